@@ -1,0 +1,48 @@
+# vqr1: `make help` lists the targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev train test check format ui clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.setup: pyproject.toml constraints.txt
+	@echo "installing the tested versions into $(VENV) (about 7 GB, some minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.setup-dev: $(VENV)/.setup
+	@echo "installing the development tools ..."
+	@$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.setup ## Make the virtual environment with the tested versions
+
+setup-dev: $(VENV)/.setup-dev ## The same, with the development tools
+
+train: setup ## Train the tiny policy on the demo set (ARGS="key=value ..." to override)
+	@$(BIN)/python train.py $(ARGS)
+
+test: check ## Lint, types and the whole test suite (ARGS="-k name" to choose)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup-dev ## Lint, format, types and docstrings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup-dev ## Format the code and sort the imports
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+ui: setup ## Open the MLflow page of the runs on this machine (loopback address only)
+	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+
+clean: ## Remove caches of the tools (runs and the environment stay)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
