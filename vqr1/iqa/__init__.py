@@ -1,0 +1,1 @@
+"""The mathematics of image quality assessment as pure functions."""

@@ -1,0 +1,42 @@
+"""Fidelity reward of VisualQuality-R1: agreement of comparison probabilities with the MOS order."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vqr1.iqa.thurstone import GAMMA, fidelity_reward
+from vqr1.rewards.base import RewardInputs
+
+
+class FidelityReward:
+    """`vqr1.iqa.thurstone.fidelity_reward` with its constants bound.
+
+    Args:
+        gamma: added to the summed variances (published: 1e-6).
+        variance_floor: smallest variance of an image's K scores; 0 is the published rule.
+        fixed_variance: variance of every image instead of the K scores' own; None is the
+            published rule, 1 the paper's ablation.
+    """
+
+    ranks = True
+
+    def __init__(
+        self,
+        gamma: float = GAMMA,
+        variance_floor: float = 0.0,
+        fixed_variance: float | None = None,
+    ) -> None:
+        self.gamma = gamma
+        self.variance_floor = variance_floor
+        self.fixed_variance = fixed_variance
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] in [0, 1.001]; 0 for invalid answers."""
+        return fidelity_reward(
+            inputs.scores,
+            inputs.mos,
+            inputs.valid,
+            gamma=self.gamma,
+            variance_floor=self.variance_floor,
+            fixed_variance=self.fixed_variance,
+        )

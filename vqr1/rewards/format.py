@@ -1,0 +1,17 @@
+"""Format reward: 1 for a response of exactly the demanded form, else 0 (VisualQuality-R1)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vqr1.rewards.base import RewardInputs
+
+
+class FormatReward:
+    """The published 0/1 rule; the form itself is `prompt.answer_format`."""
+
+    ranks = False
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] of 0 and 1."""
+        return inputs.well_formed.to(inputs.scores.dtype)

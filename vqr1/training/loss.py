@@ -1,0 +1,107 @@
+"""The GRPO objective on response tokens as pure functions.
+
+    ratio_t  = exp(logprob_t - old_logprob_t)
+    policy_t = -min(ratio_t A, clip(ratio_t, 1 - c, 1 + c) A)
+    kl_t     = exp(ref_t - logprob_t) - (ref_t - logprob_t) - 1        (k3 estimator)
+    loss     = sum_t w_t (policy_t + beta kl_t)
+
+Source: GRPO (arXiv 2402.03300) as in the public VisualQuality-R1 code. The weights w_t hold the
+averaging rule and are computed once for the whole batch, so that micro-batches just add up.
+Shapes: see `vqr1.records`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vqr1.records import LossOutput
+
+Averaging = Literal["response_mean", "token_mean", "dr_grpo"]
+
+
+def token_weights(
+    mask: Tensor, include: Tensor, averaging: Averaging, max_new_tokens: int
+) -> Tensor:
+    """Weight of every response token in the loss.
+
+    Args:
+        mask: [B, K, C] bool, the sampled tokens.
+        include: [B] bool, the groups that take part. Groups left out keep their place in the
+            denominator: the step of the others does not grow because some images taught nothing.
+        averaging: `response_mean` averages in each response, then over responses (published);
+            `token_mean` averages over all tokens; `dr_grpo` divides the sum by responses times
+            the length limit, so that long wrong answers are not favoured.
+        max_new_tokens: the length limit, for `dr_grpo`.
+
+    Returns:
+        [B, K, C] float32, 0 outside mask and in groups left out.
+    """
+    tokens = mask.float()
+    lengths = tokens.sum(dim=2, keepdim=True)
+    responses = (lengths > 0).sum().clamp_min(1)
+    if averaging == "response_mean":
+        weights = tokens / lengths.clamp_min(1) / responses
+    elif averaging == "token_mean":
+        weights = tokens / lengths.sum().clamp_min(1)
+    else:
+        weights = tokens / (responses * max_new_tokens)
+    return weights * include[:, None, None].float()
+
+
+def k3_kl(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """Token-wise k3 estimate of KL(policy || reference) in nats, never negative.
+
+    Args:
+        logprobs: [...] policy log-probabilities of the sampled tokens.
+        reference: [...] reference log-probabilities of the same tokens.
+    """
+    difference = reference - logprobs
+    return difference.exp() - difference - 1.0
+
+
+def grpo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    reference_logprobs: Tensor | None,
+    advantages: Tensor,
+    weights: Tensor,
+    *,
+    kl_weight: float,
+    clip: float,
+) -> LossOutput:
+    """Clipped policy gradient plus KL to the reference.
+
+    Args:
+        logprobs: [B, K, C] log-probabilities under the policy being trained, with gradient.
+        old_logprobs: [B, K, C] under the policy that sampled, no gradient.
+        reference_logprobs: [B, K, C] under the frozen reference, or None when `kl_weight` is 0.
+        advantages: [B, K].
+        weights: [B, K, C] from `token_weights`, of the whole batch or of this part of it.
+        kl_weight: beta.
+        clip: half width of the ratio's interval around 1.
+
+    Returns:
+        Sums over the given part: parts of one batch add up to the loss of the batch. `kl` and
+        `clip_fraction` are weighted by the same weights.
+    """
+    used = weights > 0
+    logprobs = torch.where(used, logprobs, torch.zeros_like(logprobs))
+    log_ratio = logprobs - torch.where(used, old_logprobs, torch.zeros_like(old_logprobs))
+    ratio = log_ratio.exp()
+    advantage = advantages[:, :, None]
+    unclipped = ratio * advantage
+    clipped = ratio.clamp(1.0 - clip, 1.0 + clip) * advantage
+    policy_loss = -(weights * torch.minimum(unclipped, clipped)).sum()
+    kl = torch.zeros((), device=logprobs.device)
+    if reference_logprobs is not None:
+        kl = (weights * k3_kl(logprobs, torch.where(used, reference_logprobs, logprobs))).sum()
+    bound = (clipped < unclipped).float()
+    return LossOutput(
+        loss=policy_loss + kl_weight * kl,
+        policy_loss=policy_loss.detach(),
+        kl=kl.detach(),
+        clip_fraction=(weights * bound).sum().detach(),
+    )
