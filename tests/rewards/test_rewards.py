@@ -10,6 +10,7 @@ from vqr1.rewards import (
     FormatReward,
     MseReward,
     RewardInputs,
+    ShuffledFidelityReward,
     WeightedRewards,
 )
 
@@ -60,3 +61,8 @@ def test_weighted_sum_keeps_the_terms() -> None:
     torch.testing.assert_close(terms["mse"], MseReward()(INPUTS))
     assert not rewards.ranks
     assert WeightedRewards({"fidelity": (1.0, FidelityReward())}).ranks
+
+
+def test_shuffled_control_uses_the_neighbours_opinion() -> None:
+    expected = fidelity_reward(INPUTS.scores, torch.tensor([4.5, 2.0]), INPUTS.valid)
+    torch.testing.assert_close(ShuffledFidelityReward()(INPUTS), expected)

@@ -4,6 +4,7 @@ from vqr1.rewards.base import Reward, RewardInputs, WeightedRewards
 from vqr1.rewards.fidelity import FidelityReward
 from vqr1.rewards.format import FormatReward
 from vqr1.rewards.mse import MseReward
+from vqr1.rewards.shuffled import ShuffledFidelityReward
 
 __all__ = [
     "FidelityReward",
@@ -11,5 +12,6 @@ __all__ = [
     "MseReward",
     "Reward",
     "RewardInputs",
+    "ShuffledFidelityReward",
     "WeightedRewards",
 ]

@@ -1,0 +1,46 @@
+"""A module imports only from floors below its own (the layering that keeps the house standing)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "vqr1"
+
+FLOORS = {
+    "errors": 0, "records": 0.5, "config": 0.5, "config_evaluation": 0.7,
+    "iqa": 1,
+    "data": 2, "rewards": 2, "tracking": 2,
+    "policy": 3,
+    "rollout": 4,
+    # Training judges validation images by the rules of evaluation, never the other way round.
+    "scoring": 5, "evaluation": 5, "training": 5.5,
+    "sweeps": 6,
+    "cli": 7,
+}  # fmt: skip
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imported_rooms(file: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vqr1."):
+            rooms.add(room(node.module or ""))
+        elif isinstance(node, ast.Import):
+            rooms |= {room(alias.name) for alias in node.names if alias.name.startswith("vqr1.")}
+    return rooms
+
+
+def test_imports_go_down() -> None:
+    wrong = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        own = file.relative_to(PACKAGE).with_suffix("").parts[0]
+        if own in ("__init__", "assets"):
+            continue
+        for other in imported_rooms(file):
+            if other != own and FLOORS[other] >= FLOORS[own]:
+                wrong.append(f"{file.relative_to(PACKAGE)} imports {other}")
+    assert wrong == []

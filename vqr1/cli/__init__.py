@@ -1,0 +1,1 @@
+"""Commands: compose, validate, instantiate, run; nothing else."""

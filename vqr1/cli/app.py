@@ -1,0 +1,65 @@
+"""Runs a command under Hydra and turns a user's mistake into one message and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vqr1.cli import mixtures
+from vqr1.cli.compose import config_dir
+from vqr1.config import validate
+from vqr1.errors import UserError
+
+EXIT_USER_ERROR = 2
+
+T = TypeVar("T")
+
+
+def run_command(config_name: str, schema: type[T], task: Callable[[T, DictConfig], Any]) -> None:
+    """Compose, validate and run one command with the process's arguments.
+
+    Args:
+        config_name: primary configuration in the configuration folder.
+        schema: dataclass that the composed configuration must fit.
+        task: receives the typed configuration and the composed one (for logging it whole).
+    """
+    failures: list[UserError] = []
+
+    def job(composed: DictConfig) -> Any:
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
+        assert isinstance(values, dict)
+        try:
+            return task(validate(schema, values), composed)
+        except UserError as error:
+            # Hydra would print its own line above ours; the jobs of a multirun go on.
+            failures.append(error)
+            return None
+
+    mixtures.register()
+    # Hydra shortens tracebacks and exits with code 1 by itself unless this is set; here every
+    # exception has to arrive, because user errors and defects are told apart below.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(config_path=str(config_dir()), config_name=config_name, version_base="1.3")(
+            job
+        )()
+    except UserError as error:
+        _stop(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = f"\n{error.__cause__}" if error.__cause__ else ""
+        _stop(f"{error}{cause}")
+    if failures:
+        _stop("\n".join(str(error) for error in failures))
+
+
+def _stop(message: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {message.strip()}\n")
+    sys.exit(EXIT_USER_ERROR)

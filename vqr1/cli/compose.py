@@ -1,0 +1,31 @@
+"""Where the configuration lives, and composing it outside of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+import vqr1
+from vqr1.cli import mixtures
+
+
+def config_dir() -> Path:
+    """Absolute folder of the configuration groups: in the package (wheel) or in the checkout."""
+    package = Path(vqr1.__file__).resolve().parent
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parent / "conf"
+
+
+def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose one primary configuration (`train`, `eval`, ...) as its command would.
+
+    Args:
+        config_name: name of a YAML file at the top of the configuration folder.
+        overrides: command-line overrides, such as `dataset=kadid+tid`.
+    """
+    mixtures.register()
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        return compose(config_name=config_name, overrides=list(overrides))

@@ -1,0 +1,23 @@
+"""Control: the fidelity reward with every image judged by another image's MOS.
+
+A platform that learns from this reward learns from something else than quality. The opinion scores
+of the batch move on by one place; since batches are drawn at random, that is a random assignment in
+which no image keeps its own score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from vqr1.rewards.base import RewardInputs
+from vqr1.rewards.fidelity import FidelityReward
+
+
+class ShuffledFidelityReward(FidelityReward):
+    """`FidelityReward` on opinion scores that belong to other images."""
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] in [0, 1.001]; 0 for invalid answers."""
+        return super().__call__(replace(inputs, mos=inputs.mos.roll(1)))
