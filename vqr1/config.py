@@ -333,6 +333,8 @@ class ValidationConfig:
     only."""
     max_images: PositiveInt | None = None
     """Most validation images at each validation; null uses all."""
+    images_per_batch: PositiveInt = 64
+    """Images judged together; does not change what is computed, only how fast."""
     test: bool = True
     """Evaluate the test part before and after training."""
     bootstrap_draws: PositiveInt = 1000

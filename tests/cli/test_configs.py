@@ -1,0 +1,67 @@
+"""Every YAML file of `conf/` composes, fits its schema, and builds what it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from vqr1.cli.build import build_rewards
+from vqr1.cli.checks import check_training
+from vqr1.cli.compose import compose_config, config_dir
+from vqr1.config import MixtureConfig, TrainConfig, validate
+
+GROUPS = (
+    "dataset", "model", "prompt", "reward", "rollout", "optimizer", "hardware", "logger",
+    "callbacks",
+)  # fmt: skip
+
+
+def choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
+
+
+def train_config(*overrides: str) -> TrainConfig:
+    composed = compose_config("train", ["run_dir=run", *overrides])
+    values = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(values, dict)
+    return validate(TrainConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"), [(group, choice) for group in GROUPS for choice in choices(group)]
+)
+def test_every_choice_of_every_group(group: str, choice: str) -> None:
+    config = train_config(f"{group}={choice}")
+    assert build_rewards(config.reward).terms.keys() == config.reward.terms.keys()
+
+
+def test_the_defaults_are_consistent() -> None:
+    config = train_config()
+    check_training(config, build_rewards(config.reward))
+    assert config.grpo.group_size == 6
+    assert config.model.path is None
+    assert config.dataset.name == "demo"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("mixture", ["kadid+tid+koniq", "koniq+kadid+tid"])
+def test_mixtures_in_any_order(mixture: str) -> None:
+    config = train_config(f"dataset={mixture}", "dataset.parts.tid.root=somewhere")
+    assert isinstance(config.dataset, MixtureConfig)
+    assert list(config.dataset.parts) == mixture.split("+")
+    assert config.dataset.parts["tid"].root == "somewhere"
+    assert config.dataset.parts["kadid"].name == "kadid"
+    assert config.dataset.weights is None
+
+
+def test_every_experiment_composes() -> None:
+    names = [name for name in choices("experiment") if not name.startswith("eval_")]
+    for name in names:
+        config = train_config(f"experiment={name}")
+        check_training(config, build_rewards(config.reward))
+
+
+def test_configuration_is_found_from_the_package() -> None:
+    assert (config_dir() / "train.yaml").is_file()
+    assert config_dir() == Path(__file__).resolve().parents[2] / "conf"

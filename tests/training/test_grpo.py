@@ -1,0 +1,207 @@
+"""The step against a plain GRPO step written out with ordinary transformers calls."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from tests.support.tiny_models import tiny_model, tiny_prompts
+from tests.support.tiny_tokenizer import tiny_tokenizer
+from vqr1.config import GrpoConfig, LoraConfig, OptimizerConfig, SamplingConfig
+from vqr1.policy.loading import Policy, _add_adapters
+from vqr1.policy.plain import plain_logprobs
+from vqr1.records import PromptBatch, RankingBatch, Rollout
+from vqr1.rewards import RewardInputs, WeightedRewards
+from vqr1.rollout.local import LocalEngine
+from vqr1.training.advantages import group_advantages
+from vqr1.training.grpo import GrpoModule, StepSettings, step_seed
+from vqr1.training.validation import Validator, validation_modes
+
+B, K, LIMIT = 3, 4, 6
+SAMPLING = SamplingConfig(temperature=0.9, max_new_tokens=LIMIT, stop="eos")
+
+
+class LengthReward:
+    """Random tokens hold no scores; this reward is a plain function of what was sampled."""
+
+    ranks = False
+
+    def __init__(self, same: bool = False) -> None:
+        self.same = same
+
+    def __call__(self, inputs: RewardInputs) -> torch.Tensor:
+        rows, columns = inputs.scores.shape
+        grid = torch.arange(rows * columns, dtype=torch.float32).reshape(rows, columns)
+        grid = (grid * 7919) % 5
+        # The last image's answers are all worth the same: a group without signal.
+        grid[-1] = 1.0
+        return torch.ones_like(grid) if self.same else grid
+
+
+class Batches(torch.utils.data.Dataset[RankingBatch]):
+    def __init__(self, batch: RankingBatch, count: int) -> None:
+        self.batch, self.count = batch, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> RankingBatch:
+        return self.batch
+
+
+class KeepRollout(LocalEngine):
+    """The real engine; keeps what it sampled for the plain step."""
+
+    def sample(self, prompts: PromptBatch, **keys: Any) -> Rollout:
+        self.kept = super().sample(prompts, **keys)
+        return self.kept
+
+
+def ranking_batch() -> RankingBatch:
+    prompts = tiny_prompts([(2, 2), (2, 4), (4, 2)], [3, 5, 4])
+    return RankingBatch(
+        "demo", ("a", "b", "c"), prompts, torch.tensor([1.0, 3.0, 5.0]), torch.arange(B)
+    )
+
+
+def make_module(model: Any, reward: Any, **changes: Any) -> tuple[GrpoModule, KeepRollout]:
+    tokenizer = tiny_tokenizer()
+    engine = KeepRollout(model, tokenizer, 4096)
+    settings = StepSettings(
+        grpo=GrpoConfig(group_size=K, kl_weight=0.3),
+        sampling=SAMPLING,
+        optimizer=OptimizerConfig(lr=1e-2, schedule="constant", max_grad_norm=0.5),
+        answer_format="think_answer",
+        micro_batch_tokens=4096,
+        total_steps=10,
+        seed=3,
+    )
+    settings = replace(settings, **changes)
+    validator = Validator(engine, validation_modes(SAMPLING, 0, 0, "think_answer"))
+    rewards = WeightedRewards({"length": (1.0, reward)})
+    policy = Policy(model, None, "none")
+    return GrpoModule(policy, engine, rewards, validator, settings), engine
+
+
+def fit(module: GrpoModule, batch: RankingBatch, steps: int) -> L.Trainer:
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(Batches(batch, 100), batch_size=None)
+    trainer.fit(module, loader)
+    return trainer
+
+
+def plain_gradients(model: Any, reference: Any, batch: RankingBatch, rollout: Rollout) -> None:
+    """One GRPO step as a textbook has it: every response with its own prompt and image."""
+    rewards = LengthReward()(RewardInputs(torch.zeros(B, K), *[torch.ones(B, K)] * 3))
+    advantages = group_advantages(rewards)
+    logprobs = plain_logprobs(model, batch.prompts, rollout.tokens, rollout.mask, temperature=0.9)
+    with torch.no_grad():
+        target = plain_logprobs(
+            reference, batch.prompts, rollout.tokens, rollout.mask, temperature=0.9
+        )
+    loss = torch.zeros(())
+    for b in range(B - 1):  # the last group carries no signal
+        for k in range(K):
+            length = int(rollout.mask[b, k].sum())
+            lp, ref = logprobs.logprobs[b, k, :length], target.logprobs[b, k, :length]
+            ratio = (lp - lp.detach()).exp()
+            kl = (ref - lp).exp() - (ref - lp) - 1
+            loss = loss + (-(ratio * advantages[b, k]) + 0.3 * kl).mean() / (B * K)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+
+
+def assert_same_weights(ours: Any, expected: Any, atol: float) -> None:
+    for (name, a), (_, b) in zip(ours.named_parameters(), expected.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("budget", [4096, 40], ids=["one pass", "micro-batches"])
+def test_gradients_of_the_second_step_equal_the_plain_ones(budget: int) -> None:
+    # After one step the policy differs from its reference, so that the KL term has a gradient.
+    model = tiny_model(seed=1)
+    reference = copy.deepcopy(model)
+    module, engine = make_module(model, LengthReward(), micro_batch_tokens=budget)
+    weights_of_step: list[dict[str, torch.Tensor]] = []
+    module.on_train_batch_start = lambda *_: weights_of_step.append(  # type: ignore[method-assign]
+        copy.deepcopy(model.state_dict())
+    )
+    fit(module, ranking_batch(), 2)
+    plain = tiny_model(seed=1)
+    plain.load_state_dict(weights_of_step[1])
+    plain_gradients(plain, reference, ranking_batch(), engine.kept)
+    for (name, ours), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert ours.grad is not None, name
+        scale = expected.grad.abs().max().item()
+        assert (ours.grad - expected.grad).abs().max().item() <= 1e-5 * scale + 1e-9, name
+
+
+def test_no_signal_changes_no_weight_but_counts_the_step() -> None:
+    model = tiny_model(seed=1)
+    before = copy.deepcopy(model)
+    module, _ = make_module(
+        model,
+        LengthReward(same=True),
+        optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.1, schedule="constant"),
+    )
+    trainer = fit(module, ranking_batch(), 2)
+    assert trainer.global_step == 2
+    assert_same_weights(model, before, 0.0)
+    assert trainer.callback_metrics["train/zero_signal_rate"].item() == 1.0
+
+
+def test_same_seed_same_weights_and_another_seed_another_sample() -> None:
+    def run(seed: int) -> tuple[Any, torch.Tensor]:
+        model = tiny_model(seed=1)
+        module, engine = make_module(model, LengthReward(), seed=seed)
+        fit(module, ranking_batch(), 2)
+        return model, engine.kept.tokens
+
+    first, tokens = run(3)
+    second, again = run(3)
+    _, other = run(4)
+    assert_same_weights(first, second, 0.0)
+    assert torch.equal(tokens, again)
+    assert tokens.shape != other.shape or not torch.equal(tokens, other)
+    assert len({step_seed(3, step, rank) for step in range(50) for rank in range(2)}) == 100
+
+
+def test_inner_iterations_take_that_many_optimiser_steps() -> None:
+    model = tiny_model(seed=1)
+    module, _ = make_module(
+        model, LengthReward(), grpo=GrpoConfig(group_size=K, kl_weight=0.0, inner_iterations=3)
+    )
+    assert module.reference is None
+    trainer = fit(module, ranking_batch(), 3)
+    # The first pass is on policy (ratio 1); later ones are not, and large steps reach the clip.
+    assert trainer.global_step == 3
+    assert trainer.callback_metrics["train/clip_fraction"].item() > 0
+
+
+def test_adapters_train_and_the_reference_is_the_adapter_switched_off() -> None:
+    model = tiny_model(seed=1)
+    base = copy.deepcopy(model)
+    adapted = _add_adapters(model, LoraConfig(rank=2, alpha=4.0))
+    module, _ = make_module(adapted, LengthReward())
+    batch = ranking_batch()
+    trainer = fit(module, batch, 3)
+    assert trainer.callback_metrics["train/kl"].item() > 0
+    assert module.reference is not None
+    tokens = torch.randint(0, 50, (B, K, 3), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    with module.reference.weights() as reference:
+        off = plain_logprobs(reference, batch.prompts, tokens, mask).logprobs
+    with torch.no_grad():
+        expected = plain_logprobs(base, batch.prompts, tokens, mask).logprobs
+        trained = plain_logprobs(adapted, batch.prompts, tokens, mask).logprobs
+    torch.testing.assert_close(off, expected)
+    assert not torch.allclose(trained, expected)
+    assert not any(".visual." in n for n, p in adapted.named_parameters() if p.requires_grad)

@@ -1,0 +1,96 @@
+"""From typed configuration to objects: rewards, engine, data, trainer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import get_class
+from lightning.pytorch.loggers import Logger
+
+from vqr1.config import HardwareConfig, RewardConfig, RolloutConfig, TrainConfig
+from vqr1.errors import ConfigError
+from vqr1.policy.loading import Policy
+from vqr1.rewards import Reward, WeightedRewards
+from vqr1.rollout.engine import RolloutEngine
+from vqr1.rollout.local import LocalEngine
+
+
+def build_rewards(config: RewardConfig) -> WeightedRewards:
+    """Instantiate every reward term.
+
+    Raises:
+        ConfigError: all terms that lack a target or a weight, name a class that does not exist, or
+            give it an argument that it does not take.
+    """
+    problems: list[str] = []
+    terms: dict[str, tuple[float, Reward]] = {}
+    for name, values in config.terms.items():
+        key = f"reward.terms.{name}"
+        weight = values.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            problems.append(f"{key}.weight={weight!r}: must be a number")
+            continue
+        reward = _instantiate(key, values, problems)
+        if reward is not None:
+            terms[name] = (float(weight), reward)
+    if not config.terms:
+        problems.append("reward.terms: empty; name at least one reward")
+    if problems:
+        raise ConfigError(problems)
+    return WeightedRewards(terms)
+
+
+def _instantiate(key: str, values: Mapping[str, Any], problems: list[str]) -> Reward | None:
+    target = values.get("_target_")
+    if not isinstance(target, str):
+        problems.append(f"{key}._target_: missing; name a class, such as vqr1.rewards.MseReward")
+        return None
+    try:
+        reward_class = get_class(target)
+    except (ImportError, ValueError) as error:
+        problems.append(f"{key}._target_={target}: no such class ({error})")
+        return None
+    arguments = {name: v for name, v in values.items() if name not in ("_target_", "weight")}
+    try:
+        inspect.signature(reward_class).bind(**arguments)
+        return reward_class(**arguments)
+    except (TypeError, ValueError) as error:
+        problems.append(f"{key}: {target}: {error}")
+        return None
+
+
+def build_engine(config: RolloutConfig, policy: Policy) -> RolloutEngine:
+    """The rollout engine of a policy."""
+    return LocalEngine(policy.model, policy.processor.tokenizer, config.micro_batch_tokens)
+
+
+def build_trainer(
+    config: TrainConfig, logger: Logger | None, callbacks: list[L.Callback], max_steps: int
+) -> L.Trainer:
+    """The Lightning trainer of a run."""
+    hardware: HardwareConfig = config.hardware
+    return L.Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=hardware.strategy,
+        precision=hardware.precision,
+        max_steps=max_steps,
+        max_epochs=-1,
+        # The trainer counts batches here; each batch takes `inner_iterations` optimiser steps.
+        val_check_interval=max(config.validation.every_steps // config.grpo.inner_iterations, 1),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=logger or False,
+        callbacks=callbacks,
+        enable_checkpointing=config.callbacks.checkpoint is not None,
+        enable_progress_bar=False,  # `callbacks.progress` has its own
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=Path(config.run_dir),
+    )

@@ -1,0 +1,42 @@
+"""Rules that tie several configuration keys together, checked before a model loads."""
+
+from __future__ import annotations
+
+from vqr1.config import TrainConfig
+from vqr1.errors import ConfigError
+from vqr1.rewards import WeightedRewards
+
+
+def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
+    """Raise one ConfigError with every problem of a training configuration."""
+    problems: list[str] = []
+    pool = config.loader.images_per_batch * config.hardware.devices * config.hardware.nodes
+    if rewards.ranks and pool < 2:
+        problems.append(
+            f"loader.images_per_batch={config.loader.images_per_batch}: a ranking reward compares "
+            "images with each other and needs at least 2; raise it"
+        )
+    if config.max_steps is None and config.max_epochs is None:
+        problems.append("max_steps=None, max_epochs=None: one of them must be a number")
+    if config.max_steps is not None and config.max_epochs is not None:
+        problems.append(
+            f"max_steps={config.max_steps}, max_epochs={config.max_epochs}: only one of them may "
+            "be a number; set the other to null"
+        )
+    if config.prompt.answer_format == "free":
+        problems.append(
+            f"prompt={config.prompt.name}: it asks for no score, so there is nothing to rank; "
+            "choose prompt=thinking or prompt=non_thinking"
+        )
+    if config.rollout.sampling.temperature == 0:
+        problems.append(
+            "rollout.sampling.temperature=0.0: greedy responses are all alike and teach nothing; "
+            "use a temperature above 0"
+        )
+    if config.hardware.devices * config.hardware.nodes > 1:
+        problems.append(
+            f"hardware.devices={config.hardware.devices}, hardware.nodes={config.hardware.nodes}: "
+            "training runs in one process; set both to 1"
+        )
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,226 @@
+"""What a training run reports at its end: figures before and after, and where everything is."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vqr1.data.datamodule import RankingDataModule
+from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.protocol import EvaluationMode, SamplingEngine, score_images
+from vqr1.evaluation.summary import Gain, Summary, paired_gain, summarise
+from vqr1.tracking import RunLog
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """Test figures around a training run.
+
+    Attributes:
+        before: predictions of the policy as loaded; None without a test.
+        after: predictions of the exported policy (best by validation).
+        summary_before: figures of `before`.
+        summary_after: figures of `after`.
+        summary_last: figures of the policy after the last step.
+        gains: SRCC gain from `before` to `after` by data set, with its paired interval.
+        val_srcc: validation SRCC of the exported policy, None without validation.
+        checkpoint: exported folder.
+    """
+
+    __test__ = False  # not a test case, whatever its name begins with
+
+    before: Predictions | None
+    after: Predictions | None
+    summary_before: Summary | None
+    summary_after: Summary | None
+    summary_last: Summary | None
+    gains: dict[str, Gain]
+    val_srcc: float | None
+    checkpoint: Path
+
+    @classmethod
+    def build(
+        cls,
+        before: Predictions | None,
+        after: Predictions | None,
+        last: Predictions | None,
+        trainer: L.Trainer,
+        checkpoint: Path,
+        draws: int,
+    ) -> TestResult:
+        """Summarise predictions; images are the unit of every bootstrap."""
+        gains = {}
+        if before is not None and after is not None:
+            sets = after.by_dataset()
+            gains = {
+                name: paired_gain(part, sets[name], draws=draws)
+                for name, part in before.by_dataset().items()
+            }
+        best = _best_score(trainer)
+        return cls(
+            before,
+            after,
+            None if before is None else summarise(before, draws=draws),
+            None if after is None else summarise(after, draws=draws),
+            None if last is None else summarise(last, draws=draws),
+            gains,
+            best,
+            checkpoint,
+        )
+
+    @property
+    def headline(self) -> float:
+        """Test SRCC after training; validation SRCC where nothing was tested; NaN without both."""
+        if self.summary_after is not None:
+            return self.summary_after.srcc
+        return float("nan") if self.val_srcc is None else self.val_srcc
+
+    def metrics(self) -> dict[str, float]:
+        """Figures for the log; undefined ones are left out."""
+        figures = {
+            f"test/{figure}_{when}": getattr(summary, figure)
+            for when, summary in self.summaries().items()
+            for figure in ("srcc", "plcc", "krcc", "invalid_rate")
+        }
+        return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+    def summaries(self) -> dict[str, Summary]:
+        """The test summaries that exist, by when they were taken."""
+        all_three = {
+            "before": self.summary_before,
+            "after": self.summary_after,
+            "last": self.summary_last,
+        }
+        return {when: summary for when, summary in all_three.items() if summary is not None}
+
+
+def judge(
+    engine: SamplingEngine,
+    data: RankingDataModule,
+    mode: EvaluationMode,
+    batch_size: int,
+    when: str,
+) -> Predictions:
+    """Score every test image, with a progress bar."""
+    loader = data.eval_dataloader("test", batch_size=batch_size)
+    total = sum(len(labelled.part("test")) for labelled in data.sets.values())
+    with _progress(f"test images, {when}", total) as advance:
+        return score_images(engine, loader, mode=mode, on_progress=advance)
+
+
+def summary_values(result: TestResult, seconds: float, run_log: RunLog) -> dict[str, Any]:
+    """Contents of a training run's `summary.json`."""
+    gain = next(iter(result.gains.values())) if len(result.gains) == 1 else None
+    values: dict[str, Any] = {
+        "test_srcc_before": _number(result.summary_before, "srcc"),
+        "test_srcc_after": _number(result.summary_after, "srcc"),
+        "test_srcc_last": _number(result.summary_last, "srcc"),
+        "test_plcc_before": _number(result.summary_before, "plcc"),
+        "test_plcc_after": _number(result.summary_after, "plcc"),
+        "test_srcc_gain_interval": (
+            [_finite(gain.interval.low), _finite(gain.interval.high)] if gain else None
+        ),
+        "val_srcc_best": result.val_srcc,
+        "seconds": round(seconds, 1),
+        "mlflow_run_id": run_log.mlflow_run_id,
+        "checkpoint": str(result.checkpoint),
+    }
+    if len(result.gains) > 1:
+        values["test_by_dataset"] = {
+            name: {
+                "srcc_before": _finite(gain.before),
+                "srcc_after": _finite(gain.after),
+                "srcc_gain_interval": [_finite(gain.interval.low), _finite(gain.interval.high)],
+            }
+            for name, gain in result.gains.items()
+        }
+    return values
+
+
+def print_report(console: Console, result: TestResult, seconds: float, run_log: RunLog) -> None:
+    """Figures with intervals, sample answers, and where to look next."""
+    if result.summary_before is not None:
+        console.print(_figures_table(result))
+        for name, gain in result.gains.items():
+            console.print(
+                f"{name}: SRCC gain {gain.gain:+.3f}, 95 % interval "
+                f"[{gain.interval.low:+.3f}, {gain.interval.high:+.3f}] (paired bootstrap over "
+                f"{gain.n} images)"
+            )
+    if result.after is not None:
+        console.print(_answers_table(result.after, 4))
+    console.print(f"took {seconds:.0f} s; exported checkpoint: {result.checkpoint}")
+    if run_log.mlflow_run_id is not None:
+        uri = run_log.tracking_uri
+        console.print(f"MLflow run {run_log.mlflow_run_id}; open its page with:")
+        console.print(f"  mlflow ui --host 127.0.0.1 --backend-store-uri {uri}", highlight=False)
+    console.print(str(run_log.run_dir), highlight=False)
+
+
+def _figures_table(result: TestResult) -> Table:
+    table = Table(title="test images (never trained on), 95 % bootstrap intervals")
+    for column in ("policy", "SRCC", "PLCC", "no score"):
+        table.add_column(column)
+    names = {"before": "before", "after": "after, best step (exported)", "last": "after, last step"}
+    for when, summary in result.summaries().items():
+        srcc, plcc = summary.srcc_interval, summary.plcc_interval
+        table.add_row(
+            names[when],
+            f"{summary.srcc:.3f} [{srcc.low:.3f}, {srcc.high:.3f}]",
+            f"{summary.plcc:.3f} [{plcc.low:.3f}, {plcc.high:.3f}]",
+            f"{summary.n - summary.n_scored} of {summary.n}",
+        )
+    return table
+
+
+def _answers_table(predictions: Predictions, count: int) -> Table:
+    table = Table(title="sample answers after training")
+    for column in ("image", "MOS on [1, 5]", "response"):
+        table.add_column(column)
+    stride = max(len(predictions) // count, 1)
+    for i in range(stride // 2, len(predictions), stride):
+        table.add_row(predictions.images[i], f"{predictions.mos[i]:.2f}", predictions.texts[i][0])
+    return table
+
+
+def _best_score(trainer: L.Trainer) -> float | None:
+    for callback in trainer.checkpoint_callbacks:
+        score = getattr(callback, "best_model_score", None)
+        # Lightning keeps -inf where the monitored figure was never defined.
+        if score is not None and math.isfinite(float(score)):
+            return float(score)
+    return None
+
+
+def _number(summary: Summary | None, figure: str) -> float | None:
+    return None if summary is None else _finite(getattr(summary, figure))
+
+
+def _finite(value: float) -> float | None:
+    """The value, or None for NaN, which JSON cannot hold."""
+    return value if math.isfinite(value) else None
+
+
+@contextmanager
+def _progress(label: str, total: int):  # type: ignore[no-untyped-def]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(label, total=total)
+
+        def advance(images: int) -> None:
+            progress.update(task, advance=images)
+
+        yield advance

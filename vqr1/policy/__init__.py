@@ -1,0 +1,1 @@
+"""The policy: loading, freezing, adapters, the frozen reference, shared-prompt passes, export."""

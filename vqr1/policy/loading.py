@@ -1,0 +1,133 @@
+"""Load a Qwen2.5-VL policy and its processor, freeze what stays, add adapters.
+
+Code that a checkpoint carries is never executed, and pickled weights are never read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+from vqr1.config import LoraConfig, ModelConfig
+from vqr1.errors import ModelError
+from vqr1.policy.backbone import unwrap
+from vqr1.policy.tiny import tiny_policy_folder
+
+PROCESSOR_FILE = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with everything needed to use it.
+
+    Attributes:
+        model: `Qwen2_5_VLForConditionalGeneration`, or a PEFT model around it.
+        processor: its `Qwen2_5_VLProcessor` (chat template, tokenizer, image processor).
+        source: folder or hub name that both were loaded from; export copies its side files.
+    """
+
+    model: torch.nn.Module
+    processor: Any
+    source: str
+
+
+def load_processor(config: ModelConfig) -> Any:
+    """The processor (chat template, tokenizer, image processor) of a model, without its weights.
+
+    Raises:
+        ModelError: no such checkpoint, or no processor in its folder.
+    """
+    source = _source(config)
+    folder = Path(source)
+    if folder.is_dir() and not (folder / PROCESSOR_FILE).is_file():
+        raise ModelError(
+            f"model.path={source}: no {PROCESSOR_FILE} in this folder; copy the processor and "
+            "tokenizer files of the base model into it"
+        )
+    try:
+        return AutoProcessor.from_pretrained(
+            source, revision=config.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model.path={source}: no checkpoint folder and no model that the hub knows or this "
+            f"machine can reach; give a folder or a hub name ({_first_line(error)})"
+        ) from error
+
+
+def load_policy(
+    config: ModelConfig,
+    *,
+    attention: str = "sdpa",
+    gradient_checkpointing: bool = False,
+    device: torch.device | str = "cpu",
+) -> Policy:
+    """Load weights and processor and prepare them for training or inference.
+
+    Args:
+        config: which checkpoint, and what of it is trained.
+        attention: attention implementation outside the shared-prompt passes.
+        gradient_checkpointing: recompute activations in the backward pass.
+        device: where the weights go.
+
+    Raises:
+        ModelError: no such checkpoint, no processor beside it, or another architecture.
+    """
+    source = _source(config)
+    processor = load_processor(config)
+    try:
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            source,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"model.path={source}: {_first_line(error)}") from error
+    if config.freeze_vision:
+        model.model.visual.requires_grad_(False)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.lora is not None:
+        model = _add_adapters(model, config.lora)
+    return Policy(model.to(device).eval(), processor, source)
+
+
+def trainable_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that the optimiser receives."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def vision_trains(model: torch.nn.Module) -> bool:
+    """Whether any weight of the vision tower receives gradients."""
+    return any(parameter.requires_grad for parameter in unwrap(model).model.visual.parameters())
+
+
+def _source(config: ModelConfig) -> str:
+    return str(tiny_policy_folder()) if config.path is None else config.path
+
+
+def _add_adapters(model: Any, config: LoraConfig) -> torch.nn.Module:
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
+    # A regular expression, because the vision tower has layers of the same names.
+    names = "|".join(config.target_modules)
+    return get_peft_model(
+        model,
+        PeftLoraConfig(
+            r=config.rank,
+            lora_alpha=int(config.alpha) if config.alpha.is_integer() else config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=rf".*language_model.*\.({names})",
+        ),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,134 @@
+"""One run's log: files in the run directory always, MLflow when configured.
+
+Every table, figure and text is first a file in the run directory, so that a run without MLflow
+loses nothing; with MLflow the same file becomes an artifact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger
+from matplotlib.figure import Figure
+
+from vqr1.config import LoggerConfig
+from vqr1.tracking.store import default_tracking_uri, prepare_experiment, slug
+
+MAX_PARAM_LENGTH = 500
+
+
+class RunLog:
+    """Writes what a run produces.
+
+    Args:
+        run_dir: folder for files.
+        logger: Lightning logger that takes the metrics; None keeps no metrics.
+    """
+
+    def __init__(self, run_dir: Path, logger: Logger | None) -> None:
+        self.run_dir = run_dir
+        self.logger = logger
+        run_dir.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """The MLflow run's id, or None without MLflow."""
+        return self.logger.run_id if isinstance(self.logger, MLFlowLogger) else None
+
+    @property
+    def tracking_uri(self) -> str | None:
+        """Address of the MLflow store, or None without MLflow."""
+        return self.logger._tracking_uri if isinstance(self.logger, MLFlowLogger) else None
+
+    def config(self, config_yaml: str, flat: Mapping[str, Any]) -> None:
+        """Keep the whole configuration as `config.yaml` and, flattened, as parameters."""
+        self.text("config.yaml", config_yaml)
+        if self.logger is None:
+            return
+        parameters = {slug(key): slug(str(value))[:MAX_PARAM_LENGTH] for key, value in flat.items()}
+        self.logger.log_hyperparams(parameters)
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics at a step."""
+        if self.logger is not None:
+            self.logger.log_metrics({slug(key): value for key, value in values.items()}, step)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags of the MLflow run."""
+        if isinstance(self.logger, MLFlowLogger):
+            for key, value in values.items():
+                self.logger.experiment.set_tag(self.mlflow_run_id, slug(key), value)
+
+    def text(self, name: str, content: str) -> Path:
+        """Write a text file `name` (a relative path)."""
+        path = self._path(name)
+        path.write_text(content, encoding="utf-8")
+        return self._artifact(path, name)
+
+    def table(self, name: str, table: pd.DataFrame) -> Path:
+        """Write `name`.csv; in MLflow also as a table that its page shows."""
+        path = self._path(f"{name}.csv")
+        table.to_csv(path, index=False)
+        if isinstance(self.logger, MLFlowLogger):
+            self.logger.experiment.log_table(
+                self.mlflow_run_id, table.astype(object).where(table.notna(), None), f"{name}.json"
+            )
+        return self._artifact(path, f"{name}.csv")
+
+    def figure(self, name: str, figure: Figure) -> Path:
+        """Write `name`.png."""
+        path = self._path(f"{name}.png")
+        figure.savefig(path, dpi=120, bbox_inches="tight")
+        return self._artifact(path, f"{name}.png")
+
+    def summary(self, values: Mapping[str, Any]) -> Path:
+        """Write `summary.json`: what a script that started this run wants to read."""
+        return self.text("summary.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+    def finish(self, status: str) -> None:
+        """Close the run with an MLflow status: FINISHED, FAILED or KILLED."""
+        if isinstance(self.logger, MLFlowLogger):
+            self.logger.experiment.set_terminated(self.mlflow_run_id, status)
+
+    def _path(self, name: str) -> Path:
+        path = self.run_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _artifact(self, path: Path, name: str) -> Path:
+        if isinstance(self.logger, MLFlowLogger):
+            folder = str(Path(name).parent)
+            self.logger.experiment.log_artifact(
+                self.mlflow_run_id, str(path), None if folder == "." else folder
+            )
+        return path
+
+
+def open_run_log(
+    config: LoggerConfig, run_dir: Path, default_name: str, tags: Mapping[str, str] | None = None
+) -> RunLog:
+    """Start logging a run.
+
+    Args:
+        config: which logger.
+        run_dir: the run's folder.
+        default_name: name of the run where the configuration gives none.
+        tags: tags beside those of the configuration.
+    """
+    if config.name == "none":
+        return RunLog(run_dir, None)
+    if config.name == "csv":
+        return RunLog(run_dir, CSVLogger(run_dir, name="", version=""))
+    uri = config.tracking_uri or default_tracking_uri()
+    prepare_experiment(uri, config.experiment)
+    logger = MLFlowLogger(
+        experiment_name=config.experiment,
+        run_name=slug(config.run_name or default_name),
+        tracking_uri=uri,
+        tags={slug(key): value for key, value in {**(tags or {}), **config.tags}.items()},
+    )
+    return RunLog(run_dir, logger)

@@ -1,0 +1,51 @@
+"""A table of sample answers at each validation, so that one sees what the policy says."""
+
+from __future__ import annotations
+
+import lightning as L
+import pandas as pd
+
+from vqr1.evaluation.predictions import Predictions
+from vqr1.tracking import RunLog
+from vqr1.training.grpo import GrpoModule
+
+
+class SampleAnswers(L.Callback):
+    """Logs the first answers to evenly spaced validation images.
+
+    Args:
+        run_log: receives the table.
+        count: answers to keep.
+    """
+
+    def __init__(self, run_log: RunLog, count: int) -> None:
+        self.run_log = run_log
+        self.count = count
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write `answers/step_<step>`."""
+        assert isinstance(pl_module, GrpoModule)
+        predictions = pl_module.validator.predictions
+        if predictions is not None and self.count:
+            table = answer_table(predictions, self.count)
+            table.insert(0, "step", trainer.global_step)
+            self.run_log.table(f"answers/step_{trainer.global_step:06d}", table)
+
+
+def answer_table(predictions: Predictions, count: int) -> pd.DataFrame:
+    """First answers to `count` evenly spaced images, with their MOS on [1, 5]."""
+    stride = max(len(predictions) // count, 1)
+    rows = range(0, len(predictions), stride)[:count]
+    return pd.DataFrame(
+        [
+            {
+                "dataset": predictions.datasets[i],
+                "image": predictions.images[i],
+                "mos": round(float(predictions.mos[i]), 3),
+                "score": round(float(predictions.scores[i, 0]), 3),
+                "valid": bool(predictions.valid[i, 0]),
+                "response": predictions.texts[i][0],
+            }
+            for i in rows
+        ]
+    )

@@ -1,0 +1,287 @@
+"""The ranking step as a Lightning module: owns policy, reference and optimiser; only wires.
+
+One step is one ranking batch: sample K responses per image, parse, reward and normalise them, then
+update the policy on the response tokens of all groups that carry signal. The mathematics lives in
+`loss.py`, `advantages.py` and `vqr1.iqa`; sampling and log-probabilities behind the interfaces of
+`vqr1.rollout` and `vqr1.policy.shared_prompt`. What it leaves out: checkpoints,
+tables and plots (callbacks), and more than one process. Shapes: see `vqr1.records`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
+from vqr1.iqa.answers import AnswerFormat
+from vqr1.policy.loading import Policy, trainable_parameters, vision_trains
+from vqr1.policy.reference import Reference, make_reference
+from vqr1.policy.shared_prompt import plan_micro_batches, response_logprobs
+from vqr1.policy.vision import VisionFeatures, encode_images
+from vqr1.records import LossOutput, RankingBatch, ScoredRollout
+from vqr1.rewards import WeightedRewards
+from vqr1.rollout.engine import RolloutEngine
+from vqr1.training.loss import grpo_loss, token_weights
+from vqr1.training.schedule import learning_rate_factor
+from vqr1.training.scored_rollout import rollout_metrics, score_rollout
+from vqr1.training.validation import Validator
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """Everything the step needs beside models and rewards.
+
+    Attributes:
+        grpo: group size, KL weight, clip, averaging, inner iterations.
+        sampling: how responses are drawn.
+        optimizer: AdamW and its schedule.
+        answer_format: form that a response must have.
+        micro_batch_tokens: most tokens in one forward and backward pass.
+        total_steps: optimiser steps in all, for the schedule.
+        seed: seed of the sampled responses.
+    """
+
+    grpo: GrpoConfig
+    sampling: SamplingConfig
+    optimizer: OptimizerConfig
+    answer_format: AnswerFormat
+    micro_batch_tokens: int
+    total_steps: int
+    seed: int
+
+
+class GrpoModule(L.LightningModule):
+    """Policy, frozen reference and the group-sampling step.
+
+    Args:
+        policy: the model to train.
+        engine: samples responses from `policy.model`.
+        rewards: weighted reward terms.
+        validator: judges validation batches.
+        settings: the step's settings.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        engine: RolloutEngine,
+        rewards: WeightedRewards,
+        validator: Validator,
+        settings: StepSettings,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = policy.model
+        self.policy = policy
+        self.engine = engine
+        self.rewards = rewards
+        self.validator = validator
+        self.settings = settings
+        # Not a submodule: checkpoints hold the policy only, and the copy never trains.
+        self._reference: list[Reference | None] = [
+            make_reference(policy.model, settings.grpo.kl_weight)
+        ]
+        self.last_rollout: ScoredRollout | None = None
+
+    @property
+    def reference(self) -> Reference | None:
+        """The frozen reference, None when the KL weight is 0."""
+        return self._reference[0]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over all trainable parameters, and its schedule stepped with every update."""
+        config = self.settings.optimizer
+        optimizer = torch.optim.AdamW(
+            trainable_parameters(self.model),
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: learning_rate_factor(step, self.settings.total_steps, config),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: RankingBatch, batch_idx: int) -> None:
+        """Sample, reward and update on one ranking batch."""
+        started = time.perf_counter()
+        # Dropout would make the sampling and the training distribution differ.
+        self.model.eval()
+        vision = self._encode(batch)
+        scored = self._sample(batch, vision.detach())
+        sampled = time.perf_counter()
+        reference = self._reference_logprobs(batch, scored, vision.detach())
+        loss, grad_norm = self._update(batch, scored, reference, vision)
+        self.last_rollout = scored
+        finished = time.perf_counter()
+        self._log_step(
+            {
+                **rollout_metrics(scored),
+                "loss": float(loss.loss),
+                "kl": float(loss.kl),
+                "clip_fraction": float(loss.clip_fraction),
+                "grad_norm": grad_norm,
+                "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+                "time/rollout": sampled - started,
+                "time/update": finished - sampled,
+            },
+            len(batch),
+        )
+
+    def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
+        """Judge one batch of validation images."""
+        self.validator.add(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/srcc` and its companions."""
+        # An undefined figure is logged as NaN: the best checkpoint ranks it below every number.
+        figures = self.validator.finish()
+        self.log_dict({f"val/{name}": value for name, value in figures.items()})
+
+    def _encode(self, batch: RankingBatch) -> VisionFeatures:
+        """Image features under the current weights, with history where the tower trains."""
+        with torch.set_grad_enabled(vision_trains(self.model)):
+            return encode_images(self.model, batch.prompts)
+
+    def _sample(self, batch: RankingBatch, vision: VisionFeatures) -> ScoredRollout:
+        settings = self.settings
+        rollout = self.engine.sample(
+            batch.prompts,
+            group_size=settings.grpo.group_size,
+            sampling=settings.sampling,
+            seed=step_seed(settings.seed, self.global_step, self.global_rank),
+            vision=vision,
+        )
+        return score_rollout(
+            rollout,
+            batch.mos,
+            self.rewards,
+            answer_format=settings.answer_format,
+            normalise_std=settings.grpo.advantage_std,
+        )
+
+    def _reference_logprobs(
+        self, batch: RankingBatch, scored: ScoredRollout, vision: VisionFeatures
+    ) -> Tensor | None:
+        reference = self.reference
+        if reference is None or not bool(scored.has_signal.any()):
+            return None
+        mask = scored.rollout.mask & scored.has_signal[:, None, None]
+        with reference.weights() as model:
+            return response_logprobs(
+                model,
+                batch.prompts,
+                scored.rollout.tokens,
+                mask,
+                temperature=self.settings.sampling.temperature,
+                vision=vision if reference.shares_vision else None,
+                micro_batch_tokens=self.settings.micro_batch_tokens,
+            ).logprobs
+
+    def _update(
+        self,
+        batch: RankingBatch,
+        scored: ScoredRollout,
+        reference: Tensor | None,
+        vision: VisionFeatures,
+    ) -> tuple[LossOutput, float]:
+        """All inner iterations on one rollout; returns the figures of the last one."""
+        old: Tensor | None = None
+        for iteration in range(self.settings.grpo.inner_iterations):
+            if iteration > 0:
+                vision = self._encode(batch)
+            loss, grad_norm, logprobs = self._iterate(batch, scored, reference, old, vision)
+            # On policy, the first pass's own log-probabilities are the old ones.
+            old = logprobs if old is None else old
+        return loss, grad_norm
+
+    def _iterate(
+        self,
+        batch: RankingBatch,
+        scored: ScoredRollout,
+        reference: Tensor | None,
+        old: Tensor | None,
+        vision: VisionFeatures,
+    ) -> tuple[LossOutput, float, Tensor]:
+        """One optimiser step, its gradient added up over micro-batches of images."""
+        grpo, rollout = self.settings.grpo, scored.rollout
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        weights = token_weights(
+            rollout.mask, scored.has_signal, grpo.loss, self.settings.sampling.max_new_tokens
+        )
+        mask = rollout.mask & scored.has_signal[:, None, None]
+        optimizer.zero_grad(set_to_none=True)
+        outputs: list[LossOutput] = []
+        logprobs = torch.zeros_like(weights)
+        # Micro-batches collect their gradients on the leaves; the tower goes backwards once.
+        leaves = vision.leaves() if vision_trains(self.model) else vision
+        for part in plan_micro_batches(batch.prompts, mask, self.settings.micro_batch_tokens):
+            if not bool(mask[part].any()):
+                continue
+            current = response_logprobs(
+                self.model,
+                batch.prompts.select(part.start, part.stop),
+                rollout.tokens[part],
+                mask[part],
+                temperature=self.settings.sampling.temperature,
+                vision=leaves.select(part.start, part.stop),
+            ).logprobs
+            logprobs[part] = current.detach()
+            output = grpo_loss(
+                current,
+                current.detach() if old is None else old[part],
+                None if reference is None else reference[part],
+                scored.advantages[part],
+                weights[part],
+                kl_weight=grpo.kl_weight,
+                clip=grpo.clip,
+            )
+            self.manual_backward(output.loss)
+            outputs.append(output)
+        if leaves is not vision:
+            vision.backward_from(leaves)
+        grad_norm = self._clip_gradients()
+        # Without any signal no parameter has a gradient and AdamW changes nothing; the step is
+        # still taken so that step count and schedule go on.
+        optimizer.step()
+        schedule.step()
+        return _total(outputs, weights), grad_norm, logprobs
+
+    def _clip_gradients(self) -> float:
+        limit = self.settings.optimizer.max_grad_norm
+        parameters = [p for p in trainable_parameters(self.model) if p.grad is not None]
+        if not parameters:
+            return 0.0
+        return float(
+            torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+        )
+
+    def _log_step(self, figures: dict[str, float], batch_size: int) -> None:
+        self.log_dict(
+            {f"train/{name}": value for name, value in figures.items()}, batch_size=batch_size
+        )
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of one step's samples: a function of the run's seed, the step and the process."""
+    state = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(1))
+
+
+def _total(outputs: list[LossOutput], weights: Tensor) -> LossOutput:
+    """Sum of the parts' losses; KL and clip fraction per unit of weight that took part."""
+    zero = torch.zeros((), device=weights.device)
+    scale = weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+    return LossOutput(
+        loss=sum((o.loss.detach() for o in outputs), zero),
+        policy_loss=sum((o.policy_loss for o in outputs), zero),
+        kl=sum((o.kl for o in outputs), zero) / scale,
+        clip_fraction=sum((o.clip_fraction for o in outputs), zero) / scale,
+    )
