@@ -40,6 +40,9 @@ from vqr1.training.grpo import GrpoModule, StepSettings
 from vqr1.training.validation import Validator, validation_modes
 
 
+logger = logging.getLogger(__name__)
+
+
 def main() -> None:
     """Entry point of `train.py` and `vqr1-train`."""
     run_command("train", TrainConfig, train)
@@ -132,6 +135,10 @@ def _fit_and_judge(
         before, after, last, trainer, exported, config.validation.bootstrap_draws
     )
     _log_result(run_log, result)
+    skipped = {name: count for name, count in data.skipped_images().items() if count}
+    run_log.metrics({f"data/skipped/{name}": float(count) for name, count in skipped.items()})
+    for name, count in skipped.items():
+        logger.warning("%s: %d images were left out (dataset.on_bad_image=skip)", name, count)
     return result
 
 

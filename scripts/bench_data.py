@@ -1,0 +1,131 @@
+"""Images per second of the data path, beside a plain loop and beside what a step needs.
+
+    python scripts/bench_data.py dataset=biq2021 dataset.root=data/biq2021 model=tiny
+
+Rows: a plain single-process loop as in the published evaluation code (open, `process_vision_info`,
+processor, one image at a time); the training loader with 0, 1, 2, ... workers; the loader on a warm
+cache of resized pictures. `--step` also samples K responses for one batch with the model's own
+weights: sampling alone, the smallest part of a step, must need fewer images per second than the
+loader gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from PIL import Image
+from qwen_vl_utils import process_vision_info
+from rich.console import Console
+from rich.table import Table
+
+from vqr1.cli.data import run_script
+from vqr1.config import DataConfig, LoaderConfig, SamplingConfig
+from vqr1.data.datamodule import RankingDataModule
+from vqr1.data.prompts import PromptBuilder
+from vqr1.policy.loading import load_policy, load_processor
+from vqr1.records import RankingBatch
+from vqr1.rollout.local import LocalEngine
+
+
+def published_loop(
+    config: DataConfig, processor: Any, data: RankingDataModule, count: int
+) -> float:
+    """Images per second of the plain loop, over `count` training images."""
+    labelled = next(iter(data.sets.values()))
+    rows = labelled.part("train", count).index
+    limits = {"min_pixels": config.model.min_pixels, "max_pixels": config.model.max_pixels}
+    start = time.perf_counter()
+    for row in rows:
+        with Image.open(labelled.image_path(row)) as picture:
+            content = [
+                {"type": "image", "image": picture, **limits},
+                {"type": "text", "text": config.prompt.text},
+            ]
+            message = {"role": "user", "content": content}
+            text = processor.apply_chat_template(
+                [message], tokenize=False, add_generation_prompt=True, add_vision_id=True
+            )
+            images, _ = process_vision_info([message])
+        processor(text=[text], images=images, return_tensors="pt")
+    return len(rows) / (time.perf_counter() - start)
+
+
+def loader_rate(data: RankingDataModule, count: int) -> tuple[float, float]:
+    """Seconds to the first batch, and images per second after it."""
+    start = time.perf_counter()
+    batches: Iterable[RankingBatch] = iter(data.train_dataloader())
+    first = next(iter(batches))
+    begun = time.perf_counter()
+    images = sum(len(batch) for batch in islice(batches, max(1, count // len(first))))
+    return begun - start, images / (time.perf_counter() - begun)
+
+
+def step_rate(config: DataConfig, data: RankingDataModule, group: int, tokens: int) -> float:
+    """Images per second that sampling K responses of a batch takes up, on the CPU."""
+    policy = load_policy(config.model)
+    engine = LocalEngine(policy.model, policy.processor.tokenizer, micro_batch_tokens=16384)
+    sampling = SamplingConfig(max_new_tokens=tokens, stop="answer")
+    batch = next(iter(data.train_dataloader()))
+    engine.sample(batch.prompts, group_size=group, sampling=sampling, seed=0)
+    start = time.perf_counter()
+    engine.sample(batch.prompts, group_size=group, sampling=sampling, seed=1)
+    return len(batch) / (time.perf_counter() - start)
+
+
+def bench(options: argparse.Namespace, config: DataConfig) -> None:
+    """Measure and print the table."""
+    processor = load_processor(config.model)
+    limits = (config.model.min_pixels, config.model.max_pixels)
+    prompts = PromptBuilder(processor, config.prompt.text, *limits)
+
+    def module(**changes: Any) -> RankingDataModule:
+        loader: LoaderConfig = replace(config.loader, **changes)
+        return RankingDataModule(config.dataset, loader, prompts, config.seed)
+
+    start = time.perf_counter()
+    data = module(workers=0, cache_dir=None)
+    opened = f"{sum(len(s.table) for s in data.sets.values())} labelled images"
+    console = Console()
+    console.print(f"{opened} opened in {time.perf_counter() - start:.2f} s")
+    table = Table()
+    for heading in ("data path", "first batch [s]", "images/s"):
+        table.add_column(heading, justify="left" if heading == "data path" else "right")
+    plain = published_loop(config, processor, data, options.images)
+    table.add_row("plain single-process loop", "-", f"{plain:.0f}")
+    for workers in range(options.workers + 1):
+        first, rate = loader_rate(module(workers=workers, cache_dir=None), options.images)
+        table.add_row(f"loader, {workers} workers", f"{first:.2f}", f"{rate:.0f}")
+    with tempfile.TemporaryDirectory() as folder:
+        loader_rate(module(workers=options.workers, cache_dir=folder), options.images)
+        cached = module(workers=options.workers, cache_dir=folder)
+        first, rate = loader_rate(cached, options.images)
+        table.add_row(
+            f"loader, {options.workers} workers, warm cache", f"{first:.2f}", f"{rate:.0f}"
+        )
+    if options.step:
+        needed = step_rate(config, data, options.group_size, options.tokens)
+        row = f"needed by sampling, K={options.group_size}, {options.tokens} tokens"
+        table.add_row(row, "-", f"{needed:.1f}")
+    console.print(table)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the script and return its exit code."""
+    parser = argparse.ArgumentParser(description="Measure the data path.")
+    parser.add_argument("--images", type=int, default=256, help="images in each measurement")
+    parser.add_argument("--workers", type=int, default=2, help="largest number of workers")
+    parser.add_argument("--step", action="store_true", help="also sample with the model")
+    parser.add_argument("--group-size", type=int, default=6, help="K of --step")
+    parser.add_argument("--tokens", type=int, default=48, help="longest response of --step")
+    return run_script(parser, bench, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

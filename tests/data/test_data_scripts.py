@@ -1,0 +1,130 @@
+"""The scripts that look at data, run as a user runs them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from tests.support.pictures import noise_picture
+from vqr1.data.contact_sheet import Tile, contact_sheet, spread_positions
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_prepared_kadid_equals_the_release(shared: Path, tmp_path: Path) -> None:
+    labels = (shared / "labels" / "kadid" / "dmos.csv").read_bytes()
+    (tmp_path / "dmos.csv").write_bytes(labels)
+    (tmp_path / "images").mkdir()
+    for line in labels.decode().splitlines()[1:]:
+        (tmp_path / "images" / line.split(",")[0]).write_bytes(b"x")
+    out = tmp_path / "train.jsonl"
+    arguments = ["--out", str(out), "dataset=kadid", f"dataset.root={tmp_path}"]
+    assert script("prepare").main(arguments) == 0
+    released = shared / "labels" / "vqr1_release" / "RL-KADID-10K_train_scoring.jsonl"
+    assert out.read_bytes() == released.read_bytes()
+
+
+def test_prepared_mixture_is_renumbered_and_readable(
+    make_kadid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vqr1.config import DatasetConfig, SplitConfig
+    from vqr1.data.jsonl import read_jsonl
+    from vqr1.data.labelled_set import open_dataset
+
+    kadid = make_kadid([1, 2])
+    tid = tmp_path / "tid"
+    (tid / "distorted_images").mkdir(parents=True)
+    noise_picture(1).save(tid / "distorted_images" / "i01_01_1.BMP")
+    noise_picture(2).save(tid / "distorted_images" / "I02_01_5.bmp")
+    (tid / "mos_with_names.txt").write_text("5.5 I01_01_1.bmp\n2.5 i02_01_5.bmp\n")
+    out = tmp_path / "all.jsonl"
+    roots = [f"dataset.parts.kadid.root={kadid}", f"dataset.parts.tid.root={tid}"]
+    arguments = ["--part", "all", "--out", str(out), "dataset=kadid+tid", *roots]
+    assert script("prepare").main(arguments) == 0
+    assert f"12 lines in {out}" in capsys.readouterr().out
+    lines = read_jsonl(out)
+    assert [line.dataset_name for line in lines] == ["KADID-10K"] * 10 + ["TID2013"] * 2
+    # The letter case of the disk, so that the file trains anywhere.
+    assert [line.image for line in lines[10:]] == ["i01_01_1.BMP", "I02_01_5.bmp"]
+    assert [line.mos for line in lines[10:]] == [5.0, 1.0]
+    config = DatasetConfig(
+        name="jsonl", root=str(tid), label_file=str(out), image_folder="distorted_images",
+        select="TID2013", split=SplitConfig(by="none"),
+    )  # fmt: skip
+    assert open_dataset(config).table["mos_scaled"].tolist() == [5.0, 1.0]
+
+
+def test_prepare_reports_mistakes_in_one_message(
+    make_kadid: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare = script("prepare").main
+    assert prepare(["dataset=kadid"]) == 2
+    assert capsys.readouterr().err.startswith("error: dataset.root=None: set it to the folder")
+    arguments = ["dataset=kadid", f"dataset.root={make_kadid([1])}", "dataset.split.by=none"]
+    assert prepare(arguments) == 2
+    assert "dataset.split: kadid has no train images" in capsys.readouterr().err
+    assert prepare(["dataset=kadit"]) == 2
+    assert "Could not find 'dataset/kadit'" in capsys.readouterr().err
+
+
+def test_inspection_counts_and_draws(
+    make_kadid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_kadid([1, 7, 19])
+    (root / "images" / "I01_01_01.png").unlink()
+    (root / "images" / "I01_01_02.png").write_text("no picture")
+    arguments = ["--out", str(tmp_path / "sheets"), "dataset=kadid", f"dataset.root={root}"]
+    assert script("inspect_dataset").main([*arguments, "--columns", "4", "--rows", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "14 images of 10125 in the complete set" in printed
+    assert "published scores: higher is better" in printed
+    assert "1 images are missing, empty or folders" in printed
+    assert "I01_01_01.png: no such file" in printed
+    assert "1 images are undecodable among 14 opened" in printed
+    rows = [line.split() for line in printed.splitlines()]
+    part_rows = {row[1]: row[3] for row in rows if len(row) > 3 and row[1] in ("train", "val")}
+    assert part_rows == {"train": "4", "val": "5"}
+    with Image.open(tmp_path / "sheets" / "kadid.png") as sheet:
+        assert sheet.width > 4 * 192
+
+
+def test_contact_sheet_keeps_order_and_size() -> None:
+    tiles = [Tile(Image.new("RGB", (400, 200), color), "1", "x" * 90) for color in ("red", "blue")]
+    sheet = contact_sheet("title", [*tiles, Tile(None, "3", "c")], columns=2)
+    # Tiles of 192 pixels with gaps of 6 and captions of 34, below a title of 40.
+    assert sheet.size == (2 * 198 + 6, 40 + 2 * 232 + 6)
+    assert sheet.getpixel((6 + 96, 40 + 96)) == (255, 0, 0)
+    assert sheet.getpixel((204 + 96, 40 + 96)) == (0, 0, 255)
+
+
+def test_spread_positions_reach_both_ends() -> None:
+    assert spread_positions(10, 4) == [0, 3, 6, 9]
+    assert spread_positions(3, 8) == [0, 1, 2]
+    assert spread_positions(5, 1) == [0]
+
+
+def test_bench_prints_a_rate_for_every_path(
+    make_kadid: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_kadid([1, 2, 3])
+    arguments = ["dataset=kadid", f"dataset.root={root}", "dataset.split.by=reference",
+                 "dataset.split.fractions=[1,0,0]", "loader.images_per_batch=4"]  # fmt: skip
+    assert script("bench_data").main(["--images", "8", "--workers", "1", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "15 labelled images opened in" in printed
+    for path in ("plain single-process loop", "0 workers", "1 workers", "warm cache"):
+        assert path in printed

@@ -1,0 +1,334 @@
+"""Batches as training and evaluation receive them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+
+from tests.support.pictures import noise_picture
+from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig, SplitConfig
+from vqr1.data.datamodule import RankingDataModule, open_sets
+from vqr1.data.images import load_image
+from vqr1.data.jsonl import read_jsonl
+from vqr1.data.labelled_set import open_dataset
+from vqr1.data.prompts import PromptBuilder
+from vqr1.errors import ConfigError, DataError
+from vqr1.records import RankingBatch
+
+WHOLE = SplitConfig(by="none")
+MakeCsv = Callable[..., DatasetConfig]
+
+
+def module(
+    dataset: DatasetConfig | MixtureConfig, prompts: PromptBuilder, size: int = 4, **loader: Any
+) -> RankingDataModule:
+    return RankingDataModule(dataset, LoaderConfig(images_per_batch=size, **loader), prompts, 7)
+
+
+def same(first: RankingBatch, second: RankingBatch) -> bool:
+    return (
+        (first.dataset, first.images) == (second.dataset, second.images)
+        and torch.equal(first.mos, second.mos)
+        and torch.equal(first.index, second.index)
+        and torch.equal(first.prompts.pixel_values, second.prompts.pixel_values)
+    )
+
+
+def test_training_batches(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
+    data = module(make_csv(10), prompts)
+    batches = list(data.train_dataloader())
+    assert [len(batch) for batch in batches] == [4, 4]
+    labelled = data.sets["csv"]
+    for batch in batches:
+        rows = labelled.table.loc[batch.index.tolist()]
+        assert batch.images == tuple(rows["image"])
+        assert batch.mos.tolist() == pytest.approx(rows["mos_scaled"].tolist())
+        pictures = [load_image(labelled.image_path(row)) for row in batch.index.tolist()]
+        expected = prompts(pictures)
+        assert torch.equal(batch.prompts.pixel_values, expected.pixel_values)
+        assert all(map(torch.equal, batch.prompts.input_ids, expected.input_ids))
+    # Scores 100 to 91 become 5 to 1.
+    assert labelled.table["mos_scaled"].tolist() == pytest.approx(
+        [5 - 4 * n / 9 for n in range(10)]
+    )
+
+
+def test_workers_give_the_same_batches(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
+    config = make_csv(9)
+    here = list(module(config, prompts).train_dataloader())
+    there = list(module(config, prompts, workers=2).train_dataloader())
+    assert len(here) == len(there) == 2
+    assert all(map(same, here, there))
+
+
+def test_cache_gives_the_same_batches(
+    make_csv: MakeCsv, prompts: PromptBuilder, tmp_path: Path
+) -> None:
+    config = make_csv(8)
+    plain = list(module(config, prompts).train_dataloader())
+    folder = tmp_path / "cache"
+    for _ in range(2):
+        cached = list(module(config, prompts, cache_dir=str(folder)).train_dataloader())
+        assert all(map(same, plain, cached))
+    assert len(list(folder.rglob("*.safetensors"))) == 8
+
+
+def test_evaluation_sees_every_image_once_in_order(
+    make_csv: MakeCsv, prompts: PromptBuilder
+) -> None:
+    mixture = MixtureConfig(
+        parts={"a": make_csv(7, "a", split=WHOLE), "b": make_csv(5, "b", split=WHOLE)}
+    )
+    data = module(mixture, prompts)
+    batches = list(data.eval_dataloader("test"))
+    assert [(batch.dataset, len(batch)) for batch in batches] == [
+        ("a", 4), ("a", 3), ("b", 4), ("b", 1),
+    ]  # fmt: skip
+    assert torch.cat([batch.index for batch in batches[:2]]).tolist() == list(range(7))
+    few = list(data.eval_dataloader("test", max_images=3, batch_size=2))
+    assert [(batch.dataset, batch.index.tolist()) for batch in few] == [
+        ("a", [0, 2]), ("a", [4]), ("b", [0, 1]), ("b", [3]),
+    ]  # fmt: skip
+    shared = [list(data.eval_dataloader("test", rank=r, world_size=3)) for r in range(3)]
+    assert [len(share) for share in shared] == [2, 1, 1]
+    assert same(shared[0][1], batches[3])
+
+
+def test_mixture_batches_hold_one_set(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
+    mixture = MixtureConfig(parts={"a": make_csv(8, "a"), "b": make_csv(3, "b")})
+    data = module(mixture, prompts)
+    batches = list(data.train_dataloader())
+    assert sorted(batch.dataset for batch in batches) == ["a", "a", "b"]
+    small = next(batch for batch in batches if batch.dataset == "b")
+    assert set(small.index.tolist()) == {0, 1, 2}  # a set smaller than a batch is filled
+    assert list(data.sets) == ["a", "b"]
+
+
+def test_short_edge_comes_before_the_models_resizing(
+    make_csv: MakeCsv, prompts: PromptBuilder
+) -> None:
+    # Pictures of 40 x 32: short edge 84 makes 105 x 84, and the nearest multiples of 28 are
+    # 112 x 84, so 8 x 6 patches. Without it, 32 x 40 grows to the smallest area, 56 x 84.
+    plain = next(iter(module(make_csv(4, "plain"), prompts).train_dataloader()))
+    large = next(iter(module(make_csv(4, "large", short_edge=84), prompts).train_dataloader()))
+    assert plain.prompts.image_grid_thw[0].tolist() == [1, 4, 6]
+    assert large.prompts.image_grid_thw[0].tolist() == [1, 6, 8]
+
+
+def test_images_in_subfolders_are_found_and_scores_turned(
+    prompts: PromptBuilder, tmp_path: Path
+) -> None:
+    (tmp_path / "csiq_label.txt").write_text("1600.AWGN.1.png 0.1\n1600.BLUR.5.png 0.9\n")
+    for folder, name in (("awgn", "1600.AWGN.1.png"), ("blur", "1600.BLUR.5.png")):
+        (tmp_path / "dst_imgs" / folder).mkdir(parents=True)
+        noise_picture(1).save(tmp_path / "dst_imgs" / folder / name)
+    config = DatasetConfig(name="csiq", root=str(tmp_path), split=WHOLE)
+    (batch,) = module(config, prompts).eval_dataloader("test")
+    assert batch.images == ("awgn/1600.AWGN.1.png", "blur/1600.BLUR.5.png")
+    assert batch.mos.tolist() == [5.0, 1.0]
+    assert open_dataset(config).table["mos"].tolist() == pytest.approx([0.9, 0.1])
+
+
+def test_released_training_file_trains_as_it_is(
+    shared: Path, tmp_path: Path, prompts: PromptBuilder
+) -> None:
+    name = "RL-KADID-10K_train_scoring.jsonl"
+    (tmp_path / name).write_bytes((shared / "labels" / "vqr1_release" / name).read_bytes())
+    (tmp_path / "images").mkdir()
+    noise_picture(0).save(tmp_path / "one.png")
+    lines = read_jsonl(tmp_path / name)
+    for line in lines:
+        os.link(tmp_path / "one.png", tmp_path / "images" / line.image)
+    split = SplitConfig(by="image", fractions=(1.0, 0.0, 0.0))
+    config = DatasetConfig(name="jsonl", root=str(tmp_path), label_file=name, split=split)
+    data = module(config, prompts)
+    assert data.sets["jsonl"].table["mos_scaled"].tolist() == [line.mos for line in lines]
+    loader = data.train_dataloader()
+    assert len(loader) == 6125 // 4
+    assert len(next(iter(loader))) == 4
+
+
+def test_processes_share_each_step(
+    make_csv: MakeCsv, prompts: PromptBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixture = MixtureConfig(parts={"a": make_csv(9, "a"), "b": make_csv(4, "b")})
+    alone = list(module(mixture, prompts, 4).train_dataloader())
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        shares.append(list(module(mixture, prompts, 2).train_dataloader()))
+    assert [batch.dataset for batch in shares[0]] == [batch.dataset for batch in alone]
+    for whole, first, second in zip(alone, *shares, strict=True):
+        assert whole.dataset == first.dataset == second.dataset
+        assert whole.images == first.images + second.images
+
+
+def test_demo_set_goes_through_the_same_door(
+    prompts: PromptBuilder, make_kadid: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_kadid([1, 2, 3])
+    (root / "splits").mkdir()
+    for part, reference in (("train", "I01"), ("val", "I02"), ("test", "I03")):
+        (root / "splits" / f"{part}.txt").write_text(f"{reference}.png\n")
+    monkeypatch.setattr("vqr1.data.demo.ensure_demo_set", lambda: root)
+    files = {part: f"splits/{part}.txt" for part in ("train", "val", "test")}
+    config = DatasetConfig(name="demo", root=None, split=SplitConfig(by="files", files=files))  # type: ignore[arg-type]
+    labelled = open_dataset(config)
+    assert labelled.part("val")["reference"].unique().tolist() == ["I02.png"]
+    assert len(next(iter(module(config, prompts).train_dataloader()))) == 4
+
+
+def break_image(config: DatasetConfig, number: int) -> None:
+    path = Path(str(config.root)) / "images" / f"{number:03d}.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_undecodable_image_stops_the_run(
+    workers: int, make_csv: MakeCsv, prompts: PromptBuilder
+) -> None:
+    config = make_csv(8)
+    break_image(config, 5)
+    with pytest.raises(DataError, match=r"005.png: the image does not decode") as caught:
+        list(module(config, prompts, workers=workers).train_dataloader())
+    assert "dataset.on_bad_image=skip" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_undecodable_images_are_left_out_and_counted(
+    workers: int, make_csv: MakeCsv, prompts: PromptBuilder
+) -> None:
+    config = make_csv(12, on_bad_image="skip", max_bad_share=0.25)
+    for number in (2, 5, 6):
+        break_image(config, number)
+    data = module(config, prompts, workers=workers)
+    for _ in range(2):
+        batches = list(data.train_dataloader())
+        assert [len(batch) for batch in batches] == [4, 4, 4]  # the next image takes the place
+        assert not {2, 5, 6} & set(torch.cat([batch.index for batch in batches]).tolist())
+    assert data.skipped_images() == {"csv": 3}
+    evaluated = list(data.eval_dataloader("train"))
+    assert torch.cat([batch.index for batch in evaluated]).tolist() == [0, 1, 3, 4, *range(7, 12)]
+
+
+def test_too_many_undecodable_images_stop_the_run(
+    make_csv: MakeCsv, prompts: PromptBuilder
+) -> None:
+    config = make_csv(8, on_bad_image="skip", max_bad_share=0.2)
+    break_image(config, 1)
+    break_image(config, 2)
+    with pytest.raises(
+        DataError, match=r"2 images of csv are bad now, above dataset.max_bad_share"
+    ):
+        list(module(config, prompts).train_dataloader())
+
+
+def test_evaluation_leaves_out_an_empty_batch(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
+    config = make_csv(6, split=WHOLE, on_bad_image="skip", max_bad_share=0.5)
+    for number in (2, 3):
+        break_image(config, number)
+    batches = list(module(config, prompts, 2).eval_dataloader("test"))
+    assert [batch.index.tolist() for batch in batches] == [[0, 1], [4, 5]]
+
+
+def test_empty_parts_are_errors(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
+    data = module(make_csv(4, split=WHOLE), prompts)
+    with pytest.raises(DataError, match=r"dataset.split: csv has no training images"):
+        data.train_dataloader()
+    with pytest.raises(DataError, match=r"dataset.split: no val images"):
+        data.eval_dataloader("val")
+
+
+def test_a_set_twice_and_all_config_problems_at_once(make_csv: MakeCsv) -> None:
+    own = make_csv(3)
+    with pytest.raises(ConfigError, match=r"dataset.parts.b: the same set as dataset.parts.a"):
+        open_sets(MixtureConfig(parts={"a": own, "b": own}))
+    rootless = DatasetConfig(name="kadid", root=None, split=WHOLE)
+    with pytest.raises(ConfigError) as caught:
+        open_sets(MixtureConfig(parts={"a": own, "k": rootless, "l": rootless}))
+    assert [problem.split("=")[0] for problem in caught.value.problems] == [
+        "dataset.parts.k.root", "dataset.parts.l.root",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="a mixture needs at least one set"):
+        open_sets(MixtureConfig(parts={}))
+
+
+class Recorder(lightning.LightningModule):
+    """Records the images of every training step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[str, ...]] = []
+
+    def training_step(self, batch: RankingBatch, step: int) -> torch.Tensor:
+        self.seen.append(batch.images)
+        return self.weight * 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.weight], lr=0.1)
+
+
+def train(
+    data: RankingDataModule, folder: Path, steps: int, resume: Path | None = None
+) -> Recorder:
+    recorder = Recorder()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(recorder, datamodule=data, ckpt_path=resume)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return recorder
+
+
+@pytest.mark.parametrize(("stop", "workers"), [(2, 0), (3, 0), (4, 0), (4, 1)])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_lightning_resumes_to_the_same_batches(
+    stop: int, workers: int, make_csv: MakeCsv, prompts: PromptBuilder, tmp_path: Path
+) -> None:
+    config = make_csv(13)  # three batches of 4 an epoch: stops within, at the end of, past one
+    whole = train(module(config, prompts), tmp_path, 8).seen
+    assert len(set(map(frozenset, whole[:3]))) == 3
+    first = train(module(config, prompts, workers=workers), tmp_path, stop).seen
+    resumed = module(config, prompts, workers=workers)
+    second = train(resumed, tmp_path, 8, tmp_path / "last.ckpt").seen
+    assert first + second == whole
+
+
+def test_ten_thousand_rows_reach_the_first_batch_within_five_seconds(
+    shared: Path, tmp_path: Path, prompts: PromptBuilder
+) -> None:
+    labels = (shared / "labels" / "kadid" / "dmos.csv").read_bytes()
+    (tmp_path / "dmos.csv").write_bytes(labels)
+    images = tmp_path / "images"
+    images.mkdir()
+    noise_picture(0, 512, 384).save(tmp_path / "one.png")
+    for line in labels.decode().splitlines()[1:]:
+        os.link(tmp_path / "one.png", images / line.split(",")[0])
+    config = DatasetConfig(name="kadid", root=str(tmp_path), split=SplitConfig(by="official"))
+    start = time.perf_counter()
+    data = module(config, prompts, 8, workers=1)
+    batch = next(iter(data.train_dataloader()))
+    seconds = time.perf_counter() - start
+    assert len(batch) == 8
+    assert len(data.sets["kadid"].part("train")) == 6125
+    print(f"first batch after {seconds:.2f} s")
+    assert seconds < 5

@@ -1,0 +1,76 @@
+"""Images are found whatever their letter case, and never outside their folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vqr1.data.image_index import FoundImage, ImageIndex
+from vqr1.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images = tmp_path / "images"
+    (images / "sub").mkdir(parents=True)
+    (images / "Photo.JPG").write_bytes(b"x")
+    (images / "sub" / "b.png").write_bytes(b"x")
+    (tmp_path / "outside.png").write_bytes(b"x")
+    return images
+
+
+def test_letter_case_of_name_extension_and_folder_is_ignored(folder: Path) -> None:
+    index = ImageIndex(folder)
+    assert index.find("photo.jpg") == FoundImage("Photo.JPG")
+    assert index.find("Photo.JPG") == FoundImage("Photo.JPG")
+    assert index.find("SUB/B.PNG") == FoundImage("sub/b.png")
+    assert index.find("none.png").problem == "no such file"
+    assert index.find("sub/none/b.png").problem == "no such file"
+
+
+def test_exact_match_wins_and_two_others_are_ambiguous(folder: Path) -> None:
+    (folder / "photo.jpg").write_bytes(b"x")
+    index = ImageIndex(folder)
+    assert index.find("photo.jpg").path == "photo.jpg"
+    assert index.find("Photo.JPG").path == "Photo.JPG"
+    with pytest.raises(DataError, match=r"'PHOTO.jpg' fits 2 files \(Photo.JPG, photo.jpg\)"):
+        index.find("PHOTO.jpg")
+
+
+def test_subfolders_are_searched_when_asked(folder: Path) -> None:
+    assert ImageIndex(folder).find("b.png").path is None
+    index = ImageIndex(folder, search_subfolders=True)
+    assert index.find("B.png").path == "sub/b.png"
+    (folder / "other").mkdir()
+    (folder / "other" / "b.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"fits 2 files \(other/b.png, sub/b.png\)"):
+        ImageIndex(folder, search_subfolders=True).find("b.png")
+
+
+def test_folder_and_empty_file_are_problems(folder: Path) -> None:
+    (folder / "dir.png").mkdir()
+    (folder / "empty.png").write_bytes(b"")
+    index = ImageIndex(folder)
+    assert index.find("dir.png") == FoundImage(None, "is a folder")
+    assert index.find("empty.png") == FoundImage(None, "is empty (0 bytes)")
+
+
+def test_links_must_stay_inside(folder: Path) -> None:
+    os.symlink(folder / "Photo.JPG", folder / "inside.jpg")
+    os.symlink("../outside.png", folder / "escape.png")
+    os.symlink(folder.parent, folder / "up")
+    os.symlink(folder / "nothing.png", folder / "dangling.png")
+    index = ImageIndex(folder)
+    assert index.find("inside.jpg").path == "inside.jpg"
+    assert index.find("dangling.png").problem == "no such file"
+    with pytest.raises(DataError, match=r"'escape.png' is a link that leaves the image folder"):
+        index.find("escape.png")
+    with pytest.raises(DataError, match=r"'up' is a link that leaves the image folder"):
+        index.find("up/outside.png")
+
+
+def test_the_image_folder_itself_may_be_a_link(folder: Path, tmp_path: Path) -> None:
+    os.symlink(folder, tmp_path / "linked")
+    assert ImageIndex(tmp_path / "linked").find("sub/b.png").path == "sub/b.png"

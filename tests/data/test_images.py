@@ -1,0 +1,144 @@
+"""Image files of every kind become RGB or one clear refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.pictures import noise_picture
+from vqr1.data import images
+from vqr1.data.images import load_image, resize_short_edge
+from vqr1.errors import DataError
+
+
+def pixel(picture: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
+    assert picture.mode == "RGB"
+    value = picture.getpixel((x, y))
+    assert isinstance(value, tuple)
+    return value
+
+
+def save(picture: Image.Image, path: Path, **options: object) -> Path:
+    picture.save(path, **options)
+    return path
+
+
+def test_rgb_is_unchanged(tmp_path: Path) -> None:
+    picture = noise_picture(1)
+    loaded = load_image(save(picture, tmp_path / "a.png"))
+    assert np.array_equal(np.asarray(loaded), np.asarray(picture))
+
+
+def test_alpha_is_shown_on_white(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (2, 1), (200, 0, 0, 0))
+    picture.putpixel((1, 0), (100, 0, 50, 128))
+    loaded = load_image(save(picture, tmp_path / "a.png"))
+    assert pixel(loaded) == (255, 255, 255)
+    # 255 + (100 - 255) * 128/255 = 177.2; 255 - 255 * 128/255 = 127; 255 - 205 * 128/255 = 152.1
+    assert pixel(loaded, 1) == (177, 127, 152)
+
+
+def test_transparent_palette_is_shown_on_white(tmp_path: Path) -> None:
+    picture = Image.new("P", (1, 1), 0)
+    picture.putpalette([10, 20, 30])
+    assert pixel(load_image(save(picture, tmp_path / "a.png"))) == (10, 20, 30)
+    assert pixel(load_image(save(picture, tmp_path / "b.png", transparency=0))) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(65535, 255), (32896, 128), (256, 1), (0, 0)])
+def test_16_bit_grey_is_scaled_not_clipped(value: int, expected: int, tmp_path: Path) -> None:
+    grey = Image.fromarray(np.full((2, 2), value, dtype=np.uint16))
+    for name in ("a.png", "a.tiff"):
+        assert pixel(load_image(save(grey, tmp_path / name))) == (expected,) * 3
+
+
+def test_grey_and_one_bit(tmp_path: Path) -> None:
+    assert pixel(load_image(save(Image.new("L", (2, 2), 77), tmp_path / "l.png"))) == (77,) * 3
+    assert pixel(load_image(save(Image.new("1", (2, 2), 1), tmp_path / "b.png"))) == (255,) * 3
+    grey_alpha = Image.new("LA", (1, 1), (0, 0))
+    assert pixel(load_image(save(grey_alpha, tmp_path / "la.png"))) == (255,) * 3
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    red, green, blue = pixel(load_image(save(cyan, tmp_path / "a.jpg", quality=100)))
+    assert red < 10
+    assert min(green, blue) > 245
+
+
+def test_orientation_is_applied(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (4, 2), (255, 0, 0))
+    picture.putpixel((0, 0), (0, 0, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
+    loaded = load_image(save(picture, tmp_path / "a.png", exif=exif))
+    assert loaded.size == (2, 4)
+    assert pixel(loaded, 1, 0) == (0, 0, 255)  # top left has become top right
+
+
+def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pixel(load_image(tmp_path / "a.gif")) == (255, 0, 0)
+
+
+def test_short_edge(tmp_path: Path) -> None:
+    path = save(noise_picture(1, 40, 30), tmp_path / "a.png")
+    assert load_image(path, short_edge=15).size == (20, 15)
+    assert load_image(path, short_edge=60).size == (80, 60)
+    assert resize_short_edge(noise_picture(1, 30, 100), 15).size == (15, 50)
+    assert resize_short_edge(noise_picture(1, 30, 30), 30).size == (30, 30)
+
+
+def truncated(path: Path) -> None:
+    noise_picture(1, 200, 200).save(path, format="JPEG")
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def truncated_png(path: Path) -> None:
+    noise_picture(1, 200, 200).save(path, format="PNG")
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: None, "no such image"),
+        (lambda path: path.mkdir(), "is a folder, not an image"),
+        (lambda path: path.write_bytes(b""), r"is empty \(0 bytes\)"),
+        (lambda path: path.write_text("a text in a picture's coat"), "does not decode .*cannot id"),
+        (truncated, "does not decode .*truncated"),
+        (truncated_png, "does not decode"),
+        (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 50), "does not decode"),
+        (
+            lambda path: Image.fromarray(np.zeros((2, 2), np.float32)).save(path, format="TIFF"),
+            "floating-point pixels",
+        ),
+        (
+            lambda path: Image.fromarray(np.full((2, 2), 70000, np.int32)).save(path, "TIFF"),
+            "at most 16 bits",
+        ),
+    ],
+)
+def test_refusals_name_path_and_reason(make: object, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    make(path)  # type: ignore[operator]
+    with pytest.raises(DataError, match=reason) as caught:
+        load_image(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_decompression_bombs_are_refused_before_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(Image.new("1", (400, 300)), tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 119_999)
+    with pytest.raises(DataError, match=r"400 x 300 pixels; more than 119999 are not decoded"):
+        load_image(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow's own refusal, on opening
+    with pytest.raises(DataError, match="decompression bomb"):
+        load_image(path)

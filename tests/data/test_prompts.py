@@ -1,0 +1,117 @@
+"""Prompts equal those of the published evaluation code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from qwen_vl_utils import process_vision_info
+
+from tests.support.pictures import SENTENCE, noise_picture
+from vqr1.data.prompts import PromptBuilder, ResizeRule, chat_text
+from vqr1.errors import ConfigError, DataError
+
+
+def test_text_is_the_published_template(processor: Any, shared: Path) -> None:
+    template = (shared / "reference" / "qwen2.5-vl-instruct.chat_template.jinja").read_text()
+    message = {
+        "role": "user",
+        "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": SENTENCE}],
+    }
+    rendered = (
+        jinja2.Environment()
+        .from_string(template)
+        .render(messages=[message], add_generation_prompt=True, add_vision_id=True)
+    )
+    assert "Picture 1: <|vision_start|>" in rendered
+    processor_with_it = processor.__class__(
+        image_processor=processor.image_processor,
+        tokenizer=processor.tokenizer,
+        video_processor=processor.video_processor,
+        chat_template=template,
+    )
+    assert chat_text(processor_with_it, SENTENCE) == rendered
+    assert chat_text(processor, SENTENCE) == rendered
+
+
+def test_prompts_equal_the_published_path(processor: Any) -> None:
+    """Against process_vision_info and the processor, as the model card's code calls them."""
+    pictures = [noise_picture(n, w, h) for n, (w, h) in enumerate([(90, 61), (200, 300), (30, 28)])]
+    published_limits = {"min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28}
+    builder = PromptBuilder(processor, SENTENCE, **published_limits)
+    batch = builder(pictures)
+    for position, picture in enumerate(pictures):
+        message = {
+            "role": "user",
+            "content": [{"type": "image", "image": picture}, {"type": "text", "text": SENTENCE}],
+        }
+        text = processor.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True, add_vision_id=True
+        )
+        images, _ = process_vision_info([message])
+        expected = processor(text=[text], images=images, return_tensors="pt")
+        own = batch.select(position, position + 1)
+        assert torch.equal(own.input_ids[0], expected["input_ids"][0])
+        assert torch.equal(own.image_grid_thw, expected["image_grid_thw"])
+        assert torch.equal(own.pixel_values, expected["pixel_values"])
+
+
+def test_area_limits_equal_qwen_vl_utils(processor: Any) -> None:
+    limits = {"min_pixels": 100 * 100, "max_pixels": 160 * 160}
+    builder = PromptBuilder(processor, SENTENCE, **limits)
+    for size in [(40, 40), (150, 90), (500, 333)]:
+        picture = noise_picture(3, *size)
+        element = {"type": "image", "image": picture, **limits}
+        (expected,), _ = process_vision_info([{"role": "user", "content": [element]}])
+        assert builder.rule.size(*size) == expected.size
+        grid = builder([picture]).image_grid_thw[0].tolist()
+        assert grid == [1, expected.size[1] // 14, expected.size[0] // 14]
+
+
+def test_shapes_and_image_tokens(processor: Any) -> None:
+    batch = PromptBuilder(processor, SENTENCE, 56 * 56, 112 * 112)(
+        [noise_picture(0, 56, 84), noise_picture(1, 112, 112)]
+    )
+    # 56 x 84 pixels: 4 x 6 patches, 2 x 3 tokens; 112 x 112: 8 x 8 patches, 16 tokens.
+    assert batch.image_grid_thw.tolist() == [[1, 6, 4], [1, 8, 8]]
+    assert batch.pixel_values.shape == (24 + 64, 3 * 2 * 14 * 14)
+    tokens = [int((ids == processor.image_token_id).sum()) for ids in batch.input_ids]
+    assert tokens == [6, 16]
+    assert batch.input_ids[0].dtype == torch.int64
+    assert batch.pixel_values.dtype == torch.float32
+
+
+@given(
+    width=st.integers(1, 4000),
+    height=st.integers(1, 4000),
+    low=st.integers(1, 60),
+    high=st.integers(60, 4000),
+)
+def test_resized_sides_are_multiples_within_reach(
+    width: int, height: int, low: int, high: int
+) -> None:
+    if max(width, height) > 200 * min(width, height):
+        return
+    rule = ResizeRule(28, low * 784, high * 784)
+    new_width, new_height = rule.size(width, height)
+    assert new_width % 28 == new_height % 28 == 0
+    assert min(new_width, new_height) >= 28
+
+
+def test_very_narrow_pictures_are_refused(prompts: PromptBuilder) -> None:
+    with pytest.raises(DataError, match="a picture of 2 x 402 pixels is too narrow"):
+        prompts([noise_picture(0, 2, 402)])
+    # Long but allowed, and above the largest area: the published rule's short side would be 0.
+    assert prompts([noise_picture(0, 28, 28 * 190)]).image_grid_thw[0, 2] == 2
+
+
+def test_contradictions_are_config_errors(processor: Any) -> None:
+    with pytest.raises(ConfigError, match=r"model.min_pixels=9000: must not exceed model.max_pix"):
+        PromptBuilder(processor, SENTENCE, 9000, 8000)
+    with pytest.raises(ConfigError, match=r"prompt.text: the chat template gives 2 image tokens"):
+        PromptBuilder(processor, "Look: <|image_pad|>", 3136, 12544)

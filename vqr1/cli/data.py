@@ -1,0 +1,65 @@
+"""Command lines of the scripts that look at data: own options first, then `key=value` overrides."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vqr1.cli.compose import compose_config
+from vqr1.config import DataConfig, DatasetConfig, validate
+from vqr1.errors import UserError
+
+EXIT_USER_ERROR = 2
+
+
+def load_data_config(overrides: Sequence[str] = ()) -> DataConfig:
+    """Compose and validate `conf/data.yaml`.
+
+    Raises:
+        ConfigError: every key that breaks a rule.
+    """
+    values = OmegaConf.to_container(compose_config("data", overrides), resolve=True)
+    assert isinstance(values, dict)
+    return validate(DataConfig, {str(key): value for key, value in values.items()})
+
+
+def named_parts(config: DataConfig) -> dict[str, tuple[str, DatasetConfig]]:
+    """By set name, its dotted configuration key and its configuration."""
+    dataset = config.dataset
+    if isinstance(dataset, DatasetConfig):
+        return {dataset.name: ("dataset", dataset)}
+    return {name: (f"dataset.parts.{name}", part) for name, part in dataset.parts.items()}
+
+
+def run_script(
+    parser: argparse.ArgumentParser,
+    task: Callable[[argparse.Namespace, DataConfig], None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parse, compose, run; a user's mistake becomes one message.
+
+    Args:
+        parser: the script's own options; `overrides` is added behind them.
+        task: the script.
+        arguments: in place of the process's own.
+
+    Returns:
+        The exit code: 0, or 2 after a user's mistake.
+    """
+    parser.add_argument(
+        "overrides", nargs="*", help="configuration, such as dataset=koniq dataset.root=data/koniq"
+    )
+    options = parser.parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        task(options, load_data_config(options.overrides))
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.stderr.write(f"error: {str(error).strip()}\n")
+        return EXIT_USER_ERROR
+    return 0

@@ -1,0 +1,1 @@
+"""Labelled image sets: label formats, splits, decoding, prompts and ranking batches."""

@@ -1,0 +1,80 @@
+"""On-disk cache of resized pictures, shared by epochs and runs.
+
+An entry is the [H, W, 3] uint8 picture after decoding and resizing, in one safetensors file: an
+eighth of the size of the float patches that follow from it by cheap arithmetic, and exact. Its name
+is a hash over everything that decides its content: the file (real path, size, modification time in
+nanoseconds), the short edge, the resizing rule, and the versions of the decoder and of this format.
+Entries are written to a temporary name and renamed, so that processes can share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import PIL
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vqr1.data.prompts import ResizeRule
+
+_FORMAT = 1
+"""Raise it when decoding or resizing changes its result."""
+
+
+class PictureCache:
+    """Resized pictures below one folder.
+
+    Args:
+        folder: where entries lie; made when the first one is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def key(self, image: Path, short_edge: int | None, rule: ResizeRule) -> str:
+        """Name of the entry for an image: 64 hexadecimal digits.
+
+        Raises:
+            FileNotFoundError: the image does not exist.
+        """
+        status = image.stat()
+        content = {
+            "path": os.path.realpath(image),
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "short_edge": short_edge,
+            "factor": rule.factor,
+            "min_pixels": rule.min_pixels,
+            "max_pixels": rule.max_pixels,
+            "pillow": PIL.__version__,
+            "format": _FORMAT,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def get(self, key: str) -> Tensor | None:
+        """[H, W, 3] uint8 entry, or None if there is none that can be read."""
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            return load_file(path)["pixels"]
+        except (SafetensorError, KeyError):
+            return None  # cut off by a crash or a full disk: made anew and replaced
+
+    def put(self, key: str, pixels: Tensor) -> None:
+        """Keep a resized picture."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            save_file({"pixels": pixels.contiguous()}, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key[2:]}.safetensors"

@@ -1,0 +1,242 @@
+"""The data sets of a run as Lightning sees them: which sets, which parts, which order.
+
+Wires labels, splits, sampler and workers together; every rule lives in the module it belongs to.
+The order of training batches is a function of seed and epoch, and its position travels with
+Lightning's checkpoints. Use `Trainer(use_distributed_sampler=False)`: the sampler already deals
+one set's images to all processes, and Lightning's would mix them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed
+
+from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig
+from vqr1.data.cache import PictureCache
+from vqr1.data.labelled_set import LabelledSet, open_dataset
+from vqr1.data.labels import Part
+from vqr1.data.prompts import PromptBuilder
+from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler, RankingPlan
+from vqr1.data.ranking_images import RankingImages, RankingLoader, SetImages
+from vqr1.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+
+class RankingDataModule(lightning.LightningDataModule):
+    """Training and evaluation batches of one set or a mixture.
+
+    Args:
+        dataset: the set or the mixture.
+        loader: batch size, workers, cache.
+        prompts: turns pictures into prompts of the model.
+        seed: of the order of training batches.
+        val_max_images: at most this many validation images of each set; None uses all.
+        val_batch_size: images judged together; the training batch's number if not given.
+    """
+
+    def __init__(
+        self,
+        dataset: DatasetConfig | MixtureConfig,
+        loader: LoaderConfig,
+        prompts: PromptBuilder,
+        seed: int,
+        val_max_images: int | None = None,
+        val_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._val_batch_size = val_batch_size
+        self._val_max_images = val_max_images
+        self._dataset = dataset
+        self._loader = loader
+        self._prompts = prompts
+        self._seed = seed
+        self._sampler: RankingBatchSampler | None = None
+        self._saved_position: Mapping[str, Any] | None = None
+
+    @cached_property
+    def sets(self) -> dict[str, LabelledSet]:
+        """The opened sets by name; opening reads labels and finds images, once.
+
+        Raises:
+            ConfigError: a key does not fit its set, or a mixture holds a set twice.
+            DataError: labels or images are not as their format says.
+        """
+        return open_sets(self._dataset)
+
+    @cached_property
+    def _bad(self) -> dict[str, torch.Tensor]:
+        """By set, [rows] uint8 in memory shared with the workers: 1 where an image is bad."""
+        return {
+            name: torch.zeros(len(labelled.table), dtype=torch.uint8).share_memory_()
+            for name, labelled in self.sets.items()
+        }
+
+    @cached_property
+    def _cache(self) -> PictureCache | None:
+        folder = self._loader.cache_dir
+        return None if folder is None else PictureCache(Path(folder).expanduser())
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the sets, so that data errors come before the first step."""
+        logger.debug("opened %d data sets", len(self.sets))
+
+    def skipped_images(self) -> dict[str, int]:
+        """By set, the images left out so far: missing, empty, or not decodable."""
+        return {
+            name: labelled.skipped + int(self._bad[name].sum())
+            for name, labelled in self.sets.items()
+        }
+
+    def train_dataloader(self) -> RankingLoader:
+        """Training batches of this process, from where training stands.
+
+        Raises:
+            DataError: a set has no training images.
+        """
+        parts = {
+            name: SetImages(labelled, labelled.part("train"), self._bad[name])
+            for name, labelled in self.sets.items()
+        }
+        for name, part in parts.items():
+            if not len(part):
+                raise DataError(f"{part.key}.split: {name} has no training images")
+        if self._sampler is None:
+            self._sampler = self._make_sampler({name: len(part) for name, part in parts.items()})
+        images = RankingImages(parts, self._prompts, self._cache, replace_bad=True)
+        return RankingLoader(images, self._sampler, self._loader.workers)
+
+    def val_dataloader(self) -> RankingLoader:
+        """Validation batches, for Lightning's loop."""
+        return self.eval_dataloader("val", self._val_max_images, self._val_batch_size)
+
+    def eval_dataloader(
+        self,
+        part: Part,
+        max_images: int | None = None,
+        batch_size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> RankingLoader:
+        """Every image of a part once, in table order, set after set.
+
+        A batch holds one set; each set's last batch may be smaller. By default every process gets
+        all batches.
+
+        Args:
+            part: val, test or train.
+            max_images: at most this many images of each set, evenly spaced.
+            batch_size: images in a batch; the training batch's number if not given.
+            rank: with `world_size`, deal the batches in turn and give this process its share.
+            world_size: number of processes that share the work.
+
+        Raises:
+            DataError: no set has images in this part.
+        """
+        parts = {
+            name: SetImages(labelled, labelled.part(part, max_images), self._bad[name])
+            for name, labelled in self.sets.items()
+        }
+        if not any(len(images) for images in parts.values()):
+            keys = ", ".join(f"{images.key}.split" for images in parts.values())
+            raise DataError(f"{keys}: no {part} images")
+        size = batch_size or self._loader.images_per_batch
+        plans = [
+            BatchPlan(name, tuple(range(first, min(first + size, len(images)))))
+            for name, images in parts.items()
+            for first in range(0, len(images), size)
+        ]
+        source = RankingImages(parts, self._prompts, self._cache, replace_bad=False)
+        return RankingLoader(source, plans[rank::world_size], self._loader.workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the order of training batches, in plain containers."""
+        return {} if self._sampler is None else {"sampler": self._sampler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at a saved position.
+
+        Raises:
+            ConfigError: the order cannot continue because what it depends on changed.
+        """
+        self._saved_position = state_dict.get("sampler")
+        if self._sampler is not None and self._saved_position is not None:
+            self._sampler.load_state_dict(self._saved_position)
+
+    def _make_sampler(self, sizes: dict[str, int]) -> RankingBatchSampler:
+        weights = self._dataset.weights if isinstance(self._dataset, MixtureConfig) else None
+        rank, world_size = _rank_and_world_size()
+        plan = RankingPlan(
+            self._seed,
+            sizes,
+            self._loader.images_per_batch,
+            world_size,
+            weights,
+            self._loader.last_batch,
+        )
+        for name, size in sizes.items():
+            if size < plan.global_batch:
+                logger.warning(
+                    "%s: %d training images fill one step of %d; images repeat within it",
+                    name, size, plan.global_batch,
+                )  # fmt: skip
+        sampler = RankingBatchSampler(plan, rank)
+        if self._saved_position is not None:
+            sampler.load_state_dict(self._saved_position)
+        return sampler
+
+
+def open_sets(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
+    """Open the set, or all sets of a mixture, by name.
+
+    Raises:
+        ConfigError: a mixture is empty or holds a set twice, or a key does not fit its set; all
+            parts' problems together.
+        DataError: labels or images are not as their format says.
+    """
+    if isinstance(dataset, DatasetConfig):
+        return {dataset.name: open_dataset(dataset)}
+    if not dataset.parts:
+        raise ConfigError(["dataset.parts={}: a mixture needs at least one set"])
+    _check_distinct(dataset.parts)
+    sets: dict[str, LabelledSet] = {}
+    problems: list[str] = []
+    for name, part in dataset.parts.items():
+        try:
+            sets[name] = open_dataset(part, f"dataset.parts.{name}", name)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return sets
+
+
+def _check_distinct(parts: Mapping[str, DatasetConfig]) -> None:
+    seen: dict[tuple[object, ...], str] = {}
+    for name, part in parts.items():
+        root = None if part.root is None else Path(part.root).expanduser().resolve()
+        identity = (part.name, root, part.label_file, part.select)
+        if root is None and part.name != "demo":
+            continue  # reported as a missing root
+        if identity in seen:
+            raise ConfigError(
+                [
+                    f"dataset.parts.{name}: the same set as dataset.parts.{seen[identity]} "
+                    f"({part.name}, root {part.root}); list it once, and give it more batches with "
+                    "dataset.weights"
+                ]
+            )
+        seen[identity] = name
+
+
+def _rank_and_world_size() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

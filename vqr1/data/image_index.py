@@ -1,0 +1,147 @@
+"""Finding the image files that a label file names, below one folder and nowhere else.
+
+Names are matched exactly first, then without regard to letter case (label files and archives of
+several sets disagree in it); two candidates that differ only in case are an error. Folders are
+listed once each instead of asking the file system about every name. A symbolic link that leads out
+of the folder is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from vqr1.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """Where a named image is, or why it cannot be used.
+
+    Attributes:
+        path: path relative to the folder in the letter case of the disk; None if unusable.
+        problem: what is wrong with it; empty if it was found.
+    """
+
+    path: str | None
+    problem: str = ""
+
+
+@dataclass
+class ImageIndex:
+    """Lists of the files below one folder, read when first needed.
+
+    Attributes:
+        folder: the image folder; no image outside it is ever found.
+        search_subfolders: look for a bare file name in all subfolders too.
+    """
+
+    folder: Path
+    search_subfolders: bool = False
+    _listings: dict[str, dict[str, list[os.DirEntry[str]]]] = field(default_factory=dict)
+    _below: dict[str, list[str]] | None = None
+
+    def __post_init__(self) -> None:
+        self._real_folder = os.path.realpath(self.folder)
+
+    def find_all(self, images: Sequence[str]) -> list[FoundImage]:
+        """Look up every image.
+
+        Args:
+            images: relative POSIX paths without `..`.
+
+        Raises:
+            DataError: a name fits several files, or leads out of the folder through a link.
+        """
+        return [self.find(image) for image in images]
+
+    def find(self, image: str) -> FoundImage:
+        """Look up one image; see `find_all`."""
+        parts = PurePosixPath(image).parts
+        folder = ""
+        for part in parts[:-1]:
+            entry = self._entry(folder, part, image)
+            if entry is None or not entry.is_dir():
+                return self._find_below(image)
+            folder = f"{folder}{entry.name}/"
+        entry = self._entry(folder, parts[-1], image)
+        if entry is None:
+            return self._find_below(image)
+        return self._check(entry, f"{folder}{entry.name}")
+
+    def _find_below(self, image: str) -> FoundImage:
+        missing = FoundImage(None, "no such file")
+        if not self.search_subfolders:
+            return missing
+        name = PurePosixPath(image).name
+        candidates = self._files_below().get(name.lower(), [])
+        exact = [path for path in candidates if PurePosixPath(path).name == name]
+        candidates = exact or candidates
+        if not candidates:
+            return missing
+        if len(candidates) > 1:
+            raise DataError(_ambiguous(self.folder, image, candidates))
+        folder, _, _ = candidates[0].rpartition("/")
+        entry = self._entry(f"{folder}/" if folder else "", candidates[0].rpartition("/")[2], image)
+        return missing if entry is None else self._check(entry, candidates[0])
+
+    def _check(self, entry: os.DirEntry[str], path: str) -> FoundImage:
+        if entry.is_symlink():
+            self._check_inside(entry.path, path)
+        if entry.is_dir():
+            return FoundImage(None, "is a folder")
+        if not entry.is_file():
+            return FoundImage(None, "no such file")  # a link to nothing
+        if entry.stat().st_size == 0:
+            return FoundImage(None, "is empty (0 bytes)")
+        return FoundImage(path)
+
+    def _check_inside(self, full_path: str, path: str) -> None:
+        real = os.path.realpath(full_path)
+        if os.path.commonpath([real, self._real_folder]) != self._real_folder:
+            raise DataError(
+                f"{self.folder}: image {path!r} is a link that leaves the image folder "
+                f"(to {real}); put the file itself there"
+            )
+
+    def _entry(self, folder: str, name: str, image: str) -> os.DirEntry[str] | None:
+        candidates = self._listing(folder).get(name.lower(), [])
+        for entry in candidates:
+            if entry.name == name:
+                return entry
+        if len(candidates) > 1:
+            names = [f"{folder}{entry.name}" for entry in candidates]
+            raise DataError(_ambiguous(self.folder, image, names))
+        return candidates[0] if candidates else None
+
+    def _listing(self, folder: str) -> dict[str, list[os.DirEntry[str]]]:
+        if folder not in self._listings:
+            full_path = os.path.join(self.folder, folder)
+            if folder:
+                self._check_inside(full_path, folder.rstrip("/"))
+            listing: dict[str, list[os.DirEntry[str]]] = {}
+            with os.scandir(full_path) as entries:
+                for entry in entries:
+                    listing.setdefault(entry.name.lower(), []).append(entry)
+            self._listings[folder] = listing
+        return self._listings[folder]
+
+    def _files_below(self) -> dict[str, list[str]]:
+        if self._below is None:
+            self._below = {}
+            for folder, subfolders, files in os.walk(self.folder):
+                subfolders.sort()
+                relative = os.path.relpath(folder, self.folder)
+                prefix = "" if relative == "." else f"{PurePosixPath(relative).as_posix()}/"
+                for name in files:
+                    self._below.setdefault(name.lower(), []).append(f"{prefix}{name}")
+        return self._below
+
+
+def _ambiguous(folder: Path, image: str, candidates: Sequence[str]) -> str:
+    return (
+        f"{folder}: image {image!r} fits {len(candidates)} files ({', '.join(sorted(candidates))});"
+        " keep one of them"
+    )

@@ -1,0 +1,111 @@
+"""One image file to one RGB picture, converted properly or refused.
+
+Choices made here, for every caller:
+
+- the EXIF orientation is applied;
+- transparent pixels are shown on white (as qwen-vl-utils does);
+- 16-bit greyscale is scaled to 8 bits (not clipped); floating-point pictures are refused;
+- an animation or multi-page file gives its first frame;
+- colour profiles are not applied, as in the published evaluation;
+- a picture of more than `MAX_IMAGE_PIXELS` pixels, and one whose data ends early, is refused.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vqr1.errors import DataError
+
+MAX_IMAGE_PIXELS = 89_478_485
+"""Largest picture that is decoded: 256 MB as RGB (Pillow's own bound for a warning)."""
+
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow's plugins raise on damaged files."""
+
+
+def load_image(path: Path, short_edge: int | None = None) -> Image.Image:
+    """Decode an image file to 8-bit RGB.
+
+    Args:
+        path: the file.
+        short_edge: resize (bicubic, keeping the aspect ratio) so that the shorter side has this
+            many pixels.
+
+    Raises:
+        DataError: the file is missing, a folder, empty, damaged, too large or not a picture;
+            names path and reason.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not an image")
+    if not path.is_file():
+        raise DataError(f"{path}: no such image")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the image file is empty (0 bytes)")
+    try:
+        with Image.open(path) as opened:
+            _check_size(opened, path)
+            opened.load()
+            picture = to_rgb(ImageOps.exif_transpose(opened))
+    except _DECODE_ERRORS as error:
+        raise DataError(f"{path}: the image does not decode ({error})") from error
+    return picture if short_edge is None else resize_short_edge(picture, short_edge)
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Any Pillow mode as 8-bit RGB, on white where transparent.
+
+    Raises:
+        ValueError: floating-point pixels, or integers beyond 16 bits.
+    """
+    if picture.mode.startswith("I"):
+        return _from_16_bit(picture)
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range; save it as 8 or 16 bits")
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def resize_short_edge(picture: Image.Image, short_edge: int) -> Image.Image:
+    """Resize so that the shorter side has `short_edge` pixels (bicubic, aspect ratio kept)."""
+    width, height = picture.size
+    shorter = min(width, height)
+    if shorter == short_edge:
+        return picture
+    longer = int(short_edge * max(width, height) / shorter)
+    size = (short_edge, longer) if width <= height else (longer, short_edge)
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _check_size(picture: Image.Image, path: Path) -> None:
+    width, height = picture.size
+    if width * height > MAX_IMAGE_PIXELS:
+        raise DataError(
+            f"{path}: {width} x {height} pixels; more than {MAX_IMAGE_PIXELS} are not decoded"
+        )
+
+
+def _from_16_bit(picture: Image.Image) -> Image.Image:
+    pixels = np.asarray(picture)
+    low, high = int(pixels.min()), int(pixels.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"integer pixels from {low} to {high}; at most 16 bits are understood")
+    eight_bits = (pixels.astype(np.uint32) * 255 + 32767) // 65535
+    return Image.fromarray(eight_bits.astype(np.uint8)).convert("RGB")

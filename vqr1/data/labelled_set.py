@@ -1,0 +1,212 @@
+"""One data set, opened: checked labels, images that exist, parts, and scaled opinion scores.
+
+`open_dataset` reads the labels, divides the rows, finds the images and scales the scores; it
+decodes nothing (that happens in the loader's workers, and in `scripts/inspect_dataset.py` for a
+whole set). Scaling is min-max to [1, 5] over all rows of the label files, as in the published
+training files: mos_scaled = (mos - min) / (max - min) * 4 + 1.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vqr1.config import DatasetConfig
+from vqr1.data.image_index import ImageIndex
+from vqr1.data.labels import LabelFormat, Part, label_format, load_labels
+from vqr1.data.splits import assign_parts
+from vqr1.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A data set whose labels are read and whose images were found.
+
+    Attributes:
+        name: name in logs and in ranking batches.
+        config: what it was opened with.
+        key: its dotted configuration key.
+        title: the set's name in papers and in the published training files.
+        image_root: folder that the image paths are relative to.
+        table: one row an image, numbered from 0: image (path relative to `image_root`), mos
+            (published scale, higher is better), std, reference, split (train, val, test, or None:
+            in no part), distortion, mos_scaled (in [1, 5]).
+        bad_images: `name: problem` of the images left out because they are missing or empty.
+    """
+
+    name: str
+    config: DatasetConfig
+    key: str
+    title: str
+    image_root: Path
+    table: pd.DataFrame
+    bad_images: tuple[str, ...] = ()
+
+    @property
+    def skipped(self) -> int:
+        """Number of images left out because they are missing or empty."""
+        return len(self.bad_images)
+
+    def part(self, part: Part, max_images: int | None = None) -> pd.DataFrame:
+        """Rows of one part, under their numbers in `table`.
+
+        Args:
+            part: train, val or test.
+            max_images: use at most this many rows, evenly spaced; on top of the configuration's
+                `max_images`.
+        """
+        rows = self.table[self.table["split"] == part]
+        limits = [n for n in (self.config.max_images, max_images) if n is not None]
+        limit = min(limits, default=len(rows))
+        if limit < len(rows):
+            rows = rows.iloc[[i * len(rows) // limit for i in range(limit)]]
+        return rows
+
+    def image_path(self, row: int) -> Path:
+        """Full path of the image in row `row` of `table`."""
+        return self.image_root / str(self.table["image"].iat[row])
+
+
+def open_dataset(
+    config: DatasetConfig, key: str = "dataset", name: str | None = None
+) -> LabelledSet:
+    """Read a set's labels, find its images and divide it into parts.
+
+    Args:
+        config: the set.
+        key: its dotted configuration key, for error messages (`dataset.parts.kadid` in a mixture).
+        name: name in logs; the format's name if not given.
+
+    Raises:
+        ConfigError: a key does not fit the set; names the key.
+        DataError: label files or images are not as the format says; names file and line, or the
+            images (at most ten).
+    """
+    declared = label_format(config.name, key)
+    root = _root(config, key)
+    labels = load_labels(
+        config.name,
+        root,
+        key=key,
+        label_file=config.label_file,
+        lower_is_better=config.lower_is_better,
+        columns=config.columns,
+        select=config.select,
+    )
+    labels["split"] = assign_parts(labels, config.split, root, key)
+    labels["mos_scaled"] = scale_min_max(labels["mos"].to_numpy(), f"{key}.root={str(root)!r}")
+    image_root = _image_root(config, declared, root, key)
+    table, bad_images = _with_found_images(labels, image_root, declared, config, key)
+    return LabelledSet(
+        name or config.name, config, key, declared.title, image_root, table, bad_images
+    )
+
+
+def scale_min_max(mos: np.ndarray, origin: str, low: float = 1.0, high: float = 5.0) -> np.ndarray:
+    """Scores scaled linearly so that the smallest is `low` and the largest `high`.
+
+    Args:
+        mos: [rows] opinion scores.
+        origin: what to name if the scores do not differ.
+        low: value of the smallest score.
+        high: value of the largest score.
+
+    Raises:
+        DataError: all scores are equal.
+    """
+    smallest, largest = mos.min(), mos.max()
+    if smallest == largest:
+        raise DataError(f"{origin}: all {len(mos)} scores are {smallest}; nothing can be ranked")
+    scaled: np.ndarray = (mos - smallest) / (largest - smallest) * (high - low) + low
+    return scaled
+
+
+def _root(config: DatasetConfig, key: str) -> Path:
+    if config.root is not None:
+        return Path(config.root).expanduser()
+    if config.name == "demo":
+        from vqr1.data.demo import ensure_demo_set  # builds pictures; no other set needs it
+
+        return ensure_demo_set()
+    raise ConfigError(
+        [
+            f"{key}.root=None: set it to the folder that holds the {config.name} labels and "
+            f"images, for example {key}.root=data/{config.name}"
+        ]
+    )
+
+
+def _image_root(config: DatasetConfig, declared: LabelFormat, root: Path, key: str) -> Path:
+    if config.image_folder is not None:
+        folder = root / config.image_folder
+        if not folder.is_dir():
+            raise ConfigError(
+                [f"{key}.image_folder={config.image_folder!r}: no such folder in {root}"]
+            )
+        return folder
+    folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    for candidate in declared.image_folders:
+        if (root / candidate).is_dir():
+            return root / candidate
+        if candidate.lower() in folders:
+            return folders[candidate.lower()]
+    raise DataError(
+        f"{key}.root={str(root)!r}: no image folder {' or '.join(declared.image_folders)} there; "
+        f"name it with {key}.image_folder"
+    )
+
+
+def _with_found_images(
+    labels: pd.DataFrame,
+    image_root: Path,
+    declared: LabelFormat,
+    config: DatasetConfig,
+    key: str,
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows whose images exist, with the paths of the disk, and what is wrong with the rest."""
+    index = ImageIndex(image_root, declared.search_subfolders)
+    found = index.find_all(labels["image"].tolist())
+    bad = [
+        f"{image}: {result.problem}"
+        for image, result in zip(labels["image"], found, strict=True)
+        if result.path is None
+    ]
+    if bad:
+        _judge_bad_images(bad, len(labels), image_root, config, key)
+    usable = np.array([result.path is not None for result in found])
+    table = labels[usable].reset_index(drop=True)
+    table["image"] = [result.path for result in found if result.path is not None]
+    repeated = table["image"][table["image"].duplicated()]
+    if len(repeated):
+        raise DataError(
+            f"{image_root}: {len(repeated)} image files are labelled twice, under names that "
+            f"differ in letter case or folder: {', '.join(repeated[:_SHOWN])}"
+        )
+    return table, tuple(bad)
+
+
+def _judge_bad_images(
+    bad: list[str], total: int, image_root: Path, config: DatasetConfig, key: str
+) -> None:
+    """Stop if the configuration says so, else log what is left out."""
+    shown = "; ".join(bad[:_SHOWN]) + (f"; and {len(bad) - _SHOWN} more" if bad[_SHOWN:] else "")
+    summary = f"{len(bad)} of {total} labelled images cannot be used in {image_root}: {shown}"
+    if config.on_bad_image == "error":
+        raise DataError(
+            f"{summary}. Set {key}.root or {key}.image_folder right, or leave such images out with "
+            f"{key}.on_bad_image=skip"
+        )
+    share = len(bad) / total
+    if len(bad) == total or share > config.max_bad_share:
+        raise DataError(
+            f"{summary}. That is {share:.1%}, above {key}.max_bad_share={config.max_bad_share:g}"
+        )
+    logger.warning("%s: left out %s", key, summary)

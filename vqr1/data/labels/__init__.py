@@ -1,0 +1,91 @@
+"""Official label formats of image quality sets, and anyone's own CSV or JSONL.
+
+`load_labels(name, root)` reads one set's labels into one table, higher is better. Each format is
+one module of this package that defines `FORMAT`; a new file there is a new format.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pandas as pd
+
+from vqr1.config import CsvColumns
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Part
+from vqr1.data.labels._table import to_table
+from vqr1.errors import ConfigError
+
+__all__ = [
+    "FORMATS",
+    "LabelFormat",
+    "LabelRow",
+    "LabelSource",
+    "Part",
+    "label_format",
+    "load_labels",
+]
+
+FORMATS: tuple[str, ...] = tuple(
+    sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+)
+"""Names of all label formats."""
+
+
+def label_format(name: str, key: str = "dataset") -> LabelFormat:
+    """What the format `name` declares.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    if name not in FORMATS:
+        raise ConfigError([f"{key}.name={name!r}: no such format; use one of {', '.join(FORMATS)}"])
+    declared: LabelFormat = importlib.import_module(f"{__name__}.{name}").FORMAT
+    return declared
+
+
+def load_labels(
+    name: str,
+    root: str | Path,
+    *,
+    key: str = "dataset",
+    label_file: str | None = None,
+    lower_is_better: bool = False,
+    columns: CsvColumns | None = None,
+    select: str | None = None,
+) -> pd.DataFrame:
+    """Read a set's label files.
+
+    Args:
+        name: one of `FORMATS`.
+        root: the set's folder.
+        key: dotted configuration key of the set, for error messages.
+        label_file: label file relative to `root` where it is not the format's own.
+        lower_is_better: csv and jsonl only: the published score falls with quality.
+        columns: csv only: column names.
+        select: jsonl only: take the lines with this `dataset_name`.
+
+    Returns:
+        One row an image in file order: `image` (path relative to the image folder, as the label
+        file writes it), `mos` (published scale, turned so that HIGHER IS BETTER), `std` (same
+        scale unless the set's page says otherwise; NaN if none), `reference` (None if none),
+        `split` (train, val, test or None), `distortion` (None if not told).
+
+    Raises:
+        ConfigError: unknown format, missing folder or file, or an option of another format.
+        DataError: the label file is not as its format says; names file and line.
+    """
+    declared = label_format(name, key)
+    folder = Path(root)
+    if not folder.is_dir():
+        raise ConfigError([f"{key}.root={str(root)!r}: no such folder"])
+    own_set = declared.published_range is None
+    if lower_is_better and not own_set:
+        raise ConfigError(
+            [f"{key}.lower_is_better=True: {name} labels know their direction; remove the key"]
+        )
+    source = LabelSource(folder, key, label_file, columns, select)
+    rows = declared.parse(source)
+    falls = lower_is_better or declared.published_direction == "lower"
+    return to_table(rows, declared, falls, f"{key}.root={str(root)!r}")

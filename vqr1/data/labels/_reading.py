@@ -1,0 +1,184 @@
+"""Readers of label files that report file and line: text, CSV, spreadsheets and MATLAB files.
+
+Text is UTF-8 with or without a byte order mark, with any line end. Nothing is unpickled; MATLAB
+files are read as plain arrays.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openpyxl
+from openpyxl.utils.exceptions import InvalidFileException
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from vqr1.errors import DataError
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a UTF-8 file.
+
+    Raises:
+        DataError: not a file, empty, or not UTF-8 (with the line of the first bad byte).
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    data = path.read_bytes()
+    if not data.strip():
+        raise DataError(f"{path}: the file is empty")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8 "
+            "text"
+        ) from error
+
+
+def text_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines that are not blank, without their ends, with `file:line`; `read_text`'s errors."""
+    for line_number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
+        if line.strip():
+            yield f"{path}:{line_number}", line.rstrip("\n")
+
+
+def text_rows(path: Path, columns: int | tuple[int, ...]) -> Iterator[tuple[str, list[str]]]:
+    """Blank-separated fields of each line that is not empty, with `file:line`.
+
+    Args:
+        path: the text file.
+        columns: the number of fields, or the numbers allowed.
+
+    Raises:
+        DataError: a line with another number of fields.
+    """
+    allowed = (columns,) if isinstance(columns, int) else columns
+    for where, line in text_lines(path):
+        fields = line.split()
+        if len(fields) not in allowed:
+            expected = " or ".join(str(n) for n in allowed)
+            raise DataError(f"{where}: {len(fields)} columns, expected {expected}: {line[:80]!r}")
+        yield where, fields
+
+
+def csv_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows of a CSV file with a header line, as column name to text, with `file:line`.
+
+    Raises:
+        DataError: a required column is missing, or a row's column count differs from the header's.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        header = [name.strip() for name in next(reader)]
+        missing = [name for name in required if name not in header]
+        if missing:
+            raise DataError(
+                f"{path}:1: no column {', '.join(map(repr, missing))}; the file has "
+                f"{', '.join(name for name in header if name)}"
+            )
+        for fields in reader:
+            if not any(field.strip() for field in fields):
+                continue
+            where = f"{path}:{reader.line_num}"
+            if len(fields) != len(header):
+                raise DataError(f"{where}: {len(fields)} columns, expected {len(header)}")
+            yield where, {name: text.strip() for name, text in zip(header, fields, strict=True)}
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not readable as CSV ({error})") from error
+
+
+def sheet_rows(
+    path: Path, required: Sequence[str], sheet: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a spreadsheet below its header row, as column name to cell value, with `file:row`.
+
+    The header is the first row that holds every required column name; rows above it and columns
+    without a name are ignored, and so are rows whose cells are all empty.
+
+    Raises:
+        DataError: not a spreadsheet, no such sheet, or no header row.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (zipfile.BadZipFile, InvalidFileException, KeyError, OSError) as error:
+        raise DataError(f"{path}: not readable as an .xlsx spreadsheet ({error})") from error
+    try:
+        if sheet is not None and sheet not in book.sheetnames:
+            raise DataError(f"{path}: no sheet {sheet!r}; it has {', '.join(book.sheetnames)}")
+        header: dict[int, str] = {}
+        page = book[sheet] if sheet is not None else book.worksheets[0]
+        for number, cells in enumerate(page.iter_rows(values_only=True), start=1):
+            if header:
+                row = {name: cells[i] for i, name in header.items() if i < len(cells)}
+                if any(value is not None for value in row.values()):
+                    yield f"{path}:{number}", row
+                continue
+            names = {i: cell.strip() for i, cell in enumerate(cells) if isinstance(cell, str)}
+            if set(required) <= set(names.values()):
+                header = names
+        if not header:
+            raise DataError(f"{path}: no header row with {', '.join(required)}")
+    finally:
+        book.close()
+
+
+def mat_arrays(path: Path, *names: str) -> list[np.ndarray]:
+    """Variables of a MATLAB file, each flattened to one dimension.
+
+    Raises:
+        DataError: not a MATLAB file of version 5 to 7, or a variable is missing.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        content = loadmat(path)
+    except (MatReadError, NotImplementedError, ValueError, TypeError, OSError) as error:
+        raise DataError(f"{path}: not readable as a MATLAB file ({error})") from error
+    missing = [name for name in names if name not in content]
+    if missing:
+        present = ", ".join(key for key in content if not key.startswith("__"))
+        raise DataError(f"{path}: no variable {', '.join(missing)}; the file has {present}")
+    return [content[name].ravel() for name in names]
+
+
+def mat_text(cell: Any) -> str:
+    """The string in one cell of a MATLAB cell array."""
+    return str(np.asarray(cell).ravel()[0])
+
+
+def number(value: Any, where: str, column: str) -> float:
+    """A finite float from a text or a cell.
+
+    Raises:
+        DataError: not a number, NaN or infinite.
+    """
+    try:
+        result = float(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: {column}={value!r} is not a number") from error
+    if not math.isfinite(result):
+        raise DataError(f"{where}: {column}={value!r}; the score must be a finite number")
+    return result
+
+
+def spread(value: Any, where: str, column: str) -> float:
+    """A standard deviation or variance: finite and not negative.
+
+    Raises:
+        DataError: not such a number.
+    """
+    result = number(value, where, column)
+    if result < 0:
+        raise DataError(f"{where}: {column}={value!r} must not be negative")
+    return result

@@ -1,0 +1,98 @@
+"""From a parser's rows to the one table that the rest of the package reads.
+
+Here, once for all formats: image paths must stay inside the image folder, no image comes twice,
+scores lie where the format says, and lower-is-better scores are turned so that higher is better
+behind this door. Whether the images exist is not asked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PureWindowsPath
+
+import numpy as np
+import pandas as pd
+
+from vqr1.data.labels._format import LabelFormat, LabelRow
+from vqr1.errors import DataError
+
+COLUMNS = ("image", "mos", "std", "reference", "split", "distortion")
+
+# A published file that was re-exported may differ in its last digits, and the demo set shares a
+# format; a score that lies further out than this share of the range is a slip (45.7 for 4.57).
+_RANGE_MARGIN = 0.25
+
+
+def to_table(
+    rows: Sequence[LabelRow], label_format: LabelFormat, lower_is_better: bool, origin: str
+) -> pd.DataFrame:
+    """Checked table of all rows, scores turned so that higher is better.
+
+    Args:
+        rows: the parser's rows.
+        label_format: the format they came from.
+        lower_is_better: the published score falls with quality.
+        origin: what to name when there are no rows.
+
+    Returns:
+        One row an image, in file order: image, mos, std (NaN if none), reference, split and
+        distortion (None if none). Turning reflects a score about the middle of the published
+        range (of the observed range for a user's own set), so the range stays as it is.
+
+    Raises:
+        DataError: no rows, a path that leaves the image folder, a duplicate image, or a score far
+            outside the published range.
+    """
+    if not rows:
+        raise DataError(f"{origin}: no labelled images")
+    images = [relative_image(row.image, row.where) for row in rows]
+    _check_duplicates(images, rows)
+    if label_format.published_range is not None:
+        _check_range(rows, label_format, label_format.published_range)
+    mos = np.array([row.mos for row in rows], dtype=np.float64)
+    if lower_is_better:
+        low, high = label_format.published_range or (mos.min(), mos.max())
+        mos = (low + high) - mos
+    table = pd.DataFrame({"image": images, "mos": mos, "std": [row.std for row in rows]})
+    for column in ("reference", "split", "distortion"):
+        table[column] = pd.Series([getattr(row, column) for row in rows], dtype=object)
+    return table
+
+
+def relative_image(image: str, where: str) -> str:
+    """An image path in POSIX form, checked to be relative and to stay below its folder.
+
+    Raises:
+        DataError: an empty or absolute path, or one with `..`.
+    """
+    path = PureWindowsPath(image)  # understands both separators and drive letters
+    if not image.strip() or "\0" in image or path.as_posix() == ".":
+        raise DataError(f"{where}: empty image name {image!r}")
+    if path.drive or path.root:
+        raise DataError(
+            f"{where}: image {image!r} is an absolute path; paths are relative to the image folder"
+        )
+    if ".." in path.parts:
+        raise DataError(f"{where}: image {image!r} leaves the image folder")
+    return path.as_posix()
+
+
+def _check_duplicates(images: Sequence[str], rows: Sequence[LabelRow]) -> None:
+    first: dict[str, str] = {}
+    for image, row in zip(images, rows, strict=True):
+        if image in first:
+            raise DataError(f"{row.where}: image {image!r} was already listed at {first[image]}")
+        first[image] = row.where
+
+
+def _check_range(
+    rows: Sequence[LabelRow], label_format: LabelFormat, published: tuple[float, float]
+) -> None:
+    low, high = published
+    margin = _RANGE_MARGIN * (high - low)
+    for row in rows:
+        if not low - margin <= row.mos <= high + margin:
+            raise DataError(
+                f"{row.where}: score {row.mos} is far outside the range {low} to {high} of "
+                f"{label_format.title}; is this the set's own label file?"
+            )

@@ -1,0 +1,81 @@
+"""CSIQ: sheet `all_by_image` of `csiq.DMOS.xlsx`, or a text copy of file name and DMOS.
+
+Traps: LOWER is better; the sheet says `noise` where the file is `1600.AWGN.1.png`; the files lie
+in one subfolder a distortion.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from vqr1.data.labels._reading import number, sheet_rows, spread, text_rows
+from vqr1.errors import DataError
+
+# Word of the sheet -> word in the file name.
+_FILE_WORDS = {
+    "noise": "AWGN",
+    "blur": "BLUR",
+    "contrast": "contrast",
+    "fnoise": "fnoise",
+    "jpeg": "JPEG",
+    "jpeg 2000": "jpeg2000",
+}
+_SHEET_WORDS = {file_word: word for word, file_word in _FILE_WORDS.items()}
+
+
+def parse(source: LabelSource) -> list[LabelRow]:
+    """Rows of CSIQ, from whichever of its forms is there."""
+    path = source.main_file("csiq.DMOS.xlsx", "csiq.beta.xlsx", "csiq_label.txt")
+    return _parse_sheet(path) if path.suffix.lower() == ".xlsx" else _parse_text(path)
+
+
+def _parse_sheet(path: Path) -> list[LabelRow]:
+    columns = ("image", "dst_type", "dst_lev", "dmos_std", "dmos")
+    rows = []
+    for where, row in sheet_rows(path, columns, sheet="all_by_image"):
+        kind = str(row["dst_type"])
+        if kind not in _FILE_WORDS:
+            raise DataError(f"{where}: dst_type={kind!r}, expected {', '.join(_FILE_WORDS)}")
+        level = int(number(row["dst_lev"], where, "dst_lev"))
+        rows.append(
+            LabelRow(
+                image=f"{row['image']}.{_FILE_WORDS[kind]}.{level}.png",
+                mos=number(row["dmos"], where, "dmos"),
+                where=where,
+                std=spread(row["dmos_std"], where, "dmos_std"),
+                reference=str(row["image"]),
+                distortion=kind,
+            )
+        )
+    return rows
+
+
+def _parse_text(path: Path) -> list[LabelRow]:
+    rows = []
+    for where, (image, score) in text_rows(path, 2):
+        parts = image.split(".")
+        if len(parts) != 4:
+            raise DataError(f"{where}: {image!r} is not named as in CSIQ (1600.AWGN.1.png)")
+        rows.append(
+            LabelRow(
+                image=image,
+                mos=number(score, where, "dmos"),
+                where=where,
+                reference=parts[0],
+                distortion=_SHEET_WORDS.get(parts[1]),
+            )
+        )
+    return rows
+
+
+FORMAT = LabelFormat(
+    name="csiq",
+    title="CSIQ",
+    published_direction="lower",
+    published_range=(0.0, 1.0),
+    image_folders=("dst_imgs", "."),
+    parse=parse,
+    images=866,
+    search_subfolders=True,
+)

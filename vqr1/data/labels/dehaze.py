@@ -1,0 +1,17 @@
+"""Min19 (dehazed images): `dehaze_test_all.txt` of the VisualQuality-R1 release, scores 1 to 5."""
+
+from __future__ import annotations
+
+from vqr1.data.labels._format import LabelFormat
+from vqr1.data.labels._release_text import parser
+
+FORMAT = LabelFormat(
+    name="dehaze",
+    title="dehaze",
+    published_direction="higher",
+    published_range=(1.0, 5.0),
+    image_folders=("images", "."),
+    parse=parser("dehaze_test_all.txt", method_in_name=True),
+    images=600,
+    search_subfolders=True,
+)

@@ -1,0 +1,71 @@
+"""KADID-10k: `dmos.csv` with dist_img, ref_img, dmos, var.
+
+Traps: `dmos` is HIGHER for better images despite its name, and `var` is a variance. The set has no
+split of its own; the split column holds the one that the VisualQuality-R1 release trains with
+(49 / 16 / 16 references).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Part
+from vqr1.data.labels._reading import csv_rows, number, spread
+
+# Numbers of the validation and test references of the VisualQuality-R1 release; the other 49 train.
+_VAL = {7, 12, 14, 15, 16, 27, 32, 35, 36, 41, 44, 49, 55, 66, 67, 70}
+_TEST = {19, 29, 30, 34, 37, 38, 43, 50, 64, 71, 72, 73, 74, 78, 80, 81}
+
+DISTORTIONS = (
+    "gaussian blur", "lens blur", "motion blur", "color diffusion", "color shift",
+    "color quantization", "color saturation 1", "color saturation 2", "jpeg2000", "jpeg",
+    "white noise", "white noise in color component", "impulse noise", "multiplicative noise",
+    "denoise", "brighten", "darken", "mean shift", "jitter", "non-eccentricity patch", "pixelate",
+    "quantization", "color block", "high sharpen", "contrast change",
+)  # fmt: skip
+"""Names of the 25 distortions, in the order of the second number in a file name."""
+
+_NAME = re.compile(r"I(\d\d)_(\d\d)_(\d\d)\.", re.IGNORECASE)
+
+
+def parse_dmos_csv(source: LabelSource) -> list[LabelRow]:
+    """Rows of a `dmos.csv`, without split and distortion (other sets use the same file form)."""
+    path = source.main_file("dmos.csv")
+    return [
+        LabelRow(
+            image=row["dist_img"],
+            mos=number(row["dmos"], where, "dmos"),
+            where=where,
+            std=math.sqrt(spread(row["var"], where, "var")),
+            reference=row["ref_img"],
+        )
+        for where, row in csv_rows(path, ("dist_img", "ref_img", "dmos", "var"))
+    ]
+
+
+def parse(source: LabelSource) -> list[LabelRow]:
+    """Rows of KADID-10k with the released split and the distortion names."""
+    return [_with_name_parts(row) for row in parse_dmos_csv(source)]
+
+
+def _with_name_parts(row: LabelRow) -> LabelRow:
+    match = _NAME.match(row.image)
+    if match is None:
+        return row
+    reference, kind = int(match[1]), int(match[2])
+    split: Part = "val" if reference in _VAL else "test" if reference in _TEST else "train"
+    distortion = DISTORTIONS[kind - 1] if 1 <= kind <= len(DISTORTIONS) else None
+    return replace(row, split=split, distortion=distortion)
+
+
+FORMAT = LabelFormat(
+    name="kadid",
+    title="KADID-10K",
+    published_direction="higher",
+    published_range=(1.0, 4.93),
+    image_folders=("images",),
+    parse=parse,
+    images=10125,
+)

@@ -1,0 +1,65 @@
+"""LIVE release 2: `dmos_realigned.mat` (or the older `dmos.mat`) with `refnames_all.mat`.
+
+982 entries in the order of the folders jp2k 227, jpeg 233, wn 174, gblur 174, fastfading 174, the
+images numbered from 1 in each. Traps: LOWER is better; entries with `orgs == 1` are undistorted
+copies and are left out, which leaves 779 images.
+"""
+
+from __future__ import annotations
+
+import math
+
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from vqr1.data.labels._reading import mat_arrays, mat_text, number, spread
+from vqr1.errors import DataError
+
+FOLDERS = (("jp2k", 227), ("jpeg", 233), ("wn", 174), ("gblur", 174), ("fastfading", 174))
+"""Folders in the order of the label files, with their numbers of images."""
+
+_TOTAL = sum(count for _, count in FOLDERS)
+
+
+def parse(source: LabelSource) -> list[LabelRow]:
+    """The 779 distorted images of LIVE."""
+    path = source.main_file("dmos_realigned.mat", "dmos.mat")
+    if path.name.lower() == "dmos.mat":
+        scores, originals = mat_arrays(path, "dmos", "orgs")
+        spreads = [math.nan] * len(scores)
+    else:
+        scores, originals, spread_array = mat_arrays(path, "dmos_new", "orgs", "dmos_std")
+        spreads = list(spread_array)
+    references_path = source.optional_file("refnames_all.mat")
+    if references_path is None:
+        raise DataError(f"{source.key}.root={str(source.root)!r}: refnames_all.mat is not there")
+    references = mat_arrays(references_path, "refnames_all")[0]
+    names = [(folder, n + 1) for folder, count in FOLDERS for n in range(count)]
+    if not len(scores) == len(originals) == len(spreads) == len(references) == _TOTAL:
+        raise DataError(f"{path}: {len(scores)} scores, {len(references)} names; expected {_TOTAL}")
+    rows = []
+    for entry, (folder, image_number) in enumerate(names):
+        if originals[entry]:
+            continue
+        where = f"{path}:{entry + 1}"
+        std = spreads[entry]
+        rows.append(
+            LabelRow(
+                image=f"{folder}/img{image_number}.bmp",
+                mos=number(scores[entry], where, "dmos"),
+                where=where,
+                std=std if math.isnan(std) else spread(std, where, "dmos_std"),
+                reference=mat_text(references[entry]),
+                distortion=folder,
+            )
+        )
+    return rows
+
+
+FORMAT = LabelFormat(
+    name="live",
+    title="LIVE",
+    published_direction="lower",
+    published_range=(-2.64, 111.77),
+    image_folders=(".",),
+    parse=parse,
+    images=779,
+)

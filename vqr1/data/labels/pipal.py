@@ -1,0 +1,61 @@
+"""PIPAL: `Train_Label/*.txt`, one file a reference, lines `A0001_00_00.bmp,1448.96` (Elo).
+
+The name holds reference, distortion type and level; the images come in several archives whose
+folders may stay as they unpack.
+"""
+
+from __future__ import annotations
+
+import re
+
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from vqr1.data.labels._reading import number, text_lines
+from vqr1.errors import ConfigError, DataError
+
+_NAME = re.compile(r"(A\d+)_(\d+)_(\d+)\.", re.IGNORECASE)
+
+
+def parse(source: LabelSource) -> list[LabelRow]:
+    """Rows of all label files, in the order of their names."""
+    folder = source.root / (source.label_file or "Train_Label")
+    if source.label_file is not None and not folder.is_dir():
+        raise ConfigError(
+            [f"{source.key}.label_file={source.label_file!r}: pipal needs the folder of its files"]
+        )
+    files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
+    if not files:
+        raise DataError(
+            f"{source.key}.root={str(source.root)!r}: no Train_Label/*.txt there; set it to the "
+            "folder that holds Train_Label"
+        )
+    rows = []
+    for path in files:
+        for where, line in text_lines(path):
+            fields = [field.strip() for field in line.split(",")]
+            if len(fields) != 2:
+                raise DataError(f"{where}: {len(fields)} columns, expected 2: {line[:80]!r}")
+            match = _NAME.match(fields[0])
+            if match is None:
+                raise DataError(f"{where}: {fields[0]!r} is not named as in PIPAL")
+            rows.append(
+                LabelRow(
+                    image=fields[0],
+                    mos=number(fields[1], where, "score"),
+                    where=where,
+                    reference=match[1].upper(),
+                    distortion=f"type {match[2]}",
+                )
+            )
+    return rows
+
+
+FORMAT = LabelFormat(
+    name="pipal",
+    title="PIPAL",
+    published_direction="higher",
+    published_range=(917.0, 1836.0),
+    image_folders=("Train_Dist", "Train_Distort", "."),
+    parse=parse,
+    images=23200,
+    search_subfolders=True,
+)

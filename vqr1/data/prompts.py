@@ -1,0 +1,161 @@
+"""From pictures to tokenised prompts, as the published evaluation code makes them.
+
+A prompt is the model's chat template, with `add_vision_id=True`, around one image and the prompt
+text. The picture is resized by qwen-vl-utils' rule (both sides multiples of patch size x merge
+size, area within `min_pixels` and `max_pixels`, bicubic) and normalised and cut into patches by the
+model's own image processor, which resizes nothing further. The text is tokenised once; a prompt of
+n image tokens repeats the image token n times.
+
+Nothing here pads: sequence lengths differ, and `PromptBatch` keeps them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from qwen_vl_utils.vision_process import MAX_RATIO, smart_resize
+from torch import Tensor
+
+from vqr1.errors import ConfigError, DataError
+from vqr1.records import PromptBatch
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """What decides the size of a resized picture.
+
+    Attributes:
+        factor: both sides are multiples of it (patch size x merge size).
+        min_pixels: smallest area.
+        max_pixels: largest area.
+    """
+
+    factor: int
+    min_pixels: int
+    max_pixels: int
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Resized (width, height) of a picture.
+
+        Raises:
+            DataError: one side is more than 200 times the other.
+        """
+        if max(width, height) > MAX_RATIO * min(width, height):
+            raise DataError(
+                f"a picture of {width} x {height} pixels is too narrow: one side may be at most "
+                f"{MAX_RATIO} times the other"
+            )
+        new_height, new_width = smart_resize(
+            height, width, self.factor, self.min_pixels, self.max_pixels
+        )
+        # The published rule rounds the short side of a long picture down to 0 and then fails.
+        return max(new_width, self.factor), max(new_height, self.factor)
+
+    def apply(self, picture: Image.Image) -> Image.Image:
+        """The picture in its resized form; bicubic, also where the size stays (a copy)."""
+        return picture.resize(self.size(*picture.size), Image.Resampling.BICUBIC)
+
+
+class PromptBuilder:
+    """Builds `PromptBatch` records from RGB pictures.
+
+    Args:
+        processor: the model's Qwen2.5-VL processor (image processor, tokenizer, chat template).
+        prompt_text: the user's message behind the image.
+        min_pixels: smallest area, in pixels, that a picture is resized to.
+        max_pixels: largest area.
+
+    Attributes:
+        rule: the resizing rule.
+
+    Raises:
+        ConfigError: the area limits contradict each other, or the template and the prompt text
+            together do not hold exactly one image token.
+    """
+
+    def __init__(self, processor: Any, prompt_text: str, min_pixels: int, max_pixels: int) -> None:
+        image_processor = processor.image_processor
+        self._image_processor = image_processor
+        self._merge = int(image_processor.merge_size)
+        self.rule = ResizeRule(
+            int(image_processor.patch_size) * self._merge, min_pixels, max_pixels
+        )
+        if min_pixels > max_pixels:
+            raise ConfigError(
+                [f"model.min_pixels={min_pixels}: must not exceed model.max_pixels={max_pixels}"]
+            )
+        self.text = chat_text(processor, prompt_text)
+        self._before, self._after, self._image_token = _split_at_image(processor, self.text)
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> PromptBatch:
+        """One prompt for each picture.
+
+        Args:
+            pictures: B RGB pictures of any size.
+
+        Raises:
+            DataError: a picture is too narrow.
+        """
+        return self.from_resized([self.resize(picture) for picture in pictures])
+
+    def resize(self, picture: Image.Image) -> Tensor:
+        """[H, W, 3] uint8 pixels of a picture after resizing: all that a cache must keep."""
+        return torch.from_numpy(np.array(self.rule.apply(picture)))
+
+    def from_resized(self, pixels: Sequence[Tensor]) -> PromptBatch:
+        """Prompts of resized pictures.
+
+        Args:
+            pixels: B tensors [H_b, W_b, 3] uint8, as `resize` gives them.
+        """
+        encoded = self._image_processor(
+            images=[image.permute(2, 0, 1) for image in pixels],
+            do_resize=False,
+            input_data_format="channels_first",
+            return_tensors="pt",
+        )
+        grid = encoded["image_grid_thw"].to(torch.int64)
+        merged = (grid.prod(dim=1) // self._merge**2).tolist()
+        return PromptBatch(
+            tuple(self.token_ids(count) for count in merged),
+            encoded["pixel_values"].to(torch.float32),
+            grid,
+        )
+
+    def token_ids(self, image_tokens: int) -> Tensor:
+        """[P] int64 prompt with `image_tokens` image tokens."""
+        return torch.tensor(
+            self._before + [self._image_token] * image_tokens + self._after, dtype=torch.int64
+        )
+
+
+def chat_text(processor: Any, prompt_text: str) -> str:
+    """The chat template around one image and the prompt text, up to the assistant's turn."""
+    message = {
+        "role": "user",
+        "content": [{"type": "image"}, {"type": "text", "text": prompt_text}],
+    }
+    text: str = processor.apply_chat_template(
+        [message], tokenize=False, add_generation_prompt=True, add_vision_id=True
+    )
+    return text
+
+
+def _split_at_image(processor: Any, text: str) -> tuple[list[int], list[int], int]:
+    """Token ids before and behind the image token, and the image token's own id."""
+    ids = list(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    image_token = int(processor.image_token_id)
+    if ids.count(image_token) != 1:
+        raise ConfigError(
+            [
+                f"prompt.text: the chat template gives {ids.count(image_token)} image tokens for "
+                f"one image; the text must not hold {processor.image_token} itself"
+            ]
+        )
+    position = ids.index(image_token)
+    return ids[:position], ids[position + 1 :], image_token

@@ -1,0 +1,222 @@
+"""From planned positions to ranking batches: decoding and preprocessing, run in loader workers.
+
+Each image of a batch is decoded, resized and cut into patches once; the K responses share it.
+Images that turn out not to decode stop the run, or are counted and left out, as the data set's
+`on_bad_image` says: in training the set's next image takes the place (all processes need equally
+large batches), in evaluation the batch is smaller by it. Counts are kept in shared memory, so that
+they hold over all workers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vqr1.data.cache import PictureCache
+from vqr1.data.images import load_image
+from vqr1.data.labelled_set import LabelledSet
+from vqr1.data.prompts import PromptBuilder
+from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler
+from vqr1.errors import DataError
+from vqr1.records import RankingBatch
+
+logger = logging.getLogger(__name__)
+
+
+class SetImages:
+    """The images of one set that one loader draws from.
+
+    Args:
+        labelled: the set.
+        rows: the rows of its table to draw from, under their numbers.
+        bad: [rows of the whole table] uint8 in shared memory, 1 where an image did not decode.
+    """
+
+    def __init__(self, labelled: LabelledSet, rows: pd.DataFrame, bad: Tensor) -> None:
+        self.name = labelled.name
+        self.key = labelled.key
+        self.root = labelled.image_root
+        self.short_edge = labelled.config.short_edge
+        self.skips = labelled.config.on_bad_image == "skip"
+        self.max_bad = labelled.config.max_bad_share * (len(labelled.table) + labelled.skipped)
+        self.skipped = labelled.skipped
+        self.images: list[str] = rows["image"].tolist()
+        self.mos = torch.tensor(rows["mos_scaled"].to_numpy(), dtype=torch.float32)
+        self.rows = torch.tensor(rows.index.to_numpy(), dtype=torch.int64)
+        self.bad = bad
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def path(self, position: int) -> Path:
+        """Full path of an image."""
+        return self.root / self.images[position]
+
+    def mark_bad(self, position: int, error: DataError) -> None:
+        """Count an image that does not decode.
+
+        Raises:
+            DataError: bad images stop the run, or there are now too many of them.
+        """
+        if not self.skips:
+            raise DataError(
+                f"{error}; repair or remove it, or leave such images out with "
+                f"{self.key}.on_bad_image=skip"
+            ) from error
+        row = int(self.rows[position])
+        if not self.bad[row]:
+            self.bad[row] = 1
+            logger.warning("%s: left out: %s", self.key, error)
+        count = self.skipped + int(self.bad.sum())
+        if count > self.max_bad:
+            raise DataError(
+                f"{error}; {count} images of {self.name} are bad now, above {self.key}."
+                f"max_bad_share of {self.max_bad:g} images"
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A data error that a worker met: raised by the loader, without the worker's traceback."""
+
+    message: str
+
+
+class RankingImages(Dataset[RankingBatch | _Failure | None]):
+    """Maps a `BatchPlan` to its `RankingBatch`.
+
+    Args:
+        sets: images by set name.
+        prompts: turns pictures into prompts.
+        cache: resized pictures kept on disk; None decodes each time.
+        replace_bad: fill the place of an image that does not decode with the set's next one.
+    """
+
+    def __init__(
+        self,
+        sets: Mapping[str, SetImages],
+        prompts: PromptBuilder,
+        cache: PictureCache | None,
+        replace_bad: bool,
+    ) -> None:
+        self.sets = dict(sets)
+        self.prompts = prompts
+        self.cache = cache
+        self.replace_bad = replace_bad
+
+    def __getitem__(self, plan: BatchPlan) -> RankingBatch | _Failure | None:
+        """The batch; None if no image of it decodes; a failure to be raised by the loader."""
+        try:
+            return self.batch(plan)
+        except DataError as error:
+            return _Failure(str(error))
+
+    def batch(self, plan: BatchPlan) -> RankingBatch | None:
+        """The batch of a plan.
+
+        Raises:
+            DataError: an image does not decode and the set's rule stops the run.
+        """
+        images = self.sets[plan.dataset]
+        positions: list[int] = []
+        pixels: list[Tensor] = []
+        for wanted in plan.positions:
+            for position in self._candidates(wanted, plan, len(images)):
+                picture = self._pixels(images, position)
+                if picture is not None:
+                    positions.append(position)
+                    pixels.append(picture)
+                    break
+        if not positions:
+            return None
+        return RankingBatch(
+            dataset=plan.dataset,
+            images=tuple(images.images[p] for p in positions),
+            prompts=self.prompts.from_resized(pixels),
+            mos=images.mos[positions],
+            index=images.rows[positions],
+        )
+
+    def _candidates(self, wanted: int, plan: BatchPlan, total: int) -> Iterator[int]:
+        yield wanted
+        if not self.replace_bad:
+            return
+        others = ((wanted + step) % total for step in range(1, total))
+        yield from (position for position in others if position not in plan.positions)
+
+    def _pixels(self, images: SetImages, position: int) -> Tensor | None:
+        """[H, W, 3] uint8 resized picture, or None if it does not decode and is left out."""
+        if images.bad[images.rows[position]]:
+            return None
+        path = images.path(position)
+        try:
+            return self._load(path, images.short_edge)
+        except DataError as error:
+            images.mark_bad(position, error)
+        return None
+
+    def _load(self, path: Path, short_edge: int | None) -> Tensor:
+        if self.cache is None:
+            return self._decode(path, short_edge)
+        try:
+            key = self.cache.key(path, short_edge, self.prompts.rule)
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such image") from error
+        pixels = self.cache.get(key)
+        if pixels is None:
+            pixels = self._decode(path, short_edge)
+            self.cache.put(key, pixels)
+        return pixels
+
+    def _decode(self, path: Path, short_edge: int | None) -> Tensor:
+        picture = load_image(path, short_edge)
+        try:
+            return self.prompts.resize(picture)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+
+class RankingLoader(DataLoader[RankingBatch]):
+    """Hands out ranking batches in the order of their plans.
+
+    Args:
+        images: where batches come from.
+        plans: the plans in order, or the sampler that walks them (training).
+        workers: processes that prepare batches; 0 prepares them here.
+    """
+
+    def __init__(
+        self,
+        images: RankingImages,
+        plans: Sequence[BatchPlan] | RankingBatchSampler,
+        workers: int,
+    ) -> None:
+        super().__init__(
+            images,  # type: ignore[arg-type]  # failures are raised and empty batches left out below
+            sampler=plans,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0 and isinstance(plans, RankingBatchSampler),
+        )
+        self._resumable = plans if isinstance(plans, RankingBatchSampler) else None
+
+    def __iter__(self) -> Iterator[RankingBatch]:  # type: ignore[override]
+        """The rest of the epoch (training), or all batches.
+
+        Raises:
+            DataError: an image does not decode and the set's rule stops the run.
+        """
+        for batch in super().__iter__():
+            if isinstance(batch, _Failure):
+                raise DataError(batch.message)
+            if self._resumable is not None:
+                self._resumable.consumed()
+            if batch is not None:
+                yield batch
