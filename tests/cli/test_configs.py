@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from vqr1.cli.build import build_rewards
 from vqr1.cli.checks import check_training
-from vqr1.cli.compose import compose_config, config_dir
+from vqr1.cli.compose import compose_config, config_dir, plain_values
 from vqr1.config import MixtureConfig, TrainConfig, validate
 
 GROUPS = (
@@ -23,10 +22,7 @@ def choices(group: str) -> list[str]:
 
 
 def train_config(*overrides: str) -> TrainConfig:
-    composed = compose_config("train", ["run_dir=run", *overrides])
-    values = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(values, dict)
-    return validate(TrainConfig, values)
+    return validate(TrainConfig, plain_values(compose_config("train", ["run_dir=run", *overrides])))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vqr1.cli import mixtures
-from vqr1.cli.compose import config_dir
+from vqr1.cli.compose import config_dir, plain_values
 from vqr1.config import validate
 from vqr1.errors import UserError
 
@@ -33,10 +33,8 @@ def run_command(config_name: str, schema: type[T], task: Callable[[T, DictConfig
     failures: list[UserError] = []
 
     def job(composed: DictConfig) -> Any:
-        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
-        assert isinstance(values, dict)
         try:
-            return task(validate(schema, values), composed)
+            return task(validate(schema, plain_values(composed)), composed)
         except UserError as error:
             # Hydra would print its own line above ours; the jobs of a multirun go on.
             failures.append(error)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import vqr1
 from vqr1.cli import mixtures
@@ -17,6 +18,13 @@ def config_dir() -> Path:
     package = Path(vqr1.__file__).resolve().parent
     packaged = package / "conf"
     return packaged if packaged.is_dir() else package.parent / "conf"
+
+
+def plain_values(composed: DictConfig) -> dict[str, Any]:
+    """A composed configuration as plain containers, interpolations resolved."""
+    values = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:

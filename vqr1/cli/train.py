@@ -39,7 +39,6 @@ from vqr1.training.callbacks.scatter import scatter_figure
 from vqr1.training.grpo import GrpoModule, StepSettings
 from vqr1.training.validation import Validator, validation_modes
 
-
 logger = logging.getLogger(__name__)
 
 

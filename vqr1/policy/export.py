@@ -11,6 +11,7 @@ import copy
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from vqr1.policy.loading import Policy
 
@@ -34,7 +35,7 @@ def export_checkpoint(policy: Policy, folder: Path) -> Path:
     for file in _base_files(policy.source):
         shutil.copyfile(file, aside / file.name)
     with tempfile.TemporaryDirectory(dir=folder.parent) as weights:
-        _merged(policy).save_pretrained(weights)  # type: ignore[operator]
+        _merged(policy).save_pretrained(weights)
         for pattern in WEIGHT_PATTERNS:
             for file in Path(weights).glob(pattern):
                 shutil.move(file, aside / file.name)
@@ -44,10 +45,9 @@ def export_checkpoint(policy: Policy, folder: Path) -> Path:
     return folder
 
 
-def _merged(policy: Policy):  # type: ignore[no-untyped-def]
-    if not hasattr(policy.model, "merge_and_unload"):
-        return policy.model
-    return copy.deepcopy(policy.model).merge_and_unload()
+def _merged(policy: Policy) -> Any:
+    model: Any = policy.model
+    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def _base_files(source: str) -> list[Path]:

@@ -212,7 +212,8 @@ class GrpoModule(L.LightningModule):
     ) -> tuple[LossOutput, float, Tensor]:
         """One optimiser step, its gradient added up over micro-batches of images."""
         grpo, rollout = self.settings.grpo, scored.rollout
-        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        optimizer: Any = self.optimizers()
+        schedule: Any = self.lr_schedulers()
         weights = token_weights(
             rollout.mask, scored.has_signal, grpo.loss, self.settings.sampling.max_new_tokens
         )
