@@ -18,6 +18,7 @@ from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.protocol import EvaluationMode, SamplingEngine, score_images
 from vqr1.evaluation.summary import Gain, Summary, paired_gain, summarise
 from vqr1.tracking import RunLog
+from vqr1.training.callbacks.answers import answer_table
 
 
 @dataclass(frozen=True)
@@ -183,11 +184,11 @@ def _figures_table(result: TestResult) -> Table:
 
 def _answers_table(predictions: Predictions, count: int) -> Table:
     table = Table(title="sample answers after training")
-    for column in ("image", "MOS on [1, 5]", "response"):
-        table.add_column(column)
-    stride = max(len(predictions) // count, 1)
-    for i in range(stride // 2, len(predictions), stride):
-        table.add_row(predictions.images[i], f"{predictions.mos[i]:.2f}", predictions.texts[i][0])
+    table.add_column("image")
+    table.add_column("MOS on [1, 5]")
+    table.add_column("response", overflow="fold")
+    for row in answer_table(predictions, count).itertuples():
+        table.add_row(str(row.image), f"{row.mos:.2f}", str(row.response))
     return table
 
 

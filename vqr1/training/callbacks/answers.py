@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightning as L
+import numpy as np
 import pandas as pd
 
 from vqr1.evaluation.predictions import Predictions
@@ -11,7 +12,7 @@ from vqr1.training.grpo import GrpoModule
 
 
 class SampleAnswers(L.Callback):
-    """Logs the first answers to evenly spaced validation images.
+    """Logs the first answers to some validation images.
 
     Args:
         run_log: receives the table.
@@ -33,9 +34,12 @@ class SampleAnswers(L.Callback):
 
 
 def answer_table(predictions: Predictions, count: int) -> pd.DataFrame:
-    """First answers to `count` evenly spaced images, with their MOS on [1, 5]."""
-    stride = max(len(predictions) // count, 1)
-    rows = range(0, len(predictions), stride)[:count]
+    """First answers to `count` images, with their MOS on [1, 5].
+
+    The images are drawn once and for all: regular steps through a set that is ordered by reference,
+    distortion and level would meet the same distortion again and again.
+    """
+    drawn = np.random.default_rng(0).permutation(len(predictions))[:count]
     return pd.DataFrame(
         [
             {
@@ -46,6 +50,6 @@ def answer_table(predictions: Predictions, count: int) -> pd.DataFrame:
                 "valid": bool(predictions.valid[i, 0]),
                 "response": predictions.texts[i][0],
             }
-            for i in rows
+            for i in sorted(drawn)
         ]
     )
