@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from vqr1.config import LoggerConfig
 from vqr1.tracking.store import default_tracking_uri, prepare_experiment, slug
+
+if TYPE_CHECKING:
+    # Lightning takes seconds to import; a command that keeps no metrics does without it.
+    import pandas as pd
+    from lightning.pytorch.loggers import Logger, MLFlowLogger
+    from matplotlib.figure import Figure
 
 MAX_PARAM_LENGTH = 500
 
@@ -32,17 +34,18 @@ class RunLog:
     def __init__(self, run_dir: Path, logger: Logger | None) -> None:
         self.run_dir = run_dir
         self.logger = logger
+        self._mlflow: MLFlowLogger | None = None if logger is None else _as_mlflow(logger)
         run_dir.mkdir(parents=True, exist_ok=True)
 
     @property
     def mlflow_run_id(self) -> str | None:
         """The MLflow run's id, or None without MLflow."""
-        return self.logger.run_id if isinstance(self.logger, MLFlowLogger) else None
+        return None if self._mlflow is None else self._mlflow.run_id
 
     @property
     def tracking_uri(self) -> str | None:
         """Address of the MLflow store, or None without MLflow."""
-        return self.logger._tracking_uri if isinstance(self.logger, MLFlowLogger) else None
+        return None if self._mlflow is None else self._mlflow._tracking_uri
 
     def config(self, config_yaml: str, flat: Mapping[str, Any]) -> None:
         """Keep the whole configuration as `config.yaml` and, flattened, as parameters."""
@@ -59,9 +62,9 @@ class RunLog:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the MLflow run."""
-        if isinstance(self.logger, MLFlowLogger):
+        if self._mlflow is not None:
             for key, value in values.items():
-                self.logger.experiment.set_tag(self.mlflow_run_id, slug(key), value)
+                self._mlflow.experiment.set_tag(self.mlflow_run_id, slug(key), value)
 
     def text(self, name: str, content: str) -> Path:
         """Write a text file `name` (a relative path)."""
@@ -73,8 +76,8 @@ class RunLog:
         """Write `name`.csv; in MLflow also as a table that its page shows."""
         path = self._path(f"{name}.csv")
         table.to_csv(path, index=False)
-        if isinstance(self.logger, MLFlowLogger):
-            self.logger.experiment.log_table(
+        if self._mlflow is not None:
+            self._mlflow.experiment.log_table(
                 self.mlflow_run_id, table.astype(object).where(table.notna(), None), f"{name}.json"
             )
         return self._artifact(path, f"{name}.csv")
@@ -91,8 +94,8 @@ class RunLog:
 
     def finish(self, status: str) -> None:
         """Close the run with an MLflow status: FINISHED, FAILED or KILLED."""
-        if isinstance(self.logger, MLFlowLogger):
-            self.logger.experiment.set_terminated(self.mlflow_run_id, status)
+        if self._mlflow is not None:
+            self._mlflow.experiment.set_terminated(self.mlflow_run_id, status)
 
     def _path(self, name: str) -> Path:
         path = self.run_dir / name
@@ -100,12 +103,18 @@ class RunLog:
         return path
 
     def _artifact(self, path: Path, name: str) -> Path:
-        if isinstance(self.logger, MLFlowLogger):
+        if self._mlflow is not None:
             folder = str(Path(name).parent)
-            self.logger.experiment.log_artifact(
+            self._mlflow.experiment.log_artifact(
                 self.mlflow_run_id, str(path), None if folder == "." else folder
             )
         return path
+
+
+def _as_mlflow(logger: Logger) -> MLFlowLogger | None:
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    return logger if isinstance(logger, MLFlowLogger) else None
 
 
 def open_run_log(
@@ -121,6 +130,8 @@ def open_run_log(
     """
     if config.name == "none":
         return RunLog(run_dir, None)
+    from lightning.pytorch.loggers import CSVLogger, MLFlowLogger
+
     if config.name == "csv":
         return RunLog(run_dir, CSVLogger(run_dir, name="", version=""))
     uri = config.tracking_uri or default_tracking_uri()
