@@ -1,0 +1,53 @@
+"""A slow evaluation without a model, to be killed: `python -m tests.evaluation.killable DIR`.
+
+An image's score depends on its name only, as an engine's answers depend on the image only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from vqr1.evaluation.prediction_stream import PredictionStream
+from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.work import PlannedBatch, merge, partial_file, read_partials, remaining
+
+PLAN = [
+    PlannedBatch("demo", tuple(f"{batch:03d}_{i}.png" for i in range(5))) for batch in range(40)
+]
+
+
+def scored(batch: PlannedBatch, number: int) -> Predictions:
+    """The answers of a batch: 2 an image, some invalid."""
+    n = len(batch.images)
+    rng = np.random.default_rng(number)
+    scores = rng.uniform(1, 5, (n, 2))
+    scores[rng.random((n, 2)) < 0.1] = np.nan
+    return Predictions(
+        images=batch.images,
+        datasets=(batch.dataset,) * n,
+        index=np.arange(n) + n * number,
+        mos=rng.uniform(1, 5, n),
+        scores=scores,
+        valid=np.isfinite(scores),
+        well_formed=np.isfinite(scores),
+        texts=tuple(("line\nbreak", "x" * 2000) for _ in range(n)),
+    )
+
+
+def main(run_dir: Path, pause: float) -> None:
+    """Continue and, if not killed, finish."""
+    left = remaining(PLAN, read_partials(run_dir))
+    stream = PredictionStream(partial_file(run_dir, 0))
+    for number in left:
+        stream.append(scored(PLAN[number], number))
+        time.sleep(pause)
+    stream.close()
+    merge(run_dir, PLAN, ".csv")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,196 @@
+"""`python eval.py` as a user runs it: configurations, files, mistakes, processes, interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
+from vqr1.cli.compose import compose_config, config_dir, plain_values
+from vqr1.cli.evaluate import check_evaluation, main
+from vqr1.config import MixtureConfig, validate
+from vqr1.config_evaluation import EvalConfig
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "dataset=kadid",
+    "dataset.split.by=none",
+    "model=tiny",
+    "mode.samples=2",
+    "mode.sampling.max_new_tokens=24",
+    "loader.images_per_batch=4",
+    "loader.workers=0",
+    "logger=none",
+    "figures.bootstrap_draws=50",
+    "report.plots=false",
+    "report.worst=0",
+)
+
+
+def choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
+
+
+def eval_config(*overrides: str) -> EvalConfig:
+    return validate(EvalConfig, plain_values(compose_config("eval", ["run_dir=run", *overrides])))
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [
+        (group, choice)
+        for group in ("dataset", "model", "prompt", "mode", "hardware", "logger")
+        for choice in choices(group)
+    ],
+)
+def test_every_choice_of_every_group(group: str, choice: str) -> None:
+    eval_config(f"{group}={choice}")
+
+
+def test_the_suites() -> None:
+    paper = eval_config("experiment=eval_paper_ood")
+    check_evaluation(paper)
+    assert isinstance(paper.dataset, MixtureConfig)
+    assert list(paper.dataset.parts) == [
+        "bid", "livec", "koniq", "spaq", "deblur", "sriqa", "dehaze", "agiqa3k",
+    ]  # fmt: skip
+    assert (paper.part, paper.suite) == ("all", "paper_ood")
+    koniq = eval_config("experiment=eval_koniq_trained")
+    assert isinstance(koniq.dataset, MixtureConfig)
+    assert koniq.dataset.parts["koniq"].split.by == "official"
+    others = [part.split.by for name, part in koniq.dataset.parts.items() if name != "koniq"]
+    assert others == ["none"] * 6
+    table = eval_config("experiment=eval_from_predictions", "predictions=x.csv")
+    assert table.predictions == "x.csv"
+
+
+def write_table(path: Path, seed: int, n: int = 60) -> Path:
+    rng = np.random.default_rng(0)
+    mos = rng.uniform(1, 5, n)
+    scores = mos + np.random.default_rng(seed).normal(size=n)
+    rows = [f"{i}.png,{scores[i]:.3f},{mos[i]:.3f}" for i in range(n)]
+    path.write_text("\n".join(["image,score,mos", *rows]) + "\n")
+    return path
+
+
+def test_from_predictions(run: Command, tmp_path: Path) -> None:  # noqa: F811
+    table = write_table(tmp_path / "livec.csv", 1)
+    found = run(
+        main, "experiment=eval_from_predictions", f"predictions={table}", "logger=none",
+        "run_dir=out", "figures.bootstrap_draws=100",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    assert found.out.strip().splitlines()[-1] == "out"
+    assert "VisualQuality-R1" in found.out
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert 0.5 < summary["srcc"] < 1
+    assert summary["srcc_interval"][0] < summary["srcc"] < summary["srcc_interval"][1]
+    assert summary["sets"]["livec"]["images"] == 60
+    for name in ("report.md", "metrics.json", "config.yaml", "plots/livec.png"):
+        assert (tmp_path / "out" / name).is_file()
+
+
+def test_comparing_two_files(run: Command, tmp_path: Path) -> None:  # noqa: F811
+    for name, seed in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        write_table(tmp_path / name / "livec.csv", seed)
+    found = run(main, "compare=[a/livec.csv,b/livec.csv]", "logger=none", "run_dir=out")
+    assert found.code == 0, found.err
+    values = json.loads((tmp_path / "out/metrics.json").read_text())["livec"]
+    assert len(values["pairs"]) == 1
+    assert (tmp_path / "out/tables/pairs_livec.tex").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["experiment=eval_nothing"], "eval_paper_ood"),
+        (["experiment=eval_from_predictions"], "predictions"),
+        (["predictions=none.csv"], "none.csv: no such file"),
+        (["predictions=x.csv", "compare=[a,b]"], "only one of them"),
+        (["compare=[a]"], "name at least two runs"),
+        (["compare=[a,b]"], "compare: a"),
+        (["mode=greedy", "mode.samples=3"], "mode=greedy gives one answer an image"),
+        (["mode.sampling.temperature=0"], "raise the temperature, or choose mode=greedy"),
+        (["prompt=describe"], "it asks for no score"),
+        (["mode.samples=two"], "mode.samples"),
+        (["figures.level=2"], "figures.level"),
+        (["model.run=best"], "no MLflow database"),
+        (["dataset=kadid"], "dataset.root"),
+        (["model.path=nowhere"], "model.path=nowhere"),
+    ],
+)
+def test_mistakes(run: Command, arguments: list[str], message: str) -> None:  # noqa: F811
+    found = run(main, "logger=none", *arguments)
+    assert found.code == 2
+    assert found.err.startswith("error: ")
+    assert message in found.err
+    assert "Traceback" not in found.err
+
+
+def test_a_checkpoint_without_a_processor(run: Command, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare/config.json").write_text("{}")
+    found = run(main, "logger=none", "model.path=bare")
+    assert found.code == 2
+    assert "no preprocessor_config.json" in found.err
+
+
+def test_a_model_is_judged_and_its_predictions_judged_again(
+    run: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    root = write_kadid(tmp_path / "kadid")
+    arguments = [*SMALL, f"dataset.root={root}", "run_dir=out"]
+    first = run(main, *arguments)
+    assert first.code == 0, first.err
+    content = (tmp_path / "out/predictions.csv").read_bytes()
+    assert content.count(b'"kadid"') == 24 * 2
+    again = run(main, *arguments, "figures.bootstrap_draws=60")
+    assert "already scored" in again.out
+    assert (tmp_path / "out/predictions.csv").read_bytes() == content
+    other = run(main, *arguments, "mode.samples=3")
+    assert other.code == 2
+    assert "mode.samples=3: the evaluation in run_dir='out' was started with 2" in other.err
+
+
+def start(folder: Path, root: Path, *more: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [
+            sys.executable, "eval.py", *SMALL, f"dataset.root={root}", f"run_dir={folder}",
+            f"hydra.run.dir={folder}/hydra", *more,
+        ],
+        cwd=CHECKOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_and_a_killed_one_give_the_same_file(tmp_path: Path) -> None:
+    root = write_kadid(tmp_path / "kadid")
+    assert start(tmp_path / "one", root).wait(240) == 0
+    assert start(tmp_path / "two", root, "hardware.devices=2").wait(240) == 0
+    killed = tmp_path / "killed"
+    process = start(killed, root)
+    partial = killed / "predictions.partial-0.csv"
+    deadline = time.monotonic() + 240
+    while not (partial.exists() and partial.stat().st_size > 500):
+        assert time.monotonic() < deadline
+        if process.poll() is not None:
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert start(killed, root).wait(240) == 0
+    content = (tmp_path / "one/predictions.csv").read_bytes()
+    assert (tmp_path / "two/predictions.csv").read_bytes() == content
+    assert (killed / "predictions.csv").read_bytes() == content

@@ -1,0 +1,171 @@
+"""Predictions to files and back, and what is refused in files that users bring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vqr1.config_evaluation import PredictionColumns
+from vqr1.errors import DataError
+from vqr1.evaluation.prediction_file import read_predictions, write_predictions
+from vqr1.evaluation.prediction_stream import PredictionStream, cut_to_committed
+from vqr1.evaluation.predictions import Predictions
+
+GOOD = "image,score,mos\na.png,3.5,4.0\nb.png,,2.0\nc.png,1.25,1.0\n"
+
+
+def make(
+    texts: list[list[str]], scores: list[list[float]], names: list[str] | None = None
+) -> Predictions:
+    n = len(texts)
+    array = np.array(scores, dtype=float)
+    return Predictions(
+        images=tuple(names or [f"{i}.png" for i in range(n)]),
+        datasets=("demo",) * n,
+        index=np.arange(n),
+        mos=np.linspace(1, 5, n),
+        scores=array,
+        valid=np.isfinite(array),
+        well_formed=np.isfinite(array),
+        texts=tuple(tuple(row) for row in texts),
+        references=tuple(f"I{i // 2}" for i in range(n)),
+        distortions=tuple("blur" if i % 2 else None for i in range(n)),
+    )
+
+
+def assert_equal(first: Predictions, second: Predictions) -> None:
+    for name in ("images", "datasets", "texts", "references", "distortions"):
+        assert getattr(first, name) == getattr(second, name), name
+    for name in ("index", "mos", "scores", "valid", "well_formed"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=4))
+def test_any_text_survives_a_file(
+    tmp_path_factory: pytest.TempPathFactory, words: list[str]
+) -> None:
+    texts = [[word, words[0]] for word in words]
+    scores = [[1.1, np.nan] if i % 2 else [np.nan, 1 / 3] for i in range(len(words))]
+    predictions = make(texts, scores)
+    for suffix in ("csv", "parquet"):
+        path = tmp_path_factory.mktemp("file") / f"predictions.{suffix}"
+        write_predictions(predictions, path)
+        assert_equal(read_predictions(path), predictions)
+
+
+def test_a_stream_gives_the_same_file(tmp_path: Path) -> None:
+    predictions = make([["a\r\nb"], ['"x", y'], ["\r"], ["<answer>3"]], [[1.0], [2], [3], [4]])
+    stream = PredictionStream(tmp_path / "partial.csv")
+    stream.append(predictions.rows(np.array([0, 1])))
+    stream.append(predictions.rows(np.array([2, 3])))
+    stream.close()
+    assert_equal(read_predictions(tmp_path / "partial.csv"), predictions)
+
+
+def test_what_a_killed_process_left_half_written_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "partial.csv"
+    predictions = make([["a"], ["b"]], [[1.0], [2.0]])
+    stream = PredictionStream(path)
+    stream.append(predictions.rows(np.array([0])))
+    stream.close()
+    with path.open("ab") as file:
+        file.write(b'"demo","1.png","1","0","2.0","1","1","5.0","I0","blur","half a te')
+    again = PredictionStream(path)
+    again.append(predictions.rows(np.array([1])))
+    again.close()
+    assert_equal(read_predictions(path), predictions)
+    with path.open("ab") as file:
+        file.write(b'"demo"')
+    cut_to_committed(path)
+    assert_equal(read_predictions(path), predictions)
+
+
+def test_a_user_file(tmp_path: Path) -> None:
+    path = tmp_path / "livec.csv"
+    path.write_text(GOOD)
+    found = read_predictions(path)
+    assert found.images == ("a.png", "b.png", "c.png")
+    assert set(found.datasets) == {"livec"}
+    np.testing.assert_array_equal(found.image_scores(), [3.5, np.nan, 1.25])
+    assert found.clusters() is None
+
+
+def test_other_columns_and_directions(tmp_path: Path) -> None:
+    path = tmp_path / "niqe.csv"
+    path.write_text("name,niqe,dmos,ref\na,3.5,10,r\nb,2.5,20,r\n")
+    columns = PredictionColumns(
+        image="name",
+        score="niqe",
+        mos="dmos",
+        reference="ref",
+        score_lower_is_better=True,
+        mos_lower_is_better=True,
+    )
+    found = read_predictions(path, columns)
+    np.testing.assert_array_equal(found.scores[:, 0], [-3.5, -2.5])
+    np.testing.assert_array_equal(found.mos, [-10, -20])
+    assert found.clusters() == ("r", "r")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,mos\na,1\n", "no column 'score' (found: image, mos); name it with columns.score"),
+        ("image,score\na,1\n", "no column 'mos' (found: image, score)"),
+        ("image,score,mos\na,1,1\nb,good,2\n", ":3: score 'good' of image 'b': must be a number"),
+        ("image,score,mos\na,1,\n", ":2: mos '' of image 'a': must be a number (1 such rows)"),
+        ("image,score,mos\na,inf,1\n", ":2: score 'inf' of image 'a': must be a number"),
+        ('image,score,mos,text\na,1,1,"x\ny"\nb,q,2,z\n', ":4: score 'q' of image 'b'"),
+        ("image,score,mos\na,1,1\nb,1,1\na,2,1\n", ":4: 1 rows repeat an image and sample: a;"),
+        (
+            "image,score,mos,sample\na,1,1,0\na,1,1,1\nb,1,1,0\n",
+            "1 images have fewer than 2 answers: b;",
+        ),
+        ("image,score,mos,sample\na,1,1,0\na,1,2,1\n", "image 'a' has two opinion scores"),
+        ("image,score,mos\n", "no rows"),
+        ("", "no readable CSV file"),
+    ],
+)
+def test_refused_with_the_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_predictions(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_predictions(tmp_path / "none.csv")
+
+
+def labels(images: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"image": images, "mos": range(1, len(images) + 1), "reference": None, "distortion": None}
+    )
+
+
+def test_opinion_scores_from_labels(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("image,score\nb,2\na,1\n")
+    found = read_predictions(path, labels={"livec": labels(["a", "b"])})
+    assert found.images == ("b", "a")
+    np.testing.assert_array_equal(found.mos, [2, 1])
+    np.testing.assert_array_equal(found.index, [1, 0])
+    assert set(found.datasets) == {"livec"}
+
+
+def test_labels_that_do_not_match(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("image,score\nb,2\nx,1\ny,1\n")
+    with pytest.raises(DataError) as caught:
+        read_predictions(path, labels={"livec": labels(["a", "b"])})
+    assert "2 images have no label: x, y" in str(caught.value)
+    assert "1 labelled images have no prediction: a" in str(caught.value)

@@ -1,0 +1,174 @@
+"""Tables, values and pictures of a report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.evaluation.builders import predictions
+from vqr1.config_evaluation import ReportConfig
+from vqr1.evaluation.figures import FigureOptions, set_figures
+from vqr1.evaluation.outcome import write_outcome
+from vqr1.evaluation.predictions import Predictions, concatenate
+from vqr1.evaluation.published import published_groups
+from vqr1.evaluation.report import Evaluation, all_tables, main_table, published_tables
+from vqr1.evaluation.report_values import json_values, metric_values
+from vqr1.evaluation.tables import Table, to_csv, to_latex, to_markdown
+from vqr1.evaluation.worst_sheet import worst_images, worst_sheet
+from vqr1.tracking import RunLog
+
+OPTIONS = FigureOptions(draws=100)
+
+
+def rows(dataset: str, seed: int, n: int = 90) -> Predictions:
+    rng = np.random.default_rng(seed)
+    mos = rng.uniform(1, 5, n)
+    answers = mos[:, None] + 0.6 * rng.normal(size=(n, 3))
+    return predictions(
+        answers,
+        mos,
+        dataset=dataset,
+        references=[f"I{i % 9}" for i in range(n)],
+        distortions=["blur" if i % 2 else "jpeg" for i in range(n)],
+    )
+
+
+def evaluation(*parts: Predictions) -> Evaluation:
+    return Evaluation("model, mode", tuple(set_figures(p, OPTIONS) for p in parts), OPTIONS)
+
+
+def test_main_table_holds_sets_means_and_reference_means() -> None:
+    found = evaluation(rows("livec", 0), rows("koniq", 1))
+    table = main_table(found, detailed=True)
+    assert [row[0] for row in table.rows] == [
+        "livec",
+        "koniq",
+        "mean of sets",
+        "mean, size-weighted",
+        "livec, mean per reference",
+        "koniq, mean per reference",
+    ]
+    assert table.title == "model, mode"
+    srcc = found.sets[0].srcc
+    cell = table.rows[0][table.columns.index("SRCC")]
+    assert cell == f"{srcc.value:.3f} [{srcc.interval.low:.3f}, {srcc.interval.high:.3f}]"
+    # RMSE has units, so that it has no mean.
+    assert table.rows[2][table.columns.index("RMSE, 4-p. fit")] == ""
+    assert any("bootstrap, 100 draws over livec: 9 references" in note for note in table.notes)
+
+
+def test_published_figures_stand_beside_ours() -> None:
+    found = evaluation(rows("livec", 0), rows("koniq", 1))
+    tables = published_tables(found)
+    paper = tables[0]
+    assert paper.columns == ("model", "livec", "koniq", "mean")
+    by_model = {row[0]: row for row in paper.rows}
+    # The paper's table: CLIVE .750/.794, KonIQ .830/.840; (.750 + .830) / 2 = .790.
+    assert by_model["VisualQuality-R1"][1:] == ("0.750/0.794", "0.830/0.840", "0.790/0.817")
+    ours = by_model["this evaluation, raw PLCC"]
+    assert ours[1] == f"{found.sets[0].srcc.value:.3f}/{found.sets[0].plcc.value:.3f}"
+    assert published_tables(evaluation(rows("nobody", 0))) == []
+
+
+def test_published_means_equal_those_printed_in_the_paper() -> None:
+    """Means of the eight sets as in the table that the figures come from (rounded there)."""
+    printed = {
+        "NIQE": (0.482, 0.519),
+        "BRISQUE": (0.431, 0.482),
+        "LIQE": (0.717, 0.709),
+        "Q-Align": (0.632, 0.679),
+        "DeQA": (0.731, 0.772),
+        "Qwen2.5-VL-7B, zero-shot": (0.708, 0.752),
+        "Q-Insight": (0.766, 0.803),
+        "VisualQuality-R1": (0.777, 0.814),
+        "VisualQuality-R1, KADID-10k + SPAQ": (0.791, 0.831),
+    }
+    group = published_groups()[0]
+    sets = list(group.models[0].figures)
+    assert len(sets) == 8
+    for model in group.models:
+        mean = model.mean(sets)
+        assert mean is not None
+        assert (mean.srcc, mean.plcc) == pytest.approx(printed[model.model], abs=0.0011)
+
+
+def test_every_table_in_every_form() -> None:
+    found = evaluation(rows("livec", 0), rows("koniq", 1))
+    for table in all_tables(found, published=True):
+        parsed = list(csv.reader(io.StringIO(to_csv(table))))
+        assert parsed == [list(table.columns), *map(list, table.rows)]
+        latex = to_latex(table)
+        assert latex.count(r" \\") == len(table.rows) + 1
+        assert latex.count("&") == (len(table.rows) + 1) * (len(table.columns) - 1)
+        assert to_markdown(table).count("\n| ") == len(table.rows) + 1
+
+
+def test_latex_and_markdown_escape() -> None:
+    table = Table("50% of a_b", ("x", "y"), (("a|b", "[1, 2]"),), "name", ("R&D #1",))
+    assert r"\caption{50\% of a\_b}" in to_latex(table)
+    assert r"R\&D \#1" in to_latex(table)
+    assert r"| a\|b | [1, 2] |" in to_markdown(table)
+    with pytest.raises(ValueError, match="1 cells for 2 columns"):
+        Table("t", ("x", "y"), (("a",),), "name")
+
+
+def test_values_have_reasons_and_no_nan() -> None:
+    found = evaluation(rows("livec", 0), predictions([2.0] * 6, range(6), dataset="flat"))
+    values = json_values(found)
+    json.dumps(values, allow_nan=False)
+    assert values["sets"]["flat"]["srcc"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "reason": "all predictions are equal",
+    }
+    assert values["mean"]["srcc"]["reason"] == "flat: all predictions are equal"
+    metrics = metric_values(found)
+    assert metrics["eval/livec/srcc"] == found.sets[0].srcc.value
+    assert "eval/flat/srcc" not in metrics
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_worst_images_come_first_with_their_reasoning() -> None:
+    part = rows("livec", 0)
+    fit = set_figures(part, OPTIONS).fits["logistic4"].fit
+    worst = worst_images(part, fit, 5)
+    errors = np.abs(fit(part.image_scores()) - part.mos)
+    assert [abs(item.error) for item in worst] == pytest.approx(sorted(errors)[::-1][:5])
+    assert worst[0].reasoning.startswith("noise ")
+    sheet = worst_sheet(worst, "title", "caption", lambda row: Image.new("RGB", (40, 90), "red"))
+    assert sheet.getpixel((12 + 100, 58 + 100)) == (255, 0, 0)
+
+
+def test_everything_is_written(tmp_path: object) -> None:
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    parts = [rows("livec", 0), rows("koniq", 1)]
+    write_outcome(
+        evaluation(*parts),
+        concatenate(parts),
+        ReportConfig(worst=4),
+        RunLog(folder, None),
+        lambda dataset, row: Image.new("RGB", (30, 20), "blue"),
+    )
+    for name in (
+        "report.md",
+        "metrics.json",
+        "tables/figures.csv",
+        "tables/figures.tex",
+        "tables/published_1.csv",
+        "tables/distortions_livec.csv",
+        "tables/calibration_koniq.csv",
+        "plots/livec.png",
+        "plots/srcc_by_set.png",
+        "worst/koniq.png",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    assert Image.open(folder / "plots/livec.png").width > 900

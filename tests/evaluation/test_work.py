@@ -1,0 +1,123 @@
+"""Evaluations that are killed, continued and shared out lose no image and score none twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.evaluation.killable import PLAN, main, scored
+from vqr1.errors import ConfigError
+from vqr1.evaluation.prediction_file import read_predictions
+from vqr1.evaluation.prediction_stream import PredictionStream
+from vqr1.evaluation.summary import summarise
+from vqr1.evaluation.work import (
+    check_settings,
+    finished_file,
+    merge,
+    partial_file,
+    partial_files,
+    read_partials,
+    remaining,
+    shares,
+)
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def start(run_dir: Path, pause: float) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.evaluation.killable", str(run_dir), str(pause)],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+
+
+def test_killed_three_times_at_random(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    main(whole, 0.0)
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    rng = random.Random(0)
+    kills, sizes = 0, [0]
+    while kills < 3:
+        process = start(killed, 0.02)
+        # Some batches must have been committed in this start before it dies.
+        deadline = time.monotonic() + 60
+        file = partial_file(killed, 0)
+        while not (file.exists() and file.stat().st_size > sizes[-1] + 2000):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        kills += 1
+        sizes.append(file.stat().st_size)
+        assert finished_file(killed) is None
+    assert start(killed, 0.0).wait() == 0
+    first, second = (read_predictions(folder / "predictions.csv") for folder in (whole, killed))
+    assert second.images == tuple(image for batch in PLAN for image in batch.images)
+    np.testing.assert_array_equal(second.scores, first.scores)
+    assert summarise(second, draws=50) == summarise(first, draws=50)
+    assert partial_files(killed) == []
+
+
+def test_shares_merge_to_the_same_file_whatever_their_number(tmp_path: Path) -> None:
+    contents = []
+    for processes in (1, 2, 3):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        for rank, share in enumerate(shares(range(len(PLAN)), processes)):
+            stream = PredictionStream(partial_file(folder, rank))
+            for number in share:
+                stream.append(scored(PLAN[number], number))
+            stream.close()
+        merge(folder, PLAN, ".csv")
+        contents.append((folder / "predictions.csv").read_bytes())
+    assert contents[0] == contents[1] == contents[2]
+
+
+def test_continuing_with_another_number_of_processes(tmp_path: Path) -> None:
+    for rank, numbers in enumerate([[0, 2, 4], [1, 3]]):
+        stream = PredictionStream(partial_file(tmp_path, rank))
+        for number in numbers:
+            stream.append(scored(PLAN[number], number))
+        stream.close()
+    assert remaining(PLAN, read_partials(tmp_path)) == list(range(5, 40))
+
+
+def test_a_stream_that_was_killed_before_its_first_batch(tmp_path: Path) -> None:
+    PredictionStream(partial_file(tmp_path, 0)).close()
+    partial_file(tmp_path, 1).write_bytes(b'"data')
+    assert read_partials(tmp_path) is None
+    assert remaining(PLAN, None) == list(range(40))
+
+
+def test_an_image_scored_twice_is_never_merged(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        stream = PredictionStream(partial_file(tmp_path, rank))
+        stream.append(scored(PLAN[0], 0))
+        stream.close()
+    with pytest.raises(RuntimeError, match="5 images were scored twice"):
+        merge(tmp_path, PLAN, ".csv")
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    check_settings(tmp_path, {"mode.samples": 6, "seed": 0})
+    check_settings(tmp_path, {"mode.samples": 6, "seed": 0})
+    with pytest.raises(ConfigError) as caught:
+        check_settings(tmp_path, {"mode.samples": 4, "seed": 1})
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "mode.samples=4",
+        "seed=1",
+    ]
+    assert "was started with 6" in caught.value.problems[0]

@@ -1,0 +1,295 @@
+"""`python eval.py`: judge a model, a table of predictions, or compare finished evaluations."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from vqr1.cli.app import run_command
+from vqr1.config import DatasetConfig, MixtureConfig
+from vqr1.config_evaluation import EvalConfig
+from vqr1.errors import ConfigError
+from vqr1.evaluation.figures import FigureOptions, set_figures
+from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.report import Evaluation, main_table, published_tables
+from vqr1.evaluation.tables import to_rich
+from vqr1.tracking import RunLog, open_run_log
+
+
+def main() -> None:
+    """Entry point of `eval.py` and `vqr1-eval`."""
+    run_command("eval", EvalConfig, evaluate)
+
+
+def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
+    """Run one evaluation from its validated configuration.
+
+    Returns:
+        SRCC (the plain mean over sets); NaN where it does not exist; None in processes that only
+        help, and for comparisons.
+    """
+    check_evaluation(config)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    if config.compare is not None:
+        _compare(config, composed)
+        return None
+    if config.predictions is not None:
+        return _judge_file(config, composed)
+    return _judge_model(config, composed)
+
+
+def check_evaluation(config: EvalConfig) -> None:
+    """Raise one ConfigError with every problem of keys that belong together."""
+    problems = []
+    if config.predictions is not None and config.compare is not None:
+        problems.append("predictions, compare: only one of them may be given")
+    if config.compare is not None and len(config.compare) < 2:
+        problems.append(f"compare={config.compare}: name at least two runs, compare=[A,B]")
+    if config.suite == "from_predictions" and config.predictions is None:
+        problems.append("predictions=None: give the file to judge, predictions=FILE")
+    scores = config.predictions is None and config.compare is None
+    if scores and config.prompt.answer_format == "free":
+        problems.append(
+            f"prompt={config.prompt.name}: it asks for no score; choose prompt=thinking or "
+            "prompt=non_thinking"
+        )
+    mode = config.mode
+    if mode.name == "sampled" and mode.samples > 1 and mode.sampling.temperature == 0:
+        problems.append(
+            f"mode.samples={mode.samples}: greedy answers (mode.sampling.temperature=0) are all "
+            "alike; raise the temperature, or choose mode=greedy"
+        )
+    if mode.name != "sampled" and mode.samples != 1:
+        problems.append(f"mode.samples={mode.samples}: mode={mode.name} gives one answer an image")
+    if config.hardware.nodes > 1:
+        problems.append(
+            f"hardware.nodes={config.hardware.nodes}: set it to 1 and start one process a device "
+            "with torchrun; the processes find each other"
+        )
+    if len(set(config.figures.curves)) < len(config.figures.curves):
+        problems.append(f"figures.curves={config.figures.curves}: name each curve once")
+    if problems:
+        raise ConfigError(problems)
+
+
+def figure_options(config: EvalConfig) -> FigureOptions:
+    """How figures are computed."""
+    figures = config.figures
+    return FigureOptions(
+        tuple(figures.curves),
+        config.mode.score_rule,
+        figures.resample,
+        figures.bootstrap_draws,
+        figures.level,
+        figures.seed,
+    )
+
+
+def mode_words(config: EvalConfig) -> str:
+    """The mode in words, for captions."""
+    mode, sampling = config.mode, config.mode.sampling
+    if mode.name == "greedy":
+        how = "greedy answer"
+    elif mode.name == "expected":
+        how = "expected score"
+    else:
+        how = (
+            f"mean of {mode.samples} sampled answers (temperature {sampling.temperature:g}, "
+            f"top-k {sampling.top_k}, top-p {sampling.top_p:g}, seed {config.seed})"
+        )
+    return f"{config.prompt.name.replace('_', '-')} prompt, {how}, {config.part} images"
+
+
+def _judge_model(config: EvalConfig, composed: DictConfig) -> float | None:
+    # Loading torch models is the slow part of starting; files need none of it.
+    from vqr1.cli.evaluate_model import score_model
+
+    console = _console()
+    started = time.monotonic()
+    scored = score_model(config, console)
+    if scored is None:
+        return None
+    config = replace(config, run_dir=str(scored.run_dir))
+    if scored.source.prompt not in (None, config.prompt.name):
+        console.print(
+            f"note: the run was trained with prompt={scored.source.prompt}, it is judged with "
+            f"prompt={config.prompt.name}"
+        )
+    caption = _caption(config, f"{scored.source.name}, {mode_words(config)}")
+    return _report(config, composed, scored.predictions, caption, started, scored.load_image)
+
+
+def _judge_file(config: EvalConfig, composed: DictConfig) -> float:
+    from vqr1.evaluation.prediction_file import read_predictions
+
+    started = time.monotonic()
+    assert config.predictions is not None
+    path = Path(config.predictions).expanduser()
+    labels = _label_tables(config) if config.labels == "dataset" else None
+    predictions = read_predictions(path, config.columns, labels)
+    caption = _caption(
+        config, f"predictions from {path.name}, {predictions.samples} score(s) an image"
+    )
+    return _report(config, composed, predictions, caption, started, None)
+
+
+def _label_tables(config: EvalConfig) -> dict[str, Any]:
+    """Labels of the data sets; their images need not be there."""
+    from vqr1.data.labels import load_labels
+
+    if isinstance(config.dataset, MixtureConfig):
+        parts = {
+            name: (part, f"dataset.parts.{name}") for name, part in config.dataset.parts.items()
+        }
+    else:
+        parts = {config.dataset.name: (config.dataset, "dataset")}
+    return {name: _labels(part, key, load_labels) for name, (part, key) in parts.items()}
+
+
+def _labels(part: DatasetConfig, key: str, load_labels: Any) -> Any:
+    if part.root is None:
+        raise ConfigError([f"{key}.root=None: set it to the folder that holds the labels"])
+    return load_labels(
+        part.name,
+        part.root,
+        key=key,
+        label_file=part.label_file,
+        lower_is_better=part.lower_is_better,
+        columns=part.columns,
+        select=part.select,
+    )
+
+
+def _caption(config: EvalConfig, words: str) -> str:
+    return f"{config.suite}: {words}" if config.suite else words
+
+
+def _report(
+    config: EvalConfig,
+    composed: DictConfig,
+    predictions: Predictions,
+    caption: str,
+    started: float,
+    load_image: Any,
+) -> float:
+    """Compute, write and print everything; returns the SRCC."""
+    from vqr1.evaluation.outcome import keep_file, write_outcome
+    from vqr1.evaluation.work import finished_file
+
+    options = figure_options(config)
+    console = _console()
+    sets = tuple(set_figures(part, options) for part in predictions.by_dataset().values())
+    evaluation = Evaluation(caption, sets, options)
+    console.print(to_rich(main_table(evaluation, detailed=False)))
+    if config.report.published:
+        for table in published_tables(evaluation):
+            console.print(to_rich(table))
+    run_log = _open_log(config, composed, "+".join(figures.dataset for figures in sets))
+    write_outcome(evaluation, predictions, config.report, run_log, load_image)
+    finished = finished_file(run_log.run_dir)
+    if finished is not None:
+        keep_file(run_log, finished.name)
+    means = evaluation.means
+    headline = means.plain["srcc"] if means is not None else sets[0].srcc
+    _finish(
+        run_log,
+        {
+            "srcc": _finite(headline.value),
+            "srcc_interval": [_finite(headline.interval.low), _finite(headline.interval.high)],
+            "sets": {
+                figures.dataset: {
+                    "srcc": _finite(figures.srcc.value),
+                    "plcc": _finite(figures.plcc.value),
+                    "krcc": _finite(figures.krcc.value),
+                    "images": figures.images,
+                    "scored": figures.scored,
+                    "invalid_rate": _finite(figures.invalid_rate),
+                    "warnings": list(figures.warnings),
+                }
+                for figures in sets
+            },
+            "caption": caption,
+            "predictions": config.predictions or (finished and str(finished)),
+        },
+        started,
+        console,
+    )
+    return headline.value
+
+
+def _compare(config: EvalConfig, composed: DictConfig) -> None:
+    from vqr1.evaluation.compare import (
+        compare_runs,
+        comparison_tables,
+        comparison_values,
+        read_runs,
+    )
+    from vqr1.evaluation.outcome import write_tables
+    from vqr1.evaluation.plots import forest_plot
+
+    started = time.monotonic()
+    assert config.compare is not None
+    options = figure_options(config)
+    console = _console()
+    found = compare_runs(read_runs(config.compare), options)
+    tables = comparison_tables(found, options)
+    for table in tables:
+        console.print(to_rich(table))
+    run_log = _open_log(config, composed, "comparison")
+    write_tables(tables, "Comparison", run_log)
+    values = comparison_values(found)
+    run_log.text("metrics.json", _json(values))
+    for comparison in found:
+        if config.report.plots:
+            rows = list(zip(comparison.names, comparison.figures, strict=True))
+            run_log.figure(
+                f"plots/comparison_{comparison.dataset}",
+                forest_plot(rows, "SRCC", f"{comparison.dataset}, {comparison.images} images"),
+            )
+    _finish(run_log, {"compared": config.compare, "sets": values}, started, console)
+
+
+def _open_log(config: EvalConfig, composed: DictConfig, sets: str) -> RunLog:
+    run_log = open_run_log(
+        config.logger, Path(config.run_dir), f"eval/{sets}", {"vqr1.kind": "evaluation"}
+    )
+    values: Any = OmegaConf.to_container(composed, resolve=True)
+    flat = {str(key): value[0] for key, value in pd.json_normalize(values).items()}
+    run_log.config(OmegaConf.to_yaml(composed, resolve=True), flat)
+    return run_log
+
+
+def _finish(run_log: RunLog, values: dict[str, Any], started: float, console: Console) -> None:
+    seconds = round(time.monotonic() - started, 1)
+    run_log.summary({**values, "seconds": seconds, "mlflow_run_id": run_log.mlflow_run_id})
+    run_log.finish("FINISHED")
+    if run_log.mlflow_run_id is not None:
+        console.print(f"MLflow run {run_log.mlflow_run_id} in {run_log.tracking_uri}")
+    console.print(f"took {seconds:.0f} s; report: {run_log.run_dir / 'report.md'}")
+    console.print(str(run_log.run_dir), highlight=False)
+
+
+def _console() -> Console:
+    """The terminal; wide enough for the tables where the output goes into a file."""
+    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 130)
+
+
+def _json(values: Any) -> str:
+    import json
+
+    return json.dumps(values, indent=2) + "\n"
+
+
+def _finite(value: float) -> float | None:
+    """The value, or None for NaN, which JSON cannot hold."""
+    return value if value == value else None

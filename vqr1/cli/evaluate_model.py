@@ -1,0 +1,149 @@
+"""The part of `python eval.py` that needs a model: find it, score the images, keep the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vqr1.config_evaluation import EvalConfig
+from vqr1.data.images import load_image
+from vqr1.data.labelled_set import LabelledSet
+from vqr1.evaluation.model_source import ModelSource, resolve_model
+from vqr1.evaluation.prediction_file import read_predictions
+from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.work import (
+    check_settings,
+    finished_file,
+    image_count,
+    merge,
+    read_partials,
+    remaining,
+    remove_partials,
+    shares,
+)
+from vqr1.evaluation.workers import Images, Launched, score_in_processes, score_share
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """What scoring gives.
+
+    Attributes:
+        predictions: every image once.
+        source: the model.
+        run_dir: where the predictions lie.
+        load_image: picture of a row of a set's table.
+    """
+
+    predictions: Predictions
+    source: ModelSource
+    run_dir: Path
+    load_image: Callable[[str, int], Image.Image]
+
+
+def score_model(config: EvalConfig, console: Console) -> ScoredModel | None:
+    """Score all images that are not scored yet; None in processes that only help.
+
+    Raises:
+        UserError: model, images or an evaluation to continue are not as they should be.
+    """
+    place = Launched.from_environment()
+    place.join()
+    source = resolve_model(config.model, config.logger)
+    config = replace(config, model=source.config)
+    run_dir = Path(place.from_first(config.run_dir))
+    images = Images(config)
+    if place.rank == 0:
+        check_settings(run_dir, _settings(config, images))
+    finished = place.from_first(finished_file(run_dir) if place.rank == 0 else None)
+    if finished is not None:
+        if place.rank:
+            return None
+        remove_partials(run_dir)
+        console.print(f"already scored: {finished}")
+        return _scored(read_predictions(finished), source, run_dir, images)
+    left = place.from_first(_left(images, run_dir, console) if place.rank == 0 else None)
+    processes = place.world_size if place.world_size > 1 else config.hardware.devices
+    dealt = shares(left, processes)
+    share = dealt[place.rank] if place.world_size > 1 else left
+    with _progress(image_count(images.plan, share), place.rank == 0) as advance:
+        if processes > 1 and place.world_size == 1:
+            score_in_processes(config, dealt, run_dir, advance)
+        else:
+            score_share(config, images, share, run_dir, place, advance)
+    place.wait()
+    if place.rank:
+        return None
+    return _scored(merge(run_dir, images.plan, f".{config.output}"), source, run_dir, images)
+
+
+def _left(images: Images, run_dir: Path, console: Console) -> list[int]:
+    left = remaining(images.plan, read_partials(run_dir))
+    total = image_count(images.plan, range(len(images.plan)))
+    if len(left) < len(images.plan):
+        done = total - image_count(images.plan, left)
+        console.print(f"continuing: {done} of {total} images are scored")
+    else:
+        console.print(f"{total} images; if this stops, continue it with run_dir={run_dir}")
+    return left
+
+
+def _scored(
+    predictions: Predictions, source: ModelSource, run_dir: Path, images: Images
+) -> ScoredModel:
+    sets: dict[str, LabelledSet] = images.data.sets
+
+    def picture(dataset: str, row: int) -> Image.Image:
+        labelled = sets[dataset]
+        return load_image(labelled.image_path(row), labelled.config.short_edge)
+
+    return ScoredModel(predictions, source, run_dir, picture)
+
+
+def _settings(config: EvalConfig, images: Images) -> dict[str, Any]:
+    """What decides the answers; everything else may change when an evaluation is continued."""
+    model, mode = config.model, config.mode
+    counted = {
+        f"images of {name}": sum(len(b.images) for b in images.plan if b.dataset == name)
+        for name in images.tables
+    }
+    return {
+        "model.path": model.path,
+        "model.revision": model.revision,
+        "model.dtype": model.dtype,
+        "model.min_pixels": model.min_pixels,
+        "model.max_pixels": model.max_pixels,
+        "prompt.text": config.prompt.text,
+        "mode.name": mode.name,
+        "mode.samples": mode.samples,
+        **{f"mode.sampling.{key}": value for key, value in asdict(mode.sampling).items()},
+        "loader.images_per_batch": config.loader.images_per_batch,
+        "part": config.part,
+        "seed": config.seed,
+        **counted,
+    }
+
+
+@contextmanager
+def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not shown or not total) as progress:
+        task = progress.add_task("images", total=total)
+
+        def advance(images: int) -> None:
+            progress.update(task, advance=images)
+
+        yield advance

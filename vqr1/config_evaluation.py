@@ -1,0 +1,143 @@
+"""Schema of `python eval.py`: every key, its type and its range (`conf/eval.yaml`).
+
+Shares the groups of `vqr1.config` and its way of checking: `vqr1.config.validate(EvalConfig, ...)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from vqr1.config import (
+    AnyDataset,
+    HardwareConfig,
+    LoaderConfig,
+    LoggerConfig,
+    ModelConfig,
+    NonNegativeInt,
+    PositiveInt,
+    PromptConfig,
+    SamplingConfig,
+)
+
+_STRICT_KEYS = ConfigDict(extra="forbid")
+
+
+@dataclass(config=_STRICT_KEYS, kw_only=True)
+class EvalModelConfig(ModelConfig):
+    """The model that is judged: as for training, or one of our runs."""
+
+    run: str | None = None
+    """MLflow run whose exported checkpoint is judged, with the image sizes that it was trained at;
+    `best` takes the run of `logger.experiment` with the highest `run_metric`. null: `path`."""
+    run_metric: str = "val/srcc"
+    """Metric that `run=best` compares, higher is better."""
+
+
+@dataclass(config=_STRICT_KEYS, kw_only=True)
+class EvalModeConfig:
+    """How an image is asked for its score."""
+
+    name: Literal["sampled", "greedy", "expected"]
+    """`sampled`: mean over sampled answers; `greedy`: one answer, the likeliest token each time;
+    `expected`: expectation over the probabilities of the answer's digits (after greedy reasoning,
+    where the prompt asks for reasoning)."""
+    samples: PositiveInt = 1
+    """Answers averaged for each image (`sampled` only)."""
+    score_rule: Literal["valid_mean", "all_valid"] = "valid_mean"
+    """Which images have a score: those with at least one valid answer (its mean over the valid
+    ones), or those with valid answers only. An invalid answer never becomes a number."""
+    sampling: SamplingConfig
+    """How one answer is drawn; `greedy` and `expected` set the temperature to 0."""
+    micro_batch_tokens: PositiveInt = 16384
+    """Most tokens computed together; does not change any figure."""
+
+
+@dataclass(config=_STRICT_KEYS, kw_only=True)
+class PredictionColumns:
+    """Column names of a predictions file, and which way its numbers point."""
+
+    image: str = "image"
+    """Image name."""
+    score: str = "score"
+    """Predicted score; empty for an invalid answer."""
+    mos: str = "mos"
+    """Opinion score."""
+    dataset: str = "dataset"
+    """Data set; a file without this column holds one set."""
+    sample: str = "sample"
+    """Number of the answer, where an image has several rows."""
+    reference: str = "reference"
+    """Reference that the image derives from; optional."""
+    distortion: str = "distortion"
+    """Name of the distortion; optional."""
+    score_lower_is_better: bool = False
+    """The scores fall with quality (NIQE, BRISQUE): they are turned."""
+    mos_lower_is_better: bool = False
+    """The file's opinion scores fall with quality (DMOS): they are turned."""
+
+
+@dataclass(config=_STRICT_KEYS, kw_only=True)
+class FiguresConfig:
+    """What is computed."""
+
+    curves: list[Literal["logistic4", "logistic5"]] = field(
+        default_factory=lambda: ["logistic4", "logistic5"]
+    )
+    """Logistic maps to fit before PLCC and RMSE; the first is the one of the plots."""
+    bootstrap_draws: NonNegativeInt = 1000
+    """Draws of the intervals; 0 computes none."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Confidence level of intervals and comparisons."""
+    resample: Literal["auto", "images", "references"] = "auto"
+    """What the bootstrap draws: `auto` takes references where images share at least five."""
+    seed: NonNegativeInt = 0
+    """Seed of the draws."""
+
+
+@dataclass(config=_STRICT_KEYS, kw_only=True)
+class ReportConfig:
+    """What is written beside the figures."""
+
+    plots: bool = True
+    """Scatter, residuals and calibration of each set."""
+    worst: NonNegativeInt = 24
+    """Images on the contact sheet of the worst errors; 0 makes none. Needs the images."""
+    published: bool = True
+    """Show the published figures of each set beside ours."""
+
+
+@dataclass(config=_STRICT_KEYS, kw_only=True)
+class EvalConfig:
+    """`python eval.py`."""
+
+    dataset: AnyDataset
+    part: Literal["all", "test", "val", "train"]
+    """Which images: a part of each set's split, or `all` of them, whatever the split."""
+    model: EvalModelConfig
+    prompt: PromptConfig
+    mode: EvalModeConfig
+    hardware: HardwareConfig
+    logger: LoggerConfig
+    loader: LoaderConfig
+    figures: FiguresConfig
+    report: ReportConfig
+    columns: PredictionColumns
+    predictions: str | None = None
+    """CSV or Parquet file with predictions to judge: no model is loaded."""
+    labels: Literal["file", "dataset"] = "file"
+    """With `predictions`: opinion scores come from the file's own column, or from `dataset`,
+    matched by image name (its images need not be there)."""
+    compare: list[str] | None = None
+    """Run directories (or predictions files) of the same images to compare: nothing is scored."""
+    output: Literal["csv", "parquet"] = "csv"
+    """Format of the finished predictions."""
+    suite: str | None = None
+    """Name of the suite, for the caption; set by `experiment=eval_...`."""
+    seed: NonNegativeInt
+    """Seed of the sampled answers."""
+    run_dir: str
+    """Folder of predictions and report. Give the folder of a stopped evaluation to continue it."""

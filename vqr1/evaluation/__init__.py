@@ -1,0 +1,1 @@
+"""Evaluation: scored images, figures with intervals, reports and comparisons."""

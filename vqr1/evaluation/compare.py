@@ -1,0 +1,361 @@
+"""Comparing evaluations of the same images: which model is better, and is the difference real?
+
+What it does: reads finished predictions of two or more runs, matches the images of each data set,
+and tests every pair: paired bootstrap of the SRCC difference (over references where images share
+them), Steiger's and Meng's tests on the rank correlations, and the win rate over image pairs. The
+bootstrap probabilities of all pairs are corrected after Holm, and letters mark runs that do not
+differ.
+
+What it leaves out: runs on different images; they are refused.
+
+Shape legend: n images, m runs, D bootstrap draws.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vqr1.errors import DataError
+from vqr1.evaluation.figures import FigureOptions, Measured, measure
+from vqr1.evaluation.prediction_file import read_predictions
+from vqr1.evaluation.predictions import BoolArray, Predictions
+from vqr1.evaluation.report import number, with_interval
+from vqr1.evaluation.summary import set_seed
+from vqr1.evaluation.tables import Table
+from vqr1.evaluation.work import finished_file
+from vqr1.iqa.bootstrap import MIN_UNITS, Units, bootstrap_draws
+from vqr1.iqa.comparison import (
+    DependentTest,
+    GainTest,
+    PairWins,
+    difference_letters,
+    holm,
+    meng_test,
+    pair_wins,
+    paired_bootstrap_test,
+    steiger_test,
+)
+from vqr1.iqa.correlation import FloatArray, srcc, srcc_figure
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class JudgedRun:
+    """One run to compare."""
+
+    name: str
+    predictions: Predictions
+
+
+@dataclass(frozen=True)
+class PairComparison:
+    """Two runs on one data set; figures of the first minus those of the second.
+
+    Attributes:
+        first, second: names.
+        gain: paired bootstrap test of the SRCC difference.
+        steiger, meng: tests of the two rank correlations, images taken as independent.
+        wins: win counts over image pairs.
+        adjusted: the bootstrap probability after Holm's correction over all pairs of runs.
+    """
+
+    first: str
+    second: str
+    gain: GainTest
+    steiger: DependentTest
+    meng: DependentTest
+    wins: PairWins
+    adjusted: float
+
+
+@dataclass(frozen=True)
+class SetComparison:
+    """All runs on one data set.
+
+    Attributes:
+        dataset: its name.
+        images: images with a score from every run.
+        left_out: images without a score from some run.
+        units: what the bootstrap drew.
+        names: runs by falling SRCC.
+        figures: their SRCC on the common images.
+        letters: runs that share a letter do not differ.
+        pairs: every pair of runs, better one first.
+    """
+
+    dataset: str
+    images: int
+    left_out: int
+    units: str
+    names: tuple[str, ...]
+    figures: tuple[Measured, ...]
+    letters: tuple[str, ...]
+    pairs: tuple[PairComparison, ...]
+
+
+def read_runs(paths: Sequence[str]) -> list[JudgedRun]:
+    """Predictions of finished evaluations.
+
+    Args:
+        paths: run directories, or predictions files.
+
+    Raises:
+        DataError: a folder without finished predictions, an unreadable file, or one path twice.
+    """
+    files = []
+    for text in paths:
+        path = Path(text).expanduser()
+        file = finished_file(path) if path.is_dir() else path if path.is_file() else None
+        if file is None:
+            raise DataError(
+                f"compare: {path} does not exist or holds no finished predictions; give the run "
+                "directory of an evaluation that ended, or a predictions file"
+            )
+        files.append(file.resolve())
+    if len(set(files)) < len(files):
+        raise DataError(f"compare: a run stands twice in {', '.join(paths)}; name each once")
+    names = _short_names(files)
+    return [JudgedRun(n, read_predictions(f)) for n, f in zip(names, files, strict=True)]
+
+
+def _short_names(files: Sequence[Path]) -> list[str]:
+    """The fewest trailing folders that tell the runs apart."""
+    stems = [f.parent if f.stem == "predictions" else f.with_suffix("") for f in files]
+    for depth in range(1, max(len(stem.parts) for stem in stems) + 1):
+        names = ["/".join(stem.parts[-depth:]) for stem in stems]
+        if len(set(names)) == len(names):
+            return names
+    return [str(file) for file in files]
+
+
+def compare_runs(runs: Sequence[JudgedRun], options: FigureOptions) -> list[SetComparison]:
+    """Compare runs on every data set.
+
+    Args:
+        runs: at least two.
+        options: how figures are computed.
+
+    Raises:
+        DataError: the runs hold different data sets, different images or other opinion scores.
+    """
+    if len(runs) < 2:
+        raise DataError("compare: name at least two runs, compare=[A,B]")
+    parts = [run.predictions.by_dataset() for run in runs]
+    for run, found in zip(runs[1:], parts[1:], strict=True):
+        if found.keys() != parts[0].keys():
+            raise DataError(
+                f"compare: {runs[0].name} holds {', '.join(parts[0])} and {run.name} holds "
+                f"{', '.join(found)}; compare runs on the same sets"
+            )
+    return [_compare_set(name, runs, [part[name] for part in parts], options) for name in parts[0]]
+
+
+def _compare_set(
+    dataset: str, runs: Sequence[JudgedRun], parts: Sequence[Predictions], options: FigureOptions
+) -> SetComparison:
+    aligned = [parts[0], *(_aligned(dataset, runs, parts, i) for i in range(1, len(runs)))]
+    scores = np.stack([part.image_scores(options.rule) for part in aligned])
+    common: BoolArray = np.all(np.isfinite(scores), axis=0)
+    base = aligned[0].rows(common)
+    scores = scores[:, common]
+    clusters = None if options.resample == "images" else base.clusters()
+    if options.resample == "auto" and clusters and len(set(clusters)) < MIN_UNITS:
+        clusters = None
+    units = Units.of(len(base), clusters)
+    seed = set_seed(options.seed, dataset)
+    figures = [
+        measure(
+            srcc_figure(row, base.mos),
+            bootstrap_draws(srcc, row, base.mos, clusters=clusters, draws=options.draws, seed=seed),
+            units.count,
+            options.level,
+        )
+        for row in scores
+    ]
+    order = sorted(range(len(runs)), key=lambda i: _falling(figures[i].value))
+    pairs = [
+        _compare_pair(runs, scores, base.mos, clusters, (i, j), seed, options)
+        for i, j in itertools.combinations(order, 2)
+    ]
+    adjusted = holm([pair.gain.p for pair in pairs])
+    different = np.zeros((len(runs), len(runs)), dtype=bool)
+    for (a, b), p in zip(itertools.combinations(range(len(runs)), 2), adjusted, strict=True):
+        different[a, b] = different[b, a] = p < 1 - options.level
+    return SetComparison(
+        dataset,
+        len(base),
+        int((~common).sum()),
+        units.name,
+        tuple(runs[i].name for i in order),
+        tuple(figures[i] for i in order),
+        tuple(difference_letters(different)),
+        tuple(
+            PairComparison(p.first, p.second, p.gain, p.steiger, p.meng, p.wins, value)
+            for p, value in zip(pairs, adjusted, strict=True)
+        ),
+    )
+
+
+def _falling(value: float) -> float:
+    return math.inf if math.isnan(value) else -value
+
+
+def _aligned(
+    dataset: str, runs: Sequence[JudgedRun], parts: Sequence[Predictions], i: int
+) -> Predictions:
+    """Rows of run i in the order of the first run."""
+    first, other = parts[0], parts[i]
+    row = {image: number_ for number_, image in enumerate(other.images)}
+    missing = [image for image in first.images if image not in row]
+    extra = sorted(set(other.images) - set(first.images))
+    if missing or extra:
+        raise DataError(
+            f"compare: {runs[0].name} and {runs[i].name} judged different images of {dataset}: "
+            f"{len(missing)} only in the first ({', '.join(missing[:_SHOWN])}), {len(extra)} only "
+            f"in the second ({', '.join(extra[:_SHOWN])})"
+        )
+    aligned = other.rows(np.array([row[image] for image in first.images], dtype=np.int64))
+    differs = ~np.isclose(aligned.mos, first.mos, rtol=1e-5, atol=1e-8)
+    if differs.any():
+        image = first.images[int(np.flatnonzero(differs)[0])]
+        raise DataError(
+            f"compare: {runs[0].name} and {runs[i].name} have different opinion scores for "
+            f"{int(differs.sum())} images of {dataset}, the first is {image}"
+        )
+    return aligned
+
+
+def _compare_pair(
+    runs: Sequence[JudgedRun],
+    scores: FloatArray,
+    mos: FloatArray,
+    clusters: Sequence[object] | None,
+    pair: tuple[int, int],
+    seed: int,
+    options: FigureOptions,
+) -> PairComparison:
+    x, y = scores[pair[0]], scores[pair[1]]
+    correlations = srcc(x, mos), srcc(y, mos), srcc(x, y)
+    gain = paired_bootstrap_test(
+        srcc,
+        x,
+        y,
+        mos,
+        clusters=clusters,
+        draws=options.draws,
+        seed=seed,
+        level=options.level,
+    )
+    return PairComparison(
+        runs[pair[0]].name,
+        runs[pair[1]].name,
+        gain,
+        steiger_test(*correlations, len(mos)),
+        meng_test(*correlations, len(mos)),
+        pair_wins(x, y, mos),
+        math.nan,
+    )
+
+
+def comparison_tables(comparisons: Sequence[SetComparison], options: FigureOptions) -> list[Table]:
+    """For each set a table of the runs with letters, and one of the pairs."""
+    tables = []
+    for found in comparisons:
+        caption = (
+            f"{found.dataset}, {found.images} images scored by all runs"
+            f"{f' ({found.left_out} left out)' if found.left_out else ''}"
+        )
+        tables.append(
+            Table(
+                f"SRCC by run. {caption}",
+                ("run", "SRCC", "group"),
+                tuple(
+                    (name, with_interval(figure), letters)
+                    for name, figure, letters in zip(
+                        found.names, found.figures, found.letters, strict=True
+                    )
+                ),
+                f"comparison_{found.dataset}",
+                (
+                    f"runs that share a letter do not differ at {1 - options.level:.0%} (paired "
+                    f"bootstrap over {found.units}, Holm's correction for {len(found.pairs)} "
+                    "pairs)",
+                ),
+            )
+        )
+        tables.append(
+            Table(
+                f"SRCC differences. {caption}",
+                ("pair", "difference", "p, bootstrap", "p, Holm", "p, Steiger", "p, Meng", "wins"),
+                tuple(
+                    (
+                        f"{pair.first} - {pair.second}",
+                        with_interval(Measured(pair.gain.gain.value, pair.gain.interval)),
+                        _probability(pair.gain.p),
+                        _probability(pair.adjusted),
+                        _probability(pair.steiger.p),
+                        _probability(pair.meng.p),
+                        number(pair.wins.win_rate.value),
+                    )
+                    for pair in found.pairs
+                ),
+                f"pairs_{found.dataset}",
+                (
+                    "Steiger's and Meng's tests take images as independent",
+                    "wins: among image pairs that the two runs order differently well, the share "
+                    "that the first one orders better",
+                ),
+            )
+        )
+    return tables
+
+
+def _probability(p: float) -> str:
+    return "nan" if math.isnan(p) else "<.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]:
+    """Contents of `metrics.json` of a comparison."""
+
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    return {
+        found.dataset: {
+            "images": found.images,
+            "left_out": found.left_out,
+            "bootstrap_over": found.units,
+            "runs": {
+                name: {
+                    "srcc": finite(f.value),
+                    "low": finite(f.interval.low),
+                    "high": finite(f.interval.high),
+                    "group": letters,
+                }
+                for name, f, letters in zip(found.names, found.figures, found.letters, strict=True)
+            },
+            "pairs": [
+                {
+                    "first": pair.first,
+                    "second": pair.second,
+                    "srcc_difference": finite(pair.gain.gain.value),
+                    "low": finite(pair.gain.interval.low),
+                    "high": finite(pair.gain.interval.high),
+                    "p_bootstrap": finite(pair.gain.p),
+                    "p_holm": finite(pair.adjusted),
+                    "p_steiger": finite(pair.steiger.p),
+                    "p_meng": finite(pair.meng.p),
+                    "win_rate": finite(pair.wins.win_rate.value),
+                }
+                for pair in found.pairs
+            ],
+        }
+        for found in comparisons
+    }

@@ -1,0 +1,375 @@
+"""Every figure of one data set: correlations, fits, errors, per-reference means, distortions.
+
+What it does: takes the predictions of ONE set and computes each figure with its bootstrap interval
+and, where it does not exist, the reason. A set whose predictions fall while its opinion scores rise
+is flagged and keeps its negative sign.
+
+What it leaves out: means over sets (`vqr1.evaluation.means`), tables and plots.
+
+Shape legend: n images with a score, D bootstrap draws, R references.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from vqr1.evaluation.calibration import Calibration, calibrate
+from vqr1.evaluation.predictions import Predictions, ScoreRule
+from vqr1.evaluation.summary import scored_rows, set_seed
+from vqr1.iqa.bootstrap import (
+    MIN_UNITS,
+    Interval,
+    Statistic,
+    Units,
+    bootstrap_draws,
+    interval_of_draws,
+    resample_counts,
+)
+from vqr1.iqa.correlation import (
+    Figure,
+    FloatArray,
+    krcc,
+    krcc_figure,
+    plcc,
+    plcc_figure,
+    srcc,
+    srcc_figure,
+)
+from vqr1.iqa.logistic import Curve, LogisticFit, fit_logistic
+
+Resample = Literal["auto", "images", "references"]
+
+FIGURES: dict[str, tuple[Statistic, Callable[..., Figure]]] = {
+    "srcc": (srcc, srcc_figure),
+    "krcc": (krcc, krcc_figure),
+    "plcc": (plcc, plcc_figure),
+}
+
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """How figures are computed.
+
+    Attributes:
+        curves: logistic maps to fit; the first is the one of plots and calibration.
+        rule: which images have a score.
+        resample: what the bootstrap draws; `auto` takes references where at least five are shared
+            by images, else images.
+        draws: D; 0 computes no intervals.
+        level: confidence level.
+        seed: seed of the draws.
+    """
+
+    curves: tuple[Curve, ...] = ("logistic4", "logistic5")
+    rule: ScoreRule = "valid_mean"
+    resample: Resample = "auto"
+    draws: int = 1000
+    level: float = 0.95
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure with its interval.
+
+    Attributes:
+        value: the figure; NaN where it does not exist.
+        interval: its confidence interval; NaN with a reason where there is none.
+        reason: why the figure does not exist; None where it does.
+    """
+
+    value: float
+    interval: Interval
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class FitFigures:
+    """PLCC and RMSE after a logistic map; RMSE in the units of the opinion scores."""
+
+    fit: LogisticFit
+    plcc: Measured
+    rmse: Measured
+
+
+@dataclass(frozen=True)
+class ReferenceMeans:
+    """Correlations within each reference, averaged over the references.
+
+    Attributes:
+        references: R, the references that enter.
+        left_out: references with fewer than three scored images, or constant scores.
+        srcc: mean of the references' SRCC, its interval over references.
+        krcc: the same of KRCC.
+        plcc: the same of PLCC.
+    """
+
+    references: int
+    left_out: int
+    srcc: Measured
+    krcc: Measured
+    plcc: Measured
+
+
+@dataclass(frozen=True)
+class DistortionRow:
+    """Correlations among the images of one distortion."""
+
+    name: str
+    images: int
+    srcc: Figure
+    krcc: Figure
+    plcc: Figure
+
+
+@dataclass(frozen=True)
+class SetFigures:
+    """All figures of one data set.
+
+    Attributes:
+        dataset: its name.
+        images: all images.
+        scored: images with a score: those that enter the figures.
+        answers: answers asked for.
+        invalid: answers that could not be parsed.
+        well_formed_rate: answers of the demanded format / all answers.
+        score_std: mean standard deviation of an image's valid answers; NaN with one answer.
+        units: what the bootstrap drew, "images" or "references".
+        unit_count: how many of them.
+        srcc, krcc, plcc: correlations without a fit.
+        fits: figures after each logistic map.
+        per_reference: means over references; None where images share none.
+        distortions: one row a distortion, worst SRCC first; empty where unknown.
+        calibration: whether the answers' spread predicts the error.
+        warnings: what a reader must know before using the figures.
+        draws: D bootstrap draws of each figure by name, for means over sets.
+    """
+
+    dataset: str
+    images: int
+    scored: int
+    answers: int
+    invalid: int
+    well_formed_rate: float
+    score_std: float
+    units: str
+    unit_count: int
+    srcc: Measured
+    krcc: Measured
+    plcc: Measured
+    fits: dict[Curve, FitFigures]
+    per_reference: ReferenceMeans | None
+    distortions: tuple[DistortionRow, ...]
+    calibration: Calibration
+    warnings: tuple[str, ...]
+    draws: dict[str, FloatArray] = field(repr=False)
+
+    @property
+    def invalid_rate(self) -> float:
+        """Answers that could not be parsed / all answers."""
+        return self.invalid / self.answers if self.answers else math.nan
+
+
+def set_figures(predictions: Predictions, options: FigureOptions) -> SetFigures:
+    """Figures of one data set.
+
+    Args:
+        predictions: rows of one set.
+        options: how figures are computed.
+
+    Raises:
+        ValueError: the rows belong to more than one set.
+    """
+    if len(set(predictions.datasets)) != 1:
+        raise ValueError(f"one data set expected, found {sorted(set(predictions.datasets))}")
+    dataset = predictions.datasets[0]
+    scored, scores = scored_rows(predictions, options.rule)
+    clusters, note = _clusters(scored, options.resample)
+    units = Units.of(len(scored), clusters)
+    seed = set_seed(options.seed, dataset)
+    measured, draws = _correlations(scores, scored.mos, clusters, units, seed, options)
+    fits = {}
+    for curve in options.curves:
+        fits[curve], drawn = _fitted(scores, scored.mos, units, seed, curve, options)
+        draws |= {f"plcc_{curve}": drawn[0], f"rmse_{curve}": drawn[1]}
+    main_fit = fits[options.curves[0]].fit if options.curves else None
+    spread = predictions.score_std()
+    return SetFigures(
+        dataset=dataset,
+        images=len(predictions),
+        scored=len(scored),
+        answers=predictions.valid.size,
+        invalid=int(predictions.valid.size - predictions.valid.sum()),
+        well_formed_rate=float(predictions.well_formed.mean()),
+        score_std=float(np.nanmean(spread)) if np.isfinite(spread).any() else math.nan,
+        units=units.name,
+        unit_count=units.count,
+        srcc=measured["srcc"],
+        krcc=measured["krcc"],
+        plcc=measured["plcc"],
+        fits=fits,
+        per_reference=_reference_means(scored, scores, seed, options),
+        distortions=_distortion_rows(scored, scores),
+        calibration=calibrate(scored, scores, main_fit),
+        warnings=_warnings(predictions, len(scored), measured["srcc"], note),
+        draws=draws,
+    )
+
+
+def measure(figure: Figure, draws: FloatArray, units: int, level: float) -> Measured:
+    """A figure with the interval of its draws."""
+    if figure.reason:
+        return Measured(figure.value, Interval(math.nan, math.nan, figure.reason), figure.reason)
+    if not len(draws):
+        return Measured(figure.value, Interval(math.nan, math.nan, "no bootstrap draws asked for"))
+    return Measured(figure.value, interval_of_draws(draws, units, level))
+
+
+def _clusters(
+    scored: Predictions, resample: Resample
+) -> tuple[Sequence[object] | None, str | None]:
+    """Reference labels to resample, or None for images; and a note for the reader."""
+    shared = scored.clusters()
+    if resample == "images" or (resample == "auto" and shared is None):
+        return None, None
+    if shared is None:
+        return None, "intervals are over images: no reference is shared by several images"
+    count = len(set(shared))
+    if resample == "auto" and count < MIN_UNITS:
+        return None, (
+            f"intervals are over images, since {count} references are too few to resample; they "
+            "say how the figure varies among images of these references only"
+        )
+    return shared, None
+
+
+def _correlations(
+    scores: FloatArray,
+    mos: FloatArray,
+    clusters: Sequence[object] | None,
+    units: Units,
+    seed: int,
+    options: FigureOptions,
+) -> tuple[dict[str, Measured], dict[str, FloatArray]]:
+    measured, draws = {}, {}
+    for name, (statistic, figure) in FIGURES.items():
+        draws[name] = bootstrap_draws(
+            statistic, scores, mos, clusters=clusters, draws=options.draws, seed=seed
+        )
+        measured[name] = measure(figure(scores, mos), draws[name], units.count, options.level)
+    return measured, draws
+
+
+def _fitted(
+    scores: FloatArray,
+    mos: FloatArray,
+    units: Units,
+    seed: int,
+    curve: Curve,
+    options: FigureOptions,
+) -> tuple[FitFigures, tuple[FloatArray, FloatArray]]:
+    """Figures after a fit, refitted in every draw, and their draws."""
+    fit = fit_logistic(scores, mos, curve)
+    if fit.reason:
+        draws = (np.full(options.draws, np.nan),) * 2
+    else:
+        draws = _fit_draws(scores, mos, units, seed, fit, options.draws)
+    return (
+        FitFigures(
+            fit,
+            measure(fit.plcc, draws[0], units.count, options.level),
+            measure(fit.rmse, draws[1], units.count, options.level),
+        ),
+        draws,
+    )
+
+
+def _fit_draws(
+    scores: FloatArray, mos: FloatArray, units: Units, seed: int, fit: LogisticFit, draws: int
+) -> tuple[FloatArray, FloatArray]:
+    correlations, errors = [], []
+    for block in resample_counts(units, draws, seed):
+        for counts in block.astype(np.int64):
+            rows = np.repeat(np.arange(len(scores)), counts)
+            refit = fit_logistic(scores[rows], mos[rows], fit.curve, near=fit)
+            correlations.append(refit.plcc.value)
+            errors.append(refit.rmse.value)
+    return np.asarray(correlations), np.asarray(errors)
+
+
+def _reference_means(
+    scored: Predictions, scores: FloatArray, seed: int, options: FigureOptions
+) -> ReferenceMeans | None:
+    labels = scored.clusters()
+    if labels is None:
+        return None
+    rows: dict[str, list[int]] = {}
+    for row, label in enumerate(labels):
+        rows.setdefault(label, []).append(row)
+    values: dict[str, list[float]] = {name: [] for name in FIGURES}
+    for members in rows.values():
+        found = {name: f(scores[members], scored.mos[members]) for name, (_, f) in FIGURES.items()}
+        if not any(figure.reason for figure in found.values()):
+            for name, figure in found.items():
+                values[name].append(figure.value)
+    count = len(values["srcc"])
+    means = {name: _mean_over_units(values[name], seed, options) for name in FIGURES}
+    return ReferenceMeans(count, len(rows) - count, means["srcc"], means["krcc"], means["plcc"])
+
+
+def _mean_over_units(values: Sequence[float], seed: int, options: FigureOptions) -> Measured:
+    """Mean of one value a unit, with the units resampled."""
+    if not values:
+        reason = "no reference has three scored images with different scores"
+        return measure(Figure(math.nan, reason), np.empty(0), 0, options.level)
+    array = np.asarray(values)
+    blocks = resample_counts(Units.of(len(array), None), options.draws, seed)
+    draws = [block @ array / len(array) for block in blocks]
+    drawn = np.concatenate(draws) if draws else np.empty(0)
+    return measure(Figure(float(array.mean())), drawn, len(array), options.level)
+
+
+def _distortion_rows(scored: Predictions, scores: FloatArray) -> tuple[DistortionRow, ...]:
+    names = dict.fromkeys(name for name in scored.distortions if name is not None)
+    if len(names) < 2:
+        return ()
+    labels = np.asarray(scored.distortions, dtype=object)
+    rows = []
+    for name in names:
+        members = labels == name
+        found = {key: f(scores[members], scored.mos[members]) for key, (_, f) in FIGURES.items()}
+        rows.append(
+            DistortionRow(
+                str(name), int(members.sum()), found["srcc"], found["krcc"], found["plcc"]
+            )
+        )
+    # Figures that do not exist come last.
+    return tuple(
+        sorted(rows, key=lambda row: (math.isnan(row.srcc.value), row.srcc.value, row.name))
+    )
+
+
+def _warnings(
+    predictions: Predictions, scored: int, srcc_: Measured, note: str | None
+) -> tuple[str, ...]:
+    found = []
+    if srcc_.reason:
+        found.append(f"no figures: {srcc_.reason}")
+    elif srcc_.value < 0:
+        found.append(
+            f"SRCC is {srcc_.value:.3f}: predictions fall as opinion scores rise. Check the "
+            "direction of the labels (lower_is_better) and of the scores"
+        )
+    if scored < len(predictions):
+        found.append(
+            f"{len(predictions) - scored} of {len(predictions)} images have no score and are left "
+            "out of every figure"
+        )
+    if note:
+        found.append(note)
+    return tuple(found)

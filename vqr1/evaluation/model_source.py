@@ -1,0 +1,140 @@
+"""Which weights are judged: a folder, a hub name, the tiny policy, or one of our own runs.
+
+What it does: finds the exported checkpoint of an MLflow run by its tag `vqr1.checkpoint`, and takes
+over the image sizes that the run was trained at.
+
+What it leaves out: loading (`vqr1.policy.loading`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vqr1.config import LoggerConfig
+from vqr1.config_evaluation import EvalModelConfig
+from vqr1.errors import ModelError
+from vqr1.tracking.store import SQLITE, default_tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+CHECKPOINT_TAG = "vqr1.checkpoint"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What is loaded.
+
+    Attributes:
+        config: the model with its path filled in.
+        name: for captions.
+        run_id: the MLflow run that it comes from, or None.
+        prompt: name of the prompt that the run was trained with, or None.
+    """
+
+    config: EvalModelConfig
+    name: str
+    run_id: str | None = None
+    prompt: str | None = None
+
+
+def resolve_model(config: EvalModelConfig, logger: LoggerConfig) -> ModelSource:
+    """Find the checkpoint of `model.run`, where there is one.
+
+    Args:
+        config: the model.
+        logger: says which MLflow store and experiment.
+
+    Raises:
+        ModelError: no such store, experiment or run, a run without an exported checkpoint, or a
+            checkpoint folder that is gone.
+    """
+    if config.run is None:
+        name = config.name if config.path is None else f"{config.name} ({config.path})"
+        return ModelSource(config, name)
+    uri = logger.tracking_uri or default_tracking_uri()
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise ModelError(
+            f"model.run={config.run}: no MLflow database {uri}; set logger.tracking_uri to the "
+            "store that the run is in"
+        )
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    run = (
+        _best_run(client, config, logger.experiment)
+        if config.run == "best"
+        else _run_by_id(client, config.run, uri)
+    )
+    folder = run.data.tags.get(CHECKPOINT_TAG)
+    if not folder:
+        raise ModelError(
+            f"model.run={config.run}: run {run.info.run_id} has no tag {CHECKPOINT_TAG}, so it "
+            "exported no checkpoint; choose a training run that ended"
+        )
+    if not Path(folder).is_dir():
+        raise ModelError(
+            f"model.run={config.run}: the checkpoint folder {folder} of run {run.info.run_id} is "
+            "gone; give its new place with model.path=..."
+        )
+    resolved = replace(
+        config,
+        path=folder,
+        lora=None,
+        min_pixels=_trained_size(run, "min_pixels", config.min_pixels),
+        max_pixels=_trained_size(run, "max_pixels", config.max_pixels),
+    )
+    return ModelSource(
+        resolved,
+        f"run {run.info.run_name or run.info.run_id}",
+        run.info.run_id,
+        run.data.params.get("prompt.name"),
+    )
+
+
+def _run_by_id(client: MlflowClient, run_id: str, uri: str) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        raise ModelError(
+            f"model.run={run_id}: no such run in {uri}; give the id that a training printed, or "
+            "`best`, and the right logger.tracking_uri"
+        ) from error
+
+
+def _best_run(client: MlflowClient, config: EvalModelConfig, experiment: str) -> Run:
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        names = ", ".join(sorted(e.name for e in client.search_experiments()))
+        raise ModelError(
+            f"model.run=best: no experiment {experiment!r} in the MLflow store (there are: "
+            f"{names}); set logger.experiment"
+        )
+    runs = client.search_runs(
+        [found.experiment_id],
+        order_by=[f"metrics.`{config.run_metric}` DESC"],
+        max_results=1000,
+    )
+    # Order by the metric puts runs without it anywhere, so they are left out here.
+    usable = [
+        run
+        for run in runs
+        if config.run_metric in run.data.metrics and run.data.tags.get(CHECKPOINT_TAG)
+    ]
+    if not usable:
+        raise ModelError(
+            f"model.run=best: no run of experiment {experiment!r} has both the metric "
+            f"{config.run_metric!r} and an exported checkpoint"
+        )
+    return max(usable, key=lambda run: run.data.metrics[config.run_metric])
+
+
+def _trained_size(run: Run, key: str, default: int) -> int:
+    """Image area that the run was trained at."""
+    value = run.data.params.get(f"model.{key}", "")
+    return int(value) if value.isdigit() else default

@@ -1,0 +1,125 @@
+"""Writing an evaluation's report into its run directory and its tracking run.
+
+What it does: `report.md`, every table as CSV and LaTeX under `tables/`, plots under `plots/`, the
+contact sheets of the worst images under `worst/`, `metrics.json`, and the metrics and files in
+MLflow where that is the logger.
+
+What it leaves out: `summary.json`, which the command writes last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vqr1.config_evaluation import ReportConfig
+from vqr1.evaluation.figures import FigureOptions
+from vqr1.evaluation.plots import mean_plot, set_plots
+from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.report import Evaluation, all_tables
+from vqr1.evaluation.report_values import json_values, metric_values
+from vqr1.evaluation.tables import Table, to_csv, to_latex, to_markdown
+from vqr1.evaluation.worst_sheet import worst_images, worst_sheet
+from vqr1.tracking import RunLog
+from vqr1.tracking.store import slug
+
+LoadImage = Callable[[str, int], Image.Image]
+"""(data set, row of its table) -> RGB picture."""
+
+
+def write_tables(tables: Sequence[Table], title: str, run_log: RunLog) -> Path:
+    """Write `report.md` and each table as CSV and LaTeX; returns the report's path."""
+    for table in tables:
+        name = slug(table.name).replace("/", "-").replace(" ", "-")
+        run_log.text(f"tables/{name}.csv", to_csv(table))
+        run_log.text(f"tables/{name}.tex", to_latex(table))
+    body = "\n".join(to_markdown(table) for table in tables)
+    return run_log.text("report.md", f"# {title}\n\n{body}")
+
+
+def write_outcome(
+    evaluation: Evaluation,
+    predictions: Predictions,
+    report: ReportConfig,
+    run_log: RunLog,
+    load_image: LoadImage | None,
+) -> None:
+    """Write everything that an evaluation shows.
+
+    Args:
+        evaluation: its figures.
+        predictions: its rows.
+        report: what is wanted.
+        run_log: where it goes.
+        load_image: finds the pictures; None where there are none (predictions from a file).
+    """
+    write_tables(all_tables(evaluation, report.published), "Evaluation", run_log)
+    run_log.text("metrics.json", json.dumps(json_values(evaluation), indent=2) + "\n")
+    run_log.metrics(metric_values(evaluation))
+    parts = predictions.by_dataset()
+    if report.plots:
+        _write_plots(evaluation, parts, run_log)
+    if report.worst and load_image is not None:
+        _write_worst(evaluation, parts, report.worst, run_log, load_image)
+
+
+def _write_plots(evaluation: Evaluation, parts: Mapping[str, Predictions], run_log: RunLog) -> None:
+    for figures in evaluation.sets:
+        # Without a correlation there is nothing to see but a line.
+        if figures.srcc.reason is None:
+            plot = set_plots(
+                parts[figures.dataset], figures, evaluation.options, evaluation.caption
+            )
+            run_log.figure(f"plots/{_file_name(figures.dataset)}", plot)
+    drawn = [figures for figures in evaluation.sets if figures.srcc.reason is None]
+    if len(drawn) > 1:
+        run_log.figure("plots/srcc_by_set", mean_plot(drawn, evaluation.caption))
+
+
+def _write_worst(
+    evaluation: Evaluation,
+    parts: Mapping[str, Predictions],
+    count: int,
+    run_log: RunLog,
+    load_image: LoadImage,
+) -> None:
+    options: FigureOptions = evaluation.options
+    for figures in evaluation.sets:
+        fit = figures.fits[options.curves[0]].fit if options.curves else None
+        if fit is None or fit.reason:
+            continue
+        dataset = figures.dataset
+        sheet = worst_sheet(
+            worst_images(parts[dataset], fit, count, options.rule),
+            f"{dataset}: the {min(count, figures.scored)} images judged worst",
+            evaluation.caption,
+            lambda row, name=dataset: load_image(name, row),  # type: ignore[misc]
+        )
+        keep_picture(run_log, f"worst/{_file_name(dataset)}.png", sheet)
+
+
+def keep_picture(run_log: RunLog, name: str, picture: Image.Image) -> None:
+    """Write a picture into the run directory, and to MLflow where that is the logger."""
+    path = run_log.run_dir / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    keep_file(run_log, name)
+
+
+def keep_file(run_log: RunLog, name: str) -> None:
+    """Put a file of the run directory to the tracking run's files."""
+    if run_log.mlflow_run_id is None:
+        return
+    from mlflow import MlflowClient
+
+    folder = str(Path(name).parent)
+    MlflowClient(run_log.tracking_uri).log_artifact(
+        run_log.mlflow_run_id, str(run_log.run_dir / name), None if folder == "." else folder
+    )
+
+
+def _file_name(dataset: str) -> str:
+    return slug(dataset).replace("/", "-").replace(" ", "-")

@@ -1,0 +1,255 @@
+"""Predictions from and to files: our own, and any table of image, score and opinion score.
+
+What it does: reads CSV or Parquet with one row an answer (columns image and score, and optionally
+mos, dataset, sample, reference, distortion, valid, well_formed, index, text), checks every row, and
+writes finished predictions in either format. A file that breaks a rule is refused with the line.
+
+What it leaves out: streaming while scoring (`vqr1.evaluation.prediction_stream`).
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vqr1.config_evaluation import PredictionColumns
+from vqr1.errors import DataError
+from vqr1.evaluation.prediction_stream import COLUMNS, csv_writer, rows_of
+from vqr1.evaluation.predictions import Predictions
+
+_SHOWN = 10
+_MISSING = ("", "nan", "NaN")
+OPTIONAL = ("mos", "dataset", "sample", "reference", "distortion", "text", "index", "well_formed")
+
+
+def write_predictions(predictions: Predictions, path: Path) -> None:
+    """Write predictions as CSV or Parquet (by the suffix), replacing the file as a whole."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    if path.suffix == ".parquet":
+        table = pd.DataFrame(list(rows_of(predictions)), columns=list(COLUMNS))
+        table["score"] = pd.to_numeric(table["score"])
+        table["mos"] = pd.to_numeric(table["mos"])
+        table.to_parquet(aside, index=False)
+    else:
+        with aside.open("w", encoding="utf-8", errors="replace", newline="") as file:
+            writer = csv_writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(rows_of(predictions))
+    aside.replace(path)
+
+
+def read_predictions(
+    path: Path,
+    columns: PredictionColumns | None = None,
+    labels: Mapping[str, pd.DataFrame] | None = None,
+) -> Predictions:
+    """Read a table of answers.
+
+    Args:
+        path: CSV (with a header line) or Parquet file.
+        columns: column names and directions; our own if not given.
+        labels: by set, opinion scores to use instead of the file's own: columns image, mos,
+            reference and distortion, one row an image. With one set the file needs no column
+            dataset.
+
+    Returns:
+        Images in the file's order. An empty score is an invalid answer.
+
+    Raises:
+        DataError: no such file, a missing column, a score or opinion score that is no number, the
+            same answer twice, images with different numbers of answers, an image with two opinion
+            scores, or images that do not match the labels.
+    """
+    columns = columns or PredictionColumns()
+    table = _load(path, columns, only=next(iter(labels)) if labels and len(labels) == 1 else None)
+    table["score"] = _numbers(path, table, "score", missing=True)
+    if columns.score_lower_is_better:
+        table["score"] = -table["score"]
+    if labels is not None:
+        table["mos"] = np.nan
+    elif "mos" in table:
+        table["mos"] = _numbers(path, table, "mos", missing=False)
+    else:
+        raise DataError(
+            f"{path}: no column {columns.mos!r} (found: {', '.join(table.attrs['found'])}); name "
+            "it with columns.mos, or take the opinion scores from a data set with labels=dataset"
+        )
+    if columns.mos_lower_is_better and labels is None:
+        table["mos"] = -table["mos"]
+    _check_unique(path, table)
+    predictions = _gather(path, table)
+    return predictions if labels is None else _labelled(path, predictions, labels)
+
+
+def _load(path: Path, columns: PredictionColumns, only: str | None) -> pd.DataFrame:
+    """The file with our own column names, all values as text.
+
+    Rows of a file without a column dataset belong to the set `only`, or one named as the file.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.suffix == ".parquet":
+        raw = pd.read_parquet(path)
+        raw = raw.astype(object).where(raw.notna(), "").map(str)
+    else:
+        try:
+            raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: no readable CSV file: {error}") from error
+    names = {ours: getattr(columns, ours, ours) for ours in ("image", "score", *OPTIONAL)}
+    for ours in ("image", "score"):
+        if names[ours] not in raw:
+            raise DataError(
+                f"{path}: no column {names[ours]!r} (found: {', '.join(map(str, raw.columns))}); "
+                f"name it with columns.{ours}"
+            )
+    table = pd.DataFrame({ours: raw[name] for ours, name in names.items() if name in raw})
+    if not len(table):
+        raise DataError(f"{path}: no rows")
+    table.attrs["found"] = [str(name) for name in raw.columns]
+    for ours, default in (("dataset", only or path.stem), ("sample", "0")):
+        if ours not in table:
+            table[ours] = default
+    return table
+
+
+def _numbers(path: Path, table: pd.DataFrame, name: str, missing: bool) -> pd.Series:
+    text = table[name].str.strip()
+    empty = text.isin(_MISSING)
+    values = pd.to_numeric(text.where(~empty), errors="coerce").astype(float)
+    bad = ~np.isfinite(values) & (~empty | (not missing))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        rule = "must be a number, or empty for an invalid answer" if missing else "must be a number"
+        raise DataError(
+            f"{_place(path, row)}: {name} {table[name].iat[row]!r} of image "
+            f"{table['image'].iat[row]!r}: {rule} ({int(bad.sum())} such rows)"
+        )
+    return values
+
+
+def _place(path: Path, row: int) -> str:
+    """File and line of a data row; a quoted text may take several lines."""
+    if path.suffix == ".parquet":
+        return f"{path}, row {row + 1}"
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        next(reader)
+        # pandas leaves empty lines out; so does this count.
+        line = reader.line_num + 1
+        for values in reader:
+            if values:
+                if not row:
+                    return f"{path}:{line}"
+                row -= 1
+            line = reader.line_num + 1
+    return str(path)
+
+
+def _check_unique(path: Path, table: pd.DataFrame) -> None:
+    twice = table.duplicated(["dataset", "image", "sample"])
+    if twice.any():
+        rows = np.flatnonzero(twice)
+        raise DataError(
+            f"{_place(path, int(rows[0]))}: {len(rows)} rows repeat an image and sample: "
+            f"{_some(table['image'].iloc[rows].tolist())}; give each answer of an image its own "
+            "number in a column sample, or remove the repetitions"
+        )
+
+
+def _gather(path: Path, table: pd.DataFrame) -> Predictions:
+    """One row an image, its answers side by side."""
+    keys = list(zip(table["dataset"], table["image"], strict=True))
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    image = np.array([number[key] for key in keys])
+    order = np.argsort(image, kind="stable")
+    counts = np.bincount(image)
+    samples = int(counts.max())
+    if (counts != samples).any():
+        few = [key[1] for key, i in number.items() if counts[i] != samples]
+        raise DataError(
+            f"{path}: {len(few)} images have fewer than {samples} answers: {_some(few)}; every "
+            "image needs the same number of rows (an invalid answer is a row with an empty score)"
+        )
+    sample = pd.to_numeric(table["sample"], errors="coerce").to_numpy()
+    order = order[np.lexsort((sample[order], image[order]))]
+    shape = (len(number), samples)
+    first = order.reshape(shape)[:, 0]
+    scores = table["score"].to_numpy()[order].reshape(shape)
+
+    def column(name: str, default: str) -> np.ndarray:
+        values = table[name].to_numpy(dtype=object) if name in table else [default] * len(table)
+        return np.asarray(values, dtype=object)
+
+    by_image = table["mos"].to_numpy(dtype=np.float64)[order].reshape(shape)
+    torn = np.flatnonzero((by_image != by_image[:, :1]).any(axis=1) & np.isfinite(by_image[:, 0]))
+    if len(torn):
+        row = int(order.reshape(shape)[torn[0], -1])
+        raise DataError(
+            f"{_place(path, row)}: image {table['image'].iat[row]!r} has two opinion scores; all "
+            "rows of an image need the same one"
+        )
+    texts = column("text", "")[order].reshape(shape)
+    well_formed = column("well_formed", "1")[order].reshape(shape)
+    references, distortions = column("reference", "")[first], column("distortion", "")[first]
+    index = pd.to_numeric(pd.Series(column("index", "")[first]), errors="coerce").to_numpy()
+    return Predictions(
+        images=tuple(key[1] for key in number),
+        datasets=tuple(key[0] for key in number),
+        index=np.where(np.isnan(index), np.arange(len(number)), index).astype(np.int64),
+        mos=by_image[:, 0],
+        scores=scores,
+        valid=np.isfinite(scores),
+        well_formed=np.isin(well_formed, ("1", "True", "true")),
+        texts=tuple(tuple(row) for row in texts),
+        references=tuple(str(name) or None for name in references),
+        distortions=tuple(str(name) or None for name in distortions),
+    )
+
+
+def _labelled(
+    path: Path, predictions: Predictions, labels: Mapping[str, pd.DataFrame]
+) -> Predictions:
+    """The predictions with the sets' opinion scores, matched by set and image name."""
+    everything = pd.concat([table.assign(dataset=name) for name, table in labels.items()])
+    keys = list(zip(everything["dataset"], everything["image"].map(str), strict=True))
+    rows = {key: row for row, key in enumerate(keys)}
+    found = list(zip(predictions.datasets, predictions.images, strict=True))
+    unknown = [image for name, image in found if (name, image) not in rows]
+    missing = [image for name, image in set(rows).difference(found)]
+    if unknown or missing:
+        problems = []
+        if unknown:
+            problems.append(f"{len(unknown)} images have no label: {_some(unknown)}")
+        if missing:
+            problems.append(
+                f"{len(missing)} labelled images have no prediction: {_some(sorted(missing))}"
+            )
+        raise DataError(
+            f"{path}: predictions and labels of {', '.join(labels)} do not match: "
+            f"{'; '.join(problems)}"
+        )
+    matched = everything.iloc[[rows[key] for key in found]]
+    return replace(
+        predictions,
+        index=np.array([rows[key] for key in found], dtype=np.int64),
+        mos=matched["mos"].to_numpy(dtype=np.float64),
+        references=_names(matched["reference"]),
+        distortions=_names(matched["distortion"]),
+    )
+
+
+def _names(values: pd.Series) -> tuple[str | None, ...]:
+    """Names as text; None for missing ones, in whatever form the table has them."""
+    return tuple(None if pd.isna(value) or value == "" else str(value) for value in values)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,144 @@
+"""Scored images: the one record that every figure, table and plot is computed from.
+
+What it does: holds the parsed answers of n images of one or several data sets, and turns an
+image's answers into its score. The rule: an image's score is the mean of its valid answers
+(`valid_mean`), or exists only where all its answers are valid (`all_valid`). An answer that cannot
+be parsed never becomes a number; an image without a score is NaN, and whoever leaves it out of a
+figure reports how many there are.
+
+What it leaves out: sampling (`vqr1.evaluation.protocol`), figures (`vqr1.evaluation.summary`) and
+files (`vqr1.evaluation.prediction_file`).
+
+Shape legend: n images, S answers an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from vqr1.iqa.correlation import FloatArray
+
+T = TypeVar("T")
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+ScoreRule = Literal["valid_mean", "all_valid"]
+"""Which images have a score: those with a valid answer, or those with valid answers only."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scored images, row by row: what every figure is computed from.
+
+    Attributes:
+        images: n image names, relative to their data set's image root.
+        datasets: n names of the data set that each image belongs to.
+        index: [n] int64 row of each image in its set's label table.
+        mos: [n] float64 opinion scores, higher is better.
+        scores: [n, S] float64 parsed scores, NaN where not valid.
+        valid: [n, S] bool, a score could be parsed.
+        well_formed: [n, S] bool, the whole response has the demanded format.
+        texts: n lists of S responses ("" where a score came without text).
+        references: n names of the reference each image derives from, None where there is none.
+        distortions: n names of the distortion, None where unknown.
+    """
+
+    images: tuple[str, ...]
+    datasets: tuple[str, ...]
+    index: IntArray
+    mos: FloatArray
+    scores: FloatArray
+    valid: BoolArray
+    well_formed: BoolArray
+    texts: tuple[tuple[str, ...], ...]
+    references: tuple[str | None, ...] = ()
+    distortions: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        if not self.references:
+            object.__setattr__(self, "references", (None,) * n)
+        if not self.distortions:
+            object.__setattr__(self, "distortions", (None,) * n)
+        for name in ("datasets", "index", "mos", "scores", "valid", "texts", "references"):
+            if len(getattr(self, name)) != n:
+                raise ValueError(f"{name} has {len(getattr(self, name))} rows for {n} images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def samples(self) -> int:
+        """S, answers an image."""
+        return int(self.scores.shape[1])
+
+    def image_scores(self, rule: ScoreRule = "valid_mean") -> FloatArray:
+        """[n] score of each image by `rule`; NaN where it has none."""
+        count = self.valid.sum(axis=1)
+        enough = count == self.samples if rule == "all_valid" else count > 0
+        total = np.where(self.valid, self.scores, 0.0).sum(axis=1)
+        return np.where(enough & (count > 0), total / np.maximum(count, 1), np.nan)
+
+    def score_std(self) -> FloatArray:
+        """[n] unbiased standard deviation of each image's valid scores; NaN below two of them."""
+        count = self.valid.sum(axis=1)
+        mean = self.image_scores()
+        squares = np.where(self.valid, (self.scores - mean[:, None]) ** 2, 0.0).sum(axis=1)
+        return np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
+
+    def rows(self, keep: BoolArray | IntArray) -> Predictions:
+        """The rows that a mask [n] or an array of row numbers selects."""
+        numbers = np.flatnonzero(keep) if keep.dtype == np.bool_ else keep
+
+        def pick(values: Sequence[T]) -> tuple[T, ...]:
+            return tuple(values[i] for i in numbers)
+
+        return replace(
+            self,
+            images=pick(self.images),
+            datasets=pick(self.datasets),
+            index=self.index[numbers],
+            mos=self.mos[numbers],
+            scores=self.scores[numbers],
+            valid=self.valid[numbers],
+            well_formed=self.well_formed[numbers],
+            texts=pick(self.texts),
+            references=pick(self.references),
+            distortions=pick(self.distortions),
+        )
+
+    def by_dataset(self) -> dict[str, Predictions]:
+        """The rows of each data set, sets in order of appearance."""
+        names = np.asarray(self.datasets, dtype=object)
+        return {name: self.rows(names == name) for name in dict.fromkeys(self.datasets)}
+
+    def clusters(self) -> tuple[str, ...] | None:
+        """The n reference labels if every image has one and some share one, else None."""
+        known = tuple(name for name in self.references if name is not None)
+        return known if len(set(known)) < len(known) == len(self) else None
+
+
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
+    """The rows of all parts, in order.
+
+    Raises:
+        ValueError: there is no part, or the parts differ in the number of answers an image.
+    """
+    if not parts:
+        raise ValueError("no predictions")
+    return Predictions(
+        images=tuple(name for part in parts for name in part.images),
+        datasets=tuple(name for part in parts for name in part.datasets),
+        index=np.concatenate([part.index for part in parts]),
+        mos=np.concatenate([part.mos for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        valid=np.concatenate([part.valid for part in parts]),
+        well_formed=np.concatenate([part.well_formed for part in parts]),
+        texts=tuple(texts for part in parts for texts in part.texts),
+        references=tuple(name for part in parts for name in part.references),
+        distortions=tuple(name for part in parts for name in part.distortions),
+    )

@@ -1,0 +1,86 @@
+"""Published figures of other models, to stand beside ours.
+
+What it does: reads `published.json`: groups of models that were trained alike, each group with the
+protocol and each model with the source of its figures (SRCC and PLCC by the name of our data-set
+configuration). The means over sets are computed here from the figures, never copied.
+
+What it leaves out: judging whether two protocols are comparable; the reader gets both in words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE = Path(__file__).with_name("published.json")
+
+
+@dataclass(frozen=True)
+class PublishedFigures:
+    """SRCC and PLCC of one model on one set."""
+
+    srcc: float
+    plcc: float
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """One model's figures.
+
+    Attributes:
+        model: its name.
+        trained_on: what it learnt quality from.
+        source: where the figures were published.
+        figures: by data set.
+    """
+
+    model: str
+    trained_on: str
+    source: str
+    figures: Mapping[str, PublishedFigures]
+
+    def mean(self, sets: Sequence[str]) -> PublishedFigures | None:
+        """Plain mean over sets; None where a set has no figure."""
+        if not sets or any(name not in self.figures for name in sets):
+            return None
+        found = [self.figures[name] for name in sets]
+        return PublishedFigures(
+            sum(f.srcc for f in found) / len(found), sum(f.plcc for f in found) / len(found)
+        )
+
+
+@dataclass(frozen=True)
+class PublishedGroup:
+    """Models that were trained and tested alike."""
+
+    name: str
+    protocol: str
+    models: tuple[PublishedModel, ...]
+
+    def covering(self, sets: Sequence[str]) -> PublishedGroup | None:
+        """The models with a figure for any of the sets; None where there is none."""
+        models = tuple(m for m in self.models if any(name in m.figures for name in sets))
+        return PublishedGroup(self.name, self.protocol, models) if models else None
+
+
+def published_groups() -> tuple[PublishedGroup, ...]:
+    """All groups of the data file."""
+    content = json.loads(FILE.read_text(encoding="utf-8"))
+    return tuple(
+        PublishedGroup(
+            group["name"],
+            group["protocol"],
+            tuple(
+                PublishedModel(
+                    model["model"],
+                    model["trained_on"],
+                    group["sources"][model["source"]],
+                    {name: PublishedFigures(**f) for name, f in model["figures"].items()},
+                )
+                for model in group["models"]
+            ),
+        )
+        for group in content["groups"]
+    )

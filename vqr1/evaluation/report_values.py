@@ -1,0 +1,118 @@
+"""The report of an evaluation as plain values: `metrics.json`, and flat names for tracking.
+
+What it leaves out: tables (`vqr1.evaluation.report`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vqr1.evaluation.figures import Measured, SetFigures
+from vqr1.evaluation.report import Evaluation, all_figures
+
+
+def metric_values(evaluation: Evaluation) -> dict[str, float]:
+    """Figures that exist, by tracking name: `eval/<set>/srcc`, `eval/mean/srcc`, ..."""
+    values: dict[str, float] = {}
+    for figures in evaluation.sets:
+        prefix = f"eval/{figures.dataset}"
+        values |= {f"{prefix}/{name}": m.value for name, m in all_figures(figures).items()}
+        values[f"{prefix}/invalid_rate"] = figures.invalid_rate
+        if figures.per_reference is not None:
+            values[f"{prefix}/srcc_per_reference"] = figures.per_reference.srcc.value
+    means = evaluation.means
+    if means is not None:
+        values |= {f"eval/mean/{name}": m.value for name, m in means.plain.items()}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def json_values(evaluation: Evaluation) -> dict[str, Any]:
+    """Contents of `metrics.json`: every figure with interval and reason; null where it is NaN."""
+    options = evaluation.options
+    means = evaluation.means
+    return {
+        "caption": evaluation.caption,
+        "options": {
+            "score_rule": options.rule,
+            "curves": list(options.curves),
+            "bootstrap_draws": options.draws,
+            "level": options.level,
+            "seed": options.seed,
+        },
+        "sets": {figures.dataset: _set_values(figures) for figures in evaluation.sets},
+        "mean": None if means is None else _measured_values(means.plain),
+        "mean_size_weighted": None if means is None else _measured_values(means.weighted),
+    }
+
+
+def _set_values(figures: SetFigures) -> dict[str, Any]:
+    reference = figures.per_reference
+    return {
+        "images": figures.images,
+        "scored": figures.scored,
+        "answers": figures.answers,
+        "invalid_answers": figures.invalid,
+        "invalid_rate": finite(figures.invalid_rate),
+        "well_formed_rate": finite(figures.well_formed_rate),
+        "score_std": finite(figures.score_std),
+        "bootstrap_over": figures.units,
+        "bootstrap_units": figures.unit_count,
+        **_measured_values(all_figures(figures)),
+        "fits": {
+            curve: {
+                "parameters": list(fit.fit.parameters),
+                "starting_points": fit.fit.starts,
+                "converged": fit.fit.converged,
+                "reason": fit.fit.reason,
+            }
+            for curve, fit in figures.fits.items()
+        },
+        "per_reference": None
+        if reference is None
+        else {
+            "references": reference.references,
+            "left_out": reference.left_out,
+            **_measured_values(
+                {"srcc": reference.srcc, "krcc": reference.krcc, "plcc": reference.plcc}
+            ),
+        },
+        "distortions": {
+            row.name: {
+                "images": row.images,
+                "srcc": finite(row.srcc.value),
+                "krcc": finite(row.krcc.value),
+                "plcc": finite(row.plcc.value),
+                "reason": row.srcc.reason,
+            }
+            for row in figures.distortions
+        },
+        "calibration": {
+            "images": figures.calibration.images,
+            "srcc_spread_error": finite(figures.calibration.srcc.value),
+            "reason": figures.calibration.srcc.reason,
+            "bins": [
+                {"images": part.images, "spread": part.spread, "rmse": part.rmse}
+                for part in figures.calibration.bins
+            ],
+        },
+        "warnings": list(figures.warnings),
+    }
+
+
+def _measured_values(values: Mapping[str, Measured]) -> dict[str, Any]:
+    return {
+        name: {
+            "value": finite(m.value),
+            "low": finite(m.interval.low),
+            "high": finite(m.interval.high),
+            "reason": m.reason or m.interval.reason,
+        }
+        for name, m in values.items()
+    }
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for NaN, which JSON cannot hold."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,131 @@
+"""Tables as records, and their forms: terminal, Markdown, CSV and LaTeX.
+
+What it leaves out: what stands in the cells (`vqr1.evaluation.report`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table as RichTable
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        title: what it shows; the caption in print.
+        columns: heads.
+        rows: cells, as many in each row as there are columns.
+        notes: sentences under the table.
+        rules: numbers of the rows above which a line separates groups.
+        name: short name for file names and labels.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    name: str
+    notes: tuple[str, ...] = ()
+    rules: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"{len(row)} cells for {len(self.columns)} columns: {row}")
+
+
+def to_rich(table: Table) -> RichTable:
+    """For the terminal: the first column flush left, numbers flush right."""
+    rich = RichTable(
+        title=table.title,
+        caption="\n".join(table.notes) or None,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+    )
+    for number, column in enumerate(table.columns):
+        rich.add_column(column, justify="left" if not number else "right", overflow="fold")
+    for number, row in enumerate(table.rows):
+        rich.add_row(*(_plain(cell) for cell in row), end_section=number + 1 in table.rules)
+    return rich
+
+
+def _plain(cell: str) -> str:
+    """A cell without meaning as markup."""
+    return cell.replace("[", "\\[")
+
+
+def to_markdown(table: Table) -> str:
+    """A Markdown table under its title, with its notes as a list."""
+
+    def line(cells: tuple[str, ...]) -> str:
+        escaped = (cell.replace("|", "\\|") for cell in cells)
+        return f"| {' | '.join(escaped)} |"
+
+    marks = ("---", *("---:" for _ in table.columns[1:]))
+    lines = [f"**{table.title}**", "", line(table.columns), f"|{'|'.join(marks)}|"]
+    lines += [line(row) for row in table.rows]
+    if table.notes:
+        lines += ["", *(f"- {note}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """Heads and cells as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(table.rows)
+    return text.getvalue()
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def latex_text(text: str) -> str:
+    """`text` with the characters that LaTeX reads as commands escaped."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def to_latex(table: Table) -> str:
+    """A floating table with booktabs rules; its notes stand under it."""
+    heads = " & ".join(latex_text(column) for column in table.columns)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex_text(table.title)}}}",
+        rf"\label{{tab:{table.name}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        r"\toprule",
+        rf"{heads} \\",
+        r"\midrule",
+    ]
+    for number, row in enumerate(table.rows):
+        if number in table.rules:
+            lines.append(r"\midrule")
+        # A row that begins with [ would be read as an option of the line break before it.
+        cells = " & ".join(latex_text(cell) for cell in row)
+        lines.append(rf"{{}}{cells} \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par\footnotesize {latex_text(note)}" for note in table.notes]
+    lines.append(r"\end{table}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,230 @@
+"""Scoring in one process or several.
+
+What it does: runs the planned batches of an evaluation, in this process, in processes that are
+started here (`hardware.devices`), or in those that a launcher such as torchrun has started (told by
+its WORLD_SIZE). Every process appends to its own partial file; the first one merges.
+
+What it leaves out: planning and merging (`vqr1.evaluation.work`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from vqr1.config import DatasetConfig, MixtureConfig, SplitConfig
+from vqr1.config_evaluation import EvalConfig
+from vqr1.data.datamodule import RankingDataModule
+from vqr1.data.labels import Part
+from vqr1.data.prompts import PromptBuilder
+from vqr1.data.ranking_images import RankingImages, RankingLoader
+from vqr1.errors import UserError
+from vqr1.evaluation.labels import with_labels
+from vqr1.evaluation.prediction_stream import PredictionStream
+from vqr1.evaluation.protocol import score_batches
+from vqr1.evaluation.scorers import build_scorer
+from vqr1.evaluation.work import PlannedBatch, partial_file
+from vqr1.policy.loading import load_policy, load_processor
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Launched:
+    """This process's place among those that a launcher started."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+    @classmethod
+    def from_environment(cls) -> Launched:
+        """Read the variables that torchrun sets; alone where it set none."""
+        return cls(
+            int(os.environ.get("RANK", "0")),
+            int(os.environ.get("WORLD_SIZE", "1")),
+            int(os.environ.get("LOCAL_RANK", "0")),
+        )
+
+    def join(self) -> None:
+        """Meet the other processes; does nothing alone."""
+        if self.world_size > 1 and not dist.is_initialized():
+            # A share may take days longer than another one.
+            dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+
+    def from_first(self, value: Any) -> Any:
+        """The first process's value, in every process."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+class Images:
+    """The images of an evaluation: sets, plan and batches.
+
+    Args:
+        config: the evaluation, its model resolved.
+    """
+
+    def __init__(self, config: EvalConfig) -> None:
+        self._part: Part = "test" if config.part == "all" else config.part
+        dataset = whole_sets(config.dataset) if config.part == "all" else config.dataset
+        prompts = PromptBuilder(
+            load_processor(config.model),
+            config.prompt.text,
+            config.model.min_pixels,
+            config.model.max_pixels,
+        )
+        self.data = RankingDataModule(dataset, config.loader, prompts, seed=config.seed)
+        self._workers = config.loader.workers
+        loader = self.data.eval_dataloader(self._part)
+        assert isinstance(loader.dataset, RankingImages)
+        self._images = loader.dataset
+        self._plans = list(loader.sampler)
+        self.plan = [
+            PlannedBatch(
+                plan.dataset,
+                tuple(self._images.sets[plan.dataset].images[i] for i in plan.positions),
+            )
+            for plan in self._plans
+        ]
+        self.tables = {name: labelled.table for name, labelled in self.data.sets.items()}
+
+    def batches(self, numbers: Sequence[int]) -> RankingLoader:
+        """The batches of the plan with the given numbers, in that order."""
+        return RankingLoader(self._images, [self._plans[i] for i in numbers], self._workers)
+
+
+def whole_sets(dataset: DatasetConfig | MixtureConfig) -> DatasetConfig | MixtureConfig:
+    """The same sets without a split: every image belongs to the test part."""
+    if isinstance(dataset, MixtureConfig):
+        parts = {name: _whole_set(part) for name, part in dataset.parts.items()}
+        return replace(dataset, parts=parts)
+    return _whole_set(dataset)
+
+
+def _whole_set(dataset: DatasetConfig) -> DatasetConfig:
+    return replace(dataset, split=SplitConfig(by="none"))
+
+
+def score_share(
+    config: EvalConfig,
+    images: Images,
+    numbers: Sequence[int],
+    run_dir: Path,
+    place: Launched,
+    on_progress: Progress | None = None,
+) -> None:
+    """Score some batches and append them to this process's partial file.
+
+    Args:
+        config: the evaluation, its model resolved.
+        images: its images.
+        numbers: batches to score.
+        run_dir: where the partial file lies.
+        place: which process this is.
+        on_progress: gets the number of images of each finished batch.
+    """
+    if not numbers:
+        return
+    if config.hardware.threads is not None:
+        torch.set_num_threads(config.hardware.threads)
+    gpu = config.hardware.accelerator == "gpu"
+    policy = load_policy(
+        config.model,
+        attention=config.hardware.attention,
+        device=f"cuda:{place.local_rank}" if gpu else "cpu",
+    )
+    policy.model.requires_grad_(False)
+    scorer = build_scorer(policy, config.mode, config.prompt, config.seed)
+    stream = PredictionStream(partial_file(run_dir, place.rank))
+    try:
+        for scored in score_batches(scorer, images.batches(numbers), on_progress):
+            stream.append(with_labels(scored, images.tables))
+    finally:
+        stream.close()
+
+
+def score_in_processes(
+    config: EvalConfig, dealt: Sequence[Sequence[int]], run_dir: Path, on_progress: Progress
+) -> None:
+    """Start one process a share and wait for all of them.
+
+    Args:
+        config: the evaluation, its model resolved.
+        dealt: batch numbers of each process.
+        run_dir: where the partial files lie.
+        on_progress: gets numbers of finished images.
+
+    Raises:
+        UserError: what a process reported as the user's mistake.
+        RuntimeError: a process ended early; what it committed is kept.
+    """
+    context = mp.get_context("spawn")
+    messages: Any = context.Queue()
+    processes = [
+        context.Process(target=_child, args=(config, list(share), run_dir, rank, messages))
+        for rank, share in enumerate(dealt)
+        if share
+    ]
+    for process in processes:
+        process.start()
+    running = len(processes)
+    try:
+        while running:
+            kind, value = _next_message(messages, processes)
+            if kind == "images":
+                on_progress(value)
+            elif kind == "done":
+                running -= 1
+            elif kind == "error":
+                raise UserError(value)
+    finally:
+        for process in processes:
+            if running:
+                process.terminate()
+            process.join()
+
+
+def _next_message(messages: Any, processes: Sequence[Any]) -> tuple[str, Any]:
+    import queue
+
+    while True:
+        try:
+            message: tuple[str, Any] = messages.get(timeout=1.0)
+            return message
+        except queue.Empty:
+            dead = [process for process in processes if process.exitcode not in (None, 0)]
+            if dead:
+                raise RuntimeError(
+                    f"a scoring process ended with code {dead[0].exitcode}; start the evaluation "
+                    "again with the same run_dir to continue it"
+                ) from None
+
+
+def _child(config: EvalConfig, numbers: list[int], run_dir: Path, rank: int, messages: Any) -> None:
+    def advance(count: int) -> None:
+        messages.put(("images", count))
+
+    try:
+        place = Launched(rank, config.hardware.devices, rank)
+        score_share(config, Images(config), numbers, run_dir, place, advance)
+    except UserError as error:
+        messages.put(("error", str(error)))
+        return
+    messages.put(("done", rank))

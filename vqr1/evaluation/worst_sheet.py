@@ -1,0 +1,179 @@
+"""The images that a model misjudges most, with what it said about them.
+
+What it does: takes the images with the largest |opinion score - fitted score| and draws each beside
+its opinion score, its predicted score and the reasoning of the answer that lies nearest to the
+image's score.
+
+What it leaves out: choosing the fit (`vqr1.evaluation.figures`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vqr1.errors import DataError
+from vqr1.evaluation.predictions import Predictions, ScoreRule
+from vqr1.evaluation.summary import scored_rows
+from vqr1.iqa.answers import parse_answer
+from vqr1.iqa.logistic import LogisticFit
+
+_PICTURE = 200
+_TEXT = 330
+_GAP = 12
+_TOP = 58
+_BACKGROUND, _INK, _FAINT, _RED = (250, 250, 250), (20, 20, 20), (110, 110, 110), (176, 48, 24)
+
+
+@dataclass(frozen=True)
+class WorstImage:
+    """One image of the sheet.
+
+    Attributes:
+        image: name.
+        row: its row in the data set's table.
+        mos: opinion score.
+        score: predicted score.
+        fitted: predicted score on the opinion scale.
+        reasoning: what the model said; the whole answer where it gave no reasoning.
+    """
+
+    image: str
+    row: int
+    mos: float
+    score: float
+    fitted: float
+    reasoning: str
+
+    @property
+    def error(self) -> float:
+        """Fitted minus opinion score: positive where the model is too kind."""
+        return self.fitted - self.mos
+
+
+def worst_images(
+    predictions: Predictions, fit: LogisticFit, count: int, rule: ScoreRule = "valid_mean"
+) -> list[WorstImage]:
+    """The `count` images with the largest error after the fit, worst first.
+
+    Args:
+        predictions: rows of one set.
+        fit: the logistic map of that set.
+        count: how many.
+        rule: which images have a score.
+    """
+    scored, scores = scored_rows(predictions, rule)
+    fitted = fit(scores)
+    order = np.argsort(-np.abs(fitted - scored.mos), kind="stable")[:count]
+    return [
+        WorstImage(
+            scored.images[i],
+            int(scored.index[i]),
+            float(scored.mos[i]),
+            float(scores[i]),
+            float(fitted[i]),
+            _reasoning(scored, int(i), float(scores[i])),
+        )
+        for i in order
+    ]
+
+
+def _reasoning(scored: Predictions, i: int, score: float) -> str:
+    distance = np.where(scored.valid[i], np.abs(scored.scores[i] - score), np.inf)
+    text = scored.texts[i][int(distance.argmin())]
+    return (parse_answer(text).reasoning or text).strip()
+
+
+def worst_sheet(
+    worst: list[WorstImage],
+    title: str,
+    caption: str,
+    load: Callable[[int], Image.Image],
+    columns: int = 2,
+) -> Image.Image:
+    """Draw the worst images with scores and reasoning.
+
+    Args:
+        worst: what to show, worst first.
+        title: first line.
+        caption: second line.
+        load: RGB picture of a row of the data set's table; a DataError draws an empty frame.
+        columns: images side by side.
+    """
+    pitch_x, pitch_y = _PICTURE + _TEXT + 2 * _GAP, _PICTURE + _GAP
+    rows = -(-len(worst) // columns)
+    size = (columns * pitch_x + _GAP, _TOP + rows * pitch_y + _GAP)
+    sheet = Image.new("RGB", size, _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, 8), title, fill=_INK, font=ImageFont.load_default(18))
+    draw.text((_GAP, 34), _shortened(draw, caption, size[0] - 2 * _GAP), fill=_FAINT, font=_small())
+    for number, item in enumerate(worst):
+        x = _GAP + number % columns * pitch_x
+        y = _TOP + number // columns * pitch_y
+        _draw_picture(sheet, draw, item, load, x, y)
+        _draw_words(draw, item, x + _PICTURE + _GAP, y)
+    return sheet
+
+
+def _draw_picture(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    item: WorstImage,
+    load: Callable[[int], Image.Image],
+    x: int,
+    y: int,
+) -> None:
+    try:
+        picture = load(item.row)
+    except DataError:
+        draw.rectangle((x, y, x + _PICTURE - 1, y + _PICTURE - 1), outline=_FAINT)
+        draw.text((x + 10, y + 10), "not readable", fill=_FAINT, font=_small())
+        return
+    scale = min(_PICTURE / picture.width, _PICTURE / picture.height)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    shown = picture.resize((width, height), Image.Resampling.BICUBIC)
+    sheet.paste(shown, (x + (_PICTURE - width) // 2, y + (_PICTURE - height) // 2))
+
+
+def _draw_words(draw: ImageDraw.ImageDraw, item: WorstImage, x: int, y: int) -> None:
+    direction = "too kind" if item.error > 0 else "too harsh"
+    draw.text(
+        (x, y),
+        f"opinion {item.mos:.2f}, fitted {item.fitted:.2f} (score {item.score:.2f})",
+        fill=_INK,
+        font=ImageFont.load_default(14),
+    )
+    draw.text(
+        (x, y + 19),
+        f"{direction} by {abs(item.error):.2f}",
+        fill=_RED,
+        font=ImageFont.load_default(14),
+    )
+    draw.text((x, y + 40), _shortened(draw, item.image, _TEXT), fill=_FAINT, font=_small())
+    for number, line in enumerate(_wrapped(draw, item.reasoning, _TEXT)[:9]):
+        draw.text((x, y + 60 + 15 * number), line, fill=_INK, font=_small())
+
+
+def _small() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(12)
+
+
+def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
+    while len(text) > 4 and draw.textlength(text, font=_small()) > width:
+        text = f"{text[:-4]}..."
+    return text
+
+
+def _wrapped(draw: ImageDraw.ImageDraw, text: str, width: int) -> list[str]:
+    """Lines no wider than `width` pixels; a word that is wider gets cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if draw.textlength(longer, font=_small()) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(_shortened(draw, word, width))
+    return [line for line in lines if line]

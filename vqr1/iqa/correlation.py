@@ -1,0 +1,163 @@
+"""Correlations between predicted scores and opinion scores.
+
+What it does: Spearman's rank correlation (SRCC), Pearson's linear correlation (PLCC) and Kendall's
+tau-b (KRCC) of two vectors, each with its sign: a predictor that ranks the wrong way round gets a
+negative figure. A figure that does not exist (fewer than three pairs, a constant vector, a value
+that is not finite) is NaN together with the reason, never 0.
+
+What it leaves out: missing predictions. The caller decides which images enter and reports how many
+do not.
+
+Sources: Spearman 1904 with mid-ranks for ties; Kendall 1945, tau-b.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import stats
+
+FloatArray = npt.NDArray[np.float64]
+Vector = npt.ArrayLike | torch.Tensor | Sequence[float]
+"""n numbers: a numpy array, a tensor of any device, or a sequence."""
+
+MIN_PAIRS = 3
+"""With two pairs every correlation is +1, -1 or undefined: no information."""
+
+_ROUNDING = 1e-13
+"""Relative spread below which the differences within a vector are floating-point rounding."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, or the reason why there is none.
+
+    Attributes:
+        value: the figure; NaN where it does not exist.
+        reason: why it does not exist; None where it does.
+    """
+
+    value: float
+    reason: str | None = None
+
+
+def as_vector(values: Vector) -> FloatArray:
+    """`values` as a one-dimensional float64 array.
+
+    Raises:
+        ValueError: the values have more than one dimension.
+    """
+    if isinstance(values, torch.Tensor):
+        values = values.detach().to("cpu", torch.float64).numpy()
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"expected one dimension, found shape {array.shape}")
+    return array
+
+
+def is_constant(values: FloatArray) -> bool:
+    """Whether all values are equal up to floating-point rounding."""
+    low, high = float(values.min()), float(values.max())
+    return high - low <= _ROUNDING * max(abs(low), abs(high))
+
+
+def obstacle(pred: FloatArray, target: FloatArray) -> str | None:
+    """Why `pred` [n] and `target` [n] have no correlation, or None if they have one.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    if len(pred) != len(target):
+        raise ValueError(f"{len(pred)} predictions but {len(target)} targets")
+    if len(pred) < MIN_PAIRS:
+        return f"{len(pred)} images, at least {MIN_PAIRS} are needed"
+    for name, values in (("predictions", pred), ("opinion scores", target)):
+        missing = int(np.count_nonzero(~np.isfinite(values)))
+        if missing:
+            return f"{missing} of {len(values)} {name} are not finite numbers"
+        if is_constant(values):
+            return f"all {name} are equal"
+    return None
+
+
+def pearson(pred: FloatArray, target: FloatArray) -> float:
+    """Pearson's correlation of two finite, not constant vectors [n], within [-1, 1]."""
+    x, y = pred - pred.mean(), target - target.mean()
+    # Scaling first keeps the squares of very large or very small values representable.
+    x, y = x / np.abs(x).max(), y / np.abs(y).max()
+    return float(np.clip(x @ y / math.sqrt((x @ x) * (y @ y)), -1.0, 1.0))
+
+
+def _figure(
+    compute: Callable[[FloatArray, FloatArray], float], pred: Vector, target: Vector
+) -> Figure:
+    x, y = as_vector(pred), as_vector(target)
+    reason = obstacle(x, y)
+    return Figure(math.nan, reason) if reason else Figure(compute(x, y))
+
+
+def _spearman(pred: FloatArray, target: FloatArray) -> float:
+    return pearson(stats.rankdata(pred), stats.rankdata(target))
+
+
+def _kendall(pred: FloatArray, target: FloatArray) -> float:
+    # Only the statistic is used: the asymptotic p-value is the one that costs nothing.
+    return float(stats.kendalltau(pred, target, method="asymptotic").statistic)
+
+
+def srcc_figure(pred: Vector, target: Vector) -> Figure:
+    """Spearman's rank correlation in [-1, 1] with the reason where it is NaN."""
+    return _figure(_spearman, pred, target)
+
+
+def plcc_figure(pred: Vector, target: Vector) -> Figure:
+    """Pearson's linear correlation in [-1, 1] with the reason where it is NaN."""
+    return _figure(pearson, pred, target)
+
+
+def krcc_figure(pred: Vector, target: Vector) -> Figure:
+    """Kendall's tau-b in [-1, 1] with the reason where it is NaN."""
+    return _figure(_kendall, pred, target)
+
+
+def srcc(pred: Vector, target: Vector) -> float:
+    """Spearman's rank correlation, ties at their mid-rank.
+
+    Args:
+        pred: [n] predicted scores.
+        target: [n] opinion scores, higher is better.
+
+    Returns:
+        A float in [-1, 1]; NaN for fewer than three pairs, a constant vector or a value that is
+        not finite (`srcc_figure` says which).
+
+    Raises:
+        ValueError: the lengths differ or a vector has more than one dimension.
+
+    >>> round(srcc([1.0, 2.0, 4.0, 3.0], [10.0, 20.0, 30.0, 40.0]), 6)
+    0.8
+    """
+    return srcc_figure(pred, target).value
+
+
+def plcc(pred: Vector, target: Vector) -> float:
+    """Pearson's linear correlation; arguments, NaN rule and errors as for `srcc`.
+
+    >>> plcc([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    1.0
+    """
+    return plcc_figure(pred, target).value
+
+
+def krcc(pred: Vector, target: Vector) -> float:
+    """Kendall's tau-b; arguments, NaN rule and errors as for `srcc`.
+
+    >>> round(krcc([1.0, 2.0, 4.0, 3.0], [10.0, 20.0, 30.0, 40.0]), 6)
+    0.666667
+    """
+    return krcc_figure(pred, target).value

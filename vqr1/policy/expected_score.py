@@ -1,0 +1,155 @@
+r"""The expected score: the mean over the probabilities of an answer's digits, without sampling.
+
+After a given beginning of a response (reasoning and `<answer>`, or `<answer>` alone) the model is
+asked how likely each number is as it spells it digit by digit. With p(.|s) the next token's
+probability after the text s, D the digits 1 to 5 and d, e, f single digits:
+
+    E = sum over d in D of  p(d) / sum over D of p  *  ( d + p("."|d) * sum over e of
+            p(e|d.) * ( e / 10 + sum over f of p(f|d.e) * f / 100 ) )
+
+A number that ends early ("4", "3.5") contributes what it says. What lies behind the second decimal
+is not looked at. The denominator, the probability that the answer begins with a digit from 1 to 5
+at all, is returned as `mass`: where it is small the expectation says little, and the caller treats
+the answer as invalid.
+
+One pass per image: prompt and beginning are computed once, and the 500 spellings d.ef continue
+them (`vqr1.policy.shared_prompt`).
+
+Not here: making the beginning (`vqr1.evaluation.scorers`).
+
+Shapes: B prompts; 5 first digits, 10 of each later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqr1.errors import ModelError
+from vqr1.policy.shared_prompt import response_logprobs
+from vqr1.policy.vision import VisionFeatures
+from vqr1.records import PromptBatch
+
+FIRST = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class ExpectedScores:
+    """Expectations of B answers.
+
+    Attributes:
+        score: [B] float64 expected score.
+        mass: [B] float64 probability, in [0, 1], that the answer begins with a digit from 1 to 5.
+    """
+
+    score: Tensor
+    mass: Tensor
+
+
+@dataclass(frozen=True)
+class DigitTokens:
+    """Token numbers of the characters that spell a score.
+
+    Attributes:
+        digits: tokens of 0 to 9.
+        point: token of the decimal point.
+    """
+
+    digits: tuple[int, ...]
+    point: int
+
+
+def digit_tokens(tokenizer: Any) -> DigitTokens:
+    """Tokens of digits and decimal point.
+
+    Raises:
+        ModelError: the tokenizer does not spell numbers digit by digit.
+    """
+    pieces = [tokenizer.encode(text, add_special_tokens=False) for text in (*"0123456789", ".")]
+    whole = tokenizer.encode(">3.42", add_special_tokens=False)
+    if any(len(piece) != 1 for piece in pieces) or whole[-4:] != [
+        pieces[i][0] for i in (3, 10, 4, 2)
+    ]:
+        raise ModelError(
+            "mode=expected: this model's tokenizer does not spell numbers digit by digit, so that "
+            "the probabilities of scores cannot be read; use mode=sampled or mode=greedy"
+        )
+    return DigitTokens(tuple(piece[0] for piece in pieces[:10]), pieces[10][0])
+
+
+@torch.no_grad()
+def expected_scores(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: PromptBatch,
+    beginnings: Sequence[str],
+    *,
+    vision: VisionFeatures | None = None,
+    micro_batch_tokens: int | None = None,
+) -> ExpectedScores:
+    """Expected score of each of B answers.
+
+    Args:
+        model: the policy, bare or wrapped.
+        tokenizer: its tokenizer.
+        prompts: B prompts.
+        beginnings: B beginnings of a response, up to and including `<answer>`.
+        vision: features of the B images; None runs the vision tower here.
+        micro_batch_tokens: most tokens in one forward pass; None puts all into one.
+
+    Raises:
+        ModelError: the tokenizer does not spell numbers digit by digit.
+    """
+    spelling = digit_tokens(tokenizer)
+    extended = replace(
+        prompts,
+        input_ids=tuple(
+            torch.cat([ids, ids.new_tensor(tokenizer.encode(text, add_special_tokens=False))])
+            for ids, text in zip(prompts.input_ids, beginnings, strict=True)
+        ),
+    )
+    tokens = _spellings(spelling).expand(len(prompts), -1, -1)
+    was_training = model.training
+    model.eval()
+    try:
+        found = response_logprobs(
+            model,
+            extended,
+            tokens,
+            torch.ones_like(tokens, dtype=torch.bool),
+            vision=vision,
+            micro_batch_tokens=micro_batch_tokens,
+        )
+    finally:
+        model.train(was_training)
+    return expectation(found.logprobs)
+
+
+def _spellings(tokens: DigitTokens) -> Tensor:
+    """[500, 4] tokens of d.ef, d slowest."""
+    digits = torch.tensor(tokens.digits)
+    d, e, f = torch.meshgrid(digits[list(FIRST)], digits, digits, indexing="ij")
+    point = torch.full_like(d, tokens.point)
+    return torch.stack([d, point, e, f], dim=-1).view(-1, 4)
+
+
+def expectation(logprobs: Tensor) -> ExpectedScores:
+    """The formula of the module header.
+
+    Args:
+        logprobs: [B, 500, 4] natural log-probabilities of the tokens of each spelling d.ef, each
+            given those before it; d slowest, f fastest.
+    """
+    p = logprobs.double().exp().view(-1, len(FIRST), 10, 10, 4)
+    ten = torch.arange(10, dtype=torch.float64, device=p.device)
+    hundredths = (p[..., 3] * ten).sum(dim=-1) / 100
+    tenths = (p[:, :, :, 0, 2] * (ten / 10 + hundredths)).sum(dim=-1)
+    units = torch.tensor(FIRST, dtype=torch.float64, device=p.device) + p[:, :, 0, 0, 1] * tenths
+    first = p[:, :, 0, 0, 0]
+    mass = first.sum(dim=-1)
+    score = (first * units).sum(dim=-1) / mass
+    return ExpectedScores(score.cpu(), mass.cpu())
