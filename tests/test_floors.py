@@ -9,13 +9,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vqr1"
 
 FLOORS = {
     "errors": 0, "records": 0.5, "config": 0.5, "config_evaluation": 0.7,
+    "config_scoring": 0.8,
     "iqa": 1,
     "data": 2, "rewards": 2, "tracking": 2,
     "policy": 3,
     "rollout": 4,
     # Training judges validation images by the rules of evaluation, never the other way round.
     "scoring": 5, "evaluation": 5, "training": 5.5,
-    "sweeps": 6,
     "cli": 7,
 }  # fmt: skip
 
@@ -27,7 +27,9 @@ def room(module: str) -> str:
 def imported_rooms(file: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vqr1."):
+        if isinstance(node, ast.ImportFrom) and node.module == "vqr1":
+            rooms |= {alias.name for alias in node.names if alias.name in FLOORS}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vqr1."):
             rooms.add(room(node.module or ""))
         elif isinstance(node, ast.Import):
             rooms |= {room(alias.name) for alias in node.names if alias.name.startswith("vqr1.")}

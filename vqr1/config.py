@@ -211,7 +211,7 @@ class RolloutConfig:
     """Where and how the K responses are sampled."""
 
     engine: Literal["local"]
-    """`local`: this process, prompt and image shared among the K responses."""
+    """`local`: this process, prompt and image shared among the K responses (the only engine)."""
     sampling: SamplingConfig
     micro_batch_tokens: PositiveInt = 16384
     """Most key-value entries (prompt and response tokens, all sequences) decoded together; larger
@@ -268,10 +268,10 @@ class HardwareConfig:
     """Processes (devices) on each node."""
     nodes: PositiveInt = 1
     """Number of nodes."""
-    strategy: str = "auto"
-    """Lightning strategy."""
-    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
-    """Lightning precision."""
+    strategy: Literal["auto"] = "auto"
+    """Lightning strategy; one process needs no other."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Arithmetic of the passes; the type of the weights themselves is `model.dtype`."""
     threads: PositiveInt | None = None
     """CPU threads of one process; null leaves PyTorch's choice."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
@@ -306,7 +306,7 @@ class LoggerConfig:
 class CheckpointConfig:
     """Which checkpoints are kept."""
 
-    monitor: str = "val/srcc"
+    monitor: Literal["val/srcc", "val/plcc", "val/srcc_greedy", "val/plcc_greedy"] = "val/srcc"
     """Metric of the best checkpoint, higher is better."""
     every_steps: PositiveInt | None = None
     """Steps between saves of the last checkpoint; null saves at every validation."""

@@ -32,9 +32,11 @@ class EvalModelConfig(ModelConfig):
 
     run: str | None = None
     """MLflow run whose exported checkpoint is judged, with the image sizes that it was trained at;
-    `best` takes the run of `logger.experiment` with the highest `run_metric`. null: `path`."""
+    `best` takes the finished run of `logger.experiment` with the highest `run_metric` of its exported
+    checkpoint. null: `path`."""
     run_metric: str = "val/srcc"
-    """Metric that `run=best` compares, higher is better."""
+    """Metric that `run=best` compares, higher is better: its figure of the exported checkpoint, which
+    training logs under this name with `_best` at the end."""
 
 
 @dataclass(config=_STRICT_KEYS, kw_only=True)
@@ -116,7 +118,8 @@ class EvalConfig:
 
     dataset: AnyDataset
     part: Literal["all", "test", "val", "train"]
-    """Which images: a part of each set's split, or `all` of them, whatever the split."""
+    """Which images: a part of each set's split, or `all` of them, whatever the split. A predictions
+    file with its own opinion scores is judged whole."""
     model: EvalModelConfig
     prompt: PromptConfig
     mode: EvalModeConfig
@@ -129,8 +132,8 @@ class EvalConfig:
     predictions: str | None = None
     """CSV or Parquet file with predictions to judge: no model is loaded."""
     labels: Literal["file", "dataset"] = "file"
-    """With `predictions`: opinion scores come from the file's own column, or from `dataset`,
-    matched by image name (its images need not be there)."""
+    """With `predictions`: opinion scores come from the file's own column, or from `part` of
+    `dataset`, matched by image name (its images need not be there)."""
     compare: list[str] | None = None
     """Run directories (or predictions files) of the same images to compare: nothing is scored."""
     output: Literal["csv", "parquet"] = "csv"

@@ -26,8 +26,8 @@ B, K, LIMIT = 3, 4, 6
 SAMPLING = SamplingConfig(temperature=0.9, max_new_tokens=LIMIT, stop="eos")
 
 
-class LengthReward:
-    """Random tokens hold no scores; this reward is a plain function of what was sampled."""
+class PatternReward:
+    """Random tokens hold no scores: a fixed pattern that gives each response its own reward."""
 
     ranks = False
 
@@ -100,7 +100,7 @@ def fit(module: GrpoModule, batch: RankingBatch, steps: int) -> L.Trainer:
 
 def plain_gradients(model: Any, reference: Any, batch: RankingBatch, rollout: Rollout) -> None:
     """One GRPO step as a textbook has it: every response with its own prompt and image."""
-    rewards = LengthReward()(RewardInputs(torch.zeros(B, K), *[torch.ones(B, K)] * 3))
+    rewards = PatternReward()(RewardInputs(torch.zeros(B, K), *[torch.ones(B, K)] * 3))
     advantages = group_advantages(rewards)
     logprobs = plain_logprobs(model, batch.prompts, rollout.tokens, rollout.mask, temperature=0.9)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_gradients_of_the_second_step_equal_the_plain_ones(budget: int) -> None:
     # After one step the policy differs from its reference, so that the KL term has a gradient.
     model = tiny_model(seed=1)
     reference = copy.deepcopy(model)
-    module, engine = make_module(model, LengthReward(), micro_batch_tokens=budget)
+    module, engine = make_module(model, PatternReward(), micro_batch_tokens=budget)
     weights_of_step: list[dict[str, torch.Tensor]] = []
     module.on_train_batch_start = lambda *_: weights_of_step.append(  # type: ignore[method-assign]
         copy.deepcopy(model.state_dict())
@@ -149,7 +149,7 @@ def test_no_signal_changes_no_weight_but_counts_the_step() -> None:
     before = copy.deepcopy(model)
     module, _ = make_module(
         model,
-        LengthReward(same=True),
+        PatternReward(same=True),
         optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.1, schedule="constant"),
     )
     trainer = fit(module, ranking_batch(), 2)
@@ -161,7 +161,7 @@ def test_no_signal_changes_no_weight_but_counts_the_step() -> None:
 def test_same_seed_same_weights_and_another_seed_another_sample() -> None:
     def run(seed: int) -> tuple[Any, torch.Tensor]:
         model = tiny_model(seed=1)
-        module, engine = make_module(model, LengthReward(), seed=seed)
+        module, engine = make_module(model, PatternReward(), seed=seed)
         fit(module, ranking_batch(), 2)
         return model, engine.kept.tokens
 
@@ -177,7 +177,7 @@ def test_same_seed_same_weights_and_another_seed_another_sample() -> None:
 def test_inner_iterations_take_that_many_optimiser_steps() -> None:
     model = tiny_model(seed=1)
     module, _ = make_module(
-        model, LengthReward(), grpo=GrpoConfig(group_size=K, kl_weight=0.0, inner_iterations=3)
+        model, PatternReward(), grpo=GrpoConfig(group_size=K, kl_weight=0.0, inner_iterations=3)
     )
     assert module.reference is None
     trainer = fit(module, ranking_batch(), 3)
@@ -190,7 +190,7 @@ def test_adapters_train_and_the_reference_is_the_adapter_switched_off() -> None:
     model = tiny_model(seed=1)
     base = copy.deepcopy(model)
     adapted = _add_adapters(model, LoraConfig(rank=2, alpha=4.0))
-    module, _ = make_module(adapted, LengthReward())
+    module, _ = make_module(adapted, PatternReward())
     batch = ranking_batch()
     trainer = fit(module, batch, 3)
     assert trainer.callback_metrics["train/kl"].item() > 0

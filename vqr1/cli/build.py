@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,17 @@ def build_rewards(config: RewardConfig) -> WeightedRewards:
     """Instantiate every reward term.
 
     Raises:
-        ConfigError: all terms that lack a target or a weight, name a class that does not exist, or
-            give it an argument that it does not take.
+        ConfigError: all terms that lack a target, whose weight (1 if not given) is no number, that
+            name a class that does not exist, or give it an argument that it does not take.
     """
     problems: list[str] = []
     terms: dict[str, tuple[float, Reward]] = {}
     for name, values in config.terms.items():
         key = f"reward.terms.{name}"
         weight = values.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            problems.append(f"{key}.weight={weight!r}: must be a number")
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight):
+            problems.append(f"{key}.weight={weight!r}: must be a finite number")
             continue
         reward = _instantiate(key, values, problems)
         if reward is not None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError
 from vqr1.rewards import WeightedRewards
+
+LOST_IN_ROUNDING = 1e-4
+"""Learning rate below which AdamW leaves many bfloat16 weights as they are: its step is about the
+learning rate, and half a unit in the last place of a weight of .05 is 1e-4."""
 
 
 def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
@@ -32,6 +40,28 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
         problems.append(
             "rollout.sampling.temperature=0.0: greedy responses are all alike and teach nothing; "
             "use a temperature above 0"
+        )
+    if config.hardware.accelerator == "gpu" and not torch.cuda.is_available():
+        problems.append(
+            "hardware.accelerator=gpu: PyTorch finds no CUDA device on this machine; choose "
+            "hardware=cpu"
+        )
+    full_bf16 = config.model.dtype != "float32" and config.model.lora is None
+    if full_bf16 and config.optimizer.lr < LOST_IN_ROUNDING:
+        problems.append(
+            f"model.dtype={config.model.dtype}, optimizer.lr={config.optimizer.lr}: updates this "
+            "small are lost in the rounding of such weights; use model.dtype=float32 or adapters "
+            "(model.lora)"
+        )
+    checkpoint = config.callbacks.checkpoint
+    if config.validation.samples == 0 and checkpoint and checkpoint.monitor.endswith("_greedy"):
+        problems.append(
+            f"callbacks.checkpoint.monitor={checkpoint.monitor}: with validation.samples=0 the "
+            "greedy figures are val/srcc and val/plcc themselves; name one of these"
+        )
+    if (Path(config.run_dir) / "summary.json").exists():
+        problems.append(
+            f"run_dir={config.run_dir}: this folder holds a finished run; choose another"
         )
     if config.hardware.devices * config.hardware.nodes > 1:
         problems.append(

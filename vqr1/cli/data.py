@@ -8,14 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vqr1.cli.compose import compose_config
+from vqr1.cli.app import EXIT_USER_ERROR
+from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import DataConfig, DatasetConfig, validate
 from vqr1.errors import UserError
-
-EXIT_USER_ERROR = 2
 
 
 def load_data_config(overrides: Sequence[str] = ()) -> DataConfig:
@@ -24,9 +22,7 @@ def load_data_config(overrides: Sequence[str] = ()) -> DataConfig:
     Raises:
         ConfigError: every key that breaks a rule.
     """
-    values = OmegaConf.to_container(compose_config("data", overrides), resolve=True)
-    assert isinstance(values, dict)
-    return validate(DataConfig, {str(key): value for key, value in values.items()})
+    return validate(DataConfig, plain_values(compose_config("data", overrides)))
 
 
 def named_parts(config: DataConfig) -> dict[str, tuple[str, DatasetConfig]]:

@@ -6,23 +6,28 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from vqr1.cli.app import run_command
-from vqr1.config import DatasetConfig, MixtureConfig
 from vqr1.config_evaluation import EvalConfig
 from vqr1.errors import ConfigError
 from vqr1.evaluation.figures import FigureOptions, set_figures
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.report import Evaluation, main_table, published_tables
+from vqr1.evaluation.report_values import summary_values, with_skipped
 from vqr1.evaluation.tables import to_rich
 from vqr1.tracking import RunLog, open_run_log
+
+if TYPE_CHECKING:
+    from vqr1.cli.evaluate_model import ScoredModel
 
 
 def main() -> None:
@@ -126,48 +131,22 @@ def _judge_model(config: EvalConfig, composed: DictConfig) -> float | None:
             f"prompt={config.prompt.name}"
         )
     caption = _caption(config, f"{scored.source.name}, {mode_words(config)}")
-    return _report(config, composed, scored.predictions, caption, started, scored.load_image)
+    return _report(config, composed, scored.predictions, caption, started, scored)
 
 
 def _judge_file(config: EvalConfig, composed: DictConfig) -> float:
+    from vqr1.evaluation.labels import label_tables
     from vqr1.evaluation.prediction_file import read_predictions
 
     started = time.monotonic()
     assert config.predictions is not None
     path = Path(config.predictions).expanduser()
-    labels = _label_tables(config) if config.labels == "dataset" else None
+    labels = label_tables(config.dataset, config.part) if config.labels == "dataset" else None
     predictions = read_predictions(path, config.columns, labels)
     caption = _caption(
         config, f"predictions from {path.name}, {predictions.samples} score(s) an image"
     )
     return _report(config, composed, predictions, caption, started, None)
-
-
-def _label_tables(config: EvalConfig) -> dict[str, Any]:
-    """Labels of the data sets; their images need not be there."""
-    from vqr1.data.labels import load_labels
-
-    if isinstance(config.dataset, MixtureConfig):
-        parts = {
-            name: (part, f"dataset.parts.{name}") for name, part in config.dataset.parts.items()
-        }
-    else:
-        parts = {config.dataset.name: (config.dataset, "dataset")}
-    return {name: _labels(part, key, load_labels) for name, (part, key) in parts.items()}
-
-
-def _labels(part: DatasetConfig, key: str, load_labels: Any) -> Any:
-    if part.root is None:
-        raise ConfigError([f"{key}.root=None: set it to the folder that holds the labels"])
-    return load_labels(
-        part.name,
-        part.root,
-        key=key,
-        label_file=part.label_file,
-        lower_is_better=part.lower_is_better,
-        columns=part.columns,
-        select=part.select,
-    )
 
 
 def _caption(config: EvalConfig, words: str) -> str:
@@ -180,7 +159,7 @@ def _report(
     predictions: Predictions,
     caption: str,
     started: float,
-    load_image: Any,
+    scored: ScoredModel | None,
 ) -> float:
     """Compute, write and print everything; returns the SRCC."""
     from vqr1.evaluation.outcome import keep_file, write_outcome
@@ -188,42 +167,30 @@ def _report(
 
     options = figure_options(config)
     console = _console()
-    sets = tuple(set_figures(part, options) for part in predictions.by_dataset().values())
+    skipped = {} if scored is None else scored.skipped
+    sets = tuple(
+        with_skipped(set_figures(part, options), skipped.get(name, 0))
+        for name, part in predictions.by_dataset().items()
+    )
     evaluation = Evaluation(caption, sets, options)
     console.print(to_rich(main_table(evaluation, detailed=False)))
     if config.report.published:
         for table in published_tables(evaluation):
             console.print(to_rich(table))
-    run_log = _open_log(config, composed, "+".join(figures.dataset for figures in sets))
-    write_outcome(evaluation, predictions, config.report, run_log, load_image)
-    finished = finished_file(run_log.run_dir)
-    if finished is not None:
-        keep_file(run_log, finished.name)
     means = evaluation.means
     headline = means.plain["srcc"] if means is not None else sets[0].srcc
-    _finish(
-        run_log,
-        {
-            "srcc": _finite(headline.value),
-            "srcc_interval": [_finite(headline.interval.low), _finite(headline.interval.high)],
-            "sets": {
-                figures.dataset: {
-                    "srcc": _finite(figures.srcc.value),
-                    "plcc": _finite(figures.plcc.value),
-                    "krcc": _finite(figures.krcc.value),
-                    "images": figures.images,
-                    "scored": figures.scored,
-                    "invalid_rate": _finite(figures.invalid_rate),
-                    "warnings": list(figures.warnings),
-                }
-                for figures in sets
-            },
-            "caption": caption,
+    with _open_log(config, composed, "+".join(figures.dataset for figures in sets)) as run_log:
+        load_image = None if scored is None else scored.load_image
+        write_outcome(evaluation, predictions, config.report, run_log, load_image)
+        run_log.metrics({f"data/skipped/{name}": float(n) for name, n in skipped.items()})
+        finished = finished_file(run_log.run_dir)
+        if finished is not None:
+            keep_file(run_log, finished.name)
+        values = {
+            **summary_values(evaluation, headline, skipped),
             "predictions": config.predictions or (finished and str(finished)),
-        },
-        started,
-        console,
-    )
+        }
+        _end(run_log, values, started, console)
     return headline.value
 
 
@@ -234,7 +201,7 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
         comparison_values,
         read_runs,
     )
-    from vqr1.evaluation.outcome import write_tables
+    from vqr1.evaluation.outcome import write_tables, write_values
     from vqr1.evaluation.plots import forest_plot
 
     started = time.monotonic()
@@ -245,34 +212,35 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
     tables = comparison_tables(found, options)
     for table in tables:
         console.print(to_rich(table))
-    run_log = _open_log(config, composed, "comparison")
-    write_tables(tables, "Comparison", run_log)
     values = comparison_values(found)
-    run_log.text("metrics.json", _json(values))
-    for comparison in found:
-        if config.report.plots:
-            rows = list(zip(comparison.names, comparison.figures, strict=True))
-            run_log.figure(
-                f"plots/comparison_{comparison.dataset}",
-                forest_plot(rows, "SRCC", f"{comparison.dataset}, {comparison.images} images"),
-            )
-    _finish(run_log, {"compared": config.compare, "sets": values}, started, console)
+    with _open_log(config, composed, "comparison") as run_log:
+        write_tables(tables, "Comparison", run_log)
+        write_values(values, run_log)
+        for comparison in found:
+            if config.report.plots:
+                rows = list(zip(comparison.names, comparison.figures, strict=True))
+                run_log.figure(
+                    f"plots/comparison_{comparison.dataset}",
+                    forest_plot(rows, "SRCC", f"{comparison.dataset}, {comparison.images} images"),
+                )
+        _end(run_log, {"compared": config.compare, "sets": values}, started, console)
 
 
-def _open_log(config: EvalConfig, composed: DictConfig, sets: str) -> RunLog:
-    run_log = open_run_log(
-        config.logger, Path(config.run_dir), f"eval/{sets}", {"vqr1.kind": "evaluation"}
-    )
-    values: Any = OmegaConf.to_container(composed, resolve=True)
-    flat = {str(key): value[0] for key, value in pd.json_normalize(values).items()}
-    run_log.config(OmegaConf.to_yaml(composed, resolve=True), flat)
-    return run_log
+@contextmanager
+def _open_log(config: EvalConfig, composed: DictConfig, sets: str) -> Iterator[RunLog]:
+    """The run's log, its configuration kept; closed with a true status however the block ends."""
+    tags = {"vqr1.kind": "evaluation"}
+    with open_run_log(config.logger, Path(config.run_dir), f"eval/{sets}", tags) as run_log:
+        values: Any = OmegaConf.to_container(composed, resolve=True)
+        flat = {str(key): value[0] for key, value in pd.json_normalize(values).items()}
+        run_log.config(OmegaConf.to_yaml(composed, resolve=True), flat)
+        yield run_log
 
 
-def _finish(run_log: RunLog, values: dict[str, Any], started: float, console: Console) -> None:
+def _end(run_log: RunLog, values: dict[str, Any], started: float, console: Console) -> None:
+    """Write `summary.json` and say where everything is."""
     seconds = round(time.monotonic() - started, 1)
     run_log.summary({**values, "seconds": seconds, "mlflow_run_id": run_log.mlflow_run_id})
-    run_log.finish("FINISHED")
     if run_log.mlflow_run_id is not None:
         console.print(f"MLflow run {run_log.mlflow_run_id} in {run_log.tracking_uri}")
     console.print(f"took {seconds:.0f} s; report: {run_log.run_dir / 'report.md'}")
@@ -281,15 +249,6 @@ def _finish(run_log: RunLog, values: dict[str, Any], started: float, console: Co
 
 def _console() -> Console:
     """The terminal; wide enough for the tables where the output goes into a file."""
-    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 130)
-
-
-def _json(values: Any) -> str:
-    import json
-
-    return json.dumps(values, indent=2) + "\n"
-
-
-def _finite(value: float) -> float | None:
-    """The value, or None for NaN, which JSON cannot hold."""
-    return value if value == value else None
+    # Paths, names and answers are printed as they are: [x] is no markup, :x: is no emoji.
+    width = None if sys.stdout.isatty() else 130
+    return Console(soft_wrap=True, width=width, markup=False, emoji=False)

@@ -23,6 +23,7 @@ from vqr1.evaluation.work import (
     finished_file,
     image_count,
     merge,
+    plan_digest,
     read_partials,
     remaining,
     remove_partials,
@@ -40,12 +41,14 @@ class ScoredModel:
         source: the model.
         run_dir: where the predictions lie.
         load_image: picture of a row of a set's table.
+        skipped: by set, images that were left out: missing, empty or not decodable.
     """
 
     predictions: Predictions
     source: ModelSource
     run_dir: Path
     load_image: Callable[[str, int], Image.Image]
+    skipped: dict[str, int]
 
 
 def score_model(config: EvalConfig, console: Console) -> ScoredModel | None:
@@ -104,16 +107,17 @@ def _scored(
         labelled = sets[dataset]
         return load_image(labelled.image_path(row), labelled.config.short_edge)
 
-    return ScoredModel(predictions, source, run_dir, picture)
+    return ScoredModel(predictions, source, run_dir, picture, images.skipped(predictions))
 
 
 def _settings(config: EvalConfig, images: Images) -> dict[str, Any]:
     """What decides the answers; everything else may change when an evaluation is continued."""
     model, mode = config.model, config.mode
-    counted = {
-        f"images of {name}": sum(len(b.images) for b in images.plan if b.dataset == name)
-        for name in images.tables
-    }
+    judged: dict[str, Any] = {}
+    for name, labelled in images.data.sets.items():
+        judged[f"images of {name}"] = sum(len(b.images) for b in images.plan if b.dataset == name)
+        judged[f"image names of {name} (SHA-256)"] = plan_digest(images.plan, name)
+        judged[f"{labelled.key}.short_edge"] = labelled.config.short_edge
     return {
         "model.path": model.path,
         "model.revision": model.revision,
@@ -127,7 +131,7 @@ def _settings(config: EvalConfig, images: Images) -> dict[str, Any]:
         "loader.images_per_batch": config.loader.images_per_batch,
         "part": config.part,
         "seed": config.seed,
-        **counted,
+        **judged,
     }
 
 

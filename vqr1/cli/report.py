@@ -12,6 +12,7 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.evaluation.predictions import Predictions
@@ -158,12 +159,14 @@ def print_report(console: Console, result: TestResult, seconds: float, run_log: 
             )
     if result.after is not None:
         console.print(_answers_table(result.after, 4))
-    console.print(f"took {seconds:.0f} s; exported checkpoint: {result.checkpoint}")
+    console.print(f"took {seconds:.0f} s; exported checkpoint: {result.checkpoint}", markup=False)
     if run_log.mlflow_run_id is not None:
         uri = run_log.tracking_uri
         console.print(f"MLflow run {run_log.mlflow_run_id}; open its page with:")
-        console.print(f"  mlflow ui --host 127.0.0.1 --backend-store-uri {uri}", highlight=False)
-    console.print(str(run_log.run_dir), highlight=False)
+        console.print(
+            f"  mlflow ui --host 127.0.0.1 --backend-store-uri {uri}", markup=False, highlight=False
+        )
+    console.print(str(run_log.run_dir), markup=False, highlight=False)
 
 
 def _figures_table(result: TestResult) -> Table:
@@ -188,7 +191,8 @@ def _answers_table(predictions: Predictions, count: int) -> Table:
     table.add_column("MOS on [1, 5]")
     table.add_column("response", overflow="fold")
     for row in answer_table(predictions, count).itertuples():
-        table.add_row(str(row.image), f"{row.mos:.2f}", str(row.response))
+        # Text, because an answer may hold what rich takes for markup.
+        table.add_row(Text(str(row.image)), f"{row.mos:.2f}", Text(str(row.response)))
     return table
 
 

@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from vqr1.cli.app import run_command
 from vqr1.cli.build import build_engine, build_rewards, build_trainer
 from vqr1.cli.checks import check_training
+from vqr1.cli.compose import plain_values
 from vqr1.cli.report import TestResult, judge, print_report, summary_values
 from vqr1.config import MixtureConfig, TrainConfig
 from vqr1.data.datamodule import RankingDataModule
@@ -29,6 +30,7 @@ from vqr1.policy.loading import Policy, load_policy, load_processor
 from vqr1.tracking import RunLog, open_run_log
 from vqr1.training.callbacks import (
     BEST,
+    LAST,
     SampleAnswers,
     ScatterPlot,
     checkpoint_callbacks,
@@ -74,17 +76,14 @@ def train(config: TrainConfig, composed: DictConfig) -> float:
         device="cuda" if config.hardware.accelerator == "gpu" else "cpu",
     )
     steps = _total_steps(config, data)
-    console.print(describe(config, policy, data, steps))
-    run_log = open_run_log(config.logger, Path(config.run_dir), run_name(config), _tags(config))
-    run_log.config(OmegaConf.to_yaml(composed, resolve=True), flatten(composed))
-    try:
+    console.print(describe(config, policy, data, steps), markup=False)
+    with open_run_log(
+        config.logger, Path(config.run_dir), run_name(config), _tags(config)
+    ) as run_log:
+        run_log.config(OmegaConf.to_yaml(composed, resolve=True), plain_values(composed))
         result = _fit_and_judge(config, policy, data, rewards, run_log, steps)
-    except BaseException as error:
-        run_log.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    seconds = time.monotonic() - started
-    run_log.summary(summary_values(result, seconds, run_log))
-    run_log.finish("FINISHED")
+        seconds = time.monotonic() - started
+        run_log.summary(summary_values(result, seconds, run_log))
     print_report(console, result, seconds, run_log)
     return result.headline
 
@@ -117,19 +116,25 @@ def _fit_and_judge(
     callbacks = _callbacks(config, run_log, folder)
     trainer = build_trainer(config, run_log.logger, callbacks, steps)
 
+    device = next(policy.model.parameters()).device
+
     def judged(when: str) -> Predictions | None:
         if not config.validation.test:
             return None
+        # Lightning moves the policy to the CPU after every validate and fit.
+        policy.model.to(device)
         return judge(engine, data, modes.primary, config.validation.images_per_batch, when)
 
     before = judged("before training")
     trainer.validate(module, data, verbose=False)
     trainer.fit(module, data)
     after = last = judged("after training, last step")
-    best_step = _load_best(module, folder / f"{BEST}.ckpt")
+    if config.callbacks.checkpoint is not None:
+        trainer.save_checkpoint(folder / f"{LAST}.ckpt")
+    best_step = _load_best(module, trainer)
     if best_step not in (None, trainer.global_step):
         after = judged(f"after training, best step {best_step}")
-    exported = export_checkpoint(policy, run_log.run_dir / "export")
+    exported = export_checkpoint(policy, run_log.run_dir.resolve() / "export")
     result = TestResult.build(
         before, after, last, trainer, exported, config.validation.bootstrap_draws
     )
@@ -141,17 +146,20 @@ def _fit_and_judge(
     return result
 
 
-def _load_best(module: GrpoModule, file: Path) -> int | None:
-    """Load the weights of the best checkpoint; its step, or None when none was kept."""
-    if not file.is_file():
+def _load_best(module: GrpoModule, trainer: L.Trainer) -> int | None:
+    """Load the weights of this run's best checkpoint; its step, or None when none was kept."""
+    kept = [getattr(c, "best_model_path", "") for c in trainer.checkpoint_callbacks]
+    files = [Path(path) for path in kept if Path(path).stem == BEST]
+    if not files:
         return None
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    state = torch.load(files[0], map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
     return int(state["global_step"])
 
 
 def _log_result(run_log: RunLog, result: TestResult) -> None:
-    run_log.metrics(result.metrics())
+    best = {} if result.val_srcc is None else {"val/srcc_best": result.val_srcc}
+    run_log.metrics({**result.metrics(), **best})
     run_log.tags({"vqr1.checkpoint": str(result.checkpoint)})
     for name, predictions in (("before", result.before), ("after", result.after)):
         if predictions is not None:
@@ -178,6 +186,11 @@ def _open_data(config: TrainConfig) -> RankingDataModule:
         val_batch_size=config.validation.images_per_batch,
     )
     data.setup("fit")
+    # Making the loaders is cheap and finds what is missing: a part without images, a wrong weight.
+    data.train_dataloader()
+    data.val_dataloader()
+    if config.validation.test:
+        data.eval_dataloader("test")
     return data
 
 
@@ -201,12 +214,12 @@ def _callbacks(config: TrainConfig, run_log: RunLog, folder: Path) -> list[L.Cal
 
 
 def run_name(config: TrainConfig) -> str:
-    """Data sets, rewards and seed: what one looks for in a list of runs."""
+    """Data sets, reward and seed: what one looks for in a list of runs."""
     if isinstance(config.dataset, MixtureConfig):
         sets = "+".join(config.dataset.parts)
     else:
         sets = config.dataset.name
-    return f"{sets}/{'+'.join(config.reward.terms)}/seed{config.seed}"
+    return f"{sets}/{HydraConfig.get().runtime.choices['reward']}/seed{config.seed}"
 
 
 def describe(config: TrainConfig, policy: Policy, data: RankingDataModule, steps: int) -> str:
@@ -223,21 +236,6 @@ def describe(config: TrainConfig, policy: Policy, data: RankingDataModule, steps
         f"{config.grpo.group_size} responses; reward {' + '.join(config.reward.terms)}; "
         f"run directory {config.run_dir}"
     )
-
-
-def flatten(composed: DictConfig) -> dict[str, Any]:
-    """Dotted keys and values of a composed configuration, interpolations resolved."""
-
-    def walk(value: Any, prefix: str) -> dict[str, Any]:
-        if isinstance(value, dict) and value:
-            return {
-                key: leaf
-                for name, child in value.items()
-                for key, leaf in walk(child, f"{prefix}.{name}" if prefix else str(name)).items()
-            }
-        return {prefix: value}
-
-    return walk(OmegaConf.to_container(composed, resolve=True), "")
 
 
 def _tags(config: TrainConfig) -> dict[str, str]:

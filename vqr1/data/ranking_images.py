@@ -128,7 +128,7 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         positions: list[int] = []
         pixels: list[Tensor] = []
         for wanted in plan.positions:
-            for position in self._candidates(wanted, plan, len(images)):
+            for position in self._candidates(wanted, plan, positions, len(images)):
                 picture = self._pixels(images, position)
                 if picture is not None:
                     positions.append(position)
@@ -144,12 +144,20 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
             index=images.rows[positions],
         )
 
-    def _candidates(self, wanted: int, plan: BatchPlan, total: int) -> Iterator[int]:
+    def _candidates(
+        self, wanted: int, plan: BatchPlan, chosen: Sequence[int], total: int
+    ) -> Iterator[int]:
+        """The wanted position, then those that may take its place.
+
+        Images that the batch does not hold come first: only in a set without any other does an
+        image stand in a batch twice, so that the batch stays as large as the other processes'.
+        """
         yield wanted
         if not self.replace_bad:
             return
-        others = ((wanted + step) % total for step in range(1, total))
-        yield from (position for position in others if position not in plan.positions)
+        taken = {*plan.positions, *chosen}
+        others = [(wanted + step) % total for step in range(1, total)]
+        yield from sorted(others, key=taken.__contains__)
 
     def _pixels(self, images: SetImages, position: int) -> Tensor | None:
         """[H, W, 3] uint8 resized picture, or None if it does not decode and is left out."""

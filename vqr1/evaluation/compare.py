@@ -24,12 +24,13 @@ import numpy as np
 from vqr1.errors import DataError
 from vqr1.evaluation.figures import FigureOptions, Measured, measure
 from vqr1.evaluation.prediction_file import read_predictions
-from vqr1.evaluation.predictions import BoolArray, Predictions
+from vqr1.evaluation.predictions import BoolArray, Predictions, bootstrap_clusters
 from vqr1.evaluation.report import number, with_interval
+from vqr1.evaluation.report_values import finite
 from vqr1.evaluation.summary import set_seed
 from vqr1.evaluation.tables import Table
 from vqr1.evaluation.work import finished_file
-from vqr1.iqa.bootstrap import MIN_UNITS, Units, bootstrap_draws
+from vqr1.iqa.bootstrap import Units, bootstrap_draws
 from vqr1.iqa.comparison import (
     DependentTest,
     GainTest,
@@ -165,9 +166,7 @@ def _compare_set(
     common: BoolArray = np.all(np.isfinite(scores), axis=0)
     base = aligned[0].rows(common)
     scores = scores[:, common]
-    clusters = None if options.resample == "images" else base.clusters()
-    if options.resample == "auto" and clusters and len(set(clusters)) < MIN_UNITS:
-        clusters = None
+    clusters, _ = bootstrap_clusters(base, options.resample)
     units = Units.of(len(base), clusters)
     seed = set_seed(options.seed, dataset)
     figures = [
@@ -323,9 +322,6 @@ def _probability(p: float) -> str:
 
 def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]:
     """Contents of `metrics.json` of a comparison."""
-
-    def finite(value: float) -> float | None:
-        return value if math.isfinite(value) else None
 
     return {
         found.dataset: {

@@ -14,15 +14,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from vqr1.evaluation.calibration import Calibration, calibrate
-from vqr1.evaluation.predictions import Predictions, ScoreRule
+from vqr1.evaluation.predictions import (
+    Predictions,
+    Resample,
+    ScoreRule,
+    bootstrap_clusters,
+)
 from vqr1.evaluation.summary import scored_rows, set_seed
 from vqr1.iqa.bootstrap import (
-    MIN_UNITS,
     Interval,
     Statistic,
     Units,
@@ -41,8 +44,6 @@ from vqr1.iqa.correlation import (
     srcc_figure,
 )
 from vqr1.iqa.logistic import Curve, LogisticFit, fit_logistic
-
-Resample = Literal["auto", "images", "references"]
 
 FIGURES: dict[str, tuple[Statistic, Callable[..., Figure]]] = {
     "srcc": (srcc, srcc_figure),
@@ -189,7 +190,7 @@ def set_figures(predictions: Predictions, options: FigureOptions) -> SetFigures:
         raise ValueError(f"one data set expected, found {sorted(set(predictions.datasets))}")
     dataset = predictions.datasets[0]
     scored, scores = scored_rows(predictions, options.rule)
-    clusters, note = _clusters(scored, options.resample)
+    clusters, note = bootstrap_clusters(scored, options.resample)
     units = Units.of(len(scored), clusters)
     seed = set_seed(options.seed, dataset)
     measured, draws = _correlations(scores, scored.mos, clusters, units, seed, options)
@@ -228,24 +229,6 @@ def measure(figure: Figure, draws: FloatArray, units: int, level: float) -> Meas
     if not len(draws):
         return Measured(figure.value, Interval(math.nan, math.nan, "no bootstrap draws asked for"))
     return Measured(figure.value, interval_of_draws(draws, units, level))
-
-
-def _clusters(
-    scored: Predictions, resample: Resample
-) -> tuple[Sequence[object] | None, str | None]:
-    """Reference labels to resample, or None for images; and a note for the reader."""
-    shared = scored.clusters()
-    if resample == "images" or (resample == "auto" and shared is None):
-        return None, None
-    if shared is None:
-        return None, "intervals are over images: no reference is shared by several images"
-    count = len(set(shared))
-    if resample == "auto" and count < MIN_UNITS:
-        return None, (
-            f"intervals are over images, since {count} references are too few to resample; they "
-            "say how the figure varies among images of these references only"
-        )
-    return shared, None
 
 
 def _correlations(

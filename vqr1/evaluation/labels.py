@@ -3,18 +3,32 @@
 What it does: ranking batches carry opinion scores scaled to [1, 5]; reports are in each set's own
 units. The row number of every image finds its label.
 
-What it leaves out: reading labels (`vqr1.data.labels`).
+For predictions from a file the label tables of the sets are read by themselves: their images need
+not be there.
+
+What it leaves out: the label formats (`vqr1.data.labels`) and matching a file's rows by image name
+(`vqr1.evaluation.prediction_file`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from vqr1.config import DatasetConfig, MixtureConfig, SplitConfig
+from vqr1.data.labelled_set import LabelledSet
+from vqr1.data.labels import load_labels
+from vqr1.data.splits import assign_parts
+from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation.predictions import Predictions
+
+EvalPart = Literal["all", "train", "val", "test"]
+"""Which images of a set are judged."""
 
 
 def with_labels(predictions: Predictions, tables: Mapping[str, pd.DataFrame]) -> Predictions:
@@ -40,3 +54,62 @@ def with_labels(predictions: Predictions, tables: Mapping[str, pd.DataFrame]) ->
 def label_name(value: object) -> str | None:
     """A name from a table; None for a missing one, in whatever form the table has it."""
     return None if value is None or value != value or value == "" else str(value)
+
+
+def whole_sets(dataset: DatasetConfig | MixtureConfig) -> DatasetConfig | MixtureConfig:
+    """The same sets without a split: every image belongs to the test part."""
+    if isinstance(dataset, MixtureConfig):
+        parts = {name: _whole_set(part) for name, part in dataset.parts.items()}
+        return replace(dataset, parts=parts)
+    return _whole_set(dataset)
+
+
+def _whole_set(dataset: DatasetConfig) -> DatasetConfig:
+    return replace(dataset, split=SplitConfig(by="none"))
+
+
+def label_tables(dataset: DatasetConfig | MixtureConfig, part: EvalPart) -> dict[str, pd.DataFrame]:
+    """Labels of the sets, without their images.
+
+    Args:
+        dataset: the set or sets.
+        part: which images are judged.
+
+    Returns:
+        By set, all rows of the labels (image, mos, reference, distortion, split), with a column
+        `judged`: the row belongs to the part.
+
+    Raises:
+        ConfigError: no `root`, or a split that does not fit the set.
+        DataError: labels that are not as their format says, or no set has images in this part.
+    """
+    if part == "all":
+        dataset = whole_sets(dataset)
+    if isinstance(dataset, MixtureConfig):
+        sets = {name: (config, f"dataset.parts.{name}") for name, config in dataset.parts.items()}
+    else:
+        sets = {dataset.name: (dataset, "dataset")}
+    tables = {name: _label_table(config, key, part) for name, (config, key) in sets.items()}
+    if not any(table["judged"].any() for table in tables.values()):
+        keys = ", ".join(f"{key}.split" for _, key in sets.values())
+        raise DataError(f"{keys}: no {part} images")
+    return tables
+
+
+def _label_table(config: DatasetConfig, key: str, part: EvalPart) -> pd.DataFrame:
+    if config.root is None:
+        raise ConfigError([f"{key}.root=None: set it to the folder that holds the labels"])
+    root = Path(config.root).expanduser()
+    table = load_labels(
+        config.name,
+        root,
+        key=key,
+        label_file=config.label_file,
+        lower_is_better=config.lower_is_better,
+        columns=config.columns,
+        select=config.select,
+    )
+    table["split"] = assign_parts(table, config.split, root, key)
+    labelled = LabelledSet(config.name, config, key, config.name, root, table)
+    rows = labelled.part("test" if part == "all" else part)
+    return table.assign(judged=table.index.isin(rows.index))

@@ -1,13 +1,17 @@
 """Which weights are judged: a folder, a hub name, the tiny policy, or one of our own runs.
 
 What it does: finds the exported checkpoint of an MLflow run by its tag `vqr1.checkpoint`, and takes
-over the image sizes that the run was trained at.
+over the image sizes that the run was trained at. The best of an experiment is the finished run with
+the highest `<run_metric>_best`: the figure of the checkpoint that a training exports, which need not
+be that of its last validation.
 
 What it leaves out: loading (`vqr1.policy.loading`).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,23 +119,35 @@ def _best_run(client: MlflowClient, config: EvalModelConfig, experiment: str) ->
             f"model.run=best: no experiment {experiment!r} in the MLflow store (there are: "
             f"{names}); set logger.experiment"
         )
-    runs = client.search_runs(
-        [found.experiment_id],
-        order_by=[f"metrics.`{config.run_metric}` DESC"],
-        max_results=1000,
-    )
-    # Order by the metric puts runs without it anywhere, so they are left out here.
+    metric = f"{config.run_metric}_best"
     usable = [
         run
-        for run in runs
-        if config.run_metric in run.data.metrics and run.data.tags.get(CHECKPOINT_TAG)
+        for run in _finished_runs(client, found.experiment_id)
+        if math.isfinite(run.data.metrics.get(metric, math.nan))
+        and run.data.tags.get(CHECKPOINT_TAG)
     ]
     if not usable:
         raise ModelError(
-            f"model.run=best: no run of experiment {experiment!r} has both the metric "
-            f"{config.run_metric!r} and an exported checkpoint"
+            f"model.run=best: no finished run of experiment {experiment!r} has both the metric "
+            f"{metric!r} (model.run_metric={config.run_metric}) and an exported checkpoint"
         )
-    return max(usable, key=lambda run: run.data.metrics[config.run_metric])
+    return max(usable, key=lambda run: run.data.metrics[metric])
+
+
+def _finished_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
+    """All of them: the store gives them out a page at a time."""
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            filter_string="attributes.status = 'FINISHED'",
+            max_results=1000,
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _trained_size(run: Run, key: str, default: int) -> int:

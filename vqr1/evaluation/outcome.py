@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -40,6 +41,11 @@ def write_tables(tables: Sequence[Table], title: str, run_log: RunLog) -> Path:
     return run_log.text("report.md", f"# {title}\n\n{body}")
 
 
+def write_values(values: Mapping[str, Any], run_log: RunLog) -> Path:
+    """Write `metrics.json`; values hold None where a figure does not exist."""
+    return run_log.text("metrics.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
 def write_outcome(
     evaluation: Evaluation,
     predictions: Predictions,
@@ -57,7 +63,7 @@ def write_outcome(
         load_image: finds the pictures; None where there are none (predictions from a file).
     """
     write_tables(all_tables(evaluation, report.published), "Evaluation", run_log)
-    run_log.text("metrics.json", json.dumps(json_values(evaluation), indent=2) + "\n")
+    write_values(json_values(evaluation), run_log)
     run_log.metrics(metric_values(evaluation))
     parts = predictions.by_dataset()
     if report.plots:

@@ -56,7 +56,8 @@ def read_predictions(
         columns: column names and directions; our own if not given.
         labels: by set, opinion scores to use instead of the file's own: columns image, mos,
             reference and distortion, one row an image. With one set the file needs no column
-            dataset.
+            dataset. Where there is a column judged (bool), the file needs only those rows' images,
+            and predictions of the others are left out.
 
     Returns:
         Images in the file's order. An empty score is an invalid answer.
@@ -218,11 +219,13 @@ def _labelled(
 ) -> Predictions:
     """The predictions with the sets' opinion scores, matched by set and image name."""
     everything = pd.concat([table.assign(dataset=name) for name, table in labels.items()])
+    judged = everything["judged"] if "judged" in everything else [True] * len(everything)
     keys = list(zip(everything["dataset"], everything["image"].map(str), strict=True))
     rows = {key: row for row, key in enumerate(keys)}
     found = list(zip(predictions.datasets, predictions.images, strict=True))
     unknown = [image for name, image in found if (name, image) not in rows]
-    missing = [image for name, image in set(rows).difference(found)]
+    wanted = {key for key, use in zip(keys, judged, strict=True) if use}
+    missing = [image for name, image in wanted.difference(found)]
     if unknown or missing:
         problems = []
         if unknown:
@@ -235,6 +238,8 @@ def _labelled(
             f"{path}: predictions and labels of {', '.join(labels)} do not match: "
             f"{'; '.join(problems)}"
         )
+    predictions = predictions.rows(np.array([key in wanted for key in found], dtype=np.bool_))
+    found = [key for key in found if key in wanted]
     matched = everything.iloc[[rows[key] for key in found]]
     return replace(
         predictions,

@@ -21,6 +21,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from vqr1.iqa.bootstrap import MIN_UNITS
 from vqr1.iqa.correlation import FloatArray
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 ScoreRule = Literal["valid_mean", "all_valid"]
 """Which images have a score: those with a valid answer, or those with valid answers only."""
+Resample = Literal["auto", "images", "references"]
+"""What a bootstrap draws: `auto` takes references where images share at least `MIN_UNITS`."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,33 @@ class Predictions:
         """The n reference labels if every image has one and some share one, else None."""
         known = tuple(name for name in self.references if name is not None)
         return known if len(set(known)) < len(known) == len(self) else None
+
+
+def bootstrap_clusters(
+    scored: Predictions, resample: Resample = "auto"
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """What every bootstrap of one set's rows draws.
+
+    Args:
+        scored: n rows of one set that enter the figure.
+        resample: the rule.
+
+    Returns:
+        The n reference labels to draw by, or None to draw images; and what a reader must know
+        about that choice, or None.
+    """
+    shared = scored.clusters()
+    if resample == "images" or (resample == "auto" and shared is None):
+        return None, None
+    if shared is None:
+        return None, "intervals are over images: no reference is shared by several images"
+    count = len(set(shared))
+    if resample == "auto" and count < MIN_UNITS:
+        return None, (
+            f"intervals are over images, since {count} references are too few to resample; they "
+            "say how the figure varies among images of these references only"
+        )
+    return shared, None
 
 
 def concatenate(parts: Sequence[Predictions]) -> Predictions:

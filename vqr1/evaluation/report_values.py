@@ -1,4 +1,4 @@
-"""The report of an evaluation as plain values: `metrics.json`, and flat names for tracking.
+"""The report of an evaluation as plain values: `metrics.json`, `summary.json`, names for tracking.
 
 What it leaves out: tables (`vqr1.evaluation.report`).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vqr1.evaluation.figures import Measured, SetFigures
@@ -47,6 +48,44 @@ def json_values(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def with_skipped(figures: SetFigures, count: int) -> SetFigures:
+    """The figures, warning of `count` images of the set that could not be judged."""
+    if not count:
+        return figures
+    warning = f"{count} images were left out: missing, empty or not decodable"
+    return replace(figures, warnings=(*figures.warnings, warning))
+
+
+def summary_values(
+    evaluation: Evaluation, headline: Measured, skipped: Mapping[str, int]
+) -> dict[str, Any]:
+    """What `summary.json` says of the figures.
+
+    Args:
+        evaluation: all figures.
+        headline: the SRCC that the evaluation stands for.
+        skipped: by set, images that were left out since they cannot be read.
+    """
+    return {
+        "srcc": finite(headline.value),
+        "srcc_interval": [finite(headline.interval.low), finite(headline.interval.high)],
+        "sets": {
+            figures.dataset: {
+                "srcc": finite(figures.srcc.value),
+                "plcc": finite(figures.plcc.value),
+                "krcc": finite(figures.krcc.value),
+                "images": figures.images,
+                "scored": figures.scored,
+                "invalid_rate": finite(figures.invalid_rate),
+                "warnings": list(figures.warnings),
+            }
+            for figures in evaluation.sets
+        },
+        "skipped": dict(skipped),
+        "caption": evaluation.caption,
+    }
+
+
 def _set_values(figures: SetFigures) -> dict[str, Any]:
     reference = figures.per_reference
     return {
@@ -62,7 +101,7 @@ def _set_values(figures: SetFigures) -> dict[str, Any]:
         **_measured_values(all_figures(figures)),
         "fits": {
             curve: {
-                "parameters": list(fit.fit.parameters),
+                "parameters": [finite(value) for value in fit.fit.parameters],
                 "starting_points": fit.fit.starts,
                 "converged": fit.fit.converged,
                 "reason": fit.fit.reason,
@@ -93,7 +132,11 @@ def _set_values(figures: SetFigures) -> dict[str, Any]:
             "srcc_spread_error": finite(figures.calibration.srcc.value),
             "reason": figures.calibration.srcc.reason,
             "bins": [
-                {"images": part.images, "spread": part.spread, "rmse": part.rmse}
+                {
+                    "images": part.images,
+                    "spread": finite(part.spread),
+                    "rmse": finite(part.rmse),
+                }
                 for part in figures.calibration.bins
             ],
         },
@@ -114,5 +157,5 @@ def _measured_values(values: Mapping[str, Measured]) -> dict[str, Any]:
 
 
 def finite(value: float) -> float | None:
-    """The value, or None for NaN, which JSON cannot hold."""
+    """The value, or None for NaN and infinities, which JSON cannot hold."""
     return value if math.isfinite(value) else None

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vqr1.evaluation.predictions import Predictions, ScoreRule
+from vqr1.evaluation.predictions import Predictions, ScoreRule, bootstrap_clusters
 from vqr1.iqa.bootstrap import (
     Interval,
     Statistic,
@@ -56,8 +56,8 @@ class Summary:
         srcc: Spearman's correlation of image scores with opinion scores.
         plcc: Pearson's correlation, without a fit.
         krcc: Kendall's tau-b.
-        srcc_interval: 95 % bootstrap interval (over references where images share them, otherwise
-            over images).
+        srcc_interval: 95 % bootstrap interval (over references where images share enough of them,
+            otherwise over images: `bootstrap_clusters`).
         plcc_interval: the same of `plcc`.
         krcc_interval: the same of `krcc`.
         n: images.
@@ -111,7 +111,7 @@ def summarise(
     units: list[int] = []
     for dataset, part in sets.items():
         scored, scores = scored_rows(part, rule)
-        clusters = scored.clusters()
+        clusters, _ = bootstrap_clusters(scored)
         units.append(Units.of(len(scored), clusters).count)
         figures[dataset] = {
             name: figure(scores, scored.mos) for name, (_, figure) in _STATISTICS.items()
@@ -257,7 +257,7 @@ def paired_gain(
         x,
         y,
         common.mos,
-        clusters=common.clusters(),
+        clusters=bootstrap_clusters(common)[0],
         draws=draws,
         seed=seed,
         level=level,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table as RichTable
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,22 @@ class Table:
 
 
 def to_rich(table: Table) -> RichTable:
-    """For the terminal: the first column flush left, numbers flush right."""
+    """For the terminal: the first column flush left, numbers flush right.
+
+    Names, answers and paths stand in it as they are: nothing is read as Rich's markup.
+    """
     rich = RichTable(
-        title=table.title,
-        caption="\n".join(table.notes) or None,
+        title=Text(table.title, style="bold"),
+        caption=Text("\n".join(table.notes), style="table.caption") if table.notes else None,
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
-        title_style="bold",
     )
     for number, column in enumerate(table.columns):
-        rich.add_column(column, justify="left" if not number else "right", overflow="fold")
+        rich.add_column(Text(column), justify="left" if not number else "right", overflow="fold")
     for number, row in enumerate(table.rows):
-        rich.add_row(*(_plain(cell) for cell in row), end_section=number + 1 in table.rules)
+        rich.add_row(*map(Text, row), end_section=number + 1 in table.rules)
     return rich
-
-
-def _plain(cell: str) -> str:
-    """A cell without meaning as markup."""
-    return cell.replace("[", "\\[")
 
 
 def to_markdown(table: Table) -> str:

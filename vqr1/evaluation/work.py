@@ -14,6 +14,7 @@ What it leaves out: the processes themselves (`vqr1.evaluation.workers`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,8 @@ def merge(run_dir: Path, plan: Sequence[PlannedBatch], suffix: str) -> Predictio
         suffix: `.csv` or `.parquet`.
 
     Raises:
-        RuntimeError: an image was scored twice, or images of a planned batch are unknown.
+        ConfigError: the folder holds rows of images that are not in the plan.
+        RuntimeError: nothing was scored, or an image was scored twice.
     """
     scored = read_partials(run_dir)
     if scored is None:
@@ -139,6 +141,14 @@ def merge(run_dir: Path, plan: Sequence[PlannedBatch], suffix: str) -> Predictio
     keys = list(zip(scored.datasets, scored.images, strict=True))
     if len(set(keys)) != len(keys):
         raise RuntimeError(f"{run_dir}: {len(keys) - len(set(keys))} images were scored twice")
+    strange = [image for name, image in keys if (name, image) not in place]
+    if strange:
+        raise ConfigError(
+            [
+                f"run_dir={str(run_dir)!r}: {len(strange)} images were scored there that are not "
+                f"among those asked for, the first is {strange[0]}; choose another run_dir"
+            ]
+        )
     order = np.argsort([place[key] for key in keys], kind="stable")
     merged = scored.rows(order)
     write_predictions(merged, run_dir / f"predictions{suffix}")
@@ -151,6 +161,12 @@ def remove_partials(run_dir: Path) -> None:
     for path in partial_files(run_dir):
         path.unlink()
         committed_mark(path).unlink(missing_ok=True)
+
+
+def plan_digest(plan: Sequence[PlannedBatch], dataset: str) -> str:
+    """SHA-256 over the names of a set's planned images, in order."""
+    names = [image for batch in plan if batch.dataset == dataset for image in batch.images]
+    return hashlib.sha256(json.dumps([dataset, names]).encode()).hexdigest()
 
 
 def shares(numbers: Sequence[int], processes: int) -> list[list[int]]:

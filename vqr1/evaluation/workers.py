@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from vqr1.config import DatasetConfig, MixtureConfig, SplitConfig
 from vqr1.config_evaluation import EvalConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.labels import Part
 from vqr1.data.prompts import PromptBuilder
 from vqr1.data.ranking_images import RankingImages, RankingLoader
 from vqr1.errors import UserError
-from vqr1.evaluation.labels import with_labels
+from vqr1.evaluation.labels import whole_sets, with_labels
 from vqr1.evaluation.prediction_stream import PredictionStream
+from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.protocol import score_batches
 from vqr1.evaluation.scorers import build_scorer
 from vqr1.evaluation.work import PlannedBatch, partial_file
@@ -105,21 +106,26 @@ class Images:
         ]
         self.tables = {name: labelled.table for name, labelled in self.data.sets.items()}
 
+    def skipped(self, scored: Predictions) -> dict[str, int]:
+        """By set, the images that were left out: missing or empty, or not decodable.
+
+        The first are counted over the whole set, as `RankingDataModule.skipped_images` does, whose
+        count of the others knows nothing of other processes and earlier starts: those are the
+        planned images without a row.
+
+        Args:
+            scored: the finished predictions.
+        """
+        planned = Counter(batch.dataset for batch in self.plan for _ in batch.images)
+        rows = Counter(scored.datasets)
+        return {
+            name: labelled.skipped + planned[name] - rows[name]
+            for name, labelled in self.data.sets.items()
+        }
+
     def batches(self, numbers: Sequence[int]) -> RankingLoader:
         """The batches of the plan with the given numbers, in that order."""
         return RankingLoader(self._images, [self._plans[i] for i in numbers], self._workers)
-
-
-def whole_sets(dataset: DatasetConfig | MixtureConfig) -> DatasetConfig | MixtureConfig:
-    """The same sets without a split: every image belongs to the test part."""
-    if isinstance(dataset, MixtureConfig):
-        parts = {name: _whole_set(part) for name, part in dataset.parts.items()}
-        return replace(dataset, parts=parts)
-    return _whole_set(dataset)
-
-
-def _whole_set(dataset: DatasetConfig) -> DatasetConfig:
-    return replace(dataset, split=SplitConfig(by="none"))
 
 
 def score_share(

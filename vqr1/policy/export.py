@@ -32,7 +32,7 @@ def export_checkpoint(policy: Policy, folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     aside.chmod(0o755)
-    for file in _base_files(policy.source):
+    for file in _base_files(policy):
         shutil.copyfile(file, aside / file.name)
     with tempfile.TemporaryDirectory(dir=folder.parent) as weights:
         _merged(policy).save_pretrained(weights)
@@ -50,11 +50,15 @@ def _merged(policy: Policy) -> Any:
     return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-def _base_files(source: str) -> list[Path]:
-    folder = Path(source)
+def _base_files(policy: Policy) -> list[Path]:
+    folder = Path(policy.source)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(source, allow_patterns=list(SIDE_FILES)))
+        folder = Path(
+            snapshot_download(
+                policy.source, revision=policy.revision, allow_patterns=list(SIDE_FILES)
+            )
+        )
     files = {file for pattern in SIDE_FILES for file in folder.glob(pattern)}
     return sorted(file for file in files if not file.match("*.safetensors.index.json"))

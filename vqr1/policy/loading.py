@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from vqr1.config import LoraConfig, ModelConfig
 from vqr1.errors import ModelError
@@ -18,6 +19,7 @@ from vqr1.policy.backbone import unwrap
 from vqr1.policy.tiny import tiny_policy_folder
 
 PROCESSOR_FILE = "preprocessor_config.json"
+MODEL_TYPE = "qwen2_5_vl"
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class Policy:
         model: `Qwen2_5_VLForConditionalGeneration`, or a PEFT model around it.
         processor: its `Qwen2_5_VLProcessor` (chat template, tokenizer, image processor).
         source: folder or hub name that both were loaded from; export copies its side files.
+        revision: hub revision of `source`, None for a folder or the newest.
     """
 
     model: torch.nn.Module
     processor: Any
     source: str
+    revision: str | None = None
 
 
 def load_processor(config: ModelConfig) -> Any:
@@ -79,23 +83,14 @@ def load_policy(
     """
     source = _source(config)
     processor = load_processor(config)
-    try:
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            source,
-            revision=config.revision,
-            dtype=getattr(torch, config.dtype),
-            attn_implementation=attention,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"model.path={source}: {_first_line(error)}") from error
+    model = _load_weights(source, config, attention)
     if config.freeze_vision:
         model.model.visual.requires_grad_(False)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.lora is not None:
         model = _add_adapters(model, config.lora)
-    return Policy(model.to(device).eval(), processor, source)
+    return Policy(model.to(device).eval(), processor, source, config.revision)
 
 
 def trainable_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -106,6 +101,37 @@ def trainable_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 def vision_trains(model: torch.nn.Module) -> bool:
     """Whether any weight of the vision tower receives gradients."""
     return any(parameter.requires_grad for parameter in unwrap(model).model.visual.parameters())
+
+
+def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
+    try:
+        kind = AutoConfig.from_pretrained(source, revision=config.revision).model_type
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path={source}: {_first_line(error)}") from error
+    if kind != MODEL_TYPE:
+        raise ModelError(
+            f"model.path={source}: the checkpoint is a {kind}, the policy must be a {MODEL_TYPE}"
+        )
+    try:
+        model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            source,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except ImportError as error:
+        raise ModelError(f"hardware.attention={attention}: {_first_line(error)}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"model.path={source}: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model.path={source}: {len(missing)} weights are missing, {missing[0]} first; the "
+            "checkpoint is incomplete"
+        )
+    return model
 
 
 def _source(config: ModelConfig) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from vqr1.iqa.thurstone import GAMMA, fidelity_reward
@@ -16,6 +18,9 @@ class FidelityReward:
         variance_floor: smallest variance of an image's K scores; 0 is the published rule.
         fixed_variance: variance of every image instead of the K scores' own; None is the
             published rule, 1 the paper's ablation.
+
+    Raises:
+        ValueError: a constant is out of range.
     """
 
     ranks = True
@@ -26,6 +31,12 @@ class FidelityReward:
         variance_floor: float = 0.0,
         fixed_variance: float | None = None,
     ) -> None:
+        if not 0 < gamma < math.inf:
+            raise ValueError(f"gamma={gamma}: must be above 0")
+        if not 0 <= variance_floor < math.inf:
+            raise ValueError(f"variance_floor={variance_floor}: must be 0 or above")
+        if fixed_variance is not None and not 0 < fixed_variance < math.inf:
+            raise ValueError(f"fixed_variance={fixed_variance}: must be above 0")
         self.gamma = gamma
         self.variance_floor = variance_floor
         self.fixed_variance = fixed_variance

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from vqr1.config import LoggerConfig
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from lightning.pytorch.loggers import Logger, MLFlowLogger
     from matplotlib.figure import Figure
-
-MAX_PARAM_LENGTH = 500
 
 
 class RunLog:
@@ -35,7 +34,25 @@ class RunLog:
         self.run_dir = run_dir
         self.logger = logger
         self._mlflow: MLFlowLogger | None = None if logger is None else _as_mlflow(logger)
+        self._open = True
         run_dir.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the run with a true status, however it ended."""
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            # Lightning turns an interrupt into SystemExit.
+            killed = issubclass(kind, KeyboardInterrupt | SystemExit)
+            self.finish("KILLED" if killed else "FAILED")
 
     @property
     def mlflow_run_id(self) -> str | None:
@@ -47,18 +64,24 @@ class RunLog:
         """Address of the MLflow store, or None without MLflow."""
         return None if self._mlflow is None else self._mlflow._tracking_uri
 
-    def config(self, config_yaml: str, flat: Mapping[str, Any]) -> None:
-        """Keep the whole configuration as `config.yaml` and, flattened, as parameters."""
+    def config(self, config_yaml: str, values: Mapping[str, Any]) -> None:
+        """Keep the configuration as `config.yaml` and, under dotted keys, as parameters.
+
+        Lightning cuts parameters after 250 characters; the file holds them whole.
+        """
+        import pandas as pd
+
         self.text("config.yaml", config_yaml)
         if self.logger is None:
             return
-        parameters = {slug(key): slug(str(value))[:MAX_PARAM_LENGTH] for key, value in flat.items()}
-        self.logger.log_hyperparams(parameters)
+        flat = pd.json_normalize(dict(values), sep=".").iloc[0].to_dict()
+        self.logger.log_hyperparams({slug(str(key)): str(value) for key, value in flat.items()})
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics at a step."""
         if self.logger is not None:
             self.logger.log_metrics({slug(key): value for key, value in values.items()}, step)
+            self.logger.save()
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the MLflow run."""
@@ -93,7 +116,12 @@ class RunLog:
         return self.text("summary.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
 
     def finish(self, status: str) -> None:
-        """Close the run with an MLflow status: FINISHED, FAILED or KILLED."""
+        """Close the run with an MLflow status: FINISHED, FAILED or KILLED; once is enough."""
+        if not self._open:
+            return
+        self._open = False
+        if self.logger is not None:
+            self.logger.save()
         if self._mlflow is not None:
             self._mlflow.experiment.set_terminated(self.mlflow_run_id, status)
 
@@ -130,13 +158,13 @@ def open_run_log(
     """
     if config.name == "none":
         return RunLog(run_dir, None)
-    from lightning.pytorch.loggers import CSVLogger, MLFlowLogger
+    from vqr1.tracking.loggers import OpenMLFlowLogger, csv_logger
 
     if config.name == "csv":
-        return RunLog(run_dir, CSVLogger(run_dir, name="", version=""))
+        return RunLog(run_dir, csv_logger(run_dir))
     uri = config.tracking_uri or default_tracking_uri()
     prepare_experiment(uri, config.experiment)
-    logger = MLFlowLogger(
+    logger = OpenMLFlowLogger(
         experiment_name=config.experiment,
         run_name=slug(config.run_name or default_name),
         tracking_uri=uri,

@@ -87,7 +87,6 @@ class GrpoModule(L.LightningModule):
         self._reference: list[Reference | None] = [
             make_reference(policy.model, settings.grpo.kl_weight)
         ]
-        self.last_rollout: ScoredRollout | None = None
 
     @property
     def reference(self) -> Reference | None:
@@ -118,17 +117,18 @@ class GrpoModule(L.LightningModule):
         scored = self._sample(batch, vision.detach())
         sampled = time.perf_counter()
         reference = self._reference_logprobs(batch, scored, vision.detach())
+        learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         loss, grad_norm = self._update(batch, scored, reference, vision)
-        self.last_rollout = scored
         finished = time.perf_counter()
         self._log_step(
             {
                 **rollout_metrics(scored),
                 "loss": float(loss.loss),
+                "policy_loss": float(loss.policy_loss),
                 "kl": float(loss.kl),
                 "clip_fraction": float(loss.clip_fraction),
                 "grad_norm": grad_norm,
-                "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+                "lr": learning_rate,
                 "time/rollout": sampled - started,
                 "time/update": finished - sampled,
             },

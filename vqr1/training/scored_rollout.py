@@ -32,15 +32,23 @@ def score_rollout(
         rewards: the reward terms.
         answer_format: form that a response must have.
         normalise_std: divide advantages by the group's standard deviation.
+
+    Raises:
+        ValueError: a reward term gave a value that is not finite.
     """
     answers = [[parse_answer(text, answer_format) for text in texts] for texts in rollout.texts]
     device = rollout.tokens.device
     scores = torch.tensor(
-        [[math.nan if a.score is None else a.score for a in row] for row in answers], device=device
+        [[math.nan if a.score is None else a.score for a in row] for row in answers],
+        dtype=torch.float32,
+        device=device,
     )
     well_formed = torch.tensor([[a.well_formed for a in row] for row in answers], device=device)
     valid = torch.isfinite(scores)
     total, terms = rewards(RewardInputs(scores, valid, well_formed, mos.to(device)))
+    for name, term in terms.items():
+        if not bool(torch.isfinite(term).all()):
+            raise ValueError(f"reward.terms.{name}: gave a reward that is not a finite number")
     return ScoredRollout(
         rollout=rollout,
         scores=scores,
@@ -64,7 +72,7 @@ def rollout_metrics(scored: ScoredRollout) -> dict[str, float]:
         `zero_signal_rate`: groups whose rewards do not differ / groups;
         `response_length`: mean tokens of a response;
         `score_mean`: mean of all valid scores; `score_std`: mean over groups with two or more
-        valid scores of their unbiased standard deviation (NaN entries are left out by the caller).
+        valid scores of their unbiased standard deviation. Either is absent where it is undefined.
     """
     valid_count = scored.valid.sum(dim=1)
     filled = torch.where(scored.valid, scored.scores, torch.zeros_like(scored.scores))

@@ -58,6 +58,12 @@ class TrainingBar(L.Callback):
         self._progress.update(self._task, description="training")
         self._show(trainer)
 
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the terminal back before the error is printed."""
+        self._progress.stop()
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave the last state on the screen."""
         if stage == "fit":

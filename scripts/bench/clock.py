@@ -1,0 +1,60 @@
+"""Times and memory of one contestant's process."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Clock:
+    """Seconds spent in named phases, step by step.
+
+    `cpu` is the processor time of all threads, which other programs on the machine do not lengthen.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self._phases: dict[str, float] = defaultdict(float)
+        self._begun = 0.0
+        self._busy = 0.0
+
+    def begin(self) -> None:
+        """Starts a step."""
+        self._phases = defaultdict(float)
+        self._begun = now()
+        self._busy = time.process_time()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the block's time to a phase of the current step."""
+        started = now()
+        try:
+            yield
+        finally:
+            self._phases[name] += now() - started
+
+    def end(self) -> None:
+        """Ends a step; what no phase claimed is `rest`."""
+        total = now() - self._begun
+        rest = total - sum(self._phases.values())
+        busy = time.process_time() - self._busy
+        self.steps.append({**self._phases, "rest": rest, "total": total, "cpu": busy})
+
+
+def now() -> float:
+    """Seconds, after everything that was sent to the accelerator is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_memory_mib() -> float:
+    """Most memory that this process has held: on the accelerator if there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,71 @@
+"""The two plots of docs/performance.md, from the figures that `bench_step.py --json` writes.
+
+python scripts/bench/plots.py bench.json docs/images
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def plot_group_sizes(report: dict[str, Any], unit: str, path: Path) -> None:
+    """Cost of one step against K, relative to the smallest K."""
+    sweep = {int(k): v["median"][unit] for k, v in report["sweep"]["group"].items() if v}
+    groups = sorted(sweep)
+    figure, axes = plt.subplots(figsize=(4.6, 3.2))
+    axes.plot(groups, [sweep[k] / sweep[groups[0]] for k in groups], "o-", label="this project")
+    axes.plot(groups, [k / groups[0] for k in groups], "--", color="grey", label="K times the work")
+    axes.set_xlabel("K, responses per image")
+    axes.set_ylabel(f"cost of a step (K={groups[0]} is 1)")
+    axes.set_xticks(groups)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_prompt_lengths(report: dict[str, Any], unit: str, path: Path) -> None:
+    """Cost of one step against the prompt's length, for every contestant that was run."""
+    figure, axes = plt.subplots(figsize=(4.6, 3.2))
+    labels = {"trl": "TRL 1.16", "ours": "this project"}
+    sweep = report["sweep"]["prompt"]
+    for side, label in labels.items():
+        points = [
+            (row["ours"]["prompt_tokens"], row[side]["median"][unit])
+            for row in sweep.values()
+            if row.get(side) and row.get("ours")
+        ]
+        if points:
+            axes.plot(*zip(*sorted(points), strict=True), "o-", label=label)
+    axes.set_xlabel("prompt tokens (image included)")
+    axes.set_ylabel("processor seconds" if unit == "cpu" else "seconds a step")
+    axes.set_yscale("log")
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Draws both plots."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("report", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--unit", choices=["total", "cpu"], default="total")
+    options = parser.parse_args()
+    report = json.loads(options.report.read_text(encoding="utf-8"))
+    options.folder.mkdir(parents=True, exist_ok=True)
+    plot_group_sizes(report, options.unit, options.folder / "cost_against_group_size.png")
+    plot_prompt_lengths(report, options.unit, options.folder / "cost_against_prompt_length.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Times one training step of this project beside TRL's GRPOTrainer on the same machine.
+
+Both sides load the same random weights, see the same images and prompts, draw K responses of
+exactly C tokens, compare with a frozen reference and update all weights, the vision tower included.
+Every contestant runs in a process of its own, one after the other, so that peak memory is its own.
+
+    python scripts/bench_step.py --quick --json bench.json     # 448x336 only
+    python scripts/bench_step.py --json bench.json             # all sizes and sweeps
+    python scripts/bench_step.py --shape 3b --device cuda      # shapes of the released models
+
+What is compared, and what came out: docs/performance.md. Not here: rewards that mean anything; the
+text of the responses is noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import trl
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.flops import peak_rates
+from bench.setup import SHAPES, SIZES, Size, save_weights
+
+CONTESTANTS = ("trl", "ours", "ours, PyTorch linears")
+GROUPS = (2, 4, 8, 16)
+PICTURES = ((224, 168), (448, 336), (672, 504), (1024, 768))
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="the first size only, no sweep")
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--shape", choices=list(SHAPES), default="39m", help="shape of the model")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps, after one warm-up")
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    parser.add_argument("--sweep-only", action="store_true", help="the sweeps without the sizes")
+    parser.add_argument(
+        "--no-sweep", action="store_true", help="leave out the sweeps over K and image size"
+    )
+    parser.add_argument("--json", type=Path, help="file for every figure")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def work(options: argparse.Namespace) -> None:
+    """Runs one contestant in this process and prints its figures as the last line."""
+    torch.set_num_threads(options.threads)
+    task = json.loads(options.worker)
+    size = Size(**task["size"])
+    device = torch.device(options.device)
+    if task["contestant"] == "trl":
+        from bench import peer
+
+        with tempfile.TemporaryDirectory() as folder:
+            result = peer.run(size, options.weights, Path(folder), device, options.steps)
+    else:
+        from bench import ours
+
+        fast = task["contestant"] == "ours"
+        result = ours.run(size, options.weights, device, options.steps, fast)
+    print(json.dumps(result))
+
+
+def run_in_process(options: argparse.Namespace, contestant: str, size: Size, weights: Path) -> Any:
+    """One contestant at one size; None if its process was killed or failed."""
+    task = json.dumps({"contestant": contestant, "size": vars(size)})
+    command = [sys.executable, __file__, "--worker", task, "--weights", str(weights)]
+    command += ["--threads", str(options.threads), "--steps", str(options.steps)]
+    command += ["--device", options.device]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(f"  {contestant}: exit code {done.returncode}\n{done.stderr[-2000:]}", flush=True)
+        return None
+    return summarise(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def summarise(result: dict[str, Any]) -> dict[str, Any]:
+    """Adds the median of every phase."""
+    names = result["steps"][0]
+    result["median"] = {
+        name: statistics.median(step[name] for step in result["steps"]) for name in names
+    }
+    return result
+
+
+def with_ratios(results: dict[str, Any], peaks: dict[str, float]) -> dict[str, Any]:
+    """Ratios to TRL and shares of the measured matrix-product rates."""
+    peer = results.get("trl")
+    for name, result in results.items():
+        if result is None or name == "trl":
+            continue
+        median, flops = result["median"], result["flops"]
+        result["share_of_peak"] = {
+            kind: {
+                "step": flops["step"] / median["total"] / rate,
+                "update": flops["update"] / median["update"] / rate,
+            }
+            for kind, rate in peaks.items()
+        }
+        if peer is not None:
+            result["times_faster"] = peer["median"]["total"] / median["total"]
+            result["times_less_cpu"] = peer["median"]["cpu"] / median["cpu"]
+            result["share_of_memory"] = result["peak_mib"] / peer["peak_mib"]
+    return results
+
+
+def show(size: Size, results: dict[str, Any]) -> None:
+    """Prints one line for each contestant."""
+    print(f"{size.name}: B={size.images}, K={size.group}, C={size.tokens}")
+    for name, result in results.items():
+        if result is None:
+            print(f"  {name:<22} no result")
+            continue
+        median = result["median"]
+        update = median["total"] - median["generation"] - median["reference"]
+        line = (
+            f"  {name:<22} generation {median['generation']:7.2f} s  reference "
+            f"{median['reference']:6.2f} s  update {update:7.2f} s  total {median['total']:7.2f} s"
+            f"  cpu {median['cpu']:7.2f} s  peak {result['peak_mib']:7.0f} MiB"
+        )
+        if "times_faster" in result:
+            line += f"  {result['times_faster']:.1f} x faster, {result['times_less_cpu']:.1f} x CPU"
+        for kind, share in result.get("share_of_peak", {}).items():
+            line += f"  update {share['update']:.0%} of {kind} peak"
+        print(line, flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the contestants and writes the figures."""
+    options = parse_arguments(argv)
+    if options.worker:
+        work(options)
+        return
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
+    report: dict[str, Any] = {
+        "shape": options.shape,
+        "device": options.device,
+        "threads": options.threads,
+        "machine": platform.processor() or platform.machine(),
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "trl": trl.__version__,
+        },
+        "sizes": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights"
+        save_weights(options.shape, dtype, device, weights)
+        report["peak_rates"] = peaks = peak_rates(device, dtype)
+        print({name: f"{rate / 1e9:.0f} GFLOP/s" for name, rate in peaks.items()}, flush=True)
+        contestants = [name for name in CONTESTANTS if name in options.only]
+        if "fast_linear" not in peaks:
+            contestants = [name for name in contestants if "linears" not in name]
+        names = list(SIZES)[:1] if options.quick else options.sizes
+        for name in [] if options.sweep_only else names:
+            size = SIZES[name]
+            results = {side: run_in_process(options, side, size, weights) for side in contestants}
+            report["sizes"][name] = with_ratios(results, peaks)
+            show(size, results)
+            save(report, options.json)
+        if not (options.quick or options.no_sweep):
+            report["sweep"] = sweep(options, weights)
+    save(report, options.json)
+
+
+def sweep(options: argparse.Namespace, weights: Path) -> dict[str, Any]:
+    """Our cost against K at the largest size, and both sides' cost against the prompt's length."""
+    largest = SIZES[list(SIZES)[-1]]
+    groups = {}
+    for group in GROUPS:
+        groups[str(group)] = run_in_process(options, "ours", replace(largest, group=group), weights)
+        show(replace(largest, group=group), {"ours": groups[str(group)]})
+    prompts: dict[str, Any] = {}
+    for width, height in PICTURES:
+        size = replace(largest, name=f"{width}x{height}", width=width, height=height)
+        sides = [side for side in ("trl", "ours") if side in options.only]
+        prompts[size.name] = {side: run_in_process(options, side, size, weights) for side in sides}
+        show(size, prompts[size.name])
+    return {"group": groups, "prompt": prompts}
+
+
+def save(report: dict[str, Any], path: Path | None) -> None:
+    """Writes the report so far."""
+    if path is not None:
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

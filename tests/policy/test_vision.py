@@ -1,0 +1,120 @@
+"""Image features: what is reused, and when."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.support.tiny_models import tiny_model, tiny_prompts
+from vqr1.errors import ModelError
+from vqr1.policy.vision import VisionCache, encode_images, image_keys
+from vqr1.records import PromptBatch
+
+PROMPTS = tiny_prompts([(2, 2), (3, 5), (4, 2)], [1, 2, 3])
+
+
+@pytest.fixture
+def frozen():
+    model = tiny_model()
+    model.model.visual.requires_grad_(False)
+    return model
+
+
+@pytest.fixture
+def tower_runs(frozen):
+    runs = []
+    frozen.model.visual.register_forward_pre_hook(lambda *_: runs.append(1))
+    return runs
+
+
+def test_features_of_each_image_do_not_depend_on_the_batch(frozen):
+    together = encode_images(frozen, PROMPTS)
+    assert [tuple(embed.shape) for embed in together.embeds] == [(4, 48), (15, 48), (8, 48)]
+    for b, embed in enumerate(together.embeds):
+        alone = encode_images(frozen, PROMPTS.select(b, b + 1)).embeds[0]
+        torch.testing.assert_close(embed, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_leaves_carry_gradients_to_the_tower_once():
+    model = tiny_model()
+    weight = model.model.visual.patch_embed.proj.weight
+    features = encode_images(model, PROMPTS)
+    (expected,) = torch.autograd.grad(
+        sum((embed**2).sum() for embed in features.embeds), weight, retain_graph=True
+    )
+    leaves = features.leaves()
+    for embed in leaves.embeds[:2]:
+        (embed**2).sum().backward()
+    (leaves.embeds[2] ** 2).sum().backward()
+    assert weight.grad is None
+    features.backward_from(leaves)
+    torch.testing.assert_close(weight.grad, expected)
+
+
+def test_checkpointing_recomputes_the_tower_in_eval_mode():
+    model = tiny_model()
+    weight = model.model.visual.patch_embed.proj.weight
+
+    def gradient():
+        total = sum((embed**2).sum() for embed in encode_images(model, PROMPTS).embeds)
+        return torch.autograd.grad(total, weight)[0]
+
+    expected = gradient()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    runs = []
+    model.model.visual.blocks[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    torch.testing.assert_close(gradient(), expected)
+    assert len(runs) == 2
+    assert not any(block.training for block in model.model.visual.blocks)
+
+
+def test_keys_follow_the_image_not_the_batch():
+    keys = image_keys(PROMPTS)
+    assert len(set(keys)) == 3
+    assert image_keys(PROMPTS.select(1, 3)) == keys[1:]
+    changed = PROMPTS.pixel_values.clone()
+    changed[0, 0] += 1e-3
+    other = image_keys(PromptBatch(PROMPTS.input_ids, changed, PROMPTS.image_grid_thw))
+    assert other[0] != keys[0]
+    assert other[1:] == keys[1:]
+    # The same patches in another arrangement are another image.
+    turned = PROMPTS.image_grid_thw.clone()
+    turned[2] = torch.tensor([1, 4, 8])
+    assert image_keys(PromptBatch(PROMPTS.input_ids, PROMPTS.pixel_values, turned))[2] != keys[2]
+
+
+def test_cache_runs_the_tower_for_unknown_images_only(frozen, tower_runs):
+    cache = VisionCache()
+    expected = encode_images(frozen, PROMPTS)
+    tower_runs.clear()
+    cache.encode(frozen, PROMPTS.select(0, 2))
+    found = cache.encode(frozen, PROMPTS)
+    assert len(tower_runs) == 3
+    assert (cache.hits, cache.misses) == (2, 3)
+    for embed, truth in zip(found.embeds, expected.embeds, strict=True):
+        torch.testing.assert_close(embed, truth, rtol=1e-5, atol=1e-5)
+
+
+def test_cache_forgets_the_oldest_image_beyond_its_size(frozen, tower_runs):
+    # Image 0 takes 4 * 48 * 4 = 768 bytes, image 1 takes 15 * 48 * 4 = 2880, image 2 1536.
+    cache = VisionCache(max_bytes=768 + 2880)
+    cache.encode(frozen, PROMPTS)
+    tower_runs.clear()
+    cache.encode(frozen, PROMPTS.select(2, 3))
+    assert tower_runs == []
+    cache.encode(frozen, PROMPTS.select(0, 1))
+    assert tower_runs == [1]
+
+
+def test_cache_on_disk_outlives_the_process(frozen, tower_runs, tmp_path):
+    first = VisionCache(folder=tmp_path / "features").encode(frozen, PROMPTS)
+    tower_runs.clear()
+    second = VisionCache(folder=tmp_path / "features").encode(frozen, PROMPTS)
+    assert tower_runs == []
+    for embed, truth in zip(second.embeds, first.embeds, strict=True):
+        assert torch.equal(embed, truth)
+
+
+def test_cache_refuses_a_tower_that_is_trained():
+    with pytest.raises(ModelError, match=r"model\.freeze_vision=true"):
+        VisionCache().encode(tiny_model(), PROMPTS)

@@ -1,0 +1,96 @@
+"""Drawing tokens: the distribution, the cuts and the noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from vqr1.config import SamplingConfig
+from vqr1.rollout.sampling import draw, uniform_noise
+
+NOTHING = torch.empty(0, dtype=torch.long)
+LOGITS = torch.log(torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]))
+
+
+def frequencies(sampling, banned=NOTHING, draws=20000):
+    """How often each of the five tokens comes, with evenly spread noise."""
+    noise = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
+    tokens, _ = draw(LOGITS.repeat(draws, 1), noise, sampling, banned)
+    return (torch.bincount(tokens, minlength=5) / draws).numpy()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (SamplingConfig(), [0.5, 0.2, 0.15, 0.1, 0.05]),
+        # Two likeliest: 0.5 / 0.7, 0.2 / 0.7.
+        (SamplingConfig(top_k=2), [5 / 7, 2 / 7, 0, 0, 0]),
+        # 0.5 + 0.2 = 0.7 < 0.75, so the third token is needed: 0.5 / 0.85, ...
+        (SamplingConfig(top_p=0.75), [0.5 / 0.85, 0.2 / 0.85, 0.15 / 0.85, 0, 0]),
+        # Of the three likeliest (sum 0.85), 0.5 / 0.85 = 0.59 < 0.6: two stay.
+        (SamplingConfig(top_k=3, top_p=0.6), [5 / 7, 2 / 7, 0, 0, 0]),
+        (SamplingConfig(top_p=1e-6), [1, 0, 0, 0, 0]),
+        (SamplingConfig(temperature=0.0), [1, 0, 0, 0, 0]),
+        # p^2 / sum p^2 with sum .25 + .04 + .0225 + .01 + .0025 = .325.
+        (
+            SamplingConfig(temperature=0.5),
+            [0.25 / 0.325, 0.04 / 0.325, 0.0225 / 0.325, 0.01 / 0.325, 0.0025 / 0.325],
+        ),
+    ],
+)
+def test_frequencies_equal_the_cut_distribution(sampling, expected):
+    np.testing.assert_allclose(frequencies(sampling), expected, atol=2e-4)
+
+
+def test_banned_tokens_never_come_and_the_rest_keeps_its_proportions():
+    banned = torch.tensor([0, 3])
+    # 0.2 + 0.15 + 0.05 = 0.4 is left.
+    np.testing.assert_allclose(
+        frequencies(SamplingConfig(), banned), [0, 0.5, 0.375, 0, 0.125], atol=2e-4
+    )
+    np.testing.assert_allclose(frequencies(SamplingConfig(temperature=0.0), banned)[1], 1)
+
+
+@pytest.mark.parametrize("sampling", [SamplingConfig(), SamplingConfig(top_k=1, top_p=0.1)])
+def test_logprobs_are_those_of_the_whole_distribution(sampling):
+    tokens, logprobs = draw(LOGITS.clone(), torch.tensor([0.0]).double(), sampling, NOTHING)
+    assert tokens.tolist() == [0]
+    torch.testing.assert_close(logprobs, torch.log(torch.tensor([0.5])))
+
+
+def test_logprobs_count_the_temperature():
+    _, logprobs = draw(
+        LOGITS.clone(), torch.zeros(1).double(), SamplingConfig(temperature=0.5), NOTHING
+    )
+    torch.testing.assert_close(logprobs, torch.log(torch.tensor([0.25 / 0.325])))
+
+
+def test_noise_at_the_edges_never_leaves_the_allowed_tokens():
+    edge = torch.tensor([0.0, np.nextafter(1.0, 0.0)], dtype=torch.float64)
+    banned = torch.tensor([0, 4])
+    tokens, _ = draw(LOGITS.repeat(2, 1), edge, SamplingConfig(), banned)
+    assert tokens.tolist() == [1, 3]
+
+
+def test_noise_is_uniform_and_a_function_of_seed_image_and_response():
+    keys = [b"a" * 16, b"b" * 16]
+    noise = uniform_noise(7, keys, 50, 100)
+    assert noise.shape == (2, 50, 100)
+    assert stats.kstest(noise.flatten().numpy(), "uniform").pvalue > 0.01
+    assert torch.equal(uniform_noise(7, keys[1:], 50, 100)[0], noise[1])
+    assert torch.equal(uniform_noise(7, keys, 3, 10), noise[:, :3, :10])
+    assert not (uniform_noise(8, keys, 50, 100) == noise).any()
+    # No two responses share their noise, not even those of one image that comes twice.
+    twice = uniform_noise(7, [keys[0], keys[0]], 2, 5).view(4, 5)
+    assert len({tuple(row.tolist()) for row in twice}) == 4
+
+
+def test_noise_does_not_touch_the_global_random_state():
+    torch.manual_seed(0)
+    np.random.seed(0)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    uniform_noise(1, [b"c" * 16], 2, 3)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()

@@ -1,0 +1,270 @@
+"""Scores do not depend on the company an image keeps, and are what the engine's answers say."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vqr1
+from vqr1.cli.compose import compose_config, plain_values
+from vqr1.config import validate
+from vqr1.config_scoring import ScoreConfig
+from vqr1.data.images import load_image
+from vqr1.data.prompts import PromptBuilder
+from vqr1.errors import ConfigError, DataError
+from vqr1.evaluation import scorers
+from vqr1.iqa.answers import parse_answer
+from vqr1.policy.expected_score import expectation
+from vqr1.policy.loading import Policy, load_policy
+from vqr1.records import RankingBatch
+from vqr1.rollout.local import LocalEngine
+from vqr1.scoring.digits import deviation
+from vqr1.scoring.scorer import MIN_MASS, Scorer
+
+SIZES = ((112, 112), (200, 130), (70, 260), (64, 64), (240, 150), (131, 97), (150, 150))
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return load_policy(settings().model)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Seven PNG files of different sizes, patterns and noise."""
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = []
+    for number, (width, height) in enumerate(SIZES):
+        rng = np.random.default_rng(number)
+        y, x = np.mgrid[0:height, 0:width]
+        waves = (np.sin(x / (5 + number)), np.cos(y / 9), np.sin((x + y) / 13))
+        clean = 127 + 90 * np.stack(waves, axis=-1)
+        noisy = clean + rng.normal(0, 12 * number, clean.shape)
+        paths.append(folder / f"{number}.png")
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(paths[-1])
+    return paths
+
+
+def settings(*overrides: str) -> ScoreConfig:
+    return validate(ScoreConfig, plain_values(compose_config("score", overrides)))
+
+
+def scorer(policy: Policy, *overrides: str) -> Scorer:
+    config = settings(*overrides)
+    return Scorer(
+        policy, config.model, config.prompt, config.mode,
+        seed=config.seed, batch_size=config.batch_size,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def expected(policy: Policy, files: list[Path]) -> dict[str, tuple[float, float]]:
+    """Score and std by path, each image scored by itself."""
+    results = scorer(policy, "batch_size=1").score(files)
+    assert all(result.valid for result in results)
+    return {str(r.path): (float(r.score or 0), float(r.std or 0)) for r in results}
+
+
+@pytest.mark.parametrize(("batch", "order"), [(2, 1), (7, 1), (7, -1), (2, -1)])
+def test_batch_size_and_order_change_no_score(
+    policy: Policy,
+    files: list[Path],
+    expected: dict[str, tuple[float, float]],
+    batch: int,
+    order: int,
+) -> None:
+    results = scorer(policy, f"batch_size={batch}").score(files[::order])
+    assert [result.path for result in results] == [str(path) for path in files[::order]]
+    for result in results:
+        assert (result.score, result.std) == pytest.approx(expected[str(result.path)], abs=1e-4)
+
+
+def test_the_same_batch_twice_is_bit_equal(policy: Policy, files: list[Path]) -> None:
+    first, second = (scorer(policy).score(files[:3]) for _ in range(2))
+    assert first == second
+
+
+def test_expected_scores_are_those_of_evaluation(
+    policy: Policy, files: list[Path], expected: dict[str, tuple[float, float]]
+) -> None:
+    config = settings()
+    prompts = builder(policy, config)([load_image(path) for path in files[:3]])
+    batch = RankingBatch("any", ("a", "b", "c"), prompts, torch.ones(3), torch.arange(3))
+    judged = scorers.build_scorer(policy, config.mode, config.prompt, 0)(batch)
+    for path, score in zip(files, judged.scores[:, 0].tolist(), strict=False):
+        assert score == pytest.approx(expected[str(path)][0], abs=1e-4)
+    assert scorers.MIN_MASS == MIN_MASS
+
+
+def test_deviation_is_that_of_all_spellings() -> None:
+    rng = np.random.default_rng(0)
+    logprobs = torch.from_numpy(rng.normal(-1.5, 1.0, (1, 500, 4)))
+    first, point = rng.dirichlet(np.ones(8))[:5], rng.uniform(0.5, 1, 5)
+    tenth = rng.dirichlet(np.ones(12), 5)[:, :10]
+    last = rng.dirichlet(np.ones(12), (5, 10))[:, :, :10]
+    numbers, weights = [], []
+    for d in range(5):
+        share = first[d] / first.sum()
+        numbers.append(d + 1.0)
+        weights.append(share * (1 - point[d] * tenth[d].sum()))
+        for e in range(10):
+            reached = share * point[d] * tenth[d, e]
+            numbers.append(d + 1 + e / 10)
+            weights.append(reached * (1 - last[d, e].sum()))
+            for f in range(10):
+                numbers.append(d + 1 + e / 10 + f / 100)
+                weights.append(reached * last[d, e, f])
+                row = torch.tensor([first[d], point[d], tenth[d, e], last[d, e, f]])
+                logprobs[0, 100 * d + 10 * e + f] = row.log()
+    mean = np.average(numbers, weights=weights)
+    std = math.sqrt(np.average((np.array(numbers) - mean) ** 2, weights=weights))
+    found = expectation(logprobs)
+    assert sum(weights) == pytest.approx(1.0)
+    assert float(found.score) == pytest.approx(mean, abs=1e-9)
+    assert float(deviation(logprobs, found.score)) == pytest.approx(std, abs=1e-9)
+
+
+def builder(policy: Policy, config: ScoreConfig) -> PromptBuilder:
+    model = config.model
+    return PromptBuilder(policy.processor, config.prompt.text, model.min_pixels, model.max_pixels)
+
+
+def test_greedy_is_the_engines_greedy_answer(policy: Policy, files: list[Path]) -> None:
+    config = settings("mode=greedy")
+    engine = LocalEngine(policy.model, policy.processor.tokenizer, 16384)
+    prompts = builder(policy, config)([load_image(path) for path in files[:4]])
+    texts = engine.sample(prompts, group_size=1, sampling=config.mode.sampling, seed=3).texts
+    results = scorer(policy, "mode=greedy", "batch_size=3").score(files[:4])
+    assert [result.text for result in results] == [text for (text,) in texts]
+    assert [r.score for r in results] == [parse_answer(text).score for (text,) in texts]
+    assert all(result.std is None for result in results)
+
+
+def test_sampled_scores_follow_the_seed_and_the_image_only(
+    policy: Policy, files: list[Path]
+) -> None:
+    mode = ("mode=sampled", "mode.samples=4")
+    alone = scorer(policy, *mode, "seed=5", "batch_size=1").score(files[:3])
+    # The first image again, in the same batch: its random numbers are the same ones.
+    together = scorer(policy, *mode, "seed=5").score([*files[2::-1], files[0]])
+    assert together == [*alone[::-1], alone[0]]
+    other = scorer(policy, *mode, "seed=6").score(files[:3])
+    assert [result.text for result in other] != [result.text for result in alone]
+
+    config = settings(*mode)
+    engine = LocalEngine(policy.model, policy.processor.tokenizer, 16384)
+    prompts = builder(policy, config)([load_image(files[0])])
+    (texts,) = engine.sample(prompts, group_size=4, sampling=config.mode.sampling, seed=5).texts
+    scores = [s for s in (parse_answer(text).score for text in texts) if s is not None]
+    assert alone[0].score == pytest.approx(statistics.mean(scores))
+    assert alone[0].std == pytest.approx(statistics.stdev(scores))
+
+
+def test_answers_without_a_number_are_invalid(policy: Policy) -> None:
+    reading = scorer(policy, "mode=sampled", "mode.samples=3")._read
+    assert reading(["good", "<answer>fine</answer>", ""]).score is None
+    assert not reading(["good", "<answer>fine</answer>", ""]).valid
+    # Valid are 2.00 and 4.00: mean 3, std sqrt(((2-3)^2 + (4-3)^2) / 1) = sqrt(2).
+    mixed = ["<answer>2.00</answer>", "?", "<answer>4.00</answer>"]
+    assert reading(mixed).score == 3.0
+    assert reading(mixed).std == pytest.approx(math.sqrt(2))
+    strict = scorer(policy, "mode=sampled", "mode.samples=3", "mode.score_rule=all_valid")._read
+    assert strict(mixed).score is None
+
+
+def test_a_truncated_answer_gives_no_expected_score(policy: Policy, files: list[Path]) -> None:
+    (result,) = scorer(policy, "mode.sampling.max_new_tokens=2").score(files[:1])
+    assert (result.score, result.std, result.valid) == (None, None, False)
+    assert result.text
+    assert result.error is None
+
+
+def test_broken_images_leave_their_neighbours_alone(
+    policy: Policy, files: list[Path], expected: dict[str, tuple[float, float]], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.jpg"
+    text.write_text("no picture at all")
+    truncated = tmp_path / "truncated.png"
+    truncated.write_bytes(files[0].read_bytes()[:200])
+    narrow = tmp_path / "narrow.png"
+    Image.new("RGB", (900, 2)).save(narrow)
+    pixels = Image.new("F", (20, 20))
+    empty = Image.new("RGB", (0, 5))
+    broken = [text, truncated, narrow, tmp_path / "gone.png", pixels, empty]
+    results = scorer(policy).score([files[0], *broken, files[1]])
+    assert [result.error is None for result in results] == [True, *[False] * 6, True]
+    for place, path in ((0, files[0]), (-1, files[1])):
+        assert results[place].score == pytest.approx(expected[str(path)][0], abs=1e-4)
+    for result, path in zip(results[1:5], broken, strict=False):
+        assert str(result.error).startswith(f"{path}: ")
+        assert (result.score, result.valid) == (None, False)
+    assert "too narrow" in str(results[3].error)
+
+
+def test_non_thinking_and_descriptions(policy: Policy, files: list[Path]) -> None:
+    (short,) = scorer(policy, "prompt=non_thinking").score(files[0])
+    assert short.text is None
+    (described,) = scorer(
+        policy, "prompt=describe", "mode.sampling.max_new_tokens=12"
+    ).score(files[0])  # fmt: skip
+    assert (described.score, described.std) == (None, None)
+    assert described.valid == bool((described.text or "").strip())
+
+
+def pixels_of(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) / 255
+
+
+def test_metric_on_path_picture_and_tensor(
+    files: list[Path], expected: dict[str, tuple[float, float]]
+) -> None:
+    metric = vqr1.create_metric("tiny", batch_size=2)
+    assert (metric.lower_better, metric.score_range) == (False, (1.0, 5.0))
+    path = files[3]
+    pair = torch.stack([pixels_of(path), pixels_of(path).flip(2)])
+    by_path, by_picture, by_tensor = metric(path), metric(Image.open(path)), metric(pair)
+    assert by_path.dtype == torch.float32
+    assert by_path.shape == (1,)
+    assert by_tensor.shape == (2,)
+    assert float(by_path) == pytest.approx(expected[str(path)][0], abs=1e-4)
+    torch.testing.assert_close(by_picture, by_path, atol=1e-4, rtol=0)
+    torch.testing.assert_close(by_tensor[:1], by_path, atol=1e-4, rtol=0)
+    assert metric(str(path)).equal(by_path)
+    assert metric([path, files[1]]).shape == (2,)
+    mute = replace(metric.scorer._sampling, max_new_tokens=2)
+    metric.scorer._sampling = mute
+    assert metric(path).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (torch.zeros(1, 4, 8, 8), "(3, H, W)"),
+        (torch.zeros(8, 8), "(N, 3, H, W)"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "divided by 255"),
+        (torch.full((3, 8, 8), 1.5), "from 1.5 to 1.5"),
+        (torch.full((3, 8, 8), math.nan), "nan"),
+    ],
+)
+def test_tensors_that_are_no_images(policy: Policy, pixels: torch.Tensor, words: str) -> None:
+    with pytest.raises(DataError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        scorer(policy).score(pixels)
+
+
+def test_metric_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"name='niqe': there are .*tiny, visualquality_r1"):
+        vqr1.create_metric("niqe")
+    with pytest.raises(ConfigError, match=r"it asks for no score(.|\n)*samples=0"):
+        vqr1.create_metric("tiny", prompt="describe", samples=0)
+    with pytest.raises(ConfigError, match="mode='mean'"):
+        vqr1.create_metric("tiny", mode="mean")  # type: ignore[arg-type]
+    metric = vqr1.create_metric("tiny", mode="greedy")
+    with pytest.raises(DataError, match=r"image 0: .*gone\.png: no such image"):
+        metric(tmp_path / "gone.png")

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from vqr1.config import LoggerConfig
+from vqr1.errors import ConfigError
+from vqr1.tracking import open_run_log
+from vqr1.tracking.store import slug
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    return "sqlite:///runs.db"  # relative, as users write it
+
+
+def status(database: str, run_id: str | None) -> str:
+    assert run_id is not None
+    return str(MlflowClient(database).get_run(run_id).info.status)
+
+
+@pytest.mark.slow
+def test_status_is_true_however_a_run_ends(database: str, tmp_path: Path) -> None:
+    config = LoggerConfig(name="mlflow", tracking_uri=database)
+    with open_run_log(config, tmp_path / "a", "a") as log:
+        log.metrics({"val/srcc": 0.5, "val/srcc/kadid+tid": 0.25}, 3)
+        assert log.logger is not None
+        # What Lightning does after each of its loops.
+        log.logger.finalize("success")
+        assert status(database, log.mlflow_run_id) == "RUNNING"
+        log.config("a: 1\n", {"a": {"b": [0.9, 0.999], "c": "x" * 9000}, "d": None})
+        log.table("answers/first", pd.DataFrame({"text": ["<think>", None]}))
+    assert status(database, log.mlflow_run_id) == "FINISHED"
+    run = MlflowClient(database).get_run(log.mlflow_run_id)
+    assert run.data.params["a.b"] == "[0.9, 0.999]"
+    assert set(run.data.params["a.c"]) == {"x"}
+    assert run.data.metrics["val/srcc/kadid-tid"] == 0.25
+    files = {file.path for file in MlflowClient(database).list_artifacts(log.mlflow_run_id)}
+    assert {"config.yaml", "answers"} <= files
+
+    for error, expected in ((ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"),
+                            (SystemExit, "KILLED")):  # fmt: skip
+        with pytest.raises(error), open_run_log(config, tmp_path / "b", "b") as log:
+            raise error
+        assert status(database, log.mlflow_run_id) == expected
+
+
+def test_csv_keeps_every_metric(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "other.txt").write_text("kept")
+    with open_run_log(LoggerConfig(name="csv"), tmp_path / "run", "name") as log:
+        log.metrics({"train/kl": 0.5}, 1)
+        log.metrics({"test/srcc_after": 0.25})
+        assert log.mlflow_run_id is None
+    table = pd.read_csv(tmp_path / "run" / "metrics.csv")
+    assert table["train/kl"].dropna().tolist() == [0.5]
+    assert table["test/srcc_after"].dropna().tolist() == [0.25]
+    assert (tmp_path / "run" / "other.txt").read_text() == "kept"
+    assert not [w for w in recwarn if "not empty" in str(w.message)]
+
+
+def test_unusable_address(tmp_path: Path) -> None:
+    config = LoggerConfig(name="mlflow", tracking_uri="nosuchscheme://x")
+    with pytest.raises(ConfigError, match=r"logger\.tracking_uri=nosuchscheme"):
+        open_run_log(config, tmp_path, "name")
+
+
+def test_slug() -> None:
+    assert slug("val/srcc/kadid+tid@x") == "val/srcc/kadid-tid-x"

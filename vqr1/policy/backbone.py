@@ -1,0 +1,80 @@
+"""Access to the parts of a Qwen2.5-VL policy, whatever it is wrapped in.
+
+Adapters (peft) and data-parallel wrappers hide the model behind attributes of their own. Every pass
+of this package works on the parts themselves (vision tower, text model, output head), so that image
+features and prompts can be computed once and shared.
+
+Not here: loading, freezing and saving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from vqr1.errors import ModelError
+
+
+def unwrap(model: nn.Module) -> Any:
+    """The `Qwen2_5_VLForConditionalGeneration` inside `model`.
+
+    Adapter layers stay in place: peft replaces linear layers inside the model that is returned.
+
+    Args:
+        model: the bare model, or the model inside a peft or a data-parallel wrapper.
+
+    Raises:
+        ModelError: the model has not the parts of Qwen2.5-VL, or uses what the shared-prompt
+            passes do not compute (sliding windows, attention dropout).
+    """
+    core: Any = model
+    while isinstance(getattr(core, "module", None), nn.Module):
+        core = core.module
+    if hasattr(core, "get_base_model"):
+        core = core.get_base_model()
+    inner: Any = getattr(core, "model", None)
+    if not (hasattr(inner, "visual") and hasattr(inner, "language_model")):
+        raise ModelError(
+            f"model: found a {type(model).__name__}; the policy must be a "
+            "Qwen2_5_VLForConditionalGeneration; choose a Qwen2.5-VL checkpoint with model.path"
+        )
+    text_config = inner.language_model.config
+    if "sliding_attention" in getattr(text_config, "layer_types", ()):
+        raise ModelError(
+            "model: config.json sets use_sliding_window: true; the shared-prompt passes attend to "
+            "the whole prompt; set use_sliding_window to false"
+        )
+    if text_config.attention_dropout and core.training:
+        raise ModelError(
+            f"model: config.json sets attention_dropout: {text_config.attention_dropout}; training "
+            "needs 0, or the old and the new log-probabilities of a token differ without an update"
+        )
+    return core
+
+
+@contextmanager
+def checkpointing_in_eval_mode(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Lets layers recompute their activations in eval mode too, wherever gradients are recorded.
+
+    Policies are trained in eval mode (dropout would set the sampled and the trained distribution
+    apart), but transformers honours gradient checkpointing in training mode only. The flag is
+    raised on the layers alone, not on the modules inside them.
+    """
+    raised = [
+        layer
+        for layer in layers
+        if getattr(layer, "gradient_checkpointing", False) and not layer.training
+    ]
+    if not torch.is_grad_enabled():
+        raised = []
+    for layer in raised:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in raised:
+            layer.training = False

@@ -1,0 +1,154 @@
+"""Dense attention with its log-sum-exp, forwards and backwards, on every device.
+
+`torch.nn.functional.scaled_dot_product_attention` returns no log-sum-exp and cannot be given one
+backwards, which joining two pieces of one softmax needs; the kernels beneath it do both:
+
+- CPU: PyTorch's flash kernel;
+- CUDA, 16-bit types: FlashAttention as PyTorch ships it;
+- anything else (float32 on CUDA, other devices): plain matrix products.
+
+Shapes: q and out [n, H, S, D]; k and v [n, G, T, D] with H a multiple of G; lse [n, H, S] float32
+(float64 for float64), natural logarithm. Causal pieces are square (S = T).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_CPU_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_CUDA_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention
+_CUDA_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward
+
+
+def _cuda_flash(q: Tensor) -> bool:
+    head_size = q.shape[-1]
+    return (
+        q.is_cuda
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and head_size % 8 == 0
+        and head_size <= 256
+    )
+
+
+def lse_dtype(q: Tensor) -> torch.dtype:
+    """Type of the log-sum-exps: float32, float64 where q has it."""
+    return torch.promote_types(q.dtype, torch.float32)
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention output and log-sum-exp of the scaled scores.
+
+    Args:
+        q: [n, H, S, D] queries.
+        k: [n, G, T, D] keys.
+        v: [n, G, T, D] values.
+        causal: query s sees keys up to s (S = T); otherwise every query sees every key.
+        scale: factor of the scores.
+
+    Returns:
+        Output [n, H, S, D] in q's type and log-sum-exp [n, H, S] float32.
+    """
+    if q.device.type == "cpu":
+        out, lse = _CPU_FORWARD(q, k, v, 0.0, causal, scale=scale)
+        return out, lse
+    if _cuda_flash(q):
+        out, lse = _CUDA_FORWARD(q, k, v, 0.0, causal, False, scale=scale)[:2]
+        return out, lse
+    return math_forward(q, k, v, causal=causal, scale=scale)
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v.
+
+    `out` and `lse` may belong to a softmax over more keys than `k` holds; the result is then this
+    piece's part of the gradients.
+
+    Args:
+        grad: [n, H, S, D] gradient of the output.
+        q: as in `forward`.
+        k: as in `forward`.
+        v: as in `forward`.
+        out: [n, H, S, D] output of the whole softmax.
+        lse: [n, H, S] log-sum-exp of the whole softmax.
+        causal: as in `forward`.
+        scale: as in `forward`.
+
+    Returns:
+        Gradients in the shapes of q, k and v.
+    """
+    if q.device.type == "cpu":
+        return _CPU_BACKWARD(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
+    if _cuda_flash(q):
+        # Without dropout the kernel reads neither seed nor offset.
+        unused = torch.zeros((), dtype=torch.int64, device=q.device)
+        sizes = (None, None, q.shape[2], k.shape[2])
+        return _CUDA_BACKWARD(
+            grad, q, k, v, out, lse.contiguous(), *sizes, 0.0, causal, unused, unused, scale=scale
+        )
+    return math_backward(grad, q, k, v, out, lse, causal=causal, scale=scale)
+
+
+def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    groups = q.shape[1] // k.shape[1]
+    keys = k.repeat_interleave(groups, dim=1).to(lse_dtype(q))
+    scores = q.to(lse_dtype(q)) @ keys.transpose(-1, -2) * scale
+    if causal:
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(hidden, -torch.inf)
+    return scores, keys
+
+
+def math_forward(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """`forward` by matrix products: the definition, with all [S, T] scores in memory."""
+    scores, _ = _scores(q, k, causal, scale)
+    values = v.repeat_interleave(q.shape[1] // k.shape[1], dim=1).to(lse_dtype(q))
+    lse = scores.logsumexp(dim=-1)
+    out = torch.exp(scores - lse[..., None]) @ values
+    return out.to(q.dtype), lse
+
+
+def math_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`backward` by matrix products: dS = P (dO V' - rowsum(dO O)) with P = exp(S - lse)."""
+    batch, kv_heads, keys_count, size = k.shape
+    scores, keys = _scores(q, k, causal, scale)
+    groups = q.shape[1] // kv_heads
+    values = v.repeat_interleave(groups, dim=1).to(lse_dtype(q))
+    grad = grad.to(lse_dtype(q))
+    probs = torch.exp(scores - lse[..., None])
+    delta = (grad * out.to(lse_dtype(q))).sum(dim=-1, keepdim=True)
+    grad_scores = probs * (grad @ values.transpose(-1, -2) - delta) * scale
+    grad_q = grad_scores @ keys
+    grad_k = grad_scores.transpose(-1, -2) @ q.to(lse_dtype(q))
+    grad_v = probs.transpose(-1, -2) @ grad
+    shape = (batch, kv_heads, groups, keys_count, size)
+    return (
+        grad_q.to(q.dtype),
+        grad_k.view(shape).sum(dim=2).to(k.dtype),
+        grad_v.view(shape).sum(dim=2).to(v.dtype),
+    )

@@ -1,0 +1,362 @@
+"""Log-probabilities of K responses per image, with image and prompt computed once.
+
+All K responses of an image continue the same prompt. Here the prompts of a batch and all responses
+lie in one row without padding (`tree_attention.TreeLayout`); every response restarts at the
+position after its prompt, attends to the prompt and to itself, and its first token is predicted by
+the prompt's last position, which is computed once for all K. The prompt's gradient is therefore
+the sum over its K responses. Values and gradients equal those of the ordinary padded batch of B*K
+rows (`plain.py`) up to rounding.
+
+A training step over micro batches:
+
+    for part in plan_micro_batches(prompts, mask, budget):
+        chosen = prompts.select(part.start, part.stop)
+        result = response_logprobs(model, chosen, tokens[part], mask[part])
+        loss(result.logprobs, ...).backward()
+
+Shapes: B images, K responses each, C tokens a response; P_b tokens of prompt b; L tokens of the
+packed row.
+
+Not here: sampling (`vqr1.rollout`), losses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from vqr1.errors import ModelError
+from vqr1.policy.backbone import unwrap
+from vqr1.policy.output_head import target_logprobs
+from vqr1.policy.tree_attention import KeyValueStore, TreeLayout, attention_switched
+from vqr1.policy.vision import VisionFeatures, encode_images
+from vqr1.records import PromptBatch
+
+
+@dataclass(frozen=True)
+class ResponseLogprobs:
+    """What a policy says about given responses.
+
+    Attributes:
+        logprobs: [B, K, C] float32 natural log-probabilities at the temperature, 0 where the mask
+            is False.
+        entropy: [B, K, C] float32 entropy in nats of the distribution that each token was drawn
+            from, 0 where the mask is False and never differentiable; None if not asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor | None
+
+
+def response_lengths(mask: Tensor) -> list[list[int]]:
+    """[B][K] tokens of each response.
+
+    Raises:
+        ValueError: a response's mask has a gap; responses begin at token 0 and end once.
+    """
+    lengths = mask.sum(dim=-1)
+    expected = torch.arange(mask.shape[-1], device=mask.device) < lengths[..., None]
+    if not torch.equal(mask, expected):
+        raise ValueError("mask: True must fill each response from its first token on, without gaps")
+    result: list[list[int]] = lengths.tolist()
+    return result
+
+
+def plan_micro_batches(prompts: PromptBatch, mask: Tensor, micro_batch_tokens: int) -> list[slice]:
+    """Cuts a batch into runs of images that fit a token budget.
+
+    Every part holds at least one image, so one image above the budget makes a part of its own.
+    Images whose responses are all masked cost nothing.
+
+    Args:
+        prompts: B prompts.
+        mask: [B, K, C] bool, the tokens that count.
+        micro_batch_tokens: most tokens of a part, prompts counted once and responses K times.
+
+    Returns:
+        Slices of image numbers in order, which together cover every image with a response; empty
+        if there is none.
+    """
+    counts = mask.sum(dim=(1, 2)).tolist()
+    costs = [
+        len(ids) + count if count else 0
+        for ids, count in zip(prompts.input_ids, counts, strict=True)
+    ]
+    parts = []
+    start, total = 0, 0
+    for b, cost in enumerate(costs):
+        if total and cost and total + cost > micro_batch_tokens:
+            parts.append(slice(start, b))
+            start, total = b, 0
+        total += cost
+    if total:
+        parts.append(slice(start, len(costs)))
+    return parts
+
+
+def prompt_positions(
+    input_ids: Tensor, grid_thw: Tensor, image_token: int, merge: int
+) -> tuple[Tensor, int]:
+    """Multimodal rotary positions of a prompt with one image.
+
+    Text counts up by one on all three axes. Image tokens, which start at position s, get
+    (s + frame, s + row, s + column) of their merged patch; the text behind the image goes on from
+    s + max(rows, columns). (Qwen2-VL, arXiv 2409.12191, section 2.1; checked against
+    `get_rope_index`.)
+
+    Args:
+        input_ids: [P] tokens of the prompt.
+        grid_thw: [3] frames, patch rows and patch columns.
+        image_token: number of the image placeholder token.
+        merge: patches that are merged along each side (`spatial_merge_size`).
+
+    Returns:
+        [3, P] positions (frame, row, column axis) and the position of the first response token.
+
+    Raises:
+        ModelError: the prompt's placeholders do not match the image's size.
+    """
+    frames, height, width = grid_thw.tolist()
+    height, width = height // merge, width // merge
+    is_image = input_ids == image_token
+    found = int(is_image.sum())
+    if found != frames * height * width:
+        raise ModelError(
+            f"prompt: found {found} image tokens for an image of {frames * height * width} merged "
+            "patches; each merged patch needs exactly one; use the processor of this model"
+        )
+    start = int(is_image.int().argmax())
+    device = input_ids.device
+    axes = torch.meshgrid(
+        *(torch.arange(size, device=device) for size in (frames, height, width)), indexing="ij"
+    )
+    image = torch.stack(axes).reshape(3, -1) + start
+    after = start + max(height, width)
+    rest = input_ids.shape[0] - start - found
+    before = torch.arange(start, device=device).expand(3, -1)
+    behind = torch.arange(after, after + rest, device=device).expand(3, -1)
+    return torch.cat([before, image, behind], dim=1), after + rest
+
+
+@dataclass(frozen=True)
+class PackedPrompts:
+    """Prompts of A images as one row of embeddings.
+
+    Attributes:
+        embeds: [sum P_a, H] token embeddings with the image features in place.
+        positions: [3, sum P_a] rotary positions.
+        lengths: tokens of each prompt.
+        next_positions: position of the first response token of each image.
+    """
+
+    embeds: Tensor
+    positions: Tensor
+    lengths: tuple[int, ...]
+    next_positions: tuple[int, ...]
+
+
+def pack_prompts(model: nn.Module, prompts: PromptBatch, vision: VisionFeatures) -> PackedPrompts:
+    """Embeds prompts one after the other, without padding.
+
+    Raises:
+        ModelError: a prompt's placeholders do not match its image.
+    """
+    core = unwrap(model)
+    text = core.model.language_model
+    config = core.config
+    device = text.embed_tokens.weight.device
+    ids = torch.cat(prompts.input_ids).to(device)
+    # Positions are computed where the prompts are: small integer work, needed on the host.
+    positions, following = [], []
+    merge = config.vision_config.spatial_merge_size
+    for prompt, grid in zip(prompts.input_ids, prompts.image_grid_thw, strict=True):
+        place, after = prompt_positions(prompt, grid, config.image_token_id, merge)
+        positions.append(place)
+        following.append(after)
+    embeds = text.embed_tokens(ids)
+    images = torch.cat(vision.embeds).to(embeds)
+    image_rows = (ids == config.image_token_id).nonzero()[:, 0]
+    if image_rows.shape[0] != images.shape[0]:
+        raise ModelError(
+            f"prompt: found {image_rows.shape[0]} image tokens and {images.shape[0]} image "
+            "features; features and prompts must be of the same images"
+        )
+    return PackedPrompts(
+        embeds.index_copy(0, image_rows, images),
+        torch.cat(positions, dim=1).to(device),
+        tuple(len(prompt) for prompt in prompts.input_ids),
+        tuple(following),
+    )
+
+
+def run_packed(
+    model: nn.Module,
+    embeds: Tensor,
+    positions: Tensor,
+    layout: TreeLayout,
+    store: KeyValueStore | None = None,
+) -> Tensor:
+    """The text model over one packed row.
+
+    Args:
+        model: the policy, bare or wrapped.
+        embeds: [L, H] embeddings, prompts first.
+        positions: [3, L] rotary positions.
+        layout: what the L rows are.
+        store: receives every layer's keys and values, where given.
+
+    Returns:
+        [L, H] hidden states after the final norm.
+    """
+    text = unwrap(model).model.language_model
+    with attention_switched(text):
+        output = text(
+            inputs_embeds=embeds[None],
+            position_ids=positions[:, None],
+            # A prepared mask for every layer type: the tree attention needs none.
+            attention_mask=dict.fromkeys(text.config.layer_types),
+            use_cache=False,
+            tree=layout,
+            store=store,
+        )
+    return output.last_hidden_state[0]
+
+
+def response_logprobs(
+    model: nn.Module,
+    prompts: PromptBatch,
+    tokens: Tensor,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    vision: VisionFeatures | None = None,
+    micro_batch_tokens: int | None = None,
+    with_entropy: bool = False,
+) -> ResponseLogprobs:
+    """Log-probabilities of K responses to each of B prompts, every prompt computed once.
+
+    Differentiable in the model's weights and in `vision`. Gradient checkpointing, adapters and
+    autocast work as the model is set up.
+
+    Args:
+        model: the policy, bare or wrapped.
+        prompts: B prompts.
+        tokens: [B, K, C] int64 response tokens.
+        mask: [B, K, C] bool, True from each response's first token to its last. Responses may be
+            empty; an image with only empty responses is not computed at all.
+        temperature: divides the logits, above 0.
+        vision: features of the B images; None runs the vision tower here, for images that have
+            responses.
+        micro_batch_tokens: most tokens in one forward pass (see `plan_micro_batches`); None puts
+            all into one. Bounds memory where no gradient is recorded; for training loop over the
+            plan and send each part backwards by itself.
+        with_entropy: also compute entropies.
+
+    Returns:
+        Log-probabilities and, if asked for, entropies.
+
+    Raises:
+        ValueError: a mask with gaps.
+        ModelError: prompts, image features and model do not belong together.
+    """
+    device = unwrap(model).model.language_model.embed_tokens.weight.device
+    tokens, mask = tokens.to(device), mask.to(device)
+    lengths = response_lengths(mask)
+    if micro_batch_tokens is None:
+        parts = [slice(0, len(prompts))]
+    else:
+        parts = plan_micro_batches(prompts, mask, micro_batch_tokens)
+    logprobs = torch.zeros(mask.shape, dtype=torch.float32, device=device)
+    entropy = torch.zeros_like(logprobs) if with_entropy else None
+    for part in parts:
+        active = [b for b in range(part.start, part.stop) if any(lengths[b])]
+        if not active:
+            continue
+        # Equally long prompts side by side share one attention call.
+        active.sort(key=lambda b: len(prompts.input_ids[b]))
+        if vision is None:
+            encoded = encode_images(model, _choose(prompts, active))
+        else:
+            encoded = VisionFeatures(tuple(vision.embeds[b] for b in active))
+        values, entropies = _packed_logprobs(
+            model,
+            pack_prompts(model, _choose(prompts, active), encoded),
+            tokens[active],
+            [lengths[b] for b in active],
+            temperature,
+            with_entropy,
+        )
+        places = _mask_places(mask, active)
+        logprobs = logprobs.view(-1).index_copy(0, places, values).view_as(mask)
+        if entropy is not None and entropies is not None:
+            entropy.view(-1).index_copy_(0, places, entropies)
+    return ResponseLogprobs(logprobs, entropy)
+
+
+def _choose(prompts: PromptBatch, images: list[int]) -> PromptBatch:
+    """The prompts of the given images, in the given order."""
+    if images == list(range(len(prompts))):
+        return prompts
+    patches = prompts.image_grid_thw.prod(dim=1).tolist()
+    pixels = prompts.pixel_values.split(patches)
+    return PromptBatch(
+        tuple(prompts.input_ids[b] for b in images),
+        torch.cat([pixels[b] for b in images]),
+        prompts.image_grid_thw[images],
+    )
+
+
+def _mask_places(mask: Tensor, active: list[int]) -> Tensor:
+    """Flat places in [B, K, C] of the tokens of `active` images: first tokens, then the rest.
+
+    The order is that of `_packed_logprobs`.
+    """
+    places = torch.arange(mask.numel(), device=mask.device).view(mask.shape)[active]
+    chosen = mask[active]
+    first = places[..., 0][chosen[..., 0]]
+    return torch.cat([first, places[..., 1:][chosen[..., 1:]]])
+
+
+def _packed_logprobs(
+    model: nn.Module,
+    packed: PackedPrompts,
+    tokens: Tensor,
+    lengths: list[list[int]],
+    temperature: float,
+    with_entropy: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities (and entropies) of A images' tokens: all first tokens, then the rest."""
+    core = unwrap(model)
+    text = core.model.language_model
+    device = tokens.device
+    # The last token of a response predicts nothing that is asked for, so it is not an input.
+    layout = TreeLayout.build(
+        packed.lengths, [[max(n - 1, 0) for n in group] for group in lengths], device
+    )
+    counts = torch.tensor(lengths, device=device)
+    steps = torch.arange(tokens.shape[-1] - 1, device=device)
+    fed = steps < counts[..., None] - 1
+    following = torch.tensor(packed.next_positions, device=device)[:, None, None]
+    positions = (following + steps).expand(fed.shape)[fed]
+    inputs = tokens[..., :-1][fed]
+    hidden = run_packed(
+        model,
+        torch.cat([packed.embeds, text.embed_tokens(inputs)]),
+        torch.cat([packed.positions, positions.expand(3, -1)], dim=1),
+        layout,
+    )
+    logprobs_of = partial(
+        target_logprobs, core.lm_head, temperature=temperature, with_entropy=with_entropy
+    )
+    # One row of logits per prompt serves the first tokens of its K responses.
+    first, first_entropy = logprobs_of(hidden[layout.last_prompt_rows], tokens[..., 0])
+    rest, rest_entropy = logprobs_of(hidden[layout.prompt_rows :], tokens[..., 1:][fed][:, None])
+    present = counts > 0
+    values = torch.cat([first[present], rest[:, 0]])
+    if first_entropy is None or rest_entropy is None:
+        return values, None
+    spread = first_entropy[:, None].expand(first.shape)
+    return values, torch.cat([spread[present], rest_entropy])

@@ -1,0 +1,270 @@
+"""Token-by-token decoding of K responses per prompt over one copy of the prompt's keys.
+
+The text model's own modules are called layer by layer (so adapters work), without the general
+machinery of a generation loop: at small sizes Python decides the speed, at large ones reading the
+keys does. Every step attends to two blocks, the prompt's keys, which exist once for all responses
+of an image, and the response's own keys in a buffer of the length limit, allocated once; the blocks
+are joined through their log-sum-exps (see `vqr1.policy.tree_attention`).
+
+Rows that finish are left out of the linear layers at once; the key buffers are packed again when
+they are mostly empty.
+
+Shape legend: A images, S slots (responses) an image, n <= A*S live rows, P longest prompt, T length
+limit, H query heads, G key-value heads, D head size.
+
+Not here: sampling and stop rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqr1.policy import flash
+from vqr1.policy.backbone import unwrap
+from vqr1.policy.shared_prompt import PackedPrompts, run_packed
+from vqr1.policy.tree_attention import KeyValueStore, TreeLayout, row_block
+
+
+@dataclass(frozen=True)
+class PromptState:
+    """What is left of A prompts after they were read.
+
+    Attributes:
+        runs: (first image, images, prompt length) of each run of equally long prompts.
+        keys: by layer and run, [images, G, P, D] rotated keys: views, nothing is copied or padded.
+        values: by layer and run, [images, G, P, D].
+        last_hidden: [A, hidden] final hidden state of each prompt's last token.
+        next_positions: [A] rotary position of the first response token.
+    """
+
+    runs: tuple[tuple[int, int, int], ...]
+    keys: list[list[Tensor]]
+    values: list[list[Tensor]]
+    last_hidden: Tensor
+    next_positions: Tensor
+
+    def select(self, images: Sequence[int]) -> PromptState:
+        """The state of some images, given in ascending order."""
+        runs, chosen = [], []
+        first = 0
+        for number, (start, count, length) in enumerate(self.runs):
+            inside = [image - start for image in images if start <= image < start + count]
+            if inside:
+                runs.append((first, len(inside), length))
+                chosen.append((number, torch.tensor(inside, device=self.last_hidden.device)))
+                first += len(inside)
+        kept = torch.tensor(images, device=self.last_hidden.device)
+        return PromptState(
+            tuple(runs),
+            [[layer[run][rows] for run, rows in chosen] for layer in self.keys],
+            [[layer[run][rows] for run, rows in chosen] for layer in self.values],
+            self.last_hidden[kept],
+            self.next_positions[kept],
+        )
+
+
+def read_prompts(model: nn.Module, packed: PackedPrompts) -> PromptState:
+    """Runs the text model once over all prompts and keeps their keys and values."""
+    device = packed.embeds.device
+    layout = TreeLayout.build(packed.lengths, [()] * len(packed.lengths), device)
+    store = KeyValueStore()
+    hidden = run_packed(model, packed.embeds, packed.positions, layout, store)
+    runs, image = [], 0
+    for _, count, length in layout.buckets:
+        runs.append((image, count, length))
+        image += count
+    layers = [store.layers[number] for number in sorted(store.layers)]
+    return PromptState(
+        tuple(runs),
+        [[row_block(keys, *bucket) for bucket in layout.buckets] for keys, _ in layers],
+        [[row_block(values, *bucket) for bucket in layout.buckets] for _, values in layers],
+        hidden[layout.last_prompt_rows],
+        torch.tensor(packed.next_positions, device=device),
+    )
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of [n, heads, D] by [n, 1, D]."""
+    low, high = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-high, low), dim=-1) * sin
+
+
+class Decoder:
+    """Decodes S responses of each of A images, one token a step."""
+
+    def __init__(self, model: nn.Module, prompt: PromptState, slots: int, limit: int) -> None:
+        """Allocates the responses' key buffers.
+
+        Args:
+            model: the policy, bare or wrapped, in eval mode.
+            prompt: A prompts.
+            slots: S, responses of each image.
+            limit: most tokens that will be fed to a response.
+        """
+        core = unwrap(model)
+        self._text: Any = core.model.language_model
+        self._head: nn.Module = core.lm_head
+        self._prompt = prompt
+        config = self._text.config
+        self._heads = config.num_attention_heads
+        self._kv_heads = config.num_key_value_heads
+        self._size = config.hidden_size // config.num_attention_heads
+        images = prompt.last_hidden.shape[0]
+        device = prompt.last_hidden.device
+        self._grid = (images, slots)
+        self._images = torch.arange(images, device=device).repeat_interleave(slots)
+        # Live rows' places in the grid of slots; None while all slots are live.
+        self._live: Tensor | None = None
+        shape = (images, slots, self._kv_heads, limit, self._size)
+        self._own = [
+            (keys[0].new_empty(shape), values[0].new_empty(shape))
+            for keys, values in zip(prompt.keys, prompt.values, strict=True)
+        ]
+        steps = torch.arange(limit, device=device)
+        positions = prompt.next_positions[:, None] + steps
+        cos, sin = self._text.rotary_emb(prompt.last_hidden, positions.expand(3, -1, -1))
+        if cos.dim() == 4:
+            # Older releases mix the three axes later; behind the prompt all axes are equal.
+            cos, sin = cos[0], sin[0]
+        self._cos, self._sin = cos, sin
+        self._fed = 0
+
+    def first_logits(self) -> Tensor:
+        """[A, V] float32 logits of the first response token of every image."""
+        logits: Tensor = self._head(self._prompt.last_hidden).float()
+        return logits
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feeds one token to every live response.
+
+        Args:
+            tokens: [n] int64.
+
+        Returns:
+            [n, V] float32 logits of each response's next token.
+        """
+        hidden = self._text.embed_tokens(tokens)
+        cos = self._cos[self._images, self._fed, None].to(hidden.dtype)
+        sin = self._sin[self._images, self._fed, None].to(hidden.dtype)
+        for number, layer in enumerate(self._text.layers):
+            attended = self._attend(
+                number, layer.self_attn, layer.input_layernorm(hidden), cos, sin
+            )
+            hidden = hidden + attended
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        self._fed += 1
+        logits: Tensor = self._head(self._text.norm(hidden)).float()
+        return logits
+
+    def _attend(self, number: int, module: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        rows = x.shape[0]
+        both = torch.cat([module.q_proj(x), module.k_proj(x)], dim=-1)
+        both = both.view(rows, self._heads + self._kv_heads, self._size)
+        value = module.v_proj(x).view(rows, self._kv_heads, self._size)
+        # [A, S, heads, D]
+        both = self._spread(_rotate(both, cos, sin).to(value.dtype))
+        keys, values = self._own[number]
+        keys[:, :, :, self._fed] = both[:, :, self._heads :]
+        values[:, :, :, self._fed] = self._spread(value)
+        query = both[:, :, : self._heads]
+        out = self._two_blocks(number, query, module.scaling).flatten(0, 1).flatten(1)
+        if self._live is not None:
+            out = out.index_select(0, self._live)
+        attended: Tensor = module.o_proj(out)
+        return attended
+
+    def _two_blocks(self, number: int, query: Tensor, scale: float) -> Tensor:
+        """Attention of [A, S, H, D] queries to their prompts and to their own tokens.
+
+        All query heads that share a key-value head, and all responses of an image, are counted as
+        queries of that head: every key is then read once.
+        """
+        keys, values = self._own[number]
+        fed = self._fed + 1
+        query = query.unflatten(2, (self._kv_heads, -1))
+        own, own_lse = flash.forward(
+            query.flatten(0, 1),
+            keys.flatten(0, 1)[:, :, :fed],
+            values.flatten(0, 1)[:, :, :fed],
+            causal=False,
+            scale=scale,
+        )
+        own = own.unflatten(0, self._grid)
+        own_lse = own_lse.unflatten(0, self._grid)
+        parts = []
+        prompt = self._prompt
+        for run, (first, count, _) in enumerate(prompt.runs):
+            block = slice(first, first + count)
+            slots = query[block].transpose(1, 2)
+            part, part_lse = flash.forward(
+                slots.flatten(2, 3),
+                prompt.keys[number][run],
+                prompt.values[number][run],
+                causal=False,
+                scale=scale,
+            )
+            part = part.unflatten(2, slots.shape[2:4]).transpose(1, 2)
+            part_lse = part_lse.unflatten(2, slots.shape[2:4]).transpose(1, 2)
+            # The prompt's share exp(l1) / (exp(l1) + exp(l2)) of the attention.
+            share = torch.sigmoid(part_lse - own_lse[block])[..., None].to(part.dtype)
+            parts.append(torch.lerp(own[block], part, share))
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return joined.flatten(2, 3)
+
+    def _spread(self, rows: Tensor) -> Tensor:
+        """Live rows [n, ...] in the grid of slots [A, S, ...]; dead slots are zero."""
+        if self._live is not None:
+            grid = rows.new_zeros((self._grid[0] * self._grid[1], *rows.shape[1:]))
+            rows = grid.index_copy_(0, self._live, rows)
+        return rows.view(*self._grid, *rows.shape[1:])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drops all live responses but the given ones.
+
+        Args:
+            rows: numbers of the live rows to keep, ascending.
+        """
+        device = self._images.device
+        chosen = torch.tensor(rows, device=device)
+        self._images = self._images[chosen]
+        self._live = chosen if self._live is None else self._live[chosen]
+        images, slots = self._grid
+        owners = (self._live // slots).tolist()
+        counts = [owners.count(image) for image in range(images)]
+        kept = [image for image in range(images) if counts[image]]
+        longest = max(counts)
+        # Packing copies the buffers: worth it once a quarter of the slots is dead.
+        if len(kept) * longest <= 0.75 * images * slots:
+            self._pack(kept, counts, longest)
+
+    def _pack(self, kept: list[int], counts: list[int], longest: int) -> None:
+        """Moves live slots into a grid of `kept` images and `longest` slots each."""
+        assert self._live is not None
+        slots = self._grid[1]
+        device = self._images.device
+        live = (self._live % slots).split([counts[image] for image in kept])
+        # Dead slots of the new grid repeat slot 0; what they compute is never read.
+        table = torch.zeros(len(kept), longest, dtype=torch.long, device=device)
+        for row, part in zip(table, live, strict=True):
+            row[: len(part)] = part
+        images = torch.tensor(kept, device=device)
+        self._own = [
+            (keys[images[:, None], table], values[images[:, None], table])
+            for keys, values in self._own
+        ]
+        if len(kept) < self._grid[0]:
+            self._prompt = self._prompt.select(kept)
+            self._cos, self._sin = self._cos[images], self._sin[images]
+        real = torch.arange(longest, device=device) < torch.tensor(
+            [[counts[image]] for image in kept], device=device
+        )
+        self._live = real.flatten().nonzero()[:, 0]
+        self._images = self._live // longest
+        self._grid = (len(kept), longest)
+        if len(self._live) == len(kept) * longest:
+            self._live = None

@@ -1,0 +1,40 @@
+"""What every rollout engine does: sample K responses for each of B prompts.
+
+The training step, validation and scoring know this protocol only.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vqr1.config import SamplingConfig
+from vqr1.policy.vision import VisionFeatures
+from vqr1.records import PromptBatch, Rollout
+
+
+class RolloutEngine(Protocol):
+    """Samples responses from a policy."""
+
+    def sample(
+        self,
+        prompts: PromptBatch,
+        *,
+        group_size: int,
+        sampling: SamplingConfig,
+        seed: int,
+        vision: VisionFeatures | None = None,
+    ) -> Rollout:
+        """Samples `group_size` responses for every prompt.
+
+        Args:
+            prompts: B prompts.
+            group_size: K, at least 1.
+            sampling: how a response is drawn; every parameter counts, nothing is inherited.
+            seed: the same seed and weights give an image the same responses, whatever other images
+                are in the batch (up to float rounding).
+            vision: features of the B images under the same weights, if already computed.
+
+        Returns:
+            B x K responses.
+        """
+        ...

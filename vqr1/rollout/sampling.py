@@ -1,0 +1,102 @@
+"""Drawing one token for each of n rows from their logits.
+
+    p = softmax(z / T), cut to the likeliest tokens, without banned tokens, renormalised;
+    token = smallest v with cdf(v) > u * cdf(V)          (inversion of the distribution function)
+
+The noise u is one number for each token, made beforehand from (seed, image content, response), so
+that neither the batch around a response nor the global random state changes it.
+
+Shape legend: n rows (live responses), V vocabulary.
+
+Not here: stop rules (`stopping.py`), decoding (`decode.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vqr1.config import SamplingConfig
+
+
+def uniform_noise(seed: int, image_keys: Sequence[bytes], group_size: int, length: int) -> Tensor:
+    """Noise of every token that may be drawn.
+
+    Args:
+        seed: at least 0.
+        image_keys: B digests of the images (`vqr1.policy.vision.image_keys`). An image that comes
+            twice in a batch gets other noise the second time.
+        group_size: K.
+        length: most tokens of a response.
+
+    Returns:
+        [B, K, length] float64 in [0, 1).
+    """
+    seen: Counter[bytes] = Counter()
+    noise = np.empty((len(image_keys), group_size, length))
+    for b, key in enumerate(image_keys):
+        words = np.frombuffer(key, dtype=np.uint32).tolist()
+        for k in range(group_size):
+            noise[b, k] = np.random.default_rng([seed, seen[key], k, *words]).random(length)
+        seen[key] += 1
+    return torch.from_numpy(noise)
+
+
+def _cut(probs: Tensor, sampling: SamplingConfig) -> Tensor:
+    """Sets the probabilities that top-k and top-p cut off to 0; the likeliest always stays."""
+    vocabulary = probs.shape[-1]
+    if 0 < sampling.top_k < vocabulary:
+        kept, index = probs.topk(sampling.top_k, dim=-1)
+    elif sampling.top_p < 1.0:
+        kept, index = probs.sort(dim=-1, descending=True)
+    else:
+        return probs
+    if sampling.top_p < 1.0:
+        # A token stays if the likelier ones together have not yet reached top_p (of what top-k
+        # left).
+        share = kept.cumsum(dim=-1) / kept.sum(dim=-1, keepdim=True)
+        before = torch.cat([torch.zeros_like(share[:, :1]), share[:, :-1]], dim=-1)
+        kept = kept.masked_fill(before >= sampling.top_p, 0.0)
+    return torch.zeros_like(probs).scatter_(-1, index, kept)
+
+
+def draw(
+    logits: Tensor, noise: Tensor, sampling: SamplingConfig, banned: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Draws one token for each row.
+
+    Args:
+        logits: [n, V] float32, not yet divided by the temperature; overwritten.
+        noise: [n] float64 in [0, 1); not used by greedy decoding.
+        sampling: temperature (0: the likeliest token), top_k and top_p. top_p is taken of what
+            top_k leaves.
+        banned: [m] tokens that are never drawn.
+
+    Returns:
+        [n] int64 tokens, and their [n] float32 log-probabilities under the WHOLE distribution at
+        the temperature (at temperature 1 where decoding is greedy): banned tokens and cuts do not
+        enter the normalisation, so that they equal `shared_prompt.response_logprobs`.
+    """
+    if sampling.temperature not in (0.0, 1.0):
+        logits = logits / sampling.temperature
+    normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
+    if sampling.temperature == 0.0:
+        tokens = logits.index_fill(-1, banned, -torch.inf).argmax(dim=-1)
+    else:
+        probs = torch.exp(logits - normaliser).index_fill_(-1, banned, 0.0)
+        tokens = _invert(_cut(probs, sampling).cumsum(dim=-1), noise)
+    logprobs = logits.gather(-1, tokens[:, None]) - normaliser
+    return tokens, logprobs[:, 0]
+
+
+def _invert(cdf: Tensor, noise: Tensor) -> Tensor:
+    """[n] first tokens whose cumulated probability [n, V] exceeds the noise's share of the sum."""
+    total = cdf[:, -1]
+    target = (noise.to(cdf.device) * total.double()).to(cdf.dtype)
+    # Rounding may lift the target to the sum itself, which no token exceeds.
+    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cdf, target[:, None], right=True)[:, 0]

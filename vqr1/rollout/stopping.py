@@ -1,0 +1,80 @@
+"""When a response ends, and which tokens can never be part of one.
+
+A response ends at the end of the turn, or, with `stop=answer`, as soon as its text contains
+`</answer>`. Decoding the text at every step would cost more than sampling it; instead each live
+response keeps the last characters of its text, piece by piece. The tag is printable ASCII, and
+every byte-level or sentencepiece vocabulary spells printable ASCII as itself in its pieces, so
+pieces can be joined without decoding, however the tokenizer splits or merges the tag.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+ANSWER_END = "</answer>"
+_END_OF_TURN = ("<|im_end|>", "<|endoftext|>")
+_CONTROL = re.compile(r"<\|.*\|>")
+
+
+def end_tokens(tokenizer: Any) -> frozenset[int]:
+    """Tokens that end a turn: Qwen's two, or the tokenizer's own where it has neither."""
+    known = tokenizer.get_vocab()
+    found = {known[token] for token in _END_OF_TURN if token in known}
+    return frozenset(found or {tokenizer.eos_token_id})
+
+
+def banned_tokens(tokenizer: Any, vocabulary: int) -> list[int]:
+    """Tokens of the model's vocabulary that a response must not hold.
+
+    Image, video and other control tokens (an image placeholder in a response would no longer match
+    the number of image features), and numbers behind the tokenizer's last token, which a padded
+    embedding has. The tokens that end a turn are allowed.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        vocabulary: columns of the model's logits.
+
+    Returns:
+        Token numbers in order.
+    """
+    known = set(tokenizer.get_vocab().values())
+    control = {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special or _CONTROL.fullmatch(token.content)
+    }
+    control |= set(tokenizer.all_special_ids)
+    allowed = (known - control) | end_tokens(tokenizer)
+    return [token for token in range(vocabulary) if token not in allowed]
+
+
+class StopRule:
+    """Follows the live responses and says which of them end."""
+
+    def __init__(self, tokenizer: Any, responses: int, at_answer: bool) -> None:
+        """Follows `responses` responses; with `at_answer` they also end at `</answer>`."""
+        self._ends = end_tokens(tokenizer)
+        self._tokenizer = tokenizer
+        self._at_answer = at_answer
+        self._tails = [""] * responses
+        self._pieces: dict[int, str] = {}
+
+    def ended(self, rows: Sequence[int], tokens: Sequence[int]) -> list[bool]:
+        """Whether each of the live responses `rows` ends with the token it has just got."""
+        result = []
+        for row, token in zip(rows, tokens, strict=True):
+            done = token in self._ends
+            if self._at_answer and not done:
+                text = self._tails[row] + self._piece(token)
+                done = ANSWER_END in text
+                self._tails[row] = text[1 - len(ANSWER_END) :]
+            result.append(done)
+        return result
+
+    def _piece(self, token: int) -> str:
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._tokenizer.convert_ids_to_tokens(token)
+        return piece

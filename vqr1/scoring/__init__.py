@@ -1,0 +1,1 @@
+"""Scoring images with a policy, from the command line and from Python."""

@@ -1,0 +1,147 @@
+"""A quality metric as a Python call, in the manner that users of image metrics know.
+
+    metric = vqr1.create_metric("tiny")
+    scores = metric("photo.jpg")                # tensor [1]
+    scores = metric(torch.rand(4, 3, 224, 224)) # tensor [4]
+
+What it leaves out: gradients with respect to the image. An answer is text, so there are none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from vqr1.config import ModelConfig, PromptConfig, validate
+from vqr1.config_evaluation import EvalModeConfig
+from vqr1.errors import ConfigError, DataError
+from vqr1.policy.loading import load_policy
+from vqr1.scoring.pictures import ImageSource
+from vqr1.scoring.scorer import Scorer
+
+Mode = Literal["expected", "greedy", "sampled"]
+
+
+class QualityMetric:
+    """Callable that gives the quality of images; see `create_metric`.
+
+    Attributes:
+        lower_better: False: higher scores are better quality.
+        score_range: the scale that the prompt names. A model may leave it.
+        scorer: gives results with uncertainty, text and validity (`Scorer.score`).
+    """
+
+    lower_better = False
+    score_range = (1.0, 5.0)
+
+    def __init__(self, scorer: Scorer, device: torch.device | str) -> None:
+        self.scorer = scorer
+        self._device = device
+
+    def __call__(self, images: ImageSource | Iterable[ImageSource]) -> Tensor:
+        """Scores of images.
+
+        Args:
+            images: a path, a Pillow picture, a tensor [N, 3, H, W] or [3, H, W] of RGB in [0, 1]
+                (rounded to 8 bits), or a sequence of these.
+
+        Returns:
+            [N] float32 scores on the metric's device, without gradient; NaN where the model's
+            answer is invalid.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        results = self.scorer.score(images)
+        errors = [
+            f"image {number}: {result.error}"
+            for number, result in enumerate(results)
+            if result.error is not None
+        ]
+        if errors:
+            raise DataError("\n".join(errors))
+        scores = [math.nan if result.score is None else result.score for result in results]
+        return torch.tensor(scores, dtype=torch.float32, device=self._device)
+
+
+def create_metric(
+    name: str,
+    model: str | None = None,
+    device: torch.device | str = "cpu",
+    mode: Mode = "expected",
+    *,
+    prompt: str = "thinking",
+    samples: int = 6,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> QualityMetric:
+    """A metric from a checkpoint.
+
+    Args:
+        name: a model configuration (file of `conf/model`), `-` or `_` alike: `tiny`,
+            `visualquality-r1`, ... It decides image sizes, weight type and default checkpoint.
+        model: checkpoint folder or hub name in place of the configuration's own.
+        device: where the model goes and the scores are.
+        mode: `expected` and `greedy` are deterministic, `sampled` averages `samples` answers.
+        prompt: `thinking` or `non_thinking` (files of `conf/prompt`).
+        samples: answers averaged in mode `sampled`.
+        seed: seed of the sampled answers.
+        batch_size: images computed together; does not change a score.
+
+    Raises:
+        ConfigError: a name that there is no configuration for, a prompt that asks for no score, or
+            a number out of range.
+        ModelError: the checkpoint cannot be loaded.
+    """
+    config = validate(ModelConfig, _choice("model", name, "name"))
+    asked = validate(PromptConfig, _choice("prompt", prompt, "prompt"))
+    problems = []
+    if asked.answer_format == "free":
+        problems.append(f"prompt={prompt!r}: it asks for no score; use thinking or non_thinking")
+    if mode not in ("expected", "greedy", "sampled"):
+        problems.append(f"mode={mode!r}: must be expected, greedy or sampled")
+    problems += [
+        f"{key}={value!r}: must be {least} or more"
+        for key, value, least in (
+            ("samples", samples, 1),
+            ("seed", seed, 0),
+            ("batch_size", batch_size, 1),
+        )
+        if value < least
+    ]
+    if problems:
+        raise ConfigError(problems)
+    answers = validate(
+        EvalModeConfig, {**_choice("mode", "sampled", "mode"), "name": mode, "samples": samples}
+    )
+    if model is not None:
+        config = replace(config, path=model, revision=None)
+    policy = load_policy(config, device=device)
+    scorer = Scorer(policy, config, asked, answers, seed=seed, batch_size=batch_size)
+    return QualityMetric(scorer, device)
+
+
+def _choice(group: str, name: str, argument: str) -> dict[str, Any]:
+    """Values of one configuration file without a defaults list."""
+    folder = _conf() / group
+    file = folder / f"{name.replace('-', '_')}.yaml"
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if file.stem not in names:
+        raise ConfigError([f"{argument}={name!r}: there are {', '.join(names)}"])
+    values = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _conf() -> Path:
+    """The configuration groups: in the package (wheel) or beside it (checkout)."""
+    package = Path(__file__).resolve().parents[1]
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parent / "conf"

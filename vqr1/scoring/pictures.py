@@ -1,0 +1,91 @@
+"""What may be scored: files, Pillow pictures, tensors; each becomes an 8-bit RGB picture.
+
+Not here: decoding files (`vqr1.data.images`), finding them (`files.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from vqr1.data.images import load_image, to_rgb
+from vqr1.errors import DataError
+
+ImageSource = str | Path | Image.Image | Tensor
+"""One image: a file, a Pillow picture, or pixels [3, H, W] in [0, 1]."""
+
+
+def name_of(image: ImageSource) -> str | None:
+    """The path of a file as it was given; None for pictures and tensors."""
+    return str(image) if isinstance(image, str | Path) else None
+
+
+def open_picture(image: ImageSource) -> Image.Image:
+    """An image as 8-bit RGB.
+
+    Raises:
+        DataError: it does not decode, holds no pixels, or is a tensor outside the rules of
+            `picture_of_tensor`.
+    """
+    if isinstance(image, Tensor):
+        return picture_of_tensor(image)
+    if isinstance(image, str | Path):
+        return load_image(Path(image))
+    if 0 in image.size:
+        raise DataError(f"a picture of {image.width} x {image.height} pixels shows nothing")
+    try:
+        return to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"the picture does not decode ({error})") from error
+
+
+def picture_of_tensor(pixels: Tensor) -> Image.Image:
+    """Pixels as a picture, rounded to 8 bits; no gradient flows back.
+
+    Args:
+        pixels: [3, H, W] of a floating type, RGB in [0, 1].
+
+    Raises:
+        DataError: another shape or type, or values outside [0, 1].
+    """
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
+        raise DataError(
+            f"an image tensor of shape {tuple(pixels.shape)}: give (3, H, W), or (N, 3, H, W) for "
+            "several images"
+        )
+    if not pixels.is_floating_point():
+        raise DataError(
+            f"an image tensor of type {pixels.dtype}: give floating numbers in [0, 1], 8-bit "
+            "pixels divided by 255"
+        )
+    values = pixels.detach().to("cpu", torch.float32)
+    low, high = float(values.min()), float(values.max())
+    # Written so that NaN, for which every comparison is false, is refused too.
+    if not (low >= 0.0 and high <= 1.0):
+        raise DataError(
+            f"an image tensor with values from {low:g} to {high:g}: they must lie in [0, 1]; clamp "
+            "or rescale them"
+        )
+    eight_bits = (values * 255.0).round().to(torch.uint8)
+    return Image.fromarray(eight_bits.permute(1, 2, 0).contiguous().numpy())
+
+
+def split_images(images: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
+    """One image or several, [N, 3, H, W] too, as single images.
+
+    Raises:
+        DataError: a tensor with another number of dimensions.
+    """
+    if isinstance(images, Tensor):
+        if images.ndim == 4:
+            return images.unbind(0)
+        if images.ndim != 3:
+            raise DataError(
+                f"an image tensor of shape {tuple(images.shape)}: give (N, 3, H, W) or (3, H, W)"
+            )
+        return [images]
+    return [images] if isinstance(images, str | Path | Image.Image) else images

@@ -1,0 +1,26 @@
+"""What scoring says of one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of one image afterwards.
+
+    Attributes:
+        path: the file as it was given; None for pictures and tensors.
+        score: the score, normally within [1, 5]; None where invalid, unreadable or not asked for.
+        std: its standard deviation, where the mode has one.
+        valid: a score could be read; for descriptions, that there is a text.
+        text: the model's answer (the first one of several); None where none was generated.
+        error: why the image could not be read; None where it could.
+    """
+
+    path: str | None
+    score: float | None = None
+    std: float | None = None
+    valid: bool = False
+    text: str | None = None
+    error: str | None = None
