@@ -26,9 +26,11 @@ from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from vqr1.cli.compose import compose_config
-from vqr1.config import LoaderConfig, SamplingConfig, TrainConfig, validate
+from vqr1.cli.compose import config_dir
+from vqr1.cli.data import load_data_config
+from vqr1.config import LoaderConfig, SamplingConfig
 from vqr1.data.datamodule import RankingDataModule
+from vqr1.data.demo import CROP
 from vqr1.data.distortions import DISTORTIONS
 from vqr1.data.prompts import PromptBuilder
 from vqr1.evaluation.predictions import Predictions
@@ -64,18 +66,10 @@ class Reading:
     type_accuracy: float
 
 
-def train_config() -> TrainConfig:
-    """The default training configuration: demo set, thinking prompt, tiny model's image size."""
-    composed = compose_config("train", ["run_dir=."])
-    values = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(values, dict)
-    return validate(TrainConfig, {str(key): value for key, value in values.items()})
-
-
 def prompt_texts() -> dict[str, str]:
     """The published prompts by name, from `conf/prompt`."""
     return {
-        name: str(compose_config("train", [f"prompt={name}", "run_dir=."]).prompt.text)
+        name: str(OmegaConf.load(config_dir() / "prompt" / f"{name}.yaml").text)
         for name in PROMPT_SHARES
     }
 
@@ -106,12 +100,12 @@ def measure(
     console: Console,
 ) -> None:
     """Prints a table of zero-shot figures on the demo set's unseen photographs."""
-    config = train_config()
-    builder = PromptBuilder(
-        processor, config.prompt.text, config.model.min_pixels, config.model.max_pixels
-    )
+    builder = PromptBuilder(processor, prompt_texts()["thinking"], CROP**2, CROP**2)
     images = RankingDataModule(
-        config.dataset, LoaderConfig(images_per_batch=50), builder, config.seed
+        load_data_config(["dataset=demo"]).dataset,
+        LoaderConfig(images_per_batch=50),
+        builder,
+        seed=0,
     )
     engine = LocalEngine(model, processor.tokenizer, micro_batch_tokens=65536)
     table = Table(title="zero-shot on unseen photographs, thinking prompt")

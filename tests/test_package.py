@@ -28,9 +28,7 @@ def test_wheel_carries_configuration_and_tiny_policy(tmp_path: Path) -> None:
     assert (site / "vqr1" / "assets" / "tiny" / "model.safetensors").is_file()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    code = (
-        "import vqr1; assert 'site' in vqr1.__file__; from vqr1.cli.train import main; main()"
-    )
+    code = "import vqr1; assert 'site' in vqr1.__file__; from vqr1.cli.train import main; main()"
     shown = subprocess.run(
         [sys.executable, "-c", code, "--cfg", "job", "dataset=kadid+tid"],
         cwd=elsewhere,

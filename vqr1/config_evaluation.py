@@ -32,11 +32,11 @@ class EvalModelConfig(ModelConfig):
 
     run: str | None = None
     """MLflow run whose exported checkpoint is judged, with the image sizes that it was trained at;
-    `best` takes the finished run of `logger.experiment` with the highest `run_metric` of its exported
-    checkpoint. null: `path`."""
+    `best` takes the finished run of `logger.experiment` whose exported checkpoint has the highest
+    `run_metric`. null: `path`."""
     run_metric: str = "val/srcc"
-    """Metric that `run=best` compares, higher is better: its figure of the exported checkpoint, which
-    training logs under this name with `_best` at the end."""
+    """Metric that `run=best` compares, higher is better: the exported checkpoint's, which training
+    logs under this name with `_best` at the end."""
 
 
 @dataclass(config=_STRICT_KEYS, kw_only=True)

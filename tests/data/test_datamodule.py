@@ -19,6 +19,8 @@ from vqr1.data.images import load_image
 from vqr1.data.jsonl import read_jsonl
 from vqr1.data.labelled_set import open_dataset
 from vqr1.data.prompts import PromptBuilder
+from vqr1.data.ranking_batches import BatchPlan
+from vqr1.data.ranking_images import RankingImages
 from vqr1.errors import ConfigError, DataError
 from vqr1.records import RankingBatch
 
@@ -219,6 +221,26 @@ def test_undecodable_images_are_left_out_and_counted(
     assert data.skipped_images() == {"csv": 3}
     evaluated = list(data.eval_dataloader("train"))
     assert torch.cat([batch.index for batch in evaluated]).tolist() == [0, 1, 3, 4, *range(7, 12)]
+
+
+def test_two_bad_images_never_get_the_same_replacement(
+    make_csv: MakeCsv, prompts: PromptBuilder
+) -> None:
+    config = make_csv(7, on_bad_image="skip", max_bad_share=0.9)
+    for number in (2, 3):
+        break_image(config, number)
+    images = module(config, prompts).train_dataloader().dataset
+    assert isinstance(images, RankingImages)
+
+    def positions(*wanted: int) -> list[int]:
+        batch = images.batch(BatchPlan("csv", wanted))
+        assert batch is not None
+        return batch.index.tolist()
+
+    assert positions(2, 3) == [4, 5]
+    assert positions(3, 4, 2) == [5, 4, 6]
+    # Only where the set holds no other image does one repeat, so that batches stay equally large.
+    assert sorted(positions(0, 1, 2, 3, 4, 5))[:4] == [0, 1, 4, 4]
 
 
 def test_too_many_undecodable_images_stop_the_run(

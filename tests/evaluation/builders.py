@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from vqr1.records import PromptBatch, RankingBatch, Rollout
 
 
 def predictions(
-    scores: Sequence[float] | Sequence[Sequence[float]] | np.ndarray,
+    scores: Sequence[Any] | np.ndarray,
     mos: Sequence[float] | np.ndarray,
     *,
     dataset: str = "demo",

@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
 from vqr1.cli.compose import compose_config, config_dir, plain_values
 from vqr1.cli.evaluate import check_evaluation, main
-from vqr1.config import MixtureConfig, validate
+from vqr1.config import LoggerConfig, MixtureConfig, validate
 from vqr1.config_evaluation import EvalConfig
+from vqr1.tracking import RunLog
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -28,11 +31,20 @@ SMALL = (
     "mode.sampling.max_new_tokens=24",
     "loader.images_per_batch=4",
     "loader.workers=0",
+    "hardware.threads=1",
     "logger=none",
-    "figures.bootstrap_draws=50",
+    "figures.bootstrap_draws=0",
     "report.plots=false",
     "report.worst=0",
 )
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """`hardware.threads` holds for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def choices(group: str) -> list[str]:
@@ -144,22 +156,95 @@ def test_a_checkpoint_without_a_processor(run: Command, tmp_path: Path) -> None:
     assert "no preprocessor_config.json" in found.err
 
 
+def test_labels_of_a_part(run: Command, tmp_path: Path) -> None:  # noqa: F811
+    root = write_kadid(tmp_path / "kadid")
+    labels = (root / "dmos.csv").read_text().splitlines()[1:]
+    scores = [f"{line.split(',')[0]},{number % 7}" for number, line in enumerate(labels)]
+    (tmp_path / "scores.csv").write_text("\n".join(["image,score", *scores]) + "\n")
+    arguments = (
+        "predictions=scores.csv", "labels=dataset", "dataset=kadid", f"dataset.root={root}",
+        "dataset.split.by=reference", "logger=none", "figures.bootstrap_draws=0",
+        "report.plots=false",
+    )  # fmt: skip
+    images = {}
+    for part in ("all", "train", "val", "test"):
+        found = run(main, *arguments, f"part={part}", f"run_dir={part}")
+        assert found.code == 0, found.err
+        summary = json.loads((tmp_path / part / "summary.json").read_text())
+        assert f"{part} images" in summary["caption"]
+        images[part] = summary["sets"]["kadid"]["images"]
+    assert images["all"] == 24
+    # Six references of four images each, divided as whole references.
+    assert images["train"] + images["val"] + images["test"] == 24
+    assert all(0 < images[part] < 24 and images[part] % 4 == 0 for part in ("train", "val", "test"))
+
+
+def test_a_run_that_breaks_off_is_closed(
+    run: Command,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    statuses: list[str] = []
+
+    class Watched(RunLog):
+        def finish(self, status: str) -> None:
+            statuses.append(status)
+            super().finish(status)
+
+    def opened(config: LoggerConfig, run_dir: Path, name: str, tags: dict[str, str]) -> RunLog:
+        return Watched(run_dir, None)
+
+    def broken(*arguments: object) -> None:
+        raise errors.pop()
+
+    monkeypatch.setattr("vqr1.cli.evaluate.open_run_log", opened)
+    monkeypatch.setattr("vqr1.evaluation.outcome.write_outcome", broken)
+    errors: list[BaseException] = [KeyboardInterrupt(), OSError("disk full")]
+    arguments = (
+        f"predictions={write_table(tmp_path / 'livec.csv', 1)}", "logger=none", "run_dir=out",
+        "figures.bootstrap_draws=0",
+    )  # fmt: skip
+    with pytest.raises(OSError, match="disk full"):
+        run(main, *arguments)
+    with pytest.raises(KeyboardInterrupt):
+        run(main, *arguments)
+    assert statuses == ["FAILED", "KILLED"]
+
+
+@pytest.mark.slow
 def test_a_model_is_judged_and_its_predictions_judged_again(
     run: Command,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    root = write_kadid(tmp_path / "kadid")
-    arguments = [*SMALL, f"dataset.root={root}", "run_dir=out"]
+    root = write_kadid(tmp_path / "kadid", references=3)
+    (root / "images/I02_01_03.png").write_bytes(b"no picture")
+    arguments = [
+        *SMALL, f"dataset.root={root}", "run_dir=out", "dataset.on_bad_image=skip",
+        "dataset.max_bad_share=0.2",
+    ]  # fmt: skip
     first = run(main, *arguments)
     assert first.code == 0, first.err
     content = (tmp_path / "out/predictions.csv").read_bytes()
-    assert content.count(b'"kadid"') == 24 * 2
-    again = run(main, *arguments, "figures.bootstrap_draws=60")
+    assert content.count(b'"kadid"') == 11 * 2
+    assert "1 images were left out" in first.out
+    assert json.loads((tmp_path / "out/summary.json").read_text())["skipped"] == {"kadid": 1}
+    again = run(main, *arguments, "figures.bootstrap_draws=5")
     assert "already scored" in again.out
     assert (tmp_path / "out/predictions.csv").read_bytes() == content
-    other = run(main, *arguments, "mode.samples=3")
+    # The count does not depend on having met the image in this start.
+    assert json.loads((tmp_path / "out/summary.json").read_text())["skipped"] == {"kadid": 1}
+    other = run(main, *arguments, "mode.samples=3", "dataset.short_edge=84")
     assert other.code == 2
     assert "mode.samples=3: the evaluation in run_dir='out' was started with 2" in other.err
+    assert "dataset.short_edge=84: the evaluation in run_dir='out' was started with" in other.err
+    # As many images under other names: the counts agree, the names do not.
+    labels = (root / "dmos.csv").read_text()
+    (root / "images/I01_01_01.png").rename(root / "images/I09_01_01.png")
+    (root / "dmos.csv").write_text(labels.replace("I01_01_01.png", "I09_01_01.png"))
+    renamed = run(main, *arguments)
+    assert renamed.code == 2
+    assert renamed.err.count("was started with") == 1
+    assert "image names of kadid (SHA-256)" in renamed.err
 
 
 def start(folder: Path, root: Path, *more: str) -> subprocess.Popen[bytes]:
@@ -175,22 +260,28 @@ def start(folder: Path, root: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-def test_two_processes_and_a_killed_one_give_the_same_file(tmp_path: Path) -> None:
-    root = write_kadid(tmp_path / "kadid")
-    assert start(tmp_path / "one", root).wait(240) == 0
-    assert start(tmp_path / "two", root, "hardware.devices=2").wait(240) == 0
+def test_two_processes_and_a_killed_one_give_the_same_file(
+    run: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Only what must be a process of its own is one: the killed one, and the two at once."""
+    root = write_kadid(tmp_path / "kadid", references=3)
+    tiny = ("loader.images_per_batch=1", "mode.sampling.max_new_tokens=2")
     killed = tmp_path / "killed"
-    process = start(killed, root)
+    process = start(killed, root, *tiny)
     partial = killed / "predictions.partial-0.csv"
     deadline = time.monotonic() + 240
-    while not (partial.exists() and partial.stat().st_size > 500):
+    while not (partial.exists() and partial.stat().st_size > 300):
         assert time.monotonic() < deadline
         if process.poll() is not None:
             break
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert start(killed, root).wait(240) == 0
+    for folder, more in (("one", ()), ("two", ("hardware.devices=2",)), ("killed", ())):
+        found = run(main, *SMALL, *tiny, f"dataset.root={root}", f"run_dir={folder}", *more)
+        assert found.code == 0, found.err
     content = (tmp_path / "one/predictions.csv").read_bytes()
+    assert content.count(b'"kadid"') == 12 * 2
     assert (tmp_path / "two/predictions.csv").read_bytes() == content
     assert (killed / "predictions.csv").read_bytes() == content

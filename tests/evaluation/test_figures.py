@@ -10,8 +10,12 @@ import pytest
 from scipy import stats
 
 from tests.evaluation.builders import predictions
+from vqr1.evaluation.compare import JudgedRun, compare_runs
 from vqr1.evaluation.figures import FigureOptions, set_figures
 from vqr1.evaluation.means import set_means
+from vqr1.evaluation.summary import paired_gain, set_seed, summarise
+from vqr1.iqa.bootstrap import bootstrap_draws, interval_of_draws, paired_gain_interval
+from vqr1.iqa.correlation import srcc
 from vqr1.iqa.logistic import fit_logistic
 
 FAST = FigureOptions(draws=100)
@@ -144,3 +148,37 @@ def test_means_over_sets_by_hand() -> None:
     none = set_means([*sets, broken], FAST).plain["srcc"]
     assert math.isnan(none.value)
     assert none.reason == "c: all predictions are equal"
+
+
+@pytest.mark.parametrize(("references", "units"), [(4, "images"), (5, "references")])
+def test_one_rule_says_what_every_bootstrap_draws(references: int, units: str) -> None:
+    scores, mos = noisy(40)
+    names = [f"I{i % references}" for i in range(40)]
+    part = predictions(scores, mos, references=names)
+    expected = interval_of_draws(
+        bootstrap_draws(
+            srcc,
+            scores,
+            mos,
+            clusters=names if units == "references" else None,
+            draws=100,
+            seed=set_seed(0, "demo"),
+        ),
+        references if units == "references" else 40,
+    )
+    reported = set_figures(part, FAST)
+    assert (reported.units, reported.srcc.interval) == (units, expected)
+    assert summarise(part, draws=100).srcc_interval == expected
+    other = predictions(scores + np.sin(np.arange(40)), mos, references=names)
+    runs = [JudgedRun("a", part), JudgedRun("b", other)]
+    assert compare_runs(runs, FAST)[0].units == units
+    gain = paired_gain(part, other, draws=100, seed=3)
+    assert gain.interval == paired_gain_interval(
+        srcc,
+        scores,
+        other.scores[:, 0],
+        mos,
+        clusters=names if units == "references" else None,
+        draws=100,
+        seed=3,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,27 +20,35 @@ MODEL = EvalModelConfig(name="tiny", path=None, min_pixels=100, max_pixels=200)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoggerConfig, dict[str, str], Path]:
-    """A store with two good runs, one without a checkpoint, and one whose folder is gone."""
+    """A store with two good runs and every kind that cannot be the best one."""
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     experiment = prepare_experiment(uri, "vqr1")
     client = MlflowClient(uri)
     (folder / "export").mkdir()
     ids = {}
-    for name, srcc, checkpoint in (
-        ("low", 0.3, str(folder / "export")),
-        ("high", 0.8, str(folder / "export")),
-        ("bare", 0.9, None),
-        ("gone", None, str(folder / "nowhere")),
+    export = str(folder / "export")
+    for name, last, best, checkpoint, status in (
+        # What `low` exported is worse than `high`'s export; its last validation is better.
+        ("low", 0.9, 0.3, export, "FINISHED"),
+        ("high", 0.2, 0.8, export, "FINISHED"),
+        ("bare", 0.9, 0.9, None, "FINISHED"),
+        ("gone", 0.9, None, str(folder / "nowhere"), "FINISHED"),
+        ("nan", 0.9, math.nan, export, "FINISHED"),
+        ("failed", 0.9, 0.95, export, "FAILED"),
+        ("running", 0.9, 0.95, export, "RUNNING"),
     ):
         run = client.create_run(experiment, run_name=name)
         ids[name] = run.info.run_id
         client.log_param(ids[name], "model.max_pixels", 12544)
         client.log_param(ids[name], "prompt.name", "non_thinking")
-        if srcc is not None:
-            client.log_metric(ids[name], "val/srcc", srcc)
+        client.log_metric(ids[name], "val/srcc", last)
+        if best is not None:
+            client.log_metric(ids[name], "val/srcc_best", best)
         if checkpoint is not None:
             client.set_tag(ids[name], "vqr1.checkpoint", checkpoint)
+        if status != "RUNNING":
+            client.set_terminated(ids[name], status)
     return LoggerConfig(name="mlflow", tracking_uri=uri), ids, folder / "export"
 
 
@@ -51,7 +60,9 @@ def test_a_run_by_its_id(store: tuple[LoggerConfig, dict[str, str], Path]) -> No
     assert (found.run_id, found.prompt, found.name) == (ids["low"], "non_thinking", "run low")
 
 
-def test_the_best_run_has_a_checkpoint(store: tuple[LoggerConfig, dict[str, str], Path]) -> None:
+def test_the_best_run_exported_the_best_checkpoint(
+    store: tuple[LoggerConfig, dict[str, str], Path],
+) -> None:
     logger, ids, _ = store
     assert resolve_model(replace(MODEL, run="best"), logger).run_id == ids["high"]
 
@@ -65,7 +76,7 @@ def test_runs_that_cannot_be_used(store: tuple[LoggerConfig, dict[str, str], Pat
     ):
         with pytest.raises(ModelError, match=message):
             resolve_model(replace(MODEL, run=run), logger)
-    with pytest.raises(ModelError, match="no run of experiment 'vqr1' has both the metric 'x'"):
+    with pytest.raises(ModelError, match=r"no finished run of experiment 'vqr1' has .* 'x_best'"):
         resolve_model(replace(MODEL, run="best", run_metric="x"), logger)
     with pytest.raises(ModelError, match=r"no experiment 'other' .* \(there are: .*vqr1"):
         resolve_model(replace(MODEL, run="best"), replace(logger, experiment="other"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vqr1.config import DatasetConfig, SplitConfig
 from vqr1.config_evaluation import PredictionColumns
 from vqr1.errors import DataError
+from vqr1.evaluation.labels import EvalPart, label_tables
 from vqr1.evaluation.prediction_file import read_predictions, write_predictions
 from vqr1.evaluation.prediction_stream import PredictionStream, cut_to_committed
 from vqr1.evaluation.predictions import Predictions
@@ -160,6 +163,45 @@ def test_opinion_scores_from_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.mos, [2, 1])
     np.testing.assert_array_equal(found.index, [1, 0])
     assert set(found.datasets) == {"livec"}
+
+
+def test_only_the_judged_labels_need_predictions(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("image,score\nd,4\nb,2\na,1\n")
+    table = labels(["a", "b", "c", "d"]).assign(judged=[True, False, False, True])
+    found = read_predictions(path, labels={"livec": table})
+    assert found.images == ("d", "a")
+    np.testing.assert_array_equal(found.mos, [4, 1])
+    np.testing.assert_array_equal(found.index, [3, 0])
+    path.write_text("image,score\nd,4\nb,2\n")
+    with pytest.raises(DataError, match="1 labelled images have no prediction: a"):
+        read_predictions(path, labels={"livec": table})
+
+
+def test_label_tables_know_the_part(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(10)]
+    lines = ["image,mos", *(f"{name},{number}" for number, name in enumerate(names))]
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "test.txt").write_text("3.png\n7.png\n")
+    (tmp_path / "train.txt").write_text("1.png\n")
+    config = DatasetConfig(
+        name="csv",
+        root=str(tmp_path),
+        label_file="labels.csv",
+        split=SplitConfig(by="files", files={"train": "train.txt", "test": "test.txt"}),
+    )
+
+    def judged(part: EvalPart, dataset: DatasetConfig = config) -> list[str]:
+        table = label_tables(dataset, part)["csv"]
+        assert len(table) == 10
+        return table["image"][table["judged"]].tolist()
+
+    assert judged("test") == ["3.png", "7.png"]
+    assert judged("train") == ["1.png"]
+    assert judged("all") == names
+    assert judged("all", replace(config, max_images=2)) == ["0.png", "5.png"]
+    with pytest.raises(DataError, match=r"dataset\.split: no val images"):
+        judged("val")
 
 
 def test_labels_that_do_not_match(tmp_path: Path) -> None:

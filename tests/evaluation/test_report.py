@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from tests.evaluation.builders import predictions
 from vqr1.config_evaluation import ReportConfig
@@ -18,8 +19,14 @@ from vqr1.evaluation.outcome import write_outcome
 from vqr1.evaluation.predictions import Predictions, concatenate
 from vqr1.evaluation.published import published_groups
 from vqr1.evaluation.report import Evaluation, all_tables, main_table, published_tables
-from vqr1.evaluation.report_values import json_values, metric_values
-from vqr1.evaluation.tables import Table, to_csv, to_latex, to_markdown
+from vqr1.evaluation.report_values import (
+    finite,
+    json_values,
+    metric_values,
+    summary_values,
+    with_skipped,
+)
+from vqr1.evaluation.tables import Table, to_csv, to_latex, to_markdown, to_rich
 from vqr1.evaluation.worst_sheet import worst_images, worst_sheet
 from vqr1.tracking import RunLog
 
@@ -116,6 +123,33 @@ def test_latex_and_markdown_escape() -> None:
     assert r"| a\|b | [1, 2] |" in to_markdown(table)
     with pytest.raises(ValueError, match="1 cells for 2 columns"):
         Table("t", ("x", "y"), (("a",),), "name")
+
+
+def test_the_terminal_reads_no_markup() -> None:
+    cells = ("[red]a[/red].png", "[/]", ":smile:")
+    table = Table(f"run {cells[0]}", cells, (cells,), "name", (f"note {cells[1]}",))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(to_rich(table))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0].strip() == "run [red]a[/red].png"
+    assert lines[-1].strip() == "note [/]"
+    assert sum(line.split() == list(cells) for line in lines) == 2
+
+
+def test_skipped_images_are_told() -> None:
+    found = set_figures(rows("livec", 0), FigureOptions(draws=0))
+    assert with_skipped(found, 0) == found
+    told = Evaluation("", (with_skipped(found, 3),), FigureOptions(draws=0))
+    warning = "3 images were left out: missing, empty or not decodable"
+    assert f"livec: {warning}" in main_table(told, detailed=False).notes
+    values = summary_values(told, found.srcc, {"livec": 3})
+    assert values["skipped"] == {"livec": 3}
+    assert values["sets"]["livec"]["warnings"] == [warning]
+    json.dumps(values, allow_nan=False)
+
+
+def test_no_infinity_reaches_json() -> None:
+    assert [finite(value) for value in (1.5, math.nan, math.inf, -math.inf)] == [1.5, *[None] * 3]
 
 
 def test_values_have_reasons_and_no_nan() -> None:

@@ -19,11 +19,13 @@ from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.evaluation.prediction_stream import PredictionStream
 from vqr1.evaluation.summary import summarise
 from vqr1.evaluation.work import (
+    PlannedBatch,
     check_settings,
     finished_file,
     merge,
     partial_file,
     partial_files,
+    plan_digest,
     read_partials,
     remaining,
     shares,
@@ -121,3 +123,25 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         "seed=1",
     ]
     assert "was started with 6" in caught.value.problems[0]
+
+
+def test_rows_of_other_images_are_refused(tmp_path: Path) -> None:
+    stream = PredictionStream(partial_file(tmp_path, 0))
+    for number in (0, 1):
+        stream.append(scored(PLAN[number], number))
+    stream.close()
+    with pytest.raises(ConfigError, match=r"5 images were scored there .* the first is 001_0\.png"):
+        merge(tmp_path, PLAN[:1], ".csv")
+
+
+def test_the_digest_tells_names_and_their_order_not_the_batches() -> None:
+    def digest(*batches: tuple[str, ...]) -> str:
+        return plan_digest([PlannedBatch("demo", batch) for batch in batches], "demo")
+
+    whole = digest(("a", "b"), ("c",))
+    assert len(whole) == 64
+    assert whole == digest(("a",), ("b", "c"))
+    assert len({whole, digest(("b", "a"), ("c",)), digest(("a", "b"), ("d",)), digest()}) == 4
+    other = [PlannedBatch("demo", ("a", "b", "c")), PlannedBatch("more", ("a",))]
+    assert plan_digest(other, "demo") == whole
+    assert plan_digest(other, "more") != digest(("a",))

@@ -14,12 +14,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors import safe_open
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from vqr1.cli.compose import compose_config
+from vqr1.cli.compose import config_dir
 from vqr1.policy.tiny import (
     CHAT_TEMPLATE,
     SPECIAL_TOKENS,
@@ -66,7 +67,7 @@ def model() -> Any:
 
 
 def prompt_text(name: str) -> str:
-    return str(compose_config("train", [f"prompt={name}", "run_dir=."]).prompt.text)
+    return str(OmegaConf.load(config_dir() / "prompt" / f"{name}.yaml").text)
 
 
 def test_packaged_weights_are_small_and_load_as_float32(model: Any) -> None:

@@ -143,9 +143,10 @@ def _judge_file(config: EvalConfig, composed: DictConfig) -> float:
     path = Path(config.predictions).expanduser()
     labels = label_tables(config.dataset, config.part) if config.labels == "dataset" else None
     predictions = read_predictions(path, config.columns, labels)
-    caption = _caption(
-        config, f"predictions from {path.name}, {predictions.samples} score(s) an image"
-    )
+    words = f"predictions from {path.name}, {predictions.samples} score(s) an image"
+    if labels is not None:
+        words += f", {config.part} images"
+    caption = _caption(config, words)
     return _report(config, composed, predictions, caption, started, None)
 
 
@@ -182,7 +183,8 @@ def _report(
     with _open_log(config, composed, "+".join(figures.dataset for figures in sets)) as run_log:
         load_image = None if scored is None else scored.load_image
         write_outcome(evaluation, predictions, config.report, run_log, load_image)
-        run_log.metrics({f"data/skipped/{name}": float(n) for name, n in skipped.items()})
+        if skipped:
+            run_log.metrics({f"data/skipped/{name}": float(n) for name, n in skipped.items()})
         finished = finished_file(run_log.run_dir)
         if finished is not None:
             keep_file(run_log, finished.name)

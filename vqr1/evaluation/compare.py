@@ -322,7 +322,6 @@ def _probability(p: float) -> str:
 
 def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]:
     """Contents of `metrics.json` of a comparison."""
-
     return {
         found.dataset: {
             "images": found.images,

@@ -2,8 +2,8 @@
 
 What it does: finds the exported checkpoint of an MLflow run by its tag `vqr1.checkpoint`, and takes
 over the image sizes that the run was trained at. The best of an experiment is the finished run with
-the highest `<run_metric>_best`: the figure of the checkpoint that a training exports, which need not
-be that of its last validation.
+the highest `<run_metric>_best`: the figure of the checkpoint that a training exports, not that of
+its last validation.
 
 What it leaves out: loading (`vqr1.policy.loading`).
 """
