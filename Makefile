@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 ARGS ?=
 # Threads that wait at a barrier sleep: without this, tests that share the cores crawl.
 export OMP_WAIT_POLICY := PASSIVE

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from bench.setup import SIZES
 
 
 def plot_group_sizes(report: dict[str, Any], unit: str, path: Path) -> None:
@@ -33,20 +37,22 @@ def plot_group_sizes(report: dict[str, Any], unit: str, path: Path) -> None:
 
 
 def plot_prompt_lengths(report: dict[str, Any], unit: str, path: Path) -> None:
-    """Cost of one step against the prompt's length, for every contestant that was run."""
+    """Cost of a step for each response against the prompt's length, both sides.
+
+    Sizes differ in B and K, so the cost is divided by the B*K responses of a step.
+    """
     figure, axes = plt.subplots(figsize=(4.6, 3.2))
-    labels = {"trl": "TRL 1.16", "ours": "this project"}
-    sweep = report["sweep"]["prompt"]
-    for side, label in labels.items():
-        points = [
-            (row["ours"]["prompt_tokens"], row[side]["median"][unit])
-            for row in sweep.values()
-            if row.get(side) and row.get("ours")
-        ]
+    for side, label in {"trl": "TRL 1.16", "ours": "this project"}.items():
+        points = []
+        for name, row in report["sizes"].items():
+            if row.get(side) and row.get("ours"):
+                responses = SIZES[name].images * SIZES[name].group
+                cost = row[side]["median"][unit] / responses
+                points.append((row["ours"]["prompt_tokens"], cost))
         if points:
             axes.plot(*zip(*sorted(points), strict=True), "o-", label=label)
     axes.set_xlabel("prompt tokens (image included)")
-    axes.set_ylabel("processor seconds" if unit == "cpu" else "seconds a step")
+    axes.set_ylabel(f"{'processor ' if unit == 'cpu' else ''}seconds a response")
     axes.set_yscale("log")
     axes.legend(frameon=False)
     figure.tight_layout()

@@ -25,7 +25,6 @@ from vqr1.policy.expected_score import expectation
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.records import RankingBatch
 from vqr1.rollout.local import LocalEngine
-from vqr1.scoring.digits import deviation
 from vqr1.scoring.scorer import MIN_MASS, Scorer
 
 SIZES = ((112, 112), (200, 130), (70, 260), (64, 64), (240, 150), (131, 97), (150, 150))
@@ -128,7 +127,7 @@ def test_deviation_is_that_of_all_spellings() -> None:
     found = expectation(logprobs)
     assert sum(weights) == pytest.approx(1.0)
     assert float(found.score) == pytest.approx(mean, abs=1e-9)
-    assert float(deviation(logprobs, found.score)) == pytest.approx(std, abs=1e-9)
+    assert float(found.std) == pytest.approx(std, abs=1e-9)
 
 
 def builder(policy: Policy, config: ScoreConfig) -> PromptBuilder:

@@ -7,6 +7,10 @@ probability after the text s, D the digits 1 to 5 and d, e, f single digits:
     E = sum over d in D of  p(d) / sum over D of p  *  ( d + p("."|d) * sum over e of
             p(e|d.) * ( e / 10 + sum over f of p(f|d.e) * f / 100 ) )
 
+The standard deviation of the same distribution, sqrt(sum of weight * (X - E)^2) over the numbers X
+that end after d, after d.e or after d.ef, says how undecided the model is between numbers. It knows
+nothing of what another reasoning would have led to.
+
 A number that ends early ("4", "3.5") contributes what it says. What lies behind the second decimal
 is not looked at. The denominator, the probability that the answer begins with a digit from 1 to 5
 at all, is returned as `mass`: where it is small the expectation says little, and the caller treats
@@ -15,7 +19,7 @@ the answer as invalid.
 One pass per image: prompt and beginning are computed once, and the 500 spellings d.ef continue
 them (`vqr1.policy.shared_prompt`).
 
-Not here: making the beginning (`vqr1.evaluation.scorers`).
+Not here: making the beginning (`vqr1.evaluation.scorers`, `vqr1.scoring.scorer`).
 
 Shapes: B prompts; 5 first digits, 10 of each later one.
 """
@@ -42,11 +46,13 @@ class ExpectedScores:
     """Expectations of B answers.
 
     Attributes:
-        score: [B] float64 expected score.
+        score: [B] float64 expected score, within [1, 6).
+        std: [B] float64 standard deviation of the number, at least 0.
         mass: [B] float64 probability, in [0, 1], that the answer begins with a digit from 1 to 5.
     """
 
     score: Tensor
+    std: Tensor
     mass: Tensor
 
 
@@ -144,12 +150,24 @@ def expectation(logprobs: Tensor) -> ExpectedScores:
         logprobs: [B, 500, 4] natural log-probabilities of the tokens of each spelling d.ef, each
             given those before it; d slowest, f fastest.
     """
-    p = logprobs.double().exp().view(-1, len(FIRST), 10, 10, 4)
-    ten = torch.arange(10, dtype=torch.float64, device=p.device)
-    hundredths = (p[..., 3] * ten).sum(dim=-1) / 100
-    tenths = (p[:, :, :, 0, 2] * (ten / 10 + hundredths)).sum(dim=-1)
-    units = torch.tensor(FIRST, dtype=torch.float64, device=p.device) + p[:, :, 0, 0, 1] * tenths
-    first = p[:, :, 0, 0, 0]
-    mass = first.sum(dim=-1)
-    score = (first * units).sum(dim=-1) / mass
-    return ExpectedScores(score.cpu(), mass.cpu())
+    p = logprobs.double().exp().cpu().view(-1, len(FIRST), 10, 10, 4)
+    ten = torch.arange(10, dtype=torch.float64)
+    digit = torch.tensor(FIRST, dtype=torch.float64)
+    mass = p[:, :, 0, 0, 0].sum(dim=-1)
+    # Weights of the numbers that begin with d, with d.e and with d.ef.
+    first = p[:, :, 0, 0, 0] / mass[:, None]
+    tenth = (first * p[:, :, 0, 0, 1])[..., None] * p[:, :, :, 0, 2]
+    last = tenth[..., None] * p[..., 3]
+    # In each of the three: weight of the numbers that end there, and what they say.
+    ends = (
+        (first - tenth.sum(dim=-1), digit),
+        (tenth - last.sum(dim=-1), digit[:, None] + ten / 10),
+        (last, digit[:, None, None] + ten[:, None] / 10 + ten / 100),
+    )
+    score = torch.stack([(w * x).flatten(1).sum(dim=1) for w, x in ends]).sum(dim=0)
+    variance = torch.zeros_like(score)
+    for weight, number in ends:
+        centred = number - score.view(-1, *[1] * number.ndim)
+        variance = variance + (weight * centred**2).flatten(1).sum(dim=1)
+    # A remaining weight of 0 can come out as minus a rounding error.
+    return ExpectedScores(score, variance.clamp(min=0.0).sqrt(), mass)

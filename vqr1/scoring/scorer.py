@@ -3,7 +3,7 @@
 | mode | score | std |
 |---|---|---|
 | `greedy` | the number in the likeliest answer | none |
-| `expected` | expectation over the probabilities of the answer's digits, after greedy reasoning where the prompt asks for it | of that distribution (`digits.py`) |
+| `expected` | expectation over the probabilities of the answer's digits, after greedy reasoning where the prompt asks for it | of that distribution (`vqr1.policy.expected_score`) |
 | `sampled` | mean of the valid ones among N sampled answers | unbiased, over the valid ones; none for fewer than two |
 
 An image's result depends on its pixels, the weights and the settings only, up to floating-point
@@ -33,11 +33,11 @@ from vqr1.config_evaluation import EvalModeConfig
 from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import DataError
 from vqr1.iqa.answers import parse_answer
+from vqr1.policy.expected_score import expected_scores
 from vqr1.policy.loading import Policy
 from vqr1.policy.vision import VisionFeatures, encode_images
 from vqr1.records import PromptBatch
 from vqr1.rollout.local import LocalEngine
-from vqr1.scoring.digits import digit_scores
 from vqr1.scoring.pictures import ImageSource, name_of, open_picture, split_images
 from vqr1.scoring.result import Result
 
@@ -178,7 +178,7 @@ class Scorer:
             beginnings = [_until_answer(text) for text in reasoned]
         # An answer that never begins is still computed, as an empty one, and thrown away: such
         # answers are rare, and the batch stays whole.
-        found = digit_scores(
+        found = expected_scores(
             self._policy.model,
             self._policy.processor.tokenizer,
             prompts,
