@@ -49,7 +49,7 @@ class Contestant:
     """Policy, reference, optimiser and rollout engine; one call is one step."""
 
     def __init__(self, size: Size, folder: Path, device: torch.device, fast: bool) -> None:
-        """Loads the weights; `fast` lets linear layers use oneDNN where that helps."""
+        """Loads the weights; `fast` puts the layers of `use_fast_layers` in."""
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
         self.model = model.to(device).eval()

@@ -1,6 +1,6 @@
 """The two plots of docs/performance.md, from the figures that `bench_step.py --json` writes.
 
-python scripts/bench/plots.py bench.json docs/images
+Run: `python scripts/plot_bench.py bench.json docs/images` (`--unit cpu` for processor time).
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 
-sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.setup import SIZES
 
@@ -24,16 +22,15 @@ def plot_group_sizes(report: dict[str, Any], unit: str, path: Path) -> None:
     """Cost of one step against K, relative to the smallest K."""
     sweep = {int(k): v["median"][unit] for k, v in report["sweep"]["group"].items() if v}
     groups = sorted(sweep)
-    figure, axes = plt.subplots(figsize=(4.6, 3.2))
+    figure = Figure(figsize=(4.6, 3.2), layout="tight")
+    axes = figure.subplots()
     axes.plot(groups, [sweep[k] / sweep[groups[0]] for k in groups], "o-", label="this project")
     axes.plot(groups, [k / groups[0] for k in groups], "--", color="grey", label="K times the work")
     axes.set_xlabel("K, responses per image")
     axes.set_ylabel(f"cost of a step (K={groups[0]} is 1)")
     axes.set_xticks(groups)
     axes.legend(frameon=False)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def plot_prompt_lengths(report: dict[str, Any], unit: str, path: Path) -> None:
@@ -41,7 +38,8 @@ def plot_prompt_lengths(report: dict[str, Any], unit: str, path: Path) -> None:
 
     Sizes differ in B and K, so the cost is divided by the B*K responses of a step.
     """
-    figure, axes = plt.subplots(figsize=(4.6, 3.2))
+    figure = Figure(figsize=(4.6, 3.2), layout="tight")
+    axes = figure.subplots()
     for side, label in {"trl": "TRL 1.16", "ours": "this project"}.items():
         points = []
         for name, row in report["sizes"].items():
@@ -55,9 +53,7 @@ def plot_prompt_lengths(report: dict[str, Any], unit: str, path: Path) -> None:
     axes.set_ylabel(f"{'processor ' if unit == 'cpu' else ''}seconds a response")
     axes.set_yscale("log")
     axes.legend(frameon=False)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main() -> None:
