@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGene
 from vqr1.config import LoraConfig, ModelConfig
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import unwrap
+from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.tiny import tiny_policy_folder
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -84,6 +85,7 @@ def load_policy(
     source = _source(config)
     processor = load_processor(config)
     model = _load_weights(source, config, attention)
+    use_fast_layers(model)
     if config.freeze_vision:
         model.model.visual.requires_grad_(False)
     if gradient_checkpointing:
