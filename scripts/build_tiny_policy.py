@@ -5,8 +5,8 @@
 
 Its two stages took 350 s and 377 s on two busy cores. The folder is a function of the seed, of the
 number of threads and of the library versions (float sums depend on the last two); the packaged one
-comes from seed 1 with two threads, stage by stage. The measurements sample the finished policy on the demo set's
-validation and test photographs, which the warm start has not seen.
+comes from seed 1 with two threads, stage by stage. The measurements sample the finished policy on
+the demo set's validation and test photographs, which the warm start has not seen.
 """
 
 from __future__ import annotations
