@@ -26,9 +26,8 @@ from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from vqr1.cli.compose import config_dir
 from vqr1.cli.data import load_data_config
-from vqr1.config import LoaderConfig, SamplingConfig
+from vqr1.config import LoaderConfig, SamplingConfig, config_dir
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.demo import CROP
 from vqr1.data.distortions import DISTORTIONS

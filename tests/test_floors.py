@@ -8,8 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "vqr1"
 
 FLOORS = {
-    "errors": 0, "records": 0.5, "config": 0.5, "config_evaluation": 0.7,
-    "config_scoring": 0.8,
+    "errors": 0, "records": 0.5, "config": 0.5,
     "iqa": 1,
     "data": 2, "rewards": 2, "tracking": 2,
     "policy": 3,

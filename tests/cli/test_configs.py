@@ -8,8 +8,8 @@ import pytest
 
 from vqr1.cli.build import build_rewards
 from vqr1.cli.checks import check_training
-from vqr1.cli.compose import compose_config, config_dir, plain_values
-from vqr1.config import MixtureConfig, TrainConfig, validate
+from vqr1.cli.compose import compose_config, plain_values
+from vqr1.config import MixtureConfig, TrainConfig, config_dir, validate
 
 GROUPS = (
     "dataset", "model", "prompt", "reward", "rollout", "optimizer", "hardware", "logger",

@@ -16,10 +16,9 @@ from PIL import Image
 
 from tests.cli.conftest import Command
 from tests.support.pictures import noise_picture
-from vqr1.cli.compose import compose_config, config_dir, plain_values
+from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.score import main, split_arguments
-from vqr1.config import validate
-from vqr1.config_scoring import ScoreConfig
+from vqr1.config import ScoreConfig, config_dir, validate
 from vqr1.errors import DataError
 from vqr1.scoring.files import find_images
 

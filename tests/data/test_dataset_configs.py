@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vqr1.cli.compose import config_dir
 from vqr1.cli.data import load_data_config, named_parts
-from vqr1.config import DatasetConfig, SplitConfig
+from vqr1.config import DatasetConfig, SplitConfig, config_dir
 from vqr1.data.labels import FORMATS
 from vqr1.errors import ConfigError
 

@@ -16,10 +16,9 @@ import pytest
 import torch
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
-from vqr1.cli.compose import compose_config, config_dir, plain_values
+from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.evaluate import check_evaluation, main
-from vqr1.config import LoggerConfig, MixtureConfig, validate
-from vqr1.config_evaluation import EvalConfig
+from vqr1.config import EvalConfig, LoggerConfig, MixtureConfig, config_dir, validate
 from vqr1.tracking import RunLog
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from vqr1.config import LoggerConfig
-from vqr1.config_evaluation import EvalModelConfig
+from vqr1.config import EvalModelConfig, LoggerConfig
 from vqr1.errors import ModelError
 from vqr1.evaluation.model_source import resolve_model
 from vqr1.tracking.store import prepare_experiment

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqr1.config import DatasetConfig, SplitConfig
-from vqr1.config_evaluation import PredictionColumns
+from vqr1.config import DatasetConfig, PredictionColumns, SplitConfig
 from vqr1.errors import DataError
 from vqr1.evaluation.labels import EvalPart, label_tables
 from vqr1.evaluation.prediction_file import read_predictions, write_predictions

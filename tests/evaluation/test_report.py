@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from tests.evaluation.builders import predictions
-from vqr1.config_evaluation import ReportConfig
+from vqr1.config import ReportConfig
 from vqr1.evaluation.figures import FigureOptions, set_figures
 from vqr1.evaluation.outcome import write_outcome
 from vqr1.evaluation.predictions import Predictions, concatenate

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from vqr1.cli.compose import config_dir
+from vqr1.config import config_dir
 from vqr1.policy.tiny import (
     CHAT_TEMPLATE,
     SPECIAL_TOKENS,

@@ -14,8 +14,7 @@ from PIL import Image
 
 import vqr1
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.config import validate
-from vqr1.config_scoring import ScoreConfig
+from vqr1.config import ScoreConfig, validate
 from vqr1.data.images import load_image
 from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import ConfigError, DataError

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vqr1.cli import mixtures
-from vqr1.cli.compose import config_dir, plain_values
-from vqr1.config import validate
+from vqr1.cli.compose import plain_values
+from vqr1.config import config_dir, validate
 from vqr1.errors import UserError
 
 EXIT_USER_ERROR = 2

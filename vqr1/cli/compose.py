@@ -1,23 +1,15 @@
-"""Where the configuration lives, and composing it outside of a command."""
+"""Composing a configuration outside of a command, and turning it into plain values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-import vqr1
 from vqr1.cli import mixtures
-
-
-def config_dir() -> Path:
-    """Absolute folder of the configuration groups: in the package (wheel) or in the checkout."""
-    package = Path(vqr1.__file__).resolve().parent
-    packaged = package / "conf"
-    return packaged if packaged.is_dir() else package.parent / "conf"
+from vqr1.config import config_dir
 
 
 def plain_values(composed: DictConfig) -> dict[str, Any]:

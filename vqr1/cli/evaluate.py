@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from vqr1.cli.app import run_command
-from vqr1.config_evaluation import EvalConfig
+from vqr1.config import EvalConfig
 from vqr1.errors import ConfigError
 from vqr1.evaluation.figures import FigureOptions, set_figures
 from vqr1.evaluation.predictions import Predictions

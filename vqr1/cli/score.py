@@ -22,8 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vqr1.cli.app import EXIT_USER_ERROR
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.config import validate
-from vqr1.config_scoring import ScoreConfig
+from vqr1.config import ScoreConfig, validate
 from vqr1.errors import ConfigError, DataError, UserError
 from vqr1.scoring.files import find_images
 from vqr1.scoring.result import Result

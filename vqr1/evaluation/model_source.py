@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqr1.config import LoggerConfig
-from vqr1.config_evaluation import EvalModelConfig
+from vqr1.config import EvalModelConfig, LoggerConfig
 from vqr1.errors import ModelError
 from vqr1.tracking.store import SQLITE, default_tracking_uri
 

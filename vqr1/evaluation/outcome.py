@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from vqr1.config_evaluation import ReportConfig
+from vqr1.config import ReportConfig
 from vqr1.evaluation.figures import FigureOptions
 from vqr1.evaluation.plots import mean_plot, set_plots
 from vqr1.evaluation.predictions import Predictions

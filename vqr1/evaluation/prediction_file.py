@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vqr1.config_evaluation import PredictionColumns
+from vqr1.config import PredictionColumns
 from vqr1.errors import DataError
 from vqr1.evaluation.prediction_stream import COLUMNS, csv_writer, rows_of
 from vqr1.evaluation.predictions import Predictions

@@ -16,8 +16,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from vqr1.config import PromptConfig
-from vqr1.config_evaluation import EvalModeConfig
+from vqr1.config import EvalModeConfig, PromptConfig
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.protocol import BatchScorer, EvaluationMode, predictions_of, score_batch
 from vqr1.policy.expected_score import expected_scores

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from vqr1.config_evaluation import EvalConfig
+from vqr1.config import EvalConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.labels import Part
 from vqr1.data.prompts import PromptBuilder

@@ -12,15 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from vqr1.config import ModelConfig, PromptConfig, validate
-from vqr1.config_evaluation import EvalModeConfig
+from vqr1.config import EvalModeConfig, ModelConfig, PromptConfig, read_choice, validate
 from vqr1.errors import ConfigError, DataError
 from vqr1.policy.loading import load_policy
 from vqr1.scoring.pictures import ImageSource
@@ -100,8 +97,8 @@ def create_metric(
             a number out of range.
         ModelError: the checkpoint cannot be loaded.
     """
-    config = validate(ModelConfig, _choice("model", name, "name"))
-    asked = validate(PromptConfig, _choice("prompt", prompt, "prompt"))
+    config = validate(ModelConfig, read_choice("model", name, "name"))
+    asked = validate(PromptConfig, read_choice("prompt", prompt, "prompt"))
     problems = []
     if asked.answer_format == "free":
         problems.append(f"prompt={prompt!r}: it asks for no score; use thinking or non_thinking")
@@ -119,29 +116,10 @@ def create_metric(
     if problems:
         raise ConfigError(problems)
     answers = validate(
-        EvalModeConfig, {**_choice("mode", "sampled", "mode"), "name": mode, "samples": samples}
+        EvalModeConfig, {**read_choice("mode", "sampled", "mode"), "name": mode, "samples": samples}
     )
     if model is not None:
         config = replace(config, path=model, revision=None)
     policy = load_policy(config, device=device)
     scorer = Scorer(policy, config, asked, answers, seed=seed, batch_size=batch_size)
     return QualityMetric(scorer, device)
-
-
-def _choice(group: str, name: str, argument: str) -> dict[str, Any]:
-    """Values of one configuration file without a defaults list."""
-    folder = _conf() / group
-    file = folder / f"{name.replace('-', '_')}.yaml"
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
-    if file.stem not in names:
-        raise ConfigError([f"{argument}={name!r}: there are {', '.join(names)}"])
-    values = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def _conf() -> Path:
-    """The configuration groups: in the package (wheel) or beside it (checkout)."""
-    package = Path(__file__).resolve().parents[1]
-    packaged = package / "conf"
-    return packaged if packaged.is_dir() else package.parent / "conf"

@@ -28,8 +28,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from vqr1.config import ModelConfig, PromptConfig
-from vqr1.config_evaluation import EvalModeConfig
+from vqr1.config import EvalModeConfig, ModelConfig, PromptConfig
 from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import DataError
 from vqr1.iqa.answers import parse_answer

@@ -1,29 +1,18 @@
-"""Schema of `python score.py`: every key, its type and its range (`conf/score.yaml`).
-
-Shares the groups of `vqr1.config` and `vqr1.config_evaluation`, and their way of checking:
-`vqr1.config.validate(ScoreConfig, ...)`.
-"""
+"""Keys of `python score.py` (`conf/score.yaml`)."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from vqr1.config import (
-    HardwareConfig,
-    ModelConfig,
-    NonNegativeInt,
-    PositiveInt,
-    PromptConfig,
-)
-from vqr1.config_evaluation import EvalModeConfig
-
-_STRICT_KEYS = ConfigDict(extra="forbid")
+from vqr1.config.evaluation import EvalModeConfig
+from vqr1.config.machine import HardwareConfig
+from vqr1.config.model import ModelConfig, PromptConfig
+from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt
 
 
-@dataclass(config=_STRICT_KEYS, kw_only=True)
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class ScoreConfig:
     """`python score.py`."""
 

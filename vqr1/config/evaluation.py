@@ -1,32 +1,20 @@
-"""Schema of `python eval.py`: every key, its type and its range (`conf/eval.yaml`).
-
-Shares the groups of `vqr1.config` and its way of checking: `vqr1.config.validate(EvalConfig, ...)`.
-"""
+"""Keys of `python eval.py` (`conf/eval.yaml`)."""
 
 from __future__ import annotations
 
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from vqr1.config import (
-    AnyDataset,
-    HardwareConfig,
-    LoaderConfig,
-    LoggerConfig,
-    ModelConfig,
-    NonNegativeInt,
-    PositiveInt,
-    PromptConfig,
-    SamplingConfig,
-)
-
-_STRICT_KEYS = ConfigDict(extra="forbid")
+from vqr1.config.data import AnyDataset, LoaderConfig
+from vqr1.config.machine import HardwareConfig, LoggerConfig
+from vqr1.config.model import ModelConfig, PromptConfig, SamplingConfig
+from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt
 
 
-@dataclass(config=_STRICT_KEYS, kw_only=True)
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class EvalModelConfig(ModelConfig):
     """The model that is judged: as for training, or one of our runs."""
 
@@ -39,7 +27,7 @@ class EvalModelConfig(ModelConfig):
     logs under this name with `_best` at the end."""
 
 
-@dataclass(config=_STRICT_KEYS, kw_only=True)
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class EvalModeConfig:
     """How an image is asked for its score."""
 
@@ -58,7 +46,7 @@ class EvalModeConfig:
     """Most tokens computed together; does not change any figure."""
 
 
-@dataclass(config=_STRICT_KEYS, kw_only=True)
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class PredictionColumns:
     """Column names of a predictions file, and which way its numbers point."""
 
@@ -82,7 +70,7 @@ class PredictionColumns:
     """The file's opinion scores fall with quality (DMOS): they are turned."""
 
 
-@dataclass(config=_STRICT_KEYS, kw_only=True)
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class FiguresConfig:
     """What is computed."""
 
@@ -100,7 +88,7 @@ class FiguresConfig:
     """Seed of the draws."""
 
 
-@dataclass(config=_STRICT_KEYS, kw_only=True)
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class ReportConfig:
     """What is written beside the figures."""
 
@@ -112,7 +100,7 @@ class ReportConfig:
     """Show the published figures of each set beside ours."""
 
 
-@dataclass(config=_STRICT_KEYS, kw_only=True)
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class EvalConfig:
     """`python eval.py`."""
 

@@ -1,0 +1,86 @@
+"""Schema of the composed configuration: every key, its type and its range.
+
+Hydra composes YAML files and `instantiate` builds objects, but neither checks types or ranges.
+`validate` does so once, after composition and before anything is loaded, and reports all problems
+together. The YAML files under `conf/` hold the values; the docstring under each field here says
+what the value means.
+"""
+
+from vqr1.config.data import (
+    AnyDataset,
+    CsvColumns,
+    DatasetConfig,
+    LoaderConfig,
+    MixtureConfig,
+    SplitConfig,
+)
+from vqr1.config.evaluation import (
+    EvalConfig,
+    EvalModeConfig,
+    EvalModelConfig,
+    FiguresConfig,
+    PredictionColumns,
+    ReportConfig,
+)
+from vqr1.config.folder import config_dir, read_choice
+from vqr1.config.machine import (
+    HardwareConfig,
+    LoggerConfig,
+)
+from vqr1.config.model import (
+    LoraConfig,
+    ModelConfig,
+    PromptConfig,
+    RolloutConfig,
+    SamplingConfig,
+)
+from vqr1.config.scoring import (
+    ScoreConfig,
+)
+from vqr1.config.training import (
+    CallbacksConfig,
+    CheckpointConfig,
+    DataConfig,
+    GrpoConfig,
+    OptimizerConfig,
+    RewardConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from vqr1.config.validation import (
+    validate,
+)
+
+__all__ = [
+    "AnyDataset",
+    "CallbacksConfig",
+    "CheckpointConfig",
+    "CsvColumns",
+    "DataConfig",
+    "DatasetConfig",
+    "EvalConfig",
+    "EvalModeConfig",
+    "EvalModelConfig",
+    "FiguresConfig",
+    "GrpoConfig",
+    "HardwareConfig",
+    "LoaderConfig",
+    "LoggerConfig",
+    "LoraConfig",
+    "MixtureConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PredictionColumns",
+    "PromptConfig",
+    "ReportConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "SamplingConfig",
+    "ScoreConfig",
+    "SplitConfig",
+    "TrainConfig",
+    "ValidationConfig",
+    "config_dir",
+    "read_choice",
+    "validate",
+]

@@ -1,0 +1,117 @@
+"""Keys of data sets, mixtures and loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+from pydantic.dataclasses import dataclass
+
+from vqr1.config.types import STRICT_KEYS, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class SplitConfig:
+    """How a data set is divided into training, validation and test images."""
+
+    by: Literal["reference", "image", "official", "files", "none"]
+    """`reference` keeps all images of one reference (content) together; `image` draws single
+    images; `official` uses the set's own split column; `files` reads lists; `none` puts the whole
+    set into the test part (evaluation only)."""
+    fractions: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)
+    """Shares of training, validation and test; used by `reference` and `image`. By `official`,
+    the validation share that is carved out of training where the set ships no validation part."""
+    seed: NonNegativeInt = 0
+    """Seed of the draw; the same seed gives the same split on every machine."""
+    files: dict[Literal["train", "val", "test"], str] | None = None
+    """Text files for `files`, relative to the data set's root: one image name, or one reference
+    name, a line (further blank-separated columns are ignored)."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class CsvColumns:
+    """Column names of a user's own CSV file."""
+
+    image: str = "image"
+    """Image path relative to the image folder."""
+    mos: str = "mos"
+    """Opinion score."""
+    std: str | None = None
+    """Standard deviation of the opinion score, on the scale of `mos`."""
+    reference: str | None = None
+    """Reference or content that the image derives from."""
+    split: str | None = None
+    """Part that the image belongs to: train, val or test."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class DatasetConfig:
+    """One labelled set of images."""
+
+    name: str
+    """Format of the labels and name in logs: one of `vqr1.data.labels.FORMATS`."""
+    root: str | None
+    """Folder that holds the labels and images as downloaded. null builds the demo set in the cache
+    folder; every other set needs it."""
+    split: SplitConfig
+    label_file: str | None = None
+    """Label file relative to `root`, where the format does not fix its name (csv, jsonl) or the
+    file was renamed."""
+    image_folder: str | None = None
+    """Image folder relative to `root`, where the images are not in the format's own folder."""
+    lower_is_better: bool = False
+    """csv and jsonl only: the published score falls with quality. Official formats know this."""
+    columns: CsvColumns | None = None
+    """csv only: the names of the columns."""
+    select: str | None = None
+    """jsonl only: take the lines with this `dataset_name` from a file that holds several sets."""
+    short_edge: PositiveInt | None = None
+    """Resize so that the short edge has this many pixels before the model's own resizing
+    (SPAQ: 768)."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """Whether an image that is missing or does not decode stops the run or is left out and
+    counted."""
+    max_bad_share: Fraction = 0.01
+    """With `skip`: the share of bad images above which the run refuses to start."""
+    max_images: PositiveInt | None = None
+    """Use at most this many images of each part (evenly spaced rows of the table); null uses
+    all."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class MixtureConfig:
+    """Several sets that take turns, batch by batch: composed from `dataset=a+b+c`."""
+
+    parts: dict[str, DatasetConfig]
+    """The sets by the name of their configuration file."""
+    weights: dict[str, PositiveFloat] | None = None
+    """How often each set supplies a batch, relative to the others; null: in proportion to its
+    size, so that one epoch visits every image once."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class LoaderConfig:
+    """How ranking batches are made."""
+
+    images_per_batch: Annotated[int, Field(ge=1)]
+    """B: images that one process ranks against each other in one step."""
+    last_batch: Literal["drop", "fill"] = "drop"
+    """What happens to a set's last, smaller batch of an epoch: left out, or filled up with the
+    epoch's first images of the same set. A set smaller than one batch is always filled."""
+    workers: NonNegativeInt = 0
+    """Processes that decode and preprocess images; 0 does it in the training process."""
+    cache_dir: str | None = None
+    """Folder for preprocessed image tensors, reused across epochs and runs; null: no cache."""
+
+
+def _dataset_kind(value: Any) -> str:
+    parts = value.get("parts") if isinstance(value, Mapping) else getattr(value, "parts", None)
+    return "single" if parts is None else "mixture"
+
+
+AnyDataset = Annotated[
+    Annotated[DatasetConfig, Tag("single")] | Annotated[MixtureConfig, Tag("mixture")],
+    Discriminator(_dataset_kind),
+]
+"""One set, or a mixture: told apart by the key `parts`, so that errors speak of one of them."""

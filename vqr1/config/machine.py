@@ -1,0 +1,54 @@
+"""Keys of the machine that runs and of where its metrics go."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class HardwareConfig:
+    """Machine profile."""
+
+    accelerator: Literal["cpu", "gpu"]
+    """Device type."""
+    devices: PositiveInt = 1
+    """Processes (devices) on each node."""
+    nodes: PositiveInt = 1
+    """Number of nodes."""
+    strategy: Literal["auto"] = "auto"
+    """Lightning strategy; one process needs no other."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Arithmetic of the passes; the type of the weights themselves is `model.dtype`."""
+    threads: PositiveInt | None = None
+    """CPU threads of one process; null leaves PyTorch's choice."""
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    """Attention implementation of the model outside the shared-prompt passes."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    micro_batch_tokens: PositiveInt = 16384
+    """Most tokens (prompts once, responses K times) in one forward and backward pass of the
+    update; larger batches accumulate gradients."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class LoggerConfig:
+    """Where metrics go."""
+
+    name: Literal["mlflow", "csv", "none"]
+    """`mlflow`, a `metrics.csv` in the run directory, or nothing."""
+    tracking_uri: str | None = None
+    """mlflow only: database or server address; null is `sqlite:///mlflow.db` in the working
+    directory."""
+    experiment: str = "vqr1"
+    """mlflow only: experiment that the run belongs to."""
+    run_name: str | None = None
+    """mlflow only: name of the run; null builds one from data set, reward and seed."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """mlflow only: further tags of the run."""
+    sample_answers: NonNegativeInt = 8
+    """Responses kept in the table of sample answers at each validation."""

@@ -1,0 +1,147 @@
+"""Keys of `python train.py` (`conf/train.yaml`)."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vqr1.config.data import AnyDataset, LoaderConfig
+from vqr1.config.machine import HardwareConfig, LoggerConfig
+from vqr1.config.model import ModelConfig, PromptConfig, RolloutConfig
+from vqr1.config.types import (
+    STRICT_KEYS,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class RewardConfig:
+    """Weighted sum of reward terms."""
+
+    terms: dict[str, dict[str, Any]]
+    """Terms by name: each has `_target_` (a class of `vqr1.rewards` or your own), `weight`, and the
+    class's own arguments."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class GrpoConfig:
+    """Group-relative policy optimisation."""
+
+    group_size: Annotated[int, Field(ge=2)]
+    """K: responses sampled for each image."""
+    kl_weight: NonNegativeFloat
+    """beta: weight of the k3 estimate of KL(policy || reference); 0 needs no reference."""
+    clip: PositiveFloat = 0.2
+    """Probability ratios are clipped to [1 - clip, 1 + clip]."""
+    loss: Literal["response_mean", "token_mean", "dr_grpo"] = "response_mean"
+    """How token losses are averaged: mean in each response then over responses (published),
+    over all tokens, or the sum over tokens divided by the length limit (Dr.GRPO)."""
+    advantage_std: bool = True
+    """Divide the centred rewards by the group's standard deviation (published); false centres
+    only."""
+    inner_iterations: PositiveInt = 1
+    """mu: optimiser steps on each rollout."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    lr: PositiveFloat
+    """Peak learning rate."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decay rates of the first and second moment."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes from its peak to `final_fraction` of it."""
+    warmup_steps: NonNegativeInt = 0
+    """Optimiser steps over which the learning rate rises linearly to its peak."""
+    final_fraction: Fraction = 0.0
+    """Learning rate at the end, relative to the peak (linear and cosine)."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Clip the global gradient norm to this; null never clips."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class CheckpointConfig:
+    """Which checkpoints are kept."""
+
+    monitor: Literal["val/srcc", "val/plcc", "val/srcc_greedy", "val/plcc_greedy"] = "val/srcc"
+    """Metric of the best checkpoint, higher is better."""
+    every_steps: PositiveInt | None = None
+    """Steps between saves of the last checkpoint; null saves at every validation."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class CallbacksConfig:
+    """What happens around the steps."""
+
+    progress: bool = True
+    """Show the progress bar."""
+    checkpoint: CheckpointConfig | None = field(default_factory=CheckpointConfig)
+    """null keeps no checkpoints during training (the last policy is still exported)."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class ValidationConfig:
+    """Evaluation during and around training."""
+
+    every_steps: PositiveInt
+    """Optimiser steps between validations."""
+    samples: NonNegativeInt = 6
+    """Responses sampled for each image, their mean score is judged; 0 judges greedy answers
+    only."""
+    max_images: PositiveInt | None = None
+    """Most validation images at each validation; null uses all."""
+    images_per_batch: PositiveInt = 64
+    """Images judged together; does not change what is computed, only how fast."""
+    test: bool = True
+    """Evaluate the test part before and after training."""
+    bootstrap_draws: PositiveInt = 1000
+    """Draws of the 95 % bootstrap intervals."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class TrainConfig:
+    """`python train.py`."""
+
+    dataset: AnyDataset
+    model: ModelConfig
+    prompt: PromptConfig
+    reward: RewardConfig
+    rollout: RolloutConfig
+    optimizer: OptimizerConfig
+    hardware: HardwareConfig
+    logger: LoggerConfig
+    callbacks: CallbacksConfig
+    loader: LoaderConfig
+    grpo: GrpoConfig
+    validation: ValidationConfig
+    max_steps: PositiveInt | None
+    """Optimiser steps in all; null: `max_epochs` decides."""
+    max_epochs: PositiveInt | None
+    """Passes over the training images; null: `max_steps` decides."""
+    seed: NonNegativeInt
+    """Seed of batches, samples and initial adapters."""
+    run_dir: str
+    """Folder that receives checkpoints, tables and `summary.json`."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class DataConfig:
+    """The scripts that look at data without training (`conf/data.yaml`)."""
+
+    dataset: AnyDataset
+    model: ModelConfig
+    prompt: PromptConfig
+    loader: LoaderConfig
+    seed: NonNegativeInt
+    """Seed of the order of batches."""
