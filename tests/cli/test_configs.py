@@ -41,6 +41,46 @@ def test_the_defaults_are_consistent() -> None:
     assert config.dataset.name == "demo"  # type: ignore[union-attr]
 
 
+def experiments() -> list[str]:
+    return [name for name in choices("experiment") if not name.startswith("eval_")]
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_training_experiment(name: str) -> None:
+    config = train_config(f"experiment={name}")
+    assert build_rewards(config.reward).ranks
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("paper_kadid", ["kadid"]),
+        ("paper_kadid_spaq", ["kadid", "spaq"]),
+        ("paper_combined", ["kadid", "tid", "koniq"]),
+    ],
+)
+def test_the_papers_settings(name: str, sets: list[str]) -> None:
+    config = train_config(f"experiment={name}")
+    dataset = config.dataset
+    parts = dataset.parts if isinstance(dataset, MixtureConfig) else {dataset.name: dataset}
+    assert list(parts) == sets
+    assert parts["kadid"].split.by == "official"
+    assert (config.model.path, config.model.freeze_vision, config.model.lora) == (
+        "Qwen/Qwen2.5-VL-7B-Instruct", False, None,
+    )  # fmt: skip
+    sampling, optimizer, grpo = config.rollout.sampling, config.optimizer, config.grpo
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (1.0, 50, 1.0)
+    assert sampling.max_new_tokens == 256
+    assert (optimizer.lr, optimizer.schedule, optimizer.final_fraction) == (1e-6, "linear", 0.0)
+    assert (grpo.group_size, grpo.kl_weight, grpo.clip, grpo.inner_iterations) == (6, 0.04, 0.2, 1)
+    assert (config.loader.images_per_batch, config.max_epochs) == (8 * 16, 10)
+    fidelity = config.reward.terms["fidelity"]
+    assert (fidelity["gamma"], fidelity["fixed_variance"]) == (1e-6, None)
+    assert {term: values["weight"] for term, values in config.reward.terms.items()} == {
+        "fidelity": 1.0, "format": 1.0,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("mixture", ["kadid+tid+koniq", "koniq+kadid+tid"])
 def test_mixtures_in_any_order(mixture: str) -> None:
     config = train_config(f"dataset={mixture}", "dataset.parts.tid.root=somewhere")

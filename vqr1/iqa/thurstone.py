@@ -7,6 +7,11 @@ each image x, their mean mu(x) and unbiased variance sigma^2(x):
     p(i, j)   = 1, 1/2 or 0 as MOS_i is above, equal to or below MOS_j
     r_k(i)    = mean over j != i of  sqrt(p p_k + eps) + sqrt((1 - p)(1 - p_k) + eps)
 
+and the two rewards that the paper compares with it (its Table 4):
+
+    probability   mean over j != i of  p p_k + (1 - p)(1 - p_k)
+    binary        mean over j != i of  1[ sign(q_k(i) - mu(j)) = sign(MOS_i - MOS_j) ]
+
 Different from the public code in one point: an answer that could not be parsed enters neither mean
 nor variance and earns 0, where the public code invents a score. Shapes: see `vqr1.records`.
 """
@@ -150,3 +155,45 @@ def fidelity_reward(
         (1.0 - true) * (1.0 - predicted) + FIDELITY_EPSILON
     ).sqrt()
     return mean_over_opponents(fidelity, statistics, valid)
+
+
+def probability_reward(
+    scores: Tensor, mos: Tensor, valid: Tensor | None = None, *, gamma: float = GAMMA
+) -> Tensor:
+    """Probability that the comparison comes out as the opinion scores say.
+
+    Args:
+        scores: [B, K] scores on any common scale.
+        mos: [B] opinion scores of the same data set, higher is better; only their order counts.
+        valid: [B, K] bool; None takes every finite score as valid.
+        gamma: see `comparison_probabilities`.
+
+    Returns:
+        [B, K] in [0, 1], the type of `scores`; every pair of equal MOS gives 1/2.
+    """
+    valid = torch.isfinite(scores) if valid is None else valid.bool()
+    statistics = score_statistics(scores, valid)
+    predicted = comparison_probabilities(scores, statistics, gamma=gamma)
+    true = true_preferences(mos.to(scores.dtype))[:, None, :]
+    agreement = true * predicted + (1.0 - true) * (1.0 - predicted)
+    return mean_over_opponents(agreement, statistics, valid)
+
+
+def binary_reward(scores: Tensor, mos: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Share of the other images that a response ranks on the right side of itself.
+
+    A pair of equal MOS counts as right only where score and opponent's mean are equal too.
+
+    Args:
+        scores: [B, K] scores on any common scale.
+        mos: [B] opinion scores of the same data set, higher is better; only their order counts.
+        valid: [B, K] bool; None takes every finite score as valid.
+
+    Returns:
+        [B, K] in [0, 1], the type of `scores`.
+    """
+    valid = torch.isfinite(scores) if valid is None else valid.bool()
+    statistics = score_statistics(scores, valid)
+    predicted = torch.sign(scores[:, :, None] - statistics.mean[None, None, :])
+    true = torch.sign(mos[:, None] - mos[None, :])[:, None, :]
+    return mean_over_opponents((predicted == true).to(scores.dtype), statistics, valid)

@@ -1,0 +1,50 @@
+r"""Margin reward: how well score differences match differences of opinion scores.
+
+Source: MR-IQA (arXiv 2606.29760). With mu(x) the mean of the K scores of image x:
+
+    r_k(i) = mean over j != i of  exp( -(1/2) (dq - dMOS)^2 / s^2 )
+    dq = q_k(i) - mu(j),  dMOS = MOS_i - MOS_j,  s = 1 or s^2 = sigma^2(i) + sigma^2(j) + gamma
+
+An answer that could not be parsed enters neither mean nor variance and earns 0, as in
+`vqr1.iqa.thurstone`. Shapes: see `vqr1.records`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vqr1.iqa.thurstone import GAMMA, mean_over_opponents, score_statistics
+
+
+def margin_reward(
+    scores: Tensor,
+    mos: Tensor,
+    valid: Tensor | None = None,
+    *,
+    width: float | None = 1.0,
+    gamma: float = GAMMA,
+) -> Tensor:
+    """Gaussian closeness of predicted to true margin, averaged over the other images.
+
+    Args:
+        scores: [B, K] scores on the scale of `mos`.
+        mos: [B] opinion scores of the same data set, higher is better.
+        valid: [B, K] bool; None takes every finite score as valid.
+        width: s, in units of the scale; None takes the spread of both images' own scores.
+        gamma: added to the summed variances where `width` is None.
+
+    Returns:
+        [B, K] in [0, 1], the type of `scores`; 0 for invalid answers.
+    """
+    valid = torch.isfinite(scores) if valid is None else valid.bool()
+    statistics = score_statistics(scores, valid)
+    if width is None:
+        variance = statistics.variance[:, None] + statistics.variance[None, :] + gamma
+    else:
+        variance = torch.full_like(mos[:, None] - mos[None, :], width**2)
+    true = (mos[:, None] - mos[None, :])[:, None, :]
+    error = scores[:, :, None] - statistics.mean[None, None, :] - true
+    return mean_over_opponents(
+        torch.exp(-0.5 * error**2 / variance[:, None, :]).to(scores.dtype), statistics, valid
+    )

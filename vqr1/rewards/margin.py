@@ -1,0 +1,39 @@
+"""Margin reward of MR-IQA: closeness of score differences to differences of MOS."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from vqr1.iqa.margin import margin_reward
+from vqr1.iqa.thurstone import GAMMA
+from vqr1.rewards.base import RewardInputs
+
+
+class MarginReward:
+    """`vqr1.iqa.margin.margin_reward` with its constants bound.
+
+    Args:
+        width: s on the scale [1, 5]; None takes the spread of both images' own scores.
+        gamma: added to the summed variances where `width` is None.
+
+    Raises:
+        ValueError: a constant is out of range.
+    """
+
+    ranks = True
+
+    def __init__(self, width: float | None = 1.0, gamma: float = GAMMA) -> None:
+        if width is not None and not 0 < width < math.inf:
+            raise ValueError(f"width={width}: must be above 0, or null")
+        if not 0 < gamma < math.inf:
+            raise ValueError(f"gamma={gamma}: must be above 0")
+        self.width = width
+        self.gamma = gamma
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] in [0, 1]; 0 for invalid answers."""
+        return margin_reward(
+            inputs.scores, inputs.mos, inputs.valid, width=self.width, gamma=self.gamma
+        )

@@ -1,0 +1,32 @@
+"""Probability reward (VisualQuality-R1, Table 4): probability of the true order."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from vqr1.iqa.thurstone import GAMMA, probability_reward
+from vqr1.rewards.base import RewardInputs
+
+
+class ProbabilityReward:
+    """`vqr1.iqa.thurstone.probability_reward` with its constant bound.
+
+    Args:
+        gamma: added to the summed variances (published: 1e-6).
+
+    Raises:
+        ValueError: the constant is out of range.
+    """
+
+    ranks = True
+
+    def __init__(self, gamma: float = GAMMA) -> None:
+        if not 0 < gamma < math.inf:
+            raise ValueError(f"gamma={gamma}: must be above 0")
+        self.gamma = gamma
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] in [0, 1]; 0 for invalid answers."""
+        return probability_reward(inputs.scores, inputs.mos, inputs.valid, gamma=self.gamma)
