@@ -115,6 +115,26 @@ def test_cache_on_disk_outlives_the_process(frozen, tower_runs, tmp_path):
         assert torch.equal(embed, truth)
 
 
+def test_cache_on_disk_belongs_to_one_tower_and_survives_a_torn_file(frozen, tower_runs, tmp_path):
+    first = VisionCache(folder=tmp_path).encode(frozen, PROMPTS)
+    for file in tmp_path.glob("*/*.safetensors"):
+        file.write_bytes(file.read_bytes()[:50])
+    tower_runs.clear()
+    again = VisionCache(folder=tmp_path).encode(frozen, PROMPTS)
+    assert len(tower_runs) == 3
+    assert all(map(torch.equal, again.embeds, first.embeds))
+    with torch.no_grad():
+        frozen.model.visual.patch_embed.proj.weight.mul_(1.5)
+    other = VisionCache(folder=tmp_path).encode(frozen, PROMPTS)
+    assert not torch.allclose(other.embeds[0], first.embeds[0])
+
+
+def test_cached_features_are_the_same_bits_whatever_the_batch(frozen):
+    together = VisionCache().encode(frozen, PROMPTS)
+    alone = VisionCache().encode(frozen, PROMPTS.select(1, 2))
+    assert torch.equal(together.embeds[1], alone.embeds[0])
+
+
 def test_cache_refuses_a_tower_that_is_trained():
     with pytest.raises(ModelError, match=r"model\.freeze_vision=true"):
         VisionCache().encode(tiny_model(), PROMPTS)

@@ -15,6 +15,7 @@ from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import GrpoConfig, LoraConfig, OptimizerConfig, SamplingConfig
 from vqr1.policy.loading import Policy, _add_adapters
 from vqr1.policy.plain import plain_logprobs
+from vqr1.policy.vision import VisionCache
 from vqr1.records import PromptBatch, RankingBatch, Rollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
@@ -184,6 +185,30 @@ def test_inner_iterations_take_that_many_optimiser_steps() -> None:
     # The first pass is on policy (ratio 1); later ones are not, and large steps reach the clip.
     assert trainer.global_step == 3
     assert trainer.callback_metrics["train/clip_fraction"].item() > 0
+
+
+@pytest.mark.parametrize("freeze", [False, True], ids=["tower trains", "tower frozen"])
+def test_a_tower_that_does_not_change_sees_every_image_once(freeze: bool) -> None:
+    def run(cache: VisionCache | None) -> tuple[Any, list[int]]:
+        model = tiny_model(seed=1)
+        model.model.visual.requires_grad_(not freeze)
+        module, _ = make_module(model, PatternReward())
+        module.vision_cache = cache
+        assert module.reference is not None
+        tower = model if freeze else module.reference.model
+        images: list[int] = []
+        tower.model.visual.register_forward_hook(
+            lambda _m, args, kwargs, _o: images.append(len(kwargs["grid_thw"])), with_kwargs=True
+        )
+        fit(module, ranking_batch(), 3)
+        return model, images
+
+    plain, every_time = run(None)
+    cached, once = run(VisionCache())
+    assert sum(every_time) == 3 * B
+    assert sum(once) == B
+    for (name, weight), expected in zip(cached.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_adapters_train_and_the_reference_is_the_adapter_switched_off() -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from vqr1.config import HardwareConfig, RewardConfig, RolloutConfig, TrainConfig
 from vqr1.errors import ConfigError
 from vqr1.policy.loading import Policy
+from vqr1.policy.vision import VisionCache
 from vqr1.rewards import Reward, WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.local import LocalEngine
@@ -65,9 +66,25 @@ def _instantiate(key: str, values: Mapping[str, Any], problems: list[str]) -> Re
         return None
 
 
-def build_engine(config: RolloutConfig, policy: Policy) -> RolloutEngine:
+def build_engine(
+    config: RolloutConfig, policy: Policy, vision_cache: VisionCache | None = None
+) -> RolloutEngine:
     """The rollout engine of a policy."""
-    return LocalEngine(policy.model, policy.processor.tokenizer, config.micro_batch_tokens)
+    return LocalEngine(
+        policy.model,
+        policy.processor.tokenizer,
+        config.micro_batch_tokens,
+        cuda_graph=config.cuda_graph,
+        vision_cache=vision_cache,
+    )
+
+
+def build_vision_cache(config: HardwareConfig) -> VisionCache | None:
+    """The store of image features that do not change, None where none shall be kept."""
+    if config.vision_cache_mib == 0 and config.vision_cache_dir is None:
+        return None
+    folder = None if config.vision_cache_dir is None else Path(config.vision_cache_dir)
+    return VisionCache(config.vision_cache_mib * 2**20, folder)
 
 
 def build_trainer(

@@ -17,7 +17,7 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from vqr1.cli.app import run_command
-from vqr1.cli.build import build_engine, build_rewards, build_trainer
+from vqr1.cli.build import build_engine, build_rewards, build_trainer, build_vision_cache
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import plain_values
 from vqr1.cli.report import TestResult, judge, print_report, summary_values
@@ -97,7 +97,8 @@ def _fit_and_judge(
     steps: int,
 ) -> TestResult:
     sampling = config.rollout.sampling
-    engine = build_engine(config.rollout, policy)
+    vision_cache = build_vision_cache(config.hardware)
+    engine = build_engine(config.rollout, policy, vision_cache)
     modes = validation_modes(
         sampling, config.validation.samples, config.seed, config.prompt.answer_format
     )
@@ -111,7 +112,7 @@ def _fit_and_judge(
         seed=config.seed,
     )
     validator = Validator(engine, modes)
-    module = GrpoModule(policy, engine, rewards, validator, settings)
+    module = GrpoModule(policy, engine, rewards, validator, settings, vision_cache)
     folder = run_log.run_dir / "checkpoints"
     callbacks = _callbacks(config, run_log, folder)
     trainer = build_trainer(config, run_log.logger, callbacks, steps)

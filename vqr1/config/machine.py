@@ -33,6 +33,12 @@ class HardwareConfig:
     micro_batch_tokens: PositiveInt = 16384
     """Most tokens (prompts once, responses K times) in one forward and backward pass of the
     update; larger batches accumulate gradients."""
+    vision_cache_mib: NonNegativeInt = 2048
+    """Host memory, in MiB, for the image features of a vision tower that does not change (the
+    policy's, where `model.freeze_vision` is set; else the reference's), so that an image goes
+    through that tower once and not once an epoch; 0 keeps none."""
+    vision_cache_dir: str | None = None
+    """Folder that keeps the same features on disk, for later runs too; null: memory only."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

@@ -103,3 +103,5 @@ class RolloutConfig:
     micro_batch_tokens: PositiveInt = 16384
     """Most key-value entries (prompt and response tokens, all sequences) decoded together; larger
     batches are sampled in turns."""
+    cuda_graph: bool = True
+    """On a GPU, record a decoding step as a CUDA graph and replay it; no effect elsewhere."""

@@ -102,21 +102,34 @@ def backward(
     return math_backward(grad, q, k, v, out, lse, causal=causal, scale=scale)
 
 
-def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+def _scores(
+    q: Tensor, k: Tensor, causal: bool, scale: float, hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     groups = q.shape[1] // k.shape[1]
     keys = k.repeat_interleave(groups, dim=1).to(lse_dtype(q))
     scores = q.to(lse_dtype(q)) @ keys.transpose(-1, -2) * scale
     if causal:
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+    if hidden is not None:
         scores = scores.masked_fill(hidden, -torch.inf)
     return scores, keys
 
 
 def math_forward(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    scale: float,
+    hidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`forward` by matrix products: the definition, with all [S, T] scores in memory."""
-    scores, _ = _scores(q, k, causal, scale)
+    """`forward` by matrix products: the definition, with all [S, T] scores in memory.
+
+    `hidden` ([S, T] or [T] bool, not with `causal`) is True where a query must not see a key; every
+    query must see at least one.
+    """
+    scores, _ = _scores(q, k, causal, scale, hidden)
     values = v.repeat_interleave(q.shape[1] // k.shape[1], dim=1).to(lse_dtype(q))
     lse = scores.logsumexp(dim=-1)
     out = torch.exp(scores - lse[..., None]) @ values

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -104,10 +105,23 @@ def image_keys(prompts: PromptBatch) -> list[bytes]:
     return keys
 
 
+def weights_digest(module: nn.Module) -> str:
+    """32 hexadecimal digits that tell weights apart: SHA-256 of their names, types and bytes."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        raw = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(memoryview(raw.numpy()))
+    return digest.hexdigest()[:32]
+
+
 class VisionCache:
     """Features of images that a FROZEN tower has seen, least recently used thrown out first.
 
-    The key is the image's content; the cache must not outlive a change of the tower's weights.
+    The key is the image's content and the arithmetic of the pass. In memory the features of one
+    tower are kept, whose weights must not change; on disk each tower has a folder of its own, named
+    by its weights. Images go through the tower one by one, so that an image's features are the same
+    bits whatever batch it first came in.
 
     Attributes:
         hits: images answered from memory or disk so far.
@@ -120,10 +134,9 @@ class VisionCache:
         self.folder = folder
         self.hits = 0
         self.misses = 0
-        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._bytes = 0
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+        self._tower_folder: Path | None = None
 
     def encode(self, model: nn.Module, prompts: PromptBatch) -> VisionFeatures:
         """Features of all B images; only images that are not known go through the tower.
@@ -138,7 +151,12 @@ class VisionCache:
                 "step; set model.freeze_vision=true or use encode_images"
             )
         device = visual.patch_embed.proj.weight.device
-        keys = image_keys(prompts)
+        if self.folder is not None and self._tower_folder is None:
+            self._tower_folder = self.folder / weights_digest(visual)
+            self._tower_folder.mkdir(parents=True, exist_ok=True)
+        kind = device.type
+        lower = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "plain"
+        keys = [f"{lower.removeprefix('torch.')}-{key.hex()}" for key in image_keys(prompts)]
         found: list[Tensor | None] = [self._load(key) for key in keys]
         unknown = [b for b, embed in enumerate(found) if embed is None]
         with torch.no_grad():
@@ -149,18 +167,22 @@ class VisionCache:
         self.hits += len(keys) - len(unknown)
         return VisionFeatures(tuple(embed.to(device) for embed in found if embed is not None))
 
-    def _load(self, key: bytes) -> Tensor | None:
+    def _load(self, key: str) -> Tensor | None:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
         path = self._path(key)
         if path is None or not path.is_file():
             return None
-        embed = load_file(path)["embed"]
+        try:
+            embed = load_file(path)["embed"]
+        except SafetensorError:
+            # Cut short by a full disk or a crash: computed again and written anew.
+            return None
         self._remember(key, embed)
         return embed
 
-    def _keep(self, keys: Sequence[bytes], embeds: Sequence[Tensor | None]) -> None:
+    def _keep(self, keys: Sequence[str], embeds: Sequence[Tensor | None]) -> None:
         for key, embed in zip(keys, embeds, strict=True):
             if embed is None:
                 continue
@@ -174,7 +196,7 @@ class VisionCache:
                 save_file({"embed": kept.contiguous()}, partial)
                 partial.replace(path)
 
-    def _remember(self, key: bytes, embed: Tensor) -> None:
+    def _remember(self, key: str, embed: Tensor) -> None:
         if key in self._kept:
             return
         self._kept[key] = embed
@@ -183,5 +205,5 @@ class VisionCache:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.nbytes
 
-    def _path(self, key: bytes) -> Path | None:
-        return None if self.folder is None else self.folder / f"{key.hex()}.safetensors"
+    def _path(self, key: str) -> Path | None:
+        return None if self._tower_folder is None else self._tower_folder / f"{key}.safetensors"

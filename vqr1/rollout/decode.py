@@ -7,7 +7,8 @@ of an image, and the response's own keys in a buffer of the length limit, alloca
 are joined through their log-sum-exps (see `vqr1.policy.tree_attention`).
 
 Rows that finish are left out of the linear layers at once; the key buffers are packed again when
-they are mostly empty.
+they are mostly empty. `static_decode.py` does the same with shapes that never change, for CUDA
+graphs.
 
 Shape legend: A images, S slots (responses) an image, n <= A*S live rows, P longest prompt, T length
 limit, H query heads, G key-value heads, D head size.
@@ -148,18 +149,27 @@ class Decoder:
         Returns:
             [n, V] float32 logits of each response's next token.
         """
+        logits = self._run_layers(tokens)
+        self._fed += 1
+        return logits
+
+    def _run_layers(self, tokens: Tensor) -> Tensor:
+        """One token of every row through the model: [n] -> [n, V] float32 logits."""
         hidden = self._text.embed_tokens(tokens)
-        cos = self._cos[self._images, self._fed, None].to(hidden.dtype)
-        sin = self._sin[self._images, self._fed, None].to(hidden.dtype)
+        cos, sin = (part.to(hidden.dtype) for part in self._rotation())
         for number, layer in enumerate(self._text.layers):
             attended = self._attend(
                 number, layer.self_attn, layer.input_layernorm(hidden), cos, sin
             )
             hidden = hidden + attended
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        self._fed += 1
         logits: Tensor = self._head(self._text.norm(hidden)).float()
         return logits
+
+    def _rotation(self) -> tuple[Tensor, Tensor]:
+        """[n, 1, D] cosine and sine of every row's position."""
+        place = (self._images, self._fed, None)
+        return self._cos[place], self._sin[place]
 
     def _attend(self, number: int, module: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         rows = x.shape[0]
@@ -168,9 +178,7 @@ class Decoder:
         value = module.v_proj(x).view(rows, self._kv_heads, self._size)
         # [A, S, heads, D]
         both = self._spread(_rotate(both, cos, sin).to(value.dtype))
-        keys, values = self._own[number]
-        keys[:, :, :, self._fed] = both[:, :, self._heads :]
-        values[:, :, :, self._fed] = self._spread(value)
+        self._store(number, both[:, :, self._heads :], self._spread(value))
         query = both[:, :, : self._heads]
         out = self._two_blocks(number, query, module.scaling).flatten(0, 1).flatten(1)
         if self._live is not None:
@@ -178,22 +186,32 @@ class Decoder:
         attended: Tensor = module.o_proj(out)
         return attended
 
+    def _store(self, number: int, key: Tensor, value: Tensor) -> None:
+        """Writes the new token's key and value [A, S, G, D] into a layer's buffers."""
+        keys, values = self._own[number]
+        keys[:, :, :, self._fed] = key
+        values[:, :, :, self._fed] = value
+
+    def _own_block(self, number: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Attention of queries [A*S, G, H/G, D] to their response's tokens, and its log-sum-exp."""
+        keys, values = self._own[number]
+        fed = self._fed + 1
+        return flash.forward(
+            query,
+            keys.flatten(0, 1)[:, :, :fed],
+            values.flatten(0, 1)[:, :, :fed],
+            causal=False,
+            scale=scale,
+        )
+
     def _two_blocks(self, number: int, query: Tensor, scale: float) -> Tensor:
         """Attention of [A, S, H, D] queries to their prompts and to their own tokens.
 
         All query heads that share a key-value head, and all responses of an image, are counted as
         queries of that head: every key is then read once.
         """
-        keys, values = self._own[number]
-        fed = self._fed + 1
         query = query.unflatten(2, (self._kv_heads, -1))
-        own, own_lse = flash.forward(
-            query.flatten(0, 1),
-            keys.flatten(0, 1)[:, :, :fed],
-            values.flatten(0, 1)[:, :, :fed],
-            causal=False,
-            scale=scale,
-        )
+        own, own_lse = self._own_block(number, query.flatten(0, 1), scale)
         own = own.unflatten(0, self._grid)
         own_lse = own_lse.unflatten(0, self._grid)
         parts = []

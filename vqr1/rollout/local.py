@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from vqr1.config import SamplingConfig
 from vqr1.policy.backbone import unwrap
 from vqr1.policy.cpu_linear import packed_weights
+from vqr1.policy.loading import vision_trains
 from vqr1.policy.shared_prompt import pack_prompts
-from vqr1.policy.vision import VisionFeatures, encode_images, image_keys
+from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images, image_keys
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.decode import Decoder, PromptState, read_prompts
 from vqr1.rollout.sampling import draw, uniform_noise
+from vqr1.rollout.static_decode import StaticDecoder
 from vqr1.rollout.stopping import StopRule, banned_tokens
 
 
@@ -29,7 +31,15 @@ class LocalEngine:
     generation config.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, micro_batch_tokens: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        micro_batch_tokens: int,
+        *,
+        cuda_graph: bool = True,
+        vision_cache: VisionCache | None = None,
+    ) -> None:
         """Prepares the token tables.
 
         Args:
@@ -37,10 +47,14 @@ class LocalEngine:
             tokenizer: its tokenizer.
             micro_batch_tokens: most key-value entries (prompts once, K length limits) that are
                 decoded together; larger batches are sampled in turns.
+            cuda_graph: on a GPU, record a decoding step once and replay it; no effect elsewhere.
+            vision_cache: keeps the features of a frozen tower; not used while the tower trains.
         """
         self._model = model
         self._tokenizer = tokenizer
         self._budget = micro_batch_tokens
+        self._cuda_graph = cuda_graph
+        self._cache = vision_cache
         vocabulary = unwrap(model).config.text_config.vocab_size
         self._banned = torch.tensor(banned_tokens(tokenizer, vocabulary), dtype=torch.long)
 
@@ -70,10 +84,7 @@ class LocalEngine:
         try:
             for first, last in self._turns(prompts, group_size * limit):
                 part = prompts.select(first, last)
-                if vision is None:
-                    encoded = encode_images(self._model, part)
-                else:
-                    encoded = vision.select(first, last)
+                encoded = self._encode(part) if vision is None else vision.select(first, last)
                 state = read_prompts(self._model, pack_prompts(self._model, part, encoded))
                 slots = max(1, min(group_size, self._budget // (limit * (last - first))))
                 for k in range(0, group_size, slots):
@@ -83,6 +94,11 @@ class LocalEngine:
         finally:
             self._model.train(was_training)
         return self._rollout(tokens, logprobs, lengths, finished.to(device))
+
+    def _encode(self, prompts: PromptBatch) -> VisionFeatures:
+        if self._cache is None or vision_trains(self._model):
+            return encode_images(self._model, prompts)
+        return self._cache.encode(self._model, prompts)
 
     def _padding(self) -> int:
         pad = self._tokenizer.pad_token_id
@@ -114,7 +130,8 @@ class LocalEngine:
     ) -> None:
         """Fills one block of responses."""
         images, slots, limit = run.tokens.shape
-        decoder = Decoder(self._model, state, slots, limit)
+        graph = self._cuda_graph and run.tokens.is_cuda
+        decoder = (StaticDecoder if graph else Decoder)(self._model, state, slots, limit)
         stop = StopRule(self._tokenizer, images * slots, sampling.stop == "answer")
         live = list(range(images * slots))
         logits = decoder.first_logits().repeat_interleave(slots, dim=0)

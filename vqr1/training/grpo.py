@@ -21,9 +21,10 @@ from torch import Tensor
 from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
 from vqr1.iqa.answers import AnswerFormat
 from vqr1.policy.loading import Policy, trainable_parameters, vision_trains
+from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.reference import Reference, make_reference
 from vqr1.policy.shared_prompt import plan_micro_batches, response_logprobs
-from vqr1.policy.vision import VisionFeatures, encode_images
+from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
 from vqr1.records import LossOutput, RankingBatch, ScoredRollout
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
@@ -65,6 +66,8 @@ class GrpoModule(L.LightningModule):
         rewards: weighted reward terms.
         validator: judges validation batches.
         settings: the step's settings.
+        vision_cache: keeps the features of the tower that does not change: the policy's where it is
+            frozen, else the reference's. None computes them at every step.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class GrpoModule(L.LightningModule):
         rewards: WeightedRewards,
         validator: Validator,
         settings: StepSettings,
+        vision_cache: VisionCache | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -83,6 +87,7 @@ class GrpoModule(L.LightningModule):
         self.rewards = rewards
         self.validator = validator
         self.settings = settings
+        self.vision_cache = vision_cache
         # Not a submodule: checkpoints hold the policy only, and the copy never trains.
         self._reference: list[Reference | None] = [
             make_reference(policy.model, settings.grpo.kl_weight)
@@ -117,6 +122,7 @@ class GrpoModule(L.LightningModule):
         scored = self._sample(batch, vision.detach())
         sampled = time.perf_counter()
         reference = self._reference_logprobs(batch, scored, vision.detach())
+        referred = time.perf_counter()
         learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         loss, grad_norm = self._update(batch, scored, reference, vision)
         finished = time.perf_counter()
@@ -130,7 +136,9 @@ class GrpoModule(L.LightningModule):
                 "grad_norm": grad_norm,
                 "lr": learning_rate,
                 "time/rollout": sampled - started,
-                "time/update": finished - sampled,
+                "time/reference": referred - sampled,
+                "time/update": finished - referred,
+                "memory_mib": peak_memory_mib(self.device),
             },
             len(batch),
         )
@@ -147,8 +155,17 @@ class GrpoModule(L.LightningModule):
 
     def _encode(self, batch: RankingBatch) -> VisionFeatures:
         """Image features under the current weights, with history where the tower trains."""
-        with torch.set_grad_enabled(vision_trains(self.model)):
-            return encode_images(self.model, batch.prompts)
+        if vision_trains(self.model):
+            with torch.enable_grad():
+                return encode_images(self.model, batch.prompts)
+        return self._encode_frozen(self.model, batch)
+
+    def _encode_frozen(self, model: torch.nn.Module, batch: RankingBatch) -> VisionFeatures:
+        """Image features of a tower that never changes."""
+        if self.vision_cache is not None:
+            return self.vision_cache.encode(model, batch.prompts)
+        with torch.no_grad():
+            return encode_images(model, batch.prompts)
 
     def _sample(self, batch: RankingBatch, vision: VisionFeatures) -> ScoredRollout:
         settings = self.settings
@@ -175,13 +192,15 @@ class GrpoModule(L.LightningModule):
             return None
         mask = scored.rollout.mask & scored.has_signal[:, None, None]
         with reference.weights() as model:
+            if not reference.shares_vision:
+                vision = self._encode_frozen(model, batch)
             return response_logprobs(
                 model,
                 batch.prompts,
                 scored.rollout.tokens,
                 mask,
                 temperature=self.settings.sampling.temperature,
-                vision=vision if reference.shares_vision else None,
+                vision=vision,
                 micro_batch_tokens=self.settings.micro_batch_tokens,
             ).logprobs
 

@@ -1,0 +1,117 @@
+"""Decoding steps whose shapes never change, captured as CUDA graphs.
+
+At small batches a decoding step on a GPU is a few hundred short kernels, and starting them from
+Python takes longer than running them. Here every tensor of a step keeps its shape and its place in
+memory, so that the step is recorded once as a CUDA graph and then replayed with one call. For that
+
+- the number of the step is a tensor, and the response's own keys are read up to the next multiple
+  of `WIDTH` with those that do not exist yet masked out (one graph for each such width);
+- responses that have ended stay in the batch and their rows are not read: at the batch sizes of
+  training a step costs what reading the weights costs, with or without them.
+
+Values are those of `decode.Decoder` up to rounding. On other devices the same code runs without a
+graph; that serves the tests only.
+
+Shape legend: see `decode.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vqr1.errors import ModelError
+from vqr1.policy import flash
+from vqr1.rollout.decode import Decoder, PromptState
+
+WIDTH = 128
+"""Own keys are read in multiples of this: at 128, 48 responses of a 7B model read 0.35 GB of them
+beside 15 GB of weights."""
+WARM_UPS = 2
+"""Runs before a capture, in which libraries allocate their workspaces (PyTorch asks for some)."""
+
+
+class StaticDecoder(Decoder):
+    """`Decoder` with fixed shapes; on CUDA every step is the replay of a graph."""
+
+    def __init__(self, model: nn.Module, prompt: PromptState, slots: int, limit: int) -> None:
+        """See `Decoder`."""
+        super().__init__(model, prompt, slots, limit)
+        device = prompt.last_hidden.device
+        # Rows beyond the last step are read (masked) and must be finite.
+        for keys, values in self._own:
+            keys.zero_()
+            values.zero_()
+        self._limit = limit
+        self._tokens = torch.zeros(len(self._images), dtype=torch.long, device=device)
+        self._step = torch.zeros(1, dtype=torch.long, device=device)
+        self._steps = torch.arange(limit, device=device)
+        self._rows: Tensor | None = None
+        self._width = 0
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feeds one token to every live response; see `Decoder.step`."""
+        if self._rows is None:
+            self._tokens.copy_(tokens)
+        else:
+            self._tokens.index_copy_(0, self._rows, tokens)
+        self._step.fill_(self._fed)
+        self._width = min(-(-(self._fed + 1) // WIDTH) * WIDTH, self._limit)
+        logits = self._replay() if self._tokens.is_cuda else self._run_layers(self._tokens)
+        self._fed += 1
+        # A copy: the next replay writes into the same memory.
+        return logits.clone() if self._rows is None else logits.index_select(0, self._rows)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drops all live responses but the given ones; their slots stay, unread."""
+        chosen = torch.tensor(rows, device=self._tokens.device)
+        self._rows = chosen if self._rows is None else self._rows[chosen]
+
+    def _replay(self) -> Tensor:
+        if self._width not in self._graphs:
+            self._graphs[self._width] = self._capture()
+        graph, logits = self._graphs[self._width]
+        graph.replay()
+        return logits
+
+    def _capture(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Records one step at the current width.
+
+        Running it beforehand writes the current token's keys, which the replay writes again.
+
+        Raises:
+            ModelError: a layer of this model cannot be captured.
+        """
+        graph = torch.cuda.CUDAGraph()
+        current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(current)
+        try:
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UPS):
+                    self._run_layers(self._tokens)
+            current.wait_stream(aside)
+            with torch.cuda.graph(graph):
+                logits = self._run_layers(self._tokens)
+        except torch.AcceleratorError as error:
+            raise ModelError(
+                "rollout.cuda_graph=true: a decoding step of this model cannot be captured as a "
+                f"CUDA graph ({str(error).splitlines()[0]}); set rollout.cuda_graph=false"
+            ) from error
+        return graph, logits
+
+    def _rotation(self) -> tuple[Tensor, Tensor]:
+        cos, sin = (table.index_select(1, self._step) for table in (self._cos, self._sin))
+        slots = self._grid[1]
+        return cos.repeat_interleave(slots, dim=0), sin.repeat_interleave(slots, dim=0)
+
+    def _store(self, number: int, key: Tensor, value: Tensor) -> None:
+        for buffer, new in zip(self._own[number], (key, value), strict=True):
+            buffer.index_copy_(3, self._step, new[:, :, :, None])
+
+    def _own_block(self, number: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        keys, values = (x.flatten(0, 1)[:, :, : self._width] for x in self._own[number])
+        future = self._steps[: self._width] > self._step
+        return flash.math_forward(query, keys, values, causal=False, scale=scale, hidden=future)
