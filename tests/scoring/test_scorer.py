@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,10 @@ from vqr1.policy.expected_score import expectation
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.records import RankingBatch
 from vqr1.rollout.local import LocalEngine
-from vqr1.scoring.scorer import MIN_MASS, Scorer
+from vqr1.scoring.backends import Reply
+from vqr1.scoring.backends.local import LocalBackend
+from vqr1.scoring.result import Result
+from vqr1.scoring.scorer import Scorer
 
 SIZES = ((112, 112), (200, 130), (70, 260), (64, 64), (240, 150), (131, 97), (150, 150))
 
@@ -57,7 +61,7 @@ def settings(*overrides: str) -> ScoreConfig:
 def scorer(policy: Policy, *overrides: str) -> Scorer:
     config = settings(*overrides)
     return Scorer(
-        policy, config.model, config.prompt, config.mode,
+        LocalBackend(policy, config.model), config.prompt, config.mode,
         seed=config.seed, batch_size=config.batch_size,
     )  # fmt: skip
 
@@ -98,7 +102,6 @@ def test_expected_scores_are_those_of_evaluation(
     judged = scorers.build_scorer(policy, config.mode, config.prompt, 0)(batch)
     for path, score in zip(files, judged.scores[:, 0].tolist(), strict=False):
         assert score == pytest.approx(expected[str(path)][0], abs=1e-4)
-    assert scorers.MIN_MASS == MIN_MASS
 
 
 def test_deviation_is_that_of_all_spellings() -> None:
@@ -166,14 +169,18 @@ def test_sampled_scores_follow_the_seed_and_the_image_only(
 
 
 def test_answers_without_a_number_are_invalid(policy: Policy) -> None:
-    reading = scorer(policy, "mode=sampled", "mode.samples=3")._read
+    def reader(*overrides: str) -> Callable[[list[str]], Result]:
+        three = scorer(policy, "mode=sampled", "mode.samples=3", *overrides)
+        return lambda texts: three._read(Reply(tuple(texts)), None)
+
+    reading = reader()
     assert reading(["good", "<answer>fine</answer>", ""]).score is None
     assert not reading(["good", "<answer>fine</answer>", ""]).valid
     # Valid are 2.00 and 4.00: mean 3, std sqrt(((2-3)^2 + (4-3)^2) / 1) = sqrt(2).
     mixed = ["<answer>2.00</answer>", "?", "<answer>4.00</answer>"]
     assert reading(mixed).score == 3.0
     assert reading(mixed).std == pytest.approx(math.sqrt(2))
-    strict = scorer(policy, "mode=sampled", "mode.samples=3", "mode.score_rule=all_valid")._read
+    strict = reader("mode.score_rule=all_valid")
     assert strict(mixed).score is None
 
 
@@ -236,8 +243,9 @@ def test_metric_on_path_picture_and_tensor(
     torch.testing.assert_close(by_tensor[:1], by_path, atol=1e-4, rtol=0)
     assert metric(str(path)).equal(by_path)
     assert metric([path, files[1]]).shape == (2,)
-    mute = replace(metric.scorer._sampling, max_new_tokens=2)
-    metric.scorer._sampling = mute
+    request = metric.scorer._request
+    mute = replace(request.sampling, max_new_tokens=2)
+    metric.scorer._request = replace(request, sampling=mute)
     assert metric(path).isnan().all()
 
 

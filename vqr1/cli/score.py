@@ -169,6 +169,7 @@ def _load(config: ScoreConfig) -> Scorer:
     from transformers.utils.logging import disable_progress_bar
 
     from vqr1.policy.loading import load_policy
+    from vqr1.scoring.backends.local import LocalBackend
     from vqr1.scoring.scorer import Scorer
 
     hardware = config.hardware
@@ -186,8 +187,7 @@ def _load(config: ScoreConfig) -> Scorer:
         config.model, attention=hardware.attention, device="cuda" if gpu else "cpu"
     )
     return Scorer(
-        policy,
-        config.model,
+        LocalBackend(policy, config.model),
         config.prompt,
         config.mode,
         seed=config.seed,

@@ -35,6 +35,7 @@ from vqr1.config.model import (
     SamplingConfig,
 )
 from vqr1.config.scoring import (
+    ComparisonConfig,
     ScoreConfig,
 )
 from vqr1.config.training import (
@@ -55,6 +56,7 @@ __all__ = [
     "AnyDataset",
     "CallbacksConfig",
     "CheckpointConfig",
+    "ComparisonConfig",
     "CsvColumns",
     "DataConfig",
     "DatasetConfig",

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vqr1.config.evaluation import EvalModeConfig
 from vqr1.config.machine import HardwareConfig
 from vqr1.config.model import ModelConfig, PromptConfig
-from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt
+from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class ComparisonConfig:
+    """How images are compared by their scores and standard deviations."""
+
+    std_scale: PositiveFloat = 1.0
+    """Multiplies every standard deviation; 1 is the published form of the probability."""
+    gamma: PositiveFloat = 1e-6
+    """Added to the summed variances of a pair; 1e-6 is the published one."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Share of the drawn ranks that an image's interval of ranks holds."""
+    draws: PositiveInt = 1000
+    """Draws behind the intervals of ranks."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

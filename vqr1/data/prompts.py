@@ -60,6 +60,24 @@ class ResizeRule:
         """The picture in its resized form; bicubic, also where the size stays (a copy)."""
         return picture.resize(self.size(*picture.size), Image.Resampling.BICUBIC)
 
+    def pixels(self, picture: Image.Image) -> Tensor:
+        """[H, W, 3] uint8 pixels of a picture after resizing: all that a cache must keep."""
+        return torch.from_numpy(np.array(self.apply(picture)))
+
+
+def resize_rule(processor: Any, min_pixels: int, max_pixels: int) -> ResizeRule:
+    """The rule of a model's processor between two area limits.
+
+    Raises:
+        ConfigError: the limits contradict each other.
+    """
+    if min_pixels > max_pixels:
+        raise ConfigError(
+            [f"model.min_pixels={min_pixels}: must not exceed model.max_pixels={max_pixels}"]
+        )
+    reader = processor.image_processor
+    return ResizeRule(int(reader.patch_size) * int(reader.merge_size), min_pixels, max_pixels)
+
 
 class PromptBuilder:
     """Builds `PromptBatch` records from RGB pictures.
@@ -82,13 +100,7 @@ class PromptBuilder:
         image_processor = processor.image_processor
         self._image_processor = image_processor
         self._merge = int(image_processor.merge_size)
-        self.rule = ResizeRule(
-            int(image_processor.patch_size) * self._merge, min_pixels, max_pixels
-        )
-        if min_pixels > max_pixels:
-            raise ConfigError(
-                [f"model.min_pixels={min_pixels}: must not exceed model.max_pixels={max_pixels}"]
-            )
+        self.rule = resize_rule(processor, min_pixels, max_pixels)
         self.text = chat_text(processor, prompt_text)
         self._before, self._after, self._image_token = _split_at_image(processor, self.text)
 
@@ -105,7 +117,7 @@ class PromptBuilder:
 
     def resize(self, picture: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of a picture after resizing: all that a cache must keep."""
-        return torch.from_numpy(np.array(self.rule.apply(picture)))
+        return self.rule.pixels(picture)
 
     def from_resized(self, pixels: Sequence[Tensor]) -> PromptBatch:
         """Prompts of resized pictures.

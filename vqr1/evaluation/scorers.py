@@ -19,16 +19,11 @@ import torch
 from vqr1.config import EvalModeConfig, PromptConfig
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.protocol import BatchScorer, EvaluationMode, predictions_of, score_batch
-from vqr1.policy.expected_score import expected_scores
+from vqr1.policy.expected_score import MIN_MASS, OPEN_TAG, expected_scores, until_answer
 from vqr1.policy.loading import Policy
 from vqr1.policy.vision import encode_images
 from vqr1.records import RankingBatch
 from vqr1.rollout.local import LocalEngine
-
-OPEN_TAG = "<answer>"
-
-MIN_MASS = 0.5
-"""Probability of a digit from 1 to 5 below which an expected score is invalid."""
 
 
 def build_scorer(
@@ -84,7 +79,7 @@ class ExpectedScorer:
         else:
             texts = [OPEN_TAG] * len(batch)
             well_formed = np.ones((len(batch), 1), dtype=np.bool_)
-        beginnings = [_until_answer(text) for text in texts]
+        beginnings = [until_answer(text) for text in texts]
         # An answer that never begins is still computed, as an empty one, and thrown away: such
         # answers are rare, and the batch stays whole.
         found = expected_scores(
@@ -99,9 +94,3 @@ class ExpectedScorer:
         valid = begun & (found.mass.numpy() >= MIN_MASS)
         scores = np.where(valid, found.score.numpy(), math.nan)[:, None]
         return predictions_of(batch, scores, [[text] for text in texts], well_formed)
-
-
-def _until_answer(text: str) -> str | None:
-    """The response up to and including its last `<answer>`; None where it has none."""
-    place = text.rfind(OPEN_TAG)
-    return None if place < 0 else text[: place + len(OPEN_TAG)]

@@ -19,7 +19,7 @@ the answer as invalid.
 One pass per image: prompt and beginning are computed once, and the 500 spellings d.ef continue
 them (`vqr1.policy.shared_prompt`).
 
-Not here: making the beginning (`vqr1.evaluation.scorers`, `vqr1.scoring.scorer`).
+Not here: making the beginning (`vqr1.evaluation.scorers`, `vqr1.scoring.backends`).
 
 Shapes: B prompts; 5 first digits, 10 of each later one.
 """
@@ -39,6 +39,17 @@ from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch
 
 FIRST = (1, 2, 3, 4, 5)
+
+OPEN_TAG = "<answer>"
+
+MIN_MASS = 0.5
+"""`mass` below which an expected score is invalid."""
+
+
+def until_answer(text: str) -> str | None:
+    """The response up to and including its last `<answer>`; None where it has none."""
+    place = text.rfind(OPEN_TAG)
+    return None if place < 0 else text[: place + len(OPEN_TAG)]
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,10 @@
-"""Scoring images with a policy, from the command line and from Python."""
+"""Scoring images with a policy, from the command line and from Python.
+
+    backend = LocalBackend(load_policy(model), model)    # or another of vqr1.scoring.backends
+    scorer = Scorer(backend, prompt, mode)               # any number of scorers share a backend
+    results = scorer.score(images)                       # score, std, valid, text, error
+    compare(results)                                     # probabilities of pairs, and a ranking
+
+A prompt with `answer_format: free` (`conf/prompt/describe.yaml`) makes a scorer that describes: the
+results hold `text` and no score.
+"""

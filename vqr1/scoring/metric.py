@@ -20,6 +20,7 @@ from torch import Tensor
 from vqr1.config import EvalModeConfig, ModelConfig, PromptConfig, read_choice, validate
 from vqr1.errors import ConfigError, DataError
 from vqr1.policy.loading import load_policy
+from vqr1.scoring.backends.local import LocalBackend
 from vqr1.scoring.pictures import ImageSource
 from vqr1.scoring.scorer import Scorer
 
@@ -120,6 +121,6 @@ def create_metric(
     )
     if model is not None:
         config = replace(config, path=model, revision=None)
-    policy = load_policy(config, device=device)
-    scorer = Scorer(policy, config, asked, answers, seed=seed, batch_size=batch_size)
+    backend = LocalBackend(load_policy(config, device=device), config)
+    scorer = Scorer(backend, asked, answers, seed=seed, batch_size=batch_size)
     return QualityMetric(scorer, device)

@@ -12,9 +12,10 @@ sampled answers come from the seed and the image's content. An answer from which
 read is invalid and its score is None. In mode `expected` an answer is invalid where no `<answer>`
 begins, or where the digits 1 to 5 have less than half of the probability there.
 
-Not here: the command line (`vqr1.cli.score`), opinion scores and figures (`vqr1.evaluation`).
+A `free` prompt gives descriptions: text without a score.
 
-Shape legend: B images of a batch.
+Not here: who answers (`vqr1.scoring.backends`), comparing images (`vqr1.scoring.compare`), the
+command line (`vqr1.cli.score`), opinion scores and figures (`vqr1.evaluation`).
 """  # noqa: E501 - a table row cannot be broken
 
 from __future__ import annotations
@@ -25,33 +26,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
-import torch
 from torch import Tensor
 
-from vqr1.config import EvalModeConfig, ModelConfig, PromptConfig
-from vqr1.data.prompts import PromptBuilder
+from vqr1.config import EvalModeConfig, PromptConfig
 from vqr1.errors import DataError
 from vqr1.iqa.answers import parse_answer
-from vqr1.policy.expected_score import expected_scores
-from vqr1.policy.loading import Policy
-from vqr1.policy.vision import VisionFeatures, encode_images
-from vqr1.records import PromptBatch
-from vqr1.rollout.local import LocalEngine
+from vqr1.scoring.backends import Backend, Reply, Request
 from vqr1.scoring.pictures import ImageSource, name_of, open_picture, split_images
 from vqr1.scoring.result import Result
 
-OPEN_TAG = "<answer>"
-
-MIN_MASS = 0.5
-"""Probability of a digit from 1 to 5 below which an expected score is invalid."""
-
 
 class Scorer:
-    """Scores images with one policy, one prompt and one mode.
+    """Scores or describes images with one backend, one prompt and one mode.
+
+    Several scorers may share a backend.
 
     Args:
-        policy: model and processor; the model's weights are put out of the gradient.
-        model: the sizes that images are resized to.
+        backend: who answers, such as `LocalBackend(policy, model_config)`.
         prompt: what the model is asked; a `free` prompt gives descriptions without scores.
         mode: how an answer becomes a score.
         seed: seed of sampled answers.
@@ -59,34 +50,32 @@ class Scorer:
 
     Raises:
         ConfigError: image sizes or prompt text that the processor cannot use.
+        ModelError: the model or its server cannot be used.
     """
 
     def __init__(
         self,
-        policy: Policy,
-        model: ModelConfig,
+        backend: Backend,
         prompt: PromptConfig,
         mode: EvalModeConfig,
         *,
         seed: int = 0,
         batch_size: int = 16,
     ) -> None:
-        policy.model.eval().requires_grad_(False)
-        self._policy = policy
-        self._builder = PromptBuilder(
-            policy.processor, prompt.text, model.min_pixels, model.max_pixels
-        )
-        self._engine = LocalEngine(
-            policy.model, policy.processor.tokenizer, mode.micro_batch_tokens
-        )
-        self._prompt = prompt
-        self._mode = mode
-        self._sampled = mode.name == "sampled"
-        sampling = mode.sampling
-        self._sampling = sampling if self._sampled else replace(sampling, temperature=0.0)
-        self._seed = seed
+        sampled = mode.name == "sampled"
+        free = prompt.answer_format == "free"
+        self._backend = backend
+        self._rule = mode.score_rule
         self._batch_size = batch_size
-        self._device = next(policy.model.parameters()).device
+        self._request = Request(
+            prompt=prompt,
+            sampling=mode.sampling if sampled else replace(mode.sampling, temperature=0.0),
+            samples=mode.samples if sampled and not free else 1,
+            seed=seed,
+            expected=mode.name == "expected" and not free,
+            micro_batch_tokens=mode.micro_batch_tokens,
+        )
+        backend.prepare(self._request)
 
     def score(self, images: ImageSource | Iterable[ImageSource]) -> list[Result]:
         """Results of images in their order.
@@ -98,6 +87,7 @@ class Scorer:
         Raises:
             DataError: a tensor that is no image. Images that do not decode do not raise; their
                 result carries the error.
+            ModelError: the model or its server cannot be used any more.
         """
         return list(self.stream(images))
 
@@ -114,7 +104,7 @@ class Scorer:
         pixels: dict[bytes, Tensor] = {}
         for position, image in enumerate(images):
             try:
-                resized = self._builder.resize(open_picture(image))
+                resized = self._backend.resize(open_picture(image))
             except DataError as error:
                 if isinstance(image, Tensor):
                     raise
@@ -122,82 +112,36 @@ class Scorer:
                 continue
             keys[position] = _content(resized)
             pixels.setdefault(keys[position], resized)
-        found = dict(zip(pixels, self._computed(list(pixels.values())), strict=True))
+        replies = self._backend.reply(list(pixels.values()), self._request)
+        found = dict(zip(pixels, replies, strict=True))
         return [
-            replace(found[keys[position]], path=name_of(image))
+            self._read(found[keys[position]], name_of(image))
             if position in keys
             else Result(name_of(image), error=errors[position])
             for position, image in enumerate(images)
         ]
 
-    @torch.no_grad()
-    def _computed(self, pixels: Sequence[Tensor]) -> list[Result]:
-        if not pixels:
-            return []
-        prompts = self._builder.from_resized(pixels).to(self._device)
-        vision = encode_images(self._policy.model, prompts)
-        if self._prompt.answer_format == "free":
-            return [
-                Result(None, valid=bool(texts[0].strip()), text=texts[0])
-                for texts in self._answers(prompts, vision, 1)
-            ]
-        if self._mode.name == "expected":
-            return self._expected(prompts, vision)
-        samples = self._mode.samples if self._sampled else 1
-        return [self._read(texts) for texts in self._answers(prompts, vision, samples)]
-
-    def _answers(
-        self, prompts: PromptBatch, vision: VisionFeatures, samples: int
-    ) -> list[list[str]]:
-        return self._engine.sample(
-            prompts, group_size=samples, sampling=self._sampling, seed=self._seed, vision=vision
-        ).texts
-
-    def _read(self, texts: Sequence[str]) -> Result:
-        """Mean and spread of the scores that the answers to one image state."""
-        answers = [parse_answer(text, self._prompt.answer_format) for text in texts]
+    def _read(self, reply: Reply, path: str | None) -> Result:
+        """What a reply says of an image."""
+        text = reply.texts[0] if reply.texts else None
+        if reply.error is not None:
+            return Result(path, error=_named(reply.error, path))
+        if self._request.prompt.answer_format == "free":
+            return Result(path, valid=bool((text or "").strip()), text=text)
+        if self._request.expected:
+            return Result(path, reply.score, reply.std, valid=reply.score is not None, text=text)
+        answers = [parse_answer(t, self._request.prompt.answer_format) for t in reply.texts]
         scores = [answer.score for answer in answers if answer.score is not None]
-        enough = len(texts) if self._mode.score_rule == "all_valid" else 1
+        enough = len(answers) if self._rule == "all_valid" else 1
         if len(scores) < enough:
-            return Result(None, text=texts[0])
+            return Result(path, text=text)
         return Result(
-            None,
+            path,
             score=statistics.fmean(scores),
             std=statistics.stdev(scores) if len(scores) > 1 else None,
             valid=True,
-            text=texts[0],
+            text=text,
         )
-
-    def _expected(self, prompts: PromptBatch, vision: VisionFeatures) -> list[Result]:
-        texts: list[str | None] = [None] * len(prompts)
-        beginnings: list[str | None] = [OPEN_TAG] * len(prompts)
-        if self._prompt.answer_format == "think_answer":
-            reasoned = [group[0] for group in self._answers(prompts, vision, 1)]
-            texts = list(reasoned)
-            beginnings = [_until_answer(text) for text in reasoned]
-        # An answer that never begins is still computed, as an empty one, and thrown away: such
-        # answers are rare, and the batch stays whole.
-        found = expected_scores(
-            self._policy.model,
-            self._policy.processor.tokenizer,
-            prompts,
-            [beginning or OPEN_TAG for beginning in beginnings],
-            vision=vision,
-            micro_batch_tokens=self._mode.micro_batch_tokens,
-        )
-        numbers = zip(found.score.tolist(), found.std.tolist(), found.mass.tolist(), strict=True)
-        return [
-            Result(None, score=score, std=std, valid=True, text=text)
-            if beginning is not None and mass >= MIN_MASS
-            else Result(None, text=text)
-            for text, beginning, (score, std, mass) in zip(texts, beginnings, numbers, strict=True)
-        ]
-
-
-def _until_answer(text: str) -> str | None:
-    """The response up to and including its last `<answer>`; None where it has none."""
-    place = text.rfind(OPEN_TAG)
-    return None if place < 0 else text[: place + len(OPEN_TAG)]
 
 
 def _content(pixels: Tensor) -> bytes:

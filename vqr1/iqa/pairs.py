@@ -1,0 +1,218 @@
+r"""Comparing images whose scores are uncertain: pairs, and ranking a whole folder.
+
+Thurstone's model, case III: the quality that the model sees in image i is a normal variable with
+the image's mean score mu_i and variance (a sigma_i)^2, independent of every other image, so that
+
+    P(i, j) = P(i better than j) = Phi( (mu_i - mu_j) / sqrt(a^2 (sigma_i^2 + sigma_j^2) + gamma) )
+
+`thurstone.comparison_probabilities` is the reward's asymmetric form, one answer against a mean;
+here both sides are distributions, and P(i, j) + P(j, i) = 1. sigma comes from K answers (unbiased)
+or from the distribution over the answer's digits. `a` corrects a sigma that is too small or too
+large to be taken at its word; `fit_std_scale` finds it from pairs whose order is known. gamma, half
+of it with each image, keeps two certain images of the same score comparable.
+
+i is ranked before j where P(i, j) > 1/2, that is where mu_i > mu_j, whatever the variances.
+
+Shapes: n images; m pairs. Everything is float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_ndtr, ndtr
+
+from vqr1.iqa.correlation import FloatArray
+from vqr1.iqa.thurstone import GAMMA
+
+_ROWS = 1024
+"""Rows of the pairwise matrix that are held at a time."""
+
+
+def preference_matrix(
+    mean: FloatArray,
+    std: FloatArray,
+    *,
+    std_scale: float = 1.0,
+    gamma: float = GAMMA,
+    rows: slice = slice(None),
+) -> FloatArray:
+    """P(i, j) of the module header for all pairs.
+
+    Args:
+        mean: [n] mean scores.
+        std: [n] standard deviations, at least 0.
+        std_scale: a, above 0.
+        gamma: added to the summed variances, above 0.
+        rows: the images i that are wanted; all by default.
+
+    Returns:
+        [n, n] (or the rows asked for) in [0, 1]; 1/2 on the diagonal.
+    """
+    mean = np.asarray(mean, dtype=np.float64)
+    variance = (std_scale * np.asarray(std, dtype=np.float64)) ** 2
+    spread = np.sqrt(variance[rows, None] + variance[None, :] + gamma)
+    return np.asarray(ndtr((mean[rows, None] - mean[None, :]) / spread))
+
+
+def win_rates(
+    mean: FloatArray, std: FloatArray, *, std_scale: float = 1.0, gamma: float = GAMMA
+) -> FloatArray:
+    """[n] probability that an image is better than another one drawn from the rest; NaN for n=1."""
+    n = len(mean)
+    if n < 2:
+        return np.full(n, math.nan)
+    totals = [
+        preference_matrix(
+            mean, std, std_scale=std_scale, gamma=gamma, rows=slice(start, start + _ROWS)
+        ).sum(axis=1)
+        for start in range(0, n, _ROWS)
+    ]
+    return (np.concatenate(totals) - 0.5) / (n - 1)
+
+
+def rank_intervals(
+    mean: FloatArray,
+    std: FloatArray,
+    *,
+    std_scale: float = 1.0,
+    gamma: float = GAMMA,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks that an image takes when the qualities of the module header are drawn.
+
+    Args:
+        mean: [n] mean scores.
+        std: [n] standard deviations.
+        std_scale: a.
+        gamma: see the module header.
+        level: share of the draws that an interval holds, in (0, 1).
+        draws: number of draws.
+        seed: of the draws.
+
+    Returns:
+        Lowest and highest rank of each image, [n] int64 each, 1 is the best.
+    """
+    mean = np.asarray(mean, dtype=np.float64)
+    spread = np.sqrt((std_scale * np.asarray(std, dtype=np.float64)) ** 2 + gamma / 2)
+    rng = np.random.default_rng(seed)
+    ranks = np.empty((draws, len(mean)), dtype=np.int32)
+    places = np.arange(1, len(mean) + 1)
+    for draw in range(draws):
+        quality = mean + spread * rng.standard_normal(len(mean))
+        ranks[draw, np.argsort(-quality, kind="stable")] = places
+    tail = (1 - level) / 2
+    low = np.quantile(ranks, tail, axis=0, method="inverted_cdf")
+    high = np.quantile(ranks, 1 - tail, axis=0, method="inverted_cdf")
+    return low.astype(np.int64), high.astype(np.int64)
+
+
+def ranks_of(mean: FloatArray) -> np.ndarray:
+    """[n] int64 rank by mean score, 1 is the best; equal scores share the better rank."""
+    ordered = np.sort(-np.asarray(mean, dtype=np.float64))
+    return np.searchsorted(ordered, -np.asarray(mean, dtype=np.float64), side="left") + 1
+
+
+@dataclass(frozen=True)
+class PairOutcomes:
+    """Pairs of images whose true order is known.
+
+    Attributes:
+        difference: [m] mu_i - mu_j.
+        variance: [m] sigma_i^2 + sigma_j^2, unscaled.
+        won: [m] 1 where i is truly better, 0 where j is.
+    """
+
+    difference: FloatArray
+    variance: FloatArray
+    won: FloatArray
+
+    def probabilities(self, std_scale: float = 1.0, gamma: float = GAMMA) -> FloatArray:
+        """[m] P(i, j)."""
+        spread = np.sqrt(std_scale**2 * self.variance + gamma)
+        return np.asarray(ndtr(self.difference / spread))
+
+    def log_loss(self, std_scale: float = 1.0, gamma: float = GAMMA) -> float:
+        """Mean negative log-likelihood of the true orders, in nats; log 2 is a coin's."""
+        z = self.difference / np.sqrt(std_scale**2 * self.variance + gamma)
+        return float(-np.mean(log_ndtr(np.where(self.won > 0.5, z, -z))))
+
+
+def pair_outcomes(mean: FloatArray, std: FloatArray, opinion: FloatArray) -> PairOutcomes:
+    """All pairs i < j of images with different opinion scores.
+
+    Args:
+        mean: [n] mean scores.
+        std: [n] standard deviations.
+        opinion: [n] opinion scores, higher is better.
+    """
+    i, j = np.triu_indices(len(mean), k=1)
+    told = opinion[i] != opinion[j]
+    i, j = i[told], j[told]
+    return PairOutcomes(
+        np.asarray(mean[i] - mean[j], dtype=np.float64),
+        np.asarray(std[i] ** 2 + std[j] ** 2, dtype=np.float64),
+        (opinion[i] > opinion[j]).astype(np.float64),
+    )
+
+
+def fit_std_scale(pairs: PairOutcomes, gamma: float = GAMMA) -> float:
+    """The `a` of least log loss, searched from 1/1000 to 1000 on a logarithmic scale."""
+    found = minimize_scalar(
+        lambda log_scale: pairs.log_loss(math.exp(log_scale), gamma),
+        bounds=(math.log(1e-3), math.log(1e3)),
+        method="bounded",
+    )
+    return float(math.exp(found.x))
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Pairs with similar predicted probability.
+
+    Attributes:
+        pairs: how many.
+        predicted: their mean predicted probability.
+        observed: share of them whose true order is the predicted one.
+    """
+
+    pairs: int
+    predicted: float
+    observed: float
+
+
+def reliability(
+    probability: FloatArray, won: FloatArray, bins: int = 10
+) -> tuple[ReliabilityBin, ...]:
+    """The reliability curve: how often i is better where P(i, j) says p.
+
+    Every pair counts in both directions, so the curve is symmetric about (1/2, 1/2); the bins
+    divide [0, 1] evenly, and empty ones are left out.
+
+    Args:
+        probability: [m] P(i, j).
+        won: [m] 1 where i is truly better, 0 where j is.
+        bins: number of bins.
+    """
+    p = np.concatenate([probability, 1 - probability])
+    y = np.concatenate([won, 1 - won])
+    place = np.minimum((p * bins).astype(np.int64), bins - 1)
+    result = []
+    for b in range(bins):
+        inside = place == b
+        if inside.any():
+            result.append(
+                ReliabilityBin(int(inside.sum()), float(p[inside].mean()), float(y[inside].mean()))
+            )
+    return tuple(result)
+
+
+def calibration_error(curve: tuple[ReliabilityBin, ...]) -> float:
+    """Expected calibration error: mean |predicted - observed| over the bins, weighted by pairs."""
+    total = sum(bin_.pairs for bin_ in curve)
+    return sum(b.pairs * abs(b.predicted - b.observed) for b in curve) / total

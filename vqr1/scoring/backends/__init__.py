@@ -1,0 +1,5 @@
+"""Who answers: this process, a server, or vLLM in this process, behind one interface."""
+
+from vqr1.scoring.backends.base import Backend, Reply, Request
+
+__all__ = ["Backend", "Reply", "Request"]
