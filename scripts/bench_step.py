@@ -65,16 +65,17 @@ def work(options: argparse.Namespace) -> None:
     task = json.loads(options.worker)
     size = Size(**task["size"])
     device = torch.device(options.device)
-    if task["contestant"] == "trl":
-        from bench import peer
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        if task["contestant"] == "trl":
+            from bench import peer
 
-        with tempfile.TemporaryDirectory() as folder:
-            result = peer.run(size, options.weights, Path(folder), device, options.steps)
-    else:
-        from bench import ours
+            result = peer.run(size, options.weights, work, device, options.steps)
+        else:
+            from bench import ours
 
-        fast = task["contestant"] == "ours"
-        result = ours.run(size, options.weights, device, options.steps, fast)
+            fast = task["contestant"] == "ours"
+            result = ours.run(size, options.weights, work, device, options.steps, fast)
     print(json.dumps(result))
 
 
@@ -84,6 +85,11 @@ def run_in_process(options: argparse.Namespace, contestant: str, size: Size, wei
     command = [sys.executable, __file__, "--worker", task, "--weights", str(weights)]
     command += ["--threads", str(options.threads), "--steps", str(options.steps)]
     command += ["--device", options.device]
+    print(
+        f"  {size.name}, K={size.group}: {contestant}, {options.steps + 1} steps ...",
+        file=sys.stderr,
+        flush=True,
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print(f"  {contestant}: exit code {done.returncode}\n{done.stderr[-2000:]}", flush=True)
@@ -129,7 +135,7 @@ def show(size: Size, results: dict[str, Any]) -> None:
             print(f"  {name:<22} no result")
             continue
         median = result["median"]
-        # Ours counts image processing and the optimiser apart; the peer's update holds both.
+        # Ours counts image processing apart; the peer's update holds it.
         update = median["total"] - median["generation"] - median["reference"]
         line = (
             f"  {name:<22} generation {median['generation']:7.2f} s  reference "

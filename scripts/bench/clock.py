@@ -1,8 +1,7 @@
-"""Times and memory of one contestant's process."""
+"""Times of one contestant's process."""
 
 from __future__ import annotations
 
-import resource
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -51,10 +50,3 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def peak_memory_mib() -> float:
-    """Most memory that this process has held: on the accelerator if there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,30 +1,34 @@
-"""Our side: the parts that the training step is made of, with a clock around its phases.
+"""Our side: the training step as `train.py` runs it, with a clock around its phases.
 
-The vision tower is trained, so the reference has features of its own; the policy's features are
-computed once, with history, and serve rollout and update.
+The vision tower is trained, so the reference computes features of its own; nothing is kept from
+step to step (every step sees its images for the first time).
 """
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from bench.clock import Clock, peak_memory_mib
+from bench.clock import Clock
 from bench.flops import step_flops
 from bench.setup import KL_WEIGHT, LEARNING_RATE, Size, pictures, processor, prompt_batch
-from vqr1.config import SamplingConfig
+from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
 from vqr1.policy.fast_layers import use_fast_layers
-from vqr1.policy.shared_prompt import response_logprobs
-from vqr1.policy.vision import VisionFeatures, encode_images
-from vqr1.records import PromptBatch, Rollout
+from vqr1.policy.loading import Policy
+from vqr1.policy.memory import peak_memory_mib
+from vqr1.records import RankingBatch
+from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
-from vqr1.training.advantages import group_advantages
-from vqr1.training.loss import grpo_loss, token_weights
+from vqr1.training.grpo import GrpoModule, StepSettings
+from vqr1.training.validation import Validator, validation_modes
+
+MICRO_BATCH_TOKENS = 2**17
 
 
 class EndlessTokenizer:
@@ -45,87 +49,123 @@ class EndlessTokenizer:
         return {k: v for k, v in vocab.items() if k not in ("<|im_end|>", "<|endoftext|>")}
 
 
-class Contestant:
-    """Policy, reference, optimiser and rollout engine; one call is one step."""
+class AnyReward:
+    """Rewards that differ within each group, so that every group teaches something."""
 
-    def __init__(self, size: Size, folder: Path, device: torch.device, fast: bool) -> None:
-        """Loads the weights; `fast` puts the layers of `use_fast_layers` in."""
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-        self.model = model.to(device).eval()
-        if fast:
-            use_fast_layers(self.model)
-        self.reference = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
-        self.processor = processor()
-        self.size = size
-        self.engine = LocalEngine(self.model, EndlessTokenizer(self.processor.tokenizer), 2**17)
-        self.images = pictures(size)
-        self.clock = Clock()
-        self.device = device
-        self.seed = 0
+    ranks = False
 
-    def step(self) -> None:
-        """Sample, reference, update."""
-        size, clock = self.size, self.clock
-        clock.begin()
-        with clock.phase("images"):
-            prompts = prompt_batch(self.processor, self.images).to(self.device)
-        with clock.phase("generation"):
-            vision = encode_images(self.model, prompts)
-            rollout = self.engine.sample(
-                prompts,
-                group_size=size.group,
-                sampling=SamplingConfig(max_new_tokens=size.tokens),
-                seed=self.seed,
-                vision=vision.detach(),
-            )
-        assert int(rollout.lengths.min()) == size.tokens
-        with clock.phase("reference"), torch.no_grad():
-            reference = response_logprobs(self.reference, prompts, rollout.tokens, rollout.mask)
-        self.optimizer.zero_grad(set_to_none=True)
-        with clock.phase("update"):
-            self._loss(prompts, rollout, vision, reference.logprobs).backward()
-        with clock.phase("optimizer"):
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
-        self.seed += 1
-        clock.end()
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] of 0, 1 and 2."""
+        group = inputs.scores.shape[1]
+        numbers = torch.arange(group, device=inputs.scores.device).remainder(3).float()
+        return numbers.expand_as(inputs.scores)
 
-    def _loss(
-        self, prompts: PromptBatch, rollout: Rollout, vision: VisionFeatures, reference: Tensor
-    ) -> Tensor:
-        size = self.size
-        policy = response_logprobs(
-            self.model, prompts, rollout.tokens, rollout.mask, vision=vision
-        ).logprobs
-        rewards = torch.arange(size.group, device=self.device).remainder(3).float()
-        return grpo_loss(
-            policy,
-            policy.detach(),
-            reference,
-            group_advantages(rewards.expand(size.images, -1)),
-            token_weights(
-                rollout.mask,
-                torch.ones(size.images, dtype=torch.bool, device=self.device),
-                "response_mean",
-                size.tokens,
-            ),
-            kl_weight=KL_WEIGHT,
-            clip=0.2,
-        ).loss
+
+class _Timed(GrpoModule):
+    """The training step with a clock; the computation is untouched."""
+
+    clock: Clock
+
+    def _encode(self, *args: Any) -> Any:
+        with self.clock.phase("generation"):
+            return super()._encode(*args)
+
+    def _sample(self, *args: Any) -> Any:
+        with self.clock.phase("generation"):
+            return super()._sample(*args)
+
+    def _reference_logprobs(self, *args: Any) -> Any:
+        with self.clock.phase("reference"):
+            return super()._reference_logprobs(*args)
+
+    def _update(self, *args: Any) -> Any:
+        with self.clock.phase("update"):
+            return super()._update(*args)
+
+
+class _Batches(Dataset[RankingBatch]):
+    """The same images at every step, processed anew; begins the clock of each step."""
+
+    def __init__(self, size: Size, clock: Clock, steps: int) -> None:
+        self._images, self._reader = pictures(size), processor()
+        self._clock, self._steps = clock, steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, index: int) -> RankingBatch:
+        self._clock.begin()
+        with self._clock.phase("images"):
+            prompts = prompt_batch(self._reader, self._images)
+        count = torch.arange(len(prompts))
+        names = tuple(f"{number}.png" for number in range(len(prompts)))
+        return RankingBatch("bench", names, prompts, 1.0 + count.float(), count)
+
+
+class _StepEnd(L.Callback):
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        self._clock.end()
+
+
+def load(folder: Path, device: torch.device, fast: bool) -> Policy:
+    """The policy; `fast` puts the layers of `use_fast_layers` in."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    if fast:
+        use_fast_layers(model)
+    return Policy(model.to(device).eval(), processor(), str(folder))
+
+
+def _module(policy: Policy, size: Size, clock: Clock, steps: int) -> GrpoModule:
+    sampling = SamplingConfig(max_new_tokens=size.tokens)
+    engine = LocalEngine(
+        policy.model, EndlessTokenizer(policy.processor.tokenizer), MICRO_BATCH_TOKENS
+    )
+    _Timed.clock = clock
+    return _Timed(
+        policy,
+        engine,
+        WeightedRewards({"any": (1.0, AnyReward())}),
+        Validator(engine, validation_modes(sampling, 0, 0, "free")),
+        StepSettings(
+            grpo=GrpoConfig(group_size=size.group, kl_weight=KL_WEIGHT),
+            sampling=sampling,
+            optimizer=OptimizerConfig(lr=LEARNING_RATE),
+            answer_format="free",
+            micro_batch_tokens=MICRO_BATCH_TOKENS,
+            total_steps=steps,
+            seed=0,
+        ),
+    )
 
 
 def run(
-    size: Size, folder: Path, device: torch.device, steps: int, fast: bool = True
+    size: Size, folder: Path, work: Path, device: torch.device, steps: int, fast: bool
 ) -> dict[str, Any]:
-    """Runs one warm-up step and `steps` timed ones; see `peer.run`."""
-    contestant = Contestant(size, folder, device, fast)
-    for _ in range(steps + 1):
-        contestant.step()
-    prompts = prompt_batch(contestant.processor, contestant.images[:1])
+    """Runs one warm-up step and `steps` timed ones; see `peer.run`.
+
+    `fast` False leaves PyTorch's own layers in.
+    """
+    policy, clock = load(folder, device, fast), Clock()
+    trainer = L.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        max_steps=steps + 1,
+        logger=False,
+        callbacks=[_StepEnd(clock)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=work,
+    )
+    loader = DataLoader(_Batches(size, clock, steps + 1), batch_size=None)
+    trainer.fit(_module(policy, size, clock, steps + 1), loader)
+    prompts = prompt_batch(processor(), pictures(size)[:1])
     counted = step_flops(
-        contestant.model.config,
+        policy.model.config,
         int(prompts.image_grid_thw.prod()),
         len(prompts.input_ids[0]),
         size.images,
@@ -133,8 +173,8 @@ def run(
         size.tokens,
     )
     return {
-        "steps": contestant.clock.steps[1:],
-        "peak_mib": peak_memory_mib(),
+        "steps": clock.steps[1:],
+        "peak_mib": peak_memory_mib(device),
         "prompt_tokens": len(prompts.input_ids[0]),
         "flops": {"forward": counted.forward, "update": counted.update, "step": counted.step},
     }

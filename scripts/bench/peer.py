@@ -15,8 +15,9 @@ from datasets import Dataset  # type: ignore[import-untyped]
 from transformers import Qwen2_5_VLForConditionalGeneration, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from bench.clock import Clock, peak_memory_mib
+from bench.clock import Clock
 from bench.setup import KL_WEIGHT, LEARNING_RATE, Size, conversation, pictures, processor
+from vqr1.policy.memory import peak_memory_mib
 
 
 class _Timed(GRPOTrainer):
@@ -104,4 +105,4 @@ def run(size: Size, folder: Path, work: Path, device: torch.device, steps: int) 
         callbacks=[_StepClock(clock)],
     )
     trainer.train()
-    return {"steps": clock.steps[1:], "peak_mib": peak_memory_mib()}
+    return {"steps": clock.steps[1:], "peak_mib": peak_memory_mib(device)}

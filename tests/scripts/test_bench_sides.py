@@ -1,0 +1,64 @@
+"""The benchmark's own side runs the real training step, and counts what it claims to count."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.tiny_models import tiny_model, tiny_prompts
+from vqr1.policy.shared_prompt import pack_prompts
+from vqr1.policy.vision import encode_images
+from vqr1.rollout.decode import read_prompts
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import bench_decode
+from bench import ours
+from bench.setup import Size
+
+
+@pytest.fixture
+def small_weights(tmp_path, monkeypatch):
+    """A folder with weights for the benchmark's processor, of a few thousand parameters."""
+    from bench import setup
+
+    text, vision = setup.SHAPES["39m"]
+    text = {**text, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
+    vision = {**vision, "depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2,
+              "fullatt_block_indexes": [0]}  # fmt: skip
+    monkeypatch.setitem(setup.SHAPES, "39m", (text, vision))
+    setup.save_weights("39m", torch.float32, torch.device("cpu"), tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def test_our_side_times_whole_steps_of_exactly_c_tokens(small_weights, tmp_path):
+    size = Size("small", 112, 84, images=2, group=3, tokens=5)
+    result = ours.run(size, small_weights, tmp_path, torch.device("cpu"), steps=2, fast=True)
+    assert len(result["steps"]) == 2
+    for step in result["steps"]:
+        assert {"images", "generation", "reference", "update"} <= step.keys()
+        phases = sum(seconds for name, seconds in step.items() if name not in ("total", "cpu"))
+        assert phases == pytest.approx(step["total"])
+    # One forward pass is counted for rollout and reference each, three for the update, which
+    # does not run the tower forwards again.
+    assert 4 * result["flops"]["forward"] < result["flops"]["step"] < 5 * result["flops"]["forward"]
+
+
+def test_bytes_of_a_decoding_step_by_hand():
+    model = tiny_model(kv_heads=2)
+    prompts = tiny_prompts([(2, 2), (3, 5)], [5, 9])
+    with torch.no_grad():
+        state = read_prompts(model, pack_prompts(model, prompts, encode_images(model, prompts)))
+    # A layer (hidden 48, 4 heads of 12, 2 key-value heads, feed-forward 96): q 48*48 + 48,
+    # k and v 24*48 + 24 each, o 48*48, gate, up and down 48*96 each, two norms of 48.
+    layer = 48 * 48 + 48 + 2 * (24 * 48 + 24) + 48 * 48 + 3 * 48 * 96 + 2 * 48
+    weights = 3 * layer + 48 + 48 * 96
+    # Keys and values: 2 * 3 layers * 24 numbers a token; prompts of 3 + 1 + image + 1 + text.
+    prompt_tokens = (5 + 4 + 5) + (5 + 15 + 9)
+    own_tokens = 2 * 6 * 10 / 2
+    expected = 4 * (weights + 2 * 3 * 24 * (prompt_tokens + own_tokens))
+    assert bench_decode.step_bytes(model, state, slots=6, tokens=10) == expected
