@@ -69,6 +69,7 @@ def test_run_leaves_everything_it_promises(run: Command, kadid_root: Path, tmp_p
     # The exported checkpoint is a complete folder that plain transformers loads.
     exported = Path(summary["checkpoint"])
     AutoProcessor.from_pretrained(exported)
+    assert "| training sets | kadid |" in (exported / "README.md").read_text()
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(exported)
     base = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         tiny_policy_folder(), dtype=torch.float32

@@ -20,6 +20,7 @@ from vqr1.cli.app import run_command
 from vqr1.cli.build import build_engine, build_rewards, build_trainer, build_vision_cache
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import plain_values
+from vqr1.cli.model_card import write_model_card
 from vqr1.cli.report import TestResult, judge, print_report, summary_values
 from vqr1.config import MixtureConfig, TrainConfig
 from vqr1.data.datamodule import RankingDataModule
@@ -84,6 +85,7 @@ def train(config: TrainConfig, composed: DictConfig) -> float:
         result = _fit_and_judge(config, policy, data, rewards, run_log, steps)
         seconds = time.monotonic() - started
         run_log.summary(summary_values(result, seconds, run_log))
+        write_model_card(result.checkpoint, run_log.run_dir)
     print_report(console, result, seconds, run_log)
     return result.headline
 

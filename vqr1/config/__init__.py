@@ -22,6 +22,9 @@ from vqr1.config.evaluation import (
     PredictionColumns,
     ReportConfig,
 )
+from vqr1.config.export import (
+    ExportConfig,
+)
 from vqr1.config.folder import config_dir, read_choice
 from vqr1.config.machine import (
     HardwareConfig,
@@ -63,6 +66,7 @@ __all__ = [
     "EvalConfig",
     "EvalModeConfig",
     "EvalModelConfig",
+    "ExportConfig",
     "FiguresConfig",
     "GrpoConfig",
     "HardwareConfig",

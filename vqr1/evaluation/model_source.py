@@ -58,34 +58,10 @@ def resolve_model(config: EvalModelConfig, logger: LoggerConfig) -> ModelSource:
     if config.run is None:
         name = config.name if config.path is None else f"{config.name} ({config.path})"
         return ModelSource(config, name)
-    uri = logger.tracking_uri or default_tracking_uri()
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        raise ModelError(
-            f"model.run={config.run}: no MLflow database {uri}; set logger.tracking_uri to the "
-            "store that the run is in"
-        )
-    from mlflow import MlflowClient
-
-    client = MlflowClient(uri)
-    run = (
-        _best_run(client, config, logger.experiment)
-        if config.run == "best"
-        else _run_by_id(client, config.run, uri)
-    )
-    folder = run.data.tags.get(CHECKPOINT_TAG)
-    if not folder:
-        raise ModelError(
-            f"model.run={config.run}: run {run.info.run_id} has no tag {CHECKPOINT_TAG}, so it "
-            "exported no checkpoint; choose a training run that ended"
-        )
-    if not Path(folder).is_dir():
-        raise ModelError(
-            f"model.run={config.run}: the checkpoint folder {folder} of run {run.info.run_id} is "
-            "gone; give its new place with model.path=..."
-        )
+    run, folder = exported_checkpoint(config.run, config.run_metric, logger, "model.")
     resolved = replace(
         config,
-        path=folder,
+        path=str(folder),
         lora=None,
         min_pixels=_trained_size(run, "min_pixels", config.min_pixels),
         max_pixels=_trained_size(run, "max_pixels", config.max_pixels),
@@ -98,39 +74,82 @@ def resolve_model(config: EvalModelConfig, logger: LoggerConfig) -> ModelSource:
     )
 
 
-def _run_by_id(client: MlflowClient, run_id: str, uri: str) -> Run:
+def exported_checkpoint(
+    run_id: str, metric: str, logger: LoggerConfig, group: str = ""
+) -> tuple[Run, Path]:
+    """An MLflow run and the folder of the checkpoint that it exported.
+
+    Args:
+        run_id: id of the run, or `best`.
+        metric: what `best` compares, by its value at the exported checkpoint.
+        logger: says which MLflow store and experiment.
+        group: dotted group of the keys `run` and `run_metric`, for errors.
+
+    Raises:
+        ModelError: no such store, experiment or run, a run without an exported checkpoint, or a
+            checkpoint folder that is gone.
+    """
+    key = f"{group}run={run_id}"
+    uri = logger.tracking_uri or default_tracking_uri()
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise ModelError(
+            f"{key}: no MLflow database {uri}; set logger.tracking_uri to the store that the run "
+            "is in"
+        )
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    run = (
+        _best_run(client, metric, logger.experiment, group)
+        if run_id == "best"
+        else _run_by_id(client, run_id, uri, key)
+    )
+    folder = run.data.tags.get(CHECKPOINT_TAG)
+    if not folder:
+        raise ModelError(
+            f"{key}: run {run.info.run_id} has no tag {CHECKPOINT_TAG}, so it exported no "
+            "checkpoint; choose a training run that ended"
+        )
+    if not Path(folder).is_dir():
+        raise ModelError(
+            f"{key}: the checkpoint folder {folder} of run {run.info.run_id} is gone; give its new "
+            f"place with {'model.path' if group else 'run'}=..."
+        )
+    return run, Path(folder)
+
+
+def _run_by_id(client: MlflowClient, run_id: str, uri: str, key: str) -> Run:
     from mlflow.exceptions import MlflowException
 
     try:
         return client.get_run(run_id)
     except MlflowException as error:
         raise ModelError(
-            f"model.run={run_id}: no such run in {uri}; give the id that a training printed, or "
-            "`best`, and the right logger.tracking_uri"
+            f"{key}: no such run in {uri}; give the id that a training printed, or `best`, and the "
+            "right logger.tracking_uri"
         ) from error
 
 
-def _best_run(client: MlflowClient, config: EvalModelConfig, experiment: str) -> Run:
+def _best_run(client: MlflowClient, metric: str, experiment: str, group: str) -> Run:
     found = client.get_experiment_by_name(experiment)
     if found is None:
         names = ", ".join(sorted(e.name for e in client.search_experiments()))
         raise ModelError(
-            f"model.run=best: no experiment {experiment!r} in the MLflow store (there are: "
+            f"{group}run=best: no experiment {experiment!r} in the MLflow store (there are: "
             f"{names}); set logger.experiment"
         )
-    metric = f"{config.run_metric}_best"
+    name = f"{metric}_best"
     usable = [
         run
         for run in _finished_runs(client, found.experiment_id)
-        if math.isfinite(run.data.metrics.get(metric, math.nan))
-        and run.data.tags.get(CHECKPOINT_TAG)
+        if math.isfinite(run.data.metrics.get(name, math.nan)) and run.data.tags.get(CHECKPOINT_TAG)
     ]
     if not usable:
         raise ModelError(
-            f"model.run=best: no finished run of experiment {experiment!r} has both the metric "
-            f"{metric!r} (model.run_metric={config.run_metric}) and an exported checkpoint"
+            f"{group}run=best: no finished run of experiment {experiment!r} has both the metric "
+            f"{name!r} ({group}run_metric={metric}) and an exported checkpoint"
         )
-    return max(usable, key=lambda run: run.data.metrics[metric])
+    return max(usable, key=lambda run: run.data.metrics[name])
 
 
 def _finished_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:

@@ -1,0 +1,287 @@
+"""An export loads in other releases of transformers, carries a card, and contacts nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import HfApi, ModelCard
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from tests.cli.conftest import Command
+from tests.support.pictures import noise_picture
+from vqr1.cli.compose import compose_config, plain_values
+from vqr1.cli.export import main
+from vqr1.cli.model_card import write_model_card
+from vqr1.config import ModelConfig, validate
+from vqr1.policy.export import export_checkpoint
+from vqr1.policy.loading import Policy, load_policy
+from vqr1.policy.tiny import tiny_policy_folder
+
+OTHERS = {
+    "4.49": ("transformers==4.49.0", "tokenizers==0.21.4", "huggingface_hub==0.36.0"),
+    "4.57": ("transformers==4.57.6", "tokenizers==0.22.2", "huggingface_hub==0.36.0"),
+}
+"""Wheels of the releases that exports promise to load in; they share the installed PyTorch."""
+
+PUBLISHED_USE = Path(__file__).resolve().parents[1] / "policy" / "published_use.py"
+
+FIGURES = {
+    "test_srcc_before": 0.25, "test_srcc_after": 0.675, "test_plcc_before": 0.3,
+    "test_plcc_after": 0.7, "test_srcc_gain_interval": [0.35, 0.5], "val_srcc_best": 0.71,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, Path]:
+    """A policy with adapters that change its answers, and the run directory that it left."""
+    run_dir = tmp_path_factory.mktemp("runs") / "adapters"
+    composed = compose_config(
+        "train",
+        ["+model.lora.rank=4", "+model.lora.alpha=16", "seed=3", f"run_dir={run_dir}",
+         "dataset.root=/secret/place", "dataset=kadid"],
+    )  # fmt: skip
+    (run_dir / "checkpoints").mkdir(parents=True)
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(composed, resolve=True))
+    (run_dir / "summary.json").write_text(json.dumps(FIGURES))
+    policy = load_policy(validate(ModelConfig, plain_values(composed)["model"]))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(0.05 * torch.randn(weight.shape, generator=generator))
+    state = {f"model.{name}": value for name, value in policy.model.state_dict().items()}
+    torch.save({"state_dict": state, "global_step": 7}, run_dir / "checkpoints" / "best.ckpt")
+    return policy, run_dir
+
+
+@pytest.fixture(scope="module")
+def exported(trained: tuple[Policy, Path]) -> Path:
+    """The run's own export, as training leaves it at its end."""
+    policy, run_dir = trained
+    folder = export_checkpoint(policy, run_dir / "export")
+    write_model_card(folder, run_dir)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = []
+    for seed, size in enumerate([(160, 120), (90, 200), (130, 130)]):
+        paths.append(str(folder / f"{seed}.png"))
+        noise_picture(seed, *size).save(paths[-1])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def expected_logits(trained: tuple[Policy, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inputs of three images and the logits of the policy with its adapters unmerged."""
+    policy, _ = trained
+    processor = policy.processor
+    processor.tokenizer.padding_side = "left"
+    inputs = processor(
+        text=[f"{'word ' * n}<|vision_start|><|image_pad|><|vision_end|>How good?" for n in (0, 3)],
+        images=[noise_picture(8, 160, 120), noise_picture(9, 56, 224)],
+        padding=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        logits = policy.model(**inputs).logits
+    file = tmp_path_factory.mktemp("logits") / "expected.safetensors"
+    # Logits at padding are of no use to anybody and differ between releases.
+    save_file({**inputs, "logits": logits[:, -12:].contiguous()}, file)
+    return file
+
+
+def use(exported: Path, expected: Path, pictures: list[str], site: Path) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONPATH": str(site),
+    }
+    return subprocess.Popen(
+        [sys.executable, PUBLISHED_USE, exported, expected, *pictures],
+        env=environment, cwd=exported.parent, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_other_releases_compute_the_same(
+    exported: Path, expected_logits: Path, pictures: list[str], tmp_path: Path
+) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+           "--no-deps", "--no-compile"]  # fmt: skip
+    installs = {
+        version: subprocess.Popen(
+            [*pip, "--target", tmp_path / version, *wheels], stderr=subprocess.PIPE, text=True
+        )
+        for version, wheels in OTHERS.items()
+    }
+    for install in installs.values():
+        said = install.communicate(timeout=300)[1]
+        if install.returncode != 0:
+            pytest.skip(f"pip could not install another transformers: {said.strip()[-200:]}")
+    uses = {
+        version: use(exported, expected_logits, pictures, tmp_path / version) for version in OTHERS
+    }
+    for version, process in uses.items():
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, f"{version}: {err[-3000:]}"
+        check_use(json.loads(out.splitlines()[-1]), version)
+
+
+def test_the_current_release_computes_the_same(
+    exported: Path,
+    expected_logits: Path,
+    pictures: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["published_use.py", str(exported), str(expected_logits), *pictures]
+    )
+    runpy.run_path(str(PUBLISHED_USE), run_name="__main__")
+    check_use(json.loads(capsys.readouterr().out.splitlines()[-1]), "5.")
+
+
+def check_use(result: dict[str, Any], version: str) -> None:
+    assert result["version"].startswith(version)
+    assert result["difference"] < 1e-4, version
+    assert len(result["single"]) == len(result["card"]) == 1
+    assert len(result["batch"]) == len(result["batch_non_thinking"]) == 3
+    texts = [*result["single"], *result["batch"], *result["batch_non_thinking"], *result["card"]]
+    assert all(text.strip() for text in texts)
+
+
+def test_script_copies_the_runs_own_export(run: Command, trained: Any, exported: Path) -> None:
+    outcome = run(main, f"run={trained[1]}", "output=out", "title=judge", "license=mit")
+    assert (outcome.code, outcome.out.splitlines()[-1]) == (0, "out")
+    assert {file.name for file in Path("out").iterdir()} == {
+        "README.md", *(file.name for file in tiny_policy_folder().iterdir())
+    }  # fmt: skip
+    for file in exported.iterdir():
+        if file.name != "README.md":
+            assert (Path("out") / file.name).read_bytes() == file.read_bytes()
+    card = ModelCard.load("out/README.md")
+    assert (card.data.license, card.data.model_name) == ("mit", "judge")
+    # A second export does not write over the first.
+    again = run(main, f"run={trained[1]}", "output=out")
+    assert (again.code, again.err) == (
+        2, "error: output=out: exists already; choose another place\n"
+    )  # fmt: skip
+
+
+def test_weights_of_a_checkpoint_are_merged(run: Command, trained: Any, exported: Path) -> None:
+    policy, run_dir = trained
+    outcome = run(main, f"run={run_dir}", "checkpoint=best", "output=out")
+    assert outcome.code == 0, outcome.err
+    ours, runs = load_file("out/model.safetensors"), load_file(exported / "model.safetensors")
+    assert ours.keys() == runs.keys()
+    base = load_file(tiny_policy_folder() / "model.safetensors")
+    assert ours.keys() == base.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, runs[name])
+    # W + (alpha / r) B A, r = 4, alpha = 16
+    layer = policy.model.base_model.model.model.language_model.layers[1].mlp.up_proj
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    merged = ours["model.layers.1.mlp.up_proj.weight"]
+    torch.testing.assert_close(
+        merged, base["model.layers.1.mlp.up_proj.weight"].float() + 4.0 * (b @ a).detach()
+    )
+    Qwen2_5_VLForConditionalGeneration.from_pretrained("out")
+
+
+def test_card_says_what_it_was_trained_on(exported: Path) -> None:
+    text = (exported / "README.md").read_text()
+    card = ModelCard(text)
+    (result, *others) = card.data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == (
+        "kadid, test", "srcc", 0.675,
+    )  # fmt: skip
+    assert [(r.metric_type, r.metric_value) for r in others] == [("plcc", 0.7), ("srcc", 0.71)]
+    assert "| SRCC | kadid, test | 0.250 | 0.675 | [+0.350, +0.500] |" in text
+    assert "| training sets | kadid |" in text
+    assert card.data.license == "apache-2.0"
+    # Where the training ran stays with the machine.
+    assert "/secret" not in text
+    assert str(exported.parents[1]) not in text
+    config = yaml.safe_load(text.rsplit("```yaml\n", 1)[1].split("```")[0])
+    assert config["seed"] == 3
+    assert config["dataset"]["root"] == "(a place on the machine of the training)"
+    assert "logger" not in config
+
+
+def test_nobody_is_contacted_without_push(
+    run: Command, trained: Any, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for arguments in ([], ["checkpoint=best"]):
+        place = f"output=out{len(arguments)}"
+        assert run(main, f"run={trained[1]}", place, *arguments).code == 0
+
+
+def test_push_uploads_the_folder(
+    run: Command, trained: Any, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline = run(main, f"run={trained[1]}", "output=kept", "push=me/judge")
+    assert offline.code == 2
+    assert offline.err.startswith("error: push=me/judge: the hub did not take it (")
+    assert Path("kept/model.safetensors").is_file()
+
+    calls: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, name, **given: calls.append((name, given)))
+
+    def upload(_: HfApi, *, repo_id: str, folder_path: Path) -> str:
+        calls.append((repo_id, {"files": sorted(file.name for file in folder_path.iterdir())}))
+        return "https://hub.invalid/me/judge"
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    outcome = run(main, f"run={trained[1]}", "output=out", "push=me/judge")
+    assert outcome.out.splitlines() == ["https://hub.invalid/me/judge", "out"]
+    assert calls[0] == ("me/judge", {"private": True, "exist_ok": True})
+    assert calls[1][0] == "me/judge"
+    assert {"README.md", "config.json", "model.safetensors"} <= set(calls[1][1]["files"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "error: run: missing; give a run directory, an MLflow run id, or best"),
+        (["run=empty"], "empty: no config.yaml, so this is not the directory of a run"),
+        (["run=0123"], "error: run=0123: no MLflow database sqlite:///"),
+        (["run={run_dir}", "checkpoint=last"], "error: checkpoint=last: there is no "),
+        (["run={run_dir}", "push=nobody"], "error: push='nobody': "),
+        (["run=stopped"], "exported nothing at its end; export one of its checkpoints with "
+         "checkpoint=best"),
+        (["run=stopped", "checkpoint=best"], "best.ckpt: not a checkpoint of the model in "),
+    ],
+)  # fmt: skip
+def test_mistakes(run: Command, trained: Any, arguments: list[str], words: str) -> None:
+    run_dir = trained[1]
+    Path("empty").mkdir()
+    (Path("stopped") / "checkpoints").mkdir(parents=True)
+    Path("stopped/config.yaml").write_bytes((run_dir / "config.yaml").read_bytes())
+    Path("stopped/checkpoints/best.ckpt").write_bytes(b"not a checkpoint")
+    outcome = run(main, *(argument.format(run_dir=run_dir) for argument in arguments))
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert "Traceback" not in outcome.err

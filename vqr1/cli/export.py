@@ -1,0 +1,124 @@
+"""`python scripts/export.py run=...`: a trained checkpoint as a folder that loads anywhere."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vqr1.cli.app import run_command
+from vqr1.cli.model_card import read_run_config, write_model_card
+from vqr1.config import ExportConfig, ModelConfig, validate
+from vqr1.errors import ConfigError, DataError, ModelError
+
+EXPORT_FOLDER = "export"
+"""Where a training exports to, in its run directory."""
+
+STATE_PREFIX = "model."
+"""In front of the policy's weights in a training's checkpoints."""
+
+
+def main() -> None:
+    """Entry point of `scripts/export.py` and `vqr1-export`."""
+    run_command("export", ExportConfig, export)
+
+
+def export(config: ExportConfig, composed: DictConfig) -> None:
+    """Write the folder, print its place, and upload it where that is asked for.
+
+    Raises:
+        UserError: run, checkpoint or output are not as they should be, or the upload is refused.
+    """
+    output = Path(config.output).expanduser()
+    if output.exists():
+        raise ConfigError([f"output={output}: exists already; choose another place"])
+    if config.run is None:
+        raise ConfigError(["run: missing; give a run directory, an MLflow run id, or best"])
+    run_dir = _run_directory(config.run, config)
+    read_run_config(run_dir)
+    if config.checkpoint is None:
+        _copy_export(run_dir, output)
+    else:
+        _from_checkpoint(run_dir, config.checkpoint, output)
+    write_model_card(
+        output,
+        run_dir,
+        title=config.title,
+        license=config.license,
+        with_figures=config.checkpoint != "last",
+    )
+    if config.push is not None:
+        sys.stdout.write(f"{_push(output, config.push, config.private)}\n")
+    sys.stdout.write(f"{output}\n")
+
+
+def _run_directory(run: str, config: ExportConfig) -> Path:
+    if Path(run).expanduser().is_dir():
+        return Path(run).expanduser().resolve()
+    from vqr1.evaluation.model_source import exported_checkpoint
+
+    _, folder = exported_checkpoint(run, config.run_metric, config.logger)
+    return folder.parent
+
+
+def _copy_export(run_dir: Path, output: Path) -> None:
+    source = run_dir / EXPORT_FOLDER
+    if not source.is_dir():
+        kept = sorted(file.stem for file in (run_dir / "checkpoints").glob("*.ckpt"))
+        fix = (
+            f"export one of its checkpoints with checkpoint={'|'.join(kept)}"
+            if kept
+            else "it kept no checkpoints either; choose another run"
+        )
+        raise DataError(f"run={run_dir}: this run exported nothing at its end; {fix}")
+    shutil.copytree(source, output)
+
+
+def _from_checkpoint(run_dir: Path, name: str, output: Path) -> None:
+    """Load the base model, put the checkpoint's weights in, and export."""
+    file = run_dir / "checkpoints" / f"{name}.ckpt"
+    if not file.is_file():
+        raise DataError(f"checkpoint={name}: there is no {file}")
+    model = validate(ModelConfig, read_run_config(run_dir).get("model", {}))
+
+    import torch
+
+    from vqr1.policy.export import export_checkpoint
+    from vqr1.policy.loading import load_policy
+
+    policy = load_policy(model)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        weights = {
+            key.removeprefix(STATE_PREFIX): value
+            for key, value in state.items()
+            if key.startswith(STATE_PREFIX)
+        }
+        policy.model.load_state_dict(weights)
+    except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"{file}: not a checkpoint of the model in {run_dir / 'config.yaml'} "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
+    export_checkpoint(policy, output.resolve())
+
+
+def _push(folder: Path, repository: str, private: bool) -> str:
+    """Upload the folder; its address."""
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repository, folder_path=folder)
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+        raise ModelError(
+            f"push={repository}: the hub did not take it ({str(error).strip().splitlines()[0]}); "
+            f"log in with `hf auth login` and try again; the checkpoint itself is in {folder}"
+        ) from error
+    return str(commit)

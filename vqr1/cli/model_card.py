@@ -1,0 +1,147 @@
+"""The model card of a training run, from the files in its run directory."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+import vqr1
+from vqr1.errors import DataError
+from vqr1.policy.model_card import CARD_FILE, CardFacts, Figure, model_card
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+_LEFT_OUT = ("run_dir", "logger", "callbacks")
+"""Keys that say where a run was logged, not how it trained."""
+
+
+def write_model_card(
+    folder: Path,
+    run_dir: Path,
+    *,
+    title: str | None = None,
+    license: str | None = None,
+    with_figures: bool = True,
+) -> None:
+    """Write the card of the checkpoint in `folder`.
+
+    Args:
+        folder: the checkpoint.
+        run_dir: the training's run directory, with its `config.yaml`.
+        title: name on the card; None: that of the run directory.
+        license: of the weights; None: that of the base model.
+        with_figures: the checkpoint is the one that `summary.json` speaks of.
+
+    Raises:
+        DataError: `config.yaml` is missing or lacks what the card names.
+    """
+    config = read_run_config(run_dir)
+    summary_file = run_dir / "summary.json"
+    summary = json.loads(summary_file.read_text()) if summary_file.is_file() else {}
+    try:
+        facts = _facts(config, summary if with_figures else {}, title or run_dir.name, license)
+    except KeyError as error:
+        raise DataError(
+            f"{run_dir / 'config.yaml'}: the key {error} is missing; it is not the configuration "
+            "of a training"
+        ) from error
+    (folder / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
+
+
+def read_run_config(run_dir: Path) -> dict[str, Any]:
+    """The composed configuration that a run left.
+
+    Raises:
+        DataError: there is none, or it is no YAML mapping.
+    """
+    file = run_dir / "config.yaml"
+    if not file.is_file():
+        raise DataError(f"{run_dir}: no config.yaml, so this is not the directory of a run")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{file}: not the configuration of a run")
+    return {str(key): value for key, value in values.items()}
+
+
+def _facts(
+    config: Mapping[str, Any], summary: Mapping[str, Any], title: str, license: str | None
+) -> CardFacts:
+    model, dataset = config["model"], config["dataset"]
+    base, is_hub_name = _base(model["path"])
+    return CardFacts(
+        title=title,
+        base=base,
+        base_is_hub_name=is_hub_name,
+        license="apache-2.0" if license is None and model["path"] is None else license,
+        datasets=list(dataset["parts"]) if dataset.get("parts") else [dataset["name"]],
+        rewards=list(config["reward"]["terms"]),
+        prompt_name=config["prompt"]["name"],
+        prompt=config["prompt"]["text"],
+        min_pixels=model["min_pixels"],
+        max_pixels=model["max_pixels"],
+        max_new_tokens=config["rollout"]["sampling"]["max_new_tokens"],
+        figures=_figures(summary, "+".join(dataset.get("parts") or [dataset["name"]])),
+        config_yaml=yaml.safe_dump(
+            _without_places({k: v for k, v in config.items() if k not in _LEFT_OUT}),
+            sort_keys=False,
+        ),
+        version=vqr1.__version__,
+    )
+
+
+def _base(path: str | None) -> tuple[str, bool]:
+    """Name of the base model, and whether the hub knows it by that name."""
+    if path is None:
+        return "the tiny policy that ships with vqr1", False
+    if _HUB_NAME.fullmatch(path) and not Path(path).exists():
+        return path, True
+    return f"a local checkpoint ({Path(path).name})", False
+
+
+def _figures(summary: Mapping[str, Any], sets: str) -> list[Figure]:
+    """Figures of `summary.json`; those that a run did not take are left out."""
+    figures = [
+        Figure("SRCC", f"{name}, test", part["srcc_after"], part["srcc_before"], _pair(part))
+        for name, part in summary.get("test_by_dataset", {}).items()
+        if part["srcc_after"] is not None
+    ]
+    interval = summary.get("test_srcc_gain_interval")
+    for metric in ("srcc", "plcc"):
+        after = summary.get(f"test_{metric}_after")
+        if after is not None:
+            gain = interval if metric == "srcc" and None not in (interval or [None]) else None
+            before = summary.get(f"test_{metric}_before")
+            figures.append(
+                Figure(
+                    metric.upper(), f"{sets}, test", after, before, None if gain is None else
+                    (gain[0], gain[1]),
+                )
+            )  # fmt: skip
+    if summary.get("val_srcc_best") is not None:
+        figures.append(Figure("SRCC", f"{sets}, validation", summary["val_srcc_best"]))
+    return figures
+
+
+def _pair(part: Mapping[str, Any]) -> tuple[float, float] | None:
+    low, high = part["srcc_gain_interval"]
+    return None if low is None or high is None else (low, high)
+
+
+def _without_places(value: Any) -> Any:
+    """The value with absolute paths and addresses replaced: a card is for other machines."""
+    if isinstance(value, dict):
+        return {key: _without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    if isinstance(value, str) and (value.startswith(("/", "~")) or "://" in value):
+        return "(a place on the machine of the training)"
+    return value

@@ -1,0 +1,37 @@
+"""Keys of `python scripts/export.py` (`conf/export.yaml`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vqr1.config.machine import LoggerConfig
+from vqr1.config.types import STRICT_KEYS
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class ExportConfig:
+    """`python scripts/export.py`."""
+
+    run: str | None = None
+    """What is exported, not null: the run directory of a training, an MLflow run id, or
+    `best`: the finished run of `logger.experiment` with the highest `<run_metric>_best`."""
+    run_metric: str = "val/srcc"
+    """Metric that `run=best` compares, higher is better."""
+    checkpoint: Literal["best", "last"] | None = None
+    """Weights of `checkpoints/best.ckpt` or `last.ckpt` of the run directory, also of a run that
+    was stopped; null: the checkpoint that the run exported at its end."""
+    output: str
+    """Folder that is made; it must not exist."""
+    title: str | None = None
+    """Name on the model card; null: that of the run directory."""
+    license: str | None = None
+    """Licence of the weights on the model card, such as `apache-2.0`; null: the base model's."""
+    push: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    """Repository of the hub that the folder is uploaded to; null contacts nobody."""
+    private: bool = True
+    """With `push`: whether a repository that does not exist yet is made private."""
+    logger: LoggerConfig
+    """Which MLflow store and experiment `run` is looked for in."""

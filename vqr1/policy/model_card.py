@@ -1,0 +1,229 @@
+"""The model card of an exported checkpoint: what it is, how to use it, figures, configuration.
+
+A pure function of a record. What it leaves out: where the facts come from (`vqr1.cli.model_card`)
+and evaluations beyond the training run's own.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from huggingface_hub import EvalResult, ModelCardData
+
+CARD_FILE = "README.md"
+
+LICENSE_OF_BASE = (
+    "Adapted weights are under the licence of the base model they derive from; see the base "
+    "model's page."
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the training run.
+
+    Attributes:
+        metric: `SRCC`, `PLCC`, ...
+        images: which images it was taken on, such as `kadid, test`.
+        value: the figure of the exported weights.
+        before: the same figure of the base model, or None.
+        interval: 95 % interval of the gain over `before`, or None.
+    """
+
+    metric: str
+    images: str
+    value: float
+    before: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says.
+
+    Attributes:
+        title: name of the checkpoint.
+        base: hub name of the base model, or a description where it has none.
+        base_is_hub_name: whether `base` may stand in the card's metadata.
+        license: SPDX-like identifier; None: that of the base model.
+        datasets: names of the training sets.
+        rewards: names of the reward terms.
+        prompt_name: `thinking` or `non_thinking`.
+        prompt: the user's message that the policy was trained with.
+        min_pixels: smallest image area at training.
+        max_pixels: largest image area at training.
+        max_new_tokens: length limit of a response at training.
+        figures: the training run's figures.
+        config_yaml: the composed configuration, without places of the machine it ran on.
+        version: version of vqr1.
+    """
+
+    title: str
+    base: str
+    base_is_hub_name: bool
+    license: str | None
+    datasets: Sequence[str]
+    rewards: Sequence[str]
+    prompt_name: str
+    prompt: str
+    min_pixels: int
+    max_pixels: int
+    max_new_tokens: int
+    figures: Sequence[Figure]
+    config_yaml: str
+    version: str
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card as Markdown with the hub's metadata block in front."""
+    parts = [
+        f"---\n{_metadata(facts).to_yaml()}\n---",
+        f"# {facts.title}",
+        _summary(facts),
+        f"## Use\n\n{_use(facts)}",
+        f"## Figures\n\n{_figures(facts.figures)}",
+        f"## Limitations\n\n{_limitations(facts)}",
+        f"## Licence\n\n{facts.license or LICENSE_OF_BASE}",
+        f"## Training configuration\n\n```yaml\n{facts.config_yaml.strip()}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metadata(facts: CardFacts) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type="image-text-to-text",
+            dataset_type=figure.images.split(",")[0],
+            dataset_name=figure.images,
+            metric_type=figure.metric.lower(),
+            metric_name=figure.metric,
+            metric_value=round(figure.value, 4),
+        )
+        for figure in facts.figures
+    ]
+    return ModelCardData(
+        license=facts.license or "other",
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        base_model=facts.base if facts.base_is_hub_name else None,
+        tags=["image-quality-assessment", "reinforcement-learning-to-rank", "vqr1"],
+        model_name=facts.title,
+        eval_results=results or None,
+    )
+
+
+def _summary(facts: CardFacts) -> str:
+    return (
+        "A Qwen2.5-VL policy that judges how good an image looks, as a number from 1 (very poor) "
+        "to 5 (excellent), trained by reinforcement learning to rank with "
+        f"vqr1 {facts.version}.\n\n"
+        "| | |\n|---|---|\n"
+        f"| base model | {facts.base} |\n"
+        f"| training sets | {', '.join(facts.datasets)} |\n"
+        f"| reward | {' + '.join(facts.rewards)} |\n"
+        f"| prompt | {facts.prompt_name} |\n"
+        f"| image area | {facts.min_pixels} to {facts.max_pixels} pixels |"
+    )
+
+
+def _use(facts: CardFacts) -> str:
+    return f"""\
+With vqr1, deterministic and with an uncertainty:
+
+```bash
+vqr1-score photos/ model.path=FOLDER prompt={facts.prompt_name} \\
+    model.min_pixels={facts.min_pixels} model.max_pixels={facts.max_pixels}
+```
+
+With transformers 4.49 or later and qwen-vl-utils alone:
+
+```python
+{_snippet(facts)}
+```
+
+The score is the number between `<answer>` and `</answer>`. Where there is none the answer is
+invalid: leave the image out, and do not make a number up."""
+
+
+def _snippet(facts: CardFacts) -> str:
+    lines = textwrap.wrap(facts.prompt, 80, drop_whitespace=False)
+    prompt = "\n".join(f"    {line!r}" for line in lines)
+    return f"""\
+from qwen_vl_utils import process_vision_info
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+FOLDER = "."  # this checkpoint: its folder or hub name
+PROMPT = (
+{prompt}
+)
+
+model = Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER, torch_dtype="auto")
+processor = AutoProcessor.from_pretrained(FOLDER)
+processor.tokenizer.padding_side = "left"
+
+
+def answers(paths):
+    messages = [
+        [
+            {{
+                "role": "user",
+                "content": [
+                    {{
+                        "type": "image",
+                        "image": path,
+                        "min_pixels": {facts.min_pixels},
+                        "max_pixels": {facts.max_pixels},
+                    }},
+                    {{"type": "text", "text": PROMPT}},
+                ],
+            }}
+        ]
+        for path in paths
+    ]
+    text = [
+        processor.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True, add_vision_id=True
+        )
+        for message in messages
+    ]
+    images, videos = process_vision_info(messages)
+    inputs = processor(text=text, images=images, videos=videos, padding=True, return_tensors="pt")
+    inputs = inputs.to(model.device)
+    ids = model.generate(**inputs, max_new_tokens={facts.max_new_tokens}, do_sample=False)
+    return processor.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+
+
+print(answers(["photo.png"]))"""
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+    if not figures:
+        return "No figures were taken on these weights by the training run."
+    rows = ["| figure | images | base model | this checkpoint | 95 % interval of the gain |"]
+    rows.append("|---|---|---|---|---|")
+    for figure in figures:
+        before = "" if figure.before is None else f"{figure.before:.3f}"
+        gain = (
+            ""
+            if figure.interval is None
+            else f"[{figure.interval[0]:+.3f}, {figure.interval[1]:+.3f}]"
+        )
+        rows.append(
+            f"| {figure.metric} | {figure.images} | {before} | {figure.value:.3f} | {gain} |"
+        )
+    return "\n".join(rows)
+
+
+def _limitations(facts: CardFacts) -> str:
+    return f"""\
+- Trained on {", ".join(facts.datasets)} only. Other contents, distortions and image sizes were not
+  judged by this run; evaluate it on images like yours first (`vqr1-eval`).
+- Ranking rewards teach an order, so scores need not lie on the opinion scale of any set. Compare
+  scores of this checkpoint with each other only.
+- Images are resized to at most {facts.max_pixels} pixels; what is lost there cannot be seen.
+- An answer may be invalid, and a score may leave the range from 1 to 5.
+- The reasoning is the model's text, not an account of how the score came about.
+- transformers 4.49 ignores `add_vision_id`, so its prompt lacks the words `Picture 1: `; later
+  releases give the prompt of the training."""
