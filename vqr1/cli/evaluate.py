@@ -163,7 +163,7 @@ def _report(
     scored: ScoredModel | None,
 ) -> float:
     """Compute, write and print everything; returns the SRCC."""
-    from vqr1.evaluation.outcome import keep_file, write_outcome
+    from vqr1.evaluation.outcome import write_outcome
     from vqr1.evaluation.work import finished_file
 
     options = figure_options(config)
@@ -187,7 +187,7 @@ def _report(
             run_log.metrics({f"data/skipped/{name}": float(n) for name, n in skipped.items()})
         finished = finished_file(run_log.run_dir)
         if finished is not None:
-            keep_file(run_log, finished.name)
+            run_log.keep(finished.name)
         values = {
             **summary_values(evaluation, headline, skipped),
             "predictions": config.predictions or (finished and str(finished)),

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt
+from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -56,5 +56,10 @@ class LoggerConfig:
     """mlflow only: name of the run; null builds one from data set, reward and seed."""
     tags: dict[str, str] = field(default_factory=dict)
     """mlflow only: further tags of the run."""
+    require: bool = False
+    """mlflow only: refuse to start without an answer from the store. Otherwise the run goes on, and
+    `scripts/sync_tracking.py` sends its log later."""
+    wait_seconds: PositiveFloat = 30.0
+    """mlflow only: longest wait for the store, at the start and at the end of a run."""
     sample_answers: NonNegativeInt = 8
     """Responses kept in the table of sample answers at each validation."""

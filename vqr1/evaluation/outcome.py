@@ -112,19 +112,7 @@ def keep_picture(run_log: RunLog, name: str, picture: Image.Image) -> None:
     path = run_log.run_dir / name
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
-    keep_file(run_log, name)
-
-
-def keep_file(run_log: RunLog, name: str) -> None:
-    """Put a file of the run directory to the tracking run's files."""
-    if run_log.mlflow_run_id is None:
-        return
-    from mlflow import MlflowClient
-
-    folder = str(Path(name).parent)
-    MlflowClient(run_log.tracking_uri).log_artifact(
-        run_log.mlflow_run_id, str(run_log.run_dir / name), None if folder == "." else folder
-    )
+    run_log.keep(name)
 
 
 def _file_name(dataset: str) -> str:

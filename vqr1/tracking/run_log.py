@@ -1,25 +1,113 @@
 """One run's log: files in the run directory always, MLflow when configured.
 
 Every table, figure and text is first a file in the run directory, so that a run without MLflow
-loses nothing; with MLflow the same file becomes an artifact.
+loses nothing; with MLflow the same file becomes an artifact. Nothing here talks to the server:
+what it shall know goes to the run's journal (`vqr1.tracking.journal`), and a thread sends it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
 
 from vqr1.config import LoggerConfig
-from vqr1.tracking.store import default_tracking_uri, prepare_experiment, slug
+from vqr1.errors import ConfigError
+from vqr1.tracking.journal import FOLDER, Journal
+from vqr1.tracking.secrets import masked, masked_text, masked_uri
+from vqr1.tracking.store import default_tracking_uri, slug
 
 if TYPE_CHECKING:
     # Lightning takes seconds to import; a command that keeps no metrics does without it.
     import pandas as pd
-    from lightning.pytorch.loggers import Logger, MLFlowLogger
+    from lightning.pytorch.loggers import Logger
     from matplotlib.figure import Figure
+
+    from vqr1.tracking.sender import Sender
+
+log = logging.getLogger(__name__)
+
+Ending = Literal["FINISHED", "FAILED", "KILLED"]
+
+INTERRUPTED_SECONDS = 5.0
+"""Longest wait for the server at the end of a run that was interrupted: who interrupts, or a
+cluster's scheduler, is about to kill the process."""
+
+_TABLES_TAG = "mlflow.loggedArtifacts"
+_TAG_LENGTH = 5000
+
+
+class Tracking:
+    """A run's journal and the thread that sends it.
+
+    Args:
+        journal: takes the events.
+        sender: carries them to MLflow.
+        tracking_uri: the MLflow store.
+        wait_seconds: longest wait for the server at the run's end.
+    """
+
+    def __init__(
+        self, journal: Journal, sender: Sender, tracking_uri: str, wait_seconds: float
+    ) -> None:
+        self.journal = journal
+        self.sender = sender
+        self.tracking_uri = tracking_uri
+        self.wait_seconds = wait_seconds
+        self._tables: list[str] = []
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags of the MLflow run."""
+        self.journal.tags({key: masked_text(value) for key, value in values.items()})
+        self.sender.notify()
+
+    def file(self, name: str) -> None:
+        """Make a file of the run directory an artifact of the same path."""
+        parent = Path(name).parent.as_posix()
+        self.journal.file(name, None if parent == "." else parent)
+        self.sender.notify()
+
+    def table(self, name: str, table: pd.DataFrame) -> None:
+        """Keep a table in the form that MLflow's page shows."""
+        path = self.journal.run_dir / FOLDER / "tables" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = table.astype(object).where(table.notna(), None)
+        whole.to_json(path, orient="split", index=False, date_format="iso")
+        parent = Path(name).parent.as_posix()
+        self.journal.file(
+            path.relative_to(self.journal.run_dir).as_posix(), None if parent == "." else parent
+        )
+        self._tables.append(f"{name}.json")
+        shown = [{"path": path, "type": "table"} for path in dict.fromkeys(self._tables)]
+        while len(json.dumps(shown)) > _TAG_LENGTH:
+            shown.pop(0)
+        self.tags({_TABLES_TAG: json.dumps(shown)})
+
+    def finish(self, status: Ending) -> None:
+        """End the run, deliver the rest for a bounded time, say what is left."""
+        self.journal.status(status)
+        self.journal.flush()
+        wait = min(self.wait_seconds, INTERRUPTED_SECONDS)
+        left = self.sender.close(self.wait_seconds if status != "KILLED" else wait)
+        lost = self.journal.waiting()
+        self.journal.close()
+        if lost:
+            log.warning(
+                "%s: the disk took no more, %d events for MLflow are lost", self.journal.path, lost
+            )
+        if left.events:
+            log.warning(
+                "MLflow: %d events of this run are not delivered (%s); they are kept, send them "
+                "with: python scripts/sync_tracking.py %s",
+                left.events,
+                left.reason,
+                self.journal.run_dir,
+            )
 
 
 class RunLog:
@@ -28,12 +116,15 @@ class RunLog:
     Args:
         run_dir: folder for files.
         logger: Lightning logger that takes the metrics; None keeps no metrics.
+        tracking: the run's way to MLflow; None without MLflow.
     """
 
-    def __init__(self, run_dir: Path, logger: Logger | None) -> None:
+    def __init__(
+        self, run_dir: Path, logger: Logger | None, tracking: Tracking | None = None
+    ) -> None:
         self.run_dir = run_dir
         self.logger = logger
-        self._mlflow: MLFlowLogger | None = None if logger is None else _as_mlflow(logger)
+        self._tracking = tracking
         self._open = True
         run_dir.mkdir(parents=True, exist_ok=True)
 
@@ -56,25 +147,30 @@ class RunLog:
 
     @property
     def mlflow_run_id(self) -> str | None:
-        """The MLflow run's id, or None without MLflow."""
-        return None if self._mlflow is None else self._mlflow.run_id
+        """The MLflow run's id; None without MLflow, and while its server was never reached."""
+        return None if self._tracking is None else self._tracking.sender.run_id
 
     @property
     def tracking_uri(self) -> str | None:
-        """Address of the MLflow store, or None without MLflow."""
-        return None if self._mlflow is None else self._mlflow._tracking_uri
+        """Address of the MLflow store, without passwords; None without MLflow."""
+        return None if self._tracking is None else masked_uri(self._tracking.tracking_uri)
 
     def config(self, config_yaml: str, values: Mapping[str, Any]) -> None:
         """Keep the configuration as `config.yaml` and, under dotted keys, as parameters.
 
-        Lightning cuts parameters after 250 characters; the file holds them whole.
+        Secrets are masked in both. Parameters are cut after 250 characters; the file holds them
+        whole.
         """
         import pandas as pd
 
+        plain = yaml.safe_load(config_yaml)
+        hidden = masked(plain)
+        if hidden != plain:
+            config_yaml = yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True)
         self.text("config.yaml", config_yaml)
         if self.logger is None:
             return
-        flat = pd.json_normalize(dict(values), sep=".").iloc[0].to_dict()
+        flat = pd.json_normalize(masked(dict(values)), sep=".").iloc[0].to_dict()
         self.logger.log_hyperparams({slug(str(key)): str(value) for key, value in flat.items()})
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
@@ -85,9 +181,8 @@ class RunLog:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the MLflow run."""
-        if self._mlflow is not None:
-            for key, value in values.items():
-                self._mlflow.experiment.set_tag(self.mlflow_run_id, slug(key), value)
+        if self._tracking is not None:
+            self._tracking.tags(values)
 
     def text(self, name: str, content: str) -> Path:
         """Write a text file `name` (a relative path)."""
@@ -99,10 +194,8 @@ class RunLog:
         """Write `name`.csv; in MLflow also as a table that its page shows."""
         path = self._path(f"{name}.csv")
         table.to_csv(path, index=False)
-        if self._mlflow is not None:
-            self._mlflow.experiment.log_table(
-                self.mlflow_run_id, table.astype(object).where(table.notna(), None), f"{name}.json"
-            )
+        if self._tracking is not None:
+            self._tracking.table(name, table)
         return self._artifact(path, f"{name}.csv")
 
     def figure(self, name: str, figure: Figure) -> Path:
@@ -115,15 +208,23 @@ class RunLog:
         """Write `summary.json`: what a script that started this run wants to read."""
         return self.text("summary.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
 
-    def finish(self, status: str) -> None:
-        """Close the run with an MLflow status: FINISHED, FAILED or KILLED; once is enough."""
+    def keep(self, name: str) -> Path:
+        """Put a file that lies in the run directory to the run's artifacts.
+
+        Args:
+            name: its path, relative to the run directory.
+        """
+        return self._artifact(self.run_dir / name, name)
+
+    def finish(self, status: Ending) -> None:
+        """Close the run with an MLflow status; once is enough."""
         if not self._open:
             return
         self._open = False
         if self.logger is not None:
             self.logger.save()
-        if self._mlflow is not None:
-            self._mlflow.experiment.set_terminated(self.mlflow_run_id, status)
+        if self._tracking is not None:
+            self._tracking.finish(status)
 
     def _path(self, name: str) -> Path:
         path = self.run_dir / name
@@ -131,22 +232,17 @@ class RunLog:
         return path
 
     def _artifact(self, path: Path, name: str) -> Path:
-        if self._mlflow is not None:
-            folder = str(Path(name).parent)
-            self._mlflow.experiment.log_artifact(
-                self.mlflow_run_id, str(path), None if folder == "." else folder
-            )
+        if self._tracking is not None:
+            self._tracking.file(name)
         return path
 
 
-def _as_mlflow(logger: Logger) -> MLFlowLogger | None:
-    from lightning.pytorch.loggers import MLFlowLogger
-
-    return logger if isinstance(logger, MLFlowLogger) else None
-
-
 def open_run_log(
-    config: LoggerConfig, run_dir: Path, default_name: str, tags: Mapping[str, str] | None = None
+    config: LoggerConfig,
+    run_dir: Path,
+    default_name: str,
+    tags: Mapping[str, str] | None = None,
+    resume: bool = False,
 ) -> RunLog:
     """Start logging a run.
 
@@ -154,20 +250,63 @@ def open_run_log(
         config: which logger.
         run_dir: the run's folder.
         default_name: name of the run where the configuration gives none.
-        tags: tags beside those of the configuration.
+        tags: tags beside those of the configuration; the MLflow run has them from its creation on.
+        resume: go on with the MLflow run that the folder's journal holds, if there is one: steps
+            and parameters that it has are not logged again.
+
+    Raises:
+        ConfigError: MLflow cannot use the address, or does not answer and `logger.require` is set.
     """
     if config.name == "none":
         return RunLog(run_dir, None)
-    from vqr1.tracking.loggers import OpenMLFlowLogger, csv_logger
-
     if config.name == "csv":
+        from vqr1.tracking.loggers import csv_logger
+
         return RunLog(run_dir, csv_logger(run_dir))
+    name = slug(config.run_name or default_name)
+    tracking = _open_tracking(config, run_dir, name, {**(tags or {}), **config.tags}, resume)
+    from vqr1.tracking.loggers import JournalLogger
+
+    return RunLog(run_dir, JournalLogger(tracking.journal, tracking.sender), tracking)
+
+
+def _open_tracking(
+    config: LoggerConfig, run_dir: Path, name: str, tags: Mapping[str, str], resume: bool
+) -> Tracking:
+    from mlflow.tracking.context.registry import resolve_tags
+
+    from vqr1.tracking.sender import Sender
+
     uri = config.tracking_uri or default_tracking_uri()
-    prepare_experiment(uri, config.experiment)
-    logger = OpenMLFlowLogger(
-        experiment_name=config.experiment,
-        run_name=slug(config.run_name or default_name),
-        tracking_uri=uri,
-        tags={slug(key): value for key, value in {**(tags or {}), **config.tags}.items()},
-    )
-    return RunLog(run_dir, logger)
+    journal = Journal(run_dir)
+    before = journal.size
+    since = journal.resume() if resume else None
+    if since is None:
+        # MLflow's own: user, script, commit.
+        found = resolve_tags({**tags, "mlflow.runName": name})
+        since = journal.start(
+            config.experiment, {key: masked_text(value) for key, value in found.items()}, uri
+        )
+    sender = Sender(run_dir, uri, since)
+    address = masked_uri(uri)
+    try:
+        problem = sender.wait_for_run(config.wait_seconds, insist=config.require)
+        if problem is not None and config.require:
+            raise ConfigError(
+                [
+                    f"logger.tracking_uri={address}: {problem}; start the server, or set "
+                    "logger.require=false to train without it and send the log later"
+                ]
+            )
+    except ConfigError:
+        sender.close(0)
+        journal.forget(before)
+        raise
+    if problem is not None:
+        log.warning(
+            "MLflow at %s cannot be reached (%s); the run goes on and keeps its log in %s",
+            address,
+            problem,
+            journal.path,
+        )
+    return Tracking(journal, sender, uri, config.wait_seconds)

@@ -1,17 +1,37 @@
-"""The MLflow store: its default place, and creating it safely."""
+"""The MLflow store: its default place, and opening it safely.
+
+MLflow's own patience is cut down here: its HTTP client would try one request for minutes, and its
+database layer an unusable file for an hour. The journal keeps everything, so a call may fail fast.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from vqr1.errors import ConfigError
+from vqr1.tracking.secrets import masked_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
 SQLITE = "sqlite:///"
+REQUEST_SECONDS = 10
+"""Time-out of one HTTP request to a tracking server, and wait for another process's lock."""
+
 _REFUSED = re.compile(r"[^A-Za-z0-9_\-. :/]")
+_UNUSABLE = frozenset(
+    ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED",
+     "UNAUTHENTICATED")
+)  # fmt: skip
 
 
 def default_tracking_uri() -> str:
@@ -22,6 +42,35 @@ def default_tracking_uri() -> str:
 def slug(name: str) -> str:
     """`name` with the characters that MLflow refuses in names (`+`, `@`, ...) turned into `-`."""
     return _REFUSED.sub("-", name)
+
+
+def quick_client(tracking_uri: str) -> MlflowClient:
+    """A client whose calls give up after seconds.
+
+    Raises:
+        ConfigError: MLflow cannot use the address.
+        MlflowException, OSError, sqlite3.OperationalError: the store cannot be reached now.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    database = _database(tracking_uri)
+    if database is not None:
+        _check_database(database)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    # The schema migration reports every table it makes, and a locked database its whole stack;
+    # nobody can act on that, and the journal says what is not delivered.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    try:
+        return MlflowClient(tracking_uri)
+    except MlflowException as error:
+        _raise_unusable(tracking_uri, error)
+        raise
 
 
 def prepare_experiment(tracking_uri: str, experiment: str) -> str:
@@ -35,35 +84,78 @@ def prepare_experiment(tracking_uri: str, experiment: str) -> str:
 
     Raises:
         ConfigError: MLflow cannot use the address.
+        MlflowException, OSError, sqlite3.OperationalError: the store cannot be reached now.
     """
-    if not tracking_uri.startswith(SQLITE):
+    database = _database(tracking_uri)
+    if database is None:
         return _experiment_id(tracking_uri, experiment, None)
-    database = Path(tracking_uri.removeprefix(SQLITE)).resolve()
     database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{database}.lock"):
+    with FileLock(f"{database}.lock", timeout=REQUEST_SECONDS):
         return _experiment_id(tracking_uri, experiment, database.parent / "mlruns")
 
 
-def _experiment_id(tracking_uri: str, experiment: str, artifacts: Path | None) -> str:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+def close_run(tracking_uri: str, run_id: str, status: str) -> None:
+    """Give a run that nobody writes to any more its status: FINISHED, FAILED or KILLED.
 
-    # The schema migration reports every table it makes; nobody can act on that.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    A killed process leaves its run as RUNNING; whoever knows that it is gone says so here.
+    """
+    quick_client(tracking_uri).set_terminated(run_id, status)
+
+
+def one_line(error: BaseException) -> str:
+    """First line of an error's message, short enough for a warning, without passwords."""
+    lines = str(error).strip().splitlines()
+    # MLflow puts the whole of a nested exception behind the address that did not answer.
+    text = lines[0].split(" with exception ")[0] if lines else type(error).__name__
+    return masked_uri(text if len(text) <= 200 else f"{text[:200]} ...")
+
+
+def _database(tracking_uri: str) -> Path | None:
+    if not tracking_uri.startswith(SQLITE):
+        return None
+    return Path(tracking_uri.removeprefix(SQLITE)).resolve()
+
+
+def _check_database(database: Path) -> None:
+    if not database.exists():
+        return
     try:
-        client = MlflowClient(tracking_uri)
-        found = client.get_experiment_by_name(experiment)
-    except MlflowException as error:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", timeout=1, uri=True)) as file:
+            file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
         raise ConfigError(
             [
-                f"logger.tracking_uri={tracking_uri}: {str(error).splitlines()[0]}; give "
-                "sqlite:///FILE or the address of an MLflow server"
+                f"logger.tracking_uri={SQLITE}{database}: {error}; name an MLflow database or a "
+                "file that does not exist yet"
             ]
         ) from error
-    if found is not None:
+
+
+def _experiment_id(tracking_uri: str, experiment: str, artifacts: Path | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    client = quick_client(tracking_uri)
+    try:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            location = None if artifacts is None else (artifacts / slug(experiment)).as_uri()
+            return str(client.create_experiment(experiment, artifact_location=location))
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
-    location = None if artifacts is None else (artifacts / slug(experiment)).as_uri()
-    return str(client.create_experiment(experiment, artifact_location=location))
+    except MlflowException as error:
+        _raise_unusable(tracking_uri, error)
+        raise
+
+
+def _raise_unusable(tracking_uri: str, error: MlflowException) -> None:
+    """Raise where the address itself is wrong; return where only the moment is."""
+    if error.error_code in _UNUSABLE:
+        raise ConfigError(
+            [
+                f"logger.tracking_uri={masked_uri(tracking_uri)}: {one_line(error)}; give "
+                "sqlite:///FILE or the address of an MLflow server"
+            ]
+        ) from error

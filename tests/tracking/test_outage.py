@@ -1,0 +1,251 @@
+"""The tracking server away, killed, locked: the run goes on, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from scripts.sync_tracking import main as sync
+from tests.support.mlflow_server import MlflowServer
+from vqr1.config import LoggerConfig
+from vqr1.errors import ConfigError
+from vqr1.tracking import RunLog, open_run_log
+from vqr1.tracking.events import Metrics, encode, read_events
+from vqr1.tracking.journal import Journal, journal_file
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    found = MlflowServer(tmp_path_factory.mktemp("server"))
+    yield found
+    found.kill()
+
+
+def log_steps(log: RunLog, steps: range) -> None:
+    for step in steps:
+        log.metrics({"train/loss": step / 8, "train/kl": math.nan if step == 2 else 0.5}, step)
+
+
+def steps(client: MlflowClient, run_id: str | None, key: str) -> list[int]:
+    assert run_id is not None
+    return sorted(metric.step for metric in client.get_metric_history(run_id, key))
+
+
+def mark(run_dir: Path) -> dict[str, object]:
+    found = json.loads((run_dir / "tracking" / "delivered.json").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def impatient(log: RunLog) -> None:
+    assert log._tracking is not None
+    log._tracking.wait_seconds = 1
+
+
+def log_while_the_server_dies(config: LoggerConfig, server: MlflowServer, folder: Path) -> None:
+    server.start()
+    with open_run_log(config, folder, "known") as log:
+        assert log.mlflow_run_id is not None
+        log_steps(log, range(3))
+        server.kill()
+        log_steps(log, range(3, 6))
+        log.config("lr: 1\n", {"lr": 1})
+        log.table("answers/first", pd.DataFrame({"text": ["a", None]}))
+        impatient(log)
+
+
+def log_without_a_server(config: LoggerConfig, folder: Path) -> None:
+    with open_run_log(config, folder, "name+of/run") as log:
+        impatient(log)
+        assert log.mlflow_run_id is None
+        log_steps(log, range(4))
+
+
+def forget_what_was_sent(run_dir: Path) -> None:
+    """As if no answer had come back, and with other times: MLflow itself would take them anew."""
+    path = journal_file(run_dir)
+    events = [event for _, event in read_events(path) if event is not None]
+    for event in events:
+        if isinstance(event, Metrics):
+            object.__setattr__(event, "time", event.time + 1)
+    path.write_bytes(b"".join(encode(event) for event in events))
+    (path.parent / "delivered.json").unlink()
+
+
+@pytest.mark.slow
+def test_server_killed_and_started_again(
+    server: MlflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = LoggerConfig(
+        name="mlflow", tracking_uri=server.uri, wait_seconds=60, tags={"mlflow.parentRunId": "up"}
+    )
+    known, unknown = tmp_path / "known", tmp_path / "unknown"
+    log_while_the_server_dies(config, server, known)
+    assert "events of this run are not delivered" in caplog.text
+    assert f"python scripts/sync_tracking.py {known}" in caplog.text
+    caplog.clear()
+    log_without_a_server(config, unknown)
+    assert "cannot be reached" in caplog.text
+    required = LoggerConfig(name="mlflow", tracking_uri=server.uri, require=True, wait_seconds=1)
+    with pytest.raises(ConfigError, match=r"logger\.tracking_uri=http.*logger\.require=false"):
+        open_run_log(required, tmp_path / "required", "required")
+    assert journal_file(tmp_path / "required").read_bytes() == b""
+    assert sync([str(known), str(unknown), "--seconds", "0"]) == 1
+
+    server.start()
+    assert sync([str(known), str(unknown)]) == 0
+    client = MlflowClient(server.uri)
+    ids = [str(mark(folder)["run_id"]) for folder in (known, unknown)]
+    for key in ("train/loss", "train/kl"):
+        assert steps(client, ids[0], key) == [0, 1, 2, 3, 4, 5]
+        assert steps(client, ids[1], key) == [0, 1, 2, 3]
+    loss = client.get_metric_history(ids[0], "train/loss")
+    assert sorted((m.step, m.value) for m in loss) == [(step, step / 8) for step in range(6)]
+    (unreal,) = (m for m in client.get_metric_history(ids[0], "train/kl") if m.step == 2)
+    assert math.isnan(unreal.value)
+    runs = [client.get_run(run_id) for run_id in ids]
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    assert [run.info.run_name for run in runs] == ["known", "name-of/run"]
+    assert [run.data.tags["mlflow.parentRunId"] for run in runs] == ["up", "up"]
+    assert runs[0].data.params == {"lr": "1"}
+    shown = json.loads(runs[0].data.tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": "answers/first.json", "type": "table"}]
+    files = {file.path for file in client.list_artifacts(ids[0], "answers")}
+    assert files == {"answers/first.json", "answers/first.csv"}
+    table = json.loads(
+        Path(client.download_artifacts(ids[0], "answers/first.json", str(tmp_path))).read_text()
+    )
+    assert table == {"columns": ["text"], "data": [["a"], [None]]}
+
+    forget_what_was_sent(known)
+    assert sync([str(known)]) == 0
+    assert sync([str(known), "--restart"]) == 0
+    assert steps(client, ids[0], "train/loss") == [0, 1, 2, 3, 4, 5]
+    names = Counter(r.info.run_name for r in client.search_runs([runs[0].info.experiment_id]))
+    assert names == {"known": 1, "name-of/run": 1}
+
+
+@pytest.mark.slow
+def test_database_locked_by_another_process(tmp_path: Path) -> None:
+    database = tmp_path / "runs.db"
+    config = LoggerConfig(name="mlflow", tracking_uri=f"sqlite:///{database}", wait_seconds=90)
+    holder = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); " \
+             "c.execute('BEGIN EXCLUSIVE'); print(flush=True); sys.stdin.read()"  # fmt: skip
+    with open_run_log(config, tmp_path / "run", "run") as log:
+        run_id = log.mlflow_run_id
+        assert run_id is not None
+        with subprocess.Popen(
+            [sys.executable, "-c", holder, str(database)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as other:
+            assert other.stdout is not None
+            other.stdout.readline()
+            log_steps(log, range(3))  # returns although nobody can write
+            journal = list(read_events(journal_file(tmp_path / "run")))
+            assert mark(tmp_path / "run")["offset"] < journal[-1][0]
+            # A sync beside a run leaves its journal to it.
+            assert sync([str(tmp_path / "run")]) == 2
+            other.communicate()
+    client = MlflowClient(config.tracking_uri)
+    assert steps(client, run_id, "train/loss") == [0, 1, 2]
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on(tmp_path: Path) -> None:
+    """The continuation does the last steps again: each stays as it was logged first."""
+    killed = (
+        "import os, signal, sys; from pathlib import Path; from vqr1.config import LoggerConfig;"
+        "from vqr1.tracking import open_run_log;"
+        "log = open_run_log(LoggerConfig(name='mlflow', tracking_uri=sys.argv[1]),"
+        "Path(sys.argv[2]), 'killed', {'a': '1'}); log.config('lr: 1', {'lr': 1});"
+        "[log.metrics({'train/loss': s / 8}, s) for s in range(5)];"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    folder = tmp_path / "killed"
+    uri = f"sqlite:///{tmp_path / 'runs.db'}"
+    config = LoggerConfig(name="mlflow", tracking_uri=uri)
+    subprocess.run([sys.executable, "-c", killed, uri, str(folder)], check=False)
+    first = str(mark(folder)["run_id"])
+    client = MlflowClient(uri)
+    assert client.get_run(first).info.status == "RUNNING"
+    with journal_file(folder).open("ab") as stream:
+        stream.write(b'{"kind":"metrics","step":5,"ti')  # cut off while it was written
+    with open_run_log(config, folder, "other", resume=True) as log:
+        assert log.mlflow_run_id == first
+        log.config("lr: 2\nnew: 1", {"lr": 2, "new": 1})
+        for step in range(3, 8):
+            log.metrics({"train/loss": step / 4 + 100 * (step < 5)}, step)
+    run = client.get_run(first)
+    assert (run.info.status, run.data.params) == ("FINISHED", {"lr": "1", "new": "1"})
+    history = client.get_metric_history(first, "train/loss")
+    found = sorted((metric.step, metric.value) for metric in history)
+    # Steps 0 to 4 as the killed process logged them (s / 8), 5 to 7 by its continuation (s / 4).
+    assert found == [(0, 0.0), (1, 0.125), (2, 0.25), (3, 0.375), (4, 0.5),
+                     (5, 1.25), (6, 1.5), (7, 1.75)]  # fmt: skip
+
+
+def test_full_disk_delays_lines_and_loses_none(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.start("vqr1", {}, "sqlite:///x.db")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The file may grow by 20 bytes more: the next line is cut in its middle.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.size + 20, limits[1]))
+    try:
+        for step in range(3):
+            journal.metrics({"a": step}, step)
+        assert journal.waiting() == 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    journal.metrics({"a": 3}, 3)
+    assert journal.waiting() == 0
+    journal.close()
+    events = [event for _, event in read_events(journal.path)]
+    assert [e.step for e in events if isinstance(e, Metrics)] == [0, 1, 2, 3]
+    assert None not in events
+
+
+def test_damaged_and_foreign_lines(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    folder = tmp_path / "run"
+    journal = Journal(folder)
+    journal.start("vqr1", {}, f"sqlite:///{tmp_path / 'runs.db'}")
+    journal.file("../secret")
+    journal.file("gone.txt")
+    journal.close()
+    with journal.path.open("ab") as stream:
+        stream.write(b"\xff\xfe\n{}\n[1]\n" + b"[" * 100_000 + b"\n" + b'{"kind":"exec"}\n')
+    journal = Journal(folder)
+    journal.metrics({"a b": 1.0, "c\N{SNOWMAN}": math.inf}, 1)
+    journal.close()
+    assert sync([str(folder)]) == 0
+    found = mark(folder)
+    assert found["refused"] == 2
+    run = MlflowClient(f"sqlite:///{tmp_path / 'runs.db'}").get_run(str(found["run_id"]))
+    assert run.data.metrics.keys() == {"a b", "c-"}
+
+
+def test_sync_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sync([str(tmp_path), str(tmp_path / "nowhere")]) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [
+        f"error: {tmp_path}: no tracking/journal.jsonl in it; name the folder of a run",
+        f"error: {tmp_path / 'nowhere'}: no tracking/journal.jsonl in it; name the folder of a run",
+    ]
+    journal = Journal(tmp_path)
+    journal.start("vqr1", {}, "https://user:pass@example.org/mlflow")
+    journal.close()
+    assert b"pass" not in journal.path.read_bytes()
+    assert sync([str(tmp_path)]) == 2
+    assert "give the address with --tracking-uri" in capsys.readouterr().err

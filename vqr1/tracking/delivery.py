@@ -1,0 +1,277 @@
+"""From the journal to the MLflow server, each event once.
+
+How far the server has it is a byte offset beside the journal (`delivered.json`), moved behind each
+batch. An offset that was not moved in time only means that some events may be there already:
+parameters, tags, files and the status may be sent twice without harm, the run is looked up by its
+journal's tag before it is created, and for metrics the server is asked which steps it has.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
+
+from vqr1.errors import DataError
+from vqr1.tracking.events import (
+    Event,
+    File,
+    Metrics,
+    Params,
+    Start,
+    Status,
+    Tags,
+    pieces,
+    read_events,
+)
+from vqr1.tracking.journal import JOURNAL_TAG, journal_file
+from vqr1.tracking.store import one_line, prepare_experiment, quick_client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+BATCH = 200
+"""Events sent together."""
+
+_REFUSING = frozenset(
+    ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "NOT_FOUND")
+)
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """How far the server has the journal.
+
+    Attributes:
+        offset: bytes of the journal that are done with.
+        run_id: MLflow run of the last `start` event before the offset.
+        refused: events (single values) that the server will never take, or whose file is gone.
+    """
+
+    offset: int = 0
+    run_id: str | None = None
+    refused: int = 0
+
+
+_DELIVERED = TypeAdapter(Delivered)
+
+
+def outage_errors() -> tuple[type[Exception], ...]:
+    """What calls raise while the store is away, slow, locked or full."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, sqlite3.OperationalError, OSError)
+
+
+class Delivery:
+    """Sends a journal's events in order.
+
+    Args:
+        run_dir: the run's folder.
+        tracking_uri: the store; None takes the address that the journal names.
+    """
+
+    def __init__(self, run_dir: Path, tracking_uri: str | None = None) -> None:
+        self.run_dir = run_dir.resolve()
+        self.path = journal_file(self.run_dir)
+        self.tracking_uri = tracking_uri
+        self._mark = self.path.with_name("delivered.json")
+        self._client: MlflowClient | None = None
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        self.delivered = self._read_mark(size)
+        # A process that was killed between sending and moving the offset has told nobody.
+        self._uncertain_until = size
+        self._steps: dict[str, set[int]] = {}
+
+    def left(self) -> int:
+        """Events that the server does not have; damaged lines are none."""
+        events = read_events(self.path, self.delivered.offset)
+        return sum(event is not None for _, event in events)
+
+    def restart(self) -> None:
+        """Send everything again from the beginning; what the server has stays single."""
+        self._move(Delivered())
+        self._uncertain_until = self.path.stat().st_size
+
+    def send_batch(self) -> bool:
+        """Send the next events.
+
+        Returns:
+            Whether there were any.
+
+        Raises:
+            ConfigError: MLflow cannot use the address.
+            Exception: one of `outage_errors()`; the same events are sent the next time.
+        """
+        batch, end = self._next_batch()
+        if end == self.delivered.offset:
+            return False
+        if batch:
+            # The server must never know what the journal could still lose.
+            _sync_to_disk(self.path)
+            try:
+                self._send(batch)
+            except outage_errors():
+                self._uncertain_until = max(self._uncertain_until, end)
+                self._steps = {}
+                self._client = None
+                raise
+        self._move(replace(self.delivered, offset=end))
+        return True
+
+    def _next_batch(self) -> tuple[list[Event], int]:
+        """A run of figures, parameters and tags, or one event of another kind."""
+        batch: list[Event] = []
+        end = self.delivered.offset
+        for offset, event in read_events(self.path, end):
+            joins = isinstance(event, Metrics | Params | Tags)
+            if event is not None and batch and not joins:
+                break
+            end = offset
+            if event is not None:
+                batch.append(event)
+                if not joins or len(batch) == BATCH:
+                    break
+        return batch, end
+
+    def _send(self, batch: Sequence[Event]) -> None:
+        first = batch[0]
+        if isinstance(first, Start):
+            run_id = self._run_of(first)
+            self._steps = {}
+            self.delivered = replace(self.delivered, run_id=run_id)
+        elif self.delivered.run_id is None:
+            self._refuse(batch, "no run was started before it")
+        else:
+            self._send_to(self.delivered.run_id, batch)
+
+    def _send_to(self, run_id: str, batch: Sequence[Event]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._call(run_id, batch)
+        except MlflowException as error:
+            if error.error_code not in _REFUSING:
+                raise
+            single = [piece for event in batch for piece in pieces(event)]
+            if len(single) == 1:
+                self._refuse(single, one_line(error))
+                return
+            for piece in single:
+                self._send_to(run_id, [piece])
+
+    def _call(self, run_id: str, batch: Sequence[Event]) -> None:
+        first = batch[0]
+        client = self._connected()
+        if isinstance(first, File):
+            self._send_file(client, run_id, first)
+        elif isinstance(first, Status):
+            if first.status == "RUNNING":
+                client.update_run(run_id, status=first.status)
+            else:
+                client.set_terminated(run_id, first.status, first.time)
+        else:
+            self._send_values(client, run_id, batch)
+
+    def _send_values(self, client: MlflowClient, run_id: str, batch: Sequence[Event]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        uncertain = self.delivered.offset < self._uncertain_until
+        metrics = [
+            Metric(key, value, event.time, event.step)
+            for event in batch
+            if isinstance(event, Metrics)
+            for key, value in event.values.items()
+            if not (uncertain and event.step in self._steps_of(client, run_id, key))
+        ]
+        params = {k: v for e in batch if isinstance(e, Params) for k, v in e.values.items()}
+        tags = {k: v for e in batch if isinstance(e, Tags) for k, v in e.values.items()}
+        client.log_batch(
+            run_id,
+            metrics=metrics,
+            params=[Param(key, value) for key, value in params.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+
+    def _steps_of(self, client: MlflowClient, run_id: str, key: str) -> set[int]:
+        """Steps of a metric that the server has, asked once for each connection."""
+        if key not in self._steps:
+            history = client.get_metric_history(run_id, key)
+            self._steps[key] = {metric.step for metric in history}
+        return self._steps[key]
+
+    def _send_file(self, client: MlflowClient, run_id: str, event: File) -> None:
+        path = (self.run_dir / event.path).resolve()
+        if not path.is_relative_to(self.run_dir):
+            self._refuse([event], "it lies outside of the run directory")
+        elif not path.is_file():
+            self._refuse([event], "it is gone")
+        else:
+            client.log_artifact(run_id, str(path), event.folder)
+
+    def _run_of(self, event: Start) -> str:
+        """The run that the event's journal began: found, or created now."""
+        if self.tracking_uri is None:
+            if "***@" in event.tracking_uri:
+                raise DataError(
+                    f"{self.path}: its tracking address {event.tracking_uri} holds a password that "
+                    "is not kept; give the address with --tracking-uri"
+                )
+            self.tracking_uri = event.tracking_uri
+        experiment = prepare_experiment(self.tracking_uri, event.experiment)
+        client = self._connected()
+        found = client.search_runs(
+            [experiment], f"tags.`{JOURNAL_TAG}` = '{event.journal_id}'", max_results=1
+        )
+        run = found[0] if found else client.create_run(experiment, event.time, event.tags)
+        return str(run.info.run_id)
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            self._client = quick_client(self._address())
+        return self._client
+
+    def _address(self) -> str:
+        if self.tracking_uri is None:
+            starts = [e for _, e in read_events(self.path) if isinstance(e, Start)]
+            self.tracking_uri = starts[-1].tracking_uri if starts else ""
+        return self.tracking_uri
+
+    def _refuse(self, events: Sequence[Event], why: str) -> None:
+        count = sum(len(pieces(event)) for event in events)
+        self.delivered = replace(self.delivered, refused=self.delivered.refused + count)
+        what = events[0].path if isinstance(events[0], File) else events[0].kind
+        logger.warning("MLflow does not take %s: %s", what, why)
+
+    def _read_mark(self, size: int) -> Delivered:
+        try:
+            mark = _DELIVERED.validate_json(self._mark.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return Delivered()
+        # A journal shorter than its mark is another one.
+        return mark if 0 <= mark.offset <= size else Delivered()
+
+    def _move(self, delivered: Delivered) -> None:
+        self.delivered = delivered
+        aside = self._mark.with_suffix(".new")
+        try:
+            aside.write_text(json.dumps(asdict(delivered)) + "\n", encoding="utf-8")
+            aside.replace(self._mark)
+        except OSError as error:
+            # Without room for the mark, a later process asks the server what it has.
+            logger.debug("%s: not written (%s)", self._mark, error)
+
+
+def _sync_to_disk(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
