@@ -6,6 +6,12 @@ together. The YAML files under `conf/` hold the values; the docstring under each
 what the value means.
 """
 
+from vqr1.config.backend import (
+    AnyBackend,
+    LocalBackendConfig,
+    ServerConfig,
+    VllmBackendConfig,
+)
 from vqr1.config.data import (
     AnyDataset,
     CsvColumns,
@@ -56,6 +62,7 @@ from vqr1.config.validation import (
 )
 
 __all__ = [
+    "AnyBackend",
     "AnyDataset",
     "CallbacksConfig",
     "CheckpointConfig",
@@ -71,6 +78,7 @@ __all__ = [
     "GrpoConfig",
     "HardwareConfig",
     "LoaderConfig",
+    "LocalBackendConfig",
     "LoggerConfig",
     "LoraConfig",
     "MixtureConfig",
@@ -83,9 +91,11 @@ __all__ = [
     "RolloutConfig",
     "SamplingConfig",
     "ScoreConfig",
+    "ServerConfig",
     "SplitConfig",
     "TrainConfig",
     "ValidationConfig",
+    "VllmBackendConfig",
     "config_dir",
     "read_choice",
     "validate",

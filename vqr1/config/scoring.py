@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.backend import AnyBackend
 from vqr1.config.evaluation import EvalModeConfig
 from vqr1.config.machine import HardwareConfig
 from vqr1.config.model import ModelConfig, PromptConfig
@@ -35,13 +36,29 @@ class ScoreConfig:
     prompt: PromptConfig
     mode: EvalModeConfig
     """A description (`prompt=describe`) is sampled with `mode=sampled` and greedy otherwise."""
+    backend: AnyBackend
+    """Who answers. With a server, `model` decides the image sizes only."""
+    comparison: ComparisonConfig
     hardware: HardwareConfig
+    task: Literal["score", "compare"] = "score"
+    """`score`: a score, or a description, for each image. `compare`: a ranking of all images, with
+    the probability that one is better than another."""
+    column: str | None = None
+    """Column of a CSV list that names the images; null is `image`."""
     batch_size: PositiveInt = 16
     """Images computed together; does not change a score."""
     seed: NonNegativeInt = 0
-    """Seed of sampled answers."""
+    """Seed of sampled answers, and of the draws behind the intervals of ranks."""
     output: str | None = None
-    """File for the results, replaced where it exists; null writes to standard output."""
+    """File for the results; null writes to standard output."""
     format: Literal["table", "csv", "jsonl"] | None = None
     """Form of the results; null takes it from the ending of `output`, a table on standard
     output."""
+    resume: bool = True
+    """Continue `output` (CSV or JSON lines) where it exists: images that it holds are not scored
+    again. False replaces it. A table or a ranking is always replaced."""
+    results: str | None = None
+    """With `task=compare`: a CSV or JSON lines file that an earlier command wrote. Its images are
+    compared; none is scored, and no model is loaded."""
+    pairs: str | None = None
+    """With `task=compare`: CSV file for the probability of every pair."""

@@ -33,7 +33,7 @@ def validate(schema: type[T], values: Mapping[str, Any]) -> T:
 
 def _problem(detail: Mapping[str, Any]) -> str:
     """One line for one validation error; the union's branch names are no part of the key."""
-    branches = {"single", "mixture"}
+    branches = {"single", "mixture", "<local>", "<openai>", "<vllm>"}
     key = ".".join(str(part) for part in detail["loc"] if part not in branches)
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{key}: unknown key; remove it or correct its spelling"

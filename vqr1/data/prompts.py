@@ -24,6 +24,9 @@ from torch import Tensor
 from vqr1.errors import ConfigError, DataError
 from vqr1.records import PromptBatch
 
+QWEN_FACTOR = 28
+"""Sides of a Qwen2.5-VL picture are multiples of it: patches of 14 pixels, merged by twos."""
+
 
 @dataclass(frozen=True)
 class ResizeRule:

@@ -1,13 +1,14 @@
-"""Which image files a command line names.
+"""Which image files a command line names: files, folders, globs, CSV lists, names on a stream.
 
 What it leaves out: whether they decode; that is seen when they are scored.
 """
 
 from __future__ import annotations
 
+import csv
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vqr1.errors import DataError
@@ -20,31 +21,77 @@ IMAGE_SUFFIXES = frozenset(
 )  # fmt: skip
 """Endings, in lower case, by which images are told from other files in folders and globs."""
 
+LIST_SUFFIX = ".csv"
 
-def find_images(patterns: Sequence[str]) -> list[Path]:
+STANDARD_INPUT = "-"
+"""The pattern that stands for names on a stream, one a line."""
+
+DEFAULT_COLUMN = "image"
+
+
+def find_images(
+    patterns: Sequence[str], *, column: str | None = None, names: Iterable[str] = ()
+) -> list[Path]:
     """The files that a command line names, each once.
 
-    A file is taken whatever its ending; of folders (with all folders below them) and globs
-    (`**` for any depth), the files that end like images and are not hidden, in the order of their
-    names.
+    A file is taken whatever its ending, except `.csv`: that is a list, whose column names images
+    relative to the list's folder. Of folders (with all folders below them) and globs (`**` for any
+    depth), the files that end like images and are not hidden are taken, in the order of their
+    names. Names from lists and streams are taken as they are: one that is no image is an unreadable
+    image among others, not a mistake on the command line.
 
     Args:
-        patterns: files, folders and globs.
+        patterns: files, folders, globs, lists, and `-` for `names`.
+        column: column of the lists; None is `image`.
+        names: lines of the stream that `-` stands for, read only when it is there.
 
     Raises:
-        DataError: every pattern that gives no image, or a folder that cannot be listed.
+        DataError: every pattern that gives no image, a folder that cannot be listed, or a list
+            without the column.
     """
     found: dict[str, Path] = {}
     problems = []
     for pattern in patterns:
-        matches = list(_matches(Path(pattern).expanduser()))
+        path = Path(pattern).expanduser()
+        if pattern == STANDARD_INPUT:
+            matches = _named_in_lines(names)
+        elif path.suffix.lower() == LIST_SUFFIX and path.is_file():
+            matches = _named_in_list(path, column or DEFAULT_COLUMN)
+        else:
+            matches = list(_matches(path))
         if not matches:
-            problems.append(f"{pattern}: {_why_nothing(Path(pattern).expanduser())}")
-        for path in matches:
-            found.setdefault(os.path.abspath(path), path)
+            problems.append(f"{pattern}: {_why_nothing(pattern, path)}")
+        for match in matches:
+            found.setdefault(os.path.abspath(match), match)
     if problems:
         raise DataError("\n".join(problems))
     return list(found.values())
+
+
+def is_list(pattern: str) -> bool:
+    """Whether a pattern is a CSV list."""
+    return Path(pattern).suffix.lower() == LIST_SUFFIX
+
+
+def _named_in_lines(names: Iterable[str]) -> list[Path]:
+    lines = (line.rstrip("\r\n") for line in names)
+    return [Path(line) for line in lines if line.strip()]
+
+
+def _named_in_list(path: Path, column: str) -> list[Path]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            header = rows.fieldnames or ()
+            if column not in header:
+                raise DataError(
+                    f"{path}:1: no column {column!r}; it has {', '.join(header) or 'none'}; name "
+                    "the one that holds the images with column=..."
+                )
+            # An empty cell names no image; rows of other lengths are as csv.DictReader reads them.
+            return [path.parent / row[column] for row in rows if (row[column] or "").strip()]
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a CSV list ({error})") from error
 
 
 def _matches(path: Path) -> Iterator[Path]:
@@ -75,9 +122,13 @@ def _is_image(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _why_nothing(path: Path) -> str:
+def _why_nothing(pattern: str, path: Path) -> str:
+    if pattern == STANDARD_INPUT:
+        return "no names on standard input; give one a line"
     if path.is_dir():
         return f"no images in this folder; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+    if path.is_file():
+        return "this list names no image"
     if glob.has_magic(str(path)):
         return "no image matches; check the pattern, or name a folder"
     return "no such file or folder"

@@ -1,21 +1,31 @@
-"""Results to CSV, JSON lines or a table, one row at a time, flushed as they come.
+"""Results and rankings to CSV, JSON lines or a table, one row at a time, flushed as they come.
 
 The table is for reading: four decimals, answers of descriptions on one line. CSV and JSON lines
-hold every field of `Result` as it is, empty or null where there is none.
+hold every field of the record as it is, empty or null where there is none.
+
+Not here: continuing a file that is there already (`result_file.py`).
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from vqr1.scoring.result import Result
+
+if TYPE_CHECKING:
+    from vqr1.scoring.compare import Comparison, Ranked
 
 Format = Literal["table", "csv", "jsonl"]
 
 FIELDS = tuple(field.name for field in fields(Result))
+
+MATRIX_MOST = 12
+"""Images up to which a table shows the probability of every pair."""
 
 
 class ResultWriter:
@@ -25,38 +35,110 @@ class ResultWriter:
         stream: where to; stays open.
         form: the format.
         descriptions: the results are texts without scores (decides the table's columns).
+        header: write the line above the rows.
     """
 
-    def __init__(self, stream: TextIO, form: Format, *, descriptions: bool = False) -> None:
+    def __init__(
+        self, stream: TextIO, form: Format, *, descriptions: bool = False, header: bool = True
+    ) -> None:
         self._stream = stream
         self._form = form
         self._descriptions = descriptions
-        self._csv = csv.DictWriter(stream, FIELDS, lineterminator="\n")
-        if form == "csv":
-            self._csv.writeheader()
-        elif form == "table" and not descriptions:
-            stream.write(f"{'score':>8}  {'std':>8}  image\n")
-        stream.flush()
+        self._header = header
 
     def write(self, result: Result) -> None:
-        """Add one row."""
+        """Add one row, in one piece, the first one below the header."""
         if self._form == "jsonl":
-            self._stream.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
+            row = json_row(asdict(result))
         elif self._form == "csv":
-            self._csv.writerow({**asdict(result), "valid": str(result.valid).lower()})
+            row = csv_row(list({**asdict(result), "valid": str(result.valid).lower()}.values()))
         else:
-            self._stream.write(self._row(result) + "\n")
+            row = self._row(result) + "\n"
+        if self._header:
+            row = self._head() + row
+            self._header = False
+        self._stream.write(row)
         self._stream.flush()
+
+    def _head(self) -> str:
+        if self._form == "csv":
+            return csv_row(FIELDS)
+        return f"{'score':>8}  {'std':>8}  image\n" if self._shows_scores() else ""
+
+    def _shows_scores(self) -> bool:
+        return self._form == "table" and not self._descriptions
 
     def _row(self, result: Result) -> str:
         if self._descriptions:
             return f"{result.path}: {_note(result) or ' '.join((result.text or '').split())}"
-        numbers = "  ".join(
-            f"{'-' if number is None else format(number, '.4f'):>8}"
-            for number in (result.score, result.std)
-        )
         note = _note(result)
-        return f"{numbers}  {result.path}{f'  ({note})' if note else ''}"
+        return f"{_numbers(result)}  {result.path}{f'  ({note})' if note else ''}"
+
+
+def write_ranking(stream: TextIO, form: Format, comparison: Comparison) -> None:
+    """Write a ranking, best first; a table of few images ends with the probability of each pair."""
+    ranking = comparison.ranking
+    if form == "jsonl":
+        stream.writelines(json_row(_ranked(entry)) for entry in ranking)
+    elif form == "csv":
+        stream.write(csv_row(list(_ranked(ranking[0]))))
+        stream.writelines(csv_row(list(_ranked(entry).values())) for entry in ranking)
+    else:
+        stream.write(f"{'rank':>5}  {'ranks':>11}  {'wins':>6}  {'score':>8}  {'std':>8}  image\n")
+        for entry in ranking:
+            between = f"{entry.rank_low}-{entry.rank_high}"
+            stream.write(
+                f"{entry.rank:>5}  {between:>11}  {entry.win_rate:>6.1%}  {_numbers(entry)}  "
+                f"{entry.path}\n"
+            )
+        if len(ranking) <= MATRIX_MOST:
+            stream.write(_matrix(comparison))
+    stream.flush()
+
+
+def write_pairs(stream: TextIO, comparison: Comparison) -> None:
+    """Write the probability of every pair as CSV: first, second, P(first better)."""
+    stream.write(csv_row(("first", "second", "first_better")))
+    paths = [result.path for result in comparison.results]
+    for i, row in enumerate(comparison.probabilities.tolist()):
+        stream.writelines(
+            csv_row((paths[i], paths[j], repr(row[j]))) for j in range(i + 1, len(paths))
+        )
+
+
+def json_row(values: dict[str, Any]) -> str:
+    """One JSON line."""
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def csv_row(values: Sequence[object]) -> str:
+    """One CSV line; a carriage return in a text is quoted, a NUL, which no reader takes, marked."""
+    file = io.StringIO()
+    # The writer quotes what its own line end holds, so that must be both characters.
+    csv.writer(file, lineterminator="\r\n").writerow(values)
+    return file.getvalue()[:-2].replace("\0", "\N{REPLACEMENT CHARACTER}") + "\n"
+
+
+def _ranked(entry: Ranked) -> dict[str, Any]:
+    return {name: value for name, value in asdict(entry).items() if name != "position"}
+
+
+def _matrix(comparison: Comparison) -> str:
+    """P(row better than column), rows and columns in the order of the ranking."""
+    order = [entry.position for entry in comparison.ranking]
+    lines = ["", "probability that the image of the row is better than that of the column"]
+    lines.append(" " * 4 + "".join(f"{column + 1:>7}" for column in range(len(order))))
+    for row, i in enumerate(order):
+        numbers = "".join(f"{comparison.probabilities[i, j]:>7.3f}" for j in order)
+        lines.append(f"{row + 1:>4}{numbers}  {comparison.results[i].path}")
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(entry: Result | Ranked) -> str:
+    return "  ".join(
+        f"{'-' if number is None else format(number, '.4f'):>8}"
+        for number in (entry.score, entry.std)
+    )
 
 
 def _note(result: Result) -> str:

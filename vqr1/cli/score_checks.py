@@ -1,0 +1,148 @@
+"""Keys of `python score.py` that belong together, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vqr1.config import ScoreConfig, ServerConfig
+from vqr1.errors import ConfigError
+from vqr1.scoring.files import is_list
+from vqr1.scoring.writers import Format
+
+FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".txt": "table"}
+"""What the ending of a file says about its format."""
+
+
+def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
+    """Check a configuration with the command's paths.
+
+    Returns:
+        The format of the results.
+
+    Raises:
+        ConfigError: every problem.
+    """
+    problems = [
+        *_inputs(config, patterns),
+        *_answers(config),
+        *(_comparing(config) if config.task == "compare" else _scoring(config)),
+        *_places(config),
+    ]
+    if config.hardware.devices * config.hardware.nodes > 1:
+        problems.append(
+            f"hardware.devices={config.hardware.devices}, hardware.nodes={config.hardware.nodes}: "
+            "scoring runs in one process; set both to 1"
+        )
+    form = config.format
+    if form is None:
+        suffix = ".txt" if config.output is None else Path(config.output).suffix.lower()
+        form = FORMATS.get(suffix)
+        if form is None:
+            problems.append(
+                f"output={config.output}: its ending does not say the format; use .csv, .jsonl or "
+                ".txt, or set format"
+            )
+    if problems:
+        raise ConfigError(problems)
+    assert form is not None
+    return form
+
+
+def deciding_settings(config: ScoreConfig) -> dict[str, Any]:
+    """What decides an image's result, by dotted key; everything else may change in between."""
+    model, mode = config.model, config.mode
+    settings: dict[str, Any] = {
+        "model.path": model.path,
+        "model.revision": model.revision,
+        "model.dtype": model.dtype,
+        "model.min_pixels": model.min_pixels,
+        "model.max_pixels": model.max_pixels,
+        "prompt.text": config.prompt.text,
+        "prompt.answer_format": config.prompt.answer_format,
+        "mode.name": mode.name,
+        "mode.samples": mode.samples,
+        "mode.score_rule": mode.score_rule,
+        **{f"mode.sampling.{key}": value for key, value in asdict(mode.sampling).items()},
+        "backend.name": config.backend.name,
+    }
+    if isinstance(config.backend, ServerConfig):
+        settings["backend.model"] = config.backend.model
+        settings["backend.extra_body"] = config.backend.extra_body
+    if mode.name == "sampled":
+        settings["seed"] = config.seed
+    return settings
+
+
+def _inputs(config: ScoreConfig, patterns: Sequence[str]) -> list[str]:
+    problems = []
+    if config.results is None and not patterns:
+        problems.append("no images: name files, folders or globs, such as `photos/`")
+    if config.results is not None and patterns:
+        problems.append(
+            f"results={config.results}: its images are compared; leave out {', '.join(patterns)}"
+        )
+    if config.column is not None and not any(is_list(pattern) for pattern in patterns):
+        problems.append(f"column={config.column}: none of the paths is a list ending in .csv")
+    return problems
+
+
+def _answers(config: ScoreConfig) -> list[str]:
+    mode = config.mode
+    problems = []
+    if mode.name != "sampled" and mode.samples != 1:
+        problems.append(
+            f"mode.samples={mode.samples}: mode={mode.name} gives one answer an image; choose "
+            "mode=sampled"
+        )
+    if mode.name == "sampled" and mode.samples > 1 and mode.sampling.temperature == 0:
+        problems.append(
+            f"mode.samples={mode.samples}: greedy answers (mode.sampling.temperature=0) are all "
+            "alike; raise the temperature, or choose mode=greedy"
+        )
+    return problems
+
+
+def _scoring(config: ScoreConfig) -> list[str]:
+    return [
+        f"{key}={value}: only task=compare (--mode compare) has it"
+        for key, value in (("results", config.results), ("pairs", config.pairs))
+        if value is not None
+    ]
+
+
+def _comparing(config: ScoreConfig) -> list[str]:
+    if config.results is not None:
+        return []
+    problems = []
+    mode = config.mode
+    if config.prompt.answer_format == "free":
+        problems.append(
+            f"task=compare, prompt={config.prompt.name}: it asks for no score, so there is nothing "
+            "to compare; use prompt=thinking or prompt=non_thinking"
+        )
+    if mode.name == "greedy" or (mode.name == "sampled" and mode.samples < 2):
+        problems.append(
+            f"task=compare, mode={mode.name}, mode.samples={mode.samples}: one answer does not say "
+            "how sure it is; use mode=expected, or mode=sampled with mode.samples=2 or more"
+        )
+    return problems
+
+
+def _places(config: ScoreConfig) -> list[str]:
+    problems = []
+    for key, value in (("output", config.output), ("pairs", config.pairs)):
+        if value is None:
+            continue
+        path = Path(value).expanduser()
+        if not path.parent.is_dir():
+            problems.append(
+                f"{key}={value}: there is no folder {path.parent}; make it, or choose another place"
+            )
+        elif path.is_dir():
+            problems.append(
+                f"{key}={value}: the file cannot be written (it is a folder); choose another place"
+            )
+    return problems

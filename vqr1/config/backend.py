@@ -1,0 +1,76 @@
+"""Keys of who answers: this process, a server, or vLLM (`conf/backend`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+from pydantic.dataclasses import dataclass
+
+from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class LocalBackendConfig:
+    """The model in this process."""
+
+    name: Literal["local"]
+    """Which backend."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class ServerConfig:
+    """An OpenAI-compatible server."""
+
+    name: Literal["openai"]
+    """Which backend."""
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    """Address up to and including `/v1`."""
+    model: str | None = None
+    """Name that the server knows the model by; null takes the first that it lists."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key, so that no file or log ever does; may be unset."""
+    concurrency: PositiveInt = 16
+    """Requests under way at the same time."""
+    timeout_s: PositiveFloat = 120.0
+    """Seconds that one try may take."""
+    retries: NonNegativeInt = 5
+    """Further tries after 408, 409, 429 and 5xx, time-outs and lost connections, with growing
+    pauses or those that the server asks for (Retry-After)."""
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    """Further fields of every request, as the server knows them."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class VllmBackendConfig:
+    """vLLM in this process."""
+
+    name: Literal["vllm"]
+    """Which backend."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the GPU's memory that vLLM takes."""
+    max_model_len: PositiveInt = 8192
+    """Longest prompt with its answer, in tokens."""
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs that share the model."""
+
+
+def _kind(values: Any) -> str | None:
+    mapping = isinstance(values, Mapping)
+    name = values.get("name") if mapping else getattr(values, "name", None)
+    return f"<{name}>" if name in ("local", "openai", "vllm") else None
+
+
+AnyBackend = Annotated[
+    Annotated[LocalBackendConfig, Tag("<local>")]
+    | Annotated[ServerConfig, Tag("<openai>")]
+    | Annotated[VllmBackendConfig, Tag("<vllm>")],
+    Discriminator(
+        _kind,
+        custom_error_type="backend_name",
+        custom_error_message="its key name must be local, openai or vllm",
+    ),
+]
+"""A backend, told apart by its name, so that errors speak of one of them."""

@@ -1,0 +1,67 @@
+"""Any OpenAI-compatible server as a backend; the client itself is `vqr1.rollout.server`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+from torch import Tensor
+
+from vqr1.config import ModelConfig, ServerConfig
+from vqr1.data.prompts import QWEN_FACTOR, ResizeRule
+from vqr1.errors import ConfigError
+from vqr1.policy.top_logprobs import expected_from_tokens
+from vqr1.rollout.server import ChatServer, ServerReply
+from vqr1.scoring.backends.base import Reply, Request
+
+
+class OpenAiBackend:
+    """Answers from a server.
+
+    Args:
+        config: address, key, limits.
+        model: the sizes that images are resized to before they are sent; those of the served model.
+
+    Raises:
+        ConfigError: image sizes that contradict each other.
+    """
+
+    def __init__(self, config: ServerConfig, model: ModelConfig) -> None:
+        if model.min_pixels > model.max_pixels:
+            raise ConfigError(
+                [
+                    f"model.min_pixels={model.min_pixels}: must not exceed "
+                    f"model.max_pixels={model.max_pixels}"
+                ]
+            )
+        self._rule = ResizeRule(QWEN_FACTOR, model.min_pixels, model.max_pixels)
+        self._server = ChatServer(config)
+
+    def resize(self, picture: Image.Image) -> Tensor:
+        """See `Backend.resize`."""
+        return self._rule.pixels(picture)
+
+    def prepare(self, request: Request) -> None:
+        """Ask for the name of the model; see `Backend.prepare`."""
+        self._server.model()
+
+    def reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
+        """See `Backend.reply`."""
+        found = self._server.answers(
+            pixels,
+            request.prompt.text,
+            samples=request.samples,
+            sampling=request.sampling,
+            seed=request.seed,
+            logprobs=request.expected,
+        )
+        return [_read(reply, request) for reply in found]
+
+
+def _read(reply: ServerReply, request: Request) -> Reply:
+    if reply.refusal is not None:
+        return Reply(error=reply.refusal)
+    if not request.expected or reply.tokens is None:
+        return Reply(reply.texts)
+    numbers = expected_from_tokens(reply.tokens[0])
+    return Reply(reply.texts) if numbers is None else Reply(reply.texts, *numbers)

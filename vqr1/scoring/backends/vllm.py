@@ -1,0 +1,126 @@
+"""vLLM in this process as a backend, where it is installed (`pip install 'vqr1[vllm]'`).
+
+The published prompt is rendered by the checkpoint's own template and handed over with the picture,
+so that nothing of it depends on vLLM's own chat code. Whether batches change a score in the last
+digits is vLLM's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from vqr1.config import ModelConfig, VllmBackendConfig
+from vqr1.data.prompts import chat_text, resize_rule
+from vqr1.errors import ModelError
+from vqr1.policy.loading import load_processor
+from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
+from vqr1.rollout.server import TOP_LOGPROBS, picture_seed
+from vqr1.scoring.backends.base import Reply, Request
+
+
+class VllmBackend:
+    """Answers from vLLM.
+
+    Args:
+        config: how vLLM is started.
+        model: checkpoint and image sizes.
+
+    Raises:
+        ConfigError: image sizes that contradict each other.
+        ModelError: vLLM is not installed, or cannot load the checkpoint.
+    """
+
+    def __init__(self, config: VllmBackendConfig, model: ModelConfig) -> None:
+        try:
+            import vllm
+        except ImportError as error:
+            raise ModelError(
+                f"backend=vllm: vLLM cannot be imported ({error}); install it with "
+                "`pip install 'vqr1[vllm]'`, or use backend=local"
+            ) from error
+        self._parameters = vllm.SamplingParams
+        self._processor = load_processor(model)
+        self._rule = resize_rule(self._processor, model.min_pixels, model.max_pixels)
+        source = str(tiny_policy_folder()) if model.path is None else model.path
+        try:
+            self._engine = vllm.LLM(
+                model=source,
+                revision=model.revision,
+                dtype=model.dtype,
+                trust_remote_code=False,
+                gpu_memory_utilization=config.gpu_memory_utilization,
+                max_model_len=config.max_model_len,
+                tensor_parallel_size=config.tensor_parallel_size,
+                limit_mm_per_prompt={"image": 1},
+                mm_processor_kwargs={
+                    "min_pixels": model.min_pixels,
+                    "max_pixels": model.max_pixels,
+                },
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"backend=vllm, model.path={source}: {error}") from error
+
+    def resize(self, picture: Image.Image) -> Tensor:
+        """See `Backend.resize`."""
+        return self._rule.pixels(picture)
+
+    def prepare(self, request: Request) -> None:
+        """Nothing can be wrong that loading has not found; see `Backend.prepare`."""
+
+    def reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
+        """See `Backend.reply`."""
+        if not pixels:
+            return []
+        text = chat_text(self._processor, request.prompt.text)
+        prompts = [
+            {
+                "prompt": text,
+                "multi_modal_data": {"image": Image.fromarray(picture.cpu().numpy())},
+            }
+            for picture in pixels
+        ]
+        outputs = self._engine.generate(
+            prompts, [self._sampling(picture, request) for picture in pixels], use_tqdm=False
+        )
+        return [_read(output.outputs, request) for output in outputs]
+
+    def _sampling(self, pixels: Tensor, request: Request) -> Any:
+        sampling = request.sampling
+        at_answer = sampling.stop == "answer"
+        return self._parameters(
+            n=request.samples,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            stop=["</answer>"] if at_answer else None,
+            include_stop_str_in_output=at_answer,
+            seed=picture_seed(request.seed, pixels) if sampling.temperature > 0 else None,
+            logprobs=TOP_LOGPROBS if request.expected else None,
+        )
+
+
+def _read(outputs: Sequence[Any], request: Request) -> Reply:
+    reply = Reply(tuple(output.text for output in outputs))
+    if not request.expected:
+        return reply
+    numbers = expected_from_tokens(
+        [
+            _token(number, place)
+            for number, place in zip(outputs[0].token_ids, outputs[0].logprobs, strict=True)
+        ]
+    )
+    return reply if numbers is None else replace(reply, score=numbers[0], std=numbers[1])
+
+
+def _token(number: int, place: Mapping[int, Any]) -> ReportedToken:
+    return ReportedToken(
+        place[number].decoded_token or "",
+        {entry.decoded_token or "": entry.logprob for entry in place.values()},
+    )

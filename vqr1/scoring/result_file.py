@@ -1,0 +1,218 @@
+"""A growing file of results that a killed command continues, and reading such a file.
+
+What it does: rows are appended in one piece and flushed, so a process that is killed leaves whole
+rows and at most one torn one at the end. The next start keeps the whole rows, without those of
+unreadable images (they are tried again), and cuts off the torn one. Beside the file lie the
+settings that decide its scores: a file is never continued with others.
+
+What it leaves out: a machine that loses power (rows are flushed, not synced), and two commands that
+write one file at the same time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from vqr1.errors import ConfigError, DataError
+from vqr1.scoring.result import Result
+from vqr1.scoring.writers import FIELDS, ResultWriter
+
+Lines = Literal["csv", "jsonl"]
+
+_ERRORS = "backslashreplace"
+"""A file name may hold bytes that are no text; written like this, the file stays readable."""
+
+
+class ResultFile:
+    """Appends results to a file, continuing what is there; nothing is written before `with`.
+
+    Args:
+        path: the file.
+        form: its format.
+        settings: plain values by dotted key; everything that decides a score.
+        resume: continue the file where it exists; otherwise it is replaced.
+
+    Attributes:
+        kept: results that the file held already.
+
+    Raises:
+        ConfigError: the file was written with other settings.
+        DataError: it cannot be written, is damaged before its end, or is none of ours.
+    """
+
+    def __init__(
+        self, path: Path, form: Lines, settings: Mapping[str, Any], *, resume: bool
+    ) -> None:
+        self.kept: list[Result] = []
+        self._path = path
+        self._form = form
+        self._settings = settings
+        self._continues = resume and path.exists()
+        if self._continues:
+            check_continuable(path, settings)
+            self.kept = [r for r in read_results(path, form) if r.error is None]
+        self._done = frozenset(_key(result.path or "") for result in self.kept)
+
+    def __enter__(self) -> ResultFile:
+        try:
+            if not self._continues:
+                # The old rows go first: a file must never stand beside settings that are not its.
+                self._path.unlink(missing_ok=True)
+                _replace(settings_file(self._path), _settings_text(self._settings))
+            text = io.StringIO()
+            writer = ResultWriter(text, self._form)
+            for result in self.kept:
+                writer.write(result)
+            _replace(self._path, text.getvalue())
+            self._stream = self._path.open("a", encoding="utf-8", errors=_ERRORS, newline="")
+        except OSError as error:
+            raise DataError(
+                f"output={self._path}: the file cannot be written ({error.strerror}); choose "
+                "another place"
+            ) from error
+        self._writer = ResultWriter(self._stream, self._form, header=not self.kept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def holds(self, path: Path) -> bool:
+        """Whether the file held a result of this image already."""
+        return _key(str(path)) in self._done
+
+    def write(self, result: Result) -> None:
+        """Append one row."""
+        self._writer.write(result)
+
+
+def settings_file(path: Path) -> Path:
+    """The file beside a file of results that says how they were made."""
+    return path.with_name(f"{path.name}.settings.json")
+
+
+def check_continuable(path: Path, settings: Mapping[str, Any]) -> None:
+    """Whether a file of results may be continued with these settings.
+
+    Raises:
+        ConfigError: each setting that differs from those that the file was begun with.
+        DataError: there is nothing beside it that tells.
+    """
+    beside = settings_file(path)
+    try:
+        begun = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"output={path}: the file exists, and no {beside.name} beside it says how it was made; "
+            "choose another place, or replace it with resume=false"
+        ) from error
+    now = json.loads(_settings_text(settings))
+    differing = [key for key in sorted({*begun, *now}) if begun.get(key) != now.get(key)]
+    if differing:
+        raise ConfigError(
+            [
+                f"{key}={now.get(key)!r}: output={path} was begun with {begun.get(key)!r}; set it "
+                "to that, choose another output, or replace the file with resume=false"
+                for key in differing
+            ]
+        )
+
+
+def read_results(path: Path, form: Lines) -> list[Result]:
+    """All whole rows of a file of results; a torn one at its end is left out.
+
+    Raises:
+        DataError: the file cannot be read, or a row is none of ours, with its line.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            text = file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    results = []
+    for line, row in _csv_rows(path, text) if form == "csv" else _json_rows(text):
+        try:
+            results.append(_result(json.loads(row) if isinstance(row, str) else row))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _no_row(path, line) from error
+    return results
+
+
+def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
+    """Whole rows with the line that they end on."""
+    # `strict` makes a quote that never closes an error: a row torn within a quoted text.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    torn = not text.endswith("\n")
+    try:
+        rows.extend((reader.line_num, row) for row in reader)
+    except csv.Error as error:
+        if "unexpected end" not in str(error):
+            raise _no_row(path, reader.line_num) from error
+        torn = False
+    if torn and rows:
+        rows.pop()
+    if rows and tuple(rows[0][1]) != FIELDS:
+        raise _no_row(path, 1)
+    try:
+        return [(line, dict(zip(FIELDS, row, strict=True))) for line, row in rows[1:]]
+    except ValueError as error:
+        short = next(line for line, row in rows[1:] if len(row) != len(FIELDS))
+        raise _no_row(path, short) from error
+
+
+def _json_rows(text: str) -> list[tuple[int, str]]:
+    # What follows the last line end is nothing, or torn.
+    return list(enumerate(text.split("\n")[:-1], start=1))
+
+
+def _result(row: Mapping[str, Any]) -> Result:
+    """A row of either format as a result: CSV knows only text, and no difference of "" and None."""
+    score, std = (_number(row[name]) for name in ("score", "std"))
+    return Result(
+        str(row["path"]),
+        score,
+        std,
+        valid={"true": True, "false": False}[str(row["valid"]).lower()],
+        text=row["text"] or None,
+        error=row["error"] or None,
+    )
+
+
+def _number(value: Any) -> float | None:
+    if value in ("", None):
+        return None
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is no finite number")
+    return number
+
+
+def _no_row(path: Path, line: int) -> DataError:
+    return DataError(
+        f"{path}:{line}: not a row that score.py writes; choose another file, or replace it with "
+        "resume=false"
+    )
+
+
+def _key(path: str) -> str:
+    """What is the same for the same image, read from the file or not."""
+    return os.path.abspath(path).encode("utf-8", errors=_ERRORS).decode("utf-8")
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(dict(settings), indent=1, sort_keys=True) + "\n"
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write a file so that a reader, or the next start, sees either the old or the new content."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8", errors=_ERRORS, newline="") as file:
+        file.write(content)
+    aside.replace(path)
