@@ -1,0 +1,44 @@
+"""Lists and names on a stream; files, folders and globs are tested with the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vqr1.errors import DataError
+from vqr1.scoring.files import find_images
+
+
+def test_names_of_a_list_and_a_stream(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_bytes('\ufeffid,image\r\n1,a.png\r\n2,"b, c.png"\r\n3,\r\n4,a.png\r\n'.encode())
+    (tmp_path / "a.png").write_bytes(b"")
+    listed = [tmp_path / "a.png", tmp_path / "b, c.png"]
+    assert find_images([str(table)]) == listed
+    assert find_images([str(table), str(tmp_path / "a.png")]) == listed
+    absolute = tmp_path / "absolute.csv"
+    absolute.write_text("file\n/elsewhere/x.png\n")
+    assert find_images([str(absolute)], column="file") == [Path("/elsewhere/x.png")]
+    names = ["one.png\n", "\n", "two words.png\r\n", "three.png"]
+    assert [str(path) for path in find_images(["-"], names=names)] == [
+        "one.png",
+        "two words.png",
+        "three.png",
+    ]
+
+
+def test_lists_that_are_none(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("id,file\n1,a.png\n")
+    with pytest.raises(DataError, match=r"list\.csv:1: no column 'image'; it has id, file"):
+        find_images([str(table)])
+    with pytest.raises(DataError, match="-: no names on standard input"):
+        find_images(["-"], names=[])
+    empty = tmp_path / "empty.csv"
+    empty.write_text("image\n")
+    with pytest.raises(DataError, match="this list names no image"):
+        find_images([str(empty)])
+    empty.write_bytes(b"image\n\xff\xfe.png\n")
+    with pytest.raises(DataError, match="cannot be read as a CSV list"):
+        find_images([str(empty)])

@@ -1,0 +1,108 @@
+"""A file of results cut off at any byte is continued without losing or repeating an image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from vqr1.errors import ConfigError, DataError
+from vqr1.scoring.result import Result
+from vqr1.scoring.result_file import ResultFile, read_results, settings_file
+
+RESULTS = [
+    Result("plain.png", 3.25, 0.5, valid=True, text="<answer>3.25</answer>"),
+    Result('quo"te, comma.png', 1.0, None, valid=True, text='two\nlines, a "quote"\r\nand more'),
+    Result("\N{GREEK SMALL LETTER ALPHA}.png", None, None, valid=False, text="no number"),
+    Result("short.png", 2.0, 0.25, valid=True),
+    Result("last\nline.png", 4.5, 0.125, valid=True, text="ends with a line\n"),
+]
+SETTINGS = {"mode.name": "expected", "model.path": None, "mode.sampling.temperature": 0.0}
+
+Form = Literal["csv", "jsonl"]
+
+
+def fill(path: Path, form: Form, results: list[Result], *, resume: bool = True) -> list[str]:
+    """Score what the file does not hold yet; which paths were scored."""
+    file = ResultFile(path, form, SETTINGS, resume=resume)
+    left = [result for result in results if not file.holds(Path(result.path or ""))]
+    with file:
+        for result in left:
+            file.write(result)
+    return [result.path or "" for result in left]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_cut_at_every_byte(tmp_path: Path, form: Form) -> None:
+    path = tmp_path / f"scores.{form}"
+    fill(path, form, RESULTS)
+    whole = path.read_bytes()
+    assert read_results(path, form) == RESULTS
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        kept = read_results(path, form)
+        assert kept == RESULTS[: len(kept)]
+        scored = fill(path, form, RESULTS)
+        # What was kept is not scored again; together they are all images, each once.
+        assert [r.path for r in kept] + scored == [r.path for r in RESULTS]
+        assert path.read_bytes() == whole
+    assert fill(path, form, RESULTS) == []
+
+
+def test_unreadable_images_are_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    broken = Result("b.png", error="b.png: the image does not decode")
+    fill(path, "csv", [RESULTS[0], broken, RESULTS[3]])
+    assert fill(path, "csv", [RESULTS[0], Result("b.png", 2.0, valid=True), RESULTS[3]]) == [
+        "b.png"
+    ]
+    assert [r.path for r in read_results(path, "csv")] == ["plain.png", "short.png", "b.png"]
+
+
+def test_file_names_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    odd = [Result("bad\udcff.png", 1.0, valid=True)]
+    assert fill(path, "jsonl", odd) == ["bad\udcff.png"]
+    json.loads(path.read_text(encoding="utf-8"))
+    assert fill(path, "jsonl", odd) == []
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    fill(path, "csv", RESULTS)
+    before = path.read_bytes()
+    other = {**SETTINGS, "mode.name": "greedy", "seed": 1}
+    with pytest.raises(ConfigError) as refused:
+        ResultFile(path, "csv", other, resume=True)
+    assert [problem.split(":")[0] for problem in refused.value.problems] == [
+        "mode.name='greedy'",
+        "seed=1",
+    ]
+    assert path.read_bytes() == before
+    with ResultFile(path, "csv", other, resume=False) as file:
+        file.write(RESULTS[0])
+    assert read_results(path, "csv") == RESULTS[:1]
+    assert json.loads(settings_file(path).read_text()) == other
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name,score\na.png,1\n", "scores.csv:1: not a row"),
+        ("path,score,std,valid,text,error\na.png,1\nb.png,2,,true,,\n", "scores.csv:2: not a row"),
+        ("path,score,std,valid,text,error\na.png,1,,true,,\nb.png,x,,true,,\n", "scores.csv:3"),
+        ("path,score,std,valid,text,error\na.png,nan,,true,,\n", "scores.csv:2"),
+        ('path,score,std,valid,text,error\n"a"b.png,1,,true,,\n', "scores.csv:2"),
+    ],
+)
+def test_files_that_are_none_of_ours(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"no scores\.csv\.settings\.json beside it"):
+        ResultFile(path, "csv", SETTINGS, resume=True)
+    settings_file(path).write_text(json.dumps(SETTINGS))
+    with pytest.raises(DataError, match=words):
+        ResultFile(path, "csv", SETTINGS, resume=True)
+    assert path.read_text() == text
