@@ -47,7 +47,7 @@ def set_plots(
     band = None
     if fit is not None and not fit.reason and options.draws:
         band = _band(scores, scored.mos, Units.of(len(scored), clusters), fit, options)
-    _scatter(axes[0], scores, scored.mos, figures, fit, band)
+    _scatter(axes[0], scores, scored.mos, figures, fit, band, options.level)
     if fit is not None and not fit.reason:
         _residuals(axes[1], scored.mos, scored.mos - fit(scores), options)
     if figures.calibration.bins:
@@ -80,6 +80,7 @@ def _scatter(
     figures: SetFigures,
     fit: LogisticFit | None,
     band: tuple[FloatArray, FloatArray, FloatArray] | None,
+    level: float,
 ) -> None:
     alpha = float(np.clip(120 / max(len(scores), 1), 0.08, 0.6))
     axes.scatter(scores, mos, s=12, alpha=alpha, color=_INK, linewidths=0, rasterized=True)
@@ -87,7 +88,7 @@ def _scatter(
         grid = np.linspace(scores.min(), scores.max(), 200)
         axes.plot(grid, fit(grid), color=_CURVE, linewidth=1.8, label=f"{fit.curve[-1]}-p. fit")
     if band is not None:
-        axes.fill_between(*band, color=_CURVE, alpha=0.2, linewidth=0, label="its interval")
+        axes.fill_between(*band, color=_CURVE, alpha=0.2, linewidth=0, label=f"{level:.0%} interval")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", fontsize=8, frameon=False)
     axes.set_xlabel("predicted score")
@@ -136,8 +137,9 @@ def _calibration(axes: Axes, figures: SetFigures) -> None:
         markersize=4,
         linewidth=1.2,
     )
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
+    # From zero, since the question is how much the error changes.
+    axes.set_ylim(0, 1.15 * max(part.rmse for part in bins))
+    axes.set_xlim(0, 1.05 * max(part.spread for part in bins))
     axes.set_xlabel("standard deviation of an image's answers")
     axes.set_ylabel("RMSE after fit")
     axes.set_title(

@@ -1,8 +1,9 @@
 """Published figures of other models, to stand beside ours.
 
 What it does: reads `published.json`: groups of models that were trained alike, each group with the
-protocol and each model with the source of its figures (SRCC and PLCC by the name of our data-set
-configuration). The means over sets are computed here from the figures, never copied.
+protocol and how far its figures were checked, each model with the source of its figures (SRCC and
+PLCC by the name of our data-set configuration). The means over sets are computed here from the
+figures, never copied.
 
 What it leaves out: judging whether two protocols are comparable; the reader gets both in words.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 FILE = Path(__file__).with_name("published.json")
@@ -53,16 +54,24 @@ class PublishedModel:
 
 @dataclass(frozen=True)
 class PublishedGroup:
-    """Models that were trained and tested alike."""
+    """Models that were trained and tested alike.
+
+    Attributes:
+        name: how they were trained.
+        protocol: how they were tested.
+        checked: what of the figures was compared with their sources.
+        models: the models.
+    """
 
     name: str
     protocol: str
+    checked: str
     models: tuple[PublishedModel, ...]
 
     def covering(self, sets: Sequence[str]) -> PublishedGroup | None:
         """The models with a figure for any of the sets; None where there is none."""
         models = tuple(m for m in self.models if any(name in m.figures for name in sets))
-        return PublishedGroup(self.name, self.protocol, models) if models else None
+        return replace(self, models=models) if models else None
 
 
 def published_groups() -> tuple[PublishedGroup, ...]:
@@ -72,6 +81,7 @@ def published_groups() -> tuple[PublishedGroup, ...]:
         PublishedGroup(
             group["name"],
             group["protocol"],
+            group["checked"],
             tuple(
                 PublishedModel(
                     model["model"],

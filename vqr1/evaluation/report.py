@@ -149,6 +149,7 @@ def _notes(evaluation: Evaluation) -> tuple[str, ...]:
         for curve, fit in figures.fits.items()
         if fit.fit.reason and fit.fit.reason != figures.srcc.reason
     ]
+    notes += _missing_intervals(evaluation)
     if options.draws:
         units = ", ".join(
             f"{figures.dataset}: {figures.unit_count} {figures.units}"
@@ -167,6 +168,23 @@ def _notes(evaluation: Evaluation) -> tuple[str, ...]:
     if options.curves:
         notes.append("RMSE is in the units of each set's opinion scores")
     return tuple(notes)
+
+
+def _missing_intervals(evaluation: Evaluation) -> list[str]:
+    """Why figures that exist have no interval, figures with one reason together."""
+    if not evaluation.options.draws:
+        return []
+    notes = []
+    for figures in evaluation.sets:
+        missing: dict[str, list[str]] = {}
+        for name, measured in all_figures(figures).items():
+            if measured.interval.reason and not measured.reason:
+                missing.setdefault(measured.interval.reason, []).append(NAMES[name])
+        notes += [
+            f"{figures.dataset}, no interval of {', '.join(names)}: {reason}"
+            for reason, names in missing.items()
+        ]
+    return notes
 
 
 def published_tables(evaluation: Evaluation) -> list[Table]:
@@ -210,7 +228,11 @@ def _published_table(
         ("model", *known, *(["mean"] if several else [])),
         tuple(rows),
         f"published_{number_ + 1}",
-        (f"protocol of the published figures: {group.protocol}", f"from: {'; '.join(sources)}"),
+        (
+            f"protocol of the published figures: {group.protocol}",
+            f"from: {'; '.join(sources)}",
+            f"checked: {group.checked}",
+        ),
         (len(group.models),),
     )
 

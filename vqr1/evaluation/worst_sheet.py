@@ -9,6 +9,7 @@ What it leaves out: choosing the fit (`vqr1.evaluation.figures`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,7 +39,8 @@ class WorstImage:
         mos: opinion score.
         score: predicted score.
         fitted: predicted score on the opinion scale.
-        reasoning: what the model said; the whole answer where it gave no reasoning.
+        reasoning: what the model said; the whole answer where it gave no reasoning, and nothing
+            where that is a tag only.
     """
 
     image: str
@@ -84,7 +86,8 @@ def worst_images(
 def _reasoning(scored: Predictions, i: int, score: float) -> str:
     distance = np.where(scored.valid[i], np.abs(scored.scores[i] - score), np.inf)
     text = scored.texts[i][int(distance.argmin())]
-    return (parse_answer(text).reasoning or text).strip()
+    reasoning = (parse_answer(text).reasoning or text).strip()
+    return "" if re.fullmatch(r"<\w+>", reasoning) else reasoning
 
 
 def worst_sheet(
@@ -92,7 +95,7 @@ def worst_sheet(
     title: str,
     caption: str,
     load: Callable[[int], Image.Image],
-    columns: int = 2,
+    columns: int = 3,
 ) -> Image.Image:
     """Draw the worst images with scores and reasoning.
 

@@ -16,8 +16,8 @@ is not looked at. The denominator, the probability that the answer begins with a
 at all, is returned as `mass`: where it is small the expectation says little, and the caller treats
 the answer as invalid.
 
-One pass per image: prompt and beginning are computed once, and the 500 spellings d.ef continue
-them (`vqr1.policy.shared_prompt`).
+One pass per image: prompt and beginning are computed once, and the 50 spellings d.e continue them
+(`vqr1.policy.shared_prompt`).
 
 Not here: making the beginning (`vqr1.evaluation.scorers`, `vqr1.scoring.backends`).
 
@@ -34,8 +34,11 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.errors import ModelError
-from vqr1.policy.shared_prompt import response_logprobs
-from vqr1.policy.vision import VisionFeatures
+from vqr1.policy.backbone import unwrap
+from vqr1.policy.output_head import target_logprobs
+from vqr1.policy.shared_prompt import PackedPrompts, pack_prompts, plan_micro_batches, run_packed
+from vqr1.policy.tree_attention import TreeLayout
+from vqr1.policy.vision import VisionFeatures, encode_images
 from vqr1.records import PromptBatch
 
 FIRST = (1, 2, 3, 4, 5)
@@ -44,6 +47,9 @@ OPEN_TAG = "<answer>"
 
 MIN_MASS = 0.5
 """`mass` below which an expected score is invalid."""
+
+_FED = (50, 3)
+"""Spellings d.e that are computed for each image, and tokens of each."""
 
 
 def until_answer(text: str) -> str | None:
@@ -129,29 +135,66 @@ def expected_scores(
             for ids, text in zip(prompts.input_ids, beginnings, strict=True)
         ),
     )
-    tokens = _spellings(spelling).expand(len(prompts), -1, -1)
+    parts = [slice(0, len(prompts))]
+    if micro_batch_tokens is not None:
+        parts = plan_micro_batches(
+            extended, torch.ones(len(prompts), *_FED, dtype=torch.bool), micro_batch_tokens
+        )
     was_training = model.training
     model.eval()
     try:
-        found = response_logprobs(
-            model,
-            extended,
-            tokens,
-            torch.ones_like(tokens, dtype=torch.bool),
-            vision=vision,
-            micro_batch_tokens=micro_batch_tokens,
-        )
+        found = []
+        for part in parts:
+            chosen = extended.select(part.start, part.stop)
+            encoded = (
+                encode_images(model, chosen)
+                if vision is None
+                else vision.select(part.start, part.stop)
+            )
+            found.append(_spelling_logprobs(model, pack_prompts(model, chosen, encoded), spelling))
     finally:
         model.train(was_training)
-    return expectation(found.logprobs)
+    return expectation(torch.cat(found))
 
 
-def _spellings(tokens: DigitTokens) -> Tensor:
-    """[500, 4] tokens of d.ef, d slowest."""
-    digits = torch.tensor(tokens.digits)
-    d, e, f = torch.meshgrid(digits[list(FIRST)], digits, digits, indexing="ij")
-    point = torch.full_like(d, tokens.point)
-    return torch.stack([d, point, e, f], dim=-1).view(-1, 4)
+def _spelling_logprobs(model: nn.Module, packed: PackedPrompts, tokens: DigitTokens) -> Tensor:
+    """[A, 500, 4] log-probabilities of the spellings d.ef, d slowest.
+
+    The 50 beginnings d.e are enough to compute: at each of their tokens the next one's distribution
+    is read, and that behind d.e holds the probabilities of all f.
+    """
+    core = unwrap(model)
+    text = core.model.language_model
+    device = packed.embeds.device
+    images, (spellings, length) = len(packed.lengths), _FED
+    layout = TreeLayout.build(packed.lengths, [[length] * spellings] * images, device)
+    steps = torch.arange(length, device=device).repeat(spellings)
+    following = torch.tensor(packed.next_positions, device=device)
+    positions = (following[:, None] + steps).flatten()
+    digits = torch.tensor(tokens.digits, device=device)
+    d, e = torch.meshgrid(digits[list(FIRST)], digits, indexing="ij")
+    inputs = torch.stack([d, torch.full_like(d, tokens.point), e], dim=-1).flatten().repeat(images)
+    hidden = run_packed(
+        model,
+        torch.cat([packed.embeds, text.embed_tokens(inputs)]),
+        torch.cat([packed.positions, positions.expand(3, -1)], dim=1),
+        layout,
+    )
+
+    def next_logprobs(rows: Tensor, wanted: Tensor) -> Tensor:
+        """[..., T] log-probabilities of T next tokens after hidden states [..., H]."""
+        flat = rows.flatten(0, -2)
+        found, _ = target_logprobs(core.lm_head, flat, wanted.expand(len(flat), -1))
+        return found.view(*rows.shape[:-1], len(wanted))
+
+    fed = hidden[layout.prompt_rows :].view(images, len(FIRST), 10, length, -1)
+    first = next_logprobs(hidden[layout.last_prompt_rows], digits[list(FIRST)])
+    point = next_logprobs(fed[:, :, 0, 0], digits.new_tensor([tokens.point]))
+    tenth = next_logprobs(fed[:, :, 0, 1], digits)
+    last = next_logprobs(fed[:, :, :, 2], digits)
+    spelled = (first[:, :, None, None], point[..., None], tenth[..., None], last)
+    shape = (images, len(FIRST), 10, 10)
+    return torch.stack([values.expand(shape) for values in spelled], dim=-1).flatten(1, 3)
 
 
 def expectation(logprobs: Tensor) -> ExpectedScores:
