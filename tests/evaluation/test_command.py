@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
 from vqr1.cli.compose import compose_config, plain_values
@@ -246,10 +247,12 @@ def test_a_model_is_judged_and_its_predictions_judged_again(
     assert "image names of kadid (SHA-256)" in renamed.err
 
 
-def start(folder: Path, root: Path, *more: str) -> subprocess.Popen[bytes]:
+def start(
+    folder: Path, root: Path, *more: str, launcher: tuple[str, ...] = (sys.executable,)
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [
-            sys.executable, "eval.py", *SMALL, f"dataset.root={root}", f"run_dir={folder}",
+            *launcher, "eval.py", *SMALL, f"dataset.root={root}", f"run_dir={folder}",
             f"hydra.run.dir={folder}/hydra", *more,
         ],
         cwd=CHECKOUT,
@@ -263,9 +266,18 @@ def test_two_processes_and_a_killed_one_give_the_same_file(
     run: Command,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """Only what must be a process of its own is one: the killed one, and the two at once."""
+    """Only what must be a process of its own is one: the killed one, and those at once."""
     root = write_kadid(tmp_path / "kadid", references=3)
     tiny = ("loader.images_per_batch=1", "mode.sampling.max_new_tokens=2")
+    launched = start(
+        tmp_path / "launched", root, *tiny, "logger=mlflow",
+        f"logger.tracking_uri=sqlite:///{tmp_path}/mlflow.db",
+        launcher=(sys.executable, "-m", "torch.distributed.run", "--standalone",
+                  "--nproc-per-node=2"),
+    )  # fmt: skip
+    assert launched.wait(timeout=300) == 0
+    runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert [run.info.status for run in runs] == ["FINISHED"]
     killed = tmp_path / "killed"
     process = start(killed, root, *tiny)
     partial = killed / "predictions.partial-0.csv"
@@ -283,4 +295,21 @@ def test_two_processes_and_a_killed_one_give_the_same_file(
     content = (tmp_path / "one/predictions.csv").read_bytes()
     assert content.count(b'"kadid"') == 12 * 2
     assert (tmp_path / "two/predictions.csv").read_bytes() == content
-    assert (killed / "predictions.csv").read_bytes() == content
+    for folder in ("killed", "launched"):
+        assert (tmp_path / folder / "predictions.csv").read_bytes() == content
+    assert (tmp_path / "launched/metrics.json").read_text() == (
+        tmp_path / "one/metrics.json"
+    ).read_text()
+
+
+def test_a_launchers_other_processes_judge_no_file(
+    run: Command,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = write_table(tmp_path / "livec.csv", 1)
+    monkeypatch.setenv("RANK", "1")
+    for arguments in ((f"predictions={table}",), (f"compare=[{table},{table}]",)):
+        done = run(main, *arguments, "logger=none", "run_dir=out")
+        assert (done.code, done.out) == (0, "")
+    assert not (tmp_path / "out/report.md").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ def judged(noise: dict[str, float], n: int = 150) -> list[JudgedRun]:
 
 def test_two_good_runs_share_a_letter_and_a_bad_one_does_not() -> None:
     runs = judged({"bad": 3.0, "good": 0.5, "also": 0.5})
+    runs[1] = replace(runs[1], caption="tiny, greedy answer")
     found = compare_runs(runs, FAST)[0]
     assert found.names[-1] == "bad"
     assert found.letters == ("a", "a", "b")
@@ -45,8 +47,9 @@ def test_two_good_runs_share_a_letter_and_a_bad_one_does_not() -> None:
     worst = next(p for p in found.pairs if p.second == "bad")
     assert worst.wins.win_rate.value > 0.6
     assert worst.meng.p < 1e-6
-    tables = comparison_tables([found], FAST)
+    tables = comparison_tables([found], FAST, runs)
     assert tables[0].rows[-1][0] == "bad"
+    assert [table.notes[-1] for table in tables] == ["good: tiny, greedy answer"] * 2
     assert comparison_values([found])["demo"]["runs"]["bad"]["group"] == "b"  # type: ignore[index]
 
 

@@ -70,6 +70,14 @@ def test_main_table_holds_sets_means_and_reference_means() -> None:
     assert any("bootstrap, 100 draws over livec: 9 references" in note for note in table.notes)
 
 
+def test_an_interval_that_is_missing_is_explained() -> None:
+    few = predictions([1.0, 3.0, 2.0, 4.0], [1.0, 2.0, 3.0, 4.0], dataset="livec")
+    assert (
+        "livec, no interval of SRCC, KRCC, PLCC: 4 units to resample, at least 5 are needed"
+        in main_table(evaluation(few), detailed=True).notes
+    )
+
+
 def test_published_figures_stand_beside_ours() -> None:
     found = evaluation(rows("livec", 0), rows("koniq", 1))
     tables = published_tables(found)
@@ -81,6 +89,8 @@ def test_published_figures_stand_beside_ours() -> None:
     ours = by_model["this evaluation, raw PLCC"]
     assert ours[1] == f"{found.sets[0].srcc.value:.3f}/{found.sets[0].plcc.value:.3f}"
     assert published_tables(evaluation(rows("nobody", 0))) == []
+    # Figures that nobody compared with their source say so under the table.
+    assert any("come at second hand" in note for note in tables[1].notes)
 
 
 def test_published_means_equal_those_printed_in_the_paper() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -45,12 +46,15 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
     check_evaluation(config)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    if config.compare is not None:
-        _compare(config, composed)
+    if config.predictions is None and config.compare is None:
+        return _judge_model(config, composed)
+    if int(os.environ.get("RANK", "0")):
+        # A launcher's other processes have no part in what needs no model.
         return None
     if config.predictions is not None:
         return _judge_file(config, composed)
-    return _judge_model(config, composed)
+    _compare(config, composed)
+    return None
 
 
 def check_evaluation(config: EvalConfig) -> None:
@@ -210,8 +214,9 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
     assert config.compare is not None
     options = figure_options(config)
     console = _console()
-    found = compare_runs(read_runs(config.compare), options)
-    tables = comparison_tables(found, options)
+    runs = read_runs(config.compare)
+    found = compare_runs(runs, options)
+    tables = comparison_tables(found, options, runs)
     for table in tables:
         console.print(to_rich(table))
     values = comparison_values(found)

@@ -92,6 +92,27 @@ def open_dataset(
     """
     declared = label_format(config.name, key)
     root = _root(config, key)
+    labels = read_labels(config, root, key)
+    labels["mos_scaled"] = scale_min_max(labels["mos"].to_numpy(), f"{key}.root={str(root)!r}")
+    image_root = _image_root(config, declared, root, key)
+    table, bad_images = _with_found_images(labels, image_root, declared, config, key)
+    return LabelledSet(
+        name or config.name, config, key, declared.title, image_root, table, bad_images
+    )
+
+
+def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
+    """All rows of a set's label files, each with the part that it belongs to; no image is needed.
+
+    Args:
+        config: the set.
+        root: its folder.
+        key: its dotted configuration key, for error messages.
+
+    Raises:
+        ConfigError: a key that does not fit the set or its files.
+        DataError: label files that are not as the format says.
+    """
     labels = load_labels(
         config.name,
         root,
@@ -102,12 +123,7 @@ def open_dataset(
         select=config.select,
     )
     labels["split"] = assign_parts(labels, config.split, root, key)
-    labels["mos_scaled"] = scale_min_max(labels["mos"].to_numpy(), f"{key}.root={str(root)!r}")
-    image_root = _image_root(config, declared, root, key)
-    table, bad_images = _with_found_images(labels, image_root, declared, config, key)
-    return LabelledSet(
-        name or config.name, config, key, declared.title, image_root, table, bad_images
-    )
+    return labels
 
 
 def scale_min_max(mos: np.ndarray, origin: str, low: float = 1.0, high: float = 5.0) -> np.ndarray:

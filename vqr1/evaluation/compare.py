@@ -14,6 +14,7 @@ Shape legend: n images, m runs, D bootstrap draws.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,10 +50,17 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class JudgedRun:
-    """One run to compare."""
+    """One run to compare.
+
+    Attributes:
+        name: short name.
+        predictions: its rows.
+        caption: model and mode in words; None of predictions without a report.
+    """
 
     name: str
     predictions: Predictions
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,19 @@ def read_runs(paths: Sequence[str]) -> list[JudgedRun]:
     if len(set(files)) < len(files):
         raise DataError(f"compare: a run stands twice in {', '.join(paths)}; name each once")
     names = _short_names(files)
-    return [JudgedRun(n, read_predictions(f)) for n, f in zip(names, files, strict=True)]
+    return [
+        JudgedRun(name, read_predictions(file), _caption(file))
+        for name, file in zip(names, files, strict=True)
+    ]
+
+
+def _caption(file: Path) -> str | None:
+    """What the report beside a run's predictions says of model and mode."""
+    summary = file.parent / "summary.json"
+    if file.stem != "predictions" or not summary.is_file():
+        return None
+    caption: str | None = json.loads(summary.read_text(encoding="utf-8")).get("caption")
+    return caption
 
 
 def _short_names(files: Sequence[Path]) -> list[str]:
@@ -263,9 +283,12 @@ def _compare_pair(
     )
 
 
-def comparison_tables(comparisons: Sequence[SetComparison], options: FigureOptions) -> list[Table]:
+def comparison_tables(
+    comparisons: Sequence[SetComparison], options: FigureOptions, runs: Sequence[JudgedRun]
+) -> list[Table]:
     """For each set a table of the runs with letters, and one of the pairs."""
     tables = []
+    modes = tuple(f"{run.name}: {run.caption}" for run in runs if run.caption)
     for found in comparisons:
         caption = (
             f"{found.dataset}, {found.images} images scored by all runs"
@@ -286,6 +309,7 @@ def comparison_tables(comparisons: Sequence[SetComparison], options: FigureOptio
                     f"runs that share a letter do not differ at {1 - options.level:.0%} (paired "
                     f"bootstrap over {found.units}, Holm's correction for {len(found.pairs)} "
                     "pairs)",
+                    *modes,
                 ),
             )
         )
@@ -310,6 +334,7 @@ def comparison_tables(comparisons: Sequence[SetComparison], options: FigureOptio
                     "Steiger's and Meng's tests take images as independent",
                     "wins: among image pairs that the two runs order differently well, the share "
                     "that the first one orders better",
+                    *modes,
                 ),
             )
         )

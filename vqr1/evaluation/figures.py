@@ -12,7 +12,7 @@ Shape legend: n images with a score, D bootstrap draws, R references.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,32 +24,16 @@ from vqr1.evaluation.predictions import (
     ScoreRule,
     bootstrap_clusters,
 )
-from vqr1.evaluation.summary import scored_rows, set_seed
+from vqr1.evaluation.summary import CORRELATIONS, scored_rows, set_seed
 from vqr1.iqa.bootstrap import (
     Interval,
-    Statistic,
     Units,
     bootstrap_draws,
     interval_of_draws,
     resample_counts,
 )
-from vqr1.iqa.correlation import (
-    Figure,
-    FloatArray,
-    krcc,
-    krcc_figure,
-    plcc,
-    plcc_figure,
-    srcc,
-    srcc_figure,
-)
+from vqr1.iqa.correlation import Figure, FloatArray
 from vqr1.iqa.logistic import Curve, LogisticFit, fit_logistic
-
-FIGURES: dict[str, tuple[Statistic, Callable[..., Figure]]] = {
-    "srcc": (srcc, srcc_figure),
-    "krcc": (krcc, krcc_figure),
-    "plcc": (plcc, plcc_figure),
-}
 
 
 @dataclass(frozen=True)
@@ -240,7 +224,7 @@ def _correlations(
     options: FigureOptions,
 ) -> tuple[dict[str, Measured], dict[str, FloatArray]]:
     measured, draws = {}, {}
-    for name, (statistic, figure) in FIGURES.items():
+    for name, (statistic, figure) in CORRELATIONS.items():
         draws[name] = bootstrap_draws(
             statistic, scores, mos, clusters=clusters, draws=options.draws, seed=seed
         )
@@ -294,14 +278,16 @@ def _reference_means(
     rows: dict[str, list[int]] = {}
     for row, label in enumerate(labels):
         rows.setdefault(label, []).append(row)
-    values: dict[str, list[float]] = {name: [] for name in FIGURES}
+    values: dict[str, list[float]] = {name: [] for name in CORRELATIONS}
     for members in rows.values():
-        found = {name: f(scores[members], scored.mos[members]) for name, (_, f) in FIGURES.items()}
+        found = {
+            name: f(scores[members], scored.mos[members]) for name, (_, f) in CORRELATIONS.items()
+        }
         if not any(figure.reason for figure in found.values()):
             for name, figure in found.items():
                 values[name].append(figure.value)
     count = len(values["srcc"])
-    means = {name: _mean_over_units(values[name], seed, options) for name in FIGURES}
+    means = {name: _mean_over_units(values[name], seed, options) for name in CORRELATIONS}
     return ReferenceMeans(count, len(rows) - count, means["srcc"], means["krcc"], means["plcc"])
 
 
@@ -325,7 +311,9 @@ def _distortion_rows(scored: Predictions, scores: FloatArray) -> tuple[Distortio
     rows = []
     for name in names:
         members = labels == name
-        found = {key: f(scores[members], scored.mos[members]) for key, (_, f) in FIGURES.items()}
+        found = {
+            key: f(scores[members], scored.mos[members]) for key, (_, f) in CORRELATIONS.items()
+        }
         rows.append(
             DistortionRow(
                 str(name), int(members.sum()), found["srcc"], found["krcc"], found["plcc"]

@@ -21,9 +21,7 @@ import numpy as np
 import pandas as pd
 
 from vqr1.config import DatasetConfig, MixtureConfig, SplitConfig
-from vqr1.data.labelled_set import LabelledSet
-from vqr1.data.labels import load_labels
-from vqr1.data.splits import assign_parts
+from vqr1.data.labelled_set import LabelledSet, read_labels
 from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation.predictions import Predictions
 
@@ -100,16 +98,7 @@ def _label_table(config: DatasetConfig, key: str, part: EvalPart) -> pd.DataFram
     if config.root is None:
         raise ConfigError([f"{key}.root=None: set it to the folder that holds the labels"])
     root = Path(config.root).expanduser()
-    table = load_labels(
-        config.name,
-        root,
-        key=key,
-        label_file=config.label_file,
-        lower_is_better=config.lower_is_better,
-        columns=config.columns,
-        select=config.select,
-    )
-    table["split"] = assign_parts(table, config.split, root, key)
+    table = read_labels(config, root, key)
     labelled = LabelledSet(config.name, config, key, config.name, root, table)
     rows = labelled.part("test" if part == "all" else part)
     return table.assign(judged=table.index.isin(rows.index))

@@ -88,7 +88,9 @@ def _scatter(
         grid = np.linspace(scores.min(), scores.max(), 200)
         axes.plot(grid, fit(grid), color=_CURVE, linewidth=1.8, label=f"{fit.curve[-1]}-p. fit")
     if band is not None:
-        axes.fill_between(*band, color=_CURVE, alpha=0.2, linewidth=0, label=f"{level:.0%} interval")
+        axes.fill_between(
+            *band, color=_CURVE, alpha=0.2, linewidth=0, label=f"{level:.0%} interval"
+        )
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", fontsize=8, frameon=False)
     axes.set_xlabel("predicted score")

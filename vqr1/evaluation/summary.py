@@ -39,11 +39,12 @@ from vqr1.iqa.correlation import (
     srcc_figure,
 )
 
-_STATISTICS: dict[str, tuple[Statistic, Callable[..., Figure]]] = {
+CORRELATIONS: dict[str, tuple[Statistic, Callable[..., Figure]]] = {
     "srcc": (srcc, srcc_figure),
-    "plcc": (plcc, plcc_figure),
     "krcc": (krcc, krcc_figure),
+    "plcc": (plcc, plcc_figure),
 }
+"""By name, in the order of tables: the figure alone, and with the reason where there is none."""
 
 _NOT_DRAWN = Interval(math.nan, math.nan, "no bootstrap draws were asked for")
 
@@ -107,16 +108,16 @@ def summarise(
     """
     sets = predictions.by_dataset()
     figures: dict[str, dict[str, Figure]] = {}
-    drawn: dict[str, list[FloatArray]] = {name: [] for name in _STATISTICS}
+    drawn: dict[str, list[FloatArray]] = {name: [] for name in CORRELATIONS}
     units: list[int] = []
     for dataset, part in sets.items():
         scored, scores = scored_rows(part, rule)
         clusters, _ = bootstrap_clusters(scored)
         units.append(Units.of(len(scored), clusters).count)
         figures[dataset] = {
-            name: figure(scores, scored.mos) for name, (_, figure) in _STATISTICS.items()
+            name: figure(scores, scored.mos) for name, (_, figure) in CORRELATIONS.items()
         }
-        for name, (statistic, _) in _STATISTICS.items():
+        for name, (statistic, _) in CORRELATIONS.items():
             drawn[name].append(
                 bootstrap_draws(
                     statistic,
@@ -141,7 +142,7 @@ def summarise(
     }
     if len(parts) == 1:
         return next(iter(parts.values()))
-    means = {name: _mean_figure(name, figures) for name in _STATISTICS}
+    means = {name: _mean_figure(name, figures) for name in CORRELATIONS}
     intervals = {
         name: _interval(np.mean(values, axis=0), min(units), level)
         for name, values in drawn.items()

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from transformers.utils.logging import disable_progress_bar
 
 from vqr1.config import EvalConfig
 from vqr1.data.datamodule import RankingDataModule
@@ -151,6 +152,8 @@ def score_share(
     if config.hardware.threads is not None:
         torch.set_num_threads(config.hardware.threads)
     gpu = config.hardware.accelerator == "gpu"
+    if config.model.path is None:
+        disable_progress_bar()  # the tiny policy loads in a blink
     policy = load_policy(
         config.model,
         attention=config.hardware.attention,
