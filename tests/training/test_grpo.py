@@ -172,7 +172,7 @@ def test_same_seed_same_weights_and_another_seed_another_sample() -> None:
     assert_same_weights(first, second, 0.0)
     assert torch.equal(tokens, again)
     assert tokens.shape != other.shape or not torch.equal(tokens, other)
-    assert len({step_seed(3, step, rank) for step in range(50) for rank in range(2)}) == 100
+    assert len({step_seed(seed, step) for step in range(50) for seed in range(2)}) == 100
 
 
 def test_inner_iterations_take_that_many_optimiser_steps() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from vqr1.records import Rollout
 from vqr1.rewards import FormatReward, MseReward, WeightedRewards
-from vqr1.training.scored_rollout import rollout_metrics, score_rollout
+from vqr1.training.scored_rollout import score_rollout
 
 
 def rollout(texts: list[list[str]], lengths: list[list[int]], limit: int) -> Rollout:
@@ -25,7 +25,7 @@ REWARDS = WeightedRewards({"mse": (1.0, MseReward()), "format": (2.0, FormatRewa
 
 
 def test_scores_rewards_and_signal() -> None:
-    scored = score_rollout(
+    scored, _ = score_rollout(
         rollout(TEXTS, [[3, 4], [2, 5], [1, 1]], 5),
         torch.tensor([3.0, 3.0, 1.0]),
         REWARDS,
@@ -44,13 +44,12 @@ def test_scores_rewards_and_signal() -> None:
 
 
 def test_metrics_and_their_denominators() -> None:
-    scored = score_rollout(
+    _, metrics = score_rollout(
         rollout(TEXTS, [[3, 4], [2, 5], [1, 1]], 5),
         torch.tensor([3.0, 3.0, 1.0]),
         REWARDS,
         answer_format="think_answer",
     )
-    metrics = rollout_metrics(scored)
     assert metrics["invalid_rate"] == pytest.approx(1 / 6)
     assert metrics["well_formed_rate"] == pytest.approx(4 / 6)
     assert metrics["truncated_rate"] == pytest.approx(1 / 6)
@@ -64,11 +63,10 @@ def test_metrics_and_their_denominators() -> None:
 
 
 def test_no_valid_answer_at_all() -> None:
-    scored = score_rollout(
+    _, metrics = score_rollout(
         rollout([["x", "y"]], [[1, 1]], 3), torch.tensor([3.0]), REWARDS,
         answer_format="think_answer",
     )  # fmt: skip
-    metrics = rollout_metrics(scored)
     assert metrics["invalid_rate"] == 1.0
     assert "score_std" not in metrics
     assert "score_mean" not in metrics

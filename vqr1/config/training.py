@@ -46,6 +46,9 @@ class GrpoConfig:
     advantage_std: bool = True
     """Divide the centred rewards by the group's standard deviation (published); false centres
     only."""
+    pool: Literal["global", "rank"] = "global"
+    """Images that a reward compares: those of all processes, or of each process on its own (as the
+    published code does)."""
     inner_iterations: PositiveInt = 1
     """mu: optimiser steps on each rollout."""
 

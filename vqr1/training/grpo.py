@@ -3,8 +3,10 @@
 One step is one ranking batch: sample K responses per image, parse, reward and normalise them, then
 update the policy on the response tokens of all groups that carry signal. The mathematics lives in
 `loss.py`, `advantages.py` and `vqr1.iqa`; sampling and log-probabilities behind the interfaces of
-`vqr1.rollout` and `vqr1.policy.shared_prompt`. What it leaves out: checkpoints,
-tables and plots (callbacks), and more than one process. Shapes: see `vqr1.records`.
+`vqr1.rollout` and `vqr1.policy.shared_prompt`. In a run of several processes each holds all
+weights and its share of the step's images; what they tell each other is in `ranks.py`, and W
+processes of B images take the step that one process of W B images takes. What it leaves out:
+checkpoints, tables and plots (callbacks). Shapes: see `vqr1.records`.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
 from vqr1.records import LossOutput, RankingBatch, ScoredRollout
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
-from vqr1.training.loss import grpo_loss, token_weights
+from vqr1.training.loss import Denominators, grpo_loss, token_weights
+from vqr1.training.ranks import add_gradients, total_over_ranks
 from vqr1.training.schedule import learning_rate_factor
-from vqr1.training.scored_rollout import rollout_metrics, score_rollout
+from vqr1.training.scored_rollout import score_rollout
 from vqr1.training.validation import Validator
 
 
@@ -119,7 +122,7 @@ class GrpoModule(L.LightningModule):
         # Dropout would make the sampling and the training distribution differ.
         self.model.eval()
         vision = self._encode(batch)
-        scored = self._sample(batch, vision.detach())
+        scored, answer_figures = self._sample(batch, vision.detach())
         sampled = time.perf_counter()
         reference = self._reference_logprobs(batch, scored, vision.detach())
         referred = time.perf_counter()
@@ -128,7 +131,7 @@ class GrpoModule(L.LightningModule):
         finished = time.perf_counter()
         self._log_step(
             {
-                **rollout_metrics(scored),
+                **answer_figures,
                 "loss": float(loss.loss),
                 "policy_loss": float(loss.policy_loss),
                 "kl": float(loss.kl),
@@ -167,13 +170,15 @@ class GrpoModule(L.LightningModule):
         with torch.no_grad():
             return encode_images(model, batch.prompts)
 
-    def _sample(self, batch: RankingBatch, vision: VisionFeatures) -> ScoredRollout:
+    def _sample(
+        self, batch: RankingBatch, vision: VisionFeatures
+    ) -> tuple[ScoredRollout, dict[str, float]]:
         settings = self.settings
         rollout = self.engine.sample(
             batch.prompts,
             group_size=settings.grpo.group_size,
             sampling=settings.sampling,
-            seed=step_seed(settings.seed, self.global_step, self.global_rank),
+            seed=step_seed(settings.seed, self.global_step),
             vision=vision,
         )
         return score_rollout(
@@ -182,6 +187,8 @@ class GrpoModule(L.LightningModule):
             self.rewards,
             answer_format=settings.answer_format,
             normalise_std=settings.grpo.advantage_std,
+            dataset=batch.dataset,
+            pool=settings.grpo.pool,
         )
 
     def _reference_logprobs(
@@ -234,7 +241,11 @@ class GrpoModule(L.LightningModule):
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
         weights = token_weights(
-            rollout.mask, scored.has_signal, grpo.loss, self.settings.sampling.max_new_tokens
+            rollout.mask,
+            scored.has_signal,
+            grpo.loss,
+            self.settings.sampling.max_new_tokens,
+            denominators_over_ranks(rollout.mask),
         )
         mask = rollout.mask & scored.has_signal[:, None, None]
         optimizer.zero_grad(set_to_none=True)
@@ -267,6 +278,7 @@ class GrpoModule(L.LightningModule):
             outputs.append(output)
         if leaves is not vision:
             vision.backward_from(leaves)
+        add_gradients(trainable_parameters(self.model))
         grad_norm = self._clip_gradients()
         # Without any signal no parameter has a gradient and AdamW changes nothing; the step is
         # still taken so that step count and schedule go on.
@@ -289,19 +301,30 @@ class GrpoModule(L.LightningModule):
         )
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of one step's samples: a function of the run's seed, the step and the process."""
-    state = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0]
+def step_seed(seed: int, step: int) -> int:
+    """Seed of one step's samples: a function of the run's seed and the step.
+
+    It is the same in every process: an image's samples depend on the seed and its content, so that
+    it is the same sample however the images are dealt out.
+    """
+    state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]
     return int(state >> np.uint64(1))
 
 
+def denominators_over_ranks(mask: Tensor) -> Denominators:
+    """Counts of the responses of all processes: [B, K, C] bool of this one."""
+    own = Denominators.of(mask)
+    responses, tokens = total_over_ranks(torch.stack([own.responses, own.tokens])).unbind()
+    return Denominators(responses, tokens)
+
+
 def _total(outputs: list[LossOutput], weights: Tensor) -> LossOutput:
-    """Sum of the parts' losses; KL and clip fraction per unit of weight that took part."""
-    zero = torch.zeros((), device=weights.device)
-    scale = weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+    """Sum of all parts' losses; KL and clip fraction per unit of weight that took part."""
+    parts = [[o.loss.detach(), o.policy_loss, o.kl, o.clip_fraction] for o in outputs]
+    sums = torch.stack([torch.stack(part) for part in parts]).sum(dim=0) if parts else None
+    own = weights.new_zeros(4) if sums is None else sums.float()
+    whole = total_over_ranks(torch.cat([own, weights.sum()[None]]))
+    scale = whole[4].clamp_min(torch.finfo(weights.dtype).tiny)
     return LossOutput(
-        loss=sum((o.loss.detach() for o in outputs), zero),
-        policy_loss=sum((o.policy_loss for o in outputs), zero),
-        kl=sum((o.kl for o in outputs), zero) / scale,
-        clip_fraction=sum((o.clip_fraction for o in outputs), zero) / scale,
+        loss=whole[0], policy_loss=whole[1], kl=whole[2] / scale, clip_fraction=whole[3] / scale
     )

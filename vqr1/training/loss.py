@@ -12,6 +12,7 @@ Shapes: see `vqr1.records`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,8 +23,31 @@ from vqr1.records import LossOutput
 Averaging = Literal["response_mean", "token_mean", "dr_grpo"]
 
 
+@dataclass(frozen=True)
+class Denominators:
+    """What a loss is averaged over: counts of a whole step, of all processes.
+
+    Attributes:
+        responses: responses with at least one token.
+        tokens: tokens of all responses.
+    """
+
+    responses: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Denominators:
+        """Counts of this process's responses: [B, K, C] bool."""
+        lengths = mask.sum(dim=2)
+        return cls((lengths > 0).sum(), lengths.sum())
+
+
 def token_weights(
-    mask: Tensor, include: Tensor, averaging: Averaging, max_new_tokens: int
+    mask: Tensor,
+    include: Tensor,
+    averaging: Averaging,
+    max_new_tokens: int,
+    step: Denominators | None = None,
 ) -> Tensor:
     """Weight of every response token in the loss.
 
@@ -35,17 +59,19 @@ def token_weights(
             `token_mean` averages over all tokens; `dr_grpo` divides the sum by responses times
             the length limit, so that long wrong answers are not favoured.
         max_new_tokens: the length limit, for `dr_grpo`.
+        step: counts of the whole step where other processes have responses too; None counts `mask`.
 
     Returns:
         [B, K, C] float32, 0 outside mask and in groups left out.
     """
     tokens = mask.float()
     lengths = tokens.sum(dim=2, keepdim=True)
-    responses = (lengths > 0).sum().clamp_min(1)
+    counts = Denominators.of(mask) if step is None else step
+    responses = counts.responses.clamp_min(1)
     if averaging == "response_mean":
         weights = tokens / lengths.clamp_min(1) / responses
     elif averaging == "token_mean":
-        weights = tokens / lengths.sum().clamp_min(1)
+        weights = tokens / counts.tokens.clamp_min(1)
     else:
         weights = tokens / (responses * max_new_tokens)
     return weights * include[:, None, None].float()

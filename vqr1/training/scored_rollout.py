@@ -1,11 +1,18 @@
 """From sampled texts to rewards and advantages: the middle of the ranking step.
 
-Shapes: see `vqr1.records`.
+The images of all processes are compared with each other (`pool=global`). Each process sends what
+its answers say as a small table of numbers, and computes the rewards of all; the published code
+compares within one process only (`pool=rank`).
+
+Shape legend, beside that of `vqr1.records`: G images of all processes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +21,87 @@ from vqr1.iqa.answers import AnswerFormat, parse_answer
 from vqr1.records import Rollout, ScoredRollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.training.advantages import group_advantages, groups_with_signal
+from vqr1.training.ranks import check_one_dataset, gather_rows, label_number, own_rank
+
+Pool = Literal["global", "rank"]
+
+
+@dataclass(frozen=True)
+class GroupAnswers:
+    """What K answers to each of some images say, without their texts.
+
+    Attributes:
+        scores: [B, K] float32 parsed scores, NaN where not valid.
+        well_formed: [B, K] bool, the response has the demanded format.
+        finished: [B, K] bool, a stop rule ended the response.
+        lengths: [B, K] int64 tokens of the response.
+        mos: [B] float32 opinion scores scaled to [1, 5].
+        dataset: [B] int64 `label_number` of each image's data set.
+    """
+
+    scores: Tensor
+    well_formed: Tensor
+    finished: Tensor
+    lengths: Tensor
+    mos: Tensor
+    dataset: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """[B, K] bool, a score could be parsed."""
+        return torch.isfinite(self.scores)
+
+    def table(self) -> Tensor:
+        """Everything as [B, 4 K + 2] float32, which holds each of these numbers exactly."""
+        wide = (self.scores, self.well_formed, self.finished, self.lengths)
+        narrow = (self.mos[:, None], self.dataset[:, None])
+        return torch.cat([part.float() for part in (*wide, *narrow)], dim=1)
+
+    @classmethod
+    def from_table(cls, table: Tensor) -> GroupAnswers:
+        """The inverse of `table`."""
+        scores, well_formed, finished, lengths = table[:, :-2].chunk(4, dim=1)
+        return cls(
+            scores, well_formed.bool(), finished.bool(), lengths.long(), table[:, -2],
+            table[:, -1].long(),
+        )  # fmt: skip
+
+
+def read_answers(
+    rollout: Rollout, mos: Tensor, answer_format: AnswerFormat, dataset: str
+) -> GroupAnswers:
+    """Parse this process's answers."""
+    answers = [[parse_answer(text, answer_format) for text in texts] for texts in rollout.texts]
+    device = rollout.tokens.device
+    scores = [[math.nan if a.score is None else a.score for a in row] for row in answers]
+    return GroupAnswers(
+        scores=torch.tensor(scores, dtype=torch.float32, device=device),
+        well_formed=torch.tensor([[a.well_formed for a in row] for row in answers], device=device),
+        finished=rollout.finished,
+        lengths=rollout.lengths,
+        mos=mos.to(device),
+        dataset=torch.full((len(mos),), label_number(dataset), device=device),
+    )
+
+
+def reward_pool(
+    answers: GroupAnswers, rewards: WeightedRewards
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Rewards of one comparison pool, all of one data set.
+
+    Returns:
+        [B, K] weighted sum, and each term's own [B, K] reward by name.
+
+    Raises:
+        ValueError: a reward term gave a value that is not finite.
+    """
+    total, terms = rewards(
+        RewardInputs(answers.scores, answers.valid, answers.well_formed, answers.mos)
+    )
+    for name, term in terms.items():
+        if not bool(torch.isfinite(term).all()):
+            raise ValueError(f"reward.terms.{name}: gave a reward that is not a finite number")
+    return total, terms
 
 
 def score_rollout(
@@ -23,49 +111,69 @@ def score_rollout(
     *,
     answer_format: AnswerFormat,
     normalise_std: bool = True,
-) -> ScoredRollout:
-    """Parse the answers of a whole comparison pool and reward them.
+    dataset: str = "",
+    pool: Pool = "global",
+) -> tuple[ScoredRollout, dict[str, float]]:
+    """Parse the answers, compare them in their pool, and reward them.
 
     Args:
-        rollout: K responses to each of B images of one data set.
+        rollout: K responses to each of this process's B images of one data set.
         mos: [B] opinion scores scaled to [1, 5].
         rewards: the reward terms.
         answer_format: form that a response must have.
         normalise_std: divide advantages by the group's standard deviation.
+        dataset: name of the one set, the same in every process.
+        pool: the images that are compared: of all processes, or of each process on its own.
+
+    Returns:
+        This process's B groups, and the figures (`rollout_metrics`) of the groups of all processes.
 
     Raises:
         ValueError: a reward term gave a value that is not finite.
+        DataError: another process ranks another data set.
     """
-    answers = [[parse_answer(text, answer_format) for text in texts] for texts in rollout.texts]
-    device = rollout.tokens.device
-    scores = torch.tensor(
-        [[math.nan if a.score is None else a.score for a in row] for row in answers],
-        dtype=torch.float32,
-        device=device,
-    )
-    well_formed = torch.tensor([[a.well_formed for a in row] for row in answers], device=device)
-    valid = torch.isfinite(scores)
-    total, terms = rewards(RewardInputs(scores, valid, well_formed, mos.to(device)))
-    for name, term in terms.items():
-        if not bool(torch.isfinite(term).all()):
-            raise ValueError(f"reward.terms.{name}: gave a reward that is not a finite number")
-    return ScoredRollout(
+    mine = read_answers(rollout, mos, answer_format, dataset)
+    ranks = gather_rows(mine.table())
+    whole = GroupAnswers.from_table(torch.cat(ranks))
+    check_one_dataset(whole.dataset, dataset)
+    pools = [whole] if pool == "global" else [GroupAnswers.from_table(table) for table in ranks]
+    parts = [reward_pool(answers, rewards) for answers in pools]
+    total = torch.cat([part for part, _ in parts])
+    terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
+    advantages = group_advantages(total, normalise_std=normalise_std)
+    has_signal = groups_with_signal(total)
+    own = _own_rows(ranks)
+    scored = ScoredRollout(
         rollout=rollout,
-        scores=scores,
-        valid=valid,
-        well_formed=well_formed,
-        rewards=total,
-        terms=terms,
-        advantages=group_advantages(total, normalise_std=normalise_std),
-        has_signal=groups_with_signal(total),
+        scores=mine.scores,
+        valid=mine.valid,
+        well_formed=mine.well_formed,
+        rewards=total[own],
+        terms={name: term[own] for name, term in terms.items()},
+        advantages=advantages[own],
+        has_signal=has_signal[own],
     )
+    return scored, rollout_metrics(whole, total, terms, has_signal)
 
 
-def rollout_metrics(scored: ScoredRollout) -> dict[str, float]:
+def _own_rows(ranks: Sequence[Tensor]) -> slice:
+    start = sum(len(table) for table in ranks[: own_rank()])
+    return slice(start, start + len(ranks[own_rank()]))
+
+
+def rollout_metrics(
+    answers: GroupAnswers, total: Tensor, terms: dict[str, Tensor], has_signal: Tensor
+) -> dict[str, float]:
     """Figures of one step; each with its denominator.
 
+    Args:
+        answers: G groups of K answers.
+        total: [G, K] rewards.
+        terms: each term's [G, K] reward by name.
+        has_signal: [G] bool, the group's rewards differ.
+
     Returns:
-        `reward/total` and `reward/<term>`: mean over all B x K responses;
+        `reward/total` and `reward/<term>`: mean over all G x K responses;
         `invalid_rate`: answers without a score / responses;
         `well_formed_rate`: responses of the demanded form / responses;
         `truncated_rate`: responses cut by the length limit / responses;
@@ -74,19 +182,20 @@ def rollout_metrics(scored: ScoredRollout) -> dict[str, float]:
         `score_mean`: mean of all valid scores; `score_std`: mean over groups with two or more
         valid scores of their unbiased standard deviation. Either is absent where it is undefined.
     """
-    valid_count = scored.valid.sum(dim=1)
-    filled = torch.where(scored.valid, scored.scores, torch.zeros_like(scored.scores))
+    valid = answers.valid
+    valid_count = valid.sum(dim=1)
+    filled = torch.where(valid, answers.scores, torch.zeros_like(answers.scores))
     mean = filled.sum(dim=1, keepdim=True) / valid_count.clamp_min(1)[:, None]
-    squares = torch.where(scored.valid, (filled - mean) ** 2, torch.zeros_like(filled)).sum(dim=1)
+    squares = torch.where(valid, (filled - mean) ** 2, torch.zeros_like(filled)).sum(dim=1)
     spread = (squares / (valid_count - 1).clamp_min(1)).sqrt()[valid_count >= 2]
-    figures = {f"reward/{name}": term.mean() for name, term in scored.terms.items()}
+    figures = {f"reward/{name}": term.mean() for name, term in terms.items()}
     figures |= {
-        "reward/total": scored.rewards.mean(),
-        "invalid_rate": 1.0 - scored.valid.float().mean(),
-        "well_formed_rate": scored.well_formed.float().mean(),
-        "truncated_rate": 1.0 - scored.rollout.finished.float().mean(),
-        "zero_signal_rate": 1.0 - scored.has_signal.float().mean(),
-        "response_length": scored.rollout.lengths.float().mean(),
+        "reward/total": total.mean(),
+        "invalid_rate": 1.0 - valid.float().mean(),
+        "well_formed_rate": answers.well_formed.float().mean(),
+        "truncated_rate": 1.0 - answers.finished.float().mean(),
+        "zero_signal_rate": 1.0 - has_signal.float().mean(),
+        "response_length": answers.lengths.float().mean(),
     }
     if valid_count.sum() > 0:
         figures["score_mean"] = filled.sum() / valid_count.sum()

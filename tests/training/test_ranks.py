@@ -1,0 +1,167 @@
+"""Steps of 2 and of 4 real processes against the same steps in one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from tests.support.tiny_models import tiny_model, tiny_prompts
+from tests.support.tiny_tokenizer import tiny_tokenizer
+from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
+from vqr1.policy.loading import Policy
+from vqr1.records import RankingBatch
+from vqr1.rewards import RewardInputs, WeightedRewards
+from vqr1.rollout.local import LocalEngine
+from vqr1.training.grpo import GrpoModule, StepSettings
+from vqr1.training.strategy import ReplicatedStrategy
+from vqr1.training.validation import Validator, validation_modes
+
+K, STEPS = 3, 2
+SAMPLING = SamplingConfig(max_new_tokens=8, stop="eos")
+MOS = torch.tensor([1.0, 2.0, 3.5, 5.0])
+
+
+class RankPositionReward:
+    """Depends on the whole pool: MOS less the pool's mean, times a number of each response.
+
+    The two best images of the pool get the same reward for all their responses: no signal there, so
+    that with four processes two of them have nothing to update from.
+    """
+
+    ranks = True
+
+    def __call__(self, inputs: RewardInputs) -> torch.Tensor:
+        above = inputs.mos - inputs.mos.mean()
+        responses = torch.arange(inputs.scores.shape[1], dtype=torch.float32)
+        rewards = above[:, None] * (1.0 + responses)
+        rewards[inputs.mos > 3.0] = 1.0
+        return rewards
+
+
+def share(rank: int, world: int) -> RankingBatch:
+    """This process's images of the step's four, of four sizes."""
+    prompts = tiny_prompts([(2, 2), (2, 4), (4, 2), (3, 3)], [3, 5, 4, 2])
+    size = 4 // world
+    own = slice(rank * size, (rank + 1) * size)
+    names = ("a", "b", "c", "d")[own]
+    return RankingBatch(
+        "demo", names, prompts.select(own.start, own.stop), MOS[own], torch.arange(4)[own]
+    )
+
+
+class Repeated(torch.utils.data.Dataset[RankingBatch]):
+    def __init__(self, batch: RankingBatch) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __getitem__(self, index: int) -> RankingBatch:
+        return self.batch
+
+
+def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
+    """Two steps; weights, figures and this process's advantages afterwards."""
+    model = tiny_model(seed=1)
+    engine = LocalEngine(model, tiny_tokenizer(), 4096)
+    settings = StepSettings(
+        grpo=GrpoConfig(group_size=K, kl_weight=0.3, loss=averaging, pool=pool),
+        sampling=SAMPLING,
+        optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.1, max_grad_norm=0.5),
+        answer_format="think_answer",
+        # One image a micro-batch: with two processes, ranks 0 and 1 make two passes and none.
+        micro_batch_tokens=1,
+        total_steps=10,
+        seed=3,
+    )
+    validator = Validator(engine, validation_modes(SAMPLING, 0, 0, "think_answer"))
+    rewards = WeightedRewards({"position": (1.0, RankPositionReward())})
+    module = GrpoModule(Policy(model, None, "none"), engine, rewards, validator, settings)
+    kept: list[torch.Tensor] = []
+    sample = module._sample
+
+    def keep(*args: Any) -> Any:
+        scored, figures = sample(*args)
+        kept.append(scored.advantages)
+        return scored, figures
+
+    module._sample = keep  # type: ignore[method-assign]
+    trainer = L.Trainer(
+        accelerator="cpu", devices=world, strategy=ReplicatedStrategy() if world > 1 else "auto",
+        max_steps=STEPS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(Repeated(share(rank, world)), batch_size=None)
+    trainer.fit(module, loader)
+    figures = {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if "time" not in name and "memory" not in name
+    }
+    return {"weights": model.state_dict(), "figures": figures, "advantages": torch.cat(kept)}
+
+
+def child(rank: int, world: int, port: int, folder: str, averaging: str, pool: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank),
+        "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "GROUP_RANK": "0",
+        "LOCAL_WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "test",
+    }  # fmt: skip
+    torch.save(run(rank, world, averaging, pool), Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def in_processes(world: int, folder: Path, averaging: str, pool: str) -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(child, args=(world, port, str(folder), averaging, pool), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world", "averaging"), [(2, "response_mean"), (2, "token_mean"), (4, "response_mean")]
+)
+def test_several_processes_take_the_step_of_one(world: int, averaging: str, tmp_path: Path) -> None:
+    alone = run(0, 1, averaging, "global")
+    ranks = in_processes(world, tmp_path, averaging, "global")
+    size = 4 // world
+    for rank, result in enumerate(ranks):
+        own = torch.cat(
+            [step[rank * size : (rank + 1) * size] for step in alone["advantages"].split(4)]
+        )
+        torch.testing.assert_close(result["advantages"], own, rtol=1e-5, atol=1e-6)
+        assert result["figures"] == pytest.approx(alone["figures"], rel=1e-4, abs=1e-6)
+        # AdamW's first steps are the learning rate times g / |g|: where a gradient is nearly zero,
+        # its rounding shows. 2e-5 is two thousandths of one step.
+        for name, weight in alone["weights"].items():
+            torch.testing.assert_close(
+                result["weights"][name],
+                weight,
+                rtol=1e-4,
+                atol=2e-5,
+                msg=lambda m, n=name: f"{n}: {m}",
+            )
+    start = tiny_model(seed=1).state_dict()
+    moved = [float((alone["weights"][name] - weight).abs().max()) for name, weight in start.items()]
+    assert max(moved) > 1e-3
+
+
+@pytest.mark.slow
+def test_pool_rank_compares_within_a_process_only(tmp_path: Path) -> None:
+    ranks = in_processes(2, tmp_path, "response_mean", "rank")
+    # Rank 0 holds MOS 1 and 2 (mean 1.5): rewards -.5 and +.5 times 1, 2, 3. Centred they are
+    # +-.5 (1, 0, -1) over the unbiased std .5 (+ 1e-4). In the global pool both are below the mean
+    # and would point the same way.
+    first = ranks[0]["advantages"][:2] * (0.5 + 1e-4) / 0.5
+    expected = torch.tensor([[1.0, 0.0, -1.0], [-1.0, 0.0, 1.0]])
+    torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-5)
