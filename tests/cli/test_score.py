@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from tests.cli.conftest import Command
+from tests.support.chat_server import Said, chat_server, completion, picture_in
 from tests.support.pictures import noise_picture
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.score import main, split_arguments
+from vqr1.cli.score import MODES, main, split_arguments
 from vqr1.config import ScoreConfig, config_dir, validate
 from vqr1.errors import DataError
 from vqr1.scoring.files import find_images
@@ -118,11 +124,27 @@ def test_descriptions(run: Command, folder: Path) -> None:
         (("photos", "mode.samples=3"), "error: mode.samples=3: mode=expected gives one answer"),
         (("photos", "model.path=nomodel"), "error: model.path=nomodel: "),
         (("photos", "hardware.devices=2"), "error: hardware.devices=2, hardware.nodes=1: "),
+        (("photos", "column=file"), "error: column=file: none of the paths is a list"),
+        (("photos", "pairs=p.csv"), "error: pairs=p.csv: only task=compare (--mode compare) has"),
+        (("photos", "--mode", "compare", "mode=greedy"), "error: task=compare, mode=greedy"),
+        (("photos", "--mode", "compare", "prompt=describe"), "it asks for no score, so there is"),
+        (("photos", "--mode", "compare", "results=a.csv"), "results=a.csv: its images are comp"),
+        (("--mode", "compare", "results=none.csv"), "error: none.csv: cannot be read (No such"),
+        (("photos", "backend=vllm"), "error: backend=vllm: vLLM cannot be imported"),
+        (("photos", "backend=openai", "backend.url=ftp://a"), "error: backend.url='ftp://a': "),
+        (("photos", "backend=openai", "backend.retries=-1"), "error: backend.retries=-1: "),
+        (("photos", "backend.name=mine"), "error: backend={'name': 'mine'}: its key name must be"),
     ],
 )
 def test_mistakes_end_with_code_2(
-    run: Command, folder: Path, arguments: tuple[str, ...], words: str
+    run: Command,
+    folder: Path,
+    arguments: tuple[str, ...],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # As where it is not installed.
+    monkeypatch.setitem(sys.modules, "vllm", None)
     Path("empty").mkdir()
     outcome = run(main, *arguments)
     assert outcome.code == 2
@@ -164,7 +186,7 @@ def test_files_folders_and_globs(folder: Path) -> None:
     "choice",
     [
         f"{group}={file.stem}"
-        for group in ("model", "prompt", "mode", "hardware")
+        for group in ("model", "prompt", "mode", "backend", "comparison", "hardware")
         for file in sorted((config_dir() / group).glob("*.yaml"))
     ],
 )
@@ -183,6 +205,140 @@ def test_the_script_is_the_command(run: Command) -> None:
     header, row = outcome.out.splitlines()
     assert header == "path,score,std,valid,text,error"
     assert row.startswith("gray image.png,")
+
+
+def test_lists_and_names_on_standard_input(
+    run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("list.csv").write_text("number,file\n1,photos/one.png\n2,gone.png\n")
+    listed = run(main, "list.csv", "column=file", "mode=greedy", "format=csv")
+    assert listed.code == 1
+    rows = list(csv.DictReader(listed.out.splitlines()))
+    assert [row["path"] for row in rows] == ["photos/one.png", "gone.png"]
+    assert listed.err.startswith("unreadable: gone.png: no such image\n")
+    names = io.StringIO("photos/below/two.JPG\nphotos/one.png\n")
+    monkeypatch.setattr(sys, "stdin", names)
+    piped = run(main, "-", "mode=greedy", "format=jsonl")
+    assert piped.code == 0
+    paths = [json.loads(line)["path"] for line in piped.out.splitlines()]
+    assert paths == ["photos/below/two.JPG", "photos/one.png"]
+
+
+def test_an_output_is_continued(run: Command, folder: Path) -> None:
+    ask = ("mode=greedy", "output=scores.csv")
+    assert run(main, "photos/one.png", *ask).err == "1 scored, 0 unreadable, 0 invalid\n"
+    (folder / "cut.png").write_bytes((folder / "one.png").read_bytes()[:100])
+    first = Path("scores.csv").read_text()
+    more = run(main, "photos", *ask)
+    assert more.code == 1
+    assert more.err.splitlines()[0] == "continuing scores.csv: 1 images are in it"
+    assert more.err.splitlines()[-1] == "1 scored, 1 unreadable, 0 invalid"
+    assert Path("scores.csv").read_text().startswith(first)
+    noise_picture(4).save(folder / "cut.png")
+    assert run(main, "photos", *ask).err.splitlines()[-1] == "1 scored, 0 unreadable, 0 invalid"
+    rows = list(csv.DictReader(Path("scores.csv").read_text().splitlines()))
+    assert sorted(row["path"] for row in rows) == [
+        "photos/below/two.JPG", "photos/cut.png", "photos/one.png",
+    ]  # fmt: skip
+    assert all(row["score"] and not row["error"] for row in rows)
+    # Nothing is left, so that no model is needed; other settings are refused.
+    done = run(main, "photos", *ask)
+    assert done.err.splitlines()[-1] == "0 scored, 0 unreadable, 0 invalid"
+    other = run(main, "photos", "mode=expected", "output=scores.csv")
+    assert (other.code, "mode.name='expected': output=scores.csv was begun with 'greedy'" in
+            other.err) == (2, True)  # fmt: skip
+    assert run(main, "photos/one.png", "output=scores.csv", "resume=false").code == 0
+    assert len(Path("scores.csv").read_text().splitlines()) == 2
+
+
+def test_comparison_of_images_and_of_results(run: Command, folder: Path) -> None:
+    noise_picture(5, 90, 200).save(folder / "three.png")
+    table = run(main, "photos", "--mode", "compare", "pairs=pairs.csv")
+    assert (table.code, table.err) == (0, "3 compared, 0 left out\n")
+    lines = table.out.splitlines()
+    assert lines[0].split() == ["rank", "ranks", "wins", "score", "std", "image"]
+    assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
+    matrix = [[float(number) for number in line.split()[1:4]] for line in lines[7:10]]
+    for i in range(3):
+        for j in range(3):
+            assert matrix[i][j] + matrix[j][i] == pytest.approx(1, abs=1.1e-3)
+    pairs = list(csv.DictReader(Path("pairs.csv").read_text().splitlines()))
+    assert len(pairs) == 3
+
+    assert run(main, "photos", "output=scores.jsonl").code == 0
+    again = run(main, "--mode", "compare", "results=scores.jsonl", "format=jsonl")
+    assert (again.code, again.err) == (0, "3 compared, 0 left out\n")
+    ranking = [json.loads(line) for line in again.out.splitlines()]
+    assert [entry["path"] for entry in ranking] == [line.split()[-1] for line in lines[1:4]]
+    scores = {r["path"]: r for r in map(json.loads, Path("scores.jsonl").read_text().splitlines())}
+    first, second = (scores[pairs[0][name]] for name in ("first", "second"))
+    spread = math.sqrt(first["std"] ** 2 + second["std"] ** 2 + 1e-6)
+    z = (first["score"] - second["score"]) / spread
+    assert float(pairs[0]["first_better"]) == pytest.approx(
+        0.5 * math.erfc(-z / math.sqrt(2)), abs=1e-4
+    )
+
+
+def test_words_of_the_mode_option(run: Command, folder: Path) -> None:
+    for word, override in MODES.items():
+        key, choice = override.split("=")
+        config = compose_config("score", [override])
+        assert (config.task if key == "task" else config[key].name) == choice, word
+    described = run(main, "photos/one.png", "--mode", "describe", "mode.sampling.max_new_tokens=4")
+    assert described.err == "1 described, 0 unreadable, 0 invalid\n"
+
+
+def test_killed_and_started_again(tmp_path: Path) -> None:
+    """A real process, a real SIGKILL, in the middle of a batch; no image is lost or repeated."""
+    for number in range(12):
+        noise_picture(number, 60, 60).save(tmp_path / f"{number:02d}.png")
+    reached, release = threading.Event(), threading.Event()
+
+    def answer(body: dict[str, Any], number: int) -> Said:
+        if number >= 7 and not release.is_set():
+            reached.set()
+            release.wait(240)
+        return completion(f"<answer>{1 + int(picture_in(body).mean()) % 4}.00</answer>")
+
+    with chat_server(answer) as log:
+        command = [
+            sys.executable, str(ROOT / "score.py"), ".", "output=scores.csv", "mode=greedy",
+            "backend=openai", f"backend.url={log.url}", "batch_size=3", "backend.concurrency=2",
+            "prompt=non_thinking",
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
+            assert reached.wait(240)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        output = tmp_path / "scores.csv"
+        before = output.read_text()
+        assert len(before.splitlines()) == 1 + 6
+        # Killed between two rows; now as if within the sixth.
+        output.write_text(before[:-9])
+        release.set()
+        asked = len(log.bodies)
+        again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True,
+                               text=True, check=False)  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.startswith("continuing scores.csv: 5 images are in it\n")
+    assert len(log.bodies) - asked == 7
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert sorted(row["path"] for row in rows) == [f"{number:02d}.png" for number in range(12)]
+    assert output.read_text().startswith("".join(before.splitlines(keepends=True)[:6]))
+
+
+def test_a_server_that_fails_in_the_middle(run: Command, folder: Path) -> None:
+    def answer(_: dict[str, Any], number: int) -> Said:
+        return completion("<answer>2.00</answer>") if number == 0 else Said("<html>")
+
+    with chat_server(answer) as log:
+        ask = ("photos", "mode=greedy", "backend=openai", f"backend.url={log.url}", "batch_size=1")
+        outcome = run(main, *ask, "output=scores.csv")
+    assert outcome.code == 2
+    assert "the server's answer is no chat completion ('<html>')" in outcome.err
+    assert "scores.csv holds what was scored until now; the same command" in outcome.err
+    assert len(Path("scores.csv").read_text().splitlines()) == 2
 
 
 def test_mistakes_are_found_before_torch_loads() -> None:
