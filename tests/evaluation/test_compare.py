@@ -89,6 +89,11 @@ def test_reading_runs(tmp_path: Path) -> None:
         write_predictions(run.predictions, tmp_path / name / "predictions.csv")
     found = read_runs([str(tmp_path / "x/one"), str(tmp_path / "y/one/predictions.csv")])
     assert [judged_run.name for judged_run in found] == ["x/one", "y/one"]
+    for name in ("niqe", "brisque"):
+        unnamed = replace(run.predictions, datasets=(name,) * 10)
+        write_predictions(unnamed, tmp_path / f"{name}.csv")
+    files = read_runs([str(tmp_path / "niqe.csv"), str(tmp_path / "brisque.csv")])
+    assert [found.dataset for found in compare_runs(files, FAST)] == ["one set"]
     with pytest.raises(DataError, match="holds no finished predictions"):
         read_runs([str(tmp_path), str(tmp_path / "x/one")])
     with pytest.raises(DataError, match="stands twice"):

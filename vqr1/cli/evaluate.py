@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from vqr1.cli.app import run_command
-from vqr1.config import EvalConfig
+from vqr1.config import EvalConfig, ServerConfig, VllmBackendConfig
 from vqr1.errors import ConfigError
 from vqr1.evaluation.figures import FigureOptions, set_figures
 from vqr1.evaluation.predictions import Predictions
@@ -80,6 +80,16 @@ def check_evaluation(config: EvalConfig) -> None:
         )
     if mode.name != "sampled" and mode.samples != 1:
         problems.append(f"mode.samples={mode.samples}: mode={mode.name} gives one answer an image")
+    if scores and isinstance(config.backend, VllmBackendConfig):
+        problems.append(
+            "backend=vllm: an evaluation takes local or openai; start `vllm serve` and give "
+            "backend=openai backend.url=..."
+        )
+    if isinstance(config.backend, ServerConfig) and config.model.run is not None:
+        problems.append(
+            f"model.run={config.model.run}: backend=openai judges the server's own model; leave "
+            "one of them out"
+        )
     if config.hardware.nodes > 1:
         problems.append(
             f"hardware.nodes={config.hardware.nodes}: set it to 1 and start one process a device "

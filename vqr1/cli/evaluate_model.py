@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vqr1.config import EvalConfig
+from vqr1.config import EvalConfig, ServerConfig
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.evaluation.model_source import ModelSource, resolve_model
@@ -30,6 +30,7 @@ from vqr1.evaluation.work import (
     shares,
 )
 from vqr1.evaluation.workers import Images, Launched, score_in_processes, score_share
+from vqr1.rollout.server import ChatServer
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ def score_model(config: EvalConfig, console: Console) -> ScoredModel | None:
     """
     place = Launched.from_environment()
     place.join()
-    source = resolve_model(config.model, config.logger)
-    config = replace(config, model=source.config)
+    source, config = _resolved(config)
     run_dir = Path(place.from_first(config.run_dir))
     images = Images(config)
     if place.rank == 0:
@@ -85,6 +85,21 @@ def score_model(config: EvalConfig, console: Console) -> ScoredModel | None:
     if place.rank:
         return None
     return _scored(merge(run_dir, images.plan, f".{config.output}"), source, run_dir, images)
+
+
+def _resolved(config: EvalConfig) -> tuple[ModelSource, EvalConfig]:
+    """What is judged, a checkpoint or the model of a server, and the configuration naming it.
+
+    Raises:
+        ModelError: no such run or checkpoint, or a server that cannot be used.
+    """
+    if not isinstance(config.backend, ServerConfig):
+        source = resolve_model(config.model, config.logger)
+        return source, replace(config, model=source.config)
+    with ChatServer(config.backend) as server:
+        backend = replace(config.backend, model=server.model())
+    source = ModelSource(config.model, f"{backend.model} at {backend.url}")
+    return source, replace(config, backend=backend)
 
 
 def _left(images: Images, run_dir: Path, console: Console) -> list[int]:
@@ -118,7 +133,10 @@ def _settings(config: EvalConfig, images: Images) -> dict[str, Any]:
         judged[f"images of {name}"] = sum(len(b.images) for b in images.plan if b.dataset == name)
         judged[f"image names of {name} (SHA-256)"] = plan_digest(images.plan, name)
         judged[f"{labelled.key}.short_edge"] = labelled.config.short_edge
+    backend = config.backend
     return {
+        # A server's address may change while its model stays.
+        **({"backend.model": backend.model} if isinstance(backend, ServerConfig) else {}),
         "model.path": model.path,
         "model.revision": model.revision,
         "model.dtype": model.dtype,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.backend import AnyBackend
 from vqr1.config.data import AnyDataset, LoaderConfig
 from vqr1.config.machine import HardwareConfig, LoggerConfig
 from vqr1.config.model import ModelConfig, PromptConfig, SamplingConfig
@@ -111,6 +112,8 @@ class EvalConfig:
     model: EvalModelConfig
     prompt: PromptConfig
     mode: EvalModeConfig
+    backend: AnyBackend
+    """Who answers. With a server, `model` decides the image sizes only."""
     hardware: HardwareConfig
     logger: LoggerConfig
     loader: LoaderConfig

@@ -22,7 +22,7 @@ from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig
 from vqr1.data.cache import PictureCache
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import Part
-from vqr1.data.prompts import PromptBuilder
+from vqr1.data.prompts import PictureSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler, RankingPlan
 from vqr1.data.ranking_images import RankingImages, RankingLoader, SetImages
 from vqr1.errors import ConfigError, DataError
@@ -46,7 +46,7 @@ class RankingDataModule(lightning.LightningDataModule):
         self,
         dataset: DatasetConfig | MixtureConfig,
         loader: LoaderConfig,
-        prompts: PromptBuilder,
+        prompts: PictureSource,
         seed: int,
         val_max_images: int | None = None,
         val_batch_size: int | None = None,

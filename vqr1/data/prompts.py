@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -80,6 +80,24 @@ def resize_rule(processor: Any, min_pixels: int, max_pixels: int) -> ResizeRule:
         )
     reader = processor.image_processor
     return ResizeRule(int(reader.patch_size) * int(reader.merge_size), min_pixels, max_pixels)
+
+
+class PictureSource(Protocol):
+    """What a loader needs to make batches of pictures.
+
+    Attributes:
+        rule: the resizing rule, which decides what a cache keeps.
+    """
+
+    rule: ResizeRule
+
+    def resize(self, picture: Image.Image) -> Tensor:
+        """[H, W, 3] uint8 pixels of a picture after resizing."""
+        ...
+
+    def from_resized(self, pixels: Sequence[Tensor]) -> PromptBatch:
+        """Prompts of B resized pictures [H_b, W_b, 3] uint8."""
+        ...
 
 
 class PromptBuilder:

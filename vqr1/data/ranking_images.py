@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from vqr1.data.cache import PictureCache
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
-from vqr1.data.prompts import PromptBuilder
+from vqr1.data.prompts import PictureSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler
 from vqr1.errors import DataError
 from vqr1.records import RankingBatch
@@ -102,7 +102,7 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
     def __init__(
         self,
         sets: Mapping[str, SetImages],
-        prompts: PromptBuilder,
+        prompts: PictureSource,
         cache: PictureCache | None,
         replace_bad: bool,
     ) -> None:

@@ -17,7 +17,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,8 @@ from vqr1.iqa.comparison import (
 from vqr1.iqa.correlation import FloatArray, srcc, srcc_figure
 
 _SHOWN = 10
+_UNNAMED = "one set"
+"""Name of the common set of files that call it by different names."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,13 @@ def read_runs(paths: Sequence[str]) -> list[JudgedRun]:
     if len(set(files)) < len(files):
         raise DataError(f"compare: a run stands twice in {', '.join(paths)}; name each once")
     names = _short_names(files)
+    found = [read_predictions(file) for file in files]
+    if all(set(p.datasets) == {file.stem} for p, file in zip(found, files, strict=True)):
+        # Without a column dataset a set is named as its file; `compare_runs` checks the images.
+        found = [replace(p, datasets=(_UNNAMED,) * len(p)) for p in found]
     return [
-        JudgedRun(name, read_predictions(file), _caption(file))
-        for name, file in zip(names, files, strict=True)
+        JudgedRun(name, predictions, _caption(file))
+        for name, predictions, file in zip(names, found, files, strict=True)
     ]
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "concatenate",
     "paired_gain",
     "predictions_of",
+    "predictions_of_texts",
     "score_batch",
     "score_batches",
     "score_images",
@@ -107,13 +108,20 @@ def score_batch(
         seed=mode.seed,
         vision=vision,
     )
-    answers = [[parse_answer(text, mode.answer_format) for text in row] for row in rollout.texts]
+    return predictions_of_texts(batch, rollout.texts, mode.answer_format)
+
+
+def predictions_of_texts(
+    batch: RankingBatch, texts: Sequence[Sequence[str]], answer_format: AnswerFormat
+) -> Predictions:
+    """Predictions of a batch from its answers: B lists of S texts."""
+    answers = [[parse_answer(text, answer_format) for text in row] for row in texts]
     scores = np.array(
         [[math.nan if a.score is None else a.score for a in row] for row in answers],
         dtype=np.float64,
-    ).reshape(len(batch), mode.samples)
+    ).reshape(len(batch), -1)
     well_formed = np.array([[a.well_formed for a in row] for row in answers], dtype=np.bool_)
-    return predictions_of(batch, scores, rollout.texts, well_formed.reshape(scores.shape))
+    return predictions_of(batch, scores, texts, well_formed.reshape(scores.shape))
 
 
 def predictions_of(

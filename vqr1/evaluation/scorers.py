@@ -26,6 +26,17 @@ from vqr1.records import RankingBatch
 from vqr1.rollout.local import LocalEngine
 
 
+def evaluation_mode(config: EvalModeConfig, prompt: PromptConfig, seed: int) -> EvaluationMode:
+    """How an image is asked; `greedy` and `expected` take one greedy answer."""
+    greedy = config.name != "sampled"
+    return EvaluationMode(
+        sampling=replace(config.sampling, temperature=0.0) if greedy else config.sampling,
+        samples=1 if greedy else config.samples,
+        seed=seed,
+        answer_format=prompt.answer_format,
+    )
+
+
 def build_scorer(
     policy: Policy, config: EvalModeConfig, prompt: PromptConfig, seed: int
 ) -> BatchScorer:
@@ -38,13 +49,7 @@ def build_scorer(
         seed: seed of sampled answers.
     """
     engine = LocalEngine(policy.model, policy.processor.tokenizer, config.micro_batch_tokens)
-    greedy = config.name != "sampled"
-    mode = EvaluationMode(
-        sampling=replace(config.sampling, temperature=0.0) if greedy else config.sampling,
-        samples=1 if greedy else config.samples,
-        seed=seed,
-        answer_format=prompt.answer_format,
-    )
+    mode = evaluation_mode(config, prompt, seed)
     if config.name == "expected":
         return ExpectedScorer(policy, engine, mode, config.micro_batch_tokens)
     return lambda batch: score_batch(engine, batch, mode)

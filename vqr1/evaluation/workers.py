@@ -22,19 +22,21 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from transformers.utils.logging import disable_progress_bar
 
-from vqr1.config import EvalConfig
+from vqr1.config import EvalConfig, ServerConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.labels import Part
-from vqr1.data.prompts import PromptBuilder
+from vqr1.data.prompts import PictureSource, PromptBuilder
 from vqr1.data.ranking_images import RankingImages, RankingLoader
 from vqr1.errors import UserError
 from vqr1.evaluation.labels import whole_sets, with_labels
 from vqr1.evaluation.prediction_stream import PredictionStream
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.protocol import score_batches
-from vqr1.evaluation.scorers import build_scorer
+from vqr1.evaluation.protocol import BatchScorer, score_batches
+from vqr1.evaluation.scorers import build_scorer, evaluation_mode
+from vqr1.evaluation.server import PictureReader, ServerScorer
 from vqr1.evaluation.work import PlannedBatch, partial_file
 from vqr1.policy.loading import load_policy, load_processor
+from vqr1.rollout.server import ChatServer
 
 Progress = Callable[[int], None]
 
@@ -86,12 +88,12 @@ class Images:
     def __init__(self, config: EvalConfig) -> None:
         self._part: Part = "test" if config.part == "all" else config.part
         dataset = whole_sets(config.dataset) if config.part == "all" else config.dataset
-        prompts = PromptBuilder(
-            load_processor(config.model),
-            config.prompt.text,
-            config.model.min_pixels,
-            config.model.max_pixels,
-        )
+        sizes = config.model.min_pixels, config.model.max_pixels
+        prompts: PictureSource
+        if isinstance(config.backend, ServerConfig):
+            prompts = PictureReader(*sizes)
+        else:
+            prompts = PromptBuilder(load_processor(config.model), config.prompt.text, *sizes)
         self.data = RankingDataModule(dataset, config.loader, prompts, seed=config.seed)
         self._workers = config.loader.workers
         loader = self.data.eval_dataloader(self._part)
@@ -151,6 +153,24 @@ def score_share(
         return
     if config.hardware.threads is not None:
         torch.set_num_threads(config.hardware.threads)
+    scorer = _scorer(config, place)
+    stream = PredictionStream(partial_file(run_dir, place.rank))
+    try:
+        for scored in score_batches(scorer, images.batches(numbers), on_progress):
+            stream.append(with_labels(scored, images.tables))
+    finally:
+        stream.close()
+
+
+def _scorer(config: EvalConfig, place: Launched) -> BatchScorer:
+    """The model, loaded, or the client of a server."""
+    if isinstance(config.backend, ServerConfig):
+        return ServerScorer(
+            ChatServer(config.backend),
+            config.prompt.text,
+            evaluation_mode(config.mode, config.prompt, config.seed),
+            config.mode.name == "expected",
+        )
     gpu = config.hardware.accelerator == "gpu"
     if config.model.path is None:
         disable_progress_bar()  # the tiny policy loads in a blink
@@ -160,13 +180,7 @@ def score_share(
         device=f"cuda:{place.local_rank}" if gpu else "cpu",
     )
     policy.model.requires_grad_(False)
-    scorer = build_scorer(policy, config.mode, config.prompt, config.seed)
-    stream = PredictionStream(partial_file(run_dir, place.rank))
-    try:
-        for scored in score_batches(scorer, images.batches(numbers), on_progress):
-            stream.append(with_labels(scored, images.tables))
-    finally:
-        stream.close()
+    return build_scorer(policy, config.mode, config.prompt, config.seed)
 
 
 def score_in_processes(

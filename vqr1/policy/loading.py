@@ -5,10 +5,15 @@ Code that a checkpoint carries is never executed, and pickled weights are never 
 
 from __future__ import annotations
 
+import functools
+import socket
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import huggingface_hub
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -54,9 +59,7 @@ def load_processor(config: ModelConfig) -> Any:
             "tokenizer files of the base model into it"
         )
     try:
-        return AutoProcessor.from_pretrained(
-            source, revision=config.revision, trust_remote_code=False
-        )
+        return AutoProcessor.from_pretrained(source, **_origin(config), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model.path={source}: no checkpoint folder and no model that the hub knows or this "
@@ -107,7 +110,7 @@ def vision_trains(model: torch.nn.Module) -> bool:
 
 def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
     try:
-        kind = AutoConfig.from_pretrained(source, revision=config.revision).model_type
+        kind = AutoConfig.from_pretrained(source, **_origin(config)).model_type
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path={source}: {_first_line(error)}") from error
     if kind != MODEL_TYPE:
@@ -117,7 +120,7 @@ def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
     try:
         model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             source,
-            revision=config.revision,
+            **_origin(config),
             dtype=getattr(torch, config.dtype),
             attn_implementation=attention,
             use_safetensors=True,
@@ -134,6 +137,30 @@ def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
             "checkpoint is incomplete"
         )
     return model
+
+
+def _origin(config: ModelConfig) -> dict[str, Any]:
+    """Which revision, and whether the hub is asked for it.
+
+    Without a hub the libraries ask again for every file, for minutes; the local cache is looked at
+    at once.
+    """
+    away = not Path(_source(config)).is_dir() and hub_is_away()
+    return {"revision": config.revision, "local_files_only": away}
+
+
+@functools.cache
+def hub_is_away() -> bool:
+    """Whether no connection to the hub can be made; asked once in a process."""
+    if urllib.request.getproxies():
+        return False  # a proxy knows names and ways that this machine does not
+    hub = urlsplit(huggingface_hub.constants.ENDPOINT)
+    port = hub.port or (443 if hub.scheme == "https" else 80)
+    try:
+        socket.create_connection((hub.hostname, port), timeout=10).close()
+    except OSError:
+        return True
+    return False
 
 
 def _source(config: ModelConfig) -> str:

@@ -1,0 +1,28 @@
+"""Whether the hub is asked at all."""
+
+from __future__ import annotations
+
+import socket
+
+import huggingface_hub
+import pytest
+
+from vqr1.policy.loading import hub_is_away
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", place)
+        hub_is_away.cache_clear()
+        assert not hub_is_away()
+    hub_is_away.cache_clear()
+    assert hub_is_away()
+    # A proxy may reach what this machine does not.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    hub_is_away.cache_clear()
+    assert not hub_is_away()
+    hub_is_away.cache_clear()
