@@ -134,7 +134,8 @@ def read_runs(paths: Sequence[str]) -> list[JudgedRun]:
         raise DataError(f"compare: a run stands twice in {', '.join(paths)}; name each once")
     names = _short_names(files)
     found = [read_predictions(file) for file in files]
-    if all(set(p.datasets) == {file.stem} for p, file in zip(found, files, strict=True)):
+    unnamed = all(set(p.datasets) == {file.stem} for p, file in zip(found, files, strict=True))
+    if unnamed and len({file.stem for file in files}) > 1:
         # Without a column dataset a set is named as its file; `compare_runs` checks the images.
         found = [replace(p, datasets=(_UNNAMED,) * len(p)) for p in found]
     return [
