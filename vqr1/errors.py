@@ -1,17 +1,34 @@
 """Errors a user can act on.
 
 Each message names the dotted key or the file and line, the value found, the rule it breaks, and
-the fix. The entry points print such an error as one message and exit with code 2; every other
+the fix. The entry points print such an error as one message and exit with its code; every other
 exception is a defect of ours and keeps its traceback.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 2 | the user has to change something first |
+| 74 | the machine or the training itself stopped a run; `resume=` goes on once the cause is gone |
+| 75 | a signal stopped a run, which is saved: `resume=` goes on at once |
+
+74 and 75 are EX_IOERR and EX_TEMPFAIL of sysexits.h.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+EXIT_INTERRUPTED = 75
+
 
 class UserError(Exception):
-    """Base of every error that the user, not the programmer, can put right."""
+    """Base of every error that the user, not the programmer, can put right.
+
+    Attributes:
+        exit_code: what a command that ends with this error exits with.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(UserError):
@@ -28,3 +45,21 @@ class DataError(UserError):
 
 class ModelError(UserError):
     """A checkpoint, a processor or a scoring server cannot be used."""
+
+
+class RunFaultError(UserError):
+    """A run cannot go on: a full disk, a dead loader worker, a loss that is no number."""
+
+    exit_code = 74
+
+
+class Interrupted(SystemExit):
+    """A signal asked a run to stop, and it stopped between two steps.
+
+    Not an `Exception`, so that neither Hydra nor a multirun takes it for the failure of one job and
+    goes on with the next.
+    """
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(EXIT_INTERRUPTED)
+        self.signal_name = signal_name

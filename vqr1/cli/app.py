@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import hydra
 from hydra.errors import HydraException
@@ -17,7 +17,7 @@ from vqr1.cli.compose import plain_values
 from vqr1.config import config_dir, validate
 from vqr1.errors import UserError
 
-EXIT_USER_ERROR = 2
+EXIT_USER_ERROR = UserError.exit_code
 
 T = TypeVar("T")
 
@@ -49,15 +49,21 @@ def run_command(config_name: str, schema: type[T], task: Callable[[T, DictConfig
             job
         )()
     except UserError as error:
-        _stop(str(error))
+        stop(error)
     except (HydraException, OmegaConfBaseException) as error:
         cause = f"\n{error.__cause__}" if error.__cause__ else ""
         _stop(f"{error}{cause}")
     if failures:
-        _stop("\n".join(str(error) for error in failures))
+        code = max(error.exit_code for error in failures)
+        _stop("\n".join(str(error) for error in failures), code)
 
 
-def _stop(message: str) -> None:
+def stop(error: UserError) -> NoReturn:
+    """End the process with an error's one message and its exit code."""
+    _stop(str(error), error.exit_code)
+
+
+def _stop(message: str, code: int = EXIT_USER_ERROR) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.write(f"error: {message.strip()}\n")
-    sys.exit(EXIT_USER_ERROR)
+    sys.exit(code)

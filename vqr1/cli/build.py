@@ -19,6 +19,7 @@ from vqr1.policy.vision import VisionCache
 from vqr1.rewards import Reward, WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.local import LocalEngine
+from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
 
 
 def build_rewards(config: RewardConfig) -> WeightedRewards:
@@ -87,6 +88,11 @@ def build_vision_cache(config: HardwareConfig) -> VisionCache | None:
     return VisionCache(config.vision_cache_mib * 2**20, folder)
 
 
+def validation_interval(config: TrainConfig) -> int:
+    """Batches between validations; each takes `inner_iterations` optimiser steps."""
+    return max(config.validation.every_steps // config.grpo.inner_iterations, 1)
+
+
 def build_trainer(
     config: TrainConfig, logger: Logger | None, callbacks: list[L.Callback], max_steps: int
 ) -> L.Trainer:
@@ -100,14 +106,13 @@ def build_trainer(
         precision=hardware.precision,
         max_steps=max_steps,
         max_epochs=-1,
-        # The trainer counts batches here; each batch takes `inner_iterations` optimiser steps.
-        val_check_interval=max(config.validation.every_steps // config.grpo.inner_iterations, 1),
+        val_check_interval=validation_interval(config),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         logger=logger or False,
         callbacks=callbacks,
-        enable_checkpointing=config.callbacks.checkpoint is not None,
+        plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,  # `callbacks.progress` has its own
         enable_model_summary=False,
         use_distributed_sampler=False,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from vqr1.config import TrainConfig
@@ -58,10 +56,6 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
         problems.append(
             f"callbacks.checkpoint.monitor={checkpoint.monitor}: with validation.samples=0 the "
             "greedy figures are val/srcc and val/plcc themselves; name one of these"
-        )
-    if (Path(config.run_dir) / "summary.json").exists():
-        problems.append(
-            f"run_dir={config.run_dir}: this folder holds a finished run; choose another"
         )
     if config.hardware.devices * config.hardware.nodes > 1:
         problems.append(

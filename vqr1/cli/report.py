@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -54,7 +54,7 @@ class TestResult:
         before: Predictions | None,
         after: Predictions | None,
         last: Predictions | None,
-        trainer: L.Trainer,
+        best_score: float,
         checkpoint: Path,
         draws: int,
     ) -> TestResult:
@@ -66,7 +66,6 @@ class TestResult:
                 name: paired_gain(part, sets[name], draws=draws)
                 for name, part in before.by_dataset().items()
             }
-        best = _best_score(trainer)
         return cls(
             before,
             after,
@@ -74,7 +73,8 @@ class TestResult:
             None if after is None else summarise(after, draws=draws),
             None if last is None else summarise(last, draws=draws),
             gains,
-            best,
+            # -inf where the monitored figure was never defined.
+            best_score if math.isfinite(best_score) else None,
             checkpoint,
         )
 
@@ -110,12 +110,18 @@ def judge(
     mode: EvaluationMode,
     batch_size: int,
     when: str,
+    check: Callable[[], None],
 ) -> Predictions:
-    """Score every test image, with a progress bar."""
+    """Score every test image, with a progress bar; `check` is called after each batch."""
     loader = data.eval_dataloader("test", batch_size=batch_size)
     total = sum(len(labelled.part("test")) for labelled in data.sets.values())
     with _progress(f"test images, {when}", total) as advance:
-        return score_images(engine, loader, mode=mode, on_progress=advance)
+
+        def scored(images: int) -> None:
+            advance(images)
+            check()
+
+        return score_images(engine, loader, mode=mode, on_progress=scored)
 
 
 def summary_values(result: TestResult, seconds: float, run_log: RunLog) -> dict[str, Any]:
@@ -194,15 +200,6 @@ def _answers_table(predictions: Predictions, count: int) -> Table:
         # Text, because an answer may hold what rich takes for markup.
         table.add_row(Text(str(row.image)), f"{row.mos:.2f}", Text(str(row.response)))
     return table
-
-
-def _best_score(trainer: L.Trainer) -> float | None:
-    for callback in trainer.checkpoint_callbacks:
-        score = getattr(callback, "best_model_score", None)
-        # Lightning keeps -inf where the monitored figure was never defined.
-        if score is not None and math.isfinite(float(score)):
-            return float(score)
-    return None
 
 
 def _number(summary: Summary | None, figure: str) -> float | None:

@@ -1,7 +1,12 @@
-"""`python train.py`: compose, validate, judge, train, judge again, export, report."""
+"""`python train.py`: compose, validate, judge, train, judge again, export, report.
+
+Exit codes are in `vqr1.errors`; which run `resume=` means is found in `vqr1.cli.resume`.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
 import sys
 import time
@@ -16,42 +21,59 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from vqr1.cli.app import run_command
-from vqr1.cli.build import build_engine, build_rewards, build_trainer, build_vision_cache
+from vqr1.cli.app import run_command, stop
+from vqr1.cli.build import (
+    build_engine,
+    build_rewards,
+    build_trainer,
+    build_vision_cache,
+    validation_interval,
+)
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import plain_values
+from vqr1.cli.judgements import keep_predictions, kept_predictions
 from vqr1.cli.model_card import write_model_card
 from vqr1.cli.report import TestResult, judge, print_report, summary_values
+from vqr1.cli.resume import RUN_DIR_TAG, Run, claimed_run, with_saved_overrides
 from vqr1.config import MixtureConfig, TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.prompts import PromptBuilder
+from vqr1.errors import Interrupted, RunFaultError, UserError
 from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, load_policy, load_processor
 from vqr1.tracking import RunLog, open_run_log
 from vqr1.training.callbacks import (
-    BEST,
-    LAST,
+    RunCheckpoints,
     SampleAnswers,
     ScatterPlot,
-    checkpoint_callbacks,
     progress_callback,
 )
 from vqr1.training.callbacks.answers import answer_table
 from vqr1.training.callbacks.scatter import scatter_figure
+from vqr1.training.checkpoint_files import read_checkpoint, step_of
 from vqr1.training.grpo import GrpoModule, StepSettings
-from vqr1.training.validation import Validator, validation_modes
+from vqr1.training.stop_requests import StopRequests
+from vqr1.training.validation import ValidationModes, Validator, validation_modes
 
 logger = logging.getLogger(__name__)
 
 
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES)
+"""Numbers of the system errors that mean: this disk takes nothing."""
+
+
 def main() -> None:
     """Entry point of `train.py` and `vqr1-train`."""
+    try:
+        sys.argv[1:] = with_saved_overrides(sys.argv[1:])
+    except UserError as error:
+        stop(error)
     run_command("train", TrainConfig, train)
 
 
 def train(config: TrainConfig, composed: DictConfig) -> float:
-    """Run one training from its validated configuration.
+    """Run one training from its validated configuration, or go on with one (`config.resume`).
 
     Args:
         config: typed configuration.
@@ -60,10 +82,55 @@ def train(config: TrainConfig, composed: DictConfig) -> float:
     Returns:
         Test SRCC after training (validation SRCC of the best checkpoint without a test), the
         figure that a sweep optimises.
+
+    Raises:
+        UserError: a mistake, or a fault that stopped the run.
+        Interrupted: a signal stopped the run, which is saved.
     """
-    started = time.monotonic()
     rewards = build_rewards(config.reward)
     check_training(config, rewards)
+    overrides = list(HydraConfig.get().overrides.task)
+    try:
+        with (
+            StopRequests() as stops,
+            claimed_run(config, plain_values(composed), overrides) as run,
+        ):
+            if run.record.finished:
+                return _finished(run)
+            try:
+                return _train(config, composed, rewards, run, stops)
+            except (Interrupted, RunFaultError) as error:
+                _say_how_to_go_on(run, error)
+                raise
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        raise RunFaultError(
+            f"{error.filename or config.run_dir}: {error.strerror}; what was saved is intact: put "
+            "this right, then run the same command with resume=auto"
+        ) from error
+
+
+def _finished(run: Run) -> float:
+    summary = json.loads((run.run_dir / "summary.json").read_text(encoding="utf-8"))
+    print(f"{run.run_dir}: this run has finished; there is nothing to resume")
+    figure = summary["test_srcc_after"]
+    figure = summary["val_srcc_best"] if figure is None else figure
+    return float("nan") if figure is None else float(figure)
+
+
+def _say_how_to_go_on(run: Run, error: Interrupted | RunFaultError) -> None:
+    if isinstance(error, Interrupted):
+        print(f"stopped by {error.signal_name}; go on with:", file=sys.stderr)
+    else:
+        print("stopped; once the cause below is put right, go on with:", file=sys.stderr)
+    print(f"  python {Path(sys.argv[0]).name} resume={run.run_dir}", file=sys.stderr)
+
+
+def _train(
+    config: TrainConfig, composed: DictConfig, rewards: Any, run: Run, stops: StopRequests
+) -> float:
+    started = time.monotonic()
     _quieten(config)
     if config.hardware.threads is not None:
         torch.set_num_threads(config.hardware.threads)
@@ -77,92 +144,139 @@ def train(config: TrainConfig, composed: DictConfig) -> float:
         device="cuda" if config.hardware.accelerator == "gpu" else "cpu",
     )
     steps = _total_steps(config, data)
-    console.print(describe(config, policy, data, steps), markup=False)
+    console.print(describe(config, policy, data, steps, run), markup=False)
+    tags = {**_tags(config), RUN_DIR_TAG: str(run.run_dir.resolve())}
     with open_run_log(
-        config.logger, Path(config.run_dir), run_name(config), _tags(config)
+        config.logger, run.run_dir, run_name(config), tags, resume=run.resumed
     ) as run_log:
         run_log.config(OmegaConf.to_yaml(composed, resolve=True), plain_values(composed))
-        result = _fit_and_judge(config, policy, data, rewards, run_log, steps)
+        if run.changes:
+            run_log.tags({"vqr1.forced_changes": "; ".join(run.changes)})
+        result = _Training(config, policy, data, rewards, run_log, steps, run, stops).run()
         seconds = time.monotonic() - started
         run_log.summary(summary_values(result, seconds, run_log))
         write_model_card(result.checkpoint, run_log.run_dir)
+    run.finish()
     print_report(console, result, seconds, run_log)
     return result.headline
 
 
-def _fit_and_judge(
-    config: TrainConfig,
-    policy: Policy,
-    data: RankingDataModule,
-    rewards: Any,
-    run_log: RunLog,
-    steps: int,
-) -> TestResult:
-    sampling = config.rollout.sampling
-    vision_cache = build_vision_cache(config.hardware)
-    engine = build_engine(config.rollout, policy, vision_cache)
-    modes = validation_modes(
-        sampling, config.validation.samples, config.seed, config.prompt.answer_format
+class _Training:
+    """Judges, fits, judges again and exports; each part once, however often it is resumed."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: Policy,
+        data: RankingDataModule,
+        rewards: Any,
+        run_log: RunLog,
+        steps: int,
+        run: Run,
+        stops: StopRequests,
+    ) -> None:
+        self.config = config
+        self.policy = policy
+        self.data = data
+        self.run_log = run_log
+        self.resumed_from = run.checkpoint
+        self.stops = stops
+        self.folder = run_log.run_dir / "checkpoints"
+        vision_cache = build_vision_cache(config.hardware)
+        self.engine = build_engine(config.rollout, policy, vision_cache)
+        self.modes = _modes(config)
+        settings = _step_settings(config, steps)
+        validator = Validator(self.engine, self.modes)
+        self.module = GrpoModule(policy, self.engine, rewards, validator, settings, vision_cache)
+        self.checkpoints = RunCheckpoints(
+            config.callbacks.checkpoint, self.folder, stops, validation_interval(config)
+        )
+        callbacks = _callbacks(config, run_log, self.checkpoints)
+        self.trainer = build_trainer(config, run_log.logger, callbacks, steps)
+        # Lightning moves the policy to the CPU after every validate and fit.
+        self.device = next(policy.model.parameters()).device
+
+    def run(self) -> TestResult:
+        """The whole run, or what is left of it."""
+        before = self._judged("before training", 0)
+        if self.resumed_from is None:
+            self.trainer.validate(self.module, self.data, verbose=False)
+            self.trainer.fit(self.module, self.data)
+        else:
+            self.trainer.fit(self.module, self.data, ckpt_path=self.resumed_from, weights_only=True)
+        last_step = self.trainer.global_step
+        after = last = self._judged("after training, last step", last_step)
+        best = self.checkpoints.best_path
+        if best is not None:
+            self.module.load_state_dict(read_checkpoint(best)["state_dict"])
+            if step_of(best) != last_step:
+                after = self._judged(f"after training, best step {step_of(best)}", step_of(best))
+        exported = export_checkpoint(self.policy, self.run_log.run_dir.resolve() / "export")
+        result = TestResult.build(
+            before,
+            after,
+            last,
+            self.checkpoints.best_score,
+            exported,
+            self.config.validation.bootstrap_draws,
+        )
+        _log_result(self.run_log, result, last_step)
+        self._log_skipped(last_step)
+        return result
+
+    def _judged(self, when: str, step: int) -> Predictions | None:
+        self.stops.check()
+        validation = self.config.validation
+        if not validation.test:
+            return None
+        kept = kept_predictions(self.folder, step)
+        if kept is not None:
+            return kept
+        self.policy.model.to(self.device)
+        predictions = judge(
+            self.engine,
+            self.data,
+            self.modes.primary,
+            validation.images_per_batch,
+            when,
+            self.stops.check,
+        )
+        keep_predictions(self.folder, step, predictions)
+        return predictions
+
+    def _log_skipped(self, step: int) -> None:
+        skipped = {name: count for name, count in self.data.skipped_images().items() if count}
+        self.run_log.metrics(
+            {f"data/skipped/{name}": float(count) for name, count in skipped.items()}, step
+        )
+        for name, count in skipped.items():
+            logger.warning("%s: %d images were left out (dataset.on_bad_image=skip)", name, count)
+
+
+def _modes(config: TrainConfig) -> ValidationModes:
+    return validation_modes(
+        config.rollout.sampling,
+        config.validation.samples,
+        config.seed,
+        config.prompt.answer_format,
     )
-    settings = StepSettings(
+
+
+def _step_settings(config: TrainConfig, steps: int) -> StepSettings:
+    return StepSettings(
         grpo=config.grpo,
-        sampling=sampling,
+        sampling=config.rollout.sampling,
         optimizer=config.optimizer,
         answer_format=config.prompt.answer_format,
         micro_batch_tokens=config.hardware.micro_batch_tokens,
         total_steps=steps,
         seed=config.seed,
     )
-    validator = Validator(engine, modes)
-    module = GrpoModule(policy, engine, rewards, validator, settings, vision_cache)
-    folder = run_log.run_dir / "checkpoints"
-    callbacks = _callbacks(config, run_log, folder)
-    trainer = build_trainer(config, run_log.logger, callbacks, steps)
-
-    device = next(policy.model.parameters()).device
-
-    def judged(when: str) -> Predictions | None:
-        if not config.validation.test:
-            return None
-        # Lightning moves the policy to the CPU after every validate and fit.
-        policy.model.to(device)
-        return judge(engine, data, modes.primary, config.validation.images_per_batch, when)
-
-    before = judged("before training")
-    trainer.validate(module, data, verbose=False)
-    trainer.fit(module, data)
-    after = last = judged("after training, last step")
-    if config.callbacks.checkpoint is not None:
-        trainer.save_checkpoint(folder / f"{LAST}.ckpt")
-    best_step = _load_best(module, trainer)
-    if best_step not in (None, trainer.global_step):
-        after = judged(f"after training, best step {best_step}")
-    exported = export_checkpoint(policy, run_log.run_dir.resolve() / "export")
-    result = TestResult.build(
-        before, after, last, trainer, exported, config.validation.bootstrap_draws
-    )
-    _log_result(run_log, result)
-    skipped = {name: count for name, count in data.skipped_images().items() if count}
-    run_log.metrics({f"data/skipped/{name}": float(count) for name, count in skipped.items()})
-    for name, count in skipped.items():
-        logger.warning("%s: %d images were left out (dataset.on_bad_image=skip)", name, count)
-    return result
 
 
-def _load_best(module: GrpoModule, trainer: L.Trainer) -> int | None:
-    """Load the weights of this run's best checkpoint; its step, or None when none was kept."""
-    kept = [getattr(c, "best_model_path", "") for c in trainer.checkpoint_callbacks]
-    files = [Path(path) for path in kept if Path(path).stem == BEST]
-    if not files:
-        return None
-    state = torch.load(files[0], map_location="cpu", weights_only=True)
-    module.load_state_dict(state["state_dict"])
-    return int(state["global_step"])
-
-
-def _log_result(run_log: RunLog, result: TestResult) -> None:
+def _log_result(run_log: RunLog, result: TestResult, step: int) -> None:
     best = {} if result.val_srcc is None else {"val/srcc_best": result.val_srcc}
-    run_log.metrics({**result.metrics(), **best})
+    run_log.metrics({**result.metrics(), **best}, step)
     run_log.tags({"vqr1.checkpoint": str(result.checkpoint)})
     for name, predictions in (("before", result.before), ("after", result.after)):
         if predictions is not None:
@@ -204,16 +318,16 @@ def _total_steps(config: TrainConfig, data: RankingDataModule) -> int:
     return config.max_epochs * len(data.train_dataloader()) * config.grpo.inner_iterations
 
 
-def _callbacks(config: TrainConfig, run_log: RunLog, folder: Path) -> list[L.Callback]:
+def _callbacks(
+    config: TrainConfig, run_log: RunLog, checkpoints: RunCheckpoints
+) -> list[L.Callback]:
     callbacks: list[L.Callback] = [
         SampleAnswers(run_log, config.logger.sample_answers),
         ScatterPlot(run_log),
     ]
     if config.callbacks.progress:
         callbacks.append(progress_callback(Console()))
-    if config.callbacks.checkpoint is not None:
-        callbacks += checkpoint_callbacks(config.callbacks.checkpoint, folder)
-    return callbacks
+    return [*callbacks, checkpoints]
 
 
 def run_name(config: TrainConfig) -> str:
@@ -225,8 +339,10 @@ def run_name(config: TrainConfig) -> str:
     return f"{sets}/{HydraConfig.get().runtime.choices['reward']}/seed{config.seed}"
 
 
-def describe(config: TrainConfig, policy: Policy, data: RankingDataModule, steps: int) -> str:
-    """What is about to be trained, in three lines."""
+def describe(
+    config: TrainConfig, policy: Policy, data: RankingDataModule, steps: int, run: Run
+) -> str:
+    """What is about to be trained, in three lines, and where a resumed run goes on."""
     trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
     counts = ", ".join(
         f"{name} {len(s.part('train'))}/{len(s.part('val'))}/{len(s.part('test'))}"
@@ -237,8 +353,16 @@ def describe(config: TrainConfig, policy: Policy, data: RankingDataModule, steps
         f"images (train/val/test): {counts}\n"
         f"{steps} steps of {config.loader.images_per_batch} images x "
         f"{config.grpo.group_size} responses; reward {' + '.join(config.reward.terms)}; "
-        f"run directory {config.run_dir}"
-    )
+        f"run directory {run.run_dir}"
+    ) + _resumed_at(run)
+
+
+def _resumed_at(run: Run) -> str:
+    if not run.resumed:
+        return ""
+    if run.checkpoint is None:
+        return "\nresumed from the beginning: nothing was saved yet"
+    return f"\nresumed after step {step_of(run.checkpoint)}"
 
 
 def _tags(config: TrainConfig) -> dict[str, str]:

@@ -80,7 +80,12 @@ class CheckpointConfig:
     monitor: Literal["val/srcc", "val/plcc", "val/srcc_greedy", "val/plcc_greedy"] = "val/srcc"
     """Metric of the best checkpoint, higher is better."""
     every_steps: PositiveInt | None = None
-    """Steps between saves of the last checkpoint; null saves at every validation."""
+    """Optimiser steps between saves; null saves at every validation."""
+    keep: PositiveInt = 2
+    """Last saved states that are kept, so that one can be damaged."""
+    on_failed_write: Literal["continue", "stop"] = "continue"
+    """What a run does when a checkpoint could not be written (a full disk): go on with a warning,
+    or stop."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -136,6 +141,11 @@ class TrainConfig:
     """Seed of batches, samples and initial adapters."""
     run_dir: str
     """Folder that receives checkpoints, tables and `summary.json`."""
+    resume: str | None = None
+    """Run to go on with: its MLflow id, its folder, or `auto` (the newest unfinished run beside
+    `run_dir` with this configuration, else a new one)."""
+    resume_force: bool = False
+    """Go on although the configuration has changed in keys that change what is computed."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

@@ -30,11 +30,13 @@ def export_checkpoint(policy: Policy, folder: Path) -> Path:
         `folder`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left_behind in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(left_behind)  # by an export that was killed
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     aside.chmod(0o755)
     for file in _base_files(policy):
         shutil.copyfile(file, aside / file.name)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as weights:
+    with tempfile.TemporaryDirectory(dir=aside) as weights:
         _merged(policy).save_pretrained(weights)
         for pattern in WEIGHT_PATTERNS:
             for file in Path(weights).glob(pattern):

@@ -129,22 +129,20 @@ class GrpoModule(L.LightningModule):
         learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         loss, grad_norm = self._update(batch, scored, reference, vision)
         finished = time.perf_counter()
-        self._log_step(
-            {
-                **answer_figures,
-                "loss": float(loss.loss),
-                "policy_loss": float(loss.policy_loss),
-                "kl": float(loss.kl),
-                "clip_fraction": float(loss.clip_fraction),
-                "grad_norm": grad_norm,
-                "lr": learning_rate,
-                "time/rollout": sampled - started,
-                "time/reference": referred - sampled,
-                "time/update": finished - referred,
-                "memory_mib": peak_memory_mib(self.device),
-            },
-            len(batch),
-        )
+        figures = {
+            **answer_figures,
+            "loss": float(loss.loss),
+            "policy_loss": float(loss.policy_loss),
+            "kl": float(loss.kl),
+            "clip_fraction": float(loss.clip_fraction),
+            "grad_norm": grad_norm,
+            "lr": learning_rate,
+            "time/rollout": sampled - started,
+            "time/reference": referred - sampled,
+            "time/update": finished - referred,
+            "memory_mib": peak_memory_mib(self.device),
+        }
+        self._log({f"train/{name}": value for name, value in figures.items()}, len(batch))
 
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
         """Judge one batch of validation images."""
@@ -154,7 +152,7 @@ class GrpoModule(L.LightningModule):
         """Log `val/srcc` and its companions."""
         # An undefined figure is logged as NaN: the best checkpoint ranks it below every number.
         figures = self.validator.finish()
-        self.log_dict({f"val/{name}": value for name, value in figures.items()})
+        self._log({f"val/{name}": value for name, value in figures.items()})
 
     def _encode(self, batch: RankingBatch) -> VisionFeatures:
         """Image features under the current weights, with history where the tower trains."""
@@ -295,10 +293,15 @@ class GrpoModule(L.LightningModule):
             torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
         )
 
-    def _log_step(self, figures: dict[str, float], batch_size: int) -> None:
-        self.log_dict(
-            {f"train/{name}": value for name, value in figures.items()}, batch_size=batch_size
-        )
+    def _log(self, figures: dict[str, float], batch_size: int = 1) -> None:
+        """Hand figures to progress and checkpoints through Lightning, and to the log directly.
+
+        Lightning writes a step's figures after the hooks that save it, so that a run killed in
+        between would lose them. Their step is the number of optimiser steps done.
+        """
+        self.log_dict(figures, logger=False, batch_size=batch_size)
+        if self.logger is not None:
+            self.logger.log_metrics(figures, self.global_step)
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -1,16 +1,15 @@
 """What happens around the steps: one small file each."""
 
 from vqr1.training.callbacks.answers import SampleAnswers
-from vqr1.training.callbacks.checkpoints import BEST, LAST, checkpoint_callbacks
+from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoints
 from vqr1.training.callbacks.progress import LineProgress, progress_callback
 from vqr1.training.callbacks.scatter import ScatterPlot
 
 __all__ = [
-    "BEST",
-    "LAST",
+    "AtomicCheckpointIO",
     "LineProgress",
+    "RunCheckpoints",
     "SampleAnswers",
     "ScatterPlot",
-    "checkpoint_callbacks",
     "progress_callback",
 ]

@@ -1,43 +1,240 @@
-"""Best and last checkpoint.
+"""When a run is saved, and how it goes on exactly where it was.
 
-Two callbacks, because one with both a monitor and `save_last` leaves the last checkpoint frozen at
-the best epoch.
+A checkpoint is taken between two steps: after a step's update and its metrics, and after the
+validation that may follow it. It holds everything the rest of the run depends on: weights,
+optimiser, schedule, step count, position in the order of batches (Lightning's part of the file),
+random states, and which validation was the best so far. `step_<n>.ckpt` files are whole states, the
+last few are kept; `best_<n>.ckpt` holds the weights of the best validation only, and is removed
+after a better one is part of a saved state, never before.
+
+What it leaves out: how a file is written and verified (`vqr1.training.checkpoint_files`), and
+finding the run to go on with (`vqr1.cli.resume`).
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.callbacks import ModelCheckpoint
+import lightning as L
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
 
 from vqr1.config import CheckpointConfig
+from vqr1.errors import RunFaultError
+from vqr1.training.checkpoint_files import (
+    CheckpointNotWrittenError,
+    checkpoints,
+    remove_checkpoint,
+    remove_partials,
+    step_name,
+    step_of,
+    write_checkpoint,
+)
+from vqr1.training.random_state import random_state, set_random_state
+from vqr1.training.stop_requests import StopRequests
 
-BEST = "best"
-LAST = "last"
+logger = logging.getLogger(__name__)
 
 
-def checkpoint_callbacks(config: CheckpointConfig, folder: Path) -> list[ModelCheckpoint]:
-    """The pair of callbacks for one run.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's seam for files: whole or not at all. The caller verifies before it loads."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write atomically with a checksum.
+
+        Raises:
+            CheckpointNotWrittenError: too little room, or the write failed.
+        """
+        write_checkpoint(checkpoint, Path(path))
+
+
+class RunCheckpoints(Checkpoint):
+    """Saves a run, and stops it between two steps when a signal asks for that.
 
     Args:
-        config: monitored metric and interval.
-        folder: receives `best.ckpt` and `last.ckpt`.
+        config: what is kept and what counts as best; None saves nothing.
+        folder: receives the files.
+        stops: what asks the run to stop.
+        val_every: batches from one validation to the next.
     """
-    best = ModelCheckpoint(
-        dirpath=folder,
-        filename=BEST,
-        monitor=config.monitor,
-        mode="max",
-        save_top_k=1,
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
-    last = ModelCheckpoint(
-        dirpath=folder,
-        filename=LAST,
-        monitor=None,
-        save_top_k=1,
-        every_n_train_steps=config.every_steps,
-        enable_version_counter=False,
-    )
-    return [best, last]
+
+    def __init__(
+        self,
+        config: CheckpointConfig | None,
+        folder: Path,
+        stops: StopRequests,
+        val_every: int,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.stops = stops
+        self.val_every = val_every
+        self.best_step: int | None = None
+        self.best_score = -math.inf
+        self._batches = 0
+        self._random: dict[str, Any] = {}
+        self._validation_pending = False
+        self._resumed = False
+        self._saved_step: int | None = None
+
+    @property
+    def best_path(self) -> Path | None:
+        """The weights of the best validation so far."""
+        return None if self.best_step is None else self.folder / step_name("best", self.best_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside Lightning's own state."""
+        return {
+            "batches": self._batches,
+            "random": self._random,
+            "validation_pending": self._validation_pending,
+            "best_step": self.best_step,
+            "best_score": self.best_score,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved state; it is put in place when the fit starts."""
+        self._batches = state_dict["batches"]
+        self._random = state_dict["random"]
+        self._validation_pending = state_dict["validation_pending"]
+        self.best_step = state_dict["best_step"]
+        self.best_score = state_dict["best_score"]
+        self._resumed = True
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the signals back from Lightning."""
+        self.stops.install()
+        remove_partials(self.folder)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the start, which shows that the disk takes a checkpoint; or go on."""
+        if not self._resumed:
+            self._random = random_state()
+            self._save(trainer)
+            return
+        self._saved_step = trainer.global_step
+        continue_between_batches(trainer, self._batches)
+        if self._validation_pending:
+            self._validate(trainer)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Put the random states back: making the loaders may have drawn."""
+        if self._resumed:
+            set_random_state(self._random)
+            self._resumed = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *unused: Any
+    ) -> None:
+        """Save at the interval, and on a signal; where a validation follows, it comes first."""
+        self._batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        self._random = random_state()
+        self._validation_pending = self._batches % self.val_every == 0
+        if self.stops.pending:
+            self._stop(trainer)
+        if not self._validation_pending and self._due(trainer):
+            self._save(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *unused: Any
+    ) -> None:
+        """On a signal, save the step before the validation, which the resumed run then repeats."""
+        if self.stops.pending and trainer.state.fn == "fit":
+            self._stop(trainer)
+        self.stops.check()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the best weights, then save."""
+        if trainer.state.fn != "fit":
+            return
+        self._validation_pending = False
+        self._keep_best(trainer)
+        if self._due(trainer):
+            self._save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the end."""
+        if self._saved_step != trainer.global_step:
+            self._save(trainer)
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        if self._saved_step != trainer.global_step:
+            self._save(trainer)
+        self.stops.check()
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        if self.config is None or self.config.every_steps is None:
+            return not self._validation_pending and self._batches % self.val_every == 0
+        every = self.config.every_steps
+        return trainer.global_step // every > (self._saved_step or 0) // every
+
+    def _keep_best(self, trainer: L.Trainer) -> None:
+        if self.config is None:
+            return
+        score = float(trainer.callback_metrics[self.config.monitor])
+        if self.best_step is not None and not score > self.best_score:
+            return
+        path = self.folder / step_name("best", trainer.global_step)
+        if self._write(trainer, path, weights_only=True):
+            # An undefined figure ranks below every number.
+            self.best_score = -math.inf if math.isnan(score) else score
+            self.best_step = trainer.global_step
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if self.config is None:
+            return
+        # Metrics first: those of a step that a checkpoint holds are never logged again.
+        for log in trainer.loggers:
+            log.save()
+        step = trainer.global_step
+        if not self._write(trainer, self.folder / step_name("step", step)):
+            return
+        self._saved_step = step
+        for old in checkpoints(self.folder, "step")[: -self.config.keep]:
+            remove_checkpoint(old)
+        for old in checkpoints(self.folder, "best"):
+            if step_of(old) != self.best_step:
+                remove_checkpoint(old)
+
+    def _write(self, trainer: L.Trainer, path: Path, weights_only: bool = False) -> bool:
+        assert self.config is not None
+        try:
+            trainer.save_checkpoint(path, weights_only)
+        except CheckpointNotWrittenError as error:
+            kept = checkpoints(self.folder, "step")
+            rest = f"the last good one is {kept[-1].name}" if kept else "there is none yet"
+            message = f"checkpoint not written: {error}; {rest}"
+            if self.config.on_failed_write == "stop":
+                raise RunFaultError(f"{message}. Make room and resume the run") from error
+            logger.warning("%s; the run goes on", message)
+            return False
+        return True
+
+    def _validate(self, trainer: L.Trainer) -> None:
+        """Run the validation that the saved step still waits for, as Lightning's loop does."""
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+
+
+def continue_between_batches(trainer: L.Trainer, batches: int) -> None:
+    """Make Lightning go on after `batches` whole batches.
+
+    Lightning saves its progress inside of a batch and then guesses what was still to be done; ours
+    is saved when nothing was. Its count within the epoch stays 0, and the sampler, which yields the
+    rest of the epoch only, ends that epoch.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    total = loop.batch_progress.total
+    total.ready = total.started = total.processed = total.completed = batches
+    loop._batches_that_stepped = batches
+    loop.restarting = False
+    loop.reset_restart_stage()
+    loop.val_loop.reset_restart_stage()

@@ -1,0 +1,56 @@
+"""Judging the test images around a training, each policy once however often the run is resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vqr1.evaluation.predictions import Predictions
+from vqr1.training.checkpoint_files import (
+    CheckpointDamagedError,
+    CheckpointNotWrittenError,
+    read_checkpoint,
+    step_name,
+    write_checkpoint,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def kept_predictions(folder: Path, step: int) -> Predictions | None:
+    """Answers that were kept for the policy after `step` optimiser steps, None if not intact."""
+    path = folder / step_name("judged", step)
+    if not path.exists():
+        return None
+    try:
+        content = read_checkpoint(path)
+    except CheckpointDamagedError as error:
+        logger.warning("damaged test answers, judged again: %s", error)
+        return None
+    return _from_plain(content)
+
+
+def keep_predictions(folder: Path, step: int, predictions: Predictions) -> None:
+    """Keep the answers of the policy after `step` optimiser steps."""
+    try:
+        write_checkpoint(_to_plain(predictions), folder / step_name("judged", step))
+    except CheckpointNotWrittenError as error:
+        logger.warning("test answers not kept for a resumed run: %s", error)
+
+
+def _to_plain(predictions: Predictions) -> dict[str, Any]:
+    values = {}
+    for field in dataclasses.fields(predictions):
+        value = getattr(predictions, field.name)
+        values[field.name] = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    return values
+
+
+def _from_plain(content: dict[str, Any]) -> Predictions:
+    values = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in content.items()}
+    return Predictions(**values)

@@ -1,0 +1,220 @@
+"""Checkpoint files: written whole or not at all, and believed only if their checksum agrees.
+
+A checkpoint `step_00000050.ckpt` is written under another name, synced, and renamed; beside it
+`step_00000050.ckpt.sha256` holds size and SHA-256, in place before the rename. A file without its
+checksum, or with another one, is damaged: the newest intact one before it is used. Nothing is
+unpickled (`weights_only=True`).
+
+What it leaves out: what a checkpoint holds, and when one is written (`callbacks/checkpoints.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+PARTIAL = ".part"
+CHECKSUM = ".sha256"
+MARGIN_BYTES = 4 * 2**20
+"""Room beyond a checkpoint's tensors: everything else in the file, and its neighbours."""
+_BLOCK = 2**22
+
+
+class CheckpointNotWrittenError(Exception):
+    """A checkpoint could not be written; whatever was there before still is."""
+
+
+class CheckpointDamagedError(Exception):
+    """A checkpoint is not what was written."""
+
+
+def step_name(kind: str, step: int) -> str:
+    """File name of a checkpoint: kind (`step` or `best`) and optimiser steps done."""
+    return f"{kind}_{step:08d}.ckpt"
+
+
+def step_of(path: Path) -> int:
+    """Optimiser steps done, from a file name of `step_name`."""
+    return int(path.stem.rpartition("_")[2])
+
+
+def checkpoints(folder: Path, kind: str) -> list[Path]:
+    """The complete checkpoint files of a kind, oldest first."""
+    return sorted(folder.glob(f"{kind}_" + "[0-9]" * 8 + ".ckpt"))
+
+
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint so that `path` is never a part of one.
+
+    Args:
+        content: plain containers and tensors.
+        path: the file; its folder is made.
+
+    Raises:
+        CheckpointNotWrittenError: too little room, or the write failed; no partial file is left.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(content, path.parent)
+        with partial.open("wb") as file:
+            writer = _HashingWriter(file)
+            _save(content, writer)
+            _sync(file)
+        _write_checksum(path, writer)
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointNotWrittenError(f"{path}: {error.strerror or error}") from error
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Compare a checkpoint with its checksum.
+
+    Raises:
+        CheckpointDamagedError: no checksum, or another one.
+    """
+    try:
+        expected = json.loads(path.with_name(path.name + CHECKSUM).read_text(encoding="utf-8"))
+        size, digest = int(expected["bytes"]), str(expected["sha256"])
+        if path.stat().st_size != size:
+            raise CheckpointDamagedError(
+                f"{path}: {path.stat().st_size} bytes instead of the {size} that were written"
+            )
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise CheckpointDamagedError(f"{path}: its SHA-256 is not that of what was written")
+    except FileNotFoundError as error:
+        raise CheckpointDamagedError(f"{error.filename}: missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointDamagedError(f"{path.name}{CHECKSUM}: not a checksum file") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Verify and load a checkpoint onto the CPU.
+
+    Raises:
+        CheckpointDamagedError: it is not what was written.
+    """
+    verify_checkpoint(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    assert isinstance(content, dict)
+    return content
+
+
+def newest_intact(folder: Path, kind: str) -> Path | None:
+    """The newest checkpoint that agrees with its checksum; damaged ones are named in the log."""
+    for path in reversed(checkpoints(folder, kind)):
+        try:
+            verify_checkpoint(path)
+        except CheckpointDamagedError as error:
+            logger.warning("damaged checkpoint left aside: %s", error)
+        else:
+            return path
+    return None
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint and then its checksum."""
+    path.unlink(missing_ok=True)
+    path.with_name(path.name + CHECKSUM).unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """Delete what writers that were killed left behind."""
+    for path in folder.glob(f"*{PARTIAL}"):
+        path.unlink(missing_ok=True)
+
+
+class _HashingWriter:
+    """Passes bytes on and digests them; keeps the error of a write, which torch would reword."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self._digest.update(data)
+        self.bytes += written
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _save(content: Mapping[str, Any], writer: _HashingWriter) -> None:
+    try:
+        torch.save(dict(content), writer)  # type: ignore[arg-type]  # it only writes and flushes
+    except RuntimeError:
+        if writer.error is None:
+            raise
+        raise writer.error from None
+
+
+def _write_checksum(path: Path, writer: _HashingWriter) -> None:
+    final = path.with_name(path.name + CHECKSUM)
+    partial = final.with_name(final.name + PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            file.write(json.dumps({"bytes": writer.bytes, "sha256": writer.sha256}).encode())
+            _sync(file)
+        partial.replace(final)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_room(content: Mapping[str, Any], folder: Path) -> None:
+    tensors = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(content)
+    }
+    needed = sum(tensors.values()) + MARGIN_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(0, f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} are free")
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)

@@ -1,0 +1,156 @@
+"""What a run directory says about its run: started how, with which configuration, finished or not.
+
+`run.json` is written when a run starts and when it has finished. While a process works on a run it
+holds `run.lock`; the operating system releases it however the process ends.
+
+What it leaves out: which run a command means, and going on with it (`vqr1.cli.resume`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import TypeAdapter, ValidationError
+
+from vqr1.errors import ConfigError, DataError
+
+RECORD = "run.json"
+LOCK = "run.lock"
+
+HARMLESS = ("logger", "callbacks", "run_dir", "resume", "resume_force", "loader.workers",
+            "loader.cache_dir")  # fmt: skip
+"""Keys and groups that change no number that a run computes."""
+NOT_HARMLESS = ("callbacks.checkpoint.monitor",)
+"""Keys in them that do: another metric chooses another best checkpoint."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run's start.
+
+    Attributes:
+        started: local time, ISO 8601.
+        working_directory: where the command ran; its relative paths start there.
+        overrides: the command line's overrides.
+        config: the composed configuration, in plain containers.
+        finished: True once everything is written, the log included.
+    """
+
+    started: str
+    working_directory: str
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    finished: bool = False
+
+
+_ADAPTER = TypeAdapter(RunRecord)
+
+
+def read_record(run_dir: Path) -> RunRecord | None:
+    """The record of a run directory, None where it holds none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = run_dir / RECORD
+    try:
+        return _ADAPTER.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise DataError(f"{path}: not the record of a run; remove the folder") from error
+
+
+def write_record(run_dir: Path, record: RunRecord) -> None:
+    """Write the record, whole or not at all; readable by its owner, as addresses may hold secrets.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    aside = run_dir / f"{RECORD}.part"
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(record), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(run_dir / RECORD)
+
+
+def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """The keys whose change alters what a run computes, each as `key: old -> new`.
+
+    Args:
+        saved: the configuration that the run started with.
+        current: the configuration now.
+    """
+    old, new = _flat(saved), _flat(current)
+    return [
+        f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
+        for key in dict.fromkeys([*old, *new])
+        if not _harmless(key) and _shown(old, key) != _shown(new, key)
+    ]
+
+
+class RunLock:
+    """Holds a run directory for this process.
+
+    A POSIX record lock: unlike `flock` it is not inherited by loader workers, which may outlive a
+    killed process by some seconds.
+
+    Args:
+        run_dir: the folder; it is made.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / LOCK
+        self._file: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock; False if another process holds it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(descriptor)
+            return False
+        self._file = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self) -> RunLock:
+        if not self.acquire():
+            raise ConfigError(
+                [f"run_dir={self._path.parent}: another process is working on this run"]
+            )
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.release()
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    return pd.json_normalize(json.loads(json.dumps(values)), sep=".").iloc[0].to_dict()
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "absent"
+
+
+def _harmless(key: str) -> bool:
+    if key in NOT_HARMLESS:
+        return False
+    return any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
