@@ -24,8 +24,10 @@ from vqr1.errors import ConfigError, DataError
 RECORD = "run.json"
 LOCK = "run.lock"
 
-HARMLESS = ("logger", "callbacks", "run_dir", "resume", "resume_force", "loader.workers",
-            "loader.cache_dir")  # fmt: skip
+HARMLESS = (
+    "logger", "callbacks", "run_dir", "resume", "resume_force", "loader.workers",
+    "loader.cache_dir", "hardware.vision_cache_mib", "hardware.vision_cache_dir",
+)  # fmt: skip
 """Keys and groups that change no number that a run computes."""
 NOT_HARMLESS = ("callbacks.checkpoint.monitor",)
 """Keys in them that do: another metric chooses another best checkpoint."""

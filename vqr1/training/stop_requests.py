@@ -25,6 +25,7 @@ class StopRequests:
         self._signal: str | None = None
         self._fault: str | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._process = os.getpid()
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
@@ -69,6 +70,11 @@ class StopRequests:
             raise Interrupted(self._signal)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A loader worker, which has inherited this handler and ends when its run does.
+            if number == signal.SIGTERM:
+                os._exit(0)
+            return
         self._signal = signal.Signals(number).name
         # SIGUSR1 stays taken: SLURM sends it to every process of a step, perhaps more than once.
         signal.signal(signal.SIGINT, signal.default_int_handler)
