@@ -5,12 +5,12 @@ Exit codes are in `vqr1.errors`; which run `resume=` means is found in `vqr1.cli
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import sys
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from vqr1.cli.build import (
 )
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import plain_values
+from vqr1.cli.faults import machine_faults
 from vqr1.cli.judgements import keep_predictions, kept_predictions
 from vqr1.cli.model_card import write_model_card
 from vqr1.cli.report import TestResult, judge, print_report, summary_values
@@ -57,10 +58,6 @@ from vqr1.training.stop_requests import StopRequests
 from vqr1.training.validation import ValidationModes, Validator, validation_modes
 
 logger = logging.getLogger(__name__)
-
-
-STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES)
-"""Numbers of the system errors that mean: this disk takes nothing."""
 
 
 def main() -> None:
@@ -90,25 +87,19 @@ def train(config: TrainConfig, composed: DictConfig) -> float:
     rewards = build_rewards(config.reward)
     check_training(config, rewards)
     overrides = list(HydraConfig.get().overrides.task)
-    try:
-        with (
-            StopRequests() as stops,
-            claimed_run(config, plain_values(composed), overrides) as run,
-        ):
-            if run.record.finished:
-                return _finished(run)
-            try:
+    with (
+        StopRequests() as stops,
+        machine_faults(stops, Path(config.run_dir)),
+        claimed_run(config, plain_values(composed), overrides) as run,
+    ):
+        if run.record.finished:
+            return _finished(run)
+        try:
+            with machine_faults(stops, run.run_dir):
                 return _train(config, composed, rewards, run, stops)
-            except (Interrupted, RunFaultError) as error:
-                _say_how_to_go_on(run, error)
-                raise
-    except OSError as error:
-        if error.errno not in STORAGE_ERRORS:
+        except (Interrupted, RunFaultError) as error:
+            _say_how_to_go_on(run, error)
             raise
-        raise RunFaultError(
-            f"{error.filename or config.run_dir}: {error.strerror}; what was saved is intact: put "
-            "this right, then run the same command with resume=auto"
-        ) from error
 
 
 def _finished(run: Run) -> float:
@@ -152,7 +143,8 @@ def _train(
         run_log.config(OmegaConf.to_yaml(composed, resolve=True), plain_values(composed))
         if run.changes:
             run_log.tags({"vqr1.forced_changes": "; ".join(run.changes)})
-        result = _Training(config, policy, data, rewards, run_log, steps, run, stops).run()
+        with closing(data):
+            result = _Training(config, policy, data, rewards, run_log, steps, run, stops).run()
         seconds = time.monotonic() - started
         run_log.summary(summary_values(result, seconds, run_log))
         write_model_card(result.checkpoint, run_log.run_dir)

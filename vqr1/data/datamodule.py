@@ -60,6 +60,7 @@ class RankingDataModule(lightning.LightningDataModule):
         self._seed = seed
         self._sampler: RankingBatchSampler | None = None
         self._saved_position: Mapping[str, Any] | None = None
+        self._train_loader: RankingLoader | None = None
 
     @cached_property
     def sets(self) -> dict[str, LabelledSet]:
@@ -111,7 +112,14 @@ class RankingDataModule(lightning.LightningDataModule):
         if self._sampler is None:
             self._sampler = self._make_sampler({name: len(part) for name, part in parts.items()})
         images = RankingImages(parts, self._prompts, self._cache, replace_bad=True)
-        return RankingLoader(images, self._sampler, self._loader.workers)
+        self.close()
+        self._train_loader = RankingLoader(images, self._sampler, self._loader.workers)
+        return self._train_loader
+
+    def close(self) -> None:
+        """End the worker processes of training."""
+        if self._train_loader is not None:
+            self._train_loader.close()
 
     def val_dataloader(self) -> RankingLoader:
         """Validation batches, for Lightning's loop."""

@@ -228,3 +228,9 @@ class RankingLoader(DataLoader[RankingBatch]):
                 self._resumable.consumed()
             if batch is not None:
                 yield batch
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()
+            self._iterator = None

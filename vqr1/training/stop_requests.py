@@ -17,12 +17,19 @@ from vqr1.errors import Interrupted, RunFaultError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
+WORKER_GRACE_SECONDS = 20
+"""A loader worker that was sent SIGTERM, as a scheduler does to all processes, lives on so long."""
+
 
 class StopRequests:
-    """Takes the stop signals while its context is open."""
+    """Takes the stop signals while its context is open.
+
+    Attributes:
+        signal: name of the signal that came, None so far.
+    """
 
     def __init__(self) -> None:
-        self._signal: str | None = None
+        self.signal: str | None = None
         self._fault: str | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._process = os.getpid()
@@ -45,12 +52,12 @@ class StopRequests:
     @property
     def pending(self) -> bool:
         """True once something asked."""
-        return self._signal is not None or self._fault is not None
+        return self.signal is not None or self._fault is not None
 
     def install(self) -> None:
         """Take the signals (again): Lightning puts handlers of its own around a fit."""
         for number in self._before:
-            if self._signal is None:
+            if self.signal is None:
                 signal.signal(number, self._note)
 
     def fault(self, message: str) -> None:
@@ -66,17 +73,18 @@ class StopRequests:
         """
         if self._fault is not None:
             raise RunFaultError(self._fault)
-        if self._signal is not None:
-            raise Interrupted(self._signal)
+        if self.signal is not None:
+            raise Interrupted(self.signal)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # A loader worker, which has inherited this handler and ends when its run does.
+            # A loader worker, which has inherited this handler: the step still needs it, but it must
+            # end where nobody tells it to.
             if number == signal.SIGTERM:
-                os._exit(0)
+                signal.alarm(WORKER_GRACE_SECONDS)
             return
-        self._signal = signal.Signals(number).name
+        self.signal = signal.Signals(number).name
         # SIGUSR1 stays taken: SLURM sends it to every process of a step, perhaps more than once.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.write(2, f"{self._signal}: stopping after this step\n".encode())
+        os.write(2, f"{self.signal}: stopping after this step\n".encode())

@@ -1,0 +1,67 @@
+"""The record that every fault returns, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from tests.faults.runs import Comparison
+
+
+@dataclass(frozen=True)
+class FaultResult:
+    """How a run took a fault.
+
+    Attributes:
+        fault: what was done to it.
+        recovered: it went on by itself, or stopped with one clear line and could be resumed.
+        identical: weights and metrics are those of the uninterrupted run.
+        lost: metrics missing or doubled in MLflow.
+        said: the line that it stopped with, or what went wrong with the recovery.
+        skipped: why the fault could not be tried here; empty where it was.
+    """
+
+    fault: str
+    recovered: bool = False
+    identical: bool = False
+    lost: int = 0
+    said: str = ""
+    skipped: str = ""
+
+    @classmethod
+    def of(cls, fault: str, code: int, comparison: Comparison | None, said: str) -> FaultResult:
+        """From the end of the resumed run; code 0 and a comparison where it finished."""
+        if comparison is None:
+            return cls(fault, said=f"exit code {code} after resuming; {said}")
+        lost = comparison.missing + comparison.doubled
+        return cls(fault, True, comparison.identical, lost, said)
+
+
+def last_line(output: str) -> str:
+    """What a run said last; `traceback` where a user would have seen one."""
+    if "Traceback (most recent call last)" in output:
+        return "traceback"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return errors[-1] if errors else (lines[-1] if lines else "")
+
+
+def table(results: Sequence[FaultResult]) -> Table:
+    """One row for each kind of fault: fault, tried, recovered, identical, lost."""
+    shown = Table(title="faults")
+    for column in ("fault", "tried", "recovered", "identical", "lost", "said"):
+        shown.add_column(column, overflow="fold")
+    for fault in dict.fromkeys(result.fault for result in results):
+        rows = [result for result in results if result.fault == fault]
+        tried = [row for row in rows if not row.skipped]
+        shown.add_row(
+            fault,
+            str(len(tried)) if tried else "skipped",
+            str(sum(row.recovered for row in tried)),
+            str(sum(row.identical for row in tried)),
+            str(sum(row.lost for row in tried)),
+            rows[0].skipped or next((row.said for row in rows if row.said), ""),
+        )
+    return shown

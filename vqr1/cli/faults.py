@@ -1,0 +1,69 @@
+"""Faults of the machine under a run, each as one line that says what to put right.
+
+What it leaves out: faults of the training itself (`vqr1.training.callbacks.watchdogs`) and of the
+tracking server, which stops no run (`vqr1.tracking`).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from vqr1.errors import Interrupted, RunFaultError
+from vqr1.training.stop_requests import StopRequests
+
+STORAGE_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM,
+}  # fmt: skip
+"""Numbers of the system errors that mean: this disk takes nothing."""
+
+
+@contextmanager
+def machine_faults(stops: StopRequests, run_dir: Path) -> Iterator[None]:
+    """Turn what a machine's faults raise into `RunFaultError`; let everything else pass.
+
+    Args:
+        stops: a scheduler that ends a run signals its loader workers too; their death is then no
+            fault but the end that was asked for.
+        run_dir: named where an error names no file.
+
+    Raises:
+        RunFaultError: the disk takes nothing, or memory ran out here or in a loader worker.
+        Interrupted: a worker went first after a stop signal.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, MemoryError, RuntimeError) as error:
+        message = fault_message(error, run_dir)
+        if message is None:
+            raise
+        if isinstance(error, RuntimeError) and stops.signal is not None:
+            raise Interrupted(stops.signal) from error
+        raise RunFaultError(message) from error
+
+
+def fault_message(error: Exception, run_dir: Path) -> str | None:
+    """The one line for a fault of the machine; None for everything else."""
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"GPU memory ran out: {text}; lower hardware.micro_batch_tokens"
+    if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+        return f"{error.filename or run_dir}: {error.strerror}; make this place writable"
+    if isinstance(error, SafetensorError) and "os error" in text:
+        return f"{run_dir}: {text}; make room there"
+    if "DataLoader worker" in text and isinstance(error, MemoryError | RuntimeError):
+        killed = "killed by signal" in text or "exited unexpectedly" in text
+        starved = isinstance(error, MemoryError) or "allocate memory" in text
+        if killed or starved:
+            return (
+                f"a loader worker died ({text[:120]}); if the machine ran out of memory, lower "
+                "loader.workers or loader.images_per_batch"
+            )
+    if isinstance(error, MemoryError):
+        return "host memory ran out; lower loader.images_per_batch or hardware.micro_batch_tokens"
+    return None
