@@ -1,13 +1,14 @@
 """What runs in a fault harness's process: the training command, announcing its phases.
 
-Each phase writes one line when it begins and one when it ends, so that whoever watches knows when to
-hurt it. Nothing else of the command is changed, except by a named tweak.
+Each phase writes one line when it begins and one when it ends, so that whoever watches knows when
+to hurt it. Nothing else of the command is changed, except by a named tweak.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import multiprocessing
 import os
 import resource
 import sys
@@ -45,6 +46,8 @@ def run(arguments: Sequence[str], folder: str, tweak: str | None) -> None:
     with Path("output.txt").open("ab", buffering=0) as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+    # A child of a fork server would start its loader workers by one too, which the command does not.
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     for phase, place in PHASES.items():
         _announce(phase, place)

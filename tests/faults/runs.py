@@ -23,7 +23,8 @@ from tests.faults import child
 ARGUMENTS = (
     "dataset.max_images=12", "loader.images_per_batch=3", "grpo.group_size=3", "max_steps=7",
     "validation.every_steps=3", "validation.samples=2", "validation.bootstrap_draws=20",
-    "callbacks.checkpoint.every_steps=2", "hardware.threads=1", "rollout.sampling.max_new_tokens=32",
+    "callbacks.checkpoint.every_steps=2", "hardware.threads=1",
+    "rollout.sampling.max_new_tokens=32",
 )  # fmt: skip
 """The demo training, small: 7 steps over epochs of 4, all else as by default."""
 

@@ -6,7 +6,8 @@ several of these, so that nothing ends there: `RunLog` closes the run.
 
 from __future__ import annotations
 
-import warnings
+import csv
+import io
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 
 from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 from vqr1.tracking.journal import Journal
 from vqr1.tracking.secrets import masked
@@ -57,11 +60,59 @@ class JournalLogger(Logger):
         self.sender.notify()
 
 
-def csv_logger(folder: Path) -> CSVLogger:
-    """Logger that writes `metrics.csv` into a run's folder."""
-    logger = CSVLogger(folder, name="", version="")
-    with warnings.catch_warnings():
-        # The folder holds the run's other files; only an old metrics.csv would be replaced.
-        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-        _ = logger.experiment
-    return logger
+class CsvMetricsLogger(CSVLogger):
+    """Writes `metrics.csv` into a run's folder; a resumed run logs no key twice at one step.
+
+    Args:
+        folder: the run's folder.
+        resume: go on with the file that is there; otherwise it is replaced.
+    """
+
+    def __init__(self, folder: Path, resume: bool) -> None:
+        super().__init__(folder, name="", version="")
+        self._logged: set[tuple[str, int]] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = _CsvWriter(str(folder))
+        self._experiment = writer
+        path = Path(writer.metrics_file_path)
+        if not resume or not path.is_file():
+            path.unlink(missing_ok=True)
+            return
+        text = path.read_text(encoding="utf-8")
+        # What follows the last line end was cut off by a kill.
+        rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        kept = list(rows)
+        writer.metrics_keys = list(rows.fieldnames or [])
+        _write_rows(path, writer.metrics_keys, kept)
+        self._logged = {
+            (key, int(row["step"])) for row in kept for key, value in row.items() if value
+        }
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float | Tensor], step: int | None = None) -> None:
+        """Keep figures at a step."""
+        new = {key: v for key, v in metrics.items() if (key, step or 0) not in self._logged}
+        if new:
+            super().log_metrics(new, step or 0)
+
+
+class _CsvWriter(ExperimentWriter):
+    """Lightning's writer, which neither empties the folder nor is ever without a whole file."""
+
+    def _check_log_dir_exists(self) -> None:
+        """The run's other files may be there; which `metrics.csv` stays, the logger decides."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        _write_rows(path, fieldnames, rows)
+
+
+def _write_rows(path: Path, fieldnames: list[str], rows: list[dict[str, str]]) -> None:
+    aside = path.with_name(f"{path.name}.part")
+    with aside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=fieldnames)
+        writer.writeheader()
+        writer.writerows(rows)
+    aside.replace(path)

@@ -187,7 +187,10 @@ class RunLog:
     def text(self, name: str, content: str) -> Path:
         """Write a text file `name` (a relative path)."""
         path = self._path(name)
-        path.write_text(content, encoding="utf-8")
+        # Whole or not at all: whether a run has a summary says whether it has finished.
+        aside = path.with_name(f"{path.name}.part")
+        aside.write_text(content, encoding="utf-8")
+        aside.replace(path)
         return self._artifact(path, name)
 
     def table(self, name: str, table: pd.DataFrame) -> Path:
@@ -260,9 +263,9 @@ def open_run_log(
     if config.name == "none":
         return RunLog(run_dir, None)
     if config.name == "csv":
-        from vqr1.tracking.loggers import csv_logger
+        from vqr1.tracking.loggers import CsvMetricsLogger
 
-        return RunLog(run_dir, csv_logger(run_dir))
+        return RunLog(run_dir, CsvMetricsLogger(run_dir, resume))
     name = slug(config.run_name or default_name)
     tracking = _open_tracking(config, run_dir, name, {**(tags or {}), **config.tags}, resume)
     from vqr1.tracking.loggers import JournalLogger

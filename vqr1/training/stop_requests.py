@@ -78,8 +78,8 @@ class StopRequests:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # A loader worker, which has inherited this handler: the step still needs it, but it must
-            # end where nobody tells it to.
+            # A loader worker, which has inherited this handler: the step still needs it, but it
+            # must end where nobody tells it to.
             if number == signal.SIGTERM:
                 signal.alarm(WORKER_GRACE_SECONDS)
             return
