@@ -46,7 +46,7 @@ def run(arguments: Sequence[str], folder: str, tweak: str | None) -> None:
     with Path("output.txt").open("ab", buffering=0) as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    # A child of a fork server would start its loader workers by one too, which the command does not.
+    # A fork server's child would start loader workers by one too, which the command does not.
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     for phase, place in PHASES.items():

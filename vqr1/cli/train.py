@@ -48,6 +48,7 @@ from vqr1.training.callbacks import (
     RunCheckpoints,
     SampleAnswers,
     ScatterPlot,
+    Watchdogs,
     progress_callback,
 )
 from vqr1.training.callbacks.answers import answer_table
@@ -183,7 +184,7 @@ class _Training:
         self.checkpoints = RunCheckpoints(
             config.callbacks.checkpoint, self.folder, stops, validation_interval(config)
         )
-        callbacks = _callbacks(config, run_log, self.checkpoints)
+        callbacks = _callbacks(config, run_log, self.checkpoints, stops)
         self.trainer = build_trainer(config, run_log.logger, callbacks, steps)
         # Lightning moves the policy to the CPU after every validate and fit.
         self.device = next(policy.model.parameters()).device
@@ -311,7 +312,7 @@ def _total_steps(config: TrainConfig, data: RankingDataModule) -> int:
 
 
 def _callbacks(
-    config: TrainConfig, run_log: RunLog, checkpoints: RunCheckpoints
+    config: TrainConfig, run_log: RunLog, checkpoints: RunCheckpoints, stops: StopRequests
 ) -> list[L.Callback]:
     callbacks: list[L.Callback] = [
         SampleAnswers(run_log, config.logger.sample_answers),
@@ -319,6 +320,8 @@ def _callbacks(
     ]
     if config.callbacks.progress:
         callbacks.append(progress_callback(Console()))
+    if config.callbacks.watchdogs is not None:
+        callbacks.append(Watchdogs(config.callbacks.watchdogs, run_log, stops))
     return [*callbacks, checkpoints]
 
 

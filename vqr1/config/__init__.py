@@ -56,6 +56,8 @@ from vqr1.config.training import (
     RewardConfig,
     TrainConfig,
     ValidationConfig,
+    WatchConfig,
+    WatchdogsConfig,
 )
 from vqr1.config.validation import (
     validate,
@@ -96,6 +98,8 @@ __all__ = [
     "TrainConfig",
     "ValidationConfig",
     "VllmBackendConfig",
+    "WatchConfig",
+    "WatchdogsConfig",
     "config_dir",
     "read_choice",
     "validate",

@@ -89,6 +89,39 @@ class CheckpointConfig:
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
+class WatchConfig:
+    """One watchdog: what it watches is in `vqr1.training.watchdogs`."""
+
+    limit: NonNegativeFloat
+    """Value that the watched figure must not reach."""
+    steps: PositiveInt = 20
+    """Training steps in a row for which it may."""
+    action: Literal["off", "warn", "stop"] = "warn"
+    """`warn` goes on; `stop` saves a checkpoint and ends the run."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class WatchdogsConfig:
+    """Signs that a training has gone wrong."""
+
+    non_finite_limit: PositiveInt
+    """Updates with a loss or gradient that is no number: each is left out, so many stop the
+    run."""
+    no_signal: WatchConfig
+    """Share of groups whose rewards do not differ."""
+    constant: WatchConfig
+    """Distance of the fidelity reward from that of a constant predictor, .7071."""
+    format_rate: WatchConfig
+    """Share of responses of the demanded form."""
+    kl: WatchConfig
+    """KL estimate per token, in nats."""
+    length: WatchConfig
+    """Response length relative to the first steps."""
+    entropy: WatchConfig
+    """Mean negative log-probability of the sampled tokens, in nats."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class CallbacksConfig:
     """What happens around the steps."""
 
@@ -96,6 +129,8 @@ class CallbacksConfig:
     """Show the progress bar."""
     checkpoint: CheckpointConfig | None = field(default_factory=CheckpointConfig)
     """null keeps no checkpoints during training (the last policy is still exported)."""
+    watchdogs: WatchdogsConfig | None = None
+    """null looks at nothing; a non-finite update is left out all the same."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

@@ -11,6 +11,7 @@ checkpoints, tables and plots (callbacks). Shapes: see `vqr1.records`.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,23 @@ class StepSettings:
     seed: int
 
 
+@dataclass(frozen=True)
+class StepRecord:
+    """The step that was just taken, for whoever looks at it.
+
+    Attributes:
+        batch: its images.
+        scored: its responses.
+        figures: what it logged, by name.
+        finite: False where loss or gradient was not and the update was left out.
+    """
+
+    batch: RankingBatch
+    scored: ScoredRollout
+    figures: dict[str, float]
+    finite: bool
+
+
 class GrpoModule(L.LightningModule):
     """Policy, frozen reference and the group-sampling step.
 
@@ -91,6 +109,7 @@ class GrpoModule(L.LightningModule):
         self.validator = validator
         self.settings = settings
         self.vision_cache = vision_cache
+        self.last_step: StepRecord | None = None
         # Not a submodule: checkpoints hold the policy only, and the copy never trains.
         self._reference: list[Reference | None] = [
             make_reference(policy.model, settings.grpo.kl_weight)
@@ -142,6 +161,8 @@ class GrpoModule(L.LightningModule):
             "time/update": finished - referred,
             "memory_mib": peak_memory_mib(self.device),
         }
+        finite = math.isfinite(figures["loss"]) and math.isfinite(grad_norm)
+        self.last_step = StepRecord(batch, scored, figures, finite)
         self._log({f"train/{name}": value for name, value in figures.items()}, len(batch))
 
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
@@ -278,11 +299,15 @@ class GrpoModule(L.LightningModule):
             vision.backward_from(leaves)
         add_gradients(trainable_parameters(self.model))
         grad_norm = self._clip_gradients()
+        total = _total(outputs, weights)
+        if not (math.isfinite(grad_norm) and bool(torch.isfinite(total.loss))):
+            # AdamW's moments would never get rid of a value that is no number.
+            optimizer.zero_grad(set_to_none=True)
         # Without any signal no parameter has a gradient and AdamW changes nothing; the step is
         # still taken so that step count and schedule go on.
         optimizer.step()
         schedule.step()
-        return _total(outputs, weights), grad_norm, logprobs
+        return total, grad_norm, logprobs
 
     def _clip_gradients(self) -> float:
         limit = self.settings.optimizer.max_grad_norm

@@ -179,6 +179,8 @@ def rollout_metrics(
         `truncated_rate`: responses cut by the length limit / responses;
         `zero_signal_rate`: groups whose rewards do not differ / groups;
         `response_length`: mean tokens of a response;
+        `entropy`: mean negative log-probability of the sampled tokens, in nats; absent where the
+        engine reports none;
         `score_mean`: mean of all valid scores; `score_std`: mean over groups with two or more
         valid scores of their unbiased standard deviation. Either is absent where it is undefined.
     """
@@ -197,6 +199,9 @@ def rollout_metrics(
         "zero_signal_rate": 1.0 - has_signal.float().mean(),
         "response_length": answers.lengths.float().mean(),
     }
+    if scored.rollout.logprobs is not None:
+        mask = scored.rollout.mask
+        figures["entropy"] = -(scored.rollout.logprobs * mask).sum() / mask.sum().clamp_min(1)
     if valid_count.sum() > 0:
         figures["score_mean"] = filled.sum() / valid_count.sum()
     if len(spread):

@@ -4,6 +4,7 @@ from vqr1.training.callbacks.answers import SampleAnswers
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoints
 from vqr1.training.callbacks.progress import LineProgress, progress_callback
 from vqr1.training.callbacks.scatter import ScatterPlot
+from vqr1.training.callbacks.watchdogs import Watchdogs
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -11,5 +12,6 @@ __all__ = [
     "RunCheckpoints",
     "SampleAnswers",
     "ScatterPlot",
+    "Watchdogs",
     "progress_callback",
 ]

@@ -1,0 +1,113 @@
+"""Does a long training stay as small as it started? Memory, open files and threads over many steps.
+
+    python scripts/soak.py                       # 2,000 steps of the tiny policy, small batches
+    python scripts/soak.py --steps 500 seed=2    # fewer; overrides of train.py at the end
+
+Runs `train.py` in a process of its own and looks at it from outside, whenever it reports a step:
+resident memory (unshared, of the process and its loader workers), open file descriptors and
+threads. Prints the slope of each by least squares over the part after the warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+SMALL = (
+    "loader.images_per_batch=4", "grpo.group_size=3", "dataset.max_images=200",
+    "validation.every_steps=250", "validation.samples=2", "validation.max_images=40",
+    "validation.test=false", "callbacks.checkpoint.every_steps=100",
+)  # fmt: skip
+_STEP = re.compile(r"^step (\d+)/")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The process at a step.
+
+    Attributes:
+        step: optimiser steps done.
+        memory_mib: unshared resident memory of the process and its children.
+        files: open file descriptors of the process.
+        threads: threads of the process.
+    """
+
+    step: int
+    memory_mib: float
+    files: int
+    threads: int
+
+
+def take(process: psutil.Process, step: int) -> Sample:
+    """Look at a process now."""
+    family = [process, *process.children(recursive=True)]
+    memory = sum(member.memory_full_info().uss for member in family) / 2**20
+    return Sample(step, memory, process.num_fds(), process.num_threads())
+
+
+def slope(samples: Sequence[Sample], figure: str) -> float:
+    """Least-squares change of a figure in 100 steps."""
+    steps = np.array([sample.step for sample in samples], dtype=float)
+    values = np.array([getattr(sample, figure) for sample in samples], dtype=float)
+    return float(np.polyfit(steps, values, 1)[0] * 100)
+
+
+def watch(arguments: Sequence[str], folder: Path) -> list[Sample]:
+    """Train and take a sample at every step that is reported.
+
+    Raises:
+        RuntimeError: the training failed.
+    """
+    root = Path(__file__).resolve().parents[1]
+    samples: list[Sample] = []
+    with subprocess.Popen(
+        [sys.executable, str(root / "train.py"), *arguments],
+        cwd=folder, stdout=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        process = psutil.Process(child.pid)
+        for line in child.stdout:
+            found = _STEP.match(line)
+            if found and process.is_running():
+                samples.append(take(process, int(found[1])))
+                print(samples[-1], flush=True)
+    if child.returncode:
+        raise RuntimeError(f"train.py exited with {child.returncode}")
+    return samples
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
+    parser.add_argument("--warm-up", type=int, default=500, help="steps left out of the slopes")
+    parser.add_argument("--json", type=Path, help="also write samples and slopes to this file")
+    parser.add_argument("overrides", nargs="*", help="overrides of train.py")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = watch(
+            [*SMALL, f"max_steps={options.steps}", "run_dir=run", *options.overrides], Path(folder)
+        )
+    warm = [sample for sample in samples if sample.step >= options.warm_up]
+    print(f"{len(warm)} samples from step {warm[0].step} to {warm[-1].step}:")
+    slopes = {figure: slope(warm, figure) for figure in ("memory_mib", "files", "threads")}
+    for figure, change in slopes.items():
+        first, last = getattr(warm[0], figure), getattr(warm[-1], figure)
+        print(f"{figure:12} {first:9.1f} -> {last:9.1f}   {change:+.3f} per 100 steps")
+    if options.json is not None:
+        content = {"samples": [asdict(sample) for sample in samples], "slopes": slopes}
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

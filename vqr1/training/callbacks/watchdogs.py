@@ -1,0 +1,126 @@
+"""Tells about a training that goes wrong, keeps what made an update non-finite, stops if asked to.
+
+What it leaves out: the rules (`vqr1.training.watchdogs`), and skipping an update (`GrpoModule`).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning as L
+
+from vqr1.config import WatchdogsConfig
+from vqr1.records import RankingBatch, ScoredRollout
+from vqr1.tracking import RunLog
+from vqr1.training.checkpoint_files import (
+    CheckpointNotWrittenError,
+    step_name,
+    write_checkpoint,
+)
+from vqr1.training.grpo import GrpoModule
+from vqr1.training.stop_requests import StopRequests
+from vqr1.training.watchdogs import RULES, LengthGrowth, Watchdog
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "offending"
+"""Folder in the run directory for batches whose update was not finite."""
+
+
+class Watchdogs(L.Callback):
+    """All watchdogs of a run; what they have seen survives a resume.
+
+    Args:
+        config: limits, patience, actions.
+        run_log: receives a tag for each warning, so that MLflow's page shows it.
+        stops: is asked to end the run where a watchdog's action says so.
+    """
+
+    def __init__(self, config: WatchdogsConfig, run_log: RunLog, stops: StopRequests) -> None:
+        self.config = config
+        self.run_log = run_log
+        self.stops = stops
+        self.dogs = [
+            Watchdog(name, getattr(config, name))
+            for name in RULES
+            if getattr(config, name).action != "off"
+        ]
+        self.growth = LengthGrowth()
+        self.skipped = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """How long each rule has held, and the count of skipped updates."""
+        return {
+            "held": {dog.name: dog.held for dog in self.dogs},
+            "growth": self.growth.state_dict(),
+            "skipped": self.skipped,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved state."""
+        for dog in self.dogs:
+            dog.held = state_dict["held"].get(dog.name, 0)
+        self.growth.load_state_dict(state_dict["growth"])
+        self.skipped = state_dict["skipped"]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *unused: Any
+    ) -> None:
+        """Look at the step that was just taken."""
+        assert isinstance(pl_module, GrpoModule)
+        step = pl_module.last_step
+        assert step is not None
+        growth = self.growth.observe(step.figures["response_length"])
+        figures = {**step.figures, "length_growth": growth}
+        for dog in self.dogs:
+            message = dog.observe(figures)
+            if message is not None:
+                self._tell(dog.name, trainer.global_step, message, dog.config.action == "stop")
+        if not step.finite:
+            self._count_skipped(trainer.global_step, step.batch, step.scored)
+
+    def _count_skipped(self, step: int, batch: RankingBatch, scored: ScoredRollout) -> None:
+        self.skipped += 1
+        limit = self.config.non_finite_limit
+        kept = self._keep(step, batch, scored)
+        message = (
+            f"loss or gradient is not finite; the update is left out ({self.skipped} of at most "
+            f"{limit}). {kept}; lower optimizer.lr, or use hardware.precision=32-true"
+        )
+        self._tell("non_finite", step, message, self.skipped >= limit)
+
+    def _keep(self, step: int, batch: RankingBatch, scored: ScoredRollout) -> str:
+        path = self.run_log.run_dir / FOLDER / step_name("step", step)
+        try:
+            write_checkpoint(offending_content(batch, scored), path)
+        except CheckpointNotWrittenError as error:
+            return f"Its batch could not be kept ({error})"
+        return f"Its batch is in {path}"
+
+    def _tell(self, name: str, step: int, message: str, stop: bool) -> None:
+        line = f"step {step}: {message}"
+        logger.warning("watchdog %s", line)
+        self.run_log.tags({f"vqr1.watchdog.{name}": line})
+        if stop:
+            self.stops.fault(f"watchdog {line}")
+
+
+def offending_content(batch: RankingBatch, scored: ScoredRollout) -> dict[str, Any]:
+    """What there is to inspect, in plain containers: images, tokens, texts, scores, rewards."""
+    return {
+        "dataset": batch.dataset,
+        "images": list(batch.images),
+        "mos": batch.mos,
+        "pixel_values": batch.prompts.pixel_values,
+        "image_grid_thw": batch.prompts.image_grid_thw,
+        "input_ids": list(batch.prompts.input_ids),
+        "tokens": scored.rollout.tokens,
+        "mask": scored.rollout.mask,
+        "texts": scored.rollout.texts,
+        "scores": scored.scores,
+        "valid": scored.valid,
+        "rewards": scored.rewards,
+        "terms": dict(scored.terms),
+        "advantages": scored.advantages,
+    }

@@ -1,0 +1,138 @@
+"""Signs that a training has gone wrong, as pure rules over the figures of its steps.
+
+A rule holds or not at one step; a watchdog barks when it has held for some steps in a row. Each
+message says what is seen and what to do.
+
+| watchdog | holds when |
+|---|---|
+| no_signal | the share of groups whose rewards do not differ is at least the limit |
+| constant | the fidelity reward is within the limit of sqrt(1/2) = .7071 |
+| format_rate | the share of well-formed responses is below the limit |
+| kl | the KL estimate per token is above the limit |
+| length | responses are longer than the limit times those of the first steps |
+| entropy | the mean negative log-probability of the sampled tokens, in nats, is below the limit |
+
+A constant predictor gives every pair of images probability 1/2, and earns sqrt(1/2) with each pair
+(arXiv 2505.14460, equation of the fidelity reward). Non-finite updates are no matter of several
+steps: `GrpoModule` skips each, and the callback counts them.
+
+What it leaves out: who is told, and stopping (`callbacks/watchdogs.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vqr1.config import WatchConfig
+
+Figures = Mapping[str, float]
+"""Figures of one training step by name (`rollout_metrics`, `kl`, ...)."""
+
+CONSTANT_REWARD = math.sqrt(0.5)
+"""Fidelity reward of a predictor that cannot tell any two images apart."""
+
+_NEVER = math.nan
+
+
+def _at_least(name: str) -> Callable[[Figures, float], bool]:
+    return lambda figures, limit: figures.get(name, _NEVER) >= limit
+
+
+def _below(name: str) -> Callable[[Figures, float], bool]:
+    return lambda figures, limit: figures.get(name, _NEVER) < limit
+
+
+def _above(name: str) -> Callable[[Figures, float], bool]:
+    return lambda figures, limit: figures.get(name, _NEVER) > limit
+
+
+def _constant(figures: Figures, limit: float) -> bool:
+    return abs(figures.get("reward/fidelity", _NEVER) - CONSTANT_REWARD) <= limit
+
+
+RULES: dict[str, tuple[Callable[[Figures, float], bool], str]] = {
+    "no_signal": (
+        _at_least("zero_signal_rate"),
+        "no group's rewards differ, so nothing is learned; raise rollout.sampling.temperature or "
+        "grpo.group_size, and look at the sample answers",
+    ),
+    "constant": (
+        _constant,
+        "the fidelity reward stays at .707, which a constant predictor earns: the policy cannot "
+        "tell images apart; compare val/srcc, lower optimizer.lr, raise grpo.kl_weight, and check "
+        "that the opinion scores belong to the images",
+    ),
+    "format_rate": (
+        _below("well_formed_rate"),
+        "too few responses have the demanded form; raise the weight of the format reward or "
+        "rollout.sampling.max_new_tokens, or choose a prompt that the policy follows",
+    ),
+    "kl": (
+        _above("kl"),
+        "the policy is far from its reference; lower optimizer.lr or raise grpo.kl_weight",
+    ),
+    "length": (
+        _above("length_growth"),
+        "responses run away in length; stop at </answer> (rollout.sampling.stop=answer), lower "
+        "rollout.sampling.max_new_tokens, or use grpo.loss=dr_grpo",
+    ),
+    "entropy": (
+        _below("entropy"),
+        "the policy says nearly the same every time, so groups will stop to differ; lower "
+        "optimizer.lr, raise grpo.kl_weight or rollout.sampling.temperature",
+    ),
+}
+"""Rule and advice of every watchdog."""
+
+
+class Watchdog:
+    """One rule with its memory.
+
+    Args:
+        name: a key of `RULES`.
+        config: its limit, its patience, and what it does.
+    """
+
+    def __init__(self, name: str, config: WatchConfig) -> None:
+        self.name = name
+        self.config = config
+        self.held = 0
+
+    def observe(self, figures: Figures) -> str | None:
+        """Look at one step; the message at the step at which the patience is used up."""
+        rule, advice = RULES[self.name]
+        self.held = self.held + 1 if rule(figures, self.config.limit) else 0
+        if self.held != self.config.steps:
+            return None
+        return f"{self.name} (limit {self.config.limit:g}, {self.held} steps in a row): {advice}"
+
+
+class LengthGrowth:
+    """Response length relative to its mean over the first steps.
+
+    Args:
+        steps: steps that make the mean.
+    """
+
+    def __init__(self, steps: int = 10) -> None:
+        self.steps = steps
+        self.seen = 0
+        self.mean = 0.0
+
+    def observe(self, length: float) -> float:
+        """The ratio; 1 while the mean is being made."""
+        if self.seen < self.steps:
+            self.seen += 1
+            self.mean += (length - self.mean) / self.seen
+            return 1.0
+        return length / self.mean if self.mean else 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mean so far."""
+        return {"seen": self.seen, "mean": self.mean}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved mean."""
+        self.seen, self.mean = state["seen"], state["mean"]
