@@ -44,7 +44,7 @@ def keep_predictions(folder: Path, step: int, predictions: Predictions) -> None:
 
 
 def _to_plain(predictions: Predictions) -> dict[str, Any]:
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(predictions):
         value = getattr(predictions, field.name)
         values[field.name] = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
@@ -52,5 +52,7 @@ def _to_plain(predictions: Predictions) -> dict[str, Any]:
 
 
 def _from_plain(content: dict[str, Any]) -> Predictions:
-    values = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in content.items()}
+    values: dict[str, Any] = {
+        k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in content.items()
+    }
     return Predictions(**values)

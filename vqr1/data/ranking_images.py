@@ -232,5 +232,5 @@ class RankingLoader(DataLoader[RankingBatch]):
     def close(self) -> None:
         """End the worker processes."""
         if self._iterator is not None:
-            self._iterator._shutdown_workers()
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self._iterator = None

@@ -145,7 +145,8 @@ class RunLock:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    return pd.json_normalize(json.loads(json.dumps(values)), sep=".").iloc[0].to_dict()
+    flat = pd.json_normalize(json.loads(json.dumps(values)), sep=".").iloc[0].to_dict()
+    return {str(key): value for key, value in flat.items()}
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

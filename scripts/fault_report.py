@@ -1,0 +1,81 @@
+"""Hurt real trainings in every way we know, resume them, and compare them with an unhurt one.
+
+    python scripts/fault_report.py                    # 20 kills and every other fault
+    python scripts/fault_report.py --kills 3 --seed 7 --json faults.json
+
+Every training is the demo one, small, in a process of its own. Compared are the bits of the
+exported policy, of the last saved weights and optimiser moments, and every metric at every step in
+MLflow's database. The exit code is 1 if a fault was not recovered from or something differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+# The harness is part of the tests, which are not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.faults import kills, storage, surroundings
+from tests.faults.report import FaultResult, table
+from tests.faults.runs import Workshop
+
+Fault = Callable[[Workshop], FaultResult]
+
+
+def all_faults(kill_count: int, seed: int, locked_seconds: float) -> list[Fault]:
+    """Every fault, in the order in which they are tried."""
+    return [
+        *(partial(kills.kill_at_random, number=i, seed=seed) for i in range(kill_count)),
+        *(
+            partial(kills.stop_by_signal, number=number)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        ),
+        partial(storage.damaged, name="truncated checkpoint", damage=storage.truncate),
+        partial(storage.damaged, name="bit-flipped checkpoint", damage=storage.flip_bit),
+        storage.full_disk,
+        storage.file_limit,
+        storage.read_only,
+        surroundings.deleted_image,
+        surroundings.server_killed,
+        partial(surroundings.locked_database, seconds=locked_seconds),
+        surroundings.clock_jump,
+        surroundings.worker_out_of_memory,
+        surroundings.worker_killed,
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs at random moments")
+    parser.add_argument("--seed", type=int, default=1, help="of these moments")
+    parser.add_argument("--locked-seconds", type=float, default=60.0, help="lock of the database")
+    parser.add_argument("--json", type=Path, help="also write every result to this file")
+    options = parser.parse_args(arguments)
+    console = Console()
+    results: list[FaultResult] = []
+    with tempfile.TemporaryDirectory() as folder:
+        workshop = Workshop(Path(folder))
+        for fault in all_faults(options.kills, options.seed, options.locked_seconds):
+            results.append(fault(workshop))
+            console.print(results[-1], markup=False)
+    console.print(table(results))
+    if options.json is not None:
+        content = [asdict(result) for result in results]
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    tried = [result for result in results if not result.skipped]
+    return 0 if all(r.recovered and r.identical and not r.lost for r in tried) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

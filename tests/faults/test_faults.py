@@ -1,0 +1,102 @@
+"""Some of what `scripts/fault_report.py` does: real processes, real signals, real files."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.faults import kills, storage, surroundings
+from tests.faults.report import FaultResult, last_line
+from tests.faults.runs import Workshop, compare, read_result
+from vqr1.errors import RunFaultError
+from vqr1.training.checkpoint_files import read_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("faults"))
+
+
+def assert_recovered(result: FaultResult) -> None:
+    if result.skipped:
+        pytest.skip(result.skipped)
+    assert result.recovered, result
+    assert result.identical, result
+    assert result.lost == 0, result
+
+
+def test_the_uninterrupted_run_logs_each_metric_once_at_a_step(workshop: Workshop) -> None:
+    history = workshop.reference.history
+    assert all(len(values) == 1 for values in history.values())
+    # 7 steps, counted from 1; validated at the start and after every third.
+    assert sorted(step for key, step in history if key == "train/loss") == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(step for key, step in history if key == "val/srcc") == [0, 3, 6]
+    assert workshop.reference.status == ["FINISHED"]
+
+
+@pytest.mark.parametrize("phase", ["update", "checkpoint", "sending"])
+def test_killed_and_resumed_is_the_same_run(workshop: Workshop, phase: str) -> None:
+    name = f"kill_{phase}"
+    kills.kill_in(workshop, name, phase, random.Random(phase), resume=False)
+    training = workshop.resume(name)
+    assert training.wait() == 0, training.output
+    done = compare(read_result(training.folder), workshop.reference)
+    assert done.identical, done
+    # A finished run says so and does nothing.
+    again = workshop.resume(name)
+    assert again.wait() == 0
+    assert "this run has finished" in again.output
+
+
+def test_a_signal_saves_the_step_and_exits_with_75(workshop: Workshop) -> None:
+    result = kills.stop_by_signal(workshop, signal.SIGTERM)
+    assert_recovered(result)
+    assert result.said.endswith("resume=run")
+
+
+def test_a_damaged_state_is_left_aside(workshop: Workshop) -> None:
+    assert_recovered(storage.damaged(workshop, "truncated", storage.truncate))
+
+
+def test_a_full_disk_stops_with_one_line(workshop: Workshop) -> None:
+    result = storage.full_disk(workshop)
+    assert_recovered(result)
+    assert result.said.startswith("error: checkpoint not written: ")
+
+
+def test_a_killed_loader_worker_stops_with_one_line(workshop: Workshop) -> None:
+    result = surroundings.worker_killed(workshop)
+    assert_recovered(result)
+    assert "a loader worker died" in result.said
+
+
+def test_updates_that_are_not_finite_are_left_out_and_kept(workshop: Workshop) -> None:
+    training = workshop.start(
+        "nan", "run_dir=run", "callbacks.watchdogs.non_finite_limit=1", tweak="nan_reward"
+    )
+    assert training.wait() == RunFaultError.exit_code
+    assert "loss or gradient is not finite" in last_line(training.output)
+    run = training.folder / "run"
+    # The third step went wrong: its weights are those after the second.
+    third = read_checkpoint(run / "checkpoints" / "step_00000003.ckpt")
+    second = read_checkpoint(run / "checkpoints" / "step_00000002.ckpt")
+    for name, weights in second["state_dict"].items():
+        assert third["state_dict"][name].equal(weights), name
+    kept = read_checkpoint(run / "offending" / "step_00000003.ckpt")
+    assert len(kept["images"]) == 3
+    assert kept["advantages"][0].isnan().all()
+    assert [len(texts) for texts in kept["texts"]] == [3, 3, 3]
+
+
+def test_a_run_directory_is_named_by_its_mlflow_run(workshop: Workshop) -> None:
+    import sqlite3
+
+    folder = Path(workshop.folder / "whole")
+    with sqlite3.connect(folder / "mlflow.db") as connection:
+        tags = dict(connection.execute("select key, value from tags").fetchall())
+    assert tags["vqr1.run_dir"] == str(folder / "run")
