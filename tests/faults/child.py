@@ -100,10 +100,10 @@ def _nan_reward() -> None:
     original, calls = grpo.score_rollout, iter(range(10**9))
 
     def scored(*args: Any, **keys: Any) -> Any:
-        result = original(*args, **keys)
+        result, figures = original(*args, **keys)
         if next(calls) == 2:
             result.advantages[0] = float("nan")
-        return result
+        return result, figures
 
     grpo.score_rollout = scored
 

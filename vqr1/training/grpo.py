@@ -34,7 +34,7 @@ from vqr1.rollout.engine import RolloutEngine
 from vqr1.training.loss import Denominators, grpo_loss, token_weights
 from vqr1.training.ranks import add_gradients, total_over_ranks
 from vqr1.training.schedule import learning_rate_factor
-from vqr1.training.scored_rollout import score_rollout
+from vqr1.training.scored_rollout import sampled_entropy, score_rollout
 from vqr1.training.validation import Validator
 
 
@@ -69,7 +69,7 @@ class StepRecord:
         batch: its images.
         scored: its responses.
         figures: what it logged, by name.
-        finite: False where loss or gradient was not and the update was left out.
+        finite: False where the gradient was not and the update was left out.
     """
 
     batch: RankingBatch
@@ -150,6 +150,7 @@ class GrpoModule(L.LightningModule):
         finished = time.perf_counter()
         figures = {
             **answer_figures,
+            **sampled_entropy(scored.rollout),
             "loss": float(loss.loss),
             "policy_loss": float(loss.policy_loss),
             "kl": float(loss.kl),
@@ -161,8 +162,7 @@ class GrpoModule(L.LightningModule):
             "time/update": finished - referred,
             "memory_mib": peak_memory_mib(self.device),
         }
-        finite = math.isfinite(figures["loss"]) and math.isfinite(grad_norm)
-        self.last_step = StepRecord(batch, scored, figures, finite)
+        self.last_step = StepRecord(batch, scored, figures, math.isfinite(grad_norm))
         self._log({f"train/{name}": value for name, value in figures.items()}, len(batch))
 
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
@@ -299,15 +299,15 @@ class GrpoModule(L.LightningModule):
             vision.backward_from(leaves)
         add_gradients(trainable_parameters(self.model))
         grad_norm = self._clip_gradients()
-        total = _total(outputs, weights)
-        if not (math.isfinite(grad_norm) and bool(torch.isfinite(total.loss))):
-            # AdamW's moments would never get rid of a value that is no number.
+        if not math.isfinite(grad_norm):
+            # A loss that is no number has such a gradient, in all processes at once. AdamW's
+            # moments would never get rid of it.
             optimizer.zero_grad(set_to_none=True)
         # Without any signal no parameter has a gradient and AdamW changes nothing; the step is
         # still taken so that step count and schedule go on.
         optimizer.step()
         schedule.step()
-        return total, grad_norm, logprobs
+        return _total(outputs, weights), grad_norm, logprobs
 
     def _clip_gradients(self) -> float:
         limit = self.settings.optimizer.max_grad_norm

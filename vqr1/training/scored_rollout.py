@@ -179,8 +179,6 @@ def rollout_metrics(
         `truncated_rate`: responses cut by the length limit / responses;
         `zero_signal_rate`: groups whose rewards do not differ / groups;
         `response_length`: mean tokens of a response;
-        `entropy`: mean negative log-probability of the sampled tokens, in nats; absent where the
-        engine reports none;
         `score_mean`: mean of all valid scores; `score_std`: mean over groups with two or more
         valid scores of their unbiased standard deviation. Either is absent where it is undefined.
     """
@@ -199,11 +197,20 @@ def rollout_metrics(
         "zero_signal_rate": 1.0 - has_signal.float().mean(),
         "response_length": answers.lengths.float().mean(),
     }
-    if scored.rollout.logprobs is not None:
-        mask = scored.rollout.mask
-        figures["entropy"] = -(scored.rollout.logprobs * mask).sum() / mask.sum().clamp_min(1)
     if valid_count.sum() > 0:
         figures["score_mean"] = filled.sum() / valid_count.sum()
     if len(spread):
         figures["score_std"] = spread.mean()
     return {name: float(value) for name, value in figures.items()}
+
+
+def sampled_entropy(rollout: Rollout) -> dict[str, float]:
+    """`entropy`: mean negative log-probability of this process's sampled tokens, in nats.
+
+    Its expectation is the entropy of the distribution that a token is drawn from (where top-k and
+    top-p cut nothing off). Empty where the engine reports no log-probabilities.
+    """
+    if rollout.logprobs is None:
+        return {}
+    total = -(rollout.logprobs * rollout.mask).sum()
+    return {"entropy": float(total / rollout.mask.sum().clamp_min(1))}
