@@ -3,9 +3,11 @@
     python scripts/soak.py                       # 2,000 steps of the tiny policy, small batches
     python scripts/soak.py --steps 500 seed=2    # fewer; overrides of train.py at the end
 
-Runs `train.py` in a process of its own and looks at it from outside, whenever it reports a step:
-resident memory (unshared, of the process and its loader workers), open file descriptors and
-threads. Prints the slope of each by least squares over the part after the warm-up.
+Runs `train.py` in a process of its own and looks at it from outside several times a second. Within
+a step memory goes up and down by what the step computes with, so that what is held is the lowest
+figure between two reports of progress: unshared resident memory of the process and its loader
+workers, open file descriptors, threads. Prints the slope of each by least squares over the part
+after the warm-up.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,7 +32,8 @@ SMALL = (
     "validation.every_steps=250", "validation.samples=2", "validation.max_images=40",
     "validation.test=false", "callbacks.checkpoint.every_steps=100",
 )  # fmt: skip
-_STEP = re.compile(r"^step (\d+)/")
+_STEP = re.compile(r"^step (\d+)/", re.MULTILINE)
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,21 @@ class Sample:
 def take(process: psutil.Process, step: int) -> Sample:
     """Look at a process now."""
     family = [process, *process.children(recursive=True)]
-    memory = sum(member.memory_full_info().uss for member in family) / 2**20
+    memory = 0.0
+    for member in family:
+        with suppress(psutil.NoSuchProcess):  # a loader worker that ends meanwhile
+            memory += member.memory_full_info().uss / 2**20
     return Sample(step, memory, process.num_fds(), process.num_threads())
+
+
+def lowest(samples: Sequence[Sample]) -> Sample:
+    """The least of each figure, at the step of the first."""
+    return Sample(
+        samples[0].step,
+        min(sample.memory_mib for sample in samples),
+        min(sample.files for sample in samples),
+        min(sample.threads for sample in samples),
+    )
 
 
 def slope(samples: Sequence[Sample], figure: str) -> float:
@@ -63,26 +81,33 @@ def slope(samples: Sequence[Sample], figure: str) -> float:
 
 
 def watch(arguments: Sequence[str], folder: Path) -> list[Sample]:
-    """Train and take a sample at every step that is reported.
+    """Train, and take the lowest figures between every two reports of progress.
 
     Raises:
         RuntimeError: the training failed.
     """
     root = Path(__file__).resolve().parents[1]
     samples: list[Sample] = []
-    with subprocess.Popen(
-        [sys.executable, str(root / "train.py"), *arguments],
-        cwd=folder, stdout=subprocess.PIPE, text=True,
-    ) as child:  # fmt: skip
-        assert child.stdout is not None
-        process = psutil.Process(child.pid)
-        for line in child.stdout:
-            found = _STEP.match(line)
-            if found and process.is_running():
-                samples.append(take(process, int(found[1])))
+    between: list[Sample] = []
+    step = 0
+    output = folder / "output.txt"
+    with output.open("w") as sink:
+        child = subprocess.Popen(
+            [sys.executable, str(root / "train.py"), *arguments], cwd=folder, stdout=sink
+        )
+    process = psutil.Process(child.pid)
+    while child.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            between.append(take(process, step))
+        reported = _STEP.findall(output.read_text())
+        if reported and int(reported[-1]) != step:
+            if step:
+                samples.append(lowest(between))
                 print(samples[-1], flush=True)
+            between, step = [], int(reported[-1])
+        time.sleep(POLL_SECONDS)
     if child.returncode:
-        raise RuntimeError(f"train.py exited with {child.returncode}")
+        raise RuntimeError(f"train.py exited with {child.returncode}: {output.read_text()[-500:]}")
     return samples
 
 

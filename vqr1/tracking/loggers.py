@@ -17,7 +17,6 @@ from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import Tensor
 
 from vqr1.tracking.journal import Journal
 from vqr1.tracking.secrets import masked
@@ -89,7 +88,7 @@ class CsvMetricsLogger(CSVLogger):
         }
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float | Tensor], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep figures at a step."""
         new = {key: v for key, v in metrics.items() if (key, step or 0) not in self._logged}
         if new:

@@ -148,13 +148,16 @@ class _HashingWriter:
 
     def write(self, data: Any) -> int:
         try:
-            written = self._file.write(data)
+            written = self._write(data)
         except OSError as error:
             self.error = error
             raise
         self._digest.update(data)
         self.bytes += written
         return written
+
+    def _write(self, data: Any) -> int:
+        return self._file.write(data)
 
     def flush(self) -> None:
         self._file.flush()

@@ -232,7 +232,7 @@ def continue_between_batches(trainer: L.Trainer, batches: int) -> None:
     rest of the epoch only, ends that epoch.
     """
     loop = trainer.fit_loop.epoch_loop
-    total = loop.batch_progress.total
+    total: Any = loop.batch_progress.total
     total.ready = total.started = total.processed = total.completed = batches
     loop._batches_that_stepped = batches
     loop.restarting = False

@@ -1,0 +1,114 @@
+"""Which run `resume=` means, and what it refuses. That it goes on exactly: `tests/faults`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.cli.conftest import Command, write_kadid
+from tests.cli.test_train import metric_history, on
+from vqr1.cli.resume import with_saved_overrides
+from vqr1.cli.train import main
+from vqr1.errors import ConfigError
+from vqr1.training.grpo import GrpoModule
+from vqr1.training.run_record import RunRecord, write_record
+
+
+def record(folder: Path, *overrides: str, finished: bool = False) -> Path:
+    write_record(folder, RunRecord("2026-01-01T00:00:00+00:00", "/", overrides, {}, finished))
+    return folder
+
+
+def test_saved_overrides_come_first_and_the_commands_own_win(tmp_path: Path) -> None:
+    run = record(tmp_path / "it's a=run", "reward=mse", "seed=2", "+logger.tags.a=b")
+    expanded = with_saved_overrides([f"resume={run}", "seed=3", "logger=csv"])
+    place = f"'{tmp_path}/it\\'s a=run'"
+    assert expanded == [
+        "reward=mse", "+logger.tags.a=b", "seed=3", "logger=csv",
+        f"resume={place}", f"run_dir={place}", f"hydra.run.dir={place}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments", [["seed=1"], ["resume=auto", "seed=1"], ["-m", "resume=x", "seed=1,2"], []]
+)
+def test_other_commands_stay_as_they_are(arguments: list[str]) -> None:
+    assert with_saved_overrides(arguments) == arguments
+
+
+def test_a_run_that_is_not_there(run: Command, tmp_path: Path) -> None:
+    outcome = run(main, "resume=nowhere")
+    assert outcome.code == 2
+    assert outcome.err == (
+        "error: resume=nowhere: no run directory (run.json is missing) and no MLflow run id\n"
+    )
+    with pytest.raises(ConfigError, match="leave it out"):
+        with_saved_overrides([f"resume={record(tmp_path / 'a')}", "run_dir=b"])
+
+
+def test_a_folder_that_is_taken(run: Command, tmp_path: Path) -> None:
+    record(tmp_path / "open")
+    record(tmp_path / "done", finished=True)
+    outcome = run(main, "run_dir=open")
+    assert outcome.code == 2
+    assert "this folder holds an unfinished run; go on with it with resume=open" in outcome.err
+    outcome = run(main, "run_dir=done")
+    assert outcome.code == 2
+    assert "this folder holds a finished run; choose another" in outcome.err
+
+
+@pytest.mark.slow
+def test_interrupted_refused_resumed_finished(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_kadid(tmp_path / "kadid")
+    command = [*on(root), "logger=csv", "validation.test=false", "callbacks.progress=false"]
+    assert run(main, *command, "run_dir=out/whole").code == 0
+
+    # Ctrl-C within the third step.
+    original = GrpoModule._update
+
+    def interrupted(module: GrpoModule, *arguments: object) -> object:
+        if module.global_step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(module, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GrpoModule, "_update", interrupted)
+        outcome = run(main, *command, "run_dir=out/cut")
+    assert outcome.code == 75
+    assert "stopped by SIGINT" in outcome.err
+    assert "resume=out/cut" in outcome.err
+    assert (tmp_path / "out/cut/checkpoints/step_00000003.ckpt").is_file()
+
+    # What changes what is computed is listed and refused; what does not is allowed.
+    outcome = run(main, "resume=out/cut", "optimizer.lr=0.5", "loader.workers=1")
+    assert outcome.code == 2
+    assert "optimizer.lr: 0.0002 -> 0.5" in outcome.err
+    assert "loader.workers" not in outcome.err
+    assert "resume_force=true" in outcome.err
+    assert not (tmp_path / "out/cut/summary.json").exists()
+
+    # Another seed is another run: auto starts a new one instead.
+    outcome = run(main, *command, "run_dir=out/other", "seed=9", "max_steps=1", "resume=auto")
+    assert outcome.code == 0
+    assert "resumed" not in outcome.out
+
+    outcome = run(main, *command, "run_dir=out/new", "resume=auto")
+    assert outcome.code == 0, outcome.err
+    assert "resumed after step 3" in outcome.out
+    assert not (tmp_path / "out/new").exists()
+    whole, cut = (metric_history(tmp_path / "out" / name) for name in ("whole", "cut"))
+    by_step = [frame.groupby("step").first().sort_index(axis=1) for frame in (whole, cut)]
+    pd.testing.assert_frame_equal(*by_step, check_exact=True)
+    assert len(whole) == len(cut)
+
+    outcome = run(main, "resume=out/cut", "optimizer.lr=0.5")
+    assert outcome.code == 0
+    assert "this run has finished; there is nothing to resume" in outcome.out
+    assert json.loads((tmp_path / "out/cut/run.json").read_text())["finished"] is True

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vqr1.errors import ConfigError, DataError
+from vqr1.training.run_record import (
+    RunLock,
+    RunRecord,
+    changed_keys,
+    read_record,
+    write_record,
+)
+
+CONFIG = {
+    "optimizer": {"lr": 0.1, "betas": [0.9, 0.999]},
+    "loader": {"workers": 1, "images_per_batch": 4},
+    "callbacks": {"progress": True, "checkpoint": {"monitor": "val/srcc", "keep": 2}},
+    "logger": {"name": "mlflow"},
+    "run_dir": "a",
+}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None
+    record = RunRecord("2026-01-02T03:04:05.678+00:00", "/somewhere", ("seed=2",), CONFIG)
+    write_record(tmp_path / "run", record)
+    assert read_record(tmp_path / "run") == record
+    # Addresses of tracking servers may hold passwords.
+    assert (tmp_path / "run" / "run.json").stat().st_mode & 0o077 == 0
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(DataError, match=r"run\.json: not the record of a run"):
+        read_record(tmp_path / "run")
+
+
+def test_harmless_changes_are_no_changes() -> None:
+    other = {
+        **CONFIG,
+        "loader": {"workers": 8, "images_per_batch": 4},
+        "callbacks": {"progress": False, "checkpoint": {"monitor": "val/srcc", "keep": 5}},
+        "logger": {"name": "csv"},
+        "run_dir": "b",
+        "resume": "auto",
+    }
+    assert changed_keys(CONFIG, other) == []
+
+
+def test_other_changes_are_listed_with_both_values() -> None:
+    other = {
+        **CONFIG,
+        "optimizer": {"lr": 0.2, "betas": (0.9, 0.999)},
+        "loader": {"workers": 1, "images_per_batch": 8},
+        "callbacks": {"progress": True, "checkpoint": {"monitor": "val/plcc", "keep": 2}},
+        "seed": 3,
+    }
+    assert changed_keys(CONFIG, other) == [
+        "optimizer.lr: 0.1 -> 0.2",
+        "loader.images_per_batch: 4 -> 8",
+        'callbacks.checkpoint.monitor: "val/srcc" -> "val/plcc"',
+        "seed: absent -> 3",
+    ]
+
+
+def test_one_process_holds_a_run(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from vqr1.training.run_record import RunLock\n"
+        "sys.exit(0 if RunLock(Path(sys.argv[1])).acquire() else 9)"
+    )
+
+    def other_process() -> int:
+        return subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode
+
+    with RunLock(tmp_path):
+        assert other_process() == 9
+    assert other_process() == 0
+
+
+def test_a_held_run_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunLock, "acquire", lambda self: False)
+    with pytest.raises(ConfigError, match="another process is working on this run"):
+        RunLock(tmp_path).__enter__()
