@@ -21,7 +21,13 @@ from vqr1.iqa.answers import AnswerFormat, parse_answer
 from vqr1.records import Rollout, ScoredRollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.training.advantages import group_advantages, groups_with_signal
-from vqr1.training.ranks import check_one_dataset, gather_rows, label_number, own_rank
+from vqr1.training.ranks import (
+    check_one_dataset,
+    gather_rows,
+    label_number,
+    own_rank,
+    total_over_ranks,
+)
 
 Pool = Literal["global", "rank"]
 
@@ -205,12 +211,13 @@ def rollout_metrics(
 
 
 def sampled_entropy(rollout: Rollout) -> dict[str, float]:
-    """`entropy`: mean negative log-probability of this process's sampled tokens, in nats.
+    """`entropy`: mean negative log-probability of all processes' sampled tokens, in nats.
 
     Its expectation is the entropy of the distribution that a token is drawn from (where top-k and
     top-p cut nothing off). Empty where the engine reports no log-probabilities.
     """
     if rollout.logprobs is None:
         return {}
-    total = -(rollout.logprobs * rollout.mask).sum()
-    return {"entropy": float(total / rollout.mask.sum().clamp_min(1))}
+    surprise = -(rollout.logprobs * rollout.mask).sum()
+    total, tokens = total_over_ranks(torch.stack([surprise, rollout.mask.sum().float()])).unbind()
+    return {"entropy": float(total / tokens.clamp_min(1))}
