@@ -88,7 +88,7 @@ class CsvMetricsLogger(CSVLogger):
         }
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Keep figures at a step."""
         new = {key: v for key, v in metrics.items() if (key, step or 0) not in self._logged}
         if new:
