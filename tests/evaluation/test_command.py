@@ -275,13 +275,13 @@ def test_two_processes_and_a_killed_one_give_the_same_file(
         launcher=(sys.executable, "-m", "torch.distributed.run", "--standalone",
                   "--nproc-per-node=2"),
     )  # fmt: skip
-    assert launched.wait(timeout=300) == 0
+    assert launched.wait(timeout=900) == 0
     runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert [run.info.status for run in runs] == ["FINISHED"]
     killed = tmp_path / "killed"
     process = start(killed, root, *tiny)
     partial = killed / "predictions.partial-0.csv"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while not (partial.exists() and partial.stat().st_size > 300):
         assert time.monotonic() < deadline
         if process.poll() is not None:
