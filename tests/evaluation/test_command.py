@@ -137,6 +137,11 @@ def test_comparing_two_files(run: Command, tmp_path: Path) -> None:  # noqa: F81
         (["figures.level=2"], "figures.level"),
         (["model.run=best"], "no MLflow database"),
         (["dataset=kadid"], "dataset.root"),
+        # Every missing folder at once, before a model is looked for.
+        (
+            ["experiment=eval_koniq_trained", "model.path=nowhere", "dataset.parts.spaq.root=gone"],
+            "dataset.parts.spaq.root='gone': no such folder\ndataset.parts.kadid.root=None",
+        ),
         (["model.path=nowhere"], "model.path=nowhere"),
     ],
 )

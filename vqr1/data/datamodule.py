@@ -40,6 +40,7 @@ class RankingDataModule(lightning.LightningDataModule):
         seed: of the order of training batches.
         val_max_images: at most this many validation images of each set; None uses all.
         val_batch_size: images judged together; the training batch's number if not given.
+        sets: the sets of `dataset`, where they are opened already (`open_sets`).
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class RankingDataModule(lightning.LightningDataModule):
         seed: int,
         val_max_images: int | None = None,
         val_batch_size: int | None = None,
+        sets: dict[str, LabelledSet] | None = None,
     ) -> None:
         super().__init__()
+        self._opened = sets
         self._val_batch_size = val_batch_size
         self._val_max_images = val_max_images
         self._dataset = dataset
@@ -70,7 +73,7 @@ class RankingDataModule(lightning.LightningDataModule):
             ConfigError: a key does not fit its set, or a mixture holds a set twice.
             DataError: labels or images are not as their format says.
         """
-        return open_sets(self._dataset)
+        return open_sets(self._dataset) if self._opened is None else self._opened
 
     @cached_property
     def _bad(self) -> dict[str, torch.Tensor]:

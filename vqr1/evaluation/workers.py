@@ -23,7 +23,7 @@ import torch.multiprocessing as mp
 from transformers.utils.logging import disable_progress_bar
 
 from vqr1.config import EvalConfig, ServerConfig
-from vqr1.data.datamodule import RankingDataModule
+from vqr1.data.datamodule import RankingDataModule, open_sets
 from vqr1.data.labels import Part
 from vqr1.data.prompts import PictureSource, PromptBuilder
 from vqr1.data.ranking_images import RankingImages, RankingLoader
@@ -88,13 +88,15 @@ class Images:
     def __init__(self, config: EvalConfig) -> None:
         self._part: Part = "test" if config.part == "all" else config.part
         dataset = whole_sets(config.dataset) if config.part == "all" else config.dataset
+        # Before the model's own files, which a hub name may have to fetch.
+        sets = open_sets(dataset)
         sizes = config.model.min_pixels, config.model.max_pixels
         prompts: PictureSource
         if isinstance(config.backend, ServerConfig):
             prompts = PictureReader(*sizes)
         else:
             prompts = PromptBuilder(load_processor(config.model), config.prompt.text, *sizes)
-        self.data = RankingDataModule(dataset, config.loader, prompts, seed=config.seed)
+        self.data = RankingDataModule(dataset, config.loader, prompts, seed=config.seed, sets=sets)
         self._workers = config.loader.workers
         loader = self.data.eval_dataloader(self._part)
         assert isinstance(loader.dataset, RankingImages)
