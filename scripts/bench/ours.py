@@ -17,7 +17,15 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from bench.clock import Clock
 from bench.flops import step_flops
-from bench.setup import KL_WEIGHT, LEARNING_RATE, Size, pictures, processor, prompt_batch
+from bench.setup import (
+    KL_WEIGHT,
+    LEARNING_RATE,
+    EndlessTokenizer,
+    Size,
+    pictures,
+    processor,
+    prompt_batch,
+)
 from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.loading import Policy
@@ -29,24 +37,6 @@ from vqr1.training.grpo import GrpoModule, StepSettings
 from vqr1.training.validation import Validator, validation_modes
 
 MICRO_BATCH_TOKENS = 2**17
-
-
-class EndlessTokenizer:
-    """The tokenizer without tokens that end a turn: every response fills its length limit."""
-
-    pad_token_id = 0
-    eos_token_id = -1
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-    def get_vocab(self) -> dict[str, int]:
-        """The vocabulary without the two ends of a turn, which are then never drawn."""
-        vocab: dict[str, int] = self._tokenizer.get_vocab()
-        return {k: v for k, v in vocab.items() if k not in ("<|im_end|>", "<|endoftext|>")}
 
 
 class AnyReward:

@@ -147,3 +147,25 @@ def prompt_batch(reader: Qwen2_5_VLProcessor, images: list[Image.Image]) -> Prom
         pixels.append(encoded["pixel_values"])
         grids.append(encoded["image_grid_thw"])
     return PromptBatch(tuple(ids), torch.cat(pixels), torch.cat(grids))
+
+
+class EndlessTokenizer:
+    """The tokenizer without tokens that end a turn: every response fills its length limit."""
+
+    pad_token_id = 0
+    eos_token_id = -1
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, *texts: Any, **options: Any) -> Any:
+        """As the tokenizer itself."""
+        return self._tokenizer(*texts, **options)
+
+    def get_vocab(self) -> dict[str, int]:
+        """The vocabulary without the two ends of a turn, which are then never drawn."""
+        vocab: dict[str, int] = self._tokenizer.get_vocab()
+        return {k: v for k, v in vocab.items() if k not in ("<|im_end|>", "<|endoftext|>")}

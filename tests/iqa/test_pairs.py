@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from vqr1.iqa.pairs import (
     PairOutcomes,
     calibration_error,
-    fit_std_scale,
+    fit_comparison,
     pair_outcomes,
     preference_matrix,
     rank_intervals,
@@ -96,15 +96,20 @@ def test_log_loss_by_hand() -> None:
     assert pairs.log_loss(gamma=1e-12) == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_fitted_scale_is_the_one_the_data_has() -> None:
+def test_what_is_fitted_is_what_the_data_has() -> None:
     rng = np.random.default_rng(3)
-    mean, std = rng.uniform(1, 5, 400), rng.uniform(0.05, 0.3, 400)
-    seen = mean + 2.5 * std * rng.standard_normal(400)
-    pairs = pair_outcomes(mean, std, seen)
-    scale = fit_std_scale(pairs)
-    assert scale == pytest.approx(2.5, rel=0.1)
+    difference, variance = rng.normal(0, 1.5, 40000), rng.uniform(0, 0.5, 40000)
+    # Each image differs from its mean by 2.5 sigma, and a pair by a variance of 0.2 beside.
+    truth = difference + np.sqrt(2.5**2 * variance + 0.2) * rng.standard_normal(40000)
+    pairs = PairOutcomes(difference, variance, (truth > 0).astype(float))
+    scale, gamma = fit_comparison(pairs)
+    assert scale == pytest.approx(2.5, rel=0.05)
+    assert gamma == pytest.approx(0.2, rel=0.3)
+    assert pairs.log_loss(scale, gamma) < min(
+        pairs.log_loss(scale * f, gamma * g) for f in (0.9, 1.1) for g in (0.5, 2.0)
+    )
     before = calibration_error(reliability(pairs.probabilities(), pairs.won))
-    after = calibration_error(reliability(pairs.probabilities(scale), pairs.won))
+    after = calibration_error(reliability(pairs.probabilities(scale, gamma), pairs.won))
     assert after < 0.01 < before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,10 +15,11 @@ import torch
 from PIL import Image
 
 import vqr1
+from tests.support.pictures import noise_picture
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import ScoreConfig, validate
 from vqr1.data.images import load_image
-from vqr1.data.prompts import PromptBuilder
+from vqr1.data.prompts import PromptBuilder, chat_text
 from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation import scorers
 from vqr1.iqa.answers import parse_answer
@@ -25,11 +27,13 @@ from vqr1.policy.expected_score import expectation
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.records import RankingBatch
 from vqr1.rollout.local import LocalEngine
+from vqr1.rollout.server import VISION_ID
 from vqr1.scoring.backends import Reply
 from vqr1.scoring.backends.local import LocalBackend
 from vqr1.scoring.result import Result
 from vqr1.scoring.scorer import Scorer
 
+PROMPTS = ("thinking", "non_thinking", "describe")
 SIZES = ((112, 112), (200, 130), (70, 260), (64, 64), (240, 150), (131, 97), (150, 150))
 
 
@@ -74,23 +78,60 @@ def expected(policy: Policy, files: list[Path]) -> dict[str, tuple[float, float]
     return {str(r.path): (float(r.score or 0), float(r.std or 0)) for r in results}
 
 
-@pytest.mark.parametrize(("batch", "order"), [(2, 1), (7, 1), (7, -1), (2, -1)])
-def test_batch_size_and_order_change_no_score(
-    policy: Policy,
-    files: list[Path],
-    expected: dict[str, tuple[float, float]],
-    batch: int,
-    order: int,
+@pytest.fixture(scope="module")
+def company() -> list[Image.Image]:
+    """33 pictures, most of other sizes than their neighbours."""
+    rng = np.random.default_rng(7)
+    return [noise_picture(n, *(int(side) for side in rng.integers(40, 220, 2))) for n in range(33)]
+
+
+EVERY_SIZE = ("model.min_pixels=3136", "model.max_pixels=50176")
+"""Pictures keep their sizes, so that rows of a batch differ in length."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "images", "batches"),
+    [
+        (("prompt=non_thinking",), 33, (2, 7, 32)),
+        (("prompt=thinking",), 9, (2, 7)),
+        (("prompt=non_thinking", "mode=greedy"), 9, (2, 7)),
+        (("prompt=thinking", "mode=greedy"), 9, (2, 7)),
+        (("prompt=non_thinking", "mode=sampled", "mode.samples=2"), 9, (2, 7)),
+        (("prompt=thinking", "mode=sampled", "mode.samples=2"), 9, (7,)),
+        (("prompt=describe", "mode.sampling.max_new_tokens=12"), 9, (2, 7)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) and value and
+    isinstance(value[0], str) else None,
+)  # fmt: skip
+def test_company_changes_no_result(
+    policy: Policy, company: list[Image.Image], asked: tuple[str, ...], images: int,
+    batches: tuple[int, ...],
+) -> None:  # fmt: skip
+    pictures = company[:images]
+    alone = scorer(policy, *EVERY_SIZE, *asked, "batch_size=1").score(pictures)
+    assert len({result.text for result in alone} | {result.score for result in alone}) > 3
+    for batch in batches:
+        order = np.random.default_rng(batch).permutation(images)
+        together = scorer(policy, *EVERY_SIZE, *asked, f"batch_size={batch}")
+        mixed = [pictures[i] for i in order]
+        first = together.score(mixed)
+        for i, result in zip(order, first, strict=True):
+            assert (result.score, result.std) == pytest.approx(
+                (alone[i].score, alone[i].std), abs=1e-4
+            )
+            assert (result.valid, result.text) == (alone[i].valid, alone[i].text)
+    # Bit for bit, the last of these once more.
+    assert together.score(mixed) == first
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_order_changes_no_score(
+    policy: Policy, files: list[Path], expected: dict[str, tuple[float, float]], order: int
 ) -> None:
-    results = scorer(policy, f"batch_size={batch}").score(files[::order])
+    results = scorer(policy, "batch_size=7").score(files[::order])
     assert [result.path for result in results] == [str(path) for path in files[::order]]
     for result in results:
         assert (result.score, result.std) == pytest.approx(expected[str(result.path)], abs=1e-4)
-
-
-def test_the_same_batch_twice_is_bit_equal(policy: Policy, files: list[Path]) -> None:
-    first, second = (scorer(policy).score(files[:3]) for _ in range(2))
-    assert first == second
 
 
 def test_expected_scores_are_those_of_evaluation(
@@ -274,3 +315,32 @@ def test_metric_mistakes(tmp_path: Path) -> None:
     metric = vqr1.create_metric("tiny", mode="greedy")
     with pytest.raises(DataError, match=r"image 0: .*gone\.png: no such image"):
         metric(tmp_path / "gone.png")
+
+
+def test_prompts_are_the_published_ones(shared: Path) -> None:
+    facts = (shared / "FACTS.md").read_text()
+    question, thinking, non_thinking, describe = re.findall(
+        r'both modes: "(.*?)" followed, thinking, by "(.*?)"; non-thinking, by "(.*?)" '
+        r'Description mode: "(.*?)"',
+        facts,
+    )[0]
+    texts = {name: settings(f"prompt={name}").prompt.text for name in PROMPTS}
+    assert texts == {
+        "thinking": question + thinking,
+        "non_thinking": question + non_thinking,
+        "describe": describe,
+    }
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_server_renders_the_same_prompt(policy: Policy, prompt: str) -> None:
+    """What the client sends without the option is what the template writes with it."""
+    text = settings(f"prompt={prompt}").prompt.text
+    parts = [
+        {"type": "text", "text": VISION_ID}, {"type": "image"}, {"type": "text", "text": text},
+    ]  # fmt: skip
+    rendered = policy.processor.apply_chat_template(
+        [{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True
+    )
+    assert rendered == chat_text(policy.processor, text)
+    assert "Picture 1: <|vision_start|>" in rendered

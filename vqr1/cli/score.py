@@ -13,7 +13,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -92,7 +91,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     for argument in arguments:
         key, equals, _ = argument.partition("=")
         separators = {os.sep, os.altsep or os.sep}
-        is_path = not equals or any(mark in key for mark in separators) or Path(argument).exists()
+        is_path = not equals or any(mark in key for mark in separators) or os.path.exists(argument)
         (paths if is_path else overrides).append(argument)
     return paths, overrides
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -39,6 +41,8 @@ def run(config: ScoreConfig, patterns: Sequence[str]) -> int:
         UserError: configuration, paths, output file or model are not as they should be, and nothing
             has been written then; or a server failed while its answers were written.
     """
+    # Pictures of that many pixels are refused with a line of their own.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     form = check_scoring(config, patterns)
     if config.task == "compare":
         return _compare(config, patterns, form)

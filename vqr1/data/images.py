@@ -12,6 +12,7 @@ Choices made here, for every caller:
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -50,11 +51,19 @@ def load_image(path: Path, short_edge: int | None = None) -> Image.Image:
         DataError: the file is missing, a folder, empty, damaged, too large or not a picture;
             names path and reason.
     """
-    if path.is_dir():
+    # Unlike Path.is_dir, these do not raise in a folder that may not be looked into.
+    if os.path.isdir(path):
         raise DataError(f"{path}: is a folder, not an image")
-    if not path.is_file():
+    try:
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError | ValueError)
+        said = "no such image" if missing else f"the image cannot be read ({reason})"
+        raise DataError(f"{path}: {said}") from error
+    if not os.path.isfile(path):
         raise DataError(f"{path}: no such image")
-    if path.stat().st_size == 0:
+    if size == 0:
         raise DataError(f"{path}: the image file is empty (0 bytes)")
     try:
         with Image.open(path) as opened:

@@ -8,8 +8,9 @@ the image's mean score mu_i and variance (a sigma_i)^2, independent of every oth
 `thurstone.comparison_probabilities` is the reward's asymmetric form, one answer against a mean;
 here both sides are distributions, and P(i, j) + P(j, i) = 1. sigma comes from K answers (unbiased)
 or from the distribution over the answer's digits. `a` corrects a sigma that is too small or too
-large to be taken at its word; `fit_std_scale` finds it from pairs whose order is known. gamma, half
-of it with each image, keeps two certain images of the same score comparable.
+large to be taken at its word, and gamma, half of it with each image, is the variance that no sigma
+tells of; `fit_comparison` finds both from pairs whose order is known. The published form has a = 1
+and gamma = 1e-6, which only keeps two certain images of the same score comparable.
 
 i is ranked before j where P(i, j) > 1/2, that is where mu_i > mu_j, whatever the variances.
 
@@ -22,7 +23,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import log_ndtr, ndtr
 
 from vqr1.iqa.correlation import FloatArray
@@ -161,14 +162,21 @@ def pair_outcomes(mean: FloatArray, std: FloatArray, opinion: FloatArray) -> Pai
     )
 
 
-def fit_std_scale(pairs: PairOutcomes, gamma: float = GAMMA) -> float:
-    """The `a` of least log loss, searched from 1/1000 to 1000 on a logarithmic scale."""
-    found = minimize_scalar(
-        lambda log_scale: pairs.log_loss(math.exp(log_scale), gamma),
-        bounds=(math.log(1e-3), math.log(1e3)),
-        method="bounded",
+def fit_comparison(pairs: PairOutcomes) -> tuple[float, float]:
+    """The scale `a` and the gamma that make the true orders most likely.
+
+    Both are searched on a logarithmic scale (Nelder-Mead from a = 1, gamma = 0.01).
+
+    Returns:
+        `a` in [1/1000, 1000] and gamma in [1e-8, 100].
+    """
+    found = minimize(
+        lambda logs: pairs.log_loss(math.exp(logs[0]), math.exp(logs[1])),
+        x0=np.log([1.0, 1e-2]),
+        method="Nelder-Mead",
+        bounds=np.log([(1e-3, 1e3), (1e-8, 1e2)]),
     )
-    return float(math.exp(found.x))
+    return float(math.exp(found.x[0])), float(math.exp(found.x[1]))
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def find_images(
         path = Path(pattern).expanduser()
         if pattern == STANDARD_INPUT:
             matches = _named_in_lines(names)
-        elif path.suffix.lower() == LIST_SUFFIX and path.is_file():
+        elif path.suffix.lower() == LIST_SUFFIX and os.path.isfile(path):
             matches = _named_in_list(path, column or DEFAULT_COLUMN)
         else:
             matches = list(_matches(path))
@@ -95,16 +95,17 @@ def _named_in_list(path: Path, column: str) -> list[Path]:
 
 
 def _matches(path: Path) -> Iterator[Path]:
-    if path.is_file():
+    # Unlike Path.is_file and is_dir, these do not raise where the folder may not be looked into.
+    if os.path.isfile(path):
         yield path
-    elif path.is_dir():
+    elif os.path.isdir(path):
         yield from _images_below(path)
     else:
         for match in sorted(glob.glob(str(path), recursive=True)):
             place = Path(match)
-            if place.is_dir() and "**" not in path.parts:
+            if os.path.isdir(place) and "**" not in path.parts:
                 yield from _images_below(place)
-            elif place.is_file() and _is_image(place.name):
+            elif os.path.isfile(place) and _is_image(place.name):
                 yield place
 
 
@@ -125,10 +126,16 @@ def _is_image(name: str) -> bool:
 def _why_nothing(pattern: str, path: Path) -> str:
     if pattern == STANDARD_INPUT:
         return "no names on standard input; give one a line"
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"no images in this folder; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
-    if path.is_file():
+    if os.path.isfile(path):
         return "this list names no image"
     if glob.has_magic(str(path)):
         return "no image matches; check the pattern, or name a folder"
+    try:
+        path.stat()
+    except PermissionError as error:
+        return f"cannot be read ({error.strerror})"
+    except (OSError, ValueError):
+        pass
     return "no such file or folder"
