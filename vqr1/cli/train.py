@@ -252,6 +252,7 @@ def _modes(config: TrainConfig) -> ValidationModes:
         config.validation.samples,
         config.seed,
         config.prompt.answer_format,
+        config.prompt.score_range,
     )
 
 
@@ -261,6 +262,7 @@ def _step_settings(config: TrainConfig, steps: int) -> StepSettings:
         sampling=config.rollout.sampling,
         optimizer=config.optimizer,
         answer_format=config.prompt.answer_format,
+        score_range=config.prompt.score_range,
         micro_batch_tokens=config.hardware.micro_batch_tokens,
         total_steps=steps,
         seed=config.seed,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from vqr1.config.types import (
@@ -64,6 +65,12 @@ class ModelConfig:
     """Largest image area, in pixels, that the processor resizes to."""
 
 
+def _rising(values: tuple[float, float]) -> tuple[float, float]:
+    if not all(map(math.isfinite, values)) or values[0] >= values[1]:
+        raise ValueError("must be two finite numbers, the lower one first")
+    return values
+
+
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class PromptConfig:
     """What the model is asked."""
@@ -75,6 +82,9 @@ class PromptConfig:
     answer_format: Literal["think_answer", "answer", "free"]
     """Form that a response must have to be well formed: reasoning and answer, answer alone, or any
     text (descriptions)."""
+    score_range: Annotated[tuple[float, float], AfterValidator(_rising)] = (1.0, 5.0)
+    """Lowest and highest score that `text` asks for. An answer may lie beyond either end by a
+    quarter of the range (0 to 6 for 1 to 5); farther out it is invalid."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

@@ -26,7 +26,7 @@ import torch
 from vqr1.config import SamplingConfig
 from vqr1.evaluation.predictions import BoolArray, Predictions, ScoreRule, concatenate
 from vqr1.evaluation.summary import Gain, Summary, paired_gain, summarise
-from vqr1.iqa.answers import AnswerFormat, parse_answer
+from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange, parse_answer
 from vqr1.iqa.correlation import FloatArray
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, RankingBatch, Rollout
@@ -75,12 +75,14 @@ class EvaluationMode:
         samples: S, responses averaged for each image.
         seed: seed of all draws.
         answer_format: form that a response must have to count as well formed.
+        score_range: scale that the prompt asks for.
     """
 
     sampling: SamplingConfig
     samples: int = 1
     seed: int = 0
     answer_format: AnswerFormat = "think_answer"
+    score_range: ScoreRange = ASKED_RANGE
 
 
 BatchScorer = Callable[[RankingBatch], Predictions]
@@ -108,14 +110,16 @@ def score_batch(
         seed=mode.seed,
         vision=vision,
     )
-    return predictions_of_texts(batch, rollout.texts, mode.answer_format)
+    return predictions_of_texts(batch, rollout.texts, mode)
 
 
 def predictions_of_texts(
-    batch: RankingBatch, texts: Sequence[Sequence[str]], answer_format: AnswerFormat
+    batch: RankingBatch, texts: Sequence[Sequence[str]], mode: EvaluationMode
 ) -> Predictions:
     """Predictions of a batch from its answers: B lists of S texts."""
-    answers = [[parse_answer(text, answer_format) for text in row] for row in texts]
+    answers = [
+        [parse_answer(text, mode.answer_format, mode.score_range) for text in row] for row in texts
+    ]
     scores = np.array(
         [[math.nan if a.score is None else a.score for a in row] for row in answers],
         dtype=np.float64,

@@ -34,6 +34,7 @@ def evaluation_mode(config: EvalModeConfig, prompt: PromptConfig, seed: int) -> 
         samples=1 if greedy else config.samples,
         seed=seed,
         answer_format=prompt.answer_format,
+        score_range=prompt.score_range,
     )
 
 

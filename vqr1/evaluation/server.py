@@ -94,7 +94,7 @@ class ServerScorer:
         )
         # Whatever a refusal says, it is no answer: it is not parsed, only kept.
         answers = [reply.texts or ("",) * mode.samples for reply in replies]
-        found = predictions_of_texts(batch, answers, mode.answer_format)
+        found = predictions_of_texts(batch, answers, mode)
         if self._expected:
             scores = np.array([[_expected_score(reply)] for reply in replies], dtype=np.float64)
             found = replace(found, scores=scores, valid=np.isfinite(scores))

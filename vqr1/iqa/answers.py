@@ -1,24 +1,36 @@
 r"""From a response's text to a score, or to the knowledge that it holds none.
 
-What counts as the answer, in this order:
+Where the answer is looked for: behind the last `</think>`, in the whole response without one.
 
-| response | score |
+| there | score |
 |---|---|
-| one or more `<answer>...</answer>` | the number in the LAST complete one |
-| no complete `<answer>` element, the whole text is one number | that number |
-| anything else (no tags, unclosed tag, prose) | none |
+| `<answer>...</answer>`, once or repeated | what the LAST one says |
+| nested `<answer><answer>4</answer></answer>` | what the innermost one says |
+| tags that do not pair up: unclosed, closed twice, a second answer that was cut off | none |
+| no answer tag at all, and the whole response is one plain number | that number |
+| anything else: prose, other spellings of the tags, nothing | none |
 
-and what counts as a number inside it:
+What counts as a number inside the tags:
 
 | content | score |
 |---|---|
-| exactly one number: `3.42`, `+3`, `Score: 3.42` | it |
-| a number out of five: `3.5/5`, `3.5 out of 5` | the number before the 5 |
-| several numbers, a range, none at all, a percentage, an exponent | none |
-| a number beyond +-100 | none: no rating scale that the prompts name reaches it |
+| one plain number: `3.42`, `+3`, `3.`, `03.50` | it |
+| the same behind a label that ends in `:`, `=` or `is`: `Score: 3.42` | it |
+| the same in `*`, `_`, backquotes, quotes, brackets or `$`: `**3.42**` | it |
+| a number out of the top of the asked scale: `3.5/5`, `3.5 out of 5` | the number before it |
+| out of anything else: `7/10` | none |
+| several numbers, ranges: `3-4`, `3 to 4`, `3.4.5` | none |
+| comma decimals and thousands: `3,5`, `1,000` | none: they mean two things |
+| percentages, exponents, hexadecimal, `nan`, `inf`: `70%`, `1e3`, `0x3` | none |
+| no digit before the point: `.5` | none |
+| digits, signs or points of another script, superscripts, fractions: `٣`, `½`, `3²` | none |
+| comparisons and other words: `<3`, `at least 3`, `~3`, `not 3` | none |
+| null characters, half surrogates, invisible characters | none |
+| more than 200 characters | none: prose, not an answer |
+| a number outside of the accepted range (`accepted_range`) | none |
 
-Numbers outside [1, 5] are kept: released checkpoints give them at times, and their order still
-tells quality. An unparsable answer is invalid and never becomes a number.
+An unparsable answer is invalid and never becomes a number. All steps are linear in the length of
+the text.
 """
 
 from __future__ import annotations
@@ -29,21 +41,30 @@ from typing import Literal
 
 AnswerFormat = Literal["think_answer", "answer", "free"]
 
-SCORE_LIMIT = 100.0
-"""Magnitude above which a number is no rating."""
+ScoreRange = tuple[float, float]
+"""Lowest and highest score that the prompt asks for."""
 
-# Only ASCII digits: other scripts' digits would need a rule for mixed numerals.
-_NUMBER = r"[+-]?[0-9]{1,12}(?:\.[0-9]{1,12})?"
-_LONE_NUMBER = re.compile(rf"\s*({_NUMBER})\s*")
-_OUT_OF_FIVE = re.compile(rf"({_NUMBER})\s*(?:/|out of)\s*5(?:\.0+)?(?![0-9.%])", re.IGNORECASE)
-_NUMERIC_RUN = re.compile(r"[0-9][0-9.,]*(?:[eE][+-]?[0-9]+)?%?")
-_SIGNED_DECIMAL = re.compile(rf"(?<![0-9A-Za-z.,+\-])({_NUMBER})(?![0-9A-Za-z,%]|\.[0-9])")
+ASKED_RANGE: ScoreRange = (1.0, 5.0)
+"""Scale of the published prompts."""
 
-_WELL_FORMED: dict[str, re.Pattern[str]] = {
-    "think_answer": re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL),
-    "answer": re.compile(r"<answer>.*?</answer>", re.DOTALL),
-    "free": re.compile(r".*", re.DOTALL),
-}
+RANGE_MARGIN = 0.25
+"""Share of the asked range by which a score may lie beyond either end. Released checkpoints give
+scores somewhat below 1, and their order still tells quality; a `42` tells nothing."""
+
+LONGEST_ANSWER = 200
+"""Characters of an answer beyond which it is prose."""
+
+_TAG = re.compile(r"</?answer>")
+_NUMBER = r"[+-]?[0-9]{1,12}(?:\.[0-9]{1,20})?"
+_WRAP = r"[\s*_`\"'()\[\]$]{0,200}"
+_LABEL = r"[^\W\d](?:[^\W\d]|[\s*'\-]){0,80}?(?:\s{0,20}[:=]|\sis\b)"
+_ANSWER = re.compile(
+    rf"{_WRAP}(?:{_LABEL})?{_WRAP}(?P<score>{_NUMBER})\.?"
+    rf"(?:\s{{0,200}}(?:/|out of)\s{{0,200}}(?P<top>[0-9]{{1,12}}(?:\.0{{1,20}})?))?{_WRAP}"
+)
+_LONE_NUMBER = re.compile(rf"({_NUMBER})\.?")
+_BETWEEN = re.compile(r"</think>\s*<answer>")
+_OPEN, _CLOSE = "<answer>", "</answer>"
 
 
 @dataclass(frozen=True)
@@ -61,56 +82,89 @@ class Answer:
     well_formed: bool
 
 
-def parse_answer(text: str, answer_format: AnswerFormat = "think_answer") -> Answer:
+def accepted_range(score_range: ScoreRange) -> ScoreRange:
+    """Scores that are taken for an asked range: a quarter of its width beyond either end.
+
+    `(1, 5)` accepts 0 to 6, both included.
+    """
+    low, high = score_range
+    margin = RANGE_MARGIN * (high - low)
+    return low - margin, high + margin
+
+
+def parse_answer(
+    text: str,
+    answer_format: AnswerFormat = "think_answer",
+    score_range: ScoreRange = ASKED_RANGE,
+) -> Answer:
     r"""Read score, reasoning and format of one response; never raises on any string.
 
     Args:
         text: the decoded response, special tokens left out.
         answer_format: the form asked for; `think_answer` is the published rule, the whole response
             matches `<think>.*?</think>\s*<answer>.*?</answer>` (dot matches newline).
+        score_range: the scale asked for, lowest first.
     """
-    answer = _last_element(text, "answer")
-    score = _number_in(answer) if answer is not None else _lone_number(text)
     return Answer(
-        score=score,
-        reasoning=_first_element(text, "think"),
-        well_formed=_WELL_FORMED[answer_format].fullmatch(text) is not None,
+        score=_score(text, score_range),
+        reasoning=_reasoning(text),
+        well_formed=_well_formed(text, answer_format),
     )
 
 
-def _last_element(text: str, tag: str) -> str | None:
-    """Content of the last complete `<tag>...</tag>`; str.find keeps this linear in the text."""
-    close = text.rfind(f"</{tag}>")
-    if close < 0:
+def _score(text: str, score_range: ScoreRange) -> float | None:
+    said = text.rpartition("</think>")[2]
+    tags = list(_TAG.finditer(said))
+    if not tags:
+        lone = _LONE_NUMBER.fullmatch(text.strip()) if len(text) <= LONGEST_ANSWER else None
+        return None if lone is None else _within(lone[1], score_range)
+    content = _last_content(said, tags)
+    if content is None or len(content) > LONGEST_ANSWER:
         return None
-    start = text.rfind(f"<{tag}>", 0, close)
-    return None if start < 0 else text[start + len(tag) + 2 : close]
+    if any(sign.isnumeric() and not sign.isascii() for sign in content):
+        return None
+    match = _ANSWER.fullmatch(content)
+    if match is None or (match["top"] is not None and float(match["top"]) != score_range[1]):
+        return None
+    return _within(match["score"], score_range)
 
 
-def _first_element(text: str, tag: str) -> str | None:
-    start = text.find(f"<{tag}>")
+def _last_content(text: str, tags: list[re.Match[str]]) -> str | None:
+    """What the last pair without another one in it holds; None where tags do not pair up."""
+    content, depth = None, 0
+    for number, tag in enumerate(tags):
+        if tag[0] == _OPEN:
+            depth += 1
+            continue
+        depth -= 1
+        if depth < 0:
+            return None
+        if tags[number - 1][0] == _OPEN:
+            content = text[tags[number - 1].end() : tag.start()]
+    return content if depth == 0 else None
+
+
+def _within(number: str, score_range: ScoreRange) -> float | None:
+    value = float(number)
+    low, high = accepted_range(score_range)
+    return value if low <= value <= high else None
+
+
+def _reasoning(text: str) -> str | None:
+    start = text.find("<think>")
     if start < 0:
         return None
-    close = text.find(f"</{tag}>", start)
-    return None if close < 0 else text[start + len(tag) + 2 : close].strip()
+    close = text.find("</think>", start)
+    return None if close < 0 else text[start + len("<think>") : close].strip()
 
 
-def _lone_number(text: str) -> float | None:
-    match = _LONE_NUMBER.fullmatch(text)
-    return _bounded(match.group(1)) if match else None
-
-
-def _number_in(content: str) -> float | None:
-    runs = _NUMERIC_RUN.findall(content)
-    if len(runs) == 1:
-        match = _SIGNED_DECIMAL.search(content)
-        return _bounded(match.group(1)) if match else None
-    if len(runs) == 2:
-        match = _OUT_OF_FIVE.search(content)
-        return _bounded(match.group(1)) if match else None
-    return None
-
-
-def _bounded(number: str) -> float | None:
-    value = float(number)
-    return value if abs(value) <= SCORE_LIMIT else None
+def _well_formed(text: str, answer_format: AnswerFormat) -> bool:
+    """The published patterns, without their backtracking: between fixed ends anything may stand."""
+    if answer_format == "free":
+        return True
+    if not text.endswith(_CLOSE):
+        return False
+    end = len(text) - len(_CLOSE)
+    if answer_format == "answer":
+        return text.startswith(_OPEN) and end >= len(_OPEN)
+    return text.startswith("<think>") and bool(_BETWEEN.search(text, len("<think>"), end))

@@ -130,7 +130,8 @@ class Scorer:
             return Result(path, valid=bool((text or "").strip()), text=text)
         if self._request.expected:
             return Result(path, reply.score, reply.std, valid=reply.score is not None, text=text)
-        answers = [parse_answer(t, self._request.prompt.answer_format) for t in reply.texts]
+        prompt = self._request.prompt
+        answers = [parse_answer(t, prompt.answer_format, prompt.score_range) for t in reply.texts]
         scores = [answer.score for answer in answers if answer.score is not None]
         enough = len(answers) if self._rule == "all_valid" else 1
         if len(scores) < enough:

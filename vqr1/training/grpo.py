@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
-from vqr1.iqa.answers import AnswerFormat
+from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
 from vqr1.policy.loading import Policy, trainable_parameters, vision_trains
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.reference import Reference, make_reference
@@ -47,6 +47,7 @@ class StepSettings:
         sampling: how responses are drawn.
         optimizer: AdamW and its schedule.
         answer_format: form that a response must have.
+        score_range: scale that the prompt asks for.
         micro_batch_tokens: most tokens in one forward and backward pass.
         total_steps: optimiser steps in all, for the schedule.
         seed: seed of the sampled responses.
@@ -59,6 +60,7 @@ class StepSettings:
     micro_batch_tokens: int
     total_steps: int
     seed: int
+    score_range: ScoreRange = ASKED_RANGE
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ class GrpoModule(L.LightningModule):
             batch.mos,
             self.rewards,
             answer_format=settings.answer_format,
+            score_range=settings.score_range,
             normalise_std=settings.grpo.advantage_std,
             dataset=batch.dataset,
             pool=settings.grpo.pool,

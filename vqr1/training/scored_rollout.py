@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vqr1.iqa.answers import AnswerFormat, parse_answer
+from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange, parse_answer
 from vqr1.records import Rollout, ScoredRollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.training.advantages import group_advantages, groups_with_signal
@@ -74,10 +74,17 @@ class GroupAnswers:
 
 
 def read_answers(
-    rollout: Rollout, mos: Tensor, answer_format: AnswerFormat, dataset: str
+    rollout: Rollout,
+    mos: Tensor,
+    answer_format: AnswerFormat,
+    dataset: str,
+    score_range: ScoreRange = ASKED_RANGE,
 ) -> GroupAnswers:
     """Parse this process's answers."""
-    answers = [[parse_answer(text, answer_format) for text in texts] for texts in rollout.texts]
+    answers = [
+        [parse_answer(text, answer_format, score_range) for text in texts]
+        for texts in rollout.texts
+    ]
     device = rollout.tokens.device
     scores = [[math.nan if a.score is None else a.score for a in row] for row in answers]
     return GroupAnswers(
@@ -116,6 +123,7 @@ def score_rollout(
     rewards: WeightedRewards,
     *,
     answer_format: AnswerFormat,
+    score_range: ScoreRange = ASKED_RANGE,
     normalise_std: bool = True,
     dataset: str = "",
     pool: Pool = "global",
@@ -127,6 +135,7 @@ def score_rollout(
         mos: [B] opinion scores scaled to [1, 5].
         rewards: the reward terms.
         answer_format: form that a response must have.
+        score_range: scale that the prompt asks for.
         normalise_std: divide advantages by the group's standard deviation.
         dataset: name of the one set, the same in every process.
         pool: the images that are compared: of all processes, or of each process on its own.
@@ -138,7 +147,7 @@ def score_rollout(
         ValueError: a reward term gave a value that is not finite.
         DataError: another process ranks another data set.
     """
-    mine = read_answers(rollout, mos, answer_format, dataset)
+    mine = read_answers(rollout, mos, answer_format, dataset, score_range)
     ranks = gather_rows(mine.table())
     whole = GroupAnswers.from_table(torch.cat(ranks))
     check_one_dataset(whole.dataset, dataset)

@@ -12,7 +12,7 @@ from vqr1.config import SamplingConfig
 from vqr1.evaluation.predictions import Predictions, concatenate
 from vqr1.evaluation.protocol import EvaluationMode, SamplingEngine, score_images
 from vqr1.evaluation.summary import Summary, summarise
-from vqr1.iqa.answers import AnswerFormat
+from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
 from vqr1.records import RankingBatch
 
 
@@ -30,13 +30,18 @@ class ValidationModes:
 
 
 def validation_modes(
-    sampling: SamplingConfig, samples: int, seed: int, answer_format: AnswerFormat
+    sampling: SamplingConfig,
+    samples: int,
+    seed: int,
+    answer_format: AnswerFormat,
+    score_range: ScoreRange = ASKED_RANGE,
 ) -> ValidationModes:
     """The two ways for a number of sampled responses; 0 judges greedy answers only."""
-    greedy = EvaluationMode(replace(sampling, temperature=0.0), 1, seed, answer_format)
+    drawn = EvaluationMode(sampling, samples, seed, answer_format, score_range)
+    greedy = replace(drawn, sampling=replace(sampling, temperature=0.0), samples=1)
     if samples == 0:
         return ValidationModes(greedy, None)
-    return ValidationModes(EvaluationMode(sampling, samples, seed, answer_format), greedy)
+    return ValidationModes(drawn, greedy)
 
 
 class Validator:
