@@ -8,12 +8,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from vqr1.cli import mixtures
-from vqr1.cli.compose import plain_values
+from vqr1.cli.compose import USER_ERRORS, plain_values, user_message
 from vqr1.config import config_dir, validate
 from vqr1.errors import UserError
 
@@ -32,7 +30,10 @@ def run_command(config_name: str, schema: type[T], task: Callable[[T, DictConfig
     """
     failures: list[UserError] = []
 
+    composed_once: list[bool] = []
+
     def job(composed: DictConfig) -> Any:
+        composed_once.append(True)
         try:
             return task(validate(schema, plain_values(composed)), composed)
         except UserError as error:
@@ -50,9 +51,13 @@ def run_command(config_name: str, schema: type[T], task: Callable[[T, DictConfig
         )()
     except UserError as error:
         stop(error)
-    except (HydraException, OmegaConfBaseException) as error:
-        cause = f"\n{error.__cause__}" if error.__cause__ else ""
-        _stop(f"{error}{cause}")
+    except USER_ERRORS as error:
+        _stop(user_message(error))
+    except ValueError as error:
+        # Hydra's word for a group that is given a number or a mapping; behind that, a defect.
+        if composed_once:
+            raise
+        _stop(f"{error} ({' '.join(sys.argv[1:])})")
     if failures:
         code = max(error.exit_code for error in failures)
         _stop("\n".join(str(error) for error in failures), code)

@@ -1,15 +1,25 @@
-"""Composing a configuration outside of a command, and turning it into plain values."""
+"""Composing a configuration, turning it into plain values, and wording what goes wrong in it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vqr1.cli import mixtures
 from vqr1.config import config_dir
+from vqr1.errors import ConfigError, UserError
+
+USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
+"""What a user's mistake raises, on the command line, in a configuration file or in data."""
+
+_NOISE = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc", "Config search")
 
 
 def plain_values(composed: DictConfig) -> dict[str, Any]:
@@ -25,7 +35,30 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
     Args:
         config_name: name of a YAML file at the top of the configuration folder.
         overrides: command-line overrides, such as `dataset=kadid+tid`.
+
+    Raises:
+        Exception: one of `USER_ERRORS`.
     """
     mixtures.register()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        return compose(config_name=config_name, overrides=list(overrides))
+        try:
+            return compose(config_name=config_name, overrides=list(overrides))
+        except ValueError as error:
+            # Hydra's word for a group that is given a number or a mapping.
+            raise ConfigError([f"{error} ({' '.join(overrides)})"]) from error
+
+
+def user_message(error: Exception) -> str:
+    """What to tell a user: our own errors as they are, a library's in one line."""
+    if isinstance(error, UserError):
+        return str(error)
+    cause = "" if error.__cause__ is None else str(error.__cause__)
+    lines = [line.strip() for line in f"{error}\n{cause}".splitlines()]
+    shown = list(dict.fromkeys(line for line in lines if line and not line.startswith(_NOISE)))
+    text = shown[0] if shown else type(error).__name__
+    listing = False
+    for before, line in pairwise(shown):
+        text += " " if before.endswith(":") else ", " if listing else "; "
+        listing = listing or before.endswith(":")
+        text += line
+    return text

@@ -7,13 +7,9 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from vqr1.cli.app import EXIT_USER_ERROR
-from vqr1.cli.compose import compose_config, plain_values
+from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
 from vqr1.config import DataConfig, DatasetConfig, validate
-from vqr1.errors import UserError
 
 
 def load_data_config(overrides: Sequence[str] = ()) -> DataConfig:
@@ -55,7 +51,7 @@ def run_script(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         task(options, load_data_config(options.overrides))
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.stderr.write(f"error: {str(error).strip()}\n")
+    except USER_ERRORS as error:
+        sys.stderr.write(f"error: {user_message(error).strip()}\n")
         return EXIT_USER_ERROR
     return 0

@@ -14,14 +14,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from vqr1.cli.app import EXIT_USER_ERROR
-from vqr1.cli.compose import compose_config, plain_values
+from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
 from vqr1.cli.score_run import run
 from vqr1.config import ScoreConfig, validate
-from vqr1.errors import UserError
 
 EXIT_INTERRUPTED = 130
 
@@ -74,10 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         config = validate(ScoreConfig, plain_values(compose_config("score", overrides)))
         code = run(config, paths)
-    except UserError as error:
-        code = _mistake(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        code = _mistake(f"{error}\n{error.__cause__ or ''}")
+    except USER_ERRORS as error:
+        code = _mistake(user_message(error))
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command continues an output of CSV or JSON lines\n")
         code = EXIT_INTERRUPTED

@@ -87,6 +87,9 @@ def _parse_line(text: str, where: str) -> JsonlLine:
         record = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:
+        # An integer of thousands of digits; thousands of brackets.
+        raise DataError(f"{where}: JSON that cannot be read ({error})") from error
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected an object, found {type(record).__name__}")
     name = record.get("dataset_name")

@@ -114,11 +114,10 @@ def parse_answer(
 
 def _score(text: str, score_range: ScoreRange) -> float | None:
     said = text.rpartition("</think>")[2]
-    tags = list(_TAG.finditer(said))
-    if not tags:
+    if _OPEN not in said and _CLOSE not in said:
         lone = _LONE_NUMBER.fullmatch(text.strip()) if len(text) <= LONGEST_ANSWER else None
         return None if lone is None else _within(lone[1], score_range)
-    content = _last_content(said, tags)
+    content = _last_content(said)
     if content is None or len(content) > LONGEST_ANSWER:
         return None
     if any(sign.isnumeric() and not sign.isascii() for sign in content):
@@ -129,19 +128,21 @@ def _score(text: str, score_range: ScoreRange) -> float | None:
     return _within(match["score"], score_range)
 
 
-def _last_content(text: str, tags: list[re.Match[str]]) -> str | None:
+def _last_content(text: str) -> str | None:
     """What the last pair without another one in it holds; None where tags do not pair up."""
-    content, depth = None, 0
-    for number, tag in enumerate(tags):
+    content: tuple[int, int] | None = None
+    opened: int | None = None  # where the content of the tag just before begins, if it opened one
+    depth = 0
+    for tag in _TAG.finditer(text):
         if tag[0] == _OPEN:
-            depth += 1
+            depth, opened = depth + 1, tag.end()
             continue
         depth -= 1
         if depth < 0:
             return None
-        if tags[number - 1][0] == _OPEN:
-            content = text[tags[number - 1].end() : tag.start()]
-    return content if depth == 0 else None
+        if opened is not None:
+            content, opened = (opened, tag.start()), None
+    return None if content is None or depth else text[slice(*content)]
 
 
 def _within(number: str, score_range: ScoreRange) -> float | None:

@@ -1,26 +1,37 @@
 """Readers of label files that report file and line: text, CSV, spreadsheets and MATLAB files.
 
-Text is UTF-8 with or without a byte order mark, with any line end. Nothing is unpickled; MATLAB
-files are read as plain arrays.
+Text is UTF-8 with or without a byte order mark, with any line end. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
+import struct
+import subprocess
+import sys
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
-import numpy as np
 import openpyxl
 from openpyxl.utils.exceptions import InvalidFileException
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from vqr1.errors import DataError
+
+_BAD_SHEET = (
+    zipfile.BadZipFile, InvalidFileException, KeyError, OSError, ParseError, ValueError, TypeError,
+    IndexError, AttributeError, EOFError, zlib.error, struct.error, NotImplementedError,
+)  # fmt: skip
+"""What openpyxl and the archive below it raise on damaged spreadsheets."""
+
+MAT_SECONDS = 120
+"""Longest time for one MATLAB file; the largest official one takes a second."""
 
 
 def read_text(path: Path) -> str:
@@ -110,9 +121,15 @@ def sheet_rows(
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, InvalidFileException, KeyError, OSError) as error:
+        yield from _sheet_rows(path, required, sheet)
+    except _BAD_SHEET as error:
         raise DataError(f"{path}: not readable as an .xlsx spreadsheet ({error})") from error
+
+
+def _sheet_rows(
+    path: Path, required: Sequence[str], sheet: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
         if sheet is not None and sheet not in book.sheetnames:
             raise DataError(f"{path}: no sheet {sheet!r}; it has {', '.join(book.sheetnames)}")
@@ -133,28 +150,34 @@ def sheet_rows(
         book.close()
 
 
-def mat_arrays(path: Path, *names: str) -> list[np.ndarray]:
-    """Variables of a MATLAB file, each flattened to one dimension.
+def mat_arrays(path: Path, *names: str) -> list[list[Any]]:
+    """Variables of a MATLAB file: lists of numbers, or of texts for a cell array.
+
+    Read in a process of its own (`vqr1.data.labels._matlab` says why).
 
     Raises:
         DataError: not a MATLAB file of version 5 to 7, or a variable is missing.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    reader = Path(__file__).with_name("_matlab.py")
+    # -P: modules beside the reader are not those of the same name that it imports.
+    command = [sys.executable, "-P", str(reader), str(path), *names]
     try:
-        content = loadmat(path)
-    except (MatReadError, NotImplementedError, ValueError, TypeError, OSError) as error:
-        raise DataError(f"{path}: not readable as a MATLAB file ({error})") from error
-    missing = [name for name in names if name not in content]
-    if missing:
-        present = ", ".join(key for key in content if not key.startswith("__"))
-        raise DataError(f"{path}: no variable {', '.join(missing)}; the file has {present}")
-    return [content[name].ravel() for name in names]
-
-
-def mat_text(cell: Any) -> str:
-    """The string in one cell of a MATLAB cell array."""
-    return str(np.asarray(cell).ravel()[0])
+        done = subprocess.run(command, capture_output=True, timeout=MAT_SECONDS, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+    except subprocess.CalledProcessError as error:
+        raise DataError(
+            f"{path}: not readable as a MATLAB file (its reader ended with code {error.returncode})"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise DataError(
+            f"{path}: not readable as a MATLAB file within {MAT_SECONDS} seconds"
+        ) from error
+    if "problem" in found:
+        raise DataError(f"{path}: {found['problem']}")
+    arrays: list[list[Any]] = found["arrays"]
+    return arrays
 
 
 def number(value: Any, where: str, column: str) -> float:

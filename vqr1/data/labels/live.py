@@ -8,9 +8,10 @@ copies and are left out, which leaves 779 images.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
-from vqr1.data.labels._reading import mat_arrays, mat_text, number, spread
+from vqr1.data.labels._reading import mat_arrays, number, spread
 from vqr1.errors import DataError
 
 FOLDERS = (("jp2k", 227), ("jpeg", 233), ("wn", 174), ("gblur", 174), ("fastfading", 174))
@@ -22,32 +23,32 @@ _TOTAL = sum(count for _, count in FOLDERS)
 def parse(source: LabelSource) -> list[LabelRow]:
     """The 779 distorted images of LIVE."""
     path = source.main_file("dmos_realigned.mat", "dmos.mat")
+    spreads: list[Any] | None
     if path.name.lower() == "dmos.mat":
         scores, originals = mat_arrays(path, "dmos", "orgs")
-        spreads = [math.nan] * len(scores)
+        spreads = None
     else:
-        scores, originals, spread_array = mat_arrays(path, "dmos_new", "orgs", "dmos_std")
-        spreads = list(spread_array)
+        scores, originals, spreads = mat_arrays(path, "dmos_new", "orgs", "dmos_std")
     references_path = source.optional_file("refnames_all.mat")
     if references_path is None:
         raise DataError(f"{source.key}.root={str(source.root)!r}: refnames_all.mat is not there")
     references = mat_arrays(references_path, "refnames_all")[0]
     names = [(folder, n + 1) for folder, count in FOLDERS for n in range(count)]
-    if not len(scores) == len(originals) == len(spreads) == len(references) == _TOTAL:
+    lists = [scores, originals, references, *([] if spreads is None else [spreads])]
+    if any(len(values) != _TOTAL for values in lists):
         raise DataError(f"{path}: {len(scores)} scores, {len(references)} names; expected {_TOTAL}")
     rows = []
     for entry, (folder, image_number) in enumerate(names):
         if originals[entry]:
             continue
         where = f"{path}:{entry + 1}"
-        std = spreads[entry]
         rows.append(
             LabelRow(
                 image=f"{folder}/img{image_number}.bmp",
                 mos=number(scores[entry], where, "dmos"),
                 where=where,
-                std=std if math.isnan(std) else spread(std, where, "dmos_std"),
-                reference=mat_text(references[entry]),
+                std=math.nan if spreads is None else spread(spreads[entry], where, "dmos_std"),
+                reference=str(references[entry]),
                 distortion=folder,
             )
         )

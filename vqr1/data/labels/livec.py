@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
-from vqr1.data.labels._reading import mat_arrays, mat_text, number, spread
+from vqr1.data.labels._reading import mat_arrays, number, spread
 from vqr1.errors import DataError
 
 _RATER_TRAINING = re.compile(r"t\d+\.", re.IGNORECASE)
@@ -29,7 +29,7 @@ def parse_all(source: LabelSource) -> list[LabelRow]:
         )
     return [
         LabelRow(
-            image=mat_text(name),
+            image=str(name),
             mos=number(score, f"{path.parent}:{entry}", "MOS"),
             where=f"{path.parent}:{entry}",
             std=spread(std, f"{path.parent}:{entry}", "StdDev"),
