@@ -8,7 +8,7 @@ ARGS ?=
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test check format ui clean
+.PHONY: help setup setup-dev train test check audit format ui clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,10 +34,14 @@ train: setup ## Train the tiny policy on the demo set (ARGS="key=value ..." to o
 test: check ## Lint, types and the whole test suite (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest $(ARGS)
 
-check: setup-dev ## Lint, format, types and docstrings
+check: setup-dev ## Lint, format, types, docstrings and insecure constructs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive vqr1 scripts *.py
+
+audit: setup-dev ## Look the pinned packages up among known vulnerabilities (needs the network)
+	$(BIN)/pip-audit --requirement constraints.txt --disable-pip --no-deps
 
 format: setup-dev ## Format the code and sort the imports
 	$(BIN)/ruff check --fix-only --quiet .

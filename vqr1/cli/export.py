@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import pickle  # nosec B403: its error's name; weights are loaded with weights_only
 import shutil
 import sys
 from pathlib import Path

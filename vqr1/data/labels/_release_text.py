@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from vqr1.data.labels._format import LabelRow, LabelSource
 from vqr1.data.labels._reading import number, text_rows
+from vqr1.errors import DataError
 
 
 def parser(file_name: str, method_in_name: bool = False) -> Callable[[LabelSource], list[LabelRow]]:
@@ -25,9 +26,16 @@ def parser(file_name: str, method_in_name: bool = False) -> Callable[[LabelSourc
                 mos=number(score, where, "MOS"),
                 where=where,
                 reference=reference,
-                distortion=PurePosixPath(image).stem.rsplit("_", 1)[1] if method_in_name else None,
+                distortion=_method(image, where) if method_in_name else None,
             )
             for where, (reference, image, score) in text_rows(source.main_file(file_name), 3)
         ]
 
     return parse
+
+
+def _method(image: str, where: str) -> str:
+    _, mark, method = PurePosixPath(image).stem.rpartition("_")
+    if not mark:
+        raise DataError(f"{where}: {image!r} names no method; it must end in _METHOD")
+    return method
