@@ -19,7 +19,7 @@ from vqr1.cli.data import named_parts, run_script
 from vqr1.config import DataConfig
 from vqr1.data.jsonl import JsonlLine, write_jsonl
 from vqr1.data.labelled_set import LabelledSet, open_dataset
-from vqr1.errors import DataError
+from vqr1.errors import ConfigError, DataError
 
 PARTS = ("train", "val", "test", "all")
 
@@ -51,7 +51,10 @@ def prepare(options: argparse.Namespace, config: DataConfig) -> None:
         lines += found
         print(f"{name}: {len(found)} of {len(labelled.table)} images as {labelled.title!r}")
     out = options.out or Path("prepared") / f"{'+'.join(named_parts(config))}_{options.part}.jsonl"
-    count = write_jsonl(out, lines)
+    try:
+        count = write_jsonl(out, lines)
+    except OSError as error:
+        raise ConfigError([f"--out={out}: cannot be written ({error.strerror})"]) from error
     print(f"{count} lines in {out}")
 
 

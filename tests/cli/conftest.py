@@ -30,13 +30,13 @@ def run(
     """Run a command's `main` with arguments, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
 
-    def invoke(main: Callable[[], None], *arguments: str) -> Outcome:
+    def invoke(main: Callable[[], int | None], *arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         GlobalHydra.instance().clear()
         capfd.readouterr()
         code = 0
         try:
-            main()
+            code = int(main() or 0)
         except SystemExit as stop:
             code = int(stop.code or 0)
         printed = capfd.readouterr()

@@ -2,89 +2,139 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Command
-from vqr1.cli.train import main
+from scripts import inspect_dataset, prepare, sync_tracking
+from tests.cli.bad_input_cases import CASES, Case
+from tests.cli.conftest import Command, write_kadid
+from tests.support.pictures import noise_picture
+from vqr1.cli import evaluate, export, score, train
+from vqr1.tracking.journal import Journal
 
-KEYS = [
-    ("unknown set", ["dataset=kadid+nosuch"], ["dataset/nosuch", "Available options", "koniq"]),
-    ("set twice", ["dataset=kadid+kadid"], ["dataset=kadid+kadid", "stands twice"]),
-    ("empty name", ["dataset=kadid+"], ["dataset=kadid+", "write dataset=a+b"]),
-    ("typo in a key", ["optimizer.lrr=1"], ["optimizer.lrr"]),
-    ("unknown key forced in", ["+optimizer.lrr=1"], ["optimizer.lrr: unknown key"]),
-    ("text for a number", ["optimizer.lr=abc"], ["optimizer.lr='abc'", "valid number"]),
-    ("negative rate", ["optimizer.lr=-1"], ["optimizer.lr=-1", "greater than 0"]),
-    ("K=1", ["grpo.group_size=1"], ["grpo.group_size=1", "greater than or equal to 2"]),
-    ("B=1", ["loader.images_per_batch=1"], ["loader.images_per_batch=1", "at least 2"]),
-    ("unknown reward", ["reward=nosuch"], ["reward/nosuch", "fidelity"]),
-    ("no such class", ["reward.terms.format._target_=a.B"], ["reward.terms.format._target_=a.B"]),
-    ("foreign argument", ["+reward.terms.format.gain=2"], ["reward.terms.format", "gain"]),
-    ("no end", ["max_steps=null"], ["max_steps=None", "max_epochs=None"]),
-    ("two ends", ["max_epochs=2"], ["max_steps=300", "max_epochs=2"]),
-    ("greedy rollout", ["rollout.sampling.temperature=0"], ["temperature=0", "above 0"]),
-    ("nothing to rank", ["prompt=describe"], ["prompt=describe", "prompt=thinking"]),
-    ("no root", ["dataset=kadid"], ["dataset.root"]),
-    ("missing root", ["dataset=kadid", "dataset.root=gone"], ["dataset.root", "gone"]),
-    (
-        "no root in a mixture",
-        ["dataset=kadid+tid"],
-        ["dataset.parts.kadid.root", "dataset.parts.tid.root"],
-    ),
-    ("no such model", ["model.path=gone/model"], ["model.path=gone/model"]),
-]
+ROOT = Path(__file__).resolve().parents[2]
+MAINS: dict[str, Callable[[], Any]] = {
+    "train": train.main,
+    "eval": evaluate.main,
+    "score": score.main,
+    "export": export.main,
+    "prepare": prepare.main,
+    "inspect_dataset": inspect_dataset.main,
+    "sync_tracking": sync_tracking.main,
+}
+SCRIPT_FILES = {name: f"scripts/{name}.py" for name in MAINS}
+SCRIPT_FILES |= {name: f"{name}.py" for name in ("train", "eval", "score")}
+HEADER = "dist_img,ref_img,dmos,var\n"
+ROW = "I01_01_01.png,I01.png,4.57,0.25\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"), [case[1:] for case in KEYS], ids=[case[0] for case in KEYS]
-)
-def test_configuration(run: Command, arguments: list[str], said: list[str]) -> None:
-    outcome = run(main, *arguments)
-    assert outcome.code == 2
-    assert outcome.err.startswith("error: ")
-    assert "Traceback" not in outcome.err
-    for part in said:
+def bomb() -> bytes:
+    """A PNG of 60,000 x 60,000 pixels in a few hundred bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + check
+
+    size = (60_000).to_bytes(4, "big") * 2
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\x02\x00\x00\x00")
+            + chunk(b"IDAT", zlib.compress(b"\x00" * 1000)) + chunk(b"IEND", b""))  # fmt: skip
+
+
+def write_label_sets(place: Path) -> None:
+    """KADID-format folders with one thing wrong in each."""
+    good = write_kadid(place / "good")
+    labels = (good / "dmos.csv").read_text().splitlines(keepends=True)
+    nan = [*labels[:7], labels[7].replace(labels[7].split(",")[2], "nan"), *labels[8:]]
+    texts: dict[str, bytes] = {
+        "no_rows": HEADER.encode(),
+        "blank": b" \n",
+        "binary": bytes(range(256)),
+        "not_a_number": "".join(nan).encode(),
+        "leaving": (HEADER + ROW + "../text.txt,I01.png,4.57,0.25\n").encode(),
+        "twice": (HEADER + ROW + ROW).encode(),
+    }
+    for name, text in texts.items():
+        (place / name / "images").mkdir(parents=True)
+        (place / name / "dmos.csv").write_bytes(text)
+    for name in ("link", "missing", "cut", "bomb"):
+        shutil.copytree(good, place / name)
+        image = place / name / "images" / "I02_01_03.png"
+        whole = image.read_bytes()
+        image.unlink()
+        if name == "link":
+            image.symlink_to(place / "photos" / "one.png")
+        elif name != "missing":
+            image.write_bytes(whole[:60] if name == "cut" else bomb())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which every case is tried; none may change it."""
+    place = tmp_path_factory.mktemp("place")
+    for name in ("empty", "photos", "jsonl", "matlab", "sheet"):
+        (place / name).mkdir()
+    noise_picture(1).save(place / "photos" / "one.png")
+    (place / "text.txt").write_text("only words\n" * 9)
+    write_label_sets(place)
+    (place / "jsonl" / "deep.jsonl").write_text("[" * 100_000)
+    (place / "jsonl" / "list.jsonl").write_text("[1]\n")
+    (place / "matlab" / "dmos_realigned.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\x00" * 200)
+    (place / "matlab" / "refnames_all.mat").write_bytes(b"")
+    (place / "sheet" / "MOS and Image attribute scores.xlsx").write_bytes(b"PK\x03\x04")
+    (place / "blank.csv").write_text("")
+    (place / "no_mos.csv").write_text("image,score\na.png,3\nb.png,4\n")
+    (place / "words.csv").write_text("image,score,mos\na.png,good,3\nb.png,3,4\n")
+    (place / "binary.parquet").write_bytes(bytes(range(256)))
+    journal = Journal(place / "journal")
+    journal.start("vqr1", {}, "sqlite:///x.db")
+    journal.close()
+    return place
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_one_message(
+    run: Command, place: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    outcome = run(MAINS[case.command], *case.arguments)
+    assert outcome.code == 2, outcome.err
+    assert outcome.err.startswith("error: "), outcome.err
+    assert "Traceback" not in outcome.err + outcome.out
+    assert len(outcome.err.splitlines()) == case.lines, outcome.err
+    for part in case.said:
         assert part in outcome.err
 
 
+def test_there_are_enough_cases() -> None:
+    assert len(set(CASES)) == len(CASES) >= 120
+    assert {case.command for case in CASES} == MAINS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", sorted(MAINS))
+def test_real_process(command: str, place: Path) -> None:
+    case = next(case for case in CASES if case.command == command)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / SCRIPT_FILES[command]), *case.arguments],
+        cwd=place, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == case.lines
+    for part in case.said:
+        assert part in done.stderr
+
+
 def test_all_problems_at_once(run: Command) -> None:
-    outcome = run(main, "optimizer.lr=abc", "grpo.group_size=1", "max_steps=0")
+    outcome = run(train.main, "optimizer.lr=abc", "grpo.group_size=1", "max_steps=0")
     assert outcome.code == 2
+    assert len(outcome.err.splitlines()) == 3
     for key in ("optimizer.lr", "grpo.group_size", "max_steps"):
         assert key in outcome.err
-
-
-def _break(root: Path, what: str) -> str:
-    labels = root / "dmos.csv"
-    lines = labels.read_text().splitlines()
-    image = root / "images" / "I02_01_03.png"
-    if what == "no label file":
-        labels.unlink()
-        return "dmos.csv"
-    if what == "image missing":
-        image.unlink()
-    elif what == "image does not decode":
-        image.write_bytes(image.read_bytes()[:60])
-    elif what == "NaN MOS":
-        lines[7] = lines[7].replace(lines[7].split(",")[2], "nan")
-        labels.write_text("\n".join(lines) + "\n")
-        return "dmos.csv:8"
-    return image.name
-
-
-@pytest.mark.parametrize(
-    "what", ["no label file", "image missing", "image does not decode", "NaN MOS"]
-)
-def test_data(run: Command, kadid_root: Path, what: str) -> None:
-    named = _break(kadid_root, what)
-    outcome = run(
-        main, "dataset=kadid", f"dataset.root={kadid_root}", "dataset.split.by=reference",
-        "dataset.split.fractions=[0.6,0.2,0.2]", "logger=none", "max_steps=8",
-        "loader.images_per_batch=4", "loader.workers=0", "validation.every_steps=8",
-        "validation.samples=0", "validation.test=false", "rollout.sampling.max_new_tokens=2",
-    )  # fmt: skip
-    assert outcome.code == 2, outcome.err
-    assert named in outcome.err
-    assert "Traceback" not in outcome.err

@@ -28,16 +28,21 @@ def run_command(config_name: str, schema: type[T], task: Callable[[T, DictConfig
         schema: dataclass that the composed configuration must fit.
         task: receives the typed configuration and the composed one (for logging it whole).
     """
-    failures: list[UserError] = []
+    failures: list[Exception] = []
 
     composed_once: list[bool] = []
 
     def job(composed: DictConfig) -> Any:
         composed_once.append(True)
+        # Hydra would print its own line above ours; the jobs of a multirun go on.
         try:
-            return task(validate(schema, plain_values(composed)), composed)
+            config = validate(schema, plain_values(composed))
+        except USER_ERRORS as error:
+            failures.append(error)
+            return None
+        try:
+            return task(config, composed)
         except UserError as error:
-            # Hydra would print its own line above ours; the jobs of a multirun go on.
             failures.append(error)
             return None
 
@@ -59,8 +64,9 @@ def run_command(config_name: str, schema: type[T], task: Callable[[T, DictConfig
             raise
         _stop(f"{error} ({' '.join(sys.argv[1:])})")
     if failures:
-        code = max(error.exit_code for error in failures)
-        _stop("\n".join(str(error) for error in failures), code)
+        code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in failures)
+        _stop("
+".join(user_message(error) for error in failures), code)
 
 
 def stop(error: UserError) -> NoReturn:

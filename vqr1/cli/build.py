@@ -56,7 +56,7 @@ def _instantiate(key: str, values: Mapping[str, Any], problems: list[str]) -> Re
     try:
         reward_class = get_class(target)
     except (ImportError, ValueError) as error:
-        problems.append(f"{key}._target_={target}: no such class ({error})")
+        problems.append(f"{key}._target_={target}: no such class ({' '.join(str(error).split())})")
         return None
     arguments = {name: v for name, v in values.items() if name not in ("_target_", "weight")}
     try:

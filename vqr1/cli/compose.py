@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -53,6 +53,8 @@ def user_message(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     cause = "" if error.__cause__ is None else str(error.__cause__)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: no readable override ({' '.join(str(error).split())})"
     lines = [line.strip() for line in f"{error}\n{cause}".splitlines()]
     shown = list(dict.fromkeys(line for line in lines if line and not line.startswith(_NOISE)))
     text = shown[0] if shown else type(error).__name__

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from vqr1.cli.app import run_command
+from vqr1.cli.folders import make_folders
 from vqr1.config import EvalConfig, ServerConfig, VllmBackendConfig
 from vqr1.errors import ConfigError
 from vqr1.evaluation.figures import FigureOptions, set_figures
@@ -44,6 +45,7 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
         help, and for comparisons.
     """
     check_evaluation(config)
+    make_folders(run_dir=config.run_dir, loader__cache_dir=config.loader.cache_dir)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     if config.predictions is None and config.compare is None:

@@ -32,6 +32,7 @@ from vqr1.cli.build import (
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import plain_values
 from vqr1.cli.faults import machine_faults
+from vqr1.cli.folders import make_folders
 from vqr1.cli.judgements import keep_predictions, kept_predictions
 from vqr1.cli.model_card import write_model_card
 from vqr1.cli.report import TestResult, judge, print_report, summary_values
@@ -87,6 +88,7 @@ def train(config: TrainConfig, composed: DictConfig) -> float:
     """
     rewards = build_rewards(config.reward)
     check_training(config, rewards)
+    make_folders(run_dir=config.run_dir, loader__cache_dir=config.loader.cache_dir)
     overrides = list(HydraConfig.get().overrides.task)
     with (
         StopRequests() as stops,

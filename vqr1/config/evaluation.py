@@ -12,7 +12,7 @@ from vqr1.config.backend import AnyBackend
 from vqr1.config.data import AnyDataset, LoaderConfig
 from vqr1.config.machine import HardwareConfig, LoggerConfig
 from vqr1.config.model import ModelConfig, PromptConfig, SamplingConfig
-from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt
+from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt, Seed
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -85,7 +85,7 @@ class FiguresConfig:
     """Confidence level of intervals and comparisons."""
     resample: Literal["auto", "images", "references"] = "auto"
     """What the bootstrap draws: `auto` takes references where images share at least five."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the draws."""
 
 
@@ -131,7 +131,7 @@ class EvalConfig:
     """Format of the finished predictions."""
     suite: str | None = None
     """Name of the suite, for the caption; set by `experiment=eval_...`."""
-    seed: NonNegativeInt
+    seed: Seed
     """Seed of the sampled answers."""
     run_dir: str
     """Folder of predictions and report. Give the folder of a stopped evaluation to continue it."""

@@ -11,7 +11,7 @@ from vqr1.config.backend import AnyBackend
 from vqr1.config.evaluation import EvalModeConfig
 from vqr1.config.machine import HardwareConfig
 from vqr1.config.model import ModelConfig, PromptConfig
-from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveFloat, PositiveInt
+from vqr1.config.types import STRICT_KEYS, PositiveFloat, PositiveInt, Seed
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -47,7 +47,7 @@ class ScoreConfig:
     """Column of a CSV list that names the images; null is `image`."""
     batch_size: PositiveInt = 16
     """Images computed together; does not change a score."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of sampled answers, and of the draws behind the intervals of ranks."""
     output: str | None = None
     """File for the results; null writes to standard output."""

@@ -18,6 +18,7 @@ from vqr1.config.types import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Seed,
 )
 
 
@@ -172,7 +173,7 @@ class TrainConfig:
     """Optimiser steps in all; null: `max_epochs` decides."""
     max_epochs: PositiveInt | None
     """Passes over the training images; null: `max_steps` decides."""
-    seed: NonNegativeInt
+    seed: Seed
     """Seed of batches, samples and initial adapters."""
     run_dir: str
     """Folder that receives checkpoints, tables and `summary.json`."""
@@ -191,5 +192,5 @@ class DataConfig:
     model: ModelConfig
     prompt: PromptConfig
     loader: LoaderConfig
-    seed: NonNegativeInt
+    seed: Seed
     """Seed of the order of batches."""

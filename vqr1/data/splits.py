@@ -172,6 +172,8 @@ def _by_files(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> 
     parts: list[Part | None] = [None] * len(table)
     for part, file in split.files.items():
         path = root / file
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ConfigError([f"{key}.split.files.{part}={file!r}: leaves {key}.root"])
         if not path.is_file():
             raise ConfigError([f"{key}.split.files.{part}={file!r}: no such file in {root}"])
         for where, line in text_lines(path):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from vqr1.config import EvalModelConfig, LoggerConfig
 from vqr1.errors import ModelError
-from vqr1.tracking.store import SQLITE, default_tracking_uri
+from vqr1.tracking.store import SQLITE, default_tracking_uri, quick_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -96,9 +96,7 @@ def exported_checkpoint(
             f"{key}: no MLflow database {uri}; set logger.tracking_uri to the store that the run "
             "is in"
         )
-    from mlflow import MlflowClient
-
-    client = MlflowClient(uri)
+    client = quick_client(uri)
     run = (
         _best_run(client, metric, logger.experiment, group)
         if run_id == "best"

@@ -96,7 +96,10 @@ def _load(path: Path, columns: PredictionColumns, only: str | None) -> pd.DataFr
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.suffix == ".parquet":
-        raw = pd.read_parquet(path)
+        try:
+            raw = pd.read_parquet(path)
+        except (ValueError, OSError) as error:
+            raise DataError(f"{path}: no readable Parquet file: {error}") from error
         raw = raw.astype(object).where(raw.notna(), "").map(str)
     else:
         try:

@@ -80,6 +80,10 @@ class LabelSource:
         """
         if self.label_file is not None:
             path = self.root / self.label_file
+            if not path.resolve().is_relative_to(self.root.resolve()):
+                raise ConfigError(
+                    [f"{self.key}.label_file={self.label_file!r}: leaves {self.key}.root"]
+                )
             if not path.is_file():
                 raise ConfigError(
                     [f"{self.key}.label_file={self.label_file!r}: no such file in {self.root}"]

@@ -1,0 +1,193 @@
+"""The table of `test_bad_input.py`: what a user gets wrong, and what the one message names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mistake.
+
+    Attributes:
+        command: train, eval, score or the name of a script.
+        arguments: its command line, in the folder that the fixture `place` makes.
+        said: parts of the message.
+        lines: problems named, one line each.
+    """
+
+    command: str
+    arguments: tuple[str, ...]
+    said: tuple[str, ...]
+    lines: int = 1
+
+    def __str__(self) -> str:
+        return " ".join((self.command, *self.arguments[-2:]))
+
+
+def case(command: str, arguments: str, *said: str, lines: int = 1) -> Case:
+    """A case whose arguments hold no blanks."""
+    return Case(command, tuple(arguments.split()), said, lines)
+
+
+KADID = (
+    "dataset=kadid dataset.split.by=reference dataset.split.fractions=[.6,.2,.2] logger=none "
+    "max_steps=8 loader.images_per_batch=4 loader.workers=0 validation.test=false "
+    "run_dir=unused dataset.root="
+)
+
+TRAIN = (
+    case("train", "dataset=kadid+nosuch", "dataset/nosuch", "Available options", "koniq"),
+    case("train", "dataset=kadid+kadid", "dataset=kadid+kadid", "stands twice"),
+    case("train", "dataset=kadid+", "dataset=kadid+", "write dataset=a+b"),
+    case("train", "dataset=+", "dataset=+"),
+    case("train", "optimizer.lrr=1", "optimizer.lrr"),
+    case("train", "+optimizer.lrr=1", "optimizer.lrr: unknown key"),
+    case("train", "++optimizer.lrr=1", "optimizer.lrr: unknown key"),
+    case("train", "nosuch=1", "nosuch"),
+    case("train", "optimizer.lr=abc", "optimizer.lr='abc'", "valid number"),
+    case("train", "optimizer.lr=-1", "optimizer.lr=-1", "greater than 0"),
+    case("train", "optimizer.lr=nan", "optimizer.lr=nan"),
+    case("train", "optimizer.lr=inf", "optimizer.lr=inf"),
+    case("train", "optimizer.lr=null", "optimizer.lr=None"),
+    case("train", "optimizer.lr=[1,2]", "optimizer.lr=[1, 2]"),
+    case("train", "optimizer.lr={a:1}", "optimizer.lr={'a': 1}"),
+    case("train", "optimizer=3", "optimizer=3"),
+    case("train", "optimizer=sgdd", "sgdd", "adamw"),
+    case("train", "reward=1e400", "reward=1e400"),
+    case("train", "grpo.group_size=1", "grpo.group_size=1", "greater than or equal to 2"),
+    case("train", "grpo.group_size=2.5", "grpo.group_size=2.5", "integer"),
+    case("train", "grpo.group_size=٣", "grpo.group_size=٣: no readable override"),
+    case("train", "grpo.clip=-0.1", "grpo.clip=-0.1"),
+    case("train", "grpo.loss=mean", "grpo.loss='mean'", "response_mean"),
+    case("train", "loader.images_per_batch=1", "loader.images_per_batch=1", "at least 2"),
+    case("train", "loader.workers=-1", "loader.workers=-1"),
+    case("train", "reward=nosuch", "reward/nosuch", "fidelity"),
+    case("train", "reward.terms.format._target_=a.B", "reward.terms.format._target_=a.B"),
+    case("train", "reward.terms.format._target_=os.system", "reward.terms.format"),
+    case("train", "+reward.terms.format.gain=2", "reward.terms.format", "gain"),
+    case("train", "+reward.terms.format.weight=nan", "reward.terms.format.weight=nan"),
+    case("train", "max_steps=null", "max_steps=None", "max_epochs=None"),
+    case("train", "max_epochs=2", "max_steps=300", "max_epochs=2"),
+    case("train", "max_steps=0", "max_steps=0"),
+    case("train", "seed=-1", "seed=-1"),
+    case("train", "seed=4294967296", "seed=4294967296"),
+    case("train", "rollout.sampling.temperature=0", "temperature=0", "above 0"),
+    case("train", "rollout.sampling.top_p=0", "rollout.sampling.top_p=0"),
+    case("train", "rollout.sampling.max_new_tokens=0", "max_new_tokens=0"),
+    case("train", "prompt=describe", "prompt=describe", "prompt=thinking"),
+    case("train", "prompt.score_range=[5,1]", "prompt.score_range", "lower one first"),
+    case("train", "prompt.score_range=[1]", "prompt.score_range"),
+    case("train", "hardware=cluster", "hardware", "cpu"),
+    case("train", "hardware.precision=64", "hardware.precision=64"),
+    case("train", "logger.tracking_uri=nosuch://x max_steps=1", "logger.tracking_uri=nosuch://x"),
+    case("train", "logger.tracking_uri=sqlite:///text.txt", "text.txt", "not a database"),
+    case("train", "logger.wait_seconds=0", "logger.wait_seconds=0"),
+    case("train", "logger.tags=[1]", "logger.tags=[1]"),
+    case("train", "seed=${nosuch}", "nosuch"),
+    case("train", "seed=${", "seed=${"),
+    case("train", "seed", "seed"),
+    case("train", "=1", "=1"),
+    case("train", "dataset=[", "dataset=["),
+    case("train", "model.path=gone/model", "model.path=gone/model"),
+    case("train", "model.path=text.txt", "model.path=text.txt"),
+    case("train", "model.path=empty", "model.path=empty"),
+    case("train", "model.min_pixels=0", "model.min_pixels=0"),
+    case("train", "dataset=kadid", "dataset.root"),
+    case("train", "dataset=kadid+tid", "dataset.parts.kadid.root", "dataset.parts.tid.root",
+         lines=2),
+    case("train", "dataset=kadid dataset.root=gone", "dataset.root", "gone"),
+    case("train", "dataset=kadid dataset.root=text.txt", "dataset.root", "text.txt"),
+    case("train", KADID + "empty", "dataset.root", "dmos.csv"),
+    case("train", KADID + "no_rows", "no labelled images"),
+    case("train", KADID + "blank", "dmos.csv: the file is empty"),
+    case("train", KADID + "binary", "dmos.csv:2", "not UTF-8"),
+    case("train", KADID + "not_a_number", "dmos.csv:8", "nan"),
+    case("train", KADID + "leaving", "dmos.csv:3", "leaves the image folder"),
+    case("train", KADID + "twice", "dmos.csv:3", "already listed"),
+    case("train", KADID + "link", "is a link that leaves the image folder"),
+    case("train", KADID + "missing", "I02_01_03.png", "no such file"),
+    case("train", KADID + "cut", "I02_01_03.png", "does not decode"),
+    case("train", KADID + "bomb", "I02_01_03.png", "does not decode"),
+    case("train", KADID + "good dataset.label_file=gone.csv", "dataset.label_file='gone.csv'"),
+    case("train", KADID + "good dataset.label_file=../text.txt", "dataset.label_file"),
+    case("train", KADID + "good dataset.image_folder=gone", "gone"),
+    case("train", KADID + "good dataset.split.by=files", "dataset.split.files"),
+    case("train", KADID + "good dataset.split.fractions=[.9,.9,.9]", "fractions"),
+    case("train", KADID.replace("unused", "text.txt") + "good", "run_dir=text.txt"),
+    case("train", KADID.replace("unused", "/proc/nowhere") + "good", "run_dir=/proc/nowhere"),
+    case("train", KADID + "good loader.cache_dir=text.txt", "loader.cache_dir"),
+)  # fmt: skip
+
+EVAL = (
+    case("eval", "part=most", "part='most'", "train"),
+    case("eval", "mode=best", "mode", "greedy"),
+    case("eval", "mode.samples=0", "mode.samples=0"),
+    case("eval", "mode=greedy mode.samples=3", "mode.samples=3", "one answer"),
+    case("eval", "prompt=describe", "prompt=describe"),
+    case("eval", "model.run=nosuch logger.tracking_uri=sqlite:///gone.db", "no MLflow database"),
+    case("eval", "model.run=best logger.tracking_uri=nosuch://x", "nosuch://x"),
+    case("eval", "model.path=gone", "model.path=gone"),
+    case("eval", "predictions=gone.csv", "gone.csv"),
+    case("eval", "predictions=empty", "empty"),
+    case("eval", "predictions=text.txt", "text.txt"),
+    case("eval", "predictions=blank.csv", "blank.csv"),
+    case("eval", "predictions=no_mos.csv", "no_mos.csv", "mos"),
+    case("eval", "predictions=words.csv", "words.csv", "good"),
+    case("eval", "predictions=binary.parquet", "binary.parquet"),
+    case("eval", "predictions=a.csv compare=[a,b]", "predictions, compare"),
+    case("eval", "compare=[empty]", "compare=['empty']", "at least two"),
+    case("eval", "compare=[empty,gone]", "empty"),
+    case("eval", "compare=empty", "compare='empty'"),
+    case("eval", "figures.level=1", "figures.level=1"),
+    case("eval", "figures.curves=[spline]", "figures.curves"),
+    case("eval", "figures.bootstrap_draws=-1", "figures.bootstrap_draws=-1"),
+    case("eval", "output=xlsx", "output='xlsx'"),
+)
+
+SCORE = (
+    case("score", "gone.png", "gone.png: no such file or folder"),
+    case("score", "empty", "empty: no images in this folder"),
+    case("score", "*.png", "*.png: no image matches"),
+    case("score", "mode=greedy", "no images: name files"),
+    case("score", "photos output=scores.xlsx", "output=scores.xlsx"),
+    case("score", "photos output=gone/a.csv", "there is no folder gone"),
+    case("score", "photos output=empty format=csv", "output=empty"),
+    case("score", "photos output=/proc/a.csv", "output=/proc/a.csv"),
+    case("score", "photos batch_size=0", "batch_size=0"),
+    case("score", "photos batch_size=many", "batch_size='many'"),
+    case("score", "photos color=red", "Could not override 'color'"),
+    case("score", "photos mode=best", "Available options"),
+    case("score", "photos mode.samples=3", "mode.samples=3"),
+    case("score", "photos model.path=gone", "model.path=gone"),
+    case("score", "photos hardware=1gpu hardware.devices=2", "hardware.devices=2"),
+    case("score", "photos seed=x", "seed='x'"),
+    case("score", "photos prompt=poem", "prompt/poem"),
+    case("score", "photos format=xml", "format='xml'"),
+)
+
+SCRIPTS = (
+    case("prepare", "dataset=kadid", "dataset.root"),
+    case("prepare", "dataset=kadid dataset.root=gone", "gone"),
+    case("prepare", "dataset=nosuch", "dataset/nosuch"),
+    case("prepare", "dataset=3", "dataset=3"),
+    case("prepare", KADID.split()[0] + " dataset.root=good --out /proc/x.jsonl", "/proc/x.jsonl"),
+    case("inspect_dataset", "dataset=kadid dataset.root=blank", "dmos.csv: the file is empty"),
+    case("inspect_dataset", "dataset=csv dataset.root=good", "label_file"),
+    case("inspect_dataset", "dataset=jsonl dataset.root=jsonl dataset.label_file=deep.jsonl",
+         "deep.jsonl:1"),
+    case("inspect_dataset", "dataset=jsonl dataset.root=jsonl dataset.label_file=list.jsonl",
+         "list.jsonl:1", "expected an object"),
+    case("inspect_dataset", "dataset=live dataset.root=matlab", "dmos_realigned.mat"),
+    case("inspect_dataset", "dataset=spaq dataset.root=sheet", ".xlsx"),
+    case("sync_tracking", "gone", "gone: no tracking/journal.jsonl"),
+    case("sync_tracking", "text.txt", "text.txt: no tracking/journal.jsonl"),
+    case("sync_tracking", "empty gone", "empty: no", "gone: no", lines=2),
+    case("sync_tracking", "journal --tracking-uri nosuch://x", "nosuch://x"),
+    case("export", "run=gone", "run=gone"),
+    case("export", "", "run"),
+    case("export", "run=empty output=good", "output=good: exists already"),
+    case("export", "run=empty output=new", "empty"),
+)  # fmt: skip
+
+CASES = (*TRAIN, *EVAL, *SCORE, *SCRIPTS)
