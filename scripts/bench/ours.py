@@ -103,7 +103,7 @@ class _StepEnd(L.Callback):
 def load(folder: Path, device: torch.device, fast: bool) -> Policy:
     """The policy; `fast` puts the layers of `use_fast_layers` in."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)  # nosec B615: a folder, not the hub
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     if fast:
         use_fast_layers(model)
     return Policy(model.to(device).eval(), processor(), str(folder))

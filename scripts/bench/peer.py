@@ -67,7 +67,7 @@ def run(size: Size, folder: Path, work: Path, device: torch.device, steps: int) 
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)  # nosec B615: a folder, not the hub
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     rows = size.images * size.group
     config = GRPOConfig(
         output_dir=str(work),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 from vqr1.config import DatasetConfig, SplitConfig
 from vqr1.data.labelled_set import open_dataset
@@ -73,6 +76,7 @@ def test_file_as_a_whole(data: bytes, message: str, tmp_path: Path) -> None:
         ("spaq", "MOS and Image attribute scores.xlsx", "no spreadsheet", "not readable as an"),
         ("live", "dmos_realigned.mat", "no matrix", "not readable as a MATLAB file"),
         ("sriqa", "SRIQA-Bench_test_all.txt", "a.png b_c.png\n", ":1: 2 columns, expected 3"),
+        ("sriqa", "SRIQA-Bench_test_all.txt", "a.png b.png 3\n", ":1: 'b.png' names no method"),
         ("agiqa3k", "data.csv", "name,mos_quality,std_quality\na_b.jpg,inf,0\n", ":2: mos_quality"),
     ],
 )  # fmt: skip
@@ -81,6 +85,33 @@ def test_other_formats(name: str, file: str, text: str, message: str, tmp_path: 
     with pytest.raises(DataError, match=message) as caught:
         load_labels(name, tmp_path)
     assert file in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[" * 100_000, ":1: JSON that cannot be read"),
+        ('{"id": ' + "9" * 5000 + "}", ":1: JSON that cannot be read"),
+        ('{"dataset_name": "A", "image": ["\\ud800.png"], "conversations": '
+         '[{"from": "gpt", "value": 3}]}', ":1: image name .* holds half a character"),
+    ],
+)  # fmt: skip
+def test_json_that_breaks_readers(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(line)
+    with pytest.raises(DataError, match=message):
+        load_labels("jsonl", tmp_path, label_file="a.jsonl")
+
+
+@pytest.mark.parametrize("damage", ["header", "tail"])
+def test_damaged_matlab_file_ends_with_a_message(damage: str, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    names = np.array(["a.bmp"] * 9, dtype=object)
+    savemat(stream, {"AllImages_release": names}, do_compression=True)
+    whole = stream.getvalue()
+    broken = whole[:90] + b"\xff" * 60 + whole[150:] if damage == "header" else whole[:-20]
+    (tmp_path / "AllImages_release.mat").write_bytes(broken)
+    with pytest.raises(DataError, match=r"AllImages_release\.mat: not readable as a MATLAB file"):
+        load_labels("livec", tmp_path)
 
 
 @pytest.mark.parametrize(

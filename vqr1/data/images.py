@@ -7,7 +7,9 @@ Choices made here, for every caller:
 - 16-bit greyscale is scaled to 8 bits (not clipped); floating-point pictures are refused;
 - an animation or multi-page file gives its first frame;
 - colour profiles are not applied, as in the published evaluation;
-- a picture of more than `MAX_IMAGE_PIXELS` pixels, and one whose data ends early, is refused.
+- a picture of more than `MAX_IMAGE_PIXELS` pixels, and one whose data ends early, is refused. The
+  size in its header decides, before any pixel is decoded; the environment variable
+  `VQR1_MAX_IMAGE_PIXELS` sets another limit for a command and its workers.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from vqr1.errors import DataError
+from vqr1.errors import ConfigError, DataError
 
 MAX_IMAGE_PIXELS = 89_478_485
 """Largest picture that is decoded: 256 MB as RGB (Pillow's own bound for a warning)."""
+
+LIMIT_VARIABLE = "VQR1_MAX_IMAGE_PIXELS"
 
 _DECODE_ERRORS = (
     OSError,
@@ -105,10 +109,19 @@ def resize_short_edge(picture: Image.Image, short_edge: int) -> Image.Image:
 
 def _check_size(picture: Image.Image, path: Path) -> None:
     width, height = picture.size
-    if width * height > MAX_IMAGE_PIXELS:
+    limit = _pixel_limit()
+    if width * height > limit:
         raise DataError(
-            f"{path}: {width} x {height} pixels; more than {MAX_IMAGE_PIXELS} are not decoded"
+            f"{path}: {width} x {height} pixels; more than {limit} are not decoded (the "
+            f"environment variable {LIMIT_VARIABLE} raises the limit)"
         )
+
+
+def _pixel_limit() -> int:
+    text = os.environ.get(LIMIT_VARIABLE, str(MAX_IMAGE_PIXELS))
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError([f"{LIMIT_VARIABLE}={text}: must be a whole number of pixels"])
+    return int(text)
 
 
 def _from_16_bit(picture: Image.Image) -> Image.Image:

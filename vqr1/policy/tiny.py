@@ -137,7 +137,7 @@ def build_tokenizer(corpus: Iterable[str], vocabulary: int = VOCABULARY) -> Qwen
     core.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
     with tempfile.TemporaryDirectory() as folder:
         _write_tokenizer(core, Path(folder))
-        return Qwen2Tokenizer.from_pretrained(folder)  # nosec B615: a folder, not the hub
+        return Qwen2Tokenizer.from_pretrained(folder)
 
 
 def _write_tokenizer(core: Tokenizer, folder: Path) -> None:

@@ -22,7 +22,7 @@ _LOGIN = re.compile(r"(?<=://)[^/@\s]*@")
 _TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{16})"
 )
-_ASSIGNED = re.compile(r"([A-Za-z0-9_.\-]+)=(\"[^\"]*\"|'[^']*'|[^\s,&}\]]+)")
+_ASSIGNED = re.compile(r"([A-Za-z0-9_.\-]+)=(\"[^\"]*\"|'[^']*'|[^\s,&?}\]]+)")
 
 
 def is_secret(name: str) -> bool:

@@ -68,6 +68,8 @@ def relative_image(image: str, where: str) -> str:
     path = PureWindowsPath(image)  # understands both separators and drive letters
     if not image.strip() or "\0" in image or path.as_posix() == ".":
         raise DataError(f"{where}: empty image name {image!r}")
+    if not _is_text(image):
+        raise DataError(f"{where}: image name {image!r} holds half a character; correct the name")
     if path.drive or path.root:
         raise DataError(
             f"{where}: image {image!r} is an absolute path; paths are relative to the image folder"
@@ -75,6 +77,14 @@ def relative_image(image: str, where: str) -> str:
     if ".." in path.parts:
         raise DataError(f"{where}: image {image!r} leaves the image folder")
     return path.as_posix()
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_duplicates(images: Sequence[str], rows: Sequence[LabelRow]) -> None:
