@@ -65,8 +65,7 @@ def run_command(config_name: str, schema: type[T], task: Callable[[T, DictConfig
         _stop(f"{error} ({' '.join(sys.argv[1:])})")
     if failures:
         code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in failures)
-        _stop("
-".join(user_message(error) for error in failures), code)
+        _stop("\n".join(user_message(error) for error in failures), code)
 
 
 def stop(error: UserError) -> NoReturn:
