@@ -33,7 +33,7 @@ def case(command: str, arguments: str, *said: str, lines: int = 1) -> Case:
 KADID = (
     "dataset=kadid dataset.split.by=reference dataset.split.fractions=[.6,.2,.2] logger=none "
     "max_steps=8 loader.images_per_batch=4 loader.workers=0 validation.test=false "
-    "run_dir=unused dataset.root="
+    "dataset.root="
 )
 
 TRAIN = (
@@ -114,8 +114,8 @@ TRAIN = (
     case("train", KADID + "good dataset.image_folder=gone", "gone"),
     case("train", KADID + "good dataset.split.by=files", "dataset.split.files"),
     case("train", KADID + "good dataset.split.fractions=[.9,.9,.9]", "fractions"),
-    case("train", KADID.replace("unused", "text.txt") + "good", "run_dir=text.txt"),
-    case("train", KADID.replace("unused", "/proc/nowhere") + "good", "run_dir=/proc/nowhere"),
+    case("train", "run_dir=text.txt " + KADID + "good", "run_dir=text.txt"),
+    case("train", "run_dir=/proc/nowhere " + KADID + "good", "run_dir=/proc/nowhere"),
     case("train", KADID + "good loader.cache_dir=text.txt", "loader.cache_dir"),
 )  # fmt: skip
 
@@ -162,6 +162,17 @@ SCORE = (
     case("score", "photos model.path=gone", "model.path=gone"),
     case("score", "photos hardware=1gpu hardware.devices=2", "hardware.devices=2"),
     case("score", "photos seed=x", "seed='x'"),
+    case("score", "gone *.png", "gone: no such file or folder", "*.png: no image matches", lines=2),
+    case("score", "photos column=file", "column=file: none of the paths is a list"),
+    case("score", "photos pairs=p.csv", "pairs=p.csv: only task=compare (--mode compare) has"),
+    case("score", "photos --mode compare mode=greedy", "task=compare, mode=greedy"),
+    case("score", "photos --mode compare prompt=describe", "it asks for no score, so there is"),
+    case("score", "photos --mode compare results=a.csv", "results=a.csv: its images are comp"),
+    case("score", "--mode compare results=none.csv", "none.csv: cannot be read (No such"),
+    case("score", "photos backend=vllm", "backend=vllm: vLLM cannot be imported"),
+    case("score", "photos backend=openai backend.url=ftp://a", "backend.url='ftp://a': "),
+    case("score", "photos backend=openai backend.retries=-1", "backend.retries=-1: "),
+    case("score", "photos backend.name=mine", "backend={'name': 'mine'}: its key name must be"),
     case("score", "photos prompt=poem", "prompt/poem"),
     case("score", "photos format=xml", "format='xml'"),
 )

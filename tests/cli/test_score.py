@@ -106,53 +106,6 @@ def test_descriptions(run: Command, folder: Path) -> None:
     assert outcome.err == "1 described, 0 unreadable, 0 invalid\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("nowhere", "*.png"), "error: nowhere: no such file or folder\n*.png: no image matches"),
-        (("empty",), "error: empty: no images in this folder"),
-        (("mode=greedy",), "error: no images: name files, folders or globs"),
-        (("photos", "output=scores.xlsx"), "error: output=scores.xlsx: its ending does not say"),
-        (
-            ("photos", "output=none/a.csv"),
-            "error: output=none/a.csv: there is no folder none; make it",
-        ),
-        (("photos", "output=empty", "format=csv"), "error: output=empty: the file cannot be writt"),
-        (("photos", "batch_size=0"), "error: batch_size=0: "),
-        (("photos", "color=red"), "error: Could not override 'color'"),
-        (("photos", "mode=best"), "Available options"),
-        (("photos", "mode.samples=3"), "error: mode.samples=3: mode=expected gives one answer"),
-        (("photos", "model.path=nomodel"), "error: model.path=nomodel: "),
-        (("photos", "hardware.devices=2"), "error: hardware.devices=2, hardware.nodes=1: "),
-        (("photos", "column=file"), "error: column=file: none of the paths is a list"),
-        (("photos", "pairs=p.csv"), "error: pairs=p.csv: only task=compare (--mode compare) has"),
-        (("photos", "--mode", "compare", "mode=greedy"), "error: task=compare, mode=greedy"),
-        (("photos", "--mode", "compare", "prompt=describe"), "it asks for no score, so there is"),
-        (("photos", "--mode", "compare", "results=a.csv"), "results=a.csv: its images are comp"),
-        (("--mode", "compare", "results=none.csv"), "error: none.csv: cannot be read (No such"),
-        (("photos", "backend=vllm"), "error: backend=vllm: vLLM cannot be imported"),
-        (("photos", "backend=openai", "backend.url=ftp://a"), "error: backend.url='ftp://a': "),
-        (("photos", "backend=openai", "backend.retries=-1"), "error: backend.retries=-1: "),
-        (("photos", "backend.name=mine"), "error: backend={'name': 'mine'}: its key name must be"),
-    ],
-)
-def test_mistakes_end_with_code_2(
-    run: Command,
-    folder: Path,
-    arguments: tuple[str, ...],
-    words: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # As where it is not installed.
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    Path("empty").mkdir()
-    outcome = run(main, *arguments)
-    assert outcome.code == 2
-    assert words in outcome.err
-    assert "Traceback" not in outcome.err
-    assert outcome.out == ""
-
-
 def test_a_mistake_leaves_an_earlier_result_alone(run: Command, folder: Path) -> None:
     Path("scores.csv").write_text("kept")
     assert run(main, "photos", "output=scores.csv", "model.path=nomodel").code == 2

@@ -30,8 +30,8 @@ def test_parser_ends_on_a_million_characters() -> None:
 def test_loaders_raise_only_what_users_understand(
     target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seconds = {"labels": "5", "jsonl": "2", "config": "5"}[target]
-    arguments = [target, "--minutes", str(float(seconds) / 60), "--keep", str(tmp_path)]
+    seconds = {"labels": 4, "jsonl": 1, "config": 3}[target]
+    arguments = [target, "--minutes", str(seconds / 60), "--keep", str(tmp_path)]
     assert fuzz.main(arguments) == 0, capsys.readouterr().out
 
 
