@@ -104,7 +104,9 @@ def close_run(tracking_uri: str, run_id: str, status: str) -> None:
 
 def one_line(error: BaseException) -> str:
     """First line of an error's message, short enough for a warning, without passwords."""
-    lines = str(error).strip().splitlines()
+    # SQLAlchemy puts where it met an error before what it met.
+    lines = str(error).replace("(raised as a result of Query-invoked autoflush", "\n(").split("\n")
+    lines = [line for line in lines if line.strip() and not line.startswith("(;")]
     # MLflow puts the whole of a nested exception behind the address that did not answer.
     text = lines[0].split(" with exception ")[0] if lines else type(error).__name__
     return masked_uri(text if len(text) <= 200 else f"{text[:200]} ...")
