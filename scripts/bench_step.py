@@ -90,9 +90,7 @@ def run_in_process(options: argparse.Namespace, contestant: str, size: Size, wei
         file=sys.stderr,
         flush=True,
     )
-    done = subprocess.run(  # nosec B603: our own program, its arguments as a list
-        command, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print(f"  {contestant}: exit code {done.returncode}\n{done.stderr[-2000:]}", flush=True)
         return None

@@ -164,9 +164,7 @@ def mat_arrays(path: Path, *names: str) -> list[list[Any]]:
     # -P: modules beside the reader are not those of the same name that it imports.
     command = [sys.executable, "-P", str(reader), str(path), *names]
     try:
-        done = subprocess.run(  # nosec B603: our own program, its arguments as a list
-            command, capture_output=True, timeout=MAT_SECONDS, check=True
-        )
+        done = subprocess.run(command, capture_output=True, timeout=MAT_SECONDS, check=True)
         found: dict[str, Any] = json.loads(done.stdout)
     except subprocess.CalledProcessError as error:
         raise DataError(
