@@ -5,9 +5,9 @@
 
 Runs `train.py` in a process of its own and looks at it from outside several times a second. Within
 a step memory goes up and down by what the step computes with, so that what is held is the lowest
-figure between two reports of progress: unshared resident memory of the process and its loader
-workers, open file descriptors, threads. Prints the slope of each by least squares over the part
-after the warm-up.
+figure between two reports of progress: resident memory of the process and its loader workers (each
+shared page once: PSS), open file descriptors, threads. Prints the slope of each by least squares
+over the part after the warm-up.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Sample:
 
     Attributes:
         step: optimiser steps done.
-        memory_mib: unshared resident memory of the process and its children.
+        memory_mib: resident memory of the process and its children, shared pages once.
         files: open file descriptors of the process.
         threads: threads of the process.
     """
@@ -59,7 +59,7 @@ def take(process: psutil.Process, step: int) -> Sample:
     memory = 0.0
     for member in family:
         with suppress(psutil.NoSuchProcess):  # a loader worker that ends meanwhile
-            memory += member.memory_full_info().uss / 2**20
+            memory += member.memory_full_info().pss / 2**20
     return Sample(step, memory, process.num_fds(), process.num_threads())
 
 

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import torch
@@ -28,6 +29,8 @@ from vqr1.errors import DataError
 from vqr1.records import RankingBatch
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class SetImages:
@@ -221,7 +224,8 @@ class RankingLoader(DataLoader[RankingBatch]):
         Raises:
             DataError: an image does not decode and the set's rule stops the run.
         """
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        for batch in batches if self._resumable is not None else _one_ahead(batches):
             if isinstance(batch, _Failure):
                 raise DataError(batch.message)
             if self._resumable is not None:
@@ -234,3 +238,16 @@ class RankingLoader(DataLoader[RankingBatch]):
         if self._iterator is not None:
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self._iterator = None
+
+
+def _one_ahead(batches: Iterator[_T]) -> Iterator[_T]:
+    """The same batches, each after the next was asked for.
+
+    Lightning counts and never asks beyond the last batch; the workers, copies of this process that
+    hold its memory, would live on until the next validation.
+    """
+    held: list[_T] = []
+    for batch in batches:
+        yield from held
+        held = [batch]
+    yield from held
