@@ -40,6 +40,7 @@ def all_faults(kill_count: int, seed: int, locked_seconds: float) -> list[Fault]
             partial(kills.stop_by_signal, number=number)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         ),
+        partial(kills.stop_by_signal, number=signal.SIGUSR1, phase="validation"),
         partial(storage.damaged, name="truncated checkpoint", damage=storage.truncate),
         partial(storage.damaged, name="bit-flipped checkpoint", damage=storage.flip_bit),
         storage.full_disk,

@@ -12,8 +12,10 @@ import pytest
 
 from tests.cli.conftest import Command, write_kadid
 from tests.cli.test_train import metric_history, on
-from vqr1.cli.resume import with_saved_overrides
+from vqr1.cli.compose import compose_config, plain_values
+from vqr1.cli.resume import Run, claimed_run, with_saved_overrides
 from vqr1.cli.train import main
+from vqr1.config import TrainConfig, validate
 from vqr1.errors import ConfigError
 from vqr1.training.grpo import GrpoModule
 from vqr1.training.run_record import RunRecord, write_record
@@ -60,6 +62,35 @@ def test_a_folder_that_is_taken(run: Command, tmp_path: Path) -> None:
     outcome = run(main, "run_dir=done")
     assert outcome.code == 2
     assert "this folder holds a finished run; choose another" in outcome.err
+
+
+def claim(folder: Path, *overrides: str) -> Run:
+    values = plain_values(compose_config("train", [f"run_dir={folder}", *overrides]))
+    with claimed_run(validate(TrainConfig, values), values, list(overrides)) as found:
+        return found
+
+
+def test_what_was_forced_holds_from_then_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert not claim(folder, "seed=2").resumed
+    changed = ("seed=2", "optimizer.lr=0.5", f"resume={folder}")
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.0002 -> 0\.5"):
+        claim(folder, *changed)
+    forced = claim(folder, *changed, "resume_force=true")
+    assert forced.changes == ("optimizer.lr: 0.0002 -> 0.5",)
+    again = claim(folder, *changed)
+    assert again.resumed
+    assert again.changes == ()
+    assert again.record.overrides == ("seed=2", "optimizer.lr=0.5")
+
+
+def test_auto_takes_the_newest_unfinished_run_with_the_same_configuration(tmp_path: Path) -> None:
+    for name in ("first", "second", "third"):
+        claim(tmp_path / name, "seed=2")
+    third = tmp_path / "third"
+    claim(third, "seed=2", f"resume={third}").finish()
+    assert claim(tmp_path / "new", "seed=2", "resume=auto").run_dir == tmp_path / "second"
+    assert not claim(tmp_path / "new", "seed=3", "resume=auto").resumed
 
 
 @pytest.mark.slow

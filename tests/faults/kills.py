@@ -9,6 +9,7 @@ import time
 from tests.faults.report import FaultResult, last_line
 from tests.faults.runs import Workshop, compare, read_result
 from vqr1.errors import EXIT_INTERRUPTED
+from vqr1.training.checkpoint_files import step_name
 
 
 def kill_at_random(workshop: Workshop, number: int, seed: int) -> FaultResult:
@@ -45,21 +46,28 @@ def kill_in(workshop: Workshop, name: str, phase: str, rng: random.Random, resum
     training.wait()
 
 
-def stop_by_signal(workshop: Workshop, number: signal.Signals) -> FaultResult:
-    """A stop signal within a step: the step is finished and saved, the exit code says resume."""
-    name = f"stop_{number.name}"
+def stop_by_signal(
+    workshop: Workshop, number: signal.Signals, phase: str = "rollout"
+) -> FaultResult:
+    """A stop signal: the step is finished and saved, the exit code says resume.
+
+    It comes within the fifth step's rollout, or within the validation after the third step; that is
+    then done by the resumed run.
+    """
+    fault = f"{number.name} in {phase}"
+    count, step = {"rollout": (5, 5), "validation": (2, 3)}[phase]
+    name = f"stop_{number.name}_{phase}"
     training = workshop.start(name, "run_dir=run", "callbacks.checkpoint.every_steps=100")
-    training.wait_until("rollout", 5)
+    training.wait_until(phase, count)
     training.signal(number)
     code = training.wait()
-    if code != EXIT_INTERRUPTED:
-        said = f"exit code {code} instead of {EXIT_INTERRUPTED}: {training.output[-300:]}"
-        return FaultResult(number.name, said=said)
-    saved = sorted(path.name for path in (training.folder / "run/checkpoints").glob("step_*.ckpt"))
     said = last_line(training.output)
-    if "step_00000005.ckpt" not in saved:
-        return FaultResult(number.name, said=f"step 5 is not saved: {saved}")
+    if code != EXIT_INTERRUPTED:
+        return FaultResult(fault, said=f"exit code {code} instead of {EXIT_INTERRUPTED}: {said}")
+    saved = max((training.folder / "run/checkpoints").glob("step_*.ckpt")).name
+    if saved != step_name("step", step):
+        return FaultResult(fault, said=f"{saved} is saved instead of step {step}")
     resumed = workshop.resume(name)
     code = resumed.wait()
     done = compare(read_result(resumed.folder), workshop.reference) if code == 0 else None
-    return FaultResult.of(number.name, code, done, said)
+    return FaultResult.of(fault, code, done, said)

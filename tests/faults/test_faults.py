@@ -39,7 +39,7 @@ def test_the_uninterrupted_run_logs_each_metric_once_at_a_step(workshop: Worksho
     assert workshop.reference.status == ["FINISHED"]
 
 
-@pytest.mark.parametrize("phase", ["update", "checkpoint", "sending"])
+@pytest.mark.parametrize("phase", ["update", "checkpoint"])
 def test_killed_and_resumed_is_the_same_run(workshop: Workshop, phase: str) -> None:
     name = f"kill_{phase}"
     kills.kill_in(workshop, name, phase, random.Random(phase), resume=False)
@@ -53,8 +53,13 @@ def test_killed_and_resumed_is_the_same_run(workshop: Workshop, phase: str) -> N
     assert "this run has finished" in again.output
 
 
-def test_a_signal_saves_the_step_and_exits_with_75(workshop: Workshop) -> None:
-    result = kills.stop_by_signal(workshop, signal.SIGTERM)
+@pytest.mark.parametrize(
+    ("number", "phase"), [(signal.SIGTERM, "rollout"), (signal.SIGUSR1, "validation")]
+)
+def test_a_signal_saves_the_step_and_exits_with_75(
+    workshop: Workshop, number: signal.Signals, phase: str
+) -> None:
+    result = kills.stop_by_signal(workshop, number, phase)
     assert_recovered(result)
     assert result.said.endswith("resume=run")
 

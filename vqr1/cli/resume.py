@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.config import TrainConfig
-from vqr1.errors import ConfigError
+from vqr1.errors import ConfigError, DataError
 from vqr1.training.checkpoint_files import newest_intact
 from vqr1.training.run_record import (
     RECORD,
@@ -159,6 +159,10 @@ def claimed_run(
                     "restore these, start a new run, or go on all the same with resume_force=true",
                 ]
             )
+        if changes and not record.finished:
+            # The next resume goes on with what was forced, not with what the run began with.
+            record = replace(record, config=values, overrides=_kept(overrides))
+            write_record(run_dir, record)
         checkpoint = newest_intact(run_dir / "checkpoints", "step")
         yield Run(run_dir, record, True, checkpoint, tuple(changes))
 
@@ -167,11 +171,15 @@ def _start(run_dir: Path, values: dict[str, Any], overrides: Sequence[str]) -> R
     record = RunRecord(
         started=datetime.now().astimezone().isoformat(timespec="milliseconds"),
         working_directory=str(Path.cwd()),
-        overrides=tuple(o for o in overrides if _key(o) not in _PLACES),
+        overrides=_kept(overrides),
         config=values,
     )
     write_record(run_dir, record)
     return Run(run_dir, record)
+
+
+def _kept(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(override for override in overrides if _key(override) not in _PLACES)
 
 
 def _newest_unfinished(run_dir: Path, values: dict[str, Any]) -> Path | None:
@@ -180,7 +188,11 @@ def _newest_unfinished(run_dir: Path, values: dict[str, Any]) -> Path | None:
         return run_dir
     found = []
     for path in run_dir.resolve().parent.glob(f"*/{RECORD}"):
-        record = read_record(path.parent)
+        try:
+            record = read_record(path.parent)
+        except DataError as error:
+            logger.warning("left aside: %s", error)
+            continue
         if record is None or record.finished or changed_keys(record.config, values):
             continue
         lock = RunLock(path.parent)
