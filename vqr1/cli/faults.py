@@ -56,10 +56,9 @@ def fault_message(error: Exception, run_dir: Path) -> str | None:
         return f"{error.filename or run_dir}: {error.strerror}; make this place writable"
     if isinstance(error, SafetensorError) and "os error" in text:
         return f"{run_dir}: {text}; make room there"
-    if "DataLoader worker" in text and isinstance(error, MemoryError | RuntimeError):
-        killed = "killed by signal" in text or "exited unexpectedly" in text
-        starved = isinstance(error, MemoryError) or "allocate memory" in text
-        if killed or starved:
+    if "DataLoader worker" in text:
+        signs = ("killed by signal", "exited unexpectedly", "allocate", "can't start new thread")
+        if isinstance(error, MemoryError) or any(sign in text for sign in signs):
             return (
                 f"a loader worker died ({text[:120]}); if the machine ran out of memory, lower "
                 "loader.workers or loader.images_per_batch"

@@ -1,0 +1,58 @@
+"""Each fault of a machine is one line; everything else keeps its traceback."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from vqr1.cli.faults import fault_message, machine_faults
+from vqr1.errors import Interrupted, RunFaultError
+from vqr1.training.stop_requests import StopRequests
+
+HERE = Path("runs/one")
+WORKER = "DataLoader worker (pid 7) is killed by signal: Killed. "
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device"),
+        (OSError(errno.EROFS, "Read-only file system"), "runs/one: Read-only file system"),
+        (SafetensorError("I/O error: No space left (os error 28)"), "runs/one: I/O error"),
+        (RuntimeError(WORKER), "a loader worker died (DataLoader worker (pid 7)"),
+        (
+            RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nx: can't allocate"),
+            "lower loader.workers",
+        ),
+        (MemoryError(), "host memory ran out"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "lower hardware.micro_batch_tokens"),
+    ],
+)
+def test_machine(error: Exception, said: str) -> None:
+    with pytest.raises(RunFaultError) as stopped, machine_faults(StopRequests(), HERE):
+        raise error
+    assert said in str(stopped.value)
+    assert "\n" not in str(stopped.value)
+    assert stopped.value.exit_code == 74
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("shapes differ"), OSError(errno.ENOENT, "No such file"), SafetensorError("bad"),
+     RuntimeError("Caught KeyError in DataLoader worker process 0.")],
+)  # fmt: skip
+def test_defects_pass(error: Exception) -> None:
+    assert fault_message(error, HERE) is None
+    with pytest.raises(type(error)), machine_faults(StopRequests(), HERE):
+        raise error
+
+
+def test_a_worker_that_went_first_after_a_signal_is_no_fault() -> None:
+    stops = StopRequests()
+    stops.signal = "SIGTERM"
+    with pytest.raises(Interrupted), machine_faults(stops, HERE):
+        raise RuntimeError(WORKER)
