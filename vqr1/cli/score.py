@@ -1,4 +1,4 @@
-"""`python score.py PATHS... [key=value ...]`: score, describe or compare images.
+"""`python score.py PATHS... [key=value ...]`: score, describe or compare images; `serve`.
 
 Exit codes: 0; 1 where an image could not be read (all others are scored); 2 for a user's mistake or
 a server that fails, with one message; 130 when stopped by Ctrl-C. What a CSV or JSON lines file
@@ -12,14 +12,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vqr1.cli.app import EXIT_USER_ERROR
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
 from vqr1.cli.score_run import run
+from vqr1.cli.serve import serve
 from vqr1.config import ScoreConfig, validate
 
 EXIT_INTERRUPTED = 130
+
+SERVE = "serve"
+"""First argument that starts the service (`./serve` is a file or folder of that name)."""
 
 MODES = {
     "thinking": "prompt=thinking",
@@ -41,11 +45,15 @@ examples: python score.py photos/ output=scores.csv          (again: continues w
           python score.py 'photos/**/*.png' mode=sampled mode.samples=6 format=jsonl
           python score.py photo.jpg --mode describe
           python score.py a.png b.png --mode compare         (a folder becomes a ranking)
-          python score.py --mode compare results=scores.csv  (of what is scored already)"""
+          python score.py --mode compare results=scores.csv  (of what is scored already)
+          python score.py serve --help                       (the same over HTTP)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `score.py` and `vqr1-score`."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == [SERVE]:
+        sys.exit(_code_of(lambda: serve(given[1:])))
     parser = argparse.ArgumentParser(
         description="Score the quality of images, describe it, or compare images.",
         epilog=_EXAMPLES,
@@ -63,19 +71,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=list(MODES),
         help="short for " + ", ".join(MODES.values()),
     )
-    parsed = parser.parse_intermixed_args(arguments)
+    parsed = parser.parse_intermixed_args(given)
     paths, overrides = split_arguments(parsed.paths)
     if parsed.mode is not None:
         overrides.insert(0, MODES[parsed.mode])
+    sys.exit(
+        _code_of(
+            lambda: run(
+                validate(ScoreConfig, plain_values(compose_config("score", overrides))), paths
+            )
+        )
+    )
+
+
+def _code_of(task: Callable[[], int]) -> int:
+    """Exit code of a task; a user's mistake becomes one message."""
     try:
-        config = validate(ScoreConfig, plain_values(compose_config("score", overrides)))
-        code = run(config, paths)
+        return task()
     except USER_ERRORS as error:
-        code = _mistake(user_message(error))
+        return _mistake(user_message(error))
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command continues an output of CSV or JSON lines\n")
-        code = EXIT_INTERRUPTED
-    sys.exit(code)
+        return EXIT_INTERRUPTED
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -47,6 +47,11 @@ from vqr1.config.scoring import (
     ComparisonConfig,
     ScoreConfig,
 )
+from vqr1.config.serving import (
+    BatchingConfig,
+    LimitsConfig,
+    ServeConfig,
+)
 from vqr1.config.training import (
     CallbacksConfig,
     CheckpointConfig,
@@ -66,6 +71,7 @@ from vqr1.config.validation import (
 __all__ = [
     "AnyBackend",
     "AnyDataset",
+    "BatchingConfig",
     "CallbacksConfig",
     "CheckpointConfig",
     "ComparisonConfig",
@@ -79,6 +85,7 @@ __all__ = [
     "FiguresConfig",
     "GrpoConfig",
     "HardwareConfig",
+    "LimitsConfig",
     "LoaderConfig",
     "LocalBackendConfig",
     "LoggerConfig",
@@ -93,6 +100,7 @@ __all__ = [
     "RolloutConfig",
     "SamplingConfig",
     "ScoreConfig",
+    "ServeConfig",
     "ServerConfig",
     "SplitConfig",
     "TrainConfig",

@@ -18,9 +18,10 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vqr1.errors import ConfigError, DataError
 
@@ -69,14 +70,38 @@ def load_image(path: Path, short_edge: int | None = None) -> Image.Image:
         raise DataError(f"{path}: no such image")
     if size == 0:
         raise DataError(f"{path}: the image file is empty (0 bytes)")
-    try:
-        with Image.open(path) as opened:
-            _check_size(opened, path)
-            opened.load()
-            picture = to_rgb(ImageOps.exif_transpose(opened))
-    except _DECODE_ERRORS as error:
-        raise DataError(f"{path}: the image does not decode ({error})") from error
+    picture = decode_image(path, str(path))
     return picture if short_edge is None else resize_short_edge(picture, short_edge)
+
+
+def decode_image(
+    file: Path | BinaryIO,
+    name: str,
+    *,
+    max_pixels: int | None = None,
+    formats: tuple[str, ...] | None = None,
+) -> Image.Image:
+    """Decode an image to 8-bit RGB.
+
+    Args:
+        file: a file, or a stream that can be rewound.
+        name: what errors call it.
+        max_pixels: a larger picture is refused before it is decoded; None takes the common limit.
+        formats: Pillow's names of the formats that are tried; None tries all of them.
+
+    Raises:
+        DataError: damaged, too large or not a picture; names the image and the reason.
+    """
+    try:
+        with Image.open(file, formats=formats) as opened:
+            _check_size(opened, name, max_pixels)
+            opened.load()
+            return to_rgb(ImageOps.exif_transpose(opened))
+    except UnidentifiedImageError as error:
+        # Pillow's own message shows the stream's address in memory.
+        raise DataError(f"{name}: the image does not decode (no known image format)") from error
+    except _DECODE_ERRORS as error:
+        raise DataError(f"{name}: the image does not decode ({error})") from error
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -107,13 +132,14 @@ def resize_short_edge(picture: Image.Image, short_edge: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.BICUBIC)
 
 
-def _check_size(picture: Image.Image, path: Path) -> None:
+def _check_size(picture: Image.Image, name: str, max_pixels: int | None) -> None:
     width, height = picture.size
-    limit = _pixel_limit()
+    limit = _pixel_limit() if max_pixels is None else max_pixels
     if width * height > limit:
+        fix = f" (the environment variable {LIMIT_VARIABLE} raises the limit)"
         raise DataError(
-            f"{path}: {width} x {height} pixels; more than {limit} are not decoded (the "
-            f"environment variable {LIMIT_VARIABLE} raises the limit)"
+            f"{name}: {width} x {height} pixels; more than {limit} are not decoded"
+            f"{fix if max_pixels is None else ''}"
         )
 
 

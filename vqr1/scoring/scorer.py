@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -104,7 +104,7 @@ class Scorer:
         pixels: dict[bytes, Tensor] = {}
         for position, image in enumerate(images):
             try:
-                resized = self._backend.resize(open_picture(image))
+                resized = self.resize(image)
             except DataError as error:
                 if isinstance(image, Tensor):
                     raise
@@ -112,14 +112,35 @@ class Scorer:
                 continue
             keys[position] = _content(resized)
             pixels.setdefault(keys[position], resized)
-        replies = self._backend.reply(list(pixels.values()), self._request)
-        found = dict(zip(pixels, replies, strict=True))
+        found = self._replies(pixels)
         return [
             self._read(found[keys[position]], name_of(image))
             if position in keys
             else Result(name_of(image), error=errors[position])
             for position, image in enumerate(images)
         ]
+
+    def resize(self, image: ImageSource) -> Tensor:
+        """[H, W, 3] uint8 pixels that the model will see of an image; safe in any thread.
+
+        Raises:
+            DataError: it does not decode, or is too narrow.
+        """
+        return self._backend.resize(open_picture(image))
+
+    def score_resized(self, pixels: Sequence[Tensor]) -> list[Result]:
+        """Results of one batch of images as `resize` gives them; the path of each is None.
+
+        Raises:
+            ModelError: the model or its server cannot be used any more.
+        """
+        keys = [_content(image) for image in pixels]
+        found = self._replies(dict(zip(keys, pixels, strict=True)))
+        return [self._read(found[key], None) for key in keys]
+
+    def _replies(self, pixels: Mapping[bytes, Tensor]) -> dict[bytes, Reply]:
+        replies = self._backend.reply(list(pixels.values()), self._request)
+        return dict(zip(pixels, replies, strict=True))
 
     def _read(self, reply: Reply, path: str | None) -> Result:
         """What a reply says of an image."""

@@ -1,0 +1,123 @@
+"""The page in a real Chromium, against the real service."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.scoring.service.conftest import Server, picture
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no system Chromium on this machine")
+
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+SLOW_MS = 120_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    opened = browser.new_page(viewport={"width": 390, "height": 844})
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on(
+        "console", lambda said: problems.append(said.text) if "Content Sec" in said.text else None
+    )
+    opened.on(
+        "request",
+        lambda asked: None if asked.url.startswith((server.url, "blob:")) else
+        problems.append(f"asks for {asked.url}"),
+    )  # fmt: skip
+    opened.goto(server.url)
+    yield opened
+    assert problems == []
+    opened.close()
+
+
+def test_scores_and_ranks_what_is_chosen(page: Page, tmp_path: Path) -> None:
+    files = []
+    for seed in (2, 3, 5):
+        files.append(tmp_path / f"photo {seed}.png")
+        picture(seed).save(files[-1])
+    broken = tmp_path / "notes.png"
+    broken.write_text("no picture")
+    expect(page.locator("#model")).to_contain_text("model tiny")
+    page.set_input_files("#files", [*files, broken])
+    expect(page.locator("#status")).to_have_text("4 of 4 done", timeout=SLOW_MS)
+    scores = page.locator("#cards .score").all_inner_texts()
+    assert sum(bool(re.fullmatch(r"[1-5]\.\d\d ± \d\.\d\d", score)) for score in scores) == 3
+    assert page.locator("#cards .problem").all_inner_texts() == [
+        "notes.png: the image does not decode (no known image format)"
+    ]
+    assert "<think>" in page.locator("#cards .text").first.inner_text()
+
+    # By keyboard: focus and Enter.
+    page.locator("#rank").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_have_text("ranked, best first", timeout=SLOW_MS)
+    places = page.locator("#cards .place").all_inner_texts()
+    ranks = sorted(re.match(r"Rank (\d) of 3", place).group(1) for place in places if place)  # type: ignore[union-attr]
+    assert ranks == ["1", "2", "3"]
+    shown = [
+        float(score.split()[0])
+        for score, place in zip(
+            page.locator("#cards .score").all_inner_texts(), places, strict=True
+        )
+        if place
+    ]
+    assert shown == sorted(shown, reverse=True)
+    # No scrolling sideways on a phone.
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    if place := os.environ.get("VQR1_SCREENSHOT"):
+        page.set_viewport_size({"width": 760, "height": 700})
+        page.screenshot(path=place, full_page=True)
+    page.click("#clear")
+    expect(page.locator("#cards li")).to_have_count(0)
+
+
+def test_text_of_the_model_is_never_markup(page: Page, tmp_path: Path) -> None:
+    hostile = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
+
+    def answer(route):  # type: ignore[no-untyped-def]
+        route.fulfill(
+            json={
+                "model": hostile, "prompt": "thinking", "mode": "expected",
+                "results": [
+                    {"name": "a", "score": 3.0, "std": None, "valid": True, "text": hostile}
+                ],
+            }
+        )  # fmt: skip
+
+    page.route("**/score", answer)
+    file = tmp_path / "<b>name.png"
+    picture(1).save(file)
+    page.set_input_files("#files", file)
+    expect(page.locator("#status")).to_have_text("1 of 1 done", timeout=SLOW_MS)
+    assert page.locator("#cards .text").inner_text() == hostile
+    assert page.locator("#cards .name").inner_text() == "<b>name.png"
+    assert page.locator("#cards b").count() == 0
+    assert page.title() == "vqr1: image quality"
+
+
+def test_endpoints_are_listed(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/docs")
+    for heading in ("POST /score", "POST /compare", "POST /describe", "GET /health"):
+        expect(page.get_by_role("heading", name=heading)).to_be_visible(timeout=SLOW_MS)

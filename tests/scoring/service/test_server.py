@@ -1,0 +1,125 @@
+"""The service as a process: floods, soaks, its OpenAPI document, and how it ends.
+
+The last test ends the process that the others share.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import hypothesis
+import psutil
+import schemathesis
+from hypothesis import strategies as st
+from PIL import Image
+from schemathesis.transport.serialization import Binary
+
+from tests.scoring.service.conftest import Server, form, picture, png
+from vqr1.scoring.scorer import Scorer
+
+REQUESTS, CONCURRENCY, BROKEN_EVERY = 200, 16, 20
+
+
+def post(server: Server, path: str, *files: bytes) -> httpx.Response:
+    return httpx.post(f"{server.url}{path}", files=form(*files), timeout=300)
+
+
+def test_flood_with_broken_images(server: Server, scorer: Scorer) -> None:
+    files = [
+        b"broken" if number % BROKEN_EVERY == 0 else png(number % 25) for number in range(REQUESTS)
+    ]
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        answers = list(pool.map(lambda file: post(server, "/score", file), files))
+    # Five percent are broken and get 422; no reply is missing and none is a 5xx.
+    assert [answer.status_code for answer in answers] == [
+        422 if file == b"broken" else 200 for file in files
+    ]
+    alone = [result.score for seed in range(25) for result in scorer.score(picture(seed))]
+    for number, answer in enumerate(answers):
+        if answer.status_code == 200:
+            # In whatever batch it came, an image has the score that it has alone.
+            score = answer.json()["results"][0]["score"]
+            assert abs(score - alone[number % 25]) < 1e-4
+    # Some of them were computed together.
+    assert server.metric("vqr1_batch_size_sum") > server.metric("vqr1_batch_size_count")
+    assert server.metric('vqr1_images_total{outcome="refused"}') >= REQUESTS / BROKEN_EVERY
+
+
+def test_memory_stays_flat(server: Server) -> None:
+    process = psutil.Process(server.process.pid)
+
+    def soak(requests: int) -> int:
+        with ThreadPoolExecutor(8) as pool:
+            codes = list(
+                pool.map(lambda n: post(server, "/score", png(n % 5)).status_code, range(requests))
+            )
+        assert codes == [200] * requests
+        return int(process.memory_info().rss)
+
+    # The flood before has warmed it up, and so do these. A request that kept its picture and
+    # tensors would keep some 300 kB: 120 of them keep 36 MB.
+    warm = soak(60)
+    assert soak(120) - warm < 24_000_000
+
+
+def test_openapi_document_is_true(server: Server) -> None:
+    def small_png(shade: int) -> bytes:
+        stream = io.BytesIO()
+        Image.new("RGB", (40, 30), (shade, 90, 60)).save(stream, "PNG")
+        return stream.getvalue()
+
+    pictures = st.sampled_from([small_png(shade) for shade in (0, 200)])
+    schemathesis.openapi.format("binary", pictures.map(Binary))
+    schemathesis.openapi.format(
+        "image-base64", pictures.map(lambda file: base64.b64encode(file).decode())
+    )
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    checked = 0
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        cases = operation.as_strategy()
+        if operation.method == "post":
+            cases |= operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
+
+        @hypothesis.settings(
+            max_examples=12, deadline=None, database=None, derandomize=True,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )  # fmt: skip
+        @hypothesis.given(case=cases)
+        def check(case: schemathesis.Case) -> None:
+            nonlocal checked
+            checked += 1
+            case.call_and_validate(timeout=300)
+
+        check()
+    assert checked >= 30
+
+
+def test_sigterm_finishes_what_is_in_flight(server: Server) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        first = 1000
+        waiting = [
+            pool.submit(post, server, "/score", *(png(first + 8 * n + i) for i in range(8)))
+            for n in range(12)
+        ]
+        deadline = time.monotonic() + 120
+        while server.metric("vqr1_images_under_way") < 40:
+            assert time.monotonic() < deadline
+        server.process.send_signal(signal.SIGTERM)
+        unfinished = sum(not one.done() for one in waiting)
+        answers = [one.result(300) for one in waiting]
+    assert unfinished > 0
+    assert [answer.status_code for answer in answers] == [200] * 12
+    assert [len(answer.json()["results"]) for answer in answers] == [8] * 12
+    assert server.process.wait(120) == 0
+    assert "Traceback" not in server.log.read_text()
+    try:
+        httpx.get(server.url, timeout=10)
+    except httpx.ConnectError:
+        return
+    raise AssertionError("it still accepts connections")

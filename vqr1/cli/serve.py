@@ -1,0 +1,114 @@
+"""`python score.py serve [key=value ...]`: scores, comparisons and descriptions over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import sys
+from collections.abc import Sequence
+
+from vqr1.cli.compose import compose_config, plain_values
+from vqr1.config import ServeConfig, validate
+from vqr1.errors import ConfigError
+from vqr1.scoring.service.memory import bound_memory
+
+_EXAMPLES = """\
+choices: model=tiny|qwen2_5_vl_3b|qwen2_5_vl_7b|visualquality_r1 (model.path=FOLDER)
+         prompt=thinking|non_thinking   mode=expected|sampled (mode.samples=N)|greedy
+         backend=local|openai|vllm   hardware=cpu|1gpu   host=ADDRESS   port=N
+         limits.KEY=N   batching.KEY=N
+
+example: VQR1_API_KEY=... python score.py serve host=0.0.0.0 port=8000"""
+
+
+def serve(arguments: Sequence[str]) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        arguments: overrides of `conf/serve.yaml`.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        UserError: configuration, address or model are not as they should be.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"{os.path.basename(sys.argv[0])} serve",
+        description="Serve scores, comparisons and descriptions of images over HTTP.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration overrides")
+    overrides = parser.parse_args(arguments).overrides
+    config = validate(ServeConfig, plain_values(compose_config("serve", overrides)))
+    check_serving(config)
+    key = os.environ.get(config.api_key_env) or None
+    if key is None and not is_loopback(config.host):
+        sys.stderr.write(
+            f"warning: host={config.host} lets other machines in, and no key is asked for; set "
+            f"{config.api_key_env}\n"
+        )
+
+    bound_memory()
+    # Importing PyTorch takes seconds; a mistake on the command line is reported before.
+    from vqr1.scoring.backends import build_backend
+    from vqr1.scoring.scorer import Scorer
+    from vqr1.scoring.service import run
+    from vqr1.scoring.service.app import ServiceInfo, create_app
+
+    listener = run.bind(config.host, config.port)
+    backend = build_backend(config.backend, config.model, config.hardware)
+    app = create_app(
+        Scorer(backend, config.prompt, config.mode, seed=config.seed),
+        Scorer(backend, config.describe, config.mode, seed=config.seed),
+        ServiceInfo(config.model.name, config.prompt.name, config.describe.name, config.mode.name),
+        config.limits,
+        config.batching,
+        config.comparison,
+        key,
+    )
+    run.serve(app, listener, config.limits.timeout_s)
+    return 0
+
+
+def check_serving(config: ServeConfig) -> None:
+    """Check keys that belong together.
+
+    Raises:
+        ConfigError: every problem.
+    """
+    problems = []
+    if config.prompt.answer_format == "free":
+        problems.append(
+            f"prompt={config.prompt.name}: it asks for no score; descriptions are at /describe, "
+            "with the prompt `describe`"
+        )
+    if config.describe.answer_format != "free":
+        problems.append(
+            f"describe={config.describe.name}: it asks for a score; take a prompt that asks for a "
+            "description"
+        )
+    if config.limits.max_images > config.limits.queue_size:
+        problems.append(
+            f"limits.max_images={config.limits.max_images}: one request must fit into "
+            f"limits.queue_size={config.limits.queue_size}"
+        )
+    if config.hardware.devices * config.hardware.nodes > 1:
+        problems.append(
+            f"hardware.devices={config.hardware.devices}, hardware.nodes={config.hardware.nodes}: "
+            "the service runs in one process; set both to 1, and start one service a device"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,79 @@
+"""Keys of `python score.py serve` (`conf/serve.yaml`)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vqr1.config.backend import AnyBackend
+from vqr1.config.evaluation import EvalModeConfig
+from vqr1.config.machine import HardwareConfig
+from vqr1.config.model import ModelConfig, PromptConfig
+from vqr1.config.scoring import ComparisonConfig
+from vqr1.config.types import (
+    STRICT_KEYS,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class LimitsConfig:
+    """What the service takes on."""
+
+    max_bytes: PositiveInt
+    """Largest body of one request; more is answered 413."""
+    max_pixels: Annotated[int, Field(gt=0, le=89_478_485)]
+    """Largest image, in pixels before resizing; more is answered 422."""
+    max_images: PositiveInt
+    """Most images in one request; more are answered 422."""
+    queue_size: PositiveInt
+    """Most images, over all requests, that are accepted and not yet answered; more are answered
+    429 with Retry-After."""
+    timeout_s: PositiveFloat
+    """Seconds for reading one request's body (408 after that), and again for answering it (503)."""
+    decode_threads: PositiveInt
+    """Images decoded at the same time."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class BatchingConfig:
+    """How requests share the model."""
+
+    max_batch: PositiveInt
+    """Most images computed together; does not change a score."""
+    max_wait_ms: NonNegativeFloat
+    """Milliseconds that a first image waits for others when the model is idle."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class ServeConfig:
+    """`python score.py serve`."""
+
+    model: ModelConfig
+    prompt: PromptConfig
+    """What `/score` and `/compare` ask."""
+    describe: PromptConfig
+    """What `/describe` asks."""
+    mode: EvalModeConfig
+    """How an answer becomes a score; `greedy` gives no standard deviations, so nothing to compare
+    by."""
+    backend: AnyBackend
+    """Who answers."""
+    hardware: HardwareConfig
+    host: str
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)]
+    """Port to listen on; 0 takes a free one."""
+    api_key_env: str
+    """Environment variable that holds the key that clients must send, so that no file or log ever
+    does; without it none is asked for."""
+    seed: NonNegativeInt
+    """Seed of sampled answers."""
+    limits: LimitsConfig
+    batching: BatchingConfig
+    comparison: ComparisonConfig

@@ -1,0 +1,177 @@
+"""What keeps requests out: wrong key, too large a body, too many images under way."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vqr1.config import LimitsConfig
+from vqr1.scoring.service.errors import RefusedError
+from vqr1.scoring.service.measures import Measures
+
+KEYED_PATHS = frozenset({"/score", "/compare", "/describe", "/metrics"})
+"""What asks for the API key where one is set."""
+
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+class Gate:
+    """ASGI layer around the whole application: key, body size, headers, counting.
+
+    A body that is too large is refused by its declared length before a byte is read, or as soon as
+    it grows beyond the limit.
+
+    Args:
+        app: the application.
+        limits: size of bodies.
+        key: what `Authorization: Bearer ...` must hold; None asks for none.
+        measures: where requests are counted.
+        paths: paths that exist; others are counted as one.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: LimitsConfig,
+        key: str | None,
+        measures: Measures,
+        paths: frozenset[str],
+    ) -> None:
+        self._app = app
+        self._max_bytes = limits.max_bytes
+        self._key = None if key is None else key.encode()
+        self._measures = measures
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        status = 0
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), *SECURITY_HEADERS]
+            await send(message)
+
+        try:
+            await self._serve(scope, receive, send_on)
+        finally:
+            endpoint = scope["path"] if scope["path"] in self._paths else "other"
+            self._measures.requests.labels(endpoint, str(status or 500)).inc()
+            self._measures.seconds.labels(endpoint).observe(time.monotonic() - started)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        refusal = self._refusal(scope["path"], headers)
+        if refusal is None:
+            await self._app(scope, _limited(receive, self._max_bytes), send)
+            return
+        # A client that is still sending must be able to read the answer.
+        await _drain(receive, self._max_bytes)
+        await refusal.response()(scope, receive, send)
+
+    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> RefusedError | None:
+        if self._key is not None and path in KEYED_PATHS:
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._key):
+                return RefusedError(
+                    401,
+                    "wrong or missing API key; send it as `Authorization: Bearer KEY`",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_bytes:
+            return _too_large(self._max_bytes)
+        return None
+
+
+def _limited(receive: Receive, max_bytes: int) -> Receive:
+    """`receive` that raises once the body has grown beyond `max_bytes`."""
+    total = 0
+
+    async def receive_limited() -> Message:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > max_bytes:
+            if message.get("more_body", False):
+                await _drain(receive, max_bytes)
+            raise _too_large(max_bytes)
+        return message
+
+    return receive_limited
+
+
+async def _drain(receive: Receive, max_bytes: int) -> None:
+    """Read and forget the rest of a body, `max_bytes` of it at most."""
+    total = 0
+    while total <= max_bytes:
+        message = await receive()
+        total += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
+
+
+def _too_large(max_bytes: int) -> RefusedError:
+    return RefusedError(
+        413,
+        f"the request's body is larger than {max_bytes} bytes; send fewer or smaller images",
+    )
+
+
+@dataclass
+class Admission:
+    """Images that are accepted and not yet answered, over all requests.
+
+    Attributes:
+        size: most of them.
+        retry_after_s: seconds after which a refused client should try again.
+        taken: how many there are now.
+    """
+
+    size: int
+    retry_after_s: Callable[[], int]
+    taken: int = 0
+
+    @contextmanager
+    def enter(self) -> Iterator[Callable[[int], None]]:
+        """Take a place for a request's first image, and give all its places back at the end.
+
+        Yields:
+            A function that takes further places.
+
+        Raises:
+            RefusedError: 429, there are not enough places.
+        """
+        mine = 0
+
+        def take(count: int) -> None:
+            nonlocal mine
+            if self.taken + count > self.size:
+                raise RefusedError(
+                    429,
+                    f"{self.taken} images are waiting already and at most {self.size} may; try "
+                    "again later",
+                    {"Retry-After": str(self.retry_after_s())},
+                )
+            self.taken += count
+            mine += count
+
+        take(1)
+        try:
+            yield take
+        finally:
+            self.taken -= mine
