@@ -1,0 +1,33 @@
+"""The recipe's code runs: two steps of TRL's trainer with the metric as the reward."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RECIPE = Path(__file__).resolve().parents[2] / "docs" / "reward_in_trl.md"
+
+
+@pytest.mark.slow
+def test_the_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", RECIPE.read_text(), re.DOTALL)
+    names: dict[str, Any] = {"__name__": "recipe"}
+    exec(compile(code, str(RECIPE), "exec"), names)
+    trainer, metric, quality = (names[name] for name in ("trainer", "metric", "quality"))
+    assert trainer.state.global_step == 2
+    rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+    assert len(rewards) == 2
+    assert all(1.0 <= float(reward) <= 5.0 for reward in rewards)
+    # The reward is the metric of the changed picture, and nothing where there is no number.
+    (image,) = names["pictures"][0]
+    answers = [[{"content": "by 1"}], [{"content": "not at all"}]]
+    reward, none = quality(answers, images=[[image], [image]])
+    assert reward == pytest.approx(float(metric(image)), abs=1e-4)
+    assert none is None
+    assert not any(
+        weight.requires_grad for weight in metric.scorer._backend._policy.model.parameters()
+    )
