@@ -99,7 +99,9 @@ def decode_image(
             return to_rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:
         # Pillow's own message shows the stream's address in memory.
-        raise DataError(f"{name}: the image does not decode (no known image format)") from error
+        raise DataError(
+            f"{name}: the image does not decode (cannot identify its format)"
+        ) from error
     except _DECODE_ERRORS as error:
         raise DataError(f"{name}: the image does not decode ({error})") from error
 

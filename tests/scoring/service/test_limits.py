@@ -77,14 +77,22 @@ def broken_files() -> list[tuple[str, bytes, str]]:
     # 9000 x 9000 = 81 million pixels in a file of some kilobytes.
     bomb = file_of(Image.new("1", (9000, 9000)), "PNG")
     return [
-        ("text.jpg", b"no picture at all", "the image does not decode (no known image format)"),
+        (
+            "text.jpg",
+            b"no picture at all",
+            "the image does not decode (cannot identify its format)",
+        ),
         ("empty.png", b"", "the image file is empty (0 bytes)"),
         ("cut.png", png(1)[:300], "the image does not decode ("),
         ("bomb.png", bomb, "9000 x 9000 pixels; more than 40000000 are not decoded"),
         ("thin.png", file_of(Image.new("RGB", (900, 2)), "PNG"), "is too narrow"),
         ("float.tif", file_of(Image.new("F", (30, 30)), "TIFF"), "floating-point pixels"),
         # Pillow would start Ghostscript for this one.
-        ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no known"),
+        (
+            "a.eps",
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+            "cannot identify",
+        ),
     ]
 
 

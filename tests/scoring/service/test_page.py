@@ -65,7 +65,7 @@ def test_scores_and_ranks_what_is_chosen(page: Page, tmp_path: Path) -> None:
     scores = page.locator("#cards .score").all_inner_texts()
     assert sum(bool(re.fullmatch(r"[1-5]\.\d\d ± \d\.\d\d", score)) for score in scores) == 3
     assert page.locator("#cards .problem").all_inner_texts() == [
-        "notes.png: the image does not decode (no known image format)"
+        "notes.png: the image does not decode (cannot identify its format)"
     ]
     assert "<think>" in page.locator("#cards .text").first.inner_text()
 
