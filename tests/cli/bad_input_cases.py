@@ -22,7 +22,7 @@ class Case:
     lines: int = 1
 
     def __str__(self) -> str:
-        return " ".join((self.command, *self.arguments[-2:]))
+        return " ".join((self.command, *self.arguments[-2:]))[:120]
 
 
 def case(command: str, arguments: str, *said: str, lines: int = 1) -> Case:
@@ -53,6 +53,7 @@ TRAIN = (
     case("train", "optimizer.lr=[1,2]", "optimizer.lr=[1, 2]"),
     case("train", "optimizer.lr={a:1}", "optimizer.lr={'a': 1}"),
     case("train", "optimizer=3", "optimizer=3"),
+    case("train", "optimizer=" + "a" * 5000, "File name too long"),
     case("train", "optimizer=sgdd", "sgdd", "adamw"),
     case("train", "reward=1e400", "reward=1e400"),
     case("train", "grpo.group_size=1", "grpo.group_size=1", "greater than or equal to 2"),

@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from vqr1.cli import mixtures
-from vqr1.cli.compose import USER_ERRORS, plain_values, user_message
+from vqr1.cli.compose import BAD_GROUP, USER_ERRORS, bad_group, plain_values, user_message
 from vqr1.config import config_dir, validate
 from vqr1.errors import UserError
 
@@ -58,11 +58,10 @@ def run_command(config_name: str, schema: type[T], task: Callable[[T, DictConfig
         stop(error)
     except USER_ERRORS as error:
         _stop(user_message(error))
-    except ValueError as error:
-        # Hydra's word for a group that is given a number or a mapping; behind that, a defect.
+    except BAD_GROUP as error:
         if composed_once:
-            raise
-        _stop(f"{error} ({' '.join(sys.argv[1:])})")
+            raise  # a defect: the configuration was composed
+        stop(bad_group(error, sys.argv[1:]))
     if failures:
         code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in failures)
         _stop("\n".join(user_message(error) for error in failures), code)

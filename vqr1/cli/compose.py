@@ -19,6 +19,11 @@ from vqr1.errors import ConfigError, UserError
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 """What a user's mistake raises, on the command line, in a configuration file or in data."""
 
+BAD_GROUP = (ValueError, OSError)
+"""What Hydra raises for a group that is given a number, a mapping, or a name no file can have."""
+
+_SHOWN = 200
+
 _NOISE = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc", "Config search")
 
 
@@ -43,9 +48,14 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         try:
             return compose(config_name=config_name, overrides=list(overrides))
-        except ValueError as error:
-            # Hydra's word for a group that is given a number or a mapping.
-            raise ConfigError([f"{error} ({' '.join(overrides)})"]) from error
+        except BAD_GROUP as error:
+            raise bad_group(error, overrides) from error
+
+
+def bad_group(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """The error for one of `BAD_GROUP`, with the arguments that it came from."""
+    given = " ".join(overrides)
+    return ConfigError([f"{str(error)[:_SHOWN]} (given: {given[:_SHOWN]})"])
 
 
 def user_message(error: Exception) -> str:
