@@ -163,6 +163,7 @@ SCORE = (
     case("score", "photos model.path=gone", "model.path=gone"),
     case("score", "photos hardware=1gpu hardware.devices=2", "hardware.devices=2"),
     case("score", "photos seed=x", "seed='x'"),
+    case("score", "photos hardware=[1,2]", "hardware=[1,2]"),
     case("score", "gone *.png", "gone: no such file or folder", "*.png: no image matches", lines=2),
     case("score", "photos column=file", "column=file: none of the paths is a list"),
     case("score", "photos pairs=p.csv", "pairs=p.csv: only task=compare (--mode compare) has"),

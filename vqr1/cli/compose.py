@@ -19,8 +19,8 @@ from vqr1.errors import ConfigError, UserError
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 """What a user's mistake raises, on the command line, in a configuration file or in data."""
 
-BAD_GROUP = (ValueError, OSError)
-"""What Hydra raises for a group that is given a number, a mapping, or a name no file can have."""
+BAD_GROUP = (ValueError, TypeError, OSError)
+"""What Hydra raises for a group that is given numbers, a mapping, or a name no file can have."""
 
 _SHOWN = 200
 
