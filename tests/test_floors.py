@@ -15,6 +15,7 @@ FLOORS = {
     "rollout": 4,
     # Training judges validation images by the rules of evaluation, never the other way round.
     "scoring": 5, "evaluation": 5, "training": 5.5,
+    "sweeps": 6,
     "cli": 7,
 }  # fmt: skip
 

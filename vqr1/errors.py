@@ -7,6 +7,7 @@ exception is a defect of ours and keeps its traceback.
 | exit code | meaning |
 |---|---|
 | 0 | done |
+| 1 | jobs of a sweep did not finish |
 | 2 | the user has to change something first |
 | 74 | the machine or the training itself stopped a run; `resume=` goes on once the cause is gone |
 | 75 | a signal stopped a run, which is saved: `resume=` goes on at once |
@@ -63,3 +64,13 @@ class Interrupted(SystemExit):
     def __init__(self, signal_name: str) -> None:
         super().__init__(EXIT_INTERRUPTED)
         self.signal_name = signal_name
+
+
+class PrunedError(Exception):
+    """A search gave this run up; what it would have reached is not worth its time."""
+
+
+class SweepIncompleteError(UserError):
+    """Jobs of a sweep failed; the same command again runs only these."""
+
+    exit_code = 1

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig, open_dict
 
+from vqr1.cli import mixtures
 from vqr1.cli.build import build_rewards
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import compose_config, plain_values
@@ -13,7 +17,7 @@ from vqr1.config import MixtureConfig, TrainConfig, config_dir, validate
 
 GROUPS = (
     "dataset", "model", "prompt", "reward", "rollout", "optimizer", "hardware", "logger",
-    "callbacks",
+    "callbacks", "sweep",
 )  # fmt: skip
 
 
@@ -41,6 +45,12 @@ def test_the_defaults_are_consistent() -> None:
     assert config.dataset.name == "demo"  # type: ignore[union-attr]
 
 
+def compose_with_hydra(*overrides: str) -> DictConfig:
+    mixtures.register()
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        return compose("train", [*overrides], return_hydra_config=True)
+
+
 def experiments() -> list[str]:
     return [name for name in choices("experiment") if not name.startswith("eval_")]
 
@@ -49,6 +59,17 @@ def experiments() -> list[str]:
 def test_every_training_experiment(name: str) -> None:
     config = train_config(f"experiment={name}")
     assert build_rewards(config.reward).ranks
+
+
+@pytest.mark.parametrize("sweeper", ["grid", "optuna"])
+@pytest.mark.parametrize("launcher", ["processes", "joblib", "slurm", "submitit_local"])
+def test_every_sweeper_and_launcher_is_a_plugin(sweeper: str, launcher: str) -> None:
+    composed = compose_with_hydra(f"hydra/sweeper={sweeper}", f"hydra/launcher={launcher}")
+    plugins = Plugins.instance()
+    assert plugins._instantiate(composed.hydra.sweeper) is not None
+    with open_dict(composed):
+        composed.hydra.sweep.dir = "somewhere"
+    assert plugins._instantiate(composed.hydra.launcher) is not None
 
 
 @pytest.mark.parametrize(

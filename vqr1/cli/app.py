@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vqr1.cli import mixtures
@@ -20,51 +22,96 @@ EXIT_USER_ERROR = UserError.exit_code
 T = TypeVar("T")
 
 
-def run_command(config_name: str, schema: type[T], task: Callable[[T, DictConfig], Any]) -> None:
+class Command(Generic[T]):
+    """What Hydra calls with each composed configuration; launchers send it to other processes.
+
+    Args:
+        schema: dataclass that the composed configuration must fit.
+        task: receives the typed configuration and the composed one (for logging it whole).
+        check: further rules of a typed configuration, for the jobs of a sweep before any starts.
+    """
+
+    def __init__(
+        self,
+        schema: type[T],
+        task: Callable[[T, DictConfig], Any],
+        check: Callable[[T], None] | None = None,
+    ) -> None:
+        self.schema = schema
+        self.task = task
+        self.rules = check
+        self.failures: list[Exception] = []
+        self.composed_once = False
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Check plain values without running anything.
+
+        Raises:
+            ConfigError: every rule that they break.
+        """
+        config = validate(self.schema, values)
+        if self.rules is not None:
+            self.rules(config)
+
+    def __call__(self, composed: DictConfig) -> Any:
+        """Run once; the job of a sweep records how it ended, whoever started it."""
+        self.composed_once = True
+        run_dir = Path(HydraConfig.get().runtime.output_dir)
+        if (run_dir / "job.json").is_file():
+            # Only the jobs of sweeps need this: evaluation runs no training code.
+            from vqr1.sweeps.child import run_swept
+
+            return run_swept(run_dir, lambda: self.task(self._config(composed), composed))
+        # Hydra would print its own line above ours; the jobs of a multirun go on.
+        try:
+            config = self._config(composed)
+        except USER_ERRORS as error:
+            self.failures.append(error)
+            return None
+        try:
+            return self.task(config, composed)
+        except UserError as error:
+            self.failures.append(error)
+            return None
+
+    def _config(self, composed: DictConfig) -> T:
+        return validate(self.schema, plain_values(composed))
+
+
+def run_command(
+    config_name: str,
+    schema: type[T],
+    task: Callable[[T, DictConfig], Any],
+    check: Callable[[T], None] | None = None,
+) -> None:
     """Compose, validate and run one command with the process's arguments.
 
     Args:
         config_name: primary configuration in the configuration folder.
         schema: dataclass that the composed configuration must fit.
         task: receives the typed configuration and the composed one (for logging it whole).
+        check: further rules, checked for every job of a sweep before the first starts.
     """
-    failures: list[Exception] = []
-
-    composed_once: list[bool] = []
-
-    def job(composed: DictConfig) -> Any:
-        composed_once.append(True)
-        # Hydra would print its own line above ours; the jobs of a multirun go on.
-        try:
-            config = validate(schema, plain_values(composed))
-        except USER_ERRORS as error:
-            failures.append(error)
-            return None
-        try:
-            return task(config, composed)
-        except UserError as error:
-            failures.append(error)
-            return None
-
+    command = Command(schema, task, check)
     mixtures.register()
     # Hydra shortens tracebacks and exits with code 1 by itself unless this is set; here every
     # exception has to arrive, because user errors and defects are told apart below.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(config_path=str(config_dir()), config_name=config_name, version_base="1.3")(
-            job
+            command
         )()
     except UserError as error:
         stop(error)
     except USER_ERRORS as error:
         _stop(user_message(error))
     except BAD_GROUP as error:
-        if composed_once:
+        if command.composed_once:
             raise  # a defect: the configuration was composed
         stop(bad_group(error, sys.argv[1:]))
-    if failures:
-        code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in failures)
-        _stop("\n".join(user_message(error) for error in failures), code)
+    if command.failures:
+        code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in command.failures)
+        _stop("\n".join(user_message(error) for error in command.failures), code)
 
 
 def stop(error: UserError) -> NoReturn:

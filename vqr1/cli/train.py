@@ -30,7 +30,7 @@ from vqr1.cli.build import (
     validation_interval,
 )
 from vqr1.cli.checks import check_training
-from vqr1.cli.compose import plain_values
+from vqr1.cli.compose import parameters, plain_values
 from vqr1.cli.faults import machine_faults
 from vqr1.cli.folders import make_folders
 from vqr1.cli.judgements import keep_predictions, kept_predictions
@@ -44,6 +44,7 @@ from vqr1.errors import Interrupted, RunFaultError, UserError
 from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, load_policy, load_processor
+from vqr1.sweeps.child import child_tags, trial_callbacks
 from vqr1.tracking import RunLog, open_run_log
 from vqr1.training.callbacks import (
     RunCheckpoints,
@@ -68,7 +69,16 @@ def main() -> None:
         sys.argv[1:] = with_saved_overrides(sys.argv[1:])
     except UserError as error:
         stop(error)
-    run_command("train", TrainConfig, train)
+    run_command("train", TrainConfig, train, check)
+
+
+def check(config: TrainConfig) -> None:
+    """Check what needs neither data nor a model.
+
+    Raises:
+        ConfigError: every rule that the configuration breaks.
+    """
+    check_training(config, build_rewards(config.reward))
 
 
 def train(config: TrainConfig, composed: DictConfig) -> float:
@@ -143,7 +153,7 @@ def _train(
     with open_run_log(
         config.logger, run.run_dir, run_name(config), tags, resume=run.resumed
     ) as run_log:
-        run_log.config(OmegaConf.to_yaml(composed, resolve=True), plain_values(composed))
+        run_log.config(OmegaConf.to_yaml(composed, resolve=True), parameters(composed))
         if run.changes:
             run_log.tags({"vqr1.forced_changes": "; ".join(run.changes)})
         with closing(data):
@@ -326,6 +336,7 @@ def _callbacks(
         callbacks.append(progress_callback(Console()))
     if config.callbacks.watchdogs is not None:
         callbacks.append(Watchdogs(config.callbacks.watchdogs, run_log, stops))
+    callbacks += trial_callbacks(run_log.run_dir, config.sweep.curve)
     return [*callbacks, checkpoints]
 
 
@@ -366,7 +377,11 @@ def _resumed_at(run: Run) -> str:
 
 def _tags(config: TrainConfig) -> dict[str, str]:
     command = " ".join([Path(sys.argv[0]).name, *HydraConfig.get().overrides.task])
-    return {"vqr1.command": command, "vqr1.model": config.model.name}
+    return {
+        "vqr1.command": command,
+        "vqr1.model": config.model.name,
+        **child_tags(Path(config.run_dir)),
+    }
 
 
 def _quieten(config: TrainConfig) -> None:

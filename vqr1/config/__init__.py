@@ -52,6 +52,9 @@ from vqr1.config.serving import (
     LimitsConfig,
     ServeConfig,
 )
+from vqr1.config.sweep import (
+    SweepConfig,
+)
 from vqr1.config.training import (
     CallbacksConfig,
     CheckpointConfig,
@@ -103,6 +106,7 @@ __all__ = [
     "ServeConfig",
     "ServerConfig",
     "SplitConfig",
+    "SweepConfig",
     "TrainConfig",
     "ValidationConfig",
     "VllmBackendConfig",

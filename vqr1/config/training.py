@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from vqr1.config.data import AnyDataset, LoaderConfig
 from vqr1.config.machine import HardwareConfig, LoggerConfig
 from vqr1.config.model import ModelConfig, PromptConfig, RolloutConfig
+from vqr1.config.sweep import SweepConfig
 from vqr1.config.types import (
     STRICT_KEYS,
     Fraction,
@@ -169,6 +170,7 @@ class TrainConfig:
     loader: LoaderConfig
     grpo: GrpoConfig
     validation: ValidationConfig
+    sweep: SweepConfig
     max_steps: PositiveInt | None
     """Optimiser steps in all; null: `max_epochs` decides."""
     max_epochs: PositiveInt | None

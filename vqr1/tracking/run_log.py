@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from vqr1.config import LoggerConfig
-from vqr1.errors import ConfigError
+from vqr1.errors import ConfigError, PrunedError
 from vqr1.tracking.journal import FOLDER, Journal
 from vqr1.tracking.secrets import masked, masked_text, masked_uri
 from vqr1.tracking.store import default_tracking_uri, slug
@@ -142,7 +142,7 @@ class RunLog:
             self.finish("FINISHED")
         else:
             # Lightning turns an interrupt into SystemExit.
-            killed = issubclass(kind, KeyboardInterrupt | SystemExit)
+            killed = issubclass(kind, KeyboardInterrupt | SystemExit | PrunedError)
             self.finish("KILLED" if killed else "FAILED")
 
     @property

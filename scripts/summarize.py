@@ -1,0 +1,69 @@
+"""The summary of a sweep, at any time, also while it runs.
+
+    python scripts/summarize.py parent=ID             # id of the parent run in MLflow
+    python scripts/summarize.py folder=multirun/...   # a sweep's folder, without MLflow
+
+Further: `metric=val/srcc_best`, `curve=val/plcc`, `tracking_uri=sqlite:///FILE`, `output=FOLDER`.
+With a parent the files go to its artifacts too.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from vqr1.errors import ConfigError, UserError
+from vqr1.sweeps.folder import SweepFolder
+from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
+from vqr1.sweeps.report import SweepReport, log_report, write_report
+from vqr1.sweeps.results import read_children, read_folder
+from vqr1.tracking.store import default_tracking_uri
+
+KEYS = ("parent", "folder", "metric", "curve", "tracking_uri", "output")
+
+
+def summarise(options: dict[str, str]) -> SweepReport:
+    """Read, write and log one summary.
+
+    Raises:
+        ConfigError: no such sweep, or a metric that no job has.
+    """
+    curve, metric = options.get("curve", "val/srcc"), options.get("metric")
+    if "folder" in options:
+        folder = SweepFolder(Path(options["folder"]))
+        record = folder.record
+        if record is None:
+            raise ConfigError([f"folder={folder.path}: holds no sweep (sweep.json is missing)"])
+        report = SweepReport.build(record.command, read_folder(folder, curve), metric)
+        write_report(report, Path(options.get("output", folder.path)), curve)
+        return report
+    parent = ParentRun.open(options.get("tracking_uri", default_tracking_uri()), options["parent"])
+    run = parent.client.get_run(parent.run_id)
+    if FOLDER_TAG not in run.data.tags:
+        raise ConfigError([f"parent={parent.run_id}: this run is no sweep"])
+    results = read_children(parent, list(run.data.params), curve)
+    report = SweepReport.build(run.data.tags["vqr1.command"], results, metric)
+    files = write_report(report, Path(options.get("output", f"summary_{parent.run_id}")), curve)
+    log_report(report, files, parent)
+    return report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    texts = sys.argv[1:] if arguments is None else arguments
+    options = dict(text.partition("=")[::2] for text in texts)
+    unknown = [key for key in options if key not in KEYS]
+    if unknown or ("parent" in options) == ("folder" in options):
+        wrong = f"{', '.join(unknown)}: unknown; " if unknown else ""
+        sys.stderr.write(f"error: {wrong}give parent=ID or folder=FOLDER, one of them\n")
+        return UserError.exit_code
+    try:
+        print(summarise(options).markdown())
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

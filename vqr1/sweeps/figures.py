@@ -1,0 +1,76 @@
+"""Figures of a sweep: for every swept key, how its values learn and where they end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vqr1.sweeps.folder import FINISHED
+from vqr1.sweeps.jobs import SEED
+from vqr1.sweeps.results import JobResult
+from vqr1.sweeps.summary import mean_interval
+
+
+def key_figure(results: Sequence[JobResult], key: str, curve: str, metric: str) -> Figure:
+    """Curves on the left, final figures on the right, one colour for each value of a key.
+
+    Args:
+        results: jobs of one sweep; only finished ones are drawn.
+        key: a swept key; jobs that differ in other keys are averaged with their seeds.
+        curve: metric of the curves.
+        metric: the final figure.
+    """
+    finished = [r for r in results if r.status == FINISHED and key in r.swept]
+    values = list(dict.fromkeys(result.swept[key] for result in finished))
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    curves, finals = figure.subplots(1, 2, width_ratios=[3, 2])
+    for place, value in enumerate(values):
+        members = [result for result in finished if result.swept[key] == value]
+        colour = f"C{place % 10}"
+        _curve(curves, members, value, colour)
+        _final(finals, members, metric, place, colour)
+    curves.set_xlabel("optimiser steps")
+    curves.set_ylabel(curve)
+    curves.set_title("mean; band: lowest to highest run", fontsize=10)
+    curves.grid(alpha=0.3)
+    if values:
+        curves.legend(title=key, fontsize=8, title_fontsize=8)
+    finals.set_yticks(range(len(values)), values)
+    finals.invert_yaxis()
+    finals.set_xlabel(metric)
+    finals.set_title("runs, mean and 95 % t interval", fontsize=10)
+    finals.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def figure_keys(results: Sequence[JobResult]) -> list[str]:
+    """Swept keys that get a figure: all but the seed, or the seed where it is the only one."""
+    keys = list(dict.fromkeys(key for result in results for key in result.swept))
+    return [key for key in keys if key != SEED] or keys
+
+
+def _curve(axis: Axes, members: Sequence[JobResult], label: str, colour: str) -> None:
+    with_curve = [dict(result.curve) for result in members if result.curve]
+    if not with_curve:
+        return
+    steps = sorted(set.intersection(*(set(points) for points in with_curve)))
+    values = np.array([[points[step] for step in steps] for points in with_curve])
+    axis.plot(steps, values.mean(axis=0), marker=".", label=label, color=colour)
+    if len(with_curve) > 1:
+        low, high = values.min(axis=0), values.max(axis=0)
+        axis.fill_between(steps, low, high, alpha=0.15, color=colour, linewidth=0)
+
+
+def _final(axis: Axes, members: Sequence[JobResult], metric: str, place: int, colour: str) -> None:
+    values = [result.metrics[metric] for result in members if metric in result.metrics]
+    if not values:
+        return
+    axis.scatter(values, [place] * len(values), s=14, color=colour, alpha=0.6)
+    mean = mean_interval(values)
+    reach = [[mean.mean - mean.low], [mean.high - mean.mean]] if len(values) > 1 else None
+    axis.errorbar(
+        [mean.mean], [place + 0.2], xerr=reach, fmt="D", markersize=5, capsize=3, color=colour
+    )

@@ -1,0 +1,174 @@
+"""The MLflow side of a sweep: its parent run, and the true status of its children.
+
+A process that is killed cannot close its run. Whoever holds the sweep's lock knows which jobs are
+alive by their own locks, and marks the other open runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vqr1.config import LoggerConfig
+from vqr1.errors import ConfigError
+from vqr1.sweeps.folder import FAILED, KILLED, PRUNED, Attempt, SweepFolder, is_running
+from vqr1.tracking.git_state import git_tags
+from vqr1.tracking.store import default_tracking_uri, prepare_experiment, slug
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+FOLDER_TAG = "vqr1.sweep_dir"
+ERROR_TAG = "vqr1.error"
+
+
+class ParentRun:
+    """The parent run of a sweep in MLflow.
+
+    Args:
+        client: of the store.
+        run_id: the run.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, tracking_uri: str) -> None:
+        self.client = client
+        self.run_id = run_id
+        self.tracking_uri = tracking_uri
+
+    @classmethod
+    def open(cls, tracking_uri: str, run_id: str) -> ParentRun:
+        """An existing parent run.
+
+        Raises:
+            ConfigError: the store has no such run.
+        """
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        client = MlflowClient(tracking_uri)
+        try:
+            client.get_run(run_id)
+        except MlflowException as error:
+            raise ConfigError(
+                [f"parent run {run_id}: not in the MLflow store {tracking_uri}; see `make ui`"]
+            ) from error
+        return cls(client, run_id, tracking_uri)
+
+    @classmethod
+    def create(
+        cls,
+        logger: LoggerConfig,
+        folder: Path,
+        command: str,
+        space: Mapping[str, str],
+        config_yaml: str,
+    ) -> ParentRun | None:
+        """A new parent run, with the database made before jobs open it; None without MLflow.
+
+        Args:
+            logger: where runs go.
+            folder: the sweep's folder.
+            command: the command line as typed.
+            space: swept keys and their values as typed.
+            config_yaml: the configuration that all jobs start from.
+        """
+        if logger.name != "mlflow":
+            return None
+        from mlflow import MlflowClient
+
+        uri = logger.tracking_uri or default_tracking_uri()
+        experiment = prepare_experiment(uri, logger.experiment)
+        client = MlflowClient(uri)
+        tags = {
+            **git_tags(),
+            **logger.tags,
+            "vqr1.kind": "sweep",
+            "vqr1.command": command,
+            FOLDER_TAG: str(folder.resolve()),
+        }
+        name = logger.run_name or f"sweep {' x '.join(space) or 'of one job'}"
+        run = client.create_run(experiment, run_name=slug(name), tags=_slugged(tags))
+        parent = cls(client, run.info.run_id, uri)
+        for key, values in space.items():
+            client.log_param(parent.run_id, slug(key), values[:6000])
+        client.log_text(parent.run_id, config_yaml, "config.yaml")
+        client.log_text(parent.run_id, f"{command}\n", "command.txt")
+        return parent
+
+    def reopen(self) -> None:
+        """Say that the sweep goes on."""
+        self.client.update_run(self.run_id, status="RUNNING")
+
+    def close(self, status: str) -> None:
+        """End the parent run: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.run_id, status)
+
+    def children(self) -> list[Run]:
+        """All child runs, the oldest first."""
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        found: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [experiment],
+                f"tags.`mlflow.parentRunId` = '{self.run_id}'",
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def settle_children(self, folder: SweepFolder) -> None:
+        """Give every child its true status and error.
+
+        An open run whose job nobody trains was killed. A job that failed before its run was opened
+        gets one. Children that are trained at this moment are left alone.
+        """
+        runs = {run.data.tags.get("vqr1.job_number"): run for run in self.children()}
+        for attempt in folder.attempts():
+            run = runs.get(str(attempt.number))
+            if run is None:
+                self._settle_unlogged(attempt)
+            else:
+                self._settle(attempt, run)
+
+    def _settle(self, attempt: Attempt, run: Run) -> None:
+        outcome = attempt.outcome
+        if outcome is None:
+            if run.info.status == "RUNNING" and not is_running(attempt):
+                self.client.set_terminated(run.info.run_id, KILLED)
+            return
+        status = {PRUNED: KILLED}.get(outcome.status, outcome.status)
+        if run.info.status not in (status, KILLED):
+            self.client.set_terminated(run.info.run_id, status)
+        if outcome.status == PRUNED:
+            self.client.set_tag(run.info.run_id, "vqr1.pruned", "true")
+        if outcome.error is not None and ERROR_TAG not in run.data.tags:
+            self.client.set_tag(run.info.run_id, ERROR_TAG, outcome.error)
+
+    def _settle_unlogged(self, attempt: Attempt) -> None:
+        outcome = attempt.outcome
+        if outcome is None or outcome.status != FAILED:
+            return
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        tags = {
+            "mlflow.parentRunId": self.run_id,
+            "vqr1.job": attempt.job.name,
+            "vqr1.job_number": str(attempt.number),
+            ERROR_TAG: outcome.error or "",
+            **attempt.job.swept,
+        }
+        run = self.client.create_run(
+            experiment, run_name=f"job {attempt.number}", tags=_slugged(tags)
+        )
+        for key, value in attempt.job.swept.items():
+            self.client.log_param(run.info.run_id, slug(key), value)
+        self.client.set_terminated(run.info.run_id, FAILED)
+
+
+def _slugged(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {slug(key): str(value) for key, value in tags.items()}

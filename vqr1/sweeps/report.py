@@ -1,0 +1,195 @@
+"""A sweep's summary as CSV, Markdown, JSON and figures, in its folder and at its parent run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vqr1.sweeps.figures import figure_keys, key_figure
+from vqr1.sweeps.folder import FINISHED
+from vqr1.sweeps.parent import ParentRun
+from vqr1.sweeps.results import JobResult, shown_metric
+from vqr1.sweeps.summary import MeanInterval, SettingRow, setting_rows
+from vqr1.tracking.store import slug
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """A sweep's summary.
+
+    Attributes:
+        command: the command line.
+        metric: the figure shown, None where no job has one.
+        rows: a row for each setting.
+        jobs: every job.
+    """
+
+    command: str
+    metric: str | None
+    rows: list[SettingRow]
+    jobs: list[JobResult]
+
+    @classmethod
+    def build(cls, command: str, results: Sequence[JobResult], metric: str | None) -> SweepReport:
+        """Summarise results.
+
+        Args:
+            command: the command line.
+            results: every job.
+            metric: the figure asked for; None takes the first of `results.PREFERRED` there is.
+
+        Raises:
+            ConfigError: no finished job has the metric that was asked for.
+        """
+        jobs = list(results)
+        metric = shown_metric(jobs, metric)
+        return cls(command, metric, setting_rows(jobs, metric), jobs)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Jobs by status."""
+        return dict(Counter(result.status for result in self.jobs))
+
+    def markdown(self) -> str:
+        """The summary as a Markdown page."""
+        keys = list(dict.fromkeys(key for row in self.rows for key in row.setting))
+        heads = [
+            *(keys or ["setting"]),
+            "runs",
+            "mean",
+            "std",
+            "best",
+            "against the first row",
+            "p",
+        ]
+        lines = [f"`{self.command}`", "", f"{self.metric or 'no metric'} of {_counted(self)}", ""]
+        lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+        for row in self.rows:
+            cells = [row.setting.get(key, "") for key in keys] or ["(all)"]
+            cells += [f"{len(row.by_seed)} of {row.jobs}", _interval(row.mean)]
+            cells += [_number(row.std), _number(row.best)]
+            cells += ["" if row.difference is None else _interval(row.difference, "+")]
+            cells += ["" if row.p_value is None else f"{row.p_value:.3g}"]
+            lines.append("| " + " | ".join(cells) + " |")
+        failed = [job for job in self.jobs if job.error is not None and job.status != FINISHED]
+        lines += ["", *(f"- job {job.number} ({_swept(job)}): {job.error}" for job in failed)]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def values(self) -> dict[str, Any]:
+        """The summary as plain values for JSON."""
+        return {
+            "command": self.command,
+            "metric": self.metric,
+            "counts": self.counts,
+            "rows": [
+                {
+                    "setting": row.setting,
+                    "by_seed": row.by_seed,
+                    "mean": _finite(row.mean.mean),
+                    "interval": [_finite(row.mean.low), _finite(row.mean.high)],
+                    "std": _finite(row.std),
+                    "best": _finite(row.best),
+                    "difference": None if row.difference is None else row.difference.mean,
+                    "difference_interval": None
+                    if row.difference is None
+                    else [_finite(row.difference.low), _finite(row.difference.high)],
+                    "p_value": row.p_value,
+                }
+                for row in self.rows
+            ],
+            "jobs": [
+                {
+                    "name": job.name,
+                    "number": job.number,
+                    "status": job.status,
+                    "swept": job.swept,
+                    "value": job.metrics.get(self.metric or ""),
+                    "error": job.error,
+                    "run_id": job.run_id,
+                }
+                for job in self.jobs
+            ],
+        }
+
+    def table(self) -> pd.DataFrame:
+        """One line for each job."""
+        return pd.DataFrame(
+            [
+                {
+                    "job": job.number,
+                    **job.swept,
+                    "status": job.status,
+                    self.metric or "value": job.metrics.get(self.metric or ""),
+                    "error": job.error,
+                    "run_id": job.run_id,
+                }
+                for job in self.jobs
+            ]
+        )
+
+
+def write_report(report: SweepReport, folder: Path, curve: str) -> list[Path]:
+    """Write every file of a summary.
+
+    Args:
+        report: the summary.
+        folder: receives the files.
+        curve: metric of the figures' curves.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    page, table = folder / "sweep_summary.md", folder / "sweep_summary.csv"
+    values = folder / "sweep_summary.json"
+    page.write_text(report.markdown(), encoding="utf-8")
+    report.table().to_csv(table, index=False)
+    values.write_text(json.dumps(report.values(), indent=2) + "\n", encoding="utf-8")
+    files = [page, table, values]
+    if report.metric is not None:
+        for key in figure_keys(report.jobs):
+            file = folder / f"sweep_{slug(key).replace('/', '-')}.png"
+            key_figure(report.jobs, key, curve, report.metric).savefig(file, dpi=100)
+            files.append(file)
+    return files
+
+
+def log_report(report: SweepReport, files: Sequence[Path], parent: ParentRun) -> None:
+    """Log a summary's files and headline figures to the parent run."""
+    for file in files:
+        parent.client.log_artifact(parent.run_id, str(file), "summary")
+    for status, count in report.counts.items():
+        parent.client.log_metric(parent.run_id, f"jobs/{status.lower()}", count)
+    means = [row.mean.mean for row in report.rows if math.isfinite(row.mean.mean)]
+    if report.metric is not None and means:
+        parent.client.log_metric(parent.run_id, f"best_mean/{slug(report.metric)}", max(means))
+
+
+def _counted(report: SweepReport) -> str:
+    counts = ", ".join(f"{count} {status.lower()}" for status, count in report.counts.items())
+    return f"{len(report.jobs)} jobs: {counts}"
+
+
+def _swept(job: JobResult) -> str:
+    return ", ".join(f"{key}={value}" for key, value in job.swept.items())
+
+
+def _number(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}" if math.isfinite(value) else "-"
+
+
+def _interval(mean: MeanInterval, sign: str = "") -> str:
+    if not math.isfinite(mean.low):
+        return _number(mean.mean, sign)
+    return f"{mean.mean:{sign}.3f} [{mean.low:{sign}.3f}, {mean.high:{sign}.3f}]"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

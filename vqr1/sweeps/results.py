@@ -1,0 +1,155 @@
+"""What the jobs of a sweep reached, read back from where they logged it.
+
+With MLflow from the child runs, by the parent's id, so that it works on any machine that reaches
+the store; else from the jobs' folders (`metrics.csv`, or the figures of `summary.json`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from vqr1.errors import ConfigError
+from vqr1.sweeps.folder import FINISHED, PRUNED, WAITING, Attempt, SweepFolder
+from vqr1.sweeps.parent import ERROR_TAG, ParentRun
+
+PREFERRED = ("test/srcc_after", "val/srcc_best", "val/srcc")
+"""Metrics that a summary shows, the first that the jobs have, where none is named."""
+SUMMARY_KEYS = {"test_srcc_after": "test/srcc_after", "val_srcc_best": "val/srcc_best"}
+"""Figures of `summary.json` by the metric that they are."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """One job of a sweep as its summary sees it.
+
+    Attributes:
+        name: the job's name.
+        number: the attempt that counts.
+        swept: values of the swept keys.
+        status: FINISHED, FAILED, PRUNED, KILLED, RUNNING or WAITING.
+        metrics: last value of every metric.
+        curve: (step, value) of the curve's metric.
+        error: last line of the error, None unless failed.
+        run_id: MLflow run, None without MLflow.
+    """
+
+    name: str
+    number: int
+    swept: dict[str, str]
+    status: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    curve: tuple[tuple[int, float], ...] = ()
+    error: str | None = None
+    run_id: str | None = None
+
+
+def read_folder(folder: SweepFolder, curve: str) -> list[JobResult]:
+    """Results of every job of a sweep's folder in the order of its plan, from files alone.
+
+    Args:
+        folder: the sweep.
+        curve: metric whose course is read.
+    """
+    attempts = folder.results()
+    record = folder.record
+    planned = {} if record is None else record.jobs
+    waiting = {
+        name: JobResult(name, -1, swept, WAITING)
+        for name, swept in planned.items()
+        if name not in attempts
+    }
+    begun = {name: _from_files(attempt, curve) for name, attempt in attempts.items()}
+    found = begun | waiting
+    return [found[name] for name in dict.fromkeys([*planned, *found])]
+
+
+def read_children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[JobResult]:
+    """Results of every job of a parent run, from MLflow alone.
+
+    Args:
+        parent: the parent run.
+        swept: the swept keys, which are tags of the children.
+        curve: metric whose course is read.
+    """
+    from vqr1.tracking.store import slug
+
+    chosen: dict[str, JobResult] = {}
+    for run in parent.children():
+        tags = run.data.tags
+        name = tags.get("vqr1.job")
+        if name is None or (name in chosen and chosen[name].status == FINISHED):
+            continue
+        pruned = tags.get("vqr1.pruned") == "true"
+        history = parent.client.get_metric_history(run.info.run_id, slug(curve))
+        chosen[name] = JobResult(
+            name,
+            int(tags.get("vqr1.job_number", -1)),
+            {key: tags[slug(key)] for key in swept if slug(key) in tags},
+            PRUNED if pruned else run.info.status,
+            dict(run.data.metrics),
+            tuple(sorted({point.step: point.value for point in history}.items())),
+            tags.get(ERROR_TAG),
+            run.info.run_id,
+        )
+    return list(chosen.values())
+
+
+def shown_metric(results: Sequence[JobResult], asked: str | None) -> str | None:
+    """The metric that a summary shows; None where no job has finished.
+
+    Raises:
+        ConfigError: no finished job has the metric that was asked for.
+    """
+    finished = [result for result in results if result.status == FINISHED]
+    logged = sorted({name for result in finished for name in result.metrics})
+    if not finished:
+        return None
+    if asked is not None:
+        if asked in logged:
+            return asked
+        raise ConfigError(
+            [f"sweep.metric={asked}: no finished job logged it; there are {', '.join(logged)}"]
+        )
+    return next((name for name in PREFERRED if name in logged), None)
+
+
+def _from_files(attempt: Attempt, curve: str) -> JobResult:
+    metrics, points = _metrics_csv(attempt.folder / "metrics.csv", curve)
+    metrics |= _summary_figures(attempt.folder / "summary.json")
+    error = None if attempt.outcome is None else attempt.outcome.error
+    job = attempt.job
+    return JobResult(job.name, attempt.number, job.swept, attempt.status, metrics, points, error)
+
+
+def _metrics_csv(file: Path, curve: str) -> tuple[dict[str, float], tuple[tuple[int, float], ...]]:
+    if not file.is_file():
+        return {}, ()
+    table = pd.read_csv(file)
+    last = {
+        str(name): float(table[name].dropna().iloc[-1])
+        for name in table.columns
+        if name not in ("epoch", "step") and table[name].notna().any()
+    }
+    if curve not in table.columns:
+        return last, ()
+    points = table[["step", curve]].dropna()
+    pairs = zip(points["step"], points[curve], strict=True)
+    return last, tuple((int(step), float(value)) for step, value in pairs)
+
+
+def _summary_figures(file: Path) -> dict[str, float]:
+    if not file.is_file():
+        return {}
+    values = json.loads(file.read_text(encoding="utf-8"))
+    found = {metric: values.get(key) for key, metric in SUMMARY_KEYS.items()}
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if value is not None and math.isfinite(value)
+    }

@@ -1,0 +1,316 @@
+"""Running a sweep: found again or begun, launched, settled, summarised.
+
+The sweeper plugins say which jobs there are and Hydra's launchers start them; what this module adds
+is that a sweep is one thing with a memory. What a launcher returns is not looked at: a job's own
+record says how it ended, also when its launcher did not live to hear of it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vqr1.config import LoggerConfig
+from vqr1.errors import ConfigError, SweepIncompleteError
+from vqr1.sweeps.folder import (
+    FINISHED,
+    PRUNED,
+    WAITING,
+    Attempt,
+    SweepFolder,
+    SweepRecord,
+    is_done,
+)
+from vqr1.sweeps.jobs import SweepJob, differences
+from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
+from vqr1.sweeps.report import SweepReport, log_report, write_report
+from vqr1.sweeps.results import JobResult, read_children, read_folder
+from vqr1.tracking.store import default_tracking_uri
+
+Launch = Callable[[Sequence[Sequence[str]], int], object]
+"""Starts jobs by their overrides, numbered from the second argument, and returns at their end."""
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a command line asks for.
+
+    Attributes:
+        key: hash of the command line.
+        command: the command line as typed.
+        base: flat stable values of the configuration that all jobs start from.
+        space: the swept keys and their values as typed.
+        jobs: the jobs known beforehand (a search adds its own one by one).
+        logger: where runs go.
+        config_yaml: the configuration that all jobs start from.
+        max_failures: failed jobs above which no further job begins; None bears all.
+        metric: figure of the summary; None takes the first usual one there is.
+        curve: metric of the figures' curves.
+    """
+
+    key: str
+    command: str
+    base: dict[str, Any]
+    space: dict[str, str]
+    jobs: tuple[SweepJob, ...]
+    logger: LoggerConfig
+    config_yaml: str
+    max_failures: int | None
+    metric: str | None
+    curve: str
+
+
+def find_folder(plan: SweepPlan, resume: str, new: Path) -> tuple[SweepFolder, str | None]:
+    """The folder of the sweep that a command continues, or the one for a new sweep.
+
+    Args:
+        plan: what the command asks for.
+        resume: `auto`, `never`, a parent run's id, or a sweep's folder.
+        new: folder for a new sweep.
+
+    Returns:
+        The folder, and what to tell the user of a sweep that could not be continued.
+
+    Raises:
+        ConfigError: the sweep to continue is not there or differs, or `new` holds another sweep.
+    """
+    if resume not in ("auto", "never"):
+        return _asked_for(plan, resume), None
+    own = SweepFolder(new)
+    if resume == "auto":
+        places = [own, *map(SweepFolder, sorted(new.parent.glob("*"), reverse=True))]
+        for place in places:
+            record = place.record
+            if record is None or record.key != plan.key:
+                continue
+            changed = _changes(record, plan)
+            if not changed:
+                return place, None
+            if place.path != new:
+                note = "; ".join(changed)
+                return own, f"the configuration has changed since {place.path} ({note})"
+    if own.record is not None:
+        raise ConfigError(
+            [
+                f"hydra.sweep.dir={new}: holds another sweep ({own.record.command}); choose "
+                "another folder",
+                *_changes(own.record, plan),
+            ]
+        )
+    return own, None
+
+
+def _asked_for(plan: SweepPlan, resume: str) -> SweepFolder:
+    folder = SweepFolder(Path(resume))
+    if folder.record is None:
+        uri = plan.logger.tracking_uri or default_tracking_uri()
+        parent = ParentRun.open(uri, resume)
+        tags = parent.client.get_run(resume).data.tags
+        folder = SweepFolder(Path(tags.get(FOLDER_TAG, "")))
+    record = folder.record
+    if record is None:
+        raise ConfigError(
+            [
+                f"sweep.resume={resume}: no sweep is kept at {folder.path}; give the id of a "
+                "sweep's parent run, or its folder"
+            ]
+        )
+    changed = _changes(record, plan)
+    if changed:
+        raise ConfigError(
+            [
+                f"sweep.resume={resume}: that sweep was another one ({record.command}); repeat its "
+                "command or start a new sweep",
+                *changed,
+            ]
+        )
+    return folder
+
+
+def _changes(record: SweepRecord, plan: SweepPlan) -> list[str]:
+    """What differs between a recorded sweep and a plan; further values of its keys do not."""
+    before, now = ", ".join(record.space), ", ".join(plan.space)
+    if set(record.space) != set(plan.space):
+        return [f"swept keys: {before} then, {now} now"]
+    changed = differences(record.base, plan.base)
+    if changed:
+        return changed
+    names = {tuple(sorted(swept.items())): name for name, swept in record.jobs.items()}
+    return [
+        f"{', '.join(f'{k}={v}' for k, v in job.swept.items())}: composes to another configuration "
+        "than then"
+        for job in plan.jobs
+        if names.get(tuple(sorted(job.swept.items())), job.name) != job.name
+    ]
+
+
+class Sweep:
+    """One start of a sweep; a context manager that holds its lock and leaves its parent run true.
+
+    Args:
+        folder: the sweep's folder.
+        plan: what the command asks for.
+        say: prints a line for the user.
+        search: settings of a search.
+    """
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        plan: SweepPlan,
+        say: Callable[[str], None],
+        search: dict[str, Any] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.say = say
+        self._search = search
+        self._lock = folder.lock()
+        self.parent: ParentRun | None = None
+        self.first_number = 0
+
+    def __enter__(self) -> Sweep:
+        """Take the lock, open the parent run, and settle what a dead launcher left.
+
+        Raises:
+            ConfigError: another process runs this sweep.
+        """
+        if not self._lock.acquire():
+            raise ConfigError(
+                [f"hydra.sweep.dir={self.folder.path}: this sweep is being run by another process"]
+            )
+        self.first_number = self.folder.next_number()
+        record = self.folder.record
+        if record is None:
+            self.parent = ParentRun.create(
+                self.plan.logger,
+                self.folder.path,
+                self.plan.command,
+                self.plan.space,
+                self.plan.config_yaml,
+            )
+        elif record.parent_run_id is not None and record.tracking_uri is not None:
+            self.parent = ParentRun.open(record.tracking_uri, record.parent_run_id)
+            self.parent.reopen()
+            self.parent.settle_children(self.folder)
+        self._write_record(record)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Settle the children and close the parent run with a true status."""
+        if self.parent is not None:
+            self.parent.settle_children(self.folder)
+            stopped = kind is not None and not issubclass(kind, Exception)
+            status = "KILLED" if stopped else "FAILED"
+            self.parent.close(FINISHED if kind is None else status)
+        self._lock.release()
+
+    def pending(self, jobs: Sequence[SweepJob]) -> list[SweepJob]:
+        """The jobs that are not done yet."""
+        results = self.folder.results()
+        return [
+            job for job in jobs if job.name not in results or not is_done(results[job.name].outcome)
+        ]
+
+    def launch(self, jobs: Sequence[SweepJob], launch: Launch) -> None:
+        """Start jobs; returns when none of them can go on.
+
+        A launcher that breaks because a worker died is started again with the jobs that it had not
+        come to.
+        """
+        waiting = list(jobs)
+        while waiting:
+            number = self.folder.next_number()
+            attempts = [self._prepare(job, number + place) for place, job in enumerate(waiting)]
+            try:
+                launch([job.overrides for job in waiting], number)
+                broken = False
+            except launcher_errors() as error:
+                self.say(f"the launcher lost a job: {type(error).__name__}")
+                broken = True
+            if self.parent is not None:
+                self.parent.settle_children(self.folder)
+            left = [a.job for a in attempts if a.status == WAITING]
+            waiting = left if broken and len(left) < len(waiting) else []
+
+    def results(self) -> list[JobResult]:
+        """What every job reached so far."""
+        if self.parent is None:
+            return read_folder(self.folder, self.plan.curve)
+        logged = {
+            r.name: r for r in read_children(self.parent, list(self.plan.space), self.plan.curve)
+        }
+        # A job without a run in MLflow has not begun.
+        return [
+            logged.get(result.name, result) for result in read_folder(self.folder, self.plan.curve)
+        ]
+
+    def finish(self) -> SweepReport:
+        """Write, log and print the summary.
+
+        Raises:
+            ConfigError: no finished job has the metric that was asked for.
+            SweepIncompleteError: jobs did not finish.
+        """
+        report = SweepReport.build(self.plan.command, self.results(), self.plan.metric)
+        files = write_report(report, self.folder.path, self.plan.curve)
+        if self.parent is not None:
+            log_report(report, files, self.parent)
+        self.say(f"\n{report.markdown()}\nsummary: {files[0]}")
+        if self.parent is not None:
+            self.say(f"MLflow parent run {self.parent.run_id}")
+        done = sum(report.counts.get(status, 0) for status in (FINISHED, PRUNED))
+        if done < len(report.jobs):
+            raise SweepIncompleteError(
+                f"{len(report.jobs) - done} of {len(report.jobs)} jobs did not finish; the same "
+                "command again runs only these"
+            )
+        return report
+
+    def _prepare(self, job: SweepJob, number: int) -> Attempt:
+        attempt = Attempt(
+            number,
+            self.folder.path / str(number),
+            job,
+            None if self.parent is None else self.parent.run_id,
+            self.first_number,
+            self.plan.max_failures,
+        )
+        self.folder.prepare(attempt)
+        return attempt
+
+    def add_jobs(self, jobs: Sequence[SweepJob]) -> None:
+        """Put jobs into the sweep's record."""
+        record = self.folder.record
+        assert record is not None
+        self.folder.write(replace(record, jobs=record.jobs | {j.name: j.swept for j in jobs}))
+
+    def _write_record(self, before: SweepRecord | None) -> None:
+        jobs = {} if before is None else before.jobs
+        record = SweepRecord(
+            self.plan.key,
+            self.plan.command,
+            self.plan.base,
+            self.plan.space,
+            jobs | {job.name: job.swept for job in self.plan.jobs},
+            None if self.parent is None else self.parent.tracking_uri,
+            None if self.parent is None else self.parent.run_id,
+            self._search,
+        )
+        self.folder.write(record)
+
+
+def launcher_errors() -> tuple[type[Exception], ...]:
+    """What launchers raise when a job's process dies under them."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    return (concurrent.futures.BrokenExecutor, UncompletedJobError, FailedJobError)

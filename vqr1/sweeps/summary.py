@@ -1,0 +1,133 @@
+"""The table of a sweep: a row for each setting, averaged over its seeds. Pure functions.
+
+    mean     over the seeds of a setting
+    std      unbiased, over the seeds
+    interval mean -+ t * std / sqrt(n), Student's t with n - 1 degrees of freedom
+    against the first row: differences of the seeds that both have, their mean with such an
+             interval, and the two-sided p of Student's paired t-test
+
+With one seed there is neither interval nor test, and none is shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from vqr1.sweeps.folder import FINISHED
+from vqr1.sweeps.jobs import SEED
+from vqr1.sweeps.results import JobResult
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """A mean with its interval; low and high are NaN where one value gives none."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """One setting of a sweep.
+
+    Attributes:
+        setting: values of the swept keys without the seed.
+        jobs: jobs of this setting, finished or not.
+        by_seed: value of each finished job by its seed ("" where the seed was not swept).
+        mean: over the seeds with its interval; NaN without a finished job.
+        std: unbiased; NaN with fewer than two seeds.
+        best: highest value; NaN without a finished job.
+        difference: mean difference to the first row over common seeds; None in the first row and
+            without a common seed.
+        p_value: of the paired t-test; None with fewer than two common seeds.
+    """
+
+    setting: dict[str, str]
+    jobs: int
+    by_seed: dict[str, float]
+    mean: MeanInterval
+    std: float
+    best: float
+    difference: MeanInterval | None
+    p_value: float | None
+
+
+def mean_interval(values: Sequence[float]) -> MeanInterval:
+    """Mean of values with its 95 % t interval."""
+    array = np.asarray(values, dtype=np.float64)
+    if not len(array):
+        return MeanInterval(math.nan, math.nan, math.nan)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return MeanInterval(mean, math.nan, math.nan)
+    error = float(array.std(ddof=1)) / math.sqrt(len(array))
+    reach = float(stats.t.ppf(0.5 + LEVEL / 2, len(array) - 1)) * error
+    return MeanInterval(mean, mean - reach, mean + reach)
+
+
+def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Two-sided p of the paired t-test; None with fewer than two pairs, 1 for equal values."""
+    differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    if len(differences) < 2:
+        return None
+    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    if error == 0:
+        return 1.0 if differences[0] == 0 else 0.0
+    return float(2 * stats.t.sf(abs(float(differences.mean()) / error), len(differences) - 1))
+
+
+def setting_of(result: JobResult) -> tuple[tuple[str, str], ...]:
+    """The swept values of a job without its seed."""
+    return tuple((key, value) for key, value in result.swept.items() if key != SEED)
+
+
+def setting_rows(results: Sequence[JobResult], metric: str | None) -> list[SettingRow]:
+    """The rows of a summary, in the order in which the settings first occur.
+
+    Args:
+        results: jobs of one sweep.
+        metric: the figure; None where no job has one.
+    """
+    settings = dict.fromkeys(setting_of(result) for result in results if result.swept)
+    rows: list[SettingRow] = []
+    for setting in settings:
+        members = [r for r in results if r.swept and setting_of(r) == setting]
+        values = {
+            result.swept.get(SEED, ""): result.metrics[metric]
+            for result in members
+            if metric is not None and result.status == FINISHED and metric in result.metrics
+        }
+        rows.append(_row(dict(setting), len(members), values, rows[0] if rows else None))
+    return rows
+
+
+def _row(
+    setting: dict[str, str], jobs: int, values: dict[str, float], first: SettingRow | None
+) -> SettingRow:
+    figures = list(values.values())
+    difference, p_value = None, None
+    if first is not None:
+        common = [seed for seed in values if seed in first.by_seed]
+        ours = [values[seed] for seed in common]
+        theirs = [first.by_seed[seed] for seed in common]
+        if common:
+            difference = mean_interval(np.subtract(ours, theirs).tolist())
+        p_value = paired_p_value(theirs, ours)
+    return SettingRow(
+        setting,
+        jobs,
+        values,
+        mean_interval(figures),
+        float(np.std(figures, ddof=1)) if len(figures) > 1 else math.nan,
+        max(figures, default=math.nan),
+        difference,
+        p_value,
+    )
