@@ -16,7 +16,9 @@ from scripts import inspect_dataset, prepare, sync_tracking
 from tests.cli.bad_input_cases import CASES, Case
 from tests.cli.conftest import Command, write_kadid
 from tests.support.pictures import noise_picture
-from vqr1.cli import evaluate, export, score, train
+from vqr1.cli import compose, evaluate, export, score, train
+from vqr1.config import config_dir
+from vqr1.errors import ConfigError
 from vqr1.tracking.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,6 +136,18 @@ def test_real_process(command: str, place: Path) -> None:
     assert len(done.stderr.splitlines()) == case.lines
     for part in case.said:
         assert part in done.stderr
+
+
+def test_configuration_file_that_holds_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(config_dir(), tmp_path / "conf")
+    with (tmp_path / "conf" / "hardware" / "cpu.yaml").open("a") as stream:
+        stream.write("\na: &a [*a]\n")
+    monkeypatch.setattr(compose, "config_dir", lambda: tmp_path / "conf")
+    with pytest.raises(ConfigError, match="maximum recursion depth") as caught:
+        compose.plain_values(compose.compose_config("score"))
+    assert "\n" not in str(caught.value)
 
 
 def test_all_problems_at_once(run: Command) -> None:

@@ -21,8 +21,9 @@ from vqr1.sweeps.jobs import flatten
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 """What a user's mistake raises, on the command line, in a configuration file or in data."""
 
-BAD_GROUP = (ValueError, TypeError, OSError)
-"""What Hydra raises for a group that is given numbers, a mapping, or a name no file can have."""
+BAD_GROUP = (ValueError, TypeError, OSError, RecursionError)
+"""What Hydra raises for a group that is given numbers, a mapping, or a name no file can have, and
+for a file with a YAML alias inside of its own value."""
 
 _SHOWN = 200
 
@@ -31,7 +32,10 @@ _NOISE = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc"
 
 def plain_values(composed: DictConfig) -> dict[str, Any]:
     """A composed configuration as plain containers, interpolations resolved."""
-    values = OmegaConf.to_container(composed, resolve=True)
+    try:
+        values = OmegaConf.to_container(composed, resolve=True)
+    except RecursionError as error:
+        raise ConfigError(["the configuration holds a value that contains itself"]) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -72,7 +76,8 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
 def bad_group(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """The error for one of `BAD_GROUP`, with the arguments that it came from."""
     given = " ".join(overrides)
-    return ConfigError([f"{str(error)[:_SHOWN]} (given: {given[:_SHOWN]})"])
+    said = " ".join(str(error).split())
+    return ConfigError([f"{said[:_SHOWN]} (given: {given[:_SHOWN]})"])
 
 
 def user_message(error: Exception) -> str:
