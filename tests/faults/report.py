@@ -40,12 +40,18 @@ class FaultResult:
 
 
 def last_line(output: str) -> str:
-    """What a run said last; `traceback` where a user would have seen one."""
-    if "Traceback (most recent call last)" in output:
-        return "traceback"
+    """What a run said last; `traceback` where it ended with one.
+
+    A signal handler's error within a finaliser is printed and ignored by Python: what counts is how
+    the run ended.
+    """
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else (lines[-1] if lines else "")
+    if errors:
+        return errors[-1]
+    if "Traceback (most recent call last)" in output:
+        return "traceback"
+    return lines[-1] if lines else ""
 
 
 def table(results: Sequence[FaultResult]) -> Table:
