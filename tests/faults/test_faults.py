@@ -74,8 +74,9 @@ def test_a_full_disk_stops_with_one_line(workshop: Workshop) -> None:
     assert result.said.startswith("error: checkpoint not written: ")
 
 
-def test_a_killed_loader_worker_stops_with_one_line(workshop: Workshop) -> None:
-    result = surroundings.worker_killed(workshop)
+def test_a_loader_worker_without_memory_stops_with_one_line(workshop: Workshop) -> None:
+    # It cannot send its batch, for which training must not wait for ever.
+    result = surroundings.worker_out_of_memory(workshop)
     assert_recovered(result)
     assert "a loader worker died" in result.said
 

@@ -10,8 +10,10 @@ they hold over all workers.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import queues
 from pathlib import Path
 from typing import TypeVar
 
@@ -214,6 +216,7 @@ class RankingLoader(DataLoader[RankingBatch]):
             sampler=plans,
             batch_size=None,
             num_workers=workers,
+            worker_init_fn=_end_where_a_batch_is_lost,
             persistent_workers=workers > 0 and isinstance(plans, RankingBatchSampler),
         )
         self._resumable = plans if isinstance(plans, RankingBatchSampler) else None
@@ -251,3 +254,16 @@ def _one_ahead(batches: Iterator[_T]) -> Iterator[_T]:
         yield from held
         held = [batch]
     yield from held
+
+
+def _end_where_a_batch_is_lost(worker: int) -> None:
+    """Make a loader worker end where it has no memory to send a batch.
+
+    Python's queue prints such an error and drops the batch, for which training would wait for ever;
+    that a worker ended is noticed.
+    """
+    queues.Queue._on_queue_feeder_error = staticmethod(_exit)  # type: ignore[attr-defined]
+
+
+def _exit(error: Exception, batch: object) -> None:
+    os._exit(1)
