@@ -23,6 +23,8 @@ from vqr1.training.grpo import GrpoModule, StepSettings
 from vqr1.training.strategy import ReplicatedStrategy
 from vqr1.training.validation import Validator, validation_modes
 
+Cases = list[tuple[str, str]]
+"""(averaging, pool) of each run."""
 K, STEPS = 3, 2
 SAMPLING = SamplingConfig(max_new_tokens=8, stop="eos")
 MOS = torch.tensor([1.0, 2.0, 3.5, 5.0])
@@ -108,60 +110,60 @@ def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
     return {"weights": model.state_dict(), "figures": figures, "advantages": torch.cat(kept)}
 
 
-def child(rank: int, world: int, port: int, folder: str, averaging: str, pool: str) -> None:
+def child(rank: int, world: int, port: int, folder: str, cases: Cases) -> None:
     torch.set_num_threads(1)
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank),
         "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "GROUP_RANK": "0",
         "LOCAL_WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "test",
     }  # fmt: skip
-    torch.save(run(rank, world, averaging, pool), Path(folder) / f"{rank}.pt")
+    results = [run(rank, world, averaging, pool) for averaging, pool in cases]
+    torch.save(results, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def in_processes(world: int, folder: Path, averaging: str, pool: str) -> list[dict[str, Any]]:
+def in_processes(world: int, folder: Path, cases: Cases) -> list[list[dict[str, Any]]]:
+    """By rank, the result of every case."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(child, args=(world, port, str(folder), averaging, pool), nprocs=world)
+    mp.spawn(child, args=(world, port, str(folder), cases), nprocs=world)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("world", "averaging"), [(2, "response_mean"), (2, "token_mean"), (4, "response_mean")]
-)
-def test_several_processes_take_the_step_of_one(world: int, averaging: str, tmp_path: Path) -> None:
+def assert_steps_of_one(results: list[dict[str, Any]], averaging: str) -> None:
     alone = run(0, 1, averaging, "global")
-    ranks = in_processes(world, tmp_path, averaging, "global")
-    size = 4 // world
-    for rank, result in enumerate(ranks):
-        own = torch.cat(
-            [step[rank * size : (rank + 1) * size] for step in alone["advantages"].split(4)]
-        )
-        torch.testing.assert_close(result["advantages"], own, rtol=1e-5, atol=1e-6)
+    size = 4 // len(results)
+    for rank, result in enumerate(results):
+        own = [step[rank * size : (rank + 1) * size] for step in alone["advantages"].split(4)]
+        torch.testing.assert_close(result["advantages"], torch.cat(own), rtol=1e-5, atol=1e-6)
         assert result["figures"] == pytest.approx(alone["figures"], rel=1e-4, abs=1e-6)
         # AdamW's first steps are the learning rate times g / |g|: where a gradient is nearly zero,
         # its rounding shows. 2e-5 is two thousandths of one step.
         for name, weight in alone["weights"].items():
-            torch.testing.assert_close(
-                result["weights"][name],
-                weight,
-                rtol=1e-4,
-                atol=2e-5,
-                msg=lambda m, n=name: f"{n}: {m}",
-            )
+            found = result["weights"][name]
+            torch.testing.assert_close(found, weight, rtol=1e-4, atol=2e-5, msg=name)
     start = tiny_model(seed=1).state_dict()
     moved = [float((alone["weights"][name] - weight).abs().max()) for name, weight in start.items()]
     assert max(moved) > 1e-3
 
 
 @pytest.mark.slow
-def test_pool_rank_compares_within_a_process_only(tmp_path: Path) -> None:
-    ranks = in_processes(2, tmp_path, "response_mean", "rank")
-    # Rank 0 holds MOS 1 and 2 (mean 1.5): rewards -.5 and +.5 times 1, 2, 3. Centred they are
-    # +-.5 (1, 0, -1) over the unbiased std .5 (+ 1e-4). In the global pool both are below the mean
-    # and would point the same way.
-    first = ranks[0]["advantages"][:2] * (0.5 + 1e-4) / 0.5
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    cases = [("response_mean", "global"), ("token_mean", "global"), ("response_mean", "rank")]
+    ranks = in_processes(2, tmp_path, cases)
+    for number in (0, 1):
+        assert_steps_of_one([results[number] for results in ranks], cases[number][0])
+    # pool=rank: rank 0 holds MOS 1 and 2 (mean 1.5), so its rewards are -.5 and +.5 times 1, 2, 3;
+    # centred +-.5 (1, 0, -1), over the unbiased std .5 (+ 1e-4). In the global pool both are below
+    # the mean and point the same way.
+    found = ranks[0][2]["advantages"][:2] * (0.5 + 1e-4) / 0.5
     expected = torch.tensor([[1.0, 0.0, -1.0], [-1.0, 0.0, 1.0]])
-    torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (ranks[0][0]["advantages"][:2, 0] > 0).all()
+
+
+@pytest.mark.slow
+def test_four_processes_of_which_two_have_nothing_to_learn(tmp_path: Path) -> None:
+    ranks = in_processes(4, tmp_path, [("response_mean", "global")])
+    assert_steps_of_one([results[0] for results in ranks], "response_mean")
