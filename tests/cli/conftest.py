@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ def run(
 ) -> Command:
     """Run a command's `main` with arguments, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
+    handlers = logging.getLogger().handlers
+    found = list(handlers)
 
     def invoke(main: Callable[[], int | None], *arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
@@ -39,6 +42,8 @@ def run(
             code = int(main() or 0)
         except SystemExit as stop:
             code = int(stop.code or 0)
+        # Hydra's handlers write to the standard output of the test that made them.
+        handlers[:] = found
         printed = capfd.readouterr()
         return Outcome(code, printed.out, printed.err)
 

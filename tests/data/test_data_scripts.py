@@ -51,7 +51,7 @@ def test_prepared_mixture_is_renumbered_and_readable(
     noise_picture(1).save(tid / "distorted_images" / "i01_01_1.BMP")
     noise_picture(2).save(tid / "distorted_images" / "I02_01_5.bmp")
     (tid / "mos_with_names.txt").write_text("5.5 I01_01_1.bmp\n2.5 i02_01_5.bmp\n")
-    out = tmp_path / "all.jsonl"
+    out = tid / "all.jsonl"
     roots = [f"dataset.parts.kadid.root={kadid}", f"dataset.parts.tid.root={tid}"]
     arguments = ["--part", "all", "--out", str(out), "dataset=kadid+tid", *roots]
     assert script("prepare").main(arguments) == 0
@@ -62,7 +62,7 @@ def test_prepared_mixture_is_renumbered_and_readable(
     assert [line.image for line in lines[10:]] == ["i01_01_1.BMP", "I02_01_5.bmp"]
     assert [line.mos for line in lines[10:]] == [5.0, 1.0]
     config = DatasetConfig(
-        name="jsonl", root=str(tid), label_file=str(out), image_folder="distorted_images",
+        name="jsonl", root=str(tid), label_file=out.name, image_folder="distorted_images",
         select="TID2013", split=SplitConfig(by="none"),
     )  # fmt: skip
     assert open_dataset(config).table["mos_scaled"].tolist() == [5.0, 1.0]

@@ -98,7 +98,9 @@ def train(config: TrainConfig, composed: DictConfig) -> float:
     """
     rewards = build_rewards(config.reward)
     check_training(config, rewards)
-    make_folders(run_dir=config.run_dir, loader__cache_dir=config.loader.cache_dir)
+    # With `auto` the run may go on in another folder; an empty one would be left behind.
+    own_folder = None if config.resume == "auto" else config.run_dir
+    make_folders(run_dir=own_folder, loader__cache_dir=config.loader.cache_dir)
     overrides = list(HydraConfig.get().overrides.task)
     with (
         StopRequests() as stops,
