@@ -22,7 +22,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import psutil
 from PIL import Image
@@ -78,7 +78,7 @@ def load(url: str, process: psutil.Process, options: argparse.Namespace) -> int:
         try:
             answer = client.post("/score", files={"images": ("a.png", file)})
             codes[str(answer.status_code)] += 1
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             codes[type(error).__name__] += 1
         seconds.append(time.monotonic() - began)
         if len(seconds) % READ_EVERY == 0:
@@ -86,7 +86,7 @@ def load(url: str, process: psutil.Process, options: argparse.Namespace) -> int:
 
     began = time.monotonic()
     with (
-        httpx.Client(base_url=url, timeout=600) as client,
+        httpx2.Client(base_url=url, timeout=600) as client,
         ThreadPoolExecutor(options.concurrency) as pool,
     ):
         list(pool.map(one, range(options.requests)))

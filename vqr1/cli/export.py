@@ -108,7 +108,7 @@ def _from_checkpoint(run_dir: Path, name: str, output: Path) -> None:
 
 def _push(folder: Path, repository: str, private: bool) -> str:
     """Upload the folder; its address."""
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -116,7 +116,7 @@ def _push(folder: Path, repository: str, private: bool) -> str:
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repository, folder_path=folder)
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError) as error:
         raise ModelError(
             f"push={repository}: the hub did not take it ({str(error).strip().splitlines()[0]}); "
             f"log in with `hf auth login` and try again; the checkpoint itself is in {folder}"

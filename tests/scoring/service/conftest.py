@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from fastapi import FastAPI
@@ -44,7 +44,7 @@ def png(seed: int) -> bytes:
 
 
 def form(*files: bytes | tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
-    """Files as httpx sends them; `N.png` where they have no name."""
+    """Files as httpx2 sends them; `N.png` where they have no name."""
     named = [f if isinstance(f, tuple) else (f"{i}.png", f) for i, f in enumerate(files)]
     return [("images", file) for file in named]
 
@@ -91,7 +91,7 @@ class Server:
 
     def metric(self, name: str) -> float:
         """One sample of /metrics; 0 before its first."""
-        text = httpx.get(f"{self.url}/metrics", timeout=60).text
+        text = httpx2.get(f"{self.url}/metrics", timeout=60).text
         found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(found.group(1)) if found else 0.0
 

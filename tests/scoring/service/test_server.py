@@ -11,7 +11,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2
 import hypothesis
 import psutil
 import schemathesis
@@ -25,8 +25,8 @@ from vqr1.scoring.scorer import Scorer
 REQUESTS, CONCURRENCY, BROKEN_EVERY = 200, 16, 20
 
 
-def post(server: Server, path: str, *files: bytes) -> httpx.Response:
-    return httpx.post(f"{server.url}{path}", files=form(*files), timeout=300)
+def post(server: Server, path: str, *files: bytes) -> httpx2.Response:
+    return httpx2.post(f"{server.url}{path}", files=form(*files), timeout=300)
 
 
 def test_flood_with_broken_images(server: Server, scorer: Scorer) -> None:
@@ -119,7 +119,7 @@ def test_sigterm_finishes_what_is_in_flight(server: Server) -> None:
     assert server.process.wait(120) == 0
     assert "Traceback" not in server.log.read_text()
     try:
-        httpx.get(server.url, timeout=10)
-    except httpx.ConnectError:
+        httpx2.get(server.url, timeout=10)
+    except httpx2.ConnectError:
         return
     raise AssertionError("it still accepts connections")
