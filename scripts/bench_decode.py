@@ -32,9 +32,10 @@ from bench.setup import SHAPES, Size, build_model, pictures, processor, prompt_b
 
 from vqr1.policy.cpu_linear import packed_weights
 from vqr1.policy.fast_layers import use_fast_layers
+from vqr1.policy.prompt_state import PromptState, read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import encode_images
-from vqr1.rollout.decode import Decoder, PromptState, read_prompts
+from vqr1.rollout.decode import Decoder
 from vqr1.rollout.static_decode import StaticDecoder
 
 COPY_BYTES = 2**29

@@ -12,6 +12,9 @@ from tests.support.tiny_models import tiny_model, tiny_prompts
 from vqr1.errors import ModelError
 from vqr1.policy.expected_score import digit_tokens, expectation, expected_scores
 from vqr1.policy.plain import plain_logprobs
+from vqr1.policy.prompt_state import read_prompts
+from vqr1.policy.shared_prompt import pack_prompts
+from vqr1.policy.vision import encode_images
 
 DIGITS = "0123456789"
 
@@ -65,7 +68,8 @@ def test_equals_plain_forward_passes() -> None:
     prompts = tiny_prompts([(2, 2), (2, 3)], [5, 9])
     tokenizer = CharacterTokenizer()
     beginnings = ["<answer>", "an<answer>"]
-    found = expected_scores(model, tokenizer, prompts, beginnings, micro_batch_tokens=600)
+    packed = pack_prompts(model, prompts, encode_images(model, prompts))
+    found = expected_scores(model, tokenizer, read_prompts(model, packed), beginnings)
     for b, beginning in enumerate(beginnings):
         total = mass = 0.0
         start = tokenizer.encode(beginning)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.support.tiny_models import random_responses, tiny_model, tiny_prompts
-from vqr1.policy.fast_layers import FastRmsNorm, FastTextMlp, FastVisionMlp, use_fast_layers
+from vqr1.policy.fast_layers import (
+    FastPatchEmbed,
+    FastRmsNorm,
+    FastTextMlp,
+    FastVisionMlp,
+    use_fast_layers,
+    window_attention,
+)
 from vqr1.policy.plain import plain_logprobs
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.policy.vision import encode_images
@@ -76,16 +84,48 @@ def test_the_whole_pass_equals_the_plain_path_of_the_plain_model(adapters, check
     assert list(fast.state_dict()) == list(plain.state_dict())
 
 
-def test_lower_precision_takes_the_library_s_way():
+@pytest.mark.parametrize("bounds", [[0, 4, 8, 12], [0, 3, 7, 10, 12], [0, 12]])
+def test_windows_of_one_size_share_a_call(bounds):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(12, 2, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    whole = torch.zeros(12, 12, dtype=torch.bool)
+    for start, end in pairwise(bounds):
+        whole[start:end, start:end] = True
+    scores = torch.einsum("qhd,khd->hqk", q, k) * 0.3
+    weights = scores.masked_fill(~whole, -torch.inf).softmax(dim=-1)
+    expected = torch.einsum("hqk,khd->qhd", weights, v).flatten(1)
+    found = window_attention(q, k, v, bounds, 0.3)
+    torch.testing.assert_close(found, expected)
+    direction = torch.randn_like(expected)
+    for one, other in zip(
+        torch.autograd.grad(found, (q, k, v), direction),
+        torch.autograd.grad(expected, (q, k, v), direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_patches_are_embedded_as_by_the_convolution():
+    plain = tiny_model().model.visual.patch_embed
+    fast = copy.deepcopy(plain)
+    fast.__class__ = FastPatchEmbed
+    x = torch.randn(40, plain.proj.weight[0].numel())
+    one, other = plain(x), fast(x)
+    torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+    gradients = [
+        torch.autograd.grad(y.square().sum(), m.proj.weight)[0]
+        for y, m in ((one, plain), (other, fast))
+    ]
+    assert (gradients[1] - gradients[0]).norm() <= 1e-5 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("name", ["norm", "text", "vision"])
+def test_lower_precision_takes_the_library_s_way(name):
     plain = tiny_model(dtype=torch.bfloat16)
     fast = copy.deepcopy(plain)
     use_fast_layers(fast)
-    prompts = tiny_prompts([(2, 2)], [5])
-    tokens, mask = random_responses([[4, 7]])
-    with torch.no_grad():
-        expected = response_logprobs(plain, prompts, tokens, mask).logprobs
-        found = response_logprobs(fast, prompts, tokens, mask).logprobs
-    assert torch.equal(found, expected)
+    x = torch.randn(7, 32 if name == "vision" else 48, dtype=torch.bfloat16)
+    assert torch.equal(modules_of(fast)[name](x), modules_of(plain)[name](x))
 
 
 def test_less_is_kept_for_the_backward_pass():
@@ -107,8 +147,9 @@ def test_less_is_kept_for_the_backward_pass():
             features = encode_images(model, tiny_prompts([(6, 6)], [1]))
         kept.append(sum(storages.values()))
         del features
-    # 144 patches of float32: silu(gate) of 64 in two blocks, the normalised 32 of five norms.
-    assert kept[0] - kept[1] == 144 * 4 * (2 * 64 + 5 * 32)
+    # 144 patches of float32: silu(gate) of 64 in two blocks, the normalised 32 of five norms, and
+    # in two blocks the windows' outputs of 32, which need not be put together.
+    assert kept[0] - kept[1] == 144 * 4 * (2 * 64 + 5 * 32 + 2 * 32)
 
 
 def test_only_known_layers_change():

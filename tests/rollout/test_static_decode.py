@@ -8,10 +8,11 @@ import torch
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import SamplingConfig
+from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import encode_images
 from vqr1.rollout import static_decode
-from vqr1.rollout.decode import Decoder, read_prompts
+from vqr1.rollout.decode import Decoder
 from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.static_decode import StaticDecoder
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
+from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import encode_images
-from vqr1.rollout.decode import read_prompts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 

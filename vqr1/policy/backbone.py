@@ -57,6 +57,17 @@ def unwrap(model: nn.Module) -> Any:
 
 
 @contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a model into eval mode inside the block, and back into the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
 def checkpointing_in_eval_mode(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Lets layers recompute their activations in eval mode too, wherever gradients are recorded.
 

@@ -76,20 +76,43 @@ class FastLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
         rows = input.numel() // max(1, input.shape[-1])
-        if (
-            rows < _MIN_ROWS
-            or input.dtype != torch.float32
-            or self.weight.dtype != torch.float32
-            or input.device.type != "cpu"
-            or torch.is_autocast_enabled("cpu")
-        ):
+        if not _serves(input, self.weight, rows):
             return super().forward(input)
         flat = input.reshape(rows, input.shape[-1])
-        if torch.is_grad_enabled():
-            out = _Linear.apply(flat, self.weight, self.bias)
+        if self.packed is None or torch.is_grad_enabled():
+            out = fast_product(flat, self.weight, self.bias)
         else:
-            out = _product(flat, self.weight if self.packed is None else self.packed, self.bias)
+            out = _product(flat, self.packed, self.bias)
         return out.view(*input.shape[:-1], self.out_features)
+
+
+def _serves(x: Tensor, weight: Tensor, rows: int) -> bool:
+    """Whether oneDNN may multiply: enough rows, float32 on the CPU, no autocast."""
+    return (
+        rows >= _MIN_ROWS
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def fast_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear` of rows [M, I], by the faster library where there is one.
+
+    Args:
+        x: [M, I] rows.
+        weight: [O, I].
+        bias: [O].
+
+    Returns:
+        [M, O], differentiable once.
+    """
+    if not (fast_linears_help() and _serves(x, weight, x.shape[0])):
+        return nn.functional.linear(x, weight, bias)
+    if torch.is_grad_enabled():
+        out: Tensor = _Linear.apply(x, weight, bias)
+        return out
+    return _product(x, weight, bias)
 
 
 def use_fast_linears(model: nn.Module) -> int:

@@ -16,10 +16,11 @@ is not looked at. The denominator, the probability that the answer begins with a
 at all, is returned as `mass`: where it is small the expectation says little, and the caller treats
 the answer as invalid.
 
-One pass per image: prompt and beginning are computed once, and the 50 spellings d.e continue them
-(`vqr1.policy.shared_prompt`).
+One pass per image: prompt and beginning are computed once. The spellings continue them as a tree of
+60 tokens (5 digits d, a point behind each, 10 digits e behind each point), in which every token
+sees the prompt, the beginning and those it comes after (`vqr1.policy.prompt_state`).
 
-Not here: making the beginning (`vqr1.evaluation.scorers`, `vqr1.scoring.backends`).
+Not here: making the beginning (`vqr1.rollout.expected`).
 
 Shapes: B prompts; 5 first digits, 10 of each later one.
 """
@@ -27,7 +28,8 @@ Shapes: B prompts; 5 first digits, 10 of each later one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,10 +38,7 @@ from torch import Tensor, nn
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import unwrap
 from vqr1.policy.output_head import target_logprobs
-from vqr1.policy.shared_prompt import PackedPrompts, pack_prompts, plan_micro_batches, run_packed
-from vqr1.policy.tree_attention import TreeLayout
-from vqr1.policy.vision import VisionFeatures, encode_images
-from vqr1.records import PromptBatch
+from vqr1.policy.prompt_state import Continuation, PromptState, continue_prompts
 
 FIRST = (1, 2, 3, 4, 5)
 
@@ -48,8 +47,8 @@ OPEN_TAG = "<answer>"
 MIN_MASS = 0.5
 """`mass` below which an expected score is invalid."""
 
-_FED = (50, 3)
-"""Spellings d.e that are computed for each image, and tokens of each."""
+NODES = 60
+"""Tokens of the tree of spellings: 5 first digits, 5 points, 50 digits behind them."""
 
 
 def until_answer(text: str) -> str | None:
@@ -106,92 +105,93 @@ def digit_tokens(tokenizer: Any) -> DigitTokens:
 
 @torch.no_grad()
 def expected_scores(
-    model: nn.Module,
-    tokenizer: Any,
-    prompts: PromptBatch,
-    beginnings: Sequence[str],
-    *,
-    vision: VisionFeatures | None = None,
-    micro_batch_tokens: int | None = None,
+    model: nn.Module, tokenizer: Any, prompt: PromptState, beginnings: Sequence[str]
 ) -> ExpectedScores:
     """Expected score of each of B answers.
 
     Args:
-        model: the policy, bare or wrapped.
+        model: the policy, bare or wrapped, in eval mode.
         tokenizer: its tokenizer.
-        prompts: B prompts.
+        prompt: B prompts that the model has read.
         beginnings: B beginnings of a response, up to and including `<answer>`.
-        vision: features of the B images; None runs the vision tower here.
-        micro_batch_tokens: most tokens in one forward pass; None puts all into one.
 
     Raises:
         ModelError: the tokenizer does not spell numbers digit by digit.
     """
     spelling = digit_tokens(tokenizer)
-    extended = replace(
-        prompts,
-        input_ids=tuple(
-            torch.cat([ids, ids.new_tensor(tokenizer.encode(text, add_special_tokens=False))])
-            for ids, text in zip(prompts.input_ids, beginnings, strict=True)
-        ),
-    )
-    parts = [slice(0, len(prompts))]
-    if micro_batch_tokens is not None:
-        parts = plan_micro_batches(
-            extended, torch.ones(len(prompts), *_FED, dtype=torch.bool), micro_batch_tokens
-        )
-    was_training = model.training
-    model.eval()
-    try:
-        found = []
-        for part in parts:
-            chosen = extended.select(part.start, part.stop)
-            encoded = (
-                encode_images(model, chosen)
-                if vision is None
-                else vision.select(part.start, part.stop)
-            )
-            found.append(_spelling_logprobs(model, pack_prompts(model, chosen, encoded), spelling))
-    finally:
-        model.train(was_training)
-    return expectation(torch.cat(found))
+    begun = [tokenizer.encode(text, add_special_tokens=False) for text in beginnings]
+    return expectation(_spelling_logprobs(model, spelling, prompt, begun))
 
 
-def _spelling_logprobs(model: nn.Module, packed: PackedPrompts, tokens: DigitTokens) -> Tensor:
-    """[A, 500, 4] log-probabilities of the spellings d.ef, d slowest.
+@cache
+def _ancestors() -> Tensor:
+    """[60, 60] bool: which nodes of the tree each node sees: itself and those it comes after.
 
-    The 50 beginnings d.e are enough to compute: at each of their tokens the next one's distribution
-    is read, and that behind d.e holds the probabilities of all f.
+    Nodes: the digits d, then the points behind them, then the digits e, d slowest.
     """
-    core = unwrap(model)
-    text = core.model.language_model
-    device = packed.embeds.device
-    images, (spellings, length) = len(packed.lengths), _FED
-    layout = TreeLayout.build(packed.lengths, [[length] * spellings] * images, device)
-    steps = torch.arange(length, device=device).repeat(spellings)
-    following = torch.tensor(packed.next_positions, device=device)
-    positions = (following[:, None] + steps).flatten()
+    digits = torch.arange(len(FIRST))
+    first = torch.cat([digits, digits, digits.repeat_interleave(10)])
+    seen = torch.eye(NODES, dtype=torch.bool)
+    nodes = torch.arange(NODES)
+    seen[nodes[5:], first[5:]] = True
+    seen[nodes[10:], first[10:] + 5] = True
+    return seen
+
+
+def _continuation(prompt: PromptState, lengths: Sequence[int]) -> Continuation:
+    """Beginnings of B lengths, each followed by the tree."""
+    device = prompt.last_hidden.device
+    different = sorted(set(lengths))
+    width = different[-1] + NODES
+    tables = {}
+    for length in different:
+        table = torch.ones(width, width, dtype=torch.bool).tril()
+        behind = slice(length, length + NODES)
+        table[behind, behind] = _ancestors()
+        tables[length] = table
+    if len(different) == 1:
+        return Continuation(prompt, tables[width - NODES][None, None].to(device), None)
+    seen = torch.stack([tables[length] for length in lengths])[:, None]
+    filled = torch.arange(width) < torch.tensor(lengths)[:, None] + NODES
+    return Continuation(prompt, seen.to(device), filled.flatten().nonzero()[:, 0].to(device))
+
+
+def _spelling_logprobs(
+    model: nn.Module, tokens: DigitTokens, prompt: PromptState, begun: Sequence[Sequence[int]]
+) -> Tensor:
+    """[B, 500, 4] log-probabilities of the spellings d.ef, d slowest."""
+    device = prompt.last_hidden.device
     digits = torch.tensor(tokens.digits, device=device)
-    d, e = torch.meshgrid(digits[list(FIRST)], digits, indexing="ij")
-    inputs = torch.stack([d, torch.full_like(d, tokens.point), e], dim=-1).flatten().repeat(images)
-    hidden = run_packed(
+    tree = [tokens.digits[d] for d in FIRST] + [tokens.point] * 5 + [*tokens.digits] * 5
+    depth = torch.tensor([0] * 5 + [1] * 5 + [2] * 50)
+    inputs, steps = [], []
+    for beginning in begun:
+        inputs += [*beginning, *tree]
+        steps.append(torch.cat([torch.arange(len(beginning)), depth + len(beginning)]))
+    lengths = [len(beginning) for beginning in begun]
+    sizes = torch.tensor(lengths, device=device) + NODES
+    hidden = continue_prompts(
         model,
-        torch.cat([packed.embeds, text.embed_tokens(inputs)]),
-        torch.cat([packed.positions, positions.expand(3, -1)], dim=1),
-        layout,
+        torch.tensor(inputs, device=device),
+        torch.cat(steps).to(device) + prompt.next_positions.repeat_interleave(sizes),
+        _continuation(prompt, lengths),
     )
+    # Of each image the beginning's last token and the tree: [B, 61, H].
+    ends = sizes.cumsum(0)[:, None]
+    hidden = hidden[ends + torch.arange(-NODES - 1, 0, device=device)]
+    head = unwrap(model).lm_head
 
     def next_logprobs(rows: Tensor, wanted: Tensor) -> Tensor:
-        """[..., T] log-probabilities of T next tokens after hidden states [..., H]."""
+        """[..., n] log-probabilities of n next tokens after hidden states [..., H]."""
         flat = rows.flatten(0, -2)
-        found, _ = target_logprobs(core.lm_head, flat, wanted.expand(len(flat), -1))
+        found, _ = target_logprobs(head, flat, wanted.expand(len(flat), -1))
         return found.view(*rows.shape[:-1], len(wanted))
 
-    fed = hidden[layout.prompt_rows :].view(images, len(FIRST), 10, length, -1)
-    first = next_logprobs(hidden[layout.last_prompt_rows], digits[list(FIRST)])
-    point = next_logprobs(fed[:, :, 0, 0], digits.new_tensor([tokens.point]))
-    tenth = next_logprobs(fed[:, :, 0, 1], digits)
-    last = next_logprobs(fed[:, :, :, 2], digits)
+    images = len(begun)
+    first = next_logprobs(hidden[:, 0], digits[list(FIRST)])
+    point = next_logprobs(hidden[:, 1:6], digits.new_tensor([tokens.point]))
+    tenth = next_logprobs(hidden[:, 6:11], digits)
+    last = next_logprobs(hidden[:, 11:], digits).view(images, len(FIRST), 10, 10)
     spelled = (first[:, :, None, None], point[..., None], tenth[..., None], last)
     shape = (images, len(FIRST), 10, 10)
     return torch.stack([values.expand(shape) for values in spelled], dim=-1).flatten(1, 3)

@@ -8,6 +8,9 @@ recompute what costs nothing:
     norm:    y = w x r,  r = (mean(x^2) + eps)^(-1/2);
              dw = sum (dy x) r,   dx = r w dy - x r^3 / n sum_j (dy x)_j w_j
 
+The vision tower attends in windows; the library calls its attention once a window, here windows of
+the same size share a call.
+
 `use_fast_layers` changes the classes of a model's own modules; parameters, names and state dicts
 stay, and so do results up to rounding. Linear layers: see `cpu_linear.py`.
 
@@ -16,6 +19,7 @@ Not here: kernels written for an accelerator.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,7 +29,8 @@ from transformers.activations import ACT2FN
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 
 from vqr1.policy.backbone import unwrap
-from vqr1.policy.cpu_linear import use_fast_linears
+from vqr1.policy.cpu_linear import fast_product, use_fast_linears
+from vqr1.policy.tree_attention import row_block
 
 
 class _SwiGlu(torch.autograd.Function):
@@ -104,12 +109,83 @@ class FastVisionMlp(qwen.Qwen2_5_VLMLP):
         return _fast_feed_forward(self, hidden_state)
 
 
+class FastPatchEmbed(qwen.Qwen2_5_VisionPatchEmbed):
+    """The patches' embedding as a matrix product: the convolution's stride is its kernel's size."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[N, channels * frames * patch * patch] -> [N, H]."""
+        weight = self.proj.weight.flatten(1)
+        rows = hidden_states.view(-1, weight.shape[1]).to(weight.dtype)
+        return fast_product(rows, weight)
+
+
+class FastVisionAttention(qwen.Qwen2_5_VLVisionAttention):
+    """The vision tower's attention, with one call for all windows of the same size."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        cu_seqlens: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        max_seqlen: int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """[N, H] -> [N, H]; windows are the runs of rows between two of `cu_seqlens`."""
+        if self.config._attn_implementation != "sdpa":
+            # Kernels for windows of different sizes have no need of it.
+            attended: Tensor = super().forward(
+                hidden_states, cu_seqlens, position_embeddings, max_seqlen, **kwargs
+            )
+            return attended
+        rows = hidden_states.shape[0]
+        q, k, v = self.qkv(hidden_states).view(rows, 3, self.num_heads, -1).unbind(1)
+        q, k = qwen.apply_rotary_pos_emb_vision(q, k, *position_embeddings)
+        out: Tensor = self.proj(window_attention(q, k, v, cu_seqlens.tolist(), self.scaling))
+        return out
+
+
+def window_attention(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float) -> Tensor:
+    """Attention inside windows of rows.
+
+    Args:
+        q: [N, H, D] queries.
+        k: [N, H, D] keys.
+        v: [N, H, D] values.
+        bounds: first row of each window, and N at the end.
+        scale: factor of the scores.
+
+    Returns:
+        [N, H * D].
+    """
+    windows: dict[int, list[int]] = {}
+    for start, end in pairwise(bounds):
+        windows.setdefault(end - start, []).append(start)
+
+    def attend(count: int, length: int, *parts: Tensor) -> Tensor:
+        query, key, value = (row_block(part, 0, count, length) for part in parts)
+        out = nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
+        return out.transpose(1, 2).flatten(0, 1).flatten(1)
+
+    if len(windows) == 1:
+        ((length, starts),) = windows.items()
+        return attend(len(starts), length, q, k, v)
+    places, pieces = [], []
+    for length, starts in windows.items():
+        rows = (torch.tensor(starts)[:, None] + torch.arange(length)).flatten().to(q.device)
+        pieces.append(attend(len(starts), length, q[rows], k[rows], v[rows]))
+        places.append(rows)
+    order = torch.cat(places).argsort()
+    return torch.cat(pieces)[order]
+
+
 _SILU = (nn.SiLU, type(ACT2FN["silu"]))
 
 _REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
     qwen.Qwen2_5_VLRMSNorm: FastRmsNorm,
     qwen.Qwen2MLP: FastTextMlp,
     qwen.Qwen2_5_VLMLP: FastVisionMlp,
+    qwen.Qwen2_5_VisionPatchEmbed: FastPatchEmbed,
+    qwen.Qwen2_5_VLVisionAttention: FastVisionAttention,
 }
 
 

@@ -61,6 +61,45 @@ def forward(
     return math_forward(q, k, v, causal=causal, scale=scale)
 
 
+def masked_forward(
+    q: Tensor, k: Tensor, v: Tensor, *, seen: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """`forward` where queries see chosen keys only; not for backward passes.
+
+    Args:
+        q: as in `forward`.
+        k: as in `forward`.
+        v: as in `forward`.
+        seen: [n or 1, 1, S, T] bool, True where a query sees a key; each must see at least one.
+        scale: as in `forward`.
+    """
+    if q.device.type == "cpu":
+        bias = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
+        out, lse = _CPU_FORWARD(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
+        return out, lse
+    return math_forward(q, k, v, causal=False, scale=scale, hidden=~seen)
+
+
+def join(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> Tensor:
+    """Attention to two blocks of keys from the attention to each of them.
+
+    With log-sum-exps l1 and l2 and outputs o1 and o2: l = log(exp(l1) + exp(l2)) and
+    o = o1 exp(l1 - l) + o2 exp(l2 - l).
+
+    Args:
+        out: [..., D] output over the first block.
+        lse: [...] its log-sum-exp.
+        more: [..., D] output over the second block.
+        more_lse: [...] its log-sum-exp.
+
+    Returns:
+        [..., D] in the type of `out`.
+    """
+    # The second block's share: exp(l2) / (exp(l1) + exp(l2)).
+    share = torch.sigmoid(more_lse - lse)[..., None]
+    return torch.lerp(out.to(share.dtype), more.to(share.dtype), share).to(out.dtype)
+
+
 def backward(
     grad: Tensor,
     q: Tensor,
@@ -126,8 +165,8 @@ def math_forward(
 ) -> tuple[Tensor, Tensor]:
     """`forward` by matrix products: the definition, with all [S, T] scores in memory.
 
-    `hidden` ([S, T] or [T] bool, not with `causal`) is True where a query must not see a key; every
-    query must see at least one.
+    `hidden` ([T], [S, T] or [n or 1, 1, S, T] bool, not with `causal`) is True where a query must
+    not see a key; every query must see at least one.
     """
     scores, _ = _scores(q, k, causal, scale, hidden)
     values = v.repeat_interleave(q.shape[1] // k.shape[1], dim=1).to(lse_dtype(q))

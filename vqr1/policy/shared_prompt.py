@@ -31,7 +31,12 @@ from torch import Tensor, nn
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import unwrap
 from vqr1.policy.output_head import target_logprobs
-from vqr1.policy.tree_attention import KeyValueStore, TreeLayout, attention_switched
+from vqr1.policy.tree_attention import (
+    AttentionPlan,
+    KeyValueStore,
+    TreeLayout,
+    attention_switched,
+)
 from vqr1.policy.vision import VisionFeatures, encode_images
 from vqr1.records import PromptBatch
 
@@ -157,6 +162,16 @@ class PackedPrompts:
     lengths: tuple[int, ...]
     next_positions: tuple[int, ...]
 
+    def select(self, start: int, stop: int) -> PackedPrompts:
+        """Prompts `start <= a < stop`."""
+        rows = slice(sum(self.lengths[:start]), sum(self.lengths[:stop]))
+        return PackedPrompts(
+            self.embeds[rows],
+            self.positions[:, rows],
+            self.lengths[start:stop],
+            self.next_positions[start:stop],
+        )
+
 
 def pack_prompts(model: nn.Module, prompts: PromptBatch, vision: VisionFeatures) -> PackedPrompts:
     """Embeds prompts one after the other, without padding.
@@ -196,16 +211,16 @@ def run_packed(
     model: nn.Module,
     embeds: Tensor,
     positions: Tensor,
-    layout: TreeLayout,
+    plan: AttentionPlan,
     store: KeyValueStore | None = None,
 ) -> Tensor:
     """The text model over one packed row.
 
     Args:
         model: the policy, bare or wrapped.
-        embeds: [L, H] embeddings, prompts first.
+        embeds: [L, H] embeddings, in the order that the plan expects.
         positions: [3, L] rotary positions.
-        layout: what the L rows are.
+        plan: how the L rows attend, such as a `TreeLayout`.
         store: receives every layer's keys and values, where given.
 
     Returns:
@@ -216,10 +231,10 @@ def run_packed(
         output = text(
             inputs_embeds=embeds[None],
             position_ids=positions[:, None],
-            # A prepared mask for every layer type: the tree attention needs none.
+            # A prepared mask for every layer type: the plan needs none.
             attention_mask=dict.fromkeys(text.config.layer_types),
             use_cache=False,
-            tree=layout,
+            plan=plan,
             store=store,
         )
     return output.last_hidden_state[0]

@@ -7,14 +7,9 @@ One row holds the prompts of A images one after the other and then all their res
 A prompt token attends to the earlier tokens of its own prompt. A response token attends to its
 whole prompt and to the earlier tokens of its own response. No mask of the row's size is made: the
 attention is computed in dense pieces by flash kernels, and the two pieces of a response token are
-joined through their log-sum-exps. With l1 and l2 the log-sum-exps and o1 and o2 the outputs of the
-pieces,
-
-    l = log(exp(l1) + exp(l2)),   o = o1 exp(l1 - l) + o2 exp(l2 - l).
-
-Backwards, every piece is given the JOINED o and l: its probabilities exp(s - l) are then those of
-the whole softmax, and the pieces' gradients add up exactly (the rule of ring attention,
-arXiv 2310.01889).
+joined through their log-sum-exps (`flash.join`). Backwards, every piece is given the JOINED output
+o and log-sum-exp l: its probabilities exp(s - l) are then those of the whole softmax, and the
+pieces' gradients add up exactly (the rule of ring attention, arXiv 2310.01889).
 
 Shape legend: L tokens of the row, R of them in responses, H query heads, G key-value heads,
 D head size.
@@ -30,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, groupby
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -41,6 +36,14 @@ from vqr1.policy import flash
 from vqr1.policy.backbone import checkpointing_in_eval_mode
 
 ATTENTION_NAME = "vqr1_tree"
+
+
+class AttentionPlan(Protocol):
+    """How the tokens of one row attend, layer by layer."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """Attention of a layer: q [L, H, D], k and v [L, G, D], rotated -> [L, H, D]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class TreeLayout:
     spans: tuple[tuple[int, int, int, int], ...]
     grid: tuple[int, int]
     places: Tensor | None
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """See `AttentionPlan.attend`; the same in every layer."""
+        del layer
+        return tree_attention(q, k, v, self, scale)
 
     @property
     def prompt_rows(self) -> int:
@@ -208,10 +216,7 @@ def _responses_forward(
         )
         part, part_lse = part[0].transpose(0, 1), part_lse[0].transpose(0, 1)
         own_part, own_part_lse = own[row : row + count], own_lse[row : row + count]
-        # The prompt's share exp(l1) / (exp(l1) + exp(l2)) of a response token's attention.
-        share = torch.sigmoid(part_lse - own_part_lse)[..., None]
-        joined = torch.lerp(own_part.to(share.dtype), part.to(share.dtype), share)
-        out[first + row : first + row + count] = joined
+        out[first + row : first + row + count] = flash.join(own_part, own_part_lse, part, part_lse)
         torch.logaddexp(part_lse, own_part_lse, out=lse[first + row : first + row + count])
 
 
@@ -284,18 +289,19 @@ def _attention_function(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    tree: TreeLayout,
+    plan: AttentionPlan,
+    scaling: float,
     store: KeyValueStore | None = None,
-    scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """`tree_attention` in the form that transformers calls: [1, heads, L, D] -> [1, L, H, D]."""
+    """A plan's attention in the form that transformers calls: [1, heads, L, D] -> [1, L, H, D]."""
     del attention_mask
     # Under autocast the rotary embedding leaves q and k in float32 and v in the lower precision.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
+    layer = int(module.layer_idx)
     if store is not None:
-        store.layers[int(module.layer_idx)] = (k, v)
-    return tree_attention(q, k, v, tree, scaling)[None], None
+        store.layers[layer] = (k, v)
+    return plan.attend(layer, q, k, v, scaling)[None], None
 
 
 AttentionInterface.register(ATTENTION_NAME, _attention_function)
@@ -318,7 +324,7 @@ def _run_switched(config: Any, function: Any, *args: Any) -> Any:
 
 @contextmanager
 def attention_switched(text: Any) -> Iterator[None]:
-    """Lets the text model attend through `tree_attention` inside the block, and only there.
+    """Lets the text model attend by an `AttentionPlan` inside the block, and only there.
 
     Layers under gradient checkpointing run again during the backward pass, after the block: their
     checkpoint function is wrapped so that the second run attends the same way.

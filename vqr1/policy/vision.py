@@ -17,6 +17,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -27,6 +28,10 @@ from torch import Tensor, nn
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import checkpointing_in_eval_mode, unwrap
 from vqr1.records import PromptBatch
+
+_CPU_PATCHES = 3072
+"""Patches that go through the tower together on a CPU: what lies between two layers then stays in
+the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,34 @@ def encode_images(model: nn.Module, prompts: PromptBatch) -> VisionFeatures:
     """
     core = unwrap(model).model
     device = core.visual.patch_embed.proj.weight.device
+    sizes = prompts.image_grid_thw.prod(dim=1).tolist()
+    parts = runs_within(sizes, _CPU_PATCHES) if device.type == "cpu" else [(0, len(sizes))]
+    ends = list(accumulate(sizes, initial=0))
+    features: list[Tensor] = []
     with checkpointing_in_eval_mode(core.visual.blocks):
-        output = core.get_image_features(
-            prompts.pixel_values.to(device), prompts.image_grid_thw.to(device), return_dict=True
-        )
-    return VisionFeatures(tuple(output.pooler_output))
+        for first, last in parts:
+            output = core.get_image_features(
+                prompts.pixel_values[ends[first] : ends[last]].to(device),
+                prompts.image_grid_thw[first:last].to(device),
+                return_dict=True,
+            )
+            features += output.pooler_output
+    return VisionFeatures(tuple(features))
+
+
+def runs_within(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Cuts a sequence of items into runs (first, behind the last) whose sizes sum to a limit.
+
+    An item above the limit is a run of its own.
+    """
+    runs = []
+    first, total = 0, 0
+    for number, size in enumerate(sizes):
+        if number > first and total + size > limit:
+            runs.append((first, number))
+            first, total = number, 0
+        total += size
+    return [*runs, (first, len(sizes))] if sizes else []
 
 
 def image_keys(prompts: PromptBatch) -> list[bytes]:

@@ -4,7 +4,7 @@ The text model's own modules are called layer by layer (so adapters work), witho
 machinery of a generation loop: at small sizes Python decides the speed, at large ones reading the
 keys does. Every step attends to two blocks, the prompt's keys, which exist once for all responses
 of an image, and the response's own keys in a buffer of the length limit, allocated once; the blocks
-are joined through their log-sum-exps (see `vqr1.policy.tree_attention`).
+are joined through their log-sum-exps (`vqr1.policy.flash.join`).
 
 Rows that finish are left out of the linear layers at once; the key buffers are packed again when
 they are mostly empty. `static_decode.py` does the same with shapes that never change, for CUDA
@@ -19,7 +19,6 @@ Not here: sampling and stop rules.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,66 +26,7 @@ from torch import Tensor, nn
 
 from vqr1.policy import flash
 from vqr1.policy.backbone import unwrap
-from vqr1.policy.shared_prompt import PackedPrompts, run_packed
-from vqr1.policy.tree_attention import KeyValueStore, TreeLayout, row_block
-
-
-@dataclass(frozen=True)
-class PromptState:
-    """What is left of A prompts after they were read.
-
-    Attributes:
-        runs: (first image, images, prompt length) of each run of equally long prompts.
-        keys: by layer and run, [images, G, P, D] rotated keys: views, nothing is copied or padded.
-        values: by layer and run, [images, G, P, D].
-        last_hidden: [A, hidden] final hidden state of each prompt's last token.
-        next_positions: [A] rotary position of the first response token.
-    """
-
-    runs: tuple[tuple[int, int, int], ...]
-    keys: list[list[Tensor]]
-    values: list[list[Tensor]]
-    last_hidden: Tensor
-    next_positions: Tensor
-
-    def select(self, images: Sequence[int]) -> PromptState:
-        """The state of some images, given in ascending order."""
-        runs, chosen = [], []
-        first = 0
-        for number, (start, count, length) in enumerate(self.runs):
-            inside = [image - start for image in images if start <= image < start + count]
-            if inside:
-                runs.append((first, len(inside), length))
-                chosen.append((number, torch.tensor(inside, device=self.last_hidden.device)))
-                first += len(inside)
-        kept = torch.tensor(images, device=self.last_hidden.device)
-        return PromptState(
-            tuple(runs),
-            [[layer[run][rows] for run, rows in chosen] for layer in self.keys],
-            [[layer[run][rows] for run, rows in chosen] for layer in self.values],
-            self.last_hidden[kept],
-            self.next_positions[kept],
-        )
-
-
-def read_prompts(model: nn.Module, packed: PackedPrompts) -> PromptState:
-    """Runs the text model once over all prompts and keeps their keys and values."""
-    device = packed.embeds.device
-    layout = TreeLayout.build(packed.lengths, [()] * len(packed.lengths), device)
-    store = KeyValueStore()
-    hidden = run_packed(model, packed.embeds, packed.positions, layout, store)
-    runs, image = [], 0
-    for _, count, length in layout.buckets:
-        runs.append((image, count, length))
-        image += count
-    layers = [store.layers[number] for number in sorted(store.layers)]
-    return PromptState(
-        tuple(runs),
-        [[row_block(keys, *bucket) for bucket in layout.buckets] for keys, _ in layers],
-        [[row_block(values, *bucket) for bucket in layout.buckets] for _, values in layers],
-        hidden[layout.last_prompt_rows],
-        torch.tensor(packed.next_positions, device=device),
-    )
+from vqr1.policy.prompt_state import PromptState
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -228,9 +168,7 @@ class Decoder:
             )
             part = part.unflatten(2, slots.shape[2:4]).transpose(1, 2)
             part_lse = part_lse.unflatten(2, slots.shape[2:4]).transpose(1, 2)
-            # The prompt's share exp(l1) / (exp(l1) + exp(l2)) of the attention.
-            share = torch.sigmoid(part_lse - own_lse[block])[..., None].to(part.dtype)
-            parts.append(torch.lerp(own[block], part, share))
+            parts.append(flash.join(own[block], own_lse[block], part, part_lse))
         joined = parts[0] if len(parts) == 1 else torch.cat(parts)
         return joined.flatten(2, 3)
 

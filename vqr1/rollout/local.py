@@ -6,19 +6,22 @@ response ends (`stopping.py`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vqr1.config import SamplingConfig
-from vqr1.policy.backbone import unwrap
+from vqr1.policy.backbone import eval_mode, unwrap
 from vqr1.policy.cpu_linear import packed_weights
 from vqr1.policy.loading import vision_trains
+from vqr1.policy.prompt_state import PromptState, read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
-from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images, image_keys
+from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images, image_keys, runs_within
 from vqr1.records import PromptBatch, Rollout
-from vqr1.rollout.decode import Decoder, PromptState, read_prompts
+from vqr1.rollout.decode import Decoder
 from vqr1.rollout.sampling import draw, uniform_noise
 from vqr1.rollout.static_decode import StaticDecoder
 from vqr1.rollout.stopping import StopRule, banned_tokens
@@ -50,15 +53,14 @@ class LocalEngine:
             cuda_graph: on a GPU, record a decoding step once and replay it; no effect elsewhere.
             vision_cache: keeps the features of a frozen tower; not used while the tower trains.
         """
-        self._model = model
-        self._tokenizer = tokenizer
+        self.model = model
+        self.tokenizer = tokenizer
         self._budget = micro_batch_tokens
         self._cuda_graph = cuda_graph
         self._cache = vision_cache
         vocabulary = unwrap(model).config.text_config.vocab_size
         self._banned = torch.tensor(banned_tokens(tokenizer, vocabulary), dtype=torch.long)
 
-    @torch.no_grad()
     def sample(
         self,
         prompts: PromptBatch,
@@ -69,74 +71,92 @@ class LocalEngine:
         vision: VisionFeatures | None = None,
     ) -> Rollout:
         """Samples `group_size` responses for every prompt; see `RolloutEngine.sample`."""
-        core = unwrap(self._model)
-        device = core.model.language_model.embed_tokens.weight.device
-        limit = sampling.max_new_tokens
-        shape = (len(prompts), group_size, limit)
-        tokens = torch.full(shape, self._padding(), dtype=torch.long, device=device)
-        logprobs = torch.zeros(shape, dtype=torch.float32, device=device)
-        lengths = torch.zeros(shape[:2], dtype=torch.long)
-        finished = torch.zeros(shape[:2], dtype=torch.bool)
-        noise = self._noise(prompts, group_size, sampling, seed)
+        entries = group_size * sampling.max_new_tokens
+        with eval_mode(self.model):
+            turns = []
+            for part, state in self.read_turns(prompts, entries, vision):
+                noise = None
+                if sampling.temperature > 0.0:
+                    shape = (group_size, sampling.max_new_tokens)
+                    noise = uniform_noise(seed, image_keys(part), *shape)
+                turns.append(self.decode_turn(state, group_size, sampling, noise))
+        return self.rollout(turns)
+
+    @torch.no_grad()
+    def read_turns(
+        self, prompts: PromptBatch, entries: int, vision: VisionFeatures | None = None
+    ) -> Iterator[tuple[PromptBatch, PromptState]]:
+        """Reads prompts in turns that fit the token budget, at least one image each.
+
+        Args:
+            prompts: B prompts.
+            entries: key-value entries that will continue each prompt.
+            vision: features of the B images, if already computed.
+
+        Yields:
+            The prompts of a turn, and what is left of them after they were read.
+        """
+        costs = [len(ids) + entries for ids in prompts.input_ids]
+        for first, last in runs_within(costs, self._budget):
+            part = prompts.select(first, last)
+            encoded = self._encode(part) if vision is None else vision.select(first, last)
+            yield part, read_prompts(self.model, pack_prompts(self.model, part, encoded))
+
+    @torch.no_grad()
+    def decode_turn(
+        self,
+        state: PromptState,
+        group_size: int,
+        sampling: SamplingConfig,
+        noise: Tensor | None,
+    ) -> Responses:
+        """Responses to prompts that were read, K for each of A images.
+
+        Args:
+            state: the A prompts; they stay as they are.
+            group_size: K.
+            sampling: how a token is drawn.
+            noise: [A, K, limit] float64 uniform numbers in (0, 1); None for greedy responses.
+        """
+        images, limit = len(state.last_hidden), sampling.max_new_tokens
+        device = state.last_hidden.device
+        shape = (images, group_size, limit)
+        if noise is None:
+            noise = torch.zeros(shape, dtype=torch.float64)
         self._banned = self._banned.to(device)
-        was_training = self._model.training
-        self._model.eval()
-        try:
-            for first, last in self._turns(prompts, group_size * limit):
-                part = prompts.select(first, last)
-                encoded = self._encode(part) if vision is None else vision.select(first, last)
-                state = read_prompts(self._model, pack_prompts(self._model, part, encoded))
-                slots = max(1, min(group_size, self._budget // (limit * (last - first))))
-                for k in range(0, group_size, slots):
-                    block = (slice(first, last), slice(k, min(k + slots, group_size)))
-                    run = _Run(tokens[block], logprobs[block], lengths[block], finished[block])
-                    self._decode(state, run, noise[block].to(device), sampling)
-        finally:
-            self._model.train(was_training)
-        return self._rollout(tokens, logprobs, lengths, finished.to(device))
+        run = Responses(
+            torch.full(shape, self._padding(), dtype=torch.long, device=device),
+            torch.zeros(shape, dtype=torch.float32, device=device),
+            torch.zeros(shape[:2], dtype=torch.long),
+            torch.zeros(shape[:2], dtype=torch.bool),
+        )
+        slots = max(1, min(group_size, self._budget // (limit * images)))
+        for k in range(0, group_size, slots):
+            block = slice(k, min(k + slots, group_size))
+            self._decode(state, run.block(block), noise[:, block].to(device), sampling)
+        return run
 
     def _encode(self, prompts: PromptBatch) -> VisionFeatures:
-        if self._cache is None or vision_trains(self._model):
-            return encode_images(self._model, prompts)
-        return self._cache.encode(self._model, prompts)
+        if self._cache is None or vision_trains(self.model):
+            return encode_images(self.model, prompts)
+        return self._cache.encode(self.model, prompts)
 
     def _padding(self) -> int:
-        pad = self._tokenizer.pad_token_id
-        return int(self._tokenizer.eos_token_id if pad is None else pad)
-
-    def _noise(
-        self, prompts: PromptBatch, group_size: int, sampling: SamplingConfig, seed: int
-    ) -> Tensor:
-        shape = (len(prompts), group_size, sampling.max_new_tokens)
-        if sampling.temperature == 0.0:
-            return torch.zeros(shape, dtype=torch.float64)
-        return uniform_noise(seed, image_keys(prompts), *shape[1:])
-
-    def _turns(self, prompts: PromptBatch, response_entries: int) -> list[tuple[int, int]]:
-        """Runs of images that fit the budget, at least one image each."""
-        turns = []
-        start, total = 0, 0
-        for b, ids in enumerate(prompts.input_ids):
-            cost = len(ids) + response_entries
-            if b > start and total + cost > self._budget:
-                turns.append((start, b))
-                start, total = b, 0
-            total += cost
-        turns.append((start, len(prompts)))
-        return turns
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     def _decode(
-        self, state: PromptState, run: _Run, noise: Tensor, sampling: SamplingConfig
+        self, state: PromptState, run: Responses, noise: Tensor, sampling: SamplingConfig
     ) -> None:
         """Fills one block of responses."""
         images, slots, limit = run.tokens.shape
         graph = self._cuda_graph and run.tokens.is_cuda
-        decoder = (StaticDecoder if graph else Decoder)(self._model, state, slots, limit)
-        stop = StopRule(self._tokenizer, images * slots, sampling.stop == "answer")
+        decoder = (StaticDecoder if graph else Decoder)(self.model, state, slots, limit)
+        stop = StopRule(self.tokenizer, images * slots, sampling.stop == "answer")
         live = list(range(images * slots))
         logits = decoder.first_logits().repeat_interleave(slots, dim=0)
         noise = noise.reshape(images * slots, limit)
-        with packed_weights(unwrap(self._model).model.language_model, images * slots):
+        with packed_weights(unwrap(self.model).model.language_model, images * slots):
             for step in range(limit):
                 drawn, drawn_logprobs = draw(logits, noise[:, step], sampling, self._banned)
                 run.write(live, step, drawn, drawn_logprobs)
@@ -152,44 +172,60 @@ class LocalEngine:
                 if step + 1 < limit:
                     logits = decoder.step(drawn)
 
-    def _rollout(
-        self, tokens: Tensor, logprobs: Tensor, lengths: Tensor, finished: Tensor
-    ) -> Rollout:
+    def rollout(self, turns: Sequence[Responses]) -> Rollout:
+        """The responses of all turns, with their texts."""
+        lengths = torch.cat([turn.lengths for turn in turns])
         longest = int(lengths.max())
-        tokens, logprobs = tokens[..., :longest], logprobs[..., :longest]
+        tokens = torch.cat([turn.tokens[..., :longest] for turn in turns])
+        logprobs = torch.cat([turn.logprobs[..., :longest] for turn in turns])
+        finished = torch.cat([turn.finished for turn in turns]).to(tokens.device)
+        counts = lengths.tolist()
         lengths = lengths.to(tokens.device)
         mask = torch.arange(longest, device=tokens.device) < lengths[..., None]
-        counts = lengths.tolist()
         texts = [
-            self._tokenizer.batch_decode(
+            self.tokenizer.batch_decode(
                 [row[:count] for row, count in zip(group, sizes, strict=True)],
                 skip_special_tokens=True,
                 clean_up_tokenization_spaces=False,
             )
             for group, sizes in zip(tokens.tolist(), counts, strict=True)
         ]
-        return Rollout(tokens.contiguous(), mask, texts, finished, logprobs.contiguous())
+        return Rollout(tokens, mask, texts, finished, logprobs)
 
 
-class _Run:
-    """Views of the result that one block of responses writes into; rows count image by image."""
+@dataclass(frozen=True)
+class Responses:
+    """Responses that are being written, rows counted image by image.
 
-    def __init__(self, tokens: Tensor, logprobs: Tensor, lengths: Tensor, finished: Tensor) -> None:
-        self.tokens = tokens
-        self._logprobs = logprobs
-        self._lengths = lengths
-        self._finished = finished
-        self._slots = tokens.shape[1]
+    Attributes:
+        tokens: [A, K, limit] int64, padded.
+        logprobs: [A, K, limit] float32, 0 behind a response's end.
+        lengths: [A, K] int64 on the host.
+        finished: [A, K] bool on the host, whether a stop rule ended the response.
+    """
+
+    tokens: Tensor
+    logprobs: Tensor
+    lengths: Tensor
+    finished: Tensor
+
+    def block(self, responses: slice) -> Responses:
+        """Views of some of every image's responses."""
+        parts = (self.tokens, self.logprobs, self.lengths, self.finished)
+        return Responses(*(part[:, responses] for part in parts))
 
     def write(self, live: list[int], step: int, tokens: Tensor, logprobs: Tensor) -> None:
+        """Writes the tokens [n] of a step, and their log-probabilities, of the live responses."""
         rows = torch.tensor(live, device=tokens.device)
-        place = (rows // self._slots, rows % self._slots, step)
+        slots = self.tokens.shape[1]
+        place = (rows // slots, rows % slots, step)
         self.tokens[place] = tokens
-        self._logprobs[place] = logprobs
+        self.logprobs[place] = logprobs
 
     def end(self, live: list[int], step: int, ended: list[bool]) -> None:
         """Notes the lengths so far and which responses a stop rule ended."""
         rows = torch.tensor(live)
-        place = (rows // self._slots, rows % self._slots)
-        self._lengths[place] = step + 1
-        self._finished[place] = torch.tensor(ended)
+        slots = self.tokens.shape[1]
+        place = (rows // slots, rows % slots)
+        self.lengths[place] = step + 1
+        self.finished[place] = torch.tensor(ended)

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from vqr1.errors import ModelError
 from vqr1.policy import flash
-from vqr1.rollout.decode import Decoder, PromptState
+from vqr1.policy.prompt_state import PromptState
+from vqr1.rollout.decode import Decoder
 
 WIDTH = 128
 """Own keys are read in multiples of this: at 128, 48 responses of a 7B model read 0.35 GB of them

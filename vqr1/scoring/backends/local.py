@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,10 +11,8 @@ from torch import Tensor
 
 from vqr1.config import ModelConfig
 from vqr1.data.prompts import PromptBuilder, resize_rule
-from vqr1.policy.expected_score import MIN_MASS, OPEN_TAG, expected_scores, until_answer
 from vqr1.policy.loading import Policy
-from vqr1.policy.vision import VisionFeatures, encode_images
-from vqr1.records import PromptBatch
+from vqr1.rollout.expected import expected_answers
 from vqr1.rollout.local import LocalEngine
 from vqr1.scoring.backends.base import Reply, Request
 
@@ -57,10 +56,22 @@ class LocalBackend:
             return []
         builder = self._builder(request.prompt.text)
         prompts = builder.from_resized(pixels).to(self._device)
-        vision = encode_images(self._policy.model, prompts)
+        engine = self._engine(request.micro_batch_tokens)
         if request.expected:
-            return self._expected(prompts, vision, request)
-        return [Reply(tuple(texts)) for texts in self._answers(prompts, vision, request)]
+            reasons = request.prompt.answer_format == "think_answer"
+            found = expected_answers(
+                engine, prompts, reasoning=request.sampling if reasons else None
+            )
+            return [
+                Reply((text,) if reasons else (), *(None if math.isnan(n) else n for n in numbers))
+                for text, *numbers in zip(
+                    found.texts, found.score.tolist(), found.std.tolist(), strict=True
+                )
+            ]
+        rollout = engine.sample(
+            prompts, group_size=request.samples, sampling=request.sampling, seed=request.seed
+        )
+        return [Reply(tuple(texts)) for texts in rollout.texts]
 
     def _builder(self, text: str) -> PromptBuilder:
         if text not in self._builders:
@@ -69,46 +80,9 @@ class LocalBackend:
             )
         return self._builders[text]
 
-    def _answers(
-        self, prompts: PromptBatch, vision: VisionFeatures, request: Request
-    ) -> list[list[str]]:
-        budget = request.micro_batch_tokens
-        if budget not in self._engines:
-            self._engines[budget] = LocalEngine(
-                self._policy.model, self._policy.processor.tokenizer, budget
+    def _engine(self, micro_batch_tokens: int) -> LocalEngine:
+        if micro_batch_tokens not in self._engines:
+            self._engines[micro_batch_tokens] = LocalEngine(
+                self._policy.model, self._policy.processor.tokenizer, micro_batch_tokens
             )
-        return (
-            self._engines[budget]
-            .sample(
-                prompts,
-                group_size=request.samples,
-                sampling=request.sampling,
-                seed=request.seed,
-                vision=vision,
-            )
-            .texts
-        )
-
-    def _expected(
-        self, prompts: PromptBatch, vision: VisionFeatures, request: Request
-    ) -> list[Reply]:
-        texts: list[tuple[str, ...]] = [()] * len(prompts)
-        beginnings: list[str | None] = [OPEN_TAG] * len(prompts)
-        if request.prompt.answer_format == "think_answer":
-            texts = [tuple(group) for group in self._answers(prompts, vision, request)]
-            beginnings = [until_answer(text) for (text,) in texts]
-        # An answer that never begins is still computed, as an empty one, and thrown away: such
-        # answers are rare, and the batch stays whole.
-        found = expected_scores(
-            self._policy.model,
-            self._policy.processor.tokenizer,
-            prompts,
-            [beginning or OPEN_TAG for beginning in beginnings],
-            vision=vision,
-            micro_batch_tokens=request.micro_batch_tokens,
-        )
-        numbers = zip(found.score.tolist(), found.std.tolist(), found.mass.tolist(), strict=True)
-        return [
-            Reply(text, score, std) if beginning is not None and mass >= MIN_MASS else Reply(text)
-            for text, beginning, (score, std, mass) in zip(texts, beginnings, numbers, strict=True)
-        ]
+        return self._engines[micro_batch_tokens]

@@ -1,0 +1,181 @@
+"""Prompts that were read once: their keys and values, and text that continues them at one go.
+
+`read_prompts` runs the text model over A prompts. What it leaves can be continued token by token
+(`vqr1.rollout.decode`) or, here, by T given tokens an image in one pass. The tokens need not follow
+each other in a line: a table says which of them every one sees beside the whole prompt, so that a
+tree of spellings is computed once a node and not once a spelling.
+
+Shape legend: A images; P tokens of a prompt; T most tokens that continue a prompt; H query heads,
+G key-value heads, D head size.
+
+Not here: gradients (`shared_prompt.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from vqr1.policy import flash
+from vqr1.policy.backbone import unwrap
+from vqr1.policy.shared_prompt import PackedPrompts, run_packed
+from vqr1.policy.tree_attention import KeyValueStore, TreeLayout, row_block
+from vqr1.policy.vision import runs_within
+
+_CPU_TOKENS = 2048
+"""Tokens of prompts that are read together on a CPU: what lies between two layers then stays in the
+processor's cache."""
+
+
+@dataclass(frozen=True)
+class PromptState:
+    """What is left of A prompts after they were read.
+
+    Attributes:
+        runs: (first image, images, prompt length) of each run of equally long prompts.
+        keys: by layer and run, [images, G, P, D] rotated keys: views, nothing is copied or padded.
+        values: by layer and run, [images, G, P, D].
+        last_hidden: [A, hidden] final hidden state of each prompt's last token.
+        next_positions: [A] rotary position of the first response token.
+    """
+
+    runs: tuple[tuple[int, int, int], ...]
+    keys: list[list[Tensor]]
+    values: list[list[Tensor]]
+    last_hidden: Tensor
+    next_positions: Tensor
+
+    def select(self, images: Sequence[int]) -> PromptState:
+        """The state of some images, given in ascending order."""
+        runs, chosen = [], []
+        first = 0
+        for number, (start, count, length) in enumerate(self.runs):
+            inside = [image - start for image in images if start <= image < start + count]
+            if inside:
+                runs.append((first, len(inside), length))
+                chosen.append((number, torch.tensor(inside, device=self.last_hidden.device)))
+                first += len(inside)
+        kept = torch.tensor(images, device=self.last_hidden.device)
+        return PromptState(
+            tuple(runs),
+            [[layer[run][rows] for run, rows in chosen] for layer in self.keys],
+            [[layer[run][rows] for run, rows in chosen] for layer in self.values],
+            self.last_hidden[kept],
+            self.next_positions[kept],
+        )
+
+
+def read_prompts(model: nn.Module, packed: PackedPrompts) -> PromptState:
+    """Runs the text model once over all prompts and keeps their keys and values."""
+    device = packed.embeds.device
+    if device.type != "cpu":
+        return _read(model, packed)
+    return _together(
+        [
+            _read(model, packed.select(first, last))
+            for first, last in runs_within(packed.lengths, _CPU_TOKENS)
+        ]
+    )
+
+
+def _together(states: Sequence[PromptState]) -> PromptState:
+    """The states of several batches as one; no key is copied."""
+    if len(states) == 1:
+        return states[0]
+    runs, image = [], 0
+    for state in states:
+        runs += [(image + first, count, length) for first, count, length in state.runs]
+        image += len(state.last_hidden)
+    return PromptState(
+        tuple(runs),
+        [list(chain(*layers)) for layers in zip(*(state.keys for state in states), strict=True)],
+        [list(chain(*layers)) for layers in zip(*(state.values for state in states), strict=True)],
+        torch.cat([state.last_hidden for state in states]),
+        torch.cat([state.next_positions for state in states]),
+    )
+
+
+def _read(model: nn.Module, packed: PackedPrompts) -> PromptState:
+    device = packed.embeds.device
+    layout = TreeLayout.build(packed.lengths, [()] * len(packed.lengths), device)
+    store = KeyValueStore()
+    hidden = run_packed(model, packed.embeds, packed.positions, layout, store)
+    runs, image = [], 0
+    for _, count, length in layout.buckets:
+        runs.append((image, count, length))
+        image += count
+    layers = [store.layers[number] for number in sorted(store.layers)]
+    return PromptState(
+        tuple(runs),
+        [[row_block(keys, *bucket) for bucket in layout.buckets] for keys, _ in layers],
+        [[row_block(values, *bucket) for bucket in layout.buckets] for _, values in layers],
+        hidden[layout.last_prompt_rows],
+        torch.tensor(packed.next_positions, device=device),
+    )
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """How tokens attend that continue prompts which were read before; without gradients.
+
+    The row holds each image's tokens one after the other, without padding.
+
+    Attributes:
+        prompt: the A prompts.
+        seen: [A or 1, 1, T, T] bool, which of an image's tokens (columns) each of them (rows) sees
+            beside the prompt; every token sees itself.
+        places: [rows] place of each row among A * T, None where every image has T tokens.
+    """
+
+    prompt: PromptState
+    seen: Tensor
+    places: Tensor | None
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """Attention of a layer: q [rows, H, D], k and v [rows, G, D] -> [rows, H, D]."""
+        q, k, v = (self._grid(x) for x in (q, k, v))
+        own, own_lse = flash.masked_forward(q, k, v, seen=self.seen, scale=scale)
+        out = torch.empty_like(own)
+        for run, (first, count, _) in enumerate(self.prompt.runs):
+            block = slice(first, first + count)
+            part, part_lse = flash.forward(
+                q[block],
+                self.prompt.keys[layer][run],
+                self.prompt.values[layer][run],
+                causal=False,
+                scale=scale,
+            )
+            out[block] = flash.join(own[block], own_lse[block], part, part_lse)
+        rows = out.transpose(1, 2).flatten(0, 1)
+        return rows if self.places is None else rows.index_select(0, self.places)
+
+    def _grid(self, rows: Tensor) -> Tensor:
+        """Rows [rows, heads, D] as [A, heads, T, D]; places without a token are zero."""
+        images, tokens = self.prompt.last_hidden.shape[0], self.seen.shape[-1]
+        if self.places is not None:
+            grid = rows.new_zeros((images * tokens, *rows.shape[1:]))
+            rows = grid.index_copy_(0, self.places, rows)
+        return rows.view(images, tokens, *rows.shape[1:]).transpose(1, 2)
+
+
+@torch.no_grad()
+def continue_prompts(
+    model: nn.Module, tokens: Tensor, positions: Tensor, plan: Continuation
+) -> Tensor:
+    """Hidden states of tokens that continue prompts.
+
+    Args:
+        model: the policy, bare or wrapped, in eval mode.
+        tokens: [rows] int64, image by image.
+        positions: [rows] their rotary positions, equal on all three axes behind a prompt.
+        plan: what they continue, and which of them see which.
+
+    Returns:
+        [rows, hidden] after the final norm.
+    """
+    embeds = unwrap(model).model.language_model.embed_tokens(tokens)
+    return run_packed(model, embeds, positions.expand(3, -1), plan)

@@ -1,0 +1,89 @@
+"""Answers by expectation: greedy reasoning where the prompt asks for it, then the expected score.
+
+Image and prompt are computed once: the reasoning and the tree of spellings behind it
+(`vqr1.policy.expected_score`) continue the same keys. An answer is invalid where no `<answer>`
+begins, or where the digits 1 to 5 have less than half of the probability there.
+
+Not here: sampled and greedy answers (`local.py`), the mean over several answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vqr1.config import SamplingConfig
+from vqr1.policy.backbone import eval_mode
+from vqr1.policy.expected_score import (
+    MIN_MASS,
+    NODES,
+    OPEN_TAG,
+    expected_scores,
+    until_answer,
+)
+from vqr1.policy.prompt_state import PromptState
+from vqr1.records import PromptBatch
+from vqr1.rollout.local import LocalEngine
+
+
+@dataclass(frozen=True)
+class ExpectedAnswers:
+    """Scores of B images.
+
+    Attributes:
+        texts: B greedy answers; `<answer>` alone where no reasoning was asked for.
+        score: [B] float64 expected score, NaN where the answer is invalid.
+        std: [B] float64 standard deviation of the number, NaN where the answer is invalid.
+    """
+
+    texts: list[str]
+    score: Tensor
+    std: Tensor
+
+
+def expected_answers(
+    engine: LocalEngine,
+    prompts: PromptBatch,
+    *,
+    reasoning: SamplingConfig | None,
+) -> ExpectedAnswers:
+    """Expected scores of B images.
+
+    Args:
+        engine: reads the prompts and writes the reasoning.
+        prompts: B prompts.
+        reasoning: how long the greedy reasoning before the answer may be, and when it ends; None
+            where the prompt asks for none.
+
+    Raises:
+        ModelError: the tokenizer does not spell numbers digit by digit.
+    """
+    entries = NODES + (0 if reasoning is None else reasoning.max_new_tokens)
+    texts: list[str] = []
+    scores, deviations = [], []
+    with eval_mode(engine.model):
+        for _, state in engine.read_turns(prompts, entries):
+            written = [OPEN_TAG] * len(state.last_hidden)
+            if reasoning is not None:
+                responses = engine.decode_turn(state, 1, replace(reasoning, temperature=0.0), None)
+                written = [text for (text,) in engine.rollout([responses]).texts]
+            score, std = _after(engine, state, written)
+            texts += written
+            scores.append(score)
+            deviations.append(std)
+    return ExpectedAnswers(texts, torch.cat(scores), torch.cat(deviations))
+
+
+def _after(engine: LocalEngine, state: PromptState, written: list[str]) -> tuple[Tensor, Tensor]:
+    """Expected scores and deviations [A] of A answers so far."""
+    beginnings = [until_answer(text) for text in written]
+    # An answer that never begins is still computed, as an empty one, and thrown away: such answers
+    # are rare, and the batch stays whole.
+    found = expected_scores(
+        engine.model, engine.tokenizer, state, [text or OPEN_TAG for text in beginnings]
+    )
+    begun = torch.tensor([text is not None for text in beginnings])
+    invalid = ~(begun & (found.mass >= MIN_MASS))
+    return found.score.masked_fill(invalid, torch.nan), found.std.masked_fill(invalid, torch.nan)
