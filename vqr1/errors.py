@@ -39,6 +39,10 @@ class ConfigError(UserError):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        """As it was made: an error goes from one process of a run to the others."""
+        return ConfigError, (self.problems,)
+
 
 class DataError(UserError):
     """A label file, an image or a data-set folder is not as its format says."""

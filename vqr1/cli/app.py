@@ -21,6 +21,12 @@ EXIT_USER_ERROR = UserError.exit_code
 
 T = TypeVar("T")
 
+Speaks = Callable[[str, int], bool]
+
+
+def _alone(message: str, code: int) -> bool:
+    return True
+
 
 class Command(Generic[T]):
     """What Hydra calls with each composed configuration; launchers send it to other processes.
@@ -57,7 +63,8 @@ class Command(Generic[T]):
         """Run once; the job of a sweep records how it ended, whoever started it."""
         self.composed_once = True
         run_dir = Path(HydraConfig.get().runtime.output_dir)
-        if (run_dir / "job.json").is_file():
+        # The process that launched others records the job for them.
+        if (run_dir / "job.json").is_file() and "RANK" not in os.environ:
             # Only the jobs of sweeps need this: evaluation runs no training code.
             from vqr1.sweeps.child import run_swept
 
@@ -83,6 +90,7 @@ def run_command(
     schema: type[T],
     task: Callable[[T, DictConfig], Any],
     check: Callable[[T], None] | None = None,
+    speaks: Speaks = _alone,
 ) -> None:
     """Compose, validate and run one command with the process's arguments.
 
@@ -91,6 +99,7 @@ def run_command(
         schema: dataclass that the composed configuration must fit.
         task: receives the typed configuration and the composed one (for logging it whole).
         check: further rules, checked for every job of a sweep before the first starts.
+        speaks: whether this process says a message with an exit code, or another one does.
     """
     command = Command(schema, task, check)
     mixtures.register()
@@ -102,24 +111,25 @@ def run_command(
             command
         )()
     except UserError as error:
-        stop(error)
+        stop(error, speaks)
     except USER_ERRORS as error:
-        _stop(user_message(error))
+        _stop(user_message(error), EXIT_USER_ERROR, speaks)
     except BAD_GROUP as error:
         if command.composed_once:
             raise  # a defect: the configuration was composed
-        stop(bad_group(error, sys.argv[1:]))
+        stop(bad_group(error, sys.argv[1:]), speaks)
     if command.failures:
         code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in command.failures)
-        _stop("\n".join(user_message(error) for error in command.failures), code)
+        _stop("\n".join(user_message(error) for error in command.failures), code, speaks)
 
 
-def stop(error: UserError) -> NoReturn:
+def stop(error: UserError, speaks: Speaks = _alone) -> NoReturn:
     """End the process with an error's one message and its exit code."""
-    _stop(str(error), error.exit_code)
+    _stop(str(error), error.exit_code, speaks)
 
 
-def _stop(message: str, code: int = EXIT_USER_ERROR) -> NoReturn:
+def _stop(message: str, code: int, speaks: Speaks) -> NoReturn:
     sys.stdout.flush()
-    sys.stderr.write(f"error: {message.strip()}\n")
+    if speaks(message.strip(), code):
+        sys.stderr.write(f"error: {message.strip()}\n")
     sys.exit(code)

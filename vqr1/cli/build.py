@@ -10,7 +10,9 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import get_class
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 
 from vqr1.config import HardwareConfig, RewardConfig, RolloutConfig, TrainConfig
 from vqr1.errors import ConfigError
@@ -20,6 +22,8 @@ from vqr1.rewards import Reward, WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.local import LocalEngine
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
+from vqr1.training.ranks import world_size
+from vqr1.training.strategy import ReplicatedStrategy, ShardedStrategy
 
 
 def build_rewards(config: RewardConfig) -> WeightedRewards:
@@ -98,11 +102,12 @@ def build_trainer(
 ) -> L.Trainer:
     """The Lightning trainer of a run."""
     hardware: HardwareConfig = config.hardware
+    strategy = _strategy(hardware)
     return L.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.nodes,
-        strategy=hardware.strategy,
+        strategy=strategy or "auto",
         precision=hardware.precision,
         max_steps=max_steps,
         max_epochs=-1,
@@ -112,9 +117,17 @@ def build_trainer(
         log_every_n_steps=1,
         logger=logger or False,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        # Whatever started the processes has set the variables that torchrun sets.
+        plugins=[AtomicCheckpointIO(), *([TorchElasticEnvironment()] if strategy else [])],
         enable_progress_bar=False,  # `callbacks.progress` has its own
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=Path(config.run_dir),
     )
+
+
+def _strategy(hardware: HardwareConfig) -> Strategy | None:
+    """How the processes divide their work; None in a run of one that divides nothing."""
+    if hardware.strategy == "fsdp2":
+        return ShardedStrategy(half_passes=hardware.precision == "bf16-mixed")
+    return ReplicatedStrategy() if world_size() > 1 else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
+from vqr1.cli.hardware import hardware_problems, share_of_step, this_machine
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError
 from vqr1.rewards import WeightedRewards
@@ -16,7 +15,16 @@ learning rate, and half a unit in the last place of a weight of .05 is 1e-4."""
 def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     """Raise one ConfigError with every problem of a training configuration."""
     problems: list[str] = []
-    pool = config.loader.images_per_batch * config.hardware.devices * config.hardware.nodes
+    processes = config.hardware.devices * config.hardware.nodes
+    wanted = config.loader.images_per_step
+    pool = wanted or config.loader.images_per_batch * processes
+    if wanted is not None and share_of_step(wanted, processes) is None:
+        below = wanted // processes * processes
+        problems.append(
+            f"loader.images_per_step={wanted}: {processes} processes (hardware.devices x "
+            f"hardware.nodes) cannot share it equally; use "
+            f"{f'{below} or ' if below else ''}{below + processes}, or another number of processes"
+        )
     if rewards.ranks and pool < 2:
         problems.append(
             f"loader.images_per_batch={config.loader.images_per_batch}: a ranking reward compares "
@@ -39,11 +47,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "rollout.sampling.temperature=0.0: greedy responses are all alike and teach nothing; "
             "use a temperature above 0"
         )
-    if config.hardware.accelerator == "gpu" and not torch.cuda.is_available():
-        problems.append(
-            "hardware.accelerator=gpu: PyTorch finds no CUDA device on this machine; choose "
-            "hardware=cpu"
-        )
+    problems += hardware_problems(config.hardware, this_machine())
     full_bf16 = config.model.dtype != "float32" and config.model.lora is None
     if full_bf16 and config.optimizer.lr < LOST_IN_ROUNDING:
         problems.append(
@@ -56,11 +60,6 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
         problems.append(
             f"callbacks.checkpoint.monitor={checkpoint.monitor}: with validation.samples=0 the "
             "greedy figures are val/srcc and val/plcc themselves; name one of these"
-        )
-    if config.hardware.devices * config.hardware.nodes > 1:
-        problems.append(
-            f"hardware.devices={config.hardware.devices}, hardware.nodes={config.hardware.nodes}: "
-            "training runs in one process; set both to 1"
         )
     if problems:
         raise ConfigError(problems)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 
 from vqr1.errors import Interrupted, RunFaultError
@@ -56,6 +57,11 @@ def fault_message(error: Exception, run_dir: Path) -> str | None:
         return f"{error.filename or run_dir}: {error.strerror}; make this place writable"
     if isinstance(error, SafetensorError) and "os error" in text:
         return f"{run_dir}: {text}; make room there"
+    if isinstance(error, dist.DistError) or "gloo" in text.lower():
+        return (
+            f"lost the connection to another process of this run, which has ended or hangs "
+            f"({_short(text)})"
+        )
     if "DataLoader worker" in text:
         signs = ("killed by signal", "exited unexpectedly", "allocate", "can't start new thread")
         if isinstance(error, MemoryError) or any(sign in text for sign in signs):
@@ -66,3 +72,8 @@ def fault_message(error: Exception, run_dir: Path) -> str | None:
     if isinstance(error, MemoryError):
         return "host memory ran out; lower loader.images_per_batch or hardware.micro_batch_tokens"
     return None
+
+
+def _short(text: str) -> str:
+    """The end of a library's message, where it says what happened, without its source line."""
+    return text.rpartition("] ")[2][:160]

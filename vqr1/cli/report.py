@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,13 @@ from rich.text import Text
 
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.protocol import EvaluationMode, SamplingEngine, score_images
+from vqr1.evaluation.protocol import EvaluationMode, SamplingEngine, score_batch, score_batches
 from vqr1.evaluation.summary import Gain, Summary, paired_gain, summarise
 from vqr1.tracking import RunLog
 from vqr1.training.callbacks.answers import answer_table
+from vqr1.training.ranks import own_rank, world_size
+from vqr1.training.stop_requests import Looks, StopRequests
+from vqr1.training.validation import in_table_order
 
 
 @dataclass(frozen=True)
@@ -110,18 +112,28 @@ def judge(
     mode: EvaluationMode,
     batch_size: int,
     when: str,
-    check: Callable[[], None],
-) -> Predictions:
-    """Score every test image, with a progress bar; `check` is called after each batch."""
-    loader = data.eval_dataloader("test", batch_size=batch_size)
+    stops: StopRequests,
+) -> Predictions | None:
+    """Score every test image, with a progress bar, and stop after a batch if asked.
+
+    Processes share the images; None in all but the first.
+    """
+    ranks = world_size()
+    loader = data.eval_dataloader("test", batch_size=batch_size, rank=own_rank(), world_size=ranks)
     total = sum(len(labelled.part("test")) for labelled in data.sets.values())
+    looks = Looks(stops, len(loader))
     with _progress(f"test images, {when}", total) as advance:
 
         def scored(images: int) -> None:
-            advance(images)
-            check()
+            # The first process's share stands for the others'.
+            advance(images * ranks)
+            if looks.after_batch():
+                stops.check()
 
-        return score_images(engine, loader, mode=mode, on_progress=scored)
+        parts = list(score_batches(lambda b: score_batch(engine, b, mode), loader, scored))
+    if looks.after_all():
+        stops.check()
+    return in_table_order(parts)
 
 
 def summary_values(result: TestResult, seconds: float, run_log: RunLog) -> dict[str, Any]:
@@ -219,10 +231,11 @@ def _progress(label: str, total: int):  # type: ignore[no-untyped-def]
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, disable=own_rank() > 0) as progress:
         task = progress.add_task(label, total=total)
 
         def advance(images: int) -> None:
-            progress.update(task, advance=images)
+            left = total - progress.tasks[task].completed
+            progress.update(task, advance=min(images, left))
 
         yield advance

@@ -84,7 +84,7 @@ def with_saved_overrides(arguments: Sequence[str]) -> list[str]:
     record = _record_of(run_dir)
     saved = [o for o in record.overrides if _key(o) not in own and _key(o) not in _PLACES]
     rest = [argument for argument in arguments if _key(argument) != "resume"]
-    place = _quoted(run_dir)
+    place = quoted(run_dir)
     return [*saved, *rest, f"resume={place}", f"run_dir={place}", f"hydra.run.dir={place}"]
 
 
@@ -229,7 +229,7 @@ def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     """A path as Hydra's override grammar takes any."""
     escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

@@ -10,7 +10,10 @@ import logging
 import sys
 import time
 import warnings
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +36,22 @@ from vqr1.cli.checks import check_training
 from vqr1.cli.compose import parameters, plain_values
 from vqr1.cli.faults import machine_faults
 from vqr1.cli.folders import make_folders
+from vqr1.cli.hardware import share_of_step
 from vqr1.cli.judgements import keep_predictions, kept_predictions
+from vqr1.cli.launch import launch
 from vqr1.cli.model_card import write_model_card
 from vqr1.cli.report import TestResult, judge, print_report, summary_values
 from vqr1.cli.resume import RUN_DIR_TAG, Run, claimed_run, with_saved_overrides
 from vqr1.config import MixtureConfig, TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.prompts import PromptBuilder
-from vqr1.errors import Interrupted, RunFaultError, UserError
+from vqr1.errors import ConfigError, Interrupted, PrunedError, RunFaultError, UserError
 from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, load_policy, load_processor
 from vqr1.sweeps.child import child_tags, trial_callbacks
-from vqr1.tracking import RunLog, open_run_log
+from vqr1.tracking import NoRunLog, RunLog, open_run_log
+from vqr1.training.agreement import from_first, together
 from vqr1.training.callbacks import (
     RunCheckpoints,
     SampleAnswers,
@@ -56,7 +62,11 @@ from vqr1.training.callbacks import (
 from vqr1.training.callbacks.answers import answer_table
 from vqr1.training.callbacks.scatter import scatter_figure
 from vqr1.training.checkpoint_files import read_checkpoint, step_of
+from vqr1.training.division import Replicated, whole_tensor
 from vqr1.training.grpo import GrpoModule, StepSettings
+from vqr1.training.processes import Place, find_place, join, leave, speak_once
+from vqr1.training.ranks import own_rank
+from vqr1.training.run_record import RECORD
 from vqr1.training.stop_requests import StopRequests
 from vqr1.training.validation import ValidationModes, Validator, validation_modes
 
@@ -65,11 +75,35 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Entry point of `train.py` and `vqr1-train`."""
+    speaks = partial(speak_once, Place())
     try:
-        sys.argv[1:] = with_saved_overrides(sys.argv[1:])
+        place = find_place()
+        speaks = partial(speak_once, place)
+        sys.argv[1:] = arguments_of(place, sys.argv[1:])
     except UserError as error:
-        stop(error)
-    run_command("train", TrainConfig, train, check)
+        stop(error, speaks)
+    try:
+        run_command("train", TrainConfig, partial(train, place=place), check, speaks)
+    finally:
+        leave()
+
+
+def arguments_of(place: Place, arguments: list[str]) -> list[str]:
+    """A process's own form of the command line.
+
+    Raises:
+        ConfigError: `resume=` names no run, or a launcher has started a sweep.
+    """
+    if place.launched and {"-m", "--multirun"} & set(arguments):
+        raise ConfigError(
+            ["-m: a sweep starts the processes of its jobs itself; run it without a launcher"]
+        )
+    if place.report is None:
+        arguments = with_saved_overrides(arguments)
+    if place.rank and place.report is None:
+        # Hydra makes a folder named after the second; the first process's is the run's.
+        arguments = [*arguments, "hydra.run.dir=."]
+    return arguments
 
 
 def check(config: TrainConfig) -> None:
@@ -81,31 +115,35 @@ def check(config: TrainConfig) -> None:
     check_training(config, build_rewards(config.reward))
 
 
-def train(config: TrainConfig, composed: DictConfig) -> float:
+def train(config: TrainConfig, composed: DictConfig, place: Place | None = None) -> float:
     """Run one training from its validated configuration, or go on with one (`config.resume`).
 
     Args:
         config: typed configuration.
         composed: the same as Hydra composed it, for the log.
+        place: this process among those that a launcher started; None is alone.
 
     Returns:
         Test SRCC after training (validation SRCC of the best checkpoint without a test), the
-        figure that a sweep optimises.
+        figure that a sweep optimises; NaN in processes that only help.
 
     Raises:
         UserError: a mistake, or a fault that stopped the run.
         Interrupted: a signal stopped the run, which is saved.
     """
+    place = place or Place()
+    hardware = config.hardware
+    if not place.launched and hardware.devices * hardware.nodes > 1:
+        return _launch(config)
     rewards = build_rewards(config.reward)
-    check_training(config, rewards)
+    config = _in_processes(config, composed, place)
     # With `auto` the run may go on in another folder; an empty one would be left behind.
-    own_folder = None if config.resume == "auto" else config.run_dir
-    make_folders(run_dir=own_folder, loader__cache_dir=config.loader.cache_dir)
-    overrides = list(HydraConfig.get().overrides.task)
+    own_folder = None if config.resume == "auto" or place.rank else config.run_dir
+    together(lambda: make_folders(run_dir=own_folder, loader__cache_dir=config.loader.cache_dir))
     with (
         StopRequests() as stops,
         machine_faults(stops, Path(config.run_dir)),
-        claimed_run(config, plain_values(composed), overrides) as run,
+        _shared_run(config, plain_values(composed)) as run,
     ):
         if run.record.finished:
             return _finished(run)
@@ -115,17 +153,90 @@ def train(config: TrainConfig, composed: DictConfig) -> float:
         except (Interrupted, RunFaultError) as error:
             _say_how_to_go_on(run, error)
             raise
+        except PrunedError as error:
+            if place.world_size == 1:
+                raise
+            speak_once(place, str(error), 1, pruned=True)
+            sys.exit(1)
+
+
+def _launch(config: TrainConfig) -> float:
+    check(config)
+    run_dir = Path(config.run_dir)
+    launch(config.hardware, list(HydraConfig.get().overrides.task), run_dir)
+    # With resume=auto the processes may have gone on in another folder, and have said so.
+    return _figure(run_dir) if (run_dir / "summary.json").is_file() else float("nan")
+
+
+def _in_processes(config: TrainConfig, composed: DictConfig, place: Place) -> TrainConfig:
+    """Meet the other processes, and the configuration with their number."""
+    hardware = config.hardware
+    problem: ConfigError | None = None
+    asked = hardware.devices * hardware.nodes
+    if place.launched and asked not in (1, place.world_size):
+        problem = ConfigError(
+            [
+                f"hardware.devices={hardware.devices}, hardware.nodes={hardware.nodes}: a launcher "
+                f"has started {place.world_size} processes; start {asked}, or leave these keys out"
+            ]
+        )
+    if place.launched:
+        hardware = replace(hardware, devices=place.local_size, nodes=place.nodes)
+        OmegaConf.update(composed, "hardware.devices", hardware.devices)
+        OmegaConf.update(composed, "hardware.nodes", hardware.nodes)
+        config = replace(config, hardware=hardware)
+    if config.loader.images_per_step is not None:
+        share = share_of_step(config.loader.images_per_step, place.world_size)
+        if share is not None:
+            OmegaConf.update(composed, "loader.images_per_batch", share)
+            config = replace(config, loader=replace(config.loader, images_per_batch=share))
+    try:
+        check(config)
+    except ConfigError as error:
+        problem = problem or error
+    join(place, hardware, plain_values(composed), problem)
+    if own_rank():
+        logging.disable(logging.WARNING)
+        warnings.simplefilter("ignore")
+    return config
+
+
+@contextmanager
+def _shared_run(config: TrainConfig, values: dict[str, Any]) -> Iterator[Run]:
+    """The run that the first process has claimed."""
+    overrides = list(HydraConfig.get().overrides.task)
+    with ExitStack() as held:
+        run = from_first(lambda: held.enter_context(claimed_run(config, values, overrides)))
+        together(partial(_check_seen, run.run_dir.resolve()))
+        yield run
+
+
+def _check_seen(run_dir: Path) -> None:
+    if not (run_dir / RECORD).is_file():
+        raise ConfigError(
+            [
+                f"run_dir={run_dir}: process {own_rank()} does not see what the first process has "
+                "written there; choose a folder on a disk that all nodes share"
+            ]
+        )
 
 
 def _finished(run: Run) -> float:
-    summary = json.loads((run.run_dir / "summary.json").read_text(encoding="utf-8"))
-    print(f"{run.run_dir}: this run has finished; there is nothing to resume")
+    if own_rank() == 0:
+        print(f"{run.run_dir}: this run has finished; there is nothing to resume")
+    return _figure(run.run_dir)
+
+
+def _figure(run_dir: Path) -> float:
+    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
     figure = summary["test_srcc_after"]
     figure = summary["val_srcc_best"] if figure is None else figure
     return float("nan") if figure is None else float(figure)
 
 
 def _say_how_to_go_on(run: Run, error: Interrupted | RunFaultError) -> None:
+    if own_rank():
+        return
     if isinstance(error, Interrupted):
         print(f"stopped by {error.signal_name}; go on with:", file=sys.stderr)
     else:
@@ -141,31 +252,44 @@ def _train(
     if config.hardware.threads is not None:
         torch.set_num_threads(config.hardware.threads)
     L.seed_everything(config.seed, verbose=False)
-    console = Console(soft_wrap=True)
-    data = _open_data(config)
-    policy = load_policy(
-        config.model,
-        attention=config.hardware.attention,
-        gradient_checkpointing=config.hardware.gradient_checkpointing,
-        device="cuda" if config.hardware.accelerator == "gpu" else "cpu",
-    )
+    console = Console(soft_wrap=True, quiet=own_rank() > 0)
+    data = together(lambda: _open_data(config))
+    together(data.check_same_in_all_processes)
+    policy = together(lambda: _load_policy(config))
     steps = _total_steps(config, data)
     console.print(describe(config, policy, data, steps, run), markup=False)
-    tags = {**_tags(config), RUN_DIR_TAG: str(run.run_dir.resolve())}
-    with open_run_log(
-        config.logger, run.run_dir, run_name(config), tags, resume=run.resumed
-    ) as run_log:
+    with together(lambda: _open_log(config, run)) as run_log:
         run_log.config(OmegaConf.to_yaml(composed, resolve=True), parameters(composed))
         if run.changes:
             run_log.tags({"vqr1.forced_changes": "; ".join(run.changes)})
         with closing(data):
             result = _Training(config, policy, data, rewards, run_log, steps, run, stops).run()
+        if result is None:
+            return float("nan")
         seconds = time.monotonic() - started
         run_log.summary(summary_values(result, seconds, run_log))
         write_model_card(result.checkpoint, run_log.run_dir)
     run.finish()
     print_report(console, result, seconds, run_log)
     return result.headline
+
+
+def _load_policy(config: TrainConfig) -> Policy:
+    hardware = config.hardware
+    return load_policy(
+        config.model,
+        attention=hardware.attention,
+        gradient_checkpointing=hardware.gradient_checkpointing,
+        # The current device is the process's own.
+        device="cuda" if hardware.accelerator == "gpu" else "cpu",
+    )
+
+
+def _open_log(config: TrainConfig, run: Run) -> RunLog:
+    if own_rank():
+        return NoRunLog(run.run_dir)
+    tags = {**_tags(config), RUN_DIR_TAG: str(run.run_dir.resolve())}
+    return open_run_log(config.logger, run.run_dir, run_name(config), tags, resume=run.resumed)
 
 
 class _Training:
@@ -203,14 +327,15 @@ class _Training:
         # Lightning moves the policy to the CPU after every validate and fit.
         self.device = next(policy.model.parameters()).device
 
-    def run(self) -> TestResult:
-        """The whole run, or what is left of it."""
+    def run(self) -> TestResult | None:
+        """The whole run, or what is left of it; None in processes that only help."""
         before = self._judged("before training", 0)
         if self.resumed_from is None:
             self.trainer.validate(self.module, self.data, verbose=False)
             self.trainer.fit(self.module, self.data)
         else:
             self.trainer.fit(self.module, self.data, ckpt_path=self.resumed_from, weights_only=True)
+        self._put_together()
         last_step = self.trainer.global_step
         after = last = self._judged("after training, last step", last_step)
         best = self.checkpoints.best_path
@@ -218,6 +343,9 @@ class _Training:
             self.module.load_state_dict(read_checkpoint(best)["state_dict"])
             if step_of(best) != last_step:
                 after = self._judged(f"after training, best step {step_of(best)}", step_of(best))
+        skipped = self.data.skipped_images()
+        if own_rank():
+            return None
         exported = export_checkpoint(self.policy, self.run_log.run_dir.resolve() / "export")
         result = TestResult.build(
             before,
@@ -228,16 +356,32 @@ class _Training:
             self.config.validation.bootstrap_draws,
         )
         _log_result(self.run_log, result, last_step)
-        self._log_skipped(last_step)
+        self._log_skipped(skipped, last_step)
         return result
+
+    def _put_together(self) -> None:
+        """Take a policy of whole weights where training has left each process a piece."""
+        if isinstance(self.module.division, Replicated):
+            return
+        policy = _load_policy(self.config)
+        with torch.no_grad():
+            for (_, whole), (_, cut) in zip(
+                policy.model.state_dict().items(),
+                self.policy.model.state_dict().items(),
+                strict=True,
+            ):
+                whole.copy_(whole_tensor(cut))
+        self.policy = self.module.policy = policy
+        self.module.model = policy.model
+        self.engine = build_engine(self.config.rollout, policy)
 
     def _judged(self, when: str, step: int) -> Predictions | None:
         self.stops.check()
         validation = self.config.validation
         if not validation.test:
             return None
-        kept = kept_predictions(self.folder, step)
-        if kept is not None:
+        kept = kept_predictions(self.folder, step) if own_rank() == 0 else None
+        if from_first(lambda: kept is not None):
             return kept
         self.policy.model.to(self.device)
         predictions = judge(
@@ -246,13 +390,14 @@ class _Training:
             self.modes.primary,
             validation.images_per_batch,
             when,
-            self.stops.check,
+            self.stops,
         )
-        keep_predictions(self.folder, step, predictions)
+        if predictions is not None:
+            keep_predictions(self.folder, step, predictions)
         return predictions
 
-    def _log_skipped(self, step: int) -> None:
-        skipped = {name: count for name, count in self.data.skipped_images().items() if count}
+    def _log_skipped(self, counts: dict[str, int], step: int) -> None:
+        skipped = {name: count for name, count in counts.items() if count}
         self.run_log.metrics(
             {f"data/skipped/{name}": float(count) for name, count in skipped.items()}, step
         )
@@ -334,11 +479,12 @@ def _callbacks(
         SampleAnswers(run_log, config.logger.sample_answers),
         ScatterPlot(run_log),
     ]
-    if config.callbacks.progress:
+    if config.callbacks.progress and own_rank() == 0:
         callbacks.append(progress_callback(Console()))
     if config.callbacks.watchdogs is not None:
         callbacks.append(Watchdogs(config.callbacks.watchdogs, run_log, stops))
-    callbacks += trial_callbacks(run_log.run_dir, config.sweep.curve)
+    if own_rank() == 0:
+        callbacks += trial_callbacks(run_log.run_dir, config.sweep.curve)
     return [*callbacks, checkpoints]
 
 
@@ -364,9 +510,14 @@ def describe(
         f"policy {config.model.name}: {trained / 1e6:.1f} M trained parameters\n"
         f"images (train/val/test): {counts}\n"
         f"{steps} steps of {config.loader.images_per_batch} images x "
-        f"{config.grpo.group_size} responses; reward {' + '.join(config.reward.terms)}; "
-        f"run directory {run.run_dir}"
+        f"{config.grpo.group_size} responses{_on_processes(config)}; reward "
+        f"{' + '.join(config.reward.terms)}; run directory {run.run_dir}"
     ) + _resumed_at(run)
+
+
+def _on_processes(config: TrainConfig) -> str:
+    count = config.hardware.devices * config.hardware.nodes
+    return "" if count == 1 else f" on each of {count} processes"
 
 
 def _resumed_at(run: Run) -> str:
@@ -397,6 +548,8 @@ def _quieten(config: TrainConfig) -> None:
     # machines with more cores than the profile asked for.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*num_workers.*")
+    # Figures are those of all processes already (`vqr1.training.ranks`).
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     # Sampling and update both run without dropout, on purpose (`GrpoModule.training_step`).
     warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")

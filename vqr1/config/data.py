@@ -96,6 +96,9 @@ class LoaderConfig:
 
     images_per_batch: Annotated[int, Field(ge=1)]
     """B: images that one process ranks against each other in one step."""
+    images_per_step: PositiveInt | None = None
+    """Training only: images of one step over all processes, instead of `images_per_batch`; the
+    number of processes must divide it. The same step, whatever machine it runs on."""
     last_batch: Literal["drop", "fill"] = "drop"
     """What happens to a set's last, smaller batch of an epoch: left out, or filled up with the
     epoch's first images of the same set. A set smaller than one batch is always filled."""

@@ -20,14 +20,28 @@ class HardwareConfig:
     """Processes (devices) on each node."""
     nodes: PositiveInt = 1
     """Number of nodes."""
-    strategy: Literal["auto"] = "auto"
-    """Lightning strategy; one process needs no other."""
+    strategy: Literal["auto", "fsdp2", "zero2", "zero3"] = "auto"
+    """What several processes divide. `auto`: nothing, each holds all weights; `fsdp2`: weights,
+    gradients and optimiser (PyTorch); `zero2`: gradients and optimiser, `zero3`: weights too
+    (DeepSpeed)."""
+    offload: bool = False
+    """zero2 and zero3: keep the optimiser's moments and master weights in host memory."""
+    rendezvous_seconds: PositiveFloat = 300.0
+    """Longest wait of a process for all others at the start. Nodes of a cluster may begin minutes
+    apart, and read the program from a shared disk at the same time; what has not come by then will
+    not: a wrong address, another number of processes, a node that failed."""
+    collective_minutes: PositiveFloat = 60.0
+    """Longest wait of a process in one exchange with the others. It covers the slowest rollout and
+    what the first process does alone while the others wait: writing a checkpoint, or test tables.
+    PyTorch's own 10 minutes (NCCL) end runs whose checkpoints go to a slow disk. A process that
+    dies is noticed at once by its launcher; this limit is for those that hang."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Arithmetic of the passes; the type of the weights themselves is `model.dtype`."""
     threads: PositiveInt | None = None
     """CPU threads of one process; null leaves PyTorch's choice."""
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
-    """Attention implementation of the model outside the shared-prompt passes."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    """Attention implementation of the model outside the shared-prompt passes. `auto`: flash-attn 3
+    or 2 where it is installed, else sdpa."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     micro_batch_tokens: PositiveInt = 16384

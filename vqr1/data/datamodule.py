@@ -93,11 +93,38 @@ class RankingDataModule(lightning.LightningDataModule):
         logger.debug("opened %d data sets", len(self.sets))
 
     def skipped_images(self) -> dict[str, int]:
-        """By set, the images left out so far: missing, empty, or not decodable."""
+        """By set, the images left out so far: missing, empty, or not decodable.
+
+        Of those that do not decode, in a run of several processes, all of them have to ask.
+        """
+        if _rank_and_world_size()[1] > 1:
+            for bad in self._bad.values():
+                torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
         return {
             name: labelled.skipped + int(self._bad[name].sum())
             for name, labelled in self.sets.items()
         }
+
+    def check_same_in_all_processes(self) -> None:
+        """Compare names, opinion scores and division of the images with the first process's.
+
+        Raises:
+            DataError: this process has read something else.
+        """
+        rank, world_size = _rank_and_world_size()
+        if world_size == 1:
+            return
+        own = {name: labelled.digest() for name, labelled in self.sets.items()}
+        box: list[dict[str, str]] = [own]
+        torch.distributed.broadcast_object_list(box, src=0)
+        differing = [name for name in own if own[name] != box[0].get(name)]
+        if differing:
+            name = differing[0]
+            raise DataError(
+                f"{self.sets[name].key}: process {rank} has read other images, opinion scores or "
+                f"parts of {name} than process 0 ({len(self.sets[name].table)} rows here); every "
+                "node needs the same label files and the same images"
+            )
 
     def train_dataloader(self) -> RankingLoader:
         """Training batches of this process, from where training stands.
@@ -125,8 +152,10 @@ class RankingDataModule(lightning.LightningDataModule):
             self._train_loader.close()
 
     def val_dataloader(self) -> RankingLoader:
-        """Validation batches, for Lightning's loop."""
-        return self.eval_dataloader("val", self._val_max_images, self._val_batch_size)
+        """This process's share of the validation batches, for Lightning's loop."""
+        return self.eval_dataloader(
+            "val", self._val_max_images, self._val_batch_size, *_rank_and_world_size()
+        )
 
     def eval_dataloader(
         self,
@@ -145,7 +174,8 @@ class RankingDataModule(lightning.LightningDataModule):
             part: val, test or train.
             max_images: at most this many images of each set, evenly spaced.
             batch_size: images in a batch; the training batch's number if not given.
-            rank: with `world_size`, deal the batches in turn and give this process its share.
+            rank: with `world_size`, deal the batches in turn and give this process its share; one
+                for which none is left gets the last batch too.
             world_size: number of processes that share the work.
 
         Raises:
@@ -165,7 +195,9 @@ class RankingDataModule(lightning.LightningDataModule):
             for first in range(0, len(images), size)
         ]
         source = RankingImages(parts, self._prompts, self._cache, replace_bad=False)
-        return RankingLoader(source, plans[rank::world_size], self._loader.workers)
+        # Lightning passes a validation without batches over, which others would wait for.
+        own = plans[rank::world_size] or plans[-1:]
+        return RankingLoader(source, own, self._loader.workers)
 
     def state_dict(self) -> dict[str, Any]:
         """Position in the order of training batches, in plain containers."""

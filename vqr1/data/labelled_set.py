@@ -8,6 +8,7 @@ training files: mos_scaled = (mos - min) / (max - min) * 4 + 1.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,12 @@ class LabelledSet:
         if limit < len(rows):
             rows = rows.iloc[[i * len(rows) // limit for i in range(limit)]]
         return rows
+
+    def digest(self) -> str:
+        """SHA-256 of what the rows say: names, scaled scores, parts, in order."""
+        rows = self.table[["image", "mos_scaled", "split"]]
+        hashes = pd.util.hash_pandas_object(rows, index=True).to_numpy()
+        return hashlib.sha256(hashes.tobytes()).hexdigest()
 
     def image_path(self, row: int) -> Path:
         """Full path of the image in row `row` of `table`."""

@@ -6,6 +6,7 @@ Code that a checkpoint carries is never executed, and pickled weights are never 
 from __future__ import annotations
 
 import functools
+import logging
 import socket
 import urllib.request
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ import huggingface_hub
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from vqr1.config import LoraConfig, ModelConfig
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import unwrap
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.tiny import tiny_policy_folder
+
+logger = logging.getLogger(__name__)
 
 PROCESSOR_FILE = "preprocessor_config.json"
 MODEL_TYPE = "qwen2_5_vl"
@@ -78,7 +82,8 @@ def load_policy(
 
     Args:
         config: which checkpoint, and what of it is trained.
-        attention: attention implementation outside the shared-prompt passes.
+        attention: attention implementation outside the shared-prompt passes; `auto` takes the best
+            that is installed.
         gradient_checkpointing: recompute activations in the backward pass.
         device: where the weights go.
 
@@ -96,6 +101,16 @@ def load_policy(
     if config.lora is not None:
         model = _add_adapters(model, config.lora)
     return Policy(model.to(device).eval(), processor, source, config.revision)
+
+
+def best_attention() -> str:
+    """The fastest attention implementation that is installed; says so where that is sdpa."""
+    if is_flash_attn_3_available():
+        return "flash_attention_3"
+    if is_flash_attn_2_available():
+        return "flash_attention_2"
+    logger.warning("hardware.attention=auto: flash-attn is not installed here; sdpa is used")
+    return "sdpa"
 
 
 def trainable_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -122,7 +137,7 @@ def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
             source,
             **_origin(config),
             dtype=getattr(torch, config.dtype),
-            attn_implementation=attention,
+            attn_implementation=best_attention() if attention == "auto" else attention,
             use_safetensors=True,
             output_loading_info=True,
         )

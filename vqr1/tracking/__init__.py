@@ -1,5 +1,5 @@
 """Experiment tracking: where metrics, tables, figures and configurations of a run go."""
 
-from vqr1.tracking.run_log import RunLog, open_run_log
+from vqr1.tracking.run_log import NoRunLog, RunLog, open_run_log
 
-__all__ = ["RunLog", "open_run_log"]
+__all__ = ["NoRunLog", "RunLog", "open_run_log"]

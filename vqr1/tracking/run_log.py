@@ -240,6 +240,25 @@ class RunLog:
         return path
 
 
+class NoRunLog(RunLog):
+    """The log of a process that only helps another, which writes everything."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir, None)
+
+    def text(self, name: str, content: str) -> Path:
+        """Write nothing."""
+        return self.run_dir / name
+
+    def table(self, name: str, table: pd.DataFrame) -> Path:
+        """Write nothing."""
+        return self.run_dir / f"{name}.csv"
+
+    def figure(self, name: str, figure: Figure) -> Path:
+        """Write nothing."""
+        return self.run_dir / f"{name}.png"
+
+
 def open_run_log(
     config: LoggerConfig,
     run_dir: Path,

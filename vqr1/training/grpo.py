@@ -3,16 +3,17 @@
 One step is one ranking batch: sample K responses per image, parse, reward and normalise them, then
 update the policy on the response tokens of all groups that carry signal. The mathematics lives in
 `loss.py`, `advantages.py` and `vqr1.iqa`; sampling and log-probabilities behind the interfaces of
-`vqr1.rollout` and `vqr1.policy.shared_prompt`. In a run of several processes each holds all
-weights and its share of the step's images; what they tell each other is in `ranks.py`, and W
-processes of B images take the step that one process of W B images takes. What it leaves out:
-checkpoints, tables and plots (callbacks). Shapes: see `vqr1.records`.
+`vqr1.rollout` and `vqr1.policy.shared_prompt`. In a run of several processes each has its share of
+the step's images, and all weights or a piece of them (`division.py`); what they tell each other is
+in `ranks.py`, and W processes of B images take the step that one process of W B images takes. What
+it leaves out: checkpoints, tables and plots (callbacks). Shapes: see `vqr1.records`.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,12 @@ from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.reference import Reference, make_reference
 from vqr1.policy.shared_prompt import plan_micro_batches, response_logprobs
 from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
-from vqr1.records import LossOutput, RankingBatch, ScoredRollout
+from vqr1.records import LossOutput, RankingBatch, Rollout, ScoredRollout
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
+from vqr1.training.division import Division, Replicated, split_parameters
 from vqr1.training.loss import Denominators, grpo_loss, token_weights
-from vqr1.training.ranks import add_gradients, total_over_ranks
+from vqr1.training.ranks import total_over_ranks
 from vqr1.training.schedule import learning_rate_factor
 from vqr1.training.scored_rollout import sampled_entropy, score_rollout
 from vqr1.training.validation import Validator
@@ -112,6 +114,8 @@ class GrpoModule(L.LightningModule):
         self.settings = settings
         self.vision_cache = vision_cache
         self.last_step: StepRecord | None = None
+        self.division: Division = Replicated()
+        self._validating = ExitStack()
         # Not a submodule: checkpoints hold the policy only, and the copy never trains.
         self._reference: list[Reference | None] = [
             make_reference(policy.model, settings.grpo.kl_weight)
@@ -125,8 +129,10 @@ class GrpoModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW over all trainable parameters, and its schedule stepped with every update."""
         config = self.settings.optimizer
+        # A fused update takes whole and divided weights apart only.
+        groups = [g for g in split_parameters(trainable_parameters(self.model)) if g]
         optimizer = torch.optim.AdamW(
-            trainable_parameters(self.model),
+            [{"params": group} for group in groups],
             lr=config.lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -145,7 +151,8 @@ class GrpoModule(L.LightningModule):
         vision = self._encode(batch)
         scored, answer_figures = self._sample(batch, vision.detach())
         sampled = time.perf_counter()
-        reference = self._reference_logprobs(batch, scored, vision.detach())
+        with self.division.whole():
+            reference = self._reference_logprobs(batch, scored, vision.detach())
         referred = time.perf_counter()
         learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         loss, grad_norm = self._update(batch, scored, reference, vision)
@@ -167,12 +174,17 @@ class GrpoModule(L.LightningModule):
         self.last_step = StepRecord(batch, scored, figures, math.isfinite(grad_norm))
         self._log({f"train/{name}": value for name, value in figures.items()}, len(batch))
 
+    def on_validation_epoch_start(self) -> None:
+        """Put the weights together: processes may judge different numbers of images."""
+        self._validating.enter_context(self.division.whole())
+
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
         """Judge one batch of validation images."""
         self.validator.add(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/srcc` and its companions."""
+        self._validating.close()
         # An undefined figure is logged as NaN: the best checkpoint ranks it below every number.
         figures = self.validator.finish()
         self._log({f"val/{name}": value for name, value in figures.items()})
@@ -195,13 +207,14 @@ class GrpoModule(L.LightningModule):
         self, batch: RankingBatch, vision: VisionFeatures
     ) -> tuple[ScoredRollout, dict[str, float]]:
         settings = self.settings
-        rollout = self.engine.sample(
-            batch.prompts,
-            group_size=settings.grpo.group_size,
-            sampling=settings.sampling,
-            seed=step_seed(settings.seed, self.global_step),
-            vision=vision,
-        )
+        with self.division.whole():
+            rollout = self.engine.sample(
+                batch.prompts,
+                group_size=settings.grpo.group_size,
+                sampling=settings.sampling,
+                seed=step_seed(settings.seed, self.global_step),
+                vision=vision,
+            )
         return score_rollout(
             rollout,
             batch.mos,
@@ -270,14 +283,14 @@ class GrpoModule(L.LightningModule):
             denominators_over_ranks(rollout.mask),
         )
         mask = rollout.mask & scored.has_signal[:, None, None]
+        planned = plan_micro_batches(batch.prompts, mask, self.settings.micro_batch_tokens)
+        parts = [part for part in planned if bool(mask[part].any())]
         optimizer.zero_grad(set_to_none=True)
         outputs: list[LossOutput] = []
         logprobs = torch.zeros_like(weights)
         # Micro-batches collect their gradients on the leaves; the tower goes backwards once.
         leaves = vision.leaves() if vision_trains(self.model) else vision
-        for part in plan_micro_batches(batch.prompts, mask, self.settings.micro_batch_tokens):
-            if not bool(mask[part].any()):
-                continue
+        for part in parts:
             current = response_logprobs(
                 self.model,
                 batch.prompts.select(part.start, part.stop),
@@ -298,10 +311,12 @@ class GrpoModule(L.LightningModule):
             )
             self.manual_backward(output.loss)
             outputs.append(output)
+        for _ in range(self.division.same_passes(len(parts)) - len(parts)):
+            self._idle_pass(batch, rollout, leaves)
         if leaves is not vision:
             vision.backward_from(leaves)
-        add_gradients(trainable_parameters(self.model))
-        grad_norm = self._clip_gradients()
+        limit = self.settings.optimizer.max_grad_norm
+        grad_norm = self.division.finish_gradients(self.model, limit)
         if not math.isfinite(grad_norm):
             # A loss that is no number has such a gradient, in all processes at once. AdamW's
             # moments would never get rid of it.
@@ -312,14 +327,16 @@ class GrpoModule(L.LightningModule):
         schedule.step()
         return _total(outputs, weights), grad_norm, logprobs
 
-    def _clip_gradients(self) -> float:
-        limit = self.settings.optimizer.max_grad_norm
-        parameters = [p for p in trainable_parameters(self.model) if p.grad is not None]
-        if not parameters:
-            return 0.0
-        return float(
-            torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
-        )
+    def _idle_pass(self, batch: RankingBatch, rollout: Rollout, leaves: VisionFeatures) -> None:
+        """A pass that adds nothing, while another process makes one that does."""
+        logprobs = response_logprobs(
+            self.model,
+            batch.prompts.select(0, 1),
+            rollout.tokens[:1],
+            rollout.mask[:1],
+            vision=leaves.select(0, 1),
+        ).logprobs
+        self.manual_backward(0.0 * logprobs.sum())
 
     def _log(self, figures: dict[str, float], batch_size: int = 1) -> None:
         """Hand figures to progress and checkpoints through Lightning, and to the log directly.

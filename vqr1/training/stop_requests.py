@@ -2,7 +2,7 @@
 
 SIGINT (Ctrl-C), SIGTERM (a shutdown, a scheduler's limit) and SIGUSR1 (SLURM's warning before the
 limit) all mean: save and stop. A second one does what it does by default, at once. A watchdog asks
-by `fault`.
+by `fault`. In a run of several processes a signal to one of them stops all, at the same step.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from vqr1.errors import Interrupted, RunFaultError
+from vqr1.training.agreement import largest, smallest
+from vqr1.training.ranks import own_rank
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -49,9 +51,11 @@ class StopRequests:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @property
-    def pending(self) -> bool:
-        """True once something asked."""
+    def asked(self) -> bool:
+        """Whether something asked any process; called by all at the same point."""
+        number = largest(0 if self.signal is None else signal.Signals[self.signal].value)
+        if number and self.signal is None:
+            self.signal = signal.Signals(number).name
         return self.signal is not None or self._fault is not None
 
     def install(self) -> None:
@@ -65,12 +69,14 @@ class StopRequests:
         self._fault = self._fault or message
 
     def check(self) -> None:
-        """Stop here if something asked.
+        """Stop here if something asked any process; called by all at the same point.
 
         Raises:
             Interrupted: a signal came.
             RunFaultError: a fault was reported.
         """
+        if not self.asked():
+            return
         if self._fault is not None:
             raise RunFaultError(self._fault)
         if self.signal is not None:
@@ -87,4 +93,31 @@ class StopRequests:
         # SIGUSR1 stays taken: SLURM sends it to every process of a step, perhaps more than once.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.write(2, f"{self.signal}: stopping after this step\n".encode())
+        if own_rank() == 0:
+            os.write(2, f"{self.signal}: stopping after this step\n".encode())
+
+
+class Looks:
+    """Looks for a stop after each batch of images that are shared out, as often in every process.
+
+    Shares may differ by a batch, or by one of which no image decodes.
+
+    Args:
+        stops: what asks.
+        batches: batches of this process's share.
+    """
+
+    def __init__(self, stops: StopRequests, batches: int) -> None:
+        self.stops = stops
+        self.left = smallest(batches)
+
+    def after_batch(self) -> bool:
+        """Whether something asked; to be called after every batch."""
+        if not self.left:
+            return False
+        self.left -= 1
+        return self.stops.asked()
+
+    def after_all(self) -> bool:
+        """Whether something asked, in the looks that other processes still take."""
+        return any(self.after_batch() for _ in range(self.left))

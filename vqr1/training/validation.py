@@ -6,7 +6,10 @@ earns a fidelity reward of .707, and a healthy run moves it by hundredths only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from vqr1.config import SamplingConfig
 from vqr1.evaluation.predictions import Predictions, concatenate
@@ -14,6 +17,7 @@ from vqr1.evaluation.protocol import EvaluationMode, SamplingEngine, score_image
 from vqr1.evaluation.summary import Summary, summarise
 from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
 from vqr1.records import RankingBatch
+from vqr1.training.agreement import from_first, gathered_in_first
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,43 @@ class Validator:
             self._greedy.append(score_images(self.engine, [batch], mode=self.modes.greedy))
 
     def finish(self) -> dict[str, float]:
-        """Figures of all batches added since the last call, by metric name.
+        """Figures of all batches added since the last call in any process, by metric name.
 
-        The primary predictions stay in `predictions` for tables and plots.
+        The primary predictions stay in `predictions` for tables and plots, in the first process.
         """
-        self.predictions = concatenate(self._primary)
-        figures = _figures(summarise(self.predictions, draws=0), "")
-        if self._greedy:
-            greedy = summarise(concatenate(self._greedy), draws=0)
-            figures |= {"srcc_greedy": greedy.srcc, "plcc_greedy": greedy.plcc}
+        self.predictions = in_table_order(self._primary)
+        greedy = in_table_order(self._greedy) if self.modes.greedy is not None else None
         self._primary, self._greedy = [], []
+        return from_first(lambda: self._all_figures(greedy))
+
+    def _all_figures(self, greedy: Predictions | None) -> dict[str, float]:
+        assert self.predictions is not None
+        figures = _figures(summarise(self.predictions, draws=0), "")
+        if greedy is not None:
+            summary = summarise(greedy, draws=0)
+            figures |= {"srcc_greedy": summary.srcc, "plcc_greedy": summary.plcc}
         return figures
+
+
+def in_table_order(parts: Sequence[Predictions]) -> Predictions | None:
+    """Put together what the processes have judged, each image once, as one process would have it.
+
+    Args:
+        parts: this process's batches in order; batches were dealt in turn.
+
+    Returns:
+        All rows, set after set in table order, in the first process; None in the others.
+    """
+    dealt = gathered_in_first(list(parts))
+    if dealt is None or len(dealt) == 1:
+        return None if dealt is None else concatenate(dealt[0])
+    longest = max(map(len, dealt))
+    turns = [part[i] for i in range(longest) for part in dealt if i < len(part)]
+    rows = concatenate(turns)
+    sets = {name: number for number, name in enumerate(dict.fromkeys(rows.datasets))}
+    keys = np.stack([[sets[name] for name in rows.datasets], rows.index], axis=1)
+    _, order = np.unique(keys, axis=0, return_index=True)
+    return rows.rows(order)
 
 
 def _figures(summary: Summary, suffix: str) -> dict[str, float]:

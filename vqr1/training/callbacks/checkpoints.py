@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from vqr1.config import CheckpointConfig
 from vqr1.errors import RunFaultError
+from vqr1.training.agreement import gathered
 from vqr1.training.checkpoint_files import (
     CheckpointNotWrittenError,
     checkpoints,
@@ -34,7 +35,8 @@ from vqr1.training.checkpoint_files import (
     write_checkpoint,
 )
 from vqr1.training.random_state import random_state, set_random_state
-from vqr1.training.stop_requests import StopRequests
+from vqr1.training.ranks import own_rank
+from vqr1.training.stop_requests import Looks, StopRequests
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,8 @@ class RunCheckpoints(Checkpoint):
         self.best_score = -math.inf
         self._batches = 0
         self._random: dict[str, Any] = {}
+        self._random_of_others: list[dict[str, Any]] = []
+        self._looks: Looks | None = None
         self._validation_pending = False
         self._resumed = False
         self._saved_step: int | None = None
@@ -92,6 +96,7 @@ class RunCheckpoints(Checkpoint):
         return {
             "batches": self._batches,
             "random": self._random,
+            "random_of_others": self._random_of_others,
             "validation_pending": self._validation_pending,
             "best_step": self.best_step,
             "best_score": self.best_score,
@@ -100,7 +105,8 @@ class RunCheckpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a saved state; it is put in place when the fit starts."""
         self._batches = state_dict["batches"]
-        self._random = state_dict["random"]
+        others = state_dict.get("random_of_others", [])
+        self._random = [state_dict["random"], *others][own_rank()]
         self._validation_pending = state_dict["validation_pending"]
         self.best_step = state_dict["best_step"]
         self.best_score = state_dict["best_score"]
@@ -109,7 +115,8 @@ class RunCheckpoints(Checkpoint):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals back from Lightning."""
         self.stops.install()
-        remove_partials(self.folder)
+        if own_rank() == 0:
+            remove_partials(self.folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the start, which shows that the disk takes a checkpoint; or go on."""
@@ -137,16 +144,31 @@ class RunCheckpoints(Checkpoint):
         self._batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         self._random = random_state()
         self._validation_pending = self._batches % self.val_every == 0
-        if self.stops.pending:
+        if self.stops.asked():
             self._stop(trainer)
         if not self._validation_pending and self._due(trainer):
             self._save(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin to look for a signal after every batch."""
+        self._looks = Looks(self.stops, int(sum(trainer.num_val_batches)))
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *unused: Any
     ) -> None:
         """On a signal, save the step before the validation, which the resumed run then repeats."""
-        if self.stops.pending and trainer.state.fn == "fit":
+        assert self._looks is not None
+        if self._looks.after_batch():
+            self._stop_validation(trainer)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look as often as the other processes do."""
+        assert self._looks is not None
+        if self._looks.after_all():
+            self._stop_validation(trainer)
+
+    def _stop_validation(self, trainer: L.Trainer) -> None:
+        if trainer.state.fn == "fit":
             self._stop(trainer)
         self.stops.check()
 
@@ -194,9 +216,12 @@ class RunCheckpoints(Checkpoint):
         for log in trainer.loggers:
             log.save()
         step = trainer.global_step
+        self._random_of_others = gathered(self._random)[1:]
         if not self._write(trainer, self.folder / step_name("step", step)):
             return
         self._saved_step = step
+        if own_rank():
+            return
         for old in checkpoints(self.folder, "step")[: -self.config.keep]:
             remove_checkpoint(old)
         for old in checkpoints(self.folder, "best"):

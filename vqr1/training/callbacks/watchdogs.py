@@ -19,6 +19,7 @@ from vqr1.training.checkpoint_files import (
     write_checkpoint,
 )
 from vqr1.training.grpo import GrpoModule
+from vqr1.training.ranks import own_rank
 from vqr1.training.stop_requests import StopRequests
 from vqr1.training.watchdogs import RULES, LengthGrowth, Watchdog
 
@@ -91,7 +92,8 @@ class Watchdogs(L.Callback):
         self._tell("non_finite", step, message, self.skipped >= limit)
 
     def _keep(self, step: int, batch: RankingBatch, scored: ScoredRollout) -> str:
-        path = self.run_log.run_dir / FOLDER / step_name("step", step)
+        folder = FOLDER if own_rank() == 0 else f"{FOLDER}/rank_{own_rank()}"
+        path = self.run_log.run_dir / folder / step_name("step", step)
         try:
             write_checkpoint(offending_content(batch, scored), path)
         except CheckpointNotWrittenError as error:

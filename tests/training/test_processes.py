@@ -1,0 +1,129 @@
+"""How processes find each other, and what they say when they cannot."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from vqr1.config import HardwareConfig
+from vqr1.errors import ConfigError
+from vqr1.training.processes import Place, find_place, join, speak_once
+
+TORCHRUN = {
+    "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "node0", "MASTER_PORT": "29500",
+}  # fmt: skip
+
+
+def test_the_place_that_a_launcher_gives() -> None:
+    assert find_place({}) == Place()
+    place = find_place(dict(TORCHRUN))
+    assert (place.rank, place.world_size, place.local_rank, place.local_size) == (5, 8, 1, 4)
+    assert place.nodes == 2
+    assert place.launched
+    with pytest.raises(ConfigError, match="but not LOCAL_RANK, MASTER_PORT; start with torchrun"):
+        find_place({k: v for k, v in TORCHRUN.items() if k not in ("LOCAL_RANK", "MASTER_PORT")})
+    with pytest.raises(ConfigError, match=r"no number: .*'many'"):
+        find_place({**TORCHRUN, "WORLD_SIZE": "many"})
+
+
+def test_the_place_in_a_slurm_step() -> None:
+    batch_script = {"SLURM_JOB_ID": "71234", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
+    assert not find_place(dict(batch_script)).launched
+    step = batch_script | {
+        "SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "gpu[07-08,12]",
+    }  # fmt: skip
+    place = find_place(step)
+    assert (place.rank, place.world_size, place.local_rank, place.nodes) == (6, 8, 2, 2)
+    assert step["MASTER_ADDR"] == "gpu07"
+    # 15000 and the last four digits of the job's number.
+    assert step["MASTER_PORT"] == "16234"
+
+
+@pytest.fixture
+def meeting(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+
+
+def meet(*words: tuple[dict[str, Any], ConfigError | None], wait: float = 60) -> list[str]:
+    """What each process of a run is told, one thread each."""
+    hardware = HardwareConfig(accelerator="cpu", rendezvous_seconds=wait)
+    said = [""] * len(words)
+
+    def come(rank: int) -> None:
+        values, problem = words[rank]
+        try:
+            join(Place(rank, 2, rank, 2, None, True), hardware, values, problem)
+        except ConfigError as error:
+            said[rank] = str(error)
+
+    threads = [threading.Thread(target=come, args=(rank,)) for rank in range(len(words))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not dist.is_initialized()
+    return said
+
+
+@pytest.mark.usefixtures("meeting")
+def test_all_are_told_who_has_another_configuration() -> None:
+    one = {"seed": 1, "dataset": {"root": "/disk0/kadid"}, "run_dir": "a"}
+    two = {"seed": 2, "dataset": {"root": "/disk1/kadid"}, "run_dir": "b"}
+    said = meet((one, None), (two, None))
+    assert said[0] == said[1]
+    assert said[0].splitlines() == [
+        "process 1 has another configuration than process 0 (0 -> 1):",
+        "  seed: 1 -> 2",
+        "start all with the same command",
+    ]
+
+
+@pytest.mark.usefixtures("meeting")
+def test_the_first_is_told_of_anothers_problem() -> None:
+    problem = ConfigError(["hardware.accelerator=gpu: PyTorch finds no CUDA device"])
+    said = meet(({"seed": 1}, None), ({"seed": 1}, problem))
+    assert said[0] == "process 1: hardware.accelerator=gpu: PyTorch finds no CUDA device"
+
+
+@pytest.mark.usefixtures("meeting")
+def test_a_process_that_does_not_come() -> None:
+    (said,) = meet(({"seed": 1}, None), wait=1)
+    assert said.startswith("rank 1 of 2 processes did not come to 127.0.0.1:")
+    assert "within hardware.rendezvous_seconds=1;" in said
+
+
+@pytest.mark.usefixtures("meeting")
+def test_a_meeting_point_that_nobody_keeps() -> None:
+    hardware = HardwareConfig(accelerator="cpu", rendezvous_seconds=1)
+    with pytest.raises(ConfigError, match=r"process 1 of 2 cannot use the meeting point 127"):
+        join(Place(1, 2, 1, 2, None, True), hardware, {}, None)
+
+
+def test_the_first_of_several_that_fail_tells_the_launcher(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    for rank in (1, 0):
+        assert not speak_once(Place(rank, 2, rank, 2, report, True), f"by {rank}", 2)
+    assert json.loads(report.read_text()) == {
+        "rank": 1, "message": "by 1", "code": 2, "pruned": False,
+    }  # fmt: skip
+    assert speak_once(Place(), "alone", 2)
+
+
+@pytest.mark.usefixtures("meeting")
+def test_under_another_launcher_one_of_several_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    places = [Place(rank, 2, rank, 2, None, True) for rank in (1, 0)]
+    assert [speak_once(place, "lost", 74) for place in places] == [True, False]

@@ -1,0 +1,112 @@
+"""What a machine profile (`conf/hardware`) asks of a machine, and what this machine has.
+
+Every profile either starts or says in one line what is missing and which profile fits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+from vqr1.config import HardwareConfig
+
+SHARDING = ("fsdp2", "zero2", "zero3")
+"""Strategies that divide weights, gradients or moments between processes."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine has.
+
+    Attributes:
+        gpus: CUDA devices that PyTorch sees.
+        bfloat16: they compute in bfloat16.
+        deepspeed: the package is installed.
+        flash_attention_2: the kernels of flash-attn 2 can be used.
+        flash_attention_3: those of flash-attn 3.
+    """
+
+    gpus: int = 0
+    bfloat16: bool = False
+    deepspeed: bool = False
+    flash_attention_2: bool = False
+    flash_attention_3: bool = False
+
+
+def this_machine() -> Machine:
+    """Look."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return Machine(
+        gpus=gpus,
+        bfloat16=gpus > 0 and torch.cuda.is_bf16_supported(including_emulation=False),
+        deepspeed=importlib.util.find_spec("deepspeed") is not None,
+        flash_attention_2=is_flash_attn_2_available(),
+        flash_attention_3=is_flash_attn_3_available(),
+    )
+
+
+def fitting_profile(machine: Machine) -> str:
+    """The profile to recommend on a machine."""
+    if machine.gpus == 0:
+        return "cpu"
+    if machine.gpus == 1:
+        return "1gpu"
+    profile = "8gpu_zero3" if machine.deepspeed else "8gpu_fsdp2"
+    return profile if machine.gpus == 8 else f"{profile} hardware.devices={machine.gpus}"
+
+
+def hardware_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
+    """Everything that a profile asks for and a machine has not, one line each.
+
+    Args:
+        hardware: the profile.
+        machine: the machine that one of its nodes is.
+    """
+    fits = f"choose hardware={fitting_profile(machine)}"
+    if hardware.accelerator == "gpu" and machine.gpus == 0:
+        return [
+            "hardware.accelerator=gpu: PyTorch finds no CUDA device on this machine; choose "
+            "hardware=cpu"
+        ]
+    problems = []
+    if hardware.accelerator == "gpu" and hardware.devices > machine.gpus:
+        problems.append(
+            f"hardware.devices={hardware.devices}: PyTorch finds {machine.gpus} CUDA "
+            f"device{'s' if machine.gpus > 1 else ''} on this machine; {fits}"
+        )
+    if hardware.precision == "bf16-mixed" and machine.gpus and not machine.bfloat16:
+        problems.append(
+            "hardware.precision=bf16-mixed: this GPU does not compute in bfloat16; use "
+            "hardware.precision=32-true"
+        )
+    return problems + _package_problems(hardware, machine)
+
+
+def _package_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
+    problems = []
+    name = hardware.attention
+    if name.startswith("flash_attention") and not getattr(machine, name):
+        problems.append(
+            f"hardware.attention={name}: flash-attn {name[-1]} is not installed, or cannot be used "
+            "on this device; use hardware.attention=auto, which takes what there is"
+        )
+    if hardware.strategy in ("zero2", "zero3") and not machine.deepspeed:
+        problems.append(
+            f"hardware.strategy={hardware.strategy}: DeepSpeed is not installed; pip install "
+            "'vqr1[deepspeed]', or use hardware.strategy=fsdp2 (hardware=8gpu_fsdp2)"
+        )
+    if hardware.offload and hardware.strategy not in ("zero2", "zero3"):
+        problems.append(
+            f"hardware.offload=true, hardware.strategy={hardware.strategy}: only zero2 and zero3 "
+            "keep the optimiser in host memory; choose one of them, or hardware.offload=false"
+        )
+    return problems
+
+
+def share_of_step(images_per_step: int, processes: int) -> int | None:
+    """Images of one process in a step of so many; None where they cannot be shared equally."""
+    share, rest = divmod(images_per_step, processes)
+    return None if rest else share

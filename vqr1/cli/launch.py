@@ -1,0 +1,196 @@
+"""Starts the processes of one training on this machine, and watches over them.
+
+`python train.py hardware=cpu_2procs` composes and checks its configuration once and then runs its
+own command line `hardware.devices` times, each with the variables that torchrun would set. The
+launching process trains nothing: it passes signals on, ends the rest when one process has died, and
+says the one message that there is to say. It keeps the meeting point, so that no port is guessed.
+
+Not here: several nodes, which torchrun or srun start (docs/launching.md), and what the processes do
+(`vqr1.training.processes`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch.distributed as dist
+
+from vqr1.cli.resume import quoted
+from vqr1.config import HardwareConfig
+from vqr1.errors import (
+    EXIT_INTERRUPTED,
+    ConfigError,
+    Interrupted,
+    PrunedError,
+    RunFaultError,
+    UserError,
+)
+from vqr1.training.processes import REPORT
+from vqr1.training.stop_requests import SIGNALS
+
+GRACE_SECONDS = 40.0
+"""How long the others may go on once one has failed: they notice at their next exchange, and the
+first may have to deliver the end of its log. Processes that wait in an exchange are then ended."""
+_POLL_SECONDS = 0.1
+_REPORTED = (UserError.exit_code, RunFaultError.exit_code, EXIT_INTERRUPTED)
+
+
+def launch(hardware: HardwareConfig, overrides: Sequence[str], run_dir: Path) -> None:
+    """Run this command in `hardware.devices` processes; return when all have done their work.
+
+    Args:
+        hardware: how many.
+        overrides: the command line's, as Hydra read them.
+        run_dir: the run directory, which they would otherwise name after the time.
+
+    Raises:
+        ConfigError: several nodes.
+        UserError: what one of them said.
+        RunFaultError: one of them died.
+        Interrupted: a signal stopped them, and the run is saved.
+        PrunedError: a search gave the run up.
+    """
+    if hardware.nodes > 1:
+        raise ConfigError([_several_nodes(hardware)])
+    with tempfile.TemporaryDirectory(prefix="vqr1_launch_") as scratch:
+        report = Path(scratch) / "report.json"
+        place = quoted(run_dir)
+        command = [
+            sys.executable, sys.argv[0], *overrides, f"run_dir={place}", f"hydra.run.dir={place}",
+        ]  # fmt: skip
+        store = dist.TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30)
+        )
+        processes: list[subprocess.Popen[bytes]] = []
+        with _passing_signals_on(processes) as passed:
+            for rank in range(hardware.devices):
+                variables = _variables(rank, hardware.devices, store.port, report)
+                # A session of its own: Ctrl-C in a terminal reaches the launcher, which passes it
+                # on, and not every process twice.
+                processes.append(
+                    subprocess.Popen(
+                        command, env={**os.environ, **variables}, start_new_session=True
+                    )
+                )
+                for number in passed:
+                    processes[-1].send_signal(number)
+            first = _wait(processes)
+        _raise_outcome([p.wait() for p in processes], first, passed, report, run_dir)
+
+
+def _several_nodes(hardware: HardwareConfig) -> str:
+    return (
+        f"hardware.nodes={hardware.nodes}: one command starts the processes of one machine; run "
+        f"this on every node: torchrun --nnodes {hardware.nodes} --nproc-per-node "
+        f"{hardware.devices} --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:PORT train.py ..., or "
+        "scripts/slurm/train_nodes.sbatch"
+    )
+
+
+def _variables(rank: int, count: int, port: int, report: Path) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        # The launcher keeps the store; otherwise the first process would try to.
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        REPORT: str(report),
+    }
+
+
+@contextmanager
+def _passing_signals_on(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Hand every stop signal to all processes, those started later included.
+
+    Yields:
+        The numbers of the signals that came.
+    """
+    passed: list[int] = []
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        passed.append(number)
+        for process in processes:
+            process.send_signal(number)
+
+    before: dict[int, Any] = {number: signal.signal(number, hand_on) for number in SIGNALS}
+    try:
+        yield passed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """Wait for all; once one has failed, end what does not end by itself.
+
+    Returns:
+        The rank that failed first; None if none did. One that died counts before one that noticed.
+    """
+    first: int | None = None
+    deadline = float("inf")
+    while any(process.poll() is None for process in processes):
+        codes = [process.returncode for process in processes]
+        failed = [r for r, code in enumerate(codes) if code not in (None, 0, EXIT_INTERRUPTED)]
+        if failed and first is None:
+            first = _cause(failed, codes)
+            deadline = time.monotonic() + GRACE_SECONDS
+        if time.monotonic() > deadline:
+            for process in processes:
+                process.kill()
+            break
+        time.sleep(_POLL_SECONDS)
+    if first is None:
+        codes = [process.wait() for process in processes]
+        failed = [r for r, code in enumerate(codes) if code not in (0, EXIT_INTERRUPTED)]
+        first = _cause(failed, codes) if failed else None
+    return first
+
+
+def _cause(failed: Sequence[int], codes: Sequence[int | None]) -> int:
+    return next((rank for rank in failed if codes[rank] not in _REPORTED), failed[0])
+
+
+def _raise_outcome(
+    codes: Sequence[int], first: int | None, passed: Sequence[int], report: Path, run_dir: Path
+) -> None:
+    said = json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
+    if first is not None and codes[first] not in _REPORTED:
+        if said is not None and said["pruned"]:
+            raise PrunedError(said["message"])
+        raise RunFaultError(_died(first, codes, run_dir))
+    if first is not None:
+        message = said["message"] if said is not None else _died(first, codes, run_dir)
+        kind = RunFaultError if codes[first] == RunFaultError.exit_code else UserError
+        raise kind(message)
+    if EXIT_INTERRUPTED in codes:
+        raise Interrupted(signal.Signals(passed[0]).name if passed else "a signal")
+
+
+def _died(rank: int, codes: Sequence[int], run_dir: Path) -> str:
+    code = codes[rank]
+    how = f"ended with code {code}; what it printed is above"
+    if code < 0:
+        how = f"was ended by {signal.Signals(-code).name}"
+        if -code == signal.SIGKILL:
+            how += " (the system does that too when memory runs out)"
+    return (
+        f"process {rank} of {len(codes)} {how}; the others were stopped. Go on with: "
+        f"python {Path(sys.argv[0]).name} resume={run_dir}"
+    )

@@ -1,0 +1,290 @@
+"""How the processes of one training find each other, and who of them speaks.
+
+A process learns its place from the variables that torchrun sets, or those of a SLURM step; the
+training command's own launcher (`vqr1.cli.launch`) sets the same ones. All meet at a store, show
+that they have the same configuration, and only then connect: what is missing or different is said
+once, within `hardware.rendezvous_seconds`.
+
+Not here: what they tell each other later (`agreement.py`, `ranks.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import SLURMEnvironment
+
+from vqr1.config import HardwareConfig
+from vqr1.errors import ConfigError, RunFaultError
+from vqr1.training.run_record import changed_keys
+
+REPORT = "VQR1_LAUNCH_REPORT"
+"""Variable of a process that this program's own launcher started: file for the one message."""
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
+"""Variable of torchrun: it keeps the meeting point itself."""
+_OF_A_NODE = (".root", ".label_file", ".image_root")
+"""Endings of data-set keys that may differ between nodes; that the data agree is checked later."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process among those of its run.
+
+    Attributes:
+        rank: its number.
+        world_size: how many there are.
+        local_rank: its number on its node, and of its GPU.
+        local_size: how many there are on its node.
+        report: file for the message of the first that fails; None without our own launcher.
+        launched: a launcher, ours or another, started it.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    report: Path | None = None
+    launched: bool = False
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the run."""
+        return self.world_size // self.local_size
+
+
+def find_place(environment: MutableMapping[str, str] = os.environ) -> Place:
+    """This process's place; alone where no launcher has set anything.
+
+    Args:
+        environment: the variables; those of a SLURM step of several tasks are completed by the ones
+            that torchrun would set.
+
+    Raises:
+        ConfigError: a launcher's variables are incomplete or no numbers.
+    """
+    if "RANK" not in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        environment.update(_of_slurm(environment))
+    if not {"RANK", "WORLD_SIZE"} & environment.keys():
+        return Place()
+    missing = [name for name in _VARIABLES if name not in environment]
+    if missing:
+        raise ConfigError(
+            [
+                f"the launcher has set some of {', '.join(_VARIABLES)} but not "
+                f"{', '.join(missing)}; start with torchrun, srun, or plainly with hardware.devices"
+            ]
+        )
+    try:
+        numbers = [int(environment[name]) for name in _VARIABLES if name != "MASTER_ADDR"]
+    except ValueError as error:
+        raise ConfigError([f"a launcher's variable is no number: {error}"]) from error
+    rank, world_size, local_rank, local_size, _ = numbers
+    report = environment.get(REPORT)
+    return Place(
+        rank, world_size, local_rank, local_size, None if report is None else Path(report), True
+    )
+
+
+def _of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    tasks = int(environment["SLURM_STEP_NUM_TASKS"])
+    nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1"))
+    hosts = environment.get("SLURM_STEP_NODELIST", "127.0.0.1")
+    # Two jobs that share a node must not meet at one port.
+    port = 15000 + int(environment.get("SLURM_JOB_ID", "0")[-4:])
+    found = {
+        "RANK": environment["SLURM_PROCID"],
+        "WORLD_SIZE": str(tasks),
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": str(tasks // nodes),
+        "MASTER_ADDR": SLURMEnvironment.resolve_root_node_address(hosts),
+        "MASTER_PORT": str(port),
+    }
+    return {name: environment.get(name, value) for name, value in found.items()}
+
+
+def join(
+    place: Place, hardware: HardwareConfig, values: Mapping[str, Any], problem: ConfigError | None
+) -> None:
+    """Meet the other processes and connect; alone, only a problem is raised.
+
+    Args:
+        place: this process's.
+        hardware: time limits and device type.
+        values: the composed configuration, compared with the first process's.
+        problem: what this process found wrong on its own machine.
+
+    Raises:
+        ConfigError: a problem here or in another process, a process that did not come, or one that
+            has another configuration.
+    """
+    if problem is not None and place.rank == 0:
+        raise problem
+    if place.world_size == 1:
+        if hardware.strategy != "auto":
+            _connect(hardware, dist.HashStore(), place)
+        return
+    wait = timedelta(seconds=hardware.rendezvous_seconds)
+    store = _meet(place, wait)
+    word = {"problem": str(problem)} if problem is not None else {"values": values}
+    store.set(_came(place.rank), json.dumps(word))
+    _wait_for_all(store, place, wait)
+    words = [json.loads(store.get(_came(rank))) for rank in range(place.world_size)]
+    problems = _differences(words)
+    if problems:
+        raise ConfigError(problems)
+    _connect(hardware, dist.PrefixStore("group", store), place)
+    if place.report is not None:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _connect(hardware: HardwareConfig, store: dist.Store, place: Place) -> None:
+    # Objects and flags travel between hosts, tensors of a GPU between GPUs.
+    backend = "gloo" if hardware.accelerator == "cpu" else "cpu:gloo,cuda:nccl"
+    if hardware.accelerator == "gpu":
+        torch.cuda.set_device(place.local_rank)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timedelta(minutes=hardware.collective_minutes),
+    )
+
+
+def leave() -> None:
+    """Disconnect at the end of the process; the last thing it does.
+
+    Threads that still hold connections when Python ends may abort the process, and a process that
+    disconnects before it has said why it ends would look like one that died.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _end_with(launcher: int) -> None:
+    """Ask this process to save and stop when our own launcher was killed."""
+    while os.getppid() == launcher:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _meet(place: Place, wait: timedelta) -> dist.Store:
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        store = dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=place.rank == 0 and os.environ.get(_AGENT_STORE) != "True",
+            timeout=wait,
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            [
+                f"process {place.rank} of {place.world_size} cannot use the meeting point "
+                f"{address} (MASTER_ADDR, MASTER_PORT): {_first_line(error)}; give an address of "
+                "the first node and a free port"
+            ]
+        ) from error
+    # After a restart by torchrun the words of the first attempt are still there.
+    return dist.PrefixStore(f"vqr1/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _wait_for_all(store: dist.Store, place: Place, wait: timedelta) -> None:
+    keys = [_came(rank) for rank in range(place.world_size)]
+    try:
+        store.wait(keys, wait)
+    except (dist.DistError, RuntimeError) as error:
+        try:
+            missing = [str(r) for r, key in enumerate(keys) if not store.check([key])]
+        except (dist.DistError, RuntimeError):
+            missing = ["0"]  # the first process keeps the store, and is gone
+        raise ConfigError(
+            [
+                f"rank {', '.join(missing)} of {place.world_size} processes did not come to "
+                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
+                f"hardware.rendezvous_seconds={wait.total_seconds():g}; see what it printed, and "
+                "whether all nodes were given this address and the same number of processes"
+            ]
+        ) from error
+
+
+def _differences(words: list[dict[str, Any]]) -> list[str]:
+    problems = [
+        f"process {rank}: {line}"
+        for rank, word in enumerate(words)
+        for line in word.get("problem", "").splitlines()
+    ]
+    if problems:
+        return problems
+    for rank, word in enumerate(words[1:], 1):
+        changes = [
+            change
+            for change in changed_keys(words[0]["values"], word["values"])
+            if not change.partition(":")[0].endswith(_OF_A_NODE)
+        ]
+        if changes:
+            return [
+                f"process {rank} has another configuration than process 0 (0 -> {rank}):",
+                *(f"  {change}" for change in changes),
+                "start all with the same command",
+            ]
+    return []
+
+
+def speak_once(place: Place, message: str, code: int, pruned: bool = False) -> bool:
+    """Whether this process says why the run ends: exactly one of those that could does.
+
+    Args:
+        place: this process's. Our own launcher is told and says it itself.
+        message: why.
+        code: exit code.
+        pruned: a search gave the run up.
+    """
+    if place.report is not None:
+        word = {"rank": place.rank, "message": message, "code": code, "pruned": pruned}
+        _tell_launcher(place.report, word)
+        return False
+    if place.world_size == 1:
+        return True
+    try:
+        store = dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=timedelta(seconds=5),
+        )
+        return int(store.add("vqr1/spoken", 1)) == 1
+    except (dist.DistError, RuntimeError):
+        # No meeting point (any more): all have found the same, or the first has been lost.
+        return place.rank == 0 or code == RunFaultError.exit_code
+
+
+def _tell_launcher(report: Path, word: dict[str, Any]) -> None:
+    try:
+        descriptor = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return  # another one was first, or the launcher is gone
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(word, file)
+
+
+def _came(rank: int) -> str:
+    return f"came/{rank}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
