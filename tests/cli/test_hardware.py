@@ -49,7 +49,7 @@ def test_what_is_missing_is_named_with_what_to_use_instead() -> None:
     ]  # fmt: skip
     whole = train_config("hardware=1gpu", "hardware.offload=true").hardware
     (line,) = hardware_problems(whole, ONE)
-    assert line.startswith("hardware.offload=true, hardware.strategy=auto: only zero2 and zero3")
+    assert line.startswith("hardware.offload=true, hardware.strategy=auto: only zero3")
 
 
 def test_adapters_come_with_their_profile() -> None:

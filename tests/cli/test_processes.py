@@ -138,11 +138,6 @@ def test_stopped_then_one_process_killed_then_resumed_to_the_same_end(
     assert training.wait() == 75, training.output
     assert "stopped by SIGUSR1; go on with:\n  python train.py resume=run" in training.output
 
-    training = Training(tmp_path, "resume=run", "loader.images_per_batch=4", "hardware=cpu")
-    assert training.wait() == 2
-    assert "hardware.devices: 2 -> 1" in training.output
-    assert "Traceback" not in training.output
-
     training = Training(tmp_path, "resume=run")
     training.wait_for((tmp_path / "run/checkpoints/step_00000003.ckpt").exists)
     victim, witness = training.rank(1), training.rank(0)
@@ -183,3 +178,17 @@ def test_torchrun_with_different_labels_on_two_ranks(tmp_path: Path) -> None:
     assert len(said) == 1, training.output
     assert "process 1 has read other images, opinion scores or parts of kadid" in said[0]
     assert "Traceback (most recent call last):\n  File" not in training.output.partition("error")[0]
+
+
+@pytest.mark.slow
+def test_cut_weights_train_and_resume_to_those_of_whole_ones(in_two: Path, tmp_path: Path) -> None:
+    cut = (*SMALL, *TWO, "hardware.strategy=fsdp2", "hardware.micro_batch_tokens=100")
+    training = Training(tmp_path, *cut, "logger=csv", "validation.test=false", "run_dir=run")
+    training.wait_for((tmp_path / "run/checkpoints/step_00000001.ckpt").exists)
+    training.process.send_signal(signal.SIGTERM)
+    assert training.wait() == 75, training.output
+    run(tmp_path, "resume=run")
+    expected = state(in_two / "run")
+    for name, weight in state(tmp_path / "run").items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-6, msg=name)
+    assert (tmp_path / "run/export/model.safetensors").is_file()

@@ -143,3 +143,10 @@ def test_interrupted_refused_resumed_finished(
     assert outcome.code == 0
     assert "this run has finished; there is nothing to resume" in outcome.out
     assert json.loads((tmp_path / "out/cut/run.json").read_text())["finished"] is True
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    claim(folder, "hardware=cpu_2procs")
+    with pytest.raises(ConfigError, match=r"hardware\.devices: 2 -> 1"):
+        claim(folder, "hardware=cpu", f"resume={folder}")

@@ -23,7 +23,7 @@ from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.local import LocalEngine
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
 from vqr1.training.ranks import world_size
-from vqr1.training.strategy import ReplicatedStrategy, ShardedStrategy
+from vqr1.training.strategy import ReplicatedStrategy, ShardedStrategy, ZeroStrategy
 
 
 def build_rewards(config: RewardConfig) -> WeightedRewards:
@@ -102,7 +102,7 @@ def build_trainer(
 ) -> L.Trainer:
     """The Lightning trainer of a run."""
     hardware: HardwareConfig = config.hardware
-    strategy = _strategy(hardware)
+    strategy = _strategy(hardware, config.optimizer.max_grad_norm)
     return L.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
@@ -126,8 +126,11 @@ def build_trainer(
     )
 
 
-def _strategy(hardware: HardwareConfig) -> Strategy | None:
+def _strategy(hardware: HardwareConfig, max_grad_norm: float | None) -> Strategy | None:
     """How the processes divide their work; None in a run of one that divides nothing."""
     if hardware.strategy == "fsdp2":
         return ShardedStrategy(half_passes=hardware.precision == "bf16-mixed")
+    if hardware.strategy in ("zero2", "zero3"):
+        stage = int(hardware.strategy[-1])
+        return ZeroStrategy(stage, hardware.offload, max_grad_norm)
     return ReplicatedStrategy() if world_size() > 1 else None

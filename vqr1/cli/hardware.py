@@ -98,10 +98,10 @@ def _package_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
             f"hardware.strategy={hardware.strategy}: DeepSpeed is not installed; pip install "
             "'vqr1[deepspeed]', or use hardware.strategy=fsdp2 (hardware=8gpu_fsdp2)"
         )
-    if hardware.offload and hardware.strategy not in ("zero2", "zero3"):
+    if hardware.offload and hardware.strategy != "zero3":
         problems.append(
-            f"hardware.offload=true, hardware.strategy={hardware.strategy}: only zero2 and zero3 "
-            "keep the optimiser in host memory; choose one of them, or hardware.offload=false"
+            f"hardware.offload=true, hardware.strategy={hardware.strategy}: only zero3 keeps the "
+            "optimiser in host memory; choose it, or hardware.offload=false"
         )
     return problems
 

@@ -62,7 +62,7 @@ from vqr1.training.callbacks import (
 from vqr1.training.callbacks.answers import answer_table
 from vqr1.training.callbacks.scatter import scatter_figure
 from vqr1.training.checkpoint_files import read_checkpoint, step_of
-from vqr1.training.division import Replicated, whole_tensor
+from vqr1.training.division import Replicated
 from vqr1.training.grpo import GrpoModule, StepSettings
 from vqr1.training.processes import Place, find_place, join, leave, speak_once
 from vqr1.training.ranks import own_rank
@@ -82,10 +82,14 @@ def main() -> None:
         sys.argv[1:] = arguments_of(place, sys.argv[1:])
     except UserError as error:
         stop(error, speaks)
+    code = 0
     try:
         run_command("train", TrainConfig, partial(train, place=place), check, speaks)
-    finally:
-        leave()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    if place.world_size > 1:
+        leave(code)
+    sys.exit(code)
 
 
 def arguments_of(place: Place, arguments: list[str]) -> list[str]:
@@ -365,12 +369,11 @@ class _Training:
             return
         policy = _load_policy(self.config)
         with torch.no_grad():
-            for (_, whole), (_, cut) in zip(
-                policy.model.state_dict().items(),
-                self.policy.model.state_dict().items(),
-                strict=True,
-            ):
-                whole.copy_(whole_tensor(cut))
+            places = policy.model.state_dict()
+            for name, whole in self.module.division.whole_weights(self.policy.model):
+                places[name].copy_(whole)
+        self.module.division.close()
+        self.module.division = Replicated()
         self.policy = self.module.policy = policy
         self.module.model = policy.model
         self.engine = build_engine(self.config.rollout, policy)

@@ -25,7 +25,7 @@ class HardwareConfig:
     gradients and optimiser (PyTorch); `zero2`: gradients and optimiser, `zero3`: weights too
     (DeepSpeed)."""
     offload: bool = False
-    """zero2 and zero3: keep the optimiser's moments and master weights in host memory."""
+    """zero3 only: keep the optimiser's moments and master weights in host memory."""
     rendezvous_seconds: PositiveFloat = 300.0
     """Longest wait of a process for all others at the start. Nodes of a cluster may begin minutes
     apart, and read the program from a shared disk at the same time; what has not come by then will

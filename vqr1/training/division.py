@@ -10,7 +10,7 @@ does a vision tower that does not train, whose features are kept.
 Pieces are put together by all processes at the same moment. All make the same number of passes
 therefore (`same_passes`), and sampling, whose steps differ, happens while the weights are whole.
 
-Not here: DeepSpeed.
+Not here: DeepSpeed (`zero.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vqr1.policy.backbone import unwrap
 from vqr1.policy.loading import trainable_parameters, vision_trains
+from vqr1.policy.vision import VisionFeatures
 from vqr1.training.agreement import largest
 from vqr1.training.ranks import add_gradients, own_rank
 
@@ -42,6 +43,31 @@ class Division(Protocol):
         """Forward and backward passes to make, at least this process's own `passes`."""
         ...
 
+    def zero_grad(self, optimizer: Any) -> None:
+        """Forget the gradients of the last update."""
+        ...
+
+    def backward(self, module: Any, loss: Tensor) -> None:
+        """Send the loss of one pass backwards.
+
+        Args:
+            module: the Lightning module.
+            loss: scalar.
+        """
+        ...
+
+    def backward_vision(self, vision: VisionFeatures, leaves: VisionFeatures) -> None:
+        """Send the gradients that `leaves` have collected through the vision tower."""
+        ...
+
+    def whole_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole value of every weight of the policy; all processes have to ask."""
+        ...
+
+    def close(self) -> None:
+        """No pass follows any more."""
+        ...
+
     def finish_gradients(self, model: nn.Module, limit: float | None) -> float:
         """Add gradients up over all processes and clip them.
 
@@ -55,7 +81,31 @@ class Division(Protocol):
         ...
 
 
-class Replicated:
+class _OwnPasses:
+    """Backward passes and weights as PyTorch has them."""
+
+    def zero_grad(self, optimizer: Any) -> None:
+        """See `Division`."""
+        optimizer.zero_grad(set_to_none=True)
+
+    def backward(self, module: Any, loss: Tensor) -> None:
+        """See `Division`."""
+        module.manual_backward(loss)
+
+    def backward_vision(self, vision: VisionFeatures, leaves: VisionFeatures) -> None:
+        """See `Division`."""
+        vision.backward_from(leaves)
+
+    def whole_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """See `Division`."""
+        for name, value in model.state_dict().items():
+            yield name, whole_tensor(value)
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class Replicated(_OwnPasses):
     """Every process holds all weights."""
 
     @contextmanager
@@ -77,7 +127,7 @@ class Replicated:
         return float(torch.nn.utils.clip_grad_norm_(parameters, most))
 
 
-class Sharded:
+class Sharded(_OwnPasses):
     """FSDP2: each process holds a piece of every block.
 
     Args:

@@ -178,13 +178,17 @@ class GrpoModule(L.LightningModule):
         """Put the weights together: processes may judge different numbers of images."""
         self._validating.enter_context(self.division.whole())
 
+    def end_validation(self) -> None:
+        """Divide the weights again, after a validation or where it is broken off."""
+        self._validating.close()
+
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
         """Judge one batch of validation images."""
         self.validator.add(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/srcc` and its companions."""
-        self._validating.close()
+        self.end_validation()
         # An undefined figure is logged as NaN: the best checkpoint ranks it below every number.
         figures = self.validator.finish()
         self._log({f"val/{name}": value for name, value in figures.items()})
@@ -285,7 +289,7 @@ class GrpoModule(L.LightningModule):
         mask = rollout.mask & scored.has_signal[:, None, None]
         planned = plan_micro_batches(batch.prompts, mask, self.settings.micro_batch_tokens)
         parts = [part for part in planned if bool(mask[part].any())]
-        optimizer.zero_grad(set_to_none=True)
+        self.division.zero_grad(optimizer)
         outputs: list[LossOutput] = []
         logprobs = torch.zeros_like(weights)
         # Micro-batches collect their gradients on the leaves; the tower goes backwards once.
@@ -309,18 +313,18 @@ class GrpoModule(L.LightningModule):
                 kl_weight=grpo.kl_weight,
                 clip=grpo.clip,
             )
-            self.manual_backward(output.loss)
+            self.division.backward(self, output.loss)
             outputs.append(output)
         for _ in range(self.division.same_passes(len(parts)) - len(parts)):
             self._idle_pass(batch, rollout, leaves)
         if leaves is not vision:
-            vision.backward_from(leaves)
+            self.division.backward_vision(vision, leaves)
         limit = self.settings.optimizer.max_grad_norm
         grad_norm = self.division.finish_gradients(self.model, limit)
         if not math.isfinite(grad_norm):
             # A loss that is no number has such a gradient, in all processes at once. AdamW's
             # moments would never get rid of it.
-            optimizer.zero_grad(set_to_none=True)
+            self.division.zero_grad(optimizer)
         # Without any signal no parameter has a gradient and AdamW changes nothing; the step is
         # still taken so that step count and schedule go on.
         optimizer.step()
@@ -336,7 +340,7 @@ class GrpoModule(L.LightningModule):
             rollout.mask[:1],
             vision=leaves.select(0, 1),
         ).logprobs
-        self.manual_backward(0.0 * logprobs.sum())
+        self.division.backward(self, 0.0 * logprobs.sum())
 
     def _log(self, figures: dict[str, float], batch_size: int = 1) -> None:
         """Hand figures to progress and checkpoints through Lightning, and to the log directly.

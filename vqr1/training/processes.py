@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -163,14 +164,18 @@ def _connect(hardware: HardwareConfig, store: dist.Store, place: Place) -> None:
     )
 
 
-def leave() -> None:
-    """Disconnect at the end of the process; the last thing it does.
+def leave(code: int) -> NoReturn:
+    """End one of several processes, once everything is written and said.
 
-    Threads that still hold connections when Python ends may abort the process, and a process that
-    disconnects before it has said why it ends would look like one that died.
+    Threads that still hold connections when Python tidies up may abort the process, which would
+    look as if it had died.
+
+    Args:
+        code: exit code.
     """
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _end_with(launcher: int) -> None:

@@ -59,7 +59,7 @@ class StopRequests:
         return self.signal is not None or self._fault is not None
 
     def install(self) -> None:
-        """Take the signals (again): Lightning puts handlers of its own around a fit."""
+        """Take the signals (again): Lightning puts handlers of its own in place."""
         for number in self._before:
             if self.signal is None:
                 signal.signal(number, self._note)

@@ -19,6 +19,8 @@ from vqr1.training.agreement import from_first
 from vqr1.training.checkpoint_files import CheckpointNotWrittenError
 from vqr1.training.division import Sharded, divide_like, whole_state
 from vqr1.training.grpo import GrpoModule
+from vqr1.training.ranks import own_rank
+from vqr1.training.zero import ZeroDivision, zero_config
 
 
 class ReplicatedStrategy(DDPStrategy):
@@ -84,3 +86,60 @@ class ShardedStrategy(ReplicatedStrategy):
             state = {i: divide_like(values, parameters[i]) for i, values in saved["state"].items()}
             cut.append({**saved, "state": state})
         super().load_optimizer_state_dict({**checkpoint, "optimizer_states": cut})
+
+
+class ZeroStrategy(ReplicatedStrategy):
+    """DeepSpeed divides gradients and moments (stage 2), or weights too (stage 3).
+
+    Args:
+        stage: 2 or 3.
+        offload: moments in host memory.
+        max_grad_norm: clips gradients; None does not.
+    """
+
+    strategy_name = "zero"
+
+    def __init__(self, stage: int, offload: bool, max_grad_norm: float | None) -> None:
+        super().__init__()
+        self._config = zero_config(stage, offload, max_grad_norm)
+        self._division: ZeroDivision | None = None
+
+    def setup_optimizers(self, trainer: Any) -> None:
+        """Make the optimiser, and the engine of policy and optimiser."""
+        super().setup_optimizers(trainer)
+        module = self.lightning_module
+        assert isinstance(module, GrpoModule)
+        self._division = ZeroDivision(module.model, self.optimizers[0], self._config)
+        module.division = self._division
+
+    def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **kwargs: Any) -> Any:
+        """Nothing: the division has updated when the gradients were finished."""
+        return closure()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Whole weights, in the first process."""
+        if self._division is None:
+            return super().lightning_module_state_dict()
+        with self._division.whole():
+            state = super().lightning_module_state_dict()
+            return {k: v.detach().cpu().clone() for k, v in state.items() if own_rank() == 0}
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """The shares of all processes, in the first process."""
+        assert self._division is not None
+        return self._division.moments()
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Each process takes its share."""
+        assert self._division is not None
+        self._division.load_moments(checkpoint["optimizer_states"][0])
+
+    def teardown(self) -> None:
+        """Leave the weights where they are: the pieces are put together after the fit."""
+        if self._division is None:
+            super().teardown()
+            return
+        self.precision_plugin.teardown()
+        assert self.accelerator is not None
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()

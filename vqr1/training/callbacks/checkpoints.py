@@ -34,6 +34,7 @@ from vqr1.training.checkpoint_files import (
     step_of,
     write_checkpoint,
 )
+from vqr1.training.grpo import GrpoModule
 from vqr1.training.random_state import random_state, set_random_state
 from vqr1.training.ranks import own_rank
 from vqr1.training.stop_requests import Looks, StopRequests
@@ -113,13 +114,15 @@ class RunCheckpoints(Checkpoint):
         self._resumed = True
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals back from Lightning."""
-        self.stops.install()
+        """Clear away what an interrupted write has left."""
         if own_rank() == 0:
             remove_partials(self.folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the start, which shows that the disk takes a checkpoint; or go on."""
+        # Lightning's handler of SIGTERM, set after `on_fit_start`, talks to the other processes
+        # from within whatever they are telling each other, and would hang.
+        self.stops.install()
         if not self._resumed:
             self._random = random_state()
             self._save(trainer)
@@ -151,6 +154,7 @@ class RunCheckpoints(Checkpoint):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to look for a signal after every batch."""
+        self.stops.install()
         self._looks = Looks(self.stops, int(sum(trainer.num_val_batches)))
 
     def on_validation_batch_end(
@@ -168,6 +172,8 @@ class RunCheckpoints(Checkpoint):
             self._stop_validation(trainer)
 
     def _stop_validation(self, trainer: L.Trainer) -> None:
+        assert isinstance(trainer.lightning_module, GrpoModule)
+        trainer.lightning_module.end_validation()
         if trainer.state.fn == "fit":
             self._stop(trainer)
         self.stops.check()

@@ -1,0 +1,184 @@
+"""Weights, gradients and moments divided by DeepSpeed (ZeRO-2 and ZeRO-3).
+
+Only what is DeepSpeed's: its engine is made from our profile, each of a step's passes goes
+backwards through it, and its step adds up, clips and updates. Lightning's strategy for DeepSpeed
+takes the whole module for one forward pass, which a ranking step is not, and refuses a
+CPU; here DeepSpeed's CPU accelerator serves for tests. Weights are float32 (`model.dtype`) and the
+passes compute as Lightning's precision says.
+
+Not here: the other ways to divide (`division.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqr1.policy.backbone import unwrap
+from vqr1.policy.vision import VisionFeatures
+from vqr1.training.agreement import gathered_in_first, largest
+from vqr1.training.ranks import own_rank, world_size
+
+
+def zero_config(stage: int, offload: bool, max_grad_norm: float | None) -> dict[str, Any]:
+    """DeepSpeed's configuration of a profile.
+
+    Args:
+        stage: 2 or 3.
+        offload: moments and master weights in host memory.
+        max_grad_norm: clips gradients; None does not.
+    """
+    zero: dict[str, Any] = {"stage": stage, "contiguous_gradients": True, "overlap_comm": False}
+    if stage == 3:
+        # Small weights too: their gradients are then all added up in the same manner.
+        zero["stage3_param_persistence_threshold"] = 0
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        # The ranking step makes as many passes as it needs, and says when they are done.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": max_grad_norm or 0.0,
+        "zero_optimization": zero,
+        # The optimiser is ours, wherever its moments are.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+class ZeroDivision:
+    """A policy under a DeepSpeed engine (`vqr1.training.division.Division`).
+
+    Args:
+        model: the policy on its device; DeepSpeed divides it in place.
+        optimizer: made of its parameters; DeepSpeed gives it divided ones.
+        config: of `zero_config`.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]
+    ) -> None:
+        if next(model.parameters()).device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
+
+        self._deepspeed = deepspeed
+        self._optimizer = optimizer
+        self._stage: int = config["zero_optimization"]["stage"]
+        deepspeed.init_distributed(dist_init_required=False)
+        self.engine: Any
+        self.engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=config, dist_init_required=False
+        )
+        if self._stage == 3:
+            # Used by the module around it, whose own hooks have to put it together.
+            patches = unwrap(model).model.visual.patch_embed
+            deepspeed.zero.register_external_parameter(patches, patches.proj.weight)
+        self._passes = 0
+        self._finite = True
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Put all weights together, without the hooks that would divide them again."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            if self._stage == 3:
+                from trl.models.utils import add_hooks, remove_hooks
+
+                parameters = list(self.engine.module.parameters())
+                stack.enter_context(self._deepspeed.zero.GatheredParameters(parameters))
+                remove_hooks(self.engine)
+                stack.callback(add_hooks, self.engine)
+            yield
+
+    def same_passes(self, passes: int) -> int:
+        """The most that any process has to make."""
+        return largest(passes)
+
+    def zero_grad(self, optimizer: Any) -> None:
+        """See `Division`."""
+        optimizer.zero_grad(set_to_none=True)
+
+    def backward(self, module: Any, loss: Tensor) -> None:
+        """Send one pass backwards."""
+        self._passes += 1
+        self._finite = self._finite and bool(torch.isfinite(loss.detach()))
+        # The loss is a sum with the denominators of all processes; DeepSpeed takes the mean.
+        self.engine.backward(loss * world_size())
+        # Otherwise the next pass would replace the gradients of this one (ZeRO-3).
+        self.engine.optimizer.clear_backward_seen_flag()
+
+    def backward_vision(self, vision: VisionFeatures, leaves: VisionFeatures) -> None:
+        """Gradients of the image features, on through the tower."""
+        pairs = [
+            (embed, leaf.grad)
+            for embed, leaf in zip(vision.embeds, leaves.embeds, strict=True)
+            if leaf.grad is not None
+        ]
+        if pairs:
+            total = torch.stack([(embed * grad).sum() for embed, grad in pairs]).sum()
+            # These gradients count the processes already.
+            self.backward(None, total / world_size())
+
+    def finish_gradients(self, model: nn.Module, limit: float | None) -> float:
+        """Clip and update; the norm is that before clipping."""
+        passes, finite = self._passes, not largest(not self._finite)
+        self._passes, self._finite = 0, True
+        if not passes:
+            return 0.0
+        if not finite:
+            # The moments would never get rid of it.
+            self.engine.optimizer.zero_grad(set_to_none=True)
+            return math.nan
+        self.engine.step()
+        if self._stage == 3:
+            # What a weight's first gradient of the next update is added to, if it comes in a later
+            # pass than the first: those of the vision tower do.
+            self.engine.optimizer.grad_partitions_flat_buffer.zero_()
+        return float(self.engine.get_global_grad_norm())
+
+    def whole_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole value of every weight; all processes have to ask."""
+        with self.whole():
+            yield from model.state_dict().items()
+
+    def close(self) -> None:
+        """Let the engine go."""
+        self.engine.destroy()
+
+    def moments(self) -> dict[str, Any]:
+        """Every process's share of the optimiser's state, in the first process."""
+        own = [
+            {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in state.items()}
+            for state in (self._optimizer.state[part] for part in self._partitions())
+        ]
+        shares = gathered_in_first(own)
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        return {} if shares is None else {"shares": shares, "lr": rates}
+
+    def load_moments(self, saved: Mapping[str, Any]) -> None:
+        """Take this process's share back."""
+        for group, rate in zip(self._optimizer.param_groups, saved["lr"], strict=True):
+            group["lr"] = rate
+        own = saved["shares"][own_rank()]
+        for part, state in zip(self._partitions(), own, strict=True):
+            self._optimizer.state[part] = {
+                k: v.to(part.device) if isinstance(v, Tensor) and v.dim() else v
+                for k, v in state.items()
+            }
+
+    def _partitions(self) -> list[Tensor]:
+        zero = self.engine.optimizer
+        parts: list[Tensor] = (
+            zero.fp32_partitioned_groups_flat
+            if self._stage == 3
+            else zero.single_partition_of_fp32_groups
+        )
+        return parts
