@@ -9,10 +9,7 @@ import json
 import logging
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,6 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from transformers.utils.logging import disable_progress_bar
 
 from vqr1.cli.app import run_command, stop
 from vqr1.cli.build import (
@@ -34,22 +30,23 @@ from vqr1.cli.build import (
 )
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import parameters, plain_values
+from vqr1.cli.description import describe, quieten, run_name, run_tags
 from vqr1.cli.faults import machine_faults
 from vqr1.cli.folders import make_folders
-from vqr1.cli.hardware import share_of_step
+from vqr1.cli.joined import arguments_of, in_processes, shared_run
 from vqr1.cli.judgements import keep_predictions, kept_predictions
 from vqr1.cli.launch import launch
 from vqr1.cli.model_card import write_model_card
 from vqr1.cli.report import TestResult, judge, print_report, summary_values
-from vqr1.cli.resume import RUN_DIR_TAG, Run, claimed_run, with_saved_overrides
-from vqr1.config import MixtureConfig, TrainConfig
+from vqr1.cli.resume import RUN_DIR_TAG, Run
+from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.prompts import PromptBuilder
-from vqr1.errors import ConfigError, Interrupted, PrunedError, RunFaultError, UserError
+from vqr1.errors import Interrupted, PrunedError, RunFaultError, UserError
 from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, load_policy, load_processor
-from vqr1.sweeps.child import child_tags, trial_callbacks
+from vqr1.sweeps.child import trial_callbacks
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
 from vqr1.training.agreement import from_first, together
 from vqr1.training.callbacks import (
@@ -64,9 +61,8 @@ from vqr1.training.callbacks.scatter import scatter_figure
 from vqr1.training.checkpoint_files import read_checkpoint, step_of
 from vqr1.training.division import Replicated
 from vqr1.training.grpo import GrpoModule, StepSettings
-from vqr1.training.processes import Place, find_place, join, leave, speak_once
+from vqr1.training.processes import Place, find_place, leave, speak_once
 from vqr1.training.ranks import own_rank
-from vqr1.training.run_record import RECORD
 from vqr1.training.stop_requests import StopRequests
 from vqr1.training.validation import ValidationModes, Validator, validation_modes
 
@@ -90,24 +86,6 @@ def main() -> None:
     if place.world_size > 1:
         leave(code)
     sys.exit(code)
-
-
-def arguments_of(place: Place, arguments: list[str]) -> list[str]:
-    """A process's own form of the command line.
-
-    Raises:
-        ConfigError: `resume=` names no run, or a launcher has started a sweep.
-    """
-    if place.launched and {"-m", "--multirun"} & set(arguments):
-        raise ConfigError(
-            ["-m: a sweep starts the processes of its jobs itself; run it without a launcher"]
-        )
-    if place.report is None:
-        arguments = with_saved_overrides(arguments)
-    if place.rank and place.report is None:
-        # Hydra makes a folder named after the second; the first process's is the run's.
-        arguments = [*arguments, "hydra.run.dir=."]
-    return arguments
 
 
 def check(config: TrainConfig) -> None:
@@ -140,14 +118,14 @@ def train(config: TrainConfig, composed: DictConfig, place: Place | None = None)
     if not place.launched and hardware.devices * hardware.nodes > 1:
         return _launch(config)
     rewards = build_rewards(config.reward)
-    config = _in_processes(config, composed, place)
+    config = in_processes(config, composed, place)
     # With `auto` the run may go on in another folder; an empty one would be left behind.
     own_folder = None if config.resume == "auto" or place.rank else config.run_dir
     together(lambda: make_folders(run_dir=own_folder, loader__cache_dir=config.loader.cache_dir))
     with (
         StopRequests() as stops,
         machine_faults(stops, Path(config.run_dir)),
-        _shared_run(config, plain_values(composed)) as run,
+        shared_run(config, plain_values(composed)) as run,
     ):
         if run.record.finished:
             return _finished(run)
@@ -170,59 +148,6 @@ def _launch(config: TrainConfig) -> float:
     launch(config.hardware, list(HydraConfig.get().overrides.task), run_dir)
     # With resume=auto the processes may have gone on in another folder, and have said so.
     return _figure(run_dir) if (run_dir / "summary.json").is_file() else float("nan")
-
-
-def _in_processes(config: TrainConfig, composed: DictConfig, place: Place) -> TrainConfig:
-    """Meet the other processes, and the configuration with their number."""
-    hardware = config.hardware
-    problem: ConfigError | None = None
-    asked = hardware.devices * hardware.nodes
-    if place.launched and asked not in (1, place.world_size):
-        problem = ConfigError(
-            [
-                f"hardware.devices={hardware.devices}, hardware.nodes={hardware.nodes}: a launcher "
-                f"has started {place.world_size} processes; start {asked}, or leave these keys out"
-            ]
-        )
-    if place.launched:
-        hardware = replace(hardware, devices=place.local_size, nodes=place.nodes)
-        OmegaConf.update(composed, "hardware.devices", hardware.devices)
-        OmegaConf.update(composed, "hardware.nodes", hardware.nodes)
-        config = replace(config, hardware=hardware)
-    if config.loader.images_per_step is not None:
-        share = share_of_step(config.loader.images_per_step, place.world_size)
-        if share is not None:
-            OmegaConf.update(composed, "loader.images_per_batch", share)
-            config = replace(config, loader=replace(config.loader, images_per_batch=share))
-    try:
-        check(config)
-    except ConfigError as error:
-        problem = problem or error
-    join(place, hardware, plain_values(composed), problem)
-    if own_rank():
-        logging.disable(logging.WARNING)
-        warnings.simplefilter("ignore")
-    return config
-
-
-@contextmanager
-def _shared_run(config: TrainConfig, values: dict[str, Any]) -> Iterator[Run]:
-    """The run that the first process has claimed."""
-    overrides = list(HydraConfig.get().overrides.task)
-    with ExitStack() as held:
-        run = from_first(lambda: held.enter_context(claimed_run(config, values, overrides)))
-        together(partial(_check_seen, run.run_dir.resolve()))
-        yield run
-
-
-def _check_seen(run_dir: Path) -> None:
-    if not (run_dir / RECORD).is_file():
-        raise ConfigError(
-            [
-                f"run_dir={run_dir}: process {own_rank()} does not see what the first process has "
-                "written there; choose a folder on a disk that all nodes share"
-            ]
-        )
 
 
 def _finished(run: Run) -> float:
@@ -252,7 +177,7 @@ def _train(
     config: TrainConfig, composed: DictConfig, rewards: Any, run: Run, stops: StopRequests
 ) -> float:
     started = time.monotonic()
-    _quieten(config)
+    quieten(config)
     if config.hardware.threads is not None:
         torch.set_num_threads(config.hardware.threads)
     L.seed_everything(config.seed, verbose=False)
@@ -292,7 +217,7 @@ def _load_policy(config: TrainConfig) -> Policy:
 def _open_log(config: TrainConfig, run: Run) -> RunLog:
     if own_rank():
         return NoRunLog(run.run_dir)
-    tags = {**_tags(config), RUN_DIR_TAG: str(run.run_dir.resolve())}
+    tags = {**run_tags(config), RUN_DIR_TAG: str(run.run_dir.resolve())}
     return open_run_log(config.logger, run.run_dir, run_name(config), tags, resume=run.resumed)
 
 
@@ -489,70 +414,3 @@ def _callbacks(
     if own_rank() == 0:
         callbacks += trial_callbacks(run_log.run_dir, config.sweep.curve)
     return [*callbacks, checkpoints]
-
-
-def run_name(config: TrainConfig) -> str:
-    """Data sets, reward and seed: what one looks for in a list of runs."""
-    if isinstance(config.dataset, MixtureConfig):
-        sets = "+".join(config.dataset.parts)
-    else:
-        sets = config.dataset.name
-    return f"{sets}/{HydraConfig.get().runtime.choices['reward']}/seed{config.seed}"
-
-
-def describe(
-    config: TrainConfig, policy: Policy, data: RankingDataModule, steps: int, run: Run
-) -> str:
-    """What is about to be trained, in three lines, and where a resumed run goes on."""
-    trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
-    counts = ", ".join(
-        f"{name} {len(s.part('train'))}/{len(s.part('val'))}/{len(s.part('test'))}"
-        for name, s in data.sets.items()
-    )
-    return (
-        f"policy {config.model.name}: {trained / 1e6:.1f} M trained parameters\n"
-        f"images (train/val/test): {counts}\n"
-        f"{steps} steps of {config.loader.images_per_batch} images x "
-        f"{config.grpo.group_size} responses{_on_processes(config)}; reward "
-        f"{' + '.join(config.reward.terms)}; run directory {run.run_dir}"
-    ) + _resumed_at(run)
-
-
-def _on_processes(config: TrainConfig) -> str:
-    count = config.hardware.devices * config.hardware.nodes
-    return "" if count == 1 else f" on each of {count} processes"
-
-
-def _resumed_at(run: Run) -> str:
-    if not run.resumed:
-        return ""
-    if run.checkpoint is None:
-        return "\nresumed from the beginning: nothing was saved yet"
-    return f"\nresumed after step {step_of(run.checkpoint)}"
-
-
-def _tags(config: TrainConfig) -> dict[str, str]:
-    command = " ".join([Path(sys.argv[0]).name, *HydraConfig.get().overrides.task])
-    return {
-        "vqr1.command": command,
-        "vqr1.model": config.model.name,
-        **child_tags(Path(config.run_dir)),
-    }
-
-
-def _quieten(config: TrainConfig) -> None:
-    """Silence what libraries say at every run and no user can act on."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    if config.model.path is None:
-        # The tiny policy loads in a blink; larger ones keep their bar.
-        disable_progress_bar()
-    # Responses have a length of their own; the suggestion to raise the worker count is about
-    # machines with more cores than the profile asked for.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*num_workers.*")
-    # Figures are those of all processes already (`vqr1.training.ranks`).
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
-    # Sampling and update both run without dropout, on purpose (`GrpoModule.training_step`).
-    warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
-    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")

@@ -1,0 +1,101 @@
+"""A training process among others: its command line, its configuration, its run.
+
+What it leaves out: starting them (`launch.py`) and how they talk (`vqr1.training.processes`).
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from vqr1.cli.build import build_rewards
+from vqr1.cli.checks import check_training
+from vqr1.cli.compose import plain_values
+from vqr1.cli.hardware import share_of_step
+from vqr1.cli.resume import Run, claimed_run, with_saved_overrides
+from vqr1.config import TrainConfig
+from vqr1.errors import ConfigError
+from vqr1.training.agreement import from_first, together
+from vqr1.training.processes import Place, join
+from vqr1.training.ranks import own_rank
+from vqr1.training.run_record import RECORD
+
+
+def arguments_of(place: Place, arguments: list[str]) -> list[str]:
+    """A process's own form of the command line.
+
+    Raises:
+        ConfigError: `resume=` names no run, or a launcher has started a sweep.
+    """
+    if place.launched and {"-m", "--multirun"} & set(arguments):
+        raise ConfigError(
+            ["-m: a sweep starts the processes of its jobs itself; run it without a launcher"]
+        )
+    if place.report is None:
+        arguments = with_saved_overrides(arguments)
+    if place.rank and place.report is None:
+        # Hydra makes a folder named after the second; the first process's is the run's.
+        arguments = [*arguments, "hydra.run.dir=."]
+    return arguments
+
+
+def in_processes(config: TrainConfig, composed: DictConfig, place: Place) -> TrainConfig:
+    """Meet the other processes, and the configuration with their number."""
+    hardware = config.hardware
+    problem: ConfigError | None = None
+    asked = hardware.devices * hardware.nodes
+    if place.launched and asked not in (1, place.world_size):
+        problem = ConfigError(
+            [
+                f"hardware.devices={hardware.devices}, hardware.nodes={hardware.nodes}: a launcher "
+                f"has started {place.world_size} processes; start {asked}, or leave these keys out"
+            ]
+        )
+    if place.launched:
+        hardware = replace(hardware, devices=place.local_size, nodes=place.nodes)
+        OmegaConf.update(composed, "hardware.devices", hardware.devices)
+        OmegaConf.update(composed, "hardware.nodes", hardware.nodes)
+        config = replace(config, hardware=hardware)
+    if config.loader.images_per_step is not None:
+        share = share_of_step(config.loader.images_per_step, place.world_size)
+        if share is not None:
+            OmegaConf.update(composed, "loader.images_per_batch", share)
+            config = replace(config, loader=replace(config.loader, images_per_batch=share))
+    try:
+        check_training(config, build_rewards(config.reward))
+    except ConfigError as error:
+        problem = problem or error
+    join(place, hardware, plain_values(composed), problem)
+    if own_rank():
+        logging.disable(logging.WARNING)
+        warnings.simplefilter("ignore")
+    return config
+
+
+@contextmanager
+def shared_run(config: TrainConfig, values: dict[str, Any]) -> Iterator[Run]:
+    """The run that the first process has claimed."""
+    overrides = list(HydraConfig.get().overrides.task)
+    with ExitStack() as held:
+        run = from_first(lambda: held.enter_context(claimed_run(config, values, overrides)))
+        together(partial(_check_seen, run.run_dir.resolve()))
+        yield run
+
+
+def _check_seen(run_dir: Path) -> None:
+    if not (run_dir / RECORD).is_file():
+        raise ConfigError(
+            [
+                f"run_dir={run_dir}: process {own_rank()} does not see what the first process has "
+                "written there; choose a folder on a disk that all nodes share"
+            ]
+        )
