@@ -1,7 +1,7 @@
 """The summary of a sweep, at any time, also while it runs.
 
     python scripts/summarize.py parent=ID             # id of the parent run in MLflow
-    python scripts/summarize.py folder=multirun/...   # a sweep's folder, without MLflow
+    python scripts/summarize.py folder=multirun/...   # a sweep's folder
 
 Further: `metric=val/srcc_best`, `curve=val/plcc`, `tracking_uri=sqlite:///FILE`, `output=FOLDER`.
 With a parent the files go to its artifacts too.
@@ -16,7 +16,7 @@ from vqr1.errors import ConfigError, UserError
 from vqr1.sweeps.folder import SweepFolder
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
 from vqr1.sweeps.report import SweepReport, log_report, write_report
-from vqr1.sweeps.results import read_children, read_folder
+from vqr1.sweeps.results import read_children, read_sweep
 from vqr1.tracking.store import default_tracking_uri
 
 KEYS = ("parent", "folder", "metric", "curve", "tracking_uri", "output")
@@ -34,10 +34,15 @@ def summarise(options: dict[str, str]) -> SweepReport:
         record = folder.record
         if record is None:
             raise ConfigError([f"folder={folder.path}: holds no sweep (sweep.json is missing)"])
-        report = SweepReport.build(record.command, read_folder(folder, curve), metric)
+        parent = None
+        if record.parent_run_id is not None and record.tracking_uri is not None:
+            parent = ParentRun.open(record.tracking_uri, record.parent_run_id)
+        results = read_sweep(folder, parent, list(record.space), curve)
+        report = SweepReport.build(record.command, results, metric)
         write_report(report, Path(options.get("output", folder.path)), curve)
         return report
-    parent = ParentRun.open(options.get("tracking_uri", default_tracking_uri()), options["parent"])
+    uri = options.get("tracking_uri", default_tracking_uri())
+    parent = ParentRun.open(uri, options["parent"])
     run = parent.client.get_run(parent.run_id)
     if FOLDER_TAG not in run.data.tags:
         raise ConfigError([f"parent={parent.run_id}: this run is no sweep"])

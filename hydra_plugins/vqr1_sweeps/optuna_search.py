@@ -117,7 +117,7 @@ class OptunaSweeper(Sweeper):
             best = search.best_trial(study)
             if best is not None:
                 say(f"best trial {best.number}: {best.value:.4f} with {best.params}")
-            sweep.finish()
+            sweep.finish(total=settings.n_trials)
 
 
 def _job(

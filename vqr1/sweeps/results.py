@@ -100,6 +100,25 @@ def read_children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[J
     return list(chosen.values())
 
 
+def read_sweep(
+    folder: SweepFolder, parent: ParentRun | None, swept: Sequence[str], curve: str
+) -> list[JobResult]:
+    """Results of every job of a sweep's folder: from MLflow where they were logged there.
+
+    Args:
+        folder: the sweep.
+        parent: its parent run, None without MLflow.
+        swept: the swept keys.
+        curve: metric whose course is read.
+    """
+    planned = read_folder(folder, curve)
+    if parent is None:
+        return planned
+    logged = {result.name: result for result in read_children(parent, swept, curve)}
+    # A job without a run in MLflow has not begun.
+    return [logged.get(result.name, result) for result in planned]
+
+
 def shown_metric(results: Sequence[JobResult], asked: str | None) -> str | None:
     """The metric that a summary shows; None where no job has finished.
 
@@ -108,14 +127,13 @@ def shown_metric(results: Sequence[JobResult], asked: str | None) -> str | None:
     """
     finished = [result for result in results if result.status == FINISHED]
     logged = sorted({name for result in finished for name in result.metrics})
+    there = ", ".join(logged) or "none"
     if not finished:
         return None
     if asked is not None:
         if asked in logged:
             return asked
-        raise ConfigError(
-            [f"sweep.metric={asked}: no finished job logged it; there are {', '.join(logged)}"]
-        )
+        raise ConfigError([f"sweep.metric={asked}: no finished job logged it; there are {there}"])
     return next((name for name in PREFERRED if name in logged), None)
 
 

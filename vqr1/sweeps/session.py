@@ -28,7 +28,7 @@ from vqr1.sweeps.folder import (
 from vqr1.sweeps.jobs import SweepJob, differences
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
 from vqr1.sweeps.report import SweepReport, log_report, write_report
-from vqr1.sweeps.results import JobResult, read_children, read_folder
+from vqr1.sweeps.results import JobResult, read_sweep
 from vqr1.tracking.store import default_tracking_uri
 
 Launch = Callable[[Sequence[Sequence[str]], int], object]
@@ -244,18 +244,14 @@ class Sweep:
 
     def results(self) -> list[JobResult]:
         """What every job reached so far."""
-        if self.parent is None:
-            return read_folder(self.folder, self.plan.curve)
-        logged = {
-            r.name: r for r in read_children(self.parent, list(self.plan.space), self.plan.curve)
-        }
-        # A job without a run in MLflow has not begun.
-        return [
-            logged.get(result.name, result) for result in read_folder(self.folder, self.plan.curve)
-        ]
+        return read_sweep(self.folder, self.parent, list(self.plan.space), self.plan.curve)
 
-    def finish(self) -> SweepReport:
+    def finish(self, total: int | None = None) -> SweepReport:
         """Write, log and print the summary.
+
+        Args:
+            total: jobs that are to be done; None for every job there is. A search replaces a trial
+                that was killed or failed by another one, so that it has more jobs than trials.
 
         Raises:
             ConfigError: no finished job has the metric that was asked for.
@@ -269,10 +265,11 @@ class Sweep:
         if self.parent is not None:
             self.say(f"MLflow parent run {self.parent.run_id}")
         done = sum(report.counts.get(status, 0) for status in (FINISHED, PRUNED))
-        if done < len(report.jobs):
+        total = len(report.jobs) if total is None else total
+        if done < total:
             raise SweepIncompleteError(
-                f"{len(report.jobs) - done} of {len(report.jobs)} jobs did not finish; the same "
-                "command again runs only these"
+                f"{total - done} of {total} jobs did not finish; the same command again makes "
+                "only what is missing"
             )
         return report
 

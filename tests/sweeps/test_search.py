@@ -1,0 +1,92 @@
+"""Searches with Optuna: the study's own rules, and a real search that is killed and goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
+
+from scripts import summarize
+from tests.cli.conftest import write_kadid
+from tests.sweeps.killed_sweep import ROOT, TINY_RUN, kill_launcher_at
+from vqr1.sweeps import search
+from vqr1.sweeps.results import JobResult
+
+SETTINGS = search.SearchSettings(4, 0, "maximize", True, 1, 0)
+SPACE = {"optimizer.lr": FloatDistribution(1e-5, 1e-3, log=True)}
+
+
+def open_study(folder: Path) -> optuna.Study:
+    return search.open_study(search.storage_address(folder), "key", SETTINGS)
+
+
+def result(value: float, status: str = "FINISHED") -> JobResult:
+    return JobResult("job", 0, {}, status, {"val/srcc": value})
+
+
+def test_a_total_of_trials_and_a_seed_that_moves_on(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    first, _ = search.trial_overrides(study, SPACE)
+    search.tell(study, first, result(0.5), None)
+    stale, _ = search.trial_overrides(study, SPACE)
+    again = open_study(tmp_path)
+    assert search.fail_stale_trials(again) == 1
+    assert again.trials[stale.number].state is TrialState.FAIL
+    assert search.trials_left(again, 4) == 3
+    # A sampler with the same seed would propose the first point once more.
+    third, _ = search.trial_overrides(again, SPACE)
+    assert third.params["optimizer.lr"] != first.params["optimizer.lr"]
+    search.tell(again, third, result(0.1, "PRUNED"), None)
+    assert search.trials_left(again, 4) == 2
+    best = search.best_trial(again)
+    assert best is not None
+    assert best.number == first.number
+
+
+def test_a_trial_below_the_median_is_given_up(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    for value in (0.6, 0.7, 0.8):
+        trial, _ = search.trial_overrides(study, SPACE)
+        trial.report(value, 1)
+        search.tell(study, trial, result(value), None)
+    # The median of the others at step 1 is .7.
+    worse, _ = search.trial_overrides(study, SPACE)
+    worse.report(0.69, 1)
+    assert worse.should_prune()
+    better, _ = search.trial_overrides(study, SPACE)
+    better.report(0.71, 1)
+    assert not better.should_prune()
+
+
+@pytest.mark.slow
+def test_a_killed_search_makes_the_missing_trials(tmp_path: Path) -> None:
+    write_kadid(tmp_path / "kadid")
+    left_out = ("reward=", "rollout.sampling", "validation.samples")
+    argv = [
+        sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=2", "hydra.sweeper.prune=false",
+        "optimizer.lr=tag(log,interval(1e-5,1e-3))",
+        *(text for text in TINY_RUN if not text.startswith(left_out)),
+        "rollout.sampling.max_new_tokens=64", "validation.samples=2",
+    ]  # fmt: skip
+    kill_launcher_at(tmp_path, argv, ended=1)
+    again = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0, again.stdout + again.stderr
+    (folder,) = (tmp_path / "multirun" / "train").iterdir()
+    key = json.loads((folder / "sweep.json").read_text())["key"]
+    study = optuna.load_study(storage=search.storage_address(folder), study_name=key)
+    states = [trial.state for trial in study.trials]
+    assert states.count(TrialState.COMPLETE) == 2
+    assert set(states) <= {TrialState.COMPLETE, TrialState.FAIL}
+    # The folder's summary reads what was logged to MLflow.
+    assert summarize.main([f"folder={folder}", "metric=val/srcc"]) == 0
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("vqr1").experiment_id])
+    assert "RUNNING" not in {run.info.status for run in runs}
