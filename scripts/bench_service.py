@@ -1,9 +1,10 @@
 """Load a running service and print its rate, latency and memory: `python scripts/bench_service.py`.
 
 Starts `python score.py serve port=0` with the overrides given, sends requests of one image each at
-a fixed concurrency, some of them broken, and reads the server's resident memory every hundred
-answers. The slope is that of a straight line through the second half of the readings, after caches
-and allocators have settled. Ends with code 1 where a reply is missing or is a 5xx.
+a fixed concurrency, some of them broken, and reads every hundred answers how much memory the server
+holds (resident, without pages of files). The slope is that of a straight line through the second
+half of the readings, after caches and allocators have settled. Ends with code 1 where a reply is
+missing or is a 5xx.
 """
 
 from __future__ import annotations
@@ -82,7 +83,10 @@ def load(url: str, process: psutil.Process, options: argparse.Namespace) -> int:
             codes[type(error).__name__] += 1
         seconds.append(time.monotonic() - began)
         if len(seconds) % READ_EVERY == 0:
-            readings.append((len(seconds), process.memory_info().rss / 2**20))
+            memory = process.memory_info()
+            # Without pages of files: the kernel drops those of libraries' code, and reads them
+            # again, as it likes.
+            readings.append((len(seconds), (memory.rss - memory.shared) / 2**20))
 
     began = time.monotonic()
     with (
@@ -95,7 +99,7 @@ def load(url: str, process: psutil.Process, options: argparse.Namespace) -> int:
     print(f"{options.requests} requests at concurrency {options.concurrency} in {took:.0f} s")
     print(f"answers: {dict(sorted(codes.items()))}")
     print(f"seconds: median {statistics.median(seconds):.3f}, 95 % {percentiles[94]:.3f}")
-    print("resident MB after: " + ", ".join(f"{n}: {mb:.0f}" for n, mb in readings))
+    print("MB after: " + ", ".join(f"{n}: {mb:.0f}" for n, mb in readings))
     if len(readings) >= 4:
         late = np.array(readings[len(readings) // 2 :])
         slope = np.polyfit(late[:, 0], late[:, 1], 1)[0]

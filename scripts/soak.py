@@ -5,9 +5,10 @@
 
 Runs `train.py` in a process of its own and looks at it from outside several times a second. Within
 a step memory goes up and down by what the step computes with, so that what is held is the lowest
-figure between two reports of progress: resident memory of the process and its loader workers (each
-shared page once: PSS), open file descriptors, threads. Prints the slope of each by least squares
-over the part after the warm-up.
+figure between two reports of progress: memory of the process and its loader workers, open file
+descriptors, threads. Memory is what they have written (anonymous and shared pages, each shared page
+once): pages of program files, which the kernel drops and reads again as it likes, are shown but do
+not count. Prints the slope of each by least squares over the part after the warm-up. Linux only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -32,6 +34,7 @@ SMALL = (
     "validation.every_steps=250", "validation.samples=2", "validation.max_images=40",
     "validation.test=false", "callbacks.checkpoint.every_steps=100",
 )  # fmt: skip
+_SHARE = re.compile(r"^Pss_(Anon|File|Shmem): +(\d+) kB$", re.MULTILINE)
 _STEP = re.compile(r"^step (\d+)/", re.MULTILINE)
 POLL_SECONDS = 0.2
 
@@ -42,13 +45,15 @@ class Sample:
 
     Attributes:
         step: optimiser steps done.
-        memory_mib: resident memory of the process and its children, shared pages once.
+        memory_mib: memory that the process and its children have written, shared pages once.
+        programs_mib: pages of files, most of them code of libraries, that are in memory just now.
         files: open file descriptors of the process.
         threads: threads of the process.
     """
 
     step: int
     memory_mib: float
+    programs_mib: float
     files: int
     threads: int
 
@@ -56,11 +61,17 @@ class Sample:
 def take(process: psutil.Process, step: int) -> Sample:
     """Look at a process now."""
     family = [process, *process.children(recursive=True)]
-    memory = 0.0
+    parts: Counter[str] = Counter()
     for member in family:
-        with suppress(psutil.NoSuchProcess):  # a loader worker that ends meanwhile
-            memory += member.memory_full_info().pss / 2**20
-    return Sample(step, memory, process.num_fds(), process.num_threads())
+        with suppress(OSError):  # a loader worker that ends meanwhile
+            parts.update(shares(Path(f"/proc/{member.pid}/smaps_rollup").read_text()))
+    written, programs = parts["Anon"] + parts["Shmem"], parts["File"]
+    return Sample(step, written / 1024, programs / 1024, process.num_fds(), process.num_threads())
+
+
+def shares(rollup: str) -> dict[str, int]:
+    """KiB by kind (Anon, File, Shmem), shared pages in parts: a `smaps_rollup` of proc(5)."""
+    return {kind: int(size) for kind, size in _SHARE.findall(rollup)}
 
 
 def lowest(samples: Sequence[Sample]) -> Sample:
@@ -68,6 +79,7 @@ def lowest(samples: Sequence[Sample]) -> Sample:
     return Sample(
         samples[0].step,
         min(sample.memory_mib for sample in samples),
+        min(sample.programs_mib for sample in samples),
         min(sample.files for sample in samples),
         min(sample.threads for sample in samples),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "vqr1"
 
 FLOORS = {
-    "errors": 0, "records": 0.5, "config": 0.5,
+    "errors": 0, "process_memory": 0, "records": 0.5, "config": 0.5,
     "iqa": 1,
     "data": 2, "rewards": 2, "tracking": 2,
     "policy": 3,

@@ -16,6 +16,7 @@ from vqr1.cli import mixtures
 from vqr1.cli.compose import BAD_GROUP, USER_ERRORS, bad_group, plain_values, user_message
 from vqr1.config import config_dir, validate
 from vqr1.errors import UserError
+from vqr1.process_memory import bound_memory
 
 EXIT_USER_ERROR = UserError.exit_code
 
@@ -62,6 +63,7 @@ class Command(Generic[T]):
     def __call__(self, composed: DictConfig) -> Any:
         """Run once; the job of a sweep records how it ended, whoever started it."""
         self.composed_once = True
+        bound_memory()
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         # The process that launched others records the job for them.
         if (run_dir / "job.json").is_file() and "RANK" not in os.environ:

@@ -19,6 +19,7 @@ from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_mes
 from vqr1.cli.score_run import run
 from vqr1.cli.serve import serve
 from vqr1.config import ScoreConfig, validate
+from vqr1.process_memory import bound_memory
 
 EXIT_INTERRUPTED = 130
 
@@ -51,6 +52,7 @@ examples: python score.py photos/ output=scores.csv          (again: continues w
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `score.py` and `vqr1-score`."""
+    bound_memory()
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == [SERVE]:
         sys.exit(_code_of(lambda: serve(given[1:])))

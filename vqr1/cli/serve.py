@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import ServeConfig, validate
 from vqr1.errors import ConfigError
-from vqr1.scoring.service.memory import bound_memory
 
 _EXAMPLES = """\
 choices: model=tiny|qwen2_5_vl_3b|qwen2_5_vl_7b|visualquality_r1 (model.path=FOLDER)
@@ -51,7 +50,6 @@ def serve(arguments: Sequence[str]) -> int:
             f"{config.api_key_env}\n"
         )
 
-    bound_memory()
     # Importing PyTorch takes seconds; a mistake on the command line is reported before.
     from vqr1.scoring.backends import build_backend
     from vqr1.scoring.scorer import Scorer

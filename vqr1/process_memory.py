@@ -1,9 +1,9 @@
-"""Bounds on what libraries keep from one batch to the next; call before PyTorch is imported.
+"""Bounds on what libraries keep from one batch to the next; to be set before PyTorch computes.
 
-Batches of a service differ in size and length all the time. oneDNN keeps a compiled primitive, with
-its workspace, for each shape that it has met (1,024 of them unless told otherwise), and glibc keeps
-one heap for each thread (eight a core); together they let the process grow for thousands of
-requests. What the user has set in the environment stays.
+Training steps and a service's batches differ in size and length all the time. oneDNN keeps a
+compiled primitive, with its workspace, for each shape that it has met (1,024 of them unless told
+otherwise), and glibc keeps one heap for each thread (eight a core); together they let a process
+grow for thousands of steps or requests. What the user has set in the environment stays.
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+"""The bounds hold where they are set after PyTorch is imported, as the training command does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vqr1.process_memory import KEPT_PRIMITIVES
+
+USE = """
+import ctypes, sys
+import torch
+from vqr1.process_memory import bound_memory
+
+if sys.argv[1] == "bounded":
+    bound_memory()
+
+class Info(ctypes.Structure):  # mallinfo2(3)
+    _fields_ = [(name, ctypes.c_size_t) for name in
+                ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
+                 "uordblks", "fordblks", "keepcost")]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+torch.set_num_threads(1)
+weight = torch.randn(256, 256)
+counts = []
+for rows in range(1, 513):
+    torch.ops.mkldnn._linear_pointwise(torch.randn(rows, 256), weight, None, "none", [], "")
+    if rows in (int(sys.argv[2]), 512):
+        counts.append(libc.mallinfo2().uordblks)
+print(counts[1] - counts[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads glibc's counts")
+def test_new_shapes_take_no_more_memory_once_the_cache_is_full() -> None:
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    environment = {key: value for key, value in os.environ.items() if key not in names}
+
+    def growth(kind: str) -> int:
+        """Bytes in use that the shapes beyond twice the cache's size have added."""
+        command = [sys.executable, "-c", USE, kind, str(2 * KEPT_PRIMITIVES)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    free, bounded = growth("free"), growth("bounded")
+    assert bounded < free / 10, (bounded, free)
