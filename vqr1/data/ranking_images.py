@@ -10,10 +10,8 @@ they hold over all workers.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import queues
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from vqr1.data.cache import PictureCache
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
+from vqr1.data.loader_workers import end_where_a_batch_is_lost, watched
 from vqr1.data.prompts import PictureSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler
 from vqr1.errors import DataError
@@ -216,7 +215,7 @@ class RankingLoader(DataLoader[RankingBatch]):
             sampler=plans,
             batch_size=None,
             num_workers=workers,
-            worker_init_fn=_end_where_a_batch_is_lost,
+            worker_init_fn=end_where_a_batch_is_lost,
             persistent_workers=workers > 0 and isinstance(plans, RankingBatchSampler),
         )
         self._resumable = plans if isinstance(plans, RankingBatchSampler) else None
@@ -226,8 +225,11 @@ class RankingLoader(DataLoader[RankingBatch]):
 
         Raises:
             DataError: an image does not decode and the set's rule stops the run.
+            RuntimeError: a worker died.
         """
-        batches = super().__iter__()
+        batches: Iterator[RankingBatch] = super().__iter__()
+        if self.num_workers:
+            batches = watched(batches)
         for batch in batches if self._resumable is not None else _one_ahead(batches):
             if isinstance(batch, _Failure):
                 raise DataError(batch.message)
@@ -254,16 +256,3 @@ def _one_ahead(batches: Iterator[_T]) -> Iterator[_T]:
         yield from held
         held = [batch]
     yield from held
-
-
-def _end_where_a_batch_is_lost(worker: int) -> None:
-    """Make a loader worker end where it has no memory to send a batch.
-
-    Python's queue prints such an error and drops the batch, for which training would wait for ever;
-    that a worker ended is noticed.
-    """
-    queues.Queue._on_queue_feeder_error = staticmethod(_exit)  # type: ignore[attr-defined]
-
-
-def _exit(error: Exception, batch: object) -> None:
-    os._exit(1)

@@ -1,0 +1,62 @@
+"""A killed loader worker is one error, raised where a batch is asked for."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from vqr1.data.loader_workers import watched
+
+
+class WorkerIds(Dataset[int]):
+    def __len__(self) -> int:
+        return 10_000
+
+    def __getitem__(self, index: int) -> int:
+        return os.getpid()
+
+
+class KillsInFinaliser:
+    """A finaliser in which the worker dies: what is raised there, Python prints and drops."""
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
+        self.ran = False
+
+    def __del__(self) -> None:
+        os.kill(self.worker, signal.SIGKILL)
+        while psutil.Process(self.worker).status() != psutil.STATUS_ZOMBIE:
+            pass
+        Finished.count += 1
+
+
+class Finished:
+    count = 0
+
+
+def test_a_death_within_a_finaliser_is_raised_at_the_next_batch(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    batches = watched(iter(DataLoader(WorkerIds(), batch_size=None, num_workers=1)))
+    victim = KillsInFinaliser(next(batches))
+    del victim
+    assert Finished.count == 1
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid"):
+        next(batches)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_death_while_a_batch_is_waited_for_is_raised_there() -> None:
+    loader = DataLoader(WorkerIds(), batch_size=None, num_workers=1, prefetch_factor=1)
+    batches = watched(iter(loader))
+    worker = psutil.Process(next(batches))
+    next(batches)
+    # Stopped, it sends nothing more; killed, it never will.
+    worker.suspend()
+    worker.kill()
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid"):
+        list(batches)

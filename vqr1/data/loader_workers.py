@@ -1,0 +1,88 @@
+"""Loader workers that die: noticed where a batch is waited for, and nowhere else.
+
+PyTorch's handler of SIGCHLD raises wherever the main thread happens to be. Within a finaliser
+Python prints such an error with its stack and drops it, within a log handler the logging package
+does the same, and within a write it leaves half a file. Here the handler is let through only while
+the main thread asks for a batch, and is asked once before that.
+
+What it leaves out: the one line for a dead worker (`vqr1.cli.faults`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing import queues
+from types import FrameType
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+class _Deaths:
+    """PyTorch's handler, behind a gate.
+
+    Args:
+        handler: raises if a worker has died.
+    """
+
+    def __init__(self, handler: Callable[[int, FrameType | None], object]) -> None:
+        self.handler = handler
+        self.let_through = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.let_through:
+            self.handler(number, frame)
+
+
+def watched(batches: Iterator[_T]) -> Iterator[_T]:
+    """The batches of a loader that has workers, made just now by its `__iter__`.
+
+    Raises:
+        RuntimeError: a worker died.
+    """
+    deaths = _gate()
+    while True:
+        try:
+            if deaths is not None:
+                deaths.let_through = True
+                deaths(signal.SIGCHLD, None)
+            batch = next(batches)
+        except StopIteration:
+            return
+        finally:
+            if deaths is not None:
+                deaths.let_through = False
+        yield batch
+
+
+def _gate() -> _Deaths | None:
+    """The gate before PyTorch's handler; it sets that one, once in a process, for its first loader.
+
+    None where there is no such handler: in another thread than the main one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    handler = signal.getsignal(signal.SIGCHLD)
+    if isinstance(handler, _Deaths):
+        return handler
+    if not callable(handler):
+        return None
+    gate = _Deaths(handler)
+    signal.signal(signal.SIGCHLD, gate)
+    return gate
+
+
+def end_where_a_batch_is_lost(worker: int) -> None:
+    """Make a loader worker end where it has no memory to send a batch.
+
+    Python's queue prints such an error and drops the batch, for which training would wait for ever;
+    that a worker ended is noticed.
+    """
+    queues.Queue._on_queue_feeder_error = staticmethod(_exit)  # type: ignore[attr-defined]
+
+
+def _exit(error: Exception, batch: object) -> None:
+    os._exit(1)
