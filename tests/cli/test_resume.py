@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,9 +17,9 @@ from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.resume import Run, claimed_run, with_saved_overrides
 from vqr1.cli.train import main
 from vqr1.config import TrainConfig, validate
-from vqr1.errors import ConfigError
+from vqr1.errors import ConfigError, DataError
 from vqr1.training.grpo import GrpoModule
-from vqr1.training.run_record import RunRecord, write_record
+from vqr1.training.run_record import RunLock, RunRecord, read_record, write_record
 
 
 def record(folder: Path, *overrides: str, finished: bool = False) -> Path:
@@ -91,6 +92,47 @@ def test_auto_takes_the_newest_unfinished_run_with_the_same_configuration(tmp_pa
     claim(third, "seed=2", f"resume={third}").finish()
     assert claim(tmp_path / "new", "seed=2", "resume=auto").run_dir == tmp_path / "second"
     assert not claim(tmp_path / "new", "seed=3", "resume=auto").resumed
+
+
+def test_a_run_that_could_not_start_leaves_its_folder_free(run: Command, tmp_path: Path) -> None:
+    root = write_kadid(tmp_path / "kadid")
+    hidden = (root / "dmos.csv").rename(root / "hidden.csv")
+    command = [*on(root), "logger=csv", "run_dir=out"]
+    for _ in range(2):
+        outcome = run(main, *command)
+        assert outcome.code == 2
+        assert "dmos.csv" in outcome.err, outcome.err
+    hidden.rename(root / "dmos.csv")
+    # The next mistake is found later: the address is refused once data and policy are loaded.
+    bad = "logger.tracking_uri=ftp://example.org"
+    outcome = run(main, *on(root), bad, "run_dir=out")
+    assert outcome.code == 2
+    assert "logger.tracking_uri=ftp://example.org" in outcome.err
+    assert not (tmp_path / "out/run.json").exists()
+    # A resumed run stays what it was, whatever the command that resumes it gets wrong.
+    claim(tmp_path / "out", "seed=2")
+    started = Run(tmp_path / "out", read_record(tmp_path / "out"), resumed=True)  # type: ignore[arg-type]
+    with pytest.raises(DataError), started.starting():
+        raise DataError("x")
+    assert (tmp_path / "out/run.json").exists()
+
+
+def test_auto_passes_over_what_belongs_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine, other = tmp_path / "a_mine", tmp_path / "b_other"
+    for folder in (mine, other):
+        claim(folder, "seed=2")
+    acquire = RunLock.acquire
+
+    def refused(lock: RunLock) -> bool:
+        if lock._path.parent == other:
+            raise PermissionError(errno.EACCES, "Permission denied", str(lock._path))
+        return acquire(lock)
+
+    monkeypatch.setattr(RunLock, "acquire", refused)
+    assert claim(tmp_path / "new", "seed=2", "resume=auto").run_dir == mine
+    assert "left aside: [Errno 13] Permission denied" in caplog.text
 
 
 @pytest.mark.slow

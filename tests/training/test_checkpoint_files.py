@@ -17,6 +17,7 @@ from vqr1.training.checkpoint_files import (
     remove_partials,
     step_name,
     step_of,
+    superseded,
     write_checkpoint,
 )
 from vqr1.training.random_state import random_state, set_random_state
@@ -120,6 +121,51 @@ def test_leftovers_of_a_killed_writer_go(tmp_path: Path) -> None:
     assert newest_intact(tmp_path, "step") == good
     remove_partials(tmp_path)
     assert not (tmp_path / "step_00000002.ckpt.part").exists()
+
+
+class Killed(BaseException):
+    """A kill at this point: nothing that follows is done."""
+
+
+def test_a_kill_while_a_file_is_replaced_leaves_one_that_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, 3)
+    rename = Path.replace
+
+    def die_at_the_checkpoint(self: Path, target: Path) -> Path:
+        # The checksum's rename comes first, then that of the checkpoint.
+        if target == path:
+            raise Killed
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die_at_the_checkpoint)
+        with pytest.raises(Killed):
+            write_checkpoint({"weights": torch.zeros(9)}, path)
+    assert newest_intact(tmp_path, "step") == path
+    assert torch.equal(read_checkpoint(path)["weights"], CONTENT["weights"])
+    flipped(path)
+    assert newest_intact(tmp_path, "step") is None
+    # What was damaged before it is replaced is not believed after a kill either.
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die_at_the_checkpoint)
+        with pytest.raises(Killed):
+            write_checkpoint({"weights": torch.zeros(9)}, path)
+    assert newest_intact(tmp_path, "step") is None
+    write_checkpoint({"weights": torch.zeros(9)}, path)
+    assert torch.equal(read_checkpoint(path)["weights"], torch.zeros(9))
+
+
+def test_files_that_a_damaged_one_left_do_not_count_as_kept() -> None:
+    def steps(*numbers: int) -> list[Path]:
+        return [Path(step_name("step", number)) for number in numbers]
+
+    assert superseded(steps(2, 4, 6), {2, 4, 6}, 2) == steps(2)
+    # 6 was damaged, so that the run went on from 4 and saved 5: 6 must not push 4 or 5 out.
+    assert superseded(steps(2, 4, 5, 6), {2, 4, 5}, 1) == steps(2, 4, 6)
+    # All were damaged, and the run began again: the state after 0 is the only good one.
+    assert superseded(steps(0, 2, 4), {0}, 2) == steps(2, 4)
 
 
 def test_random_states_survive_a_checkpoint(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.config import TrainConfig
-from vqr1.errors import ConfigError, DataError
+from vqr1.errors import ConfigError, DataError, UserError
 from vqr1.training.checkpoint_files import newest_intact
 from vqr1.training.run_record import (
     RECORD,
@@ -28,6 +28,7 @@ from vqr1.training.run_record import (
     RunRecord,
     changed_keys,
     read_record,
+    remove_record,
     write_record,
 )
 
@@ -56,6 +57,20 @@ class Run:
     resumed: bool = False
     checkpoint: Path | None = None
     changes: tuple[str, ...] = ()
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Forget the run if it cannot start: its folder takes the corrected command.
+
+        Raises:
+            UserError: what it meets.
+        """
+        try:
+            yield
+        except UserError as error:
+            if not self.resumed and error.exit_code == UserError.exit_code:
+                remove_record(self.run_dir)
+            raise
 
     def finish(self) -> None:
         """Note that nothing is left to do."""
@@ -105,16 +120,14 @@ def find_run(name: str, tracking_uri: str | None = None) -> Path:
         raise ConfigError(
             [f"resume={name}: no run directory ({RECORD} is missing) and no MLflow run id"]
         )
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    from vqr1.tracking.store import default_tracking_uri
+    from vqr1.tracking.delivery import outage_errors
+    from vqr1.tracking.store import default_tracking_uri, one_line, quick_client
 
     uri = tracking_uri or default_tracking_uri()
     try:
-        tags = MlflowClient(uri).get_run(name).data.tags
-    except MlflowException as error:
-        raise ConfigError([f"resume={name}: {uri} has no such run; give its folder"]) from error
+        tags = quick_client(uri).get_run(name).data.tags
+    except outage_errors() as error:
+        raise ConfigError([f"resume={name}: {one_line(error)}; give the run's folder"]) from error
     if RUN_DIR_TAG not in tags or not (Path(tags[RUN_DIR_TAG]) / RECORD).is_file():
         raise ConfigError(
             [f"resume={name}: its folder {tags.get(RUN_DIR_TAG)} is not here; give the folder"]
@@ -142,12 +155,11 @@ def claimed_run(
         run_dir = _newest_unfinished(run_dir, values) or run_dir
     elif config.resume is not None:
         run_dir = find_run(config.resume, config.logger.tracking_uri)
-    record = read_record(run_dir)
-    resumes = config.resume is not None and record is not None
-    if not resumes:
-        _check_unused(run_dir, record)
     with RunLock(run_dir):
-        if record is None or not resumes:
+        # Read under the lock: another process may just have finished it.
+        record = read_record(run_dir)
+        if record is None or config.resume is None:
+            _check_unused(run_dir, record)
             yield _start(run_dir, values, overrides)
             return
         changes = changed_keys(record.config, values)
@@ -190,15 +202,16 @@ def _newest_unfinished(run_dir: Path, values: dict[str, Any]) -> Path | None:
     for path in run_dir.resolve().parent.glob(f"*/{RECORD}"):
         try:
             record = read_record(path.parent)
-        except DataError as error:
+            if record is None or record.finished or changed_keys(record.config, values):
+                continue
+            lock = RunLock(path.parent)
+            if not lock.acquire():
+                continue
+        except (DataError, OSError) as error:  # damaged, or another user's
             logger.warning("left aside: %s", error)
             continue
-        if record is None or record.finished or changed_keys(record.config, values):
-            continue
-        lock = RunLock(path.parent)
-        if lock.acquire():
-            lock.release()
-            found.append((datetime.fromisoformat(record.started), path.parent))
+        lock.release()
+        found.append((datetime.fromisoformat(record.started), path.parent))
     return max(found)[1] if found else None
 
 

@@ -182,12 +182,14 @@ def _train(
         torch.set_num_threads(config.hardware.threads)
     L.seed_everything(config.seed, verbose=False)
     console = Console(soft_wrap=True, quiet=own_rank() > 0)
-    data = together(lambda: _open_data(config))
-    together(data.check_same_in_all_processes)
-    policy = together(lambda: _load_policy(config))
-    steps = _total_steps(config, data)
-    console.print(describe(config, policy, data, steps, run), markup=False)
-    with together(lambda: _open_log(config, run)) as run_log:
+    with run.starting():
+        data = together(lambda: _open_data(config))
+        together(data.check_same_in_all_processes)
+        policy = together(lambda: _load_policy(config))
+        steps = _total_steps(config, data)
+        console.print(describe(config, policy, data, steps, run), markup=False)
+        opened = together(lambda: _open_log(config, run))
+    with opened as run_log:
         run_log.config(OmegaConf.to_yaml(composed, resolve=True), parameters(composed))
         if run.changes:
             run_log.tags({"vqr1.forced_changes": "; ".join(run.changes)})
@@ -267,6 +269,7 @@ class _Training:
         self._put_together()
         last_step = self.trainer.global_step
         after = last = self._judged("after training, last step", last_step)
+        self.checkpoints.forget_damaged_best()
         best = self.checkpoints.best_path
         if best is not None:
             self.module.load_state_dict(read_checkpoint(best)["state_dict"])

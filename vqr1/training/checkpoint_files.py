@@ -1,9 +1,10 @@
 """Checkpoint files: written whole or not at all, and believed only if their checksum agrees.
 
 A checkpoint `step_00000050.ckpt` is written under another name, synced, and renamed; beside it
-`step_00000050.ckpt.sha256` holds size and SHA-256, in place before the rename. A file without its
-checksum, or with another one, is damaged: the newest intact one before it is used. Nothing is
-unpickled (`weights_only=True`).
+`step_00000050.ckpt.sha256` holds size and SHA-256, in place before the rename; those of a file that
+is about to be replaced stay beside them, so that a kill between the two leaves either file intact.
+A file without its checksum, or with another one, is damaged: the newest intact one before it is
+used. Nothing is unpickled (`weights_only=True`).
 
 What it leaves out: what a checkpoint holds, and when one is written (`callbacks/checkpoints.py`).
 """
@@ -15,7 +16,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -85,20 +87,29 @@ def verify_checkpoint(path: Path) -> None:
     Raises:
         CheckpointDamagedError: no checksum, or another one.
     """
+    _verified(path)
+
+
+def _verified(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file that agrees with its checksum."""
     try:
-        expected = json.loads(path.with_name(path.name + CHECKSUM).read_text(encoding="utf-8"))
-        size, digest = int(expected["bytes"]), str(expected["sha256"])
-        if path.stat().st_size != size:
+        written = _written(path)
+        size = path.stat().st_size
+        if size not in (size_then for size_then, _ in written):
             raise CheckpointDamagedError(
-                f"{path}: {path.stat().st_size} bytes instead of the {size} that were written"
+                f"{path}: {size} bytes instead of the {written[0][0]} that were written"
             )
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise CheckpointDamagedError(f"{path}: its SHA-256 is not that of what was written")
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if (size, digest) not in written:
+            raise CheckpointDamagedError(f"{path}: its SHA-256 is not that of what was written")
     except FileNotFoundError as error:
         raise CheckpointDamagedError(f"{error.filename}: missing") from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointDamagedError(f"{path.name}{CHECKSUM}: not a checksum file") from error
+    except OSError as error:
+        raise CheckpointDamagedError(f"{path}: cannot be read ({error.strerror})") from error
+    return size, digest
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -123,6 +134,19 @@ def newest_intact(folder: Path, kind: str) -> Path | None:
         else:
             return path
     return None
+
+
+def superseded(paths: Sequence[Path], sound: Set[int], keep: int) -> list[Path]:
+    """The checkpoints that are not needed once a state is saved.
+
+    Args:
+        paths: all of a kind, oldest first.
+        sound: steps of those that belong to this run as it went; a file of another step is what a
+            damaged one left, and counts for nothing.
+        keep: how many of the sound ones stay.
+    """
+    kept = [path for path in paths if step_of(path) in sound][-keep:]
+    return [path for path in paths if path not in kept]
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -176,12 +200,23 @@ def _save(content: Mapping[str, Any], writer: _HashingWriter) -> None:
         raise writer.error from None
 
 
+def _written(path: Path) -> list[tuple[int, str]]:
+    """Size and SHA-256 of what was written last, and of what that replaced."""
+    found = json.loads(path.with_name(path.name + CHECKSUM).read_text(encoding="utf-8"))
+    parts = [found, found["replaced"]] if "replaced" in found else [found]
+    return [(int(part["bytes"]), str(part["sha256"])) for part in parts]
+
+
 def _write_checksum(path: Path, writer: _HashingWriter) -> None:
     final = path.with_name(path.name + CHECKSUM)
     partial = final.with_name(final.name + PARTIAL)
+    content: dict[str, Any] = {"bytes": writer.bytes, "sha256": writer.sha256}
+    with suppress(CheckpointDamagedError):  # also where there is nothing to replace
+        size, digest = _verified(path)
+        content["replaced"] = {"bytes": size, "sha256": digest}
     try:
         with partial.open("wb") as file:
-            file.write(json.dumps({"bytes": writer.bytes, "sha256": writer.sha256}).encode())
+            file.write(json.dumps(content).encode())
             _sync(file)
         partial.replace(final)
     except OSError:

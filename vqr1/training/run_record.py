@@ -86,6 +86,11 @@ def write_record(run_dir: Path, record: RunRecord) -> None:
     aside.replace(run_dir / RECORD)
 
 
+def remove_record(run_dir: Path) -> None:
+    """Make a run directory one that holds no run."""
+    (run_dir / RECORD).unlink(missing_ok=True)
+
+
 def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """The keys whose change alters what a run computes, each as `key: old -> new`.
 

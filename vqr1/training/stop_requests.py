@@ -1,8 +1,9 @@
 """What asks a run to stop: noted when it comes, obeyed between two steps.
 
 SIGINT (Ctrl-C), SIGTERM (a shutdown, a scheduler's limit) and SIGUSR1 (SLURM's warning before the
-limit) all mean: save and stop. A second one does what it does by default, at once. A watchdog asks
-by `fault`. In a run of several processes a signal to one of them stops all, at the same step.
+limit) all mean: save and stop. A second SIGINT or SIGTERM ends the process at once, without a word.
+A watchdog asks by `fault`. In a run of several processes a signal to one of them stops all, at the
+same step.
 """
 
 from __future__ import annotations
@@ -90,9 +91,11 @@ class StopRequests:
                 signal.alarm(WORKER_GRACE_SECONDS)
             return
         self.signal = signal.Signals(number).name
+        # A second one ends the process as a kill does. Python's own handler of SIGINT would raise
+        # within a write or a library that answers with another error.
         # SIGUSR1 stays taken: SLURM sends it to every process of a step, perhaps more than once.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(stop, signal.SIG_DFL)
         if own_rank() == 0:
             os.write(2, f"{self.signal}: stopping after this step\n".encode())
 

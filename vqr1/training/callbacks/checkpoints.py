@@ -26,12 +26,15 @@ from vqr1.config import CheckpointConfig
 from vqr1.errors import RunFaultError
 from vqr1.training.agreement import gathered
 from vqr1.training.checkpoint_files import (
+    CheckpointDamagedError,
     CheckpointNotWrittenError,
     checkpoints,
     remove_checkpoint,
     remove_partials,
     step_name,
     step_of,
+    superseded,
+    verify_checkpoint,
     write_checkpoint,
 )
 from vqr1.training.grpo import GrpoModule
@@ -86,11 +89,22 @@ class RunCheckpoints(Checkpoint):
         self._validation_pending = False
         self._resumed = False
         self._saved_step: int | None = None
+        self._sound: set[int] = set()
 
     @property
     def best_path(self) -> Path | None:
         """The weights of the best validation so far."""
         return None if self.best_step is None else self.folder / step_name("best", self.best_step)
+
+    def forget_damaged_best(self) -> None:
+        """Go on without the weights of the best validation if their file is not intact."""
+        if self.best_path is None:
+            return
+        try:
+            verify_checkpoint(self.best_path)
+        except CheckpointDamagedError as error:
+            logger.warning("the best weights so far are lost, they count no more: %s", error)
+            self.best_step, self.best_score = None, -math.inf
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside Lightning's own state."""
@@ -128,6 +142,10 @@ class RunCheckpoints(Checkpoint):
             self._save(trainer)
             return
         self._saved_step = trainer.global_step
+        # Later ones are damaged: this state was the newest intact one.
+        steps = {step_of(path) for path in checkpoints(self.folder, "step")}
+        self._sound = {step for step in steps if step <= trainer.global_step}
+        self.forget_damaged_best()
         continue_between_batches(trainer, self._batches)
         if self._validation_pending:
             self._validate(trainer)
@@ -226,9 +244,10 @@ class RunCheckpoints(Checkpoint):
         if not self._write(trainer, self.folder / step_name("step", step)):
             return
         self._saved_step = step
+        self._sound.add(step)
         if own_rank():
             return
-        for old in checkpoints(self.folder, "step")[: -self.config.keep]:
+        for old in superseded(checkpoints(self.folder, "step"), self._sound, self.config.keep):
             remove_checkpoint(old)
         for old in checkpoints(self.folder, "best"):
             if step_of(old) != self.best_step:
@@ -239,7 +258,7 @@ class RunCheckpoints(Checkpoint):
         try:
             trainer.save_checkpoint(path, weights_only)
         except CheckpointNotWrittenError as error:
-            kept = checkpoints(self.folder, "step")
+            kept = [x for x in checkpoints(self.folder, "step") if step_of(x) in self._sound]
             rest = f"the last good one is {kept[-1].name}" if kept else "there is none yet"
             message = f"checkpoint not written: {error}; {rest}"
             if self.config.on_failed_write == "stop":
