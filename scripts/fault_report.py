@@ -32,7 +32,9 @@ from tests.faults.runs import Workshop
 Fault = Callable[[Workshop], FaultResult]
 
 
-def all_faults(kill_count: int, seed: int, locked_seconds: float) -> list[Fault]:
+def all_faults(
+    kill_count: int, seed: int, locked_seconds: float, late_seconds: float
+) -> list[Fault]:
     """Every fault, in the order in which they are tried."""
     return [
         *(partial(kills.kill_at_random, number=i, seed=seed) for i in range(kill_count)),
@@ -41,6 +43,7 @@ def all_faults(kill_count: int, seed: int, locked_seconds: float) -> list[Fault]
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         ),
         partial(kills.stop_by_signal, number=signal.SIGUSR1, phase="validation"),
+        kills.stop_twice,
         partial(storage.damaged, name="truncated checkpoint", damage=storage.truncate),
         partial(storage.damaged, name="bit-flipped checkpoint", damage=storage.flip_bit),
         storage.full_disk,
@@ -48,10 +51,14 @@ def all_faults(kill_count: int, seed: int, locked_seconds: float) -> list[Fault]
         storage.read_only,
         surroundings.deleted_image,
         surroundings.server_killed,
+        partial(surroundings.slow_server, seconds=late_seconds),
         partial(surroundings.locked_database, seconds=locked_seconds),
         surroundings.clock_jump,
         surroundings.worker_out_of_memory,
-        surroundings.worker_killed,
+        *(
+            partial(surroundings.worker_killed, phase=phase)
+            for phase in ("rollout", "update", "logging", "checkpoint", "validation")
+        ),
     ]
 
 
@@ -61,13 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs at random moments")
     parser.add_argument("--seed", type=int, default=1, help="of these moments")
     parser.add_argument("--locked-seconds", type=float, default=60.0, help="lock of the database")
+    parser.add_argument("--late-seconds", type=float, default=30.0, help="a slow server's answers")
     parser.add_argument("--json", type=Path, help="also write every result to this file")
     options = parser.parse_args(arguments)
     console = Console()
     results: list[FaultResult] = []
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(Path(folder))
-        for fault in all_faults(options.kills, options.seed, options.locked_seconds):
+        for fault in all_faults(
+            options.kills, options.seed, options.locked_seconds, options.late_seconds
+        ):
             results.append(fault(workshop))
             console.print(results[-1], markup=False)
     console.print(table(results))

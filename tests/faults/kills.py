@@ -71,3 +71,21 @@ def stop_by_signal(
     code = resumed.wait()
     done = compare(read_result(resumed.folder), workshop.reference) if code == 0 else None
     return FaultResult.of(fault, code, done, said)
+
+
+def stop_twice(workshop: Workshop, phase: str = "checkpoint") -> FaultResult:
+    """SIGINT, and once more before the step is saved: the process ends at once, without a word."""
+    fault = f"SIGINT twice in {phase}"
+    name = f"twice_{phase}"
+    training = workshop.start(name, "run_dir=run")
+    training.wait_until(phase, 3)
+    training.signal(signal.SIGINT)
+    training.wait_for(lambda: "SIGINT: stopping after this step" in training.output)
+    training.signal(signal.SIGINT)
+    code = training.wait()
+    if code != -signal.SIGINT or last_line(training.output) != "SIGINT: stopping after this step":
+        return FaultResult(fault, said=f"exit code {code}: {last_line(training.output)}")
+    resumed = workshop.resume(name)
+    code = resumed.wait()
+    done = compare(read_result(resumed.folder), workshop.reference) if code == 0 else None
+    return FaultResult.of(fault, code, done, "" if code == 0 else last_line(resumed.output))

@@ -9,6 +9,8 @@ from rich.table import Table
 
 from tests.faults.runs import Comparison
 
+TRACEBACK = "traceback"
+
 
 @dataclass(frozen=True)
 class FaultResult:
@@ -33,25 +35,19 @@ class FaultResult:
     @classmethod
     def of(cls, fault: str, code: int, comparison: Comparison | None, said: str) -> FaultResult:
         """From the end of the resumed run; code 0 and a comparison where it finished."""
-        if comparison is None:
+        if comparison is None or said == TRACEBACK:
             return cls(fault, said=f"exit code {code} after resuming; {said}")
         lost = comparison.missing + comparison.doubled
         return cls(fault, True, comparison.identical, lost, said)
 
 
 def last_line(output: str) -> str:
-    """What a run said last; `traceback` where it ended with one.
-
-    A signal handler's error within a finaliser is printed and ignored by Python: what counts is how
-    the run ended.
-    """
+    """What a run said last; `TRACEBACK` where it printed one, whatever it said after that."""
+    if "Traceback (most recent call last)" in output:
+        return TRACEBACK
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    if errors:
-        return errors[-1]
-    if "Traceback (most recent call last)" in output:
-        return "traceback"
-    return lines[-1] if lines else ""
+    return (errors or lines or [""])[-1]
 
 
 def table(results: Sequence[FaultResult]) -> Table:

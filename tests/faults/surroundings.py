@@ -19,6 +19,7 @@ import psutil
 
 from tests.faults.report import FaultResult, last_line
 from tests.faults.runs import Training, Workshop, compare, read_result
+from tests.support.slow_answers import SlowAnswers
 from vqr1.data.demo import ensure_demo_set
 from vqr1.errors import RunFaultError, UserError
 
@@ -41,9 +42,10 @@ def deleted_image(workshop: Workshop) -> FaultResult:
     return _finish(workshop, "deleted", fault, said, root)
 
 
-def worker_killed(workshop: Workshop) -> FaultResult:
+def worker_killed(workshop: Workshop, phase: str = "update") -> FaultResult:
     """A loader worker is killed, as the kernel does when memory runs out."""
-    return _hurt_worker(workshop, "loader worker killed", lambda pid: psutil.Process(pid).kill())
+    fault = f"loader worker killed in {phase}"
+    return _hurt_worker(workshop, fault, lambda pid: psutil.Process(pid).kill(), phase)
 
 
 def worker_out_of_memory(workshop: Workshop) -> FaultResult:
@@ -97,6 +99,27 @@ def server_killed(workshop: Workshop) -> FaultResult:
     return FaultResult.of(fault, code, done, "" if code == 0 else last_line(training.output))
 
 
+def slow_server(workshop: Workshop, seconds: float) -> FaultResult:
+    """The MLflow server takes every request and answers late, longer than the client waits."""
+    fault = f"MLflow server answers after {seconds:g} s"
+    folder = workshop.folder / "slow"
+    folder.mkdir()
+    shutil.copyfile(workshop.folder / "empty.db", folder / "mlflow.db")
+    port = _free_port()
+    with mlflow_server(folder, port), SlowAnswers(port, seconds) as proxy:
+        address = f"logger.tracking_uri={proxy.uri}"
+        training = workshop.start("slow", "run_dir=run", address, "logger.wait_seconds=120")
+        training.wait_until("rollout", 2)
+        proxy.slow()
+        training.wait_until("export", 1)
+        held = proxy.held
+        proxy.fast()
+        code = training.wait()
+    done = compare(read_result(training.folder), workshop.reference) if code == 0 else None
+    said = f"{held} answers were late" if code == 0 else last_line(training.output)
+    return FaultResult.of(fault, code, done, said)
+
+
 @contextmanager
 def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A real MLflow server on the loopback address, ready."""
@@ -141,10 +164,12 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _hurt_worker(workshop: Workshop, fault: str, hurt: Callable[[int], None]) -> FaultResult:
+def _hurt_worker(
+    workshop: Workshop, fault: str, hurt: Callable[[int], None], phase: str = "update"
+) -> FaultResult:
     name = fault.replace(" ", "_")
     training = workshop.start(name, "run_dir=run")
-    training.wait_until("update", 3)
+    training.wait_until(phase, 3)
     for worker in loader_workers(training):
         hurt(worker)
     code = training.wait()

@@ -12,7 +12,7 @@ from tests.faults import kills, storage, surroundings
 from tests.faults.report import FaultResult, last_line
 from tests.faults.runs import Workshop, compare, read_result
 from vqr1.errors import RunFaultError
-from vqr1.training.checkpoint_files import read_checkpoint
+from vqr1.training.checkpoint_files import read_checkpoint, step_name
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +62,29 @@ def test_a_signal_saves_the_step_and_exits_with_75(
     result = kills.stop_by_signal(workshop, number, phase)
     assert_recovered(result)
     assert result.said.endswith("resume=run")
+
+
+def test_a_second_ctrl_c_ends_at_once_and_costs_no_more_than_a_kill(workshop: Workshop) -> None:
+    assert_recovered(kills.stop_twice(workshop))
+
+
+def test_a_killed_loader_worker_is_one_line(workshop: Workshop) -> None:
+    result = surroundings.worker_killed(workshop, "checkpoint")
+    assert_recovered(result)
+    assert "a loader worker died" in result.said
+
+
+def test_damaged_best_weights_are_named_and_count_no_more(workshop: Workshop) -> None:
+    # Judged after steps 3 and 6; stopped after step 5, so that the best is of step 3 or of none.
+    folder = storage.stopped_run(workshop, "damaged_best")
+    (best,) = (folder / "run" / "checkpoints").glob("best_*.ckpt")
+    storage.flip_bit(best)
+    training = workshop.resume("damaged_best")
+    assert training.wait() == 0, training.output
+    assert "the best weights so far are lost, they count no more" in training.output
+    # The validation after step 6 is the best of those that are left.
+    assert (best.parent / step_name("best", 6)).is_file()
+    assert not best.exists()
 
 
 def test_a_damaged_state_is_left_aside(workshop: Workshop) -> None:

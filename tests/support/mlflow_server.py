@@ -24,6 +24,11 @@ class MlflowServer:
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not killed."""
+        return self._process is not None
+
     def start(self) -> None:
         """Start, and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)

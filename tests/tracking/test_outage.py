@@ -7,6 +7,7 @@ import math
 import resource
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from mlflow import MlflowClient
 
 from scripts.sync_tracking import main as sync
 from tests.support.mlflow_server import MlflowServer
+from tests.support.slow_answers import SlowAnswers
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
 from vqr1.tracking import RunLog, open_run_log
@@ -136,6 +138,48 @@ def test_server_killed_and_started_again(
 
 
 @pytest.mark.slow
+def test_server_that_answers_late(
+    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does what it is asked, but the client has given up by then: each event is sent again."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    if not server.running:
+        server.start()
+    with SlowAnswers(server.port) as proxy:
+        config = LoggerConfig(name="mlflow", tracking_uri=proxy.uri, wait_seconds=120)
+        with open_run_log(config, tmp_path / "late", "late") as log:
+            run_id = log.mlflow_run_id
+            assert run_id is not None
+            proxy.slow()
+            log_steps(log, range(3))  # returns although nobody answers
+            wait_for_failure(log, "failed")
+            log_steps(log, range(3, 5))
+            assert proxy.held > 0
+            # A run that starts while it is slow waits for one attempt only.
+            with open_run_log(config, tmp_path / "second", "second") as second:
+                assert second.mlflow_run_id is None
+                log_steps(second, range(2))
+                proxy.fast()
+    client = MlflowClient(server.uri)
+    for key in ("train/loss", "train/kl"):
+        assert steps(client, run_id, key) == [0, 1, 2, 3, 4]
+        assert steps(client, str(mark(tmp_path / "second")["run_id"]), key) == [0, 1]
+    experiment = client.get_run(run_id).info.experiment_id
+    names = Counter(run.info.run_name for run in client.search_runs([experiment]))
+    assert (names["late"], names["second"]) == (1, 1)
+
+
+def wait_for_failure(log: RunLog, said: str) -> None:
+    """Until an attempt to send has met this; the sender's reason is empty after a success."""
+    assert log._tracking is not None
+    end = time.monotonic() + 120
+    while said not in log._tracking.sender._reason:
+        assert time.monotonic() < end, log._tracking.sender._reason
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
 def test_database_locked_by_another_process(tmp_path: Path) -> None:
     database = tmp_path / "runs.db"
     config = LoggerConfig(name="mlflow", tracking_uri=f"sqlite:///{database}", wait_seconds=90)
@@ -151,7 +195,9 @@ def test_database_locked_by_another_process(tmp_path: Path) -> None:
         ) as other:
             assert other.stdout is not None
             other.stdout.readline()
-            log_steps(log, range(3))  # returns although nobody can write
+            log_steps(log, range(2))  # returns although nobody can write
+            wait_for_failure(log, "locked")  # longer than MLflow itself waits
+            log_steps(log, range(2, 3))
             journal = list(read_events(journal_file(tmp_path / "run")))
             assert mark(tmp_path / "run")["offset"] < journal[-1][0]
             # A sync beside a run leaves its journal to it.
