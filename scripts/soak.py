@@ -8,7 +8,7 @@ a step memory goes up and down by what the step computes with, so that what is h
 figure between two reports of progress: memory of the process and its loader workers, open file
 descriptors, threads. Memory is what they have written (anonymous and shared pages, each shared page
 once): pages of program files, which the kernel drops and reads again as it likes, are shown but do
-not count. Prints the slope of each by least squares over the part after the warm-up. Linux only.
+not count. Prints the slope of each over the part after the warm-up. Linux only.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
+from scipy.stats import theilslopes
 
 SMALL = (
     "loader.images_per_batch=4", "grpo.group_size=3", "dataset.max_images=200",
@@ -86,10 +86,12 @@ def lowest(samples: Sequence[Sample]) -> Sample:
 
 
 def slope(samples: Sequence[Sample], figure: str) -> float:
-    """Least-squares change of a figure in 100 steps."""
-    steps = np.array([sample.step for sample in samples], dtype=float)
-    values = np.array([getattr(sample, figure) for sample in samples], dtype=float)
-    return float(np.polyfit(steps, values, 1)[0] * 100)
+    """Change of a figure in 100 steps: the median over all pairs of samples (Theil and Sen).
+
+    A look in a moment in which a loader worker was not listed bends a least-squares line.
+    """
+    values = [getattr(sample, figure) for sample in samples]
+    return float(theilslopes(values, [sample.step for sample in samples]).slope * 100)
 
 
 def watch(arguments: Sequence[str], folder: Path) -> list[Sample]:
