@@ -65,6 +65,15 @@ def test_a_folder_that_is_taken(run: Command, tmp_path: Path) -> None:
     assert "this folder holds a finished run; choose another" in outcome.err
 
 
+def test_a_finished_run_without_its_summary(run: Command, tmp_path: Path) -> None:
+    values = plain_values(compose_config("train", ["run_dir=done"]))
+    write_record(tmp_path / "done", RunRecord("2026-01-01T00:00:00+00:00", "/", (), values, True))
+    outcome = run(main, "resume=done")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert "summary.json: this run has finished, but its summary is missing" in outcome.err
+
+
 def claim(folder: Path, *overrides: str) -> Run:
     values = plain_values(compose_config("train", [f"run_dir={folder}", *overrides]))
     with claimed_run(validate(TrainConfig, values), values, list(overrides)) as found:

@@ -42,7 +42,7 @@ from vqr1.cli.resume import RUN_DIR_TAG, Run
 from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.prompts import PromptBuilder
-from vqr1.errors import Interrupted, PrunedError, RunFaultError, UserError
+from vqr1.errors import DataError, Interrupted, PrunedError, RunFaultError, UserError
 from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, load_policy, load_processor
@@ -157,10 +157,17 @@ def _finished(run: Run) -> float:
 
 
 def _figure(run_dir: Path) -> float:
-    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    figure = summary["test_srcc_after"]
-    figure = summary["val_srcc_best"] if figure is None else figure
-    return float("nan") if figure is None else float(figure)
+    path = run_dir / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        figure = summary["test_srcc_after"]
+        figure = summary["val_srcc_best"] if figure is None else figure
+        return float("nan") if figure is None else float(figure)
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: this run has finished, but its summary is missing or damaged; restore it, or "
+            "start a new run"
+        ) from error
 
 
 def _say_how_to_go_on(run: Run, error: Interrupted | RunFaultError) -> None:
