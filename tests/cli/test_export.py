@@ -281,7 +281,10 @@ def test_mistakes(run: Command, trained: Any, arguments: list[str], words: str) 
     (Path("stopped") / "checkpoints").mkdir(parents=True)
     Path("stopped/config.yaml").write_bytes((run_dir / "config.yaml").read_bytes())
     Path("stopped/checkpoints/best.ckpt").write_bytes(b"not a checkpoint")
+    before = sorted(Path().rglob("*"))
     outcome = run(main, *(argument.format(run_dir=run_dir) for argument in arguments))
     assert outcome.code == 2
     assert words in outcome.err
     assert "Traceback" not in outcome.err
+    # Nothing half written stays, which the corrected command would refuse to replace.
+    assert sorted(Path().rglob("*")) == before

@@ -6,6 +6,7 @@ import math
 import re
 import statistics
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -292,6 +293,11 @@ def test_metric_on_path_picture_and_tensor(
     torch.testing.assert_close(by_tensor[:1], by_path, atol=1e-4, rtol=0)
     assert metric(str(path)).equal(by_path)
     assert metric([path, files[1]]).shape == (2,)
+    # Threads may share a metric: a web service's do.
+    with ThreadPoolExecutor(4) as threads:
+        together = torch.cat(list(threads.map(metric, [*files, *files])))
+    alone = torch.tensor([expected[str(file)][0] for file in [*files, *files]])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
     request = metric.scorer._request
     mute = replace(request.sampling, max_new_tokens=2)
     metric.scorer._request = replace(request, sampling=mute)

@@ -13,6 +13,7 @@ from vqr1.cli.app import run_command
 from vqr1.cli.model_card import read_run_config, write_model_card
 from vqr1.config import ExportConfig, ModelConfig, validate
 from vqr1.errors import ConfigError, DataError, ModelError
+from vqr1.policy.export import write_checkpoint, written_aside
 
 EXPORT_FOLDER = "export"
 """Where a training exports to, in its run directory."""
@@ -39,17 +40,18 @@ def export(config: ExportConfig, composed: DictConfig) -> None:
         raise ConfigError(["run: missing; give a run directory, an MLflow run id, or best"])
     run_dir = _run_directory(config.run, config)
     read_run_config(run_dir)
-    if config.checkpoint is None:
-        _copy_export(run_dir, output)
-    else:
-        _from_checkpoint(run_dir, config.checkpoint, output)
-    write_model_card(
-        output,
-        run_dir,
-        title=config.title,
-        license=config.license,
-        with_figures=config.checkpoint != "last",
-    )
+    with written_aside(output.resolve()) as folder:
+        if config.checkpoint is None:
+            _copy_export(run_dir, folder)
+        else:
+            _from_checkpoint(run_dir, config.checkpoint, folder)
+        write_model_card(
+            folder,
+            run_dir,
+            title=config.title,
+            license=config.license,
+            with_figures=config.checkpoint != "last",
+        )
     if config.push is not None:
         sys.stdout.write(f"{_push(output, config.push, config.private)}\n")
     sys.stdout.write(f"{output}\n")
@@ -64,7 +66,7 @@ def _run_directory(run: str, config: ExportConfig) -> Path:
     return folder.parent
 
 
-def _copy_export(run_dir: Path, output: Path) -> None:
+def _copy_export(run_dir: Path, folder: Path) -> None:
     source = run_dir / EXPORT_FOLDER
     if not source.is_dir():
         kept = sorted(file.stem for file in (run_dir / "checkpoints").glob("*.ckpt"))
@@ -74,10 +76,10 @@ def _copy_export(run_dir: Path, output: Path) -> None:
             else "it kept no checkpoints either; choose another run"
         )
         raise DataError(f"run={run_dir}: this run exported nothing at its end; {fix}")
-    shutil.copytree(source, output)
+    shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
-def _from_checkpoint(run_dir: Path, name: str, output: Path) -> None:
+def _from_checkpoint(run_dir: Path, name: str, folder: Path) -> None:
     """Load the base model, put the checkpoint's weights in, and export."""
     file = run_dir / "checkpoints" / f"{name}.ckpt"
     if not file.is_file():
@@ -86,7 +88,6 @@ def _from_checkpoint(run_dir: Path, name: str, output: Path) -> None:
 
     import torch
 
-    from vqr1.policy.export import export_checkpoint
     from vqr1.policy.loading import load_policy
 
     policy = load_policy(model)
@@ -103,7 +104,7 @@ def _from_checkpoint(run_dir: Path, name: str, output: Path) -> None:
             f"{file}: not a checkpoint of the model in {run_dir / 'config.yaml'} "
             f"({str(error).strip().splitlines()[0]})"
         ) from error
-    export_checkpoint(policy, output.resolve())
+    write_checkpoint(policy, folder)
 
 
 def _push(folder: Path, repository: str, private: bool) -> str:

@@ -79,10 +79,11 @@ class FastLinear(nn.Linear):
         if not _serves(input, self.weight, rows):
             return super().forward(input)
         flat = input.reshape(rows, input.shape[-1])
-        if self.packed is None or torch.is_grad_enabled():
+        packed = self.packed  # read once: another thread's decoding may end meanwhile
+        if packed is None or torch.is_grad_enabled():
             out = fast_product(flat, self.weight, self.bias)
         else:
-            out = _product(flat, self.packed, self.bias)
+            out = _product(flat, packed, self.bias)
         return out.view(*input.shape[:-1], self.out_features)
 
 

@@ -10,13 +10,53 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vqr1.policy.loading import Policy
+if TYPE_CHECKING:
+    # It imports torch, which whoever only copies a checkpoint does without.
+    from vqr1.policy.loading import Policy
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 SIDE_FILES = ("*.json", "*.txt", "*.jinja", "LICENSE*")
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A new folder that becomes `folder` (made, or replaced as a whole) once the block has ended.
+
+    Where the block raises, the new folder is gone and `folder` as it was.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left_behind in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(left_behind)  # by a process that was killed
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    aside.chmod(0o755)
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, aside)
+        yield aside
+        undo.pop_all()
+    if folder.exists():
+        shutil.rmtree(folder)
+    aside.rename(folder)
+
+
+def write_checkpoint(policy: Policy, folder: Path) -> None:
+    """Write `policy` into an empty folder.
+
+    Args:
+        policy: the policy with its weights as they shall be exported; left as it is.
+        folder: destination.
+    """
+    for file in _base_files(policy):
+        shutil.copyfile(file, folder / file.name)
+    with tempfile.TemporaryDirectory(dir=folder) as weights:
+        _merged(policy).save_pretrained(weights)
+        for pattern in WEIGHT_PATTERNS:
+            for file in Path(weights).glob(pattern):
+                shutil.move(file, folder / file.name)
 
 
 def export_checkpoint(policy: Policy, folder: Path) -> Path:
@@ -29,21 +69,8 @@ def export_checkpoint(policy: Policy, folder: Path) -> Path:
     Returns:
         `folder`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left_behind in folder.parent.glob(f".{folder.name}-*"):
-        shutil.rmtree(left_behind)  # by an export that was killed
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    aside.chmod(0o755)
-    for file in _base_files(policy):
-        shutil.copyfile(file, aside / file.name)
-    with tempfile.TemporaryDirectory(dir=aside) as weights:
-        _merged(policy).save_pretrained(weights)
-        for pattern in WEIGHT_PATTERNS:
-            for file in Path(weights).glob(pattern):
-                shutil.move(file, aside / file.name)
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
+    with written_aside(folder) as aside:
+        write_checkpoint(policy, aside)
     return folder
 
 

@@ -8,10 +8,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.scoring.service.conftest import Server, picture
+from vqr1.data.demo import PHOTOGRAPHS, load_photograph
+from vqr1.data.distortions import DISTORTIONS, to_bytes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -52,11 +56,22 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     opened.close()
 
 
-def test_scores_and_ranks_what_is_chosen(page: Page, tmp_path: Path) -> None:
+def photographs(folder: Path) -> list[Path]:
+    """One photograph as it is, blurred, and with noise."""
+    coffee = load_photograph(next(p for p in PHOTOGRAPHS if p.name == "coffee"))
+    named = {distortion.name: distortion for distortion in DISTORTIONS}
+    damages = {"coffee": None, "coffee blurred": "gaussian_blur", "coffee with noise": "white_noise"}
     files = []
-    for seed in (2, 3, 5):
-        files.append(tmp_path / f"photo {seed}.png")
-        picture(seed).save(files[-1])
+    for title, damage in damages.items():
+        rng = np.random.default_rng(0)
+        damaged = coffee if damage is None else named[damage].apply(coffee, 4, rng)
+        files.append(folder / f"{title}.png")
+        Image.fromarray(to_bytes(damaged)).save(files[-1])
+    return files
+
+
+def test_scores_and_ranks_what_is_chosen(page: Page, tmp_path: Path) -> None:
+    files = photographs(tmp_path)
     broken = tmp_path / "notes.png"
     broken.write_text("no picture")
     expect(page.locator("#model")).to_contain_text("model tiny")
