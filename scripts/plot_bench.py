@@ -7,15 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from bench.setup import SIZES
 
 
 def plot_group_sizes(report: dict[str, Any], unit: str, path: Path) -> None:
@@ -34,23 +29,15 @@ def plot_group_sizes(report: dict[str, Any], unit: str, path: Path) -> None:
 
 
 def plot_prompt_lengths(report: dict[str, Any], unit: str, path: Path) -> None:
-    """Cost of a step for each response against the prompt's length, both sides.
-
-    Sizes differ in B and K, so the cost is divided by the B*K responses of a step.
-    """
+    """Cost of one step against the prompt's length, both sides; B, K and C stay the same."""
     figure = Figure(figsize=(4.6, 3.2), layout="tight")
     axes = figure.subplots()
+    rows = [row for row in report["sweep"]["prompt"].values() if row.get("trl") and row.get("ours")]
     for side, label in {"trl": "TRL 1.16", "ours": "this project"}.items():
-        points = []
-        for name, row in report["sizes"].items():
-            if row.get(side) and row.get("ours"):
-                responses = SIZES[name].images * SIZES[name].group
-                cost = row[side]["median"][unit] / responses
-                points.append((row["ours"]["prompt_tokens"], cost))
-        if points:
-            axes.plot(*zip(*sorted(points), strict=True), "o-", label=label)
+        points = [(row["ours"]["prompt_tokens"], row[side]["median"][unit]) for row in rows]
+        axes.plot(*zip(*sorted(points), strict=True), "o-", label=label)
     axes.set_xlabel("prompt tokens (image included)")
-    axes.set_ylabel(f"{'processor ' if unit == 'cpu' else ''}seconds a response")
+    axes.set_ylabel(f"{'processor ' if unit == 'cpu' else ''}seconds a step")
     axes.set_yscale("log")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)

@@ -273,6 +273,7 @@ def test_push_uploads_the_folder(
         (["run=stopped"], "exported nothing at its end; export one of its checkpoints with "
          "checkpoint=best"),
         (["run=stopped", "checkpoint=best"], "best.ckpt: not a checkpoint of the model in "),
+        (["run=bare"], "config.yaml: the key 'model' is missing; it is not the configuration"),
     ],
 )  # fmt: skip
 def test_mistakes(run: Command, trained: Any, arguments: list[str], words: str) -> None:
@@ -280,11 +281,13 @@ def test_mistakes(run: Command, trained: Any, arguments: list[str], words: str) 
     Path("empty").mkdir()
     (Path("stopped") / "checkpoints").mkdir(parents=True)
     Path("stopped/config.yaml").write_bytes((run_dir / "config.yaml").read_bytes())
+    (Path("bare") / "export").mkdir(parents=True)
+    Path("bare/config.yaml").write_text("seed: 1\n")
     Path("stopped/checkpoints/best.ckpt").write_bytes(b"not a checkpoint")
-    before = sorted(Path().rglob("*"))
-    outcome = run(main, *(argument.format(run_dir=run_dir) for argument in arguments))
+    given = (argument.format(run_dir=run_dir) for argument in arguments)
+    outcome = run(main, *given, "output=made/out")
     assert outcome.code == 2
     assert words in outcome.err
     assert "Traceback" not in outcome.err
     # Nothing half written stays, which the corrected command would refuse to replace.
-    assert sorted(Path().rglob("*")) == before
+    assert list(Path().glob("made/*")) == []

@@ -60,12 +60,12 @@ def photographs(folder: Path) -> list[Path]:
     """One photograph as it is, blurred, and with noise."""
     coffee = load_photograph(next(p for p in PHOTOGRAPHS if p.name == "coffee"))
     named = {distortion.name: distortion for distortion in DISTORTIONS}
-    damages = {"coffee": None, "coffee blurred": "gaussian_blur", "coffee with noise": "white_noise"}
+    damages = {"clean": None, "blurred": "gaussian_blur", "noisy": "white_noise"}
     files = []
     for title, damage in damages.items():
         rng = np.random.default_rng(0)
         damaged = coffee if damage is None else named[damage].apply(coffee, 4, rng)
-        files.append(folder / f"{title}.png")
+        files.append(folder / f"{title} photo.png")
         Image.fromarray(to_bytes(damaged)).save(files[-1])
     return files
 
