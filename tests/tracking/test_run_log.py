@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,8 @@ from mlflow import MlflowClient
 
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
-from vqr1.tracking import open_run_log
+from vqr1.tracking import open_run_log, run_log
+from vqr1.tracking.delivery import Delivery
 from vqr1.tracking.store import slug
 
 
@@ -24,8 +26,12 @@ def status(database: str, run_id: str | None) -> str:
 
 
 @pytest.mark.slow
-def test_status_is_true_however_a_run_ends(database: str, tmp_path: Path) -> None:
-    config = LoggerConfig(name="mlflow", tracking_uri=database)
+def test_status_is_true_however_a_run_ends(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is tested is the status, not how long a busy machine takes to store it.
+    monkeypatch.setattr(run_log, "INTERRUPTED_SECONDS", 120.0)
+    config = LoggerConfig(name="mlflow", tracking_uri=database, wait_seconds=120.0)
     with open_run_log(config, tmp_path / "a", "a") as log:
         log.metrics({"val/srcc": 0.5, "val/srcc/kadid+tid": 0.25}, 3)
         assert log.logger is not None
@@ -47,6 +53,35 @@ def test_status_is_true_however_a_run_ends(database: str, tmp_path: Path) -> Non
         with pytest.raises(error), open_run_log(config, tmp_path / "b", "b") as log:
             raise error
         assert status(database, log.mlflow_run_id) == expected
+
+
+def test_the_last_event_is_sent_however_the_threads_meet(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends between a batch that found nothing more and what the sender does then."""
+    send_batch = Delivery.send_batch
+    found_nothing, ended = threading.Event(), threading.Event()
+
+    def last_batch(self: Delivery) -> bool:
+        more = send_batch(self)
+        if not more and self.delivered.run_id is not None and not ended.is_set():
+            found_nothing.set()
+            ended.wait(60)
+        return more
+
+    monkeypatch.setattr(Delivery, "send_batch", last_batch)
+    join = threading.Thread.join
+
+    def meanwhile(thread: threading.Thread, timeout: float | None = None) -> None:
+        ended.set()
+        join(thread, timeout)
+
+    log = open_run_log(LoggerConfig(name="mlflow", tracking_uri=database), tmp_path / "a", "a")
+    log.tags({"a": "b"})  # wakes the sender once more
+    assert found_nothing.wait(60)
+    monkeypatch.setattr(threading.Thread, "join", meanwhile)
+    log.finish("FINISHED")
+    assert status(database, log.mlflow_run_id) == "FINISHED"
 
 
 def test_csv_keeps_every_metric(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -122,6 +122,8 @@ class Sender:
         retry = FIRST_RETRY_SECONDS
         try:
             while not self._given_up:
+                # Read before sending: what is written after the batch is sent in one more round.
+                closing = self._closing
                 try:
                     if not self._lock.is_locked:
                         self._lock.acquire()
@@ -137,7 +139,7 @@ class Sender:
                 else:
                     retry = FIRST_RETRY_SECONDS
                     self._reason = ""
-                    if not more and self._closing:
+                    if not more and closing:
                         return
                     if self.run_id is not None:
                         self._first.set()
