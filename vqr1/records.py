@@ -65,7 +65,7 @@ class RankingBatch:
         images: B image names, relative to the data set's image root.
         prompts: their tokenised prompts and vision patches.
         mos: [B] float32 mean opinion score, higher is better, scaled min-max over the whole set
-            to [1, 5] (the published training files' scale).
+            to [1, 5] (the published training files' scale), or as published (`mos_scale`).
         index: [B] int64 row of each image in its data set's label table.
     """
 

@@ -63,6 +63,14 @@ def test_training_batches(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
     )
 
 
+def test_published_scores_stay_as_they_are(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
+    data = module(make_csv(4, mos_scale="published"), prompts)
+    (batch,) = data.train_dataloader()
+    rows = data.sets["csv"].table.loc[batch.index.tolist()]
+    assert sorted(rows["mos"]) == [97, 98, 99, 100]
+    assert batch.mos.tolist() == rows["mos"].tolist()
+
+
 def test_workers_give_the_same_batches(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
     config = make_csv(9)
     here = list(module(config, prompts).train_dataloader())

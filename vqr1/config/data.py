@@ -66,6 +66,9 @@ class DatasetConfig:
     """csv only: the names of the columns."""
     select: str | None = None
     """jsonl only: take the lines with this `dataset_name` from a file that holds several sets."""
+    mos_scale: Literal["minmax", "published"] = "minmax"
+    """Opinion scores that rewards see: `minmax` is linear to [1, 5] over the whole set, as in the
+    published training files; `published` leaves them as they are (higher is better either way)."""
     short_edge: PositiveInt | None = None
     """Resize so that the short edge has this many pixels before the model's own resizing
     (SPAQ: 768)."""

@@ -3,7 +3,7 @@
 `open_dataset` reads the labels, divides the rows, finds the images and scales the scores; it
 decodes nothing (that happens in the loader's workers, and in `scripts/inspect_dataset.py` for a
 whole set). Scaling is min-max to [1, 5] over all rows of the label files, as in the published
-training files: mos_scaled = (mos - min) / (max - min) * 4 + 1.
+training files: mos_scaled = (mos - min) / (max - min) * 4 + 1; with `mos_scale=published` it is mos.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class LabelledSet:
         image_root: folder that the image paths are relative to.
         table: one row an image, numbered from 0: image (path relative to `image_root`), mos
             (published scale, higher is better), std, reference, split (train, val, test, or None:
-            in no part), distortion, mos_scaled (in [1, 5]).
+            in no part), distortion, mos_scaled (what rewards see: in [1, 5], or mos itself with
+            `mos_scale=published`).
         bad_images: `name: problem` of the images left out because they are missing or empty.
     """
 
@@ -100,7 +101,8 @@ def open_dataset(
     declared = label_format(config.name, key)
     root = _root(config, key)
     labels = read_labels(config, root, key)
-    labels["mos_scaled"] = scale_min_max(labels["mos"].to_numpy(), f"{key}.root={str(root)!r}")
+    scaled = scale_min_max(labels["mos"].to_numpy(), f"{key}.root={str(root)!r}")
+    labels["mos_scaled"] = scaled if config.mos_scale == "minmax" else labels["mos"]
     image_root = _image_root(config, declared, root, key)
     table, bad_images = _with_found_images(labels, image_root, declared, config, key)
     return LabelledSet(
