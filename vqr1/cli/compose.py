@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,7 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 from vqr1.cli import mixtures
 from vqr1.config import config_dir
 from vqr1.errors import ConfigError, UserError
-from vqr1.sweeps.jobs import flatten
 
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 """What a user's mistake raises, on the command line, in a configuration file or in data."""
@@ -38,21 +36,6 @@ def plain_values(composed: DictConfig) -> dict[str, Any]:
         raise ConfigError(["the configuration holds a value that contains itself"]) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
-
-
-def parameters(composed: DictConfig) -> dict[str, Any]:
-    """What a run's log shows as parameters: flat values, and the choice made in every group.
-
-    The choices (`reward`, `model`, ...) are what one compares runs by; the keys below say what each
-    choice meant.
-    """
-    choices = HydraConfig.get().runtime.choices
-    groups = {
-        str(group): choice
-        for group, choice in choices.items()
-        if group in composed and choice is not None
-    }
-    return {**flatten(plain_values(composed)), **groups}
 
 
 def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:

@@ -1,20 +1,25 @@
-"""What a training run is called and says at its start, and what is kept from being said."""
+"""What a training run is called, logs of itself and says at its start, and what it keeps quiet."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 from transformers.utils.logging import disable_progress_bar
 
+from vqr1.cli.compose import plain_values
 from vqr1.cli.resume import Run
 from vqr1.config import MixtureConfig, TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.policy.loading import Policy
 from vqr1.sweeps.child import child_tags
+from vqr1.sweeps.jobs import flatten
 from vqr1.training.checkpoint_files import step_of
 
 
@@ -43,6 +48,40 @@ def describe(
         f"{config.grpo.group_size} responses{_on_processes(config)}; reward "
         f"{' + '.join(config.reward.terms)}; run directory {run.run_dir}"
     ) + _resumed_at(run)
+
+
+def parameters(composed: DictConfig) -> dict[str, Any]:
+    """What a run's log shows as parameters: flat values, and the choice made in every group.
+
+    The choices (`reward`, `model`, ...) are what one compares runs by; the keys below say what each
+    choice meant. A page that compares runs picks parameters that differ, so what always differs is
+    left out unless the command names it: the folder (it is a tag), and the keys of rewards, which
+    two rewards do not share. `reward.terms` says in one line what those are.
+    """
+    hydra = HydraConfig.get()
+    groups = {
+        str(group): choice
+        for group, choice in hydra.runtime.choices.items()
+        if group in composed and choice is not None
+    }
+    named = {override.lstrip("+").split("=", 1)[0] for override in hydra.overrides.task}
+    values = plain_values(composed)
+    flat = {
+        key: value
+        for key, value in flatten(values).items()
+        if key in named or not (key == "run_dir" or key.startswith("reward.terms."))
+    }
+    return {**flat, "reward.terms": _terms(values["reward"]["terms"]), **groups}
+
+
+def _terms(terms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Such as `1 threshold(width=0.35) + 1 format`."""
+    said = []
+    for name, term in terms.items():
+        own = {k: v for k, v in term.items() if k not in ("_target_", "weight") and v is not None}
+        arguments = ", ".join(f"{key}={value}" for key, value in own.items())
+        said.append(f"{term.get('weight', 1.0):g} {name}" + (f"({arguments})" if own else ""))
+    return " + ".join(said)
 
 
 def _on_processes(config: TrainConfig) -> str:

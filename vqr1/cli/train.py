@@ -29,8 +29,8 @@ from vqr1.cli.build import (
     validation_interval,
 )
 from vqr1.cli.checks import check_training
-from vqr1.cli.compose import parameters, plain_values
-from vqr1.cli.description import describe, quieten, run_name, run_tags
+from vqr1.cli.compose import plain_values
+from vqr1.cli.description import describe, parameters, quieten, run_name, run_tags
 from vqr1.cli.faults import machine_faults
 from vqr1.cli.folders import make_folders
 from vqr1.cli.joined import arguments_of, in_processes, shared_run

@@ -3,7 +3,8 @@
 `open_dataset` reads the labels, divides the rows, finds the images and scales the scores; it
 decodes nothing (that happens in the loader's workers, and in `scripts/inspect_dataset.py` for a
 whole set). Scaling is min-max to [1, 5] over all rows of the label files, as in the published
-training files: mos_scaled = (mos - min) / (max - min) * 4 + 1; with `mos_scale=published` it is mos.
+training files: mos_scaled = (mos - min) / (max - min) * 4 + 1. With
+`mos_scale=published` it is mos.
 """
 
 from __future__ import annotations
