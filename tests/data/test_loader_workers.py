@@ -29,8 +29,8 @@ class KillsInFinaliser:
 
     def __del__(self) -> None:
         os.kill(self.worker, signal.SIGKILL)
-        while psutil.Process(self.worker).status() != psutil.STATUS_ZOMBIE:
-            pass
+        # Until the last of its threads is dead: a zombie's queue thread may outlive it a moment.
+        os.waitid(os.P_PID, self.worker, os.WEXITED | os.WNOWAIT)
         Finished.count += 1
 
 
