@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
 from vqr1.config import LoggerConfig
@@ -106,3 +107,24 @@ def test_unusable_address(tmp_path: Path) -> None:
 
 def test_slug() -> None:
     assert slug("val/srcc/kadid+tid@x") == "val/srcc/kadid-tid-x"
+
+
+def test_pictures_of_a_series_become_a_grid_and_stay_single(database: str, tmp_path: Path) -> None:
+    """A resumed run draws a step again; a picture that was damaged on disk holds nothing up."""
+    config = LoggerConfig(name="mlflow", tracking_uri=database, wait_seconds=120.0)
+    figure = Figure(figsize=(1, 1))
+    with open_run_log(config, tmp_path / "run", "series") as log:
+        for step in (0, 5, 5):
+            log.figure_of_step("scatter/val", figure, step)
+        (tmp_path / "run" / "damaged.png").write_bytes(b"\x89PNG")
+        assert log._tracking is not None
+        log._tracking.image("damaged.png", "scatter/val", 6)
+        run_id = log.mlflow_run_id
+    assert status(database, run_id) == "FINISHED"
+    assert run_id is not None
+    client = MlflowClient(database)
+    files = [file.path for file in client.list_artifacts(run_id, "images")]
+    steps = [name.split("+")[2] for name in files if name.endswith(".png")]
+    assert sorted(steps) == ["0", "5"]
+    assert len(files) == 4
+    assert client.get_run(run_id).data.tags["mlflow.loggedImages"] == "True"

@@ -3,7 +3,8 @@
 How far the server has it is a byte offset beside the journal (`delivered.json`), moved behind each
 batch. An offset that was not moved in time only means that some events may be there already:
 parameters, tags, files and the status may be sent twice without harm, the run is looked up by its
-journal's tag before it is created, and for metrics the server is asked which steps it has.
+journal's tag before it is created, and for metrics and pictures the server is asked which steps it
+has.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import PIL.Image
 from pydantic import TypeAdapter, ValidationError
 
 from vqr1.errors import DataError
 from vqr1.tracking.events import (
     Event,
     File,
+    Image,
     Metrics,
     Params,
     Start,
@@ -173,7 +176,7 @@ class Delivery:
     def _call(self, run_id: str, batch: Sequence[Event]) -> None:
         first = batch[0]
         client = self._connected()
-        if isinstance(first, File):
+        if isinstance(first, File | Image):
             self._send_file(client, run_id, first)
         elif isinstance(first, Status):
             if first.status == "RUNNING":
@@ -210,14 +213,32 @@ class Delivery:
             self._steps[key] = {metric.step for metric in history}
         return self._steps[key]
 
-    def _send_file(self, client: MlflowClient, run_id: str, event: File) -> None:
+    def _send_file(self, client: MlflowClient, run_id: str, event: File | Image) -> None:
         path = (self.run_dir / event.path).resolve()
         if not path.is_relative_to(self.run_dir):
             self._refuse([event], "it lies outside of the run directory")
         elif not path.is_file():
             self._refuse([event], "it is gone")
-        else:
+        elif isinstance(event, File):
             client.log_artifact(run_id, str(path), event.folder)
+        elif not _has_image(client, run_id, event):
+            self._send_image(client, run_id, event, path)
+
+    def _send_image(self, client: MlflowClient, run_id: str, event: Image, path: Path) -> None:
+        try:
+            picture = PIL.Image.open(path)
+            picture.load()
+        except OSError as error:
+            self._refuse([event], f"it cannot be read ({error})")
+            return
+        client.log_image(
+            run_id,
+            picture,
+            key=event.key,
+            step=event.step,
+            timestamp=event.time,
+            synchronous=True,
+        )
 
     def _run_of(self, event: Start) -> str:
         """The run that the event's journal began: found, or created now."""
@@ -250,7 +271,7 @@ class Delivery:
     def _refuse(self, events: Sequence[Event], why: str) -> None:
         count = sum(len(pieces(event)) for event in events)
         self.delivered = replace(self.delivered, refused=self.delivered.refused + count)
-        what = events[0].path if isinstance(events[0], File) else events[0].kind
+        what = events[0].path if isinstance(events[0], File | Image) else events[0].kind
         logger.warning("MLflow does not take %s: %s", what, why)
 
     def _read_mark(self, size: int) -> Delivered:
@@ -270,6 +291,18 @@ class Delivery:
         except OSError as error:
             # Without room for the mark, a later process asks the server what it has.
             logger.debug("%s: not written (%s)", self._mark, error)
+
+
+def _has_image(client: MlflowClient, run_id: str, event: Image) -> bool:
+    """Whether a step of a series is there: MLflow gives each copy a name of its own.
+
+    A step that a resumed run does again is not the same event, so that the server is always asked.
+    """
+    begins = f"images/{event.key.replace('/', '~')}+step+{event.step}+"
+    return any(
+        file.path.startswith(begins) and file.path.endswith("+compressed.webp")
+        for file in client.list_artifacts(run_id, "images")
+    )
 
 
 def _sync_to_disk(path: Path) -> None:

@@ -81,6 +81,24 @@ class File:
 
 
 @dataclass(config=_STRICT, frozen=True, kw_only=True)
+class Image:
+    """A picture of the run directory becomes one step of a series, which MLflow draws as a grid.
+
+    Attributes:
+        path: where it lies, relative to the run directory.
+        key: name of the series.
+        step: optimiser step that it shows.
+        time: when it was made.
+    """
+
+    kind: Literal["image"] = "image"
+    path: str
+    key: str
+    step: int
+    time: Milliseconds
+
+
+@dataclass(config=_STRICT, frozen=True, kw_only=True)
 class Status:
     """The run's status from here on."""
 
@@ -89,7 +107,7 @@ class Status:
     time: Milliseconds
 
 
-Event = Start | Metrics | Params | Tags | File | Status
+Event = Start | Metrics | Params | Tags | File | Image | Status
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(
     Annotated[Event, Field(discriminator="kind")],

@@ -22,6 +22,7 @@ from typing import Literal
 from vqr1.tracking.events import (
     Event,
     File,
+    Image,
     Metrics,
     Params,
     Start,
@@ -149,6 +150,10 @@ class Journal:
     def file(self, path: str, folder: str | None = None) -> None:
         """A file of the run directory, by its path in it, becomes an artifact in `folder`."""
         self.append(File(path=path, folder=folder))
+
+    def image(self, path: str, key: str, step: int) -> None:
+        """A picture of the run directory becomes a step of the series `key`."""
+        self.append(Image(path=path, key=key, step=step, time=now_ms()))
 
     def status(self, status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]) -> None:
         """The run's status from here on."""

@@ -72,6 +72,11 @@ class Tracking:
         self.journal.file(name, None if parent == "." else parent)
         self.sender.notify()
 
+    def image(self, name: str, key: str, step: int) -> None:
+        """Make a picture of the run directory a step of the series `key`."""
+        self.journal.image(name, key, step)
+        self.sender.notify()
+
     def table(self, name: str, table: pd.DataFrame) -> None:
         """Keep a table in the form that MLflow's page shows."""
         path = self.journal.run_dir / FOLDER / "tables" / f"{name}.json"
@@ -207,6 +212,14 @@ class RunLog:
         figure.savefig(path, dpi=120, bbox_inches="tight")
         return self._artifact(path, f"{name}.png")
 
+    def figure_of_step(self, key: str, figure: Figure, step: int) -> Path:
+        """Write `key`_step_`step`.png; in MLflow also a step of the series of pictures `key`."""
+        name = f"{key}_step_{step:06d}"
+        path = self.figure(name, figure)
+        if self._tracking is not None:
+            self._tracking.image(f"{name}.png", key, step)
+        return path
+
     def summary(self, values: Mapping[str, Any]) -> Path:
         """Write `summary.json`: what a script that started this run wants to read."""
         return self.text("summary.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
@@ -257,6 +270,10 @@ class NoRunLog(RunLog):
     def figure(self, name: str, figure: Figure) -> Path:
         """Write nothing."""
         return self.run_dir / f"{name}.png"
+
+    def figure_of_step(self, key: str, figure: Figure, step: int) -> Path:
+        """Write nothing."""
+        return self.run_dir / f"{key}_step_{step:06d}.png"
 
 
 def open_run_log(

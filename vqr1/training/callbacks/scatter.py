@@ -28,7 +28,7 @@ class ScatterPlot(L.Callback):
         predictions = pl_module.validator.predictions
         if predictions is not None:
             figure = scatter_figure(predictions, f"validation, step {trainer.global_step}")
-            self.run_log.figure(f"scatter/val_step_{trainer.global_step:06d}", figure)
+            self.run_log.figure_of_step("scatter/val", figure, trainer.global_step)
 
 
 def scatter_figure(predictions: Predictions, title: str) -> Figure:
