@@ -46,6 +46,7 @@ from vqr1.errors import DataError, Interrupted, PrunedError, RunFaultError, User
 from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, load_policy, load_processor
+from vqr1.process_memory import only_new_objects_collected
 from vqr1.sweeps.child import trial_callbacks
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
 from vqr1.training.agreement import from_first, together
@@ -200,7 +201,7 @@ def _train(
         run_log.config(OmegaConf.to_yaml(composed, resolve=True), parameters(composed))
         if run.changes:
             run_log.tags({"vqr1.forced_changes": "; ".join(run.changes)})
-        with closing(data):
+        with closing(data), only_new_objects_collected():
             result = _Training(config, policy, data, rewards, run_log, steps, run, stops).run()
         if result is None:
             return float("nan")

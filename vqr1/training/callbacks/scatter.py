@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import lightning as L
 import numpy as np
 from matplotlib.figure import Figure
@@ -27,8 +29,13 @@ class ScatterPlot(L.Callback):
         assert isinstance(pl_module, GrpoModule)
         predictions = pl_module.validator.predictions
         if predictions is not None:
-            figure = scatter_figure(predictions, f"validation, step {trainer.global_step}")
-            self.run_log.figure_of_step("scatter/val", figure, trainer.global_step)
+            self.run_log.figure_of_step(
+                "scatter/val",
+                scatter_figure(predictions, f"validation, step {trainer.global_step}"),
+                trainer.global_step,
+            )
+            # Its thousands of objects, megabytes with the pixels, refer to each other.
+            gc.collect()
 
 
 def scatter_figure(predictions: Predictions, title: str) -> Figure:
