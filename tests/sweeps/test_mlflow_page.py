@@ -27,9 +27,14 @@ def test_shows_parent_children_charts_and_artifacts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, str(ROOT / "train.py"), "-m", "experiment=smoke"]
+    at_once = [
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+    ]
     small = ["max_steps=2", "validation.every_steps=1", "loader.images_per_batch=2"]
     sweep = ["reward=fidelity,mse", "validation.max_images=8", "hardware.threads=1"]
-    done = subprocess.run([*command, *small, *sweep], capture_output=True, text=True, timeout=600)
+    argv = [*command, *at_once, *small, *sweep]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
     tour(["pictures"])  # fails where a page lacks what it should show

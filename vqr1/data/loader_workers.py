@@ -10,6 +10,7 @@ What it leaves out: the one line for a dead worker (`vqr1.cli.faults`).
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -73,6 +74,15 @@ def _gate() -> _Deaths | None:
     gate = _Deaths(handler)
     signal.signal(signal.SIGCHLD, gate)
     return gate
+
+
+def start_method() -> str | None:
+    """How workers start: None leaves it to Python, except within a worker of joblib's.
+
+    There the method is joblib's own, which starts no process that did not come from joblib.
+    """
+    known = multiprocessing.get_all_start_methods()
+    return None if multiprocessing.get_start_method() in known else known[0]
 
 
 def end_where_a_batch_is_lost(worker: int) -> None:

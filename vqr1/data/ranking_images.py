@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from vqr1.data.cache import PictureCache
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
-from vqr1.data.loader_workers import end_where_a_batch_is_lost, watched
+from vqr1.data.loader_workers import end_where_a_batch_is_lost, start_method, watched
 from vqr1.data.prompts import PictureSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler
 from vqr1.errors import DataError
@@ -215,6 +215,7 @@ class RankingLoader(DataLoader[RankingBatch]):
             sampler=plans,
             batch_size=None,
             num_workers=workers,
+            multiprocessing_context=start_method(),
             worker_init_fn=end_where_a_batch_is_lost,
             persistent_workers=workers > 0 and isinstance(plans, RankingBatchSampler),
         )
