@@ -84,12 +84,12 @@ def processor() -> Qwen2_5_VLProcessor:
     )
 
 
-def build_model(shape: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """A model of the given shape with random weights."""
-    text, vision = SHAPES[shape]
+def shape_config(shape: tuple[dict[str, Any], dict[str, Any]]) -> Qwen2_5_VLConfig:
+    """The configuration of a text and a vision shape, with the small tokenizer's numbers."""
+    text, vision = shape
     number = processor().tokenizer.convert_tokens_to_ids
     head = text["hidden_size"] // text["num_attention_heads"] // 2
-    config = Qwen2_5_VLConfig(
+    return Qwen2_5_VLConfig(
         text_config={
             **text,
             "max_position_embeddings": 32768,
@@ -109,6 +109,11 @@ def build_model(shape: str, dtype: torch.dtype, device: torch.device) -> Any:
         vision_end_token_id=number("<|vision_end|>"),
         tie_word_embeddings=text["tie_word_embeddings"],
     )
+
+
+def build_model(shape: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """A model of the given shape with random weights."""
+    config = shape_config(SHAPES[shape])
     torch.manual_seed(0)
     with torch.device(device):
         return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype)

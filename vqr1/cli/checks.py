@@ -37,6 +37,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             f"max_steps={config.max_steps}, max_epochs={config.max_epochs}: only one of them may "
             "be a number; set the other to null"
         )
+    problems += _reference_problems(config)
     if config.prompt.answer_format == "free":
         problems.append(
             f"prompt={config.prompt.name}: it asks for no score, so there is nothing to rank; "
@@ -63,3 +64,21 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
         )
     if problems:
         raise ConfigError(problems)
+
+
+def _reference_problems(config: TrainConfig) -> list[str]:
+    """Why a reference that shall follow the policy cannot."""
+    every = config.grpo.reference_sync_every
+    if every is None:
+        return []
+    if config.grpo.kl_weight == 0:
+        return [
+            f"grpo.reference_sync_every={every}, grpo.kl_weight=0: there is no reference; raise "
+            "the weight, or leave grpo.reference_sync_every=null"
+        ]
+    if config.model.lora is not None:
+        return [
+            f"grpo.reference_sync_every={every}, model.lora: the reference is the policy without "
+            "its adapters and cannot move; use model.lora=null, or grpo.reference_sync_every=null"
+        ]
+    return []

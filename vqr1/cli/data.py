@@ -6,10 +6,13 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from vqr1.cli.app import EXIT_USER_ERROR
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
 from vqr1.config import DataConfig, DatasetConfig, validate
+
+T = TypeVar("T")
 
 
 def load_data_config(overrides: Sequence[str] = ()) -> DataConfig:
@@ -31,8 +34,9 @@ def named_parts(config: DataConfig) -> dict[str, tuple[str, DatasetConfig]]:
 
 def run_script(
     parser: argparse.ArgumentParser,
-    task: Callable[[argparse.Namespace, DataConfig], None],
+    task: Callable[[argparse.Namespace, T], None],
     arguments: Sequence[str] | None = None,
+    load: Callable[[Sequence[str]], T] = load_data_config,  # type: ignore[assignment]
 ) -> int:
     """Parse, compose, run; a user's mistake becomes one message.
 
@@ -40,9 +44,10 @@ def run_script(
         parser: the script's own options; `overrides` is added behind them.
         task: the script.
         arguments: in place of the process's own.
+        load: gives the configuration of the overrides.
 
     Returns:
-        The exit code: 0, or 2 after a user's mistake.
+        The exit code: 0, or that of the user's mistake.
     """
     parser.add_argument(
         "overrides", nargs="*", help="configuration, such as dataset=koniq dataset.root=data/koniq"
@@ -50,8 +55,8 @@ def run_script(
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        task(options, load_data_config(options.overrides))
+        task(options, load(options.overrides))
     except USER_ERRORS as error:
         sys.stderr.write(f"error: {user_message(error).strip()}\n")
-        return EXIT_USER_ERROR
+        return getattr(error, "exit_code", EXIT_USER_ERROR)
     return 0

@@ -51,6 +51,7 @@ from vqr1.sweeps.child import trial_callbacks
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
 from vqr1.training.agreement import from_first, together
 from vqr1.training.callbacks import (
+    ReferenceSync,
     RunCheckpoints,
     SampleAnswers,
     ScatterPlot,
@@ -364,6 +365,7 @@ def _step_settings(config: TrainConfig, steps: int) -> StepSettings:
         micro_batch_tokens=config.hardware.micro_batch_tokens,
         total_steps=steps,
         seed=config.seed,
+        reference_on_host=config.hardware.reference == "host",
     )
 
 
@@ -422,6 +424,10 @@ def _callbacks(
         callbacks.append(progress_callback(Console()))
     if config.callbacks.watchdogs is not None:
         callbacks.append(Watchdogs(config.callbacks.watchdogs, run_log, stops))
+    if config.grpo.reference_sync_every is not None:
+        callbacks.append(
+            ReferenceSync(config.grpo.reference_sync_every, config.grpo.reference_mixup)
+        )
     if own_rank() == 0:
         callbacks += trial_callbacks(run_log.run_dir, config.sweep.curve)
     return [*callbacks, checkpoints]

@@ -47,6 +47,10 @@ class HardwareConfig:
     micro_batch_tokens: PositiveInt = 16384
     """Most tokens (prompts once, responses K times) in one forward and backward pass of the
     update; larger batches accumulate gradients."""
+    reference: Literal["device", "host"] = "device"
+    """Where the frozen reference's weights lie between its passes. `host`: in pinned host memory,
+    one copy for each process; they come to the device for the reference pass. Adapters and
+    `grpo.kl_weight=0` need no second set of weights."""
     vision_cache_mib: NonNegativeInt = 2048
     """Host memory, in MiB, for the image features of a vision tower that does not change (the
     policy's, where `model.freeze_vision` is set; else the reference's), so that an image goes

@@ -53,6 +53,12 @@ class GrpoConfig:
     published code does)."""
     inner_iterations: PositiveInt = 1
     """mu: optimiser steps on each rollout."""
+    reference_sync_every: PositiveInt | None = None
+    """Optimiser steps after which the reference moves towards the policy, again and again; null
+    keeps it as it was at the start (published)."""
+    reference_mixup: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How far it moves: reference = (1 - mixup) reference + mixup policy. Only with
+    `reference_sync_every`."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

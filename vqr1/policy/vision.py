@@ -195,6 +195,12 @@ class VisionCache:
         self.hits += len(keys) - len(unknown)
         return VisionFeatures(tuple(embed.to(device) for embed in found if embed is not None))
 
+    def forget(self) -> None:
+        """Keep nothing of the tower that was encoded with so far: its weights have changed."""
+        self._kept.clear()
+        self._bytes = 0
+        self._tower_folder = None
+
     def _load(self, key: str) -> Tensor | None:
         if key in self._kept:
             self._kept.move_to_end(key)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
 from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
 from vqr1.policy.loading import Policy, trainable_parameters, vision_trains
 from vqr1.policy.memory import peak_memory_mib
-from vqr1.policy.reference import Reference, make_reference
+from vqr1.policy.reference import FrozenCopy, Reference, make_reference
 from vqr1.policy.shared_prompt import plan_micro_batches, response_logprobs
 from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
 from vqr1.records import LossOutput, RankingBatch, Rollout, ScoredRollout
@@ -53,6 +53,7 @@ class StepSettings:
         micro_batch_tokens: most tokens in one forward and backward pass.
         total_steps: optimiser steps in all, for the schedule.
         seed: seed of the sampled responses.
+        reference_on_host: a second set of weights lies in host memory between its passes.
     """
 
     grpo: GrpoConfig
@@ -63,6 +64,7 @@ class StepSettings:
     total_steps: int
     seed: int
     score_range: ScoreRange = ASKED_RANGE
+    reference_on_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class GrpoModule(L.LightningModule):
         self._validating = ExitStack()
         # Not a submodule: checkpoints hold the policy only, and the copy never trains.
         self._reference: list[Reference | None] = [
-            make_reference(policy.model, settings.grpo.kl_weight)
+            make_reference(policy.model, settings.grpo.kl_weight, settings.reference_on_host)
         ]
 
     @property
@@ -151,7 +153,9 @@ class GrpoModule(L.LightningModule):
         vision = self._encode(batch)
         scored, answer_figures = self._sample(batch, vision.detach())
         sampled = time.perf_counter()
-        with self.division.whole():
+        # A second set of weights is whole in every process.
+        own_weights = isinstance(self.reference, FrozenCopy)
+        with nullcontext() if own_weights else self.division.whole():
             reference = self._reference_logprobs(batch, scored, vision.detach())
         referred = time.perf_counter()
         learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]

@@ -3,12 +3,14 @@
 from vqr1.training.callbacks.answers import SampleAnswers
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoints
 from vqr1.training.callbacks.progress import LineProgress, progress_callback
+from vqr1.training.callbacks.reference_sync import ReferenceSync
 from vqr1.training.callbacks.scatter import ScatterPlot
 from vqr1.training.callbacks.watchdogs import Watchdogs
 
 __all__ = [
     "AtomicCheckpointIO",
     "LineProgress",
+    "ReferenceSync",
     "RunCheckpoints",
     "SampleAnswers",
     "ScatterPlot",

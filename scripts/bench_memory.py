@@ -1,0 +1,97 @@
+"""The memory that `scripts/plan.py` expects beside what real training steps take on this CPU.
+
+    python scripts/bench_memory.py                 # the tiny policy and the 39 M model, seven sizes
+
+The tiny policy trains by `train.py` on the demo set; the 39 M model, whose answers are noise that
+no reward could rank, by the same step under the benchmark's reward (`bench/ours.py`). Each line is
+three steps in a process of its own: planned and measured peak, their ratio, and the ratio of what
+comes on top of the program's libraries.
+
+Not here: GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from bench.setup import Size, save_weights
+from bench_step import run_in_process
+from plan import libraries, load_train_config
+from planning.check import STEPS, measured_peak
+from planning.memory import MemoryPlan, plan_memory
+from planning.shape import Work, read_shape, share_of_work
+
+from vqr1.data.prompts import QWEN_FACTOR, ResizeRule
+
+TINY = ((16, 6, 48), (32, 8, 32))
+"""B, K, C with the demo set's pictures of 112 x 112."""
+
+LARGER = (
+    Size("224x168", 224, 168, images=8, group=6, tokens=32),
+    Size("448x336", 448, 336, images=4, group=6, tokens=64),
+    Size("448x336", 448, 336, images=8, group=4, tokens=32),
+    Size("512x384", 512, 384, images=4, group=6, tokens=128),
+    Size("1024x768", 1024, 768, images=1, group=8, tokens=64),
+)
+
+
+def tiny(images: int, group: int, tokens: int) -> tuple[MemoryPlan, float]:
+    """The plan of the tiny policy's training, and its measured peak in MiB."""
+    overrides = [
+        "hardware.threads=1", "loader.workers=0", f"loader.images_per_batch={images}",
+        f"grpo.group_size={group}", f"rollout.sampling.max_new_tokens={tokens}",
+    ]  # fmt: skip
+    config = load_train_config(overrides)
+    work = share_of_work(config)
+    found = measured_peak(config, overrides)
+    return plan_memory(config, read_shape(config.model), work, process=libraries()), found
+
+
+def larger(size: Size, weights: Path) -> tuple[MemoryPlan, float]:
+    """The plan of the 39 M model's step, and its measured peak in MiB."""
+    config = load_train_config([f"model.path={weights}"])
+    options = argparse.Namespace(threads=1, steps=STEPS - 1, device="cpu")
+    result = run_in_process(options, "ours", size, weights)
+    rule = ResizeRule(QWEN_FACTOR, config.model.min_pixels, 2**22)
+    width, height = rule.size(size.width, size.height)
+    patches = width * height // (QWEN_FACTOR // 2) ** 2
+    text = result["prompt_tokens"] - patches // 4
+    work = Work(size.images, size.group, patches, text, size.tokens)
+    plan = plan_memory(config, read_shape(config.model), work, process=libraries())
+    return plan, result["peak_mib"]
+
+
+def show(name: str, sizes: tuple[int, int, int], plan: MemoryPlan, found: float) -> None:
+    """Prints one line."""
+    planned, own = plan.peak / 2**20, libraries() / 2**20
+    images, group, tokens = sizes
+    print(
+        f"{name:<15}{images:>3}{group:>3}{tokens:>5}{planned:>13,.0f}{found:>14,.0f}"
+        f"{planned / found:>7.2f}{(planned - own) / (found - own):>12.2f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Plan, measure and print each size."""
+    libraries()  # before anything else is in this process
+    print("                 B  K    C  planned MiB  measured MiB  ratio  on top only")
+    for sizes in TINY:
+        show("tiny 112x112", sizes, *tiny(*sizes))
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder)
+        save_weights("39m", torch.float32, torch.device("cpu"), weights)
+        for size in LARGER:
+            sizes = (size.images, size.group, size.tokens)
+            show(f"39m {size.name}", sizes, *larger(size, weights))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""What a training will need: memory of a device in each phase, operations, and time of a step.
+
+    python scripts/plan.py model=qwen2_5_vl_7b hardware=8gpu_zero3 --gpu h100 --image 512x384
+    python scripts/plan.py experiment=paper_kadid --gpu h200 --image 512x384 --images 6125
+    python scripts/plan.py --check                  # three real steps on this CPU beside the plan
+
+The configuration is that of `train.py`, and nothing of it is loaded: no weights, no data set. Sizes
+are the longest that the configuration admits: every response at `rollout.sampling.max_new_tokens`,
+and pictures at `model.max_pixels` unless `--image` says how large they are. On a CPU the rates of
+matrix products and of copies are measured here; a GPU's are its vendor's figures times two shares,
+which are assumptions (`--compute-share`, `--decode-share`). What was compared with real runs, and
+what was not: docs/scale.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import psutil
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from bench.flops import peak_rates
+from bench_decode import copy_rate
+from planning.check import measured_peak
+from planning.memory import MemoryPlan, plan_memory
+from planning.shape import ModelShape, Work, read_shape, share_of_work
+from planning.speed import (
+    GPUS,
+    Assumptions,
+    Machine,
+    Operations,
+    Seconds,
+    count_operations,
+    expected_seconds,
+)
+
+from vqr1.cli.compose import compose_config, plain_values
+from vqr1.cli.data import run_script
+from vqr1.config import TrainConfig, validate
+
+CPU_SHARES = Assumptions(compute=0.45, decode=0.5)
+GPU_SHARES = Assumptions(compute=0.4, decode=0.6)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The script's own options."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--gpu", choices=list(GPUS), default="h100", help="for GPU profiles")
+    options.add_argument("--image", type=_size, help="pictures' width x height, such as 512x384")
+    options.add_argument("--images", type=int, help="training images, for max_epochs")
+    options.add_argument("--compute-share", type=float, help="reached share of the peak rate")
+    options.add_argument("--decode-share", type=float, help="reached share of the memory's rate")
+    options.add_argument("--price", type=float, help="of a device's hour, for the cost of the run")
+    options.add_argument("--check", action="store_true", help="measure three steps on this CPU")
+    return options
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.split("x"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: write WIDTHxHEIGHT, such as 512x384"
+        ) from error
+    if min(width, height) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: both sides must be above 0")
+    return width, height
+
+
+def load_train_config(overrides: Sequence[str]) -> TrainConfig:
+    """Compose and validate `conf/train.yaml`.
+
+    Raises:
+        ConfigError: every key that breaks a rule.
+    """
+    # The composed folder needs a command that runs; nothing is written there.
+    composed = compose_config("train", ["run_dir=plan", *overrides])
+    return validate(TrainConfig, plain_values(composed))
+
+
+@cache
+def libraries() -> float:
+    """Bytes of a training process before it loads a model; looked at once, in this process."""
+    import vqr1.cli.train  # noqa: F401
+
+    return float(psutil.Process().memory_info().rss)
+
+
+def print_memory(plan: MemoryPlan, limit: float | None) -> None:
+    """A table: terms downwards, phases across, in MiB."""
+    phases = list(plan.phases)
+    names = list(dict.fromkeys(name for terms in plan.phases.values() for name in terms))
+    print(f"{'MiB of each process':<22}" + "".join(f"{phase:>16}" for phase in phases))
+    for name in names:
+        values = [terms.get(name, 0.0) / 2**20 for terms in plan.phases.values()]
+        if any(values):
+            print(f"  {name:<20}" + "".join(f"{value:>16,.0f}" for value in values))
+    sums = [sum(terms.values()) / 2**20 for terms in plan.phases.values()]
+    print(f"  {'all':<20}" + "".join(f"{value:>16,.0f}" for value in sums))
+    text = f"peak: {plan.peak / 2**20:,.0f} MiB, in the {plan.worst}"
+    if limit is not None:
+        text += f"; {plan.peak / limit:.0%} of the device's {limit / 1e9:.0f} GB"
+        text += " - TOO MUCH" if plan.peak > limit else ""
+    print(text)
+    if plan.host:
+        print(f"host memory of each process besides: {plan.host / 2**20:,.0f} MiB")
+
+
+def machine_of(config: TrainConfig, gpu: str) -> Machine:
+    """The named GPU, or this CPU with its measured rates."""
+    if config.hardware.accelerator == "gpu":
+        return GPUS[gpu]
+    if config.hardware.threads is not None:
+        torch.set_num_threads(config.hardware.threads)
+    device = torch.device("cpu")
+    rates = peak_rates(device, torch.float32)
+    memory = copy_rate(device, repeats=3)
+    return Machine(None, max(rates.values()), memory, memory, memory)
+
+
+def _parts(counts: Operations | Seconds, unit: float) -> str:
+    """The total and its parts."""
+    parts = [f"{name} {value / unit:,.2f}" for name, value in asdict(counts).items()]
+    return f"{counts.total / unit:,.2f} ({', '.join(parts)})"
+
+
+def print_time(
+    options: argparse.Namespace,
+    config: TrainConfig,
+    shape: ModelShape,
+    work: Work,
+    machine: Machine,
+) -> None:
+    """Tokens, operations and seconds of a step, and of the run where its length is known."""
+    gpu = config.hardware.accelerator == "gpu"
+    shares = GPU_SHARES if gpu else CPU_SHARES
+    assumed = Assumptions(
+        options.compute_share or shares.compute, options.decode_share or shares.decode
+    )
+    processes = config.hardware.devices * config.hardware.nodes
+    counted = count_operations(config, shape, work)
+    seconds = expected_seconds(config, shape, work, machine, assumed)
+    print(
+        f"a step: {work.images * processes} images x {work.group} responses, prompt {work.prompt} "
+        f"tokens, response {work.response}; {work.tokens * processes:,} tokens"
+    )
+    print(f"operations of each process, in 1e12: {_parts(counted, 1e12)}")
+    kind = "vendor's rates" if gpu else "rates measured here"
+    print(f"seconds of a step: {_parts(seconds, 1.0)}")
+    print(
+        f"  {kind}: {assumed.compute:.0%} of {machine.rate / 1e12:.2f} TFLOP/s and "
+        f"{assumed.decode:.0%} of {machine.bandwidth / 1e9:,.0f} GB/s; the shares are assumptions"
+    )
+    steps = config.max_steps
+    if config.max_epochs is not None and options.images is not None:
+        steps = config.max_epochs * (options.images // (work.images * processes))
+        steps *= config.grpo.inner_iterations
+    if steps is not None:
+        rollouts = steps / config.grpo.inner_iterations
+        hours = rollouts * seconds.total / 3600
+        text = f"{steps} optimiser steps: {hours:.1f} h, {hours * processes:.1f} device hours"
+        if options.price is not None:
+            text += f", {hours * processes * options.price:,.0f} at {options.price:g} an hour"
+        print(f"{text}; without validation, checkpoints and loading")
+
+
+def plan(options: argparse.Namespace, config: TrainConfig) -> None:
+    """Print the plan."""
+    process = libraries() if config.hardware.accelerator == "cpu" else 0.0
+    shape, work = read_shape(config.model), share_of_work(config, options.image)
+    memory = plan_memory(config, shape, work, process=process)
+    trained = f" + {shape.adapters / 1e6:.1f} M in adapters" if shape.adapters else ""
+    print(
+        f"{config.model.name}: {shape.total / 1e6:,.1f} M weights (text {shape.text / 1e6:,.1f}, "
+        f"vision {shape.vision / 1e6:,.1f}, embedding and head "
+        f"{(shape.embedding + shape.head) / 1e6:,.1f}){trained}; {config.hardware.strategy} over "
+        f"{config.hardware.devices * config.hardware.nodes} processes"
+    )
+    if options.check:
+        found = measured_peak(config, options.overrides)
+        print(
+            f"peak of each process: planned {memory.peak / 2**20:,.0f} MiB, measured {found:,.0f} "
+            f"MiB, ratio {memory.peak / 2**20 / found:.2f}"
+        )
+        return
+    machine = machine_of(config, options.gpu)
+    print_memory(memory, machine.memory)
+    print_time(options, config, shape, work, machine)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the script and return its exit code."""
+    return run_script(parser(), plan, arguments, load_train_config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,307 @@
+"""Bytes that one process holds in each phase of a step, counted from shapes.
+
+What lies in memory all the time (weights, reference, moments) is the same in every phase; the peak
+is the phase with the most on top of it:
+
+    rollout     gradients of the last step, image features with history, keys and values
+    reference   the same, with one layer's rows
+    update      features with history, what the text model's layers keep for the backward pass,
+                logits; with several micro-batches their gradients too
+    optimiser   gradients and what AdamW needs beside them
+
+Counted are the tensors that the code keeps (`vqr1/policy/fast_layers.py`, `tree_attention.py`,
+`output_head.py`); on a CPU the counts of one step's saved tensors were compared with PyTorch's own
+(`tests/scripts/test_plan.py`). On top of them a CPU process has its libraries and the holes of the
+C library's heap, a GPU the context of its driver.
+
+Shape legend: H hidden size, I feed-forward width, D head size, V vocabulary; v marks the tower's.
+
+Not here: sizes of models and steps (`shape.py`), time (`speed.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from planning.shape import ModelShape, Work
+from vqr1.config import TrainConfig
+from vqr1.policy.cpu_linear import fast_linears_help
+from vqr1.policy.output_head import MAX_LOGITS
+
+HEAP_HOLES = 0.4
+"""Holes that glibc's heap has after the first steps, relative to what comes and goes in a step:
+measured (docs/scale.md)."""
+
+GPU_CONTEXT = 2**30
+"""CUDA's context and its libraries; assumed."""
+
+Terms = dict[str, float]
+"""Bytes by name."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a number, by what it is.
+
+    Attributes:
+        weight: of a weight; the residual stream has the same type.
+        trained: of a weight that trains, its gradient and each of its two moments.
+        inner: of what the linear layers read and write.
+    """
+
+    weight: int
+    trained: int
+    inner: int
+
+    @staticmethod
+    def of(config: TrainConfig) -> Sizes:
+        """The sizes of a training."""
+        weight = 4 if config.model.dtype == "float32" else 2
+        half = config.hardware.precision == "bf16-mixed"
+        return Sizes(
+            weight,
+            # peft keeps adapters in float32.
+            weight if config.model.lora is None else 4,
+            2 if half else weight,
+        )
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Planned bytes of one process.
+
+    Attributes:
+        phases: by phase, its terms; what is always there is in every phase.
+        host: bytes in host memory besides, where something is offloaded.
+    """
+
+    phases: dict[str, Terms]
+    host: float
+
+    @property
+    def worst(self) -> str:
+        """The phase with the most."""
+        return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
+
+    @property
+    def peak(self) -> float:
+        """Bytes of the worst phase."""
+        return sum(self.phases[self.worst].values())
+
+
+def tower_trains(config: TrainConfig) -> bool:
+    """Whether the vision tower gets gradients: adapters sit in the text model only."""
+    return not config.model.freeze_vision and config.model.lora is None
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of weights and what belongs to them, in one process.
+
+    Attributes:
+        always: terms that are there all the time.
+        gradients: of all weights that train.
+        text_gradients: without those of the vision tower.
+        gathered: whole weights while responses are sampled, where they are divided.
+        cast: bfloat16 copies that autocast keeps during the update.
+        visiting: the reference, where it is on the device for its pass only.
+        host: in host memory.
+    """
+
+    always: Terms
+    gradients: float
+    text_gradients: float
+    gathered: float
+    cast: float
+    visiting: float
+    host: float
+
+
+def held(config: TrainConfig, shape: ModelShape) -> Held:
+    """What a process holds of the weights, by strategy."""
+    hardware, size = config.hardware, Sizes.of(config)
+    strategy, processes = hardware.strategy, hardware.devices * hardware.nodes
+    tower = shape.vision if tower_trains(config) else 0
+    ends = shape.embedding + shape.head
+    # FSDP2 leaves embedding, head and a frozen tower whole; ZeRO divides everything.
+    whole = {"fsdp2": shape.total - shape.text - tower, "zero3": 0}.get(strategy, shape.total)
+    weights = whole + (shape.total - whole) / processes
+    trained = shape.adapters or shape.text + tower + ends
+    parts = 1 if strategy == "auto" else processes
+    left = ends if strategy == "fsdp2" and not shape.adapters else 0
+    own = left + (trained - left) / parts
+    own_text = own if shape.adapters else own - tower / parts
+    moments = 2 * own * size.trained
+    # DeepSpeed updates a float32 copy of its share.
+    master = own * 4 if strategy in ("zero2", "zero3") else 0
+    reference = 0 if config.grpo.kl_weight == 0 or shape.adapters else shape.total * size.weight
+    on_host = hardware.reference == "host" and hardware.accelerator == "gpu"
+    always = {
+        "weights": weights * size.weight + shape.adapters * 4,
+        "reference": 0 if on_host else reference,
+        "moments": 0 if hardware.offload else moments,
+        "master weights": 0 if hardware.offload else master,
+    }
+    gathered = {"fsdp2": (shape.total - whole) * size.inner, "zero3": shape.total * size.weight}
+    mixed = size.inner < size.weight
+    cast = shape.head if strategy == "fsdp2" else shape.text + shape.head + tower
+    return Held(
+        always,
+        own * size.trained,
+        own_text * size.trained,
+        gathered.get(strategy, 0.0) if processes > 1 else 0.0,
+        2 * cast if mixed else 0.0,
+        reference if on_host else 0.0,
+        (moments + master if hardware.offload else 0.0) + (reference if on_host else 0.0),
+    )
+
+
+def text_row(config: Any, size: Sizes) -> float:
+    """Bytes that one layer of the text model keeps of one token for the backward pass."""
+    text = config.text_config
+    width, heads = text.hidden_size, text.num_attention_heads
+    head = width // heads
+    keys = text.num_key_value_heads * head
+    # Residual stream before attention and before the feed-forward layer, and the inverse norms.
+    stream = 2 * width + 2
+    # Both norms' results, q and the attention's result, k and v, gate, up and their product.
+    inner = 4 * width + 2 * keys + 3 * text.intermediate_size
+    # The attention's log-sum-exps and the rotary table are float32.
+    return (
+        stream * size.weight + inner * size.inner + (heads + 2 * head / text.num_hidden_layers) * 4
+    )
+
+
+def tower_row(config: Any, size: Sizes) -> float:
+    """Bytes that one block of the vision tower keeps of one patch for the backward pass."""
+    vision = config.vision_config
+    width = vision.hidden_size
+    # Both norms' results, q, k and v as one (v is a view of it), rotated q and k, the attention's
+    # result and its rows; gate, up and their product.
+    inner = 9 * width + 3 * vision.intermediate_size
+    return (2 * width + 2) * size.weight + inner * size.inner + vision.num_heads * 4
+
+
+def kept_rows(row: float, layers: int, stream: float, checkpointing: bool) -> float:
+    """Bytes of one row that all layers keep.
+
+    With checkpointing that is each layer's input, and one layer that runs again.
+    """
+    return layers * stream + row if checkpointing else layers * row
+
+
+def images_at_once(limit: int, images: int, entries: int) -> int:
+    """Images of one pass under a budget of tokens; at least one."""
+    return max(1, min(images, limit // entries))
+
+
+def sampling(config: TrainConfig, shape: ModelShape, work: Work) -> Terms:
+    """Keys and values, logits and repacked weights while responses are sampled."""
+    text, size = shape.config.text_config, Sizes.of(config)
+    budget = config.rollout.micro_batch_tokens
+    images = images_at_once(budget, work.images, work.entries)
+    slots = max(1, min(work.group, budget // (work.response * images)))
+    entries = images * (work.prompt + slots * work.response)
+    width = text.hidden_size // text.num_attention_heads * text.num_key_value_heads
+    packs = config.hardware.accelerator == "cpu" and fast_linears_help()
+    return {
+        "keys and values": 2.0 * text.num_hidden_layers * width * entries * size.inner,
+        # Logits, what is left of them after top-k, their sort, and probabilities.
+        "logits": 4.0 * images * slots * text.vocab_size * 4,
+        # oneDNN's order of the weights (`packed_weights`).
+        "repacked weights": shape.text * 4.0 if packs else 0.0,
+    }
+
+
+def response_pass(config: TrainConfig, shape: ModelShape, work: Work) -> tuple[Terms, Terms, bool]:
+    """Terms of a micro-batch: with gradients, without, and whether there are several."""
+    text, size = shape.config.text_config, Sizes.of(config)
+    images = images_at_once(config.hardware.micro_batch_tokens, work.images, work.entries)
+    fed = work.group * (work.response - 1)
+    rows = images * (work.prompt + fed)
+    row = text_row(shape.config, size)
+    layers, stream = text.num_hidden_layers, text.hidden_size * size.weight
+    kept = kept_rows(row, layers, stream, config.hardware.gradient_checkpointing)
+    positions = min(images * (1 + fed), MAX_LOGITS // text.vocab_size)
+    logits = 4.0 * positions * text.vocab_size
+    adapter = 0.0
+    if shape.adapters and config.model.lora is not None:
+        modules = len(config.model.lora.target_modules) * layers
+        adapter = 4.0 * config.model.lora.rank * modules * rows
+    # The last norm's input, and the head's.
+    ends = 2 * text.hidden_size * size.weight
+    with_gradients = {
+        "text activations": rows * (kept + ends) + adapter,
+        # Logits, their exponentials and their gradient.
+        "logits": 3 * logits,
+    }
+    return (
+        with_gradients,
+        {"one layer's rows": rows * row, "logits": 2 * logits},
+        (images < work.images),
+    )
+
+
+def history(config: TrainConfig, shape: ModelShape, work: Work) -> Terms:
+    """What the vision tower keeps from the beginning of a step to its end."""
+    vision, size = shape.config.vision_config, Sizes.of(config)
+    patches = work.images * work.patches
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * 4
+    terms = {"pictures": float(patches * pixels)}
+    if tower_trains(config):
+        stream = vision.hidden_size * size.weight
+        checkpointing = config.hardware.gradient_checkpointing
+        row = kept_rows(tower_row(shape.config, size), vision.depth, stream, checkpointing)
+        # The merger keeps its norm's input and result, and both sides of its activation.
+        merger = 4 * vision.hidden_size * size.inner
+        terms["tower activations"] = patches * (row + merger)
+    return terms
+
+
+def plan_memory(
+    config: TrainConfig, shape: ModelShape, work: Work, *, process: float
+) -> MemoryPlan:
+    """The bytes of every phase.
+
+    Args:
+        config: the training's configuration.
+        shape: its model.
+        work: a process's share of a step.
+        process: bytes of a CPU process before it loads a model.
+    """
+    gpu = config.hardware.accelerator == "gpu"
+    own = held(config, shape)
+    vision = history(config, shape, work)
+    training, forward, several = response_pass(config, shape, work)
+    whole = {"gathered weights": own.gathered}
+    # Only a reference that is the policy without its adapters needs the policy's whole weights.
+    referred = whole if shape.adapters else {"reference on a visit": own.visiting}
+    old = {"gradients": own.gradients}
+    row = tower_row(shape.config, Sizes.of(config)) * work.images * work.patches
+    update_gradients = {"gradients": own.text_gradients if several else 0.0}
+    # Fused loops over many weights at once keep their intermediate results (GPU only).
+    beside = own.gradients if gpu else 0.0
+    phases: dict[str, Terms] = {
+        "rollout": {**vision, **old, **whole, **sampling(config, shape, work)},
+        "reference": {**vision, **old, **referred, **forward},
+        "update": {**vision, **update_gradients, **training, "bfloat16 copies": own.cast},
+        "optimiser": {"gradients": own.gradients, "intermediate results": beside},
+    }
+    if tower_trains(config):
+        phases["tower's update"] = {
+            **vision,
+            "gradients": own.text_gradients,
+            "one layer's rows": row,
+            "bfloat16 copies": own.cast,
+        }
+    if config.grpo.kl_weight == 0:
+        del phases["reference"]
+    passing = max(sum(terms.values()) for terms in phases.values())
+    always = {"process": float(GPU_CONTEXT) if gpu else process, **own.always}
+    if not gpu:
+        always["holes in the heap"] = HEAP_HOLES * passing
+    return MemoryPlan(
+        {name: {**always, **terms} for name, terms in phases.items()},
+        own.host,
+    )

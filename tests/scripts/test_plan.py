@@ -1,0 +1,194 @@
+"""The planner: weights and bytes by hand, activations against PyTorch's own saved tensors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.tiny_models import tiny_model, tiny_prompts
+from vqr1.config import ModelConfig
+from vqr1.errors import ModelError
+from vqr1.policy.fast_layers import use_fast_layers
+from vqr1.policy.shared_prompt import response_logprobs
+from vqr1.policy.vision import encode_images
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from plan import load_train_config
+from planning.memory import Sizes, held, plan_memory, sampling, text_row, tower_row
+from planning.shape import Work, read_shape, share_of_work
+from planning.speed import GPUS, Assumptions, count_operations, exchanged_bytes, expected_seconds
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PLAIN = Sizes(weight=4, trained=4, inner=4)
+
+
+def shape_of(path: str | None) -> tuple[int, ...]:
+    shape = read_shape(ModelConfig(name="m", path=path, min_pixels=3136, max_pixels=12544))
+    return shape.total, shape.text, shape.vision, shape.embedding, shape.head
+
+
+def test_weights_of_released_models_without_a_download() -> None:
+    # Totals of the tensors in the released checkpoints: 3,754,622,976 and 8,292,166,656.
+    assert shape_of("Qwen/Qwen2.5-VL-3B-Instruct") == (
+        3_754_622_976, 2_774_773_760, 668_684_288, 151936 * 2048, 0
+    )  # fmt: skip
+    total, text, vision, embedding, head = shape_of("Qwen/Qwen2.5-VL-7B-Instruct")
+    assert total == 8_292_166_656 == text + vision + embedding + head
+    assert embedding == head == 152064 * 3584
+    with pytest.raises(ModelError, match=r"model.path=some/other: the shape of this model is not"):
+        shape_of("some/other")
+
+
+def saved_bytes(model: torch.nn.Module, compute: Callable[[], object]) -> int:
+    """Bytes of all storages that a computation saves for its backward pass, weights apart."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    # Kept alive, so that no storage is counted twice under one address.
+    found: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        kept = compute()
+    del kept
+    return sum(size for size, _ in found.values())
+
+
+def test_kept_activations_are_those_that_pytorch_saves() -> None:
+    model = tiny_model(seed=1)
+    use_fast_layers(model)
+    # 16 x 16 merged patches are 32 x 32 patches, which the windows of 4 x 4 patches cut evenly.
+    prompts = tiny_prompts([(16, 16)] * 2, [9, 9])
+    patches, length = 2 * 1024, len(prompts.input_ids[0])
+    vision = model.config.vision_config
+    found = saved_bytes(model, lambda: encode_images(model, prompts))
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * 4
+    planned = patches * (
+        vision.depth * tower_row(model.config, PLAIN) + 4 * vision.hidden_size * 4 + pixels
+    )
+    assert planned == pytest.approx(found, rel=0.03)
+
+    features = encode_images(model, prompts).leaves()
+    tokens = torch.zeros((2, 3, 40), dtype=torch.long)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    found = saved_bytes(
+        model, lambda: response_logprobs(model, prompts, tokens, mask, vision=features)
+    )
+    rows = 2 * (length + 3 * 39)
+    layers = model.config.text_config.num_hidden_layers
+    logits = 2 * (1 + 3 * 39) * model.config.text_config.vocab_size * 4
+    ends = 2 * rows * model.config.text_config.hidden_size * 4
+    planned = rows * layers * text_row(model.config, PLAIN) + ends + logits
+    assert planned == pytest.approx(found, rel=0.03)
+
+
+def test_what_eight_processes_hold_by_hand() -> None:
+    options = ["model=qwen2_5_vl_7b", "hardware.reference=host"]
+    shape = read_shape(load_train_config(options).model)
+    total = 8_292_166_656
+    ends = 2 * 152064 * 3584
+
+    def always(name: str) -> dict[str, float]:
+        return held(load_train_config([*options, f"hardware={name}"]), shape).always
+
+    # Float32 weights; two moments of each trained weight.
+    assert always("1gpu") == {
+        "weights": 4 * total, "reference": 0, "moments": 8 * total, "master weights": 0
+    }  # fmt: skip
+    # FSDP2: embedding and head whole.
+    assert always("8gpu_fsdp2") == pytest.approx(
+        {
+            "weights": 4 * ((total - ends) / 8 + ends), "reference": 0,
+            "moments": 8 * ((total - ends) / 8 + ends), "master weights": 0,
+        }
+    )  # fmt: skip
+    assert always("8gpu_zero2") == {
+        "weights": 4 * total, "reference": 0, "moments": total, "master weights": total / 2
+    }  # fmt: skip
+    assert always("8gpu_zero3") == {
+        "weights": total / 2, "reference": 0, "moments": total, "master weights": total / 2
+    }  # fmt: skip
+    offloaded = held(load_train_config([*options, "hardware=8gpu_zero3_offload"]), shape)
+    assert offloaded.always["moments"] == offloaded.always["master weights"] == 0
+    # Its moments and master weights, and the whole reference.
+    assert offloaded.host == 1.5 * total + 4 * total
+    assert offloaded.visiting == 4 * total
+
+
+def test_adapters_hold_no_second_set_of_weights() -> None:
+    config = load_train_config(["model=qwen2_5_vl_3b", "hardware=1gpu_lora"])
+    shape = read_shape(config.model)
+    # A layer: q and o 2048 x 2048, k and v 2048 x 256, gate, up, down 2048 x 11008; rank 64.
+    layer = 2 * (2048 + 2048) + 2 * (2048 + 256) + 3 * (2048 + 11008)
+    assert shape.adapters == 36 * 64 * layer
+    own = held(config, shape)
+    assert own.always["reference"] == 0
+    assert own.always["weights"] == 2 * shape.total + 4 * shape.adapters
+    assert own.gradients == 4 * shape.adapters == own.text_gradients
+
+
+def test_keys_and_values_within_the_token_budget() -> None:
+    config = load_train_config(["rollout.micro_batch_tokens=1000", "hardware.threads=1"])
+    shape = read_shape(config.model)
+    # One image: 16 + 84 prompt tokens and 6 x 50. Two of them fit 1000 tokens, three do not.
+    work = Work(images=16, group=6, patches=64, text_tokens=84, response=50)
+    # 4 layers, 2 heads of 32, keys and values, float32.
+    assert sampling(config, shape, work)["keys and values"] == 2 * 4 * 64 * 4 * 2 * 400
+
+
+def test_operations_and_bytes_on_the_way() -> None:
+    two = ["hardware=cpu_2procs", "grpo.inner_iterations=2"]
+    config = load_train_config(two)
+    shape, work = read_shape(config.model), share_of_work(config)
+    assert (work.images, work.group, work.patches, work.response) == (16, 6, 64, 48)
+    counted = count_operations(config, shape, work)
+    text = counted.reference
+    tower = counted.reading + counted.decoding
+    # Reading and decoding are V + P + R, and so is the reference; two iterations are twice
+    # 3 (P + R), the tower's four backward halves and its second forward pass.
+    assert text == pytest.approx(tower)
+    assert counted.again == 0
+    # Twice the gradients, half of them on the way, both iterations.
+    assert exchanged_bytes(config, shape, work) == 2 * 0.5 * shape.total * 4 * 2
+    seconds = expected_seconds(config, shape, work, GPUS["h100"], Assumptions(0.5, 0.5))
+    assert seconds.update == pytest.approx(counted.update / (0.5 * 989e12))
+    assert seconds.total == pytest.approx(
+        seconds.reading + seconds.decoding + seconds.reference + seconds.update
+        + seconds.exchange + seconds.optimiser
+    )  # fmt: skip
+    free = load_train_config([*two, "grpo.kl_weight=0"])
+    assert count_operations(free, shape, work).reference == 0
+    assert "reference" not in plan_memory(free, shape, work, process=0.0).phases
+
+
+def run_plan(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "scripts/plan.py"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_real_training_takes_what_was_planned() -> None:
+    done = run_plan("--check", "hardware.threads=1", "loader.workers=0", "dataset.max_images=60")
+    assert done.returncode == 0, done.stderr
+    ratio = float(done.stdout.rsplit("ratio ", 1)[1])
+    assert 0.85 < ratio < 1.15, done.stdout
+
+
+def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from plan import main
+
+    assert main(["--check", "hardware=8gpu_zero3"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("error: hardware.accelerator=gpu, hardware.devices=8: --check measures")
