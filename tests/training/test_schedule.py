@@ -1,6 +1,11 @@
+"""Schedules by hand, and against the schedules of transformers."""
+
 from __future__ import annotations
 
 import pytest
+import torch
+from transformers import get_scheduler
+from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
 from vqr1.config import OptimizerConfig
 from vqr1.training.schedule import learning_rate_factor
@@ -28,3 +33,35 @@ def test_cosine_to_a_fraction() -> None:
 
 def test_constant() -> None:
     assert factors(schedule="constant") == [1.0] * 11
+
+
+def theirs(schedule: str, warmup: int, final_fraction: float = 0.0) -> list[float]:
+    """Rates of transformers' schedule at steps 0 to 10 of 10, from a peak of 1."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    if final_fraction:
+        scheduler = get_cosine_with_min_lr_schedule_with_warmup(
+            optimizer, warmup, 10, min_lr_rate=final_fraction
+        )
+    else:
+        name = "constant_with_warmup" if schedule == "constant" else schedule
+        scheduler = get_scheduler(name, optimizer, warmup, 10)
+    rates = []
+    for _ in range(11):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+@pytest.mark.parametrize(
+    ("schedule", "final_fraction"),
+    [("linear", 0.0), ("cosine", 0.0), ("cosine", 0.2), ("constant", 0.0)],
+)
+def test_the_schedules_of_transformers(schedule: str, final_fraction: float, warmup: int) -> None:
+    ours = factors(schedule=schedule, warmup_steps=warmup, final_fraction=final_fraction)
+    expected = theirs(schedule, warmup, final_fraction)
+    assert ours[warmup:] == pytest.approx(expected[warmup:], abs=1e-9)
+    # Theirs rises from 0, so that the first step of a warm-up changes nothing; ours leaves that
+    # step out.
+    assert ours[:warmup] == pytest.approx(expected[1 : warmup + 1])
