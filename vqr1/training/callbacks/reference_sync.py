@@ -56,8 +56,9 @@ class ReferenceSync(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the kept reference."""
-        _copy_of(pl_module).follow(checkpoint["reference"].items(), 1.0)
+        """Take the kept reference; a run that did not move it until now keeps the start's."""
+        if "reference" in checkpoint:
+            _copy_of(pl_module).follow(checkpoint["reference"].items(), 1.0)
 
 
 def _copy_of(module: L.LightningModule) -> FrozenCopy:
