@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,7 @@ from vqr1.scoring.backends.base import Reply, Request
 
 
 class LocalBackend:
-    """Answers with a loaded policy.
+    """Answers with a loaded policy; to one thread after the other, since a pass sets up the model.
 
     Args:
         policy: model and processor; the model's weights are put out of the gradient.
@@ -36,6 +37,7 @@ class LocalBackend:
         self._builders: dict[str, PromptBuilder] = {}
         self._engines: dict[int, LocalEngine] = {}
         self._device = next(policy.model.parameters()).device
+        self._turn = threading.Lock()
 
     def resize(self, picture: Image.Image) -> Tensor:
         """See `Backend.resize`."""
@@ -54,6 +56,10 @@ class LocalBackend:
         """See `Backend.reply`."""
         if not pixels:
             return []
+        with self._turn:
+            return self._reply(pixels, request)
+
+    def _reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
         builder = self._builder(request.prompt.text)
         prompts = builder.from_resized(pixels).to(self._device)
         engine = self._engine(request.micro_batch_tokens)
