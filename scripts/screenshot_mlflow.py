@@ -26,10 +26,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import quote
-from urllib.request import urlopen
 
+import httpx2
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
@@ -99,9 +98,8 @@ def served(uri: str) -> Iterator[str]:
 
 def _answers(address: str) -> bool:
     try:
-        with urlopen(address, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (URLError, OSError):
+        return httpx2.get(address, timeout=5).is_success
+    except httpx2.TransportError:
         return False
 
 

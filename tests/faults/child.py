@@ -29,8 +29,8 @@ PHASES = {
     "validation": "vqr1.training.validation:Validator.add",
     "checkpoint": "vqr1.training.checkpoint_files:_save",
     "commit": "vqr1.training.checkpoint_files:_write_checksum",
-    "test": "vqr1.cli.train:judge",
-    "export": "vqr1.cli.train:export_checkpoint",
+    "test": "vqr1.cli.training:judge",
+    "export": "vqr1.cli.training:export_checkpoint",
     "summary": "vqr1.tracking.run_log:RunLog.summary",
     "sending": "vqr1.tracking.delivery:Delivery._send",
 }

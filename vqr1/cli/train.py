@@ -22,11 +22,7 @@ from rich.console import Console
 
 from vqr1.cli.app import run_command, stop
 from vqr1.cli.build import (
-    build_engine,
     build_rewards,
-    build_trainer,
-    build_vision_cache,
-    validation_interval,
 )
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import plain_values
@@ -34,39 +30,22 @@ from vqr1.cli.description import describe, parameters, quieten, run_name, run_ta
 from vqr1.cli.faults import machine_faults
 from vqr1.cli.folders import make_folders
 from vqr1.cli.joined import arguments_of, in_processes, shared_run
-from vqr1.cli.judgements import keep_predictions, kept_predictions
 from vqr1.cli.launch import launch
 from vqr1.cli.model_card import write_model_card
-from vqr1.cli.report import TestResult, judge, print_report, summary_values
+from vqr1.cli.report import print_report, summary_values
 from vqr1.cli.resume import RUN_DIR_TAG, Run
+from vqr1.cli.training import Training, policy_of
 from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import DataError, Interrupted, PrunedError, RunFaultError, UserError
-from vqr1.evaluation.predictions import Predictions
-from vqr1.policy.export import export_checkpoint
-from vqr1.policy.loading import Policy, load_policy, load_processor
+from vqr1.policy.loading import load_processor
 from vqr1.process_memory import only_new_objects_collected
-from vqr1.sweeps.child import trial_callbacks
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
-from vqr1.training.agreement import from_first, together
-from vqr1.training.callbacks import (
-    ReferenceSync,
-    RunCheckpoints,
-    SampleAnswers,
-    ScatterPlot,
-    Watchdogs,
-    progress_callback,
-)
-from vqr1.training.callbacks.answers import answer_table
-from vqr1.training.callbacks.scatter import scatter_figure
-from vqr1.training.checkpoint_files import read_checkpoint, step_of
-from vqr1.training.division import Replicated
-from vqr1.training.grpo import GrpoModule, StepSettings
+from vqr1.training.agreement import together
 from vqr1.training.processes import Place, find_place, leave, speak_once
 from vqr1.training.ranks import own_rank
 from vqr1.training.stop_requests import StopRequests
-from vqr1.training.validation import ValidationModes, Validator, validation_modes
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +173,7 @@ def _train(
     with run.starting():
         data = together(lambda: _open_data(config))
         together(data.check_same_in_all_processes)
-        policy = together(lambda: _load_policy(config))
+        policy = together(lambda: policy_of(config))
         steps = _total_steps(config, data)
         console.print(describe(config, policy, data, steps, run), markup=False)
         opened = together(lambda: _open_log(config, run))
@@ -203,7 +182,7 @@ def _train(
         if run.changes:
             run_log.tags({"vqr1.forced_changes": "; ".join(run.changes)})
         with closing(data), only_new_objects_collected():
-            result = _Training(config, policy, data, rewards, run_log, steps, run, stops).run()
+            result = Training(config, policy, data, rewards, run_log, steps, run, stops).run()
         if result is None:
             return float("nan")
         seconds = time.monotonic() - started
@@ -214,171 +193,11 @@ def _train(
     return result.headline
 
 
-def _load_policy(config: TrainConfig) -> Policy:
-    hardware = config.hardware
-    return load_policy(
-        config.model,
-        attention=hardware.attention,
-        gradient_checkpointing=hardware.gradient_checkpointing,
-        # The current device is the process's own.
-        device="cuda" if hardware.accelerator == "gpu" else "cpu",
-    )
-
-
 def _open_log(config: TrainConfig, run: Run) -> RunLog:
     if own_rank():
         return NoRunLog(run.run_dir)
     tags = {**run_tags(config), RUN_DIR_TAG: str(run.run_dir.resolve())}
     return open_run_log(config.logger, run.run_dir, run_name(config), tags, resume=run.resumed)
-
-
-class _Training:
-    """Judges, fits, judges again and exports; each part once, however often it is resumed."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        policy: Policy,
-        data: RankingDataModule,
-        rewards: Any,
-        run_log: RunLog,
-        steps: int,
-        run: Run,
-        stops: StopRequests,
-    ) -> None:
-        self.config = config
-        self.policy = policy
-        self.data = data
-        self.run_log = run_log
-        self.resumed_from = run.checkpoint
-        self.stops = stops
-        self.folder = run_log.run_dir / "checkpoints"
-        vision_cache = build_vision_cache(config.hardware)
-        self.engine = build_engine(config.rollout, policy, vision_cache)
-        self.modes = _modes(config)
-        settings = _step_settings(config, steps)
-        validator = Validator(self.engine, self.modes)
-        self.module = GrpoModule(policy, self.engine, rewards, validator, settings, vision_cache)
-        self.checkpoints = RunCheckpoints(
-            config.callbacks.checkpoint, self.folder, stops, validation_interval(config)
-        )
-        callbacks = _callbacks(config, run_log, self.checkpoints, stops)
-        self.trainer = build_trainer(config, run_log.logger, callbacks, steps)
-        # Lightning moves the policy to the CPU after every validate and fit.
-        self.device = next(policy.model.parameters()).device
-
-    def run(self) -> TestResult | None:
-        """The whole run, or what is left of it; None in processes that only help."""
-        before = self._judged("before training", 0)
-        if self.resumed_from is None:
-            self.trainer.validate(self.module, self.data, verbose=False)
-            self.trainer.fit(self.module, self.data)
-        else:
-            self.trainer.fit(self.module, self.data, ckpt_path=self.resumed_from, weights_only=True)
-        self._put_together()
-        last_step = self.trainer.global_step
-        after = last = self._judged("after training, last step", last_step)
-        self.checkpoints.forget_damaged_best()
-        best = self.checkpoints.best_path
-        if best is not None:
-            self.module.load_state_dict(read_checkpoint(best)["state_dict"])
-            if step_of(best) != last_step:
-                after = self._judged(f"after training, best step {step_of(best)}", step_of(best))
-        skipped = self.data.skipped_images()
-        if own_rank():
-            return None
-        exported = export_checkpoint(self.policy, self.run_log.run_dir.resolve() / "export")
-        result = TestResult.build(
-            before,
-            after,
-            last,
-            self.checkpoints.best_score,
-            exported,
-            self.config.validation.bootstrap_draws,
-        )
-        _log_result(self.run_log, result, last_step)
-        self._log_skipped(skipped, last_step)
-        return result
-
-    def _put_together(self) -> None:
-        """Take a policy of whole weights where training has left each process a piece."""
-        if isinstance(self.module.division, Replicated):
-            return
-        policy = _load_policy(self.config)
-        with torch.no_grad():
-            places = policy.model.state_dict()
-            for name, whole in self.module.division.whole_weights(self.policy.model):
-                places[name].copy_(whole)
-        self.module.division.close()
-        self.module.division = Replicated()
-        self.policy = self.module.policy = policy
-        self.module.model = policy.model
-        self.engine = build_engine(self.config.rollout, policy)
-
-    def _judged(self, when: str, step: int) -> Predictions | None:
-        self.stops.check()
-        validation = self.config.validation
-        if not validation.test:
-            return None
-        kept = kept_predictions(self.folder, step) if own_rank() == 0 else None
-        if from_first(lambda: kept is not None):
-            return kept
-        self.policy.model.to(self.device)
-        predictions = judge(
-            self.engine,
-            self.data,
-            self.modes.primary,
-            validation.images_per_batch,
-            when,
-            self.stops,
-        )
-        if predictions is not None:
-            keep_predictions(self.folder, step, predictions)
-        return predictions
-
-    def _log_skipped(self, counts: dict[str, int], step: int) -> None:
-        skipped = {name: count for name, count in counts.items() if count}
-        self.run_log.metrics(
-            {f"data/skipped/{name}": float(count) for name, count in skipped.items()}, step
-        )
-        for name, count in skipped.items():
-            logger.warning("%s: %d images were left out (dataset.on_bad_image=skip)", name, count)
-
-
-def _modes(config: TrainConfig) -> ValidationModes:
-    return validation_modes(
-        config.rollout.sampling,
-        config.validation.samples,
-        config.seed,
-        config.prompt.answer_format,
-        config.prompt.score_range,
-    )
-
-
-def _step_settings(config: TrainConfig, steps: int) -> StepSettings:
-    return StepSettings(
-        grpo=config.grpo,
-        sampling=config.rollout.sampling,
-        optimizer=config.optimizer,
-        answer_format=config.prompt.answer_format,
-        score_range=config.prompt.score_range,
-        micro_batch_tokens=config.hardware.micro_batch_tokens,
-        total_steps=steps,
-        seed=config.seed,
-        reference_on_host=config.hardware.reference == "host",
-    )
-
-
-def _log_result(run_log: RunLog, result: TestResult, step: int) -> None:
-    best = {} if result.val_srcc is None else {"val/srcc_best": result.val_srcc}
-    run_log.metrics({**result.metrics(), **best}, step)
-    run_log.tags({"vqr1.checkpoint": str(result.checkpoint)})
-    for name, predictions in (("before", result.before), ("after", result.after)):
-        if predictions is not None:
-            run_log.figure(
-                f"scatter/test_{name}", scatter_figure(predictions, f"test, {name} training")
-            )
-            run_log.table(f"answers/test_{name}", answer_table(predictions, 20))
 
 
 def _open_data(config: TrainConfig) -> RankingDataModule:
@@ -411,23 +230,3 @@ def _total_steps(config: TrainConfig, data: RankingDataModule) -> int:
         return config.max_steps
     assert config.max_epochs is not None
     return config.max_epochs * len(data.train_dataloader()) * config.grpo.inner_iterations
-
-
-def _callbacks(
-    config: TrainConfig, run_log: RunLog, checkpoints: RunCheckpoints, stops: StopRequests
-) -> list[L.Callback]:
-    callbacks: list[L.Callback] = [
-        SampleAnswers(run_log, config.logger.sample_answers),
-        ScatterPlot(run_log),
-    ]
-    if config.callbacks.progress and own_rank() == 0:
-        callbacks.append(progress_callback(Console()))
-    if config.callbacks.watchdogs is not None:
-        callbacks.append(Watchdogs(config.callbacks.watchdogs, run_log, stops))
-    if config.grpo.reference_sync_every is not None:
-        callbacks.append(
-            ReferenceSync(config.grpo.reference_sync_every, config.grpo.reference_mixup)
-        )
-    if own_rank() == 0:
-        callbacks += trial_callbacks(run_log.run_dir, config.sweep.curve)
-    return [*callbacks, checkpoints]
