@@ -58,6 +58,10 @@ class RunFaultError(UserError):
     exit_code = 74
 
 
+class RolloutLostError(RunFaultError):
+    """The server that samples does not answer any more; nothing of the step was done."""
+
+
 class Interrupted(SystemExit):
     """A signal asked a run to stop, and it stopped between two steps.
 

@@ -33,7 +33,8 @@ from vqr1.policy.memory import peak_memory_mib
 from vqr1.records import RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
-from vqr1.training.grpo import GrpoModule, StepSettings
+from vqr1.training.grpo import GrpoModule
+from vqr1.training.step import StepSettings
 from vqr1.training.validation import Validator, validation_modes
 
 MICRO_BATCH_TOKENS = 2**17

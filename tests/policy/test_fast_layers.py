@@ -111,7 +111,8 @@ def test_patches_are_embedded_as_by_the_convolution():
     fast.__class__ = FastPatchEmbed
     x = torch.randn(40, plain.proj.weight[0].numel())
     one, other = plain(x), fast(x)
-    torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+    # By norm: a sum of 1176 products near zero has lost digits that its terms decide.
+    assert (other - one).norm() <= 1e-5 * one.norm()
     gradients = [
         torch.autograd.grad(y.square().sum(), m.proj.weight)[0]
         for y, m in ((one, plain), (other, fast))

@@ -20,7 +20,8 @@ from vqr1.records import PromptBatch, RankingBatch, Rollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
 from vqr1.training.advantages import group_advantages
-from vqr1.training.grpo import GrpoModule, StepSettings, step_seed
+from vqr1.training.grpo import GrpoModule
+from vqr1.training.step import StepSettings, step_seed
 from vqr1.training.validation import Validator, validation_modes
 
 B, K, LIMIT = 3, 4, 6

@@ -19,7 +19,8 @@ from vqr1.policy.loading import Policy
 from vqr1.records import RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
-from vqr1.training.grpo import GrpoModule, StepSettings
+from vqr1.training.grpo import GrpoModule
+from vqr1.training.step import StepSettings
 from vqr1.training.strategy import ReplicatedStrategy
 from vqr1.training.validation import Validator, validation_modes
 

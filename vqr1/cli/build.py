@@ -14,15 +14,18 @@ from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
-from vqr1.config import HardwareConfig, RewardConfig, RolloutConfig, TrainConfig
+from vqr1.config import HardwareConfig, RewardConfig, TrainConfig
 from vqr1.errors import ConfigError
 from vqr1.policy.loading import Policy
 from vqr1.policy.vision import VisionCache
 from vqr1.rewards import Reward, WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.local import LocalEngine
+from vqr1.rollout.vllm_link import VllmLink
+from vqr1.rollout.vllm_server import VllmServerEngine
+from vqr1.training.agreement import from_first
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
-from vqr1.training.ranks import world_size
+from vqr1.training.ranks import own_rank, world_size
 from vqr1.training.strategy import ReplicatedStrategy, ShardedStrategy, ZeroStrategy
 
 
@@ -72,15 +75,41 @@ def _instantiate(key: str, values: Mapping[str, Any], problems: list[str]) -> Re
 
 
 def build_engine(
-    config: RolloutConfig, policy: Policy, vision_cache: VisionCache | None = None
+    config: TrainConfig, policy: Policy, vision_cache: VisionCache | None = None
 ) -> RolloutEngine:
-    """The rollout engine of a policy."""
+    """The rollout engine of a policy.
+
+    Raises:
+        ModelError: no rollout server answers, or it cannot serve this training.
+    """
+    if config.rollout.engine == "vllm_server":
+        return _server_engine(config, policy)
     return LocalEngine(
         policy.model,
         policy.processor.tokenizer,
-        config.micro_batch_tokens,
-        cuda_graph=config.cuda_graph,
+        config.rollout.micro_batch_tokens,
+        cuda_graph=config.rollout.cuda_graph,
         vision_cache=vision_cache,
+    )
+
+
+def _server_engine(config: TrainConfig, policy: Policy) -> RolloutEngine:
+    server = config.rollout.server
+    link = VllmLink(
+        server,
+        config.rollout.sampling,
+        next(policy.model.parameters()).device,
+        sends=own_rank() == 0,
+        adapter_dir=Path(server.adapter_dir or Path(config.run_dir) / "adapter"),
+    )
+    return VllmServerEngine(
+        policy.model,
+        policy.processor,
+        config.prompt.text,
+        server,
+        link,
+        agree=from_first,
+        alone=world_size() == 1,
     )
 
 

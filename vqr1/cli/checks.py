@@ -38,6 +38,12 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "be a number; set the other to null"
         )
     problems += _reference_problems(config)
+    served = config.rollout.engine == "vllm_server"
+    if served and config.rollout.server.weights == "adapter" and config.model.lora is None:
+        problems.append(
+            "rollout.server.weights=adapter, model.lora=null: there are no adapters to send; use "
+            "rollout.server.weights=merged, or set model.lora"
+        )
     if config.prompt.answer_format == "free":
         problems.append(
             f"prompt={config.prompt.name}: it asks for no score, so there is nothing to rank; "

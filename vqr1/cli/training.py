@@ -25,7 +25,7 @@ from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.sweeps.child import trial_callbacks
 from vqr1.tracking import RunLog
-from vqr1.training.agreement import from_first
+from vqr1.training.agreement import from_first, together
 from vqr1.training.callbacks import (
     ReferenceSync,
     RunCheckpoints,
@@ -38,8 +38,9 @@ from vqr1.training.callbacks.answers import answer_table
 from vqr1.training.callbacks.scatter import scatter_figure
 from vqr1.training.checkpoint_files import read_checkpoint, step_of
 from vqr1.training.division import Replicated
-from vqr1.training.grpo import GrpoModule, StepSettings
+from vqr1.training.grpo import GrpoModule
 from vqr1.training.ranks import own_rank
+from vqr1.training.step import StepSettings
 from vqr1.training.stop_requests import StopRequests
 from vqr1.training.validation import ValidationModes, Validator, validation_modes
 
@@ -68,7 +69,7 @@ class Training:
         self.stops = stops
         self.folder = run_log.run_dir / "checkpoints"
         vision_cache = build_vision_cache(config.hardware)
-        self.engine = build_engine(config.rollout, policy, vision_cache)
+        self.engine = together(lambda: build_engine(config, policy, vision_cache))
         self.modes = _modes(config)
         settings = _step_settings(config, steps)
         validator = Validator(self.engine, self.modes)
@@ -127,7 +128,7 @@ class Training:
         self.module.division = Replicated()
         self.policy = self.module.policy = policy
         self.module.model = policy.model
-        self.engine = build_engine(self.config.rollout, policy)
+        self.engine = self.engine.with_model(policy.model)
 
     def _judged(self, when: str, step: int) -> Predictions | None:
         self.stops.check()
@@ -138,6 +139,7 @@ class Training:
         if from_first(lambda: kept is not None):
             return kept
         self.policy.model.to(self.device)
+        self.engine.synchronise()
         predictions = judge(
             self.engine,
             self.data,
@@ -191,6 +193,7 @@ def _step_settings(config: TrainConfig, steps: int) -> StepSettings:
         micro_batch_tokens=config.hardware.micro_batch_tokens,
         total_steps=steps,
         seed=config.seed,
+        importance_cap=config.rollout.importance_cap,
         reference_on_host=config.hardware.reference == "host",
     )
 

@@ -41,6 +41,7 @@ from vqr1.config.model import (
     ModelConfig,
     PromptConfig,
     RolloutConfig,
+    RolloutServerConfig,
     SamplingConfig,
 )
 from vqr1.config.scoring import (
@@ -101,6 +102,7 @@ __all__ = [
     "ReportConfig",
     "RewardConfig",
     "RolloutConfig",
+    "RolloutServerConfig",
     "SamplingConfig",
     "ScoreConfig",
     "ServeConfig",

@@ -104,14 +104,43 @@ class SamplingConfig:
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
+class RolloutServerConfig:
+    """A vLLM server that samples with the training's weights."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:8000"
+    """Address of the server, without `/v1`."""
+    weights: Literal["merged", "adapter"] = "merged"
+    """What is sent after each update. `merged`: all weights, adapters added to them, from GPU to
+    GPU; `adapter`: the adapters alone (`model.lora`), through a folder that both machines see."""
+    group_port: PositiveInt = 51216
+    """`merged` only: port of the training's machine where the weights are handed over."""
+    adapter_dir: str | None = None
+    """`adapter` only: that folder; null: `adapter` in `run_dir`."""
+    concurrency: PositiveInt = 64
+    """Images under way at the same time, of each process."""
+    timeout_s: PositiveFloat = 600.0
+    """Seconds that the server may take for the K responses of one image."""
+    retries: NonNegativeInt = 3
+    """Further tries of a request after 5xx and lost connections, with growing pauses."""
+    patience_s: PositiveFloat = 120.0
+    """Seconds to wait for a server that does not answer, at the start and when it is lost."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class RolloutConfig:
     """Where and how the K responses are sampled."""
 
-    engine: Literal["local"]
-    """`local`: this process, prompt and image shared among the K responses (the only engine)."""
+    engine: Literal["local", "vllm_server"]
+    """`local`: this process, prompt and image shared among the K responses; `vllm_server`: a vLLM
+    server, whose weights follow the policy's."""
     sampling: SamplingConfig
+    importance_cap: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Largest importance weight of a token, against an engine that computes other probabilities
+    than the training (`vqr1.training.mismatch`); null corrects nothing."""
+    server: RolloutServerConfig = field(default_factory=RolloutServerConfig)
+    """`vllm_server` only."""
     micro_batch_tokens: PositiveInt = 16384
-    """Most key-value entries (prompt and response tokens, all sequences) decoded together; larger
-    batches are sampled in turns."""
+    """`local` only: most key-value entries (prompt and response tokens, all sequences) decoded
+    together; larger batches are sampled in turns."""
     cuda_graph: bool = True
-    """On a GPU, record a decoding step as a CUDA graph and replay it; no effect elsewhere."""
+    """`local` only: on a GPU, record a decoding step as a CUDA graph and replay it."""

@@ -5,7 +5,9 @@ The training step, validation and scoring know this protocol only.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, Self
+
+from torch import nn
 
 from vqr1.config import SamplingConfig
 from vqr1.policy.vision import VisionFeatures
@@ -37,4 +39,16 @@ class RolloutEngine(Protocol):
         Returns:
             B x K responses.
         """
+        ...
+
+    def synchronise(self) -> None:
+        """Takes over the policy's current weights, which are whole in every process.
+
+        Called by all processes at the same point, after every update and before whatever samples
+        next.
+        """
+        ...
+
+    def with_model(self, model: nn.Module) -> Self:
+        """The engine of another policy of the same shape, in place of this one."""
         ...

@@ -21,6 +21,7 @@ from vqr1.policy.prompt_state import PromptState, read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images, image_keys, runs_within
 from vqr1.records import PromptBatch, Rollout
+from vqr1.rollout.assembly import rollout_of
 from vqr1.rollout.decode import Decoder
 from vqr1.rollout.sampling import draw, uniform_noise
 from vqr1.rollout.static_decode import StaticDecoder
@@ -60,6 +61,13 @@ class LocalEngine:
         self._cache = vision_cache
         vocabulary = unwrap(model).config.text_config.vocab_size
         self._banned = torch.tensor(banned_tokens(tokenizer, vocabulary), dtype=torch.long)
+
+    def synchronise(self) -> None:
+        """Nothing: the weights are the policy's own; see `RolloutEngine.synchronise`."""
+
+    def with_model(self, model: nn.Module) -> LocalEngine:
+        """The engine of another policy, whose image features are not kept."""
+        return LocalEngine(model, self.tokenizer, self._budget, cuda_graph=self._cuda_graph)
 
     def sample(
         self,
@@ -178,19 +186,8 @@ class LocalEngine:
         longest = int(lengths.max())
         tokens = torch.cat([turn.tokens[..., :longest] for turn in turns])
         logprobs = torch.cat([turn.logprobs[..., :longest] for turn in turns])
-        finished = torch.cat([turn.finished for turn in turns]).to(tokens.device)
-        counts = lengths.tolist()
-        lengths = lengths.to(tokens.device)
-        mask = torch.arange(longest, device=tokens.device) < lengths[..., None]
-        texts = [
-            self.tokenizer.batch_decode(
-                [row[:count] for row, count in zip(group, sizes, strict=True)],
-                skip_special_tokens=True,
-                clean_up_tokenization_spaces=False,
-            )
-            for group, sizes in zip(tokens.tolist(), counts, strict=True)
-        ]
-        return Rollout(tokens, mask, texts, finished, logprobs)
+        finished = torch.cat([turn.finished for turn in turns])
+        return rollout_of(tokens, lengths, logprobs, finished, self.tokenizer)
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,12 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 
-from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
-from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
 from vqr1.policy.loading import Policy, trainable_parameters, vision_trains
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.reference import FrozenCopy, Reference, make_reference
@@ -32,56 +28,15 @@ from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
 from vqr1.records import LossOutput, RankingBatch, Rollout, ScoredRollout
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
+from vqr1.training.agreement import together
 from vqr1.training.division import Division, Replicated, split_parameters
 from vqr1.training.loss import Denominators, grpo_loss, token_weights
+from vqr1.training.mismatch import importance_weights, mismatch_figures
 from vqr1.training.ranks import total_over_ranks
 from vqr1.training.schedule import learning_rate_factor
 from vqr1.training.scored_rollout import sampled_entropy, score_rollout
+from vqr1.training.step import StepRecord, StepSettings, step_seed
 from vqr1.training.validation import Validator
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """Everything the step needs beside models and rewards.
-
-    Attributes:
-        grpo: group size, KL weight, clip, averaging, inner iterations.
-        sampling: how responses are drawn.
-        optimizer: AdamW and its schedule.
-        answer_format: form that a response must have.
-        score_range: scale that the prompt asks for.
-        micro_batch_tokens: most tokens in one forward and backward pass.
-        total_steps: optimiser steps in all, for the schedule.
-        seed: seed of the sampled responses.
-        reference_on_host: a second set of weights lies in host memory between its passes.
-    """
-
-    grpo: GrpoConfig
-    sampling: SamplingConfig
-    optimizer: OptimizerConfig
-    answer_format: AnswerFormat
-    micro_batch_tokens: int
-    total_steps: int
-    seed: int
-    score_range: ScoreRange = ASKED_RANGE
-    reference_on_host: bool = False
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """The step that was just taken, for whoever looks at it.
-
-    Attributes:
-        batch: its images.
-        scored: its responses.
-        figures: what it logged, by name.
-        finite: False where the gradient was not and the update was left out.
-    """
-
-    batch: RankingBatch
-    scored: ScoredRollout
-    figures: dict[str, float]
-    finite: bool
 
 
 class GrpoModule(L.LightningModule):
@@ -159,11 +114,12 @@ class GrpoModule(L.LightningModule):
             reference = self._reference_logprobs(batch, scored, vision.detach())
         referred = time.perf_counter()
         learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        loss, grad_norm = self._update(batch, scored, reference, vision)
+        loss, grad_norm, mismatch = self._update(batch, scored, reference, vision)
         finished = time.perf_counter()
         figures = {
             **answer_figures,
             **sampled_entropy(scored.rollout),
+            **mismatch,
             "loss": float(loss.loss),
             "policy_loss": float(loss.policy_loss),
             "kl": float(loss.kl),
@@ -181,6 +137,7 @@ class GrpoModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Put the weights together: processes may judge different numbers of images."""
         self._validating.enter_context(self.division.whole())
+        self.engine.synchronise()
 
     def end_validation(self) -> None:
         """Divide the weights again, after a validation or where it is broken off."""
@@ -216,12 +173,15 @@ class GrpoModule(L.LightningModule):
     ) -> tuple[ScoredRollout, dict[str, float]]:
         settings = self.settings
         with self.division.whole():
-            rollout = self.engine.sample(
-                batch.prompts,
-                group_size=settings.grpo.group_size,
-                sampling=settings.sampling,
-                seed=step_seed(settings.seed, self.global_step),
-                vision=vision,
+            self.engine.synchronise()
+            rollout = together(
+                lambda: self.engine.sample(
+                    batch.prompts,
+                    group_size=settings.grpo.group_size,
+                    sampling=settings.sampling,
+                    seed=step_seed(settings.seed, self.global_step),
+                    vision=vision,
+                )
             )
         return score_rollout(
             rollout,
@@ -260,8 +220,12 @@ class GrpoModule(L.LightningModule):
         scored: ScoredRollout,
         reference: Tensor | None,
         vision: VisionFeatures,
-    ) -> tuple[LossOutput, float]:
-        """All inner iterations on one rollout; returns the figures of the last one."""
+    ) -> tuple[LossOutput, float, dict[str, float]]:
+        """All inner iterations on one rollout.
+
+        Returns:
+            Loss and gradient norm of the last one, and how far the engine was from the trainer.
+        """
         old: Tensor | None = None
         for iteration in range(self.settings.grpo.inner_iterations):
             if iteration > 0:
@@ -269,7 +233,13 @@ class GrpoModule(L.LightningModule):
             loss, grad_norm, logprobs = self._iterate(batch, scored, reference, old, vision)
             # On policy, the first pass's own log-probabilities are the old ones.
             old = logprobs if old is None else old
-        return loss, grad_norm
+        assert old is not None
+        engine = scored.rollout.logprobs
+        if engine is None:
+            return loss, grad_norm, {}
+        mask = scored.rollout.mask & scored.has_signal[:, None, None]
+        cap = self.settings.importance_cap
+        return loss, grad_norm, mismatch_figures(old, engine, mask, cap)
 
     def _iterate(
         self,
@@ -308,14 +278,16 @@ class GrpoModule(L.LightningModule):
                 vision=leaves.select(part.start, part.stop),
             ).logprobs
             logprobs[part] = current.detach()
+            before = current.detach() if old is None else old[part]
             output = grpo_loss(
                 current,
-                current.detach() if old is None else old[part],
+                before,
                 None if reference is None else reference[part],
                 scored.advantages[part],
                 weights[part],
                 kl_weight=grpo.kl_weight,
                 clip=grpo.clip,
+                importance=self._importance(before, rollout, part),
             )
             self.division.backward(self, output.loss)
             outputs.append(output)
@@ -334,6 +306,15 @@ class GrpoModule(L.LightningModule):
         optimizer.step()
         schedule.step()
         return _total(outputs, weights), grad_norm, logprobs
+
+    def _importance(self, trainer: Tensor, rollout: Rollout, part: slice) -> Tensor | None:
+        """Factors of a part's policy loss, None where nothing is corrected."""
+        cap, engine = self.settings.importance_cap, rollout.logprobs
+        return (
+            None
+            if cap is None or engine is None
+            else importance_weights(trainer, engine[part], cap)
+        )
 
     def _idle_pass(self, batch: RankingBatch, rollout: Rollout, leaves: VisionFeatures) -> None:
         """A pass that adds nothing, while another process makes one that does."""
@@ -355,16 +336,6 @@ class GrpoModule(L.LightningModule):
         self.log_dict(figures, logger=False, batch_size=batch_size)
         if self.logger is not None:
             self.logger.log_metrics(figures, self.global_step)
-
-
-def step_seed(seed: int, step: int) -> int:
-    """Seed of one step's samples: a function of the run's seed and the step.
-
-    It is the same in every process: an image's samples depend on the seed and its content, so that
-    it is the same sample however the images are dealt out.
-    """
-    state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]
-    return int(state >> np.uint64(1))
 
 
 def denominators_over_ranks(mask: Tensor) -> Denominators:

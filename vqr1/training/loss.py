@@ -1,7 +1,7 @@
 """The GRPO objective on response tokens as pure functions.
 
     ratio_t  = exp(logprob_t - old_logprob_t)
-    policy_t = -min(ratio_t A, clip(ratio_t, 1 - c, 1 + c) A)
+    policy_t = -min(ratio_t A, clip(ratio_t, 1 - c, 1 + c) A) m_t      (m: `mismatch.py`, else 1)
     kl_t     = exp(ref_t - logprob_t) - (ref_t - logprob_t) - 1        (k3 estimator)
     loss     = sum_t w_t (policy_t + beta kl_t)
 
@@ -97,6 +97,7 @@ def grpo_loss(
     *,
     kl_weight: float,
     clip: float,
+    importance: Tensor | None = None,
 ) -> LossOutput:
     """Clipped policy gradient plus KL to the reference.
 
@@ -108,6 +109,8 @@ def grpo_loss(
         weights: [B, K, C] from `token_weights`, of the whole batch or of this part of it.
         kl_weight: beta.
         clip: half width of the ratio's interval around 1.
+        importance: [B, K, C] factors of the policy loss against an engine that samples from a
+            slightly other policy (`vqr1.training.mismatch`); None is 1.
 
     Returns:
         Sums over the given part: parts of one batch add up to the loss of the batch. `kl` and
@@ -120,7 +123,10 @@ def grpo_loss(
     advantage = advantages[:, :, None]
     unclipped = ratio * advantage
     clipped = ratio.clamp(1.0 - clip, 1.0 + clip) * advantage
-    policy_loss = -(weights * torch.minimum(unclipped, clipped)).sum()
+    objective = torch.minimum(unclipped, clipped)
+    if importance is not None:
+        objective = objective * torch.where(used, importance, torch.zeros_like(importance))
+    policy_loss = -(weights * objective).sum()
     kl = torch.zeros((), device=logprobs.device)
     if reference_logprobs is not None:
         kl = (weights * k3_kl(logprobs, torch.where(used, reference_logprobs, logprobs))).sum()

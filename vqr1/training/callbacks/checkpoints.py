@@ -23,7 +23,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from vqr1.config import CheckpointConfig
-from vqr1.errors import RunFaultError
+from vqr1.errors import RolloutLostError, RunFaultError
 from vqr1.training.agreement import gathered
 from vqr1.training.checkpoint_files import (
     CheckpointDamagedError,
@@ -39,7 +39,7 @@ from vqr1.training.checkpoint_files import (
 )
 from vqr1.training.grpo import GrpoModule
 from vqr1.training.random_state import random_state, set_random_state
-from vqr1.training.ranks import own_rank
+from vqr1.training.ranks import own_rank, world_size
 from vqr1.training.stop_requests import Looks, StopRequests
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class RunCheckpoints(Checkpoint):
         self._batches = 0
         self._random: dict[str, Any] = {}
         self._random_of_others: list[dict[str, Any]] = []
+        self._position: dict[str, Any] = {}
         self._looks: Looks | None = None
         self._validation_pending = False
         self._resumed = False
@@ -137,6 +138,7 @@ class RunCheckpoints(Checkpoint):
         # Lightning's handler of SIGTERM, set after `on_fit_start`, talks to the other processes
         # from within whatever they are telling each other, and would hang.
         self.stops.install()
+        self._position = _data(trainer).state_dict()
         if not self._resumed:
             self._random = random_state()
             self._save(trainer)
@@ -164,6 +166,7 @@ class RunCheckpoints(Checkpoint):
         """Save at the interval, and on a signal; where a validation follows, it comes first."""
         self._batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         self._random = random_state()
+        self._position = _data(trainer).state_dict()
         self._validation_pending = self._batches % self.val_every == 0
         if self.stops.asked():
             self._stop(trainer)
@@ -207,6 +210,21 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end."""
+        if self._saved_step != trainer.global_step:
+            self._save(trainer)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Save the step before the one whose responses did not come."""
+        if not isinstance(exception, RolloutLostError) or trainer.state.fn != "fit":
+            return
+        if trainer.validating and world_size() > 1:
+            return  # the other processes do not know
+        assert isinstance(trainer.lightning_module, GrpoModule)
+        trainer.lightning_module.end_validation()
+        # The data count a batch when it is handed out.
+        _data(trainer).load_state_dict(self._position)
         if self._saved_step != trainer.global_step:
             self._save(trainer)
 
@@ -272,6 +290,13 @@ class RunCheckpoints(Checkpoint):
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
+
+
+def _data(trainer: L.Trainer) -> L.LightningDataModule:
+    """The data of a run, which know their place in the order of batches."""
+    owner: Any = trainer
+    data: L.LightningDataModule = owner.datamodule
+    return data
 
 
 def continue_between_batches(trainer: L.Trainer, batches: int) -> None:

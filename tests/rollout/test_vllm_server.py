@@ -1,0 +1,289 @@
+"""The server engine through TRL's own client, against a process that serves a real policy."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import get_peft_model
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from tests.support import vllm_transport
+from tests.support.pictures import SENTENCE, noise_picture
+from tests.support.vllm_transport import RunningServer, vllm_server
+from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
+from vqr1.data.patches import pictures_of
+from vqr1.data.prompts import PromptBuilder
+from vqr1.errors import ModelError, RolloutLostError
+from vqr1.policy.loading import load_policy
+from vqr1.records import PromptBatch, Rollout
+from vqr1.rollout.local import LocalEngine
+from vqr1.rollout.vllm_link import VllmLink
+from vqr1.rollout.vllm_server import VllmServerEngine, _seeds
+
+MODEL = ModelConfig(name="tiny", path=None, min_pixels=28 * 28, max_pixels=112 * 112)
+POLICY = load_policy(MODEL)
+TOKENIZER = POLICY.processor.tokenizer
+BUILDER = PromptBuilder(POLICY.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels)
+# The third is the first once more; sizes differ.
+PROMPTS = BUILDER([noise_picture(0, 56, 56), noise_picture(1, 84, 56), noise_picture(0, 56, 56)])
+SAMPLING = SamplingConfig(top_k=50, max_new_tokens=24, stop="answer")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stand_ins() -> None:
+    vllm_transport.install()
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[RunningServer]:
+    with vllm_server() as running:
+        yield running
+
+
+@pytest.fixture
+def server(process: RunningServer) -> RunningServer:
+    process.set()
+    return process
+
+
+def fresh_model(seed: int = 0) -> Any:
+    """The tiny policy with its weights moved a little."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(POLICY.source, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.02 * weight.std() * torch.randn(weight.shape, generator=generator))
+    return model.eval()
+
+
+def engine_of(
+    server: RunningServer,
+    model: Any,
+    *,
+    sampling: SamplingConfig = SAMPLING,
+    alone: bool = True,
+    folder: Path = Path(),
+    **keys: Any,
+) -> VllmServerEngine:
+    limits = {"patience_s": 0.3, "retries": 1}
+    config = RolloutServerConfig(url=server.url, **(limits | keys))
+    link = VllmLink(config, sampling, torch.device("cpu"), True, folder)
+    return VllmServerEngine(
+        model, POLICY.processor, SENTENCE, config, link, lambda call: call(), alone
+    )
+
+
+def asked(engine: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> Rollout:
+    return engine.sample(PROMPTS, group_size=3, sampling=sampling, seed=seed)
+
+
+def one_by_one(model: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> list[Rollout]:
+    """What the policy itself samples for each image from the seed that goes to the server."""
+    seeds = _seeds(pictures_of(PROMPTS, POLICY.processor.image_processor), seed)
+    local = LocalEngine(model, TOKENIZER, 10**6)
+
+    def only(b: int) -> PromptBatch:
+        return PROMPTS.select(b, b + 1)
+
+    return [
+        local.sample(only(b), group_size=3, sampling=sampling, seed=seeds[b])
+        for b in range(len(PROMPTS))
+    ]
+
+
+def check_same(rollout: Rollout, expected: list[Rollout]) -> None:
+    assert rollout.logprobs is not None
+    for b, single in enumerate(expected):
+        width = single.tokens.shape[2]
+        assert rollout.texts[b] == single.texts[0]
+        assert torch.equal(rollout.mask[b, :, :width], single.mask[0])
+        assert not rollout.mask[b, :, width:].any()
+        mask = single.mask[0]
+        assert torch.equal(rollout.tokens[b, :, :width][mask], single.tokens[0][mask])
+        assert torch.equal(rollout.finished[b], single.finished[0])
+        assert single.logprobs is not None
+        torch.testing.assert_close(
+            rollout.logprobs[b, :, :width][mask], single.logprobs[0][mask], rtol=0, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("stop", ["answer", "eos"])
+def test_responses_are_those_of_the_policy_whose_weights_were_sent(
+    server: RunningServer, stop: Any
+) -> None:
+    model = fresh_model()
+    sampling = SamplingConfig(top_k=50, max_new_tokens=24, stop=stop)
+    engine = engine_of(server, model)
+    resets = server.counts()["cache_resets"]
+    engine.synchronise()
+    assert server.counts()["cache_resets"] == resets + 1
+    first = asked(engine, sampling)
+    check_same(first, one_by_one(model, sampling))
+    # The same picture twice in a batch: two samples, not one.
+    assert first.texts[0] != first.texts[2]
+    # An update that was not sent changes nothing there; sent, it does.
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.1)
+    assert asked(engine, sampling).texts == first.texts
+    engine.synchronise()
+    check_same(asked(engine, sampling), one_by_one(model, sampling))
+
+
+def test_greedy_responses(server: RunningServer) -> None:
+    model = fresh_model()
+    engine = engine_of(server, model)
+    engine.synchronise()
+    greedy = SamplingConfig(temperature=0.0, max_new_tokens=24, stop="answer")
+    check_same(asked(engine, greedy), one_by_one(model, greedy))
+
+
+def test_adapters_alone_are_sent_through_a_folder(server: RunningServer, tmp_path: Path) -> None:
+    config = PeftConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False
+    )
+    base = Qwen2_5_VLForConditionalGeneration.from_pretrained(POLICY.source, dtype=torch.float32)
+    # The server has the base policy's weights, as one has that was started with it.
+    engine_of(server, base).synchronise()
+    server.set(weight_transfer=None)
+    model = get_peft_model(base, config).eval()
+    engine = engine_of(server, model, weights="adapter", folder=tmp_path / "adapter")
+    engine.synchronise()
+    check_same(asked(engine), one_by_one(model))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(2.0)
+    engine.synchronise()
+    check_same(asked(engine), one_by_one(model))
+    counts = server.counts()
+    assert (counts["adapters"], counts["updates"]) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "keys", "message"),
+    [
+        ({"no_dev_mode": True}, {}, "it does not tell its configuration; start it with: VLLM_SER"),
+        ({"weight_transfer": None}, {}, "it takes no weights; start it with: VLLM_SERVER_DEV_MODE"),
+        ({"lora": None}, {"weights": "adapter"}, "it takes no adapters; start it with VLLM_ALLOW"),
+        (
+            {"logprobs_mode": "processed_logprobs"},
+            {},
+            "(processed_logprobs) are not those of the whole distribution at "
+            "rollout.sampling.temperature=1; start it with `--logprobs-mode raw_logprobs`",
+        ),
+    ],
+)
+def test_servers_that_cannot_serve_a_training(
+    server: RunningServer, options: dict[str, Any], keys: dict[str, Any], message: str
+) -> None:
+    server.set(**options)
+    with pytest.raises(ModelError) as error:
+        engine_of(server, POLICY.model, **keys)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"rollout.server.url={server.url}: the server refuses: ")
+
+
+def test_logprobs_at_another_temperature_need_another_mode(server: RunningServer) -> None:
+    warm = SamplingConfig(temperature=0.7, max_new_tokens=8)
+    with pytest.raises(ModelError, match=r"processed_logprobs`, with rollout\.sampling\.top_k=0"):
+        engine_of(server, POLICY.model, sampling=warm)
+
+
+def test_another_checkpoint_or_other_image_sizes_are_noticed(server: RunningServer) -> None:
+    server.set(min_pixels=112 * 112, max_pixels=112 * 112)
+    engine = engine_of(server, POLICY.model)
+    with pytest.raises(ModelError, match="the server builds another prompt") as error:
+        asked(engine)
+    assert "16 of the image" in str(error.value)
+    assert "--mm-processor-kwargs" in str(error.value)
+
+
+def test_an_answer_that_is_none(server: RunningServer) -> None:
+    server.set(garbage=True)
+    engine = engine_of(server, POLICY.model)
+    with pytest.raises(ModelError, match="the server's answer is not that of vLLM"):
+        asked(engine)
+
+
+def test_nothing_at_the_address() -> None:
+    with pytest.raises(ModelError) as error:
+        engine_of(RunningServer(9), POLICY.model)
+    assert str(error.value).startswith(
+        "rollout.server.url=http://127.0.0.1:9: no vLLM server answers within "
+        "rollout.server.patience_s=0.3 ("
+    )
+    assert str(error.value).endswith("); start it, or correct the address")
+
+
+def test_without_vllm_here(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trl.generation.vllm_client.is_vllm_available", lambda: False)
+    with pytest.raises(ModelError, match=r"pip install 'vqr1\[vllm\]'`, or use rollout=local"):
+        engine_of(server, POLICY.model)
+
+
+def test_an_overloaded_server_is_asked_again(server: RunningServer) -> None:
+    server.set(fail_at=[1, 3])
+    engine = engine_of(server, POLICY.model)
+    engine.synchronise()
+    check_same(asked(engine), one_by_one(POLICY.model))
+    assert server.counts()["chat"] == 5
+
+
+def test_a_server_that_hangs_is_given_up(server: RunningServer) -> None:
+    server.set(chat_seconds=2.0)
+    engine = engine_of(server, POLICY.model, alone=False, timeout_s=0.3, retries=0)
+    with pytest.raises(RolloutLostError, match="timed out"):
+        asked(engine)
+
+
+def test_a_new_process_behind_the_address_gets_the_weights(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = fresh_model(seed=5)
+    engine = engine_of(server, model)
+    engine.synchronise()
+    assert not caplog.records
+    server.set(instance="other")
+    engine.synchronise()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{server.url}: the server has been started anew"
+    ]
+    assert server.counts()["updates"] == 1
+    check_same(asked(engine), one_by_one(model))
+
+
+def test_servers_that_are_killed() -> None:
+    model = fresh_model(seed=3)
+    with vllm_server() as server:
+        server.set(chat_seconds=0.5)
+        engine = engine_of(server, model, patience_s=60)
+        engine.synchronise()
+
+        def restart() -> None:
+            time.sleep(0.6)  # within the answers
+            server.kill()
+            server.start(wait=False)
+
+        hand = threading.Thread(target=restart)
+        hand.start()
+        rollout = asked(engine)
+        hand.join()
+        check_same(rollout, one_by_one(model))
+        assert server.counts()["updates"] == 1
+
+        impatient = [engine_of(server, model, alone=alone) for alone in (True, False)]
+        server.kill()
+        for engine in impatient:
+            with pytest.raises(RolloutLostError) as error:
+                asked(engine)
+            assert f"rollout.server.url={server.url}: " in str(error.value)
+            assert str(error.value).endswith("start it again")
+            assert error.value.exit_code == 74

@@ -1,0 +1,42 @@
+"""The policy's weights as a serving engine takes them: one by one, adapters added, nothing changed.
+
+Names are those of `Qwen2_5_VLForConditionalGeneration`, which vLLM maps to its own.
+
+Not here: sending them (`vqr1.rollout`), files (`export.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from vqr1.policy.backbone import unwrap
+
+_BASE, _LORA = ".base_layer.", ".lora_"
+
+
+@torch.no_grad()
+def served_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every weight; the value of an adapted one is weight + B A alpha / rank.
+
+    Adapters are added to a copy: taking them out of the weights again would leave rounding behind.
+
+    Args:
+        model: the policy, bare or with active adapters; its weights whole in this process.
+    """
+    core = unwrap(model)
+    for name, parameter in core.named_parameters():
+        if _LORA in name:
+            continue
+        if _BASE not in name:
+            yield name, parameter.detach()
+            continue
+        place, _, kind = name.partition(_BASE)
+        value = parameter.detach()
+        layer = core.get_submodule(place)
+        if kind == "weight":
+            for adapter in layer.active_adapters:
+                value = value + layer.get_delta_weight(adapter).to(value.dtype)
+        yield f"{place}.{kind}", value

@@ -1,0 +1,260 @@
+"""The connection to a vLLM server: TRL's client, made patient and precise.
+
+TRL's `VLLMClient` knows the server's protocol: requests, and the hand-over of weights from GPU to
+GPU. Added here: a limit on every wait, refusals told apart from faults, the check that the server
+reports log-probabilities of the distribution that the training differentiates, and noticing that
+another server process answers than the one that was given the weights.
+
+Not here: prompts and responses (`vllm_server.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+import torch
+from requests.adapters import HTTPAdapter
+from torch import nn
+from urllib3.util.retry import Retry
+
+from vqr1.config import RolloutServerConfig, SamplingConfig
+from vqr1.errors import ModelError
+from vqr1.policy.served_weights import served_weights
+
+logger = logging.getLogger(__name__)
+
+ADAPTER = "vqr1-policy"
+"""Name under which the server knows the adapters."""
+
+LONGEST_PAUSE_S = 10.0
+
+START = (
+    "VLLM_SERVER_DEV_MODE=1 vllm serve CHECKPOINT --logprobs-mode raw_logprobs "
+    '--weight-transfer-config \'{"backend": "nccl"}\''
+)
+"""How a server is started; the whole of it is in docs/rollout_engines.md."""
+
+
+class VllmLink:
+    """One connection; open it before use, and again after the server was lost.
+
+    Args:
+        config: address and limits.
+        sampling: how the training draws responses.
+        device: where the weights are that will be sent.
+        sends: this process sends the weights.
+        adapter_dir: folder for the adapters that the server reads.
+    """
+
+    def __init__(
+        self,
+        config: RolloutServerConfig,
+        sampling: SamplingConfig,
+        device: torch.device,
+        sends: bool,
+        adapter_dir: Path,
+    ) -> None:
+        self._config = config
+        self._sampling = sampling
+        self._device = device
+        self._sends = sends
+        self._adapter_dir = adapter_dir
+        self._client: Any = None
+        self._instance: str | None = None
+        self._dtype = torch.float32
+        self._names: list[tuple[str, str, list[int]]] | None = None
+
+    @property
+    def client(self) -> Any:
+        """TRL's client of the open connection."""
+        assert self._client is not None
+        return self._client
+
+    def open(self) -> None:
+        """Wait for the server, look whether it fits, and join the group that hands weights over.
+
+        Raises:
+            ServerAwayError: it does not answer within the time allowed.
+            ModelError: vLLM is not installed here, or the server was started in a way that cannot
+                serve a training.
+        """
+        self._await_answer()
+        client = self._new_client()
+        served = self._served(client)
+        model = served.get("model_config", {})
+        self._check_logprobs(str(model.get("logprobs_mode")))
+        if self._config.weights == "merged" and self._sends:
+            if served.get("weight_transfer_config") is None:
+                raise self._refused(f"it takes no weights; start it with: {START}")
+            client.init_communicator(device=self._device)
+        if self._config.weights == "adapter":
+            if served.get("lora_config") is None:
+                raise self._refused(
+                    "it takes no adapters; start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and "
+                    "--enable-lora --max-lora-rank, at least model.lora.rank"
+                )
+            client.model = ADAPTER
+        self._dtype = getattr(torch, str(model.get("dtype")).removeprefix("torch."), torch.float32)
+        self._instance = served.get("instance_id")
+        self._client = client
+
+    def _await_answer(self) -> None:
+        """Ask for the server's health until it answers or the patience is over."""
+        config, pause = self._config, 0.5
+        end = time.monotonic() + config.patience_s
+        while True:
+            try:
+                reply = requests.get(f"{config.url}/health", timeout=5)
+                if reply.ok:
+                    return
+                reason = f"/health answers HTTP {reply.status_code}"
+            except requests.RequestException as error:
+                reason = reason_of(error)
+            left = end - time.monotonic()
+            if left <= 0:
+                raise ServerAwayError(
+                    f"rollout.server.url={config.url}: no vLLM server answers within "
+                    f"rollout.server.patience_s={config.patience_s:g} ({reason})"
+                )
+            logger.info("waiting for %s, up to %.0f s (%s)", config.url, left, reason)
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _new_client(self) -> Any:
+        from trl.generation.vllm_client import VLLMClient
+
+        config = self._config
+        try:
+            client = VLLMClient(base_url=config.url, group_port=config.group_port)
+        except ImportError as error:
+            raise ModelError(
+                f"rollout.engine=vllm_server: {error} It hands the weights over; install it with "
+                "`pip install 'vqr1[vllm]'`, or use rollout=local"
+            ) from error
+        # Responses may be asked for twice. Weights may not: a server that is asked to receive them
+        # again waits for what is not sent again.
+        once = _Limited(config.timeout_s, 0, 1)
+        for scheme in ("http://", "https://"):
+            client.session.mount(scheme, once)
+        again = _Limited(config.timeout_s, config.retries, config.concurrency)
+        client.session.mount(f"{config.url}/v1/chat/", again)
+        client.session.hooks["response"].append(self._check_status)
+        return client
+
+    def _check_status(self, reply: requests.Response, *unused: Any, **also: Any) -> None:
+        """Tell refusals, which no second try changes, apart from faults."""
+        if reply.ok:
+            return
+        if reply.status_code < 500:
+            raise self._refused(f"HTTP {reply.status_code}: {short(reply.text)}")
+        raise requests.HTTPError(f"HTTP {reply.status_code}: {short(reply.text)}", response=reply)
+
+    def _served(self, client: Any) -> dict[str, Any]:
+        """The server's own configuration."""
+        url = f"{self._config.url}/server_info"
+        try:
+            reply = client.session.get(url, params={"config_format": "json"})
+            return dict(reply.json()["vllm_config"])
+        except (ModelError, ValueError, KeyError, TypeError) as error:
+            raise self._refused(
+                f"it does not tell its configuration; start it with: {START}"
+            ) from error
+
+    def _check_logprobs(self, mode: str) -> None:
+        """Check that the server reports what `Rollout.logprobs` means."""
+        sampling = self._sampling
+        cut = sampling.top_k > 0 or sampling.top_p < 1.0
+        if mode == "raw_logprobs" and sampling.temperature == 1.0:
+            return
+        if mode == "processed_logprobs" and not cut:
+            return
+        how = (
+            "`--logprobs-mode raw_logprobs`"
+            if sampling.temperature == 1.0
+            else "`--logprobs-mode processed_logprobs`, with rollout.sampling.top_k=0 and "
+            "rollout.sampling.top_p=1"
+        )
+        raise self._refused(
+            f"its log-probabilities ({mode}) are not those of the whole distribution at "
+            f"rollout.sampling.temperature={sampling.temperature:g}; start it with {how}"
+        )
+
+    def replaced(self) -> bool:
+        """Whether another server process answers than the one that this connection was made to."""
+        return self._served(self.client).get("instance_id") != self._instance
+
+    def send_weights(self, model: nn.Module) -> None:
+        """Give the server the policy's weights, and let it forget what it computed with others.
+
+        Args:
+            model: the policy, bare or with adapters; its weights whole in this process.
+        """
+        if self._config.weights == "adapter":
+            self._send_adapter(model)
+        else:
+            dtype = str(self._dtype).removeprefix("torch.")
+            if self._names is None:
+                self._names = [
+                    (name, dtype, list(weight.shape)) for name, weight in served_weights(model)
+                ]
+            sent = (
+                (name, weight.to(self._dtype).contiguous())
+                for name, weight in served_weights(model)
+            )
+            self.client.update_named_params(self._names, sent)
+        self.client.reset_prefix_cache()
+
+    def _send_adapter(self, model: Any) -> None:
+        model.save_pretrained(self._adapter_dir)
+        session, url = self.client.session, f"{self._config.url}/v1"
+        # A name that is taken is refused, and a server that was away has forgotten it.
+        known = session.get(f"{url}/models").json()["data"]
+        if any(entry["id"] == ADAPTER for entry in known):
+            session.post(f"{url}/unload_lora_adapter", json={"lora_name": ADAPTER})
+        folder = str(self._adapter_dir.resolve())
+        session.post(f"{url}/load_lora_adapter", json={"lora_name": ADAPTER, "lora_path": folder})
+
+    def _refused(self, why: str) -> ModelError:
+        return ModelError(f"rollout.server.url={self._config.url}: the server refuses: {why}")
+
+
+class ServerAwayError(Exception):
+    """The server does not answer."""
+
+
+class _Limited(HTTPAdapter):
+    """Requests that end after a time, and are tried again where the server is at fault."""
+
+    def __init__(self, seconds: float, retries: int, connections: int) -> None:
+        self._seconds = seconds
+        again = Retry(
+            total=retries,
+            status_forcelist=(500, 502, 503, 504),
+            allowed_methods=None,
+            backoff_factor=0.5,
+            raise_on_status=False,
+        )
+        super().__init__(max_retries=again, pool_maxsize=connections)
+
+    def send(self, request: Any, **options: Any) -> requests.Response:  # type: ignore[override]
+        """Send with the limit where the caller has none."""
+        if options.get("timeout") is None:
+            options["timeout"] = self._seconds
+        return super().send(request, **options)
+
+
+def short(text: str, most: int = 200) -> str:
+    """One line of a server's message."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a request failed, without the libraries' nesting."""
+    while error.__context__ is not None and not isinstance(error, requests.HTTPError):
+        error = error.__context__
+    return short(str(error) or type(error).__name__)

@@ -1,0 +1,65 @@
+"""How far the engine that samples is from the policy that trains, and the weight that corrects it.
+
+Both compute log-probabilities of the same tokens under the same weights, but with other kernels,
+other batches or another precision, so that the responses are drawn from slightly another policy
+than the one whose gradient is taken.
+
+    log-ratio_t = log p_t - log q_t              p: the trainer's pass, q: the engine's report
+    weight_t    = min(exp(log-ratio_t), cap)     a constant factor of the policy loss at token t
+
+Source: truncated importance sampling (Ionides 2008, doi:10.1198/106186008X320456), at the level of
+tokens as is usual between a sampling engine and a trainer. The cut bounds the variance; it biases
+the gradient only where an engine reports far too little probability.
+
+Shape legend: see `vqr1.records`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vqr1.training.loss import k3_kl
+from vqr1.training.ranks import total_over_ranks
+
+
+def importance_weights(trainer: Tensor, engine: Tensor, cap: float) -> Tensor:
+    """Weight of every token in the policy loss.
+
+    Args:
+        trainer: [B, K, C] log-probabilities of the trainer's pass under the weights that sampled.
+        engine: [B, K, C] log-probabilities that the engine reported.
+        cap: largest weight, at least 1.
+
+    Returns:
+        [B, K, C] in (0, cap], without gradient.
+    """
+    return (trainer - engine).detach().exp().clamp(max=cap)
+
+
+def mismatch_figures(
+    trainer: Tensor, engine: Tensor, mask: Tensor, cap: float | None
+) -> dict[str, float]:
+    """Figures of one step, over the tokens of all processes.
+
+    Args:
+        trainer: [B, K, C] log-probabilities of the trainer's pass under the weights that sampled.
+        engine: [B, K, C] log-probabilities that the engine reported.
+        mask: [B, K, C] bool, the tokens that the trainer has computed.
+        cap: largest importance weight, None where nothing is corrected.
+
+    Returns:
+        `mismatch/kl`: k3 estimate of KL(engine || trainer) per token, in nats;
+        `mismatch/logprob_gap`: mean |log p - log q|; with a cap also
+        `mismatch/capped_rate`: share of the tokens whose weight is cut. Empty without tokens.
+    """
+    p, q = trainer[mask].double(), engine[mask].double()
+    bound = math.inf if cap is None else math.log(cap)
+    sums = torch.stack([k3_kl(q, p).sum(), (p - q).abs().sum(), (p - q > bound).sum(), mask.sum()])
+    kl, gap, capped, tokens = total_over_ranks(sums.float()).tolist()
+    if tokens == 0:
+        return {}
+    figures = {"mismatch/kl": kl / tokens, "mismatch/logprob_gap": gap / tokens}
+    return figures if cap is None else {**figures, "mismatch/capped_rate": capped / tokens}

@@ -1,0 +1,67 @@
+"""What a step is told, and what it leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
+from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
+from vqr1.records import RankingBatch, ScoredRollout
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """Everything the step needs beside models and rewards.
+
+    Attributes:
+        grpo: group size, KL weight, clip, averaging, inner iterations.
+        sampling: how responses are drawn.
+        optimizer: AdamW and its schedule.
+        answer_format: form that a response must have.
+        score_range: scale that the prompt asks for.
+        micro_batch_tokens: most tokens in one forward and backward pass.
+        total_steps: optimiser steps in all, for the schedule.
+        seed: seed of the sampled responses.
+        importance_cap: largest importance weight between engine and trainer; None corrects nothing.
+        reference_on_host: a second set of weights lies in host memory between its passes.
+    """
+
+    grpo: GrpoConfig
+    sampling: SamplingConfig
+    optimizer: OptimizerConfig
+    answer_format: AnswerFormat
+    micro_batch_tokens: int
+    total_steps: int
+    seed: int
+    score_range: ScoreRange = ASKED_RANGE
+    importance_cap: float | None = None
+    reference_on_host: bool = False
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The step that was just taken, for whoever looks at it.
+
+    Attributes:
+        batch: its images.
+        scored: its responses.
+        figures: what it logged, by name.
+        finite: False where the gradient was not and the update was left out.
+    """
+
+    batch: RankingBatch
+    scored: ScoredRollout
+    figures: dict[str, float]
+    finite: bool
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Seed of one step's samples: a function of the run's seed and the step.
+
+    It is the same in every process: an image's samples depend on the seed and its content, so that
+    it is the same sample however the images are dealt out.
+    """
+    state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(1))
