@@ -347,13 +347,14 @@ def test_lightning_resumes_to_the_same_batches(
 def test_workers_of_an_evaluation_end_with_its_last_batch(
     make_csv: MakeCsv, prompts: PromptBuilder
 ) -> None:
+    before = multiprocessing.active_children()
     data = module(make_csv(13), prompts, workers=1)
     loader = data.eval_dataloader("train", batch_size=4)
     batches = iter(loader)
     # Lightning counts the batches and never asks for one more.
     seen = [next(batches).images for _ in range(len(loader))]
     assert len({image for images in seen for image in images}) == sum(map(len, seen))
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= set(before)
 
 
 def test_ten_thousand_rows_reach_the_first_batch_within_five_seconds(

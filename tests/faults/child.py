@@ -108,8 +108,15 @@ def _nan_reward() -> None:
     grpo.score_rollout = scored
 
 
+def _vllm_stand_ins() -> None:
+    from tests.support import vllm_transport
+
+    vllm_transport.install()
+
+
 TWEAKS: dict[str, Callable[[], None]] = {
     "file_limit": _file_limit,
     "clock_jumps": _clock_jumps,
     "nan_reward": _nan_reward,
+    "vllm_stand_ins": _vllm_stand_ins,
 }

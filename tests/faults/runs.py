@@ -219,10 +219,14 @@ class Workshop:
     Args:
         folder: everything happens in it.
         arguments: of every training.
+        tweak: of every training that names none.
     """
 
-    def __init__(self, folder: Path, arguments: Sequence[str] = ARGUMENTS) -> None:
+    def __init__(
+        self, folder: Path, arguments: Sequence[str] = ARGUMENTS, tweak: str | None = None
+    ) -> None:
         self.folder = folder
+        self.tweak = tweak
         self.arguments = tuple(arguments)
         self._database = folder / "empty.db"
         _make_database(self._database)
@@ -238,7 +242,7 @@ class Workshop:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "mlflow.db").exists():
             shutil.copyfile(self._database, folder / "mlflow.db")
-        return Training(folder, *self.arguments, *more, tweak=tweak)
+        return Training(folder, *self.arguments, *more, tweak=tweak or self.tweak)
 
     def resume(self, name: str, *more: str) -> Training:
         """Go on in a folder by the same command with `resume=auto`."""

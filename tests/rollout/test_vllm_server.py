@@ -231,7 +231,7 @@ def test_without_vllm_here(server: RunningServer, monkeypatch: pytest.MonkeyPatc
 
 def test_an_overloaded_server_is_asked_again(server: RunningServer) -> None:
     server.set(fail_at=[1, 3])
-    engine = engine_of(server, POLICY.model)
+    engine = engine_of(server, POLICY.model, retries=3)
     engine.synchronise()
     check_same(asked(engine), one_by_one(POLICY.model))
     assert server.counts()["chat"] == 5
@@ -250,12 +250,10 @@ def test_a_new_process_behind_the_address_gets_the_weights(
     model = fresh_model(seed=5)
     engine = engine_of(server, model)
     engine.synchronise()
-    assert not caplog.records
+    assert "started anew" not in caplog.text
     server.set(instance="other")
     engine.synchronise()
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{server.url}: the server has been started anew"
-    ]
+    assert f"{server.url}: the server has been started anew" in caplog.text
     assert server.counts()["updates"] == 1
     check_same(asked(engine), one_by_one(model))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import get_class
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
@@ -21,7 +22,7 @@ from vqr1.policy.vision import VisionCache
 from vqr1.rewards import Reward, WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.local import LocalEngine
-from vqr1.rollout.vllm_link import VllmLink
+from vqr1.rollout.vllm_link import VllmLink, at_start
 from vqr1.rollout.vllm_server import VllmServerEngine
 from vqr1.training.agreement import from_first
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
@@ -93,21 +94,35 @@ def build_engine(
     )
 
 
-def _server_engine(config: TrainConfig, policy: Policy) -> RolloutEngine:
+def check_engine(config: TrainConfig) -> None:
+    """Look for what samples, before anything is loaded.
+
+    Raises:
+        ModelError: no rollout server answers, or it cannot serve this training.
+    """
+    if config.rollout.engine == "vllm_server":
+        with at_start():
+            _link(config, torch.device("cpu")).look()
+
+
+def _link(config: TrainConfig, device: torch.device) -> VllmLink:
     server = config.rollout.server
-    link = VllmLink(
+    return VllmLink(
         server,
         config.rollout.sampling,
-        next(policy.model.parameters()).device,
+        device,
         sends=own_rank() == 0,
         adapter_dir=Path(server.adapter_dir or Path(config.run_dir) / "adapter"),
     )
+
+
+def _server_engine(config: TrainConfig, policy: Policy) -> RolloutEngine:
     return VllmServerEngine(
         policy.model,
         policy.processor,
         config.prompt.text,
-        server,
-        link,
+        config.rollout.server,
+        _link(config, next(policy.model.parameters()).device),
         agree=from_first,
         alone=world_size() == 1,
     )

@@ -23,6 +23,7 @@ from rich.console import Console
 from vqr1.cli.app import run_command, stop
 from vqr1.cli.build import (
     build_rewards,
+    check_engine,
 )
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import plain_values
@@ -171,6 +172,7 @@ def _train(
     L.seed_everything(config.seed, verbose=False)
     console = Console(soft_wrap=True, quiet=own_rank() > 0)
     with run.starting():
+        together(lambda: check_engine(config))
         data = together(lambda: _open_data(config))
         together(data.check_same_in_all_processes)
         policy = together(lambda: policy_of(config))

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,22 @@ class VllmLink:
         return self._client
 
     def open(self) -> None:
-        """Wait for the server, look whether it fits, and join the group that hands weights over.
+        """Look, and join the group that hands weights over; see `look`."""
+        client, served = self.look()
+        if self._config.weights == "adapter":
+            client.model = ADAPTER
+        elif self._sends:
+            client.init_communicator(device=self._device)
+        dtype = str(served["model_config"].get("dtype")).removeprefix("torch.")
+        self._dtype = getattr(torch, dtype, torch.float32)
+        self._instance = served.get("instance_id")
+        self._client = client
+
+    def look(self) -> tuple[Any, dict[str, Any]]:
+        """Wait for the server and see whether it fits.
+
+        Returns:
+            TRL's client, and the server's configuration.
 
         Raises:
             ServerAwayError: it does not answer within the time allowed.
@@ -85,22 +102,16 @@ class VllmLink:
         self._await_answer()
         client = self._new_client()
         served = self._served(client)
-        model = served.get("model_config", {})
-        self._check_logprobs(str(model.get("logprobs_mode")))
-        if self._config.weights == "merged" and self._sends:
-            if served.get("weight_transfer_config") is None:
-                raise self._refused(f"it takes no weights; start it with: {START}")
-            client.init_communicator(device=self._device)
-        if self._config.weights == "adapter":
-            if served.get("lora_config") is None:
-                raise self._refused(
-                    "it takes no adapters; start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and "
-                    "--enable-lora --max-lora-rank, at least model.lora.rank"
-                )
-            client.model = ADAPTER
-        self._dtype = getattr(torch, str(model.get("dtype")).removeprefix("torch."), torch.float32)
-        self._instance = served.get("instance_id")
-        self._client = client
+        self._check_logprobs(str(served["model_config"].get("logprobs_mode")))
+        merged = self._config.weights == "merged"
+        if merged and served.get("weight_transfer_config") is None:
+            raise self._refused(f"it takes no weights; start it with: {START}")
+        if not merged and served.get("lora_config") is None:
+            raise self._refused(
+                "it takes no adapters; start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and "
+                "--enable-lora --max-lora-rank, at least model.lora.rank"
+            )
+        return client, served
 
     def _await_answer(self) -> None:
         """Ask for the server's health until it answers or the patience is over."""
@@ -158,7 +169,8 @@ class VllmLink:
         url = f"{self._config.url}/server_info"
         try:
             reply = client.session.get(url, params={"config_format": "json"})
-            return dict(reply.json()["vllm_config"])
+            served = dict(reply.json()["vllm_config"])
+            return {**served, "model_config": dict(served["model_config"])}
         except (ModelError, ValueError, KeyError, TypeError) as error:
             raise self._refused(
                 f"it does not tell its configuration; start it with: {START}"
@@ -224,6 +236,19 @@ class VllmLink:
 
 class ServerAwayError(Exception):
     """The server does not answer."""
+
+
+@contextmanager
+def at_start() -> Iterator[None]:
+    """Turn an absent server into the user's mistake that it is before a training.
+
+    Raises:
+        ModelError: the server does not answer.
+    """
+    try:
+        yield
+    except (ServerAwayError, requests.RequestException) as error:
+        raise ModelError(f"{error}; start it, or correct the address") from error
 
 
 class _Limited(HTTPAdapter):

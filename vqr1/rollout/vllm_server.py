@@ -37,7 +37,7 @@ from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.assembly import padded, response_end, rollout_of
 from vqr1.rollout.server import picture_seed
 from vqr1.rollout.stopping import ANSWER_END, banned_tokens, end_tokens
-from vqr1.rollout.vllm_link import ServerAwayError, VllmLink, reason_of
+from vqr1.rollout.vllm_link import ServerAwayError, VllmLink, at_start, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +85,8 @@ class VllmServerEngine:
         vocabulary = unwrap(model).config.text_config.vocab_size
         self._banned = frozenset(banned_tokens(self._tokenizer, vocabulary))
         self._ends = end_tokens(self._tokenizer)
-        try:
+        with at_start():
             link.open()
-        except (ServerAwayError, requests.RequestException) as error:
-            raise ModelError(f"{error}; start it, or correct the address") from error
 
     def with_model(self, model: nn.Module) -> VllmServerEngine:
         """See `RolloutEngine.with_model`."""
