@@ -32,7 +32,7 @@ train: setup ## Train the tiny policy on the demo set (ARGS="key=value ..." to o
 	@$(BIN)/python train.py $(ARGS)
 
 test: check ## Lint, types and the whole test suite (ARGS="-k name" to choose)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 check: setup-dev ## Lint, format, types, docstrings and insecure constructs
 	$(BIN)/ruff check .

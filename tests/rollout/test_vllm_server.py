@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,32 +254,3 @@ def test_a_new_process_behind_the_address_gets_the_weights(
     assert f"{server.url}: the server has been started anew" in caplog.text
     assert server.counts()["updates"] == 1
     check_same(asked(engine), one_by_one(model))
-
-
-def test_servers_that_are_killed() -> None:
-    model = fresh_model(seed=3)
-    with vllm_server() as server:
-        server.set(chat_seconds=0.5)
-        engine = engine_of(server, model, patience_s=60)
-        engine.synchronise()
-
-        def restart() -> None:
-            time.sleep(0.6)  # within the answers
-            server.kill()
-            server.start(wait=False)
-
-        hand = threading.Thread(target=restart)
-        hand.start()
-        rollout = asked(engine)
-        hand.join()
-        check_same(rollout, one_by_one(model))
-        assert server.counts()["updates"] == 1
-
-        impatient = [engine_of(server, model, alone=alone) for alone in (True, False)]
-        server.kill()
-        for engine in impatient:
-            with pytest.raises(RolloutLostError) as error:
-                asked(engine)
-            assert f"rollout.server.url={server.url}: " in str(error.value)
-            assert str(error.value).endswith("start it again")
-            assert error.value.exit_code == 74

@@ -13,6 +13,7 @@ Not here: stop rules (`stopping.py`), decoding (`decode.py`).
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -44,6 +45,13 @@ def uniform_noise(seed: int, image_keys: Sequence[bytes], group_size: int, lengt
             noise[b, k] = np.random.default_rng([seed, seen[key], k, *words]).random(length)
         seen[key] += 1
     return torch.from_numpy(noise)
+
+
+def picture_seed(seed: int, pixels: Tensor, k: int = 0) -> int:
+    """Seed of answer `k` to a picture [H, W, 3]; 31 bits, some servers take no more."""
+    digest = hashlib.sha256(f"{seed} {k} {tuple(pixels.shape)}".encode())
+    digest.update(pixels.cpu().contiguous().numpy().tobytes())
+    return int.from_bytes(digest.digest()[:4], "big") >> 1
 
 
 def _cut(probs: Tensor, sampling: SamplingConfig) -> Tensor:

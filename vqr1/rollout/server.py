@@ -22,7 +22,6 @@ Shape legend: B images of a call.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import os
@@ -41,6 +40,7 @@ from torch import Tensor
 from vqr1.config import SamplingConfig, ServerConfig
 from vqr1.errors import ModelError
 from vqr1.policy.top_logprobs import ReportedToken
+from vqr1.rollout.sampling import picture_seed
 
 VISION_ID = "Picture 1: "
 """What the chat template writes in front of the first image with `add_vision_id=True`."""
@@ -328,13 +328,6 @@ def _data_url(pixels: Tensor) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels.cpu().numpy()).save(file, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def picture_seed(seed: int, pixels: Tensor, k: int = 0) -> int:
-    """Seed of answer `k` to a picture [H, W, 3]; 31 bits, some servers take no more."""
-    digest = hashlib.sha256(f"{seed} {k} {tuple(pixels.shape)}".encode())
-    digest.update(pixels.cpu().contiguous().numpy().tobytes())
-    return int.from_bytes(digest.digest()[:4], "big") >> 1
 
 
 def _detail(error: openai.APIStatusError) -> str:

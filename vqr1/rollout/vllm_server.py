@@ -35,7 +35,7 @@ from vqr1.policy.backbone import unwrap
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.assembly import padded, response_end, rollout_of
-from vqr1.rollout.server import picture_seed
+from vqr1.rollout.sampling import picture_seed
 from vqr1.rollout.stopping import ANSWER_END, banned_tokens, end_tokens
 from vqr1.rollout.vllm_link import ServerAwayError, VllmLink, at_start, reason_of
 

@@ -96,7 +96,7 @@ class Server:
         return float(found.group(1)) if found else 0.0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`python score.py serve`, on a free port."""
     log = tmp_path_factory.mktemp("server") / "log"

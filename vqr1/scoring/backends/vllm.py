@@ -20,7 +20,8 @@ from vqr1.errors import ModelError
 from vqr1.policy.loading import load_processor
 from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
-from vqr1.rollout.server import TOP_LOGPROBS, picture_seed
+from vqr1.rollout.sampling import picture_seed
+from vqr1.rollout.server import TOP_LOGPROBS
 from vqr1.scoring.backends.base import Reply, Request
 
 
