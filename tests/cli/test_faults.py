@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
+from tests.cli.conftest import Command
+from tests.sweeps.killed_sweep import command, prepare, state
 from vqr1.cli.faults import fault_message, machine_faults
+from vqr1.cli.train import main
 from vqr1.errors import Interrupted, RunFaultError
 from vqr1.training.stop_requests import StopRequests
 
@@ -56,3 +61,24 @@ def test_a_worker_that_went_first_after_a_signal_is_no_fault() -> None:
     stops.signal = "SIGTERM"
     with pytest.raises(Interrupted), machine_faults(stops, HERE):
         raise RuntimeError(WORKER)
+
+
+def test_an_interrupted_sweep_says_how_it_goes_on(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tmp_path, {})
+
+    start: Any = subprocess.Popen
+
+    def interrupted(arguments: Any, *more: Any, **named: Any) -> Any:
+        if any("hydra.run.dir" in str(argument) for argument in arguments):
+            raise KeyboardInterrupt
+        return start(arguments, *more, **named)
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    argv = command(2, "hydra/launcher=processes", "hydra.launcher.n_jobs=1")
+    outcome = run(main, *argv[2:])
+    assert outcome.code == 75
+    assert outcome.err.splitlines()[-1] == "stopped by SIGINT"
+    assert "the sweep is stopped; the same command again goes on with it" in outcome.out
+    assert state(tmp_path).parent.info.status == "KILLED"

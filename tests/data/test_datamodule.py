@@ -376,3 +376,12 @@ def test_ten_thousand_rows_reach_the_first_batch_within_five_seconds(
     assert len(data.sets["kadid"].part("train")) == 6125
     print(f"first batch after {seconds:.2f} s")
     assert seconds < 5
+
+
+def test_a_worker_of_joblib_can_do_without_loader_workers(
+    make_csv: MakeCsv, prompts: PromptBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In such a process a start method has to be named, but not where nothing is started.
+    monkeypatch.setattr("vqr1.data.ranking_images.start_method", lambda: "fork")
+    data = module(make_csv(13), prompts, workers=0)
+    assert len(next(iter(data.train_dataloader()))) > 1

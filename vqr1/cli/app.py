@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from vqr1.cli import mixtures
 from vqr1.cli.compose import BAD_GROUP, USER_ERRORS, bad_group, plain_values, user_message
 from vqr1.config import config_dir, validate
-from vqr1.errors import UserError
+from vqr1.errors import EXIT_INTERRUPTED, UserError
 from vqr1.process_memory import bound_memory
 
 EXIT_USER_ERROR = UserError.exit_code
@@ -49,6 +49,7 @@ class Command(Generic[T]):
         self.rules = check
         self.failures: list[Exception] = []
         self.composed_once = False
+        self.run_dir: Path | None = None
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Check plain values without running anything.
@@ -64,7 +65,7 @@ class Command(Generic[T]):
         """Run once; the job of a sweep records how it ended, whoever started it."""
         self.composed_once = True
         bound_memory()
-        run_dir = Path(HydraConfig.get().runtime.output_dir)
+        run_dir = self.run_dir = Path(HydraConfig.get().runtime.output_dir)
         # The process that launched others records the job for them.
         if (run_dir / "job.json").is_file() and "RANK" not in os.environ:
             # Only the jobs of sweeps need this: evaluation runs no training code.
@@ -93,6 +94,7 @@ def run_command(
     task: Callable[[T, DictConfig], Any],
     check: Callable[[T], None] | None = None,
     speaks: Speaks = _alone,
+    go_on: str = "",
 ) -> None:
     """Compose, validate and run one command with the process's arguments.
 
@@ -102,6 +104,7 @@ def run_command(
         task: receives the typed configuration and the composed one (for logging it whole).
         check: further rules, checked for every job of a sweep before the first starts.
         speaks: whether this process says a message with an exit code, or another one does.
+        go_on: how the user goes on after an interrupt, with `{run_dir}` in place of the folder.
     """
     command = Command(schema, task, check)
     mixtures.register()
@@ -120,6 +123,10 @@ def run_command(
         if command.composed_once:
             raise  # a defect: the configuration was composed
         stop(bad_group(error, sys.argv[1:]), speaks)
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        sys.stderr.write(f"stopped by SIGINT{go_on.format(run_dir=command.run_dir)}\n")
+        sys.exit(EXIT_INTERRUPTED)
     if command.failures:
         code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in command.failures)
         _stop("\n".join(user_message(error) for error in command.failures), code, speaks)

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `eval.py` and `vqr1-eval`."""
-    run_command("eval", EvalConfig, evaluate)
+    run_command(
+        "eval", EvalConfig, evaluate, go_on="; the same command with run_dir={run_dir} goes on"
+    )
 
 
 def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:

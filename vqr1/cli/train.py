@@ -42,6 +42,7 @@ from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import DataError, Interrupted, PrunedError, RunFaultError, UserError
 from vqr1.policy.loading import load_processor
 from vqr1.process_memory import only_new_objects_collected
+from vqr1.sweeps.folder import JOB_FILE
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
 from vqr1.training.agreement import together
 from vqr1.training.processes import Place, find_place, leave, speak_once
@@ -156,6 +157,9 @@ def _say_how_to_go_on(run: Run, error: Interrupted | RunFaultError) -> None:
     if own_rank():
         return
     if isinstance(error, Interrupted):
+        if (run.run_dir / JOB_FILE).is_file():
+            print(f"stopped by {error.signal_name}", file=sys.stderr)
+            return  # the sweep says how it goes on
         print(f"stopped by {error.signal_name}; go on with:", file=sys.stderr)
     else:
         print("stopped; once the cause below is put right, go on with:", file=sys.stderr)

@@ -215,7 +215,7 @@ class RankingLoader(DataLoader[RankingBatch]):
             sampler=plans,
             batch_size=None,
             num_workers=workers,
-            multiprocessing_context=start_method(),
+            multiprocessing_context=start_method() if workers else None,
             worker_init_fn=end_where_a_batch_is_lost,
             persistent_workers=workers > 0 and isinstance(plans, RankingBatchSampler),
         )

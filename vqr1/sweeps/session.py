@@ -207,9 +207,11 @@ class Sweep:
         trace: TracebackType | None,
     ) -> None:
         """Settle the children and close the parent run with a true status."""
+        stopped = kind is not None and not issubclass(kind, Exception)
+        if stopped:
+            self.say("the sweep is stopped; the same command again goes on with it")
         if self.parent is not None:
             self.parent.settle_children(self.folder)
-            stopped = kind is not None and not issubclass(kind, Exception)
             status = "KILLED" if stopped else "FAILED"
             self.parent.close(FINISHED if kind is None else status)
         self._lock.release()
