@@ -142,6 +142,7 @@ def held(config: TrainConfig, shape: ModelShape) -> Held:
         "reference": 0 if on_host else reference,
         "moments": 0 if hardware.offload else moments,
         "master weights": 0 if hardware.offload else master,
+        "average": 0 if config.optimizer.ema_decay is None else own * 4,
     }
     gathered = {"fsdp2": (shape.total - whole) * size.inner, "zero3": shape.total * size.weight}
     mixed = size.inner < size.weight

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from tests.cli.conftest import Command, write_kadid
@@ -37,13 +38,17 @@ def metric_history(run: Path) -> pd.DataFrame:
 
 @pytest.mark.slow
 def test_run_leaves_everything_it_promises(run: Command, kadid_root: Path, tmp_path: Path) -> None:
-    outcome = run(main, *on(kadid_root), "run_dir=run", "seed=5", "+logger.tags.study=test")
+    outcome = run(main, *on(kadid_root), "run_dir=run", "seed=5", "+logger.tags.study=test",
+                  "optimizer.ema_decay=0.5")  # fmt: skip
     assert outcome.code == 0, outcome.err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert set(summary) >= {
         "test_srcc_before", "test_srcc_after", "test_srcc_gain_interval", "seconds",
-        "mlflow_run_id", "checkpoint",
+        "mlflow_run_id", "checkpoint", "test_srcc_average",
     }  # fmt: skip
+    weights = [load_file(tmp_path / f"run/{name}/model.safetensors")["lm_head.weight"]
+               for name in ("export", "export_average")]  # fmt: skip
+    assert not torch.equal(*weights)
     # The run directory is the last line, so that a script can pick it up.
     assert outcome.out.strip().splitlines()[-1] == "run"
     assert summary["mlflow_run_id"] in outcome.out

@@ -38,6 +38,12 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "be a number; set the other to null"
         )
     problems += _reference_problems(config)
+    decay, strategy = config.optimizer.ema_decay, config.hardware.strategy
+    if decay is not None and strategy != "auto":
+        problems.append(
+            f"optimizer.ema_decay={decay}, hardware.strategy={strategy}: an average needs whole "
+            "weights in every process; use hardware.strategy=auto, or optimizer.ema_decay=null"
+        )
     served = config.rollout.engine == "vllm_server"
     if served and config.rollout.server.weights == "adapter" and config.model.lora is None:
         problems.append(

@@ -21,10 +21,13 @@ from vqr1.training.checkpoint_files import (
 
 logger = logging.getLogger(__name__)
 
+JUDGED, JUDGED_AVERAGE = "judged", "judged_average"
+"""Names of the files: of a policy, and of the average of its weights until then."""
 
-def kept_predictions(folder: Path, step: int) -> Predictions | None:
+
+def kept_predictions(folder: Path, step: int, kind: str = JUDGED) -> Predictions | None:
     """Answers that were kept for the policy after `step` optimiser steps, None if not intact."""
-    path = folder / step_name("judged", step)
+    path = folder / step_name(kind, step)
     if not path.exists():
         return None
     try:
@@ -35,10 +38,10 @@ def kept_predictions(folder: Path, step: int) -> Predictions | None:
     return _from_plain(content)
 
 
-def keep_predictions(folder: Path, step: int, predictions: Predictions) -> None:
+def keep_predictions(folder: Path, step: int, predictions: Predictions, kind: str = JUDGED) -> None:
     """Keep the answers of the policy after `step` optimiser steps."""
     try:
-        write_checkpoint(_to_plain(predictions), folder / step_name("judged", step))
+        write_checkpoint(_to_plain(predictions), folder / step_name(kind, step))
     except CheckpointNotWrittenError as error:
         logger.warning("test answers not kept for a resumed run: %s", error)
 

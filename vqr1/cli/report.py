@@ -34,6 +34,7 @@ class TestResult:
         summary_before: figures of `before`.
         summary_after: figures of `after`.
         summary_last: figures of the policy after the last step.
+        summary_average: figures of the average of the weights; None without one.
         gains: SRCC gain from `before` to `after` by data set, with its paired interval.
         val_srcc: validation SRCC of the exported policy, None without validation.
         checkpoint: exported folder.
@@ -46,6 +47,7 @@ class TestResult:
     summary_before: Summary | None
     summary_after: Summary | None
     summary_last: Summary | None
+    summary_average: Summary | None
     gains: dict[str, Gain]
     val_srcc: float | None
     checkpoint: Path
@@ -56,6 +58,7 @@ class TestResult:
         before: Predictions | None,
         after: Predictions | None,
         last: Predictions | None,
+        average: Predictions | None,
         best_score: float,
         checkpoint: Path,
         draws: int,
@@ -74,6 +77,7 @@ class TestResult:
             None if before is None else summarise(before, draws=draws),
             None if after is None else summarise(after, draws=draws),
             None if last is None else summarise(last, draws=draws),
+            None if average is None else summarise(average, draws=draws),
             gains,
             # -inf where the monitored figure was never defined.
             best_score if math.isfinite(best_score) else None,
@@ -98,12 +102,13 @@ class TestResult:
 
     def summaries(self) -> dict[str, Summary]:
         """The test summaries that exist, by when they were taken."""
-        all_three = {
+        taken = {
             "before": self.summary_before,
             "after": self.summary_after,
             "last": self.summary_last,
+            "average": self.summary_average,
         }
-        return {when: summary for when, summary in all_three.items() if summary is not None}
+        return {when: summary for when, summary in taken.items() if summary is not None}
 
 
 def judge(
@@ -148,6 +153,11 @@ def summary_values(result: TestResult, seconds: float, run_log: RunLog) -> dict[
         "test_srcc_gain_interval": (
             [_finite(gain.interval.low), _finite(gain.interval.high)] if gain else None
         ),
+        **(
+            {}
+            if result.summary_average is None
+            else {"test_srcc_average": _number(result.summary_average, "srcc")}
+        ),
         "val_srcc_best": result.val_srcc,
         "seconds": round(seconds, 1),
         "mlflow_run_id": run_log.mlflow_run_id,
@@ -191,7 +201,12 @@ def _figures_table(result: TestResult) -> Table:
     table = Table(title="test images (never trained on), 95 % bootstrap intervals")
     for column in ("policy", "SRCC", "PLCC", "no score"):
         table.add_column(column)
-    names = {"before": "before", "after": "after, best step (exported)", "last": "after, last step"}
+    names = {
+        "before": "before",
+        "after": "after, best step (exported)",
+        "last": "after, last step",
+        "average": "average of the weights",
+    }
     for when, summary in result.summaries().items():
         srcc, plcc = summary.srcc_interval, summary.plcc_interval
         table.add_row(

@@ -15,7 +15,7 @@ from vqr1.cli.build import (
     build_vision_cache,
     validation_interval,
 )
-from vqr1.cli.judgements import keep_predictions, kept_predictions
+from vqr1.cli.judgements import JUDGED, JUDGED_AVERAGE, keep_predictions, kept_predictions
 from vqr1.cli.report import TestResult, judge
 from vqr1.cli.resume import Run
 from vqr1.config import TrainConfig
@@ -27,6 +27,7 @@ from vqr1.sweeps.child import trial_callbacks
 from vqr1.tracking import RunLog
 from vqr1.training.agreement import from_first, together
 from vqr1.training.callbacks import (
+    PolicyAverage,
     ReferenceSync,
     RunCheckpoints,
     SampleAnswers,
@@ -77,7 +78,12 @@ class Training:
         self.checkpoints = RunCheckpoints(
             config.callbacks.checkpoint, self.folder, stops, validation_interval(config)
         )
-        callbacks = _callbacks(config, run_log, self.checkpoints, stops)
+        decay = config.optimizer.ema_decay
+        self.average = None if decay is None else PolicyAverage(decay)
+        callbacks = _callbacks(config, run_log, stops)
+        # Checkpoints come last: they hold what the others have made of a step.
+        callbacks += [] if self.average is None else [self.average]
+        callbacks.append(self.checkpoints)
         self.trainer = build_trainer(config, run_log.logger, callbacks, steps)
         # Lightning moves the policy to the CPU after every validate and fit.
         self.device = next(policy.model.parameters()).device
@@ -99,16 +105,20 @@ class Training:
             self.module.load_state_dict(read_checkpoint(best)["state_dict"])
             if step_of(best) != last_step:
                 after = self._judged(f"after training, best step {step_of(best)}", step_of(best))
+        run_dir = self.run_log.run_dir.resolve()
+        if own_rank() == 0:
+            export_checkpoint(self.policy, run_dir / "export")
+        average = self._judged_average(last_step)
         skipped = self.data.skipped_images()
         if own_rank():
             return None
-        exported = export_checkpoint(self.policy, self.run_log.run_dir.resolve() / "export")
         result = TestResult.build(
             before,
             after,
             last,
+            average,
             self.checkpoints.best_score,
-            exported,
+            run_dir / "export",
             self.config.validation.bootstrap_draws,
         )
         _log_result(self.run_log, result, last_step)
@@ -130,12 +140,22 @@ class Training:
         self.module.model = policy.model
         self.engine = self.engine.with_model(policy.model)
 
-    def _judged(self, when: str, step: int) -> Predictions | None:
+    def _judged_average(self, step: int) -> Predictions | None:
+        """Judge and export the average of the weights in the policy's place; None without one."""
+        if self.average is None:
+            return None
+        self.average.apply(self.module)
+        predictions = self._judged("average of the weights", step, JUDGED_AVERAGE)
+        if own_rank() == 0:
+            export_checkpoint(self.policy, self.run_log.run_dir.resolve() / "export_average")
+        return predictions
+
+    def _judged(self, when: str, step: int, kind: str = JUDGED) -> Predictions | None:
         self.stops.check()
         validation = self.config.validation
         if not validation.test:
             return None
-        kept = kept_predictions(self.folder, step) if own_rank() == 0 else None
+        kept = kept_predictions(self.folder, step, kind) if own_rank() == 0 else None
         if from_first(lambda: kept is not None):
             return kept
         self.policy.model.to(self.device)
@@ -149,7 +169,7 @@ class Training:
             self.stops,
         )
         if predictions is not None:
-            keep_predictions(self.folder, step, predictions)
+            keep_predictions(self.folder, step, predictions, kind)
         return predictions
 
     def _log_skipped(self, counts: dict[str, int], step: int) -> None:
@@ -210,9 +230,7 @@ def _log_result(run_log: RunLog, result: TestResult, step: int) -> None:
             run_log.table(f"answers/test_{name}", answer_table(predictions, 20))
 
 
-def _callbacks(
-    config: TrainConfig, run_log: RunLog, checkpoints: RunCheckpoints, stops: StopRequests
-) -> list[L.Callback]:
+def _callbacks(config: TrainConfig, run_log: RunLog, stops: StopRequests) -> list[L.Callback]:
     callbacks: list[L.Callback] = [
         SampleAnswers(run_log, config.logger.sample_answers),
         ScatterPlot(run_log),
@@ -227,4 +245,4 @@ def _callbacks(
         )
     if own_rank() == 0:
         callbacks += trial_callbacks(run_log.run_dir, config.sweep.curve)
-    return [*callbacks, checkpoints]
+    return callbacks

@@ -79,6 +79,9 @@ class OptimizerConfig:
     """Learning rate at the end, relative to the peak (linear and cosine)."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Clip the global gradient norm to this; null never clips."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of a moving average of the trained weights, which is judged at the end and exported
+    beside the policy (`export_average`); null keeps none."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

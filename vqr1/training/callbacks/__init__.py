@@ -2,6 +2,7 @@
 
 from vqr1.training.callbacks.answers import SampleAnswers
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoints
+from vqr1.training.callbacks.policy_average import PolicyAverage
 from vqr1.training.callbacks.progress import LineProgress, progress_callback
 from vqr1.training.callbacks.reference_sync import ReferenceSync
 from vqr1.training.callbacks.scatter import ScatterPlot
@@ -10,6 +11,7 @@ from vqr1.training.callbacks.watchdogs import Watchdogs
 __all__ = [
     "AtomicCheckpointIO",
     "LineProgress",
+    "PolicyAverage",
     "ReferenceSync",
     "RunCheckpoints",
     "SampleAnswers",
