@@ -7,6 +7,7 @@ they are used.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class SweepContext:
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
         return SweepPlan(
             sweep_key(f"{self.config.hydra.job.config_name} {kind}", texts, {}),
-            " ".join(command),
+            shlex.join(command),
             stable_values(values),
             space,
             (),

@@ -50,6 +50,18 @@ def test_a_total_of_trials_and_a_seed_that_moves_on(tmp_path: Path) -> None:
     assert best.number == first.number
 
 
+@pytest.mark.parametrize("value", [float("nan"), None])
+def test_a_trial_without_a_figure_failed_and_is_made_again(
+    tmp_path: Path, value: float | None
+) -> None:
+    study = open_study(tmp_path)
+    trial, _ = search.trial_overrides(study, SPACE)
+    metrics = {} if value is None else {"val/srcc": value}
+    search.tell(study, trial, JobResult("job", 0, {}, "FINISHED", metrics), None)
+    assert study.trials[trial.number].state is TrialState.FAIL
+    assert search.trials_left(study, 4) == 4
+
+
 def test_a_trial_below_the_median_is_given_up(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     for value in (0.6, 0.7, 0.8):
