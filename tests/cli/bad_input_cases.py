@@ -61,7 +61,7 @@ TRAIN = (
     case(
         "train",
         "rollout=vllm_server rollout.server.url=http://127.0.0.1:9 rollout.server.patience_s=0.1",
-        "rollout.server.url=http://127.0.0.1:9", "no vLLM server answers", "start it, or correct",
+        "rollout.server.url=http://127.0.0.1:9", "no vLLM server (no answer within", "start it, or",
     ),
     case(
         "train",

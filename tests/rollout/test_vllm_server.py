@@ -215,8 +215,8 @@ def test_nothing_at_the_address() -> None:
     with pytest.raises(ModelError) as error:
         engine_of(RunningServer(9), POLICY.model)
     assert str(error.value).startswith(
-        "rollout.server.url=http://127.0.0.1:9: no vLLM server answers within "
-        "rollout.server.patience_s=0.3 ("
+        "rollout.server.url=http://127.0.0.1:9: no vLLM server (no answer within "
+        "rollout.server.patience_s=0.3: "
     )
     assert str(error.value).endswith("); start it, or correct the address")
 

@@ -101,7 +101,7 @@ def check_engine(config: TrainConfig) -> None:
         ModelError: no rollout server answers, or it cannot serve this training.
     """
     if config.rollout.engine == "vllm_server":
-        with at_start():
+        with at_start(config.rollout.server.url):
             _link(config, torch.device("cpu")).look()
 
 

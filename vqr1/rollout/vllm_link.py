@@ -128,8 +128,7 @@ class VllmLink:
             left = end - time.monotonic()
             if left <= 0:
                 raise ServerAwayError(
-                    f"rollout.server.url={config.url}: no vLLM server answers within "
-                    f"rollout.server.patience_s={config.patience_s:g} ({reason})"
+                    f"no answer within rollout.server.patience_s={config.patience_s:g}: {reason}"
                 )
             logger.info("waiting for %s, up to %.0f s (%s)", config.url, left, reason)
             time.sleep(min(pause, left))
@@ -239,7 +238,7 @@ class ServerAwayError(Exception):
 
 
 @contextmanager
-def at_start() -> Iterator[None]:
+def at_start(url: str) -> Iterator[None]:
     """Turn an absent server into the user's mistake that it is before a training.
 
     Raises:
@@ -248,7 +247,10 @@ def at_start() -> Iterator[None]:
     try:
         yield
     except (ServerAwayError, requests.RequestException) as error:
-        raise ModelError(f"{error}; start it, or correct the address") from error
+        raise ModelError(
+            f"rollout.server.url={url}: no vLLM server ({reason_of(error)}); start it, or correct "
+            "the address"
+        ) from error
 
 
 class _Limited(HTTPAdapter):
@@ -279,7 +281,8 @@ def short(text: str, most: int = 200) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a request failed, without the libraries' nesting."""
-    while error.__context__ is not None and not isinstance(error, requests.HTTPError):
+    """Why the server is away, without the libraries' nesting."""
+    plain = (requests.HTTPError, ServerAwayError)
+    while error.__context__ is not None and not isinstance(error, plain):
         error = error.__context__
     return short(str(error) or type(error).__name__)

@@ -85,7 +85,7 @@ class VllmServerEngine:
         vocabulary = unwrap(model).config.text_config.vocab_size
         self._banned = frozenset(banned_tokens(self._tokenizer, vocabulary))
         self._ends = end_tokens(self._tokenizer)
-        with at_start():
+        with at_start(config.url):
             link.open()
 
     def with_model(self, model: nn.Module) -> VllmServerEngine:
@@ -255,7 +255,7 @@ class VllmServerEngine:
                 self._link.open()
                 self._link.send_weights(self._model)
             except (ServerAwayError, requests.RequestException) as error:
-                reason = str(error)
+                reason = reason_of(error)
                 break
         raise RolloutLostError(
             f"rollout.server.url={self._config.url}: lost the rollout server ({reason}); start it "
