@@ -38,7 +38,8 @@ check: setup-dev ## Lint, format, types, docstrings and insecure constructs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive vqr1 scripts *.py
+	$(BIN)/mypy --explicit-package-bases hydra_plugins
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive vqr1 hydra_plugins scripts *.py
 
 audit: setup-dev ## Look the pinned packages up among known vulnerabilities (needs the network)
 	$(BIN)/pip-audit --requirement constraints.txt --disable-pip --no-deps

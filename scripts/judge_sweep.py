@@ -1,18 +1,19 @@
 """Judges the exported policies of a sweep on test images, side by side on the same images.
 
-    python scripts/judge_sweep.py multirun/train/<date> --output FOLDER [key=value ...]
+    python scripts/judge_sweep.py multirun/train/<date> --output FOLDER [--set key=value ...]
 
-One process loads the test images once and scores them with every finished job's policy. A setting's
-figure is the mean of its seeds' SRCC; its interval, and that of its difference to the first one,
-come from draws of the images that all policies share (paired bootstrap), so that both images and
-the same seeds are common to what is compared. What an interval over images cannot know is how much
-seeds differ: the spread over seeds stands beside it.
+One process loads the test images once and scores them with the policy of every job that finished. A
+setting's figure is the mean of its seeds' SRCC; its interval, and that of its difference to the
+first one, come from draws of the images that all policies share (paired bootstrap), so that both
+images and the same seeds are common to what is compared. What an interval over images cannot know
+is how much seeds differ: the spread over seeds stands beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from vqr1.evaluation.protocol import score_images
 from vqr1.iqa.correlation import srcc
 from vqr1.policy.loading import load_policy, load_processor
 from vqr1.rollout.local import LocalEngine
+from vqr1.sweeps.folder import FINISHED, SweepFolder
 from vqr1.training.validation import validation_modes
 
 DRAWS = 1000
@@ -137,10 +139,14 @@ def main() -> None:
     torch.set_num_threads(1)
     composed = compose_config("train", ["run_dir=unused", *options.set])
     config = validate(TrainConfig, plain_values(composed))
-    folders = sorted(
-        {p.parent.parent for s in options.sweep for p in s.glob("**/export/config.json")},
-        key=lambda path: (str(path.parent), int(path.name)),
-    )
+    folders = [
+        attempt.folder
+        for sweep in options.sweep
+        for attempt in SweepFolder(sweep).results().values()
+        if attempt.status == FINISHED
+    ]
+    if not folders:
+        sys.exit(f"error: no finished job in {', '.join(map(str, options.sweep))}")
     mos, judged = judge_all(folders, config, options.samples, options.images)
     options.output.mkdir(parents=True, exist_ok=True)
     result = table(mos, judged)

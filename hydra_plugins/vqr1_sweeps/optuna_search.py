@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
     from vqr1.sweeps.jobs import SweepJob
+    from vqr1.sweeps.results import JobResult
+    from vqr1.sweeps.session import Sweep
 
 
 class OptunaSweeper(Sweeper):
@@ -95,14 +97,17 @@ class OptunaSweeper(Sweeper):
         for end in (0, -1):
             context.compose([*fixed, *(f"{key}={ends(d)[end]}" for key, d in space.items())])
         settings = search.SearchSettings(**self.settings)
-        plan = context.plan(overrides, {swept_key(o): value_text(o) for o in swept})
+        plan = context.plan(
+            overrides, {swept_key(o): value_text(o) for o in swept}, settings.direction
+        )
         with context.open(plan, asdict(settings)) as sweep:
             study = search.open_study(search.storage_address(sweep.folder.path), plan.key, settings)
-            stale = search.fail_stale_trials(study)
+            sweep.await_running()
+            stale = search.settle_open_trials(study, _done(sweep), plan.metric)
             left = search.trials_left(study, settings.n_trials)
             say(
                 f"search over {', '.join(space)}: {settings.n_trials} trials, {left} to make, "
-                f"{context.at_once} at once; {stale} were left open by an earlier start"
+                f"{context.at_once} at once; {stale} of an earlier start did not end"
             )
             while left > 0:
                 count = min(left, context.at_once)
@@ -117,7 +122,19 @@ class OptunaSweeper(Sweeper):
             best = search.best_trial(study)
             if best is not None:
                 say(f"best trial {best.number}: {best.value:.4f} with {best.params}")
-            sweep.finish(total=settings.n_trials)
+            sweep.finish(missing=search.trials_left(study, settings.n_trials))
+
+
+def _done(sweep: Sweep) -> dict[int, JobResult]:
+    """Results of the jobs that reached their end, by the trials that they are."""
+    from vqr1.sweeps.folder import is_done
+
+    results = {result.name: result for result in sweep.results()}
+    return {
+        attempt.job.trial: results[attempt.job.name]
+        for attempt in sweep.folder.attempts()
+        if attempt.job.trial is not None and is_done(attempt.outcome)
+    }
 
 
 def _job(

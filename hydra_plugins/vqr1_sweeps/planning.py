@@ -71,28 +71,39 @@ class SweepContext:
         processes = hardware.get("devices", 1) * hardware.get("nodes", 1)
         return SweepJob(job_name(values), tuple(overrides), dict(swept), processes > 1, trial)
 
-    def plan(self, overrides: Sequence[Override], space: dict[str, str]) -> SweepPlan:
-        """The plan without its jobs."""
+    def plan(
+        self, overrides: Sequence[Override], space: dict[str, str], direction: str | None = None
+    ) -> SweepPlan:
+        """The plan without its jobs; `direction` is a search's."""
         from vqr1.config import LoggerConfig, SweepConfig, validate
         from vqr1.sweeps.jobs import stable_values, sweep_key
         from vqr1.sweeps.session import SweepPlan
+        from vqr1.tracking.secrets import masked, masked_text
 
         values = plain_task_values(self.config)
         settings = validate(SweepConfig, values["sweep"])
         texts = [override.input_line or "" for override in overrides]
         kind = str(self.config.hydra.sweeper._target_)
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        figure = settings.metric or "the default figure"
+        objective = None if direction is None else f"{direction} {figure}"
         return SweepPlan(
-            sweep_key(f"{self.config.hydra.job.config_name} {kind}", texts, {}),
-            shlex.join(command),
+            # Trials of one objective say nothing about another one.
+            sweep_key(
+                f"{self.config.hydra.job.config_name} {kind}",
+                texts,
+                {} if objective is None else {"objective": objective},
+            ),
+            masked_text(shlex.join(command)),
             stable_values(values),
             space,
             (),
             validate(LoggerConfig, values["logger"]),
-            OmegaConf.to_yaml(OmegaConf.create(values)),
+            OmegaConf.to_yaml(OmegaConf.create(masked(values))),
             settings.max_failures,
             settings.metric,
             settings.curve,
+            objective,
         )
 
     def open(self, plan: SweepPlan, search: dict[str, Any] | None = None) -> Sweep:
@@ -125,7 +136,8 @@ class SweepContext:
     @property
     def at_once(self) -> int:
         """Jobs that the launcher runs side by side."""
-        count = int(self.config.hydra.launcher.get("n_jobs", 1))
+        launcher = self.config.hydra.launcher
+        count = int(launcher.get("n_jobs", launcher.get("array_parallelism", 1)))
         return count if count > 0 else os.cpu_count() or 1
 
     def _launcher(self, needs_processes: bool) -> Launcher:
@@ -136,7 +148,7 @@ class SweepContext:
         if needs_processes and in_this_process:
             from hydra_plugins.vqr1_sweeps.processes import ProcessLauncher
 
-            launcher: Launcher = ProcessLauncher()
+            launcher: Launcher = ProcessLauncher(self.at_once)
             launcher.setup(hydra_context=self.hydra, task_function=self.task, config=config)
             return launcher
         return Plugins.instance().instantiate_launcher(
@@ -148,7 +160,8 @@ class SweepContext:
         given = [text.split("=")[0] for text in self.config.hydra.overrides.task]
         if self.at_once == 1 or THREADS in given or self.config.hardware.accelerator != "cpu":
             return []
-        return [f"{THREADS}={max((os.cpu_count() or 1) // self.at_once, 1)}"]
+        processes = self.at_once * int(self.config.hardware.devices)
+        return [f"{THREADS}={max((os.cpu_count() or 1) // processes, 1)}"]
 
 
 def plain_task_values(composed: DictConfig) -> dict[str, Any]:

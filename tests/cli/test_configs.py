@@ -94,7 +94,7 @@ def test_the_papers_settings(name: str, sets: list[str]) -> None:
     assert sampling.max_new_tokens == 256
     assert (optimizer.lr, optimizer.schedule, optimizer.final_fraction) == (1e-6, "linear", 0.0)
     assert (grpo.group_size, grpo.kl_weight, grpo.clip, grpo.inner_iterations) == (6, 0.04, 0.2, 1)
-    assert (config.loader.images_per_batch, config.max_epochs) == (8 * 16, 10)
+    assert (config.loader.images_per_step, config.max_epochs) == (8 * 16, 10)
     fidelity = config.reward.terms["fidelity"]
     assert (fidelity["gamma"], fidelity["fixed_variance"]) == (1e-6, None)
     assert {term: values["weight"] for term, values in config.reward.terms.items()} == {

@@ -211,8 +211,11 @@ def test_a_run_that_breaks_off_is_closed(
     )  # fmt: skip
     with pytest.raises(OSError, match="disk full"):
         run(main, *arguments)
-    with pytest.raises(KeyboardInterrupt):
-        run(main, *arguments)
+    stopped = run(main, *arguments)
+    assert stopped.code == 75
+    assert stopped.err.splitlines()[-1] == (
+        "stopped by SIGINT; the same command with run_dir=out goes on"
+    )
     assert statuses == ["FAILED", "KILLED"]
 
 

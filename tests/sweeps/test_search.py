@@ -37,7 +37,7 @@ def test_a_total_of_trials_and_a_seed_that_moves_on(tmp_path: Path) -> None:
     search.tell(study, first, result(0.5), None)
     stale, _ = search.trial_overrides(study, SPACE)
     again = open_study(tmp_path)
-    assert search.fail_stale_trials(again) == 1
+    assert search.settle_open_trials(again, {}, None) == 1
     assert again.trials[stale.number].state is TrialState.FAIL
     assert search.trials_left(again, 4) == 3
     # A sampler with the same seed would propose the first point once more.
@@ -48,6 +48,17 @@ def test_a_total_of_trials_and_a_seed_that_moves_on(tmp_path: Path) -> None:
     best = search.best_trial(again)
     assert best is not None
     assert best.number == first.number
+
+
+def test_a_trial_that_ended_without_its_launcher_counts(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    ended, _ = search.trial_overrides(study, SPACE)
+    killed, _ = search.trial_overrides(study, SPACE)
+    again = open_study(tmp_path)
+    assert search.settle_open_trials(again, {ended.number: result(0.7)}, None) == 1
+    states = {trial.number: trial.state for trial in again.trials}
+    assert states == {ended.number: TrialState.COMPLETE, killed.number: TrialState.FAIL}
+    assert again.best_value == 0.7
 
 
 @pytest.mark.parametrize("value", [float("nan"), None])

@@ -65,7 +65,8 @@ class Command(Generic[T]):
         """Run once; the job of a sweep records how it ended, whoever started it."""
         self.composed_once = True
         bound_memory()
-        run_dir = self.run_dir = Path(HydraConfig.get().runtime.output_dir)
+        run_dir = Path(HydraConfig.get().runtime.output_dir)
+        self.run_dir = Path(str(composed.get("run_dir", run_dir)))
         # The process that launched others records the job for them.
         if (run_dir / "job.json").is_file() and "RANK" not in os.environ:
             # Only the jobs of sweeps need this: evaluation runs no training code.

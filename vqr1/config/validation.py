@@ -16,7 +16,7 @@ def validate(schema: type[T], values: Mapping[str, Any]) -> T:
     """Check composed values against a schema and build the typed configuration.
 
     Args:
-        schema: one of the dataclasses of this module, or a user's own in the same manner.
+        schema: one of the dataclasses of `vqr1.config`, or a user's own in the same manner.
         values: plain containers (interpolations resolved), as
             `OmegaConf.to_container(config, resolve=True)` gives them.
 

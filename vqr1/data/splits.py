@@ -207,7 +207,7 @@ def _names_to_rows(table: pd.DataFrame) -> dict[str, np.ndarray]:
         rows = np.asarray(group)
         names[str(reference).lower()] = rows
         names.setdefault(Path(str(reference)).stem.lower(), rows)
-    # An image that shares its reference's name (SRIQA-Bench lists originals) is still an image.
+    # A name that a reference bears too (SRIQA-Bench lists originals) stands for all its images.
     for row, image in enumerate(table["image"]):
         names.setdefault(image.lower(), np.array([row]))
         names.setdefault(Path(image).name.lower(), np.array([row]))

@@ -36,7 +36,7 @@ def key_figure(results: Sequence[JobResult], key: str, curve: str, metric: str) 
     curves.set_ylabel(curve)
     curves.set_title("mean; band: lowest to highest run", fontsize=10)
     curves.grid(alpha=0.3)
-    if values:
+    if curves.get_legend_handles_labels()[1]:
         curves.legend(title=key, fontsize=8, title_fontsize=8)
     finals.set_yticks(range(len(values)), values)
     finals.invert_yaxis()

@@ -46,6 +46,7 @@ class SweepRecord:
         tracking_uri: MLflow store of the parent run, None without MLflow.
         parent_run_id: MLflow parent run, None without MLflow.
         search: settings of a search, None for a grid.
+        objective: direction and figure of a search, None for a grid.
     """
 
     key: str
@@ -56,6 +57,7 @@ class SweepRecord:
     tracking_uri: str | None = None
     parent_run_id: str | None = None
     search: dict[str, Any] | None = None
+    objective: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,5 +205,7 @@ def is_running(attempt: Attempt) -> bool:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a file whole: under another name first, then moved into place."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # An address may hold a password.
+    partial.touch(mode=0o600)
     partial.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
     partial.replace(path)

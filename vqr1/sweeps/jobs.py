@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-VOLATILE = (
-    "run_dir", "logger", "sweep", "resume", "resume_force", "hydra", "callbacks.progress",
-    "hardware.threads", "hardware.vision_cache_mib", "hardware.vision_cache_dir",
-    "loader.workers", "loader.cache_dir",
-)  # fmt: skip
+from vqr1.training.run_record import HARMLESS, NOT_HARMLESS
+
+VOLATILE = (*HARMLESS, "sweep", "hydra", "hardware.threads")
 """Keys, with all below them, that do not change what a job trains."""
 SEED = "seed"
 """The key over whose values a summary averages."""
@@ -45,6 +43,8 @@ class SweepJob:
 def is_volatile(key: str) -> bool:
     """Whether a dotted key belongs to `VOLATILE`; `+`, `++` and `~` in front are ignored."""
     plain = key.lstrip("+~")
+    if plain in NOT_HARMLESS:
+        return False
     return any(plain == name or plain.startswith(f"{name}.") for name in VOLATILE)
 
 
@@ -109,8 +109,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key in sorted(before.keys() | now.keys())
         if before.get(key, missing) != now.get(key, missing)
     ]
-
-
-def groups(jobs: Sequence[SweepJob]) -> list[str]:
-    """Swept keys other than the seed, in order."""
-    return [key for key in dict.fromkeys(k for job in jobs for k in job.swept) if key != SEED]

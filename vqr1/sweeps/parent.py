@@ -14,6 +14,7 @@ from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import FAILED, KILLED, PRUNED, Attempt, SweepFolder, is_running
 from vqr1.tracking.git_state import git_tags
+from vqr1.tracking.secrets import masked
 from vqr1.tracking.store import default_tracking_uri, prepare_experiment, slug
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class ParentRun:
         client = MlflowClient(uri)
         tags = {
             **git_tags(),
-            **logger.tags,
+            **masked(logger.tags),
             "vqr1.kind": "sweep",
             "vqr1.command": command,
             FOLDER_TAG: str(folder.resolve()),
@@ -92,7 +93,7 @@ class ParentRun:
         run = client.create_run(experiment, run_name=slug(name), tags=_slugged(tags))
         parent = cls(client, run.info.run_id, uri)
         for key, values in space.items():
-            client.log_param(parent.run_id, slug(key), values[:6000])
+            client.log_param(parent.run_id, slug(key), masked({key: values})[key][:6000])
         client.log_text(parent.run_id, config_yaml, "config.yaml")
         client.log_text(parent.run_id, f"{command}\n", "command.txt")
         return parent

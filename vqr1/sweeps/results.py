@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -103,7 +103,7 @@ def read_children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[J
 def read_sweep(
     folder: SweepFolder, parent: ParentRun | None, swept: Sequence[str], curve: str
 ) -> list[JobResult]:
-    """Results of every job of a sweep's folder: from MLflow where they were logged there.
+    """Results of every job of a sweep's folder, with what only MLflow has of them.
 
     Args:
         folder: the sweep.
@@ -115,8 +115,15 @@ def read_sweep(
     if parent is None:
         return planned
     logged = {result.name: result for result in read_children(parent, swept, curve)}
-    # A job without a run in MLflow has not begun.
-    return [logged.get(result.name, result) for result in planned]
+    # A log that is not delivered yet lacks the last figures, which the folder has.
+    return [_joined(logged.get(result.name), result) for result in planned]
+
+
+def _joined(logged: JobResult | None, kept: JobResult) -> JobResult:
+    if logged is None:
+        return kept
+    status = kept.status if kept.status in (FINISHED, PRUNED) else logged.status
+    return replace(logged, status=status, metrics={**logged.metrics, **kept.metrics})
 
 
 def shown_metric(results: Sequence[JobResult], asked: str | None) -> str | None:

@@ -55,8 +55,9 @@ def storage_address(folder: Path) -> str:
 
 
 def open_study(storage: str, name: str, settings: SearchSettings) -> optuna.Study:
-    """The study of a search, made where it does not exist."""
+    """The study of a search, made where it does not exist; a folder holds one."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    name = next(iter(optuna.get_all_study_names(storage)), name)
     study = optuna.create_study(
         storage=storage, study_name=name, direction=settings.direction, load_if_exists=True
     )
@@ -76,12 +77,23 @@ def make_pruner(settings: SearchSettings) -> optuna.pruners.BasePruner:
     )
 
 
-def fail_stale_trials(study: optuna.Study) -> int:
-    """Fail the trials that an earlier start left open; returns how many."""
-    stale = study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING), deepcopy=False)
-    for trial in stale:
-        study.tell(trial.number, state=TrialState.FAIL)
-    return len(stale)
+def settle_open_trials(
+    study: optuna.Study, done: Mapping[int, JobResult], metric: str | None
+) -> int:
+    """Tell the study how the trials ended that an earlier start left open.
+
+    Args:
+        study: the study; nothing of it runs any more.
+        done: results of the jobs that reached their end, by trial.
+        metric: the objective.
+
+    Returns:
+        Trials that failed, because their job did not reach its end.
+    """
+    left = study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING), deepcopy=False)
+    for trial in left:
+        tell(study, trial.number, done.get(trial.number), metric)
+    return sum(trial.number not in done for trial in left)
 
 
 def trials_left(study: optuna.Study, total: int) -> int:
@@ -98,7 +110,9 @@ def trial_overrides(
     return trial, {key: _text(value) for key, value in trial.params.items()}
 
 
-def tell(study: optuna.Study, trial: Trial, result: JobResult | None, metric: str | None) -> None:
+def tell(
+    study: optuna.Study, trial: Trial | int, result: JobResult | None, metric: str | None
+) -> None:
     """Tell the study how a trial ended."""
     if result is not None and result.status == "PRUNED":
         study.tell(trial, state=TrialState.PRUNED)

@@ -8,6 +8,7 @@ record says how it ended, also when its launcher did not live to hear of it.
 from __future__ import annotations
 
 import concurrent.futures
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,9 @@ from vqr1.sweeps.report import SweepReport, log_report, write_report
 from vqr1.sweeps.results import JobResult, read_sweep
 from vqr1.tracking.store import default_tracking_uri
 
+WAIT_SECONDS = 1.0
+"""Between two looks whether a job still runs."""
+
 Launch = Callable[[Sequence[Sequence[str]], int], object]
 """Starts jobs by their overrides, numbered from the second argument, and returns at their end."""
 
@@ -41,7 +45,7 @@ class SweepPlan:
 
     Attributes:
         key: hash of the command line.
-        command: the command line as typed.
+        command: the command line as typed, without secrets.
         base: flat stable values of the configuration that all jobs start from.
         space: the swept keys and their values as typed.
         jobs: the jobs known beforehand (a search adds its own one by one).
@@ -50,6 +54,7 @@ class SweepPlan:
         max_failures: failed jobs above which no further job begins; None bears all.
         metric: figure of the summary; None takes the first usual one there is.
         curve: metric of the figures' curves.
+        objective: direction and figure of a search, None for a grid.
     """
 
     key: str
@@ -62,6 +67,7 @@ class SweepPlan:
     max_failures: int | None
     metric: str | None
     curve: str
+    objective: str | None = None
 
 
 def find_folder(plan: SweepPlan, resume: str, new: Path) -> tuple[SweepFolder, str | None]:
@@ -137,6 +143,9 @@ def _changes(record: SweepRecord, plan: SweepPlan) -> list[str]:
     if set(record.space) != set(plan.space):
         return [f"swept keys: {before} then, {now} now"]
     changed = differences(record.base, plan.base)
+    if record.search is not None:
+        then = {"objective": record.objective, **record.space}
+        changed += differences(then, {"objective": plan.objective, **plan.space})
     if changed:
         return changed
     names = {tuple(sorted(swept.items())): name for name, swept in record.jobs.items()}
@@ -210,11 +219,13 @@ class Sweep:
         stopped = kind is not None and not issubclass(kind, Exception)
         if stopped:
             self.say("the sweep is stopped; the same command again goes on with it")
-        if self.parent is not None:
-            self.parent.settle_children(self.folder)
-            status = "KILLED" if stopped else "FAILED"
-            self.parent.close(FINISHED if kind is None else status)
-        self._lock.release()
+        try:
+            if self.parent is not None:
+                self.parent.settle_children(self.folder)
+                status = "KILLED" if stopped else "FAILED"
+                self.parent.close(FINISHED if kind is None else status)
+        finally:
+            self._lock.release()
 
     def pending(self, jobs: Sequence[SweepJob]) -> list[SweepJob]:
         """The jobs that are not done yet."""
@@ -248,12 +259,21 @@ class Sweep:
         """What every job reached so far."""
         return read_sweep(self.folder, self.parent, list(self.plan.space), self.plan.curve)
 
-    def finish(self, total: int | None = None) -> SweepReport:
+    def await_running(self) -> None:
+        """Wait for the jobs that outlived the launcher which started them."""
+        said = False
+        while any(attempt.status == "RUNNING" for attempt in self.folder.attempts()):
+            if not said:
+                self.say("waiting for jobs that an earlier start left running")
+                said = True
+            time.sleep(WAIT_SECONDS)
+
+    def finish(self, missing: int | None = None) -> SweepReport:
         """Write, log and print the summary.
 
         Args:
-            total: jobs that are to be done; None for every job there is. A search replaces a trial
-                that was killed or failed by another one, so that it has more jobs than trials.
+            missing: what is not done yet; None for the jobs that are not. A search counts trials:
+                one that failed has a job too, and two of equal values share one.
 
         Raises:
             ConfigError: no finished job has the metric that was asked for.
@@ -267,11 +287,13 @@ class Sweep:
         if self.parent is not None:
             self.say(f"MLflow parent run {self.parent.run_id}")
         done = sum(report.counts.get(status, 0) for status in (FINISHED, PRUNED))
-        total = len(report.jobs) if total is None else total
-        if done < total:
+        jobs = missing is None
+        missing = len(report.jobs) - done if missing is None else missing
+        if missing > 0:
+            what = f"of {len(report.jobs)} jobs" if jobs else "trials of the search"
             raise SweepIncompleteError(
-                f"{total - done} of {total} jobs did not finish; the same command again makes "
-                "only what is missing"
+                f"{missing} {what} did not finish; the same command again makes only what is "
+                "missing"
             )
         return report
 
@@ -304,6 +326,7 @@ class Sweep:
             None if self.parent is None else self.parent.tracking_uri,
             None if self.parent is None else self.parent.run_id,
             self._search,
+            self.plan.objective,
         )
         self.folder.write(record)
 

@@ -19,7 +19,7 @@ import yaml
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError, PrunedError
 from vqr1.tracking.journal import FOLDER, Journal
-from vqr1.tracking.secrets import masked, masked_text, masked_uri
+from vqr1.tracking.secrets import masked, masked_uri
 from vqr1.tracking.store import default_tracking_uri, slug
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Tracking:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the MLflow run."""
-        self.journal.tags({key: masked_text(value) for key, value in values.items()})
+        self.journal.tags(masked(dict(values)))
         self.sender.notify()
 
     def file(self, name: str) -> None:
@@ -323,9 +323,7 @@ def _open_tracking(
     if since is None:
         # MLflow's own: user, script, commit.
         found = resolve_tags({**tags, "mlflow.runName": name})
-        since = journal.start(
-            config.experiment, {key: masked_text(value) for key, value in found.items()}, uri
-        )
+        since = journal.start(config.experiment, masked(found), uri)
     sender = Sender(run_dir, uri, since)
     address = masked_uri(uri)
     try:
