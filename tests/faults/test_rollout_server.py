@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,10 @@ def server() -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory, server: RunningServer) -> Workshop:
-    arguments = (*SERVED, *ARGUMENTS, "max_steps=5", f"rollout.server.url={server.url}")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = f"rollout.server.group_port={found.getsockname()[1]}"
+    arguments = (*SERVED, *ARGUMENTS, "max_steps=5", f"rollout.server.url={server.url}", port)
     return Workshop(tmp_path_factory.mktemp("served"), arguments, tweak="vllm_stand_ins")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,11 @@ def engine_of(
     folder: Path = Path(),
     **keys: Any,
 ) -> VllmServerEngine:
-    limits = {"patience_s": 0.3, "retries": 1}
-    config = RolloutServerConfig(url=server.url, **(limits | keys))
+    limits: dict[str, Any] = {"patience_s": 0.3, "retries": 1}
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        limits["group_port"] = found.getsockname()[1]
+    config = RolloutServerConfig(**({"url": server.url} | limits | keys))
     link = VllmLink(config, sampling, torch.device("cpu"), True, folder)
     return VllmServerEngine(
         model, POLICY.processor, SENTENCE, config, link, lambda call: call(), alone
@@ -122,6 +126,7 @@ def test_responses_are_those_of_the_policy_whose_weights_were_sent(
     resets = server.counts()["cache_resets"]
     engine.synchronise()
     assert server.counts()["cache_resets"] == resets + 1
+    assert server.counts()["encoder_resets"] == resets + 1
     first = asked(engine, sampling)
     check_same(first, one_by_one(model, sampling))
     # The same picture twice in a batch: two samples, not one.
@@ -151,7 +156,9 @@ def test_adapters_alone_are_sent_through_a_folder(server: RunningServer, tmp_pat
     engine_of(server, base).synchronise()
     server.set(weight_transfer=None)
     model = get_peft_model(base, config).eval()
-    engine = engine_of(server, model, weights="adapter", folder=tmp_path / "adapter")
+    engine = engine_of(
+        server, model, url=f"{server.url}/", weights="adapter", folder=tmp_path / "adapter"
+    )
     engine.synchronise()
     check_same(asked(engine), one_by_one(model))
     with torch.no_grad():

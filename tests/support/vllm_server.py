@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Response
 from peft import PeftModel
 from PIL import Image
 from torch.distributed import TCPStore
@@ -48,7 +48,13 @@ class Served:
         self.handed_over = 0
         self.updating = False
         self.instance = uuid.uuid4().hex[:5]
-        self.counts = {"chat": 0, "updates": 0, "adapters": 0, "cache_resets": 0}
+        self.counts = {
+            "chat": 0,
+            "updates": 0,
+            "adapters": 0,
+            "cache_resets": 0,
+            "encoder_resets": 0,
+        }
         self.one_at_a_time = threading.Lock()
 
     def app(self) -> FastAPI:
@@ -68,6 +74,7 @@ class Served:
             "/update_weights": self.update,
             "/finish_weight_update": self.finish_update,
             "/reset_prefix_cache": self.reset_cache,
+            "/reset_encoder_cache": self.reset_encoder_cache,
             "/v1/load_lora_adapter": self.load_adapter,
             "/v1/unload_lora_adapter": self.unload_adapter,
             "/v1/chat/completions": self.chat,
@@ -142,6 +149,10 @@ class Served:
     def reset_cache(self) -> dict[str, bool]:
         self.counts["cache_resets"] += 1
         return {"success": True}
+
+    def reset_encoder_cache(self) -> Response:
+        self.counts["encoder_resets"] += 1
+        return Response()  # with an empty body, as there
 
     def load_adapter(self, body: dict[str, Any]) -> str:
         name = body["lora_name"]

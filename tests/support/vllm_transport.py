@@ -38,11 +38,13 @@ def install() -> None:
     client._HAS_RESET_PREFIX_CACHE_SUCCESS = True
     client.packed_nccl_broadcast_producer = _put
     client.VLLMClient.init_communicator = _join
+    client.VLLMClient.close_communicator = _leave
 
 
 def _join(self: Any, device: Any = 0) -> None:
     world_size = self.get_world_size() + 1
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    # As vLLM does it: at the group's port, which one process at a time can listen at.
+    store = TCPStore("127.0.0.1", self.group_port, is_master=True, wait_for_workers=False)
     info = {"master_address": "127.0.0.1", "master_port": store.port}
     body = {"init_info": {**info, "rank_offset": 1, "world_size": world_size, "packed": True}}
     with ThreadPoolExecutor(1) as pool:
@@ -51,14 +53,21 @@ def _join(self: Any, device: Any = 0) -> None:
     self.communicator = _Group(store)
 
 
+def _leave(self: Any) -> None:
+    if self.communicator is not None:
+        self.communicator.store = None  # lets the port go, as there
+    self.communicator = None
+
+
 @dataclass
 class _Group:
-    store: TCPStore
+    store: TCPStore | None
     updates: int = 0
 
 
 def _put(iterator: Any, group: _Group, src: int, post_iter_func: Any) -> None:
     assert src == 0
+    assert group.store is not None
     for number, item in enumerate(iterator):
         raw = post_iter_func(item).detach().cpu().contiguous().view(-1).view(torch.uint8)
         group.store.set(f"{group.updates}/{number}", raw.numpy().tobytes())

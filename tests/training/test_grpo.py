@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -100,7 +101,9 @@ def fit(module: GrpoModule, batch: RankingBatch, steps: int) -> L.Trainer:
     return trainer
 
 
-def plain_gradients(model: Any, reference: Any, batch: RankingBatch, rollout: Rollout) -> None:
+def plain_gradients(
+    model: Any, reference: Any, batch: RankingBatch, rollout: Rollout, factors: Any = (1.0,) * B
+) -> None:
     """One GRPO step as a textbook has it: every response with its own prompt and image."""
     rewards = PatternReward()(RewardInputs(torch.zeros(B, K), *[torch.ones(B, K)] * 3))
     advantages = group_advantages(rewards)
@@ -116,9 +119,44 @@ def plain_gradients(model: Any, reference: Any, batch: RankingBatch, rollout: Ro
             lp, ref = logprobs.logprobs[b, k, :length], target.logprobs[b, k, :length]
             ratio = (lp - lp.detach()).exp()
             kl = (ref - lp).exp() - (ref - lp) - 1
-            loss = loss + (-(ratio * advantages[b, k]) + 0.3 * kl).mean() / (B * K)
+            policy = -(ratio * advantages[b, k]) * factors[b]
+            loss = loss + (policy + 0.3 * kl).mean() / (B * K)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+
+
+class OtherArithmetic(KeepRollout):
+    """An engine that reports twice, half and once the probability, by image."""
+
+    def sample(self, prompts: PromptBatch, **keys: Any) -> Rollout:
+        rollout = super().sample(prompts, **keys)
+        assert rollout.logprobs is not None
+        return replace(rollout, logprobs=rollout.logprobs + FACTORS.log()[:, None, None])
+
+
+FACTORS = torch.tensor([2.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("budget", [4096, 40], ids=["one pass", "micro-batches"])
+def test_another_engines_arithmetic_is_corrected_token_by_token(budget: int) -> None:
+    model = tiny_model(seed=1)
+    expected, reference = copy.deepcopy(model), copy.deepcopy(model)
+    module, _ = make_module(model, PatternReward(), micro_batch_tokens=budget, importance_cap=1.5)
+    engine = OtherArithmetic(model, tiny_tokenizer(), 4096)
+    module.engine = engine
+    batch = ranking_batch()
+    fit(module, batch, 1)
+    # Weights p / q of 1/2, 2 and 1, the second one cut at 1.5.
+    plain_gradients(expected, reference, batch, engine.kept, factors=(0.5, 1.5, 1.0))
+    for (name, ours), theirs in zip(model.named_parameters(), expected.parameters(), strict=True):
+        if theirs.grad is not None:
+            assert ours.grad is not None, name
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-5)
+    assert module.last_step is not None
+    figures = module.last_step.figures
+    one, two = engine.kept.mask.sum(dim=(1, 2)).tolist()[:2]
+    assert figures["mismatch/capped_rate"] == pytest.approx(two / (one + two))
+    assert figures["mismatch/logprob_gap"] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def assert_same_weights(ours: Any, expected: Any, atol: float) -> None:

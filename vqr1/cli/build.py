@@ -76,15 +76,15 @@ def _instantiate(key: str, values: Mapping[str, Any], problems: list[str]) -> Re
 
 
 def build_engine(
-    config: TrainConfig, policy: Policy, vision_cache: VisionCache | None = None
+    config: TrainConfig, policy: Policy, run_dir: Path, vision_cache: VisionCache | None = None
 ) -> RolloutEngine:
-    """The rollout engine of a policy.
+    """The rollout engine of a policy; what it writes goes to the run's folder.
 
     Raises:
         ModelError: no rollout server answers, or it cannot serve this training.
     """
     if config.rollout.engine == "vllm_server":
-        return _server_engine(config, policy)
+        return _server_engine(config, policy, run_dir)
     return LocalEngine(
         policy.model,
         policy.processor.tokenizer,
@@ -102,27 +102,27 @@ def check_engine(config: TrainConfig) -> None:
     """
     if config.rollout.engine == "vllm_server":
         with at_start(config.rollout.server.url):
-            _link(config, torch.device("cpu")).look()
+            _link(config, torch.device("cpu"), Path(config.run_dir)).look()
 
 
-def _link(config: TrainConfig, device: torch.device) -> VllmLink:
+def _link(config: TrainConfig, device: torch.device, run_dir: Path) -> VllmLink:
     server = config.rollout.server
     return VllmLink(
         server,
         config.rollout.sampling,
         device,
         sends=own_rank() == 0,
-        adapter_dir=Path(server.adapter_dir or Path(config.run_dir) / "adapter"),
+        adapter_dir=Path(server.adapter_dir or run_dir / "adapter"),
     )
 
 
-def _server_engine(config: TrainConfig, policy: Policy) -> RolloutEngine:
+def _server_engine(config: TrainConfig, policy: Policy, run_dir: Path) -> RolloutEngine:
     return VllmServerEngine(
         policy.model,
         policy.processor,
         config.prompt.text,
         config.rollout.server,
-        _link(config, next(policy.model.parameters()).device),
+        _link(config, next(policy.model.parameters()).device, run_dir),
         agree=from_first,
         alone=world_size() == 1,
     )

@@ -70,7 +70,7 @@ class Training:
         self.stops = stops
         self.folder = run_log.run_dir / "checkpoints"
         vision_cache = build_vision_cache(config.hardware)
-        self.engine = together(lambda: build_engine(config, policy, vision_cache))
+        self.engine = together(lambda: build_engine(config, policy, run_log.run_dir, vision_cache))
         self.modes = _modes(config)
         settings = _step_settings(config, steps)
         validator = Validator(self.engine, self.modes)

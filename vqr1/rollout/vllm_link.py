@@ -10,6 +10,7 @@ Not here: prompts and responses (`vllm_server.py`).
 
 from __future__ import annotations
 
+import atexit
 import logging
 import time
 from collections.abc import Iterator
@@ -50,6 +51,9 @@ class VllmLink:
         device: where the weights are that will be sent.
         sends: this process sends the weights.
         adapter_dir: folder for the adapters that the server reads.
+
+    Attributes:
+        current: the server was given weights since the connection was opened.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class VllmLink:
         adapter_dir: Path,
     ) -> None:
         self._config = config
+        self._url = config.url.rstrip("/")
+        self._group_port = config.group_port
         self._sampling = sampling
         self._device = device
         self._sends = sends
@@ -68,7 +74,8 @@ class VllmLink:
         self._client: Any = None
         self._instance: str | None = None
         self._dtype = torch.float32
-        self._names: list[tuple[str, str, list[int]]] | None = None
+        self._shapes: list[tuple[str, list[int]]] | None = None
+        self.current = False
 
     @property
     def client(self) -> Any:
@@ -78,11 +85,23 @@ class VllmLink:
 
     def open(self) -> None:
         """Look, and join the group that hands weights over; see `look`."""
+        if self._client is not None:
+            self._client.close_communicator()
+            atexit.unregister(self._client.close_communicator)
+            # Loader workers that were forked meanwhile go on holding the old port.
+            self._group_port += 1
         client, served = self.look()
         if self._config.weights == "adapter":
             client.model = ADAPTER
         elif self._sends:
-            client.init_communicator(device=self._device)
+            try:
+                client.init_communicator(device=self._device)
+            except NotImplementedError as error:
+                raise ModelError(
+                    "hardware.accelerator=cpu, rollout.server.weights=merged: whole weights go "
+                    "from GPU to GPU; use a GPU, rollout.server.weights=adapter, or rollout=local"
+                ) from error
+        self.current = False
         dtype = str(served["model_config"].get("dtype")).removeprefix("torch.")
         self._dtype = getattr(torch, dtype, torch.float32)
         self._instance = served.get("instance_id")
@@ -100,8 +119,8 @@ class VllmLink:
                 serve a training.
         """
         self._await_answer()
+        served = self._served()
         client = self._new_client()
-        served = self._served(client)
         self._check_logprobs(str(served["model_config"].get("logprobs_mode")))
         merged = self._config.weights == "merged"
         if merged and served.get("weight_transfer_config") is None:
@@ -119,9 +138,11 @@ class VllmLink:
         end = time.monotonic() + config.patience_s
         while True:
             try:
-                reply = requests.get(f"{config.url}/health", timeout=5)
+                reply = requests.get(f"{self._url}/health", timeout=5)
                 if reply.ok:
                     return
+                if reply.status_code < 500:
+                    raise self._refused(f"/health answers HTTP {reply.status_code}")
                 reason = f"/health answers HTTP {reply.status_code}"
             except requests.RequestException as error:
                 reason = reason_of(error)
@@ -135,11 +156,15 @@ class VllmLink:
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _new_client(self) -> Any:
-        from trl.generation.vllm_client import VLLMClient
-
         config = self._config
         try:
-            client = VLLMClient(base_url=config.url, group_port=config.group_port)
+            from trl.generation.vllm_client import VLLMClient
+
+            class Client(VLLMClient):
+                def check_server(self, *unused: Any, **also: Any) -> None:
+                    """Nothing: the server was asked already, and within a limit."""
+
+            client = Client(base_url=self._url, group_port=self._group_port)
         except ImportError as error:
             raise ModelError(
                 f"rollout.engine=vllm_server: {error} It hands the weights over; install it with "
@@ -151,7 +176,7 @@ class VllmLink:
         for scheme in ("http://", "https://"):
             client.session.mount(scheme, once)
         again = _Limited(config.timeout_s, config.retries, config.concurrency)
-        client.session.mount(f"{config.url}/v1/chat/", again)
+        client.session.mount(f"{self._url}/v1/chat/", again)
         client.session.hooks["response"].append(self._check_status)
         return client
 
@@ -163,11 +188,13 @@ class VllmLink:
             raise self._refused(f"HTTP {reply.status_code}: {short(reply.text)}")
         raise requests.HTTPError(f"HTTP {reply.status_code}: {short(reply.text)}", response=reply)
 
-    def _served(self, client: Any) -> dict[str, Any]:
+    def _served(self) -> dict[str, Any]:
         """The server's own configuration."""
-        url = f"{self._config.url}/server_info"
         try:
-            reply = client.session.get(url, params={"config_format": "json"})
+            reply = requests.get(
+                f"{self._url}/server_info", params={"config_format": "json"}, timeout=60
+            )
+            self._check_status(reply)
             served = dict(reply.json()["vllm_config"])
             return {**served, "model_config": dict(served["model_config"])}
         except (ModelError, ValueError, KeyError, TypeError) as error:
@@ -196,7 +223,7 @@ class VllmLink:
 
     def replaced(self) -> bool:
         """Whether another server process answers than the one that this connection was made to."""
-        return self._served(self.client).get("instance_id") != self._instance
+        return self._served().get("instance_id") != self._instance
 
     def send_weights(self, model: nn.Module) -> None:
         """Give the server the policy's weights, and let it forget what it computed with others.
@@ -207,21 +234,26 @@ class VllmLink:
         if self._config.weights == "adapter":
             self._send_adapter(model)
         else:
-            dtype = str(self._dtype).removeprefix("torch.")
-            if self._names is None:
-                self._names = [
-                    (name, dtype, list(weight.shape)) for name, weight in served_weights(model)
+            if self._shapes is None:
+                self._shapes = [
+                    (name, list(weight.shape)) for name, weight in served_weights(model)
                 ]
+            dtype = str(self._dtype).removeprefix("torch.")
             sent = (
                 (name, weight.to(self._dtype).contiguous())
                 for name, weight in served_weights(model)
             )
-            self.client.update_named_params(self._names, sent)
+            self.client.update_named_params(
+                [(name, dtype, shape) for name, shape in self._shapes], sent
+            )
         self.client.reset_prefix_cache()
+        # Image features are kept by picture alone, whatever tower computed them.
+        self.client.session.post(f"{self._url}/reset_encoder_cache")
+        self.current = True
 
     def _send_adapter(self, model: Any) -> None:
         model.save_pretrained(self._adapter_dir)
-        session, url = self.client.session, f"{self._config.url}/v1"
+        session, url = self.client.session, f"{self._url}/v1"
         # A name that is taken is refused, and a server that was away has forgotten it.
         known = session.get(f"{url}/models").json()["data"]
         if any(entry["id"] == ADAPTER for entry in known):
@@ -260,6 +292,8 @@ class _Limited(HTTPAdapter):
         self._seconds = seconds
         again = Retry(
             total=retries,
+            # A connection that breaks, or a time that is over, is the caller's to judge.
+            read=False,
             status_forcelist=(500, 502, 503, 504),
             allowed_methods=None,
             backoff_factor=0.5,

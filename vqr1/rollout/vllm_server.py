@@ -41,6 +41,9 @@ from vqr1.rollout.vllm_link import ServerAwayError, VllmLink, at_start, reason_o
 
 logger = logging.getLogger(__name__)
 
+RECONNECTIONS = 3
+"""Times that a lost server may come back within one request for a batch's responses."""
+
 NEVER = -100.0
 """Added to the logit of a token that a response must not hold."""
 
@@ -132,8 +135,13 @@ class VllmServerEngine:
             return self._ask(pictures[b], prompts.input_ids[b].tolist(), group_size, sampling, body)
 
         def ask_all() -> list[tuple[list[list[int]], list[list[float]]]]:
+            if self._alone and not self._link.current:
+                self._link.send_weights(self._model)
             with ThreadPoolExecutor(min(len(pictures), self._config.concurrency)) as pool:
-                return list(pool.map(ask, range(len(pictures))))
+                answers = list(pool.map(ask, range(len(pictures))))
+            if self._link.replaced():
+                raise requests.ConnectionError("it has been started anew")
+            return answers
 
         answers = self._persist(ask_all, may_reopen=self._alone)
         return self._rollout(answers, sampling, prompts.pixel_values.device)
@@ -175,6 +183,7 @@ class VllmServerEngine:
                 generation_kwargs=fields,
                 chat_template_kwargs={"add_vision_id": True},
             )
+            served: list[int] = reply["prompt_ids"][0]
             tokens: list[list[int]] = reply["completion_ids"]
             logprobs = [
                 [values[ids.index(token)] for token, ids, values in zip(*row, strict=True)]
@@ -185,7 +194,7 @@ class VllmServerEngine:
                 f"rollout.server.url={self._config.url}: the server's answer is not that of vLLM "
                 f"({type(error).__name__}: {error}); versions 0.22 to 0.31 are known"
             ) from error
-        self._check_prompt(reply["prompt_ids"][0], prompt)
+        self._check_prompt(served, prompt)
         if len(tokens) != group_size or any(None in row for row in logprobs):
             raise ModelError(
                 f"rollout.server.url={self._config.url}: {len(tokens)} responses instead of "
@@ -243,9 +252,12 @@ class VllmServerEngine:
         Raises:
             RolloutLostError: the server stays away, or fails again and again.
         """
-        for left in range(self._config.retries if may_reopen else 0, -1, -1):
+        for left in range(RECONNECTIONS if may_reopen else 0, -1, -1):
             try:
                 return call()
+            except requests.ReadTimeout as error:
+                reason = reason_of(error)
+                break
             except requests.RequestException as error:
                 reason = reason_of(error)
                 if not left:
@@ -253,7 +265,6 @@ class VllmServerEngine:
             logger.warning("%s: lost the rollout server (%s)", self._config.url, reason)
             try:
                 self._link.open()
-                self._link.send_weights(self._model)
             except (ServerAwayError, requests.RequestException) as error:
                 reason = reason_of(error)
                 break

@@ -30,8 +30,9 @@ HARMLESS = (
     "hardware.reference", "rollout.server",
 )  # fmt: skip
 """Keys and groups that change no number that a run computes."""
-NOT_HARMLESS = ("callbacks.checkpoint.monitor",)
-"""Keys in them that do: another metric chooses another best checkpoint."""
+NOT_HARMLESS = ("callbacks.checkpoint.monitor", "rollout.server.weights")
+"""Keys in them that do: another metric chooses another best checkpoint, and adapters beside the
+weights give other roundings than adapters added to them."""
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,9 @@ class RunCheckpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a saved state; it is put in place when the fit starts."""
         self._batches = state_dict["batches"]
-        others = state_dict.get("random_of_others", [])
-        self._random = [state_dict["random"], *others][own_rank()]
+        saved = [state_dict["random"], *state_dict.get("random_of_others", [])]
+        # A forced resume may have more processes than were saved.
+        self._random = saved[own_rank()] if own_rank() < len(saved) else random_state()
         self._validation_pending = state_dict["validation_pending"]
         self.best_step = state_dict["best_step"]
         self.best_score = state_dict["best_score"]

@@ -17,6 +17,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from vqr1.training.ranks import own_rank
+
 
 class PolicyAverage(L.Callback):
     """Keeps the average of a policy whose weights every process holds whole.
@@ -47,7 +49,8 @@ class PolicyAverage(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the average with the policy."""
-        checkpoint["average"] = {name: value.cpu() for name, value in self._average.items()}
+        kept = self._average if own_rank() == 0 else {}  # the first process writes
+        checkpoint["average"] = {name: value.cpu() for name, value in kept.items()}
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

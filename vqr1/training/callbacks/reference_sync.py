@@ -13,6 +13,7 @@ import torch
 
 from vqr1.policy.reference import FrozenCopy
 from vqr1.training.grpo import GrpoModule
+from vqr1.training.ranks import own_rank
 
 
 class ReferenceSync(L.Callback):
@@ -51,7 +52,7 @@ class ReferenceSync(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the reference with the policy."""
-        checkpoint["reference"] = _copy_of(pl_module).state()
+        checkpoint["reference"] = _copy_of(pl_module).state() if own_rank() == 0 else {}
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
