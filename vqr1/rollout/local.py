@@ -25,7 +25,7 @@ from vqr1.rollout.assembly import rollout_of
 from vqr1.rollout.decode import Decoder
 from vqr1.rollout.sampling import draw, uniform_noise
 from vqr1.rollout.static_decode import StaticDecoder
-from vqr1.rollout.stopping import StopRule, banned_tokens
+from vqr1.rollout.stopping import StopRule, banned_tokens, padding_token
 
 
 class LocalEngine:
@@ -133,7 +133,7 @@ class LocalEngine:
             noise = torch.zeros(shape, dtype=torch.float64)
         self._banned = self._banned.to(device)
         run = Responses(
-            torch.full(shape, self._padding(), dtype=torch.long, device=device),
+            torch.full(shape, padding_token(self.tokenizer), dtype=torch.long, device=device),
             torch.zeros(shape, dtype=torch.float32, device=device),
             torch.zeros(shape[:2], dtype=torch.long),
             torch.zeros(shape[:2], dtype=torch.bool),
@@ -148,10 +148,6 @@ class LocalEngine:
         if self._cache is None or vision_trains(self.model):
             return encode_images(self.model, prompts)
         return self._cache.encode(self.model, prompts)
-
-    def _padding(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     def _decode(
         self, state: PromptState, run: Responses, noise: Tensor, sampling: SamplingConfig

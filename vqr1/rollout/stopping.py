@@ -25,6 +25,12 @@ def end_tokens(tokenizer: Any) -> frozenset[int]:
     return frozenset(found or {tokenizer.eos_token_id})
 
 
+def padding_token(tokenizer: Any) -> int:
+    """What stands behind a response's end in a batch: no token of it."""
+    pad = tokenizer.pad_token_id
+    return int(tokenizer.eos_token_id if pad is None else pad)
+
+
 def banned_tokens(tokenizer: Any, vocabulary: int) -> list[int]:
     """Tokens of the model's vocabulary that a response must not hold.
 

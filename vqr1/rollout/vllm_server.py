@@ -36,7 +36,7 @@ from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.assembly import padded, response_end, rollout_of
 from vqr1.rollout.sampling import picture_seed
-from vqr1.rollout.stopping import ANSWER_END, banned_tokens, end_tokens
+from vqr1.rollout.stopping import ANSWER_END, banned_tokens, end_tokens, padding_token
 from vqr1.rollout.vllm_link import ServerAwayError, VllmLink, at_start, reason_of
 
 logger = logging.getLogger(__name__)
@@ -228,9 +228,11 @@ class VllmServerEngine:
              for (rows, _), cut in zip(answers, ends, strict=True)],
             [[row[:n] for row, (n, _) in zip(values, cut, strict=True)]
              for (_, values), cut in zip(answers, ends, strict=True)],
-            self._padding(),
+            padding_token(self._tokenizer),
         )  # fmt: skip
-        strangers = self._banned.intersection(tokens.unique().tolist()) - {self._padding()}
+        strangers = self._banned.intersection(tokens.unique().tolist()) - {
+            padding_token(self._tokenizer)
+        }
         if strangers:
             raise ModelError(
                 f"rollout.server.url={self._config.url}: a response holds the control token "
@@ -241,10 +243,6 @@ class VllmServerEngine:
         return rollout_of(
             tokens.to(device), lengths, logprobs.to(device), finished, self._tokenizer
         )
-
-    def _padding(self) -> int:
-        pad = self._tokenizer.pad_token_id
-        return int(self._tokenizer.eos_token_id if pad is None else pad)
 
     def _persist(self, call: Callable[[], _T], may_reopen: bool) -> _T:
         """The call's result, after waiting for a lost server where that may be.
