@@ -191,6 +191,21 @@ SCORE = (
     case("score", "photos --mode compare prompt=describe", "it asks for no score, so there is"),
     case("score", "photos --mode compare results=a.csv", "results=a.csv: its images are comp"),
     case("score", "--mode compare results=none.csv", "none.csv: cannot be read (No such"),
+    case(
+        "score",
+        "--mode compare results=a.csv output=a.csv",
+        "output=a.csv: another key names",
+    ),
+    case(
+        "score",
+        "photos prompt.score_range=[0,10]",
+        "mode=expected, prompt.score_range=[0.0, 10.0]",
+    ),
+    case(
+        "eval",
+        "mode=expected prompt.score_range=[0,10]",
+        "use mode=greedy or mode=sampled",
+    ),
     case("score", "photos backend=vllm", "backend=vllm: vLLM cannot be imported"),
     case("score", "photos backend=openai backend.url=ftp://a", "backend.url='ftp://a': "),
     case("score", "photos backend=openai backend.retries=-1", "backend.retries=-1: "),

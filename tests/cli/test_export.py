@@ -28,6 +28,8 @@ from vqr1.config import ModelConfig, validate
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.training.checkpoint_files import step_name
+from vqr1.training.checkpoint_files import write_checkpoint as write_training_checkpoint
 
 OTHERS = {
     "4.49": ("transformers==4.49.0", "tokenizers==0.21.4", "huggingface_hub==0.36.0"),
@@ -62,7 +64,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, Path]:
             if "lora_B" in name:
                 weight.copy_(0.05 * torch.randn(weight.shape, generator=generator))
     state = {f"model.{name}": value for name, value in policy.model.state_dict().items()}
-    torch.save({"state_dict": state, "global_step": 7}, run_dir / "checkpoints" / "best.ckpt")
+    write_training_checkpoint(
+        {"state_dict": state, "global_step": 7}, run_dir / "checkpoints" / step_name("best", 7)
+    )
     return policy, run_dir
 
 
@@ -272,7 +276,7 @@ def test_push_uploads_the_folder(
         (["run={run_dir}", "push=nobody"], "error: push='nobody': "),
         (["run=stopped"], "exported nothing at its end; export one of its checkpoints with "
          "checkpoint=best"),
-        (["run=stopped", "checkpoint=best"], "best.ckpt: not a checkpoint of the model in "),
+        (["run=stopped", "checkpoint=best"], "best_00000003.ckpt: not a checkpoint of the "),
         (["run=bare"], "config.yaml: the key 'model' is missing; it is not the configuration"),
     ],
 )  # fmt: skip
@@ -283,7 +287,8 @@ def test_mistakes(run: Command, trained: Any, arguments: list[str], words: str) 
     Path("stopped/config.yaml").write_bytes((run_dir / "config.yaml").read_bytes())
     (Path("bare") / "export").mkdir(parents=True)
     Path("bare/config.yaml").write_text("seed: 1\n")
-    Path("stopped/checkpoints/best.ckpt").write_bytes(b"not a checkpoint")
+    Path("stopped/checkpoints/best_00000003.ckpt").write_bytes(b"not a checkpoint")
+    Path("stopped/checkpoints/judged_00000003.ckpt").write_bytes(b"answers")
     given = (argument.format(run_dir=run_dir) for argument in arguments)
     outcome = run(main, *given, "output=made/out")
     assert outcome.code == 2

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from tests.cli.conftest import Command, write_kadid
+from vqr1.cli.export import main as export_run
 from vqr1.cli.train import main
 from vqr1.policy.tiny import tiny_policy_folder
 
@@ -89,6 +90,13 @@ def test_run_leaves_everything_it_promises(run: Command, kadid_root: Path, tmp_p
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, best["state_dict"][f"model.{name}"])
     assert (tmp_path / "run/checkpoints/step_00000004.ckpt").is_file()
+
+    # Its checkpoints can be exported by themselves, as those of a run that was stopped.
+    last = torch.load(tmp_path / "run/checkpoints/step_00000004.ckpt", weights_only=True)
+    again = run(export_run, "run=run", "checkpoint=last", "output=out")
+    assert again.code == 0, again.err
+    weights = load_file(tmp_path / "out/model.safetensors")["lm_head.weight"]
+    torch.testing.assert_close(weights, last["state_dict"]["model.lm_head.weight"])
 
 
 @pytest.mark.slow

@@ -53,6 +53,14 @@ def test_two_good_runs_share_a_letter_and_a_bad_one_does_not() -> None:
     assert comparison_values([found])["demo"]["runs"]["bad"]["group"] == "b"  # type: ignore[index]
 
 
+def test_of_runs_that_could_not_be_tested_nothing_is_said() -> None:
+    runs = judged({"good": 0.5, "bad": 3.0})
+    constant = np.full_like(runs[0].predictions.mos, 3.0)
+    runs.append(JudgedRun("constant", predictions(constant, runs[0].predictions.mos)))
+    found = compare_runs(runs, FAST)[0]
+    assert found.letters == ("", "", "")
+
+
 def test_images_without_a_score_are_left_out_of_all_runs() -> None:
     runs = judged({"a": 0.5, "b": 0.6}, n=40)
     broken = runs[1].predictions.scores.copy()

@@ -143,6 +143,8 @@ def _settings(config: EvalConfig, images: Images) -> dict[str, Any]:
         "model.min_pixels": model.min_pixels,
         "model.max_pixels": model.max_pixels,
         "prompt.text": config.prompt.text,
+        "prompt.answer_format": config.prompt.answer_format,
+        "prompt.score_range": list(config.prompt.score_range),
         "mode.name": mode.name,
         "mode.samples": mode.samples,
         **{f"mode.sampling.{key}": value for key, value in asdict(mode.sampling).items()},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle  # nosec B403: its error's name; weights are loaded with weights_only
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +16,9 @@ from vqr1.policy.export import write_checkpoint, written_aside
 
 EXPORT_FOLDER = "export"
 """Where a training exports to, in its run directory."""
+
+KINDS = {"best": "best", "last": "step"}
+"""What `checkpoint=` calls a kind of checkpoint, and what its files are called."""
 
 STATE_PREFIX = "model."
 """In front of the policy's weights in a training's checkpoints."""
@@ -69,7 +71,7 @@ def _run_directory(run: str, config: ExportConfig) -> Path:
 def _copy_export(run_dir: Path, folder: Path) -> None:
     source = run_dir / EXPORT_FOLDER
     if not source.is_dir():
-        kept = sorted(file.stem for file in (run_dir / "checkpoints").glob("*.ckpt"))
+        kept = [name for name in KINDS if _newest(run_dir, name) is not None]
         fix = (
             f"export one of its checkpoints with checkpoint={'|'.join(kept)}"
             if kept
@@ -79,27 +81,36 @@ def _copy_export(run_dir: Path, folder: Path) -> None:
     shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
+def _newest(run_dir: Path, name: str) -> Path | None:
+    """The newest checkpoint of a kind, None without one."""
+    from vqr1.training.checkpoint_files import checkpoints
+
+    found = checkpoints(run_dir / "checkpoints", KINDS[name])
+    return found[-1] if found else None
+
+
 def _from_checkpoint(run_dir: Path, name: str, folder: Path) -> None:
     """Load the base model, put the checkpoint's weights in, and export."""
-    file = run_dir / "checkpoints" / f"{name}.ckpt"
-    if not file.is_file():
-        raise DataError(f"checkpoint={name}: there is no {file}")
+    file = _newest(run_dir, name)
+    if file is None:
+        raise DataError(
+            f"checkpoint={name}: there is no {KINDS[name]}_<step>.ckpt in {run_dir / 'checkpoints'}"
+        )
     model = validate(ModelConfig, read_run_config(run_dir).get("model", {}))
 
-    import torch
-
     from vqr1.policy.loading import load_policy
+    from vqr1.training.checkpoint_files import CheckpointDamagedError, read_checkpoint
 
     policy = load_policy(model)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        state = read_checkpoint(file)["state_dict"]
         weights = {
             key.removeprefix(STATE_PREFIX): value
             for key, value in state.items()
             if key.startswith(STATE_PREFIX)
         }
         policy.model.load_state_dict(weights)
-    except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+    except (CheckpointDamagedError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{file}: not a checkpoint of the model in {run_dir / 'config.yaml'} "
             f"({str(error).strip().splitlines()[0]})"

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vqr1.config import ScoreConfig, ServerConfig
+from vqr1.config import EvalModeConfig, PromptConfig, ScoreConfig, ServerConfig
 from vqr1.errors import ConfigError
+from vqr1.iqa.answers import ASKED_RANGE
 from vqr1.scoring.files import is_list
 from vqr1.scoring.writers import Format
 
@@ -62,6 +63,7 @@ def deciding_settings(config: ScoreConfig) -> dict[str, Any]:
         "model.max_pixels": model.max_pixels,
         "prompt.text": config.prompt.text,
         "prompt.answer_format": config.prompt.answer_format,
+        "prompt.score_range": list(config.prompt.score_range),
         "mode.name": mode.name,
         "mode.samples": mode.samples,
         "mode.score_rule": mode.score_rule,
@@ -89,9 +91,19 @@ def _inputs(config: ScoreConfig, patterns: Sequence[str]) -> list[str]:
     return problems
 
 
+def range_problems(mode: EvalModeConfig, prompt: PromptConfig) -> list[str]:
+    """Why expected scores do not fit a prompt: they are read off the digits 1 to 5."""
+    if mode.name != "expected" or tuple(prompt.score_range) == ASKED_RANGE:
+        return []
+    return [
+        f"mode=expected, prompt.score_range={list(prompt.score_range)}: the expectation is taken "
+        "over the digits 1 to 5; use mode=greedy or mode=sampled"
+    ]
+
+
 def _answers(config: ScoreConfig) -> list[str]:
     mode = config.mode
-    problems = []
+    problems = range_problems(config.mode, config.prompt)
     if mode.name != "sampled" and mode.samples != 1:
         problems.append(
             f"mode.samples={mode.samples}: mode={mode.name} gives one answer an image; choose "

@@ -19,7 +19,7 @@ from vqr1.config import ScoreConfig
 from vqr1.errors import DataError, ModelError
 from vqr1.scoring.files import find_images
 from vqr1.scoring.result import Result
-from vqr1.scoring.result_file import ResultFile, read_results
+from vqr1.scoring.result_file import ResultFile, read_results, settings_file
 from vqr1.scoring.writers import Format, ResultWriter, write_pairs, write_ranking
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def _score_to_file(config: ScoreConfig, paths: Sequence[Path], form: Format) -> 
 def _compare(config: ScoreConfig, patterns: Sequence[str], form: Format) -> int:
     from vqr1.scoring.compare import compare
 
+    _check_targets(config)
     counts: Counter[str] = Counter()
     if config.results is not None:
         results = _earlier(config.results)
@@ -116,6 +117,27 @@ def _compare(config: ScoreConfig, patterns: Sequence[str], form: Format) -> int:
             write_pairs(stream, comparison)
     sys.stderr.write(f"{len(comparison.ranking)} compared, {len(comparison.left_out)} left out\n")
     return EXIT_UNREADABLE if counts["unreadable"] else 0
+
+
+def _check_targets(config: ScoreConfig) -> None:
+    """Check that no file is written over that holds scores, or by two tables.
+
+    Raises:
+        DataError: it would be.
+    """
+    read = [config.results] if config.results is not None else []
+    for key, target in (("output", config.output), ("pairs", config.pairs)):
+        if target is None:
+            continue
+        path = Path(target).expanduser().resolve()
+        if path in [Path(other).expanduser().resolve() for other in read]:
+            raise DataError(f"{key}={target}: another key names the same file; choose another one")
+        if config.resume and settings_file(path).exists():
+            raise DataError(
+                f"{key}={target}: holds scores, which a comparison would replace; choose another "
+                "file, or resume=false"
+            )
+        read.append(target)
 
 
 def _earlier(results: str) -> list[Result]:

@@ -21,8 +21,8 @@ class ExportConfig:
     run_metric: str = "val/srcc"
     """Metric that `run=best` compares, higher is better."""
     checkpoint: Literal["best", "last"] | None = None
-    """Weights of `checkpoints/best.ckpt` or `last.ckpt` of the run directory, also of a run that
-    was stopped; null: the checkpoint that the run exported at its end."""
+    """Weights of the best validation so far, or of the last saved step, from `checkpoints/` of the
+    run directory, also of a run that was stopped; null: what the run exported at its end."""
     output: str
     """Folder that is made; it must not exist."""
     title: str | None = None

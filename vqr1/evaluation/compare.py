@@ -214,6 +214,8 @@ def _compare_set(
     different = np.zeros((len(runs), len(runs)), dtype=bool)
     for (a, b), p in zip(itertools.combinations(range(len(runs)), 2), adjusted, strict=True):
         different[a, b] = different[b, a] = p < 1 - options.level
+    # Of runs that could not be tested nothing is said, not that they do not differ.
+    tested = np.isfinite(adjusted).all()
     return SetComparison(
         dataset,
         len(base),
@@ -221,7 +223,7 @@ def _compare_set(
         units.name,
         tuple(runs[i].name for i in order),
         tuple(figures[i] for i in order),
-        tuple(difference_letters(different)),
+        tuple(difference_letters(different)) if tested else ("",) * len(runs),
         tuple(
             PairComparison(p.first, p.second, p.gain, p.steiger, p.meng, p.wins, value)
             for p, value in zip(pairs, adjusted, strict=True)

@@ -1,7 +1,8 @@
 """Predictions from and to files: our own, and any table of image, score and opinion score.
 
 What it does: reads CSV or Parquet with one row an answer (columns image and score, and optionally
-mos, dataset, sample, reference, distortion, valid, well_formed, index, text), checks every row, and
+mos, dataset, sample, reference, distortion, well_formed, index, text; a score that is
+empty is an invalid answer), checks every row, and
 writes finished predictions in either format. A file that breaks a rule is refused with the line.
 
 What it leaves out: streaming while scoring (`vqr1.evaluation.prediction_stream`).

@@ -2,7 +2,8 @@
 
 A platform that learns from this reward learns from something else than quality. The opinion scores
 of the batch move on by one place; since batches are drawn at random, that is a random assignment in
-which no image keeps its own score.
+which no image keeps its own score. It is no neutral one: what is left out correlates by -1/(B-1)
+with quality on average, strongly in batches of few images.
 """
 
 from __future__ import annotations
