@@ -304,3 +304,21 @@ def test_mistakes_are_found_before_torch_loads() -> None:
         text=True,
     )
     assert light.stdout.split() == ["False"]
+
+
+def test_a_reader_who_has_seen_enough(tmp_path: Path) -> None:
+    for number in range(40):
+        noise_picture(number).save(tmp_path / f"{number}.png")
+    command = [sys.executable, str(ROOT / "score.py"), ".", "format=csv", "batch_size=1"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("path,")
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 141, said
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said

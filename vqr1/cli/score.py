@@ -22,6 +22,7 @@ from vqr1.config import ScoreConfig, validate
 from vqr1.process_memory import bound_memory
 
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 SERVE = "serve"
 """First argument that starts the service (`./serve` is a file or folder of that name)."""
@@ -92,6 +93,10 @@ def _code_of(task: Callable[[], int]) -> int:
         return task()
     except USER_ERRORS as error:
         return _mistake(user_message(error))
+    except BrokenPipeError:
+        # Whoever reads the rows, such as `head`, has seen enough; Python flushes once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command continues an output of CSV or JSON lines\n")
         return EXIT_INTERRUPTED

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.score_checks import range_problems
-from vqr1.config import ServeConfig, validate
+from vqr1.config import ServeConfig, ServerConfig, validate
 from vqr1.errors import ConfigError
 
 _EXAMPLES = """\
@@ -62,7 +62,9 @@ def serve(arguments: Sequence[str]) -> int:
     app = create_app(
         Scorer(backend, config.prompt, config.mode, seed=config.seed),
         Scorer(backend, config.describe, config.mode, seed=config.seed),
-        ServiceInfo(config.model.name, config.prompt.name, config.describe.name, config.mode.name),
+        ServiceInfo(
+            _model_name(config), config.prompt.name, config.describe.name, config.mode.name
+        ),
         config.limits,
         config.batching,
         config.comparison,
@@ -70,6 +72,13 @@ def serve(arguments: Sequence[str]) -> int:
     )
     run.serve(app, listener, config.limits.timeout_s)
     return 0
+
+
+def _model_name(config: ServeConfig) -> str:
+    """What answers: with a server the group `model` says the size of images only."""
+    if isinstance(config.backend, ServerConfig):
+        return config.backend.model or config.backend.url
+    return config.model.path or config.model.name
 
 
 def check_serving(config: ServeConfig) -> None:

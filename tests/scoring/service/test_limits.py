@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -25,6 +27,7 @@ from vqr1.scoring.backends import Reply, Request
 from vqr1.scoring.backends.local import LocalBackend
 from vqr1.scoring.compare import compare
 from vqr1.scoring.scorer import Scorer
+from vqr1.scoring.service import limits
 
 MakeApp = Callable[..., FastAPI]
 
@@ -318,3 +321,17 @@ def test_mistakes_end_with_code_2(
 
 def test_defaults_listen_to_this_machine_only() -> None:
     assert settings().host == "127.0.0.1"
+
+
+def test_a_refused_body_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DRAIN_SECONDS", 0.05)
+    asked = 0
+
+    async def drips() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    asyncio.run(limits._drain(drips, 10**6))
+    assert 1 <= asked < 10

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vqr1.config import LimitsConfig
 from vqr1.scoring.service.errors import RefusedError
 from vqr1.scoring.service.measures import Measures
+
+DRAIN_SECONDS = 5.0
+"""Longest read of a body that is refused already."""
 
 KEYED_PATHS = frozenset({"/score", "/compare", "/describe", "/metrics"})
 """What asks for the API key where one is set."""
@@ -116,13 +120,15 @@ def _limited(receive: Receive, max_bytes: int) -> Receive:
 
 
 async def _drain(receive: Receive, max_bytes: int) -> None:
-    """Read and forget the rest of a body, `max_bytes` of it at most."""
+    """Read and forget the rest of a body: `max_bytes` of it at most, and `DRAIN_SECONDS` long."""
     total = 0
-    while total <= max_bytes:
-        message = await receive()
-        total += len(message.get("body", b""))
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while total <= max_bytes:
+                message = await receive()
+                total += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
 
 
 def _too_large(max_bytes: int) -> RefusedError:
