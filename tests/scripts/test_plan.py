@@ -98,8 +98,13 @@ def test_what_eight_processes_hold_by_hand() -> None:
     total = 8_292_166_656
     ends = 2 * 152064 * 3584
 
-    def always(name: str) -> dict[str, float]:
-        return held(load_train_config([*options, f"hardware={name}"]), shape).always
+    def always(name: str, *more: str) -> dict[str, float]:
+        found = held(load_train_config([*options, f"hardware={name}", *more]), shape).always
+        # A float32 average of the trained weights, where one is asked for.
+        assert found.pop("average") == (4 * total if more else 0)
+        return found
+
+    assert always("1gpu", "optimizer.ema_decay=0.99")["weights"] == 4 * total
 
     # Float32 weights; two moments of each trained weight.
     assert always("1gpu") == {
