@@ -19,7 +19,7 @@ from rich.console import Console
 
 from vqr1.cli.app import run_command
 from vqr1.cli.folders import make_folders
-from vqr1.cli.score_checks import range_problems
+from vqr1.cli.mode_checks import mode_problems
 from vqr1.config import EvalConfig, ServerConfig, VllmBackendConfig
 from vqr1.errors import ConfigError
 from vqr1.evaluation.figures import FigureOptions, set_figures
@@ -77,15 +77,7 @@ def check_evaluation(config: EvalConfig) -> None:
             f"prompt={config.prompt.name}: it asks for no score; choose prompt=thinking or "
             "prompt=non_thinking"
         )
-    problems += range_problems(config.mode, config.prompt)
-    mode = config.mode
-    if mode.name == "sampled" and mode.samples > 1 and mode.sampling.temperature == 0:
-        problems.append(
-            f"mode.samples={mode.samples}: greedy answers (mode.sampling.temperature=0) are all "
-            "alike; raise the temperature, or choose mode=greedy"
-        )
-    if mode.name != "sampled" and mode.samples != 1:
-        problems.append(f"mode.samples={mode.samples}: mode={mode.name} gives one answer an image")
+    problems += mode_problems(config.mode, config.prompt)
     if scores and isinstance(config.backend, VllmBackendConfig):
         problems.append(
             "backend=vllm: an evaluation takes local or openai; start `vllm serve` and give "

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vqr1.config import EvalModeConfig, PromptConfig, ScoreConfig, ServerConfig
+from vqr1.cli.mode_checks import mode_problems
+from vqr1.config import ScoreConfig, ServerConfig
 from vqr1.errors import ConfigError
-from vqr1.iqa.answers import ASKED_RANGE
 from vqr1.scoring.files import is_list
 from vqr1.scoring.writers import Format
 
@@ -28,7 +28,7 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
     """
     problems = [
         *_inputs(config, patterns),
-        *_answers(config),
+        *mode_problems(config.mode, config.prompt),
         *(_comparing(config) if config.task == "compare" else _scoring(config)),
         *_places(config),
     ]
@@ -88,32 +88,6 @@ def _inputs(config: ScoreConfig, patterns: Sequence[str]) -> list[str]:
         )
     if config.column is not None and not any(is_list(pattern) for pattern in patterns):
         problems.append(f"column={config.column}: none of the paths is a list ending in .csv")
-    return problems
-
-
-def range_problems(mode: EvalModeConfig, prompt: PromptConfig) -> list[str]:
-    """Why expected scores do not fit a prompt: they are read off the digits 1 to 5."""
-    if mode.name != "expected" or tuple(prompt.score_range) == ASKED_RANGE:
-        return []
-    return [
-        f"mode=expected, prompt.score_range={list(prompt.score_range)}: the expectation is taken "
-        "over the digits 1 to 5; use mode=greedy or mode=sampled"
-    ]
-
-
-def _answers(config: ScoreConfig) -> list[str]:
-    mode = config.mode
-    problems = range_problems(config.mode, config.prompt)
-    if mode.name != "sampled" and mode.samples != 1:
-        problems.append(
-            f"mode.samples={mode.samples}: mode={mode.name} gives one answer an image; choose "
-            "mode=sampled"
-        )
-    if mode.name == "sampled" and mode.samples > 1 and mode.sampling.temperature == 0:
-        problems.append(
-            f"mode.samples={mode.samples}: greedy answers (mode.sampling.temperature=0) are all "
-            "alike; raise the temperature, or choose mode=greedy"
-        )
     return problems
 
 

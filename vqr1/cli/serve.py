@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.score_checks import range_problems
+from vqr1.cli.mode_checks import mode_problems
 from vqr1.config import ServeConfig, ServerConfig, validate
 from vqr1.errors import ConfigError
 
@@ -87,7 +87,7 @@ def check_serving(config: ServeConfig) -> None:
     Raises:
         ConfigError: every problem.
     """
-    problems = range_problems(config.mode, config.prompt)
+    problems = mode_problems(config.mode, config.prompt)
     if config.prompt.answer_format == "free":
         problems.append(
             f"prompt={config.prompt.name}: it asks for no score; descriptions are at /describe, "

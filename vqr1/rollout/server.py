@@ -40,6 +40,7 @@ from torch import Tensor
 from vqr1.config import SamplingConfig, ServerConfig
 from vqr1.errors import ModelError
 from vqr1.policy.top_logprobs import ReportedToken
+from vqr1.rollout.messages import shortened
 from vqr1.rollout.sampling import picture_seed
 
 VISION_ID = "Picture 1: "
@@ -225,7 +226,7 @@ class ChatServer:
     def _garbage(self, raw: str, wanted: str) -> ModelError:
         return ModelError(
             f"backend.url={self._config.url}: the server's answer is no {wanted} "
-            f"({_shortened(raw, 80)!r}); correct the address (it normally ends with /v1)"
+            f"({shortened(raw, 80)!r}); correct the address (it normally ends with /v1)"
         )
 
     def _unusable(self, error: openai.OpenAIError) -> ModelError:
@@ -337,13 +338,8 @@ def _detail(error: openai.APIStatusError) -> str:
         said = body.get("message") or body.get("detail") or body.get("error") or body
     else:
         said = body or error.message
-    return _shortened(said if isinstance(said, str) else json.dumps(said, default=str))
+    return shortened(said if isinstance(said, str) else json.dumps(said, default=str))
 
 
 def _reason(error: BaseException) -> str:
-    return _shortened(str(error.__cause__ or error))
-
-
-def _shortened(text: str, most: int = 160) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[:most]}..."
+    return shortened(str(error.__cause__ or error))

@@ -27,6 +27,7 @@ from urllib3.util.retry import Retry
 from vqr1.config import RolloutServerConfig, SamplingConfig
 from vqr1.errors import ModelError
 from vqr1.policy.served_weights import served_weights
+from vqr1.rollout.messages import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -185,8 +186,10 @@ class VllmLink:
         if reply.ok:
             return
         if reply.status_code < 500:
-            raise self._refused(f"HTTP {reply.status_code}: {short(reply.text)}")
-        raise requests.HTTPError(f"HTTP {reply.status_code}: {short(reply.text)}", response=reply)
+            raise self._refused(f"HTTP {reply.status_code}: {shortened(reply.text)}")
+        raise requests.HTTPError(
+            f"HTTP {reply.status_code}: {shortened(reply.text)}", response=reply
+        )
 
     def _served(self) -> dict[str, Any]:
         """The server's own configuration."""
@@ -308,15 +311,9 @@ class _Limited(HTTPAdapter):
         return super().send(request, **options)
 
 
-def short(text: str, most: int = 200) -> str:
-    """One line of a server's message."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[:most]}..."
-
-
 def reason_of(error: BaseException) -> str:
     """Why the server is away, without the libraries' nesting."""
     plain = (requests.HTTPError, ServerAwayError)
     while error.__context__ is not None and not isinstance(error, plain):
         error = error.__context__
-    return short(str(error) or type(error).__name__)
+    return shortened(str(error) or type(error).__name__)

@@ -335,3 +335,9 @@ def test_a_refused_body_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) ->
 
     asyncio.run(limits._drain(drips, 10**6))
     assert 1 <= asked < 10
+
+
+def test_a_mode_that_cannot_give_so_many_answers(run: Command) -> None:  # noqa: F811
+    outcome = run(main, "serve", "mode=greedy", "mode.samples=6")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: mode.samples=6: mode=greedy gives one answer an image")
