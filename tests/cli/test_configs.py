@@ -10,9 +10,9 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, open_dict
 
 from vqr1.cli import mixtures
-from vqr1.cli.build import build_rewards
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import compose_config, plain_values
+from vqr1.cli.rewards import build_rewards
 from vqr1.config import MixtureConfig, TrainConfig, config_dir, validate
 
 GROUPS = (

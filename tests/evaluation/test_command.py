@@ -202,7 +202,7 @@ def test_a_run_that_breaks_off_is_closed(
     def broken(*arguments: object) -> None:
         raise errors.pop()
 
-    monkeypatch.setattr("vqr1.cli.evaluate.open_run_log", opened)
+    monkeypatch.setattr("vqr1.cli.evaluate_run.open_run_log", opened)
     monkeypatch.setattr("vqr1.evaluation.outcome.write_outcome", broken)
     errors: list[BaseException] = [KeyboardInterrupt(), OSError("disk full")]
     arguments = (

@@ -17,9 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlflow  # noqa: F401  # imported here so that every run forked from this process has it
+# Imported here so that every run forked from this process has them.
+import mlflow  # noqa: F401
 import torch
 
+import vqr1.cli.train_run  # noqa: F401
 from vqr1.cli.train import main
 
 PHASES = {

@@ -1,25 +1,18 @@
-"""From typed configuration to objects: rewards, engine, data, trainer."""
+"""From typed configuration to objects: engine, vision cache, trainer; rewards: `rewards.py`."""
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import get_class
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
-from vqr1.config import HardwareConfig, RewardConfig, TrainConfig
-from vqr1.errors import ConfigError
+from vqr1.config import HardwareConfig, TrainConfig
 from vqr1.policy.loading import Policy
 from vqr1.policy.vision import VisionCache
-from vqr1.rewards import Reward, WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.vllm_link import VllmLink, at_start
@@ -28,51 +21,6 @@ from vqr1.training.agreement import from_first
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
 from vqr1.training.ranks import own_rank, world_size
 from vqr1.training.strategy import ReplicatedStrategy, ShardedStrategy, ZeroStrategy
-
-
-def build_rewards(config: RewardConfig) -> WeightedRewards:
-    """Instantiate every reward term.
-
-    Raises:
-        ConfigError: all terms that lack a target, whose weight (1 if not given) is no number, that
-            name a class that does not exist, or give it an argument that it does not take.
-    """
-    problems: list[str] = []
-    terms: dict[str, tuple[float, Reward]] = {}
-    for name, values in config.terms.items():
-        key = f"reward.terms.{name}"
-        weight = values.get("weight", 1.0)
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight):
-            problems.append(f"{key}.weight={weight!r}: must be a finite number")
-            continue
-        reward = _instantiate(key, values, problems)
-        if reward is not None:
-            terms[name] = (float(weight), reward)
-    if not config.terms:
-        problems.append("reward.terms: empty; name at least one reward")
-    if problems:
-        raise ConfigError(problems)
-    return WeightedRewards(terms)
-
-
-def _instantiate(key: str, values: Mapping[str, Any], problems: list[str]) -> Reward | None:
-    target = values.get("_target_")
-    if not isinstance(target, str):
-        problems.append(f"{key}._target_: missing; name a class, such as vqr1.rewards.MseReward")
-        return None
-    try:
-        reward_class = get_class(target)
-    except (ImportError, ValueError) as error:
-        problems.append(f"{key}._target_={target}: no such class ({' '.join(str(error).split())})")
-        return None
-    arguments = {name: v for name, v in values.items() if name not in ("_target_", "weight")}
-    try:
-        inspect.signature(reward_class).bind(**arguments)
-        return reward_class(**arguments)
-    except (TypeError, ValueError) as error:
-        problems.append(f"{key}: {target}: {error}")
-        return None
 
 
 def build_engine(

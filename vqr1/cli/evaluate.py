@@ -1,36 +1,17 @@
-"""`python eval.py`: judge a model, a table of predictions, or compare finished evaluations."""
+"""`python eval.py`: judge a model, a table of predictions, or compare finished evaluations.
+
+The work itself is in `evaluate_run.py`, which takes seconds to import; a mistake on the command
+line is reported before.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
-from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from omegaconf import DictConfig
 
 from vqr1.cli.app import run_command
-from vqr1.cli.folders import make_folders
 from vqr1.cli.mode_checks import mode_problems
 from vqr1.config import EvalConfig, ServerConfig, VllmBackendConfig
 from vqr1.errors import ConfigError
-from vqr1.evaluation.figures import FigureOptions, set_figures
-from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.report import Evaluation, main_table, published_tables
-from vqr1.evaluation.report_values import summary_values, with_skipped
-from vqr1.evaluation.tables import to_rich
-from vqr1.tracking import RunLog, open_run_log
-
-if TYPE_CHECKING:
-    from vqr1.cli.evaluate_model import ScoredModel
 
 
 def main() -> None:
@@ -48,18 +29,9 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
         help, and for comparisons.
     """
     check_evaluation(config)
-    make_folders(run_dir=config.run_dir, loader__cache_dir=config.loader.cache_dir)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    if config.predictions is None and config.compare is None:
-        return _judge_model(config, composed)
-    if int(os.environ.get("RANK", "0")):
-        # A launcher's other processes have no part in what needs no model.
-        return None
-    if config.predictions is not None:
-        return _judge_file(config, composed)
-    _compare(config, composed)
-    return None
+    from vqr1.cli.evaluate_run import run_evaluation
+
+    return run_evaluation(config, composed)
 
 
 def check_evaluation(config: EvalConfig) -> None:
@@ -97,173 +69,3 @@ def check_evaluation(config: EvalConfig) -> None:
         problems.append(f"figures.curves={config.figures.curves}: name each curve once")
     if problems:
         raise ConfigError(problems)
-
-
-def figure_options(config: EvalConfig) -> FigureOptions:
-    """How figures are computed."""
-    figures = config.figures
-    return FigureOptions(
-        tuple(figures.curves),
-        config.mode.score_rule,
-        figures.resample,
-        figures.bootstrap_draws,
-        figures.level,
-        figures.seed,
-    )
-
-
-def mode_words(config: EvalConfig) -> str:
-    """The mode in words, for captions."""
-    mode, sampling = config.mode, config.mode.sampling
-    if mode.name == "greedy":
-        how = "greedy answer"
-    elif mode.name == "expected":
-        how = "expected score"
-    else:
-        how = (
-            f"mean of {mode.samples} sampled answers (temperature {sampling.temperature:g}, "
-            f"top-k {sampling.top_k}, top-p {sampling.top_p:g}, seed {config.seed})"
-        )
-    return f"{config.prompt.name.replace('_', '-')} prompt, {how}, {config.part} images"
-
-
-def _judge_model(config: EvalConfig, composed: DictConfig) -> float | None:
-    # Loading torch models is the slow part of starting; files need none of it.
-    from vqr1.cli.evaluate_model import score_model
-
-    console = _console()
-    started = time.monotonic()
-    scored = score_model(config, console)
-    if scored is None:
-        return None
-    config = replace(config, run_dir=str(scored.run_dir))
-    if scored.source.prompt not in (None, config.prompt.name):
-        console.print(
-            f"note: the run was trained with prompt={scored.source.prompt}, it is judged with "
-            f"prompt={config.prompt.name}"
-        )
-    caption = _caption(config, f"{scored.source.name}, {mode_words(config)}")
-    return _report(config, composed, scored.predictions, caption, started, scored)
-
-
-def _judge_file(config: EvalConfig, composed: DictConfig) -> float:
-    from vqr1.evaluation.labels import label_tables
-    from vqr1.evaluation.prediction_file import read_predictions
-
-    started = time.monotonic()
-    assert config.predictions is not None
-    path = Path(config.predictions).expanduser()
-    labels = label_tables(config.dataset, config.part) if config.labels == "dataset" else None
-    predictions = read_predictions(path, config.columns, labels)
-    words = f"predictions from {path.name}, {predictions.samples} score(s) an image"
-    if labels is not None:
-        words += f", {config.part} images"
-    caption = _caption(config, words)
-    return _report(config, composed, predictions, caption, started, None)
-
-
-def _caption(config: EvalConfig, words: str) -> str:
-    return f"{config.suite}: {words}" if config.suite else words
-
-
-def _report(
-    config: EvalConfig,
-    composed: DictConfig,
-    predictions: Predictions,
-    caption: str,
-    started: float,
-    scored: ScoredModel | None,
-) -> float:
-    """Compute, write and print everything; returns the SRCC."""
-    from vqr1.evaluation.outcome import write_outcome
-    from vqr1.evaluation.work import finished_file
-
-    options = figure_options(config)
-    console = _console()
-    skipped = {} if scored is None else scored.skipped
-    sets = tuple(
-        with_skipped(set_figures(part, options), skipped.get(name, 0))
-        for name, part in predictions.by_dataset().items()
-    )
-    evaluation = Evaluation(caption, sets, options)
-    console.print(to_rich(main_table(evaluation, detailed=False)))
-    if config.report.published:
-        for table in published_tables(evaluation):
-            console.print(to_rich(table))
-    means = evaluation.means
-    headline = means.plain["srcc"] if means is not None else sets[0].srcc
-    with _open_log(config, composed, "+".join(figures.dataset for figures in sets)) as run_log:
-        load_image = None if scored is None else scored.load_image
-        write_outcome(evaluation, predictions, config.report, run_log, load_image)
-        if skipped:
-            run_log.metrics({f"data/skipped/{name}": float(n) for name, n in skipped.items()})
-        finished = finished_file(run_log.run_dir)
-        if finished is not None:
-            run_log.keep(finished.name)
-        values = {
-            **summary_values(evaluation, headline, skipped),
-            "predictions": config.predictions or (finished and str(finished)),
-        }
-        _end(run_log, values, started, console)
-    return headline.value
-
-
-def _compare(config: EvalConfig, composed: DictConfig) -> None:
-    from vqr1.evaluation.compare import (
-        compare_runs,
-        comparison_tables,
-        comparison_values,
-        read_runs,
-    )
-    from vqr1.evaluation.outcome import write_tables, write_values
-    from vqr1.evaluation.plots import forest_plot
-
-    started = time.monotonic()
-    assert config.compare is not None
-    options = figure_options(config)
-    console = _console()
-    runs = read_runs(config.compare)
-    found = compare_runs(runs, options)
-    tables = comparison_tables(found, options, runs)
-    for table in tables:
-        console.print(to_rich(table))
-    values = comparison_values(found)
-    with _open_log(config, composed, "comparison") as run_log:
-        write_tables(tables, "Comparison", run_log)
-        write_values(values, run_log)
-        for comparison in found:
-            if config.report.plots:
-                rows = list(zip(comparison.names, comparison.figures, strict=True))
-                run_log.figure(
-                    f"plots/comparison_{comparison.dataset}",
-                    forest_plot(rows, "SRCC", f"{comparison.dataset}, {comparison.images} images"),
-                )
-        _end(run_log, {"compared": config.compare, "sets": values}, started, console)
-
-
-@contextmanager
-def _open_log(config: EvalConfig, composed: DictConfig, sets: str) -> Iterator[RunLog]:
-    """The run's log, its configuration kept; closed with a true status however the block ends."""
-    tags = {"vqr1.kind": "evaluation"}
-    with open_run_log(config.logger, Path(config.run_dir), f"eval/{sets}", tags) as run_log:
-        values: Any = OmegaConf.to_container(composed, resolve=True)
-        flat = {str(key): value[0] for key, value in pd.json_normalize(values).items()}
-        run_log.config(OmegaConf.to_yaml(composed, resolve=True), flat)
-        yield run_log
-
-
-def _end(run_log: RunLog, values: dict[str, Any], started: float, console: Console) -> None:
-    """Write `summary.json` and say where everything is."""
-    seconds = round(time.monotonic() - started, 1)
-    run_log.summary({**values, "seconds": seconds, "mlflow_run_id": run_log.mlflow_run_id})
-    if run_log.mlflow_run_id is not None:
-        console.print(f"MLflow run {run_log.mlflow_run_id} in {run_log.tracking_uri}")
-    console.print(f"took {seconds:.0f} s; report: {run_log.run_dir / 'report.md'}")
-    console.print(str(run_log.run_dir), highlight=False)
-
-
-def _console() -> Console:
-    """The terminal; wide enough for the tables where the output goes into a file."""
-    # Paths, names and answers are printed as they are: [x] is no markup, :x: is no emoji.
-    width = None if sys.stdout.isatty() else 130
-    return Console(soft_wrap=True, width=width, markup=False, emoji=False)

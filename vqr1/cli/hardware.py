@@ -9,7 +9,6 @@ import importlib.util
 from dataclasses import dataclass
 
 import torch
-from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from vqr1.config import HardwareConfig
 
@@ -38,11 +37,16 @@ class Machine:
 
 def this_machine() -> Machine:
     """Look."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    deepspeed = importlib.util.find_spec("deepspeed") is not None
+    if not torch.cuda.is_available():
+        return Machine(deepspeed=deepspeed)
+    # transformers takes a second to import, and without a GPU neither kernel can be used.
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
     return Machine(
-        gpus=gpus,
-        bfloat16=gpus > 0 and torch.cuda.is_bf16_supported(including_emulation=False),
-        deepspeed=importlib.util.find_spec("deepspeed") is not None,
+        gpus=torch.cuda.device_count(),
+        bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
+        deepspeed=deepspeed,
         flash_attention_2=is_flash_attn_2_available(),
         flash_attention_3=is_flash_attn_3_available(),
     )

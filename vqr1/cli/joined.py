@@ -1,4 +1,4 @@
-"""A training process among others: its command line, its configuration, its run.
+"""A training process among others: its configuration, its run.
 
 What it leaves out: starting them (`launch.py`) and how they talk (`vqr1.training.processes`).
 """
@@ -17,35 +17,18 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from vqr1.cli.build import build_rewards
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import plain_values
 from vqr1.cli.hardware import share_of_step
-from vqr1.cli.resume import Run, claimed_run, with_saved_overrides
+from vqr1.cli.resume import Run, claimed_run
+from vqr1.cli.rewards import build_rewards
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError
 from vqr1.training.agreement import from_first, together
-from vqr1.training.processes import Place, join
+from vqr1.training.place import Place
+from vqr1.training.processes import join
 from vqr1.training.ranks import own_rank
 from vqr1.training.run_record import RECORD
-
-
-def arguments_of(place: Place, arguments: list[str]) -> list[str]:
-    """A process's own form of the command line.
-
-    Raises:
-        ConfigError: `resume=` names no run, or a launcher has started a sweep.
-    """
-    if place.launched and {"-m", "--multirun"} & set(arguments):
-        raise ConfigError(
-            ["-m: a sweep starts the processes of its jobs itself; run it without a launcher"]
-        )
-    if place.report is None:
-        arguments = with_saved_overrides(arguments)
-    if place.rank and place.report is None:
-        # Hydra makes a folder named after the second; the first process's is the run's.
-        arguments = [*arguments, "hydra.run.dir=."]
-    return arguments
 
 
 def in_processes(config: TrainConfig, composed: DictConfig, place: Place) -> TrainConfig:

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from vqr1.cli.resume import quoted
+from vqr1.cli.arguments import quoted
 from vqr1.config import HardwareConfig
 from vqr1.errors import (
     EXIT_INTERRUPTED,
@@ -37,7 +37,7 @@ from vqr1.errors import (
     RunFaultError,
     UserError,
 )
-from vqr1.training.processes import REPORT
+from vqr1.training.place import REPORT
 from vqr1.training.stop_requests import SIGNALS
 
 GRACE_SECONDS = 40.0

@@ -1,63 +1,36 @@
 """`python train.py`: compose, validate, judge, train, judge again, export, report.
 
-Exit codes are in `vqr1.errors`; which run `resume=` means is found in `vqr1.cli.resume`.
+What trains is in `train_run.py`. It needs PyTorch, transformers, Lightning and more, which take
+seconds to import. A mistake on the command line, `--help`, and the parents of a sweep or of several
+processes do not wait for what they do not need: everything heavy is imported here, by the function
+that goes on with it.
+
+Exit codes are in `vqr1.errors`; which run `resume=` means is found in `vqr1.cli.arguments`.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
-import time
-from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from omegaconf import DictConfig
 
 from vqr1.cli.app import run_command, stop
-from vqr1.cli.build import (
-    build_rewards,
-    check_engine,
-)
-from vqr1.cli.checks import check_training
-from vqr1.cli.compose import plain_values
-from vqr1.cli.description import describe, parameters, quieten, run_name, run_tags
-from vqr1.cli.faults import machine_faults
-from vqr1.cli.folders import make_folders
-from vqr1.cli.joined import arguments_of, in_processes, shared_run
-from vqr1.cli.launch import launch
-from vqr1.cli.model_card import write_model_card
-from vqr1.cli.report import print_report, summary_values
-from vqr1.cli.resume import RUN_DIR_TAG, Run
-from vqr1.cli.training import Training, policy_of
+from vqr1.cli.arguments import arguments_of
+from vqr1.cli.figure import figure_of
 from vqr1.config import TrainConfig
-from vqr1.data.datamodule import RankingDataModule
-from vqr1.data.prompts import PromptBuilder
-from vqr1.errors import DataError, Interrupted, PrunedError, RunFaultError, UserError
-from vqr1.policy.loading import load_processor
-from vqr1.process_memory import only_new_objects_collected
-from vqr1.sweeps.folder import JOB_FILE
-from vqr1.tracking import NoRunLog, RunLog, open_run_log
-from vqr1.training.agreement import together
-from vqr1.training.processes import Place, find_place, leave, speak_once
-from vqr1.training.ranks import own_rank
-from vqr1.training.stop_requests import StopRequests
-
-logger = logging.getLogger(__name__)
+from vqr1.errors import UserError
+from vqr1.training.place import Place, find_place, leave
 
 
 def main() -> None:
     """Entry point of `train.py` and `vqr1-train`."""
-    speaks = partial(speak_once, Place())
+    speaks = partial(_speaks, Place())
     try:
         place = find_place()
-        speaks = partial(speak_once, place)
+        speaks = partial(_speaks, place)
         sys.argv[1:] = arguments_of(place, sys.argv[1:])
     except UserError as error:
         stop(error, speaks)
@@ -71,12 +44,24 @@ def main() -> None:
     sys.exit(code)
 
 
+def _speaks(place: Place, message: str, code: int) -> bool:
+    """Whether this process says why the run ends."""
+    if not place.launched:
+        return True
+    from vqr1.training.processes import speak_once
+
+    return speak_once(place, message, code)
+
+
 def check(config: TrainConfig) -> None:
     """Check what needs neither data nor a model.
 
     Raises:
         ConfigError: every rule that the configuration breaks.
     """
+    from vqr1.cli.checks import check_training
+    from vqr1.cli.rewards import build_rewards
+
     check_training(config, build_rewards(config.reward))
 
 
@@ -97,142 +82,19 @@ def train(config: TrainConfig, composed: DictConfig, place: Place | None = None)
         Interrupted: a signal stopped the run, which is saved.
     """
     place = place or Place()
-    hardware = config.hardware
-    if not place.launched and hardware.devices * hardware.nodes > 1:
-        return _launch(config)
-    rewards = build_rewards(config.reward)
-    config = in_processes(config, composed, place)
-    # With `auto` the run may go on in another folder; an empty one would be left behind.
-    own_folder = None if config.resume == "auto" or place.rank else config.run_dir
-    together(lambda: make_folders(run_dir=own_folder, loader__cache_dir=config.loader.cache_dir))
-    with (
-        StopRequests() as stops,
-        machine_faults(stops, Path(config.run_dir)),
-        shared_run(config, plain_values(composed)) as run,
-    ):
-        if run.record.finished:
-            return _finished(run)
-        try:
-            with machine_faults(stops, run.run_dir):
-                return _train(config, composed, rewards, run, stops)
-        except (Interrupted, RunFaultError) as error:
-            _say_how_to_go_on(run, error)
-            raise
-        except PrunedError as error:
-            if place.world_size == 1:
-                raise
-            speak_once(place, str(error), 1, pruned=True)
-            sys.exit(1)
+    if not place.launched:
+        check(config)
+        if config.hardware.devices * config.hardware.nodes > 1:
+            return _launch(config)
+    from vqr1.cli.train_run import run_training
+
+    return run_training(config, composed, place)
 
 
 def _launch(config: TrainConfig) -> float:
-    check(config)
+    from vqr1.cli.launch import launch
+
     run_dir = Path(config.run_dir)
     launch(config.hardware, list(HydraConfig.get().overrides.task), run_dir)
     # With resume=auto the processes may have gone on in another folder, and have said so.
-    return _figure(run_dir) if (run_dir / "summary.json").is_file() else float("nan")
-
-
-def _finished(run: Run) -> float:
-    if own_rank() == 0:
-        print(f"{run.run_dir}: this run has finished; there is nothing to resume")
-    return _figure(run.run_dir)
-
-
-def _figure(run_dir: Path) -> float:
-    path = run_dir / "summary.json"
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        figure = summary["test_srcc_after"]
-        figure = summary["val_srcc_best"] if figure is None else figure
-        return float("nan") if figure is None else float(figure)
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: this run has finished, but its summary is missing or damaged; restore it, or "
-            "start a new run"
-        ) from error
-
-
-def _say_how_to_go_on(run: Run, error: Interrupted | RunFaultError) -> None:
-    if own_rank():
-        return
-    if isinstance(error, Interrupted):
-        if (run.run_dir / JOB_FILE).is_file():
-            print(f"stopped by {error.signal_name}", file=sys.stderr)
-            return  # the sweep says how it goes on
-        print(f"stopped by {error.signal_name}; go on with:", file=sys.stderr)
-    else:
-        print("stopped; once the cause below is put right, go on with:", file=sys.stderr)
-    print(f"  python {Path(sys.argv[0]).name} resume={run.run_dir}", file=sys.stderr)
-
-
-def _train(
-    config: TrainConfig, composed: DictConfig, rewards: Any, run: Run, stops: StopRequests
-) -> float:
-    started = time.monotonic()
-    quieten(config)
-    if config.hardware.threads is not None:
-        torch.set_num_threads(config.hardware.threads)
-    L.seed_everything(config.seed, verbose=False)
-    console = Console(soft_wrap=True, quiet=own_rank() > 0)
-    with run.starting():
-        together(lambda: check_engine(config))
-        data = together(lambda: _open_data(config))
-        together(data.check_same_in_all_processes)
-        policy = together(lambda: policy_of(config))
-        steps = _total_steps(config, data)
-        console.print(describe(config, policy, data, steps, run), markup=False)
-        opened = together(lambda: _open_log(config, run))
-    with opened as run_log:
-        run_log.config(OmegaConf.to_yaml(composed, resolve=True), parameters(composed))
-        if run.changes:
-            run_log.tags({"vqr1.forced_changes": "; ".join(run.changes)})
-        with closing(data), only_new_objects_collected():
-            result = Training(config, policy, data, rewards, run_log, steps, run, stops).run()
-        if result is None:
-            return float("nan")
-        seconds = time.monotonic() - started
-        run_log.summary(summary_values(result, seconds, run_log))
-        write_model_card(result.checkpoint, run_log.run_dir)
-    run.finish()
-    print_report(console, result, seconds, run_log)
-    return result.headline
-
-
-def _open_log(config: TrainConfig, run: Run) -> RunLog:
-    if own_rank():
-        return NoRunLog(run.run_dir)
-    tags = {**run_tags(config), RUN_DIR_TAG: str(run.run_dir.resolve())}
-    return open_run_log(config.logger, run.run_dir, run_name(config), tags, resume=run.resumed)
-
-
-def _open_data(config: TrainConfig) -> RankingDataModule:
-    """The data sets with their labels read and images found, before any weights are loaded."""
-    prompts = PromptBuilder(
-        load_processor(config.model),
-        config.prompt.text,
-        config.model.min_pixels,
-        config.model.max_pixels,
-    )
-    data = RankingDataModule(
-        config.dataset,
-        config.loader,
-        prompts,
-        seed=config.seed,
-        val_max_images=config.validation.max_images,
-        val_batch_size=config.validation.images_per_batch,
-    )
-    data.setup("fit")
-    # Making the loaders is cheap and finds what is missing: a part without images, a wrong weight.
-    data.train_dataloader()
-    data.val_dataloader()
-    if config.validation.test:
-        data.eval_dataloader("test")
-    return data
-
-
-def _total_steps(config: TrainConfig, data: RankingDataModule) -> int:
-    if config.max_steps is not None:
-        return config.max_steps
-    assert config.max_epochs is not None
-    return config.max_epochs * len(data.train_dataloader()) * config.grpo.inner_iterations
+    return figure_of(run_dir) if (run_dir / "summary.json").is_file() else float("nan")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError, SweepIncompleteError
@@ -28,9 +28,11 @@ from vqr1.sweeps.folder import (
 )
 from vqr1.sweeps.jobs import SweepJob, differences
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
-from vqr1.sweeps.report import SweepReport, log_report, write_report
 from vqr1.sweeps.results import JobResult, read_sweep
 from vqr1.tracking.store import default_tracking_uri
+
+if TYPE_CHECKING:
+    from vqr1.sweeps.report import SweepReport
 
 WAIT_SECONDS = 1.0
 """Between two looks whether a job still runs."""
@@ -279,6 +281,9 @@ class Sweep:
             ConfigError: no finished job has the metric that was asked for.
             SweepIncompleteError: jobs did not finish.
         """
+        # Statistics and plots take a second to import: the first job need not wait for them.
+        from vqr1.sweeps.report import SweepReport, log_report, write_report
+
         report = SweepReport.build(self.plan.command, self.results(), self.plan.metric)
         files = write_report(report, self.folder.path, self.plan.curve)
         if self.parent is not None:

@@ -1,11 +1,10 @@
 """How the processes of one training find each other, and who of them speaks.
 
-A process learns its place from the variables that torchrun sets, or those of a SLURM step; the
-training command's own launcher (`vqr1.cli.launch`) sets the same ones. All meet at a store, show
-that they have the same configuration, and only then connect: what is missing or different is said
-once, within `hardware.rendezvous_seconds`.
+All meet at a store, show that they have the same configuration, and only then connect: what is
+missing or different is said once, within `hardware.rendezvous_seconds`.
 
-Not here: what they tell each other later (`agreement.py`, `ranks.py`).
+Not here: how a process learns which of them it is (`place.py`), and what they tell each other later
+(`agreement.py`, `ranks.py`).
 """
 
 from __future__ import annotations
@@ -13,106 +12,27 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from vqr1.config import HardwareConfig
 from vqr1.errors import ConfigError, RunFaultError
+from vqr1.training.place import Place, find_place
 from vqr1.training.run_record import changed_keys
 
-REPORT = "VQR1_LAUNCH_REPORT"
-"""Variable of a process that this program's own launcher started: file for the one message."""
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+__all__ = ["Place", "find_place", "join", "speak_once"]
+
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """Variable of torchrun: it keeps the meeting point itself."""
 _OF_A_NODE = (".root", ".label_file", ".image_root")
 """Endings of data-set keys that may differ between nodes; that the data agree is checked later."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A process among those of its run.
-
-    Attributes:
-        rank: its number.
-        world_size: how many there are.
-        local_rank: its number on its node, and of its GPU.
-        local_size: how many there are on its node.
-        report: file for the message of the first that fails; None without our own launcher.
-        launched: a launcher, ours or another, started it.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-    report: Path | None = None
-    launched: bool = False
-
-    @property
-    def nodes(self) -> int:
-        """Nodes of the run."""
-        return self.world_size // self.local_size
-
-
-def find_place(environment: MutableMapping[str, str] = os.environ) -> Place:
-    """This process's place; alone where no launcher has set anything.
-
-    Args:
-        environment: the variables; those of a SLURM step of several tasks are completed by the ones
-            that torchrun would set.
-
-    Raises:
-        ConfigError: a launcher's variables are incomplete or no numbers.
-    """
-    if "RANK" not in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        environment.update(_of_slurm(environment))
-    if not {"RANK", "WORLD_SIZE"} & environment.keys():
-        return Place()
-    missing = [name for name in _VARIABLES if name not in environment]
-    if missing:
-        raise ConfigError(
-            [
-                f"the launcher has set some of {', '.join(_VARIABLES)} but not "
-                f"{', '.join(missing)}; start with torchrun, srun, or plainly with hardware.devices"
-            ]
-        )
-    try:
-        numbers = [int(environment[name]) for name in _VARIABLES if name != "MASTER_ADDR"]
-    except ValueError as error:
-        raise ConfigError([f"a launcher's variable is no number: {error}"]) from error
-    rank, world_size, local_rank, local_size, _ = numbers
-    report = environment.get(REPORT)
-    return Place(
-        rank, world_size, local_rank, local_size, None if report is None else Path(report), True
-    )
-
-
-def _of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    tasks = int(environment["SLURM_STEP_NUM_TASKS"])
-    nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1"))
-    hosts = environment.get("SLURM_STEP_NODELIST", "127.0.0.1")
-    # Two jobs that share a node must not meet at one port.
-    port = 15000 + int(environment.get("SLURM_JOB_ID", "0")[-4:])
-    found = {
-        "RANK": environment["SLURM_PROCID"],
-        "WORLD_SIZE": str(tasks),
-        "LOCAL_RANK": environment["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": str(tasks // nodes),
-        "MASTER_ADDR": SLURMEnvironment.resolve_root_node_address(hosts),
-        "MASTER_PORT": str(port),
-    }
-    return {name: environment.get(name, value) for name, value in found.items()}
 
 
 def join(
@@ -162,20 +82,6 @@ def _connect(hardware: HardwareConfig, store: dist.Store, place: Place) -> None:
         world_size=place.world_size,
         timeout=timedelta(minutes=hardware.collective_minutes),
     )
-
-
-def leave(code: int) -> NoReturn:
-    """End one of several processes, once everything is written and said.
-
-    Threads that still hold connections when Python tidies up may abort the process, which would
-    look as if it had died.
-
-    Args:
-        code: exit code.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _end_with(launcher: int) -> None:

@@ -1,0 +1,50 @@
+"""Mistakes, and the parents of other processes, do not wait for libraries that only work needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {"lightning", "torchmetrics", "transformers", "peft", "matplotlib"}
+
+
+def imported(folder: Path, code: str, *arguments: str) -> tuple[set[str], str]:
+    """What a process has imported at its end, and its error output."""
+    report = "import atexit, sys; atexit.register(lambda: print('imported:', *sys.modules)); "
+    done = subprocess.run(
+        [sys.executable, "-c", report + code, *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    _, found, names = done.stdout.rpartition("imported: ")
+    assert found, done.stderr
+    return set(names.split()), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said", "without"),
+    [
+        ("train", ["nosuch=1"], "nosuch", {"torch", "mlflow"}),
+        ("train", ["resume=nowhere"], "resume=nowhere", {"torch", "mlflow"}),
+        # What rewards ask for is checked on their objects, which are functions of tensors.
+        ("train", ["-m", "loader.images_per_batch=1,2"], "images_per_batch=1", {"mlflow"}),
+        ("evaluate", ["prompt=describe"], "prompt=describe", {"torch", "mlflow", "pandas"}),
+    ],
+)
+def test_a_mistake(
+    tmp_path: Path, command: str, arguments: list[str], said: str, without: set[str]
+) -> None:
+    modules, errors = imported(tmp_path, f"from vqr1.cli.{command} import main; main()", *arguments)
+    assert errors.startswith("error: ")
+    assert said in errors
+    assert not modules & (HEAVY | without)
+
+
+def test_a_launcher_and_a_sweep(tmp_path: Path) -> None:
+    modules, _ = imported(tmp_path, "import vqr1.cli.train, vqr1.cli.launch, vqr1.sweeps.session")
+    assert not modules & HEAVY
