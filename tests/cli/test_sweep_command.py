@@ -8,6 +8,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from tests.cli.conftest import Command, write_kadid
+from tests.support.mlflow_database import new_database
 from tests.sweeps.killed_sweep import TINY_RUN
 from vqr1.cli.train import main
 
@@ -35,6 +36,7 @@ def test_a_search_over_few_values_ends_and_says_so_again(run: Command, tmp_path:
 
 def test_no_secret_of_a_sweep_is_written_where_others_read(run: Command, tmp_path: Path) -> None:
     write_kadid(tmp_path / "kadid")
+    store = new_database(tmp_path / "mlflow.db")
     outcome = run(
         main, "-m", *TINY_RUN, "seed=1", f"+logger.tags.api_key={SECRET}",
         f"logger.tags.place=https://me:{SECRET}@host/x",
@@ -45,7 +47,7 @@ def test_no_secret_of_a_sweep_is_written_where_others_read(run: Command, tmp_pat
         f"+logger.tags.place='https://me:{SECRET}@host/x'",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(store)
     experiment = client.get_experiment_by_name("vqr1")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])

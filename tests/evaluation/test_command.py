@@ -17,6 +17,7 @@ import torch
 from mlflow import MlflowClient
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
+from tests.support.mlflow_database import new_database
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.evaluate import check_evaluation, main
 from vqr1.config import EvalConfig, LoggerConfig, MixtureConfig, config_dir, validate
@@ -277,14 +278,15 @@ def test_two_processes_and_a_killed_one_give_the_same_file(
     """Only what must be a process of its own is one: the killed one, and those at once."""
     root = write_kadid(tmp_path / "kadid", references=3)
     tiny = ("loader.images_per_batch=1", "mode.sampling.max_new_tokens=2")
+    store = new_database(tmp_path / "mlflow.db")
     launched = start(
         tmp_path / "launched", root, *tiny, "logger=mlflow",
-        f"logger.tracking_uri=sqlite:///{tmp_path}/mlflow.db",
+        f"logger.tracking_uri={store}",
         launcher=(sys.executable, "-m", "torch.distributed.run", "--standalone",
                   "--nproc-per-node=2"),
     )  # fmt: skip
     assert launched.wait(timeout=900) == 0
-    runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    runs = MlflowClient(store).search_runs(["1"])
     assert [run.info.status for run in runs] == ["FINISHED"]
     killed = tmp_path / "killed"
     process = start(killed, root, *tiny)

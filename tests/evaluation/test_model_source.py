@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests.support.mlflow_database import new_database
 from vqr1.config import EvalModelConfig, LoggerConfig
 from vqr1.errors import ModelError
 from vqr1.evaluation.model_source import resolve_model
@@ -21,7 +22,7 @@ MODEL = EvalModelConfig(name="tiny", path=None, min_pixels=100, max_pixels=200)
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoggerConfig, dict[str, str], Path]:
     """A store with two good runs and every kind that cannot be the best one."""
     folder = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = new_database(folder / "mlflow.db")
     experiment = prepare_experiment(uri, "vqr1")
     client = MlflowClient(uri)
     (folder / "export").mkdir()

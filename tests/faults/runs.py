@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from tests.faults import child
+from tests.support.mlflow_database import new_database
 
 ARGUMENTS = (
     "dataset.max_images=12", "loader.images_per_batch=3", "grpo.group_size=3", "max_steps=7",
@@ -229,7 +230,7 @@ class Workshop:
         self.tweak = tweak
         self.arguments = tuple(arguments)
         self._database = folder / "empty.db"
-        _make_database(self._database)
+        new_database(self._database)
         whole = self.start("whole", "run_dir=run")
         if whole.wait() != 0:
             raise RuntimeError(f"the uninterrupted run failed:\n{whole.output}")
@@ -247,13 +248,6 @@ class Workshop:
     def resume(self, name: str, *more: str) -> Training:
         """Go on in a folder by the same command with `resume=auto`."""
         return self.start(name, "run_dir=run", "resume=auto", *more)
-
-
-def _make_database(path: Path) -> None:
-    """An empty MLflow database: making one takes longer than a small run."""
-    from mlflow import MlflowClient
-
-    MlflowClient(f"sqlite:///{path}").search_experiments()
 
 
 def resumed_result(workshop: Workshop, name: str, *more: str) -> tuple[int, Any]:

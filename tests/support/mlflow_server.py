@@ -12,6 +12,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from tests.support.mlflow_database import new_database
+
 
 class MlflowServer:
     """Serves one sqlite store on one loopback port."""
@@ -32,12 +34,15 @@ class MlflowServer:
     def start(self) -> None:
         """Start, and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        database = self.folder / "server.db"
+        if not database.exists():
+            new_database(database)
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
                     "--port", str(self.port), "--workers", "1",
-                    "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}",
+                    "--backend-store-uri", f"sqlite:///{database}",
                     "--artifacts-destination", str(self.folder / "artifacts"),
                 ],
                 stdout=log, stderr=log, start_new_session=True,

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.cli.conftest import write_kadid
+from tests.support.mlflow_database import new_database
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_RUN = (
@@ -62,7 +63,8 @@ def command(jobs: int, *more: str) -> list[str]:
 
 
 def prepare(folder: Path, orders: dict[int, str]) -> None:
-    """The small set, and what the jobs are told to do once."""
+    """The small set, an empty database, and what the jobs are told to do once."""
+    new_database(folder / "mlflow.db")
     write_kadid(folder / "kadid")
     (folder / "orders").mkdir()
     for job, order in orders.items():

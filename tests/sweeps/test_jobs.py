@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mlflow_database import new_database
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import SweepFolder, SweepRecord
@@ -110,6 +111,6 @@ def test_a_folder_is_not_used_for_two_sweeps(tmp_path: Path) -> None:
         find_folder(plan(), "auto", kept.path)
     with pytest.raises(ConfigError, match="holds another sweep"):
         find_folder(plan(), "never", kept.path)
-    logger = LoggerConfig(name="mlflow", tracking_uri=f"sqlite:///{tmp_path / 'x.db'}")
+    logger = LoggerConfig(name="mlflow", tracking_uri=new_database(tmp_path / "x.db"))
     with pytest.raises(ConfigError, match=r"parent run no/such/place: not in the MLflow store"):
         find_folder(plan(logger=logger), "no/such/place", tmp_path / "b")

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from scripts.screenshot_mlflow import main as tour
+from tests.support.mlflow_database import new_database
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +27,7 @@ def test_shows_parent_children_charts_and_artifacts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    new_database(tmp_path / "mlflow.db")
     command = [sys.executable, str(ROOT / "train.py"), "-m", "experiment=smoke"]
     at_once = [
         "hydra/launcher=joblib",

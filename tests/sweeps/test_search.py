@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from scripts import summarize
 from tests.cli.conftest import write_kadid
+from tests.support.mlflow_database import new_database
 from tests.sweeps.killed_sweep import ROOT, TINY_RUN, kill_launcher_at
 from vqr1.sweeps import search
 from vqr1.sweeps.results import JobResult
@@ -91,6 +92,7 @@ def test_a_trial_below_the_median_is_given_up(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_search_makes_the_missing_trials(tmp_path: Path) -> None:
     write_kadid(tmp_path / "kadid")
+    store = new_database(tmp_path / "mlflow.db")
     left_out = ("reward=", "rollout.sampling", "validation.samples")
     argv = [
         sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=optuna",
@@ -110,6 +112,6 @@ def test_a_killed_search_makes_the_missing_trials(tmp_path: Path) -> None:
     assert set(states) <= {TrialState.COMPLETE, TrialState.FAIL}
     # The folder's summary reads what was logged to MLflow.
     assert summarize.main([f"folder={folder}", "metric=val/srcc"]) == 0
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(store)
     runs = client.search_runs([client.get_experiment_by_name("vqr1").experiment_id])
     assert "RUNNING" not in {run.info.status for run in runs}

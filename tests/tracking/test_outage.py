@@ -17,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from scripts.sync_tracking import main as sync
+from tests.support.mlflow_database import new_database
 from tests.support.mlflow_server import MlflowServer
 from tests.support.slow_answers import SlowAnswers
 from vqr1.config import LoggerConfig
@@ -182,7 +183,8 @@ def wait_for_failure(log: RunLog, said: str) -> None:
 @pytest.mark.slow
 def test_database_locked_by_another_process(tmp_path: Path) -> None:
     database = tmp_path / "runs.db"
-    config = LoggerConfig(name="mlflow", tracking_uri=f"sqlite:///{database}", wait_seconds=90)
+    uri = new_database(database)
+    config = LoggerConfig(name="mlflow", tracking_uri=uri, wait_seconds=90)
     holder = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); " \
              "c.execute('BEGIN EXCLUSIVE'); print(flush=True); sys.stdin.read()"  # fmt: skip
     with open_run_log(config, tmp_path / "run", "run") as log:
@@ -203,7 +205,7 @@ def test_database_locked_by_another_process(tmp_path: Path) -> None:
             # A sync beside a run leaves its journal to it.
             assert sync([str(tmp_path / "run")]) == 2
             other.communicate()
-    client = MlflowClient(config.tracking_uri)
+    client = MlflowClient(uri)
     assert steps(client, run_id, "train/loss") == [0, 1, 2]
     assert client.get_run(run_id).info.status == "FINISHED"
 
@@ -220,7 +222,7 @@ def test_killed_run_goes_on(tmp_path: Path) -> None:
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     folder = tmp_path / "killed"
-    uri = f"sqlite:///{tmp_path / 'runs.db'}"
+    uri = new_database(tmp_path / "runs.db")
     config = LoggerConfig(name="mlflow", tracking_uri=uri)
     subprocess.run([sys.executable, "-c", killed, uri, str(folder)], check=False)
     first = str(mark(folder)["run_id"])
@@ -266,7 +268,8 @@ def test_damaged_and_foreign_lines(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     folder = tmp_path / "run"
     journal = Journal(folder)
-    journal.start("vqr1", {}, f"sqlite:///{tmp_path / 'runs.db'}")
+    uri = new_database(tmp_path / "runs.db")
+    journal.start("vqr1", {}, uri)
     journal.file("../secret")
     journal.file("gone.txt")
     journal.close()
@@ -278,7 +281,7 @@ def test_damaged_and_foreign_lines(tmp_path: Path) -> None:
     assert sync([str(folder)]) == 0
     found = mark(folder)
     assert found["refused"] == 2
-    run = MlflowClient(f"sqlite:///{tmp_path / 'runs.db'}").get_run(str(found["run_id"]))
+    run = MlflowClient(uri).get_run(str(found["run_id"]))
     assert run.data.metrics.keys() == {"a b", "c-"}
 
 

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
+from tests.support.mlflow_database import new_database
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
 from vqr1.tracking import open_run_log, run_log
@@ -18,6 +19,7 @@ from vqr1.tracking.store import slug
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
+    new_database(tmp_path / "runs.db")
     return "sqlite:///runs.db"  # relative, as users write it
 
 
