@@ -21,6 +21,7 @@ from PIL import Image
 
 from tests.cli.conftest import Command
 from tests.support.chat_server import Said, chat_server, completion, picture_in
+from tests.support.forked import start_command
 from tests.support.pictures import noise_picture
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.score import MODES, main, split_arguments
@@ -254,16 +255,15 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         return completion(f"<answer>{1 + int(picture_in(body).mean()) % 4}.00</answer>")
 
     with chat_server(answer) as log:
-        command = [
-            sys.executable, str(ROOT / "score.py"), ".", "output=scores.csv", "mode=greedy",
-            "backend=openai", f"backend.url={log.url}", "batch_size=3", "backend.concurrency=2",
-            "prompt=non_thinking",
-        ]  # fmt: skip
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
-            assert reached.wait(240)
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
+        arguments = (
+            ".", "output=scores.csv", "mode=greedy", "backend=openai", f"backend.url={log.url}",
+            "batch_size=3", "backend.concurrency=2", "prompt=non_thinking",
+        )  # fmt: skip
+        killed = start_command("vqr1.cli.score", tmp_path, *arguments)
+        assert reached.wait(240)
+        killed.kill()
+        killed.join()
+        assert killed.exitcode == -signal.SIGKILL
         output = tmp_path / "scores.csv"
         before = output.read_text()
         assert len(before.splitlines()) == 1 + 6
@@ -271,10 +271,12 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         output.write_text(before[:-9])
         release.set()
         asked = len(log.bodies)
-        again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True,
-                               text=True, check=False)  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    assert again.stderr.startswith("continuing scores.csv: 5 images are in it\n")
+        said = tmp_path / "output.txt"
+        said.unlink()
+        again = start_command("vqr1.cli.score", tmp_path, *arguments)
+        again.join()
+    assert again.exitcode == 0, said.read_text()
+    assert said.read_text().startswith("continuing scores.csv: 5 images are in it\n")
     assert len(log.bodies) - asked == 7
     rows = list(csv.DictReader(output.read_text().splitlines()))
     assert sorted(row["path"] for row in rows) == [f"{number:02d}.png" for number in range(12)]

@@ -1,11 +1,10 @@
-"""A slow evaluation without a model, to be killed: `python -m tests.evaluation.killable DIR`.
+"""A slow evaluation without a model, to be killed.
 
 An image's score depends on its name only, as an engine's answers depend on the image only.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -47,7 +46,3 @@ def main(run_dir: Path, pause: float) -> None:
         time.sleep(pause)
     stream.close()
     merge(run_dir, PLAN, ".csv")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))

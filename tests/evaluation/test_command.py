@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import torch
 from mlflow import MlflowClient
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
+from tests.support.forked import start_command
 from tests.support.mlflow_database import new_database
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.evaluate import check_evaluation, main
@@ -289,16 +289,19 @@ def test_two_processes_and_a_killed_one_give_the_same_file(
     runs = MlflowClient(store).search_runs(["1"])
     assert [run.info.status for run in runs] == ["FINISHED"]
     killed = tmp_path / "killed"
-    process = start(killed, root, *tiny)
+    killed.mkdir()
+    process = start_command(
+        "vqr1.cli.evaluate", killed, *SMALL, *tiny, f"dataset.root={root}", "run_dir=."
+    )
     partial = killed / "predictions.partial-0.csv"
     deadline = time.monotonic() + 900
     while not (partial.exists() and partial.stat().st_size > 300):
         assert time.monotonic() < deadline
-        if process.poll() is not None:
+        if not process.is_alive():
             break
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     for folder, more in (("one", ()), ("two", ("hardware.devices=2",)), ("killed", ())):
         found = run(main, *SMALL, *tiny, f"dataset.root={root}", f"run_dir={folder}", *more)
         assert found.code == 0, found.err

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.killable import PLAN, main, scored
+from tests.support import forked
 from vqr1.errors import ConfigError
 from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.evaluation.prediction_stream import PredictionStream
@@ -31,16 +29,6 @@ from vqr1.evaluation.work import (
     shares,
 )
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-def start(run_dir: Path, pause: float) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.evaluation.killable", str(run_dir), str(pause)],
-        cwd=CHECKOUT,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-    )
-
 
 def test_killed_three_times_at_random(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
@@ -51,21 +39,24 @@ def test_killed_three_times_at_random(tmp_path: Path) -> None:
     rng = random.Random(0)
     kills, sizes = 0, [0]
     while kills < 3:
-        process = start(killed, 0.02)
+        process = forked.start(main, killed, 0.02)
         # Some batches must have been committed in this start before it dies.
         deadline = time.monotonic() + 60
         file = partial_file(killed, 0)
         while not (file.exists() and file.stat().st_size > sizes[-1] + 2000):
             assert time.monotonic() < deadline
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         kills += 1
         sizes.append(file.stat().st_size)
         assert finished_file(killed) is None
-    assert start(killed, 0.0).wait() == 0
+    last = forked.start(main, killed, 0.0)
+    last.join()
+    assert last.exitcode == 0
     first, second = (read_predictions(folder / "predictions.csv") for folder in (whole, killed))
     assert second.images == tuple(image for batch in PLAN for image in batch.images)
     np.testing.assert_array_equal(second.scores, first.scores)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-import multiprocessing
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 # Imported here so that every run forked from this process has them.
@@ -22,6 +20,7 @@ import mlflow  # noqa: F401
 import torch
 
 import vqr1.cli.train_run  # noqa: F401
+from tests.support.forked import enter
 from vqr1.cli.train import main
 
 PHASES = {
@@ -44,12 +43,7 @@ CHECKPOINT_LIMIT = 2**24
 
 def run(arguments: Sequence[str], folder: str, tweak: str | None) -> None:
     """Run the training command in a folder; called in a process of its own."""
-    os.chdir(folder)
-    with Path("output.txt").open("ab", buffering=0) as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    # A fork server's child would start loader workers by one too, which the command does not.
-    multiprocessing.set_start_method("fork", force=True)
+    enter(folder)
     torch.set_num_threads(1)
     for phase, place in PHASES.items():
         _announce(phase, place)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import multiprocessing
 import os
 import shutil
 import signal
@@ -19,21 +18,18 @@ from typing import Any
 import torch
 
 from tests.faults import child
+from tests.support import forked
 from tests.support.mlflow_database import new_database
 
 ARGUMENTS = (
     "dataset.max_images=12", "loader.images_per_batch=3", "grpo.group_size=3", "max_steps=7",
-    "validation.every_steps=3", "validation.samples=2", "validation.bootstrap_draws=20",
-    "callbacks.checkpoint.every_steps=2", "hardware.threads=1",
+    "validation.every_steps=3", "validation.max_images=6", "validation.samples=2",
+    "validation.bootstrap_draws=20", "callbacks.checkpoint.every_steps=2", "hardware.threads=1",
     "rollout.sampling.max_new_tokens=32",
 )  # fmt: skip
 """The demo training, small: 7 steps over epochs of 4, all else as by default."""
 
 TIMEOUT = 600.0
-
-_context = multiprocessing.get_context("forkserver")
-# Imported once, in the process that every run is forked from.
-_context.set_forkserver_preload(["tests.faults.child"])
 
 Key = tuple[str, int]
 History = dict[Key, tuple[float, ...]]
@@ -53,8 +49,7 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "phases.txt").write_text("")
         (folder / "output.txt").write_text("")
-        self._process = _context.Process(target=child.run, args=(arguments, str(folder), tweak))
-        self._process.start()
+        self._process = forked.start(child.run, arguments, str(folder), tweak)
 
     @property
     def pid(self) -> int:
