@@ -155,7 +155,7 @@ def test_coverage_over_images(n: int, rho: float) -> None:
 def test_coverage_over_references(references: int) -> None:
     """The same with images that share references: both vectors have a reference effect.
 
-    Intervals over images would be too narrow here (asserted as a control).
+    Intervals over images would be too narrow here (asserted as a control, with every fifth set).
     """
     rng = np.random.default_rng(8)
     rho, share, each = 0.8, 0.3, 12
@@ -171,6 +171,7 @@ def test_coverage_over_references(references: int) -> None:
         hits += true_srcc(rho) in bootstrap_interval(
             srcc, x, y, clusters=labels.tolist(), **options
         )
-        hits_images += true_srcc(rho) in bootstrap_interval(srcc, x, y, **options)
+        if trial % 5 == 0:
+            hits_images += true_srcc(rho) in bootstrap_interval(srcc, x, y, **options)
     assert 0.93 <= hits / 1500 <= 0.97
-    assert hits_images / 1500 < 0.90
+    assert hits_images / 300 < 0.90
