@@ -1,4 +1,4 @@
-"""The bounds hold where they are set after PyTorch is imported, as the training command does."""
+"""The bounds hold where they are set after PyTorch is imported, as in the jobs of a sweep."""
 
 from __future__ import annotations
 
