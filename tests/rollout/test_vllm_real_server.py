@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,11 @@ from peft import get_peft_model
 
 from tests.support import vllm_transport
 from tests.support.pictures import SENTENCE, noise_picture
-from tests.support.real_vllm import needs_vllm, served
+from tests.support.real_vllm import needs_vllm
 from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
 from vqr1.data.prompts import PromptBuilder
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.shared_prompt import response_logprobs
-from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.vllm_link import VllmLink
 from vqr1.rollout.vllm_server import VllmServerEngine
@@ -29,18 +26,6 @@ pytestmark = needs_vllm
 MODEL = ModelConfig(name="tiny", path=None, min_pixels=28 * 28, max_pixels=112 * 112)
 SAMPLING = SamplingConfig(top_k=50, max_new_tokens=24, stop="answer")
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=24, stop="answer")
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    command = [
-        sys.executable, "-m", "tests.support.real_vllm_child",
-        "--model", str(tiny_policy_folder()),
-        "--enforce-eager", "--kv-cache-memory-bytes", str(2**26),
-        "--enable-lora", "--max-lora-rank", "8",
-    ]  # fmt: skip
-    with served(command, VLLM_ALLOW_RUNTIME_LORA_UPDATING="1") as address:
-        yield address
 
 
 class Asked:
@@ -89,14 +74,14 @@ def move(model: Any, part: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("weights", ["adapter", "merged"])
-def test_responses_follow_the_weights(url: str, weights: Any, tmp_path: Path) -> None:
+def test_responses_follow_the_weights(real_vllm: str, weights: Any, tmp_path: Path) -> None:
     vllm_transport.install()
     policy = load_policy(MODEL)
     model: Any = policy.model
     if weights == "adapter":
         layers = PeftConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
         model = get_peft_model(model, layers).eval()
-    asked = Asked(model, policy, RolloutServerConfig(url=url, weights=weights), tmp_path)
+    asked = Asked(model, policy, RolloutServerConfig(url=real_vllm, weights=weights), tmp_path)
     assert asked.gap() < 1e-4
     assert asked.texts(3) == asked.texts(3) != asked.texts(4)
     # Twice: the second time an adapter's name is taken. Image features are those of the new tower.
