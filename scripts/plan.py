@@ -158,6 +158,8 @@ def print_time(
         f"  {kind}: {assumed.compute:.0%} of {machine.rate / 1e12:.2f} TFLOP/s and "
         f"{assumed.decode:.0%} of {machine.bandwidth / 1e9:,.0f} GB/s; the shares are assumptions"
     )
+    if config.rollout.engine != "local":
+        print(f"  decoding by {config.rollout.engine} is counted as the local engine's")
     steps = config.max_steps
     if config.max_epochs is not None and options.images is not None:
         steps = config.max_epochs * (options.images // (work.images * processes))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real label files and vectors are not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def real_vllm() -> Iterator[str]:
+    """Address of a server of vLLM itself on this CPU, which serves the tiny policy."""
+    from tests.support.real_vllm import served
+    from vqr1.policy.tiny import tiny_policy_folder
+
+    command = [
+        sys.executable, "-m", "tests.support.real_vllm_child",
+        "--model", str(tiny_policy_folder()),
+        "--enforce-eager", "--kv-cache-memory-bytes", str(2**26),
+        "--enable-lora", "--max-lora-rank", "8",
+    ]  # fmt: skip
+    with served(command, VLLM_ALLOW_RUNTIME_LORA_UPDATING="1") as url:
+        yield url

@@ -197,8 +197,20 @@ def images_at_once(limit: int, images: int, entries: int) -> int:
     return max(1, min(images, limit // entries))
 
 
+def colocated(config: TrainConfig, shape: ModelShape) -> Terms:
+    """What a vLLM engine in the training process has; its work space is not counted."""
+    if config.rollout.engine != "vllm_colocated":
+        return {}
+    return {
+        "vLLM's weights": float(shape.total * Sizes.of(config).inner),
+        "vLLM's cache": config.rollout.colocated.kv_cache_gib * 2**30,
+    }
+
+
 def sampling(config: TrainConfig, shape: ModelShape, work: Work) -> Terms:
-    """Keys and values, logits and repacked weights while responses are sampled."""
+    """Keys and values, logits and repacked weights while the local engine samples responses."""
+    if config.rollout.engine != "local":
+        return {}
     text, size = shape.config.text_config, Sizes.of(config)
     budget = config.rollout.micro_batch_tokens
     images = images_at_once(budget, work.images, work.entries)
@@ -283,8 +295,11 @@ def plan_memory(
     update_gradients = {"gradients": own.text_gradients if several else 0.0}
     # Fused loops over many weights at once keep their intermediate results (GPU only).
     beside = own.gradients if gpu else 0.0
+    vllm = colocated(config, shape)
+    sleeps = gpu and config.rollout.colocated.sleep
+    sampled = {**sampling(config, shape, work), **(vllm if sleeps else {})}
     phases: dict[str, Terms] = {
-        "rollout": {**vision, **old, **whole, **sampling(config, shape, work)},
+        "rollout": {**vision, **old, **whole, **sampled},
         "reference": {**vision, **old, **referred, **forward},
         "update": {**vision, **update_gradients, **training, "bfloat16 copies": own.cast},
         "optimiser": {"gradients": own.gradients, "intermediate results": beside},
@@ -300,6 +315,8 @@ def plan_memory(
         del phases["reference"]
     passing = max(sum(terms.values()) for terms in phases.values())
     always = {"process": float(GPU_CONTEXT) if gpu else process, **own.always}
+    if not sleeps:
+        always |= vllm
     if not gpu:
         always["holes in the heap"] = HEAP_HOLES * passing
     return MemoryPlan(

@@ -101,6 +101,7 @@ def test_resized_sides_are_multiples_within_reach(
     new_width, new_height = rule.size(width, height)
     assert new_width % 28 == new_height % 28 == 0
     assert min(new_width, new_height) >= 28
+    assert new_width * new_height // 784 <= rule.most_tokens()
 
 
 def test_very_narrow_pictures_are_refused(prompts: PromptBuilder) -> None:

@@ -1,91 +1,77 @@
-"""The server engine against vLLM itself: two GPUs, one for the server and one for the policy."""
+"""vLLM on GPUs: in the training's process with sleep, and as a server that NCCL reaches."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import requests
 import torch
 
 from tests.support.pictures import SENTENCE, noise_picture
-from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
+from tests.support.real_vllm import needs_vllm, served
+from vqr1.config import ColocatedConfig, ModelConfig, RolloutServerConfig, SamplingConfig
 from vqr1.data.prompts import PromptBuilder
-from vqr1.policy.export import export_checkpoint
-from vqr1.policy.loading import load_policy
+from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.shared_prompt import response_logprobs
+from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.rollout.engine import RolloutEngine
+from vqr1.rollout.vllm_colocated import VllmColocatedEngine
 from vqr1.rollout.vllm_link import VllmLink
 from vqr1.rollout.vllm_server import VllmServerEngine
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs"),
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM"),
-]
+pytestmark = [pytest.mark.gpu, needs_vllm]
 
 MODEL = ModelConfig(name="tiny", path=None, min_pixels=56 * 56, max_pixels=112 * 112)
 SAMPLING = SamplingConfig(top_k=50, max_new_tokens=32, stop="answer")
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
-    folder = export_checkpoint(load_policy(MODEL), tmp_path / "checkpoint")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    sizes = {"min_pixels": MODEL.min_pixels, "max_pixels": MODEL.max_pixels}
-    process = subprocess.Popen(
-        ["vllm", "serve", str(folder), "--host", "127.0.0.1", "--port", str(port),
-         "--dtype", "float32", "--logprobs-mode", "raw_logprobs", "--max-model-len", "1024",
-         "--weight-transfer-config", json.dumps({"backend": "nccl"}),
-         "--mm-processor-kwargs", json.dumps(sizes), "--limit-mm-per-prompt", '{"image": 1}'],
-        env={**os.environ, "VLLM_SERVER_DEV_MODE": "1", "CUDA_VISIBLE_DEVICES": "1"},
-    )  # fmt: skip
-    end = time.monotonic() + 600
-    try:
-        while True:
-            try:
-                if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                assert process.poll() is None
-                assert time.monotonic() < end
-            time.sleep(1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_responses_follow_the_weights(url: str) -> None:
-    policy = load_policy(MODEL, device="cuda:0")
+def check_follows(policy: Policy, engine: RolloutEngine) -> None:
+    """Check that responses are drawn from the policy's weights once these are taken over."""
     builder = PromptBuilder(policy.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels)
     prompts = builder([noise_picture(seed, 84, 56) for seed in range(4)]).to("cuda:0")
-    config = RolloutServerConfig(url=url)
-    link = VllmLink(config, SAMPLING, torch.device("cuda:0"), True, Path())
-    engine = VllmServerEngine(
-        policy.model, policy.processor, SENTENCE, config, link, lambda call: call(), True
-    )
+    model: Any = policy.model
 
     def gap() -> float:
         """Mean |log p - log q| of fresh responses under the policy's current weights."""
         rollout = engine.sample(prompts, group_size=4, sampling=SAMPLING, seed=1)
         assert rollout.logprobs is not None
         with torch.no_grad():
-            own = response_logprobs(policy.model, prompts, rollout.tokens, rollout.mask).logprobs
+            own = response_logprobs(model, prompts, rollout.tokens, rollout.mask).logprobs
         return float((own - rollout.logprobs)[rollout.mask].abs().mean())
 
     engine.synchronise()
     assert gap() < 1e-2
     with torch.no_grad():
-        policy.model.lm_head.weight.mul_(1.5)
-    assert gap() > 5e-2
+        model.lm_head.weight.mul_(1.5)
     engine.synchronise()
     assert gap() < 1e-2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("sleep", [True, False])
+def test_in_the_process(sleep: bool) -> None:
+    policy = load_policy(MODEL, device="cuda:0")
+    config = ColocatedConfig(kv_cache_gib=0.5, sleep=sleep, enforce_eager=True)
+    engine = VllmColocatedEngine(
+        policy, SENTENCE, config, MODEL, SAMPLING, dtype="float32", seed=0, alone=True
+    )
+    free, _ = torch.cuda.mem_get_info()
+    check_follows(policy, engine)
+    # The cache of half a GiB is there only while responses are sampled.
+    engine._wake()
+    awake, _ = torch.cuda.mem_get_info()
+    assert (free - awake > 2**28) == sleep
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs")
+def test_as_a_server() -> None:
+    command = ["vllm", "serve", str(tiny_policy_folder())]
+    with served(command, CUDA_VISIBLE_DEVICES="1") as url:
+        policy = load_policy(MODEL, device="cuda:0")
+        config = RolloutServerConfig(url=url)
+        link = VllmLink(config, SAMPLING, torch.device("cuda:0"), True, Path())
+        engine = VllmServerEngine(
+            policy.model, policy.processor, SENTENCE, config, link, lambda call: call(), True
+        )
+        check_follows(policy, engine)

@@ -24,7 +24,8 @@ from vqr1.policy.loading import load_policy
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.vllm_link import VllmLink
-from vqr1.rollout.vllm_server import VllmServerEngine, _seeds
+from vqr1.rollout.vllm_requests import seeds_of
+from vqr1.rollout.vllm_server import VllmServerEngine
 
 MODEL = ModelConfig(name="tiny", path=None, min_pixels=28 * 28, max_pixels=112 * 112)
 POLICY = load_policy(MODEL)
@@ -88,7 +89,7 @@ def asked(engine: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> Ro
 
 def one_by_one(model: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> list[Rollout]:
     """What the policy itself samples for each image from the seed that goes to the server."""
-    seeds = _seeds(pictures_of(PROMPTS, POLICY.processor.image_processor), seed)
+    seeds = seeds_of(pictures_of(PROMPTS, POLICY.processor.image_processor), seed)
     local = LocalEngine(model, TOKENIZER, 10**6)
 
     def only(b: int) -> PromptBatch:
@@ -198,8 +199,11 @@ def test_servers_that_cannot_serve_a_training(
 
 def test_logprobs_at_another_temperature_need_another_mode(server: RunningServer) -> None:
     warm = SamplingConfig(temperature=0.7, max_new_tokens=8)
-    with pytest.raises(ModelError, match=r"processed_logprobs`, with rollout\.sampling\.top_k=0"):
+    with pytest.raises(ModelError, match=r"start it with `--logprobs-mode processed_logprobs`$"):
         engine_of(server, POLICY.model, sampling=warm)
+    cut = SamplingConfig(temperature=0.7, top_k=50, max_new_tokens=8)
+    with pytest.raises(ModelError, match=r"processed_logprobs`, with rollout\.sampling\.top_k=0"):
+        engine_of(server, POLICY.model, sampling=cut)
 
 
 def test_another_checkpoint_or_other_image_sizes_are_noticed(server: RunningServer) -> None:

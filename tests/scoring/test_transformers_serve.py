@@ -13,16 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.support.pictures import noise_picture
-from vqr1.cli.compose import compose_config, plain_values
-from vqr1.config import ScoreConfig, validate
+from tests.support.scored import results
 from vqr1.errors import ModelError
 from vqr1.policy.tiny import tiny_policy_folder
-from vqr1.scoring.backends import build_backend
-from vqr1.scoring.result import Result
-from vqr1.scoring.scorer import Scorer
 
 PICTURES = [noise_picture(1, 40, 32), noise_picture(2, 200, 90), noise_picture(3, 61, 180)]
 
@@ -66,15 +61,6 @@ def _healthy(port: int) -> bool:
         return False
 
 
-def results(*overrides: str) -> list[Result]:
-    config = validate(ScoreConfig, plain_values(compose_config("score", overrides)))
-    backend = build_backend(config.backend, config.model, config.hardware)
-    threads = torch.get_num_threads()
-    scorer = Scorer(backend, config.prompt, config.mode, seed=config.seed)
-    torch.set_num_threads(threads)
-    return scorer.score(PICTURES)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["thinking", "non_thinking", "describe"])
 def test_the_same_greedy_answers(served: str, prompt: str) -> None:
@@ -82,9 +68,9 @@ def test_the_same_greedy_answers(served: str, prompt: str) -> None:
     if prompt == "describe":
         # Without an answer's end, here and there the text goes on to the limit.
         ask += ("mode.sampling.stop=eos",)
-    own = results(*ask)
+    own = results(PICTURES, *ask)
     folder = tiny_policy_folder()
-    theirs = results(*ask, "backend=transformers_serve", f"backend.url={served}",
+    theirs = results(PICTURES, *ask, "backend=transformers_serve", f"backend.url={served}",
                      f"backend.model={folder}")  # fmt: skip
     assert [r.text for r in theirs] == [r.text for r in own]
     assert theirs == own
@@ -98,11 +84,11 @@ def test_samples_and_what_the_server_cannot_do(served: str) -> None:
         f"backend.model={tiny_policy_folder()}", "backend.concurrency=1",
     )  # fmt: skip
     sampled = ("mode=sampled", "mode.samples=3", "mode.sampling.max_new_tokens=60", *server)
-    first = results(*sampled, "mode.sampling.top_k=0", "seed=3")
-    assert results(*sampled, "mode.sampling.top_k=0", "seed=3") == first
-    assert results(*sampled, "mode.sampling.top_k=0", "seed=4") != first
+    first = results(PICTURES, *sampled, "mode.sampling.top_k=0", "seed=3")
+    assert results(PICTURES, *sampled, "mode.sampling.top_k=0", "seed=3") == first
+    assert results(PICTURES, *sampled, "mode.sampling.top_k=0", "seed=4") != first
     assert any(r.std for r in first)
     with pytest.raises(ModelError, match=r"refuses every request; it says: .*top_k"):
-        results(*sampled, "mode.sampling.top_k=50")
+        results(PICTURES, *sampled, "mode.sampling.top_k=50")
     with pytest.raises(ModelError, match="mode=expected: this server gives no log-probabilities"):
-        results(*server)
+        results(PICTURES, *server)

@@ -151,6 +151,22 @@ def test_keys_and_values_within_the_token_budget() -> None:
     assert sampling(config, shape, work)["keys and values"] == 2 * 4 * 64 * 4 * 2 * 400
 
 
+def test_vllm_in_the_process_has_weights_and_a_cache_of_its_own() -> None:
+    keys = ["model=qwen2_5_vl_3b", "hardware=1gpu_lora", "rollout=vllm_colocated"]
+    config = load_train_config([*keys, "rollout.colocated.kv_cache_gib=3"])
+    shape, work = read_shape(config.model), share_of_work(config)
+    phases = plan_memory(config, shape, work, process=0.0).phases
+    own = {"vLLM's weights": 2.0 * shape.total, "vLLM's cache": 3.0 * 2**30}
+    assert own.items() <= phases["rollout"].items()
+    assert "keys and values" not in phases["rollout"]
+    assert not own.keys() & phases["update"].keys()
+    awake = load_train_config([*keys, "rollout.colocated.sleep=false"])
+    assert own.keys() <= plan_memory(awake, shape, work, process=0.0).phases["update"].keys()
+    away = load_train_config([*keys[:2], "rollout=vllm_server"])
+    there = plan_memory(away, shape, work, process=0.0).phases["rollout"]
+    assert not {*own, "keys and values"} & there.keys()
+
+
 def test_operations_and_bytes_on_the_way() -> None:
     two = ["hardware=cpu_2procs", "grpo.inner_iterations=2"]
     config = load_train_config(two)

@@ -180,6 +180,8 @@ class Served:
             return {"choices": [{"text": "4"}], "prompt_token_ids": []}
         assert (body["logprobs"], body["return_tokens_as_token_ids"]) == (True, True)
         assert (body["repetition_penalty"], body["min_p"]) == (1.0, 0.0)
+        if body["temperature"] == 0 and body["n"] > 1:
+            raise HTTPException(400, f"n must be 1 when using greedy sampling, got {body['n']}.")
         prompts = self.prompts(body)
         at_answer = body.get("stop") == ["</answer>"] and body["include_stop_str_in_output"]
         sampling = SamplingConfig(

@@ -15,6 +15,7 @@ from vqr1.policy.loading import Policy
 from vqr1.policy.vision import VisionCache
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.local import LocalEngine
+from vqr1.rollout.vllm_colocated import VllmColocatedEngine, check_vllm
 from vqr1.rollout.vllm_link import VllmLink, at_start
 from vqr1.rollout.vllm_server import VllmServerEngine
 from vqr1.training.agreement import from_first
@@ -29,10 +30,13 @@ def build_engine(
     """The rollout engine of a policy; what it writes goes to the run's folder.
 
     Raises:
-        ModelError: no rollout server answers, or it cannot serve this training.
+        ModelError: no rollout server answers, or it cannot serve this training; vLLM does not start
+            in this process.
     """
     if config.rollout.engine == "vllm_server":
         return _server_engine(config, policy, run_dir)
+    if config.rollout.engine == "vllm_colocated":
+        return _colocated_engine(config, policy)
     return LocalEngine(
         policy.model,
         policy.processor.tokenizer,
@@ -46,8 +50,11 @@ def check_engine(config: TrainConfig) -> None:
     """Look for what samples, before anything is loaded.
 
     Raises:
-        ModelError: no rollout server answers, or it cannot serve this training.
+        ModelError: no rollout server answers, or it cannot serve this training; vLLM is not
+            installed.
     """
+    if config.rollout.engine == "vllm_colocated":
+        check_vllm()
     if config.rollout.engine == "vllm_server":
         with at_start(config.rollout.server.url):
             _link(config, torch.device("cpu"), Path(config.run_dir)).look()
@@ -72,6 +79,20 @@ def _server_engine(config: TrainConfig, policy: Policy, run_dir: Path) -> Rollou
         config.rollout.server,
         _link(config, next(policy.model.parameters()).device, run_dir),
         agree=from_first,
+        alone=world_size() == 1,
+    )
+
+
+def _colocated_engine(config: TrainConfig, policy: Policy) -> RolloutEngine:
+    half = config.hardware.precision == "bf16-mixed"
+    return VllmColocatedEngine(
+        policy,
+        config.prompt.text,
+        config.rollout.colocated,
+        config.model,
+        config.rollout.sampling,
+        dtype="bfloat16" if half else config.model.dtype,
+        seed=config.seed,
         alone=world_size() == 1,
     )
 

@@ -6,6 +6,7 @@ from vqr1.cli.hardware import hardware_problems, share_of_step, this_machine
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError
 from vqr1.rewards import WeightedRewards
+from vqr1.rollout.vllm_requests import fitting_logprobs
 
 LOST_IN_ROUNDING = 1e-4
 """Learning rate below which AdamW leaves many bfloat16 weights as they are: its step is about the
@@ -44,12 +45,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             f"optimizer.ema_decay={decay}, hardware.strategy={strategy}: an average needs whole "
             "weights in every process; use hardware.strategy=auto, or optimizer.ema_decay=null"
         )
-    served = config.rollout.engine == "vllm_server"
-    if served and config.rollout.server.weights == "adapter" and config.model.lora is None:
-        problems.append(
-            "rollout.server.weights=adapter, model.lora=null: there are no adapters to send; use "
-            "rollout.server.weights=merged, or set model.lora"
-        )
+    problems += _engine_problems(config)
     if config.prompt.answer_format == "free":
         problems.append(
             f"prompt={config.prompt.name}: it asks for no score, so there is nothing to rank; "
@@ -76,6 +72,24 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
         )
     if problems:
         raise ConfigError(problems)
+
+
+def _engine_problems(config: TrainConfig) -> list[str]:
+    """Why an engine cannot serve this training."""
+    rollout, sampling = config.rollout, config.rollout.sampling
+    if rollout.engine == "vllm_server":
+        if rollout.server.weights == "adapter" and config.model.lora is None:
+            return [
+                "rollout.server.weights=adapter, model.lora=null: there are no adapters to send; "
+                "use rollout.server.weights=merged, or set model.lora"
+            ]
+    elif rollout.engine == "vllm_colocated" and not fitting_logprobs(sampling):
+        return [
+            f"rollout.engine=vllm_colocated, rollout.sampling.temperature={sampling.temperature}: "
+            "vLLM reports no log-probabilities of the whole distribution there; use temperature 1, "
+            "or rollout.sampling.top_k=0 and rollout.sampling.top_p=1"
+        ]
+    return []
 
 
 def _reference_problems(config: TrainConfig) -> list[str]:

@@ -37,6 +37,7 @@ from vqr1.config.machine import (
     LoggerConfig,
 )
 from vqr1.config.model import (
+    ColocatedConfig,
     LoraConfig,
     ModelConfig,
     PromptConfig,
@@ -78,6 +79,7 @@ __all__ = [
     "BatchingConfig",
     "CallbacksConfig",
     "CheckpointConfig",
+    "ColocatedConfig",
     "ComparisonConfig",
     "CsvColumns",
     "DataConfig",

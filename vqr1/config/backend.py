@@ -55,6 +55,8 @@ class VllmBackendConfig:
     """Longest prompt with its answer, in tokens."""
     tensor_parallel_size: PositiveInt = 1
     """GPUs that share the model."""
+    enforce_eager: bool = False
+    """Neither compile nor record the decoding: starts in seconds, answers more slowly."""
 
 
 def _kind(values: Any) -> str | None:

@@ -128,18 +128,33 @@ class RolloutServerConfig:
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
+class ColocatedConfig:
+    """A vLLM engine inside each training process."""
+
+    kv_cache_gib: PositiveFloat = 8.0
+    """Size of its cache of keys and values, in GiB; beside it lies a copy of the weights."""
+    sleep: bool = True
+    """On a GPU, give up that cache and copy between two rollouts, so that the update has the
+    memory; waking copies the weights once more."""
+    enforce_eager: bool = False
+    """Neither compile nor record the decoding: starts in seconds, samples more slowly."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class RolloutConfig:
     """Where and how the K responses are sampled."""
 
-    engine: Literal["local", "vllm_server"]
+    engine: Literal["local", "vllm_server", "vllm_colocated"]
     """`local`: this process, prompt and image shared among the K responses; `vllm_server`: a vLLM
-    server, whose weights follow the policy's."""
+    server, whose weights follow the policy's; `vllm_colocated`: vLLM in this process."""
     sampling: SamplingConfig
     importance_cap: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Largest importance weight of a token, against an engine that computes other probabilities
     than the training (`vqr1.training.mismatch`); null corrects nothing."""
     server: RolloutServerConfig = field(default_factory=RolloutServerConfig)
     """`vllm_server` only."""
+    colocated: ColocatedConfig = field(default_factory=ColocatedConfig)
+    """`vllm_colocated` only."""
     micro_batch_tokens: PositiveInt = 16384
     """`local` only: most key-value entries (prompt and response tokens, all sequences) decoded
     together; larger batches are sampled in turns."""

@@ -11,6 +11,7 @@ Nothing here pads: sequence lengths differ, and `PromptBatch` keeps them apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -58,6 +59,14 @@ class ResizeRule:
         )
         # The published rule rounds the short side of a long picture down to 0 and then fails.
         return max(new_width, self.factor), max(new_height, self.factor)
+
+    def most_tokens(self) -> int:
+        """A bound of the image tokens of any picture: the area's, and rounding of both sides.
+
+        Only very narrow pictures come near what it adds to `max_pixels`.
+        """
+        longest = math.isqrt(MAX_RATIO * self.max_pixels)
+        return self.max_pixels // self.factor**2 + 2 * longest // self.factor + 1
 
     def apply(self, picture: Image.Image) -> Image.Image:
         """The picture in its resized form; bicubic, also where the size stays (a copy)."""
@@ -165,6 +174,10 @@ class PromptBuilder:
         return torch.tensor(
             self._before + [self._image_token] * image_tokens + self._after, dtype=torch.int64
         )
+
+    def most_tokens(self) -> int:
+        """A bound of the length of any prompt."""
+        return len(self._before) + self.rule.most_tokens() + len(self._after)
 
 
 def chat_text(processor: Any, prompt_text: str) -> str:

@@ -28,6 +28,7 @@ from vqr1.config import RolloutServerConfig, SamplingConfig
 from vqr1.errors import ModelError
 from vqr1.policy.served_weights import served_weights
 from vqr1.rollout.messages import shortened
+from vqr1.rollout.vllm_requests import fitting_logprobs
 
 logger = logging.getLogger(__name__)
 
@@ -208,14 +209,12 @@ class VllmLink:
     def _check_logprobs(self, mode: str) -> None:
         """Check that the server reports what `Rollout.logprobs` means."""
         sampling = self._sampling
-        cut = sampling.top_k > 0 or sampling.top_p < 1.0
-        if mode == "raw_logprobs" and sampling.temperature == 1.0:
-            return
-        if mode == "processed_logprobs" and not cut:
+        fitting = fitting_logprobs(sampling)
+        if mode in fitting:
             return
         how = (
-            "`--logprobs-mode raw_logprobs`"
-            if sampling.temperature == 1.0
+            f"`--logprobs-mode {fitting[0]}`"
+            if fitting
             else "`--logprobs-mode processed_logprobs`, with rollout.sampling.top_k=0 and "
             "rollout.sampling.top_p=1"
         )

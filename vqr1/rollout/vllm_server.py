@@ -4,48 +4,43 @@ Every image is one request for its K responses, with the picture as a lossless P
 resized; the server renders the checkpoint's own chat template. The prompt that it says it was given
 is compared with the one that the training will compute, token by token.
 
-Responses are cut by our stop rules: the server's own only save it work. A response's seed depends
-on the step's seed and its image; whether that decides the response is the server's affair.
-
 What a lost server means: where this process trains alone, it waits, connects again, sends the
 weights and asks again. Where several train together it stops (`RolloutLostError`): they would all
 have to begin the step again, and `resume=` does just that.
 
-Not here: the connection (`vllm_link.py`), and what the other arithmetic of the server does to the
-gradient (`vqr1.training.mismatch`).
+Not here: the connection (`vllm_link.py`), what any vLLM is asked (`vllm_requests.py`), and what the
+other arithmetic of the server does to the gradient (`vqr1.training.mismatch`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import requests
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from vqr1.config import RolloutServerConfig, SamplingConfig
 from vqr1.data.patches import pictures_of
 from vqr1.errors import ModelError, RolloutLostError
-from vqr1.policy.backbone import unwrap
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
-from vqr1.rollout.assembly import padded, response_end, rollout_of
-from vqr1.rollout.sampling import picture_seed
-from vqr1.rollout.stopping import ANSWER_END, banned_tokens, end_tokens, padding_token
 from vqr1.rollout.vllm_link import ServerAwayError, VllmLink, at_start, reason_of
+from vqr1.rollout.vllm_requests import Answer, VllmRequests, asked_for, seeds_of
 
 logger = logging.getLogger(__name__)
 
 RECONNECTIONS = 3
 """Times that a lost server may come back within one request for a batch's responses."""
 
-NEVER = -100.0
-"""Added to the logit of a token that a response must not hold."""
+REMEDY = (
+    "it must serve the checkpoint of model.path, and take pictures as they are: "
+    """--mm-processor-kwargs '{"do_resize": false}'"""
+)
+"""What to do about a server that builds another prompt."""
 
 _T = TypeVar("_T")
 Agree = Callable[[Callable[[], None]], None]
@@ -79,15 +74,14 @@ class VllmServerEngine:
     ) -> None:
         self._model = model
         self._processor = processor
-        self._tokenizer = processor.tokenizer
         self._question = question
         self._config = config
         self._link = link
         self._agree = agree
         self._alone = alone
-        vocabulary = unwrap(model).config.text_config.vocab_size
-        self._banned = frozenset(banned_tokens(self._tokenizer, vocabulary))
-        self._ends = end_tokens(self._tokenizer)
+        self._requests = VllmRequests(
+            model, processor, f"rollout.server.url={config.url}: the server"
+        )
         with at_start(config.url):
             link.open()
 
@@ -128,13 +122,14 @@ class VllmServerEngine:
                 than responses with log-probabilities.
         """
         pictures = pictures_of(prompts, self._processor.image_processor)
-        seeds = _seeds(pictures, seed)
+        seeds = seeds_of(pictures, seed)
+        count = asked_for(group_size, sampling)
 
-        def ask(b: int) -> tuple[list[list[int]], list[list[float]]]:
-            body = self._sampling_fields(sampling, seeds[b])
-            return self._ask(pictures[b], prompts.input_ids[b].tolist(), group_size, sampling, body)
+        def ask(b: int) -> Answer:
+            fields = self._requests.fields(sampling, seeds[b])
+            return self._ask(pictures[b], prompts.input_ids[b].tolist(), count, sampling, fields)
 
-        def ask_all() -> list[tuple[list[list[int]], list[list[float]]]]:
+        def ask_all() -> list[Answer]:
             if self._alone and not self._link.current:
                 self._link.send_weights(self._model)
             with ThreadPoolExecutor(min(len(pictures), self._config.concurrency)) as pool:
@@ -144,29 +139,17 @@ class VllmServerEngine:
             return answers
 
         answers = self._persist(ask_all, may_reopen=self._alone)
-        return self._rollout(answers, sampling, prompts.pixel_values.device)
-
-    def _sampling_fields(self, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
-        """What TRL's client has no argument for."""
-        fields: dict[str, Any] = {
-            "stop_token_ids": sorted(self._ends),
-            "logit_bias": {str(token): NEVER for token in sorted(self._banned)},
-        }
-        if sampling.temperature > 0:
-            fields["seed"] = seed
-        if sampling.stop == "answer":
-            fields |= {"stop": [ANSWER_END], "include_stop_str_in_output": True}
-        return fields
+        return self._requests.rollout(answers, sampling, group_size, prompts.pixel_values.device)
 
     def _ask(
         self,
         picture: Tensor,
         prompt: Sequence[int],
-        group_size: int,
+        count: int,
         sampling: SamplingConfig,
         fields: dict[str, Any],
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """K responses to one picture, with the log-probability of each of their tokens."""
+    ) -> Answer:
+        """Responses to one picture; TRL's client has no argument for the `fields`."""
         content = [
             {"type": "image", "image": Image.fromarray(picture.numpy())},
             {"type": "text", "text": self._question},
@@ -174,7 +157,7 @@ class VllmServerEngine:
         try:
             reply = self._link.client.chat(
                 [[{"role": "user", "content": content}]],
-                n=group_size,
+                n=count,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,
@@ -186,7 +169,7 @@ class VllmServerEngine:
             served: list[int] = reply["prompt_ids"][0]
             tokens: list[list[int]] = reply["completion_ids"]
             logprobs = [
-                [values[ids.index(token)] for token, ids, values in zip(*row, strict=True)]
+                [float(values[ids.index(token)]) for token, ids, values in zip(*row, strict=True)]
                 for row in zip(tokens, reply["logprob_token_ids"], reply["logprobs"], strict=True)
             ]
         except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -194,55 +177,8 @@ class VllmServerEngine:
                 f"rollout.server.url={self._config.url}: the server's answer is not that of vLLM "
                 f"({type(error).__name__}: {error}); versions 0.22 to 0.31 are known"
             ) from error
-        self._check_prompt(served, prompt)
-        if len(tokens) != group_size or any(None in row for row in logprobs):
-            raise ModelError(
-                f"rollout.server.url={self._config.url}: {len(tokens)} responses instead of "
-                f"{group_size}, or a token without a log-probability"
-            )
+        self._requests.check_prompt(served, prompt, REMEDY)
         return tokens, logprobs
-
-    def _check_prompt(self, served: Sequence[int], prompt: Sequence[int]) -> None:
-        if list(served) != list(prompt):
-            image = int(self._processor.image_token_id)
-            raise ModelError(
-                f"rollout.server.url={self._config.url}: the server builds another prompt "
-                f"({len(served)} tokens, {list(served).count(image)} of the image; the training "
-                f"has {len(prompt)} and {list(prompt).count(image)}): it must serve the checkpoint "
-                "of model.path, with --mm-processor-kwargs that name model.min_pixels and "
-                "model.max_pixels"
-            )
-
-    def _rollout(
-        self,
-        answers: Sequence[tuple[list[list[int]], list[list[float]]]],
-        sampling: SamplingConfig,
-        device: torch.device,
-    ) -> Rollout:
-        at_answer = sampling.stop == "answer"
-        ends = [
-            [response_end(row, self._tokenizer, at_answer) for row in rows] for rows, _ in answers
-        ]
-        tokens, logprobs = padded(
-            [[row[:n] for row, (n, _) in zip(rows, cut, strict=True)]
-             for (rows, _), cut in zip(answers, ends, strict=True)],
-            [[row[:n] for row, (n, _) in zip(values, cut, strict=True)]
-             for (_, values), cut in zip(answers, ends, strict=True)],
-            padding_token(self._tokenizer),
-        )  # fmt: skip
-        strangers = self._banned.intersection(tokens.unique().tolist()) - {
-            padding_token(self._tokenizer)
-        }
-        if strangers:
-            raise ModelError(
-                f"rollout.server.url={self._config.url}: a response holds the control token "
-                f"{min(strangers)}: the server does not heed logit_bias"
-            )
-        lengths = torch.tensor([[n for n, _ in cut] for cut in ends])
-        finished = torch.tensor([[done for _, done in cut] for cut in ends])
-        return rollout_of(
-            tokens.to(device), lengths, logprobs.to(device), finished, self._tokenizer
-        )
 
     def _persist(self, call: Callable[[], _T], may_reopen: bool) -> _T:
         """The call's result, after waiting for a lost server where that may be.
@@ -270,14 +206,3 @@ class VllmServerEngine:
             f"rollout.server.url={self._config.url}: lost the rollout server ({reason}); start it "
             "again"
         )
-
-
-def _seeds(pictures: Sequence[Tensor], seed: int) -> list[int]:
-    """One seed for each picture; a picture that comes twice has two."""
-    seen: Counter[int] = Counter()
-    seeds = []
-    for picture in pictures:
-        first = picture_seed(seed, picture)
-        seeds.append(picture_seed(seed, picture, seen[first]) if seen[first] else first)
-        seen[first] += 1
-    return seeds

@@ -58,8 +58,11 @@ class VllmBackend:
                 gpu_memory_utilization=config.gpu_memory_utilization,
                 max_model_len=config.max_model_len,
                 tensor_parallel_size=config.tensor_parallel_size,
+                enforce_eager=config.enforce_eager,
                 limit_mm_per_prompt={"image": 1},
                 mm_processor_kwargs={
+                    # Pictures come resized; the checkpoint's processor would do it again.
+                    "do_resize": False,
                     "min_pixels": model.min_pixels,
                     "max_pixels": model.max_pixels,
                 },

@@ -1,0 +1,43 @@
+"""vLLM itself on a CPU as a backend, in this process and as a server (`make test-vllm`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.pictures import noise_picture
+from tests.support.real_vllm import needs_vllm
+from tests.support.scored import results
+
+pytestmark = needs_vllm
+
+# The checkpoint's own processor would resize some of them again.
+PICTURES = [
+    noise_picture(seed, *size)
+    for seed, size in enumerate([(84, 56), (200, 90), (61, 180), (112, 112), (28, 1500)])
+]
+ENGINE = (
+    "backend=vllm", "backend.gpu_memory_utilization=0.1", "backend.max_model_len=512",
+    "backend.enforce_eager=true",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["process", "server"])
+def test_answers_are_those_of_the_local_engine(place: str, request: Any) -> None:
+    backend: tuple[str, ...] = ENGINE
+    if place == "server":
+        backend = ("backend=openai", f"backend.url={request.getfixturevalue('real_vllm')}/v1")
+    greedy = ("mode=greedy", "mode.sampling.max_new_tokens=60")
+    own = results(PICTURES, *greedy)
+    theirs = results(PICTURES, *greedy, *backend)
+    assert theirs == own
+    # The decimals are taken as independent of the first digit there, and 5 as able to go on.
+    expected = results(PICTURES, "mode=expected", *backend)
+    close = results(PICTURES, "mode=expected")
+    assert [r.text for r in expected] == [r.text for r in close]
+    assert [r.score for r in expected] == pytest.approx([r.score for r in close], abs=0.15)
+    sampled = ("mode=sampled", "mode.samples=3", "mode.sampling.max_new_tokens=60", *backend)
+    first = results(PICTURES, *sampled, "seed=3")
+    assert results(PICTURES, *sampled, "seed=3") == first
+    assert results(PICTURES, *sampled, "seed=4") != first

@@ -1,0 +1,235 @@
+"""Responses from a vLLM engine inside the training process, on its own device.
+
+The engine has a second copy of the weights, in the precision of the passes, and takes the policy's
+before it samples. Between two rollouts it can sleep: weights and cache are given up, so that the
+update has the memory. Several training processes have an engine each, for their own images.
+
+Not here: what any vLLM is asked (`vllm_requests.py`), and what its other arithmetic does to the
+gradient (`vqr1.training.mismatch`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from vqr1.config import ColocatedConfig, ModelConfig, SamplingConfig
+from vqr1.data.patches import pictures_of
+from vqr1.data.prompts import PromptBuilder
+from vqr1.errors import ModelError
+from vqr1.policy.loading import Policy
+from vqr1.policy.served_weights import served_weights
+from vqr1.policy.vision import VisionFeatures
+from vqr1.records import PromptBatch, Rollout
+from vqr1.rollout.messages import shortened
+from vqr1.rollout.vllm_requests import (
+    Answer,
+    VllmRequests,
+    asked_for,
+    fitting_logprobs,
+    seeds_of,
+)
+
+WHO = "rollout.engine=vllm_colocated: vLLM"
+REMEDY = "the processor files in model.path are not those that transformers reads here"
+
+
+def check_vllm() -> None:
+    """Look whether vLLM can be used here.
+
+    Raises:
+        ModelError: it is not installed, or does not fit the other packages.
+    """
+    # The engine lives in this process: weights are handed over without a copy on the way.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    # It warns of every layer whose weights it does not know how to hand over, buffers included.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            f"{WHO} cannot be imported ({shortened(str(error))}); install it with `pip install "
+            "'vqr1[vllm]'`, or use rollout=local"
+        ) from error
+
+
+class VllmColocatedEngine:
+    """Samples by vLLM in this process.
+
+    Args:
+        policy: the policy, on its device, and where it was loaded from.
+        question: the text behind the image.
+        config: memory and start-up.
+        model: sizes of the pictures.
+        sampling: how the training draws responses.
+        dtype: precision of the training's passes: "float32" or "bfloat16".
+        seed: of the engine.
+        alone: no other process trains.
+
+    Raises:
+        ModelError: vLLM is not there, or does not start.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        question: str,
+        config: ColocatedConfig,
+        model: ModelConfig,
+        sampling: SamplingConfig,
+        *,
+        dtype: str,
+        seed: int,
+        alone: bool,
+    ) -> None:
+        check_vllm()
+        from vllm import LLM
+
+        self._model = policy.model
+        self._processor = policy.processor
+        self._requests = VllmRequests(policy.model, policy.processor, WHO)
+        self._builder = PromptBuilder(
+            policy.processor, question, model.min_pixels, model.max_pixels
+        )
+        device = next(policy.model.parameters()).device
+        # vLLM frees a GPU's memory only.
+        self._sleeps = config.sleep and device.type == "cuda"
+        self._current = False
+        longest = self._builder.most_tokens() + sampling.max_new_tokens
+        # Its CPU backend takes this away for good, and forked loader workers hang without it.
+        set_num_threads = torch.set_num_threads
+        try:
+            self._llm = LLM(
+                model=policy.source,
+                revision=policy.revision,
+                dtype=dtype,
+                seed=seed,
+                max_model_len=longest,
+                limit_mm_per_prompt={"image": 1, "video": 0},
+                mm_processor_kwargs={
+                    "do_resize": False,
+                    "min_pixels": model.min_pixels,
+                    "max_pixels": model.max_pixels,
+                },
+                # Pictures come resized; there is little to save.
+                mm_processor_cache_gb=0,
+                kv_cache_memory_bytes=int(config.kv_cache_gib * 2**30),
+                # Given the cache's size, this is only compared with what is free at the start.
+                gpu_memory_utilization=0.01,
+                enable_sleep_mode=self._sleeps,
+                enforce_eager=config.enforce_eager,
+                logprobs_mode=fitting_logprobs(sampling)[0],
+                # The processes of the training are known to PyTorch already.
+                distributed_executor_backend=None if alone else "external_launcher",
+                **(_on_a_cpu(longest) if device.type == "cpu" else {}),
+            )
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise ModelError(f"{WHO} does not start: {shortened(str(error), 300)}") from error
+        finally:
+            torch.set_num_threads = set_num_threads
+        self._rest()
+
+    def with_model(self, model: nn.Module) -> VllmColocatedEngine:
+        """See `RolloutEngine.with_model`."""
+        self._model = model
+        self._current = False
+        return self
+
+    def synchronise(self) -> None:
+        """See `RolloutEngine.synchronise`; the weights are taken when the next responses are."""
+        self._current = False
+
+    def sample(
+        self,
+        prompts: PromptBatch,
+        *,
+        group_size: int,
+        sampling: SamplingConfig,
+        seed: int,
+        vision: VisionFeatures | None = None,
+    ) -> Rollout:
+        """Samples `group_size` responses for every prompt; see `RolloutEngine.sample`.
+
+        Raises:
+            ModelError: vLLM builds another prompt, or answers something else than was asked for.
+        """
+        from vllm import SamplingParams
+
+        pictures = pictures_of(prompts, self._processor.image_processor)
+        # vLLM puts the image's tokens in place of one.
+        tokens = self._builder.token_ids(1).tolist()
+        asked = [
+            {
+                "prompt_token_ids": tokens,
+                "multi_modal_data": {"image": Image.fromarray(picture.numpy())},
+            }
+            for picture in pictures
+        ]
+        how = [
+            SamplingParams(
+                n=asked_for(group_size, sampling),
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_new_tokens,
+                logprobs=0,
+                **self._requests.fields(sampling, own),
+            )
+            for own in seeds_of(pictures, seed)
+        ]
+        self._wake()
+        outputs = self._llm.generate(asked, how, use_tqdm=False)
+        self._rest()
+        for output, prompt in zip(outputs, prompts.input_ids, strict=True):
+            self._requests.check_prompt(output.prompt_token_ids, prompt.tolist(), REMEDY)
+        return self._requests.rollout(
+            [_answer(output) for output in outputs],
+            sampling,
+            group_size,
+            prompts.pixel_values.device,
+        )
+
+    def _wake(self) -> None:
+        """Bring the engine to the policy's weights, and give it its cache."""
+        if self._sleeps:
+            # What PyTorch keeps for later is not free for vLLM.
+            torch.cuda.empty_cache()
+            self._llm.wake_up(tags=["weights"])
+        if not self._current:
+            self._llm.collective_rpc(
+                "reload_weights", kwargs={"weights_iterator": served_weights(self._model)}
+            )
+            self._current = True
+        if self._sleeps:
+            self._llm.wake_up(tags=["kv_cache"])
+        else:
+            self._llm.reset_prefix_cache()
+        # Image features are kept by picture alone, whatever tower computed them.
+        self._llm.llm_engine.reset_encoder_cache()
+
+    def _rest(self) -> None:
+        """Give up weights and cache until the next rollout."""
+        if self._sleeps:
+            self._llm.sleep(level=2)
+            self._current = False
+
+
+def _on_a_cpu(longest: int) -> dict[str, Any]:
+    """Arguments of a CPU's engine: it reads every prompt at once.
+
+    A prompt in pieces would turn its generator back, which those of a CPU cannot.
+    """
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, longest)}
+
+
+def _answer(output: Any) -> Answer:
+    rows = [list(response.token_ids) for response in output.outputs]
+    logprobs = [
+        [float(found[token].logprob) for token, found in zip(row, response.logprobs, strict=True)]
+        for row, response in zip(rows, output.outputs, strict=True)
+    ]
+    return rows, logprobs

@@ -1,0 +1,159 @@
+"""What vLLM is asked for one picture, and its answers as a `Rollout`; however it is reached.
+
+Responses are cut by our stop rules: vLLM's own only save it work. A response's seed depends on the
+step's seed and its image; whether that decides the response is vLLM's affair.
+
+Not here: asking (`vllm_server.py`, `vllm_colocated.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqr1.config import SamplingConfig
+from vqr1.errors import ModelError
+from vqr1.policy.backbone import unwrap
+from vqr1.records import Rollout
+from vqr1.rollout.assembly import padded, response_end, rollout_of
+from vqr1.rollout.sampling import picture_seed
+from vqr1.rollout.stopping import ANSWER_END, banned_tokens, end_tokens, padding_token
+
+NEVER = -100.0
+"""Added to the logit of a token that a response must not hold."""
+
+Answer = tuple[list[list[int]], list[list[float]]]
+"""Tokens of the responses to one picture, and the log-probability of each."""
+
+
+class VllmRequests:
+    """Requests for one policy's responses.
+
+    Args:
+        model: the policy, bare or with adapters.
+        processor: its processor.
+        who: how a message calls this vLLM, with the key that chose it.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, who: str) -> None:
+        self._who = who
+        self._tokenizer = processor.tokenizer
+        self._image_token = int(processor.image_token_id)
+        vocabulary = unwrap(model).config.text_config.vocab_size
+        self._banned = frozenset(banned_tokens(self._tokenizer, vocabulary))
+        self._ends = end_tokens(self._tokenizer)
+
+    def fields(self, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
+        """Sampling parameters of vLLM behind temperature, top-k, top-p and the length limit.
+
+        Args:
+            sampling: how a response is drawn.
+            seed: of the picture's responses.
+        """
+        fields: dict[str, Any] = {
+            "stop_token_ids": sorted(self._ends),
+            "logit_bias": dict.fromkeys(sorted(self._banned), NEVER),
+        }
+        if sampling.temperature > 0:
+            fields["seed"] = seed
+        if sampling.stop == "answer":
+            fields |= {"stop": [ANSWER_END], "include_stop_str_in_output": True}
+        return fields
+
+    def check_prompt(self, served: Sequence[int], prompt: Sequence[int], remedy: str) -> None:
+        """Check that vLLM was given the prompt that the training will compute.
+
+        Args:
+            served: the tokens that vLLM says it was given.
+            prompt: the training's.
+            remedy: what to do where they differ.
+
+        Raises:
+            ModelError: they differ.
+        """
+        if list(served) != list(prompt):
+            image = self._image_token
+            raise ModelError(
+                f"{self._who} builds another prompt ({len(served)} tokens, "
+                f"{list(served).count(image)} of the image; the training has {len(prompt)} and "
+                f"{list(prompt).count(image)}): {remedy}"
+            )
+
+    def rollout(
+        self,
+        answers: Sequence[Answer],
+        sampling: SamplingConfig,
+        group_size: int,
+        device: torch.device,
+    ) -> Rollout:
+        """The answers for B pictures as B x K responses that end by our rules.
+
+        Args:
+            answers: those of each picture, `asked_for` of them.
+            sampling: how they were drawn.
+            group_size: K.
+            device: where the tensors shall be.
+
+        Raises:
+            ModelError: other responses than were asked for.
+        """
+        at_answer = sampling.stop == "answer"
+        wanted = asked_for(group_size, sampling)
+        tokens: list[list[list[int]]] = []
+        logprobs: list[list[list[float]]] = []
+        ends: list[list[tuple[int, bool]]] = []
+        for rows, values in answers:
+            if len(rows) != wanted:
+                raise ModelError(f"{self._who} gives {len(rows)} responses instead of {wanted}")
+            cut = [response_end(row, self._tokenizer, at_answer) for row in rows]
+            times = group_size // wanted
+            ends.append(times * cut)
+            tokens.append(times * [row[:n] for row, (n, _) in zip(rows, cut, strict=True)])
+            logprobs.append(times * [row[:n] for row, (n, _) in zip(values, cut, strict=True)])
+        padding = padding_token(self._tokenizer)
+        ids, reported = padded(tokens, logprobs, padding)
+        strangers = self._banned.intersection(ids.unique().tolist()) - {padding}
+        if strangers:
+            raise ModelError(
+                f"{self._who} gives a response that holds the control token {min(strangers)}: it "
+                "does not heed logit_bias"
+            )
+        lengths = torch.tensor([[n for n, _ in cut] for cut in ends])
+        finished = torch.tensor([[done for _, done in cut] for cut in ends])
+        return rollout_of(ids.to(device), lengths, reported.to(device), finished, self._tokenizer)
+
+
+def asked_for(group_size: int, sampling: SamplingConfig) -> int:
+    """Responses to ask vLLM for: greedy ones are all alike, and it refuses to give several."""
+    return 1 if sampling.temperature == 0 else group_size
+
+
+def fitting_logprobs(sampling: SamplingConfig) -> tuple[str, ...]:
+    """The values of vLLM's `logprobs_mode` that report what `Rollout.logprobs` means.
+
+    That is the whole distribution at the temperature. vLLM's raw values are those of temperature 1,
+    and its processed ones are divided by what top-k and top-p leave.
+    """
+    raw = ("raw_logprobs",) if sampling.temperature == 1.0 else ()
+    cut = sampling.top_k > 0 or sampling.top_p < 1.0
+    return raw if cut else (*raw, "processed_logprobs")
+
+
+def seeds_of(pictures: Sequence[Tensor], seed: int) -> list[int]:
+    """One seed for each picture; a picture that comes twice has two.
+
+    Args:
+        pictures: B pictures [H_b, W_b, 3] uint8.
+        seed: the step's.
+    """
+    seen: Counter[int] = Counter()
+    seeds = []
+    for picture in pictures:
+        first = picture_seed(seed, picture)
+        seeds.append(picture_seed(seed, picture, seen[first]) if seen[first] else first)
+        seen[first] += 1
+    return seeds
