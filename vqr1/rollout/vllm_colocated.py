@@ -203,13 +203,12 @@ class VllmColocatedEngine:
             self._llm.collective_rpc(
                 "reload_weights", kwargs={"weights_iterator": served_weights(self._model)}
             )
+            self._llm.reset_prefix_cache()
+            # Image features are kept by picture alone, whatever tower computed them.
+            self._llm.llm_engine.reset_encoder_cache()
             self._current = True
         if self._sleeps:
             self._llm.wake_up(tags=["kv_cache"])
-        else:
-            self._llm.reset_prefix_cache()
-        # Image features are kept by picture alone, whatever tower computed them.
-        self._llm.llm_engine.reset_encoder_cache()
 
     def _rest(self) -> None:
         """Give up weights and cache until the next rollout."""
