@@ -123,7 +123,7 @@ def test_divided_adapters_are_put_together_and_sent_by_one_process(
     check_same_judgements(folder / "run", alone / "run")
 
 
-def test_a_server_killed_within_a_step_and_again_while_it_takes_the_weights(
+def test_a_server_killed_within_a_step_and_again_behind_the_weights(
     in_two: tuple[Path, dict[str, int]], server: RunningServer, tmp_path: Path
 ) -> None:
     whole, _ = in_two
