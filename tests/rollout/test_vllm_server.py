@@ -23,9 +23,9 @@ from vqr1.errors import ModelError, RolloutLostError
 from vqr1.policy.loading import load_policy
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.local import LocalEngine
-from vqr1.rollout.vllm_link import VllmLink
+from vqr1.rollout.vllm_link import ServerAwayError, VllmLink
 from vqr1.rollout.vllm_requests import seeds_of
-from vqr1.rollout.vllm_server import VllmServerEngine
+from vqr1.rollout.vllm_server import Agree, VllmServerEngine
 
 MODEL = ModelConfig(name="tiny", path=None, min_pixels=28 * 28, max_pixels=112 * 112)
 POLICY = load_policy(MODEL)
@@ -69,6 +69,7 @@ def engine_of(
     *,
     sampling: SamplingConfig = SAMPLING,
     alone: bool = True,
+    agree: Agree = lambda call: call(),
     folder: Path = Path(),
     **keys: Any,
 ) -> VllmServerEngine:
@@ -78,9 +79,7 @@ def engine_of(
         limits["group_port"] = found.getsockname()[1]
     config = RolloutServerConfig(**({"url": server.url} | limits | keys))
     link = VllmLink(config, sampling, torch.device("cpu"), True, folder)
-    return VllmServerEngine(
-        model, POLICY.processor, SENTENCE, config, link, lambda call: call(), alone
-    )
+    return VllmServerEngine(model, POLICY.processor, SENTENCE, config, link, agree, alone)
 
 
 def asked(engine: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> Rollout:
@@ -265,3 +264,27 @@ def test_a_new_process_behind_the_address_gets_the_weights(
     assert f"{server.url}: the server has been started anew" in caplog.text
     assert server.counts()["updates"] == 1
     check_same(asked(engine), one_by_one(model))
+
+
+def test_a_process_that_sends_nothing_is_told_of_the_new_one(server: RunningServer) -> None:
+    engine = engine_of(server, POLICY.model, alone=False, agree=lambda call: "other")
+    server.set(instance="other")
+    with pytest.raises(RolloutLostError, match="it has been started anew"):
+        asked(engine)
+    engine.synchronise()
+    assert server.counts()["updates"] == 0
+    asked(engine)
+
+
+def test_a_new_process_that_is_gone_again(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(server, POLICY.model)
+
+    def gone(link: VllmLink) -> None:
+        raise ServerAwayError("no answer")
+
+    monkeypatch.setattr(VllmLink, "open", gone)
+    server.set(instance="other")
+    with pytest.raises(RolloutLostError, match=r"lost the rollout server \(no answer\)"):
+        engine.synchronise()

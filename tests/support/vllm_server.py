@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import signal
 import sys
 import threading
 import time
@@ -90,6 +91,11 @@ class Served:
         self.counts = dict.fromkeys(self.counts, 0)
         return body
 
+    def die_at(self, count: str) -> None:
+        """End as a kill from outside does, where a test has asked for it at this number."""
+        if self.options.get("die_at", {}).get(count) == self.counts[count]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def models(self) -> dict[str, Any]:
         return {"data": [{"id": name} for name in ("served-policy", *self.adapters)]}
 
@@ -148,6 +154,7 @@ class Served:
 
     def reset_cache(self) -> dict[str, bool]:
         self.counts["cache_resets"] += 1
+        self.die_at("cache_resets")
         return {"success": True}
 
     def reset_encoder_cache(self) -> Response:
@@ -173,6 +180,7 @@ class Served:
         with self.one_at_a_time:
             self.counts["chat"] += 1
             number = self.counts["chat"]
+            self.die_at("chat")
         time.sleep(self.options.get("chat_seconds", 0.0))
         if number in self.options.get("fail_at", []):
             raise HTTPException(503, "overloaded")

@@ -69,7 +69,8 @@ def _put(iterator: Any, group: _Group, src: int, post_iter_func: Any) -> None:
     assert src == 0
     assert group.store is not None
     for number, item in enumerate(iterator):
-        raw = post_iter_func(item).detach().cpu().contiguous().view(-1).view(torch.uint8)
+        # A copy: memory that NumPy has seen cannot be let go by who divides the weights again.
+        raw = post_iter_func(item).detach().cpu().clone().view(-1).view(torch.uint8)
         group.store.set(f"{group.updates}/{number}", raw.numpy().tobytes())
     group.updates += 1
 

@@ -56,6 +56,7 @@ class VllmLink:
 
     Attributes:
         current: the server was given weights since the connection was opened.
+        instance: names the server process that has the weights, which another one would not.
     """
 
     def __init__(
@@ -74,10 +75,10 @@ class VllmLink:
         self._sends = sends
         self._adapter_dir = adapter_dir
         self._client: Any = None
-        self._instance: str | None = None
         self._dtype = torch.float32
         self._shapes: list[tuple[str, list[int]]] | None = None
         self.current = False
+        self.instance: str | None = None
 
     @property
     def client(self) -> Any:
@@ -106,7 +107,7 @@ class VllmLink:
         self.current = False
         dtype = str(served["model_config"].get("dtype")).removeprefix("torch.")
         self._dtype = getattr(torch, dtype, torch.float32)
-        self._instance = served.get("instance_id")
+        self.instance = served.get("instance_id")
         self._client = client
 
     def look(self) -> tuple[Any, dict[str, Any]]:
@@ -224,8 +225,8 @@ class VllmLink:
         )
 
     def replaced(self) -> bool:
-        """Whether another server process answers than the one that this connection was made to."""
-        return self._served().get("instance_id") != self._instance
+        """Whether another server process answers than `instance`."""
+        return self._served().get("instance_id") != self.instance
 
     def send_weights(self, model: nn.Module) -> None:
         """Give the server the policy's weights, and let it forget what it computed with others.
@@ -254,7 +255,9 @@ class VllmLink:
         self.current = True
 
     def _send_adapter(self, model: Any) -> None:
-        model.save_pretrained(self._adapter_dir)
+        # Not its state dict: asking for that would cut divided weights into their pieces again.
+        whole = {name: weight.detach() for name, weight in model.named_parameters()}
+        model.save_pretrained(self._adapter_dir, state_dict=whole)
         session, url = self.client.session, f"{self._url}/v1"
         # A name that is taken is refused, and a server that was away has forgotten it.
         known = session.get(f"{url}/models").json()["data"]

@@ -43,7 +43,7 @@ REMEDY = (
 """What to do about a server that builds another prompt."""
 
 _T = TypeVar("_T")
-Agree = Callable[[Callable[[], None]], None]
+Agree = Callable[[Callable[[], str | None]], str | None]
 
 
 class VllmServerEngine:
@@ -55,7 +55,7 @@ class VllmServerEngine:
         question: the text behind the image.
         config: address and limits.
         link: the connection; opened here.
-        agree: calls its argument in the process that sends the weights, while the others wait.
+        agree: calls its argument in the process that sends the weights, and gives all its value.
         alone: no other process trains.
 
     Raises:
@@ -97,13 +97,15 @@ class VllmServerEngine:
             RolloutLostError: the server does not answer any more.
             ModelError: it refuses the weights.
         """
-        self._agree(lambda: self._persist(self._send, may_reopen=True))
+        # The others are told which server has the weights: it may have been started anew.
+        self._link.instance = self._agree(lambda: self._persist(self._send, may_reopen=True))
 
-    def _send(self) -> None:
+    def _send(self) -> str | None:
         if self._link.replaced():
             logger.warning("%s: the server has been started anew", self._config.url)
             self._link.open()
         self._link.send_weights(self._model)
+        return self._link.instance
 
     def sample(
         self,
@@ -189,7 +191,7 @@ class VllmServerEngine:
         for left in range(RECONNECTIONS if may_reopen else 0, -1, -1):
             try:
                 return call()
-            except requests.ReadTimeout as error:
+            except (requests.ReadTimeout, ServerAwayError) as error:
                 reason = reason_of(error)
                 break
             except requests.RequestException as error:

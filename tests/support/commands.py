@@ -1,0 +1,121 @@
+"""Trainings by commands of their own, in folders of their own, and what they leave there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from vqr1.training.checkpoint_files import step_name
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TIMEOUT = 300.0
+
+
+class Training:
+    """One command in a folder; its output goes to a file.
+
+    Args:
+        folder: its working directory.
+        arguments: the command's.
+        launcher: arguments of Python before the command.
+        script: the command.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        launcher: tuple[str, ...] = (),
+        script: Path = REPOSITORY / "train.py",
+    ) -> None:
+        self.output_file = folder / f"output_{len(list(folder.glob('output_*')))}.txt"
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        with self.output_file.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *launcher, str(script), *arguments],
+                cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    @property
+    def output(self) -> str:
+        return self.output_file.read_text()
+
+    def wait(self) -> int:
+        return self.process.wait(TIMEOUT)
+
+    def rank(self, number: int) -> psutil.Process:
+        """The process of a rank."""
+        children = psutil.Process(self.process.pid).children()
+        (found,) = (c for c in children if c.environ().get("RANK") == str(number))
+        return found
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + TIMEOUT
+        while not condition():
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < end, self.output
+            time.sleep(0.01)
+
+
+def run(folder: Path, *arguments: str, script: Path = REPOSITORY / "train.py") -> None:
+    """Run a training to its end, which has to be a good one."""
+    training = Training(folder, *arguments, script=script)
+    assert training.wait() == 0, training.output
+
+
+def state(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
+    """The weights that were saved after a step."""
+    path = run_dir / "checkpoints" / step_name("step", step)
+    weights: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return weights
+
+
+def check_close(found: Path, expected: Path, step: int) -> None:
+    """Check that two runs have come to the same weights, but for the order of their sums."""
+    weights = state(expected, step)
+    for name, weight in state(found, step).items():
+        # Two thousandths of one AdamW step (see tests/training/test_ranks.py).
+        torch.testing.assert_close(weight, weights[name], rtol=1e-4, atol=2e-6, msg=name)
+
+
+def check_same_judgements(found: Path, expected: Path) -> None:
+    """Check that the test images came in the same order with the same answers, whoever judged."""
+    judged = [
+        torch.load(run_dir / "checkpoints/judged_00000000.ckpt", weights_only=True)
+        for run_dir in (found, expected)
+    ]
+    assert judged[0]["images"] == judged[1]["images"]
+    assert judged[0]["texts"] == judged[1]["texts"]
+
+
+def check_close_figures(found: Path, expected: Path) -> None:
+    """Check that two folders' runs have logged the same, but for the order of sums."""
+    histories = figures(found)
+    assert histories.keys() == figures(expected).keys()
+    for name, history in figures(expected).items():
+        assert [step for step, _ in histories[name]] == [step for step, _ in history], name
+        assert [v for _, v in histories[name]] == pytest.approx(
+            [v for _, v in history], rel=1e-4, abs=1e-6, nan_ok=True
+        ), name
+
+
+def figures(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every metric's history in the one MLflow run."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "vqr1")
+    (only,) = client.search_runs([experiment.experiment_id])
+    assert only.info.status == "FINISHED"
+    return {
+        name: [(m.step, m.value) for m in client.get_metric_history(only.info.run_id, name)]
+        for name in only.data.metrics
+        if "time/" not in name and "memory" not in name
+    }
