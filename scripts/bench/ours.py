@@ -57,10 +57,6 @@ class _Timed(GrpoModule):
 
     clock: Clock
 
-    def _encode(self, *args: Any) -> Any:
-        with self.clock.phase("generation"):
-            return super()._encode(*args)
-
     def _sample(self, *args: Any) -> Any:
         with self.clock.phase("generation"):
             return super()._sample(*args)

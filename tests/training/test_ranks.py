@@ -91,9 +91,9 @@ def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
     sample = module._sample
 
     def keep(*args: Any) -> Any:
-        scored, figures = sample(*args)
+        vision, scored, figures = sample(*args)
         kept.append(scored.advantages)
-        return scored, figures
+        return vision, scored, figures
 
     module._sample = keep  # type: ignore[method-assign]
     trainer = L.Trainer(

@@ -75,7 +75,9 @@ class VisionFeatures:
             torch.autograd.backward([embed for embed, _ in pairs], [grad for _, grad in pairs])
 
 
-def encode_images(model: nn.Module, prompts: PromptBatch) -> VisionFeatures:
+def encode_images(
+    model: nn.Module, prompts: PromptBatch, *, at_once: bool = False
+) -> VisionFeatures:
     """Runs the vision tower once over all images of a batch.
 
     Gradients are recorded as everywhere in PyTorch: call it under `torch.no_grad()` for rollouts
@@ -84,6 +86,8 @@ def encode_images(model: nn.Module, prompts: PromptBatch) -> VisionFeatures:
     Args:
         model: the policy, bare or wrapped.
         prompts: B prompts with their patches.
+        at_once: in one pass on a CPU too, whose caches would rather have several: processes that
+            hold pieces of the tower have to make the same number of passes.
 
     Returns:
         Features of B images.
@@ -91,7 +95,8 @@ def encode_images(model: nn.Module, prompts: PromptBatch) -> VisionFeatures:
     core = unwrap(model).model
     device = core.visual.patch_embed.proj.weight.device
     sizes = prompts.image_grid_thw.prod(dim=1).tolist()
-    parts = runs_within(sizes, _CPU_PATCHES) if device.type == "cpu" else [(0, len(sizes))]
+    in_pieces = device.type == "cpu" and not at_once
+    parts = runs_within(sizes, _CPU_PATCHES) if in_pieces else [(0, len(sizes))]
     ends = list(accumulate(sizes, initial=0))
     features: list[Tensor] = []
     with checkpointing_in_eval_mode(core.visual.blocks):

@@ -105,8 +105,7 @@ class GrpoModule(L.LightningModule):
         started = time.perf_counter()
         # Dropout would make the sampling and the training distribution differ.
         self.model.eval()
-        vision = self._encode(batch)
-        scored, answer_figures = self._sample(batch, vision.detach())
+        vision, scored, answer_figures = self._sample(batch)
         sampled = time.perf_counter()
         # A second set of weights is whole in every process.
         own_weights = isinstance(self.reference, FrozenCopy)
@@ -154,12 +153,11 @@ class GrpoModule(L.LightningModule):
         figures = self.validator.finish()
         self._log({f"val/{name}": value for name, value in figures.items()})
 
-    def _encode(self, batch: RankingBatch) -> VisionFeatures:
-        """Image features under the current weights, with history where the tower trains."""
-        if vision_trains(self.model):
-            with torch.enable_grad():
-                return encode_images(self.model, batch.prompts)
-        return self._encode_frozen(self.model, batch)
+    def _encode_trained(self, batch: RankingBatch) -> VisionFeatures:
+        """Image features under the current weights, with history."""
+        alone = isinstance(self.division, Replicated)
+        with torch.enable_grad():
+            return encode_images(self.model, batch.prompts, at_once=not alone)
 
     def _encode_frozen(self, model: torch.nn.Module, batch: RankingBatch) -> VisionFeatures:
         """Image features of a tower that never changes."""
@@ -169,10 +167,15 @@ class GrpoModule(L.LightningModule):
             return encode_images(model, batch.prompts)
 
     def _sample(
-        self, batch: RankingBatch, vision: VisionFeatures
-    ) -> tuple[ScoredRollout, dict[str, float]]:
+        self, batch: RankingBatch
+    ) -> tuple[VisionFeatures, ScoredRollout, dict[str, float]]:
+        """Image features, and responses with their rewards and the figures of both."""
         settings = self.settings
+        vision = self._encode_trained(batch) if vision_trains(self.model) else None
         with self.division.whole():
+            if vision is None:
+                # By whole weights: processes need not know the same images already.
+                vision = self._encode_frozen(self.model, batch)
             self.engine.synchronise()
             rollout = together(
                 lambda: self.engine.sample(
@@ -180,10 +183,10 @@ class GrpoModule(L.LightningModule):
                     group_size=settings.grpo.group_size,
                     sampling=settings.sampling,
                     seed=step_seed(settings.seed, self.global_step),
-                    vision=vision,
+                    vision=vision.detach(),
                 )
             )
-        return score_rollout(
+        return vision, *score_rollout(
             rollout,
             batch.mos,
             self.rewards,
@@ -228,8 +231,8 @@ class GrpoModule(L.LightningModule):
         """
         old: Tensor | None = None
         for iteration in range(self.settings.grpo.inner_iterations):
-            if iteration > 0:
-                vision = self._encode(batch)
+            if iteration > 0 and vision_trains(self.model):
+                vision = self._encode_trained(batch)
             loss, grad_norm, logprobs = self._iterate(batch, scored, reference, old, vision)
             # On policy, the first pass's own log-probabilities are the old ones.
             old = logprobs if old is None else old
