@@ -75,6 +75,11 @@ TRAIN = (
         "rollout.sampling.top_k=0",
     ),
     case("train", "rollout=vllm_colocated", "pip install 'vqr1[vllm]'", "use rollout=local"),
+    case(
+        "train",
+        "rollout=vllm_server hardware=cpu_2procs rollout.server.patience_s=4000",
+        "rollout.server.patience_s=4000, hardware.collective_minutes=", "lower the first",
+    ),
     case("train", "rollout.colocated.kv_cache_gib=0", "rollout.colocated.kv_cache_gib=0"),
     case("train", "rollout.importance_cap=0.5", "rollout.importance_cap=0.5", "equal to 1"),
     case("train", "grpo.group_size=1", "grpo.group_size=1", "greater than or equal to 2"),

@@ -4,11 +4,13 @@ import errno
 import logging
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
 from vqr1.training.checkpoint_files import (
     CheckpointDamagedError,
     CheckpointNotWrittenError,
@@ -22,7 +24,7 @@ from vqr1.training.checkpoint_files import (
 )
 from vqr1.training.random_state import random_state, set_random_state
 
-CONTENT = {"weights": torch.arange(5000.0), "step": 7, "names": ["a", "b"]}
+CONTENT: dict[str, Any] = {"weights": torch.arange(5000.0), "step": 7, "names": ["a", "b"]}
 
 
 def write(folder: Path, step: int) -> Path:
@@ -39,6 +41,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert torch.equal(content["weights"], CONTENT["weights"])
     assert content["names"] == ["a", "b"]
     assert not list(path.parent.glob("*.part"))
+
+
+@pytest.mark.parametrize("load", [read_checkpoint, AtomicCheckpointIO().load_checkpoint])
+def test_processes_of_a_machine_share_what_they_read(tmp_path: Path, load: Any) -> None:
+    path = write(tmp_path, 1)
+    content = load(path)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    # What is loaded may be changed, and outlives its file; the file stays as it is.
+    content["weights"].add_(1)
+    assert torch.equal(read_checkpoint(path)["weights"], CONTENT["weights"])
+    path.unlink()
+    assert torch.equal(content["weights"], CONTENT["weights"] + 1)
 
 
 def truncated(path: Path) -> None:

@@ -76,20 +76,29 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
 
 def _engine_problems(config: TrainConfig) -> list[str]:
     """Why an engine cannot serve this training."""
-    rollout, sampling = config.rollout, config.rollout.sampling
-    if rollout.engine == "vllm_server":
-        if rollout.server.weights == "adapter" and config.model.lora is None:
-            return [
-                "rollout.server.weights=adapter, model.lora=null: there are no adapters to send; "
-                "use rollout.server.weights=merged, or set model.lora"
-            ]
-    elif rollout.engine == "vllm_colocated" and not fitting_logprobs(sampling):
-        return [
+    rollout, sampling, hardware = config.rollout, config.rollout.sampling, config.hardware
+    problems = []
+    served = rollout.engine == "vllm_server"
+    if served and rollout.server.weights == "adapter" and config.model.lora is None:
+        problems.append(
+            "rollout.server.weights=adapter, model.lora=null: there are no adapters to send; "
+            "use rollout.server.weights=merged, or set model.lora"
+        )
+    together = hardware.devices * hardware.nodes > 1
+    if served and together and rollout.server.patience_s >= 60 * hardware.collective_minutes:
+        problems.append(
+            f"rollout.server.patience_s={rollout.server.patience_s:g}, "
+            f"hardware.collective_minutes={hardware.collective_minutes:g}: the other processes "
+            "would stop waiting for the one that waits for the server; lower the first, or raise "
+            "the second"
+        )
+    if rollout.engine == "vllm_colocated" and not fitting_logprobs(sampling):
+        problems.append(
             f"rollout.engine=vllm_colocated, rollout.sampling.temperature={sampling.temperature}: "
             "vLLM reports no log-probabilities of the whole distribution there; use temperature 1, "
             "or rollout.sampling.top_k=0 and rollout.sampling.top_p=1"
-        ]
-    return []
+        )
+    return problems
 
 
 def _reference_problems(config: TrainConfig) -> list[str]:

@@ -113,13 +113,18 @@ def _verified(path: Path) -> tuple[int, str]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Verify and load a checkpoint onto the CPU.
+    """Verify and load a checkpoint onto the CPU; see `mapped_checkpoint`.
 
     Raises:
         CheckpointDamagedError: it is not what was written.
     """
     verify_checkpoint(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    return mapped_checkpoint(path)
+
+
+def mapped_checkpoint(path: Path) -> dict[str, Any]:
+    """A verified checkpoint as the file maps into memory, which processes of a machine share."""
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     assert isinstance(content, dict)
     return content
 
