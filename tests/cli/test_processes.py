@@ -110,7 +110,8 @@ def test_torchrun_with_different_labels_on_two_ranks(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_cut_weights_train_and_resume_to_those_of_whole_ones(in_two: Path, tmp_path: Path) -> None:
-    cut = (*SMALL, *TWO, "hardware.strategy=fsdp2", "hardware.micro_batch_tokens=100")
+    cut = (*SMALL, *TWO, "hardware.strategy=fsdp2", "hardware.micro_batch_tokens=100",
+           "hardware.reference=sharded")  # fmt: skip
     training = Training(tmp_path, *cut, "logger=csv", "validation.test=false", "run_dir=run")
     training.wait_for((tmp_path / "run/checkpoints/step_00000001.ckpt").exists)
     training.process.send_signal(signal.SIGTERM)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.support.tiny_models import tiny_model
 from vqr1.policy.reference import AdapterOff, FrozenCopy, make_reference
@@ -11,7 +15,7 @@ from vqr1.policy.reference import AdapterOff, FrozenCopy, make_reference
 
 def test_there_is_none_without_a_kl_term() -> None:
     assert make_reference(tiny_model(), 0.0) is None
-    reference = make_reference(tiny_model(), 0.04, on_host=True)
+    reference = make_reference(tiny_model(), 0.04, place="host")
     assert isinstance(reference, FrozenCopy)
     assert not isinstance(reference, AdapterOff)
 
@@ -23,7 +27,7 @@ def test_a_copy_on_the_host_is_on_the_device_inside_its_block_only(device: str) 
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     model = tiny_model(seed=1).to(device)
-    reference = FrozenCopy(model, vision_frozen=False, on_host=True)
+    reference = FrozenCopy(model, vision_frozen=False, place="host")
     kept = {name: p.data_ptr() for name, p in reference.model.named_parameters()}
     with reference.weights() as copy:
         assert {p.device.type for p in (*copy.parameters(), *copy.buffers())} == {device}
@@ -49,3 +53,36 @@ def test_following_moves_the_share_of_the_way_and_tied_weights_once() -> None:
     reference.follow(model.state_dict().items(), 0.25)
     for name, weight in reference.state().items():
         torch.testing.assert_close(weight, start[name] + 2.0, msg=name)
+
+
+def in_pieces(rank: int, port: int) -> None:
+    """One of two processes that hold a copy together."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    model = tiny_model(seed=1)
+    reference = FrozenCopy(model, vision_frozen=False, place="sharded")
+    # Between its passes there is nothing of it but half of every weight.
+    assert not sum(weight.numel() for weight in reference.model.parameters())
+    pieces = sum(piece.to_local().numel() for piece in reference._pieces.values())
+    assert pieces < 0.51 * sum(weight.numel() for weight in model.parameters())
+    with reference.weights() as copy:
+        assert not torch.is_grad_enabled()
+        for whole, expected in zip(copy.parameters(), model.parameters(), strict=True):
+            assert torch.equal(whole, expected)
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(8.0)
+    reference.follow(model.state_dict().items(), 0.25)
+    state = reference.state(keep=rank == 0)
+    assert state.keys() == (start.keys() if rank == 0 else set())
+    for name, weight in state.items():
+        torch.testing.assert_close(weight, start[name] + 2.0, msg=name)
+    dist.destroy_process_group()
+
+
+def test_two_processes_hold_half_a_copy_each() -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    torch.multiprocessing.spawn(in_pieces, args=(port,), nprocs=2)

@@ -214,7 +214,7 @@ def _step_settings(config: TrainConfig, steps: int) -> StepSettings:
         total_steps=steps,
         seed=config.seed,
         importance_cap=config.rollout.importance_cap,
-        reference_on_host=config.hardware.reference == "host",
+        reference=config.hardware.reference,
     )
 
 

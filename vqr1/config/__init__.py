@@ -35,6 +35,7 @@ from vqr1.config.folder import config_dir, read_choice
 from vqr1.config.machine import (
     HardwareConfig,
     LoggerConfig,
+    ReferencePlace,
 )
 from vqr1.config.model import (
     ColocatedConfig,
@@ -101,6 +102,7 @@ __all__ = [
     "OptimizerConfig",
     "PredictionColumns",
     "PromptConfig",
+    "ReferencePlace",
     "ReportConfig",
     "RewardConfig",
     "RolloutConfig",

@@ -9,6 +9,8 @@ from pydantic.dataclasses import dataclass
 
 from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveFloat, PositiveInt
 
+ReferencePlace = Literal["device", "host", "sharded"]
+
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class HardwareConfig:
@@ -47,9 +49,10 @@ class HardwareConfig:
     micro_batch_tokens: PositiveInt = 16384
     """Most tokens (prompts once, responses K times) in one forward and backward pass of the
     update; larger batches accumulate gradients."""
-    reference: Literal["device", "host"] = "device"
+    reference: ReferencePlace = "device"
     """Where the frozen reference's weights lie between its passes. `host`: in pinned host memory,
-    one copy for each process; they come to the device for the reference pass. Adapters and
+    one copy for each process; `sharded`: a piece of each weight on each process's device. They come
+    to the device, or together, for the reference pass. Adapters and
     `grpo.kl_weight=0` need no second set of weights."""
     vision_cache_mib: NonNegativeInt = 2048
     """Host memory, in MiB, for the image features of a vision tower that does not change (the

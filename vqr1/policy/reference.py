@@ -1,7 +1,8 @@
 """The frozen reference policy that the KL term holds on to.
 
 The cheapest there is: none at KL weight 0, the policy with its adapters off, else a second set of
-weights, on the device or in host memory. A second set can follow the policy now and then.
+weights, on the device, in host memory, or in pieces on the devices of all processes. A second set
+can follow the policy now and then.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from vqr1.config import ReferencePlace
 from vqr1.policy.loading import vision_trains
 
 
@@ -32,10 +37,13 @@ class Reference(Protocol):
 class FrozenCopy:
     """A second set of weights, as the policy was when training began.
 
+    Where it is sharded, all processes call every method together.
+
     Args:
         model: the policy on its device.
         vision_frozen: its tower does not train.
-        on_host: the copy lies in host memory and comes to the device for the length of a pass.
+        place: where the copy lies between its passes: on the device, in host memory, or sharded: a
+            piece of each weight on each process's device.
 
     Attributes:
         model: the copy.
@@ -43,34 +51,45 @@ class FrozenCopy:
     """
 
     def __init__(
-        self, model: torch.nn.Module, *, vision_frozen: bool, on_host: bool = False
+        self, model: torch.nn.Module, *, vision_frozen: bool, place: ReferencePlace = "device"
     ) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.shares_vision = vision_frozen
         self.device = next(model.parameters()).device
-        self._on_host = on_host
-        if on_host:
-            for tensor in self._tensors():
+        self._pieces: dict[str, DTensor] = {}
+        if place == "sharded" and dist.is_initialized():
+            mesh = init_device_mesh(self.device.type, (dist.get_world_size(),))
+            for name, weight in self.model.named_parameters():
+                self._pieces[name] = distribute_tensor(weight.data, mesh, [Shard(0)])
+                weight.data = weight.data.new_empty(0)
+        elif place == "host":
+            for tensor in self._tensors().values():
                 kept = tensor.data.cpu()
                 tensor.data = kept.pin_memory() if self.device.type == "cuda" else kept
 
-    def _tensors(self) -> list[Tensor]:
-        return [*self.model.parameters(), *self.model.buffers()]
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+
+    def _whole(self, name: str, kept: Tensor) -> Tensor:
+        """A weight as passes need it."""
+        if name in self._pieces:
+            return self._pieces[name].full_tensor()
+        return kept.to(self.device, non_blocking=True)
 
     @contextmanager
     def weights(self) -> Iterator[torch.nn.Module]:
         """Yield the copy."""
-        kept = [tensor.data for tensor in self._tensors()] if self._on_host else []
+        tensors = self._tensors()
+        kept = {name: tensor.data for name, tensor in tensors.items()}
         try:
-            if self._on_host:
-                for tensor in self._tensors():
-                    tensor.data = tensor.data.to(self.device, non_blocking=True)
+            for name, tensor in tensors.items():
+                tensor.data = self._whole(name, kept[name])
             with torch.no_grad():
                 yield self.model
         finally:
-            # Nothing has changed on the device, so nothing has to be copied back.
-            for tensor, data in zip(self._tensors(), kept, strict=self._on_host):
-                tensor.data = data
+            # Nothing has changed, so nothing has to be put back.
+            for name, tensor in tensors.items():
+                tensor.data = kept[name]
 
     def follow(self, weights: Iterable[tuple[str, Tensor]], share: float) -> None:
         """Move towards the policy: reference = (1 - share) reference + share policy.
@@ -82,12 +101,27 @@ class FrozenCopy:
         own = dict(self.model.named_parameters())
         for name, value in weights:
             # A head that is the embedding too comes under two names.
-            if name in own:
+            if name not in own:
+                continue
+            piece = self._pieces.get(name)
+            if piece is None:
                 own[name].data.lerp_(value.detach().to(own[name]), share)
+            else:
+                target = value.detach().to(piece.device, piece.dtype)
+                piece.lerp_(distribute_tensor(target, piece.device_mesh, [Shard(0)]), share)
 
-    def state(self) -> dict[str, Tensor]:
-        """The weights by name, on the host, for a checkpoint."""
-        return {name: p.detach().cpu().clone() for name, p in self.model.named_parameters()}
+    def state(self, keep: bool = True) -> dict[str, Tensor]:
+        """The weights by name, on the host, for a checkpoint.
+
+        Args:
+            keep: this process wants them; without it the result is empty.
+        """
+        found = {}
+        for name, weight in self.model.named_parameters():
+            whole = self._whole(name, weight.data) if name in self._pieces else weight.data
+            if keep:
+                found[name] = whole.detach().cpu().clone()
+        return found
 
 
 class AdapterOff:
@@ -106,17 +140,17 @@ class AdapterOff:
 
 
 def make_reference(
-    model: torch.nn.Module, kl_weight: float, on_host: bool = False
+    model: torch.nn.Module, kl_weight: float, place: ReferencePlace = "device"
 ) -> Reference | None:
     """The cheapest reference for a policy at the beginning of training.
 
     Args:
         model: the policy, frozen parts frozen and adapters added.
         kl_weight: weight of the KL term; at 0 there is nothing to refer to.
-        on_host: a second set of weights lies in host memory between its passes.
+        place: where a second set of weights lies between its passes.
     """
     if kl_weight == 0:
         return None
     if hasattr(model, "disable_adapter"):
         return AdapterOff(model)
-    return FrozenCopy(model, vision_frozen=not vision_trains(model), on_host=on_host)
+    return FrozenCopy(model, vision_frozen=not vision_trains(model), place=place)

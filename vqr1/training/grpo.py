@@ -28,7 +28,7 @@ from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
 from vqr1.records import LossOutput, RankingBatch, Rollout, ScoredRollout
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
-from vqr1.training.agreement import together
+from vqr1.training.agreement import largest, together
 from vqr1.training.division import Division, Replicated, split_parameters
 from vqr1.training.loss import Denominators, grpo_loss, token_weights
 from vqr1.training.mismatch import importance_weights, mismatch_figures
@@ -75,7 +75,7 @@ class GrpoModule(L.LightningModule):
         self._validating = ExitStack()
         # Not a submodule: checkpoints hold the policy only, and the copy never trains.
         self._reference: list[Reference | None] = [
-            make_reference(policy.model, settings.grpo.kl_weight, settings.reference_on_host)
+            make_reference(policy.model, settings.grpo.kl_weight, settings.reference)
         ]
 
     @property
@@ -200,11 +200,14 @@ class GrpoModule(L.LightningModule):
     def _reference_logprobs(
         self, batch: RankingBatch, scored: ScoredRollout, vision: VisionFeatures
     ) -> Tensor | None:
-        reference = self.reference
-        if reference is None or not bool(scored.has_signal.any()):
+        reference, signal = self.reference, bool(scored.has_signal.any())
+        # Pieces of it are put together by all processes, or by none.
+        if reference is None or not largest(signal):
             return None
         mask = scored.rollout.mask & scored.has_signal[:, None, None]
         with reference.weights() as model:
+            if not signal:
+                return None
             if not reference.shares_vision:
                 vision = self._encode_frozen(model, batch)
             return response_logprobs(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
+from vqr1.config import GrpoConfig, OptimizerConfig, ReferencePlace, SamplingConfig
 from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
 from vqr1.records import RankingBatch, ScoredRollout
 
@@ -25,7 +25,7 @@ class StepSettings:
         total_steps: optimiser steps in all, for the schedule.
         seed: seed of the sampled responses.
         importance_cap: largest importance weight between engine and trainer; None corrects nothing.
-        reference_on_host: a second set of weights lies in host memory between its passes.
+        reference: where a second set of weights lies between its passes.
     """
 
     grpo: GrpoConfig
@@ -37,7 +37,7 @@ class StepSettings:
     seed: int
     score_range: ScoreRange = ASKED_RANGE
     importance_cap: float | None = None
-    reference_on_host: bool = False
+    reference: ReferencePlace = "device"
 
 
 @dataclass(frozen=True)

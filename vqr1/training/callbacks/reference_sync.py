@@ -52,7 +52,7 @@ class ReferenceSync(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the reference with the policy."""
-        checkpoint["reference"] = _copy_of(pl_module).state() if own_rank() == 0 else {}
+        checkpoint["reference"] = _copy_of(pl_module).state(keep=own_rank() == 0)
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
