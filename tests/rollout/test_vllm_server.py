@@ -169,6 +169,10 @@ def test_adapters_alone_are_sent_through_a_folder(server: RunningServer, tmp_pat
     check_same(asked(engine), one_by_one(model))
     counts = server.counts()
     assert (counts["adapters"], counts["updates"]) == (2, 0)
+    # A new process within a step knows no adapters, and refuses to answer by them.
+    server.set(instance="other")
+    check_same(asked(engine), one_by_one(model))
+    assert server.counts()["adapters"] == 1
 
 
 @pytest.mark.parametrize(

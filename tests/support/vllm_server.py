@@ -33,6 +33,7 @@ from vqr1.records import PromptBatch
 from vqr1.rollout.local import LocalEngine
 
 STORE_SECONDS = 30
+SERVED = "served-policy"
 SIZES = ("min_pixels", "max_pixels")
 
 
@@ -97,7 +98,7 @@ class Served:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def models(self) -> dict[str, Any]:
-        return {"data": [{"id": name} for name in ("served-policy", *self.adapters)]}
+        return {"data": [{"id": name} for name in (SERVED, *self.adapters)]}
 
     def server_info(self, config_format: str) -> dict[str, Any]:
         assert config_format == "json"
@@ -199,6 +200,8 @@ class Served:
             max_new_tokens=body["max_tokens"],
             stop="answer" if at_answer else "eos",
         )
+        if body["model"] not in (SERVED, *self.adapters):
+            raise HTTPException(404, f"The model `{body['model']}` does not exist.")
         model = self.adapters.get(body["model"], self.model)
         with self.one_at_a_time:
             rollout = LocalEngine(model, self.processor.tokenizer, 10**6).sample(

@@ -134,10 +134,18 @@ class VllmServerEngine:
         def ask_all() -> list[Answer]:
             if self._alone and not self._link.current:
                 self._link.send_weights(self._model)
-            with ThreadPoolExecutor(min(len(pictures), self._config.concurrency)) as pool:
-                answers = list(pool.map(ask, range(len(pictures))))
+            answers: list[Answer] = []
+            refusal: ModelError | None = None
+            try:
+                with ThreadPoolExecutor(min(len(pictures), self._config.concurrency)) as pool:
+                    answers = list(pool.map(ask, range(len(pictures))))
+            except ModelError as error:
+                refusal = error
             if self._link.replaced():
+                # Its answers are those of other weights; and it knows no adapters, and refuses.
                 raise requests.ConnectionError("it has been started anew")
+            if refusal is not None:
+                raise refusal
             return answers
 
         answers = self._persist(ask_all, may_reopen=self._alone)
