@@ -104,6 +104,15 @@ def test_auto_takes_the_newest_unfinished_run_with_the_same_configuration(tmp_pa
     assert not claim(tmp_path / "new", "seed=3", "resume=auto").resumed
 
 
+def test_auto_in_a_given_folder_takes_no_other_run(tmp_path: Path) -> None:
+    claim(tmp_path / "71236", "seed=2")
+    own = f"run_dir={tmp_path}/71237"
+    started = claim(tmp_path / "71237", "seed=2", "resume=auto", own)
+    assert (started.run_dir, started.resumed) == (tmp_path / "71237", False)
+    again = claim(tmp_path / "71237", "seed=2", "resume=auto", own)
+    assert (again.run_dir, again.resumed) == (tmp_path / "71237", True)
+
+
 def test_a_run_that_could_not_start_leaves_its_folder_free(run: Command, tmp_path: Path) -> None:
     root = write_kadid(tmp_path / "kadid")
     hidden = (root / "dmos.csv").rename(root / "hidden.csv")
@@ -178,14 +187,15 @@ def test_interrupted_refused_resumed_finished(
     assert not (tmp_path / "out/cut/summary.json").exists()
 
     # Another seed is another run: auto starts a new one instead.
-    outcome = run(main, *command, "run_dir=out/other", "seed=9", "max_steps=1", "resume=auto")
+    other = ("hydra.run.dir=out/other", "seed=9", "max_steps=1", "resume=auto")
+    outcome = run(main, *command, *other)
     assert outcome.code == 0
     assert "resumed" not in outcome.out
 
-    outcome = run(main, *command, "run_dir=out/new", "resume=auto")
+    outcome = run(main, *command, "hydra.run.dir=out/new", "resume=auto")
     assert outcome.code == 0, outcome.err
     assert "resumed after step 3" in outcome.out
-    assert not (tmp_path / "out/new").exists()
+    assert not (tmp_path / "out/new/run.json").exists()
     whole, cut = (metric_history(tmp_path / "out" / name) for name in ("whole", "cut"))
     by_step = [frame.groupby("step").first().sort_index(axis=1) for frame in (whole, cut)]
     pd.testing.assert_frame_equal(*by_step, check_exact=True)

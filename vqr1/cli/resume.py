@@ -1,7 +1,8 @@
 """Which run a training command means: a new one, or one that goes on (`resume=`).
 
 `resume=RUN` has completed the command line before (`arguments.py`). `resume=auto` composes as usual
-and goes on with the newest unfinished run beside `run_dir` that has the same configuration.
+and goes on with what `run_dir` holds; where the command does not give `run_dir`, with the newest
+unfinished run beside it that has the same configuration.
 
 What it leaves out: what a checkpoint holds (`vqr1.training.callbacks.checkpoints`).
 """
@@ -16,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vqr1.cli.arguments import AUTO, find_run, kept_overrides
+from vqr1.cli.arguments import AUTO, find_run, gives, kept_overrides
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError, DataError, UserError
 from vqr1.training.checkpoint_files import newest_intact
@@ -86,9 +87,9 @@ def claimed_run(
             keys changed that change what is computed.
     """
     run_dir = Path(config.run_dir)
-    if config.resume == AUTO:
+    if config.resume == AUTO and not gives(overrides, "run_dir"):
         run_dir = _newest_unfinished(run_dir, values) or run_dir
-    elif config.resume is not None:
+    elif config.resume not in (None, AUTO):
         run_dir = find_run(config.resume, config.logger.tracking_uri)
     with RunLock(run_dir):
         # Read under the lock: another process may just have finished it.
