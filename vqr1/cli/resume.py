@@ -66,6 +66,35 @@ class Run:
                 remove_record(self.run_dir)
             raise
 
+    def with_data(self, digests: dict[str, str], force: bool) -> Run:
+        """Note what the data sets hold; where it was noted before, check that it is the same.
+
+        Args:
+            digests: each set's digest by name.
+            force: go on with other data, as with changed keys.
+
+        Raises:
+            ConfigError: a set holds something else than when the run began.
+        """
+        saved = self.record.data
+        if saved == digests:
+            return self
+        changes = [
+            f"dataset: the content of {name}" for name in saved if saved[name] != digests.get(name)
+        ]
+        if changes and not force:
+            raise ConfigError(
+                [
+                    f"resume: the data of {self.run_dir} have changed:",
+                    *(f"  {change}: other images, opinion scores or parts" for change in changes),
+                    "give the folder that holds the same, start a new run, or go on all the same "
+                    "with resume_force=true",
+                ]
+            )
+        record = replace(self.record, data=digests)
+        write_record(self.run_dir, record)
+        return replace(self, record=record, changes=(*self.changes, *changes))
+
     def finish(self) -> None:
         """Note that nothing is left to do."""
         write_record(self.run_dir, replace(self.record, finished=True))
@@ -84,7 +113,7 @@ def claimed_run(
 
     Raises:
         ConfigError: no such run, another process works on it, the folder holds another run, or
-            keys changed that change what is computed.
+            keys changed that change what is computed. Where the data lie may change.
     """
     run_dir = Path(config.run_dir)
     if config.resume == AUTO and not gives(overrides, "run_dir"):
@@ -98,7 +127,7 @@ def claimed_run(
             _check_unused(run_dir, record)
             yield _start(run_dir, values, overrides)
             return
-        changes = changed_keys(record.config, values)
+        changes = changed_keys(record.config, values, moved=True)
         if changes and not config.resume_force and not record.finished:
             raise ConfigError(
                 [

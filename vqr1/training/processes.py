@@ -31,8 +31,6 @@ __all__ = ["Place", "find_place", "join", "speak_once"]
 
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """Variable of torchrun: it keeps the meeting point itself."""
-_OF_A_NODE = (".root", ".label_file", ".image_root")
-"""Endings of data-set keys that may differ between nodes; that the data agree is checked later."""
 
 
 def join(
@@ -142,11 +140,8 @@ def _differences(words: list[dict[str, Any]]) -> list[str]:
     if problems:
         return problems
     for rank, word in enumerate(words[1:], 1):
-        changes = [
-            change
-            for change in changed_keys(words[0]["values"], word["values"])
-            if not change.partition(":")[0].endswith(_OF_A_NODE)
-        ]
+        # Nodes may keep copies of their own; that the data agree is checked once they are read.
+        changes = changed_keys(words[0]["values"], word["values"], moved=True)
         if changes:
             return [
                 f"process {rank} has another configuration than process 0 (0 -> {rank}):",
