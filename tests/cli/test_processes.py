@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 import pytest
@@ -22,6 +23,9 @@ from tests.support.commands import (
     run,
     state,
 )
+from vqr1.cli import train
+from vqr1.training import processes
+from vqr1.training.place import Place
 
 SMALL = (
     "dataset=demo", "dataset.max_images=10", "max_steps=4", "loader.workers=0",
@@ -85,6 +89,25 @@ def test_stopped_then_one_process_killed_then_resumed_to_the_same_end(
     assert figures(tmp_path) == figures(in_two)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["test_srcc_after"] is not None
+
+
+def test_only_a_stopped_process_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[object] = []
+
+    def leave(code: int) -> NoReturn:
+        steps.append(code)
+        sys.exit(code)
+
+    monkeypatch.setattr(train, "find_place", lambda: Place(1, 2, 1, 2, None, True))
+    monkeypatch.setattr(train, "leave", leave)
+    monkeypatch.setattr(processes, "wait_for_others", lambda place: steps.append(place.rank))
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    for code, expected in ((75, [1, 75]), (74, [74])):
+        monkeypatch.setattr(train, "run_command", lambda *unused, code=code: sys.exit(code))
+        with pytest.raises(SystemExit):
+            train.main()
+        assert steps == expected
+        steps.clear()
 
 
 @pytest.mark.slow

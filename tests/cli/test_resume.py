@@ -95,6 +95,23 @@ def test_what_was_forced_holds_from_then_on(tmp_path: Path) -> None:
     assert again.record.overrides == ("seed=2", "optimizer.lr=0.5")
 
 
+def test_the_data_may_move_but_not_change(tmp_path: Path) -> None:
+    folder, own = tmp_path / "run", f"run_dir={tmp_path}/run"
+    claim(folder, "dataset=kadid", "dataset.root=/node1").with_data({"kadid": "ab"}, False)
+    moved = claim(folder, "dataset=kadid", "dataset.root=/node2", "resume=auto", own)
+    assert moved.resumed
+    assert moved.with_data({"kadid": "ab"}, False) == moved
+    with pytest.raises(ConfigError, match="the content of kadid: other images, opinion scores"):
+        moved.with_data({"kadid": "cd"}, False)
+    assert moved.with_data({"kadid": "cd"}, True).changes == ("dataset: the content of kadid",)
+    found = read_record(folder)
+    assert found is not None
+    assert found.data == {"kadid": "cd"}
+    # Two folders may hold two sets: without run_dir, auto looks for this one's runs only.
+    other = ("dataset=kadid", "dataset.root=/node2", "resume=auto")
+    assert not claim(tmp_path / "new", *other).resumed
+
+
 def test_auto_takes_the_newest_unfinished_run_with_the_same_configuration(tmp_path: Path) -> None:
     for name in ("first", "second", "third"):
         claim(tmp_path / name, "seed=2")
@@ -102,6 +119,15 @@ def test_auto_takes_the_newest_unfinished_run_with_the_same_configuration(tmp_pa
     claim(third, "seed=2", f"resume={third}").finish()
     assert claim(tmp_path / "new", "seed=2", "resume=auto").run_dir == tmp_path / "second"
     assert not claim(tmp_path / "new", "seed=3", "resume=auto").resumed
+
+
+def test_auto_in_a_given_folder_takes_no_other_run(tmp_path: Path) -> None:
+    claim(tmp_path / "71236", "seed=2")
+    own = f"run_dir={tmp_path}/71237"
+    started = claim(tmp_path / "71237", "seed=2", "resume=auto", own)
+    assert (started.run_dir, started.resumed) == (tmp_path / "71237", False)
+    again = claim(tmp_path / "71237", "seed=2", "resume=auto", own)
+    assert (again.run_dir, again.resumed) == (tmp_path / "71237", True)
 
 
 def test_a_run_that_could_not_start_leaves_its_folder_free(run: Command, tmp_path: Path) -> None:
@@ -178,14 +204,23 @@ def test_interrupted_refused_resumed_finished(
     assert not (tmp_path / "out/cut/summary.json").exists()
 
     # Another seed is another run: auto starts a new one instead.
-    outcome = run(main, *command, "run_dir=out/other", "seed=9", "max_steps=1", "resume=auto")
+    other = ("hydra.run.dir=out/other", "seed=9", "max_steps=1", "resume=auto")
+    outcome = run(main, *command, *other)
     assert outcome.code == 0
     assert "resumed" not in outcome.out
 
-    outcome = run(main, *command, "run_dir=out/new", "resume=auto")
+    # As a requeued job on another node: the same command, another place of the same data.
+    moved = root.rename(tmp_path / "moved")
+    labels = (moved / "dmos.csv").read_text()
+    again = (f"dataset.root={moved}", "run_dir=out/cut", "resume=auto")
+    (moved / "dmos.csv").write_text(labels.replace("4.10", "3.95"))
+    outcome = run(main, *command, *again)
+    assert outcome.code == 2
+    assert "the content of kadid: other images, opinion scores or parts" in outcome.err
+    (moved / "dmos.csv").write_text(labels)
+    outcome = run(main, *command, *again)
     assert outcome.code == 0, outcome.err
     assert "resumed after step 3" in outcome.out
-    assert not (tmp_path / "out/new").exists()
     whole, cut = (metric_history(tmp_path / "out" / name) for name in ("whole", "cut"))
     by_step = [frame.groupby("step").first().sort_index(axis=1) for frame in (whole, cut)]
     pd.testing.assert_frame_equal(*by_step, check_exact=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -109,6 +112,45 @@ def test_a_meeting_point_that_nobody_keeps() -> None:
     hardware = HardwareConfig(accelerator="cpu", rendezvous_seconds=1)
     with pytest.raises(ConfigError, match=r"process 1 of 2 cannot use the meeting point 127"):
         join(Place(1, 2, 1, 2, None, True), hardware, {}, None)
+
+
+STOPPED = """
+import os, sys, time
+from vqr1.config import HardwareConfig
+from vqr1.training.place import leave
+from vqr1.training.processes import Place, join, wait_for_others
+
+rank = int(sys.argv[1])
+place = Place(rank, 2, rank, 2, None, True)
+join(place, HardwareConfig(accelerator="cpu"), {}, None)
+if rank == 0:
+    print("joined", flush=True)
+    sys.stdin.read()  # still delivering
+else:
+    print("parting", flush=True)
+wait_for_others(place)
+leave(75)
+"""
+
+
+@pytest.mark.usefixtures("meeting")
+def test_a_stopped_process_waits_for_the_first_and_is_not_ended_meanwhile() -> None:
+    first, other = (
+        subprocess.Popen(
+            [sys.executable, "-c", STOPPED, str(rank)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    )  # fmt: skip
+    for process in (first, other):
+        assert process.stdout is not None
+        assert process.stdout.readline()
+    with pytest.raises(subprocess.TimeoutExpired):
+        other.wait(1)
+    # What srun sends to the rest of a step once one has ended.
+    other.send_signal(signal.SIGTERM)
+    first.communicate()
+    assert (first.wait(20), other.wait(20)) == (75, 75)
 
 
 def test_the_first_of_several_that_fail_tells_the_launcher(tmp_path: Path) -> None:

@@ -64,6 +64,15 @@ def test_other_changes_are_listed_with_both_values() -> None:
     ]
 
 
+def test_data_may_have_moved() -> None:
+    parts = {"kadid": {"root": "/a", "short_edge": 9}}
+    old = {**CONFIG, "dataset": {"parts": parts}}
+    new = {**CONFIG, "dataset": {"parts": {"kadid": {"root": "/b", "short_edge": 8}}}}
+    edge = "dataset.parts.kadid.short_edge: 9 -> 8"
+    assert changed_keys(old, new) == ['dataset.parts.kadid.root: "/a" -> "/b"', edge]
+    assert changed_keys(old, new, moved=True) == [edge]
+
+
 def test_one_process_holds_a_run(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from vqr1.training.run_record import RunLock\n"

@@ -112,6 +112,11 @@ def kept_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(override for override in overrides if _key(override) not in _PLACES)
 
 
+def gives(overrides: Sequence[str], key: str) -> bool:
+    """Whether the command line sets a key."""
+    return any(_key(override) == key for override in overrides)
+
+
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 

@@ -67,9 +67,8 @@ def launch(hardware: HardwareConfig, overrides: Sequence[str], run_dir: Path) ->
     with tempfile.TemporaryDirectory(prefix="vqr1_launch_") as scratch:
         report = Path(scratch) / "report.json"
         place = quoted(run_dir)
-        command = [
-            sys.executable, sys.argv[0], *overrides, f"run_dir={place}", f"hydra.run.dir={place}",
-        ]  # fmt: skip
+        # Not `run_dir`: with `resume=auto` it matters whether the command gives it.
+        command = [sys.executable, sys.argv[0], *overrides, f"hydra.run.dir={place}"]
         store = dist.TCPStore(
             "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30)
         )

@@ -1,7 +1,8 @@
 """Which run a training command means: a new one, or one that goes on (`resume=`).
 
 `resume=RUN` has completed the command line before (`arguments.py`). `resume=auto` composes as usual
-and goes on with the newest unfinished run beside `run_dir` that has the same configuration.
+and goes on with what `run_dir` holds; where the command does not give `run_dir`, with the newest
+unfinished run beside it that has the same configuration.
 
 What it leaves out: what a checkpoint holds (`vqr1.training.callbacks.checkpoints`).
 """
@@ -16,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vqr1.cli.arguments import AUTO, find_run, kept_overrides
+from vqr1.cli.arguments import AUTO, find_run, gives, kept_overrides
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError, DataError, UserError
 from vqr1.training.checkpoint_files import newest_intact
@@ -65,6 +66,35 @@ class Run:
                 remove_record(self.run_dir)
             raise
 
+    def with_data(self, digests: dict[str, str], force: bool) -> Run:
+        """Note what the data sets hold; where it was noted before, check that it is the same.
+
+        Args:
+            digests: each set's digest by name.
+            force: go on with other data, as with changed keys.
+
+        Raises:
+            ConfigError: a set holds something else than when the run began.
+        """
+        saved = self.record.data
+        if saved == digests:
+            return self
+        changes = [
+            f"dataset: the content of {name}" for name in saved if saved[name] != digests.get(name)
+        ]
+        if changes and not force:
+            raise ConfigError(
+                [
+                    f"resume: the data of {self.run_dir} have changed:",
+                    *(f"  {change}: other images, opinion scores or parts" for change in changes),
+                    "give the folder that holds the same, start a new run, or go on all the same "
+                    "with resume_force=true",
+                ]
+            )
+        record = replace(self.record, data=digests)
+        write_record(self.run_dir, record)
+        return replace(self, record=record, changes=(*self.changes, *changes))
+
     def finish(self) -> None:
         """Note that nothing is left to do."""
         write_record(self.run_dir, replace(self.record, finished=True))
@@ -83,12 +113,12 @@ def claimed_run(
 
     Raises:
         ConfigError: no such run, another process works on it, the folder holds another run, or
-            keys changed that change what is computed.
+            keys changed that change what is computed. Where the data lie may change.
     """
     run_dir = Path(config.run_dir)
-    if config.resume == AUTO:
+    if config.resume == AUTO and not gives(overrides, "run_dir"):
         run_dir = _newest_unfinished(run_dir, values) or run_dir
-    elif config.resume is not None:
+    elif config.resume not in (None, AUTO):
         run_dir = find_run(config.resume, config.logger.tracking_uri)
     with RunLock(run_dir):
         # Read under the lock: another process may just have finished it.
@@ -97,7 +127,7 @@ def claimed_run(
             _check_unused(run_dir, record)
             yield _start(run_dir, values, overrides)
             return
-        changes = changed_keys(record.config, values)
+        changes = changed_keys(record.config, values, moved=True)
         if changes and not config.resume_force and not record.finished:
             raise ConfigError(
                 [

@@ -21,7 +21,7 @@ from vqr1.cli.app import run_command, stop
 from vqr1.cli.arguments import arguments_of
 from vqr1.cli.figure import figure_of
 from vqr1.config import TrainConfig
-from vqr1.errors import UserError
+from vqr1.errors import EXIT_INTERRUPTED, UserError
 from vqr1.training.place import Place, find_place, leave
 
 
@@ -40,6 +40,10 @@ def main() -> None:
     except SystemExit as end:
         code = int(end.code or 0)
     if place.world_size > 1:
+        if code == EXIT_INTERRUPTED:
+            from vqr1.training.processes import wait_for_others
+
+            wait_for_others(place)
         leave(code)
     sys.exit(code)
 

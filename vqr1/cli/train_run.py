@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from vqr1.policy.loading import load_processor
 from vqr1.process_memory import only_new_objects_collected
 from vqr1.sweeps.folder import JOB_FILE
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
-from vqr1.training.agreement import together
+from vqr1.training.agreement import from_first, together
 from vqr1.training.place import Place
 from vqr1.training.processes import speak_once
 from vqr1.training.ranks import own_rank
@@ -113,6 +114,7 @@ def _train(
         together(lambda: check_engine(config))
         data = together(lambda: _open_data(config))
         together(data.check_same_in_all_processes)
+        run = from_first(partial(run.with_data, data.digests(), config.resume_force))
         policy = together(lambda: policy_of(config))
         steps = _total_steps(config, data)
         console.print(describe(config, policy, data, steps, run), markup=False)

@@ -105,6 +105,10 @@ class RankingDataModule(lightning.LightningDataModule):
             for name, labelled in self.sets.items()
         }
 
+    def digests(self) -> dict[str, str]:
+        """By set, the digest of the images' names, opinion scores and division."""
+        return {name: labelled.digest() for name, labelled in self.sets.items()}
+
     def check_same_in_all_processes(self) -> None:
         """Compare names, opinion scores and division of the images with the first process's.
 
@@ -114,7 +118,7 @@ class RankingDataModule(lightning.LightningDataModule):
         rank, world_size = _rank_and_world_size()
         if world_size == 1:
             return
-        own = {name: labelled.digest() for name, labelled in self.sets.items()}
+        own = self.digests()
         box: list[dict[str, str]] = [own]
         torch.distributed.broadcast_object_list(box, src=0)
         differing = [name for name in own if own[name] != box[0].get(name)]

@@ -1,4 +1,4 @@
-"""How the processes of one training find each other, and who of them speaks.
+"""How the processes of one training find each other, who of them speaks, and how they part.
 
 All meet at a store, show that they have the same configuration, and only then connect: what is
 missing or different is said once, within `hardware.rendezvous_seconds`.
@@ -26,13 +26,14 @@ from vqr1.config import HardwareConfig
 from vqr1.errors import ConfigError, RunFaultError
 from vqr1.training.place import Place, find_place
 from vqr1.training.run_record import changed_keys
+from vqr1.training.stop_requests import SIGNALS
 
-__all__ = ["Place", "find_place", "join", "speak_once"]
+__all__ = ["Place", "find_place", "join", "speak_once", "wait_for_others"]
 
+PARTING_SECONDS = 30.0
+"""How long a stopped process waits for the others: the first may have to deliver its log."""
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """Variable of torchrun: it keeps the meeting point itself."""
-_OF_A_NODE = (".root", ".label_file", ".image_root")
-"""Endings of data-set keys that may differ between nodes; that the data agree is checked later."""
 
 
 def join(
@@ -110,6 +111,10 @@ def _meet(place: Place, wait: timedelta) -> dist.Store:
                 "the first node and a free port"
             ]
         ) from error
+    return _of_this_attempt(store)
+
+
+def _of_this_attempt(store: dist.Store) -> dist.Store:
     # After a restart by torchrun the words of the first attempt are still there.
     return dist.PrefixStore(f"vqr1/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
@@ -142,11 +147,8 @@ def _differences(words: list[dict[str, Any]]) -> list[str]:
     if problems:
         return problems
     for rank, word in enumerate(words[1:], 1):
-        changes = [
-            change
-            for change in changed_keys(words[0]["values"], word["values"])
-            if not change.partition(":")[0].endswith(_OF_A_NODE)
-        ]
+        # Nodes may keep copies of their own; that the data agree is checked once they are read.
+        changes = changed_keys(words[0]["values"], word["values"], moved=True)
         if changes:
             return [
                 f"process {rank} has another configuration than process 0 (0 -> {rank}):",
@@ -172,16 +174,42 @@ def speak_once(place: Place, message: str, code: int, pruned: bool = False) -> b
     if place.world_size == 1:
         return True
     try:
-        store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=timedelta(seconds=5),
-        )
-        return int(store.add("vqr1/spoken", 1)) == 1
+        return int(_kept_store().add("vqr1/spoken", 1)) == 1
     except (dist.DistError, RuntimeError):
         # No meeting point (any more): all have found the same, or the first has been lost.
         return place.rank == 0 or code == RunFaultError.exit_code
+
+
+def wait_for_others(place: Place) -> None:
+    """Wait until all processes of a stopped run have nothing left to do, for a bounded time.
+
+    srun and torchrun end the others when one ends with a code that is not 0. A process that was
+    still delivering its log would lose it, and its end by a signal would hide the code that asks
+    for another turn. Hence stop signals count no more from here on.
+
+    Args:
+        place: this process's.
+    """
+    if not dist.is_initialized():
+        return
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        store = _of_this_attempt(_kept_store())
+        store.set(_done(place.rank), "")
+        everyone = [_done(rank) for rank in range(place.world_size)]
+        store.wait(everyone, timedelta(seconds=PARTING_SECONDS))
+    except (dist.DistError, RuntimeError):
+        return  # one does not come, or the first, which may keep the store, has left
+
+
+def _kept_store() -> dist.TCPStore:
+    return dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=timedelta(seconds=5),
+    )
 
 
 def _tell_launcher(report: Path, word: dict[str, Any]) -> None:
@@ -195,6 +223,10 @@ def _tell_launcher(report: Path, word: dict[str, Any]) -> None:
 
 def _came(rank: int) -> str:
     return f"came/{rank}"
+
+
+def _done(rank: int) -> str:
+    return f"done/{rank}"
 
 
 def _first_line(error: BaseException) -> str:

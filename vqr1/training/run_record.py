@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ HARMLESS = (
 NOT_HARMLESS = ("callbacks.checkpoint.monitor", "rollout.server.weights")
 """Keys in them that do: another metric chooses another best checkpoint, and adapters beside the
 weights give other roundings than adapters added to them."""
+DATA_PLACES = (".root", ".label_file")
+"""Endings of data-set keys that say where the data lie; what lies there is compared by content."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class RunRecord:
         overrides: the command line's overrides.
         config: the composed configuration, in plain containers.
         finished: True once everything is written, the log included.
+        data: digest of each data set's content by name; empty until they have been read.
     """
 
     started: str
@@ -52,6 +55,7 @@ class RunRecord:
     overrides: tuple[str, ...]
     config: dict[str, Any]
     finished: bool = False
+    data: dict[str, str] = field(default_factory=dict)
 
 
 _ADAPTER = TypeAdapter(RunRecord)
@@ -93,18 +97,23 @@ def remove_record(run_dir: Path) -> None:
     (run_dir / RECORD).unlink(missing_ok=True)
 
 
-def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+def changed_keys(
+    saved: Mapping[str, Any], current: Mapping[str, Any], *, moved: bool = False
+) -> list[str]:
     """The keys whose change alters what a run computes, each as `key: old -> new`.
 
     Args:
         saved: the configuration that the run started with.
         current: the configuration now.
+        moved: the data may lie elsewhere, because their content is compared too.
     """
     old, new = _flat(saved), _flat(current)
     return [
         f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
         for key in dict.fromkeys([*old, *new])
-        if not _harmless(key) and _shown(old, key) != _shown(new, key)
+        if not _harmless(key)
+        and not (moved and key.startswith("dataset.") and key.endswith(DATA_PLACES))
+        and _shown(old, key) != _shown(new, key)
     ]
 
 
