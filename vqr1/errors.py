@@ -44,6 +44,10 @@ class ConfigError(UserError):
         return ConfigError, (self.problems,)
 
 
+class NotMetError(ConfigError):
+    """A process of several that finds no others: nobody but itself can say so."""
+
+
 class DataError(UserError):
     """A label file, an image or a data-set folder is not as its format says."""
 

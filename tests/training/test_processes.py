@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ import pytest
 import torch.distributed as dist
 
 from vqr1.config import HardwareConfig
-from vqr1.errors import ConfigError
-from vqr1.training.processes import Place, find_place, join, speak_once
+from vqr1.errors import ConfigError, NotMetError
+from vqr1.training import processes
+from vqr1.training.place import Place, find_place
+from vqr1.training.processes import join, speak_once
 
 TORCHRUN = {
     "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4",
@@ -34,6 +39,10 @@ def test_the_place_that_a_launcher_gives() -> None:
         find_place({k: v for k, v in TORCHRUN.items() if k not in ("LOCAL_RANK", "MASTER_PORT")})
     with pytest.raises(ConfigError, match=r"no number: .*'many'"):
         find_place({**TORCHRUN, "WORLD_SIZE": "many"})
+    with pytest.raises(ConfigError, match=r"do not fit together: RANK=8, WORLD_SIZE=8, LOCAL_"):
+        find_place({**TORCHRUN, "RANK": "8"})
+    with pytest.raises(ConfigError, match=r"LOCAL_WORLD_SIZE=3.*every node starts LOCAL_WORLD"):
+        find_place({**TORCHRUN, "LOCAL_WORLD_SIZE": "3"})
 
 
 def test_the_place_in_a_slurm_step() -> None:
@@ -48,6 +57,39 @@ def test_the_place_in_a_slurm_step() -> None:
     assert step["MASTER_ADDR"] == "gpu07"
     # 15000 and the last four digits of the job's number.
     assert step["MASTER_PORT"] == "16234"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "tasks_per_node", "problem"),
+    [
+        ("2", "4(x2)", None),
+        ("2", None, None),
+        # Eight tasks on two nodes, and yet not four on each.
+        ("2", "5,3", "SLURM_STEP_TASKS_PER_NODE=5,3: every node must run as many tasks"),
+        ("3", None, "SLURM_STEP_NUM_NODES=3, SLURM_STEP_TASKS_PER_NODE=not set: every node"),
+        ("0", None, "SLURM_STEP_NUM_NODES=0, "),
+        ("some", None, "no number: SLURM_STEP_NUM_NODES='some'"),
+    ],
+)
+def test_a_slurm_step_runs_as_many_tasks_on_every_node(
+    nodes: str, tasks_per_node: str | None, problem: str | None
+) -> None:
+    step = {
+        "SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_STEP_NUM_NODES": nodes,
+    }  # fmt: skip
+    if tasks_per_node is not None:
+        step["SLURM_STEP_TASKS_PER_NODE"] = tasks_per_node
+    if problem is None:
+        assert find_place(step).local_size == 4
+        return
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        find_place(step)
+
+
+def test_a_slurm_step_with_variables_missing() -> None:
+    with pytest.raises(ConfigError, match="but not SLURM_LOCALID; start with torchrun, srun"):
+        find_place({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"})
 
 
 @pytest.fixture
@@ -109,16 +151,50 @@ def test_a_process_that_does_not_come() -> None:
 
 @pytest.mark.usefixtures("meeting")
 def test_a_meeting_point_that_nobody_keeps() -> None:
+    assert refused_meeting(1) == "Connection refused"
+
+
+@pytest.mark.usefixtures("meeting")
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_a_meeting_point_that_is_another_program(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    monkeypatch.setattr(processes, "_SPEAK_SECONDS", 0.0)
+    with ExitStack() as opened:
+        listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+        monkeypatch.setenv("MASTER_PORT", str(listener.getsockname()[1]))
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection = opened.enter_context(listener.accept()[0])
+                    connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        assert refused_meeting(1).startswith("what listens there is another program")
+        # The first would keep it itself.
+        assert refused_meeting(0) == "another program has this port"
+
+
+def refused_meeting(rank: int) -> str:
+    """Why a process cannot use its meeting point."""
     hardware = HardwareConfig(accelerator="cpu", rendezvous_seconds=1)
-    with pytest.raises(ConfigError, match=r"process 1 of 2 cannot use the meeting point 127"):
-        join(Place(1, 2, 1, 2, None, True), hardware, {}, None)
+    with pytest.raises(NotMetError) as refused:
+        join(Place(rank, 2, rank, 2, None, True), hardware, {}, None)
+    (problem,) = refused.value.problems
+    place, _, reason = problem.partition(" (MASTER_ADDR, MASTER_PORT) within hardware.")
+    assert place == (
+        f"process {rank} of 2 cannot use the meeting point 127.0.0.1:{os.environ['MASTER_PORT']}"
+    )
+    return reason.partition(": ")[2].partition("; give all")[0]
 
 
 STOPPED = """
 import os, sys, time
 from vqr1.config import HardwareConfig
 from vqr1.training.place import leave
-from vqr1.training.processes import Place, join, wait_for_others
+from vqr1.training.place import Place
+from vqr1.training.processes import join, wait_for_others
 
 rank = int(sys.argv[1])
 place = Place(rank, 2, rank, 2, None, True)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from vqr1.cli import mixtures
 from vqr1.cli.compose import BAD_GROUP, USER_ERRORS, bad_group, plain_values, user_message
 from vqr1.config import config_dir, validate
-from vqr1.errors import EXIT_INTERRUPTED, UserError
+from vqr1.errors import EXIT_INTERRUPTED, NotMetError, UserError
 from vqr1.process_memory import bound_memory
 
 EXIT_USER_ERROR = UserError.exit_code
@@ -129,6 +129,8 @@ def run_command(
         sys.stderr.write(f"stopped by SIGINT{go_on.format(run_dir=command.run_dir)}\n")
         sys.exit(EXIT_INTERRUPTED)
     if command.failures:
+        if any(isinstance(error, NotMetError) for error in command.failures):
+            speaks = _alone
         code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in command.failures)
         _stop("\n".join(user_message(error) for error in command.failures), code, speaks)
 

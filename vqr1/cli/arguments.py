@@ -8,14 +8,17 @@ What it leaves out: going on with the run (`resume.py`).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from vqr1.errors import ConfigError
-from vqr1.training.place import Place
+from vqr1.training.place import TORCHRUN, Place
 from vqr1.training.run_record import RECORD, RunRecord, read_record
 
+PROGRAM = "train.py"
+"""What this command is called; `sys.argv[0]` of a job may be its launcher's script."""
 AUTO = "auto"
 RUN_DIR_TAG = "vqr1.run_dir"
 """Tag of an MLflow run: where its run directory is."""
@@ -105,6 +108,22 @@ def _record_of(run_dir: Path) -> RunRecord:
     if record is None:
         raise ConfigError([f"resume={run_dir}: no run directory ({RECORD} is missing)"])
     return record
+
+
+def resume_command(run_dir: Path, place: Place) -> str:
+    """What a user types to go on with a run that was started as this process was.
+
+    Args:
+        run_dir: the run's.
+        place: this process's, or `Place()` in the one that started the others.
+    """
+    end = f"{PROGRAM} resume={run_dir}"
+    if not place.launched or place.report is not None:
+        return f"python {end}"
+    if place.nodes == 1 and TORCHRUN in os.environ:
+        return f"torchrun --nproc-per-node {place.world_size} {end}"
+    many = f"{place.nodes} x {place.local_size} processes"
+    return f"{end}   # by the same launcher, nodes and processes as before ({many})"
 
 
 def kept_overrides(overrides: Sequence[str]) -> tuple[str, ...]:

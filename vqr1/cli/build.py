@@ -6,7 +6,6 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
@@ -21,7 +20,12 @@ from vqr1.rollout.vllm_server import VllmServerEngine
 from vqr1.training.agreement import from_first
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
 from vqr1.training.ranks import own_rank, world_size
-from vqr1.training.strategy import ReplicatedStrategy, ShardedStrategy, ZeroStrategy
+from vqr1.training.strategy import (
+    ConnectedEnvironment,
+    ReplicatedStrategy,
+    ShardedStrategy,
+    ZeroStrategy,
+)
 
 
 def build_engine(
@@ -130,8 +134,7 @@ def build_trainer(
         log_every_n_steps=1,
         logger=logger or False,
         callbacks=callbacks,
-        # Whatever started the processes has set the variables that torchrun sets.
-        plugins=[AtomicCheckpointIO(), *([TorchElasticEnvironment()] if strategy else [])],
+        plugins=[AtomicCheckpointIO(), *([ConnectedEnvironment()] if strategy else [])],
         enable_progress_bar=False,  # `callbacks.progress` has its own
         enable_model_summary=False,
         use_distributed_sampler=False,

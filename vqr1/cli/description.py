@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from transformers.utils.logging import disable_progress_bar
 
+from vqr1.cli.arguments import PROGRAM
 from vqr1.cli.compose import plain_values
 from vqr1.cli.resume import Run
 from vqr1.config import MixtureConfig, TrainConfig
@@ -99,7 +99,7 @@ def _resumed_at(run: Run) -> str:
 
 def run_tags(config: TrainConfig) -> dict[str, str]:
     """Tags of the MLflow run: the command, the model, and its place in a sweep."""
-    command = " ".join([Path(sys.argv[0]).name, *HydraConfig.get().overrides.task])
+    command = " ".join([PROGRAM, *HydraConfig.get().overrides.task])
     return {
         "vqr1.command": command,
         "vqr1.model": config.model.name,

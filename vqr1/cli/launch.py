@@ -27,7 +27,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from vqr1.cli.arguments import quoted
+from vqr1.cli.arguments import quoted, resume_command
 from vqr1.config import HardwareConfig
 from vqr1.errors import (
     EXIT_INTERRUPTED,
@@ -37,13 +37,18 @@ from vqr1.errors import (
     RunFaultError,
     UserError,
 )
-from vqr1.training.place import REPORT
+from vqr1.training.place import REPORT, Place
 from vqr1.training.stop_requests import SIGNALS
 
 GRACE_SECONDS = 40.0
 """How long the others may go on once one has failed: they notice at their next exchange, and the
 first may have to deliver the end of its log. Processes that wait in an exchange are then ended."""
 _POLL_SECONDS = 0.1
+_TRAIN = (sys.executable, "-P", "-m", "vqr1.cli.train")
+"""The command by its module: in a job of submitit `sys.argv[0]` is submitit's script. `-P` keeps
+files of the working directory from hiding packages."""
+_ROOT = Path(__file__).resolve().parents[2]
+"""Folder that holds this package, installed or not."""
 _REPORTED = (UserError.exit_code, RunFaultError.exit_code, EXIT_INTERRUPTED)
 
 
@@ -56,19 +61,16 @@ def launch(hardware: HardwareConfig, overrides: Sequence[str], run_dir: Path) ->
         run_dir: the run directory, which they would otherwise name after the time.
 
     Raises:
-        ConfigError: several nodes.
         UserError: what one of them said.
         RunFaultError: one of them died.
         Interrupted: a signal stopped them, and the run is saved.
         PrunedError: a search gave the run up.
     """
-    if hardware.nodes > 1:
-        raise ConfigError([_several_nodes(hardware)])
     with tempfile.TemporaryDirectory(prefix="vqr1_launch_") as scratch:
         report = Path(scratch) / "report.json"
         place = quoted(run_dir)
         # Not `run_dir`: with `resume=auto` it matters whether the command gives it.
-        command = [sys.executable, sys.argv[0], *overrides, f"hydra.run.dir={place}"]
+        command = [*_TRAIN, *overrides, f"hydra.run.dir={place}"]
         store = dist.TCPStore(
             "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30)
         )
@@ -89,12 +91,21 @@ def launch(hardware: HardwareConfig, overrides: Sequence[str], run_dir: Path) ->
         _raise_outcome([p.wait() for p in processes], first, passed, report, run_dir)
 
 
-def _several_nodes(hardware: HardwareConfig) -> str:
-    return (
-        f"hardware.nodes={hardware.nodes}: one command starts the processes of one machine; run "
-        f"this on every node: torchrun --nnodes {hardware.nodes} --nproc-per-node "
-        f"{hardware.devices} --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:PORT train.py ..., or "
-        "scripts/slurm/train_nodes.sbatch"
+def check_one_machine(hardware: HardwareConfig) -> None:
+    """Refuse what one command, or one job of a sweep, cannot start.
+
+    Raises:
+        ConfigError: several nodes.
+    """
+    if hardware.nodes == 1:
+        return
+    raise ConfigError(
+        [
+            f"hardware.nodes={hardware.nodes}: one command, or a job of a sweep, starts the "
+            "processes of one machine; run this on every node: torchrun --nnodes "
+            f"{hardware.nodes} --nproc-per-node {hardware.devices} --rdzv-backend c10d "
+            "--rdzv-endpoint FIRST_NODE:PORT train.py ..., or scripts/slurm/train_nodes.sbatch"
+        ]
     )
 
 
@@ -105,6 +116,7 @@ def _variables(rank: int, count: int, port: int, report: Path) -> dict[str, str]
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "GROUP_RANK": "0",
+        "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         # The launcher keeps the store; otherwise the first process would try to.
@@ -191,5 +203,5 @@ def _died(rank: int, codes: Sequence[int], run_dir: Path) -> str:
             how += " (the system does that too when memory runs out)"
     return (
         f"process {rank} of {len(codes)} {how}; the others were stopped. Go on with: "
-        f"python {Path(sys.argv[0]).name} resume={run_dir}"
+        f"{resume_command(run_dir, Place())}"
     )

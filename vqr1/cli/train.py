@@ -64,9 +64,11 @@ def check(config: TrainConfig) -> None:
         ConfigError: every rule that the configuration breaks.
     """
     from vqr1.cli.checks import check_training
+    from vqr1.cli.launch import check_one_machine
     from vqr1.cli.rewards import build_rewards
 
     check_training(config, build_rewards(config.reward))
+    check_one_machine(config.hardware)
 
 
 def train(config: TrainConfig, composed: DictConfig, place: Place | None = None) -> float:
@@ -102,3 +104,7 @@ def _launch(config: TrainConfig) -> float:
     launch(config.hardware, list(HydraConfig.get().overrides.task), run_dir)
     # With resume=auto the processes may have gone on in another folder, and have said so.
     return figure_of(run_dir) if (run_dir / "summary.json").is_file() else float("nan")
+
+
+if __name__ == "__main__":
+    main()

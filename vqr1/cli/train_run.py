@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from vqr1.cli.arguments import RUN_DIR_TAG
+from vqr1.cli.arguments import RUN_DIR_TAG, resume_command
 from vqr1.cli.build import check_engine
 from vqr1.cli.compose import plain_values
 from vqr1.cli.description import describe, parameters, quieten, run_name, run_tags
@@ -73,7 +73,7 @@ def run_training(config: TrainConfig, composed: DictConfig, place: Place) -> flo
             with machine_faults(stops, run.run_dir):
                 return _train(config, composed, rewards, run, stops)
         except (Interrupted, RunFaultError) as error:
-            _say_how_to_go_on(run, error)
+            _say_how_to_go_on(run, place, error)
             raise
         except PrunedError as error:
             if place.world_size == 1:
@@ -88,7 +88,7 @@ def _finished(run: Run) -> float:
     return figure_of(run.run_dir)
 
 
-def _say_how_to_go_on(run: Run, error: Interrupted | RunFaultError) -> None:
+def _say_how_to_go_on(run: Run, place: Place, error: Interrupted | RunFaultError) -> None:
     if own_rank():
         return
     if isinstance(error, Interrupted):
@@ -98,7 +98,7 @@ def _say_how_to_go_on(run: Run, error: Interrupted | RunFaultError) -> None:
         print(f"stopped by {error.signal_name}; go on with:", file=sys.stderr)
     else:
         print("stopped; once the cause below is put right, go on with:", file=sys.stderr)
-    print(f"  python {Path(sys.argv[0]).name} resume={run.run_dir}", file=sys.stderr)
+    print(f"  {resume_command(run.run_dir, place)}", file=sys.stderr)
 
 
 def _train(

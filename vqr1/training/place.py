@@ -10,8 +10,9 @@ imports PyTorch.
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,7 +21,10 @@ from vqr1.errors import ConfigError
 
 REPORT = "VQR1_LAUNCH_REPORT"
 """Variable of a process that this program's own launcher started: file for the one message."""
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""Variable that only torchrun sets."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_START = "start with torchrun, srun, or plainly with hardware.devices"
 
 
 @dataclass(frozen=True)
@@ -54,52 +58,96 @@ def find_place(environment: MutableMapping[str, str] = os.environ) -> Place:
 
     Args:
         environment: the variables; those of a SLURM step of several tasks are completed by the ones
-            that torchrun would set.
+            that torchrun would set, and those of any launcher by how much PyTorch prints.
 
     Raises:
-        ConfigError: a launcher's variables are incomplete or no numbers.
+        ConfigError: a launcher's variables are incomplete, no numbers, or do not fit together.
     """
-    if "RANK" not in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        environment.update(_of_slurm(environment))
-    if not {"RANK", "WORLD_SIZE"} & environment.keys():
+    in_step = "RANK" not in environment and _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1
+    if not in_step and not {"RANK", "WORLD_SIZE"} & environment.keys():
         return Place()
-    missing = [name for name in _VARIABLES if name not in environment]
-    if missing:
+    # PyTorch, which reads this when it is imported, prints stacks for connections that it tries.
+    environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if in_step:
+        environment.update(_of_slurm(environment))
+    _require(environment, _VARIABLES)
+    numbers = {name: _number(environment, name) for name in _VARIABLES if name != "MASTER_ADDR"}
+    rank, world_size, local_rank, local_size, port = numbers.values()
+    if not (
+        0 <= rank < world_size
+        and 0 <= local_rank < local_size <= world_size
+        and world_size % local_size == 0
+        and 0 < port < 2**16
+    ):
+        found = ", ".join(f"{name}={number}" for name, number in numbers.items())
         raise ConfigError(
             [
-                f"the launcher has set some of {', '.join(_VARIABLES)} but not "
-                f"{', '.join(missing)}; start with torchrun, srun, or plainly with hardware.devices"
+                f"the launcher's variables do not fit together: {found}; RANK counts from 0 to "
+                "WORLD_SIZE - 1, LOCAL_RANK from 0 to LOCAL_WORLD_SIZE - 1, every node starts "
+                f"LOCAL_WORLD_SIZE processes, and a port is below 65536; {_START}"
             ]
         )
-    try:
-        numbers = [int(environment[name]) for name in _VARIABLES if name != "MASTER_ADDR"]
-    except ValueError as error:
-        raise ConfigError([f"a launcher's variable is no number: {error}"]) from error
-    rank, world_size, local_rank, local_size, _ = numbers
     report = environment.get(REPORT)
     return Place(
         rank, world_size, local_rank, local_size, None if report is None else Path(report), True
     )
 
 
+def _require(environment: Mapping[str, str], names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in environment]
+    if missing:
+        raise ConfigError(
+            [
+                f"the launcher has set some of {', '.join(names)} but not "
+                f"{', '.join(missing)}; {_START}"
+            ]
+        )
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    value = environment[name] if default is None else environment.get(name, str(default))
+    try:
+        return int(value)
+    except ValueError as error:
+        raise ConfigError([f"a launcher's variable is no number: {name}={value!r}"]) from error
+
+
 def _of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    _require(environment, ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"))
+    tasks = _number(environment, "SLURM_STEP_NUM_TASKS")
+    local_size = _tasks_per_node(environment, tasks)
     # Lightning takes seconds to import, and a process outside of SLURM does not need it to start.
     from lightning.fabric.plugins.environments import SLURMEnvironment
 
-    tasks = int(environment["SLURM_STEP_NUM_TASKS"])
-    nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1"))
     hosts = environment.get("SLURM_STEP_NODELIST", "127.0.0.1")
     # Two jobs that share a node must not meet at one port.
-    port = 15000 + int(environment.get("SLURM_JOB_ID", "0")[-4:])
+    port = 15000 + _number(environment, "SLURM_JOB_ID", 0) % 10000
     found = {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": str(tasks),
         "LOCAL_RANK": environment["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": str(tasks // nodes),
+        "LOCAL_WORLD_SIZE": str(local_size),
         "MASTER_ADDR": SLURMEnvironment.resolve_root_node_address(hosts),
         "MASTER_PORT": str(port),
     }
     return {name: environment.get(name, value) for name, value in found.items()}
+
+
+def _tasks_per_node(environment: Mapping[str, str], tasks: int) -> int:
+    nodes = _number(environment, "SLURM_STEP_NUM_NODES", 1)
+    # Such as 8, 8(x2) or 8(x2),4.
+    listed = environment.get("SLURM_STEP_TASKS_PER_NODE", "")
+    counts = {int(count) for count in re.findall(r"(?:^|,)(\d+)", listed)}
+    counts = counts or {tasks // nodes if nodes > 0 else 0}
+    if {count * nodes for count in counts} != {tasks}:
+        raise ConfigError(
+            [
+                f"SLURM_STEP_NUM_TASKS={tasks}, SLURM_STEP_NUM_NODES={nodes}, "
+                f"SLURM_STEP_TASKS_PER_NODE={listed or 'not set'}: every node must run as many "
+                "tasks; start with srun --ntasks-per-node"
+            ]
+        )
+    return tasks // nodes
 
 
 def leave(code: int) -> NoReturn:

@@ -12,28 +12,33 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from vqr1.config import HardwareConfig
-from vqr1.errors import ConfigError, RunFaultError
-from vqr1.training.place import Place, find_place
+from vqr1.errors import ConfigError, NotMetError, RunFaultError
+from vqr1.training.place import Place
 from vqr1.training.run_record import changed_keys
 from vqr1.training.stop_requests import SIGNALS
-
-__all__ = ["Place", "find_place", "join", "speak_once", "wait_for_others"]
 
 PARTING_SECONDS = 30.0
 """How long a stopped process waits for the others: the first may have to deliver its log."""
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """Variable of torchrun: it keeps the meeting point itself."""
+_RETRY_SECONDS = 0.2
+_NO_STORE = "what listens there is another program, or a proxy, and no meeting point"
+_SPEAK_SECONDS = 5.0
+"""How long a process that has something to say looks for the meeting point."""
 
 
 def join(
@@ -50,11 +55,13 @@ def join(
     Raises:
         ConfigError: a problem here or in another process, a process that did not come, or one that
             has another configuration.
+        NotMetError: this process cannot use the meeting point.
     """
     if problem is not None and place.rank == 0:
         raise problem
     if place.world_size == 1:
-        if hardware.strategy != "auto":
+        # The jobs of a sweep may run one after the other in one process.
+        if hardware.strategy != "auto" and not dist.is_initialized():
             _connect(hardware, dist.HashStore(), place)
         return
     wait = timedelta(seconds=hardware.rendezvous_seconds)
@@ -65,6 +72,8 @@ def join(
     words = [json.loads(store.get(_came(rank))) for rank in range(place.world_size)]
     problems = _differences(words)
     if problems:
+        with suppress(dist.DistError, RuntimeError):
+            _part(store, place)
         raise ConfigError(problems)
     _connect(hardware, dist.PrefixStore("group", store), place)
     if place.report is not None:
@@ -93,22 +102,16 @@ def _end_with(launcher: int) -> None:
 
 
 def _meet(place: Place, wait: timedelta) -> dist.Store:
-    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    keeps = place.rank == 0 and os.environ.get(_AGENT_STORE) != "True"
     try:
-        store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=place.rank == 0 and os.environ.get(_AGENT_STORE) != "True",
-            timeout=wait,
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-    except (dist.DistError, RuntimeError, ValueError) as error:
-        raise ConfigError(
+        store = _kept_store(wait) if keeps else _found_store(wait)
+    except (dist.DistError, RuntimeError, ValueError, OSError) as error:
+        raise NotMetError(
             [
                 f"process {place.rank} of {place.world_size} cannot use the meeting point "
-                f"{address} (MASTER_ADDR, MASTER_PORT): {_first_line(error)}; give an address of "
-                "the first node and a free port"
+                f"{_address()} (MASTER_ADDR, MASTER_PORT) within hardware.rendezvous_seconds="
+                f"{wait.total_seconds():g}: {_reason(error)}; give all processes an address of the "
+                "first node and a port that is free there, and see what process 0 printed"
             ]
         ) from error
     return _of_this_attempt(store)
@@ -117,6 +120,86 @@ def _meet(place: Place, wait: timedelta) -> dist.Store:
 def _of_this_attempt(store: dist.Store) -> dist.Store:
     # After a restart by torchrun the words of the first attempt are still there.
     return dist.PrefixStore(f"vqr1/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _kept_store(wait: timedelta) -> dist.Store:
+    # By its own address: whether the others' leads here is for them to find out.
+    return dist.TCPStore(
+        "localhost",
+        int(os.environ["MASTER_PORT"]),
+        is_master=True,
+        timeout=wait,
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+
+
+def _found_store(wait: timedelta) -> dist.Store:
+    """The meeting point that another process keeps.
+
+    Raises:
+        OSError: nobody listens there, or who does says nothing.
+        RuntimeError: who listens there is no meeting point.
+    """
+    _wait_for_listener(wait)
+    answers: SimpleQueue[dist.Store | Exception] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            store = dist.TCPStore(
+                os.environ["MASTER_ADDR"],
+                int(os.environ["MASTER_PORT"]),
+                is_master=False,
+                timeout=wait,
+                wait_for_workers=False,
+            )
+        except (dist.DistError, RuntimeError, ValueError) as error:
+            answers.put(error)
+        else:
+            answers.put(store)
+
+    # PyTorch waits without end for the answer of another program that is silent.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=wait.total_seconds() + _SPEAK_SECONDS)
+    except Empty:
+        raise TimeoutError(_NO_STORE) from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _wait_for_listener(wait: timedelta) -> None:
+    """Wait until somebody listens at the meeting point; PyTorch's own wait prints its stack.
+
+    Raises:
+        OSError: nobody does in time.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    deadline = time.monotonic() + wait.total_seconds()
+    while True:
+        left = max(deadline - time.monotonic(), _RETRY_SECONDS)
+        try:
+            socket.create_connection((host, port), timeout=left).close()
+        except OSError:
+            if time.monotonic() + _RETRY_SECONDS > deadline:
+                raise
+        else:
+            return
+        time.sleep(_RETRY_SECONDS)
+
+
+def _reason(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    if "Ping failed" in text:
+        return _NO_STORE
+    if "EADDRINUSE" in text:
+        return "another program has this port"
+    return (isinstance(error, OSError) and error.strerror) or text
+
+
+def _address() -> str:
+    return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
 
 
 def _wait_for_all(store: dist.Store, place: Place, wait: timedelta) -> None:
@@ -131,7 +214,7 @@ def _wait_for_all(store: dist.Store, place: Place, wait: timedelta) -> None:
         raise ConfigError(
             [
                 f"rank {', '.join(missing)} of {place.world_size} processes did not come to "
-                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
+                f"{_address()} within "
                 f"hardware.rendezvous_seconds={wait.total_seconds():g}; see what it printed, and "
                 "whether all nodes were given this address and the same number of processes"
             ]
@@ -173,9 +256,11 @@ def speak_once(place: Place, message: str, code: int, pruned: bool = False) -> b
         return False
     if place.world_size == 1:
         return True
+    # Without torchrun the first process keeps the meeting point itself: it is there or will not be.
+    wait = timedelta(seconds=_SPEAK_SECONDS if place.rank else _RETRY_SECONDS)
     try:
-        return int(_kept_store().add("vqr1/spoken", 1)) == 1
-    except (dist.DistError, RuntimeError):
+        return int(_found_store(wait).add("vqr1/spoken", 1)) == 1
+    except (dist.DistError, RuntimeError, OSError):
         # No meeting point (any more): all have found the same, or the first has been lost.
         return place.rank == 0 or code == RunFaultError.exit_code
 
@@ -195,21 +280,21 @@ def wait_for_others(place: Place) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     try:
-        store = _of_this_attempt(_kept_store())
-        store.set(_done(place.rank), "")
-        everyone = [_done(rank) for rank in range(place.world_size)]
-        store.wait(everyone, timedelta(seconds=PARTING_SECONDS))
-    except (dist.DistError, RuntimeError):
+        store = _of_this_attempt(_found_store(timedelta(seconds=_SPEAK_SECONDS)))
+        _part(store, place)
+    except (dist.DistError, RuntimeError, OSError):
         return  # one does not come, or the first, which may keep the store, has left
 
 
-def _kept_store() -> dist.TCPStore:
-    return dist.TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=False,
-        timeout=timedelta(seconds=5),
-    )
+def _part(store: dist.Store, place: Place) -> None:
+    """Wait until all have come to an end: the first may keep the store that others still read.
+
+    Raises:
+        RuntimeError: one does not come, or the store is gone.
+    """
+    store.set(_done(place.rank), "")
+    everyone = [_done(rank) for rank in range(place.world_size)]
+    store.wait(everyone, timedelta(seconds=PARTING_SECONDS))
 
 
 def _tell_launcher(report: Path, word: dict[str, Any]) -> None:
@@ -227,7 +312,3 @@ def _came(rank: int) -> str:
 
 def _done(rank: int) -> str:
     return f"done/{rank}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

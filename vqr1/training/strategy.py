@@ -9,18 +9,36 @@ every case.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from vqr1.training.agreement import from_first
 from vqr1.training.checkpoint_files import CheckpointNotWrittenError
 from vqr1.training.division import Sharded, divide_like, whole_state
 from vqr1.training.grpo import GrpoModule
-from vqr1.training.ranks import own_rank
+from vqr1.training.ranks import own_rank, world_size
 from vqr1.training.zero import ZeroDivision, zero_config
+
+
+class ConnectedEnvironment(TorchElasticEnvironment):
+    """The processes as they have connected: one that runs alone has no variables of torchrun."""
+
+    def world_size(self) -> int:
+        """How many there are."""
+        return world_size()
+
+    def global_rank(self) -> int:
+        """This process's number."""
+        return own_rank()
+
+    def local_rank(self) -> int:
+        """Its number on its node."""
+        return int(os.environ["LOCAL_RANK"]) if world_size() > 1 else 0
 
 
 class ReplicatedStrategy(DDPStrategy):

@@ -1,0 +1,101 @@
+"""How a training is started: alone, in several processes, in the job of a sweep, and again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.plugins import Plugins
+from omegaconf import open_dict
+
+from tests.cli.conftest import Command
+from tests.cli.test_configs import compose_with_hydra
+from tests.support.forked import start_command
+from vqr1.cli.arguments import resume_command
+from vqr1.cli.train import main
+from vqr1.training.place import Place
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STEP = (
+    "dataset=demo", "dataset.max_images=10", "loader.workers=0", "loader.images_per_batch=2",
+    "validation.every_steps=1", "validation.samples=1", "validation.images_per_batch=4",
+    "validation.test=false", "validation.bootstrap_draws=20", "grpo.group_size=2",
+    "rollout.sampling.max_new_tokens=8", "max_steps=1",
+)  # fmt: skip
+AS_BEFORE = "train.py resume=run   # by the same launcher, nodes and processes as before"
+
+
+def run_script(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), *arguments],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **variables},
+    )  # fmt: skip
+
+
+def test_one_process_with_cut_weights(tmp_path: Path) -> None:
+    process = start_command(
+        "vqr1.cli.train", tmp_path, *STEP, "hardware.strategy=fsdp2", "hardware.threads=1",
+        "logger=csv", "run_dir=run",
+    )  # fmt: skip
+    process.join(120)
+    assert process.exitcode == 0, (tmp_path / "output.txt").read_text()
+    assert (tmp_path / "run/export/model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_sweep_job_of_two_processes_under_submitit(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path, "-m", "hydra/launcher=submitit_local", "hardware=cpu_2procs", "seed=1", *STEP
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.glob("multirun/train/*/*/summary.json"))) == 1
+
+
+def test_a_slurm_job_asks_for_the_gpus_of_its_processes() -> None:
+    composed = compose_with_hydra("hydra/launcher=slurm", "hardware=8gpu_fsdp2")
+    with open_dict(composed):
+        composed.hydra.sweep.dir = "somewhere"
+    launcher = Plugins.instance()._instantiate(composed.hydra.launcher)
+    assert (launcher.params["gpus_per_node"], launcher.params["tasks_per_node"]) == (8, 1)
+
+
+def test_a_sweep_with_jobs_of_several_nodes_is_refused_before_the_first(run: Command) -> None:
+    outcome = run(main, "-m", "hardware=cpu_2procs", "hardware.nodes=1,2")
+    assert outcome.code == 2
+    assert "hardware.nodes=2: one command, or a job of a sweep, starts" in outcome.err
+    assert not list(Path().glob("multirun/train/*/*/job.json"))
+
+
+@pytest.mark.parametrize(
+    ("place", "torchrun", "expected"),
+    [
+        (Place(), False, "python train.py resume=run"),
+        (Place(0, 2, 0, 2, Path("report"), True), False, "python train.py resume=run"),
+        (Place(0, 2, 0, 2, None, True), True, "torchrun --nproc-per-node 2 train.py resume=run"),
+        (Place(0, 2, 0, 2, None, True), False, f"{AS_BEFORE} (1 x 2 processes)"),
+        (Place(0, 4, 0, 2, None, True), True, f"{AS_BEFORE} (2 x 2 processes)"),
+    ],
+)
+def test_a_run_goes_on_as_it_was_started(
+    monkeypatch: pytest.MonkeyPatch, place: Place, torchrun: bool, expected: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/site-packages/submitit/core/_submit.py"])
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert resume_command(Path("run"), place) == expected
+
+
+def test_a_process_without_a_meeting_point_says_so_in_one_line(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path, "hardware.rendezvous_seconds=1", RANK="1", WORLD_SIZE="2", LOCAL_RANK="1",
+        LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: process 1 of 2 cannot use the meeting point 127.0.0.1:1 (MASTER")
+    assert "Connection refused; give all processes an address" in line
