@@ -78,7 +78,8 @@ TRAIN = (
     case(
         "train",
         "rollout=vllm_server hardware=cpu_2procs rollout.server.patience_s=4000",
-        "rollout.server.patience_s=4000, hardware.collective_minutes=", "lower the first",
+        "rollout.server.patience_s=4000, rollout.server.timeout_s=600, "
+        "hardware.collective_minutes=60", "lower them",
     ),
     case("train", "rollout.colocated.kv_cache_gib=0", "rollout.colocated.kv_cache_gib=0"),
     case("train", "rollout.importance_cap=0.5", "rollout.importance_cap=0.5", "equal to 1"),

@@ -262,7 +262,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         killed = start_command("vqr1.cli.score", tmp_path, *arguments)
         assert reached.wait(240)
         killed.kill()
-        killed.join()
+        killed.join(120)
         assert killed.exitcode == -signal.SIGKILL
         output = tmp_path / "scores.csv"
         before = output.read_text()
@@ -274,7 +274,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         said = tmp_path / "output.txt"
         said.unlink()
         again = start_command("vqr1.cli.score", tmp_path, *arguments)
-        again.join()
+        again.join(120)
     assert again.exitcode == 0, said.read_text()
     assert said.read_text().startswith("continuing scores.csv: 5 images are in it\n")
     assert len(log.bodies) - asked == 7

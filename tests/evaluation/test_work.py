@@ -49,13 +49,13 @@ def test_killed_three_times_at_random(tmp_path: Path) -> None:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
-        process.join()
+        process.join(120)
         assert process.exitcode == -signal.SIGKILL
         kills += 1
         sizes.append(file.stat().st_size)
         assert finished_file(killed) is None
     last = forked.start(main, killed, 0.0)
-    last.join()
+    last.join(120)
     assert last.exitcode == 0
     first, second = (read_predictions(folder / "predictions.csv") for folder in (whole, killed))
     assert second.images == tuple(image for batch in PLAN for image in batch.images)

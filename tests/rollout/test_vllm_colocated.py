@@ -18,6 +18,7 @@ from tests.support.pictures import noise_picture
 from tests.support.real_vllm import needs_vllm
 from vqr1.config import ColocatedConfig, ModelConfig, SamplingConfig
 from vqr1.data.prompts import PromptBuilder
+from vqr1.errors import ModelError
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.records import Rollout
@@ -171,11 +172,20 @@ def test_a_picture_at_the_largest_size_fits(engine: VllmColocatedEngine, policy:
     assert gap(policy.model, prompts, rollout) < 1e-4
 
 
+def test_a_second_engine_is_refused(engine: VllmColocatedEngine, policy: Policy) -> None:
+    with pytest.raises(ModelError, match="hydra/launcher=processes"):
+        VllmColocatedEngine(
+            policy, QUESTION, ColocatedConfig(), MODEL, SAMPLING,
+            dtype="float32", seed=0, alone=True,
+        )  # fmt: skip
+
+
 def test_two_processes_train_with_an_engine_each(tmp_path: Path) -> None:
     keys = (
         "rollout=vllm_colocated", "rollout.colocated.kv_cache_gib=0.0625",
         "rollout.colocated.enforce_eager=true", "rollout.sampling.max_new_tokens=48",
         "rollout.sampling.stop=answer", "hardware=cpu_2procs", "max_steps=2",
+        "hardware.strategy=fsdp2", "hardware.reference=sharded",
         "dataset.max_images=60", "loader.images_per_batch=4", "loader.workers=1",
         "validation.max_images=8", "validation.test=false", "callbacks.progress=false",
         "logger=csv",

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import requests
@@ -43,14 +43,16 @@ def served(command: Sequence[str], **environment: str) -> Iterator[str]:
     end = time.monotonic() + START_SECONDS
     try:
         while True:
-            try:
+            with suppress(requests.RequestException):
                 if requests.get(f"{url}/health", timeout=5).ok:
                     break
-            except requests.ConnectionError:
-                assert process.poll() is None
-                assert time.monotonic() < end
+            assert process.poll() is None
+            assert time.monotonic() < end
             time.sleep(0.5)
         yield url
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()

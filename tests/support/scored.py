@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from PIL import Image
 
 from vqr1.cli.compose import compose_config, plain_values
@@ -18,7 +17,4 @@ def results(pictures: Sequence[Image.Image], *overrides: str) -> list[Result]:
     """Scores by `conf/score.yaml` with overrides."""
     config = validate(ScoreConfig, plain_values(compose_config("score", overrides)))
     backend = build_backend(config.backend, config.model, config.hardware)
-    threads = torch.get_num_threads()
-    scorer = Scorer(backend, config.prompt, config.mode, seed=config.seed)
-    torch.set_num_threads(threads)
-    return scorer.score(pictures)
+    return Scorer(backend, config.prompt, config.mode, seed=config.seed).score(pictures)

@@ -43,11 +43,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert not list(path.parent.glob("*.part"))
 
 
-@pytest.mark.parametrize("load", [read_checkpoint, AtomicCheckpointIO().load_checkpoint])
-def test_processes_of_a_machine_share_what_they_read(tmp_path: Path, load: Any) -> None:
+@pytest.mark.parametrize("gpu", [True, False])
+def test_processes_with_gpus_share_what_they_read(
+    tmp_path: Path, gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     path = write(tmp_path, 1)
-    content = load(path)
-    assert str(path) in Path("/proc/self/maps").read_text()
+    content = AtomicCheckpointIO().load_checkpoint(path)
+    assert (str(path) in Path("/proc/self/maps").read_text()) == gpu
     # What is loaded may be changed, and outlives its file; the file stays as it is.
     content["weights"].add_(1)
     assert torch.equal(read_checkpoint(path)["weights"], CONTENT["weights"])

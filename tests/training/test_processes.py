@@ -192,8 +192,7 @@ def refused_meeting(rank: int) -> str:
 STOPPED = """
 import os, sys, time
 from vqr1.config import HardwareConfig
-from vqr1.training.place import leave
-from vqr1.training.place import Place
+from vqr1.training.place import Place, leave
 from vqr1.training.processes import join, wait_for_others
 
 rank = int(sys.argv[1])

@@ -23,7 +23,7 @@ AUTO = "auto"
 RUN_DIR_TAG = "vqr1.run_dir"
 """Tag of an MLflow run: where its run directory is."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_PLACES = ("resume", "resume_force", "run_dir", "hydra.run.dir")
+_WHERE_KEYS = ("resume", "resume_force", "run_dir", "hydra.run.dir")
 """Keys that say where a run is and not what it is."""
 
 
@@ -65,10 +65,10 @@ def with_saved_overrides(arguments: Sequence[str]) -> list[str]:
         )
     run_dir = find_run(wanted, own.get("logger.tracking_uri"))
     record = _record_of(run_dir)
-    saved = [o for o in record.overrides if _key(o) not in own and _key(o) not in _PLACES]
+    saved = [o for o in record.overrides if _key(o) not in own and _key(o) not in _WHERE_KEYS]
     rest = [argument for argument in arguments if _key(argument) != "resume"]
-    place = quoted(run_dir)
-    return [*saved, *rest, f"resume={place}", f"run_dir={place}", f"hydra.run.dir={place}"]
+    folder = quoted(run_dir)
+    return [*saved, *rest, f"resume={folder}", f"run_dir={folder}", f"hydra.run.dir={folder}"]
 
 
 def find_run(name: str, tracking_uri: str | None = None) -> Path:
@@ -128,7 +128,7 @@ def resume_command(run_dir: Path, place: Place) -> str:
 
 def kept_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
     """The overrides that a later `resume=` starts from."""
-    return tuple(override for override in overrides if _key(override) not in _PLACES)
+    return tuple(override for override in overrides if _key(override) not in _WHERE_KEYS)
 
 
 def gives(overrides: Sequence[str], key: str) -> bool:

@@ -14,7 +14,7 @@ from vqr1.policy.loading import Policy
 from vqr1.policy.vision import VisionCache
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.local import LocalEngine
-from vqr1.rollout.vllm_colocated import VllmColocatedEngine, check_vllm
+from vqr1.rollout.vllm_colocated import VllmColocatedEngine, colocated_vllm
 from vqr1.rollout.vllm_link import VllmLink, at_start
 from vqr1.rollout.vllm_server import VllmServerEngine
 from vqr1.training.agreement import from_first
@@ -58,7 +58,7 @@ def check_engine(config: TrainConfig) -> None:
             installed.
     """
     if config.rollout.engine == "vllm_colocated":
-        check_vllm()
+        colocated_vllm()
     if config.rollout.engine == "vllm_server":
         with at_start(config.rollout.server.url):
             _link(config, torch.device("cpu"), Path(config.run_dir)).look()

@@ -6,6 +6,7 @@ from vqr1.cli.hardware import hardware_problems, share_of_step, this_machine
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError
 from vqr1.rewards import WeightedRewards
+from vqr1.rollout.vllm_link import RECONNECTIONS
 from vqr1.rollout.vllm_requests import fitting_logprobs
 
 LOST_IN_ROUNDING = 1e-4
@@ -85,12 +86,15 @@ def _engine_problems(config: TrainConfig) -> list[str]:
             "use rollout.server.weights=merged, or set model.lora"
         )
     together = hardware.devices * hardware.nodes > 1
-    if served and together and rollout.server.patience_s >= 60 * hardware.collective_minutes:
+    server, minutes = rollout.server, hardware.collective_minutes
+    longest = (RECONNECTIONS + 1) * (server.patience_s + server.timeout_s)
+    if served and together and longest >= 60 * minutes:
         problems.append(
-            f"rollout.server.patience_s={rollout.server.patience_s:g}, "
-            f"hardware.collective_minutes={hardware.collective_minutes:g}: the other processes "
-            "would stop waiting for the one that waits for the server; lower the first, or raise "
-            "the second"
+            f"rollout.server.patience_s={server.patience_s:g}, "
+            f"rollout.server.timeout_s={server.timeout_s:g}, "
+            f"hardware.collective_minutes={minutes:g}: a process may wait for a lost server "
+            f"{RECONNECTIONS + 1} times as long as the first two, {longest:g} s in all, and the "
+            "others stop waiting for it before; lower them, or raise the last"
         )
     if rollout.engine == "vllm_colocated" and not fitting_logprobs(sampling):
         problems.append(

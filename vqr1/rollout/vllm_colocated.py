@@ -25,7 +25,6 @@ from vqr1.policy.loading import Policy
 from vqr1.policy.served_weights import served_weights
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
-from vqr1.rollout.messages import shortened
 from vqr1.rollout.vllm_requests import (
     Answer,
     VllmRequests,
@@ -33,28 +32,23 @@ from vqr1.rollout.vllm_requests import (
     fitting_logprobs,
     seeds_of,
 )
+from vqr1.rollout.vllm_start import import_vllm, start_vllm
 
-WHO = "rollout.engine=vllm_colocated: vLLM"
+WHO = "rollout.engine=vllm_colocated"
 REMEDY = "the processor files in model.path are not those that transformers reads here"
 
 
-def check_vllm() -> None:
-    """Look whether vLLM can be used here.
+def colocated_vllm() -> Any:
+    """The package, prepared for an engine that lives in this process.
 
     Raises:
         ModelError: it is not installed, or does not fit the other packages.
     """
-    # The engine lives in this process: weights are handed over without a copy on the way.
+    # Weights are handed over without a copy on the way.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     # It warns of every layer whose weights it does not know how to hand over, buffers included.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    try:
-        import vllm  # noqa: F401
-    except ImportError as error:
-        raise ModelError(
-            f"{WHO} cannot be imported ({shortened(str(error))}); install it with `pip install "
-            "'vqr1[vllm]'`, or use rollout=local"
-        ) from error
+    return import_vllm(WHO, "rollout=local")
 
 
 class VllmColocatedEngine:
@@ -71,8 +65,10 @@ class VllmColocatedEngine:
         alone: no other process trains.
 
     Raises:
-        ModelError: vLLM is not there, or does not start.
+        ModelError: vLLM is not there or does not start, or this process has had an engine.
     """
+
+    _started = False
 
     def __init__(
         self,
@@ -86,12 +82,17 @@ class VllmColocatedEngine:
         seed: int,
         alone: bool,
     ) -> None:
-        check_vllm()
-        from vllm import LLM
-
+        vllm = colocated_vllm()
+        if VllmColocatedEngine._started:
+            raise ModelError(
+                f"{WHO}: this process has had its engine already, and vLLM allows no second one; "
+                "sweep with hydra/launcher=processes, where each job has a process of its own"
+            )
+        VllmColocatedEngine._started = True
+        self._parameters = vllm.SamplingParams
         self._model = policy.model
         self._processor = policy.processor
-        self._requests = VllmRequests(policy.model, policy.processor, WHO)
+        self._requests = VllmRequests(policy.model, policy.processor, f"{WHO}: vLLM")
         self._builder = PromptBuilder(
             policy.processor, question, model.min_pixels, model.max_pixels
         )
@@ -100,37 +101,26 @@ class VllmColocatedEngine:
         self._sleeps = config.sleep and device.type == "cuda"
         self._current = False
         longest = self._builder.most_tokens() + sampling.max_new_tokens
-        # Its CPU backend takes this away for good, and forked loader workers hang without it.
-        set_num_threads = torch.set_num_threads
-        try:
-            self._llm = LLM(
-                model=policy.source,
-                revision=policy.revision,
-                dtype=dtype,
-                seed=seed,
-                max_model_len=longest,
-                limit_mm_per_prompt={"image": 1, "video": 0},
-                mm_processor_kwargs={
-                    "do_resize": False,
-                    "min_pixels": model.min_pixels,
-                    "max_pixels": model.max_pixels,
-                },
-                # Pictures come resized; there is little to save.
-                mm_processor_cache_gb=0,
-                kv_cache_memory_bytes=int(config.kv_cache_gib * 2**30),
-                # Given the cache's size, this is only compared with what is free at the start.
-                gpu_memory_utilization=0.01,
-                enable_sleep_mode=self._sleeps,
-                enforce_eager=config.enforce_eager,
-                logprobs_mode=fitting_logprobs(sampling)[0],
-                # The processes of the training are known to PyTorch already.
-                distributed_executor_backend=None if alone else "external_launcher",
-                **(_on_a_cpu(longest) if device.type == "cpu" else {}),
-            )
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise ModelError(f"{WHO} does not start: {shortened(str(error), 300)}") from error
-        finally:
-            torch.set_num_threads = set_num_threads
+        self._llm = start_vllm(
+            vllm,
+            f"{WHO}, rollout.colocated.kv_cache_gib={config.kv_cache_gib:g}",
+            policy.source,
+            model,
+            dtype=dtype,
+            seed=seed,
+            max_model_len=longest,
+            # Pictures come resized; there is little to save.
+            mm_processor_cache_gb=0,
+            kv_cache_memory_bytes=int(config.kv_cache_gib * 2**30),
+            # Given the cache's size, this is only compared with what is free at the start.
+            gpu_memory_utilization=0.01,
+            enable_sleep_mode=self._sleeps,
+            enforce_eager=config.enforce_eager,
+            logprobs_mode=fitting_logprobs(sampling)[0],
+            # The processes of the training are known to PyTorch already.
+            distributed_executor_backend=None if alone else "external_launcher",
+            **(_on_a_cpu(longest) if device.type == "cpu" else {}),
+        )
         self._rest()
 
     def with_model(self, model: nn.Module) -> VllmColocatedEngine:
@@ -157,8 +147,6 @@ class VllmColocatedEngine:
         Raises:
             ModelError: vLLM builds another prompt, or answers something else than was asked for.
         """
-        from vllm import SamplingParams
-
         pictures = pictures_of(prompts, self._processor.image_processor)
         # vLLM puts the image's tokens in place of one.
         tokens = self._builder.token_ids(1).tolist()
@@ -170,7 +158,7 @@ class VllmColocatedEngine:
             for picture in pictures
         ]
         how = [
-            SamplingParams(
+            self._parameters(
                 n=asked_for(group_size, sampling),
                 temperature=sampling.temperature,
                 top_k=sampling.top_k,

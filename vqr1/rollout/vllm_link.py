@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 ADAPTER = "vqr1-policy"
 """Name under which the server knows the adapters."""
 
+RECONNECTIONS = 3
+"""Times that a lost server may come back within one request for a batch's responses."""
+
 LONGEST_PAUSE_S = 10.0
 
 START = (

@@ -28,13 +28,10 @@ from vqr1.data.patches import pictures_of
 from vqr1.errors import ModelError, RolloutLostError
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
-from vqr1.rollout.vllm_link import ServerAwayError, VllmLink, at_start, reason_of
+from vqr1.rollout.vllm_link import RECONNECTIONS, ServerAwayError, VllmLink, at_start, reason_of
 from vqr1.rollout.vllm_requests import Answer, VllmRequests, asked_for, seeds_of
 
 logger = logging.getLogger(__name__)
-
-RECONNECTIONS = 3
-"""Times that a lost server may come back within one request for a batch's responses."""
 
 REMEDY = (
     "it must serve the checkpoint of model.path, and take pictures as they are: "

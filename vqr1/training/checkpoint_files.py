@@ -113,18 +113,23 @@ def _verified(path: Path) -> tuple[int, str]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Verify and load a checkpoint onto the CPU; see `mapped_checkpoint`.
+    """Verify and load a checkpoint onto the CPU, mapped; see `load_checkpoint`.
 
     Raises:
         CheckpointDamagedError: it is not what was written.
     """
     verify_checkpoint(path)
-    return mapped_checkpoint(path)
+    return load_checkpoint(path, mapped=True)
 
 
-def mapped_checkpoint(path: Path) -> dict[str, Any]:
-    """A verified checkpoint as the file maps into memory, which processes of a machine share."""
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+def load_checkpoint(path: Path, mapped: bool) -> dict[str, Any]:
+    """A verified checkpoint on the CPU.
+
+    Args:
+        path: the file.
+        mapped: into memory, which processes of a machine share until they have copied it.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     assert isinstance(content, dict)
     return content
 

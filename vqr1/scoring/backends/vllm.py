@@ -16,12 +16,12 @@ from torch import Tensor
 
 from vqr1.config import ModelConfig, VllmBackendConfig
 from vqr1.data.prompts import chat_text, resize_rule
-from vqr1.errors import ModelError
 from vqr1.policy.loading import load_processor
 from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
 from vqr1.rollout.sampling import picture_seed
 from vqr1.rollout.server import TOP_LOGPROBS
+from vqr1.rollout.vllm_start import import_vllm, start_vllm
 from vqr1.scoring.backends.base import Reply, Request
 
 
@@ -38,37 +38,22 @@ class VllmBackend:
     """
 
     def __init__(self, config: VllmBackendConfig, model: ModelConfig) -> None:
-        try:
-            import vllm
-        except ImportError as error:
-            raise ModelError(
-                f"backend=vllm: vLLM cannot be imported ({error}); install it with "
-                "`pip install 'vqr1[vllm]'`, or use backend=local"
-            ) from error
+        vllm = import_vllm("backend=vllm", "backend=local")
         self._parameters = vllm.SamplingParams
         self._processor = load_processor(model)
         self._rule = resize_rule(self._processor, model.min_pixels, model.max_pixels)
         source = str(tiny_policy_folder()) if model.path is None else model.path
-        try:
-            self._engine = vllm.LLM(
-                model=source,
-                revision=model.revision,
-                dtype=model.dtype,
-                trust_remote_code=False,
-                gpu_memory_utilization=config.gpu_memory_utilization,
-                max_model_len=config.max_model_len,
-                tensor_parallel_size=config.tensor_parallel_size,
-                enforce_eager=config.enforce_eager,
-                limit_mm_per_prompt={"image": 1},
-                mm_processor_kwargs={
-                    # Pictures come resized; the checkpoint's processor would do it again.
-                    "do_resize": False,
-                    "min_pixels": model.min_pixels,
-                    "max_pixels": model.max_pixels,
-                },
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(f"backend=vllm, model.path={source}: {error}") from error
+        self._engine = start_vllm(
+            vllm,
+            f"backend=vllm, model.path={source}",
+            source,
+            model,
+            dtype=model.dtype,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            max_model_len=config.max_model_len,
+            tensor_parallel_size=config.tensor_parallel_size,
+            enforce_eager=config.enforce_eager,
+        )
 
     def resize(self, picture: Image.Image) -> Tensor:
         """See `Backend.resize`."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -29,7 +30,7 @@ from vqr1.training.checkpoint_files import (
     CheckpointDamagedError,
     CheckpointNotWrittenError,
     checkpoints,
-    mapped_checkpoint,
+    load_checkpoint,
     remove_checkpoint,
     remove_partials,
     step_name,
@@ -61,7 +62,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, *how: Any, **else_how: Any) -> dict[str, Any]:
         """Tensors on the CPU and nothing that runs, however Lightning asks."""
-        return mapped_checkpoint(Path(path))
+        # An optimiser on the CPU takes them as they are, and would hold on to a deleted file.
+        return load_checkpoint(Path(path), mapped=torch.cuda.is_available())
 
 
 class RunCheckpoints(Checkpoint):

@@ -1,0 +1,69 @@
+"""vLLM in this process: imported, started, and asked for one picture a prompt, taken as it is.
+
+Not here: a server (`vllm_link.py`), and what is asked (`vllm_requests.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vqr1.config import ModelConfig
+from vqr1.errors import ModelError
+from vqr1.rollout.messages import shortened
+
+
+def import_vllm(who: str, instead: str) -> Any:
+    """The package.
+
+    Args:
+        who: the key that asks for vLLM, and its value.
+        instead: what does without it.
+
+    Raises:
+        ModelError: it is not installed, or does not fit the other packages.
+    """
+    try:
+        import vllm
+    except ImportError as error:
+        raise ModelError(
+            f"{who}: vLLM cannot be imported ({shortened(str(error))}); install it with "
+            f"`pip install 'vqr1[vllm]'`, or use {instead}"
+        ) from error
+    return vllm
+
+
+def start_vllm(vllm: Any, who: str, source: str, model: ModelConfig, **arguments: Any) -> Any:
+    """An engine of vLLM.
+
+    Args:
+        vllm: the package.
+        who: the keys that a message names.
+        source: the checkpoint.
+        model: its revision, and the sizes of pictures.
+        arguments: further ones of `vllm.LLM`.
+
+    Raises:
+        ModelError: it does not start.
+    """
+    # Its CPU backend takes this away for good, and forked loader workers hang without it.
+    set_num_threads = torch.set_num_threads
+    try:
+        return vllm.LLM(
+            model=source,
+            revision=model.revision,
+            trust_remote_code=False,
+            limit_mm_per_prompt={"image": 1, "video": 0},
+            mm_processor_kwargs={
+                # Pictures come resized; the checkpoint's processor would do it again.
+                "do_resize": False,
+                "min_pixels": model.min_pixels,
+                "max_pixels": model.max_pixels,
+            },
+            **arguments,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{who}: vLLM does not start: {shortened(str(error), 300)}") from error
+    finally:
+        torch.set_num_threads = set_num_threads
