@@ -81,9 +81,9 @@ class LabelledSet:
         return hashlib.sha256(hashes.tobytes()).hexdigest()
 
     def image_digests(self) -> dict[str, str]:
-        """SHA-256 of a few images' files, evenly spaced over the rows; empty if one is unreadable.
+        """By name, SHA-256 of a few images' files, evenly spaced over the rows.
 
-        What an unreadable image means is for those who need its pixels.
+        That of an unreadable file is empty: what this means is for those who need its pixels.
         """
         count = min(_COMPARED, len(self.table))
         rows = [i * len(self.table) // count for i in range(count)]
@@ -96,7 +96,8 @@ class LabelledSet:
 
 def _digest(file: Path) -> str:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError:
         return ""
 
