@@ -1,6 +1,7 @@
 """The memory that `scripts/plan.py` expects beside what real training steps take on this CPU.
 
     python scripts/bench_memory.py                 # the tiny policy and the 39 M model, seven sizes
+    python scripts/bench_memory.py --quick         # the 39 M model's smallest size only
 
 The tiny policy trains by `train.py` on the demo set; the 39 M model, whose answers are noise that
 no reward could rank, by the same step under the benchmark's reward (`bench/ours.py`). Each line is
@@ -81,14 +82,17 @@ def show(name: str, sizes: tuple[int, int, int], plan: MemoryPlan, found: float)
 
 def main() -> None:
     """Plan, measure and print each size."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="the 39 M model's smallest size only")
+    quick = parser.parse_args().quick
     libraries()  # before anything else is in this process
     print("                 B  K    C  planned MiB  measured MiB  ratio  on top only")
-    for sizes in TINY:
+    for sizes in () if quick else TINY:
         show("tiny 112x112", sizes, *tiny(*sizes))
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder)
         save_weights("39m", torch.float32, torch.device("cpu"), weights)
-        for size in LARGER:
+        for size in LARGER[:1] if quick else LARGER:
             sizes = (size.images, size.group, size.tokens)
             show(f"39m {size.name}", sizes, *larger(size, weights))
 

@@ -93,8 +93,8 @@ def libraries() -> float:
     return float(psutil.Process().memory_info().rss)
 
 
-def print_memory(plan: MemoryPlan, limit: float | None) -> None:
-    """A table: terms downwards, phases across, in MiB."""
+def print_memory(plan: MemoryPlan, limit: float | None, processes: int) -> None:
+    """A table: terms downwards, phases across, in MiB; `processes` are those of one node."""
     phases = list(plan.phases)
     names = list(dict.fromkeys(name for terms in plan.phases.values() for name in terms))
     print(f"{'MiB of each process':<22}" + "".join(f"{phase:>16}" for phase in phases))
@@ -110,7 +110,10 @@ def print_memory(plan: MemoryPlan, limit: float | None) -> None:
         text += " - TOO MUCH" if plan.peak > limit else ""
     print(text)
     if plan.host:
-        print(f"host memory of each process besides: {plan.host / 2**20:,.0f} MiB")
+        print(
+            f"host memory besides: {plan.host / 2**20:,.0f} MiB of each process, "
+            f"{plan.host * processes / 1e9:,.0f} GB of a node's {processes}"
+        )
 
 
 def machine_of(config: TrainConfig, gpu: str) -> Machine:
@@ -122,7 +125,7 @@ def machine_of(config: TrainConfig, gpu: str) -> Machine:
     device = torch.device("cpu")
     rates = peak_rates(device, torch.float32)
     memory = copy_rate(device, repeats=3)
-    return Machine(None, max(rates.values()), memory, memory, memory)
+    return Machine(None, max(rates.values()), memory, memory, memory, memory, memory)
 
 
 def _parts(counts: Operations | Seconds, unit: float) -> str:
@@ -193,7 +196,7 @@ def plan(options: argparse.Namespace, config: TrainConfig) -> None:
         )
         return
     machine = machine_of(config, options.gpu)
-    print_memory(memory, machine.memory)
+    print_memory(memory, machine.memory, config.hardware.devices)
     print_time(options, config, shape, work, machine)
 
 

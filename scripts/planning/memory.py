@@ -105,7 +105,7 @@ class Held:
         text_gradients: without those of the vision tower.
         gathered: whole weights while responses are sampled, where they are divided.
         cast: bfloat16 copies that autocast keeps during the update.
-        visiting: the reference, where it is on the device for its pass only.
+        visiting: the whole reference, where it is on the device for its pass only.
         host: in host memory.
     """
 
@@ -137,9 +137,10 @@ def held(config: TrainConfig, shape: ModelShape) -> Held:
     master = own * 4 if strategy in ("zero2", "zero3") else 0
     reference = 0 if config.grpo.kl_weight == 0 or shape.adapters else shape.total * size.weight
     on_host = hardware.reference == "host" and hardware.accelerator == "gpu"
+    sharded = hardware.reference == "sharded" and processes > 1
     always = {
         "weights": weights * size.weight + shape.adapters * 4,
-        "reference": 0 if on_host else reference,
+        "reference": 0 if on_host else reference / processes if sharded else reference,
         "moments": 0 if hardware.offload else moments,
         "master weights": 0 if hardware.offload else master,
         "average": 0 if config.optimizer.ema_decay is None else own * 4,
@@ -153,7 +154,7 @@ def held(config: TrainConfig, shape: ModelShape) -> Held:
         own_text * size.trained,
         gathered.get(strategy, 0.0) if processes > 1 else 0.0,
         2 * cast if mixed else 0.0,
-        reference if on_host else 0.0,
+        reference if on_host or sharded else 0.0,
         (moments + master if hardware.offload else 0.0) + (reference if on_host else 0.0),
     )
 

@@ -17,6 +17,7 @@ from bench.setup import SHAPES, shape_config
 from torch import nn
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
+from vqr1.cli.hardware import share_of_step, share_problem
 from vqr1.config import LoraConfig, ModelConfig, PromptConfig, TrainConfig
 from vqr1.data.prompts import QWEN_FACTOR, PromptBuilder, ResizeRule
 from vqr1.errors import ConfigError, ModelError
@@ -159,17 +160,13 @@ def share_of_work(config: TrainConfig, size: tuple[int, int] | None = None) -> W
         ConfigError: the processes cannot share `loader.images_per_step`.
     """
     hardware, model = config.hardware, config.model
-    images = config.loader.images_per_batch
-    if config.loader.images_per_step is not None:
+    images, wanted = config.loader.images_per_batch, config.loader.images_per_step
+    if wanted is not None:
         processes = hardware.devices * hardware.nodes
-        images, rest = divmod(config.loader.images_per_step, processes)
-        if rest:
-            raise ConfigError(
-                [
-                    f"loader.images_per_step={config.loader.images_per_step}: {processes} "
-                    "processes cannot share it equally; use a multiple"
-                ]
-            )
+        share = share_of_step(wanted, processes)
+        if share is None:
+            raise ConfigError([share_problem(wanted, processes)])
+        images = share
     pixels = model.max_pixels // QWEN_FACTOR**2 * QWEN_FACTOR**2
     if size is not None:
         width, height = ResizeRule(QWEN_FACTOR, model.min_pixels, model.max_pixels).size(*size)

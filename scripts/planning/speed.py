@@ -1,7 +1,8 @@
 """Operations and seconds of a step, counted; nothing here is measured but a CPU's two rates.
 
     seconds = operations / (peak rate x share)  +  bytes of decoding / (memory rate x share)
-              + bytes between processes / link rate  +  bytes of the optimiser / memory rate
+              + bytes between processes / link rate  +  bytes to and from the host / PCIe rate
+              + bytes of the optimiser / rate of the memory that it is in
 
 Nothing is taken to overlap. A decoding step reads the text model, the output head and all keys
 once. What a step needs is counted by `bench.flops`; recomputation under gradient checkpointing is
@@ -32,6 +33,8 @@ class Machine:
         bandwidth: bytes a second that its memory gives, at most.
         link: bytes a second to the other devices of its node, in one direction.
         network: bytes a second of one device's part of the node's network, in one direction.
+        pcie: bytes a second between the device and host memory, in one direction.
+        host: bytes a second of host memory, for all devices of a node together.
     """
 
     memory: float | None
@@ -39,16 +42,24 @@ class Machine:
     bandwidth: float
     link: float
     network: float
+    pcie: float
+    host: float
 
 
 GPUS = {
-    "a100": Machine(80e9, 312e12, 2.04e12, 300e9, 25e9),
-    "h100": Machine(80e9, 989e12, 3.35e12, 450e9, 50e9),
-    "h200": Machine(141e9, 989e12, 4.8e12, 450e9, 50e9),
-    "l40s": Machine(48e9, 362e12, 0.864e12, 32e9, 12.5e9),
+    "a100": Machine(80e9, 312e12, 2.04e12, 300e9, 25e9, 32e9, 410e9),
+    "h100": Machine(80e9, 989e12, 3.35e12, 450e9, 50e9, 64e9, 614e9),
+    "h200": Machine(141e9, 989e12, 4.8e12, 450e9, 50e9, 64e9, 614e9),
+    "l40s": Machine(48e9, 362e12, 0.864e12, 32e9, 12.5e9, 32e9, 410e9),
 }
 """Vendor's figures: SXM modules (L40S: PCIe), dense bfloat16; a network of 200 (A100), 400 (H100,
-H200) or 100 (L40S) Gbit/s a device."""
+H200) or 100 (L40S) Gbit/s a device. PCIe: 16 lanes, generation 4 (A100, L40S) or 5. Host memory:
+two processors with 8 channels each, DDR4-3200 (DGX A100; assumed for the L40S) or DDR5-4800 (DGX
+H100 and H200)."""
+
+ADAMW_NUMBERS = 20
+"""Numbers that PyTorch's AdamW reads and writes for each weight, one operation after another: decay
+2, first moment 3, second 2 + 3, its root, quotient and sum 2 + 2 + 2, weight 4."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +147,24 @@ def decoded_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float:
     return (work.response - 1) * (turns * weights + (prompts + own) * row)
 
 
+def trained_numbers(config: TrainConfig, shape: ModelShape) -> int:
+    """Weights that train."""
+    return shape.adapters or shape.total - (0 if tower_trains(config) else shape.vision)
+
+
+def passes_of_update(config: TrainConfig, work: Work) -> int:
+    """Micro-batches of one optimiser step."""
+    images = images_at_once(config.hardware.micro_batch_tokens, work.images, work.entries)
+    return math.ceil(work.images / images)
+
+
 def exchanged_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float:
     """Bytes that a process sends in one step, by rings of all processes."""
     hardware, size = config.hardware, Sizes.of(config)
     processes = hardware.devices * hardware.nodes
     ring = (processes - 1) / processes
-    trained = shape.adapters or shape.total - (0 if tower_trains(config) else shape.vision)
-    gradients = trained * 4.0
-    images = images_at_once(hardware.micro_batch_tokens, work.images, work.entries)
-    passes = math.ceil(work.images / images) * config.grpo.inner_iterations
+    gradients = trained_numbers(config, shape) * 4.0
+    passes = passes_of_update(config, work) * config.grpo.inner_iterations
     if hardware.strategy == "fsdp2":
         weights = float(shape.total * size.inner)
     else:
@@ -158,18 +178,54 @@ def exchanged_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float
     }
     # Weights for sampling, and for both directions of each pass.
     divided = weights * (1 + 2 * passes) + gradients * passes
-    return ring * sent.get(hardware.strategy, divided)
+    sharded = hardware.reference == "sharded" and has_copy(config, shape)
+    # Put together for its pass.
+    reference = shape.total * size.weight if sharded else 0.0
+    return ring * (sent.get(hardware.strategy, divided) + reference)
+
+
+def has_copy(config: TrainConfig, shape: ModelShape) -> bool:
+    """Whether the reference is a second set of weights."""
+    return config.grpo.kl_weight > 0 and not shape.adapters
+
+
+def host_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float:
+    """Bytes that a process moves between host memory and its device in one step."""
+    hardware, size = config.hardware, Sizes.of(config)
+    if hardware.accelerator != "gpu":
+        return 0.0
+    moved = 0.0
+    if hardware.reference == "host" and has_copy(config, shape):
+        moved += shape.total * size.weight
+    if hardware.offload:
+        share = trained_numbers(config, shape) / (hardware.devices * hardware.nodes)
+        # DeepSpeed adds up on the device what it keeps in host memory: gradients go both ways in
+        # each pass and once more at the end. The new weights go back.
+        ways = 2 * (passes_of_update(config, work) + 1)
+        moved += share * (4 * ways + size.weight) * config.grpo.inner_iterations
+    return moved
+
+
+def optimiser_seconds(config: TrainConfig, shape: ModelShape, machine: Machine) -> float:
+    """Seconds of a step in which AdamW moves weights, gradients and moments."""
+    hardware = config.hardware
+    shares = 1 if hardware.strategy == "auto" else hardware.devices * hardware.nodes
+    moved = ADAMW_NUMBERS * 4 * trained_numbers(config, shape) / shares
+    # All processes of a node are at its memory at once.
+    rate = machine.host / hardware.devices if hardware.offload else machine.bandwidth
+    return moved * config.grpo.inner_iterations / rate
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Expected seconds of a step, by part."""
+    """Expected seconds of a step, by part; `host` is what goes to and from host memory."""
 
     reading: float
     decoding: float
     reference: float
     update: float
     exchange: float
+    host: float
     optimiser: float
 
     @property
@@ -177,7 +233,7 @@ class Seconds:
         """All of them, one after the other."""
         return (
             self.reading + self.decoding + self.reference + self.update
-            + self.exchange + self.optimiser
+            + self.exchange + self.host + self.optimiser
         )  # fmt: skip
 
 
@@ -189,10 +245,6 @@ def expected_seconds(
     rate = machine.rate * assumed.compute
     hardware = config.hardware
     link = machine.link if hardware.nodes == 1 else min(machine.link, machine.network)
-    trained = shape.adapters or shape.total - (0 if tower_trains(config) else shape.vision)
-    shares = 1 if hardware.strategy == "auto" else hardware.devices * hardware.nodes
-    # AdamW reads weight, gradient and two moments, and writes all but the gradient.
-    moved = 7 * 4 * trained / shares * config.grpo.inner_iterations
     decoding = decoded_bytes(config, shape, work) / (machine.bandwidth * assumed.decode)
     return Seconds(
         counted.reading / rate,
@@ -200,5 +252,6 @@ def expected_seconds(
         counted.reference / rate,
         (counted.update + counted.again) / rate,
         exchanged_bytes(config, shape, work) / link,
-        moved / machine.bandwidth,
+        host_bytes(config, shape, work) / machine.pcie,
+        optimiser_seconds(config, shape, machine),
     )

@@ -47,6 +47,10 @@ def test_what_is_missing_is_named_with_what_to_use_instead() -> None:
         "hardware.precision=bf16-mixed", "hardware.attention=flash_attention_2",
         "hardware.strategy=zero2",
     ]  # fmt: skip
+    assert hardware_problems(zero, old)[2].endswith("strategy=fsdp2 (hardware=8gpu_fsdp2)")
+    # A CPU refuses the profiles of GPUs.
+    divided = train_config("hardware=cpu_2procs", "hardware.strategy=zero3").hardware
+    assert hardware_problems(divided, CPU)[0].endswith("or use hardware.strategy=fsdp2")
     whole = train_config("hardware=1gpu", "hardware.offload=true").hardware
     (line,) = hardware_problems(whole, ONE)
     assert line.startswith("hardware.offload=true, hardware.strategy=auto: only zero3")

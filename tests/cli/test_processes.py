@@ -7,12 +7,14 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from tests.cli.conftest import write_kadid
 from tests.support.commands import (
@@ -111,13 +113,27 @@ def test_only_a_stopped_process_waits_for_the_others(monkeypatch: pytest.MonkeyP
         steps.clear()
 
 
+def other_labels(root: Path) -> str:
+    labels = root / "dmos.csv"
+    labels.write_text(labels.read_text().replace("4.10", "3.95"))
+    return "process 1 has read other images, opinion scores or parts of kadid"
+
+
+def other_pixels(root: Path) -> str:
+    for image in (root / "images").iterdir():
+        Image.new("RGB", (84, 56)).save(image)
+    return f"process 1 finds another file at {root}/images/I01_01_01.png than process 0 (8 of the 8"
+
+
 @pytest.mark.slow
-def test_torchrun_with_different_labels_on_two_ranks(tmp_path: Path) -> None:
-    # As on two nodes of which one has other label files.
+@pytest.mark.parametrize("change", [other_labels, other_pixels])
+def test_torchrun_with_different_data_on_two_ranks(
+    change: Callable[[Path], str], tmp_path: Path
+) -> None:
+    # As on two nodes of which one has other files.
     for rank in (0, 1):
         write_kadid(tmp_path / f"kadid{rank}", references=6)
-    labels = tmp_path / "kadid1/dmos.csv"
-    labels.write_text(labels.read_text().replace("4.10", "3.95"))
+    expected = change(tmp_path / "kadid1")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     training = Training(
         tmp_path, "dataset=kadid", f"dataset.root={tmp_path}/kadid${{oc.env:LOCAL_RANK}}",
@@ -128,7 +144,7 @@ def test_torchrun_with_different_labels_on_two_ranks(tmp_path: Path) -> None:
     assert training.wait() != 0
     said = re.findall(r"^error: .*", training.output, re.MULTILINE)
     assert len(said) == 1, training.output
-    assert "process 1 has read other images, opinion scores or parts of kadid" in said[0]
+    assert expected in said[0]
     assert "Traceback (most recent call last):\n  File" not in training.output.partition("error")[0]
 
 

@@ -385,3 +385,30 @@ def test_a_worker_of_joblib_can_do_without_loader_workers(
     monkeypatch.setattr("vqr1.data.ranking_images.start_method", lambda: "fork")
     data = module(make_csv(13), prompts, workers=0)
     assert len(next(iter(data.train_dataloader()))) > 1
+
+
+def test_other_pixels_under_the_same_names_are_found(
+    make_csv: MakeCsv, prompts: PromptBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+
+    def broadcast(box: list[Any], src: int) -> None:
+        sent.extend(box)
+        box[0] = sent[0]
+
+    def check(rank: int, images: DatasetConfig) -> None:
+        monkeypatch.setattr("vqr1.data.datamodule._rank_and_world_size", lambda: (rank, 2))
+        module(images, prompts).check_same_in_all_processes()
+
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", broadcast)
+    check(0, make_csv(20))
+    check(1, make_csv(20, name="same"))
+    # Of 20 rows 8 are compared: 0, 2, 5, 7, 10, 12, 15 and 17.
+    other = make_csv(20, name="other")
+    noise_picture(99).save(Path(str(other.root)) / "images" / "001.png")
+    check(1, other)
+    for number in (7, 15):
+        noise_picture(99).save(Path(str(other.root)) / "images" / f"{number:03d}.png")
+    said = r"process 1 finds another file at .*/other/images/007.png than process 0 \(2 of the 8 "
+    with pytest.raises(DataError, match=said):
+        check(1, other)

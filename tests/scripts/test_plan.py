@@ -187,9 +187,70 @@ def test_operations_and_bytes_on_the_way() -> None:
         seconds.reading + seconds.decoding + seconds.reference + seconds.update
         + seconds.exchange + seconds.optimiser
     )  # fmt: skip
+    # A reference in halves is put together once a step.
+    halves = load_train_config([*two, "hardware.reference=sharded"])
+    assert exchanged_bytes(halves, shape, work) == 2.5 * shape.total * 4
+    assert held(halves, shape).always["reference"] == 2 * shape.total
+    assert held(halves, shape).visiting == 4 * shape.total
     free = load_train_config([*two, "grpo.kl_weight=0"])
     assert count_operations(free, shape, work).reference == 0
     assert "reference" not in plan_memory(free, shape, work, process=0.0).phases
+
+
+def test_host_memory_is_reached_through_pcie() -> None:
+    keys = ["model=qwen2_5_vl_7b", "loader.images_per_step=16"]
+    total, h100, half = 8_292_166_656, GPUS["h100"], Assumptions(0.5, 0.5)
+
+    def seconds(*more: str) -> tuple[float, float]:
+        config = load_train_config([*keys, *more])
+        shape, work = read_shape(config.model), share_of_work(config, (512, 384))
+        found = expected_seconds(config, shape, work, h100, half)
+        return found.host, found.optimiser
+
+    # Moments on the device: 20 float32 numbers a weight and an eighth of the weights each.
+    device = 20 * 4 * total / 8 / 3.35e12
+    assert seconds("hardware=8gpu_zero3") == pytest.approx((0, device))
+    # The whole float32 reference, once a step.
+    visit = 4 * total / 64e9
+    assert visit == pytest.approx(0.518, abs=5e-4)
+    on_host = ("hardware=8gpu_zero3", "hardware.reference=host")
+    assert seconds(*on_host) == pytest.approx((visit, device))
+    assert seconds(*on_host, "grpo.kl_weight=0")[0] == 0
+    # Two images in two passes: an eighth of the gradients six times, of the weights once. The eight
+    # processes of the node share 614 GB/s, at which 20 numbers of all weights pass.
+    two = ("hardware=8gpu_zero3_offload", "hardware.micro_batch_tokens=1")
+    moved = (6 * 4 + 4) * total / 8 / 64e9
+    update = 20 * 4 * total / 614e9
+    assert seconds(*two) == pytest.approx((moved, update))
+    assert update == pytest.approx(1.08, abs=5e-3)
+    assert seconds(*two, "hardware.reference=host") == pytest.approx((moved + visit, update))
+    # Both inner iterations update; the reference comes once.
+    twice = (*two, "hardware.reference=host", "grpo.inner_iterations=2")
+    assert seconds(*twice) == pytest.approx((2 * moved + visit, 2 * update))
+    adapters = ("hardware=1gpu_lora", "hardware.reference=host")
+    assert seconds(*adapters)[0] == 0
+
+
+def test_host_memory_of_a_node(capsys: pytest.CaptureFixture[str]) -> None:
+    from plan import main
+
+    keys = ["model=qwen2_5_vl_7b", "hardware=multinode_zero3", "hardware.reference=host"]
+    assert main([*keys, "--image", "512x384"]) == 0
+    # 4 x 8,292,166,656 bytes are 31,632 MiB; eight of them 265 GB, however many nodes there are.
+    said = capsys.readouterr().out
+    assert "host memory besides: 31,632 MiB of each process, 265 GB of a node's 8\n" in said
+
+
+def test_images_that_cannot_be_shared_are_refused_as_the_training_does(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from plan import main
+
+    assert main(["hardware=cpu_2procs", "loader.images_per_step=9"]) == 2
+    assert capsys.readouterr().err == (
+        "error: loader.images_per_step=9: 2 processes (hardware.devices x hardware.nodes) cannot "
+        "share it equally; use 8 or 10, or another number of processes\n"
+    )
 
 
 def run_plan(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -204,6 +265,17 @@ def test_a_real_training_takes_what_was_planned() -> None:
     assert done.returncode == 0, done.stderr
     ratio = float(done.stdout.rsplit("ratio ", 1)[1])
     assert 0.85 < ratio < 1.15, done.stdout
+
+
+@pytest.mark.slow
+def test_a_step_of_39_million_weights_takes_what_was_planned() -> None:
+    command = [sys.executable, str(REPOSITORY / "scripts/bench_memory.py"), "--quick"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    name, size, *_, ratio, _ = done.stdout.splitlines()[-1].split()
+    assert (name, size) == ("39m", "224x168")
+    assert 0.85 < float(ratio) < 1.15, done.stdout
 
 
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vqr1.cli.hardware import hardware_problems, share_of_step, this_machine
+from vqr1.cli.hardware import hardware_problems, share_of_step, share_problem, this_machine
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError
 from vqr1.rewards import WeightedRewards
@@ -21,12 +21,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     wanted = config.loader.images_per_step
     pool = wanted or config.loader.images_per_batch * processes
     if wanted is not None and share_of_step(wanted, processes) is None:
-        below = wanted // processes * processes
-        problems.append(
-            f"loader.images_per_step={wanted}: {processes} processes (hardware.devices x "
-            f"hardware.nodes) cannot share it equally; use "
-            f"{f'{below} or ' if below else ''}{below + processes}, or another number of processes"
-        )
+        problems.append(share_problem(wanted, processes))
     if rewards.ranks and pool < 2:
         problems.append(
             f"loader.images_per_batch={config.loader.images_per_batch}: a ranking reward compares "

@@ -98,9 +98,10 @@ def _package_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
             "on this device; use hardware.attention=auto, which takes what there is"
         )
     if hardware.strategy in ("zero2", "zero3") and not machine.deepspeed:
+        profile = " (hardware=8gpu_fsdp2)" if hardware.accelerator == "gpu" else ""
         problems.append(
             f"hardware.strategy={hardware.strategy}: DeepSpeed is not installed; pip install "
-            "'vqr1[deepspeed]', or use hardware.strategy=fsdp2 (hardware=8gpu_fsdp2)"
+            f"'vqr1[deepspeed]', or use hardware.strategy=fsdp2{profile}"
         )
     if hardware.offload and hardware.strategy != "zero3":
         problems.append(
@@ -114,3 +115,13 @@ def share_of_step(images_per_step: int, processes: int) -> int | None:
     """Images of one process in a step of so many; None where they cannot be shared equally."""
     share, rest = divmod(images_per_step, processes)
     return None if rest else share
+
+
+def share_problem(images_per_step: int, processes: int) -> str:
+    """Why so many images cannot be shared, and how many can."""
+    below = images_per_step // processes * processes
+    return (
+        f"loader.images_per_step={images_per_step}: {processes} processes (hardware.devices x "
+        f"hardware.nodes) cannot share it equally; use "
+        f"{f'{below} or ' if below else ''}{below + processes}, or another number of processes"
+    )

@@ -110,7 +110,7 @@ class RankingDataModule(lightning.LightningDataModule):
         return {name: labelled.digest() for name, labelled in self.sets.items()}
 
     def check_same_in_all_processes(self) -> None:
-        """Compare names, opinion scores and division of the images with the first process's.
+        """Compare what the labels say of the images, and a few of the files, with the first's.
 
         Raises:
             DataError: this process has read something else.
@@ -118,17 +118,26 @@ class RankingDataModule(lightning.LightningDataModule):
         rank, world_size = _rank_and_world_size()
         if world_size == 1:
             return
-        own = self.digests()
-        box: list[dict[str, str]] = [own]
+        own = {name: (s.digest(), s.image_digests()) for name, s in self.sets.items()}
+        box: list[dict[str, tuple[str, dict[str, str]]]] = [own]
         torch.distributed.broadcast_object_list(box, src=0)
-        differing = [name for name in own if own[name] != box[0].get(name)]
-        if differing:
-            name = differing[0]
-            raise DataError(
-                f"{self.sets[name].key}: process {rank} has read other images, opinion scores or "
-                f"parts of {name} than process 0 ({len(self.sets[name].table)} rows here); every "
-                "node needs the same label files and the same images"
-            )
+        for name, (rows, images) in own.items():
+            first_rows, first_images = box[0].get(name, ("", {}))
+            key, count = self.sets[name].key, len(self.sets[name].table)
+            if rows != first_rows:
+                raise DataError(
+                    f"{key}: process {rank} has read other images, opinion scores or parts of "
+                    f"{name} than process 0 ({count} rows here); every node needs the same label "
+                    "files and the same images"
+                )
+            differing = [image for image in images if images[image] != first_images[image]]
+            if differing:
+                path = self.sets[name].image_root / differing[0]
+                raise DataError(
+                    f"{key}: process {rank} finds another file at {path} than process 0 "
+                    f"({len(differing)} of the {len(images)} images that were compared differ); "
+                    "every node needs the same images"
+                )
 
     def train_dataloader(self) -> RankingLoader:
         """Training batches of this process, from where training stands.

@@ -132,6 +132,8 @@ class ZeroDivision:
         passes, finite = self._passes, not largest(not self._finite)
         self._passes, self._finite = 0, True
         if not passes:
+            # No weight has a gradient and none changes; a schedule asks for the call.
+            self._optimizer.step()
             return 0.0
         if not finite:
             # The moments would never get rid of it.
