@@ -140,7 +140,7 @@ def test_a_server_killed_within_a_step_and_again_behind_the_weights(
     assert not any(process.is_running() for process in ranks)
     assert training.output.count("error: ") == 1, training.output
     assert f"error: rollout.server.url={server.url}: lost the rollout server (" in training.output
-    assert training.output.count(f"go on with:\n  python {SCRIPT.name} resume=run") == 1
+    assert training.output.count("go on with:\n  python train.py resume=run") == 1
     assert "Traceback" not in training.output
     # The start, and the step before the lost one, though every third is saved.
     saved = (tmp_path / "run/checkpoints").glob("step_*.ckpt")
