@@ -52,7 +52,7 @@ def test_an_engine_may_sleep_or_not_but_not_compute_otherwise() -> None:
     old, new = (
         {"rollout": {"colocated": {"sleep": flag, "enforce_eager": flag}}} for flag in (True, False)
     )
-    assert changed_keys(old, new) == ["rollout.colocated.enforce_eager: True -> False"]
+    assert changed_keys(old, new) == ["rollout.colocated.enforce_eager: true -> false"]
 
 
 def test_other_changes_are_listed_with_both_values() -> None:
