@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +23,7 @@ from vqr1.records import PromptBatch, RankingBatch, Rollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
 from vqr1.training.advantages import group_advantages
+from vqr1.training.division import Replicated
 from vqr1.training.grpo import GrpoModule
 from vqr1.training.step import StepSettings, step_seed
 from vqr1.training.validation import Validator, validation_modes
@@ -269,3 +272,35 @@ def test_adapters_train_and_the_reference_is_the_adapter_switched_off() -> None:
     torch.testing.assert_close(off, expected)
     assert not torch.allclose(trained, expected)
     assert not any(".visual." in n for n, p in adapted.named_parameters() if p.requires_grad)
+
+
+class WatchedDivision(Replicated):
+    """Knows whether all weights are asked for."""
+
+    asked = False
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        self.asked = True
+        yield
+        self.asked = False
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_a_frozen_tower_is_used_while_all_weights_are_there(iterations: int) -> None:
+    # Processes know different images already: a pass by one of them alone must need no other.
+    model = tiny_model(seed=4)
+    model.model.visual.requires_grad_(False)
+    settings = GrpoConfig(group_size=K, kl_weight=0.0, inner_iterations=iterations)
+    module, _ = make_module(model, PatternReward(), grpo=settings)
+    division = WatchedDivision()
+    seen: list[bool] = []
+
+    class WatchedCache(VisionCache):
+        def encode(self, *images: Any) -> Any:
+            seen.append(division.asked)
+            return super().encode(*images)
+
+    module.division, module.vision_cache = division, WatchedCache()
+    fit(module, ranking_batch(), 2 * iterations)
+    assert seen == [True, True]

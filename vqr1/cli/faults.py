@@ -39,7 +39,7 @@ def machine_faults(stops: StopRequests, run_dir: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError, MemoryError, RuntimeError, ImportError) as error:
+    except (OSError, SafetensorError, MemoryError, RuntimeError) as error:
         message = fault_message(error, run_dir)
         if message is None:
             raise
@@ -63,10 +63,7 @@ def fault_message(error: Exception, run_dir: Path) -> str | None:
             f"({_short(text)})"
         )
     if "DataLoader worker" in text:
-        signs = (
-            "killed by signal", "exited unexpectedly", "allocate", "can't start new thread",
-            "failed to map segment",
-        )  # fmt: skip
+        signs = ("killed by signal", "exited unexpectedly", "allocate", "can't start new thread")
         if isinstance(error, MemoryError) or any(sign in text for sign in signs):
             return (
                 f"a loader worker died ({text[:120]}); if the machine ran out of memory, lower "
