@@ -32,6 +32,7 @@ from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.demo import CROP
 from vqr1.data.distortions import DISTORTIONS
 from vqr1.data.prompts import PromptBuilder
+from vqr1.data.splits import draw_subset
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.protocol import EvaluationMode, score_images
 from vqr1.evaluation.summary import summarise
@@ -131,8 +132,8 @@ def measure(
             )
             table.add_row(part, name, *(f"{figure:.3f}" for figure in figures))
             if samples > 1:
-                for texts in scored.texts[:: len(scored) // 4]:
-                    console.print(texts[0], markup=False)
+                for row in draw_subset(scored.images, 4, 0, part):
+                    console.print(scored.texts[row][0], markup=False)
     console.print(table)
 
 

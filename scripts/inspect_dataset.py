@@ -3,13 +3,15 @@
     python scripts/inspect_dataset.py dataset=koniq dataset.root=data/koniq10k
 
 Prints counts, the score histogram, the split table, and missing or undecodable images, and writes
-a contact sheet from the worst to the best image (PNG). `--decode` images are opened fully, evenly
-spaced over the set; `--decode all` opens every one.
+a contact sheet from the worst to the best image (PNG). `--decode` images, drawn from the whole set,
+are opened fully; `--decode all` opens every one. With `dataset.max_images` the split table is that
+of the subsets which training and evaluation take.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ from vqr1.data.contact_sheet import Tile, contact_sheet, spread_positions
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import label_format
+from vqr1.data.splits import PARTS, hash_order
 from vqr1.errors import DataError
 
 SHOWN = 10
@@ -42,11 +45,26 @@ def undecodable(path: Path) -> str | None:
     return None
 
 
-def decode_problems(labelled: LabelledSet, count: int, workers: int) -> list[str]:
-    """Decode at most `count` images, evenly spaced; the problems met."""
-    paths = [labelled.image_path(row) for row in spread_positions(len(labelled.table), count)]
+def decode_problems(paths: Sequence[Path], workers: int) -> list[str]:
+    """Decode images; the problems met."""
     with ThreadPoolExecutor(workers) as pool:  # decoders release the interpreter lock
         return [problem for problem in pool.map(undecodable, paths) if problem is not None]
+
+
+def repeated_files(paths: Sequence[Path]) -> list[str]:
+    """Images whose file holds the same bytes as an earlier one's, under another name."""
+    first: dict[bytes, Path] = {}
+    repeated = []
+    for path in paths:
+        try:
+            with path.open("rb") as content:
+                digest = hashlib.file_digest(content, "sha256").digest()
+        except OSError:
+            continue  # reported as undecodable
+        earlier = first.setdefault(digest, path)
+        if earlier != path:
+            repeated.append(f"{path}: the same bytes as {earlier.name}")
+    return repeated
 
 
 def histogram_lines(scores: Sequence[float] | np.ndarray) -> list[str]:
@@ -61,7 +79,9 @@ def histogram_lines(scores: Sequence[float] | np.ndarray) -> list[str]:
 
 def sheet_of(labelled: LabelledSet, columns: int, rows: int) -> list[Tile]:
     """Tiles from the worst to the best image, evenly spaced in rank."""
-    ranked = labelled.table.sort_values("mos", kind="stable")
+    # Images of equal MOS in drawn order: table order may be that of one distortion's levels.
+    drawn = hash_order(labelled.table["label_name"].tolist(), labelled.config.split.seed)
+    ranked = labelled.table.set_index("label_name").loc[drawn].sort_values("mos", kind="stable")
     tiles = []
     for position in spread_positions(len(ranked), columns * rows):
         row = ranked.iloc[position]
@@ -74,17 +94,19 @@ def sheet_of(labelled: LabelledSet, columns: int, rows: int) -> list[Tile]:
 
 
 def split_table(labelled: LabelledSet) -> Table:
-    """Images, references and score range of each part."""
-    table = Table(title="parts", title_justify="left")
-    for heading in ("part", "images", "references", "mean MOS", "lowest", "highest"):
-        table.add_column(heading, justify="left" if heading == "part" else "right")
-    shares = labelled.table["split"].fillna("(in no part)")
-    for part in ("train", "val", "test", "(in no part)"):
-        rows = labelled.table[shares == part]
+    """Images, references, distortions and MOS of each split, or of its subset (`max_images`)."""
+    limit = labelled.config.max_images
+    title = "splits" if limit is None else f"splits, subsets of at most {limit} images"
+    table = Table(title=title, title_justify="left")
+    headings = ("split", "images", "references", "distortions", "mean MOS", "lowest", "highest")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    in_none = labelled.table[labelled.table["split"].isna()]
+    for name, rows in [*((part, labelled.part(part)) for part in PARTS), ("(in none)", in_none)]:
         if len(rows):
+            counts = [rows[column].nunique() for column in ("reference", "distortion")]
             scores = (f"{value:.3f}" for value in (rows.mos.mean(), rows.mos.min(), rows.mos.max()))
-            references = rows.reference.nunique()
-            table.add_row(part, str(len(rows)), str(references) if references else "-", *scores)
+            table.add_row(name, str(len(rows)), *(str(n) if n else "-" for n in counts), *scores)
     return table
 
 
@@ -112,8 +134,10 @@ def report(
     _print_problems(console, "missing, empty or folders", labelled.bad_images)
     total = len(labelled.table)
     count = total if options.decode == "all" else min(int(options.decode), total)
-    problems = decode_problems(labelled, count, options.workers) if count else []
+    paths = [labelled.image_path(row) for row in labelled.sample(count).index]
+    problems = decode_problems(paths, options.workers)
     _print_problems(console, f"undecodable among {count} opened", problems)
+    _print_problems(console, f"copies of another file among {count} opened", repeated_files(paths))
     out = options.out / f"{name}.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     title = f"{labelled.title}: worst (top left) to best (bottom right), {total} images"

@@ -149,6 +149,15 @@ TRAIN = (
     case("train", KADID + "good dataset.image_folder=gone", "gone"),
     case("train", KADID + "good dataset.split.by=files", "dataset.split.files"),
     case("train", KADID + "good dataset.split.fractions=[.9,.9,.9]", "fractions"),
+    case("train", KADID + "good dataset.max_images=1", "dataset.max_images=1: of kadid (1 train"),
+    case(
+        "train", KADID + "good dataset.max_images=1 reward=margin",
+        "dataset.max_images=1", "never one with its own copy",
+    ),
+    case(
+        "train", "hardware=cpu_2procs grpo.pool=rank loader.images_per_batch=1",
+        "loader.images_per_batch=1", "needs at least 2",
+    ),
     case("train", "run_dir=text.txt " + KADID + "good", "run_dir=text.txt"),
     case("train", "run_dir=/proc/nowhere " + KADID + "good", "run_dir=/proc/nowhere"),
     case("train", KADID + "good loader.cache_dir=text.txt", "loader.cache_dir"),

@@ -216,7 +216,7 @@ def test_interrupted_refused_resumed_finished(
     (moved / "dmos.csv").write_text(labels.replace("4.10", "3.95"))
     outcome = run(main, *command, *again)
     assert outcome.code == 2
-    assert "the content of kadid: other images, opinion scores or parts" in outcome.err
+    assert "the content of kadid: other images, MOS, splits or subsets" in outcome.err
     (moved / "dmos.csv").write_text(labels)
     outcome = run(main, *command, *again)
     assert outcome.code == 0, outcome.err

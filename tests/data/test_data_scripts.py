@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.support.pictures import noise_picture
+from vqr1.config import DatasetConfig, SplitConfig
 from vqr1.data.contact_sheet import Tile, contact_sheet, spread_positions
+from vqr1.data.labelled_set import open_dataset
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -41,9 +43,7 @@ def test_prepared_kadid_equals_the_release(shared: Path, tmp_path: Path) -> None
 def test_prepared_mixture_is_renumbered_and_readable(
     make_kadid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vqr1.config import DatasetConfig, SplitConfig
     from vqr1.data.jsonl import read_jsonl
-    from vqr1.data.labelled_set import open_dataset
 
     kadid = make_kadid([1, 2])
     tid = tmp_path / "tid"
@@ -100,6 +100,30 @@ def test_inspection_counts_and_draws(
     assert part_rows == {"train": "4", "val": "5"}
     with Image.open(tmp_path / "sheets" / "kadid.png") as sheet:
         assert sheet.width > 4 * 192
+
+
+def test_inspection_shows_the_subsets_that_training_takes(
+    make_kadid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_kadid([1, 2, 7, 12])
+    same = (root / "images" / "I01_01_02.png").read_bytes()
+    (root / "images" / "I07_01_03.png").write_bytes(same)
+    config = DatasetConfig(
+        name="kadid", root=str(root), split=SplitConfig(by="official", seed=3), max_images=2
+    )
+    rows = open_dataset(config).part("val")
+    arguments = ["--out", str(tmp_path / "sheets"), "dataset=kadid", f"dataset.root={root}",
+                 "dataset.max_images=2", "dataset.split.seed=3"]  # fmt: skip
+    assert script("inspect_dataset").main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "splits, subsets of at most 2 images" in printed
+    lines = [line.split() for line in printed.splitlines()]
+    (shown,) = [line for line in lines if line[1:2] == ["val"]]
+    numbers = [cell for cell in shown if cell[0].isdigit()]
+    mos = [f"{value:.3f}" for value in (rows.mos.mean(), rows.mos.min(), rows.mos.max())]
+    assert numbers == ["2", str(rows.reference.nunique()), "1", *mos]
+    assert "1 images are copies of another file among 20 opened" in printed
+    assert "I07_01_03.png: the same bytes as I01_01_02.png" in printed
 
 
 def test_contact_sheet_keeps_order_and_size() -> None:

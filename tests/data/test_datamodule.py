@@ -104,8 +104,10 @@ def test_evaluation_sees_every_image_once_in_order(
     ]  # fmt: skip
     assert torch.cat([batch.index for batch in batches[:2]]).tolist() == list(range(7))
     few = list(data.eval_dataloader("test", max_images=3, batch_size=2))
+    # `printf 0:test:000.png | sha256sum` and so on: of seven the digests of 1, 2 and 6 are the
+    # smallest, of the first five those of 1, 2 and 3.
     assert [(batch.dataset, batch.index.tolist()) for batch in few] == [
-        ("a", [0, 2]), ("a", [4]), ("b", [0, 1]), ("b", [3]),
+        ("a", [1, 2]), ("a", [6]), ("b", [1, 2]), ("b", [3]),
     ]  # fmt: skip
     shared = [list(data.eval_dataloader("test", rank=r, world_size=3)) for r in range(3)]
     assert [len(share) for share in shared] == [2, 1, 1]
@@ -118,7 +120,7 @@ def test_mixture_batches_hold_one_set(make_csv: MakeCsv, prompts: PromptBuilder)
     batches = list(data.train_dataloader())
     assert sorted(batch.dataset for batch in batches) == ["a", "a", "b"]
     small = next(batch for batch in batches if batch.dataset == "b")
-    assert set(small.index.tolist()) == {0, 1, 2}  # a set smaller than a batch is filled
+    assert sorted(small.index.tolist()) == [0, 1, 2]  # smaller than a batch: each image once
     assert list(data.sets) == ["a", "b"]
 
 
@@ -248,8 +250,58 @@ def test_two_bad_images_never_get_the_same_replacement(
 
     assert positions(2, 3) == [4, 5]
     assert positions(3, 4, 2) == [5, 4, 6]
-    # Only where the set holds no other image does one repeat, so that batches stay equally large.
-    assert sorted(positions(0, 1, 2, 3, 4, 5))[:4] == [0, 1, 4, 4]
+    # Where the set holds no other image, the batch is smaller: no image meets its own copy.
+    assert positions(0, 1, 2, 3, 4, 5) == [0, 1, 6, 4, 5]
+
+
+def test_a_replacement_is_no_image_of_another_process(
+    make_csv: MakeCsv, prompts: PromptBuilder
+) -> None:
+    config = make_csv(6, on_bad_image="skip", max_bad_share=0.9)
+    for number in (2, 3):
+        break_image(config, number)
+    images = module(config, prompts).train_dataloader().dataset
+    assert isinstance(images, RankingImages)
+
+    def positions(wanted: tuple[int, ...], step: tuple[int, ...]) -> list[int]:
+        batch = images.batch(BatchPlan("csv", wanted, step))
+        assert batch is not None
+        return batch.index.tolist()
+
+    assert positions((1, 2), (1, 2, 4, 0)) == [1, 5]  # 3 is bad too, and 4 another process's
+    assert positions((1, 2), (1, 2, 4, 5, 0)) == [1]
+    # A process without any image of its own would keep the others waiting.
+    assert positions((2,), (0, 1, 2, 4, 5)) == [4]
+    assert positions((2, 3), (0, 1, 2, 3, 4, 5)) == [4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "loader", "within", "said"),
+    [
+        ({"max_images": 1}, {}, False, r"^dataset\.max_images=1: of csv \(1 training images\)"),
+        ({"max_images": 5, "split": SplitConfig(by="image", fractions=(0.1, 0.4, 0.5))}, {}, False,
+         r"^dataset\.split: of csv \(1 training images\)"),
+        ({}, {"size": 1}, True, r"^loader\.images_per_batch=1: of csv \(9 .*grpo\.pool=rank"),
+    ],
+)  # fmt: skip
+def test_too_few_images_to_compare_are_refused(
+    settings: dict[str, Any],
+    loader: dict[str, Any],
+    within: bool,
+    said: str,
+    make_csv: MakeCsv,
+    prompts: PromptBuilder,
+) -> None:
+    data = module(make_csv(9, **settings), prompts, **loader)
+    with pytest.raises(DataError, match=said):
+        data.check_comparable(within)
+
+
+def test_two_images_can_be_compared(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
+    data = module(make_csv(9, max_images=2), prompts)
+    data.check_comparable(within_process=False)
+    (batch,) = data.train_dataloader()
+    assert len(set(batch.images)) == len(batch) == 2
 
 
 def test_too_many_undecodable_images_stop_the_run(
@@ -403,12 +455,12 @@ def test_other_pixels_under_the_same_names_are_found(
     monkeypatch.setattr("torch.distributed.broadcast_object_list", broadcast)
     check(0, make_csv(20))
     check(1, make_csv(20, name="same"))
-    # Of 20 rows 8 are compared: 0, 2, 5, 7, 10, 12, 15 and 17.
+    # Of 20 rows 8 are compared, by the SHA-256 of 0:all:NAME: 1, 3, 9, 10, 11, 13, 18 and 19.
     other = make_csv(20, name="other")
-    noise_picture(99).save(Path(str(other.root)) / "images" / "001.png")
+    noise_picture(99).save(Path(str(other.root)) / "images" / "002.png")
     check(1, other)
-    for number in (7, 15):
+    for number in (9, 13):
         noise_picture(99).save(Path(str(other.root)) / "images" / f"{number:03d}.png")
-    said = r"process 1 finds another file at .*/other/images/007.png than process 0 \(2 of the 8 "
+    said = r"process 1 finds another file at .*/other/images/009.png than process 0 \(2 of the 8 "
     with pytest.raises(DataError, match=said):
         check(1, other)

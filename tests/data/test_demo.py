@@ -16,9 +16,9 @@ from vqr1.data import demo
 from vqr1.data.demo import (
     CROP,
     CROPS,
+    FOLDER,
     PHOTOGRAPHS,
     RATERS,
-    VERSION,
     Photograph,
     draw_crops,
     ensure_demo_set,
@@ -28,8 +28,10 @@ from vqr1.data.demo import (
     stream,
     texture,
     write_demo_set,
+    write_labels,
 )
 from vqr1.data.distortions import DISTORTIONS, LEVELS, Picture, to_bytes
+from vqr1.data.labels import load_labels
 from vqr1.errors import DataError
 
 SMALL = {"train": 1, "val": 1, "test": 1}
@@ -81,6 +83,39 @@ def test_two_generations_are_byte_identical(
     assert digests(tmp_path) == digests(small_set)
 
 
+def test_images_and_mos_are_those_of_the_set_whose_var_held_variances(
+    small_set: Path, tmp_path: Path
+) -> None:
+    # Both digests were taken with the code that wrote the folder demo-v2. Of the images decoded
+    # pixels, since builds of Pillow compress differently; of the labels all 4,000.
+    pixels = hashlib.sha256()
+    for path in sorted((small_set / "images").iterdir()):
+        with Image.open(path) as image:
+            pixels.update(path.name.encode() + b"\n" + np.asarray(image).tobytes())
+    assert pixels.hexdigest() == "d4b8b152ddfe0c1e69764cebc3c333d7ca5cd0bb6daf118d67fd04099fd34347"
+    write_labels(tmp_path)
+    lines = (tmp_path / "dmos.csv").read_text().splitlines()[1:]
+    labels = "\n".join(line.rpartition(",")[0] for line in lines)
+    assert len(lines) == 4000
+    digest = hashlib.sha256(labels.encode()).hexdigest()
+    assert digest == "3705dc26dd97a4e43140f2a610fdd34f81240a0c17f4b9c9f3fa84579668d59e"
+
+
+def test_a_cached_folder_with_variances_is_not_used() -> None:
+    assert FOLDER != "demo-v2"
+
+
+def test_var_is_the_standard_deviation_of_the_ratings(tmp_path: Path) -> None:
+    write_labels(tmp_path)
+    first = (tmp_path / "dmos.csv").read_text().splitlines()[1]
+    # Of blur at level 1 of the first crop: 20 ratings with sum 90, ten fours and ten fives. Their
+    # unbiased variance is 20 * .25 / 19 = .263158, of which the root is .512989.
+    assert first == "astronaut00_01_01.png,astronaut.png,4.50,0.5130"
+    found = load_labels("demo", tmp_path)
+    assert found["std"].iloc[0] == 0.513
+    assert found["mos"].iloc[0] == 4.5
+
+
 def test_the_split_is_by_photograph(small_set: Path) -> None:
     parts = {p: (small_set / "splits" / f"{p}.txt").read_text().split() for p in CROPS}
     names = [name for part in parts.values() for name in part]
@@ -118,7 +153,8 @@ def test_ratings_scatter_around_the_expected_opinion_with_the_types_disagreement
     # The mean of 400 x 20 ratings: standard error .9 / sqrt(8000) = .01.
     assert drawn[:, 0].mean() == pytest.approx(expected, abs=0.05)
     # Whole-number ratings add 1/12 to the variance; clipping at 1 and 5 takes a little away.
-    assert drawn[:, 1].mean() == pytest.approx(haze.disagreement**2 + 1 / 12, rel=0.08)
+    variance = np.mean(drawn[:, 1] ** 2)
+    assert variance == pytest.approx(haze.disagreement**2 + 1 / 12, rel=0.08)
     assert drawn[:, 0].std() == pytest.approx(
         np.sqrt((haze.disagreement**2 + 1 / 12) / RATERS), rel=0.15
     )
@@ -186,7 +222,7 @@ def test_the_set_is_made_once_even_when_many_ask(
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [tmp_path / VERSION] * 3
+    assert found == [tmp_path / FOLDER] * 3
     assert len(calls) == 1
     assert not list(tmp_path.glob("*.part"))
     assert len(pd.read_csv(found[0] / "dmos.csv")) == 110
@@ -202,7 +238,7 @@ def test_an_interrupted_generation_leaves_nothing_behind(
     monkeypatch.setattr(demo, "write_demo_set", broken)
     with pytest.raises(KeyboardInterrupt):
         ensure_demo_set(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] in ([f"{VERSION}.lock"], [])
+    assert [p.name for p in tmp_path.iterdir()] in ([f"{FOLDER}.lock"], [])
 
 
 def test_the_cache_folder_follows_the_environment(

@@ -67,11 +67,34 @@ def test_koniq_official_split(shared: Path) -> None:
 
 
 def test_standard_deviations(shared: Path) -> None:
-    # KADID's first row has var = 0.496, and sqrt(0.496) = 0.70427...
-    assert labels_of("kadid", shared)["std"].iloc[0] == math.sqrt(0.496)
+    # KADID's first row has var = 0.496, a standard deviation despite its name.
+    assert labels_of("kadid", shared)["std"].iloc[0] == 0.496
     assert labels_of("tid", shared)["std"].isna().all()
     assert labels_of("spaq", shared)["std"].isna().all()
     assert labels_of("csiq", shared)["std"].iloc[0] == pytest.approx(0.0612190731)
+
+
+def test_kadids_var_is_a_standard_deviation(shared: Path) -> None:
+    table = labels_of("kadid", shared)
+    best = table.loc[table["mos"].idxmax()]
+    # 30 ratings of mean 4.93: 28 fives and 2 fours, (28 * 5 + 2 * 4) / 30 = 4.9333, with variance
+    # 28/30 * 2/30 = .06222 and standard deviation .24944. (.249 is no variance of 30 such ratings,
+    # which at this mean would need a 1 or a 2 and 29 fives: 4.8667 and 4.9.)
+    assert best["mos"] == 4.93
+    assert best["std"] == pytest.approx(math.sqrt(28 / 30 * 2 / 30), abs=5e-4)
+    # Ratings in [1, 5] with mean m have a variance of at most (m - 1)(5 - m).
+    bound = (table["mos"] - 1) * (5 - table["mos"]) + 0.02
+    assert (table["std"] ** 2 <= bound).all()
+
+
+def test_koniqs_sd_is_the_standard_deviation_on_the_raters_scale(shared: Path) -> None:
+    path = shared / "labels/koniq/koniq10k_distributions_sets.csv"
+    table = pd.read_csv(path)
+    votes = table[[f"c{k}" for k in range(1, 6)]].to_numpy()
+    scale = np.arange(1, 6)
+    variance = votes @ scale**2 - (votes @ scale) ** 2
+    unbiased = np.sqrt(variance * table["c_total"] / (table["c_total"] - 1))
+    assert np.abs(labels_of("koniq", shared)["std"] - unbiased).max() < 1e-9
 
 
 @pytest.mark.parametrize(
@@ -206,9 +229,10 @@ def test_kadid_equals_the_release_exactly(shared: Path) -> None:
         assert rows["split"].unique().tolist() == [part]
         assert rows["reference"].tolist() == [row[0] for row in released]
         assert rows["scaled"].tolist() == [float(row[2]) for row in released]
-        # The released roots of 244 images differ in their last bit from the correctly rounded one.
-        deviations = np.array([float(row[3]) for row in released])
-        assert (np.abs(rows["std"] - deviations) <= np.spacing(deviations)).all()
+        # The release took the root of the standard deviations, as if they were variances. 244 of
+        # its roots differ in their last bit from the correctly rounded one.
+        roots = np.array([float(row[3]) for row in released])
+        assert (np.abs(np.sqrt(rows["std"]) - roots) <= np.spacing(roots)).all()
 
 
 def test_csiq_forms_agree(shared: Path) -> None:
@@ -294,7 +318,7 @@ def test_bom_and_crlf_are_accepted(tmp_path: Path) -> None:
     )
     table = load_labels("kadid", tmp_path)
     assert table["mos"].tolist() == [4.57]
-    assert table["std"].tolist() == [0.5]
+    assert table["std"].tolist() == [0.25]
 
 
 def test_every_format_declares_its_own_name() -> None:

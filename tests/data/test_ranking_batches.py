@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vqr1.data.ranking_batches import RankingBatchSampler, RankingPlan, permutation, plan_epoch
@@ -41,13 +41,16 @@ def test_every_rank_ranks_the_same_set_in_each_step(plan: RankingPlan, epoch: in
         size = plan.sizes[step[0].dataset]
         positions = [position for batch in step for position in batch.positions]
         assert all(0 <= position < size for position in positions)
-        assert all(len(batch.positions) == plan.images_per_batch for batch in step)
+        counts = [len(batch.positions) for batch in step]
+        assert max(counts) - min(counts) <= 1
+        assert {batch.step for batch in step} == {step[0].step}
+        # Nobody gets an image that the step has already, except where a process would have none.
+        assert len(set(positions)) == len(step[0].step) == min(size, plan.global_batch)
+        assert len(positions) == max(len(step[0].step), plan.world_size)
         if size >= plan.global_batch:
-            assert len(set(positions)) == plan.global_batch  # no image meets itself
-        else:
-            counts = Counter(positions)  # filled by going round: as evenly as can be
-            assert len(counts) == size
-            assert max(counts.values()) - min(counts.values()) <= 1
+            assert set(counts) == {plan.images_per_batch}
+        least = plan.fewest_images(step[0].dataset, within_process=True)
+        assert least == min(counts)
 
 
 @given(plan=plans(weighted=False), epoch=st.integers(0, 5))
@@ -72,6 +75,8 @@ def test_an_epoch_visits_every_image_once(plan: RankingPlan, epoch: int) -> None
 
 @given(plan=plans())
 def test_number_of_processes_does_not_change_the_pools(plan: RankingPlan) -> None:
+    # Fewer images than processes: some get an image that another has too.
+    assume(min(plan.sizes.values()) >= plan.world_size)
     alone = replace(plan, images_per_batch=plan.global_batch, world_size=1)
     ranks = [plan_epoch(plan, 1, rank) for rank in range(plan.world_size)]
     pools = [
@@ -138,8 +143,27 @@ def test_sets_alternate_in_proportion() -> None:
     assert order == ["large"] * 2 + ["small"] + ["large"] * 4 + ["small"] + ["large"] * 2
 
 
+def test_small_sets_are_dealt_without_copies() -> None:
+    # 5 images of a step of 8 on 3 processes: 5 * 1 // 3 = 1, 5 * 2 // 3 = 3, so 1, 2 and 2.
+    plan = RankingPlan(0, {"a": 5}, images_per_batch=3, world_size=3)
+    ranks = [plan_epoch(plan, 0, rank) for rank in range(3)]
+    assert [len(batches[0].positions) for batches in ranks] == [1, 2, 2]
+    assert sorted(p for batches in ranks for p in batches[0].positions) == [0, 1, 2, 3, 4]
+    assert plan.fewest_images("a", within_process=False) == 5
+    assert plan.fewest_images("a", within_process=True) == 1
+    # 2 images on 3 processes: one process has none of its own and gets another's.
+    few = replace(plan, sizes={"a": 2})
+    dealt = [plan_epoch(few, 0, rank)[0].positions for rank in range(3)]
+    assert [len(positions) for positions in dealt] == [1, 1, 1]
+    assert len(set(dealt)) == 2
+    # The last batch of 7 images in steps of 5, filled up: the 2 that are left and the pass's first.
+    (whole, filled) = RankingPlan(0, {"a": 7}, 5, last_batch="fill").global_positions("a", 0)
+    assert len(set(filled)) == 5
+    assert filled[2:] == whole[:3]
+
+
 def test_hand_computed_counts() -> None:
-    # 25 images, G = 2 x 5 = 10: two full steps; 5 are left over. 3 images: one filled step.
+    # 25 images, G = 2 x 5 = 10: two full steps; 5 are left over. 3 images: one step of 3.
     plan = RankingPlan(0, {"a": 25, "b": 3}, images_per_batch=5, world_size=2)
     assert plan.epoch_batches() == {"a": 2, "b": 1}
     assert replace(plan, last_batch="fill").epoch_batches() == {"a": 3, "b": 1}

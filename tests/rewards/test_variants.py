@@ -135,3 +135,24 @@ def test_constants_out_of_range(build: object, said: str) -> None:
     assert callable(build)
     with pytest.raises(ValueError, match=said):
         build()
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [BinaryReward(), FidelityReward(), MarginReward(), MarginReward(width=None),
+     ProbabilityReward()],
+    ids=lambda r: type(r).__name__,
+)  # fmt: skip
+def test_an_image_is_not_compared_with_its_own_copy(reward: Reward) -> None:
+    # Rows 0 and 2 are one image. To it only row 1 is an opponent, so both earn what the pair
+    # (0, 1) gives alone; row 1 meets twice the same opponent, whose mean reward is the pair's too.
+    scores = torch.tensor([[1.0, 3.0], [4.0, 2.5], [1.0, 3.0]])
+    mos = torch.tensor([1.5, 4.0, 1.5])
+    valid = torch.ones(3, 2, dtype=torch.bool)
+    rows = torch.tensor([7, 3, 7])
+    found = reward(RewardInputs(scores, valid, valid, mos, rows))
+    pair = reward(RewardInputs(scores[:2], valid[:2], valid[:2], mos[:2]))
+    torch.testing.assert_close(found, torch.stack([pair[0], pair[1], pair[0]]))
+    # Copies alone earn nothing: there is no opponent.
+    twice = RewardInputs(scores[[0, 2]], valid[:2], valid[:2], mos[[0, 2]], rows[[0, 2]])
+    assert reward(twice).tolist() == [[0.0, 0.0], [0.0, 0.0]]

@@ -48,11 +48,15 @@ class RankPositionReward:
         return rewards
 
 
+def rows_of(rank: int, world: int) -> slice:
+    """The step's images that a process has: as `plan_epoch` deals them."""
+    return slice(rank * 4 // world, (rank + 1) * 4 // world)
+
+
 def share(rank: int, world: int) -> RankingBatch:
     """This process's images of the step's four, of four sizes."""
     prompts = tiny_prompts([(2, 2), (2, 4), (4, 2), (3, 3)], [3, 5, 4, 2])
-    size = 4 // world
-    own = slice(rank * size, (rank + 1) * size)
+    own = rows_of(rank, world)
     names = ("a", "b", "c", "d")[own]
     return RankingBatch(
         "demo", names, prompts.select(own.start, own.stop), MOS[own], torch.arange(4)[own]
@@ -134,9 +138,8 @@ def in_processes(world: int, folder: Path, cases: Cases) -> list[list[dict[str, 
 
 def assert_steps_of_one(results: list[dict[str, Any]], averaging: str) -> None:
     alone = run(0, 1, averaging, "global")
-    size = 4 // len(results)
     for rank, result in enumerate(results):
-        own = [step[rank * size : (rank + 1) * size] for step in alone["advantages"].split(4)]
+        own = [step[rows_of(rank, len(results))] for step in alone["advantages"].split(4)]
         torch.testing.assert_close(result["advantages"], torch.cat(own), rtol=1e-5, atol=1e-6)
         assert result["figures"] == pytest.approx(alone["figures"], rel=1e-4, abs=1e-6)
         # AdamW's first steps are the learning rate times g / |g|: where a gradient is nearly zero,
@@ -167,4 +170,12 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_four_processes_of_which_two_have_nothing_to_learn(tmp_path: Path) -> None:
     ranks = in_processes(4, tmp_path, [("response_mean", "global")])
+    assert_steps_of_one([results[0] for results in ranks], "response_mean")
+
+
+@pytest.mark.slow
+def test_processes_with_unequal_numbers_of_images_take_the_steps_of_one(tmp_path: Path) -> None:
+    # A set of four images is smaller than a step of three processes: they get 1, 1 and 2.
+    ranks = in_processes(3, tmp_path, [("response_mean", "global")])
+    assert [len(results[0]["advantages"]) for results in ranks] == [STEPS, STEPS, 2 * STEPS]
     assert_steps_of_one([results[0] for results in ranks], "response_mean")

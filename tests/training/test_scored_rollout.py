@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vqr1.records import Rollout
-from vqr1.rewards import FormatReward, MseReward, WeightedRewards
+from vqr1.rewards import BinaryReward, FormatReward, MseReward, WeightedRewards
 from vqr1.training.scored_rollout import score_rollout
 
 
@@ -70,3 +70,21 @@ def test_no_valid_answer_at_all() -> None:
     assert metrics["invalid_rate"] == 1.0
     assert "score_std" not in metrics
     assert "score_mean" not in metrics
+
+
+def test_copies_of_an_image_are_known_by_their_row() -> None:
+    texts = [[f"<think>a</think><answer>{score}</answer>" for score in scores]
+             for scores in ((1.0, 3.0), (4.0, 2.5), (1.0, 3.0))]  # fmt: skip
+    answers = rollout(texts, [[1, 1]] * 3, 2)
+    mos = torch.tensor([1.5, 4.0, 1.5])
+    rewards = WeightedRewards({"binary": (1.0, BinaryReward())})
+
+    def earned(rows: torch.Tensor | None) -> list[list[float]]:
+        scored, _ = score_rollout(answers, mos, rewards, answer_format="think_answer", images=rows)
+        return scored.rewards.tolist()
+
+    # Means 2, 3.25, 2. Row 0 against row 1: 1 < 3.25 and 3 < 3.25, both right. Against its copy of
+    # equal MOS, 1 and 3 are not equal to 2: wrong, so that the mean would be 1/2. Row 1 against
+    # both: 4 > 2 and 2.5 > 2.
+    assert earned(torch.tensor([9, 2**24 - 1, 9])) == [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
+    assert earned(None) == [[0.5, 0.5], [1.0, 1.0], [0.5, 0.5]]

@@ -22,6 +22,8 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     pool = wanted or config.loader.images_per_batch * processes
     if wanted is not None and share_of_step(wanted, processes) is None:
         problems.append(share_problem(wanted, processes))
+    if config.grpo.pool == "rank":
+        pool //= processes
     if rewards.ranks and pool < 2:
         problems.append(
             f"loader.images_per_batch={config.loader.images_per_batch}: a ranking reward compares "

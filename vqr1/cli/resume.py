@@ -86,7 +86,7 @@ class Run:
             raise ConfigError(
                 [
                     f"resume: the data of {self.run_dir} have changed:",
-                    *(f"  {change}: other images, opinion scores or parts" for change in changes),
+                    *(f"  {change}: other images, MOS, splits or subsets" for change in changes),
                     "give the folder that holds the same, start a new run, or go on all the same "
                     "with resume_force=true",
                 ]

@@ -112,7 +112,7 @@ def _train(
     console = Console(soft_wrap=True, quiet=own_rank() > 0)
     with run.starting():
         together(lambda: check_engine(config))
-        data = together(lambda: _open_data(config))
+        data = together(lambda: _open_data(config, rewards.ranks))
         together(data.check_same_in_all_processes)
         run = from_first(partial(run.with_data, data.digests(), config.resume_force))
         policy = together(lambda: policy_of(config))
@@ -142,8 +142,13 @@ def _open_log(config: TrainConfig, run: Run) -> RunLog:
     return open_run_log(config.logger, run.run_dir, run_name(config), tags, resume=run.resumed)
 
 
-def _open_data(config: TrainConfig) -> RankingDataModule:
-    """The data sets with their labels read and images found, before any weights are loaded."""
+def _open_data(config: TrainConfig, compares: bool) -> RankingDataModule:
+    """The data sets with their labels read and images found, before any weights are loaded.
+
+    Args:
+        config: of the training.
+        compares: the rewards compare images with each other.
+    """
     prompts = PromptBuilder(
         load_processor(config.model),
         config.prompt.text,
@@ -161,6 +166,8 @@ def _open_data(config: TrainConfig) -> RankingDataModule:
     data.setup("fit")
     # Making the loaders is cheap and finds what is missing: a part without images, a wrong weight.
     data.train_dataloader()
+    if compares:
+        data.check_comparable(within_process=config.grpo.pool == "rank")
     data.val_dataloader()
     if config.validation.test:
         data.eval_dataloader("test")

@@ -23,7 +23,8 @@ class SplitConfig:
     """Shares of training, validation and test; used by `reference` and `image`. By `official`,
     the validation share that is carved out of training where the set ships no validation part."""
     seed: NonNegativeInt = 0
-    """Seed of the draw; the same seed gives the same split on every machine."""
+    """Seed of the draw, and of the subsets that `max_images` and `validation.max_images` take
+    (official splits included); the same seed gives the same split and subsets on every machine."""
     files: dict[Literal["train", "val", "test"], str] | None = None
     """Text files for `files`, relative to the data set's root: one image name, or one reference
     name, a line (further blank-separated columns are ignored)."""
@@ -78,8 +79,8 @@ class DatasetConfig:
     max_bad_share: Fraction = 0.01
     """With `skip`: the share of bad images above which the run refuses to start."""
     max_images: PositiveInt | None = None
-    """Use at most this many images of each part (evenly spaced rows of the table); null uses
-    all."""
+    """Use at most this many images of each split: those with the smallest SHA-256 of
+    `split.seed`, split and image name, so that a subset holds every smaller one; null uses all."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -104,7 +105,8 @@ class LoaderConfig:
     number of processes must divide it. The same step, whatever machine it runs on."""
     last_batch: Literal["drop", "fill"] = "drop"
     """What happens to a set's last, smaller batch of an epoch: left out, or filled up with the
-    epoch's first images of the same set. A set smaller than one batch is always filled."""
+    epoch's first images of the same set. A set smaller than one step gives smaller steps, without
+    copies, either way."""
     workers: NonNegativeInt = 0
     """Processes that decode and preprocess images; 0 does it in the training process."""
     cache_dir: str | None = None

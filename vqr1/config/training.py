@@ -154,7 +154,8 @@ class ValidationConfig:
     """Responses sampled for each image, their mean score is judged; 0 judges greedy answers
     only."""
     max_images: PositiveInt | None = None
-    """Most validation images at each validation; null uses all."""
+    """Most validation images of each set at each validation, drawn as `dataset.max_images` draws
+    them; where both are set, the smaller number holds. null uses all."""
     images_per_batch: PositiveInt = 64
     """Images judged together; does not change what is computed, only how fast."""
     test: bool = True

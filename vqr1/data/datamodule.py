@@ -106,8 +106,8 @@ class RankingDataModule(lightning.LightningDataModule):
         }
 
     def digests(self) -> dict[str, str]:
-        """By set, the digest of the images' names, opinion scores and division."""
-        return {name: labelled.digest() for name, labelled in self.sets.items()}
+        """By set, the digest of the images' names, MOS, splits, and the subsets that are used."""
+        return {name: s.digest(self._val_max_images) for name, s in self.sets.items()}
 
     def check_same_in_all_processes(self) -> None:
         """Compare what the labels say of the images, and a few of the files, with the first's.
@@ -118,7 +118,8 @@ class RankingDataModule(lightning.LightningDataModule):
         rank, world_size = _rank_and_world_size()
         if world_size == 1:
             return
-        own = {name: (s.digest(), s.image_digests()) for name, s in self.sets.items()}
+        rows_of = self.digests()
+        own = {name: (rows_of[name], s.image_digests()) for name, s in self.sets.items()}
         box: list[dict[str, tuple[str, dict[str, str]]]] = [own]
         torch.distributed.broadcast_object_list(box, src=0)
         for name, (rows, images) in own.items():
@@ -159,6 +160,34 @@ class RankingDataModule(lightning.LightningDataModule):
         self._train_loader = RankingLoader(images, self._sampler, self._loader.workers)
         return self._train_loader
 
+    def check_comparable(self, within_process: bool) -> None:
+        """Check that each step holds two or more distinct images, for rewards that compare them.
+
+        Args:
+            within_process: images are compared within each process only (`grpo.pool=rank`).
+
+        Raises:
+            DataError: a set with fewer training images; names the key to change.
+        """
+        self.train_dataloader()
+        assert self._sampler is not None
+        plan = self._sampler.plan
+        for name, labelled in self.sets.items():
+            images, size = plan.fewest_images(name, within_process), plan.sizes[name]
+            if images >= 2:
+                continue
+            if size >= plan.global_batch:
+                key = f"loader.images_per_batch={plan.images_per_batch}"
+            elif labelled.config.max_images == size:
+                key = f"{labelled.key}.max_images={size}"
+            else:
+                key = f"{labelled.key}.split"
+            raise DataError(
+                f"{key}: of {name} ({size} training images) a step has 1 image"
+                f"{' in some process (grpo.pool=rank)' if within_process else ''}; a ranking "
+                "reward compares images with each other, never one with its own copy, and needs 2"
+            )
+
     def close(self) -> None:
         """End the worker processes of training."""
         if self._train_loader is not None:
@@ -185,7 +214,7 @@ class RankingDataModule(lightning.LightningDataModule):
 
         Args:
             part: val, test or train.
-            max_images: at most this many images of each set, evenly spaced.
+            max_images: at most this many images of each set (`LabelledSet.part`).
             batch_size: images in a batch; the training batch's number if not given.
             rank: with `world_size`, deal the batches in turn and give this process its share; one
                 for which none is left gets the last batch too.
@@ -240,7 +269,8 @@ class RankingDataModule(lightning.LightningDataModule):
         for name, size in sizes.items():
             if size < plan.global_batch:
                 logger.warning(
-                    "%s: %d training images fill one step of %d; images repeat within it",
+                    "%s: %d training images are fewer than the %d of a step; each step holds all "
+                    "of them once",
                     name, size, plan.global_batch,
                 )  # fmt: skip
         sampler = RankingBatchSampler(plan, rank)

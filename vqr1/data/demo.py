@@ -8,10 +8,10 @@ validation or test is ever seen in training. Nothing is downloaded, and no rater
 
     expected opinion  e = mildest - (mildest - worst) * ((level - 1) / 4) ** 0.85
     one rating        r_i = clip(round(e + disagreement * n_i), 1, 5),  n_i ~ N(0, 1)
-    label             dmos = mean of 20 ratings,  var = their unbiased variance
+    label             dmos = mean of 20 ratings,  var = the root of their unbiased variance
 
-with the three constants of each type beside its definition. Higher is better, as in KADID-10k
-despite the column's name.
+with the three constants of each type beside its definition. As in KADID-10k, and despite the
+columns' names, higher is better and `var` holds a standard deviation.
 
 What it leaves out: interaction between content and distortion, and several distortions at once.
 
@@ -47,8 +47,12 @@ from vqr1.data.distortions import (
 )
 from vqr1.errors import DataError
 
-VERSION = "demo-v2"
+FOLDER = "demo-v3"
 """Name of the set's folder; changes whenever its content does."""
+
+SEED = "demo-v2"
+"""Seeds the random streams. Images and MOS are those of the folder of this name, whose `var` column
+held variances."""
 
 CROP = 112
 """Edge of every image in pixels: 8 x 8 patches of 14, 4 x 4 image tokens after merging."""
@@ -164,10 +168,10 @@ def expected_opinion(distortion: Distortion, level: float) -> float:
 
 
 def rate(distortion: Distortion, level: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Mean and unbiased variance of the simulated raters' whole-number ratings."""
+    """Mean and standard deviation (ddof 1) of the simulated raters' whole-number ratings."""
     noise = rng.standard_normal(RATERS) * distortion.disagreement
     ratings = np.clip(np.rint(expected_opinion(distortion, level) + noise), 1.0, 5.0)
-    return float(ratings.mean()), float(ratings.var(ddof=1))
+    return float(ratings.mean()), float(ratings.std(ddof=1))
 
 
 def load_photograph(photograph: Photograph, short_edge: int = SHORT_EDGE) -> Picture:
@@ -241,18 +245,27 @@ def draw_crops(picture: Picture, count: int, rng: np.random.Generator) -> list[P
     return [crops[i] for i in sorted(ranked[:count])]
 
 
-def _distorted(
-    photograph: Photograph, picture: Picture
-) -> Iterator[tuple[str, Picture, float, float]]:
-    """(file name, image, label, variance) of every image of one photograph."""
-    crops = draw_crops(picture, CROPS[photograph.part], stream(VERSION, photograph.name, "crops"))
-    for number, crop in enumerate(crops):
+@dataclass(frozen=True)
+class _Planned:
+    """One image of the set before it is made: `distortion` at `level` on a photograph's crop."""
+
+    name: str
+    crop: int
+    distortion: Distortion
+    level: int
+
+    def rated(self) -> tuple[float, float]:
+        """Label and standard deviation."""
+        return rate(self.distortion, self.level, stream(SEED, self.name, "raters"))
+
+
+def _planned(photograph: Photograph) -> Iterator[_Planned]:
+    """Every image of one photograph, in the order of the label file."""
+    for number in range(CROPS[photograph.part]):
         for code, distortion in enumerate(DISTORTIONS):
             level = LEVELS[(number + code) % len(LEVELS)]
             name = f"{photograph.name}{number:02d}_{code + 1:02d}_{level:02d}.png"
-            damaged = distortion.apply(crop, level, stream(VERSION, name, "pixels"))
-            mean, variance = rate(distortion, level, stream(VERSION, name, "raters"))
-            yield name, damaged, mean, variance
+            yield _Planned(name, number, distortion, level)
 
 
 def _save(picture: Picture, path: Path) -> None:
@@ -270,22 +283,33 @@ def write_demo_set(folder: Path, progress: Progress | None = None) -> None:
         DataError: see `load_photograph`.
     """
     (folder / "images").mkdir()
-    (folder / "splits").mkdir()
     total = sum(CROPS[photograph.part] for photograph in PHOTOGRAPHS) * len(DISTORTIONS)
     task = progress.add_task("demo set", total=total) if progress else None
-    rows: list[tuple[str, str, str, str]] = []
     for photograph in PHOTOGRAPHS:
         picture = load_photograph(photograph)
         _save(picture, folder / "images" / photograph.reference)
-        for name, damaged, mean, variance in _distorted(photograph, picture):
-            _save(damaged, folder / "images" / name)
-            rows.append((name, photograph.reference, f"{mean:.2f}", f"{variance:.4f}"))
+        count = CROPS[photograph.part]
+        crops = draw_crops(picture, count, stream(SEED, photograph.name, "crops"))
+        for image in _planned(photograph):
+            pixels = stream(SEED, image.name, "pixels")
+            damaged = image.distortion.apply(crops[image.crop], image.level, pixels)
+            _save(damaged, folder / "images" / image.name)
             if progress and task is not None:
                 progress.advance(task)
+    write_labels(folder)
+
+
+def write_labels(folder: Path) -> None:
+    """Writes the set's `dmos.csv` and `splits/` into a folder; no image is needed."""
+    (folder / "splits").mkdir()
     with (folder / "dmos.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("dist_img", "ref_img", "dmos", "var"))
-        writer.writerows(rows)
+        for photograph in PHOTOGRAPHS:
+            for image in _planned(photograph):
+                mean, deviation = image.rated()
+                row = (image.name, photograph.reference, f"{mean:.2f}", f"{deviation:.4f}")
+                writer.writerow(row)
     for part in CROPS:
         names = [photograph.reference for photograph in PHOTOGRAPHS if photograph.part == part]
         (folder / "splits" / f"{part}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
@@ -315,14 +339,14 @@ def ensure_demo_set(cache_dir: Path | None = None) -> Path:
         DataError: a photograph is missing or differs from the one the set is defined on.
     """
     cache = cache_dir or default_cache_dir()
-    folder = cache / VERSION
+    folder = cache / FOLDER
     if folder.is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{VERSION}.lock"):
+    with FileLock(cache / f"{FOLDER}.lock"):
         if folder.is_dir():
             return folder
-        unfinished = Path(tempfile.mkdtemp(prefix=f"{VERSION}-", suffix=".part", dir=cache))
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{FOLDER}-", suffix=".part", dir=cache))
         try:
             with Progress(console=Console(stderr=True)) as progress:
                 write_demo_set(unfinished, progress)

@@ -20,7 +20,7 @@ import pandas as pd
 from vqr1.config import DatasetConfig
 from vqr1.data.image_index import ImageIndex
 from vqr1.data.labels import LabelFormat, Part, label_format, load_labels
-from vqr1.data.splits import assign_parts
+from vqr1.data.splits import assign_parts, draw_subset
 from vqr1.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ class LabelledSet:
         table: one row an image, numbered from 0: image (path relative to `image_root`), mos
             (published scale, higher is better), std, reference, split (train, val, test, or None:
             in no part), distortion, mos_scaled (what rewards see: in [1, 5], or mos itself with
-            `mos_scale=published`).
+            `mos_scale=published`), label_name (the image's name as the label file writes it, which
+            differs from `image` where letter case or folder do on this disk).
         bad_images: `name: problem` of the images left out because they are missing or empty.
     """
 
@@ -60,33 +61,50 @@ class LabelledSet:
         return len(self.bad_images)
 
     def part(self, part: Part, max_images: int | None = None) -> pd.DataFrame:
-        """Rows of one part, under their numbers in `table`.
+        """Rows of one split, or of its subset, in table order under their numbers in `table`.
+
+        Whoever takes a subset of a split takes this one: training, validation, evaluation and the
+        scripts. It holds the n images with the smallest SHA-256 of `split.seed`, split, and image
+        name as the label file writes it: the same whatever the order of rows, the training seed,
+        and letter case or folder of the files on this disk, and nested in n.
 
         Args:
             part: train, val or test.
-            max_images: use at most this many rows, evenly spaced; on top of the configuration's
-                `max_images`.
+            max_images: use at most this many images; where the configuration's `max_images` is
+                smaller, that many.
         """
         rows = self.table[self.table["split"] == part]
         limits = [n for n in (self.config.max_images, max_images) if n is not None]
-        limit = min(limits, default=len(rows))
-        if limit < len(rows):
-            rows = rows.iloc[[i * len(rows) // limit for i in range(limit)]]
-        return rows
+        return rows.iloc[self._drawn(rows, min(limits, default=len(rows)), part)]
 
-    def digest(self) -> str:
-        """SHA-256 of what the rows say: names, scaled scores, parts, in order."""
+    def sample(self, count: int) -> pd.DataFrame:
+        """Rows of at most `count` images of the whole set, drawn as `part` draws them."""
+        return self.table.iloc[self._drawn(self.table, count, "all")]
+
+    def _drawn(self, rows: pd.DataFrame, count: int, split: str) -> list[int]:
+        return draw_subset(rows["label_name"].tolist(), count, self.config.split.seed, split)
+
+    def digest(self, max_val_images: int | None = None) -> str:
+        """SHA-256 of what the rows say: names, scaled scores, splits, in order; and of the subsets.
+
+        Args:
+            max_val_images: validation images that are used at most.
+        """
         rows = self.table[["image", "mos_scaled", "split"]]
-        hashes = pd.util.hash_pandas_object(rows, index=True).to_numpy()
-        return hashlib.sha256(hashes.tobytes()).hexdigest()
+        found = hashlib.sha256(pd.util.hash_pandas_object(rows, index=True).to_numpy().tobytes())
+        limits: dict[Part, int | None] = {"train": None, "val": max_val_images, "test": None}
+        for part, limit in limits.items():
+            used = self.part(part, limit).index
+            if len(used) < (self.table["split"] == part).sum():
+                found.update(f"{part}:{used.tolist()}".encode())
+        return found.hexdigest()
 
     def image_digests(self) -> dict[str, str]:
-        """By name, SHA-256 of a few images' files, evenly spaced over the rows.
+        """By name, SHA-256 of the files of a few images that are drawn from all.
 
         That of an unreadable file is empty: what this means is for those who need its pixels.
         """
-        count = min(_COMPARED, len(self.table))
-        rows = [i * len(self.table) // count for i in range(count)]
+        rows = self.sample(_COMPARED).index
         return {str(self.table["image"].iat[row]): _digest(self.image_path(row)) for row in rows}
 
     def image_path(self, row: int) -> Path:
@@ -132,6 +150,9 @@ def open_dataset(
 def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
     """All rows of a set's label files, each with the part that it belongs to; no image is needed.
 
+    Columns of `load_labels`, and `label_name`: `image`, which stays when `image` becomes the path
+    found on disk.
+
     Args:
         config: the set.
         root: its folder.
@@ -151,6 +172,7 @@ def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
         select=config.select,
     )
     labels["split"] = assign_parts(labels, config.split, root, key)
+    labels["label_name"] = labels["image"]
     return labels
 
 

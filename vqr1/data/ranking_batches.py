@@ -6,8 +6,10 @@ Rules, for sets of n_s images, B images per process and W processes (global batc
    the step's G images are one slice of that set's order, dealt to the processes without overlap.
    The slices depend on G alone, so W = 4 with B = 2 ranks the same images as W = 1 with B = 8.
 2. A pass over a set is a permutation of it. `last_batch=drop` leaves out the n_s mod G last images
-   of a pass, `fill` adds a batch of them, filled up with the pass's first images. A set of fewer
-   than G images gives one batch a pass, filled by going round (images then repeat within a batch).
+   of a pass, `fill` adds a batch of them, filled up with the pass's first images. A set of n_s < G
+   images gives one smaller batch a pass, dealt as evenly as can be: no image stands in a step
+   twice, to be compared with its own copy. Only where n_s < W some processes get an image that
+   another has too; the pair mathematics knows it by its row (`RankingBatch.index`).
 3. Without weights an epoch is one pass over every set. With weights an epoch has as many batches
    as without; set s supplies a share w_s / sum(w) of them (largest remainders, at least one), and
    goes on in the next epoch where it stopped, so that each set is still used evenly.
@@ -38,11 +40,13 @@ class BatchPlan:
 
     Attributes:
         dataset: the one set.
-        positions: B positions among the set's images (0 to n_s - 1).
+        positions: B positions among the set's images (0 to n_s - 1); fewer in a set of n_s < G.
+        step: positions of the whole step, those of the other processes included.
     """
 
     dataset: str
     positions: tuple[int, ...]
+    step: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,19 +118,30 @@ class RankingPlan:
         return [(name, j) for _, _, name, j in sorted(turns)]
 
     def global_positions(self, dataset: str, pass_number: int) -> list[list[int]]:
-        """The steps of one pass over a set: lists of G positions."""
+        """The steps of one pass over a set: lists of G distinct positions, or of all n_s < G."""
         order = permutation(self.sizes[dataset], self.seed, dataset, pass_number)
-        size = self.global_batch
+        size = min(self.global_batch, len(order))
         steps = self.pass_batches(dataset)
         return [
             [order[i % len(order)] for i in range(step * size, (step + 1) * size)]
             for step in range(steps)
         ]
 
+    def fewest_images(self, dataset: str, within_process: bool) -> int:
+        """Distinct images of a set that a step holds at least: in all processes, or in each one."""
+        images = min(self.global_batch, self.sizes[dataset])
+        return max(1, images // self.world_size) if within_process else images
+
 
 def permutation(size: int, seed: int, dataset: str, pass_number: int) -> list[int]:
     """Positions 0 to size - 1 in an order drawn for one pass over one set."""
     return sorted(range(size), key=lambda i: _digest(seed, "pass", pass_number, dataset, i))
+
+
+def _share(step: list[int], rank: int, world_size: int) -> tuple[int, ...]:
+    """One process's part of a step, at least one image; equal parts where G images are dealt."""
+    first, last = (len(step) * number // world_size for number in (rank, rank + 1))
+    return tuple(step[first:last]) or (step[rank % len(step)],)
 
 
 def plan_epoch(plan: RankingPlan, epoch: int, rank: int = 0) -> list[BatchPlan]:
@@ -145,13 +160,12 @@ def plan_epoch(plan: RankingPlan, epoch: int, rank: int = 0) -> list[BatchPlan]:
     counts = plan.epoch_batches()
     passes: dict[tuple[str, int], list[list[int]]] = {}
     batches = []
-    first = rank * plan.images_per_batch
     for dataset, j in plan.epoch_order(epoch):
         pass_number, step = divmod(epoch * counts[dataset] + j, plan.pass_batches(dataset))
         if (dataset, pass_number) not in passes:
             passes[dataset, pass_number] = plan.global_positions(dataset, pass_number)
-        positions = passes[dataset, pass_number][step]
-        batches.append(BatchPlan(dataset, tuple(positions[first : first + plan.images_per_batch])))
+        whole = passes[dataset, pass_number][step]
+        batches.append(BatchPlan(dataset, _share(whole, rank, plan.world_size), tuple(whole)))
     return batches
 
 

@@ -2,15 +2,15 @@
 
 Each image of a batch is decoded, resized and cut into patches once; the K responses share it.
 Images that turn out not to decode stop the run, or are counted and left out, as the data set's
-`on_bad_image` says: in training the set's next image takes the place (all processes need equally
-large batches), in evaluation the batch is smaller by it. Counts are kept in shared memory, so that
-they hold over all workers.
+`on_bad_image` says: in training the set's next image that the step does not hold takes the place,
+in evaluation, and where there is no such image, the batch is smaller by it. Counts are kept in
+shared memory, so that they hold over all workers.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -100,7 +100,8 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         sets: images by set name.
         prompts: turns pictures into prompts.
         cache: resized pictures kept on disk; None decodes each time.
-        replace_bad: fill the place of an image that does not decode with the set's next one.
+        replace_bad: fill the place of an image that does not decode with the next one of the set
+            that the step does not hold.
     """
 
     def __init__(
@@ -129,15 +130,14 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
             DataError: an image does not decode and the set's rule stops the run.
         """
         images = self.sets[plan.dataset]
-        positions: list[int] = []
-        pixels: list[Tensor] = []
+        found: dict[int, Tensor] = {}
         for wanted in plan.positions:
-            for position in self._candidates(wanted, plan, positions, len(images)):
+            for position in self._candidates(wanted, plan, found, len(images)):
                 picture = self._pixels(images, position)
                 if picture is not None:
-                    positions.append(position)
-                    pixels.append(picture)
+                    found[position] = picture
                     break
+        positions, pixels = list(found), list(found.values())
         if not positions:
             return None
         return RankingBatch(
@@ -149,19 +149,22 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         )
 
     def _candidates(
-        self, wanted: int, plan: BatchPlan, chosen: Sequence[int], total: int
+        self, wanted: int, plan: BatchPlan, chosen: Collection[int], total: int
     ) -> Iterator[int]:
-        """The wanted position, then those that may take its place.
+        """The wanted position, then those that may take its place: images that the step lacks.
 
-        Images that the batch does not hold come first: only in a set without any other does an
-        image stand in a batch twice, so that the batch stays as large as the other processes'.
+        Where none is left the place stays empty, for an image must not meet its own copy. But a
+        process without any image would keep the others waiting: the last place of such a batch
+        takes one of another process, which the pair mathematics knows by its row.
         """
         yield wanted
         if not self.replace_bad:
             return
-        taken = {*plan.positions, *chosen}
+        taken = {*plan.step, *plan.positions, *chosen}
         others = [(wanted + step) % total for step in range(1, total)]
-        yield from sorted(others, key=taken.__contains__)
+        yield from (position for position in others if position not in taken)
+        if not chosen and wanted == plan.positions[-1]:
+            yield from (position for position in others if position not in plan.positions)
 
     def _pixels(self, images: SetImages, position: int) -> Tensor | None:
         """[H, W, 3] uint8 resized picture, or None if it does not decode and is left out."""

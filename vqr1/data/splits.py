@@ -1,8 +1,10 @@
-"""Division of a label table into training, validation and test rows.
+"""Division of a label table into training, validation and test rows, and subsets of these.
 
 Draws are by SHA-256 of seed and name, so that a seed gives the same split on every machine, Python
-and library version, in whatever order the rows come. Whatever the rule, no reference (content)
-may lie in two parts; `check_no_leak` asserts that on every split that is made.
+and library version, in whatever order the rows come. Subsets are drawn in the same way: every n-th
+row of a table that is ordered by reference, distortion and level may be one level only. Whatever
+the rule, no reference (content) may lie in two parts; `check_no_leak` asserts that on every split
+that is made.
 """
 
 from __future__ import annotations
@@ -28,6 +30,27 @@ _SHOWN = 5
 def hash_order(names: Sequence[str], seed: int) -> list[str]:
     """`names` without repeats, in an order that depends on seed and names only."""
     return sorted(set(names), key=lambda name: (_digest(seed, name), name))
+
+
+def draw_subset(names: Sequence[str], count: int, seed: int, split: str) -> list[int]:
+    """Positions of the `count` names with the smallest SHA-256 of `seed:split:name`.
+
+    The names that are drawn depend on nothing else, not even on the order that they come in, and
+    a subset holds every smaller one.
+
+    Args:
+        names: distinct image names.
+        count: how many; all where there are no more.
+        seed: of the draw (`dataset.split.seed`).
+        split: name of the split that the images are of.
+
+    Returns:
+        At most `count` positions in rising order, so that the rows stay in table order.
+    """
+    if count >= len(names):
+        return list(range(len(names)))
+    digests = [(_digest(seed, f"{split}:{name}"), name) for name in names]
+    return sorted(sorted(range(len(names)), key=digests.__getitem__)[:count])
 
 
 def part_counts(total: int, fractions: Sequence[float]) -> list[int]:

@@ -55,7 +55,10 @@ def label_name(value: object) -> str | None:
 
 
 def whole_sets(dataset: DatasetConfig | MixtureConfig) -> DatasetConfig | MixtureConfig:
-    """The same sets without a split: every image belongs to the test part."""
+    """The same sets without a split: every image belongs to the test part.
+
+    `split.seed` stays: it draws the subset where `max_images` is set.
+    """
     if isinstance(dataset, MixtureConfig):
         parts = {name: _whole_set(part) for name, part in dataset.parts.items()}
         return replace(dataset, parts=parts)
@@ -63,7 +66,7 @@ def whole_sets(dataset: DatasetConfig | MixtureConfig) -> DatasetConfig | Mixtur
 
 
 def _whole_set(dataset: DatasetConfig) -> DatasetConfig:
-    return replace(dataset, split=SplitConfig(by="none"))
+    return replace(dataset, split=SplitConfig(by="none", seed=dataset.split.seed))
 
 
 def label_tables(dataset: DatasetConfig | MixtureConfig, part: EvalPart) -> dict[str, pd.DataFrame]:

@@ -24,6 +24,7 @@ def margin_reward(
     *,
     width: float | None = 1.0,
     gamma: float = GAMMA,
+    images: Tensor | None = None,
 ) -> Tensor:
     """Gaussian closeness of predicted to true margin, averaged over the other images.
 
@@ -33,6 +34,7 @@ def margin_reward(
         valid: [B, K] bool; None takes every finite score as valid.
         width: s, in units of the scale; None takes the spread of both images' own scores.
         gamma: added to the summed variances where `width` is None.
+        images: see `mean_over_opponents`.
 
     Returns:
         [B, K] in [0, 1], the type of `scores`; 0 for invalid answers.
@@ -46,5 +48,8 @@ def margin_reward(
     true = (mos[:, None] - mos[None, :])[:, None, :]
     error = scores[:, :, None] - statistics.mean[None, None, :] - true
     return mean_over_opponents(
-        torch.exp(-0.5 * error**2 / variance[:, None, :]).to(scores.dtype), statistics, valid
+        torch.exp(-0.5 * error**2 / variance[:, None, :]).to(scores.dtype),
+        statistics,
+        valid,
+        images,
     )

@@ -13,7 +13,8 @@ and the two rewards that the paper compares with it (its Table 4):
     binary        mean over j != i of  1[ sign(q_k(i) - mu(j)) = sign(MOS_i - MOS_j) ]
 
 Different from the public code in one point: an answer that could not be parsed enters neither mean
-nor variance and earns 0, where the public code invents a score. Shapes: see `vqr1.records`.
+nor variance and earns 0, where the public code invents a score. j != i is meant of images: where
+one stands in a pool twice (`images`), it is not compared with its copy. Shapes: see `vqr1.records`.
 """
 
 from __future__ import annotations
@@ -97,21 +98,25 @@ def true_preferences(mos: Tensor) -> Tensor:
     return (torch.sign(mos[:, None] - mos[None, :]) + 1.0) / 2.0
 
 
-def mean_over_opponents(pairwise: Tensor, statistics: ScoreStatistics, valid: Tensor) -> Tensor:
+def mean_over_opponents(
+    pairwise: Tensor, statistics: ScoreStatistics, valid: Tensor, images: Tensor | None = None
+) -> Tensor:
     """Average a pairwise reward over the comparable opponents j != i.
 
     Args:
         pairwise: [B, K, B] reward of response k of image i against image j.
         statistics: per-image statistics that say who is comparable.
         valid: [B, K] bool, the responses that have a score.
+        images: [B] a number for each image, equal for copies of one image, which are no opponents
+            of each other; None: all differ.
 
     Returns:
         [B, K]; 0 for invalid responses, for images that are not comparable themselves, and where
         no comparable opponent exists.
     """
-    opponents = statistics.comparable[None, :] & ~torch.eye(
-        len(statistics.comparable), dtype=torch.bool, device=pairwise.device
-    )
+    if images is None:
+        images = torch.arange(len(statistics.comparable), device=pairwise.device)
+    opponents = statistics.comparable[None, :] & (images[:, None] != images[None, :])
     total = torch.where(opponents[:, None, :], pairwise, torch.zeros_like(pairwise)).sum(dim=2)
     mean = total / opponents.sum(dim=1).clamp_min(1)[:, None]
     earned = valid.bool() & statistics.comparable[:, None]
@@ -126,6 +131,7 @@ def fidelity_reward(
     gamma: float = GAMMA,
     variance_floor: float = 0.0,
     fixed_variance: float | None = None,
+    images: Tensor | None = None,
 ) -> Tensor:
     """Fidelity between predicted and true preference, averaged over the other images.
 
@@ -136,6 +142,7 @@ def fidelity_reward(
         gamma: see `comparison_probabilities`.
         variance_floor: see `comparison_probabilities`.
         fixed_variance: see `comparison_probabilities`.
+        images: see `mean_over_opponents`.
 
     Returns:
         [B, K] in [0, 1.001], the type of `scores`. A predictor that cannot tell any pair apart
@@ -154,11 +161,16 @@ def fidelity_reward(
     fidelity = (true * predicted + FIDELITY_EPSILON).sqrt() + (
         (1.0 - true) * (1.0 - predicted) + FIDELITY_EPSILON
     ).sqrt()
-    return mean_over_opponents(fidelity, statistics, valid)
+    return mean_over_opponents(fidelity, statistics, valid, images)
 
 
 def probability_reward(
-    scores: Tensor, mos: Tensor, valid: Tensor | None = None, *, gamma: float = GAMMA
+    scores: Tensor,
+    mos: Tensor,
+    valid: Tensor | None = None,
+    *,
+    gamma: float = GAMMA,
+    images: Tensor | None = None,
 ) -> Tensor:
     """Probability that the comparison comes out as the opinion scores say.
 
@@ -167,6 +179,7 @@ def probability_reward(
         mos: [B] opinion scores of the same data set, higher is better; only their order counts.
         valid: [B, K] bool; None takes every finite score as valid.
         gamma: see `comparison_probabilities`.
+        images: see `mean_over_opponents`.
 
     Returns:
         [B, K] in [0, 1], the type of `scores`; every pair of equal MOS gives 1/2.
@@ -176,10 +189,16 @@ def probability_reward(
     predicted = comparison_probabilities(scores, statistics, gamma=gamma)
     true = true_preferences(mos.to(scores.dtype))[:, None, :]
     agreement = true * predicted + (1.0 - true) * (1.0 - predicted)
-    return mean_over_opponents(agreement, statistics, valid)
+    return mean_over_opponents(agreement, statistics, valid, images)
 
 
-def binary_reward(scores: Tensor, mos: Tensor, valid: Tensor | None = None) -> Tensor:
+def binary_reward(
+    scores: Tensor,
+    mos: Tensor,
+    valid: Tensor | None = None,
+    *,
+    images: Tensor | None = None,
+) -> Tensor:
     """Share of the other images that a response ranks on the right side of itself.
 
     A pair of equal MOS counts as right only where score and opponent's mean are equal too.
@@ -188,6 +207,7 @@ def binary_reward(scores: Tensor, mos: Tensor, valid: Tensor | None = None) -> T
         scores: [B, K] scores on any common scale.
         mos: [B] opinion scores of the same data set, higher is better; only their order counts.
         valid: [B, K] bool; None takes every finite score as valid.
+        images: see `mean_over_opponents`.
 
     Returns:
         [B, K] in [0, 1], the type of `scores`.
@@ -196,4 +216,4 @@ def binary_reward(scores: Tensor, mos: Tensor, valid: Tensor | None = None) -> T
     statistics = score_statistics(scores, valid)
     predicted = torch.sign(scores[:, :, None] - statistics.mean[None, None, :])
     true = torch.sign(mos[:, None] - mos[None, :])[:, None, :]
-    return mean_over_opponents((predicted == true).to(scores.dtype), statistics, valid)
+    return mean_over_opponents((predicted == true).to(scores.dtype), statistics, valid, images)

@@ -22,12 +22,15 @@ class RewardInputs:
         valid: [B, K] bool, the answer could be parsed.
         well_formed: [B, K] bool, the response has the demanded format.
         mos: [B] float32 opinion scores scaled to [1, 5], higher is better.
+        images: [B] int64 row of each image in its set's label table; copies of one image, which
+            must not be compared with each other, have the same. None: all images differ.
     """
 
     scores: Tensor
     valid: Tensor
     well_formed: Tensor
     mos: Tensor
+    images: Tensor | None = None
 
 
 class Reward(Protocol):

@@ -15,4 +15,4 @@ class BinaryReward:
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] in [0, 1]; 0 for invalid answers."""
-        return binary_reward(inputs.scores, inputs.mos, inputs.valid)
+        return binary_reward(inputs.scores, inputs.mos, inputs.valid, images=inputs.images)

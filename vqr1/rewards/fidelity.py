@@ -50,4 +50,5 @@ class FidelityReward:
             gamma=self.gamma,
             variance_floor=self.variance_floor,
             fixed_variance=self.fixed_variance,
+            images=inputs.images,
         )

@@ -35,5 +35,10 @@ class MarginReward:
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] in [0, 1]; 0 for invalid answers."""
         return margin_reward(
-            inputs.scores, inputs.mos, inputs.valid, width=self.width, gamma=self.gamma
+            inputs.scores,
+            inputs.mos,
+            inputs.valid,
+            width=self.width,
+            gamma=self.gamma,
+            images=inputs.images,
         )

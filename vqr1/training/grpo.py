@@ -195,6 +195,7 @@ class GrpoModule(L.LightningModule):
             normalise_std=settings.grpo.advantage_std,
             dataset=batch.dataset,
             pool=settings.grpo.pool,
+            images=batch.index,
         )
 
     def _reference_logprobs(

@@ -43,6 +43,7 @@ class GroupAnswers:
         lengths: [B, K] int64 tokens of the response.
         mos: [B] float32 opinion scores scaled to [1, 5].
         dataset: [B] int64 `label_number` of each image's data set.
+        images: [B] int64 row of each image in its set's label table, below 2^24; -1 unknown.
     """
 
     scores: Tensor
@@ -51,6 +52,7 @@ class GroupAnswers:
     lengths: Tensor
     mos: Tensor
     dataset: Tensor
+    images: Tensor
 
     @property
     def valid(self) -> Tensor:
@@ -58,18 +60,18 @@ class GroupAnswers:
         return torch.isfinite(self.scores)
 
     def table(self) -> Tensor:
-        """Everything as [B, 4 K + 2] float32, which holds each of these numbers exactly."""
+        """Everything as [B, 4 K + 3] float32, which holds each of these numbers exactly."""
         wide = (self.scores, self.well_formed, self.finished, self.lengths)
-        narrow = (self.mos[:, None], self.dataset[:, None])
+        narrow = (self.mos[:, None], self.dataset[:, None], self.images[:, None])
         return torch.cat([part.float() for part in (*wide, *narrow)], dim=1)
 
     @classmethod
     def from_table(cls, table: Tensor) -> GroupAnswers:
         """The inverse of `table`."""
-        scores, well_formed, finished, lengths = table[:, :-2].chunk(4, dim=1)
+        scores, well_formed, finished, lengths = table[:, :-3].chunk(4, dim=1)
         return cls(
-            scores, well_formed.bool(), finished.bool(), lengths.long(), table[:, -2],
-            table[:, -1].long(),
+            scores, well_formed.bool(), finished.bool(), lengths.long(), table[:, -3],
+            table[:, -2].long(), table[:, -1].long(),
         )  # fmt: skip
 
 
@@ -79,8 +81,9 @@ def read_answers(
     answer_format: AnswerFormat,
     dataset: str,
     score_range: ScoreRange = ASKED_RANGE,
+    images: Tensor | None = None,
 ) -> GroupAnswers:
-    """Parse this process's answers."""
+    """Parse this process's answers; `images` as in `score_rollout`."""
     answers = [
         [parse_answer(text, answer_format, score_range) for text in texts]
         for texts in rollout.texts
@@ -94,6 +97,7 @@ def read_answers(
         lengths=rollout.lengths,
         mos=mos.to(device),
         dataset=torch.full((len(mos),), label_number(dataset), device=device),
+        images=(torch.full((len(mos),), -1) if images is None else images).to(device),
     )
 
 
@@ -108,8 +112,9 @@ def reward_pool(
     Raises:
         ValueError: a reward term gave a value that is not finite.
     """
+    images = answers.images if bool((answers.images >= 0).all()) else None
     total, terms = rewards(
-        RewardInputs(answers.scores, answers.valid, answers.well_formed, answers.mos)
+        RewardInputs(answers.scores, answers.valid, answers.well_formed, answers.mos, images)
     )
     for name, term in terms.items():
         if not bool(torch.isfinite(term).all()):
@@ -127,6 +132,7 @@ def score_rollout(
     normalise_std: bool = True,
     dataset: str = "",
     pool: Pool = "global",
+    images: Tensor | None = None,
 ) -> tuple[ScoredRollout, dict[str, float]]:
     """Parse the answers, compare them in their pool, and reward them.
 
@@ -139,6 +145,8 @@ def score_rollout(
         normalise_std: divide advantages by the group's standard deviation.
         dataset: name of the one set, the same in every process.
         pool: the images that are compared: of all processes, or of each process on its own.
+        images: [B] row of each image in its set's label table, by which copies of an image are
+            known in all processes; None: all images differ.
 
     Returns:
         This process's B groups, and the figures (`rollout_metrics`) of the groups of all processes.
@@ -147,7 +155,7 @@ def score_rollout(
         ValueError: a reward term gave a value that is not finite.
         DataError: another process ranks another data set.
     """
-    mine = read_answers(rollout, mos, answer_format, dataset, score_range)
+    mine = read_answers(rollout, mos, answer_format, dataset, score_range, images)
     ranks = gather_rows(mine.table())
     whole = GroupAnswers.from_table(torch.cat(ranks))
     check_one_dataset(whole.dataset, dataset)

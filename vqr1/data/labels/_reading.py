@@ -196,7 +196,7 @@ def number(value: Any, where: str, column: str) -> float:
 
 
 def spread(value: Any, where: str, column: str) -> float:
-    """A standard deviation or variance: finite and not negative.
+    """A standard deviation: finite and not negative.
 
     Raises:
         DataError: not such a number.

@@ -1,4 +1,4 @@
-"""The embedded demo set, in KADID-10k's own file form (`dmos.csv`).
+"""The embedded demo set, in KADID-10k's own file form (`dmos.csv`, `var` a standard deviation).
 
 The last two numbers of a file name are the distortion's number, from 1, and its level.
 """

@@ -1,13 +1,15 @@
 """KADID-10k: `dmos.csv` with dist_img, ref_img, dmos, var.
 
-Traps: `dmos` is HIGHER for better images despite its name, and `var` is a variance. The set has no
-split of its own; the split column holds the one that the VisualQuality-R1 release trains with
-(49 / 16 / 16 references).
+Traps: `dmos` is HIGHER for better images despite its name, and `var` is the STANDARD DEVIATION of
+the 30 ratings despite its name: a mean of 4.93 is 28 fives and 2 fours, whose standard deviation is
+.249 as the file has it, and whose variance is .062; of the rows whose ratings can be told from the
+mean, 98.5 % fit so, and 1.8 % the other way. (The text lists of the VisualQuality-R1 release hold
+its square root, by mistake.) The set has no split of its own; the split column holds the one that
+this release trains with (49 / 16 / 16 references).
 """
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 
@@ -38,7 +40,7 @@ def parse_dmos_csv(source: LabelSource) -> list[LabelRow]:
             image=row["dist_img"],
             mos=number(row["dmos"], where, "dmos"),
             where=where,
-            std=math.sqrt(spread(row["var"], where, "var")),
+            std=spread(row["var"], where, "var"),
             reference=row["ref_img"],
         )
         for where, row in csv_rows(path, ("dist_img", "ref_img", "dmos", "var"))
