@@ -163,9 +163,15 @@ class OwnScorer:
 
         policy = load_policy(config)
         mode = checked(
-            EvalModeConfig, {**read_choice("mode", "sampled", "mode"), "name": "expected",
-                             "samples": 1},
-        )  # fmt: skip
+            EvalModeConfig,
+            {
+                **read_choice(
+                    "mode", "sampled", "mode", model=read_choice("model", "tiny", "model")
+                ),
+                "name": "expected",
+                "samples": 1,
+            },
+        )
         sampling: SamplingConfig = replace(mode.sampling, max_new_tokens=exactly or MOST_TOKENS)
         if exactly is not None:
             policy.processor.tokenizer = EndlessTokenizer(policy.processor.tokenizer)

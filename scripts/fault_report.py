@@ -40,7 +40,7 @@ def all_faults(
         *(partial(kills.kill_at_random, number=i, seed=seed) for i in range(kill_count)),
         *(
             partial(kills.stop_by_signal, number=number)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
         ),
         partial(kills.stop_by_signal, number=signal.SIGUSR1, phase="validation"),
         kills.stop_twice,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from PIL import Image
 
 from tests.cli.conftest import write_kadid
 from tests.support.commands import (
+    REPOSITORY,
     Training,
     check_close,
     check_close_figures,
@@ -146,6 +149,35 @@ def test_torchrun_with_different_data_on_two_ranks(
     assert len(said) == 1, training.output
     assert expected in said[0]
     assert "Traceback (most recent call last):\n  File" not in training.output.partition("error")[0]
+
+
+@pytest.mark.slow
+def test_a_pipe_that_ends_stops_none_of_two_processes(tmp_path: Path) -> None:
+    # `train.py ... | head -1`
+    training = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *SMALL, *TWO, "logger=csv", "run_dir=run",
+         "validation.test=false"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert training.stdout is not None
+    assert training.stdout.readline()
+    training.stdout.close()
+    assert training.wait(300) == 0
+    assert (tmp_path / "run/summary.json").is_file()
+    assert (tmp_path / "run/checkpoints/step_00000004.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_sighup_saves_a_run_of_two_processes(in_two: Path, tmp_path: Path) -> None:
+    training = Training(
+        tmp_path, *SMALL, *TWO, "logger=csv", "run_dir=run", "validation.test=false"
+    )
+    training.wait_for((tmp_path / "run/checkpoints/step_00000001.ckpt").exists)
+    training.process.send_signal(signal.SIGHUP)
+    assert training.wait() == 75, training.output
+    run(tmp_path, "resume=run")
+    check_close(tmp_path / "run", in_two / "run", 4)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ import mlflow  # noqa: F401
 import torch
 
 import vqr1.cli.train_run  # noqa: F401
+from tests.support import lost_output
 from tests.support.forked import enter
 from vqr1.cli.train import main
 
@@ -115,4 +116,7 @@ TWEAKS: dict[str, Callable[[], None]] = {
     "clock_jumps": _clock_jumps,
     "nan_reward": _nan_reward,
     "vllm_stand_ins": _vllm_stand_ins,
+    "closed_pipe": lost_output.closed_pipe,
+    "closed_terminal": lost_output.closed_terminal,
+    "nohup": lost_output.nohup,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tests.faults import kills, storage, surroundings
 from tests.faults.report import FaultResult, last_line
 from tests.faults.runs import Workshop, compare, read_result
-from vqr1.errors import RunFaultError
+from vqr1.errors import EXIT_INTERRUPTED, RunFaultError
 from vqr1.training.checkpoint_files import read_checkpoint, step_name
 
 pytestmark = pytest.mark.slow
@@ -54,7 +55,12 @@ def test_killed_and_resumed_is_the_same_run(workshop: Workshop, phase: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("number", "phase"), [(signal.SIGTERM, "rollout"), (signal.SIGUSR1, "validation")]
+    ("number", "phase"),
+    [
+        (signal.SIGTERM, "rollout"),
+        (signal.SIGUSR1, "validation"),
+        (signal.SIGHUP, "rollout"),
+    ],
 )
 def test_a_signal_saves_the_step_and_exits_with_75(
     workshop: Workshop, number: signal.Signals, phase: str
@@ -62,6 +68,60 @@ def test_a_signal_saves_the_step_and_exits_with_75(
     result = kills.stop_by_signal(workshop, number, phase)
     assert_recovered(result)
     assert result.said.endswith("resume=run")
+
+
+@pytest.mark.parametrize("lost", ["closed_pipe", "closed_terminal"])
+def test_output_that_nobody_takes_stops_no_training(workshop: Workshop, lost: str) -> None:
+    # `train.py ... | head -2`, and a terminal that is closed while SIGHUP is ignored.
+    training = workshop.start(lost, "run_dir=run", tweak=lost)
+    assert training.wait() == 0
+    done = compare(read_result(training.folder), workshop.reference)
+    assert done.identical, done
+    # The report at the end had no reader.
+    assert "took" not in training.output
+
+
+def test_a_signal_saves_a_training_that_nobody_reads(workshop: Workshop) -> None:
+    # What a closed terminal does: no more output, and SIGHUP.
+    training = workshop.start("gone", "run_dir=run", tweak="closed_terminal")
+    training.wait_until("rollout", 5)
+    training.signal(signal.SIGHUP)
+    assert training.wait() == EXIT_INTERRUPTED
+    resumed = workshop.resume("gone")
+    assert resumed.wait() == 0, resumed.output
+    assert compare(read_result(resumed.folder), workshop.reference).identical
+
+
+def test_nohup_keeps_a_training_from_stopping_by_sighup(workshop: Workshop) -> None:
+    training = workshop.start("nohup", "run_dir=run", tweak="nohup")
+    training.wait_until("rollout", 5)
+    training.signal(signal.SIGHUP)
+    assert training.wait() == 0, training.output
+    assert compare(read_result(training.folder), workshop.reference).identical
+
+
+@pytest.mark.parametrize("lost", ["closed_pipe", "closed_terminal"])
+def test_output_that_nobody_takes_stops_no_sweep(workshop: Workshop, lost: str) -> None:
+    sweep = workshop.start(f"sweep_{lost}", "seed=1,2", "max_steps=1", "-m", tweak=lost)
+    assert sweep.wait() == 0
+    outcomes = list(sweep.folder.glob("multirun/train/*/*/outcome.json"))
+    assert [json.loads(path.read_text())["status"] for path in outcomes] == ["FINISHED"] * 2
+    assert len(list(sweep.folder.glob("multirun/train/*/sweep_summary.json"))) == 1
+
+
+def test_sighup_saves_the_job_of_a_sweep_which_resumes_it(workshop: Workshop) -> None:
+    command = ("seed=1,2", "max_steps=3", "-m")
+    sweep = workshop.start("sweep_hangup", *command)
+    sweep.wait_until("rollout", 2)
+    sweep.signal(signal.SIGHUP)
+    assert sweep.wait() == EXIT_INTERRUPTED, sweep.output
+    assert "stopped by SIGHUP" in sweep.output
+    assert "the sweep is stopped; the same command again goes on with it" in sweep.output
+    # Neither job has ended: the first is saved, the second has not begun.
+    assert list(sweep.folder.glob("multirun/train/*/*/outcome.json")) == []
+    again = workshop.start("sweep_hangup", *command)
+    assert again.wait() == 0, again.output
+    assert len(list(sweep.folder.glob("multirun/train/*/*/outcome.json"))) == 2
 
 
 def test_a_second_ctrl_c_ends_at_once_and_costs_no_more_than_a_kill(workshop: Workshop) -> None:

@@ -14,9 +14,11 @@ from omegaconf import DictConfig
 
 from vqr1.cli import mixtures
 from vqr1.cli.compose import BAD_GROUP, USER_ERRORS, bad_group, plain_values, user_message
-from vqr1.config import config_dir, validate
+from vqr1.config import config_dir, model_defaults, validate
 from vqr1.errors import EXIT_INTERRUPTED, NotMetError, UserError
 from vqr1.process_memory import bound_memory
+from vqr1.standard_streams import guard_output
+from vqr1.stop_signals import Stopped, stop_signals
 
 EXIT_USER_ERROR = UserError.exit_code
 
@@ -64,7 +66,10 @@ class Command(Generic[T]):
     def __call__(self, composed: DictConfig) -> Any:
         """Run once; the job of a sweep records how it ended, whoever started it."""
         self.composed_once = True
+        model_defaults.register()
         bound_memory()
+        # A launcher may have sent this command to a process of its own.
+        guard_output()
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         self.run_dir = Path(str(composed.get("run_dir", run_dir)))
         # The process that launched others records the job for them.
@@ -107,15 +112,18 @@ def run_command(
         speaks: whether this process says a message with an exit code, or another one does.
         go_on: how the user goes on after an interrupt, with `{run_dir}` in place of the folder.
     """
+    guard_output()
     command = Command(schema, task, check)
     mixtures.register()
+    model_defaults.register()
     # Hydra shortens tracebacks and exits with code 1 by itself unless this is set; here every
     # exception has to arrive, because user errors and defects are told apart below.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(config_path=str(config_dir()), config_name=config_name, version_base="1.3")(
-            command
-        )()
+        with stop_signals():
+            hydra.main(config_path=str(config_dir()), config_name=config_name, version_base="1.3")(
+                command
+            )()
     except UserError as error:
         stop(error, speaks)
     except USER_ERRORS as error:
@@ -124,9 +132,10 @@ def run_command(
         if command.composed_once:
             raise  # a defect: the configuration was composed
         stop(bad_group(error, sys.argv[1:]), speaks)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
+        name = end.signal_name if isinstance(end, Stopped) else "SIGINT"
         sys.stdout.flush()
-        sys.stderr.write(f"stopped by SIGINT{go_on.format(run_dir=command.run_dir)}\n")
+        sys.stderr.write(f"stopped by {name}{go_on.format(run_dir=command.run_dir)}\n")
         sys.exit(EXIT_INTERRUPTED)
     if command.failures:
         if any(isinstance(error, NotMetError) for error in command.failures):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vqr1.cli import mixtures
-from vqr1.config import config_dir
+from vqr1.config import config_dir, model_defaults
 from vqr1.errors import ConfigError, UserError
 
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -49,6 +49,7 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
         Exception: one of `USER_ERRORS`.
     """
     mixtures.register()
+    model_defaults.register()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         try:
             return compose(config_name=config_name, overrides=list(overrides))
@@ -70,7 +71,8 @@ def user_message(error: Exception) -> str:
     cause = "" if error.__cause__ is None else str(error.__cause__)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: no readable override ({' '.join(str(error).split())})"
-    lines = [line.strip() for line in f"{error}\n{cause}".splitlines()]
+    said = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
+    lines = [line.strip() for line in f"{said}\n{cause}".splitlines()]
     shown = list(dict.fromkeys(line for line in lines if line and not line.startswith(_NOISE)))
     text = shown[0] if shown else type(error).__name__
     listing = False

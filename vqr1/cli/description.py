@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from vqr1.sweeps.child import child_tags
 from vqr1.sweeps.jobs import flatten
 from vqr1.training.checkpoint_files import step_of
 
+_NOT_COMPARED = ("reward.terms.", "model.recommended.")
+"""Keys that two rewards, or two models, do not share or that change nothing by themselves."""
+
 
 def run_name(config: TrainConfig) -> str:
     """Data sets, reward and seed: what one looks for in a list of runs."""
@@ -33,21 +36,37 @@ def run_name(config: TrainConfig) -> str:
 
 
 def describe(
-    config: TrainConfig, policy: Policy, data: RankingDataModule, steps: int, run: Run
+    config: TrainConfig,
+    policy: Policy,
+    data: RankingDataModule,
+    steps: int,
+    run: Run,
+    defaults: Sequence[str] = (),
 ) -> str:
-    """What is about to be trained, in three lines, and where a resumed run goes on."""
+    """What is about to be trained, in three lines, and where a resumed run goes on.
+
+    Args:
+        config: typed configuration.
+        policy: the policy.
+        data: its images.
+        steps: optimizer steps in all.
+        run: the run.
+        defaults: lines about the values that the configuration takes from its model.
+    """
     trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
     counts = ", ".join(
         f"{name} {len(s.part('train'))}/{len(s.part('val'))}/{len(s.part('test'))}"
         for name, s in data.sets.items()
     )
-    return (
-        f"policy {config.model.name}: {trained / 1e6:.1f} M trained parameters\n"
-        f"images (train/val/test): {counts}\n"
+    lines = [
+        f"policy {config.model.name}: {trained / 1e6:.1f} M trained parameters",
+        f"images (train/val/test): {counts}",
         f"{steps} steps of {config.loader.images_per_batch} images x "
         f"{config.grpo.group_size} responses{_on_processes(config)}; reward "
-        f"{' + '.join(config.reward.terms)}; run directory {run.run_dir}"
-    ) + _resumed_at(run)
+        f"{' + '.join(config.reward.terms)}; run directory {run.run_dir}",
+        *defaults,
+    ]
+    return "\n".join(lines) + _resumed_at(run)
 
 
 def parameters(composed: DictConfig) -> dict[str, Any]:
@@ -69,7 +88,7 @@ def parameters(composed: DictConfig) -> dict[str, Any]:
     flat = {
         key: value
         for key, value in flatten(values).items()
-        if key in named or not (key == "run_dir" or key.startswith("reward.terms."))
+        if key in named or not (key == "run_dir" or key.startswith(_NOT_COMPARED))
     }
     return {**flat, "reward.terms": _terms(values["reward"]["terms"]), **groups}
 

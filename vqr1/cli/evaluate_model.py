@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vqr1.config import EvalConfig, ServerConfig
+from vqr1.config.model_defaults import default_of, lines_about, source_of, taken_from_model
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.evaluation.model_source import ModelSource, resolve_model
@@ -52,19 +54,26 @@ class ScoredModel:
     skipped: dict[str, int]
 
 
-def score_model(config: EvalConfig, console: Console) -> ScoredModel | None:
+def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> ScoredModel | None:
     """Score all images that are not scored yet; None in processes that only help.
+
+    Args:
+        config: typed configuration.
+        console: where progress is printed.
+        composed: the same as Hydra composed it, where it shows which values the model gave.
 
     Raises:
         UserError: model, images or an evaluation to continue are not as they should be.
     """
     place = Launched.from_environment()
     place.join()
-    source, config = _resolved(config)
+    source, config = _resolved(config, composed)
     run_dir = Path(place.from_first(config.run_dir))
     images = Images(config)
     if place.rank == 0:
         check_settings(run_dir, _settings(config, images))
+        for line in _defaults(config, composed):
+            console.print(line)
     finished = place.from_first(finished_file(run_dir) if place.rank == 0 else None)
     if finished is not None:
         if place.rank:
@@ -87,7 +96,7 @@ def score_model(config: EvalConfig, console: Console) -> ScoredModel | None:
     return _scored(merge(run_dir, images.plan, f".{config.output}"), source, run_dir, images)
 
 
-def _resolved(config: EvalConfig) -> tuple[ModelSource, EvalConfig]:
+def _resolved(config: EvalConfig, composed: DictConfig) -> tuple[ModelSource, EvalConfig]:
     """What is judged, a checkpoint or the model of a server, and the configuration naming it.
 
     Raises:
@@ -95,11 +104,39 @@ def _resolved(config: EvalConfig) -> tuple[ModelSource, EvalConfig]:
     """
     if not isinstance(config.backend, ServerConfig):
         source = resolve_model(config.model, config.logger)
-        return source, replace(config, model=source.config)
+        config = replace(config, model=source.config)
+        return source, config if source.run_id is None else _as_trained(config, source, composed)
     with ChatServer(config.backend) as server:
         backend = replace(config.backend, model=server.model())
     source = ModelSource(config.model, f"{backend.model} at {backend.url}")
     return source, replace(config, backend=backend)
+
+
+def _as_trained(config: EvalConfig, source: ModelSource, composed: DictConfig) -> EvalConfig:
+    """The values that belong to a run's model, which is known only now, where nothing set them."""
+    taken = taken_from_model(composed)
+    values = source_of({"name": config.model.name, "path": config.model.path}).values
+    if "model.dtype" in taken:
+        dtype = default_of("dtype", values, adapters=False, training=False)
+        config = replace(config, model=replace(config.model, dtype=dtype))
+    if "mode.sampling.max_new_tokens" in taken:
+        # A run that was given longer responses needs them now too.
+        longest = max(int(values["answer_tokens"]), source.rollout_tokens or 0)
+        sampling = replace(config.mode.sampling, max_new_tokens=longest)
+        config = replace(config, mode=replace(config.mode, sampling=sampling))
+    return config
+
+
+def _defaults(config: EvalConfig, composed: DictConfig) -> list[str]:
+    """What is printed of the values that nothing but the model has set."""
+    if config.model.run is None:
+        # With a server the model gives image sizes and the length of an answer only.
+        return lines_about(composed, if_other=isinstance(config.backend, ServerConfig))
+    return [
+        f"from the model of run {config.model.run}: model.dtype={config.model.dtype}, "
+        f"model.max_pixels={config.model.max_pixels}, model.min_pixels={config.model.min_pixels}, "
+        f"mode.sampling.max_new_tokens={config.mode.sampling.max_new_tokens}"
+    ]
 
 
 def _left(images: Images, run_dir: Path, console: Console) -> list[int]:

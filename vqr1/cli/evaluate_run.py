@@ -87,7 +87,7 @@ def _judge_model(config: EvalConfig, composed: DictConfig) -> float | None:
 
     console = _console()
     started = time.monotonic()
-    scored = score_model(config, console)
+    scored = score_model(config, console, composed)
     if scored is None:
         return None
     config = replace(config, run_dir=str(scored.run_dir))
@@ -201,7 +201,11 @@ def _open_log(config: EvalConfig, composed: DictConfig, sets: str) -> Iterator[R
     tags = {"vqr1.kind": "evaluation"}
     with open_run_log(config.logger, Path(config.run_dir), f"eval/{sets}", tags) as run_log:
         values: Any = OmegaConf.to_container(composed, resolve=True)
-        flat = {str(key): value[0] for key, value in pd.json_normalize(values).items()}
+        flat = {
+            str(key): value[0]
+            for key, value in pd.json_normalize(values).items()
+            if not str(key).startswith("model.recommended.")
+        }
         run_log.config(OmegaConf.to_yaml(composed, resolve=True), flat)
         yield run_log
 

@@ -1,8 +1,9 @@
 """`python score.py PATHS... [key=value ...]`: score, describe or compare images; `serve`.
 
 Exit codes: 0; 1 where an image could not be read (all others are scored); 2 for a user's mistake or
-a server that fails, with one message; 130 when stopped by Ctrl-C. What a CSV or JSON lines file
-holds by then stays, and the same command continues it.
+a server that fails, with one message; 74 where the results cannot be written (a full disk); 130
+when stopped by Ctrl-C. What a CSV or JSON lines file holds by then stays, and the same command
+continues it.
 
 Not here: the work itself (`score_run.py`).
 """
@@ -19,7 +20,10 @@ from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_mes
 from vqr1.cli.score_run import run
 from vqr1.cli.serve import serve
 from vqr1.config import ScoreConfig, validate
+from vqr1.config.model_defaults import lines_about
+from vqr1.errors import ConfigError, RunFaultError
 from vqr1.process_memory import bound_memory
+from vqr1.standard_streams import FULL, drop_output, guard_output
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -78,13 +82,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paths, overrides = split_arguments(parsed.paths)
     if parsed.mode is not None:
         overrides.insert(0, MODES[parsed.mode])
-    sys.exit(
-        _code_of(
-            lambda: run(
-                validate(ScoreConfig, plain_values(compose_config("score", overrides))), paths
-            )
-        )
-    )
+    sys.exit(_code_of(lambda: _score(overrides, paths)))
+
+
+def _score(overrides: Sequence[str], paths: Sequence[str]) -> int:
+    closed = sys.stdout is None
+    # The rows on standard output are the result: what does not take them ends the command.
+    guard_output(stdout=False)
+    composed = compose_config("score", overrides)
+    config = validate(ScoreConfig, plain_values(composed))
+    if closed and config.output is None:
+        raise ConfigError(["output=null: standard output is closed; name a file, output=FILE"])
+    try:
+        code = run(config, paths, lines_about(composed, if_other=True))
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        target = error.filename or config.output or "standard output"
+        raise RunFaultError(
+            f"{target}: cannot be written ({error.strerror}); make room there, and give the "
+            "command again, which continues an output of CSV or JSON lines"
+        ) from error
+    return code
 
 
 def _code_of(task: Callable[[], int]) -> int:
@@ -92,10 +112,10 @@ def _code_of(task: Callable[[], int]) -> int:
     try:
         return task()
     except USER_ERRORS as error:
-        return _mistake(user_message(error))
+        return _mistake(user_message(error), getattr(error, "exit_code", EXIT_USER_ERROR))
     except BrokenPipeError:
-        # Whoever reads the rows, such as `head`, has seen enough; Python flushes once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever reads the rows, such as `head`, has seen enough.
+        drop_output()
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command continues an output of CSV or JSON lines\n")
@@ -114,7 +134,10 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return paths, overrides
 
 
-def _mistake(message: str) -> int:
-    sys.stdout.flush()
+def _mistake(message: str, code: int) -> int:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
     sys.stderr.write(f"error: {message.strip()}\n")
-    return EXIT_USER_ERROR
+    return code

@@ -31,8 +31,13 @@ BAR_FROM = 8
 """Images from which a progress bar is worth its lines."""
 
 
-def run(config: ScoreConfig, patterns: Sequence[str]) -> int:
+def run(config: ScoreConfig, patterns: Sequence[str], notes: Sequence[str] = ()) -> int:
     """Score, describe or compare the images that the patterns name, and write the results.
+
+    Args:
+        config: typed configuration.
+        patterns: files, folders, globs and lists.
+        notes: lines about the values that the model gave, printed where one is loaded.
 
     Returns:
         The exit code: 0, or 1 where an image could not be read.
@@ -45,19 +50,23 @@ def run(config: ScoreConfig, patterns: Sequence[str]) -> int:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     form = check_scoring(config, patterns)
     if config.task == "compare":
-        return _compare(config, patterns, form)
+        return _compare(config, patterns, form, notes)
     paths = find_images(patterns, column=config.column, names=sys.stdin)
     if config.output is not None and form != "table":
-        return _score_to_file(config, paths, form)
-    scorer = load_scorer(config)
+        return _score_to_file(config, paths, form, notes)
+    scorer = load_scorer(config, notes)
     with _output(config.output) as stream:
         writer = ResultWriter(stream, form, descriptions=config.prompt.answer_format == "free")
         counts = _score(scorer, paths, writer.write, stream)
     return _closing(config, counts)
 
 
-def load_scorer(config: ScoreConfig) -> Scorer:
+def load_scorer(config: ScoreConfig, notes: Sequence[str] = ()) -> Scorer:
     """The scorer of a configuration, its model loaded or its server asked.
+
+    Args:
+        config: typed configuration.
+        notes: lines to print on standard error once the model is there.
 
     Raises:
         UserError: backend, model or prompt are not as they should be.
@@ -66,8 +75,10 @@ def load_scorer(config: ScoreConfig) -> Scorer:
     from vqr1.scoring.backends import build_backend
     from vqr1.scoring.scorer import Scorer
 
+    backend = build_backend(config.backend, config.model, config.hardware)
+    sys.stderr.writelines(f"{note}\n" for note in notes)
     return Scorer(
-        build_backend(config.backend, config.model, config.hardware),
+        backend,
         config.prompt,
         config.mode,
         seed=config.seed,
@@ -75,7 +86,9 @@ def load_scorer(config: ScoreConfig) -> Scorer:
     )
 
 
-def _score_to_file(config: ScoreConfig, paths: Sequence[Path], form: Format) -> int:
+def _score_to_file(
+    config: ScoreConfig, paths: Sequence[Path], form: Format, notes: Sequence[str]
+) -> int:
     """Append to the output what it does not hold yet."""
     assert config.output is not None
     assert form != "table"
@@ -85,7 +98,7 @@ def _score_to_file(config: ScoreConfig, paths: Sequence[Path], form: Format) -> 
     if file.kept:
         sys.stderr.write(f"continuing {config.output}: {len(file.kept)} images are in it\n")
     counts: Counter[str] = Counter()
-    scorer = load_scorer(config) if left else None
+    scorer = load_scorer(config, notes) if left else None
     with file:
         if scorer is not None:
             try:
@@ -98,7 +111,9 @@ def _score_to_file(config: ScoreConfig, paths: Sequence[Path], form: Format) -> 
     return _closing(config, counts)
 
 
-def _compare(config: ScoreConfig, patterns: Sequence[str], form: Format) -> int:
+def _compare(
+    config: ScoreConfig, patterns: Sequence[str], form: Format, notes: Sequence[str]
+) -> int:
     from vqr1.scoring.compare import compare
 
     _check_targets(config)
@@ -108,7 +123,7 @@ def _compare(config: ScoreConfig, patterns: Sequence[str], form: Format) -> int:
     else:
         paths = find_images(patterns, column=config.column, names=sys.stdin)
         results = []
-        counts = _score(load_scorer(config), paths, results.append, sys.stderr)
+        counts = _score(load_scorer(config, notes), paths, results.append, sys.stderr)
     comparison = compare(results, config.comparison, seed=config.seed)
     with _output(config.output) as stream:
         write_ranking(stream, form, comparison)

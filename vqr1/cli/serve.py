@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.mode_checks import mode_problems
 from vqr1.config import ServeConfig, ServerConfig, validate
+from vqr1.config.model_defaults import lines_about
 from vqr1.errors import ConfigError
+from vqr1.standard_streams import guard_output
 
 _EXAMPLES = """\
 choices: model=tiny|qwen2_5_vl_3b|qwen2_5_vl_7b|visualquality_r1 (model.path=FOLDER)
@@ -23,7 +25,7 @@ example: VQR1_API_KEY=... python score.py serve host=0.0.0.0 port=8000"""
 
 
 def serve(arguments: Sequence[str]) -> int:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM, SIGINT or SIGHUP.
 
     Args:
         arguments: overrides of `conf/serve.yaml`.
@@ -42,7 +44,9 @@ def serve(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration overrides")
     overrides = parser.parse_args(arguments).overrides
-    config = validate(ServeConfig, plain_values(compose_config("serve", overrides)))
+    guard_output()
+    composed = compose_config("serve", overrides)
+    config = validate(ServeConfig, plain_values(composed))
     check_serving(config)
     key = os.environ.get(config.api_key_env) or None
     if key is None and not is_loopback(config.host):
@@ -59,6 +63,7 @@ def serve(arguments: Sequence[str]) -> int:
 
     listener = run.bind(config.host, config.port)
     backend = build_backend(config.backend, config.model, config.hardware)
+    sys.stderr.writelines(f"{line}\n" for line in lines_about(composed, if_other=True))
     app = create_app(
         Scorer(backend, config.prompt, config.mode, seed=config.seed),
         Scorer(backend, config.describe, config.mode, seed=config.seed),

@@ -28,6 +28,7 @@ from vqr1.cli.resume import Run
 from vqr1.cli.rewards import build_rewards
 from vqr1.cli.training import Training, policy_of
 from vqr1.config import TrainConfig
+from vqr1.config.model_defaults import lines_about
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import Interrupted, PrunedError, RunFaultError
@@ -117,7 +118,8 @@ def _train(
         run = from_first(partial(run.with_data, data.digests(), config.resume_force))
         policy = together(lambda: policy_of(config))
         steps = _total_steps(config, data)
-        console.print(describe(config, policy, data, steps, run), markup=False)
+        defaults = lines_about(composed)
+        console.print(describe(config, policy, data, steps, run, defaults), markup=False)
         opened = together(lambda: _open_log(config, run))
     with opened as run_log:
         run_log.config(OmegaConf.to_yaml(composed, resolve=True), parameters(composed))

@@ -18,6 +18,8 @@ from vqr1.config.types import (
     PositiveInt,
 )
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class LoraConfig:
@@ -44,6 +46,31 @@ class LoraConfig:
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
+class RecommendedConfig:
+    """Values that other keys take where nothing else sets them (`vqr1.config.model_defaults`)."""
+
+    parameters: PositiveFloat
+    """Of the language model. `model.path` of another size takes the values of the file of
+    `conf/model` whose size is nearest."""
+    lr: PositiveFloat
+    """`optimizer.lr` of all weights."""
+    lr_adapters: PositiveFloat
+    """`optimizer.lr` of adapters (`model.lora`)."""
+    rollout_tokens: PositiveInt
+    """`rollout.sampling.max_new_tokens`."""
+    answer_tokens: PositiveInt
+    """`mode.sampling.max_new_tokens`."""
+    dtype: Dtype
+    """`model.dtype` where all weights are trained."""
+    dtype_frozen: Dtype
+    """`model.dtype` where they are not: with adapters, in evaluation and in scoring."""
+    min_pixels: PositiveInt
+    """`model.min_pixels`."""
+    max_pixels: PositiveInt
+    """`model.max_pixels`."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class ModelConfig:
     """The vision-language model."""
 
@@ -53,7 +80,7 @@ class ModelConfig:
     """Checkpoint folder or hub name; null is the tiny policy that ships with the package."""
     revision: str | None = None
     """Hub revision to pin."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the weights in memory."""
     freeze_vision: bool = False
     """Keep the vision tower (and its merger) as loaded."""
@@ -63,6 +90,9 @@ class ModelConfig:
     """Smallest image area, in pixels, that the processor resizes to."""
     max_pixels: PositiveInt
     """Largest image area, in pixels, that the processor resizes to."""
+    recommended: RecommendedConfig | None = None
+    """What other keys take where nothing else sets them; null: the values of the packaged file
+    whose size is nearest."""
 
 
 def _rising(values: tuple[float, float]) -> tuple[float, float]:

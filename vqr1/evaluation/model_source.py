@@ -36,12 +36,14 @@ class ModelSource:
         name: for captions.
         run_id: the MLflow run that it comes from, or None.
         prompt: name of the prompt that the run was trained with, or None.
+        rollout_tokens: most new tokens of a response when it was trained, or None.
     """
 
     config: EvalModelConfig
     name: str
     run_id: str | None = None
     prompt: str | None = None
+    rollout_tokens: int | None = None
 
 
 def resolve_model(config: EvalModelConfig, logger: LoggerConfig) -> ModelSource:
@@ -63,14 +65,15 @@ def resolve_model(config: EvalModelConfig, logger: LoggerConfig) -> ModelSource:
         config,
         path=str(folder),
         lora=None,
-        min_pixels=_trained_size(run, "min_pixels", config.min_pixels),
-        max_pixels=_trained_size(run, "max_pixels", config.max_pixels),
+        min_pixels=_trained_number(run, "model.min_pixels") or config.min_pixels,
+        max_pixels=_trained_number(run, "model.max_pixels") or config.max_pixels,
     )
     return ModelSource(
         resolved,
         f"run {run.info.run_name or run.info.run_id}",
         run.info.run_id,
         run.data.params.get("prompt.name"),
+        _trained_number(run, "rollout.sampling.max_new_tokens"),
     )
 
 
@@ -166,7 +169,7 @@ def _finished_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
             return
 
 
-def _trained_size(run: Run, key: str, default: int) -> int:
-    """Image area that the run was trained at."""
-    value = run.data.params.get(f"model.{key}", "")
-    return int(value) if value.isdigit() else default
+def _trained_number(run: Run, key: str) -> int | None:
+    """A whole number of the run's configuration; None where its record has none."""
+    value = run.data.params.get(key, "")
+    return int(value) if value.isdigit() else None

@@ -37,6 +37,7 @@ from vqr1.evaluation.server import PictureReader, ServerScorer
 from vqr1.evaluation.work import PlannedBatch, partial_file
 from vqr1.policy.loading import load_policy, load_processor
 from vqr1.rollout.server import ChatServer
+from vqr1.standard_streams import guard_output
 
 Progress = Callable[[int], None]
 
@@ -246,6 +247,7 @@ def _child(config: EvalConfig, numbers: list[int], run_dir: Path, rank: int, mes
     def advance(count: int) -> None:
         messages.put(("images", count))
 
+    guard_output()
     try:
         place = Launched(rank, config.hardware.devices, rank)
         score_share(config, Images(config), numbers, run_dir, place, advance)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -98,7 +97,10 @@ def create_metric(
             a number out of range.
         ModelError: the checkpoint cannot be loaded.
     """
-    config = validate(ModelConfig, read_choice("model", name, "name"))
+    # Another checkpoint may have another size, and takes the image sizes that go with it.
+    changes = {} if model is None else {"path": model, "revision": None}
+    chosen = read_choice("model", name, "name", changes=changes)
+    config = validate(ModelConfig, chosen)
     asked = validate(PromptConfig, read_choice("prompt", prompt, "prompt"))
     problems = []
     if asked.answer_format == "free":
@@ -117,10 +119,13 @@ def create_metric(
     if problems:
         raise ConfigError(problems)
     answers = validate(
-        EvalModeConfig, {**read_choice("mode", "sampled", "mode"), "name": mode, "samples": samples}
+        EvalModeConfig,
+        {
+            **read_choice("mode", "sampled", "mode", model=chosen),
+            "name": mode,
+            "samples": samples,
+        },
     )
-    if model is not None:
-        config = replace(config, path=model, revision=None)
     backend = LocalBackend(load_policy(config, device=device), config)
     scorer = Scorer(backend, asked, answers, seed=seed, batch_size=batch_size)
     return QualityMetric(scorer, device)

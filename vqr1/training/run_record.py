@@ -27,7 +27,7 @@ LOCK = "run.lock"
 HARMLESS = (
     "logger", "callbacks", "run_dir", "resume", "resume_force", "loader.workers",
     "loader.cache_dir", "hardware.vision_cache_mib", "hardware.vision_cache_dir",
-    "hardware.reference", "rollout.server", "rollout.colocated.sleep",
+    "hardware.reference", "rollout.server", "rollout.colocated.sleep", "model.recommended",
 )  # fmt: skip
 """Keys and groups that change no number that a run computes."""
 NOT_HARMLESS = ("callbacks.checkpoint.monitor", "rollout.server.weights")

@@ -1,7 +1,8 @@
 """What asks a run to stop: noted when it comes, obeyed between two steps.
 
-SIGINT (Ctrl-C), SIGTERM (a shutdown, a scheduler's limit) and SIGUSR1 (SLURM's warning before the
-limit) all mean: save and stop. A second SIGINT or SIGTERM ends the process at once, without a word.
+SIGINT (Ctrl-C), SIGTERM (a shutdown, a scheduler's limit), SIGUSR1 (SLURM's warning before the
+limit) and SIGHUP (the terminal was closed) all mean: save and stop. A second SIGINT or SIGTERM ends
+the process at once, without a word. SIGHUP that is ignored at the start (`nohup`) stays ignored.
 A watchdog asks by `fault`. In a run of several processes a signal to one of them stops all, at the
 same step.
 """
@@ -11,14 +12,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from vqr1.errors import Interrupted, RunFaultError
+from vqr1.stop_signals import takes
 from vqr1.training.agreement import largest, smallest
 from vqr1.training.ranks import own_rank
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 WORKER_GRACE_SECONDS = 20
 """A loader worker that was sent SIGTERM, as a scheduler does to all processes, lives on so long."""
@@ -39,7 +42,7 @@ class StopRequests:
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.getsignal(number) for number in SIGNALS}
+            self._before = {n: signal.getsignal(n) for n in SIGNALS if takes(n)}
             self.install()
         return self
 
@@ -86,18 +89,23 @@ class StopRequests:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             # A loader worker, which has inherited this handler: the step still needs it, but it
-            # must end where nobody tells it to.
+            # must end where nobody tells it to. After SIGHUP its parent does.
             if number == signal.SIGTERM:
                 signal.alarm(WORKER_GRACE_SECONDS)
             return
         self.signal = signal.Signals(number).name
         # A second one ends the process as a kill does. Python's own handler of SIGINT would raise
         # within a write or a library that answers with another error.
-        # SIGUSR1 stays taken: SLURM sends it to every process of a step, perhaps more than once.
-        for stop in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(stop, signal.SIG_DFL)
+        # SIGUSR1 stays taken: SLURM sends it to every process of a step, perhaps more than once. So
+        # does SIGHUP, which both kernel and shell send; the SIGTERM of a session that ends after it
+        # is the same wish, no second one.
+        if number != signal.SIGHUP:
+            for stop in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(stop, signal.SIG_DFL)
         if own_rank() == 0:
-            os.write(2, f"{self.signal}: stopping after this step\n".encode())
+            # The terminal may be the one that was closed.
+            with suppress(OSError):
+                os.write(2, f"{self.signal}: stopping after this step\n".encode())
 
 
 class Looks:

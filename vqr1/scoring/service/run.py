@@ -1,4 +1,4 @@
-"""The process: listens, and on SIGTERM or SIGINT stops accepting, finishes, and ends with 0."""
+"""The process: listens; on SIGTERM, SIGINT or SIGHUP stops accepting, finishes, ends with 0."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import math
 import signal
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from vqr1.errors import ConfigError
+from vqr1.stop_signals import takes
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -55,4 +57,12 @@ def serve(app: FastAPI, listener: socket.socket, timeout_s: float) -> None:
     shown = f"[{host}]" if ":" in host else host
     sys.stderr.write(f"serving on http://{shown}:{port} (page /, endpoints /docs)\n")
     sys.stderr.flush()
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    if takes(signal.SIGHUP):
+        # The terminal was closed; uvicorn takes the other two itself.
+        signal.signal(signal.SIGHUP, end)
+    server.run(sockets=[listener])

@@ -1,0 +1,114 @@
+"""Output that cannot be written stops nothing: pipes, terminals, full disks, closed descriptors.
+
+Each case is a process of its own that imports no more than the module under test.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+WORK = """
+import os, subprocess, sys
+from pathlib import Path
+from vqr1.standard_streams import guard_output
+guard_output()
+guard_output()
+if "nonblocking" in sys.argv:
+    os.set_blocking(1, False)
+for number in range(20000):
+    print("line", number)
+print("flushed", flush=True)
+os.system("echo from another program")
+sys.stderr.write("to standard error\\n")
+first = open("kept.txt", "w")
+first.write("whole")
+Path("descriptor.txt").write_text(str(first.fileno()))
+"""
+
+
+def work(
+    folder: Path,
+    stdout: int | None,
+    stderr: int | None,
+    *options: str,
+    closes: str = "",
+    arguments: tuple[str, ...] = (),
+) -> subprocess.Popen[bytes]:
+    """Start the work; `closes` are redirections of the shell."""
+    command = [sys.executable, *options, "-c", WORK, *arguments]
+    if closes:
+        command = ["sh", "-c", f'exec "$@" {closes}', "sh", *command]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=stdout, stderr=stderr,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+
+
+def check_done(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    # Python itself exits with 120 where it cannot flush standard output at its end.
+    assert process.wait(60) == 0
+    assert (folder / "kept.txt").read_text() == "whole"
+    # No file of the program got the number of a stream that was closed.
+    assert int((folder / "descriptor.txt").read_text()) > 2
+
+
+@pytest.mark.parametrize("options", [(), ("-u",), ("-X", "dev")], ids=["", "u", "dev"])
+def test_a_pipe_whose_reader_has_ended(tmp_path: Path, options: tuple[str, ...]) -> None:
+    process = work(tmp_path, subprocess.PIPE, subprocess.PIPE, *options)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == b"line 0\n"
+    process.stdout.close()
+    said = process.stderr.read().decode().splitlines()
+    check_done(tmp_path, process)
+    # The loss is reported once; another program's output goes nowhere, without its complaint.
+    assert [line for line in said if "Warning" not in line] == [
+        "standard output cannot be written (Broken pipe); continuing without",
+        "to standard error",
+    ]
+
+
+def test_both_streams_in_one_pipe_whose_reader_has_ended(tmp_path: Path) -> None:
+    process = work(tmp_path, subprocess.PIPE, subprocess.STDOUT)
+    assert process.stdout is not None
+    process.stdout.close()
+    check_done(tmp_path, process)
+
+
+def test_a_terminal_that_was_closed(tmp_path: Path) -> None:
+    terminal, own = os.openpty()
+    process = work(tmp_path, own, own)
+    os.close(own)
+    os.read(terminal, 1)
+    os.close(terminal)
+    check_done(tmp_path, process)
+
+
+def test_a_log_on_a_full_disk(tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        process = work(tmp_path, full.fileno(), full.fileno())
+        check_done(tmp_path, process)
+
+
+@pytest.mark.parametrize("closes", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_were_closed_at_the_start(tmp_path: Path, closes: str) -> None:
+    check_done(tmp_path, work(tmp_path, None, subprocess.DEVNULL, closes=closes))
+
+
+def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_everything(tmp_path: Path) -> None:
+    process = work(tmp_path, subprocess.PIPE, subprocess.DEVNULL, arguments=("nonblocking",))
+    assert process.stdout is not None
+    time.sleep(0.5)  # a pipe holds 64 KiB: it is full by then
+    written = process.stdout.read().decode().splitlines()
+    check_done(tmp_path, process)
+    assert written == [
+        *(f"line {number}" for number in range(20000)), "flushed", "from another program",
+    ]  # fmt: skip
