@@ -14,7 +14,6 @@ Not here: sampling a token from the logits, reading the prompt, whole steps (`be
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.clock import now
 from bench.setup import SHAPES, Size, build_model, pictures, processor, prompt_batch
 
+from vqr1.outputs import own_json, target, write_json
 from vqr1.policy.cpu_linear import packed_weights
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.prompt_state import PromptState, read_prompts
@@ -53,7 +53,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=128, help="C, tokens of each response")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--height", type=int, default=768)
-    parser.add_argument("--json", type=Path, help="file for every figure")
+    parser.add_argument(
+        "--json", type=target(own_json("bench_decode")), help="file for every figure"
+    )
     return parser.parse_args()
 
 
@@ -128,7 +130,7 @@ def main() -> None:
             f"{share:.0%} of the memory's rate; {whole:.2f} s for {options.tokens - 1} steps"
         )
     if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
+        write_json(options.json, report, "bench_decode")
 
 
 if __name__ == "__main__":

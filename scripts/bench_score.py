@@ -38,6 +38,7 @@ from bench.setup import EndlessTokenizer, Size, pictures
 
 from vqr1.config import EvalModeConfig, ModelConfig, PromptConfig, SamplingConfig, read_choice
 from vqr1.config import validate as checked
+from vqr1.outputs import own_json, target, write_json
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.tiny import (
     TinySize,
@@ -67,7 +68,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=32, help="images that are scored each time")
     parser.add_argument("--repeats", type=int, default=3, help="timed passes, after one warm-up")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
-    parser.add_argument("--json", type=Path, help="file for every figure")
+    parser.add_argument(
+        "--json", type=target(own_json("bench_score")), help="file for every figure"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -277,7 +280,7 @@ def main(argv: list[str] | None = None) -> None:
                 report["results"][name] = compare(options, model, prompt, Path(folder))
                 show(name, report["results"][name])
     if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.json, report, "bench_score")
 
 
 if __name__ == "__main__":

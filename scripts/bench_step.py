@@ -34,6 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.flops import peak_rates
 from bench.setup import SHAPES, SIZES, Size, save_weights
 
+from vqr1.outputs import own_json, target, write_json
+
 CONTESTANTS = ("trl", "ours", "ours, PyTorch linears")
 GROUPS = (2, 4, 8, 16)
 PICTURES = ((224, 168), (448, 336), (672, 504), (1024, 768))
@@ -53,7 +55,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--no-sweep", action="store_true", help="leave out the sweeps over K and image size"
     )
-    parser.add_argument("--json", type=Path, help="file for every figure")
+    parser.add_argument("--json", type=target(own_json("bench_step")), help="file for every figure")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -212,7 +214,7 @@ def sweep(options: argparse.Namespace, weights: Path, report: dict[str, Any]) ->
 def save(report: dict[str, Any], path: Path | None) -> None:
     """Writes the report so far."""
     if path is not None:
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(path, report, "bench_step")
 
 
 if __name__ == "__main__":

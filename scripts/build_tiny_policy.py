@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,10 +34,12 @@ from vqr1.data.demo import CROP
 from vqr1.data.distortions import DISTORTIONS
 from vqr1.data.prompts import PromptBuilder
 from vqr1.data.splits import draw_subset
+from vqr1.errors import ConfigError
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.protocol import EvaluationMode, score_images
 from vqr1.evaluation.summary import summarise
 from vqr1.iqa.correlation import srcc
+from vqr1.outputs import check_folder
 from vqr1.policy.synthetic import SEVERITIES, corpus, make_pool
 from vqr1.policy.tiny import (
     VOCABULARY,
@@ -183,6 +186,11 @@ def main() -> None:
         processor = Qwen2_5_VLProcessor.from_pretrained(options.output)
         measure(model.eval(), processor, console)
         return
+    if options.output.resolve() != tiny_policy_folder().resolve():
+        try:
+            check_folder(options.output, "this script", "--output")
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
     build(options.output, WarmStartSettings(seed=options.seed), prompt_texts(), console)
 
 

@@ -11,7 +11,6 @@ MLflow's database. The exit code is 1 if a fault was not recovered from or somet
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.faults import kills, storage, surroundings
 from tests.faults.report import FaultResult, table
 from tests.faults.runs import Workshop
+from vqr1.outputs import own_json, target, write_json
 
 Fault = Callable[[Workshop], FaultResult]
 
@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of these moments")
     parser.add_argument("--locked-seconds", type=float, default=60.0, help="lock of the database")
     parser.add_argument("--late-seconds", type=float, default=30.0, help="a slow server's answers")
-    parser.add_argument("--json", type=Path, help="also write every result to this file")
+    parser.add_argument(
+        "--json", type=target(own_json("fault_report")), help="also write every result to this file"
+    )
     options = parser.parse_args(arguments)
     console = Console()
     results: list[FaultResult] = []
@@ -82,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(results[-1], markup=False)
     console.print(table(results))
     if options.json is not None:
-        content = [asdict(result) for result in results]
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        content = {"results": [asdict(result) for result in results]}
+        write_json(options.json, content, "fault_report")
     tried = [result for result in results if not result.skipped]
     return 0 if all(r.recovered and r.identical and not r.lost for r in tried) else 1
 

@@ -15,7 +15,6 @@ Keys are those of `python eval.py`. Not here: correlations, which `python eval.p
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -40,6 +39,7 @@ from vqr1.iqa.pairs import (
     reliability,
 )
 from vqr1.iqa.thurstone import GAMMA
+from vqr1.outputs import own_json, own_png, png_metadata, target, write_json
 from vqr1.scoring.backends import build_backend
 from vqr1.scoring.compare import is_comparable
 from vqr1.scoring.scorer import Scorer
@@ -140,7 +140,7 @@ def draw(results: dict[str, Calibrated], path: Path) -> None:
         axes.set(title=f"mode={mode}", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.set(xlabel="predicted P(A better than B)", ylabel="A is better, share of pairs")
         axes.legend(loc="upper left", fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata=png_metadata("fit_comparison"))
     plt.close(figure)
 
 
@@ -149,8 +149,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of eval.py")
     parser.add_argument("--modes", nargs="+", default=["expected", "sampled"])
-    parser.add_argument("--figure", type=Path, help="PNG file for the curves")
-    parser.add_argument("--json", type=Path, help="file for every figure")
+    parser.add_argument(
+        "--figure", type=target(own_png("fit_comparison")), help="PNG file for the curves"
+    )
+    parser.add_argument(
+        "--json", type=target(own_json("fit_comparison")), help="file for every figure"
+    )
     options = parser.parse_intermixed_args(argv)
     results: dict[str, Calibrated] = {}
     for mode in options.modes:
@@ -174,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     if options.json is not None:
         content: dict[str, Any] = {mode: asdict(found) for mode, found in results.items()}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(options.json, content, "fit_comparison")
     if options.figure is not None:
         draw(results, options.figure)
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +31,7 @@ from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import label_format
 from vqr1.data.splits import PARTS, hash_order
 from vqr1.errors import DataError
+from vqr1.outputs import check_file, own_png, png_metadata
 
 SHOWN = 10
 BINS = 12
@@ -114,6 +116,8 @@ def report(
     console: Console, options: argparse.Namespace, name: str, key: str, config: DatasetConfig
 ) -> None:
     """Print one set's report and write its contact sheet."""
+    out = options.out / f"{name}.png"
+    check_file(out, "--out", own_png("inspect_dataset"))
     lenient = replace(config, on_bad_image="skip", max_bad_share=1.0)
     labelled = open_dataset(lenient, key, name)
     declared = label_format(config.name, key)
@@ -138,11 +142,13 @@ def report(
     problems = decode_problems(paths, options.workers)
     _print_problems(console, f"undecodable among {count} opened", problems)
     _print_problems(console, f"copies of another file among {count} opened", repeated_files(paths))
-    out = options.out / f"{name}.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     title = f"{labelled.title}: worst (top left) to best (bottom right), {total} images"
     tiles = sheet_of(labelled, options.columns, options.rows)
-    contact_sheet(title, tiles, options.columns).save(out)
+    known = PngInfo()
+    for key, text in png_metadata("inspect_dataset").items():
+        known.add_text(key, text)
+    contact_sheet(title, tiles, options.columns).save(out, pnginfo=known)
     console.print(f"contact sheet: {out}", soft_wrap=True)
 
 

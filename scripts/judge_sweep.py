@@ -26,14 +26,20 @@ from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import ModelConfig, TrainConfig, validate
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.prompts import PromptBuilder
+from vqr1.errors import ConfigError
 from vqr1.evaluation.protocol import score_images
 from vqr1.iqa.correlation import srcc
+from vqr1.outputs import check_file
 from vqr1.policy.loading import load_policy, load_processor
 from vqr1.rollout.local import LocalEngine
 from vqr1.sweeps.folder import FINISHED, SweepFolder
 from vqr1.training.validation import validation_modes
 
 DRAWS = 1000
+COLUMNS = (
+    "setting", "seeds", "srcc", "low", "high", "std_over_seeds", "by_seed", "difference",
+    "difference_low", "difference_high",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,13 @@ def table(mos: np.ndarray, judged: list[Judged]) -> pd.DataFrame:
                 "difference_low": gain_low, "difference_high": gain_high,
             }
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def is_own_table(path: Path) -> bool:
+    """Whether a file begins as the tables of this script do."""
+    with path.open("rb") as file:
+        return file.readline().strip() == ",".join(COLUMNS).encode()
 
 
 def main() -> None:
@@ -136,6 +148,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600, help="test images at most")
     parser.add_argument("--set", nargs="*", default=[], help="configuration, as in train.py")
     options = parser.parse_args()
+    target = options.output / "judged.csv"
+    try:
+        check_file(target, "--output", is_own_table)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     torch.set_num_threads(1)
     composed = compose_config("train", ["run_dir=unused", *options.set])
     config = validate(TrainConfig, plain_values(composed))
@@ -150,7 +167,7 @@ def main() -> None:
     mos, judged = judge_all(folders, config, options.samples, options.images)
     options.output.mkdir(parents=True, exist_ok=True)
     result = table(mos, judged)
-    result.to_csv(options.output / "judged.csv", index=False, float_format="%.4f")
+    result.to_csv(target, index=False, float_format="%.4f")
     print(result.to_string())
     print(f"{len(mos)} images, {options.samples} answers each")
 

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from vqr1.errors import ConfigError
+from vqr1.outputs import check_file, own_png, png_metadata
 
 
 def plot_group_sizes(report: dict[str, Any], unit: str, path: Path) -> None:
@@ -25,7 +29,7 @@ def plot_group_sizes(report: dict[str, Any], unit: str, path: Path) -> None:
     axes.set_ylabel(f"cost of a step (K={groups[0]} is 1)")
     axes.set_xticks(groups)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata=png_metadata("plot_bench"))
 
 
 def plot_prompt_lengths(report: dict[str, Any], unit: str, path: Path) -> None:
@@ -40,7 +44,7 @@ def plot_prompt_lengths(report: dict[str, Any], unit: str, path: Path) -> None:
     axes.set_ylabel(f"{'processor ' if unit == 'cpu' else ''}seconds a step")
     axes.set_yscale("log")
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata=png_metadata("plot_bench"))
 
 
 def main() -> None:
@@ -51,9 +55,16 @@ def main() -> None:
     parser.add_argument("--unit", choices=["total", "cpu"], default="total")
     options = parser.parse_args()
     report = json.loads(options.report.read_text(encoding="utf-8"))
+    groups = options.folder / "cost_against_group_size.png"
+    prompts = options.folder / "cost_against_prompt_length.png"
+    try:
+        for path in (groups, prompts):
+            check_file(path, "folder", own_png("plot_bench"))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     options.folder.mkdir(parents=True, exist_ok=True)
-    plot_group_sizes(report, options.unit, options.folder / "cost_against_group_size.png")
-    plot_prompt_lengths(report, options.unit, options.folder / "cost_against_prompt_length.png")
+    plot_group_sizes(report, options.unit, groups)
+    plot_prompt_lengths(report, options.unit, prompts)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from vqr1.errors import ConfigError
+from vqr1.outputs import check_file, own_png, png_metadata
 from vqr1.tracking.store import default_tracking_uri
 
 
@@ -103,15 +105,20 @@ def main() -> None:
     parser.add_argument("--metric", default="val/srcc")
     parser.add_argument("--tracking-uri", default=default_tracking_uri())
     options = parser.parse_args()
+    target = options.output / "curves.png"
+    try:
+        check_file(target, "--output", own_png("plot_curves"))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     client = MlflowClient(options.tracking_uri)
     curves, unfinished = read_runs(client, options.experiment, options.metric)
     if not curves:
         sys.exit(f"error: experiment {options.experiment!r} has no finished run")
     options.output.mkdir(parents=True, exist_ok=True)
-    draw(curves, options.metric).savefig(options.output / "curves.png", dpi=110)
+    draw(curves, options.metric).savefig(target, dpi=110, metadata=png_metadata("plot_curves"))
     print(table(curves))
     print(f"{len(curves)} runs; {unfinished} unfinished runs left out")
-    print(options.output / "curves.png")
+    print(target)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from vqr1.cli.data import named_parts, run_script
 from vqr1.config import DataConfig
-from vqr1.data.jsonl import JsonlLine, write_jsonl
+from vqr1.data.jsonl import JsonlLine, jsonl_text, write_jsonl
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.errors import ConfigError, DataError
+from vqr1.outputs import check_file
 
 PARTS = ("train", "val", "test", "all")
 
@@ -51,6 +52,9 @@ def prepare(options: argparse.Namespace, config: DataConfig) -> None:
         lines += found
         print(f"{name}: {len(found)} of {len(labelled.table)} images as {labelled.title!r}")
     out = options.out or Path("prepared") / f"{'+'.join(named_parts(config))}_{options.part}.jsonl"
+    content = "".join(jsonl_text(lines)).encode()
+    # A released file has the same form: only the same content shows that nothing is lost.
+    check_file(out, "--out", lambda path: path.read_bytes() == content)
     try:
         count = write_jsonl(out, lines)
     except OSError as error:

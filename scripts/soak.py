@@ -14,7 +14,6 @@ not count. Prints the slope of each over the part after the warm-up. Linux only.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -28,6 +27,8 @@ from pathlib import Path
 
 import psutil
 from scipy.stats import theilslopes
+
+from vqr1.outputs import own_json, target, write_json
 
 SMALL = (
     "loader.images_per_batch=4", "grpo.group_size=3", "dataset.max_images=200",
@@ -130,7 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
     parser.add_argument("--warm-up", type=int, default=500, help="steps left out of the slopes")
-    parser.add_argument("--json", type=Path, help="also write samples and slopes to this file")
+    parser.add_argument(
+        "--json", type=target(own_json("soak")), help="also write samples and slopes to this file"
+    )
     parser.add_argument("overrides", nargs="*", help="overrides of train.py")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{figure:12} {first:9.1f} -> {last:9.1f}   {change:+.3f} per 100 steps")
     if options.json is not None:
         content = {"samples": [asdict(sample) for sample in samples], "slopes": slopes}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, content, "soak")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python scripts/summarize.py folder=multirun/...   # a sweep's folder
 
 Further: `metric=val/srcc_best`, `curve=val/plcc`, `tracking_uri=sqlite:///FILE`, `output=FOLDER`.
-With a parent the files go to its artifacts too.
+With a parent the files go to its artifacts too. `output` is a new folder, an empty one, or one that
+holds an earlier summary of the same sweep.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from vqr1.errors import ConfigError, UserError
+from vqr1.outputs import check_summary_folder
 from vqr1.sweeps.folder import SweepFolder
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
 from vqr1.sweeps.report import SweepReport, log_report, write_report
@@ -26,7 +28,7 @@ def summarise(options: dict[str, str]) -> SweepReport:
     """Read, write and log one summary.
 
     Raises:
-        ConfigError: no such sweep, or a metric that no job has.
+        ConfigError: no such sweep, a metric that no job has, or a folder that holds something else.
     """
     curve, metric = options.get("curve", "val/srcc"), options.get("metric")
     if "folder" in options:
@@ -37,18 +39,24 @@ def summarise(options: dict[str, str]) -> SweepReport:
         parent = None
         if record.parent_run_id is not None and record.tracking_uri is not None:
             parent = ParentRun.open(record.tracking_uri, record.parent_run_id)
+        output, sweep = Path(options.get("output", folder.path)), str(folder.path.resolve())
+        if output.resolve() != folder.path.resolve():
+            check_summary_folder(output, "output", record.command, sweep)
         results = read_sweep(folder, parent, list(record.space), curve)
-        report = SweepReport.build(record.command, results, metric)
-        write_report(report, Path(options.get("output", folder.path)), curve)
+        report = SweepReport.build(record.command, results, metric, sweep)
+        write_report(report, output, curve)
         return report
     uri = options.get("tracking_uri", default_tracking_uri())
     parent = ParentRun.open(uri, options["parent"])
     run = parent.client.get_run(parent.run_id)
     if FOLDER_TAG not in run.data.tags:
         raise ConfigError([f"parent={parent.run_id}: this run is no sweep"])
+    command = run.data.tags["vqr1.command"]
+    output = Path(options.get("output", f"summary_{parent.run_id}"))
+    check_summary_folder(output, "output", command, parent.run_id)
     results = read_children(parent, list(run.data.params), curve)
-    report = SweepReport.build(run.data.tags["vqr1.command"], results, metric)
-    files = write_report(report, Path(options.get("output", f"summary_{parent.run_id}")), curve)
+    report = SweepReport.build(command, results, metric, parent.run_id)
+    files = write_report(report, output, curve)
     log_report(report, files, parent)
     return report
 

@@ -167,6 +167,19 @@ TRAIN = (
     case("train", "run_dir=text.txt " + KADID + "good", "run_dir=text.txt"),
     case("train", "run_dir=/proc/nowhere " + KADID + "good", "run_dir=/proc/nowhere"),
     case("train", KADID + "good loader.cache_dir=text.txt", "loader.cache_dir"),
+    case("train", "run_dir=evaluated " + KADID + "good", "run_dir=evaluated: this folder holds an "
+         "evaluation; choose an empty folder"),
+    case("train", "run_dir=reported " + KADID + "good", "an evaluation by an earlier version"),
+    case("train", "run_dir=photos " + KADID + "good", "run_dir=photos: this folder holds one.png"),
+    case("train", "hardware=cpu_2procs run_dir=swept " + KADID + "good",
+         "run_dir=swept: this folder holds a sweep"),
+    case("train", "hydra.run.dir=evaluated " + KADID + "good", "hydra.run.dir=evaluated: this"),
+    case("train", "-m seed=1,2 hydra.sweep.dir=trained " + KADID + "good",
+         "hydra.sweep.dir=trained: this folder holds a training"),
+    case("train", "-m seed=1,2 hydra.sweep.dir=photos " + KADID + "good",
+         "hydra.sweep.dir=photos: this folder holds one.png, which a sweep did not write"),
+    case("train", KADID + "comma", "dmos.csv:2: 6 columns, expected 4", "with a point"),
+    case("train", KADID + "named_twice", "dmos.csv:1: column 'dmos' stands 2 times"),
 )  # fmt: skip
 
 EVAL = (
@@ -193,7 +206,20 @@ EVAL = (
     case("eval", "figures.curves=[spline]", "figures.curves"),
     case("eval", "figures.bootstrap_draws=-1", "figures.bootstrap_draws=-1"),
     case("eval", "output=xlsx", "output='xlsx'"),
-)
+    case("eval", "predictions=comma.csv", "comma.csv:2: 4 columns, expected 3", "with a point"),
+    case("eval", "predictions=named_twice.csv", "named_twice.csv:1: column 'mos' stands 2 times"),
+    case("eval", "predictions=semicolons.csv", "semicolons.csv", "separated by semicolons"),
+    case("eval", "compare=[comma.csv,no_mos.csv]", "comma.csv:2: 4 columns, expected 3"),
+    case("eval", "run_dir=trained", "run_dir=trained: this folder holds a training; choose an"),
+    case("eval", "run_dir=trained predictions=right.csv", "run_dir=trained: this folder holds a"),
+    case("eval", "run_dir=trained compare=[a,b]", "run_dir=trained: this folder holds a training"),
+    case("eval", "run_dir=swept", "run_dir=swept: this folder holds a sweep"),
+    case("eval", "run_dir=job", "run_dir=job: this folder holds a training"),
+    case("eval", "run_dir=photos", "run_dir=photos: this folder holds one.png"),
+    case("eval", "run_dir=evaluated predictions=right.csv", "run_dir='evaluated': the evaluation "
+         "there is one of another kind"),
+    case("eval", "hydra.run.dir=trained", "hydra.run.dir=trained: this folder holds a training"),
+)  # fmt: skip
 
 SCORE = (
     case("score", "gone.png", "gone.png: no such file or folder"),
@@ -241,7 +267,22 @@ SCORE = (
     case("score", "photos backend.name=mine", "backend={'name': 'mine'}: its key name must be"),
     case("score", "photos prompt=poem", "prompt/poem"),
     case("score", "photos format=xml", "format='xml'"),
-)
+    case("score", "photos output=no_mos.csv", "output=no_mos.csv: the file exists, and no no_mos",
+         "remove it first"),
+    case("score", "photos output=no_mos.csv resume=false", "output=no_mos.csv: the file exists, "
+         "and this command did not write it"),
+    case("score", "photos output=text.txt", "output=text.txt: the file exists, and this command"),
+    case("score", "photos output=photos/one.png format=table", "output=photos/one.png: the file"),
+    case("score", "photos/one.png output=photos/one.png format=csv", "the command reads this file"),
+    case("score", "photos/one.png photos --mode compare output=text.txt", "output=text.txt: the "
+         "file exists, and this command did not write it"),
+    case("score", "photos/one.png photos --mode compare pairs=no_mos.csv", "pairs=no_mos.csv: the "
+         "file exists, and this command did not write it"),
+    case("score", "list.csv", "list.csv:3: 2 columns, expected 1", "quote a text that holds a c"),
+    case("score", "comma.csv", "comma.csv:2: 4 columns, expected 3"),
+    case("score", "--mode compare results=results.csv", "results.csv:3: image 'a.png' was already"),
+    case("score", "--mode compare results=results.jsonl", "results.jsonl:1: not a row"),
+)  # fmt: skip
 
 SCRIPTS = (
     case("prepare", "dataset=kadid", "dataset.root"),
@@ -265,6 +306,15 @@ SCRIPTS = (
     case("export", "", "run"),
     case("export", "run=empty output=good", "output=good: exists already"),
     case("export", "run=empty output=new", "empty"),
+    case("export", "run=empty hydra.run.dir=trained", "hydra.run.dir=trained: this folder holds a"),
+    case("prepare", "dataset=kadid dataset.root=good dataset.split.by=none --part all "
+         "--out text.txt", "--out=text.txt: the file exists, and this command did not write it"),
+    case("inspect_dataset", "dataset=kadid dataset.root=good dataset.split.by=none --out sheets",
+         "--out=sheets/kadid.png: the file exists, and this command did not write it"),
+    case("summarize", "folder=swept output=photos", "output=photos: this folder holds one.png"),
+    case("summarize", "folder=swept output=trained", "output=trained: this folder holds a train"),
+    case("summarize", "folder=swept output=summed", "the summary of another sweep (train.py -m x)"),
+    case("summarize", "folder=photos", "folder=photos: holds no sweep"),
 )  # fmt: skip
 
 CASES = (*TRAIN, *EVAL, *SCORE, *SCRIPTS)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts import inspect_dataset, prepare, sync_tracking
+from scripts import inspect_dataset, prepare, summarize, sync_tracking
 from tests.cli.bad_input_cases import CASES, Case
 from tests.cli.conftest import Command, write_kadid
 from tests.support.pictures import noise_picture
 from vqr1.cli import compose, evaluate, export, score, train
 from vqr1.config import config_dir
 from vqr1.errors import ConfigError
+from vqr1.sweeps.folder import SweepRecord
 from vqr1.tracking.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +32,7 @@ MAINS: dict[str, Callable[[], Any]] = {
     "export": export.main,
     "prepare": prepare.main,
     "inspect_dataset": inspect_dataset.main,
+    "summarize": summarize.main,
     "sync_tracking": sync_tracking.main,
 }
 SCRIPT_FILES = {name: f"scripts/{name}.py" for name in MAINS}
@@ -61,6 +65,8 @@ def write_label_sets(place: Path) -> None:
         "not_a_number": "".join(nan).encode(),
         "leaving": (HEADER + ROW + "../text.txt,I01.png,4.57,0.25\n").encode(),
         "twice": (HEADER + ROW + ROW).encode(),
+        "comma": (HEADER + "I01_01_01.png,I01.png,4,57,0,25\n").encode(),
+        "named_twice": b"dist_img,ref_img,dmos,dmos,var\nI01_01_01.png,I01.png,4,5,1\n",
     }
     for name, text in texts.items():
         (place / name / "images").mkdir(parents=True)
@@ -76,6 +82,41 @@ def write_label_sets(place: Path) -> None:
             image.write_bytes(whole[:60] if name == "cut" else bomb())
 
 
+def write_tables(place: Path) -> None:
+    """Tables that other readers take without a word."""
+    (place / "right.csv").write_text("image,score,mos\na.png,1,2\nb.png,2,3\nc.png,3,5\n")
+    (place / "comma.csv").write_text("image,score,mos\na.png,1,5,1.2\nb.png,2,5,3.1\n")
+    (place / "named_twice.csv").write_text("image,mos,mos,score\na.png,1,5,3\n")
+    (place / "semicolons.csv").write_text("image;score;mos\na.png;1,5;1,2\n")
+    (place / "list.csv").write_text("image\na.png\nb, c.png\n")
+    row = "a.png,1,0.5,true,,\n"
+    (place / "results.csv").write_text("path,score,std,valid,text,error\n" + row + row)
+    (place / "results.jsonl").write_text(
+        '{"path": "a.png", "score": 1, "score": 5, "std": 1, "valid": true, "text": null, '
+        '"error": null}\n'
+    )
+
+
+def write_folders(place: Path) -> None:
+    """Folders that commands wrote, with what shows it."""
+    record = SweepRecord("k", "train.py -m seed=1,2", {}, {"seed": "1,2"}, {"seed=1": {}})
+    summary = {"command": "train.py -m x", "sweep": "elsewhere"}
+    for name, file, content in (
+        ("trained", "run.json", "{}"),
+        ("job", "job.json", "{}"),
+        ("evaluated", "evaluation.json", '{"model.path": null}'),
+        ("reported", "metrics.json", "{}"),
+        ("reported", "report.md", "# Comparison"),
+        ("reported", "summary.json", "{}"),
+        ("swept", "sweep.json", json.dumps(asdict(record))),
+        ("summed", "sweep_summary.json", json.dumps(summary)),
+    ):
+        (place / name).mkdir(exist_ok=True)
+        (place / name / file).write_text(content)
+    (place / "sheets").mkdir()
+    noise_picture(1).save(place / "sheets" / "kadid.png")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which every case is tried; none may change it."""
@@ -85,6 +126,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise_picture(1).save(place / "photos" / "one.png")
     (place / "text.txt").write_text("only words\n" * 9)
     write_label_sets(place)
+    write_tables(place)
+    write_folders(place)
     (place / "jsonl" / "deep.jsonl").write_text("[" * 100_000)
     (place / "jsonl" / "list.jsonl").write_text("[1]\n")
     (place / "matlab" / "dmos_realigned.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\x00" * 200)
@@ -100,6 +143,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+KEPT = ("trained", "job", "evaluated", "reported", "swept", "summed", "sheets", "photos", "good")
+
+
+def kept_files(place: Path) -> dict[str, bytes]:
+    """Content of the files that a command might replace, and of those it might put beside them."""
+    files = [file for name in KEPT for file in (place / name).rglob("*") if file.is_file()]
+    files += [file for file in place.iterdir() if file.is_file()]
+    # The lock of a run directory has no content, and stays.
+    return {
+        str(file.relative_to(place)): file.read_bytes() for file in files if file.name != "run.lock"
+    }
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_one_message(
     run: Command, place: Path, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -107,11 +163,14 @@ def test_one_message(
     monkeypatch.chdir(place)
     monkeypatch.setitem(sys.modules, "vllm", None)  # as where it is not installed
     arguments = list(case.arguments)
-    if case.command == "train" and not any(word.startswith("run_dir=") for word in arguments):
+    before = kept_files(place)
+    own_folder = any(word == "-m" or word.startswith("run_dir=") for word in arguments)
+    if case.command == "train" and not own_folder:
         arguments.append(f"run_dir={tmp_path / 'run'}")
     outcome = run(MAINS[case.command], *arguments)
     assert outcome.code == 2, outcome.err
     assert outcome.err.startswith("error: "), outcome.err
+    assert kept_files(place) == before, "a file was changed, or one was made beside it"
     assert "Traceback" not in outcome.err + outcome.out
     assert len(outcome.err.splitlines()) == case.lines, outcome.err
     for part in case.said:

@@ -25,7 +25,7 @@ from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.export import main
 from vqr1.cli.model_card import write_model_card
 from vqr1.config import ModelConfig, validate
-from vqr1.policy.export import export_checkpoint
+from vqr1.policy.export import export_checkpoint, written_aside
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.training.checkpoint_files import step_name
@@ -296,3 +296,12 @@ def test_mistakes(run: Command, trained: Any, arguments: list[str], words: str) 
     assert "Traceback" not in outcome.err
     # Nothing half written stays, which the corrected command would refuse to replace.
     assert list(Path().glob("made/*")) == []
+
+
+def test_only_its_own_leftovers_go(tmp_path: Path) -> None:
+    for name in (".cache-of-mine", ".cache.vqr1-partial-killed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    with written_aside(tmp_path / "cache") as folder:
+        (folder / "weights").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".cache-of-mine", "cache"]

@@ -233,6 +233,33 @@ def test_comparison_of_images_and_of_results(run: Command, folder: Path) -> None
     )
 
 
+def test_what_it_wrote_is_replaced_and_nothing_else(run: Command, folder: Path) -> None:
+    asks = (
+        ("photos", "mode=greedy", "output=table.txt"),
+        ("photos", "--mode", "compare", "output=ranking.txt", "pairs=pairs.csv"),
+    )
+    for ask in (*asks, *asks):
+        found = run(main, *ask)
+        assert found.code == 0, found.err
+    # A ranking is no file of scores to continue, and a description has no mark of its own.
+    mixed = run(main, "photos", "output=pairs.csv")
+    assert (mixed.code, "no pairs.csv.settings.json beside it" in mixed.err) == (2, True)
+    describe = ("photos", "prompt=describe", "mode=greedy", "output=words.txt")
+    assert run(main, *describe).code == 0
+    again = run(main, *describe)
+    assert again.err == (
+        "error: output=words.txt: the file exists, and this command did not write it; choose "
+        "another file, or remove it first\n"
+    )
+    scores = ("photos", "output=scores.csv")
+    assert run(main, *scores).code == 0
+    refused = run(main, "photos", "--mode", "compare", "output=scores.csv")
+    assert "output=scores.csv: holds scores, which a comparison would replace" in refused.err
+    for resume in ("false", "true"):
+        compared = run(main, "photos", "--mode", "compare", "output=scores.csv", f"resume={resume}")
+        assert compared.code == 0, compared.err
+
+
 def test_words_of_the_mode_option(run: Command, folder: Path) -> None:
     for word, override in MODES.items():
         key, choice = override.split("=")

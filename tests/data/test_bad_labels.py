@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 from scipy.io import savemat
 
@@ -38,6 +39,13 @@ ROW = "I01_01_01.png,I01.png,4.57,0.25\n"
         (HEADER + "C:\\x.png,I01.png,4.57,0.25\n", 2, "absolute path"),
         (HEADER + ",I01.png,4.57,0.25\n", 2, "empty image name"),
         ("image,ref_img,dmos,var\n" + ROW, 1, "no column 'dist_img'"),
+        ("dist_img,ref_img,dmos,dmos,var\n" + ROW, 1, r"'dmos' stands 2 times \(columns 3, 4\)"),
+        (HEADER + "I01_01_01.png,I01.png,4,57,0,25\n", 2, "6 columns, expected 4 as in the header"),
+        (HEADER + 'I01_01_01.png,I01.png,"4,57",0.25\n', 2, "dmos='4,57' is not a number; write"),
+        (HEADER + "I01_01_01.png,I01.png,1_000,0.25\n", 2, "dmos='1_000' is not a number"),
+        (HEADER + ROW + 'I01_01_02.png,"I01.png,4.5,1\n' + ROW, 3, "not readable as CSV"),
+        ("dist_img,ref_img,dmos,var,\n" + ROW[:-1] + ",7\n", 2, "'7' in column 5, which has no na"),
+        (HEADER.replace(",", ";") + ROW.replace(",", ";"), 1, "separated by semicolons"),
     ],
 )
 def test_kadid_file_and_line(text: str, line: int, message: str, tmp_path: Path) -> None:
@@ -94,12 +102,38 @@ def test_other_formats(name: str, file: str, text: str, message: str, tmp_path: 
         ('{"id": ' + "9" * 5000 + "}", ":1: JSON that cannot be read"),
         ('{"dataset_name": "A", "image": ["\\ud800.png"], "conversations": '
          '[{"from": "gpt", "value": 3}]}', ":1: image name .* holds half a character"),
+        ('{"dataset_name": "A", "image": ["a.png"], "conversations": '
+         '[{"from": "gpt", "value": 3, "value": 4}]}', ":1: .*the key 'value' stands twice"),
+        ('{"dataset_name": "A", "image": ["a.png"], "conversations": '
+         '[{"from": "gpt", "value": Infinity}]}', ":1: .*Infinity is no JSON number"),
+        ('{"dataset_name": "A", "image": ["a.png"], "conversations": '
+         '[{"from": "gpt", "value": "1_0"}]}', ":1: score '1_0' is not a number"),
     ],
 )  # fmt: skip
 def test_json_that_breaks_readers(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(line)
     with pytest.raises(DataError, match=message):
         load_labels("jsonl", tmp_path, label_file="a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([["Image name", "MOS", "MOS"], ["a.jpg", 1, 2]], "xlsx:1: column 'MOS' stands 2 times"),
+        ([["Image name", "MOS"], ["a.jpg", 1], ["b.jpg"]], "xlsx:3: no MOS in this row"),
+        ([["Image name", "MOS"], [None, 1]], "xlsx:2: no Image name in this row"),
+        ([["Image name", "MOS"], ["a.jpg", "4,5"]], "xlsx:2: MOS='4,5' is not a number"),
+        ([["Image name", "MOS"], ["a.jpg", True]], "xlsx:2: MOS=True is not a number"),
+    ],
+)
+def test_spreadsheets(rows: list[list[object]], message: str, tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    for row in rows:
+        book.active.append(row)
+    book.save(tmp_path / "MOS and Image attribute scores.xlsx")
+    with pytest.raises(DataError, match=message):
+        load_labels("spaq", tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["header", "tail"])

@@ -16,7 +16,8 @@ import torch
 from mlflow import MlflowClient
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
-from tests.support.forked import start_command
+from tests.support.forked import start, start_command
+from tests.support.holder import hold_run
 from tests.support.mlflow_database import new_database
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.evaluate import check_evaluation, main
@@ -109,6 +110,72 @@ def test_from_predictions(run: Command, tmp_path: Path) -> None:  # noqa: F811
     assert summary["sets"]["livec"]["images"] == 60
     for name in ("report.md", "metrics.json", "config.yaml", "plots/livec.png"):
         assert (tmp_path / "out" / name).is_file()
+
+
+def write_training(folder: Path) -> dict[str, bytes]:
+    """What a training leaves; the content of its files."""
+    folder.mkdir()
+    for name in ("run.json", "summary.json", "config.yaml", "metrics.csv"):
+        (folder / name).write_text(f"the training's {name}\n")
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_another_commands_folder_stays_as_it_is(run: Command, tmp_path: Path) -> None:  # noqa: F811
+    before = write_training(tmp_path / "trained")
+    table = write_table(tmp_path / "livec.csv", 1)
+    other = write_table(tmp_path / "other.csv", 2)
+    for arguments in ((), (f"predictions={table}",), (f"compare=[{table},{other}]",)):
+        found = run(main, "logger=none", "run_dir=trained", *arguments)
+        assert (found.code, found.out) == (2, "")
+        assert found.err == (
+            "error: run_dir=trained: this folder holds a training; choose an empty folder or a "
+            "new one\n"
+        )
+    left = {file.name: file.read_bytes() for file in (tmp_path / "trained").iterdir()}
+    assert left == before
+
+
+def test_an_evaluations_own_folder_takes_the_same_again(
+    run: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    table, other = (write_table(tmp_path / f"{n}.csv", n) for n in (1, 2))
+    options = ("logger=none", "figures.bootstrap_draws=0", "report.plots=false", "run_dir=out")
+    first = run(main, f"predictions={table}", *options)
+    assert first.code == 0, first.err
+    # Other curves and draws are no other evaluation.
+    again = run(main, f"predictions={table}", *options, "figures.curves=[logistic4]")
+    assert again.code == 0, again.err
+    summary = (tmp_path / "out/summary.json").read_bytes()
+    for arguments, words in (
+        ((f"predictions={other}",), f"predictions='{other}': the evaluation in run_dir='out' was "),
+        ((f"predictions={table}", "columns.score_lower_is_better=true"), "columns.score_lower_is"),
+        ((f"compare=[{table},{other}]",), "run_dir='out': the evaluation there is one of another"),
+    ):
+        refused = run(main, *arguments, *options)
+        assert (refused.code, len(refused.err.splitlines())) == (2, 1), refused.err
+        assert words in refused.err
+    assert (tmp_path / "out/summary.json").read_bytes() == summary
+
+
+def test_two_processes_at_once_in_one_folder(run: Command, tmp_path: Path) -> None:  # noqa: F811
+    table = write_table(tmp_path / "livec.csv", 1)
+    (tmp_path / "out").mkdir()
+    holder = start(hold_run, str(tmp_path / "out"))
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "out/held.log").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        found = run(main, f"predictions={table}", "logger=none", "run_dir=out")
+    finally:
+        holder.kill()
+        holder.join()
+    assert found.code == 2
+    assert found.err == "error: run_dir=out: another process is working on this run\n"
+    assert not (tmp_path / "out/summary.json").exists()
+    # The lock went with its holder.
+    assert run(main, f"predictions={table}", "logger=none", "run_dir=out").code == 0
 
 
 def test_comparing_two_files(run: Command, tmp_path: Path) -> None:  # noqa: F811
@@ -256,7 +323,7 @@ def test_a_model_is_judged_and_its_predictions_judged_again(
     assert "image names of kadid (SHA-256)" in renamed.err
 
 
-def start(
+def start_process(
     folder: Path, root: Path, *more: str, launcher: tuple[str, ...] = (sys.executable,)
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
@@ -279,7 +346,7 @@ def test_two_processes_and_a_killed_one_give_the_same_file(
     root = write_kadid(tmp_path / "kadid", references=3)
     tiny = ("loader.images_per_batch=1", "mode.sampling.max_new_tokens=2")
     store = new_database(tmp_path / "mlflow.db")
-    launched = start(
+    launched = start_process(
         tmp_path / "launched", root, *tiny, "logger=mlflow",
         f"logger.tracking_uri={store}",
         launcher=(sys.executable, "-m", "torch.distributed.run", "--standalone",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,7 +133,23 @@ def test_other_columns_and_directions(tmp_path: Path) -> None:
         ),
         ("image,score,mos,sample\na,1,1,0\na,1,2,1\n", "image 'a' has two opinion scores"),
         ("image,score,mos\n", "no rows"),
-        ("", "no readable CSV file"),
+        ("", "the file is empty"),
+        # Decimal commas without quotes: the old reader took the first column for row names.
+        ("image,score,mos\na.png,1,5,1.2\nb.png,2,5,3.4\n", ":2: 4 columns, expected 3"),
+        ("image,score,mos\na.png,1,5\nb.png,1\n", ":3: 2 columns, expected 3"),
+        ("image,score,mos\na.png,1,5,\n", ":2: 4 columns, expected 3"),
+        ("image,score,mos,\na.png,1,5,1.2\n", ":2: '1.2' in column 4, which has no name"),
+        ("image,mos,score,mos\na,1,2,3\n", ":1: column 'mos' stands 2 times (columns 2, 4)"),
+        ("image,score,score,mos\na,1,2,3\n", ":1: column 'score' stands 2 times"),
+        ("image;score;mos\na;1,5;1,2\n", "separated by semicolons"),
+        ('image,score,mos\na,"1,5",2\n', ":2: score '1,5' of image 'a': must be a number"),
+        ("image,score,mos\na,1_000,2\n", "score '1_000'"),
+        ("image,score,mos\na,1,0x10\n", "mos '0x10'"),
+        ("image,score,mos\na,1,\u0663\n", "mos '\u0663'"),
+        ("image,score,mos\na,1,nan\n", "mos 'nan' of image 'a': must be a number"),
+        ("image,score,mos\n,1,2\n", ":2: no image name in this row"),
+        ('image,score,mos\na,1,2\n"b,3,4\nc,5,6\n', ":3: not readable as CSV (unexpected end"),
+        ("image,score,mos,well_formed\na,1,2,maybe\n", ":2: well_formed 'maybe' of image 'a'"),
     ],
 )
 def test_refused_with_the_line(tmp_path: Path, content: str, message: str) -> None:
@@ -141,6 +159,32 @@ def test_refused_with_the_line(tmp_path: Path, content: str, message: str) -> No
         read_predictions(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_what_spreadsheets_and_pandas_write_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    # A byte order mark, row numbers without a heading, empty columns, blank lines, Windows' ends.
+    path.write_bytes(
+        ("\ufeff,image , score,mos,,\r\n0,a,1.5,5,,\r\n\r\n,,,,,\r\n1,b,2,1e0,,\r\n").encode()
+    )
+    found = read_predictions(path)
+    assert found.images == ("a", "b")
+    np.testing.assert_array_equal(found.scores[:, 0], [1.5, 2])
+    np.testing.assert_array_equal(found.mos, [5, 1])
+
+
+def test_answers_longer_than_the_csv_module_takes(tmp_path: Path) -> None:
+    predictions = make([["x" * 200_000]], [[2.0]])
+    write_predictions(predictions, tmp_path / "long.csv")
+    assert_equal(read_predictions(tmp_path / "long.csv"), predictions)
+
+
+def test_parquet_with_a_column_twice(tmp_path: Path) -> None:
+    names = ["image", "score", "mos", "mos"]
+    columns = [pa.array(["a", "b"]), *(pa.array([1.0, 2.0]) for _ in range(3))]
+    pq.write_table(pa.Table.from_arrays(columns, names), tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match="column 'mos' stands 2 times"):
+        read_predictions(tmp_path / "twice.parquet")
 
 
 def test_no_such_file(tmp_path: Path) -> None:

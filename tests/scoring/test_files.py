@@ -40,5 +40,12 @@ def test_lists_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="this list names no image"):
         find_images([str(empty)])
     empty.write_bytes(b"image\n\xff\xfe.png\n")
-    with pytest.raises(DataError, match="cannot be read as a CSV list"):
+    with pytest.raises(DataError, match=r"empty\.csv:2: byte 0xff is not UTF-8"):
+        find_images([str(empty)])
+    empty.write_text("image,image\na.png,b.png\n")
+    with pytest.raises(DataError, match=r"empty\.csv:1: column 'image' stands 2 times"):
+        find_images([str(empty)])
+    # The name holds a comma: half of it would be an image that is not there, or another one.
+    empty.write_text("image\na.png\nb, c.png\n")
+    with pytest.raises(DataError, match=r"empty\.csv:3: 2 columns, expected 1 .*quote a text"):
         find_images([str(empty)])

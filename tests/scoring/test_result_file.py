@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import time
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from tests.support.forked import start
+from tests.support.holder import hold_output
 from vqr1.errors import ConfigError, DataError
+from vqr1.scoring.compare import compare
+from vqr1.scoring.own_files import written_kind
 from vqr1.scoring.result import Result
-from vqr1.scoring.result_file import ResultFile, read_results, settings_file
+from vqr1.scoring.result_file import ResultFile, held, read_results, settings_file
+from vqr1.scoring.writers import ResultWriter, write_pairs, write_ranking
 
 RESULTS = [
     Result("plain.png", 3.25, 0.5, valid=True, text="<answer>3.25</answer>"),
@@ -85,6 +92,66 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         file.write(RESULTS[0])
     assert read_results(path, "csv") == RESULTS[:1]
     assert json.loads(settings_file(path).read_text()) == other
+
+
+def test_a_file_is_written_by_one_process(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    fill(path, "csv", RESULTS[:1])
+    holder = start(hold_output, str(path))
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "held.log").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(ConfigError, match=r"output=.*: another process is writing this file"):
+            held(path).__enter__()
+    finally:
+        holder.kill()
+        holder.join()
+    with held(path), held(tmp_path / "other.csv"):
+        assert (tmp_path / ".scores.csv.lock").exists()
+    assert not (tmp_path / ".scores.csv.lock").exists()
+    # Nobody writes beside a terminal or a pipe.
+    with held(Path("/dev/null")):
+        assert not Path("/dev/.null.lock").exists()
+
+
+def test_what_score_wrote_is_known(tmp_path: Path) -> None:
+    results = [Result("a.png", 3.0, 0.5, valid=True), Result("b.png", 2.0, 0.25, valid=True)]
+    comparison = compare(results)
+    for form in ("csv", "jsonl", "table"):
+        stream = io.StringIO()
+        writer = ResultWriter(stream, form)
+        for result in results:
+            writer.write(result)
+        (tmp_path / "file").write_text(stream.getvalue(), newline="")
+        assert written_kind(tmp_path / "file") == "scores"
+        stream = io.StringIO()
+        write_ranking(stream, form, comparison)
+        (tmp_path / "file").write_text(stream.getvalue(), newline="")
+        assert written_kind(tmp_path / "file") == "ranking"
+    stream = io.StringIO()
+    write_pairs(stream, comparison)
+    (tmp_path / "file").write_text(stream.getvalue(), newline="")
+    assert written_kind(tmp_path / "file") == "pairs"
+    for content in (b"", b"image,score,mos\n", b"[1]\n", b'{"path": "a.png"}\n', b"\xff\xd8\xff"):
+        (tmp_path / "file").write_bytes(content)
+        assert written_kind(tmp_path / "file") is None
+
+
+def test_rows_that_other_readers_take(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    row = '{"path": "a.png", "score": 3, "std": 1, "valid": true, "text": null, "error": null}\n'
+    path.write_text(row)
+    assert read_results(path, "jsonl") == [Result("a.png", 3.0, 1.0, valid=True)]
+    for text in (row.replace('"std": 1', '"score": 4, "std": 1'), row.replace("3", "NaN"),
+                 row.replace("3", '"1_0"')):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"scores\.jsonl:1: not a row"):
+            read_results(path, "jsonl")
+    path.write_text(row + row.replace("a.png", "./a.png"))
+    with pytest.raises(DataError, match=r"jsonl:2: image '\./a\.png' was already listed at line 1"):
+        read_results(path, "jsonl")
 
 
 @pytest.mark.parametrize(

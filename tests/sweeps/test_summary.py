@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
-from vqr1.errors import ConfigError
+from vqr1.errors import ConfigError, DataError
+from vqr1.sweeps.folder import Attempt, SweepFolder
+from vqr1.sweeps.jobs import SweepJob
 from vqr1.sweeps.report import SweepReport
-from vqr1.sweeps.results import JobResult, shown_metric
+from vqr1.sweeps.results import JobResult, read_folder, shown_metric
 from vqr1.sweeps.summary import mean_interval, paired_p_value, setting_rows
 
 METRIC = "test/srcc_after"
@@ -75,3 +78,24 @@ def test_a_metric_that_never_appears() -> None:
         shown_metric(JOBS, "val/sroc")
     assert shown_metric(JOBS, None) == METRIC
     assert shown_metric([JOBS[5]], "val/sroc") is None
+
+
+def test_a_number_that_a_kill_cut_off_is_none(tmp_path: Path) -> None:
+    attempt = Attempt(0, tmp_path / "0", SweepJob("a", ("seed=1",), {"seed": "1"}))
+    SweepFolder(tmp_path).prepare(attempt)
+    table = attempt.folder / "metrics.csv"
+    whole = "step,val/srcc,loss\n0,0.125,\n0,,2.5\n50,0.612,\n"
+    # Without its last digits and line end .612 would read as .6.
+    for text, last, curve in (
+        (whole, 0.612, ((0, 0.125), (50, 0.612))),
+        (whole[:-4], 0.125, ((0, 0.125),)),
+        ("step,val/sr", None, ()),
+        ("", None, ()),
+    ):
+        table.write_text(text)
+        (result,) = read_folder(SweepFolder(tmp_path), "val/srcc")
+        assert result.metrics.get("val/srcc") == last
+        assert result.curve == curve
+    table.write_text("step,val/srcc,val/srcc\n0,0.1,0.2\n")
+    with pytest.raises(DataError, match=r"metrics\.csv:1: column 'val/srcc' stands 2 times"):
+        read_folder(SweepFolder(tmp_path), "val/srcc")

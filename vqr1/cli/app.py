@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -14,13 +14,21 @@ from omegaconf import DictConfig
 
 from vqr1.cli import mixtures
 from vqr1.cli.compose import BAD_GROUP, USER_ERRORS, bad_group, plain_values, user_message
+from vqr1.cli.one_process import is_first_task, refuse_tasks
 from vqr1.config import config_dir, model_defaults, validate
 from vqr1.errors import EXIT_INTERRUPTED, NotMetError, UserError
+from vqr1.outputs import EVALUATION, SWEEP, TRAINING, check_records
 from vqr1.process_memory import bound_memory
 from vqr1.standard_streams import guard_output
 from vqr1.stop_signals import Stopped, stop_signals
 
 EXIT_USER_ERROR = UserError.exit_code
+
+_HYDRA_FOLDERS: dict[str, dict[str, str]] = {
+    "hydra.run.dir": {"train": TRAINING, "eval": EVALUATION},
+    "hydra.sweep.dir": {"train": SWEEP},
+}
+"""What the folders of these keys may hold already, by command."""
 
 T = TypeVar("T")
 
@@ -120,6 +128,7 @@ def run_command(
     # exception has to arrive, because user errors and defects are told apart below.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        check_hydra_folders(config_name, sys.argv[1:])
         with stop_signals():
             hydra.main(config_path=str(config_dir()), config_name=config_name, version_base="1.3")(
                 command
@@ -142,6 +151,38 @@ def run_command(
             speaks = _alone
         code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in command.failures)
         _stop("\n".join(user_message(error) for error in command.failures), code, speaks)
+
+
+def check_hydra_folders(config_name: str, arguments: Sequence[str]) -> None:
+    """Check the folders that Hydra writes into before it calls a command.
+
+    Args:
+        config_name: the command's primary configuration.
+        arguments: its command line; a folder with an interpolation is not known yet, and is named
+            after the time.
+
+    Raises:
+        ConfigError: one holds what another command wrote.
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        own = _HYDRA_FOLDERS.get(key.lstrip("+"))
+        if own is not None and "$" not in value:
+            folder = value.strip("'\"")
+            check_records(Path(folder), own.get(config_name), key.lstrip("+"))
+
+
+def refuse_launcher(command: str, *, torchrun: bool = False) -> None:
+    """End a process that a launcher started beside others which would all do the same work.
+
+    Args:
+        command: what the user calls it.
+        torchrun: the command shares its work among the processes of torchrun.
+    """
+    try:
+        refuse_tasks(command, torchrun=torchrun)
+    except UserError as error:
+        stop(error, lambda message, code: is_first_task())
 
 
 def stop(error: UserError, speaks: Speaks = _alone) -> NoReturn:

@@ -6,9 +6,10 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
-from vqr1.cli.app import EXIT_USER_ERROR
+from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
 from vqr1.config import DataConfig, DatasetConfig, validate
 
@@ -49,6 +50,7 @@ def run_script(
     Returns:
         The exit code: 0, or that of the user's mistake.
     """
+    refuse_launcher(Path(sys.argv[0]).name)
     parser.add_argument(
         "overrides", nargs="*", help="configuration, such as dataset=koniq dataset.root=data/koniq"
     )

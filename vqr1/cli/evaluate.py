@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from vqr1.cli.app import run_command
+from vqr1.cli.app import refuse_launcher, run_command
 from vqr1.cli.mode_checks import mode_problems
 from vqr1.config import EvalConfig, ServerConfig, VllmBackendConfig
 from vqr1.errors import ConfigError
@@ -16,6 +16,7 @@ from vqr1.errors import ConfigError
 
 def main() -> None:
     """Entry point of `eval.py` and `vqr1-eval`."""
+    refuse_launcher("eval.py", torchrun=True)
     run_command(
         "eval", EvalConfig, evaluate, go_on="; the same command with run_dir={run_dir} goes on"
     )

@@ -11,8 +11,8 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from vqr1.cli.folders import make_folders
-from vqr1.config import EvalConfig
+from vqr1.config import EvalConfig, MixtureConfig
 from vqr1.evaluation.figures import FigureOptions, set_figures
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.report import Evaluation, main_table, published_tables
 from vqr1.evaluation.report_values import summary_values, with_skipped
 from vqr1.evaluation.tables import to_rich
+from vqr1.evaluation.work import check_settings
+from vqr1.outputs import EVALUATION, check_folder
 from vqr1.tracking import RunLog, open_run_log
+from vqr1.training.run_record import RunLock
 
 if TYPE_CHECKING:
     from vqr1.cli.evaluate_model import ScoredModel
@@ -39,18 +42,23 @@ def run_evaluation(config: EvalConfig, composed: DictConfig) -> float | None:
     Returns:
         As `vqr1.cli.evaluate.evaluate`.
     """
+    first = int(os.environ.get("RANK", "0")) == 0
+    run_dir = Path(config.run_dir)
+    if first:
+        check_folder(run_dir, EVALUATION, "run_dir")
     make_folders(run_dir=config.run_dir, loader__cache_dir=config.loader.cache_dir)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    if config.predictions is None and config.compare is None:
-        return _judge_model(config, composed)
-    if int(os.environ.get("RANK", "0")):
-        # A launcher's other processes have no part in what needs no model.
+    with RunLock(run_dir) if first else nullcontext():
+        if config.predictions is None and config.compare is None:
+            return _judge_model(config, composed)
+        if not first:
+            # A launcher's other processes have no part in what needs no model.
+            return None
+        if config.predictions is not None:
+            return _judge_file(config, composed)
+        _compare(config, composed)
         return None
-    if config.predictions is not None:
-        return _judge_file(config, composed)
-    _compare(config, composed)
-    return None
 
 
 def figure_options(config: EvalConfig) -> FigureOptions:
@@ -109,11 +117,27 @@ def _judge_file(config: EvalConfig, composed: DictConfig) -> float:
     path = Path(config.predictions).expanduser()
     labels = label_tables(config.dataset, config.part) if config.labels == "dataset" else None
     predictions = read_predictions(path, config.columns, labels)
+    check_settings(Path(config.run_dir), _file_settings(config, path))
     words = f"predictions from {path.name}, {predictions.samples} score(s) an image"
     if labels is not None:
         words += f", {config.part} images"
     caption = _caption(config, words)
     return _report(config, composed, predictions, caption, started, None)
+
+
+def _file_settings(config: EvalConfig, path: Path) -> dict[str, Any]:
+    """What an evaluation of a file is of: another one does not take its folder."""
+    settings: dict[str, Any] = {
+        "predictions": str(path.resolve()),
+        "labels": config.labels,
+        **{f"columns.{key}": value for key, value in asdict(config.columns).items()},
+    }
+    if config.labels == "dataset":
+        dataset = config.dataset
+        sets = dataset.parts if isinstance(dataset, MixtureConfig) else {dataset.name: dataset}
+        settings |= {"labels.part": config.part}
+        settings |= {f"labels.{key}.root": part.root for key, part in sets.items()}
+    return settings
 
 
 def _caption(config: EvalConfig, words: str) -> str:
@@ -177,6 +201,8 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
     options = figure_options(config)
     console = _console()
     runs = read_runs(config.compare)
+    files = [str(Path(path).expanduser().resolve()) for path in config.compare]
+    check_settings(Path(config.run_dir), {"compare": sorted(files)})
     found = compare_runs(runs, options)
     tables = comparison_tables(found, options, runs)
     for table in tables:

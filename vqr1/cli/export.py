@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vqr1.cli.app import run_command
+from vqr1.cli.app import refuse_launcher, run_command
 from vqr1.cli.model_card import read_run_config, write_model_card
 from vqr1.config import ExportConfig, ModelConfig, validate
 from vqr1.errors import ConfigError, DataError, ModelError
@@ -26,6 +26,7 @@ STATE_PREFIX = "model."
 
 def main() -> None:
     """Entry point of `scripts/export.py` and `vqr1-export`."""
+    refuse_launcher("export.py")
     run_command("export", ExportConfig, export)
 
 

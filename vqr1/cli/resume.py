@@ -20,6 +20,7 @@ from typing import Any
 from vqr1.cli.arguments import AUTO, find_run, gives, kept_overrides
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError, DataError, UserError
+from vqr1.outputs import TRAINING, check_folder
 from vqr1.training.checkpoint_files import newest_intact
 from vqr1.training.run_record import (
     RECORD,
@@ -112,14 +113,17 @@ def claimed_run(
         overrides: the command line's overrides, kept for a later `resume=`.
 
     Raises:
-        ConfigError: no such run, another process works on it, the folder holds another run, or
-            keys changed that change what is computed. Where the data lie may change.
+        ConfigError: no such run, another process works on it, the folder holds another run or
+            something else, or keys changed that change what is computed. Where the data lie may
+            change.
     """
     run_dir = Path(config.run_dir)
     if config.resume == AUTO and not gives(overrides, "run_dir"):
         run_dir = _newest_unfinished(run_dir, values) or run_dir
     elif config.resume not in (None, AUTO):
         run_dir = find_run(config.resume, config.logger.tracking_uri)
+    if read_record(run_dir) is None:
+        check_folder(run_dir, TRAINING, "run_dir")
     with RunLock(run_dir):
         # Read under the lock: another process may just have finished it.
         record = read_record(run_dir)
@@ -184,5 +188,5 @@ def _check_unused(run_dir: Path, record: RunRecord | None) -> None:
                 f"resume={run_dir}, or choose another folder"
             ]
         )
-    if record is not None or (run_dir / "summary.json").exists():
+    if record is not None:
         raise ConfigError([f"run_dir={run_dir}: this folder holds a finished run; choose another"])

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from vqr1.cli.app import EXIT_USER_ERROR
+from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
 from vqr1.cli.score_run import run
 from vqr1.cli.serve import serve
@@ -58,6 +58,7 @@ examples: python score.py photos/ output=scores.csv          (again: continues w
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `score.py` and `vqr1-score`."""
     bound_memory()
+    refuse_launcher("score.py")
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == [SERVE]:
         sys.exit(_code_of(lambda: serve(given[1:])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 from vqr1.cli.mode_checks import mode_problems
 from vqr1.config import ScoreConfig, ServerConfig
 from vqr1.errors import ConfigError
+from vqr1.outputs import not_own
 from vqr1.scoring.files import is_list
+from vqr1.scoring.own_files import written_kind
 from vqr1.scoring.writers import Format
 
 FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".txt": "table"}
@@ -30,7 +33,6 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
         *_inputs(config, patterns),
         *mode_problems(config.mode, config.prompt),
         *(_comparing(config) if config.task == "compare" else _scoring(config)),
-        *_places(config),
     ]
     if config.hardware.devices * config.hardware.nodes > 1:
         problems.append(
@@ -46,6 +48,7 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
                 f"output={config.output}: its ending does not say the format; use .csv, .jsonl or "
                 ".txt, or set format"
             )
+    problems += _places(config, form, patterns)
     if problems:
         raise ConfigError(problems)
     assert form is not None
@@ -117,7 +120,7 @@ def _comparing(config: ScoreConfig) -> list[str]:
     return problems
 
 
-def _places(config: ScoreConfig) -> list[str]:
+def _places(config: ScoreConfig, form: Format | None, patterns: Sequence[str]) -> list[str]:
     problems = []
     for key, value in (("output", config.output), ("pairs", config.pairs)):
         if value is None:
@@ -131,4 +134,29 @@ def _places(config: ScoreConfig) -> list[str]:
             problems.append(
                 f"{key}={value}: the file cannot be written (it is a folder); choose another place"
             )
+        elif any(_is_same(path, pattern) for pattern in patterns):
+            problems.append(f"{key}={value}: the command reads this file too; choose another place")
+        elif path.is_file() and path.stat().st_size:
+            problems += _replaced(config, key, path, form)
     return problems
+
+
+def _is_same(path: Path, pattern: str) -> bool:
+    other = Path(pattern).expanduser()
+    return path.exists() and os.path.exists(other) and path.samefile(other)
+
+
+def _replaced(config: ScoreConfig, key: str, path: Path, form: Format | None) -> list[str]:
+    """The problem of a file that is there, where it would be replaced."""
+    continues = config.task == "score" and form != "table" and config.resume
+    if continues:
+        return []  # where the file is opened, its settings are compared
+    kind = written_kind(path)
+    if kind is None:
+        return [not_own(path, key)]
+    if kind == "scores" and config.task == "compare" and config.resume:
+        return [
+            f"{key}={path}: holds scores, which a comparison would replace; choose another file, "
+            "or resume=false"
+        ]
+    return []

@@ -19,7 +19,7 @@ from vqr1.config import ScoreConfig
 from vqr1.errors import DataError, ModelError
 from vqr1.scoring.files import find_images
 from vqr1.scoring.result import Result
-from vqr1.scoring.result_file import ResultFile, read_results, settings_file
+from vqr1.scoring.result_file import ResultFile, held, not_written, read_results, settings_file
 from vqr1.scoring.writers import Format, ResultWriter, write_pairs, write_ranking
 
 if TYPE_CHECKING:
@@ -93,22 +93,27 @@ def _score_to_file(
     assert config.output is not None
     assert form != "table"
     place = Path(config.output).expanduser()
-    file = ResultFile(place, form, deciding_settings(config), resume=config.resume)
-    left = [path for path in paths if not file.holds(path)]
-    if file.kept:
-        sys.stderr.write(f"continuing {config.output}: {len(file.kept)} images are in it\n")
-    counts: Counter[str] = Counter()
-    scorer = load_scorer(config, notes) if left else None
-    with file:
-        if scorer is not None:
-            try:
-                counts = _score(scorer, left, file.write, sys.stderr)
-            except ModelError as error:
-                raise ModelError(
-                    f"{error}\n{config.output} holds what was scored until now; the same command "
-                    "continues it"
-                ) from error
+    with held(place):
+        file = ResultFile(place, form, deciding_settings(config), resume=config.resume)
+        left = [path for path in paths if not file.holds(path)]
+        if file.kept:
+            sys.stderr.write(f"continuing {config.output}: {len(file.kept)} images are in it\n")
+        scorer = load_scorer(config, notes) if left else None
+        with file:
+            counts = Counter[str]() if scorer is None else _scored(config, scorer, left, file)
     return _closing(config, counts)
+
+
+def _scored(
+    config: ScoreConfig, scorer: Scorer, paths: Sequence[Path], file: ResultFile
+) -> Counter[str]:
+    try:
+        return _score(scorer, paths, file.write, sys.stderr)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}\n{config.output} holds what was scored until now; the same command "
+            "continues it"
+        ) from error
 
 
 def _compare(
@@ -135,7 +140,7 @@ def _compare(
 
 
 def _check_targets(config: ScoreConfig) -> None:
-    """Check that no file is written over that holds scores, or by two tables.
+    """Check that no file is written over that is read, or by two tables.
 
     Raises:
         DataError: it would be.
@@ -147,11 +152,6 @@ def _check_targets(config: ScoreConfig) -> None:
         path = Path(target).expanduser().resolve()
         if path in [Path(other).expanduser().resolve() for other in read]:
             raise DataError(f"{key}={target}: another key names the same file; choose another one")
-        if config.resume and settings_file(path).exists():
-            raise DataError(
-                f"{key}={target}: holds scores, which a comparison would replace; choose another "
-                "file, or resume=false"
-            )
         read.append(target)
 
 
@@ -193,18 +193,16 @@ def _output(output: str | None, key: str = "output") -> Iterator[TextIO]:
     if output is None:
         yield sys.stdout
         return
-    try:
-        stream = (
-            Path(output)
-            .expanduser()
-            .open("w", encoding="utf-8", errors="backslashreplace", newline="")
-        )
-    except OSError as error:
-        raise DataError(
-            f"{key}={output}: the file cannot be written ({error.strerror}); choose another place"
-        ) from error
-    with stream:
-        yield stream
+    path = Path(output).expanduser()
+    with held(path, key):
+        try:
+            stream = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        except OSError as error:
+            raise DataError(not_written(output, error, key)) from error
+        # What settings lie beside it are those of scores that are gone now.
+        settings_file(path).unlink(missing_ok=True)
+        with stream:
+            yield stream
 
 
 def _progress(total: int, stream: TextIO) -> Progress:

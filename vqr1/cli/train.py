@@ -22,6 +22,7 @@ from vqr1.cli.arguments import arguments_of
 from vqr1.cli.figure import figure_of
 from vqr1.config import TrainConfig
 from vqr1.errors import EXIT_INTERRUPTED, UserError
+from vqr1.outputs import TRAINING, check_folder
 from vqr1.training.place import Place, find_place, leave
 
 
@@ -101,6 +102,8 @@ def _launch(config: TrainConfig) -> float:
     from vqr1.cli.launch import launch
 
     run_dir = Path(config.run_dir)
+    # Before the processes write into it.
+    check_folder(run_dir, TRAINING, "run_dir")
     launch(config.hardware, list(HydraConfig.get().overrides.task), run_dir)
     # With resume=auto the processes may have gone on in another folder, and have said so.
     return figure_of(run_dir) if (run_dir / "summary.json").is_file() else float("nan")

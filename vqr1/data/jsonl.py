@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.data.labels._reading import text_lines
+from vqr1.data.tables import parse_json, parse_number
 from vqr1.errors import DataError
 
 QUESTION = (
@@ -83,13 +84,7 @@ def write_jsonl(path: Path, lines: Iterable[JsonlLine], question: str = QUESTION
 
 
 def _parse_line(text: str, where: str) -> JsonlLine:
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-    except (ValueError, RecursionError) as error:
-        # An integer of thousands of digits; thousands of brackets.
-        raise DataError(f"{where}: JSON that cannot be read ({error})") from error
+    record = parse_json(text, where)
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected an object, found {type(record).__name__}")
     name = record.get("dataset_name")
@@ -118,10 +113,9 @@ def _score(record: dict[str, Any], where: str) -> float:
     value = answers[0]
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise DataError(f"{where}: score {value!r} is not a number")
-    try:
-        score = float(value)
-    except ValueError as error:
-        raise DataError(f"{where}: score {value!r} is not a number") from error
+    score = parse_number(value)
+    if score is None:
+        raise DataError(f"{where}: score {value!r} is not a number")
     if not math.isfinite(score):
         raise DataError(f"{where}: score {value!r} must be finite")
     return score

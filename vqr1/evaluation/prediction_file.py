@@ -5,12 +5,12 @@ mos, dataset, sample, reference, distortion, well_formed, index, text; a score t
 empty is an invalid answer), checks every row, and
 writes finished predictions in either format. A file that breaks a rule is refused with the line.
 
-What it leaves out: streaming while scoring (`vqr1.evaluation.prediction_stream`).
+What it leaves out: streaming while scoring (`vqr1.evaluation.prediction_stream`), and what makes a
+CSV file sound (`vqr1.data.tables`).
 """
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,12 +20,16 @@ import numpy as np
 import pandas as pd
 
 from vqr1.config import PredictionColumns
+from vqr1.data.tables import check_unique, parse_number, read_csv, separator_hint
 from vqr1.errors import DataError
 from vqr1.evaluation.prediction_stream import COLUMNS, csv_writer, rows_of
 from vqr1.evaluation.predictions import Predictions
 
 _SHOWN = 10
 _MISSING = ("", "nan", "NaN")
+_TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
+_WHERE = "where"
+"""Column of a loaded table: the place of each row in its file, as messages name it."""
 OPTIONAL = ("mos", "dataset", "sample", "reference", "distortion", "text", "index", "well_formed")
 
 
@@ -70,13 +74,13 @@ def read_predictions(
     """
     columns = columns or PredictionColumns()
     table = _load(path, columns, only=next(iter(labels)) if labels and len(labels) == 1 else None)
-    table["score"] = _numbers(path, table, "score", missing=True)
+    table["score"] = _numbers(table, "score", missing=True)
     if columns.score_lower_is_better:
         table["score"] = -table["score"]
     if labels is not None:
         table["mos"] = np.nan
     elif "mos" in table:
-        table["mos"] = _numbers(path, table, "mos", missing=False)
+        table["mos"] = _numbers(table, "mos", missing=False)
     else:
         raise DataError(
             f"{path}: no column {columns.mos!r} (found: {', '.join(table.attrs['found'])}); name "
@@ -84,85 +88,102 @@ def read_predictions(
         )
     if columns.mos_lower_is_better and labels is None:
         table["mos"] = -table["mos"]
-    _check_unique(path, table)
+    _check_unique(table)
     predictions = _gather(path, table)
     return predictions if labels is None else _labelled(path, predictions, labels)
 
 
 def _load(path: Path, columns: PredictionColumns, only: str | None) -> pd.DataFrame:
-    """The file with our own column names, all values as text.
+    """The file with our own column names, all values as text, and the place of every row.
 
     Rows of a file without a column dataset belong to the set `only`, or one named as the file.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.suffix == ".parquet":
-        try:
-            raw = pd.read_parquet(path)
-        except (ValueError, OSError) as error:
-            raise DataError(f"{path}: no readable Parquet file: {error}") from error
-        raw = raw.astype(object).where(raw.notna(), "").map(str)
-    else:
-        try:
-            raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: no readable CSV file: {error}") from error
+    raw, places, hint = _raw_parquet(path) if path.suffix == ".parquet" else _raw_csv(path)
     names = {ours: getattr(columns, ours, ours) for ours in ("image", "score", *OPTIONAL)}
     for ours in ("image", "score"):
         if names[ours] not in raw:
             raise DataError(
-                f"{path}: no column {names[ours]!r} (found: {', '.join(map(str, raw.columns))}); "
-                f"name it with columns.{ours}"
+                f"{path}: no column {names[ours]!r} (found: {', '.join(raw)}); "
+                f"name it with columns.{ours}{hint}"
             )
     table = pd.DataFrame({ours: raw[name] for ours, name in names.items() if name in raw})
     if not len(table):
         raise DataError(f"{path}: no rows")
-    table.attrs["found"] = [str(name) for name in raw.columns]
+    table[_WHERE] = places
+    nameless = table["image"].str.strip() == ""
+    if nameless.any():
+        raise DataError(f"{table[_WHERE][nameless].iloc[0]}: no image name in this row")
+    table.attrs["found"] = list(raw)
     for ours, default in (("dataset", only or path.stem), ("sample", "0")):
         if ours not in table:
             table[ours] = default
     return table
 
 
-def _numbers(path: Path, table: pd.DataFrame, name: str, missing: bool) -> pd.Series:
+def _raw_csv(path: Path) -> tuple[dict[str, list[str]], list[str], str]:
+    """Columns as text by name, the place of each row, and a hint for a column that is missing."""
+    table = read_csv(path)
+    columns = {name: table.column(name) for name in table.names}
+    return (
+        columns,
+        [table.where(row) for row in range(len(table.rows))],
+        separator_hint(table.columns),
+    )
+
+
+def _raw_parquet(path: Path) -> tuple[dict[str, list[str]], list[str], str]:
+    """The same of a Parquet file."""
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        check_unique([str(name) for name in pyarrow.parquet.read_schema(path).names], str(path))
+        raw = pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: no readable Parquet file: {error}") from error
+    raw = raw.astype(object).where(raw.notna(), "").map(str)
+    columns = {str(name): raw[name].tolist() for name in raw.columns}
+    return columns, [f"{path}, row {row + 1}" for row in range(len(raw))], ""
+
+
+def _numbers(table: pd.DataFrame, name: str, missing: bool) -> pd.Series:
     text = table[name].str.strip()
+    found = [parse_number(value) for value in text]
+    values = pd.Series(found, index=table.index, dtype=np.float64)
     empty = text.isin(_MISSING)
-    values = pd.to_numeric(text.where(~empty), errors="coerce").astype(float)
     bad = ~np.isfinite(values) & (~empty | (not missing))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         rule = "must be a number, or empty for an invalid answer" if missing else "must be a number"
         raise DataError(
-            f"{_place(path, row)}: {name} {table[name].iat[row]!r} of image "
+            f"{table[_WHERE].iat[row]}: {name} {table[name].iat[row]!r} of image "
             f"{table['image'].iat[row]!r}: {rule} ({int(bad.sum())} such rows)"
+            f"{'; write decimals with a point' if ',' in text.iat[row] else ''}"
         )
     return values
 
 
-def _place(path: Path, row: int) -> str:
-    """File and line of a data row; a quoted text may take several lines."""
-    if path.suffix == ".parquet":
-        return f"{path}, row {row + 1}"
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        next(reader)
-        # pandas leaves empty lines out; so does this count.
-        line = reader.line_num + 1
-        for values in reader:
-            if values:
-                if not row:
-                    return f"{path}:{line}"
-                row -= 1
-            line = reader.line_num + 1
-    return str(path)
+def _truths(table: pd.DataFrame, name: str) -> np.ndarray:
+    """[rows] bool of a column of yes and no."""
+    text = table[name].str.strip().str.lower()
+    true = text.isin(_TRUE)
+    bad = ~true & ~text.isin(_FALSE)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"{table[_WHERE].iat[row]}: {name} {table[name].iat[row]!r} of image "
+            f"{table['image'].iat[row]!r}: must be 1 or 0"
+        )
+    return true.to_numpy()
 
 
-def _check_unique(path: Path, table: pd.DataFrame) -> None:
+def _check_unique(table: pd.DataFrame) -> None:
     twice = table.duplicated(["dataset", "image", "sample"])
     if twice.any():
         rows = np.flatnonzero(twice)
         raise DataError(
-            f"{_place(path, int(rows[0]))}: {len(rows)} rows repeat an image and sample: "
+            f"{table[_WHERE].iat[rows[0]]}: {len(rows)} rows repeat an image and sample: "
             f"{_some(table['image'].iloc[rows].tolist())}; give each answer of an image its own "
             "number in a column sample, or remove the repetitions"
         )
@@ -197,11 +218,11 @@ def _gather(path: Path, table: pd.DataFrame) -> Predictions:
     if len(torn):
         row = int(order.reshape(shape)[torn[0], -1])
         raise DataError(
-            f"{_place(path, row)}: image {table['image'].iat[row]!r} has two opinion scores; all "
-            "rows of an image need the same one"
+            f"{table[_WHERE].iat[row]}: image {table['image'].iat[row]!r} has two opinion scores; "
+            "all rows of an image need the same one"
         )
     texts = column("text", "")[order].reshape(shape)
-    well_formed = column("well_formed", "1")[order].reshape(shape)
+    formed = _truths(table, "well_formed") if "well_formed" in table else np.full(len(table), True)
     references, distortions = column("reference", "")[first], column("distortion", "")[first]
     index = pd.to_numeric(pd.Series(column("index", "")[first]), errors="coerce").to_numpy()
     return Predictions(
@@ -211,7 +232,7 @@ def _gather(path: Path, table: pd.DataFrame) -> Predictions:
         mos=by_image[:, 0],
         scores=scores,
         valid=np.isfinite(scores),
-        well_formed=np.isin(well_formed, ("1", "True", "true")),
+        well_formed=formed[order].reshape(shape),
         texts=tuple(tuple(row) for row in texts),
         references=tuple(str(name) or None for name in references),
         distortions=tuple(str(name) or None for name in distortions),

@@ -80,6 +80,14 @@ def check_settings(run_dir: Path, settings: Mapping[str, Any]) -> None:
         replace_file(path, json.dumps(current, indent=2) + "\n")
         return
     saved = json.loads(path.read_text(encoding="utf-8"))
+    if not saved.keys() & current.keys():
+        # Of a model, of a file of predictions, a comparison: they have no settings in common.
+        raise ConfigError(
+            [
+                f"run_dir={str(run_dir)!r}: the evaluation there is one of another kind; choose "
+                "another run_dir"
+            ]
+        )
     problems = [
         f"{key}={current.get(key)!r}: the evaluation in run_dir={str(run_dir)!r} was started with "
         f"{saved.get(key)!r}; continue it with the same value, or choose another run_dir"

@@ -8,6 +8,7 @@ readable by 4.x.
 from __future__ import annotations
 
 import copy
+import glob
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -30,9 +31,11 @@ def written_aside(folder: Path) -> Iterator[Path]:
     Where the block raises, the new folder is gone and `folder` as it was.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left_behind in folder.parent.glob(f".{folder.name}-*"):
+    # A name that nobody else gives: `.cache-mine` beside an export called `cache` stays.
+    prefix = f".{folder.name}.vqr1-partial-"
+    for left_behind in folder.parent.glob(f"{glob.escape(prefix)}*"):
         shutil.rmtree(left_behind)  # by a process that was killed
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    aside = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     aside.chmod(0o755)
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, aside)

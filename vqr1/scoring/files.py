@@ -5,12 +5,12 @@ What it leaves out: whether they decode; that is seen when they are scored.
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from vqr1.data.tables import read_csv, separator_hint
 from vqr1.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -47,7 +47,7 @@ def find_images(
 
     Raises:
         DataError: every pattern that gives no image, a folder that cannot be listed, or a list
-            without the column.
+            without the column or with rows that do not fit its header.
     """
     found: dict[str, Path] = {}
     problems = []
@@ -79,19 +79,14 @@ def _named_in_lines(names: Iterable[str]) -> list[Path]:
 
 
 def _named_in_list(path: Path, column: str) -> list[Path]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            header = rows.fieldnames or ()
-            if column not in header:
-                raise DataError(
-                    f"{path}:1: no column {column!r}; it has {', '.join(header) or 'none'}; name "
-                    "the one that holds the images with column=..."
-                )
-            # An empty cell names no image; rows of other lengths are as csv.DictReader reads them.
-            return [path.parent / row[column] for row in rows if (row[column] or "").strip()]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a CSV list ({error})") from error
+    table = read_csv(path)
+    if column not in table.names:
+        raise DataError(
+            f"{path}:{table.header_line}: no column {column!r}; it has {', '.join(table.names)}; "
+            f"name the one that holds the images with column=...{separator_hint(table.columns)}"
+        )
+    # An empty cell names no image.
+    return [path.parent / name for name in table.column(column) if name.strip()]
 
 
 def _matches(path: Path) -> Iterator[Path]:

@@ -5,8 +5,9 @@ rows and at most one torn one at the end. The next start keeps the whole rows, w
 unreadable images (they are tried again), and cuts off the torn one. Beside the file lie the
 settings that decide its scores: a file is never continued with others.
 
-What it leaves out: a machine that loses power (rows are flushed, not synced), and two commands that
-write one file at the same time.
+A second command that is given a file which another one is writing is refused.
+
+What it leaves out: a machine that loses power (rows are flushed, not synced).
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from vqr1.data.tables import fields_of_any_length, parse_json, parse_number
 from vqr1.errors import ConfigError, DataError
+from vqr1.locks import FileLock
+from vqr1.scoring.own_files import written_kind
 from vqr1.scoring.result import Result
 from vqr1.scoring.writers import FIELDS, ResultWriter
 
@@ -30,8 +35,49 @@ _ERRORS = "backslashreplace"
 """A file name may hold bytes that are no text; written like this, the file stays readable."""
 
 
+@contextmanager
+def held(path: Path, key: str = "output") -> Iterator[None]:
+    """Hold a file against other processes while it is read, continued and written.
+
+    Args:
+        path: the file; need not exist. A pipe or a terminal is not held.
+        key: configuration key that names it.
+
+    Raises:
+        ConfigError: another process holds it.
+        DataError: nothing can be written beside it.
+    """
+    place = path.resolve()
+    if place.exists() and not place.is_file():
+        yield
+        return
+    lock = FileLock(place.with_name(f".{place.name}.lock"), remove=True)
+    try:
+        free = lock.acquire()
+    except OSError as error:
+        raise DataError(not_written(path, error, key)) from error
+    if not free:
+        raise ConfigError(
+            [
+                f"{key}={path}: another process is writing this file; wait until it has ended, or "
+                "choose another file"
+            ]
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def not_written(path: str | Path, error: OSError, key: str = "output") -> str:
+    """The message about a file that cannot be written."""
+    return f"{key}={path}: the file cannot be written ({error.strerror}); choose another place"
+
+
 class ResultFile:
     """Appends results to a file, continuing what is there; nothing is written before `with`.
+
+    Whoever makes one `held` the file before.
 
     Args:
         path: the file.
@@ -73,10 +119,7 @@ class ResultFile:
             _replace(self._path, text.getvalue())
             self._stream = self._path.open("a", encoding="utf-8", errors=_ERRORS, newline="")
         except OSError as error:
-            raise DataError(
-                f"output={self._path}: the file cannot be written ({error.strerror}); choose "
-                "another place"
-            ) from error
+            raise DataError(not_written(self._path, error)) from error
         self._writer = ResultWriter(self._stream, self._form, header=not self.kept)
         return self
 
@@ -108,9 +151,10 @@ def check_continuable(path: Path, settings: Mapping[str, Any]) -> None:
     try:
         begun = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        fix = "replace it with resume=false" if written_kind(path) else "remove it first"
         raise DataError(
             f"output={path}: the file exists, and no {beside.name} beside it says how it was made; "
-            "choose another place, or replace it with resume=false"
+            f"choose another place, or {fix}"
         ) from error
     now = json.loads(_settings_text(settings))
     differing = [key for key in sorted({*begun, *now}) if begun.get(key) != now.get(key)]
@@ -128,19 +172,28 @@ def read_results(path: Path, form: Lines) -> list[Result]:
     """All whole rows of a file of results; a torn one at its end is left out.
 
     Raises:
-        DataError: the file cannot be read, or a row is none of ours, with its line.
+        DataError: the file cannot be read, a row is none of ours, or an image has two, with its
+            line.
     """
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
             text = file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    results = []
+    results: list[Result] = []
+    first: dict[str, int] = {}
     for line, row in _csv_rows(path, text) if form == "csv" else _json_rows(text):
         try:
-            results.append(_result(json.loads(row) if isinstance(row, str) else row))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            result = _result(parse_json(row, f"{path}:{line}") if isinstance(row, str) else row)
+        except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise _no_row(path, line) from error
+        before = first.setdefault(_key(result.path or ""), line)
+        if before != line:
+            raise DataError(
+                f"{path}:{line}: image {result.path!r} was already listed at line {before}; keep "
+                "one of the rows"
+            )
+        results.append(result)
     return results
 
 
@@ -151,7 +204,8 @@ def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
     rows: list[tuple[int, list[str]]] = []
     torn = not text.endswith("\n")
     try:
-        rows.extend((reader.line_num, row) for row in reader)
+        with fields_of_any_length():
+            rows.extend((reader.line_num, row) for row in reader)
     except csv.Error as error:
         if "unexpected end" not in str(error):
             raise _no_row(path, reader.line_num) from error
@@ -188,8 +242,8 @@ def _result(row: Mapping[str, Any]) -> Result:
 def _number(value: Any) -> float | None:
     if value in ("", None):
         return None
-    number = float(value)
-    if not math.isfinite(number):
+    number = parse_number(value)
+    if number is None or not math.isfinite(number):
         raise ValueError(f"{value} is no finite number")
     return number
 

@@ -24,6 +24,12 @@ Format = Literal["table", "csv", "jsonl"]
 
 FIELDS = tuple(field.name for field in fields(Result))
 
+PAIR_FIELDS = ("first", "second", "first_better")
+
+SCORES_HEAD = f"{'score':>8}  {'std':>8}  image\n"
+RANKING_HEAD = f"{'rank':>5}  {'ranks':>11}  {'wins':>6}  {'score':>8}  {'std':>8}  image\n"
+"""First lines of tables; what is known by them may be replaced (`own_files.py`)."""
+
 MATRIX_MOST = 12
 """Images up to which a table shows the probability of every pair."""
 
@@ -63,7 +69,7 @@ class ResultWriter:
     def _head(self) -> str:
         if self._form == "csv":
             return csv_row(FIELDS)
-        return f"{'score':>8}  {'std':>8}  image\n" if self._shows_scores() else ""
+        return SCORES_HEAD if self._shows_scores() else ""
 
     def _shows_scores(self) -> bool:
         return self._form == "table" and not self._descriptions
@@ -81,10 +87,10 @@ def write_ranking(stream: TextIO, form: Format, comparison: Comparison) -> None:
     if form == "jsonl":
         stream.writelines(json_row(_ranked(entry)) for entry in ranking)
     elif form == "csv":
-        stream.write(csv_row(list(_ranked(ranking[0]))))
+        stream.write(csv_row(ranking_fields()))
         stream.writelines(csv_row(list(_ranked(entry).values())) for entry in ranking)
     else:
-        stream.write(f"{'rank':>5}  {'ranks':>11}  {'wins':>6}  {'score':>8}  {'std':>8}  image\n")
+        stream.write(RANKING_HEAD)
         for entry in ranking:
             between = f"{entry.rank_low}-{entry.rank_high}"
             stream.write(
@@ -98,12 +104,19 @@ def write_ranking(stream: TextIO, form: Format, comparison: Comparison) -> None:
 
 def write_pairs(stream: TextIO, comparison: Comparison) -> None:
     """Write the probability of every pair as CSV: first, second, P(first better)."""
-    stream.write(csv_row(("first", "second", "first_better")))
+    stream.write(csv_row(PAIR_FIELDS))
     paths = [result.path for result in comparison.results]
     for i, row in enumerate(comparison.probabilities.tolist()):
         stream.writelines(
             csv_row((paths[i], paths[j], repr(row[j]))) for j in range(i + 1, len(paths))
         )
+
+
+def ranking_fields() -> tuple[str, ...]:
+    """Columns of a ranking."""
+    from vqr1.scoring.compare import Ranked
+
+    return tuple(field.name for field in fields(Ranked) if field.name != "position")
 
 
 def json_row(values: dict[str, Any]) -> str:
@@ -120,7 +133,7 @@ def csv_row(values: Sequence[object]) -> str:
 
 
 def _ranked(entry: Ranked) -> dict[str, Any]:
-    return {name: value for name, value in asdict(entry).items() if name != "position"}
+    return {name: getattr(entry, name) for name in ranking_fields()}
 
 
 def _matrix(comparison: Comparison) -> str:

@@ -29,28 +29,33 @@ class SweepReport:
         metric: the figure shown, None where no job has one.
         rows: a row for each setting.
         jobs: every job.
+        sweep: its folder, or the id of its parent run; distinguishes sweeps of one command.
     """
 
     command: str
     metric: str | None
     rows: list[SettingRow]
     jobs: list[JobResult]
+    sweep: str = ""
 
     @classmethod
-    def build(cls, command: str, results: Sequence[JobResult], metric: str | None) -> SweepReport:
+    def build(
+        cls, command: str, results: Sequence[JobResult], metric: str | None, sweep: str = ""
+    ) -> SweepReport:
         """Summarise results.
 
         Args:
             command: the command line.
             results: every job.
             metric: the figure asked for; None takes the first of `results.PREFERRED` there is.
+            sweep: its folder, or the id of its parent run.
 
         Raises:
             ConfigError: no finished job has the metric that was asked for.
         """
         jobs = list(results)
         metric = shown_metric(jobs, metric)
-        return cls(command, metric, setting_rows(jobs, metric), jobs)
+        return cls(command, metric, setting_rows(jobs, metric), jobs, sweep)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -86,6 +91,7 @@ class SweepReport:
         """The summary as plain values for JSON."""
         return {
             "command": self.command,
+            "sweep": self.sweep,
             "metric": self.metric,
             "counts": self.counts,
             "rows": [

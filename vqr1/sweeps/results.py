@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pandas as pd
-
+from vqr1.data.tables import CsvTable, number, parse_csv, parse_number, read_text
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import FINISHED, PRUNED, WAITING, Attempt, SweepFolder
 from vqr1.sweeps.parent import ERROR_TAG, ParentRun
@@ -153,19 +152,24 @@ def _from_files(attempt: Attempt, curve: str) -> JobResult:
 
 
 def _metrics_csv(file: Path, curve: str) -> tuple[dict[str, float], tuple[tuple[int, float], ...]]:
-    if not file.is_file():
+    if not file.is_file() or not file.stat().st_size:
         return {}, ()
-    table = pd.read_csv(file)
-    last = {
-        str(name): float(table[name].dropna().iloc[-1])
-        for name in table.columns
-        if name not in ("epoch", "step") and table[name].notna().any()
-    }
-    if curve not in table.columns:
-        return last, ()
-    points = table[["step", curve]].dropna()
-    pairs = zip(points["step"], points[curve], strict=True)
-    return last, tuple((int(step), float(value)) for step, value in pairs)
+    text = read_text(file)
+    # What follows the last line end was cut off by a kill: .6 of .612 would be another number.
+    table = parse_csv(text[: text.rfind("\n") + 1] or text, file)
+    columns = {name: _values(table, name) for name in table.names if name not in ("epoch", "step")}
+    last = {name: values[-1][1] for name, values in columns.items() if values}
+    steps = table.column("step") if "step" in table.names else []
+    return last, tuple(
+        (int(number(steps[row], table.where(row), "step")), value)
+        for row, value in (columns.get(curve, ()) if steps else ())
+    )
+
+
+def _values(table: CsvTable, name: str) -> list[tuple[int, float]]:
+    """(row, value) of the rows that have one; a metric that is not finite is none."""
+    found = [(row, parse_number(text)) for row, text in enumerate(table.column(name)) if text]
+    return [(row, value) for row, value in found if value is not None and not math.isnan(value)]
 
 
 def _summary_figures(file: Path) -> dict[str, float]:

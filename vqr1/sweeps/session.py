@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError, SweepIncompleteError
+from vqr1.outputs import SWEEP, check_folder
 from vqr1.sweeps.folder import (
     FINISHED,
     PRUNED,
@@ -84,7 +85,8 @@ def find_folder(plan: SweepPlan, resume: str, new: Path) -> tuple[SweepFolder, s
         The folder, and what to tell the user of a sweep that could not be continued.
 
     Raises:
-        ConfigError: the sweep to continue is not there or differs, or `new` holds another sweep.
+        ConfigError: the sweep to continue is not there or differs, or `new` holds another sweep or
+            something else.
     """
     if resume not in ("auto", "never"):
         return _asked_for(plan, resume), None
@@ -100,6 +102,7 @@ def find_folder(plan: SweepPlan, resume: str, new: Path) -> tuple[SweepFolder, s
                 return place, None
             if place.path != new:
                 note = "; ".join(changed)
+                check_folder(new, SWEEP, "hydra.sweep.dir")
                 return own, f"the configuration has changed since {place.path} ({note})"
     if own.record is not None:
         raise ConfigError(
@@ -109,6 +112,7 @@ def find_folder(plan: SweepPlan, resume: str, new: Path) -> tuple[SweepFolder, s
                 *_changes(own.record, plan),
             ]
         )
+    check_folder(new, SWEEP, "hydra.sweep.dir")
     return own, None
 
 
@@ -284,7 +288,8 @@ class Sweep:
         # Statistics and plots take a second to import: the first job need not wait for them.
         from vqr1.sweeps.report import SweepReport, log_report, write_report
 
-        report = SweepReport.build(self.plan.command, self.results(), self.plan.metric)
+        sweep = str(self.folder.path.resolve())
+        report = SweepReport.build(self.plan.command, self.results(), self.plan.metric, sweep)
         files = write_report(report, self.folder.path, self.plan.curve)
         if self.parent is not None:
             log_report(report, files, self.parent)

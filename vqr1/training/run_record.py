@@ -8,7 +8,6 @@ What it leaves out: which run a command means, and going on with it (`vqr1.cli.r
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from vqr1.errors import ConfigError, DataError
+from vqr1.locks import FileLock
 
 RECORD = "run.json"
 LOCK = "run.lock"
@@ -117,42 +117,20 @@ def changed_keys(
     ]
 
 
-class RunLock:
+class RunLock(FileLock):
     """Holds a run directory for this process.
-
-    A POSIX record lock: unlike `flock` it is not inherited by loader workers, which may outlive a
-    killed process by some seconds.
 
     Args:
         run_dir: the folder; it is made.
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / LOCK
-        self._file: int | None = None
-
-    def acquire(self) -> bool:
-        """Take the lock; False if another process holds it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            os.close(descriptor)
-            return False
-        self._file = descriptor
-        return True
-
-    def release(self) -> None:
-        """Give it back."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        super().__init__(run_dir / LOCK)
 
     def __enter__(self) -> RunLock:
         if not self.acquire():
             raise ConfigError(
-                [f"run_dir={self._path.parent}: another process is working on this run"]
+                [f"run_dir={self.path.parent}: another process is working on this run"]
             )
         return self
 

@@ -1,20 +1,19 @@
-"""Readers of label files that report file and line: text, CSV, spreadsheets and MATLAB files.
+"""Readers of label files that report file and line: text, spreadsheets and MATLAB files.
 
-Text is UTF-8 with or without a byte order mark, with any line end. Nothing is unpickled.
+CSV files and numbers are read by `vqr1.data.tables`, whose names the formats take from here.
+Nothing is unpickled.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-import math
 import struct
 import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError  # nosec B405: the error's name; openpyxl parses
@@ -22,7 +21,10 @@ from xml.etree.ElementTree import ParseError  # nosec B405: the error's name; op
 import openpyxl
 from openpyxl.utils.exceptions import InvalidFileException
 
+from vqr1.data.tables import check_unique, csv_rows, number, read_text
 from vqr1.errors import DataError
+
+__all__ = ["csv_rows", "mat_arrays", "number", "sheet_rows", "spread", "text_lines", "text_rows"]
 
 _BAD_SHEET = (
     zipfile.BadZipFile, InvalidFileException, KeyError, OSError, ParseError, ValueError, TypeError,
@@ -32,27 +34,6 @@ _BAD_SHEET = (
 
 MAT_SECONDS = 120
 """Longest time for one MATLAB file; the largest official one takes a second."""
-
-
-def read_text(path: Path) -> str:
-    """The whole text of a UTF-8 file.
-
-    Raises:
-        DataError: not a file, empty, or not UTF-8 (with the line of the first bad byte).
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    data = path.read_bytes()
-    if not data.strip():
-        raise DataError(f"{path}: the file is empty")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8 "
-            "text"
-        ) from error
 
 
 def text_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -81,32 +62,6 @@ def text_rows(path: Path, columns: int | tuple[int, ...]) -> Iterator[tuple[str,
         yield where, fields
 
 
-def csv_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a CSV file with a header line, as column name to text, with `file:line`.
-
-    Raises:
-        DataError: a required column is missing, or a row's column count differs from the header's.
-    """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    try:
-        header = [name.strip() for name in next(reader)]
-        missing = [name for name in required if name not in header]
-        if missing:
-            raise DataError(
-                f"{path}:1: no column {', '.join(map(repr, missing))}; the file has "
-                f"{', '.join(name for name in header if name)}"
-            )
-        for fields in reader:
-            if not any(field.strip() for field in fields):
-                continue
-            where = f"{path}:{reader.line_num}"
-            if len(fields) != len(header):
-                raise DataError(f"{where}: {len(fields)} columns, expected {len(header)}")
-            yield where, {name: text.strip() for name, text in zip(header, fields, strict=True)}
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not readable as CSV ({error})") from error
-
-
 def sheet_rows(
     path: Path, required: Sequence[str], sheet: str | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -116,7 +71,8 @@ def sheet_rows(
     without a name are ignored, and so are rows whose cells are all empty.
 
     Raises:
-        DataError: not a spreadsheet, no such sheet, or no header row.
+        DataError: not a spreadsheet, no such sheet, no header row, a column named twice, or a row
+            without a required value.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -135,19 +91,28 @@ def _sheet_rows(
             raise DataError(f"{path}: no sheet {sheet!r}; it has {', '.join(book.sheetnames)}")
         header: dict[int, str] = {}
         page = book[sheet] if sheet is not None else book.worksheets[0]
-        for number, cells in enumerate(page.iter_rows(values_only=True), start=1):
+        for row_number, cells in enumerate(page.iter_rows(values_only=True), start=1):
             if header:
-                row = {name: cells[i] for i, name in header.items() if i < len(cells)}
+                # Cells behind the last one that is filled are not in the row.
+                row = {name: cells[i] if i < len(cells) else None for i, name in header.items()}
                 if any(value is not None for value in row.values()):
-                    yield f"{path}:{number}", row
+                    _check_filled(row, required, f"{path}:{row_number}")
+                    yield f"{path}:{row_number}", row
                 continue
             names = {i: cell.strip() for i, cell in enumerate(cells) if isinstance(cell, str)}
             if set(required) <= set(names.values()):
+                check_unique([names.get(i, "") for i in range(len(cells))], f"{path}:{row_number}")
                 header = names
         if not header:
             raise DataError(f"{path}: no header row with {', '.join(required)}")
     finally:
         book.close()
+
+
+def _check_filled(row: Mapping[str, Any], required: Sequence[str], where: str) -> None:
+    for name in required:
+        if row[name] is None:
+            raise DataError(f"{where}: no {name} in this row; fill the cell, or empty the row")
 
 
 def mat_arrays(path: Path, *names: str) -> list[list[Any]]:
@@ -178,21 +143,6 @@ def mat_arrays(path: Path, *names: str) -> list[list[Any]]:
         raise DataError(f"{path}: {found['problem']}")
     arrays: list[list[Any]] = found["arrays"]
     return arrays
-
-
-def number(value: Any, where: str, column: str) -> float:
-    """A finite float from a text or a cell.
-
-    Raises:
-        DataError: not a number, NaN or infinite.
-    """
-    try:
-        result = float(value)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: {column}={value!r} is not a number") from error
-    if not math.isfinite(result):
-        raise DataError(f"{where}: {column}={value!r}; the score must be a finite number")
-    return result
 
 
 def spread(value: Any, where: str, column: str) -> float:

@@ -1,0 +1,55 @@
+"""Commands that share out no work are refused under a launcher that starts several tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scripts import prepare
+from tests.cli.conftest import Command
+from vqr1.cli import evaluate, export, score
+from vqr1.cli.one_process import is_first_task, refuse_tasks
+from vqr1.errors import ConfigError
+
+
+@pytest.mark.parametrize("main", [evaluate.main, score.main, export.main, prepare.main])
+@pytest.mark.parametrize(("task", "lines"), [("0", 1), ("1", 0)])
+def test_one_of_several_tasks_is_refused(
+    run: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    main: Callable[[], Any],
+    task: str,
+    lines: int,
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", task)
+    found = run(main, "run_dir=shared", "predictions=x.csv")
+    assert (found.code, found.out) == (2, "")
+    assert found.err.count("\n") == lines
+    if lines:
+        assert found.err.startswith("error: SLURM_STEP_NUM_TASKS=4: srun has started 4 tasks")
+
+
+def test_an_allocation_and_torchrun_are_no_tasks() -> None:
+    # The shell of an allocation of four tasks, and a step of one in it.
+    refuse_tasks("eval.py", environment={"SLURM_NTASKS": "4", "SLURM_PROCID": "0"})
+    refuse_tasks("eval.py", environment={"SLURM_STEP_NUM_TASKS": "1"})
+    # One task a node, each of which runs torchrun.
+    torchrun = {"SLURM_STEP_NUM_TASKS": "2", "RANK": "3", "WORLD_SIZE": "8"}
+    refuse_tasks("eval.py", torchrun=True, environment=torchrun)
+    with pytest.raises(ConfigError, match=r"^SLURM_STEP_NUM_TASKS=2: srun .* of score\.py; start"):
+        refuse_tasks("score.py", environment=torchrun)
+    for name, launcher in (
+        ("WORLD_SIZE", "torchrun"), ("OMPI_COMM_WORLD_SIZE", "mpirun"), ("PMI_SIZE", "mpiexec"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"^{name}=2: {launcher} has started 2 tasks"):
+            refuse_tasks("score.py", environment={name: "2"})
+
+
+def test_one_task_reports() -> None:
+    several = {"SLURM_STEP_NUM_TASKS": "4"}
+    assert is_first_task({**several, "SLURM_PROCID": "0"})
+    assert not is_first_task({**several, "SLURM_PROCID": "3"})
+    assert is_first_task({"SLURM_PROCID": "3"})
