@@ -126,6 +126,8 @@ def table(mos: np.ndarray, judged: list[Judged]) -> pd.DataFrame:
                 "setting": setting, "seeds": len(seeds), "srcc": np.mean(seeds), "low": low,
                 "high": high, "std_over_seeds": np.std(seeds, ddof=1) if len(seeds) > 1 else None,
                 "by_seed": " ".join(f"{value:.3f}" for value in seeds),
+                "images": len(mos),
+                "unscored": " ".join(str(int(np.isnan(j.scores).sum())) for j in members),
                 "difference": np.mean(seeds) - rows[0]["srcc"] if rows else 0.0,
                 "difference_low": gain_low, "difference_high": gain_high,
             }
@@ -156,12 +158,8 @@ def main() -> None:
     torch.set_num_threads(1)
     composed = compose_config("train", ["run_dir=unused", *options.set])
     config = validate(TrainConfig, plain_values(composed))
-    folders = [
-        attempt.folder
-        for sweep in options.sweep
-        for attempt in SweepFolder(sweep).results().values()
-        if attempt.status == FINISHED
-    ]
+    attempts = [a for sweep in options.sweep for a in SweepFolder(sweep).results().values()]
+    folders = [attempt.folder for attempt in attempts if attempt.status == FINISHED]
     if not folders:
         sys.exit(f"error: no finished job in {', '.join(map(str, options.sweep))}")
     mos, judged = judge_all(folders, config, options.samples, options.images)
@@ -169,7 +167,8 @@ def main() -> None:
     result = table(mos, judged)
     result.to_csv(target, index=False, float_format="%.4f")
     print(result.to_string())
-    print(f"{len(mos)} images, {options.samples} answers each")
+    print(f"{len(mos)} images, {options.samples} answers each; unscored: without a valid answer")
+    print(f"{len(folders)} of {len(attempts)} jobs; the others did not finish and are left out")
 
 
 if __name__ == "__main__":

@@ -191,6 +191,7 @@ EVAL = (
     case("eval", "model.run=nosuch logger.tracking_uri=sqlite:///gone.db", "no MLflow database"),
     case("eval", "model.run=best logger.tracking_uri=nosuch://x", "nosuch://x"),
     case("eval", "model.path=gone", "model.path=gone"),
+    case("eval", "model.path=damaged", "damaged/training_images.csv: line 2: 1 fields, expected 5"),
     case("eval", "predictions=gone.csv", "gone.csv"),
     case("eval", "predictions=empty", "empty"),
     case("eval", "predictions=text.txt", "text.txt"),

@@ -121,9 +121,10 @@ def write_folders(place: Path) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which every case is tried; none may change it."""
     place = tmp_path_factory.mktemp("place")
-    for name in ("empty", "photos", "jsonl", "matlab", "sheet"):
+    for name in ("empty", "damaged", "photos", "jsonl", "matlab", "sheet"):
         (place / name).mkdir()
     noise_picture(1).save(place / "photos" / "one.png")
+    (place / "damaged/training_images.csv").write_text("dataset,split,name,size,content\nkadid\n")
     (place / "text.txt").write_text("only words\n" * 9)
     write_label_sets(place)
     write_tables(place)

@@ -216,8 +216,12 @@ def test_card_says_what_it_was_trained_on(exported: Path) -> None:
     assert (result.dataset_name, result.metric_type, result.metric_value) == (
         "kadid, test", "srcc", 0.675,
     )  # fmt: skip
+    # Test and validation are two entries of the metadata: never one figure under the other's name.
+    assert [(r.dataset_name, r.dataset_split) for r in others] == [
+        ("kadid, test", "test"), ("kadid, validation", "validation"),
+    ]  # fmt: skip
     assert [(r.metric_type, r.metric_value) for r in others] == [("plcc", 0.7), ("srcc", 0.71)]
-    assert "| SRCC | kadid, test | 0.250 | 0.675 | [+0.350, +0.500] |" in text
+    assert "| SRCC | kadid, test | 0.250 | 0.675 | [+0.350, +0.500] | not recorded |" in text
     assert "| training sets | kadid |" in text
     assert card.data.license == "apache-2.0"
     # Where the training ran stays with the machine.
@@ -277,6 +281,8 @@ def test_push_uploads_the_folder(
         (["run=stopped"], "exported nothing at its end; export one of its checkpoints with "
          "checkpoint=best"),
         (["run=stopped", "checkpoint=best"], "best_00000003.ckpt: not a checkpoint of the "),
+        (["run=undecided", "checkpoint=best"], "no validation has chosen one yet: give "
+         "checkpoint=last"),
         (["run=bare"], "config.yaml: the key 'model' is missing; it is not the configuration"),
     ],
 )  # fmt: skip
@@ -285,6 +291,9 @@ def test_mistakes(run: Command, trained: Any, arguments: list[str], words: str) 
     Path("empty").mkdir()
     (Path("stopped") / "checkpoints").mkdir(parents=True)
     Path("stopped/config.yaml").write_bytes((run_dir / "config.yaml").read_bytes())
+    (Path("undecided") / "checkpoints").mkdir(parents=True)
+    Path("undecided/config.yaml").write_bytes((run_dir / "config.yaml").read_bytes())
+    Path("undecided/checkpoints/step_00000003.ckpt").write_bytes(b"a state")
     (Path("bare") / "export").mkdir(parents=True)
     Path("bare/config.yaml").write_text("seed: 1\n")
     Path("stopped/checkpoints/best_00000003.ckpt").write_bytes(b"not a checkpoint")

@@ -10,13 +10,8 @@ import pytest
 
 from tests.evaluation.builders import predictions
 from vqr1.errors import DataError
-from vqr1.evaluation.compare import (
-    JudgedRun,
-    compare_runs,
-    comparison_tables,
-    comparison_values,
-    read_runs,
-)
+from vqr1.evaluation.compare import JudgedRun, compare_runs, read_runs
+from vqr1.evaluation.compare_report import comparison_tables, comparison_values
 from vqr1.evaluation.figures import FigureOptions
 from vqr1.evaluation.prediction_file import write_predictions
 from vqr1.iqa.correlation import srcc

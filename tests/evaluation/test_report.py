@@ -15,10 +15,11 @@ from rich.console import Console
 from tests.evaluation.builders import predictions
 from vqr1.config import ReportConfig
 from vqr1.evaluation.figures import FigureOptions, set_figures
-from vqr1.evaluation.outcome import write_outcome
+from vqr1.evaluation.outcome import all_tables, write_outcome
 from vqr1.evaluation.predictions import Predictions, concatenate
 from vqr1.evaluation.published import published_groups
-from vqr1.evaluation.report import Evaluation, all_tables, main_table, published_tables
+from vqr1.evaluation.published_report import published_tables
+from vqr1.evaluation.report import Evaluation, main_table
 from vqr1.evaluation.report_values import (
     finite,
     json_values,
@@ -56,8 +57,8 @@ def test_main_table_holds_sets_means_and_reference_means() -> None:
     assert [row[0] for row in table.rows] == [
         "livec",
         "koniq",
-        "mean of sets",
-        "mean, size-weighted",
+        "mean of 2 sets",
+        "mean of 2 sets, size-weighted",
         "livec, mean per reference",
         "koniq, mean per reference",
     ]
@@ -82,7 +83,7 @@ def test_published_figures_stand_beside_ours() -> None:
     found = evaluation(rows("livec", 0), rows("koniq", 1))
     tables = published_tables(found)
     paper = tables[0]
-    assert paper.columns == ("model", "livec", "koniq", "mean")
+    assert paper.columns == ("model", "livec", "koniq", "mean of 2 sets")
     by_model = {row[0]: row for row in paper.rows}
     # The paper's table: CLIVE .750/.794, KonIQ .830/.840; (.750 + .830) / 2 = .790.
     assert by_model["VisualQuality-R1"][1:] == ("0.750/0.794", "0.830/0.840", "0.790/0.817")
@@ -171,6 +172,8 @@ def test_values_have_reasons_and_no_nan() -> None:
         "low": None,
         "high": None,
         "reason": "all predictions are equal",
+        "draws": 0,
+        "draws_left_out": 0,
     }
     assert values["mean"]["srcc"]["reason"] == "flat: all predictions are equal"
     metrics = metric_values(found)

@@ -25,6 +25,7 @@ RESULTS = [
     Result("\N{GREEK SMALL LETTER ALPHA}.png", None, None, valid=False, text="no number"),
     Result("short.png", 2.0, 0.25, valid=True),
     Result("last\nline.png", 4.5, 0.125, valid=True, text="ends with a line\n"),
+    Result("some.png", 2.5, 0.5, valid=True, answers=6, valid_answers=4),
 ]
 SETTINGS = {"mode.name": "expected", "model.path": None, "mode.sampling.temperature": 0.0}
 
@@ -173,3 +174,27 @@ def test_files_that_are_none_of_ours(tmp_path: Path, text: str, words: str) -> N
     with pytest.raises(DataError, match=words):
         ResultFile(path, "csv", SETTINGS, resume=True)
     assert path.read_text() == text
+
+
+def test_a_file_from_before_the_counts_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("path,score,std,valid,text,error\na.png,1.5,,true,,\n")
+    settings_file(path).write_text(json.dumps(SETTINGS))
+    new = Result("b.png", 2.0, valid=True, answers=2, valid_answers=1)
+    assert fill(path, "csv", [Result("a.png", 1.5, valid=True), new]) == ["b.png"]
+    assert path.read_text() == (
+        "path,score,std,valid,text,error,answers,valid_answers\n"
+        "a.png,1.5,,true,,,,\n"
+        "b.png,2.0,,true,,,2,1\n"
+    )
+
+
+def test_a_table_states_the_answers_that_a_mean_is_not_over() -> None:
+    stream = io.StringIO()
+    writer = ResultWriter(stream, "table")
+    writer.write(RESULTS[5])
+    writer.write(Result("all.png", 2.5, 0.5, valid=True, answers=6, valid_answers=6))
+    assert stream.getvalue().splitlines()[1:] == [
+        "  2.5000    0.5000  some.png  (mean of 4 of 6 answers; the others are invalid)",
+        "  2.5000    0.5000  all.png",
+    ]

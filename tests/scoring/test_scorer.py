@@ -230,8 +230,10 @@ def test_answers_without_a_number_are_invalid(policy: Policy) -> None:
     mixed = ["<answer>2.00</answer>", "?", "<answer>4.00</answer>"]
     assert reading(mixed).score == 3.0
     assert reading(mixed).std == pytest.approx(math.sqrt(2))
+    assert (reading(mixed).answers, reading(mixed).valid_answers) == (3, 2)
     strict = reader("mode.score_rule=all_valid")
     assert strict(mixed).score is None
+    assert (strict(mixed).answers, strict(mixed).valid_answers) == (3, 2)
 
 
 def test_a_truncated_answer_gives_no_expected_score(policy: Policy, files: list[Path]) -> None:

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from vqr1.errors import ConfigError, DataError
+from vqr1.sweeps.figures import key_figure
 from vqr1.sweeps.folder import Attempt, SweepFolder
 from vqr1.sweeps.jobs import SweepJob
 from vqr1.sweeps.report import SweepReport
-from vqr1.sweeps.results import JobResult, read_folder, shown_metric
+from vqr1.sweeps.results import (
+    JobResult,
+    _metrics_csv,
+    _summary_figures,
+    read_folder,
+    shown_metric,
+)
 from vqr1.sweeps.summary import mean_interval, paired_p_value, setting_rows
 
 METRIC = "test/srcc_after"
@@ -69,7 +78,7 @@ def test_markdown_counts_and_names_what_failed() -> None:
     failed = JobResult("x", 5, {"reward": "mse", "seed": "3"}, "FAILED", error="ValueError: no")
     page = SweepReport.build("train.py -m", [*JOBS[:5], failed], None).markdown()
     assert "test/srcc_after of 6 jobs: 5 finished, 1 failed" in page
-    assert "| mse | 2 of 3 |" in page
+    assert "| mse | 2 of 3 (1 failed) |" in page
     assert "- job 5 (reward=mse, seed=3): ValueError: no" in page
 
 
@@ -99,3 +108,58 @@ def test_a_number_that_a_kill_cut_off_is_none(tmp_path: Path) -> None:
     table.write_text("step,val/srcc,val/srcc\n0,0.1,0.2\n")
     with pytest.raises(DataError, match=r"metrics\.csv:1: column 'val/srcc' stands 2 times"):
         read_folder(SweepFolder(tmp_path), "val/srcc")
+
+
+def test_a_mean_over_seeds_states_what_it_lacks_and_why() -> None:
+    jobs = [
+        job("fidelity", 1, 0.60), job("fidelity", 2, 0.64), job("fidelity", 3, 0.68),
+        job("mse", 1, 0.50), job("mse", 2, math.nan), job("mse", 3, None),
+        job("mse", 4, 0.9, "PRUNED"), job("mse", 5, None, "FAILED"),
+    ]  # fmt: skip
+    report = SweepReport.build("train.py -m", jobs, None)
+    _, mse = report.rows
+    # An undefined value is no number: neither mean nor best may depend on it.
+    assert (mse.mean.mean, mse.best, mse.by_seed) == (0.5, 0.5, {"1": 0.5})
+    assert mse.missing == {"undefined": 1, "not logged": 1, "pruned": 1, "failed": 1}
+    page = report.markdown()
+    assert "| fidelity | 3 of 3 | 0.640 [" in page
+    # Difference over seed 1 alone: -.10; seeds 2 and 3 are only the first row's.
+    assert (
+        "| mse | 1 of 5 (1 undefined, 1 not logged, 1 pruned, 1 failed) | 0.500 | - | 0.500 | "
+        "-0.100 over 1 of 3 seeds |  |"
+    ) in page
+    values = json.loads(json.dumps(report.values(), allow_nan=False))
+    assert values["rows"][1]["missing"] == mse.missing
+    assert (values["rows"][1]["jobs"], values["rows"][1]["difference_over"]) == (5, 1)
+    table = report.table()
+    assert [text if isinstance(text, str) else None for text in table["missing"]] == [
+        None, None, None, None, "undefined", "not logged", "pruned", "failed",
+    ]  # fmt: skip
+    assert table[METRIC].notna().tolist() == [True] * 4 + [False, False, True, False]
+
+
+def test_the_last_value_counts_also_where_it_is_undefined(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(
+        "step,val/srcc,train/loss\n0,,1.5\n1,0.5,\n2,,1.0\n3,nan,\n"
+    )
+    metrics, curve = _metrics_csv(tmp_path / "metrics.csv", "val/srcc")
+    assert math.isnan(metrics["val/srcc"])
+    assert metrics["train/loss"] == 1.0
+    assert curve == ((1, 0.5),)
+    summary = tmp_path / "summary.json"
+    summary.write_text('{"test_srcc_after": null, "test_images": 6, "val_srcc_best": null}')
+    assert math.isnan(_summary_figures(summary)["test/srcc_after"])
+    summary.write_text('{"test_srcc_after": null, "test_images": null, "val_srcc_best": 0.5}')
+    assert _summary_figures(summary) == {"val/srcc_best": 0.5}
+
+
+def test_plots_count_the_runs_of_a_mean() -> None:
+    curve = ((1, 0.4), (2, 0.5))
+    jobs = [
+        replace(job("fidelity", 1, 0.6), curve=curve), job("fidelity", 2, math.nan),
+        replace(job("mse", 1, 0.5), curve=curve),
+    ]  # fmt: skip
+    curves, finals = key_figure(jobs, "reward", "val/srcc", METRIC).axes
+    assert curves.get_legend_handles_labels()[1] == ["fidelity (1 of 2 runs)", "mse"]
+    # The undefined run is no point of the final values.
+    assert len(finals.collections[0].get_offsets()) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,11 +15,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from vqr1.config import EvalConfig, ServerConfig
 from vqr1.config.model_defaults import default_of, lines_about, source_of, taken_from_model
+from vqr1.data.image_record import FILE, RecordedImage, record_of_model
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
-from vqr1.evaluation.model_source import ModelSource, resolve_model
+from vqr1.evaluation.model_source import ModelSource, resolve_model, trained_sets
 from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.trained_on import TrainedOn, TrainingImages
 from vqr1.evaluation.work import (
     check_settings,
     finished_file,
@@ -45,6 +47,9 @@ class ScoredModel:
         run_dir: where the predictions lie.
         load_image: picture of a row of a set's table.
         skipped: by set, images that were left out: missing, empty or not decodable.
+        trained_on: by set, how many of the images the model was trained on; empty where its
+            training left no record of them.
+        unknown: by set, why that is unknown although a training of ours made the model.
     """
 
     predictions: Predictions
@@ -52,6 +57,8 @@ class ScoredModel:
     run_dir: Path
     load_image: Callable[[str, int], Image.Image]
     skipped: dict[str, int]
+    trained_on: dict[str, TrainedOn]
+    unknown: dict[str, str]
 
 
 def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> ScoredModel | None:
@@ -68,6 +75,8 @@ def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> S
     place = Launched.from_environment()
     place.join()
     source, config = _resolved(config, composed)
+    # A damaged record is found before any image is scored.
+    history = _History.of(None if isinstance(config.backend, ServerConfig) else source.config.path)
     run_dir = Path(place.from_first(config.run_dir))
     images = Images(config)
     if place.rank == 0:
@@ -80,7 +89,7 @@ def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> S
             return None
         remove_partials(run_dir)
         console.print(f"already scored: {finished}")
-        return _scored(read_predictions(finished), source, run_dir, images)
+        return _scored(read_predictions(finished), source, run_dir, images, history)
     left = place.from_first(_left(images, run_dir, console) if place.rank == 0 else None)
     processes = place.world_size if place.world_size > 1 else config.hardware.devices
     dealt = shares(left, processes)
@@ -93,7 +102,8 @@ def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> S
     place.wait()
     if place.rank:
         return None
-    return _scored(merge(run_dir, images.plan, f".{config.output}"), source, run_dir, images)
+    scored = merge(run_dir, images.plan, f".{config.output}")
+    return _scored(scored, source, run_dir, images, history)
 
 
 def _resolved(config: EvalConfig, composed: DictConfig) -> tuple[ModelSource, EvalConfig]:
@@ -150,8 +160,31 @@ def _left(images: Images, run_dir: Path, console: Console) -> list[int]:
     return left
 
 
+@dataclass(frozen=True)
+class _History:
+    """What is known of the training of the model whose answers are scored.
+
+    Attributes:
+        recorded: its images; None without a record.
+        sets: formats of the sets that it trained on, where that is all that is known.
+    """
+
+    recorded: Sequence[RecordedImage] | None
+    sets: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, path: str | None) -> _History:
+        """The history of a model's folder; None for the packaged model and that of a server."""
+        recorded = record_of_model(path)
+        return cls(recorded, frozenset() if recorded is not None else trained_sets(path))
+
+
 def _scored(
-    predictions: Predictions, source: ModelSource, run_dir: Path, images: Images
+    predictions: Predictions,
+    source: ModelSource,
+    run_dir: Path,
+    images: Images,
+    history: _History,
 ) -> ScoredModel:
     sets: dict[str, LabelledSet] = images.data.sets
 
@@ -159,7 +192,34 @@ def _scored(
         labelled = sets[dataset]
         return load_image(labelled.image_path(row), labelled.config.short_edge)
 
-    return ScoredModel(predictions, source, run_dir, picture, images.skipped(predictions))
+    trained_on: dict[str, TrainedOn] = {}
+    if history.recorded is not None:
+        trained_on = _trained_on(predictions, TrainingImages(history.recorded), sets)
+    unknown = {
+        name: f"the run that made this model trained on images of {labelled.config.name} and left "
+        f"no {FILE}: how many of these images it was trained on is unknown"
+        for name, labelled in sets.items()
+        if labelled.config.name in history.sets
+    }
+    return ScoredModel(
+        predictions, source, run_dir, picture, images.skipped(predictions), trained_on, unknown
+    )
+
+
+def _trained_on(
+    predictions: Predictions, training: TrainingImages, sets: dict[str, LabelledSet]
+) -> dict[str, TrainedOn]:
+    """By set, how many of its scored images a training has seen."""
+    return {
+        name: training.seen(
+            sets[name].config.name,
+            {
+                image: sets[name].image_path(row)
+                for image, row in zip(part.images, part.index.tolist(), strict=True)
+            },
+        )
+        for name, part in predictions.by_dataset().items()
+    }
 
 
 def _settings(config: EvalConfig, images: Images) -> dict[str, Any]:

@@ -22,10 +22,16 @@ from rich.console import Console
 
 from vqr1.cli.folders import make_folders
 from vqr1.config import EvalConfig, MixtureConfig
-from vqr1.evaluation.figures import FigureOptions, set_figures
+from vqr1.evaluation.figures import FigureOptions, SetFigures, set_figures
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.report import Evaluation, main_table, published_tables
-from vqr1.evaluation.report_values import summary_values, with_skipped
+from vqr1.evaluation.published_report import published_tables
+from vqr1.evaluation.report import Evaluation, main_table
+from vqr1.evaluation.report_values import (
+    summary_values,
+    with_skipped,
+    with_trained_on,
+    with_warning,
+)
 from vqr1.evaluation.tables import to_rich
 from vqr1.evaluation.work import check_settings
 from vqr1.outputs import EVALUATION, check_folder
@@ -160,7 +166,7 @@ def _report(
     console = _console()
     skipped = {} if scored is None else scored.skipped
     sets = tuple(
-        with_skipped(set_figures(part, options), skipped.get(name, 0))
+        _with_facts(set_figures(part, options), scored, name)
         for name, part in predictions.by_dataset().items()
     )
     evaluation = Evaluation(caption, sets, options)
@@ -186,13 +192,18 @@ def _report(
     return headline.value
 
 
+def _with_facts(figures: SetFigures, scored: ScoredModel | None, name: str) -> SetFigures:
+    """A set's figures with what its images and the model's training say of them."""
+    if scored is None:
+        return figures
+    figures = with_skipped(figures, scored.skipped.get(name, 0))
+    figures = with_trained_on(figures, scored.trained_on.get(name))
+    return with_warning(figures, scored.unknown.get(name))
+
+
 def _compare(config: EvalConfig, composed: DictConfig) -> None:
-    from vqr1.evaluation.compare import (
-        compare_runs,
-        comparison_tables,
-        comparison_values,
-        read_runs,
-    )
+    from vqr1.evaluation.compare import compare_runs, read_runs
+    from vqr1.evaluation.compare_report import comparison_tables, comparison_values
     from vqr1.evaluation.outcome import write_tables, write_values
     from vqr1.evaluation.plots import forest_plot
 

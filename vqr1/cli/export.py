@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from vqr1.cli.app import refuse_launcher, run_command
 from vqr1.cli.model_card import read_run_config, write_model_card
 from vqr1.config import ExportConfig, ModelConfig, validate
+from vqr1.data.image_record import copy_record
 from vqr1.errors import ConfigError, DataError, ModelError
 from vqr1.policy.export import write_checkpoint, written_aside
 
@@ -94,8 +95,10 @@ def _from_checkpoint(run_dir: Path, name: str, folder: Path) -> None:
     """Load the base model, put the checkpoint's weights in, and export."""
     file = _newest(run_dir, name)
     if file is None:
+        other = name == "best" and _newest(run_dir, "last") is not None
         raise DataError(
             f"checkpoint={name}: there is no {KINDS[name]}_<step>.ckpt in {run_dir / 'checkpoints'}"
+            + ("; no validation has chosen one yet: give checkpoint=last" if other else "")
         )
     model = validate(ModelConfig, read_run_config(run_dir).get("model", {}))
 
@@ -117,6 +120,7 @@ def _from_checkpoint(run_dir: Path, name: str, folder: Path) -> None:
             f"({str(error).strip().splitlines()[0]})"
         ) from error
     write_checkpoint(policy, folder)
+    copy_record(run_dir, folder)
 
 
 def _push(folder: Path, repository: str, private: bool) -> str:

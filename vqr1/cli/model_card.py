@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ def _facts(
             sort_keys=False,
         ),
         version=vqr1.__version__,
+        weights=_weights(summary),
     )
 
 
@@ -109,26 +110,63 @@ def _base(path: str | None) -> tuple[str, bool]:
 
 def _figures(summary: Mapping[str, Any], sets: str) -> list[Figure]:
     """Figures of `summary.json`; those that a run did not take are left out."""
+    seen = summary.get("test_trained_on") or {}
     figures = [
-        Figure("SRCC", f"{name}, test", part["srcc_after"], part["srcc_before"], _pair(part))
+        Figure(
+            "SRCC", name, "test", part["srcc_after"], part["srcc_before"], _pair(part),
+            _and_trained(
+                _scored(part.get("images"), part.get("left_out"), "before or after training"),
+                [seen.get(name)],
+            ),
+        )
         for name, part in summary.get("test_by_dataset", {}).items()
         if part["srcc_after"] is not None
-    ]
+    ]  # fmt: skip
     interval = summary.get("test_srcc_gain_interval")
+    images, unscored = summary.get("test_images"), summary.get("test_unscored_after")
+    scored = _and_trained(_scored_of(images, unscored), list(seen.values()))
     for metric in ("srcc", "plcc"):
         after = summary.get(f"test_{metric}_after")
         if after is not None:
             gain = interval if metric == "srcc" and None not in (interval or [None]) else None
             before = summary.get(f"test_{metric}_before")
-            figures.append(
-                Figure(
-                    metric.upper(), f"{sets}, test", after, before, None if gain is None else
-                    (gain[0], gain[1]),
-                )
-            )  # fmt: skip
+            pair = None if gain is None else (gain[0], gain[1])
+            figures.append(Figure(metric.upper(), sets, "test", after, before, pair, scored))
     if summary.get("val_srcc_best") is not None:
-        figures.append(Figure("SRCC", f"{sets}, validation", summary["val_srcc_best"]))
+        images, unscored = summary.get("val_images"), summary.get("val_unscored_best")
+        scored = _scored_of(images, unscored)
+        figures.append(Figure("SRCC", sets, "validation", summary["val_srcc_best"], scored=scored))
     return figures
+
+
+def _scored_of(images: int | None, unscored: int | None) -> str | None:
+    return None if images is None or unscored is None else _scored(images - unscored, unscored)
+
+
+def _scored(count: int | None, missing: int | None, when: str = "") -> str | None:
+    """How many images a metric is over, and how many have no score."""
+    if count is None or missing is None:
+        return None
+    if not missing:
+        return f"{count} images"
+    return f"{count} of {count + missing} images ({missing} without a score{when and f' {when}'})"
+
+
+def _and_trained(scored: str | None, seen: Sequence[Mapping[str, int] | None]) -> str | None:
+    """How many images a metric is over, and how many of them the run was trained on."""
+    trained = sum(counts["trained"] for counts in seen if counts)
+    words = f"{trained} of them trained on" if trained else None
+    return ", ".join(text for text in (scored, words) if text) or None
+
+
+def _weights(summary: Mapping[str, Any]) -> str | None:
+    """Which weights of the run the exported ones are; None in records of earlier versions."""
+    if "exported_step" not in summary:
+        return None
+    step = summary["exported_step"]
+    if summary["exported_by"] == "validation":
+        return f"step {step}, the best by validation"
+    return f"step {step}, the last one: no validation chose among the steps"
 
 
 def _pair(part: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ from vqr1.cli.report import print_report, summary_values
 from vqr1.cli.resume import Run
 from vqr1.cli.rewards import build_rewards
 from vqr1.cli.training import Training, policy_of
+from vqr1.cli.training_images import record_training_images, trained_test_images
 from vqr1.config import TrainConfig
 from vqr1.config.model_defaults import lines_about
 from vqr1.data.datamodule import RankingDataModule
+from vqr1.data.image_record import EXPORTS, copy_record
 from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import Interrupted, PrunedError, RunFaultError
 from vqr1.policy.loading import load_processor
@@ -120,6 +123,7 @@ def _train(
         steps = _total_steps(config, data)
         defaults = lines_about(composed)
         console.print(describe(config, policy, data, steps, run, defaults), markup=False)
+        from_first(partial(record_training_images, config, data, run))
         opened = together(lambda: _open_log(config, run))
     with opened as run_log:
         run_log.config(OmegaConf.to_yaml(composed, resolve=True), parameters(composed))
@@ -130,6 +134,11 @@ def _train(
         if result is None:
             return float("nan")
         seconds = time.monotonic() - started
+        if result.after is not None:
+            seen = trained_test_images(data, run.run_dir)
+            result = replace(result, trained_on=seen)
+        for name in EXPORTS:
+            copy_record(run.run_dir, run.run_dir / name)
         run_log.summary(summary_values(result, seconds, run_log))
         write_model_card(result.checkpoint, run_log.run_dir)
     run.finish()

@@ -16,7 +16,7 @@ from vqr1.cli.build import (
     validation_interval,
 )
 from vqr1.cli.judgements import JUDGED, JUDGED_AVERAGE, keep_predictions, kept_predictions
-from vqr1.cli.report import TestResult, judge
+from vqr1.cli.report import ExportedStep, TestResult, judge
 from vqr1.cli.resume import Run
 from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
@@ -117,7 +117,9 @@ class Training:
             after,
             last,
             average,
-            self.checkpoints.best_score,
+            ExportedStep(
+                self.checkpoints.best_step, last_step, dict(self.checkpoints.best_metrics)
+            ),
             run_dir / "export",
             self.config.validation.bootstrap_draws,
         )
@@ -219,8 +221,7 @@ def _step_settings(config: TrainConfig, steps: int) -> StepSettings:
 
 
 def _log_result(run_log: RunLog, result: TestResult, step: int) -> None:
-    best = {} if result.val_srcc is None else {"val/srcc_best": result.val_srcc}
-    run_log.metrics({**result.metrics(), **best}, step)
+    run_log.metrics(result.metrics(), step)
     run_log.tags({"vqr1.checkpoint": str(result.checkpoint)})
     for name, predictions in (("before", result.before), ("after", result.after)):
         if predictions is not None:

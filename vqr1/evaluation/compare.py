@@ -6,7 +6,8 @@ them), Steiger's and Meng's tests on the rank correlations, and the win rate ove
 bootstrap probabilities of all pairs are corrected after Holm, and letters mark runs that do not
 differ.
 
-What it leaves out: runs on different images; they are refused.
+What it leaves out: runs on different images, which are refused, and tables
+(`vqr1.evaluation.compare_report`).
 
 Shape legend: n images, m runs, D bootstrap draws.
 """
@@ -16,8 +17,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,7 @@ from vqr1.errors import DataError
 from vqr1.evaluation.figures import FigureOptions, Measured, measure
 from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.evaluation.predictions import BoolArray, Predictions, bootstrap_clusters
-from vqr1.evaluation.report import number, with_interval
-from vqr1.evaluation.report_values import finite
 from vqr1.evaluation.summary import set_seed
-from vqr1.evaluation.tables import Table
 from vqr1.evaluation.work import finished_file
 from vqr1.iqa.bootstrap import Units, bootstrap_draws
 from vqr1.iqa.comparison import (
@@ -58,11 +56,13 @@ class JudgedRun:
         name: short name.
         predictions: its rows.
         caption: model and mode in words; None of predictions without a report.
+        trained_on: by set, what its report says of images that the model was trained on.
     """
 
     name: str
     predictions: Predictions
     caption: str | None = None
+    trained_on: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class SetComparison:
         dataset: its name.
         images: images with a score from every run.
         left_out: images without a score from some run.
+        unscored: images without a score from each run, in the order of `names`.
         units: what the bootstrap drew.
         names: runs by falling SRCC.
         figures: their SRCC on the common images.
@@ -104,6 +105,7 @@ class SetComparison:
     dataset: str
     images: int
     left_out: int
+    unscored: tuple[int, ...]
     units: str
     names: tuple[str, ...]
     figures: tuple[Measured, ...]
@@ -139,18 +141,23 @@ def read_runs(paths: Sequence[str]) -> list[JudgedRun]:
         # Without a column dataset a set is named as its file; `compare_runs` checks the images.
         found = [replace(p, datasets=(_UNNAMED,) * len(p)) for p in found]
     return [
-        JudgedRun(name, predictions, _caption(file))
+        JudgedRun(name, predictions, *_reported(file))
         for name, predictions, file in zip(names, found, files, strict=True)
     ]
 
 
-def _caption(file: Path) -> str | None:
-    """What the report beside a run's predictions says of model and mode."""
+def _reported(file: Path) -> tuple[str | None, dict[str, str]]:
+    """What the report beside a run's predictions says of model, mode and training images."""
     summary = file.parent / "summary.json"
     if file.stem != "predictions" or not summary.is_file():
-        return None
-    caption: str | None = json.loads(summary.read_text(encoding="utf-8")).get("caption")
-    return caption
+        return None, {}
+    values = json.loads(summary.read_text(encoding="utf-8"))
+    seen = {
+        name: f"trained on {counts['trained']} of the {counts['images']} images of {name}"
+        for name, part in values.get("sets", {}).items()
+        if (counts := part.get("trained_on")) and counts["trained"]
+    }
+    return values.get("caption"), seen
 
 
 def _short_names(files: Sequence[Path]) -> list[str]:
@@ -190,6 +197,7 @@ def _compare_set(
 ) -> SetComparison:
     aligned = [parts[0], *(_aligned(dataset, runs, parts, i) for i in range(1, len(runs)))]
     scores = np.stack([part.image_scores(options.rule) for part in aligned])
+    unscored = (~np.isfinite(scores)).sum(axis=1)
     common: BoolArray = np.all(np.isfinite(scores), axis=0)
     base = aligned[0].rows(common)
     scores = scores[:, common]
@@ -220,6 +228,7 @@ def _compare_set(
         dataset,
         len(base),
         int((~common).sum()),
+        tuple(int(unscored[i]) for i in order),
         units.name,
         tuple(runs[i].name for i in order),
         tuple(figures[i] for i in order),
@@ -290,101 +299,3 @@ def _compare_pair(
         pair_wins(x, y, mos),
         math.nan,
     )
-
-
-def comparison_tables(
-    comparisons: Sequence[SetComparison], options: FigureOptions, runs: Sequence[JudgedRun]
-) -> list[Table]:
-    """For each set a table of the runs with letters, and one of the pairs."""
-    tables = []
-    modes = tuple(f"{run.name}: {run.caption}" for run in runs if run.caption)
-    for found in comparisons:
-        caption = (
-            f"{found.dataset}, {found.images} images scored by all runs"
-            f"{f' ({found.left_out} left out)' if found.left_out else ''}"
-        )
-        tables.append(
-            Table(
-                f"SRCC by run. {caption}",
-                ("run", "SRCC", "group"),
-                tuple(
-                    (name, with_interval(figure), letters)
-                    for name, figure, letters in zip(
-                        found.names, found.figures, found.letters, strict=True
-                    )
-                ),
-                f"comparison_{found.dataset}",
-                (
-                    f"runs that share a letter do not differ at {1 - options.level:.0%} (paired "
-                    f"bootstrap over {found.units}, Holm's correction for {len(found.pairs)} "
-                    "pairs)",
-                    *modes,
-                ),
-            )
-        )
-        tables.append(
-            Table(
-                f"SRCC differences. {caption}",
-                ("pair", "difference", "p, bootstrap", "p, Holm", "p, Steiger", "p, Meng", "wins"),
-                tuple(
-                    (
-                        f"{pair.first} - {pair.second}",
-                        with_interval(Measured(pair.gain.gain.value, pair.gain.interval)),
-                        _probability(pair.gain.p),
-                        _probability(pair.adjusted),
-                        _probability(pair.steiger.p),
-                        _probability(pair.meng.p),
-                        number(pair.wins.win_rate.value),
-                    )
-                    for pair in found.pairs
-                ),
-                f"pairs_{found.dataset}",
-                (
-                    "Steiger's and Meng's tests take images as independent",
-                    "wins: among image pairs that the two runs order differently well, the share "
-                    "that the first one orders better",
-                    *modes,
-                ),
-            )
-        )
-    return tables
-
-
-def _probability(p: float) -> str:
-    return "nan" if math.isnan(p) else "<.0001" if p < 1e-4 else f"{p:.4f}"
-
-
-def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]:
-    """Contents of `metrics.json` of a comparison."""
-    return {
-        found.dataset: {
-            "images": found.images,
-            "left_out": found.left_out,
-            "bootstrap_over": found.units,
-            "runs": {
-                name: {
-                    "srcc": finite(f.value),
-                    "low": finite(f.interval.low),
-                    "high": finite(f.interval.high),
-                    "group": letters,
-                }
-                for name, f, letters in zip(found.names, found.figures, found.letters, strict=True)
-            },
-            "pairs": [
-                {
-                    "first": pair.first,
-                    "second": pair.second,
-                    "srcc_difference": finite(pair.gain.gain.value),
-                    "low": finite(pair.gain.interval.low),
-                    "high": finite(pair.gain.interval.high),
-                    "p_bootstrap": finite(pair.gain.p),
-                    "p_holm": finite(pair.adjusted),
-                    "p_steiger": finite(pair.steiger.p),
-                    "p_meng": finite(pair.meng.p),
-                    "win_rate": finite(pair.wins.win_rate.value),
-                }
-                for pair in found.pairs
-            ],
-        }
-        for found in comparisons
-    }

@@ -12,7 +12,8 @@ Shape legend: n images with a score, D bootstrap draws, R references.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +26,7 @@ from vqr1.evaluation.predictions import (
     bootstrap_clusters,
 )
 from vqr1.evaluation.summary import CORRELATIONS, scored_rows, set_seed
+from vqr1.evaluation.trained_on import TrainedOn
 from vqr1.iqa.bootstrap import (
     Interval,
     Units,
@@ -32,7 +34,7 @@ from vqr1.iqa.bootstrap import (
     interval_of_draws,
     resample_counts,
 )
-from vqr1.iqa.correlation import Figure, FloatArray
+from vqr1.iqa.correlation import MIN_PAIRS, Figure, FloatArray
 from vqr1.iqa.logistic import Curve, LogisticFit, fit_logistic
 
 
@@ -88,7 +90,8 @@ class ReferenceMeans:
 
     Attributes:
         references: R, the references that enter.
-        left_out: references with fewer than three scored images, or constant scores.
+        left_out: references without a correlation.
+        reasons: how many of them by the reason why there is none.
         srcc: mean of the references' SRCC, its interval over references.
         krcc: the same of KRCC.
         plcc: the same of PLCC.
@@ -96,17 +99,31 @@ class ReferenceMeans:
 
     references: int
     left_out: int
+    reasons: Mapping[str, int]
     srcc: Measured
     krcc: Measured
     plcc: Measured
 
+    @property
+    def total(self) -> int:
+        """All references of the set."""
+        return self.references + self.left_out
+
 
 @dataclass(frozen=True)
 class DistortionRow:
-    """Correlations among the images of one distortion."""
+    """Correlations among the images of one distortion.
+
+    Attributes:
+        name: the distortion.
+        images: its images with a score: those that enter.
+        total: all its images.
+        srcc, krcc, plcc: the correlations.
+    """
 
     name: str
     images: int
+    total: int
     srcc: Figure
     krcc: Figure
     plcc: Figure
@@ -124,6 +141,7 @@ class SetFigures:
         invalid: answers that could not be parsed.
         well_formed_rate: answers of the demanded format / all answers.
         score_std: mean standard deviation of an image's valid answers; NaN with one answer.
+        score_std_images: images with two valid answers or more: those that enter `score_std`.
         units: what the bootstrap drew, "images" or "references".
         unit_count: how many of them.
         srcc, krcc, plcc: correlations without a fit.
@@ -133,6 +151,7 @@ class SetFigures:
         calibration: whether the answers' spread predicts the error.
         warnings: what a reader must know before using the figures.
         draws: D bootstrap draws of each figure by name, for means over sets.
+        trained_on: how many of the images the model was trained on; None where that is unknown.
     """
 
     dataset: str
@@ -142,6 +161,7 @@ class SetFigures:
     invalid: int
     well_formed_rate: float
     score_std: float
+    score_std_images: int
     units: str
     unit_count: int
     srcc: Measured
@@ -153,6 +173,7 @@ class SetFigures:
     calibration: Calibration
     warnings: tuple[str, ...]
     draws: dict[str, FloatArray] = field(repr=False)
+    trained_on: TrainedOn | None = None
 
     @property
     def invalid_rate(self) -> float:
@@ -192,14 +213,15 @@ def set_figures(predictions: Predictions, options: FigureOptions) -> SetFigures:
         invalid=int(predictions.valid.size - predictions.valid.sum()),
         well_formed_rate=float(predictions.well_formed.mean()),
         score_std=float(np.nanmean(spread)) if np.isfinite(spread).any() else math.nan,
+        score_std_images=int(np.isfinite(spread).sum()),
         units=units.name,
         unit_count=units.count,
         srcc=measured["srcc"],
         krcc=measured["krcc"],
         plcc=measured["plcc"],
         fits=fits,
-        per_reference=_reference_means(scored, scores, seed, options),
-        distortions=_distortion_rows(scored, scores),
+        per_reference=_reference_means(predictions, seed, options),
+        distortions=_distortion_rows(predictions, options.rule),
         calibration=calibrate(scored, scores, main_fit),
         warnings=_warnings(predictions, len(scored), measured["srcc"], note),
         draws=draws,
@@ -270,25 +292,37 @@ def _fit_draws(
 
 
 def _reference_means(
-    scored: Predictions, scores: FloatArray, seed: int, options: FigureOptions
+    predictions: Predictions, seed: int, options: FigureOptions
 ) -> ReferenceMeans | None:
-    labels = scored.clusters()
+    # References of all images: one whose images have no score is missing, and counted.
+    labels = predictions.clusters()
     if labels is None:
         return None
+    scores = predictions.image_scores(options.rule)
     rows: dict[str, list[int]] = {}
     for row, label in enumerate(labels):
-        rows.setdefault(label, []).append(row)
+        rows.setdefault(label, [])
+        if np.isfinite(scores[row]):
+            rows[label].append(row)
     values: dict[str, list[float]] = {name: [] for name in CORRELATIONS}
+    reasons: Counter[str] = Counter()
     for members in rows.values():
         found = {
-            name: f(scores[members], scored.mos[members]) for name, (_, f) in CORRELATIONS.items()
+            name: f(scores[members], predictions.mos[members])
+            for name, (_, f) in CORRELATIONS.items()
         }
-        if not any(figure.reason for figure in found.values()):
-            for name, figure in found.items():
-                values[name].append(figure.value)
+        obstacles = [figure.reason for figure in found.values() if figure.reason]
+        if obstacles:
+            few = len(members) < MIN_PAIRS
+            reasons[f"fewer than {MIN_PAIRS} images with a score" if few else obstacles[0]] += 1
+            continue
+        for name, figure in found.items():
+            values[name].append(figure.value)
     count = len(values["srcc"])
     means = {name: _mean_over_units(values[name], seed, options) for name in CORRELATIONS}
-    return ReferenceMeans(count, len(rows) - count, means["srcc"], means["krcc"], means["plcc"])
+    return ReferenceMeans(
+        count, len(rows) - count, dict(reasons), means["srcc"], means["krcc"], means["plcc"]
+    )
 
 
 def _mean_over_units(values: Sequence[float], seed: int, options: FigureOptions) -> Measured:
@@ -303,22 +337,26 @@ def _mean_over_units(values: Sequence[float], seed: int, options: FigureOptions)
     return measure(Figure(float(array.mean())), drawn, len(array), options.level)
 
 
-def _distortion_rows(scored: Predictions, scores: FloatArray) -> tuple[DistortionRow, ...]:
-    names = dict.fromkeys(name for name in scored.distortions if name is not None)
+def _distortion_rows(predictions: Predictions, rule: ScoreRule) -> tuple[DistortionRow, ...]:
+    names = dict.fromkeys(name for name in predictions.distortions if name is not None)
     if len(names) < 2:
         return ()
-    labels = np.asarray(scored.distortions, dtype=object)
+    labels = np.asarray(predictions.distortions, dtype=object)
+    scores = predictions.image_scores(rule)
     rows = []
     for name in names:
-        members = labels == name
+        named = labels == name
+        members = named & np.isfinite(scores)
         found = {
-            key: f(scores[members], scored.mos[members]) for key, (_, f) in CORRELATIONS.items()
+            key: f(scores[members], predictions.mos[members])
+            for key, (_, f) in CORRELATIONS.items()
         }
         rows.append(
             DistortionRow(
-                str(name), int(members.sum()), found["srcc"], found["krcc"], found["plcc"]
+                str(name), int(members.sum()), int(named.sum()), found["srcc"], found["krcc"],
+                found["plcc"],
             )
-        )
+        )  # fmt: skip
     # Figures that do not exist come last.
     return tuple(
         sorted(rows, key=lambda row: (math.isnan(row.srcc.value), row.srcc.value, row.name))
@@ -340,6 +378,11 @@ def _warnings(
         found.append(
             f"{len(predictions) - scored} of {len(predictions)} images have no score and are left "
             "out of every figure"
+        )
+    unnamed = sum(name is None for name in predictions.references)
+    if 0 < unnamed < len(predictions):
+        found.append(
+            f"no means per reference: {unnamed} of {len(predictions)} images have no reference"
         )
     if note:
         found.append(note)

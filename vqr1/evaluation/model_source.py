@@ -14,9 +14,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vqr1.config import EvalModelConfig, LoggerConfig
+from vqr1.data.image_record import EXPORTS
 from vqr1.errors import ModelError
 from vqr1.tracking.store import SQLITE, default_tracking_uri, quick_client
 
@@ -117,6 +122,24 @@ def exported_checkpoint(
             f"place with {'model.path' if group else 'run'}=..."
         )
     return run, Path(folder)
+
+
+def trained_sets(path: str | None) -> frozenset[str]:
+    """Formats of the sets that the run trained on whose export this is; empty where no run is.
+
+    For runs that left no record of their images.
+    """
+    folder = None if path is None else Path(path).expanduser()
+    if folder is None or folder.name not in EXPORTS:
+        return frozenset()
+    config = folder.resolve().parent / "config.yaml"
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.load(config))
+        dataset = values["dataset"]
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, LookupError, TypeError):
+        return frozenset()  # not the configuration of a training
+    parts = (dataset.get("parts") or {"": dataset}) if isinstance(dataset, dict) else {}
+    return frozenset(str(part["name"]) for part in parts.values())
 
 
 def _run_by_id(client: MlflowClient, run_id: str, uri: str, key: str) -> Run:

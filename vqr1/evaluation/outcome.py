@@ -20,7 +20,13 @@ from vqr1.config import ReportConfig
 from vqr1.evaluation.figures import FigureOptions
 from vqr1.evaluation.plots import mean_plot, set_plots
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.report import Evaluation, all_tables
+from vqr1.evaluation.published_report import published_tables
+from vqr1.evaluation.report import (
+    Evaluation,
+    calibration_tables,
+    distortion_tables,
+    main_table,
+)
 from vqr1.evaluation.report_values import json_values, metric_values
 from vqr1.evaluation.tables import Table, to_csv, to_latex, to_markdown
 from vqr1.evaluation.worst_sheet import worst_images, worst_sheet
@@ -29,6 +35,16 @@ from vqr1.tracking.store import slug
 
 LoadImage = Callable[[str, int], Image.Image]
 """(data set, row of its table) -> RGB picture."""
+
+
+def all_tables(evaluation: Evaluation, published: bool) -> list[Table]:
+    """Every table of the report, the main one with all intervals."""
+    return [
+        main_table(evaluation, detailed=True),
+        *(published_tables(evaluation) if published else []),
+        *distortion_tables(evaluation),
+        *calibration_tables(evaluation),
+    ]
 
 
 def write_tables(tables: Sequence[Table], title: str, run_log: RunLog) -> Path:

@@ -98,7 +98,7 @@ def _scatter(
     interval = figures.srcc.interval
     axes.set_title(
         f"SRCC {number(figures.srcc.value)} [{number(interval.low)}, {number(interval.high)}], "
-        f"n = {figures.scored}",
+        f"n = {figures.scored} of {figures.images}",
         fontsize=9,
     )
 

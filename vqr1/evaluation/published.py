@@ -25,6 +25,12 @@ class PublishedFigures:
     srcc: float
     plcc: float
 
+    @classmethod
+    def mean(cls, figures: Sequence[PublishedFigures]) -> PublishedFigures:
+        """Plain mean; NaN where one of them is."""
+        count = len(figures)
+        return cls(sum(f.srcc for f in figures) / count, sum(f.plcc for f in figures) / count)
+
 
 @dataclass(frozen=True)
 class PublishedModel:
@@ -35,21 +41,20 @@ class PublishedModel:
         trained_on: what it learnt quality from.
         source: where the figures were published.
         figures: by data set.
+        trained_sets: data sets, by our names, that it was trained on.
     """
 
     model: str
     trained_on: str
     source: str
     figures: Mapping[str, PublishedFigures]
+    trained_sets: tuple[str, ...] = ()
 
     def mean(self, sets: Sequence[str]) -> PublishedFigures | None:
         """Plain mean over sets; None where a set has no figure."""
         if not sets or any(name not in self.figures for name in sets):
             return None
-        found = [self.figures[name] for name in sets]
-        return PublishedFigures(
-            sum(f.srcc for f in found) / len(found), sum(f.plcc for f in found) / len(found)
-        )
+        return PublishedFigures.mean([self.figures[name] for name in sets])
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,16 @@ class PublishedGroup:
         name: how they were trained.
         protocol: how they were tested.
         checked: what of the figures was compared with their sources.
+        not_stated: by data set, what its source does not state of how the set was aggregated.
+        trained_mark: what it means that a model was trained on a set it was tested on.
         models: the models.
     """
 
     name: str
     protocol: str
     checked: str
+    not_stated: Mapping[str, str]
+    trained_mark: str
     models: tuple[PublishedModel, ...]
 
     def covering(self, sets: Sequence[str]) -> PublishedGroup | None:
@@ -82,12 +91,15 @@ def published_groups() -> tuple[PublishedGroup, ...]:
             group["name"],
             group["protocol"],
             group["checked"],
+            group["not_stated"],
+            group["trained_mark"],
             tuple(
                 PublishedModel(
                     model["model"],
                     model["trained_on"],
                     group["sources"][model["source"]],
                     {name: PublishedFigures(**f) for name, f in model["figures"].items()},
+                    tuple(model["trained_sets"]),
                 )
                 for model in group["models"]
             ),

@@ -1,10 +1,12 @@
 """The report of an evaluation as tables.
 
-What it does: turns figures into tables: main figures, published figures beside ours, per-distortion
-rows, calibration. The mode of the evaluation stands in every caption.
+What it does: turns figures into tables: main figures, per-distortion rows, calibration. The mode of
+the evaluation stands in every caption. Whatever a number is not over (images, references, draws)
+and why stands in the notes, and in the column `remarks` of the files, since CSV has no notes.
 
-What it leaves out: plain values (`vqr1.evaluation.report_values`), pictures
-(`vqr1.evaluation.plots`) and writing files (`vqr1.evaluation.outcome`).
+What it leaves out: published figures beside ours (`vqr1.evaluation.published_report`), plain values
+(`vqr1.evaluation.report_values`), pictures (`vqr1.evaluation.plots`) and writing files
+(`vqr1.evaluation.outcome`).
 """
 
 from __future__ import annotations
@@ -15,9 +17,7 @@ from dataclasses import dataclass
 
 from vqr1.evaluation.figures import FigureOptions, Measured, ReferenceMeans, SetFigures
 from vqr1.evaluation.means import SetMeans, figure_values, set_means
-from vqr1.evaluation.published import PublishedGroup, published_groups
 from vqr1.evaluation.tables import Table
-from vqr1.iqa.correlation import Figure
 
 NAMES = {
     "srcc": "SRCC",
@@ -28,6 +28,9 @@ NAMES = {
     "rmse_logistic4": "RMSE, 4-p. fit",
     "rmse_logistic5": "RMSE, 5-p. fit",
 }
+
+TRAINED = " †"
+"""Behind the name or the numbers of a set whose images the model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,16 @@ def main_table(evaluation: Evaluation, detailed: bool) -> Table:
             for name in names
         ]
 
+    def row(*cells: str, remarks: Sequence[str] = ()) -> tuple[str, ...]:
+        return (*cells, "; ".join(remarks)) if detailed else cells
+
     rows = [
-        (
-            figures.dataset,
+        row(
+            marked(figures),
             f"{figures.scored}/{figures.images}",
             f"{figures.invalid_rate:.1%}",
             *cells(all_figures(figures)),
+            remarks=set_remarks(figures),
         )
         for figures in evaluation.sets
     ]
@@ -107,15 +114,28 @@ def main_table(evaluation: Evaluation, detailed: bool) -> Table:
     means = evaluation.means
     if means is not None:
         rules.append(len(rows))
-        rows.append(("mean of sets", "", "", *cells(means.plain)))
-        rows.append(("mean, size-weighted", "", "", *cells(means.weighted)))
+        name = f"mean of {len(means.sets)} sets"
+        remarks = mean_remarks(evaluation)
+        rows.append(row(name, "", "", *cells(means.plain), remarks=remarks))
+        rows.append(row(f"{name}, size-weighted", "", "", *cells(means.weighted), remarks=remarks))
     for figures in evaluation.sets:
-        if figures.per_reference is not None:
+        found = figures.per_reference
+        if found is not None:
             rules += [len(rows)] if len(rows) not in rules else []
-            rows.append(_reference_row(figures.dataset, figures.per_reference, names, detailed))
+            values = {"srcc": found.srcc, "krcc": found.krcc, "plcc": found.plcc}
+            rows.append(
+                row(
+                    f"{marked(figures)}, mean per reference",
+                    f"{found.references}/{found.total} ref.",
+                    "",
+                    *cells(values),
+                    remarks=reference_remarks(found),
+                )
+            )
+    heads = ("set", "scored", "invalid", *(NAMES[name] for name in names))
     return Table(
         evaluation.caption,
-        ("set", "scored", "invalid", *(NAMES[name] for name in names)),
+        (*heads, "remarks") if detailed else heads,
         tuple(rows),
         "figures",
         _notes(evaluation),
@@ -123,25 +143,72 @@ def main_table(evaluation: Evaluation, detailed: bool) -> Table:
     )
 
 
-def _reference_row(
-    dataset: str, means: ReferenceMeans, names: Sequence[str], detailed: bool
-) -> tuple[str, ...]:
-    values = {"srcc": means.srcc, "krcc": means.krcc, "plcc": means.plcc}
-    cells = [
-        ""
-        if name not in values
-        else with_interval(values[name])
-        if detailed or name == "srcc"
-        else number(values[name].value)
-        for name in names
+def marked(figures: SetFigures) -> str:
+    """A set's name, marked where the model was trained on its images."""
+    trained = figures.trained_on is not None and figures.trained_on.trained
+    return f"{figures.dataset}{TRAINED if trained else ''}"
+
+
+def set_remarks(figures: SetFigures) -> list[str]:
+    """What the metrics of a set are not over, and other things to know before using them."""
+    trained = [] if figures.trained_on is None else figures.trained_on.sentences()
+    return [*trained, *figures.warnings, *_lost_draws(all_figures(figures))]
+
+
+def reference_remarks(means: ReferenceMeans) -> list[str]:
+    """References that a mean per reference is not over, and why."""
+    found = []
+    if means.left_out:
+        why = ", ".join(f"{count}: {reason}" for reason, count in means.reasons.items())
+        found.append(
+            f"over {means.references} of {means.total} references; {means.left_out} have no "
+            f"correlation and are left out ({why})"
+        )
+    return [*found, *_lost_draws({"srcc": means.srcc, "krcc": means.krcc, "plcc": means.plcc})]
+
+
+def mean_remarks(evaluation: Evaluation) -> list[str]:
+    """Why a mean over sets does not exist, and what it holds that was trained on."""
+    means = evaluation.means
+    if means is None:
+        return []
+    found = []
+    if means.plain["srcc"].reason:
+        found.append(f"no mean: {means.plain['srcc'].reason}")
+    trained = [f.dataset for f in evaluation.sets if f.trained_on and f.trained_on.trained]
+    if trained:
+        found.append(
+            f"the model was trained on images of {len(trained)} of these {len(means.sets)} sets "
+            f"({', '.join(trained)})"
+        )
+    return [*found, *_lost_draws(means.plain)]
+
+
+def _lost_draws(values: Mapping[str, Measured]) -> list[str]:
+    """Bootstrap draws that intervals are not over, metrics with one number together."""
+    lost: dict[tuple[int, int], list[str]] = {}
+    for name, measured in values.items():
+        if measured.interval.lost:
+            key = (measured.interval.lost, measured.interval.draws)
+            lost.setdefault(key, []).append(NAMES[name])
+    return [
+        f"{count} of {draws} bootstrap draws have no {', '.join(names)} and are left out of the "
+        f"interval{'s' if names[1:] else ''}"
+        for (count, draws), names in lost.items()
     ]
-    return (f"{dataset}, mean per reference", f"{means.references} ref.", "", *cells)
 
 
 def _notes(evaluation: Evaluation) -> tuple[str, ...]:
     options = evaluation.options
     notes = [
-        f"{figures.dataset}: {text}" for figures in evaluation.sets for text in figures.warnings
+        f"{marked(figures)}: {text}" for figures in evaluation.sets for text in set_remarks(figures)
+    ]
+    notes += [f"mean of sets: {text}" for text in mean_remarks(evaluation)]
+    notes += [
+        f"{figures.dataset}, mean per reference: {text}"
+        for figures in evaluation.sets
+        if figures.per_reference is not None
+        for text in reference_remarks(figures.per_reference)
     ]
     notes += [
         f"{figures.dataset}, {NAMES[f'plcc_{curve}']}: {fit.fit.reason}"
@@ -187,108 +254,58 @@ def _missing_intervals(evaluation: Evaluation) -> list[str]:
     return notes
 
 
-def published_tables(evaluation: Evaluation) -> list[Table]:
-    """Published figures of the same sets, ours in the last row: one table a group of models."""
-    sets = [figures.dataset for figures in evaluation.sets]
-    tables = []
-    for number_, group in enumerate(published_groups()):
-        found = group.covering(sets)
-        if found is not None:
-            tables.append(_published_table(evaluation, found, sets, number_))
-    return tables
-
-
-def _published_table(
-    evaluation: Evaluation, group: PublishedGroup, sets: Sequence[str], number_: int
-) -> Table:
-    known = [name for name in sets if any(name in m.figures for m in group.models)]
-    several = len(known) > 1
-    rows = []
-    for model in group.models:
-        cells = [
-            f"{number(model.figures[name].srcc)}/{number(model.figures[name].plcc)}"
-            if name in model.figures
-            else ""
-            for name in known
-        ]
-        mean = model.mean(known)
-        cells += [f"{number(mean.srcc)}/{number(mean.plcc)}" if mean else ""] if several else []
-        rows.append((model.model, *cells))
-    ours = {figures.dataset: figures for figures in evaluation.sets}
-    for label, key in _our_rows(evaluation):
-        values = [(ours[name].srcc.value, figure_values(ours[name])[key].value) for name in known]
-        cells = [f"{number(srcc)}/{number(plcc)}" for srcc, plcc in values]
-        if several:
-            means = [sum(column) / len(column) for column in zip(*values, strict=True)]
-            cells.append(f"{number(means[0])}/{number(means[1])}")
-        rows.append((label, *cells))
-    sources = dict.fromkeys(model.source for model in group.models)
-    return Table(
-        f"SRCC/PLCC beside published figures ({group.name}). Ours: {evaluation.caption}",
-        ("model", *known, *(["mean"] if several else [])),
-        tuple(rows),
-        f"published_{number_ + 1}",
-        (
-            f"protocol of the published figures: {group.protocol}",
-            f"from: {'; '.join(sources)}",
-            f"checked: {group.checked}",
-        ),
-        (len(group.models),),
-    )
-
-
-def _our_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
-    rows = [("this evaluation, raw PLCC", "plcc")]
-    if evaluation.options.curves:
-        curve = evaluation.options.curves[0]
-        rows.append((f"this evaluation, {NAMES[f'plcc_{curve}']}", f"plcc_{curve}"))
-    return rows
-
-
 def distortion_tables(evaluation: Evaluation) -> list[Table]:
     """Correlations among the images of each distortion, worst first."""
     return [
         Table(
-            f"{figures.dataset} by distortion. {evaluation.caption}",
-            ("distortion", "images", "SRCC", "KRCC", "PLCC"),
+            f"{marked(figures)} by distortion. {evaluation.caption}",
+            ("distortion", "scored", "SRCC", "KRCC", "PLCC"),
             tuple(
-                (row.name, str(row.images), *map(_figure, (row.srcc, row.krcc, row.plcc)))
+                (
+                    row.name,
+                    f"{row.images}/{row.total}",
+                    *(number(figure.value) for figure in (row.srcc, row.krcc, row.plcc)),
+                )
                 for row in figures.distortions
             ),
             f"distortions_{figures.dataset}",
+            _distortion_notes(figures),
         )
         for figures in evaluation.sets
         if figures.distortions
     ]
 
 
+def _distortion_notes(figures: SetFigures) -> tuple[str, ...]:
+    notes = [f"{row.name}: {row.srcc.reason}" for row in figures.distortions if row.srcc.reason]
+    unnamed = figures.images - sum(row.total for row in figures.distortions)
+    if unnamed:
+        notes.append(f"{unnamed} of {figures.images} images have no distortion and are left out")
+    return tuple(notes)
+
+
 def calibration_tables(evaluation: Evaluation) -> list[Table]:
-    """Error by rising spread of the answers."""
+    """Error by rising standard deviation of the answers."""
     return [
         Table(
-            f"{figures.dataset}: does the spread of the answers predict the error? Rank "
-            f"correlation {number(figures.calibration.srcc.value)}. {evaluation.caption}",
+            f"{marked(figures)}: does the spread of the answers predict the error? Rank "
+            f"correlation {number(figures.calibration.srcc.value)} over "
+            f"{figures.calibration.images} of {figures.images} images. {evaluation.caption}",
             ("spread of answers", "images", "RMSE after fit"),
             tuple(
                 (number(part.spread), str(part.images), number(part.rmse))
                 for part in figures.calibration.bins
             ),
             f"calibration_{figures.dataset}",
+            _calibration_notes(figures),
         )
         for figures in evaluation.sets
         if figures.calibration.bins
     ]
 
 
-def _figure(figure: Figure) -> str:
-    return number(figure.value)
-
-
-def all_tables(evaluation: Evaluation, published: bool) -> list[Table]:
-    """Every table of the report, the main one with all intervals."""
-    return [
-        main_table(evaluation, detailed=True),
-        *(published_tables(evaluation) if published else []),
-        *distortion_tables(evaluation),
-        *calibration_tables(evaluation),
-    ]
+def _calibration_notes(figures: SetFigures) -> tuple[str, ...]:
+    missing = figures.images - figures.calibration.images
+    if not missing:
+        return ()
+    return (f"{missing} images are left out: fewer than two valid answers, or no score",)

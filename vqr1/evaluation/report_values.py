@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vqr1.evaluation.figures import Measured, SetFigures
+from vqr1.evaluation.figures import Measured, ReferenceMeans, SetFigures
 from vqr1.evaluation.report import Evaluation, all_figures
+from vqr1.evaluation.trained_on import TrainedOn
 
 
 def metric_values(evaluation: Evaluation) -> dict[str, float]:
@@ -21,11 +22,18 @@ def metric_values(evaluation: Evaluation) -> dict[str, float]:
         prefix = f"eval/{figures.dataset}"
         values |= {f"{prefix}/{name}": m.value for name, m in all_figures(figures).items()}
         values[f"{prefix}/invalid_rate"] = figures.invalid_rate
+        values[f"{prefix}/images"] = float(figures.images)
+        values[f"{prefix}/scored"] = float(figures.scored)
         if figures.per_reference is not None:
             values[f"{prefix}/srcc_per_reference"] = figures.per_reference.srcc.value
+            values[f"{prefix}/references"] = float(figures.per_reference.references)
+            values[f"{prefix}/references_left_out"] = float(figures.per_reference.left_out)
+        if figures.trained_on is not None:
+            values[f"{prefix}/trained_on"] = float(figures.trained_on.trained)
     means = evaluation.means
     if means is not None:
         values |= {f"eval/mean/{name}": m.value for name, m in means.plain.items()}
+        values["eval/mean/sets"] = float(len(means.sets))
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
@@ -43,6 +51,7 @@ def json_values(evaluation: Evaluation) -> dict[str, Any]:
             "seed": options.seed,
         },
         "sets": {figures.dataset: _set_values(figures) for figures in evaluation.sets},
+        "mean_over": None if means is None else list(means.sets),
         "mean": None if means is None else _measured_values(means.plain),
         "mean_size_weighted": None if means is None else _measured_values(means.weighted),
     }
@@ -50,10 +59,18 @@ def json_values(evaluation: Evaluation) -> dict[str, Any]:
 
 def with_skipped(figures: SetFigures, count: int) -> SetFigures:
     """The figures, warning of `count` images of the set that could not be judged."""
-    if not count:
-        return figures
     warning = f"{count} images were left out: missing, empty or not decodable"
-    return replace(figures, warnings=(*figures.warnings, warning))
+    return with_warning(figures, warning if count else None)
+
+
+def with_trained_on(figures: SetFigures, trained_on: TrainedOn | None) -> SetFigures:
+    """The figures of a set with how many of its images the model was trained on."""
+    return replace(figures, trained_on=trained_on)
+
+
+def with_warning(figures: SetFigures, warning: str | None) -> SetFigures:
+    """The figures with a further warning, where there is one."""
+    return replace(figures, warnings=(*figures.warnings, warning)) if warning else figures
 
 
 def summary_values(
@@ -77,12 +94,25 @@ def summary_values(
                 "images": figures.images,
                 "scored": figures.scored,
                 "invalid_rate": finite(figures.invalid_rate),
+                "per_reference": _reference_summary(figures.per_reference),
+                "trained_on": None if figures.trained_on is None else figures.trained_on.values(),
                 "warnings": list(figures.warnings),
             }
             for figures in evaluation.sets
         },
         "skipped": dict(skipped),
         "caption": evaluation.caption,
+    }
+
+
+def _reference_summary(means: ReferenceMeans | None) -> dict[str, Any] | None:
+    if means is None:
+        return None
+    return {
+        "srcc": finite(means.srcc.value),
+        "references": means.references,
+        "left_out": means.left_out,
+        "reasons": dict(means.reasons),
     }
 
 
@@ -96,6 +126,8 @@ def _set_values(figures: SetFigures) -> dict[str, Any]:
         "invalid_rate": finite(figures.invalid_rate),
         "well_formed_rate": finite(figures.well_formed_rate),
         "score_std": finite(figures.score_std),
+        "score_std_images": figures.score_std_images,
+        "trained_on": None if figures.trained_on is None else figures.trained_on.values(),
         "bootstrap_over": figures.units,
         "bootstrap_units": figures.unit_count,
         **_measured_values(all_figures(figures)),
@@ -113,6 +145,7 @@ def _set_values(figures: SetFigures) -> dict[str, Any]:
         else {
             "references": reference.references,
             "left_out": reference.left_out,
+            "reasons": dict(reference.reasons),
             **_measured_values(
                 {"srcc": reference.srcc, "krcc": reference.krcc, "plcc": reference.plcc}
             ),
@@ -120,6 +153,7 @@ def _set_values(figures: SetFigures) -> dict[str, Any]:
         "distortions": {
             row.name: {
                 "images": row.images,
+                "left_out": row.total - row.images,
                 "srcc": finite(row.srcc.value),
                 "krcc": finite(row.krcc.value),
                 "plcc": finite(row.plcc.value),
@@ -129,6 +163,7 @@ def _set_values(figures: SetFigures) -> dict[str, Any]:
         },
         "calibration": {
             "images": figures.calibration.images,
+            "left_out": figures.images - figures.calibration.images,
             "srcc_spread_error": finite(figures.calibration.srcc.value),
             "reason": figures.calibration.srcc.reason,
             "bins": [
@@ -151,6 +186,8 @@ def _measured_values(values: Mapping[str, Measured]) -> dict[str, Any]:
             "low": finite(m.interval.low),
             "high": finite(m.interval.high),
             "reason": m.reason or m.interval.reason,
+            "draws": m.interval.draws,
+            "draws_left_out": m.interval.lost,
         }
         for name, m in values.items()
     }

@@ -65,7 +65,9 @@ class Summary:
         n_scored: images with a score: those that enter the correlations.
         invalid_rate: answers that could not be parsed / all answers.
         well_formed_rate: answers of the demanded format / all answers.
-        score_std: mean standard deviation of an image's answers; NaN with one answer an image.
+        score_std: mean standard deviation of an image's answers, over the images with two valid
+            ones or more; NaN with one answer an image.
+        n_std: images that enter `score_std`.
         reasons: why a figure is NaN, by its name.
         parts: each set's own summary, where there are several.
     """
@@ -81,6 +83,7 @@ class Summary:
     invalid_rate: float
     well_formed_rate: float
     score_std: float
+    n_std: int
     reasons: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, Summary] = field(default_factory=dict)
 
@@ -193,6 +196,7 @@ def _summary(
         invalid_rate=float(1 - part.valid.mean()),
         well_formed_rate=float(part.well_formed.mean()),
         score_std=float(np.nanmean(spread)) if np.isfinite(spread).any() else math.nan,
+        n_std=int(np.isfinite(spread).sum()),
         reasons={name: figure.reason for name, figure in figures.items() if figure.reason},
     )
 
@@ -207,6 +211,7 @@ class Gain:
         gain: after - before.
         interval: paired bootstrap interval of the gain.
         n: common images with a score from both.
+        left_out: images of the first predictor without a score from both.
     """
 
     before: float
@@ -214,6 +219,7 @@ class Gain:
     gain: float
     interval: Interval
     n: int
+    left_out: int = 0
 
 
 def paired_gain(
@@ -263,4 +269,4 @@ def paired_gain(
         seed=seed,
         level=level,
     )
-    return Gain(was, now, now - was, interval, len(pairs))
+    return Gain(was, now, now - was, interval, len(pairs), len(before) - len(pairs))

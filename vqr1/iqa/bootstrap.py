@@ -52,11 +52,15 @@ class Interval:
         low: lower end; NaN where there is no interval.
         high: upper end; NaN where there is no interval.
         reason: why there is none; None where there is one.
+        draws: D, the draws that it was read from, those without the figure included.
+        lost: draws in which the figure does not exist; they are left out.
     """
 
     low: float
     high: float
     reason: str | None = None
+    draws: int = 0
+    lost: int = 0
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -215,13 +219,13 @@ def interval_of_draws(values: FloatArray, units: int, level: float = 0.95) -> In
     if units < MIN_UNITS:
         return _no_interval(f"{units} units to resample, at least {MIN_UNITS} are needed")
     kept = values[np.isfinite(values)]
+    lost = len(values) - len(kept)
     if len(kept) < (1 - _MAX_LOST) * len(values) or not len(kept):
-        lost = len(values) - len(kept)
         return _no_interval(f"the figure does not exist in {lost} of {len(values)} draws")
     quantile = stats.t.ppf((1 + level) / 2, units - 1) * math.sqrt(units / (units - 1))
     tail = float(stats.norm.cdf(-quantile))
     low, high = np.quantile(kept, [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    return Interval(float(low), float(high), draws=len(values), lost=lost)
 
 
 def bootstrap_interval(

@@ -26,17 +26,26 @@ class Figure:
 
     Attributes:
         metric: `SRCC`, `PLCC`, ...
-        images: which images it was taken on, such as `kadid, test`.
+        dataset: the set whose images it was taken on, such as `kadid`.
+        split: which images of the set, `test` or `validation`.
         value: the figure of the exported weights.
         before: the same figure of the base model, or None.
         interval: 95 % interval of the gain over `before`, or None.
+        scored: how many images it is over, as `58 of 60 (2 without a score)`; None where unknown.
     """
 
     metric: str
-    images: str
+    dataset: str
+    split: str
     value: float
     before: float | None = None
     interval: tuple[float, float] | None = None
+    scored: str | None = None
+
+    @property
+    def images(self) -> str:
+        """Which images it was taken on, such as `kadid, test`."""
+        return f"{self.dataset}, {self.split}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class CardFacts:
         max_pixels: largest image area at training.
         max_new_tokens: length limit of a response at training.
         figures: the training run's figures.
+        weights: which weights of the run these are; None where unknown.
         config_yaml: the composed configuration, without places of the machine it ran on.
         version: version of vqr1.
     """
@@ -74,6 +84,7 @@ class CardFacts:
     figures: Sequence[Figure]
     config_yaml: str
     version: str
+    weights: str | None = None
 
 
 def model_card(facts: CardFacts) -> str:
@@ -95,7 +106,9 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     results = [
         EvalResult(
             task_type="image-text-to-text",
-            dataset_type=figure.images.split(",")[0],
+            dataset_type=figure.dataset,
+            # Results of one set with one split are one entry under the first one's name.
+            dataset_split=figure.split,
             dataset_name=figure.images,
             metric_type=figure.metric.lower(),
             metric_name=figure.metric,
@@ -115,6 +128,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 
 
 def _summary(facts: CardFacts) -> str:
+    weights = f"| weights | {facts.weights} |\n" if facts.weights else ""
     return (
         "A Qwen2.5-VL policy that judges how good an image looks, as a number from 1 (very poor) "
         "to 5 (excellent), trained by reinforcement learning to rank with "
@@ -123,6 +137,7 @@ def _summary(facts: CardFacts) -> str:
         f"| base model | {facts.base} |\n"
         f"| training sets | {', '.join(facts.datasets)} |\n"
         f"| reward | {' + '.join(facts.rewards)} |\n"
+        f"{weights}"
         f"| prompt | {facts.prompt_name} |\n"
         f"| image area | {facts.min_pixels} to {facts.max_pixels} pixels |"
     )
@@ -201,8 +216,8 @@ print(answers(["photo.png"]))"""
 def _figures(figures: Sequence[Figure]) -> str:
     if not figures:
         return "No figures were taken on these weights by the training run."
-    rows = ["| figure | images | base model | this checkpoint | 95 % interval of the gain |"]
-    rows.append("|---|---|---|---|---|")
+    rows = ["| figure | images | base model | this checkpoint | 95 % interval of the gain | over |"]
+    rows.append("|---|---|---|---|---|---|")
     for figure in figures:
         before = "" if figure.before is None else f"{figure.before:.3f}"
         gain = (
@@ -211,7 +226,8 @@ def _figures(figures: Sequence[Figure]) -> str:
             else f"[{figure.interval[0]:+.3f}, {figure.interval[1]:+.3f}]"
         )
         rows.append(
-            f"| {figure.metric} | {figure.images} | {before} | {figure.value:.3f} | {gain} |"
+            f"| {figure.metric} | {figure.images} | {before} | {figure.value:.3f} | {gain} | "
+            f"{figure.scored or 'not recorded'} |"
         )
     return "\n".join(rows)
 

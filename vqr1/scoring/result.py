@@ -16,6 +16,8 @@ class Result:
         valid: a score could be read; for descriptions, that there is a text.
         text: the model's answer (the first one of several); None where none was generated.
         error: why the image could not be read; None where it could.
+        answers: answers that were sampled; None where the score is no mean of answers.
+        valid_answers: those that hold a score: the ones that `score` and `std` are over.
     """
 
     path: str | None
@@ -24,3 +26,5 @@ class Result:
     valid: bool = False
     text: str | None = None
     error: str | None = None
+    answers: int | None = None
+    valid_answers: int | None = None

@@ -31,6 +31,9 @@ from vqr1.scoring.writers import FIELDS, ResultWriter
 
 Lines = Literal["csv", "jsonl"]
 
+_WITHOUT_COUNTS = FIELDS[: FIELDS.index("answers")]
+"""Columns of files from before answers were counted: they are continued, with the counts."""
+
 _ERRORS = "backslashreplace"
 """A file name may hold bytes that are no text; written like this, the file stays readable."""
 
@@ -212,12 +215,13 @@ def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
         torn = False
     if torn and rows:
         rows.pop()
-    if rows and tuple(rows[0][1]) != FIELDS:
+    names = tuple(rows[0][1]) if rows else FIELDS
+    if names not in (FIELDS, _WITHOUT_COUNTS):
         raise _no_row(path, 1)
     try:
-        return [(line, dict(zip(FIELDS, row, strict=True))) for line, row in rows[1:]]
+        return [(line, dict(zip(names, row, strict=True))) for line, row in rows[1:]]
     except ValueError as error:
-        short = next(line for line, row in rows[1:] if len(row) != len(FIELDS))
+        short = next(line for line, row in rows[1:] if len(row) != len(names))
         raise _no_row(path, short) from error
 
 
@@ -229,6 +233,7 @@ def _json_rows(text: str) -> list[tuple[int, str]]:
 def _result(row: Mapping[str, Any]) -> Result:
     """A row of either format as a result: CSV knows only text, and no difference of "" and None."""
     score, std = (_number(row[name]) for name in ("score", "std"))
+    answers, valid_answers = (row.get(name) for name in ("answers", "valid_answers"))
     return Result(
         str(row["path"]),
         score,
@@ -236,6 +241,8 @@ def _result(row: Mapping[str, Any]) -> Result:
         valid={"true": True, "false": False}[str(row["valid"]).lower()],
         text=row["text"] or None,
         error=row["error"] or None,
+        answers=None if answers in ("", None) else int(answers),
+        valid_answers=None if valid_answers in ("", None) else int(valid_answers),
     )
 
 

@@ -155,14 +155,14 @@ class Scorer:
         answers = [parse_answer(t, prompt.answer_format, prompt.score_range) for t in reply.texts]
         scores = [answer.score for answer in answers if answer.score is not None]
         enough = len(answers) if self._rule == "all_valid" else 1
+        counted = Result(path, text=text, answers=len(answers), valid_answers=len(scores))
         if len(scores) < enough:
-            return Result(path, text=text)
-        return Result(
-            path,
+            return counted
+        return replace(
+            counted,
             score=statistics.fmean(scores),
             std=statistics.stdev(scores) if len(scores) > 1 else None,
             valid=True,
-            text=text,
         )
 
 

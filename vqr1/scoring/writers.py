@@ -157,4 +157,9 @@ def _numbers(entry: Result | Ranked) -> str:
 def _note(result: Result) -> str:
     if result.error is not None:
         return "unreadable"
-    return "" if result.valid else "invalid answer"
+    if not result.valid:
+        return "invalid answer"
+    answers, valid = result.answers, result.valid_answers
+    if answers is None or valid is None or valid == answers:
+        return ""
+    return f"mean of {valid} of {answers} answers; the others are invalid"

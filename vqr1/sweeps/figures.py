@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vqr1.sweeps.folder import FINISHED
 from vqr1.sweeps.jobs import SEED
 from vqr1.sweeps.results import JobResult
-from vqr1.sweeps.summary import mean_interval
+from vqr1.sweeps.summary import mean_interval, why_missing
 
 
 def key_figure(results: Sequence[JobResult], key: str, curve: str, metric: str) -> Figure:
@@ -58,14 +58,16 @@ def _curve(axis: Axes, members: Sequence[JobResult], label: str, colour: str) ->
         return
     steps = sorted(set.intersection(*(set(points) for points in with_curve)))
     values = np.array([[points[step] for step in steps] for points in with_curve])
-    axis.plot(steps, values.mean(axis=0), marker=".", label=label, color=colour)
+    some = len(with_curve) < len(members)
+    over = f" ({len(with_curve)} of {len(members)} runs)" if some else ""
+    axis.plot(steps, values.mean(axis=0), marker=".", label=f"{label}{over}", color=colour)
     if len(with_curve) > 1:
         low, high = values.min(axis=0), values.max(axis=0)
         axis.fill_between(steps, low, high, alpha=0.15, color=colour, linewidth=0)
 
 
 def _final(axis: Axes, members: Sequence[JobResult], metric: str, place: int, colour: str) -> None:
-    values = [result.metrics[metric] for result in members if metric in result.metrics]
+    values = [result.metrics[metric] for result in members if why_missing(result, metric) is None]
     if not values:
         return
     axis.scatter(values, [place] * len(values), s=14, color=colour, alpha=0.6)

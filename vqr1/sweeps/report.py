@@ -16,7 +16,7 @@ from vqr1.sweeps.figures import figure_keys, key_figure
 from vqr1.sweeps.folder import FINISHED
 from vqr1.sweeps.parent import ParentRun
 from vqr1.sweeps.results import JobResult, shown_metric
-from vqr1.sweeps.summary import MeanInterval, SettingRow, setting_rows
+from vqr1.sweeps.summary import MeanInterval, SettingRow, setting_rows, why_missing
 from vqr1.tracking.store import slug
 
 
@@ -78,9 +78,9 @@ class SweepReport:
         lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         for row in self.rows:
             cells = [row.setting.get(key, "") for key in keys] or ["(all)"]
-            cells += [f"{len(row.by_seed)} of {row.jobs}", _interval(row.mean)]
+            cells += [_runs(row), _interval(row.mean)]
             cells += [_number(row.std), _number(row.best)]
-            cells += ["" if row.difference is None else _interval(row.difference, "+")]
+            cells += [_difference(row, self.rows[0])]
             cells += ["" if row.p_value is None else f"{row.p_value:.3g}"]
             lines.append("| " + " | ".join(cells) + " |")
         failed = [job for job in self.jobs if job.error is not None and job.status != FINISHED]
@@ -98,6 +98,8 @@ class SweepReport:
                 {
                     "setting": row.setting,
                     "by_seed": row.by_seed,
+                    "jobs": row.jobs,
+                    "missing": row.missing,
                     "mean": _finite(row.mean.mean),
                     "interval": [_finite(row.mean.low), _finite(row.mean.high)],
                     "std": _finite(row.std),
@@ -106,6 +108,7 @@ class SweepReport:
                     "difference_interval": None
                     if row.difference is None
                     else [_finite(row.difference.low), _finite(row.difference.high)],
+                    "difference_over": row.common,
                     "p_value": row.p_value,
                 }
                 for row in self.rows
@@ -116,7 +119,8 @@ class SweepReport:
                     "number": job.number,
                     "status": job.status,
                     "swept": job.swept,
-                    "value": job.metrics.get(self.metric or ""),
+                    "value": _value(job, self.metric),
+                    "missing": why_missing(job, self.metric),
                     "error": job.error,
                     "run_id": job.run_id,
                 }
@@ -132,7 +136,8 @@ class SweepReport:
                     "job": job.number,
                     **job.swept,
                     "status": job.status,
-                    self.metric or "value": job.metrics.get(self.metric or ""),
+                    self.metric or "value": _value(job, self.metric),
+                    "missing": why_missing(job, self.metric),
                     "error": job.error,
                     "run_id": job.run_id,
                 }
@@ -176,6 +181,26 @@ def log_report(report: SweepReport, files: Sequence[Path], parent: ParentRun) ->
     means = [row.mean.mean for row in report.rows if math.isfinite(row.mean.mean)]
     if report.metric is not None and means:
         parent.client.log_metric(parent.run_id, f"best_mean/{slug(report.metric)}", max(means))
+
+
+def _value(job: JobResult, metric: str | None) -> float | None:
+    return None if metric is None else _finite(job.metrics.get(metric, math.nan))
+
+
+def _runs(row: SettingRow) -> str:
+    """How many runs a row's mean is over, and why others are not."""
+    words = f"{len(row.by_seed)} of {row.jobs}"
+    why = ", ".join(f"{count} {reason}" for reason, count in row.missing.items())
+    return f"{words} ({why})" if why else words
+
+
+def _difference(row: SettingRow, first: SettingRow) -> str:
+    """The difference to the first row, and the seeds that it is over where some are not common."""
+    if row.difference is None:
+        return ""
+    words = _interval(row.difference, "+")
+    seeds = len(row.by_seed.keys() | first.by_seed.keys())
+    return words if row.common == seeds else f"{words} over {row.common} of {seeds} seeds"
 
 
 def _counted(report: SweepReport) -> str:

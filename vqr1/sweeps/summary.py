@@ -12,7 +12,8 @@ With one seed there is neither interval nor test, and none is shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,21 +43,25 @@ class SettingRow:
         setting: values of the swept keys without the seed.
         jobs: jobs of this setting, finished or not.
         by_seed: value of each finished job by its seed ("" where the seed was not swept).
+        missing: how many of the jobs have no value, by the reason.
         mean: over the seeds with its interval; NaN without a finished job.
         std: unbiased; NaN with fewer than two seeds.
         best: highest value; NaN without a finished job.
         difference: mean difference to the first row over common seeds; None in the first row and
             without a common seed.
+        common: seeds that the difference is over.
         p_value: of the paired t-test; None with fewer than two common seeds.
     """
 
     setting: dict[str, str]
     jobs: int
     by_seed: dict[str, float]
+    missing: dict[str, int]
     mean: MeanInterval
     std: float
     best: float
     difference: MeanInterval | None
+    common: int
     p_value: float | None
 
 
@@ -100,20 +105,37 @@ def setting_rows(results: Sequence[JobResult], metric: str | None) -> list[Setti
     rows: list[SettingRow] = []
     for setting in settings:
         members = [r for r in results if r.swept and setting_of(r) == setting]
-        values = {
-            result.swept.get(SEED, ""): result.metrics[metric]
-            for result in members
-            if metric is not None and result.status == FINISHED and metric in result.metrics
-        }
-        rows.append(_row(dict(setting), len(members), values, rows[0] if rows else None))
+        values: dict[str, float] = {}
+        missing: Counter[str] = Counter()
+        for result in members:
+            reason = why_missing(result, metric)
+            if reason is not None:
+                missing[reason] += 1
+            elif metric is not None:
+                values[result.swept.get(SEED, "")] = result.metrics[metric]
+        rows.append(_row(dict(setting), len(members), values, missing, rows[0] if rows else None))
     return rows
 
 
+def why_missing(result: JobResult, metric: str | None) -> str | None:
+    """Why a job has no value of a metric; None where it has one."""
+    if result.status != FINISHED:
+        return result.status.lower()
+    if metric is None or metric not in result.metrics:
+        return "not logged"
+    # A correlation of equal values, for example.
+    return None if math.isfinite(result.metrics[metric]) else "undefined"
+
+
 def _row(
-    setting: dict[str, str], jobs: int, values: dict[str, float], first: SettingRow | None
+    setting: dict[str, str],
+    jobs: int,
+    values: dict[str, float],
+    missing: Mapping[str, int],
+    first: SettingRow | None,
 ) -> SettingRow:
     figures = list(values.values())
-    difference, p_value = None, None
+    difference, p_value, common = None, None, []
     if first is not None:
         common = [seed for seed in values if seed in first.by_seed]
         ours = [values[seed] for seed in common]
@@ -125,9 +147,11 @@ def _row(
         setting,
         jobs,
         values,
+        dict(missing),
         mean_interval(figures),
         float(np.std(figures, ddof=1)) if len(figures) > 1 else math.nan,
         max(figures, default=math.nan),
         difference,
+        len(common),
         p_value,
     )

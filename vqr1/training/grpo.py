@@ -149,7 +149,7 @@ class GrpoModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log `val/srcc` and its companions."""
         self.end_validation()
-        # An undefined figure is logged as NaN: the best checkpoint ranks it below every number.
+        # An undefined metric is logged as NaN, and never chooses the best checkpoint.
         figures = self.validator.finish()
         self._log({f"val/{name}": value for name, value in figures.items()})
 

@@ -60,6 +60,7 @@ class Validator:
         self.engine = engine
         self.modes = modes
         self.predictions: Predictions | None = None
+        self.reasons: dict[str, str] = {}
         self._primary: list[Predictions] = []
         self._greedy: list[Predictions] = []
 
@@ -72,7 +73,8 @@ class Validator:
     def finish(self) -> dict[str, float]:
         """Figures of all batches added since the last call in any process, by metric name.
 
-        The primary predictions stay in `predictions` for tables and plots, in the first process.
+        The primary predictions stay in `predictions` for tables and plots, and why a metric is
+        undefined in `reasons`, in the first process.
         """
         self.predictions = in_table_order(self._primary)
         greedy = in_table_order(self._greedy) if self.modes.greedy is not None else None
@@ -81,10 +83,17 @@ class Validator:
 
     def _all_figures(self, greedy: Predictions | None) -> dict[str, float]:
         assert self.predictions is not None
-        figures = _figures(summarise(self.predictions, draws=0), "")
+        summary = summarise(self.predictions, draws=0)
+        figures = _figures(summary, "")
+        self.reasons = _reasons(summary, "")
         if greedy is not None:
             summary = summarise(greedy, draws=0)
-            figures |= {"srcc_greedy": summary.srcc, "plcc_greedy": summary.plcc}
+            figures |= {
+                "srcc_greedy": summary.srcc,
+                "plcc_greedy": summary.plcc,
+                "unscored_images_greedy": float(summary.n - summary.n_scored),
+            }
+            self.reasons |= _reasons(summary, "_greedy")
         return figures
 
 
@@ -115,7 +124,14 @@ def _figures(summary: Summary, suffix: str) -> dict[str, float]:
         f"plcc{suffix}": summary.plcc,
         f"invalid_rate{suffix}": summary.invalid_rate,
         f"score_std{suffix}": summary.score_std,
+        f"images{suffix}": float(summary.n),
+        f"unscored_images{suffix}": float(summary.n - summary.n_scored),
     }
     for name, part in summary.parts.items():
         figures |= _figures(part, f"/{name}")
     return figures
+
+
+def _reasons(summary: Summary, suffix: str) -> dict[str, str]:
+    """Why metrics of a validation are undefined, by the name that they are logged under."""
+    return {f"val/{name}{suffix}": reason for name, reason in summary.reasons.items()}

@@ -225,7 +225,13 @@ def _add_scoring(
             mode=info.mode,
             results=[
                 schemas.ScoredImage(
-                    name=str(r.path), score=r.score, std=r.std, valid=r.valid, text=r.text
+                    name=str(r.path),
+                    score=r.score,
+                    std=r.std,
+                    valid=r.valid,
+                    answers=r.answers,
+                    valid_answers=r.valid_answers,
+                    text=r.text,
                 )
                 for r in results
             ],

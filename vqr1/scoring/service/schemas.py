@@ -45,6 +45,12 @@ class ScoredImage(BaseModel):
         description="Standard deviation of the score; null where the mode has none."
     )
     valid: bool = Field(description="Whether the answer holds a score.")
+    answers: int | None = Field(
+        default=None, description="Answers sampled; null where the score is no mean of answers."
+    )
+    valid_answers: int | None = Field(
+        default=None, description="Answers that hold a score: those that score and std are over."
+    )
     text: str | None = Field(description="The model's answer with its reasoning, where it has one.")
 
 

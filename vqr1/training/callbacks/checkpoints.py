@@ -89,6 +89,8 @@ class RunCheckpoints(Checkpoint):
         self.val_every = val_every
         self.best_step: int | None = None
         self.best_score = -math.inf
+        self.best_metrics: dict[str, float] = {}
+        self._undefined = 0
         self._batches = 0
         self._random: dict[str, Any] = {}
         self._random_of_others: list[dict[str, Any]] = []
@@ -112,7 +114,10 @@ class RunCheckpoints(Checkpoint):
             verify_checkpoint(self.best_path)
         except CheckpointDamagedError as error:
             logger.warning("the best weights so far are lost, they count no more: %s", error)
-            self.best_step, self.best_score = None, -math.inf
+            self._forget_best()
+
+    def _forget_best(self) -> None:
+        self.best_step, self.best_score, self.best_metrics = None, -math.inf, {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside Lightning's own state."""
@@ -123,6 +128,8 @@ class RunCheckpoints(Checkpoint):
             "validation_pending": self._validation_pending,
             "best_step": self.best_step,
             "best_score": self.best_score,
+            "best_metrics": self.best_metrics,
+            "undefined": self._undefined,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -134,6 +141,13 @@ class RunCheckpoints(Checkpoint):
         self._validation_pending = state_dict["validation_pending"]
         self.best_step = state_dict["best_step"]
         self.best_score = state_dict["best_score"]
+        # A state from before held the monitored value alone.
+        monitor = {} if self.config is None else {self.config.monitor: self.best_score}
+        self.best_metrics = state_dict.get("best_metrics", monitor)
+        self._undefined = state_dict.get("undefined", 0)
+        if not math.isfinite(self.best_score):
+            # And kept the weights of an undefined validation as the best ones.
+            self._forget_best()
         self._resumed = True
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -217,9 +231,15 @@ class RunCheckpoints(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the end."""
+        """Save the end; warn where no validation could choose the weights."""
         if self._saved_step != trainer.global_step:
             self._save(trainer)
+        if self.config is not None and self.best_step is None and self._undefined:
+            logger.warning(
+                "callbacks.checkpoint.monitor=%s was undefined in all %d validations%s: the weights"
+                " of the last step are exported",
+                self.config.monitor, self._undefined, _reason(trainer, self.config.monitor),
+            )  # fmt: skip
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -251,13 +271,22 @@ class RunCheckpoints(Checkpoint):
         if self.config is None:
             return
         score = float(trainer.callback_metrics[self.config.monitor])
-        if self.best_step is not None and not score > self.best_score:
+        if not math.isfinite(score):
+            # Nothing was measured, so nothing can be best: without any number the last weights
+            # count.
+            self._undefined += 1
+            return
+        # Of equal values the earliest stays: later steps have shown nothing more.
+        if not score > self.best_score:
             return
         path = self.folder / step_name("best", trainer.global_step)
         if self._write(trainer, path, weights_only=True):
-            # An undefined figure ranks below every number.
-            self.best_score = -math.inf if math.isnan(score) else score
-            self.best_step = trainer.global_step
+            self.best_score, self.best_step = score, trainer.global_step
+            self.best_metrics = {
+                name: float(value)
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith("val/") and math.isfinite(float(value))
+            }
 
     def _save(self, trainer: L.Trainer) -> None:
         if self.config is None:
@@ -305,6 +334,13 @@ def _data(trainer: L.Trainer) -> L.LightningDataModule:
     owner: Any = trainer
     data: L.LightningDataModule = owner.datamodule
     return data
+
+
+def _reason(trainer: L.Trainer, monitor: str) -> str:
+    """Why the monitored metric of the last validation is undefined, where rank 0 knows."""
+    assert isinstance(trainer.lightning_module, GrpoModule)
+    reason = trainer.lightning_module.validator.reasons.get(monitor)
+    return f" ({reason})" if reason else ""
 
 
 def continue_between_batches(trainer: L.Trainer, batches: int) -> None:

@@ -121,6 +121,9 @@ def progress_callback(console: Console) -> L.Callback:
 def shown_metrics(trainer: L.Trainer) -> str:
     """The shown metrics that exist so far, formatted."""
     metrics = trainer.callback_metrics
-    return "  ".join(
-        f"{name} {float(metrics[key]):.3f}" for key, name in SHOWN.items() if key in metrics
-    )
+    shown = [f"{name} {float(metrics[key]):.3f}" for key, name in SHOWN.items() if key in metrics]
+    unscored = float(metrics.get("val/unscored_images", 0.0))
+    if unscored:
+        images = float(metrics["val/images"])
+        shown.append(f"({unscored:.0f} of {images:.0f} val images without a score)")
+    return "  ".join(shown)

@@ -1,0 +1,134 @@
+"""A comparison of evaluations as tables and as plain values.
+
+What it leaves out: the comparison itself (`vqr1.evaluation.compare`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from vqr1.evaluation.compare import JudgedRun, SetComparison
+from vqr1.evaluation.figures import FigureOptions, Measured
+from vqr1.evaluation.report import TRAINED, number, with_interval
+from vqr1.evaluation.report_values import finite
+from vqr1.evaluation.tables import Table
+
+
+def comparison_tables(
+    comparisons: Sequence[SetComparison], options: FigureOptions, runs: Sequence[JudgedRun]
+) -> list[Table]:
+    """For each set a table of the runs with letters, and one of the pairs."""
+    tables = []
+    modes = tuple(f"{run.name}: {run.caption}" for run in runs if run.caption)
+    for found in comparisons:
+        caption = f"{found.dataset}, {found.images} images scored by all runs"
+        if found.left_out:
+            why = ", ".join(
+                f"{count} without a score from {name}"
+                for name, count in zip(found.names, found.unscored, strict=True)
+                if count
+            )
+            caption += f" of {found.images + found.left_out} ({found.left_out} left out: {why})"
+        seen = {r.name: r.trained_on[found.dataset] for r in runs if found.dataset in r.trained_on}
+        trained = tuple(f"{name}{TRAINED}: {text}" for name, text in seen.items())
+        tables.append(
+            Table(
+                f"SRCC by run. {caption}",
+                ("run", "SRCC", "group"),
+                tuple(
+                    (f"{name}{TRAINED if name in seen else ''}", with_interval(figure), letters)
+                    for name, figure, letters in zip(
+                        found.names, found.figures, found.letters, strict=True
+                    )
+                ),
+                f"comparison_{found.dataset}",
+                (
+                    f"runs that share a letter do not differ at {1 - options.level:.0%} (paired "
+                    f"bootstrap over {found.units}, Holm's correction for {len(found.pairs)} "
+                    "pairs)",
+                    *trained,
+                    *modes,
+                ),
+            )
+        )
+        tables.append(
+            Table(
+                f"SRCC differences. {caption}",
+                ("pair", "difference", "p, bootstrap", "p, Holm", "p, Steiger", "p, Meng", "wins"),
+                tuple(
+                    (
+                        f"{pair.first} - {pair.second}",
+                        with_interval(Measured(pair.gain.gain.value, pair.gain.interval)),
+                        _probability(pair.gain.p),
+                        _probability(pair.adjusted),
+                        _probability(pair.steiger.p),
+                        _probability(pair.meng.p),
+                        number(pair.wins.win_rate.value),
+                    )
+                    for pair in found.pairs
+                ),
+                f"pairs_{found.dataset}",
+                (
+                    "Steiger's and Meng's tests take images as independent",
+                    "wins: among image pairs that the two runs order differently well, the share "
+                    "that the first one orders better",
+                    *_lost_draws(found),
+                    *trained,
+                    *modes,
+                ),
+            )
+        )
+    return tables
+
+
+def _lost_draws(found: SetComparison) -> list[str]:
+    """Draws that the intervals of differences are not over."""
+    return [
+        f"{pair.first} - {pair.second}: {interval.lost} of {interval.draws} bootstrap draws have "
+        "no difference and are left out of its interval"
+        for pair in found.pairs
+        if (interval := pair.gain.interval).lost
+    ]
+
+
+def _probability(p: float) -> str:
+    return "nan" if math.isnan(p) else "<.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]:
+    """Contents of `metrics.json` of a comparison."""
+    return {
+        found.dataset: {
+            "images": found.images,
+            "left_out": found.left_out,
+            "unscored": dict(zip(found.names, found.unscored, strict=True)),
+            "bootstrap_over": found.units,
+            "runs": {
+                name: {
+                    "srcc": finite(f.value),
+                    "low": finite(f.interval.low),
+                    "high": finite(f.interval.high),
+                    "group": letters,
+                }
+                for name, f, letters in zip(found.names, found.figures, found.letters, strict=True)
+            },
+            "pairs": [
+                {
+                    "first": pair.first,
+                    "second": pair.second,
+                    "srcc_difference": finite(pair.gain.gain.value),
+                    "low": finite(pair.gain.interval.low),
+                    "high": finite(pair.gain.interval.high),
+                    "draws_left_out": pair.gain.interval.lost,
+                    "p_bootstrap": finite(pair.gain.p),
+                    "p_holm": finite(pair.adjusted),
+                    "p_steiger": finite(pair.steiger.p),
+                    "p_meng": finite(pair.meng.p),
+                    "win_rate": finite(pair.wins.win_rate.value),
+                }
+                for pair in found.pairs
+            ],
+        }
+        for found in comparisons
+    }

@@ -1,0 +1,141 @@
+"""Published figures beside those of an evaluation, as tables.
+
+What it does: one table a group of published models, ours in the last rows. Where a source does not
+state how a set was aggregated, ours is given both ways: over the whole file, and as the mean per
+reference. A set that a model was trained on is marked, published or ours.
+
+What it leaves out: the published figures themselves (`vqr1.evaluation.published`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vqr1.evaluation.figures import SetFigures
+from vqr1.evaluation.means import figure_values
+from vqr1.evaluation.published import PublishedFigures, PublishedGroup, published_groups
+from vqr1.evaluation.report import NAMES, TRAINED, Evaluation, number
+from vqr1.evaluation.tables import Table
+
+
+def published_tables(evaluation: Evaluation) -> list[Table]:
+    """Published figures of the same sets, ours in the last rows: one table a group of models."""
+    sets = [figures.dataset for figures in evaluation.sets]
+    tables = []
+    for number_, group in enumerate(published_groups()):
+        found = group.covering(sets)
+        if found is not None:
+            tables.append(_published_table(evaluation, found, sets, number_))
+    return tables
+
+
+def _published_table(
+    evaluation: Evaluation, group: PublishedGroup, sets: Sequence[str], number_: int
+) -> Table:
+    known = [name for name in sets if any(name in m.figures for m in group.models)]
+    several = len(known) > 1
+    rows = [
+        (
+            model.model,
+            *_cells(known, model.figures, model.trained_sets),
+            *([_pair(model.mean(known), known, model.trained_sets)] if several else []),
+        )
+        for model in group.models
+    ]
+    ours = {figures.dataset: figures for figures in evaluation.sets if figures.dataset in known}
+    trained = [name for name, f in ours.items() if f.trained_on and f.trained_on.trained]
+    for label, values in _our_rows(evaluation, ours, group):
+        mean = PublishedFigures.mean([values[name] for name in known])
+        rows.append(
+            (
+                label,
+                *_cells(known, values, trained),
+                *([_pair(mean, known, trained)] if several else []),
+            )
+        )
+    sources = dict.fromkeys(model.source for model in group.models)
+    return Table(
+        f"SRCC/PLCC beside published figures ({group.name}). Ours: {evaluation.caption}",
+        ("model", *known, *([f"mean of {len(known)} sets"] if several else [])),
+        tuple(rows),
+        f"published_{number_ + 1}",
+        (
+            f"protocol of the published figures: {group.protocol}",
+            *_aggregation_notes(ours, group),
+            *_trained_notes(ours, trained, group, known),
+            f"from: {'; '.join(sources)}",
+            f"checked: {group.checked}",
+        ),
+        (len(group.models),),
+    )
+
+
+def _cells(
+    known: Sequence[str], values: Mapping[str, PublishedFigures], trained: Sequence[str]
+) -> list[str]:
+    return [_pair(values.get(name), [name], trained) for name in known]
+
+
+def _pair(figures: PublishedFigures | None, sets: Sequence[str], trained: Sequence[str]) -> str:
+    """SRCC/PLCC over some sets, marked where one of them was trained on; empty for None."""
+    if figures is None:
+        return ""
+    mark = TRAINED if any(name in trained for name in sets) else ""
+    return f"{number(figures.srcc)}/{number(figures.plcc)}{mark}"
+
+
+def _our_rows(
+    evaluation: Evaluation, ours: Mapping[str, SetFigures], group: PublishedGroup
+) -> list[tuple[str, dict[str, PublishedFigures]]]:
+    """Our rows: raw, raw with means per reference where that may be meant, after the first fit."""
+    raw = {name: PublishedFigures(f.srcc.value, f.plcc.value) for name, f in ours.items()}
+    rows = [("this evaluation, raw PLCC", raw)]
+    means = {
+        name: figures.per_reference
+        for name, figures in ours.items()
+        if name in group.not_stated and figures.per_reference is not None
+    }
+    if means:
+        words = ", ".join(
+            f"{name} as the mean over {found.references} of {found.total} references"
+            for name, found in means.items()
+        )
+        per_reference = {
+            name: PublishedFigures(found.srcc.value, found.plcc.value)
+            for name, found in means.items()
+        }
+        rows.append((f"this evaluation, raw PLCC, {words}", raw | per_reference))
+    if evaluation.options.curves:
+        key = f"plcc_{evaluation.options.curves[0]}"
+        fitted = {
+            name: PublishedFigures(f.srcc.value, figure_values(f)[key].value)
+            for name, f in ours.items()
+        }
+        rows.append((f"this evaluation, {NAMES[key]}", fitted))
+    return rows
+
+
+def _aggregation_notes(ours: Mapping[str, SetFigures], group: PublishedGroup) -> list[str]:
+    return [
+        f"{name}: {text}; ours is given "
+        + ("both ways" if ours[name].per_reference is not None else "over the whole file")
+        for name, text in group.not_stated.items()
+        if name in ours
+    ]
+
+
+def _trained_notes(
+    ours: Mapping[str, SetFigures],
+    trained: Sequence[str],
+    group: PublishedGroup,
+    known: Sequence[str],
+) -> list[str]:
+    mark = TRAINED.strip()
+    notes = []
+    if any(name in known for model in group.models for name in model.trained_sets):
+        notes.append(f"{mark} published: {group.trained_mark}")
+    for name in trained:
+        seen = ours[name].trained_on
+        assert seen is not None
+        notes.append(f"{mark} this evaluation, {name}: {seen.sentences()[0]}")
+    return notes
