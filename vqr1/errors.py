@@ -56,6 +56,25 @@ class ModelError(UserError):
     """A checkpoint, a processor or a scoring server cannot be used."""
 
 
+class NonFiniteError(ModelError):
+    """A model computes NaN or infinity; a training turns this into `RunFaultError`.
+
+    Args:
+        found: what is not finite, and where.
+    """
+
+    def __init__(self, found: str) -> None:
+        self.found = found
+        super().__init__(
+            f"{found}; use model.dtype=float32 or model.dtype=bfloat16 (float16 holds nothing "
+            "beyond 65504), or another checkpoint"
+        )
+
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[str]]:
+        """As it was made: an error goes from one process of a run to the others."""
+        return NonFiniteError, (self.found,)
+
+
 class RunFaultError(UserError):
     """A run cannot go on: a full disk, a dead loader worker, a loss that is no number."""
 

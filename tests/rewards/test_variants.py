@@ -18,6 +18,7 @@ from vqr1.rewards import (
     RewardInputs,
     ThresholdReward,
 )
+from vqr1.rewards.base import SMALLEST_CONSTANT
 
 NAN = math.nan
 
@@ -156,3 +157,15 @@ def test_an_image_is_not_compared_with_its_own_copy(reward: Reward) -> None:
     # Copies alone earn nothing: there is no opponent.
     twice = RewardInputs(scores[[0, 2]], valid[:2], valid[:2], mos[[0, 2]], rows[[0, 2]])
     assert reward(twice).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_the_smallest_constants_still_give_numbers() -> None:
+    # Equal scores: differences and variances are 0, and only the constant is left to divide by.
+    equal = inputs([[3.0, 3.0], [3.0, 3.0]], [2.0, 2.0])
+    least = SMALLEST_CONSTANT
+    for reward in (
+        FidelityReward(gamma=least), FidelityReward(gamma=least, fixed_variance=least),
+        ProbabilityReward(gamma=least), MarginReward(width=None, gamma=least),
+        MarginReward(width=least**0.5),
+    ):  # fmt: skip
+        assert torch.isfinite(reward(equal)).all()

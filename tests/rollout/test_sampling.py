@@ -94,3 +94,25 @@ def test_noise_does_not_touch_the_global_random_state():
     uniform_noise(1, [b"c" * 16], 2, 3)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [SamplingConfig(), SamplingConfig(top_k=2, top_p=0.9), SamplingConfig(temperature=0.0)],
+)
+@pytest.mark.parametrize("broken", [[0.0, np.nan, 1.0], [0.0, np.inf, 1.0], [-np.inf] * 3])
+def test_logits_that_are_no_numbers_show_in_the_logprob_of_their_row(sampling, broken):
+    logits = torch.tensor([[0.0, 1.0, 2.0], broken])
+    tokens, logprobs = draw(logits, torch.tensor([0.5, 0.5]).double(), sampling, NOTHING)
+    assert ((tokens >= 0) & (tokens < 3)).all()
+    assert torch.isfinite(logprobs).tolist() == [True, False]
+
+
+def test_no_token_is_drawn_where_only_banned_ones_have_a_probability():
+    # exp(-200) is 0 in float32: nothing is left beside the banned token.
+    logits = torch.tensor([[200.0, 0.0, 0.0]])
+    tokens, logprobs = draw(
+        logits, torch.tensor([0.5]).double(), SamplingConfig(), torch.tensor([0])
+    )
+    assert tokens.tolist() == [0]
+    assert logprobs.isnan().all()

@@ -25,7 +25,7 @@ from vqr1.rollout.local import LocalEngine
 from vqr1.training.advantages import group_advantages
 from vqr1.training.division import Replicated
 from vqr1.training.grpo import GrpoModule
-from vqr1.training.step import StepSettings, step_seed
+from vqr1.training.step import StepSettings, non_finite_cause, step_seed
 from vqr1.training.validation import Validator, validation_modes
 
 B, K, LIMIT = 3, 4, 6
@@ -304,3 +304,43 @@ def test_a_frozen_tower_is_used_while_all_weights_are_there(iterations: int) -> 
     module.division, module.vision_cache = division, WatchedCache()
     fit(module, ranking_batch(), 2 * iterations)
     assert seen == [True, True]
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_a_skipped_update_names_what_was_not_finite(iterations: int) -> None:
+    model = tiny_model(seed=1)
+    grpo = GrpoConfig(group_size=K, kl_weight=0.3, inner_iterations=iterations)
+    module, _ = make_module(model, PatternReward(), grpo=grpo)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    reference = module._reference_logprobs
+
+    def broken(*args: Any) -> Any:
+        logprobs = reference(*args)
+        assert logprobs is not None
+        logprobs[0, 0, 0] = math.nan
+        return logprobs
+
+    module._reference_logprobs = broken  # type: ignore[method-assign]
+    fit(module, ranking_batch(), iterations)
+    assert module.last_step is not None
+    assert not module.last_step.finite
+    assert module.last_step.cause == "log-probabilities under the reference"
+    for name, weight in model.state_dict().items():
+        assert weight.equal(before[name]), name
+
+
+def test_what_was_not_finite_of_a_step() -> None:
+    model = tiny_model(seed=1)
+    module, _ = make_module(model, PatternReward())
+    fit(module, ranking_batch(), 1)
+    assert module.last_step is not None
+    scored = module.last_step.scored
+    logprobs = torch.zeros(scored.rollout.mask.shape)
+    assert non_finite_cause(scored, None, logprobs) == ""
+    assert non_finite_cause(scored, logprobs, logprobs - math.inf) == (
+        "log-probabilities under the policy"
+    )
+    assert non_finite_cause(
+        replace(scored, advantages=scored.advantages * math.nan), None, logprobs
+    ) == ("advantages")
+    assert (module.last_step.finite, module.last_step.cause) == (True, "")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from vqr1.training.loss import grpo_loss, k3_kl, token_weights
+from vqr1.training.loss import EXP_LIMIT, bounded_exp, grpo_loss, k3_kl, token_weights
 
 # B=2 images, K=2 responses, C=3 tokens; lengths 3, 1 and 2, 0 (an empty response)
 MASK = torch.tensor([[[1, 1, 1], [1, 0, 0]], [[1, 1, 0], [0, 0, 0]]], dtype=torch.bool)
@@ -92,3 +94,101 @@ def test_parts_add_up_and_padding_may_hold_anything() -> None:
 
     assert math.isfinite(loss(slice(None)))
     assert loss(slice(0, 1)) + loss(slice(1, 2)) == pytest.approx(loss(slice(None)), abs=1e-6)
+
+
+def plain_formulas(
+    logprobs: torch.Tensor, old: torch.Tensor, reference: torch.Tensor, advantages: torch.Tensor
+) -> torch.Tensor:
+    """The formulas of the module header, exp without a bound; weights 1, beta .04, clip .2."""
+    ratio = (logprobs - old).exp()
+    advantage = advantages[:, :, None]
+    policy = -torch.minimum(ratio * advantage, ratio.clamp(1.0 - 0.2, 1.0 + 0.2) * advantage).sum()
+    difference = reference - logprobs
+    return policy + 0.04 * (difference.exp() - difference - 1.0).sum()
+
+
+def test_the_bound_changes_no_bit_below_it() -> None:
+    generator = torch.Generator().manual_seed(5)
+    shape = (3, 4, 50)
+
+    def near(values: torch.Tensor, width: float) -> torch.Tensor:
+        return values + width * (2 * torch.rand(shape, generator=generator) - 1)
+
+    logprobs = -5 * torch.rand(shape, generator=generator)
+    # Differences of up to 19.9, most of them small; one stands at the limit itself.
+    old = near(logprobs, 19.9)
+    reference = near(logprobs, 2.0)
+    reference[0, 0, 0] = logprobs[0, 0, 0] + EXP_LIMIT
+    advantages = torch.randn(3, 4, generator=generator)
+    results = []
+    for bounded in (True, False):
+        values = logprobs.clone().requires_grad_()
+        if bounded:
+            loss = grpo_loss(
+                values, old, reference, advantages, torch.ones(shape), kl_weight=0.04, clip=0.2
+            ).loss
+        else:
+            loss = plain_formulas(values, old, reference, advantages)
+        loss.backward()
+        results.append((loss.detach(), values.grad))
+    assert results[0][0].equal(results[1][0])
+    assert results[0][1].equal(results[1][1])
+
+
+def test_equals_the_published_vectors(shared: Path) -> None:
+    vectors = json.loads((shared / "reference" / "method_vectors.json").read_text())["grpo_loss"]
+    for case, expected in zip(vectors["inputs"], vectors["outputs"], strict=True):
+        # N responses as one image's K.
+        logprobs = torch.tensor(case["logps"], dtype=torch.float64)[None].requires_grad_()
+        mask = torch.tensor(case["mask"], dtype=torch.bool)[None]
+        advantages = torch.tensor(case["advantages"], dtype=torch.float64)[None]
+        old = torch.tensor(case["old_logps"], dtype=torch.float64)[None]
+        weights = token_weights(mask, torch.tensor([True]), "response_mean", case["max_len"])
+        out = grpo_loss(logprobs, old, None, advantages, weights, kl_weight=0.0, clip=0.2)
+        out.loss.backward()
+        # The weights are float32.
+        assert out.loss.item() == pytest.approx(expected["loss"], abs=1e-6)
+        torch.testing.assert_close(
+            logprobs.grad[0], torch.tensor(expected["grad"], dtype=torch.float64), rtol=0, atol=1e-6
+        )
+
+
+def test_k3_above_the_limit_is_its_tangent() -> None:
+    logprobs = torch.tensor([-101.0, -1000.0], requires_grad=True)
+    value = k3_kl(logprobs, torch.tensor([-1.0, -1.0]))
+    # Differences 100 and 999; e^20 (1 + d - 20) - d - 1: 81 e^20 - 101 and 980 e^20 - 1000.
+    e20 = math.exp(20)
+    assert value.tolist() == pytest.approx([81 * e20 - 101, 980 * e20 - 1000], rel=1e-6)
+    value.sum().backward()
+    # d/dlogprob = -(e^20 - 1) in both.
+    assert logprobs.grad.tolist() == pytest.approx([1 - e20, 1 - e20], rel=1e-6)
+    # Without the bound: exp(100) is beyond float32.
+    assert math.isinf(torch.tensor(100.0).exp().item())
+
+
+@pytest.mark.parametrize(
+    ("advantage", "expected", "slope"),
+    [
+        # Clipped to 1.2, which no longer moves: loss -1.2 A.
+        (1.0, -1.2, 0.0),
+        # 0 times the ratio is 0, and not NaN.
+        (0.0, 0.0, 0.0),
+        # Not clipped: -A e^20 (1 + 100 - 20) = 81 e^20, and its slope e^20.
+        (-1.0, 81 * math.exp(20), math.exp(20)),
+    ],
+)
+def test_a_ratio_beyond_float32(advantage: float, expected: float, slope: float) -> None:
+    logprobs = torch.tensor([[[-1.0]]], requires_grad=True)
+    out = grpo_loss(
+        logprobs, torch.tensor([[[-101.0]]]), None, torch.tensor([[advantage]]),
+        torch.ones(1, 1, 1), kl_weight=0.0, clip=0.2,
+    )  # fmt: skip
+    out.loss.backward()
+    assert out.loss.item() == pytest.approx(expected, rel=1e-6)
+    assert logprobs.grad.item() == pytest.approx(slope, rel=1e-6)
+
+
+def test_numbers_that_are_none_stay_none() -> None:
+    # A NaN must reach the gradient, whose update is then skipped, and not be bounded away.
+    assert bounded_exp(torch.tensor([math.nan])).isnan().all()
+    assert bounded_exp(torch.tensor([-math.inf])).tolist() == [0.0]

@@ -71,3 +71,13 @@ def test_the_kl_term_is_not_weighted() -> None:
         ).loss.item()  # fmt: skip
 
     assert loss(torch.full_like(TRAINER, 7.0)) == loss(None) != 0
+
+
+def test_log_ratios_beyond_float32() -> None:
+    # An engine that gives a sampled token e^-200 of the trainer's probability, and the reverse.
+    trainer, engine = torch.tensor([[[-1.0, -201.0]]]), torch.tensor([[[-201.0, -1.0]]])
+    assert importance_weights(trainer, engine, 3.0)[0, 0].tolist() == [3.0, 0.0]
+    figures = mismatch_figures(trainer, engine, torch.ones(1, 1, 2, dtype=torch.bool), 3.0)
+    # k3 of log-ratio 200 by the tangent at 20: e^20 (1 + 200 - 20) - 200 - 1; of -200: 200 - 1.
+    first = math.exp(20) * 181 - 201
+    assert figures["mismatch/kl"] == pytest.approx((first + 199) / 2, rel=1e-6)

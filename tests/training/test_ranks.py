@@ -24,7 +24,7 @@ from vqr1.training.step import StepSettings
 from vqr1.training.strategy import ReplicatedStrategy
 from vqr1.training.validation import Validator, validation_modes
 
-Cases = list[tuple[str, str]]
+Cases = list[tuple[str, str | int]]
 """(averaging, pool) of each run."""
 K, STEPS = 3, 2
 SAMPLING = SamplingConfig(max_new_tokens=8, stop="eos")
@@ -136,11 +136,16 @@ def in_processes(world: int, folder: Path, cases: Cases) -> list[list[dict[str, 
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-def assert_steps_of_one(results: list[dict[str, Any]], averaging: str) -> None:
-    alone = run(0, 1, averaging, "global")
+def assert_advantages_of_one(results: list[dict[str, Any]], alone: dict[str, Any]) -> None:
     for rank, result in enumerate(results):
         own = [step[rows_of(rank, len(results))] for step in alone["advantages"].split(4)]
         torch.testing.assert_close(result["advantages"], torch.cat(own), rtol=1e-5, atol=1e-6)
+
+
+def assert_steps_of_one(results: list[dict[str, Any]], averaging: str) -> None:
+    alone = run(0, 1, averaging, "global")
+    assert_advantages_of_one(results, alone)
+    for result in results:
         assert result["figures"] == pytest.approx(alone["figures"], rel=1e-4, abs=1e-6)
         # AdamW's first steps are the learning rate times g / |g|: where a gradient is nearly zero,
         # its rounding shows. 2e-5 is two thousandths of one step.
@@ -169,8 +174,12 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_four_processes_of_which_two_have_nothing_to_learn(tmp_path: Path) -> None:
-    ranks = in_processes(4, tmp_path, [("response_mean", "global")])
+    # Pools of two images: each has its images on two of the processes.
+    ranks = in_processes(4, tmp_path, [("response_mean", "global"), ("response_mean", 2)])
     assert_steps_of_one([results[0] for results in ranks], "response_mean")
+    assert_advantages_of_one([results[1] for results in ranks], run(0, 1, "response_mean", 2))
+    # MOS 2 is below the mean of all four, 2.875, and above that of its pool, 1.5.
+    assert ranks[1][0]["advantages"][0, 0] > 0 > ranks[1][1]["advantages"][0, 0]
 
 
 @pytest.mark.slow

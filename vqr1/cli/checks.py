@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from vqr1.cli.hardware import hardware_problems, share_of_step, share_problem, this_machine
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError
 from vqr1.rewards import WeightedRewards
+from vqr1.rewards.scale import mos_fit
 from vqr1.rollout.vllm_link import RECONNECTIONS
 from vqr1.rollout.vllm_requests import fitting_logprobs
+
+if TYPE_CHECKING:
+    # It imports pandas, which a mistake on the command line does not wait for.
+    from vqr1.data.labelled_set import LabelledSet
 
 LOST_IN_ROUNDING = 1e-4
 """Learning rate below which AdamW leaves many bfloat16 weights as they are: its step is about the
@@ -22,13 +30,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     pool = wanted or config.loader.images_per_batch * processes
     if wanted is not None and share_of_step(wanted, processes) is None:
         problems.append(share_problem(wanted, processes))
-    if config.grpo.pool == "rank":
-        pool //= processes
-    if rewards.ranks and pool < 2:
-        problems.append(
-            f"loader.images_per_batch={config.loader.images_per_batch}: a ranking reward compares "
-            "images with each other and needs at least 2; raise it"
-        )
+    problems += _pool_problems(config, rewards, pool, processes)
     if config.max_steps is None and config.max_epochs is None:
         problems.append("max_steps=None, max_epochs=None: one of them must be a number")
     if config.max_steps is not None and config.max_epochs is not None:
@@ -55,8 +57,14 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "use a temperature above 0"
         )
     problems += hardware_problems(config.hardware, this_machine())
-    full_bf16 = config.model.dtype != "float32" and config.model.lora is None
-    if full_bf16 and config.optimizer.lr < LOST_IN_ROUNDING:
+    full = config.model.lora is None
+    if full and config.model.dtype == "float16":
+        problems.append(
+            "model.dtype=float16, model.lora=null: gradients and updates of float16 weights "
+            "overflow beyond 65504 and vanish below 6e-8; use model.dtype=float32 (with "
+            "hardware.precision=bf16-mixed on a GPU), or adapters (model.lora)"
+        )
+    elif full and config.model.dtype == "bfloat16" and config.optimizer.lr < LOST_IN_ROUNDING:
         problems.append(
             f"model.dtype={config.model.dtype}, optimizer.lr={config.optimizer.lr}: updates this "
             "small are lost in the rounding of such weights; use model.dtype=float32 or adapters "
@@ -70,6 +78,55 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
         )
     if problems:
         raise ConfigError(problems)
+
+
+def check_mos_scales(
+    config: TrainConfig, rewards: WeightedRewards, sets: Iterable[LabelledSet]
+) -> None:
+    """Check that scores can be subtracted from MOS where a reward does so.
+
+    Raises:
+        ConfigError: every set whose MOS are as published and not on the scale that the prompt asks
+            for.
+    """
+    asked = config.prompt.score_range
+    problems = []
+    for labelled in sets if rewards.absolute else ():
+        lowest, highest = labelled.table["mos"].min(), labelled.table["mos"].max()
+        if labelled.config.mos_scale == "published" and not mos_fit(lowest, highest, asked):
+            problems.append(
+                f"{labelled.key}.mos_scale=published, prompt.score_range={list(asked)}: the MOS "
+                f"run from {lowest:g} to {highest:g}, and scores are compared with them by value "
+                f"({', '.join(f'reward.terms.{name}' for name in rewards.absolute)}); use "
+                "mos_scale=minmax, or ask for scores on that scale (prompt.score_range and "
+                "prompt.text)"
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _pool_problems(
+    config: TrainConfig, rewards: WeightedRewards, images: int, processes: int
+) -> list[str]:
+    """Why a step of so many images has no pools that a reward can compare."""
+    pool = config.grpo.pool
+    if isinstance(pool, int):
+        if images % pool == 0:
+            return []
+        fitting = ", ".join(str(n) for n in range(2, images + 1) if images % n == 0)
+        return [
+            f"grpo.pool={pool}: the {images} images of a step (of all processes) cannot be shared "
+            f"out {pool} by {pool}; use one of {fitting or 'global, rank'}, or another "
+            "loader.images_per_step"
+        ]
+    share = images // processes if pool == "rank" else images
+    if not rewards.ranks or share >= 2:
+        return []
+    where = f"grpo.pool=rank, {processes} processes, " if pool == "rank" and processes > 1 else ""
+    return [
+        f"{where}loader.images_per_batch={share}: a ranking reward compares images with each other "
+        "and needs at least 2; raise it"
+    ]
 
 
 def _engine_problems(config: TrainConfig) -> list[str]:

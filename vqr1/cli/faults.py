@@ -1,7 +1,9 @@
 """Faults of the machine under a run, each as one line that says what to put right.
 
-What it leaves out: faults of the training itself (`vqr1.training.callbacks.watchdogs`) and of the
-tracking server, which stops no run (`vqr1.tracking`).
+A policy whose own numbers are not finite any more comes this way too (`vqr1.policy.finite`).
+
+What it leaves out: other faults of the training itself (`vqr1.training.callbacks.watchdogs`) and of
+the tracking server, which stops no run (`vqr1.tracking`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
-from vqr1.errors import Interrupted, RunFaultError
+from vqr1.errors import Interrupted, NonFiniteError, RunFaultError
 from vqr1.training.stop_requests import StopRequests
 
 STORAGE_ERRORS = {
@@ -34,11 +36,17 @@ def machine_faults(stops: StopRequests, run_dir: Path) -> Iterator[None]:
         run_dir: named where an error names no file.
 
     Raises:
-        RunFaultError: the disk takes nothing, or memory ran out here or in a loader worker.
+        RunFaultError: the disk takes nothing, memory ran out here or in a loader worker, or the
+            policy computes NaN or infinity.
         Interrupted: a worker went first after a stop signal.
     """
     try:
         yield
+    except NonFiniteError as error:
+        raise RunFaultError(
+            f"{error.found}; lower optimizer.lr or raise grpo.kl_weight, and use "
+            "model.dtype=float32"
+        ) from error
     except (OSError, SafetensorError, MemoryError, RuntimeError) as error:
         message = fault_message(error, run_dir)
         if message is None:

@@ -19,7 +19,8 @@ def build_rewards(config: RewardConfig) -> WeightedRewards:
 
     Raises:
         ConfigError: all terms that lack a target, whose weight (1 if not given) is no number, that
-            name a class that does not exist, or give it an argument that it does not take.
+            name a class that does not exist or is no reward, or give it an argument that it does
+            not take.
     """
     problems: list[str] = []
     terms: dict[str, tuple[float, Reward]] = {}
@@ -53,7 +54,14 @@ def _instantiate(key: str, values: Mapping[str, Any], problems: list[str]) -> Re
     arguments = {name: v for name, v in values.items() if name not in ("_target_", "weight")}
     try:
         inspect.signature(reward_class).bind(**arguments)
-        return reward_class(**arguments)
+        reward = reward_class(**arguments)
     except (TypeError, ValueError) as error:
         problems.append(f"{key}: {target}: {error}")
         return None
+    if not callable(reward) or not isinstance(getattr(reward, "ranks", None), bool):
+        problems.append(
+            f"{key}: {target}: no reward; its objects need the attribute ranks (True or False) and "
+            "__call__(inputs), as vqr1.rewards.Reward has them"
+        )
+        return None
+    return reward

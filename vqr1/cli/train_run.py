@@ -17,6 +17,7 @@ from rich.console import Console
 
 from vqr1.cli.arguments import RUN_DIR_TAG, resume_command
 from vqr1.cli.build import check_engine
+from vqr1.cli.checks import check_mos_scales
 from vqr1.cli.compose import plain_values
 from vqr1.cli.description import describe, parameters, quieten, run_name, run_tags
 from vqr1.cli.faults import machine_faults
@@ -118,6 +119,7 @@ def _train(
         together(lambda: check_engine(config))
         data = together(lambda: _open_data(config, rewards.ranks))
         together(data.check_same_in_all_processes)
+        together(lambda: check_mos_scales(config, rewards, data.sets.values()))
         run = from_first(partial(run.with_data, data.digests(), config.resume_force))
         policy = together(lambda: policy_of(config))
         steps = _total_steps(config, data)

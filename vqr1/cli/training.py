@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -20,8 +22,10 @@ from vqr1.cli.report import ExportedStep, TestResult, judge
 from vqr1.cli.resume import Run
 from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
+from vqr1.errors import NonFiniteError
 from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.export import export_checkpoint
+from vqr1.policy.finite import non_finite_weights
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.sweeps.child import trial_callbacks
 from vqr1.tracking import RunLog
@@ -72,7 +76,8 @@ class Training:
         vision_cache = build_vision_cache(config.hardware)
         self.engine = together(lambda: build_engine(config, policy, run_log.run_dir, vision_cache))
         self.modes = _modes(config)
-        settings = _step_settings(config, steps)
+        published = [s.name for s in data.sets.values() if s.config.mos_scale == "published"]
+        settings = _step_settings(config, steps, published)
         validator = Validator(self.engine, self.modes)
         self.module = GrpoModule(policy, self.engine, rewards, validator, settings, vision_cache)
         self.checkpoints = RunCheckpoints(
@@ -106,8 +111,7 @@ class Training:
             if step_of(best) != last_step:
                 after = self._judged(f"after training, best step {step_of(best)}", step_of(best))
         run_dir = self.run_log.run_dir.resolve()
-        if own_rank() == 0:
-            export_checkpoint(self.policy, run_dir / "export")
+        self._export(run_dir / "export")
         average = self._judged_average(last_step)
         skipped = self.data.skipped_images()
         if own_rank():
@@ -148,9 +152,23 @@ class Training:
             return None
         self.average.apply(self.module)
         predictions = self._judged("average of the weights", step, JUDGED_AVERAGE)
-        if own_rank() == 0:
-            export_checkpoint(self.policy, self.run_log.run_dir.resolve() / "export_average")
+        self._export(self.run_log.run_dir.resolve() / "export_average")
         return predictions
+
+    def _export(self, folder: Path) -> None:
+        """Write the policy, from rank 0.
+
+        Raises:
+            NonFiniteError: its weights hold NaN or infinity, in all processes; nothing is written.
+        """
+        broken = non_finite_weights(self.policy.model)
+        if broken:
+            raise NonFiniteError(
+                f"{folder.name}: not written, {len(broken)} weights hold NaN or infinity, "
+                f"{broken[0]} first"
+            )
+        if own_rank() == 0:
+            export_checkpoint(self.policy, folder)
 
     def _judged(self, when: str, step: int, kind: str = JUDGED) -> Predictions | None:
         self.stops.check()
@@ -205,7 +223,7 @@ def _modes(config: TrainConfig) -> ValidationModes:
     )
 
 
-def _step_settings(config: TrainConfig, steps: int) -> StepSettings:
+def _step_settings(config: TrainConfig, steps: int, published_mos: Sequence[str]) -> StepSettings:
     return StepSettings(
         grpo=config.grpo,
         sampling=config.rollout.sampling,
@@ -217,6 +235,7 @@ def _step_settings(config: TrainConfig, steps: int) -> StepSettings:
         seed=config.seed,
         importance_cap=config.rollout.importance_cap,
         reference=config.hardware.reference,
+        published_mos=frozenset(published_mos),
     )
 
 

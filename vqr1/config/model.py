@@ -114,7 +114,8 @@ class PromptConfig:
     text (descriptions)."""
     score_range: Annotated[tuple[float, float], AfterValidator(_rising)] = (1.0, 5.0)
     """Lowest and highest score that `text` asks for. An answer may lie beyond either end by a
-    quarter of the range (0 to 6 for 1 to 5); farther out it is invalid."""
+    quarter of the range (0 to 6 for 1 to 5); farther out it is invalid. Rewards see scores scaled
+    from it to [1, 5]."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from vqr1.config.data import AnyDataset, LoaderConfig
@@ -32,6 +32,13 @@ class RewardConfig:
     class's own arguments."""
 
 
+def _pool(value: Any) -> Any:
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if value in ("global", "rank") or (number and value >= 2):
+        return value
+    raise ValueError("must be global, rank, or a number of images of at least 2")
+
+
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class GrpoConfig:
     """Group-relative policy optimisation."""
@@ -48,9 +55,11 @@ class GrpoConfig:
     advantage_std: bool = True
     """Divide the centred rewards by the group's standard deviation (published); false centres
     only."""
-    pool: Literal["global", "rank"] = "global"
-    """Images that a reward compares: those of all processes, or of each process on its own (as the
-    published code does)."""
+    pool: Annotated[Literal["global", "rank"] | int, BeforeValidator(_pool)] = "global"
+    """Images that a reward compares: those of all processes (`global`), of each process on its own
+    (`rank`), or so many of all processes' at a time, in the order of the batches, whatever the
+    number of processes; it must divide the step's images. The published training compares the 8
+    images of one GPU: 8, or `rank` with 8 images a process."""
     inner_iterations: PositiveInt = 1
     """mu: optimiser steps on each rollout."""
     reference_sync_every: PositiveInt | None = None

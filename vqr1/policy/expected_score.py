@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import unwrap
+from vqr1.policy.finite import check_answer_logprobs
 from vqr1.policy.output_head import target_logprobs
 from vqr1.policy.prompt_state import Continuation, PromptState, continue_prompts
 
@@ -117,10 +118,13 @@ def expected_scores(
 
     Raises:
         ModelError: the tokenizer does not spell numbers digit by digit.
+        NonFiniteError: logits hold NaN or infinity.
     """
     spelling = digit_tokens(tokenizer)
     begun = [tokenizer.encode(text, add_special_tokens=False) for text in beginnings]
-    return expectation(_spelling_logprobs(model, spelling, prompt, begun))
+    spelled = _spelling_logprobs(model, spelling, prompt, begun)
+    check_answer_logprobs(spelled)
+    return expectation(spelled)
 
 
 @cache

@@ -24,6 +24,7 @@ from vqr1.config import LoraConfig, ModelConfig
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import unwrap
 from vqr1.policy.fast_layers import use_fast_layers
+from vqr1.policy.finite import non_finite_weights
 from vqr1.policy.tiny import tiny_policy_folder
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ def load_policy(
         device: where the weights go.
 
     Raises:
-        ModelError: no such checkpoint, no processor beside it, or another architecture.
+        ModelError: no such checkpoint, no processor beside it, another architecture, or weights
+            with NaN or infinity.
     """
     source = _source(config)
     processor = load_processor(config)
@@ -100,7 +102,9 @@ def load_policy(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.lora is not None:
         model = _add_adapters(model, config.lora)
-    return Policy(model.to(device).eval(), processor, source, config.revision)
+    model = model.to(device).eval()
+    _check_finite(model, source, config)
+    return Policy(model, processor, source, config.revision)
 
 
 def best_attention() -> str:
@@ -152,6 +156,16 @@ def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
             "checkpoint is incomplete"
         )
     return model
+
+
+def _check_finite(model: torch.nn.Module, source: str, config: ModelConfig) -> None:
+    broken = non_finite_weights(model)
+    if broken:
+        raise ModelError(
+            f"model.path={source}: {len(broken)} weights hold NaN or infinity as {config.dtype}, "
+            f"{broken[0]} first; take another checkpoint"
+            f"{', or model.dtype=float32' if config.dtype == 'float16' else ''}"
+        )
 
 
 def _origin(config: ModelConfig) -> dict[str, Any]:

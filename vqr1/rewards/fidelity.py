@@ -7,11 +7,11 @@ import math
 from torch import Tensor
 
 from vqr1.iqa.thurstone import GAMMA, fidelity_reward
-from vqr1.rewards.base import RewardInputs
+from vqr1.rewards.base import RewardInputs, check_constant
 
 
 class FidelityReward:
-    """`vqr1.iqa.thurstone.fidelity_reward` with its constants bound.
+    """`vqr1.iqa.thurstone.fidelity_reward` with its constants bound; all three on [1, 5], squared.
 
     Args:
         gamma: added to the summed variances (published: 1e-6).
@@ -31,12 +31,11 @@ class FidelityReward:
         variance_floor: float = 0.0,
         fixed_variance: float | None = None,
     ) -> None:
-        if not 0 < gamma < math.inf:
-            raise ValueError(f"gamma={gamma}: must be above 0")
+        check_constant("gamma", gamma)
         if not 0 <= variance_floor < math.inf:
             raise ValueError(f"variance_floor={variance_floor}: must be 0 or above")
-        if fixed_variance is not None and not 0 < fixed_variance < math.inf:
-            raise ValueError(f"fixed_variance={fixed_variance}: must be above 0")
+        if fixed_variance is not None:
+            check_constant("fixed_variance", fixed_variance)
         self.gamma = gamma
         self.variance_floor = variance_floor
         self.fixed_variance = fixed_variance

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from vqr1.iqa.margin import margin_reward
 from vqr1.iqa.thurstone import GAMMA
-from vqr1.rewards.base import RewardInputs
+from vqr1.rewards.base import RewardInputs, check_constant
 
 
 class MarginReward:
@@ -23,12 +21,12 @@ class MarginReward:
     """
 
     ranks = True
+    absolute = True
 
     def __init__(self, width: float | None = 1.0, gamma: float = GAMMA) -> None:
-        if width is not None and not 0 < width < math.inf:
-            raise ValueError(f"width={width}: must be above 0, or null")
-        if not 0 < gamma < math.inf:
-            raise ValueError(f"gamma={gamma}: must be above 0")
+        if width is not None:
+            check_constant("width", width, square=True)
+        check_constant("gamma", gamma)
         self.width = width
         self.gamma = gamma
 

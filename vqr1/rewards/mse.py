@@ -12,6 +12,7 @@ class MseReward:
     """`vqr1.iqa.closeness.squared_error_reward`."""
 
     ranks = False
+    absolute = True
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] in [-16, 0]; -16 for invalid answers."""

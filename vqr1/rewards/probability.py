@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from vqr1.iqa.thurstone import GAMMA, probability_reward
-from vqr1.rewards.base import RewardInputs
+from vqr1.rewards.base import RewardInputs, check_constant
 
 
 class ProbabilityReward:
@@ -23,8 +21,7 @@ class ProbabilityReward:
     ranks = True
 
     def __init__(self, gamma: float = GAMMA) -> None:
-        if not 0 < gamma < math.inf:
-            raise ValueError(f"gamma={gamma}: must be above 0")
+        check_constant("gamma", gamma)
         self.gamma = gamma
 
     def __call__(self, inputs: RewardInputs) -> Tensor:

@@ -21,6 +21,7 @@ class ThresholdReward:
     """
 
     ranks = False
+    absolute = True
 
     def __init__(self, width: float = THRESHOLD) -> None:
         if not 0 < width < math.inf:

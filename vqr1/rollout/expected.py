@@ -59,6 +59,7 @@ def expected_answers(
 
     Raises:
         ModelError: the tokenizer does not spell numbers digit by digit.
+        NonFiniteError: logits hold NaN or infinity.
     """
     entries = NODES + (0 if reasoning is None else reasoning.max_new_tokens)
     texts: list[str] = []

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vqr1.config import SamplingConfig
 from vqr1.policy.backbone import eval_mode, unwrap
 from vqr1.policy.cpu_linear import packed_weights
+from vqr1.policy.finite import check_logprobs
 from vqr1.policy.loading import vision_trains
 from vqr1.policy.prompt_state import PromptState, read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
@@ -125,6 +126,9 @@ class LocalEngine:
             group_size: K.
             sampling: how a token is drawn.
             noise: [A, K, limit] float64 uniform numbers in (0, 1); None for greedy responses.
+
+        Raises:
+            NonFiniteError: the logits of a token hold NaN or infinity.
         """
         images, limit = len(state.last_hidden), sampling.max_new_tokens
         device = state.last_hidden.device
@@ -142,6 +146,7 @@ class LocalEngine:
         for k in range(0, group_size, slots):
             block = slice(k, min(k + slots, group_size))
             self._decode(state, run.block(block), noise[:, block].to(device), sampling)
+        check_logprobs(run.logprobs)
         return run
 
     def _encode(self, prompts: PromptBatch) -> VisionFeatures:

@@ -87,7 +87,9 @@ def draw(
     Returns:
         [n] int64 tokens, and their [n] float32 log-probabilities under the WHOLE distribution at
         the temperature (at temperature 1 where decoding is greedy): banned tokens and cuts do not
-        enter the normalisation, so that they equal `shared_prompt.response_logprobs`.
+        enter the normalisation, so that they equal `shared_prompt.response_logprobs`. Where logits
+        hold NaN or infinity, or leave no token that may be drawn, the token is any and its
+        log-probability is not finite (`vqr1.policy.finite.check_logprobs`).
     """
     if sampling.temperature not in (0.0, 1.0):
         logits = logits / sampling.temperature
@@ -97,12 +99,18 @@ def draw(
     else:
         probs = torch.exp(logits - normaliser).index_fill_(-1, banned, 0.0)
         tokens = _invert(_cut(probs, sampling).cumsum(dim=-1), noise)
-    logprobs = logits.gather(-1, tokens[:, None]) - normaliser
-    return tokens, logprobs[:, 0]
+    # No token exceeds the target: gathering one that does not exist would end a CUDA process.
+    none = tokens >= logits.shape[-1]
+    tokens = tokens.masked_fill(none, 0)
+    logprobs = (logits.gather(-1, tokens[:, None]) - normaliser)[:, 0]
+    return tokens, logprobs.masked_fill(none, torch.nan)
 
 
 def _invert(cdf: Tensor, noise: Tensor) -> Tensor:
-    """[n] first tokens whose cumulated probability [n, V] exceeds the noise's share of the sum."""
+    """[n] first tokens whose cumulated probability [n, V] exceeds the noise's share of the sum.
+
+    V where none does: the sum is 0 or NaN.
+    """
     total = cdf[:, -1]
     target = (noise.to(cdf.device) * total.double()).to(cdf.dtype)
     # Rounding may lift the target to the sum itself, which no token exceeds.

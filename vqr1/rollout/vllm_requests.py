@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vqr1.config import SamplingConfig
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import unwrap
+from vqr1.policy.finite import check_logprobs
 from vqr1.records import Rollout
 from vqr1.rollout.assembly import padded, response_end, rollout_of
 from vqr1.rollout.sampling import picture_seed
@@ -100,6 +101,7 @@ class VllmRequests:
 
         Raises:
             ModelError: other responses than were asked for.
+            NonFiniteError: a token's log-probability is NaN or infinite.
         """
         at_answer = sampling.stop == "answer"
         wanted = asked_for(group_size, sampling)
@@ -122,6 +124,7 @@ class VllmRequests:
                 f"{self._who} gives a response that holds the control token {min(strangers)}: it "
                 "does not heed logit_bias"
             )
+        check_logprobs(reported)
         lengths = torch.tensor([[n for n, _ in cut] for cut in ends])
         finished = torch.tensor([[done for _, done in cut] for cut in ends])
         return rollout_of(ids.to(device), lengths, reported.to(device), finished, self._tokenizer)

@@ -35,7 +35,7 @@ from vqr1.training.mismatch import importance_weights, mismatch_figures
 from vqr1.training.ranks import total_over_ranks
 from vqr1.training.schedule import learning_rate_factor
 from vqr1.training.scored_rollout import sampled_entropy, score_rollout
-from vqr1.training.step import StepRecord, StepSettings, step_seed
+from vqr1.training.step import StepRecord, StepSettings, non_finite_cause, step_seed
 from vqr1.training.validation import Validator
 
 
@@ -71,6 +71,8 @@ class GrpoModule(L.LightningModule):
         self.settings = settings
         self.vision_cache = vision_cache
         self.last_step: StepRecord | None = None
+        # Why one of the step's updates was skipped; None where none was.
+        self._cause: str | None = None
         self.division: Division = Replicated()
         self._validating = ExitStack()
         # Not a submodule: checkpoints hold the policy only, and the copy never trains.
@@ -130,7 +132,8 @@ class GrpoModule(L.LightningModule):
             "time/update": finished - referred,
             "memory_mib": peak_memory_mib(self.device),
         }
-        self.last_step = StepRecord(batch, scored, figures, math.isfinite(grad_norm))
+        cause = self._cause
+        self.last_step = StepRecord(batch, scored, figures, cause is None, cause or "")
         self._log({f"train/{name}": value for name, value in figures.items()}, len(batch))
 
     def on_validation_epoch_start(self) -> None:
@@ -196,6 +199,7 @@ class GrpoModule(L.LightningModule):
             dataset=batch.dataset,
             pool=settings.grpo.pool,
             images=batch.index,
+            mos_range=settings.mos_range(batch.dataset),
         )
 
     def _reference_logprobs(
@@ -234,6 +238,7 @@ class GrpoModule(L.LightningModule):
             Loss and gradient norm of the last one, and how far the engine was from the trainer.
         """
         old: Tensor | None = None
+        self._cause = None
         for iteration in range(self.settings.grpo.inner_iterations):
             if iteration > 0 and vision_trains(self.model):
                 vision = self._encode_trained(batch)
@@ -308,6 +313,7 @@ class GrpoModule(L.LightningModule):
             # A loss that is no number has such a gradient, in all processes at once. AdamW's
             # moments would never get rid of it.
             self.division.zero_grad(optimizer)
+            self._cause = non_finite_cause(scored, reference, logprobs)
         # Without any signal no parameter has a gradient and AdamW changes nothing; the step is
         # still taken so that step count and schedule go on.
         optimizer.step()

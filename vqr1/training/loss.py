@@ -5,6 +5,10 @@
     kl_t     = exp(ref_t - logprob_t) - (ref_t - logprob_t) - 1        (k3 estimator)
     loss     = sum_t w_t (policy_t + beta kl_t)
 
+exp overflows float32 at 88.7. Above `EXP_LIMIT` it is therefore continued by its tangent, in the
+ratio and in the KL (`bounded_exp`): loss and gradient stay finite and keep their direction, and
+below the limit nothing is different from the formulas.
+
 Source: GRPO (arXiv 2402.03300) as in the public VisualQuality-R1 code. The weights w_t hold the
 averaging rule and are computed once for the whole batch, so that micro-batches just add up.
 Shapes: see `vqr1.records`.
@@ -12,6 +16,7 @@ Shapes: see `vqr1.records`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +26,10 @@ from torch import Tensor
 from vqr1.records import LossOutput
 
 Averaging = Literal["response_mean", "token_mean", "dr_grpo"]
+
+EXP_LIMIT = 20.0
+"""Difference of log-probabilities, in nats, up to which its exp is exact: one of the two policies
+gives the token e^20 = 4.9e8 times the probability of the other."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +86,31 @@ def token_weights(
     return weights * include[:, None, None].float()
 
 
+def bounded_exp(difference: Tensor) -> Tensor:
+    """exp(x) up to `EXP_LIMIT`, bit for bit; above it the tangent exp(limit) (1 + x - limit).
+
+    Args:
+        difference: [...] differences of log-probabilities.
+    """
+    above = difference > EXP_LIMIT
+    # Infinity in the branch that is not taken would make its gradient NaN.
+    within = difference.masked_fill(above, EXP_LIMIT).exp()
+    tangent = math.exp(EXP_LIMIT) * (1.0 - EXP_LIMIT + difference)
+    return torch.where(above, tangent, within)
+
+
 def k3_kl(logprobs: Tensor, reference: Tensor) -> Tensor:
     """Token-wise k3 estimate of KL(policy || reference) in nats, never negative.
+
+    Exact where reference - logprobs is at most `EXP_LIMIT`; a lower bound, linear in the
+    difference, above it.
 
     Args:
         logprobs: [...] policy log-probabilities of the sampled tokens.
         reference: [...] reference log-probabilities of the same tokens.
     """
     difference = reference - logprobs
-    return difference.exp() - difference - 1.0
+    return bounded_exp(difference) - difference - 1.0
 
 
 def grpo_loss(
@@ -119,7 +144,7 @@ def grpo_loss(
     used = weights > 0
     logprobs = torch.where(used, logprobs, torch.zeros_like(logprobs))
     log_ratio = logprobs - torch.where(used, old_logprobs, torch.zeros_like(old_logprobs))
-    ratio = log_ratio.exp()
+    ratio = bounded_exp(log_ratio)
     advantage = advantages[:, :, None]
     unclipped = ratio * advantage
     clipped = ratio.clamp(1.0 - clip, 1.0 + clip) * advantage

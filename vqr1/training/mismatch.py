@@ -51,7 +51,7 @@ def mismatch_figures(
         cap: largest importance weight, None where nothing is corrected.
 
     Returns:
-        `mismatch/kl`: k3 estimate of KL(engine || trainer) per token, in nats;
+        `mismatch/kl`: k3 estimate of KL(engine || trainer) per token, in nats (`k3_kl`, bounded);
         `mismatch/logprob_gap`: mean |log p - log q|; with a cap also
         `mismatch/capped_rate`: share of the tokens whose weight is cut. Empty without tokens.
     """

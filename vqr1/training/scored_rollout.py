@@ -1,8 +1,10 @@
 """From sampled texts to rewards and advantages: the middle of the ranking step.
 
 The images of all processes are compared with each other (`pool=global`). Each process sends what
-its answers say as a small table of numbers, and computes the rewards of all; the published code
-compares within one process only (`pool=rank`).
+its answers say as a small table of numbers, and computes the rewards of all. `pool=rank` compares
+within one process only. `pool=N` compares the step's images N by N, in the order of the sampler,
+which deals them to the processes in turn: the pools are the same for any number of processes. The
+published training compares the 8 images of one GPU.
 
 Shape legend, beside that of `vqr1.records`: G images of all processes.
 """
@@ -20,6 +22,7 @@ from torch import Tensor
 from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange, parse_answer
 from vqr1.records import Rollout, ScoredRollout
 from vqr1.rewards import RewardInputs, WeightedRewards
+from vqr1.rewards.scale import to_reward_scale
 from vqr1.training.advantages import group_advantages, groups_with_signal
 from vqr1.training.ranks import (
     check_one_dataset,
@@ -29,7 +32,7 @@ from vqr1.training.ranks import (
     total_over_ranks,
 )
 
-Pool = Literal["global", "rank"]
+Pool = Literal["global", "rank"] | int
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,11 @@ class GroupAnswers:
     """What K answers to each of some images say, without their texts.
 
     Attributes:
-        scores: [B, K] float32 parsed scores, NaN where not valid.
+        scores: [B, K] float32 parsed scores on the asked scale, NaN where not valid.
         well_formed: [B, K] bool, the response has the demanded format.
         finished: [B, K] bool, a stop rule ended the response.
         lengths: [B, K] int64 tokens of the response.
-        mos: [B] float32 opinion scores scaled to [1, 5].
+        mos: [B] float32 MOS scaled to [1, 5], or as published (`mos_scale`).
         dataset: [B] int64 `label_number` of each image's data set.
         images: [B] int64 row of each image in its set's label table, below 2^24; -1 unknown.
     """
@@ -102,24 +105,55 @@ def read_answers(
 
 
 def reward_pool(
-    answers: GroupAnswers, rewards: WeightedRewards
+    answers: GroupAnswers,
+    rewards: WeightedRewards,
+    score_range: ScoreRange = ASKED_RANGE,
+    mos_range: ScoreRange = ASKED_RANGE,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Rewards of one comparison pool, all of one data set.
+
+    Args:
+        answers: the pool's.
+        rewards: the reward terms.
+        score_range: scale of the scores.
+        mos_range: scale of the MOS.
 
     Returns:
         [B, K] weighted sum, and each term's own [B, K] reward by name.
 
     Raises:
-        ValueError: a reward term gave a value that is not finite.
+        ConfigError: a reward term gave no [B, K] floating-point tensor.
+        RunFaultError: a reward is not finite.
     """
     images = answers.images if bool((answers.images >= 0).all()) else None
-    total, terms = rewards(
-        RewardInputs(answers.scores, answers.valid, answers.well_formed, answers.mos, images)
+    return rewards(
+        RewardInputs(
+            to_reward_scale(answers.scores, score_range),
+            answers.valid,
+            answers.well_formed,
+            to_reward_scale(answers.mos, mos_range),
+            images,
+        )
     )
-    for name, term in terms.items():
-        if not bool(torch.isfinite(term).all()):
-            raise ValueError(f"reward.terms.{name}: gave a reward that is not a finite number")
-    return total, terms
+
+
+def pools_of(ranks: Sequence[Tensor], pool: Pool) -> list[GroupAnswers]:
+    """The images that are compared with each other, in the order of all processes' images.
+
+    Args:
+        ranks: `GroupAnswers.table` of every process, by rank.
+        pool: all, those of each process, or N at a time. N divides the images of a step; a set
+            with fewer images gives a last pool of what is left over, and a single image joins the
+            pool before it, since alone it could be compared with none.
+    """
+    if pool == "rank":
+        return [GroupAnswers.from_table(table) for table in ranks]
+    whole = torch.cat(list(ranks))
+    size = len(whole) if pool == "global" else int(pool)
+    tables = list(whole.split(size))
+    if len(tables) > 1 and len(tables[-1]) == 1:
+        tables[-2:] = [torch.cat(tables[-2:])]
+    return [GroupAnswers.from_table(table) for table in tables]
 
 
 def score_rollout(
@@ -132,19 +166,22 @@ def score_rollout(
     normalise_std: bool = True,
     dataset: str = "",
     pool: Pool = "global",
+    mos_range: ScoreRange = ASKED_RANGE,
     images: Tensor | None = None,
 ) -> tuple[ScoredRollout, dict[str, float]]:
     """Parse the answers, compare them in their pool, and reward them.
 
     Args:
         rollout: K responses to each of this process's B images of one data set.
-        mos: [B] opinion scores scaled to [1, 5].
+        mos: [B] MOS on `mos_range`.
         rewards: the reward terms.
         answer_format: form that a response must have.
         score_range: scale that the prompt asks for.
         normalise_std: divide advantages by the group's standard deviation.
         dataset: name of the one set, the same in every process.
-        pool: the images that are compared: of all processes, or of each process on its own.
+        pool: the images that are compared: of all processes, of each process on its own, or so
+            many of all processes' at a time (see `pools_of`).
+        mos_range: scale of the MOS: [1, 5], or the asked scale where MOS are as published.
         images: [B] row of each image in its set's label table, by which copies of an image are
             known in all processes; None: all images differ.
 
@@ -152,15 +189,17 @@ def score_rollout(
         This process's B groups, and the figures (`rollout_metrics`) of the groups of all processes.
 
     Raises:
-        ValueError: a reward term gave a value that is not finite.
+        ConfigError: a reward term gave no [B, K] floating-point tensor.
+        RunFaultError: a reward is not finite.
         DataError: another process ranks another data set.
     """
     mine = read_answers(rollout, mos, answer_format, dataset, score_range, images)
     ranks = gather_rows(mine.table())
     whole = GroupAnswers.from_table(torch.cat(ranks))
     check_one_dataset(whole.dataset, dataset)
-    pools = [whole] if pool == "global" else [GroupAnswers.from_table(table) for table in ranks]
-    parts = [reward_pool(answers, rewards) for answers in pools]
+    parts = [
+        reward_pool(answers, rewards, score_range, mos_range) for answers in pools_of(ranks, pool)
+    ]
     total = torch.cat([part for part, _ in parts])
     terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
     advantages = group_advantages(total, normalise_std=normalise_std)
@@ -200,7 +239,10 @@ def rollout_metrics(
         `invalid_rate`: answers without a score / responses;
         `well_formed_rate`: responses of the demanded form / responses;
         `truncated_rate`: responses cut by the length limit / responses;
-        `zero_signal_rate`: groups whose rewards do not differ / groups;
+        `zero_signal_rate`: groups whose rewards do not differ / groups; of these, so that the three
+        add up to it, `zero_variance/no_score`: groups without a single score / groups,
+        `zero_variance/equal_scores`: groups whose valid scores are all equal / groups,
+        `zero_variance/equal_rewards`: groups whose scores differ, but not their rewards / groups;
         `response_length`: mean tokens of a response;
         `score_mean`: mean of all valid scores; `score_std`: mean over groups with two or more
         valid scores of their unbiased standard deviation. Either is absent where it is undefined.
@@ -219,12 +261,28 @@ def rollout_metrics(
         "truncated_rate": 1.0 - answers.finished.float().mean(),
         "zero_signal_rate": 1.0 - has_signal.float().mean(),
         "response_length": answers.lengths.float().mean(),
+        **_zero_variance_causes(answers, has_signal),
     }
     if valid_count.sum() > 0:
         figures["score_mean"] = filled.sum() / valid_count.sum()
     if len(spread):
         figures["score_std"] = spread.mean()
     return {name: float(value) for name, value in figures.items()}
+
+
+def _zero_variance_causes(answers: GroupAnswers, has_signal: Tensor) -> dict[str, Tensor]:
+    """Shares of groups whose rewards do not differ, by what their scores are like."""
+    valid = answers.valid
+    highest = answers.scores.masked_fill(~valid, -math.inf).amax(dim=1)
+    lowest = answers.scores.masked_fill(~valid, math.inf).amin(dim=1)
+    kinds = {
+        "no_score": ~valid.any(dim=1),
+        "equal_scores": highest == lowest,
+        "equal_rewards": highest > lowest,
+    }
+    return {
+        f"zero_variance/{name}": (kind & ~has_signal).float().mean() for name, kind in kinds.items()
+    }
 
 
 def sampled_entropy(rollout: Rollout) -> dict[str, float]:

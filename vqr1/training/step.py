@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vqr1.config import GrpoConfig, OptimizerConfig, ReferencePlace, SamplingConfig
 from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
@@ -26,6 +28,8 @@ class StepSettings:
         seed: seed of the sampled responses.
         importance_cap: largest importance weight between engine and trainer; None corrects nothing.
         reference: where a second set of weights lies between its passes.
+        published_mos: names of the data sets whose MOS are as published, on the asked scale where
+            a reward looks at more than their order.
     """
 
     grpo: GrpoConfig
@@ -38,6 +42,11 @@ class StepSettings:
     score_range: ScoreRange = ASKED_RANGE
     importance_cap: float | None = None
     reference: ReferencePlace = "device"
+    published_mos: frozenset[str] = frozenset()
+
+    def mos_range(self, dataset: str) -> ScoreRange:
+        """Scale on which the MOS of a data set are."""
+        return self.score_range if dataset in self.published_mos else ASKED_RANGE
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,34 @@ class StepRecord:
         scored: its responses.
         figures: what it logged, by name.
         finite: False where the gradient was not and the update was left out.
+        cause: what else of the step was not finite then, on this rank; empty where nothing was.
     """
 
     batch: RankingBatch
     scored: ScoredRollout
     figures: dict[str, float]
     finite: bool
+    cause: str = ""
+
+
+def non_finite_cause(scored: ScoredRollout, reference: Tensor | None, policy: Tensor) -> str:
+    """What a loss that is not finite was computed from; empty where all of it was finite.
+
+    Args:
+        scored: the step's responses.
+        reference: [B, K, C] log-probabilities under the reference, None without one.
+        policy: [B, K, C] log-probabilities under the policy.
+    """
+    sources = {
+        "advantages": scored.advantages,
+        "log-probabilities of the sampler": scored.rollout.logprobs,
+        "log-probabilities under the reference": reference,
+        "log-probabilities under the policy": policy,
+    }
+    for name, values in sources.items():
+        if values is not None and not bool(torch.isfinite(values).all()):
+            return name
+    return ""
 
 
 def step_seed(seed: int, step: int) -> int:

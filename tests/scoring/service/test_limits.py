@@ -22,7 +22,7 @@ from torch import Tensor
 from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
 from tests.scoring.service.conftest import form, picture, png, settings
 from vqr1.cli.score import main
-from vqr1.errors import ModelError
+from vqr1.errors import ModelError, NonFiniteError
 from vqr1.scoring.backends import Reply, Request
 from vqr1.scoring.backends.local import LocalBackend
 from vqr1.scoring.compare import compare
@@ -286,6 +286,15 @@ def test_late_answers_and_lost_models(make_app: MakeApp, backend: LocalBackend) 
     assert (lost.status_code, lost.json()) == (
         502, {"detail": "backend.url=...: the server does not answer"}
     )  # fmt: skip
+
+    class BrokenBackend(HeldBackend):
+        def reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
+            raise NonFiniteError("the model's logits are NaN or infinite")
+
+    with TestClient(make_app(backend=BrokenBackend(backend))) as client:
+        broken = client.post("/score", files=form(png(0)))
+    assert broken.status_code == 500
+    assert broken.json()["detail"].startswith("the model's logits are NaN or infinite; use model.")
 
 
 def test_greedy_gives_nothing_to_compare_by(make_app: MakeApp) -> None:

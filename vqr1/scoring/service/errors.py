@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from vqr1.errors import ModelError
+from vqr1.errors import ModelError, NonFiniteError
 
 
 class RefusedError(Exception):
@@ -35,6 +35,10 @@ async def answer_refusal(_: Request, refusal: Exception) -> JSONResponse:
 
 
 async def answer_model_error(_: Request, error: Exception) -> JSONResponse:
-    """Exception handler for `ModelError`: the server that answers for us does not."""
+    """Exception handler for `ModelError`: the server that answers for us does not (502).
+
+    500 where the model is in this process and computes NaN or infinity.
+    """
     assert isinstance(error, ModelError)
-    return JSONResponse({"detail": str(error)}, 502)
+    status = 500 if isinstance(error, NonFiniteError) else 502
+    return JSONResponse({"detail": str(error)}, status)

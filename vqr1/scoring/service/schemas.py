@@ -166,6 +166,7 @@ def problems(*, keyed: bool) -> dict[int | str, dict[str, Any]]:
         415: {"description": "The body is neither a form nor JSON."},
         422: {"description": "The body or an image is not as it should be."},
         429: {"description": "Too many images are waiting.", "headers": retry},
+        500: {"description": "The model computes NaN or infinity."},
         502: {"description": "The server that holds the model does not answer."},
         503: {"description": "The answer did not come in time.", "headers": retry},
     }

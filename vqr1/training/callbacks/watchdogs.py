@@ -20,8 +20,10 @@ from vqr1.training.checkpoint_files import (
 )
 from vqr1.training.grpo import GrpoModule
 from vqr1.training.ranks import own_rank
+from vqr1.training.step import StepRecord
 from vqr1.training.stop_requests import StopRequests
 from vqr1.training.watchdogs import RULES, LengthGrowth, Watchdog
+from vqr1.training.zero_variance import FirstSteps
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Watchdogs(L.Callback):
             if getattr(config, name).action != "off"
         ]
         self.growth = LengthGrowth()
+        self.first_steps = FirstSteps()
         self.skipped = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,6 +58,7 @@ class Watchdogs(L.Callback):
         return {
             "held": {dog.name: dog.held for dog in self.dogs},
             "growth": self.growth.state_dict(),
+            "first_steps": self.first_steps.state_dict(),
             "skipped": self.skipped,
         }
 
@@ -63,6 +67,11 @@ class Watchdogs(L.Callback):
         for dog in self.dogs:
             dog.held = state_dict["held"].get(dog.name, 0)
         self.growth.load_state_dict(state_dict["growth"])
+        if "first_steps" in state_dict:
+            self.first_steps.load_state_dict(state_dict["first_steps"])
+        else:
+            # A run of an earlier version, whose first steps are not known.
+            self.first_steps.done = True
         self.skipped = state_dict["skipped"]
 
     def on_train_batch_end(
@@ -78,16 +87,27 @@ class Watchdogs(L.Callback):
             message = dog.observe(figures)
             if message is not None:
                 self._tell(dog.name, trainer.global_step, message, dog.config.action == "stop")
+        self._tell_of_first_steps(trainer.global_step, self.first_steps.observe(step.figures))
         if not step.finite:
-            self._count_skipped(trainer.global_step, step.batch, step.scored)
+            self._count_skipped(trainer.global_step, step)
 
-    def _count_skipped(self, step: int, batch: RankingBatch, scored: ScoredRollout) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report on a run of fewer steps than are waited for."""
+        if trainer.global_step >= trainer.max_steps > 0:
+            self._tell_of_first_steps(trainer.global_step, self.first_steps.finish())
+
+    def _tell_of_first_steps(self, step: int, message: str | None) -> None:
+        if message is not None:
+            self._tell("zero_variance", step, message, stop=False)
+
+    def _count_skipped(self, step: int, record: StepRecord) -> None:
         self.skipped += 1
         limit = self.config.non_finite_limit
-        kept = self._keep(step, batch, scored)
+        kept = self._keep(step, record.batch, record.scored)
+        cause = f" ({record.cause} hold NaN or infinity)" if record.cause else ""
         message = (
-            f"loss or gradient is not finite; the update is left out ({self.skipped} of at most "
-            f"{limit}). {kept}; lower optimizer.lr, or use hardware.precision=32-true"
+            f"loss or gradient is not finite{cause}; the update is left out ({self.skipped} of at "
+            f"most {limit}). {kept}; lower optimizer.lr, or use hardware.precision=32-true"
         )
         self._tell("non_finite", step, message, self.skipped >= limit)
 
