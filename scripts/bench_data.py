@@ -30,6 +30,7 @@ from vqr1.config import DataConfig, LoaderConfig, SamplingConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.prompts import PromptBuilder
 from vqr1.policy.loading import load_policy, load_processor
+from vqr1.policy.training_prompt import vision_id_of
 from vqr1.records import RankingBatch
 from vqr1.rollout.local import LocalEngine
 
@@ -40,6 +41,7 @@ def published_loop(
     """Images per second of the plain loop, over `count` training images."""
     labelled = next(iter(data.sets.values()))
     rows = labelled.part("train", count).index
+    vision_id = vision_id_of(config.prompt, config.model)
     limits = {"min_pixels": config.model.min_pixels, "max_pixels": config.model.max_pixels}
     start = time.perf_counter()
     for row in rows:
@@ -50,7 +52,7 @@ def published_loop(
             ]
             message = {"role": "user", "content": content}
             text = processor.apply_chat_template(
-                [message], tokenize=False, add_generation_prompt=True, add_vision_id=True
+                [message], tokenize=False, add_generation_prompt=True, add_vision_id=vision_id
             )
             images, _ = process_vision_info([message])
         processor(text=[text], images=images, return_tensors="pt")
@@ -83,7 +85,8 @@ def bench(options: argparse.Namespace, config: DataConfig) -> None:
     """Measure and print the table."""
     processor = load_processor(config.model)
     limits = (config.model.min_pixels, config.model.max_pixels)
-    prompts = PromptBuilder(processor, config.prompt.text, *limits)
+    vision_id = vision_id_of(config.prompt, config.model)
+    prompts = PromptBuilder(processor, config.prompt.text, *limits, vision_id=vision_id)
 
     def module(**changes: Any) -> RankingDataModule:
         loader: LoaderConfig = replace(config.loader, **changes)

@@ -47,6 +47,7 @@ from vqr1.policy.tiny import (
     save_policy_folder,
     tiny_policy_folder,
 )
+from vqr1.policy.training_prompt import trained_vision_id
 
 SIDES = ("published", "ours")
 PROMPTS = ("non_thinking", "thinking")
@@ -106,6 +107,7 @@ class PublishedLoop:
         self._processor.tokenizer.padding_side = "left"
         self._config = config
         self._prompt = prompt
+        self._vision_id = trained_vision_id(config) or False
         self._length = (
             {"max_new_tokens": MOST_TOKENS}
             if exactly is None
@@ -138,7 +140,7 @@ class PublishedLoop:
         ]
         text = [
             self._processor.apply_chat_template(
-                message, tokenize=False, add_generation_prompt=True, add_vision_id=True
+                message, tokenize=False, add_generation_prompt=True, add_vision_id=self._vision_id
             )
             for message in messages
         ]

@@ -42,6 +42,7 @@ from vqr1.iqa.correlation import srcc
 from vqr1.outputs import check_folder
 from vqr1.policy.synthetic import SEVERITIES, corpus, make_pool
 from vqr1.policy.tiny import (
+    VISION_ID,
     VOCABULARY,
     build_processor,
     build_tokenizer,
@@ -103,7 +104,9 @@ def measure(
     console: Console,
 ) -> None:
     """Prints a table of zero-shot figures on the demo set's unseen photographs."""
-    builder = PromptBuilder(processor, prompt_texts()["thinking"], CROP**2, CROP**2)
+    builder = PromptBuilder(
+        processor, prompt_texts()["thinking"], CROP**2, CROP**2, vision_id=VISION_ID
+    )
     images = RankingDataModule(
         load_data_config(["dataset=demo"]).dataset,
         LoaderConfig(images_per_batch=50),

@@ -31,6 +31,7 @@ from vqr1.evaluation.protocol import score_images
 from vqr1.iqa.correlation import srcc
 from vqr1.outputs import check_file
 from vqr1.policy.loading import load_policy, load_processor
+from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.local import LocalEngine
 from vqr1.sweeps.folder import FINISHED, SweepFolder
 from vqr1.training.validation import validation_modes
@@ -74,7 +75,7 @@ def judge_all(
     """Opinion scores of the test images, and every policy's scores of them."""
     prompts = PromptBuilder(
         load_processor(config.model), config.prompt.text, config.model.min_pixels,
-        config.model.max_pixels,
+        config.model.max_pixels, vision_id=vision_id_of(config.prompt, config.model),
     )  # fmt: skip
     data = RankingDataModule(
         config.dataset, config.loader, prompts, seed=1, val_max_images=None, val_batch_size=64

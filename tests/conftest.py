@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ import torch
 
 # No test may reach for a hub; what is not on the machine must fail at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    # Started by `nohup`: the commands under test would inherit that; a handler they do not.
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

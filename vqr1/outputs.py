@@ -167,7 +167,7 @@ def own_png(command: str) -> Callable[[Path], bool]:
 
         try:
             with Image.open(path) as image:
-                return image.info.get(_PNG_KEY) == png_metadata(command)[_PNG_KEY]
+                return bool(image.info.get(_PNG_KEY) == png_metadata(command)[_PNG_KEY])
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
             return False
 

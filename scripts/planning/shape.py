@@ -23,6 +23,7 @@ from vqr1.data.prompts import QWEN_FACTOR, PromptBuilder, ResizeRule
 from vqr1.errors import ConfigError, ModelError
 from vqr1.policy.loading import PROCESSOR_FILE, load_processor
 from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.training_prompt import vision_id_of
 
 RELEASED = {
     "Qwen/Qwen2.5-VL-3B-Instruct": "3b",
@@ -144,7 +145,13 @@ def text_tokens(model: ModelConfig, prompt: PromptConfig) -> int:
     """Tokens of a prompt beside the image's: counted where the model's tokenizer is at hand."""
     if model.path is not None and not (Path(model.path) / PROCESSOR_FILE).is_file():
         return TEXT_TOKENS
-    builder = PromptBuilder(load_processor(model), prompt.text, model.min_pixels, model.max_pixels)
+    builder = PromptBuilder(
+        load_processor(model),
+        prompt.text,
+        model.min_pixels,
+        model.max_pixels,
+        vision_id=vision_id_of(prompt, model),
+    )
     return len(builder.token_ids(0))
 
 

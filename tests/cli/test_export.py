@@ -28,6 +28,7 @@ from vqr1.config import ModelConfig, validate
 from vqr1.policy.export import export_checkpoint, written_aside
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.training.checkpoint_files import step_name
 from vqr1.training.checkpoint_files import write_checkpoint as write_training_checkpoint
 
@@ -224,6 +225,8 @@ def test_card_says_what_it_was_trained_on(exported: Path) -> None:
     assert "| SRCC | kadid, test | 0.250 | 0.675 | [+0.350, +0.500] | not recorded |" in text
     assert "| training sets | kadid |" in text
     assert card.data.license == "apache-2.0"
+    # The checkpoint's own generation config may hold a penalty.
+    assert "do_sample=False, repetition_penalty=1.0" in text
     # Where the training ran stays with the machine.
     assert "/secret" not in text
     assert str(exported.parents[1]) not in text
@@ -231,6 +234,27 @@ def test_card_says_what_it_was_trained_on(exported: Path) -> None:
     assert config["seed"] == 3
     assert config["dataset"]["root"] == "(a place on the machine of the training)"
     assert "logger" not in config
+
+
+@pytest.mark.parametrize("recorded", ["absent", None, False, True])
+def test_card_and_folder_say_how_the_training_asked(
+    trained: tuple[Policy, Path], tmp_path: Path, recorded: bool | str | None
+) -> None:
+    config = yaml.safe_load((trained[1] / "config.yaml").read_text())
+    if recorded == "absent":
+        del config["prompt"]["vision_id"]
+    else:
+        config["prompt"]["vision_id"] = recorded
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    write_model_card(tmp_path, tmp_path)
+    # Runs of before the key had it, and null is as the tiny policy's start had it.
+    expected = recorded is not False
+    found = ModelConfig(name="x", path=str(tmp_path), min_pixels=1, max_pixels=1)
+    assert trained_vision_id(found) is expected
+    text = (tmp_path / "README.md").read_text()
+    assert f"add_generation_prompt=True, add_vision_id={expected}" in text
+    assert ('| prompt | thinking, "Picture 1: " before the image |' in text) is expected
+    assert ("transformers 4.49 ignores `add_vision_id`" in text) is expected
 
 
 def test_nobody_is_contacted_without_push(

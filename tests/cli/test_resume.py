@@ -20,7 +20,13 @@ from vqr1.cli.train import main
 from vqr1.config import TrainConfig, validate
 from vqr1.errors import ConfigError, DataError
 from vqr1.training.grpo import GrpoModule
-from vqr1.training.run_record import RunLock, RunRecord, read_record, write_record
+from vqr1.training.run_record import (
+    RunLock,
+    RunRecord,
+    changed_keys,
+    read_record,
+    write_record,
+)
 
 
 def record(folder: Path, *overrides: str, finished: bool = False) -> Path:
@@ -36,6 +42,27 @@ def test_saved_overrides_come_first_and_the_commands_own_win(tmp_path: Path) -> 
         "reward=mse", "+logger.tags.a=b", "seed=3", "logger=csv",
         f"resume={place}", f"run_dir={place}", f"hydra.run.dir={place}",
     ]  # fmt: skip
+
+
+def test_a_run_of_before_the_vision_id_goes_on_with_it(tmp_path: Path) -> None:
+    """Also one of a model whose prompts now have none."""
+    overrides = ("model=qwen2_5_vl_3b", "rollout=local")
+    values = plain_values(compose_config("train", [*overrides, f"run_dir={tmp_path / 'old'}"]))
+    before = json.loads(json.dumps(values))
+    del before["prompt"]["vision_id"]
+    del before["rollout"]["sampling"]["repetition_penalty"]
+    write_record(
+        tmp_path / "old", RunRecord("2026-01-01T00:00:00+00:00", "/", overrides, before, False)
+    )
+    arguments = with_saved_overrides([f"resume={tmp_path / 'old'}"])
+    assert arguments[:3] == [*overrides, "prompt.vision_id=true"]
+    now = plain_values(compose_config("train", arguments))
+    assert changed_keys(before, now) == []
+    now["prompt"]["vision_id"] = False
+    assert changed_keys(before, now) == ["prompt.vision_id: true -> false"]
+    # The command's own value is kept, and then named.
+    own = with_saved_overrides([f"resume={tmp_path / 'old'}", "prompt.vision_id=false"])
+    assert "prompt.vision_id=true" not in own
 
 
 @pytest.mark.parametrize(

@@ -312,6 +312,74 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     assert output.read_text().startswith("".join(before.splitlines(keepends=True)[:6]))
 
 
+def test_one_bad_reply_costs_one_image(run: Command, folder: Path) -> None:
+    tokens = [(piece, {piece: -0.01}) for piece in ("<answer>", *"3.00")]
+    good = completion("<answer>3.00", tokens)
+    for bad, error in (
+        (completion("", []), ""),
+        (Said({"choices": []}), "no chat completion"),
+        (Said({"error": "too large"}, 413), "the server refuses this image"),
+    ):
+
+        def answer(_: dict[str, Any], number: int, bad: Said = bad) -> Said:
+            return bad if number == 1 else good
+
+        with chat_server(answer) as log:
+            outcome = run(
+                main, "photos", "prompt=non_thinking", "backend=openai", f"backend.url={log.url}",
+                "batch_size=1", "output=scores.csv", "resume=false",
+            )  # fmt: skip
+        assert outcome.code == (1 if error else 0), outcome.err
+        rows = list(csv.DictReader(Path("scores.csv").read_text().splitlines()))
+        assert [bool(row["score"]) for row in rows] == [n != 1 for n in range(len(rows))]
+        assert error in rows[1]["error"]
+
+
+def test_what_a_server_is_asked_must_agree(run: Command, folder: Path) -> None:
+    good = completion("<answer>3.00</answer>")
+    with chat_server(lambda *_: good) as log, chat_server(lambda *_: good, "other") as other:
+        ask = ("photos", "mode=greedy", "backend=openai", "output=scores.csv")
+        assert run(main, *ask, f"backend.url={log.url}").code == 0
+        asked = len(log.bodies)
+        assert run(main, *ask, f"backend.url={log.url}").code == 0
+        for changes, key in (
+            # The server's own model, where the command names none.
+            ((f"backend.url={other.url}",), "backend.model='other'"),
+            ((f"backend.url={log.url}", "+backend.extra_body.a=1"), "backend.extra_body={'a': 1}"),
+            (
+                (f"backend.url={log.url}", "+backend.unsupported.seed=null"),
+                "backend.unsupported={'seed': None}",
+            ),
+            ((f"backend.url={log.url}", "prompt.vision_id=false"), "prompt.vision_id=False"),
+            (
+                (f"backend.url={log.url}", "mode.sampling.repetition_penalty=1.2"),
+                "mode.sampling.repetition_penalty=1.2",
+            ),
+        ):
+            refused = run(main, *ask, *changes)
+            assert (refused.code, key in refused.err) == (2, True), refused.err
+            assert "output=scores.csv was begun with" in refused.err
+        assert len(log.bodies) + len(other.bodies) == asked
+        unsent = "+backend.unsupported.presence_penalty=null"
+        plain = run(main, "photos", "mode=greedy", "backend=openai", f"backend.url={log.url}",
+                    "prompt.vision_id=false", unsent)  # fmt: skip
+    assert "note: the policy was trained with prompt.vision_id=true, it is asked" in plain.err
+    assert "note: answers are drawn with the server's own presence_penalty not known" in plain.err
+
+
+def test_a_file_of_before_the_keys_counts_as_they_did_then(run: Command, folder: Path) -> None:
+    ask = ("photos", "mode=greedy", "prompt=non_thinking", "output=scores.csv")
+    assert run(main, *ask).code == 0
+    settings = Path("scores.csv.settings.json")
+    kept = json.loads(settings.read_text())
+    for key in ("prompt.vision_id", "mode.sampling.repetition_penalty"):
+        del kept[key]
+    settings.write_text(json.dumps(kept))
+    assert run(main, *ask).code == 0
+    refused = run(main, *ask, "prompt.vision_id=false")
+    assert "prompt.vision_id=False: output=scores.csv was begun with True" in refused.err
+
+
 def test_a_server_that_fails_in_the_middle(run: Command, folder: Path) -> None:
     def answer(_: dict[str, Any], number: int) -> Said:
         return completion("<answer>2.00</answer>") if number == 0 else Said("<html>")

@@ -22,7 +22,9 @@ def processor() -> Any:
 
 @pytest.fixture(scope="session")
 def prompts(processor: Any) -> PromptBuilder:
-    return PromptBuilder(processor, SENTENCE, min_pixels=56 * 56, max_pixels=112 * 112)
+    return PromptBuilder(
+        processor, SENTENCE, min_pixels=56 * 56, max_pixels=112 * 112, vision_id=True
+    )
 
 
 @pytest.fixture

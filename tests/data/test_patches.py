@@ -14,7 +14,9 @@ MODEL = ModelConfig(name="tiny", path=None, min_pixels=28 * 28, max_pixels=112 *
 
 def test_pictures_come_back_to_the_last_bit() -> None:
     processor = load_processor(MODEL)
-    builder = PromptBuilder(processor, "How good?", MODEL.min_pixels, MODEL.max_pixels)
+    builder = PromptBuilder(
+        processor, "How good?", MODEL.min_pixels, MODEL.max_pixels, vision_id=True
+    )
     rng = np.random.default_rng(0)
     # every grey level in every channel, and sizes of both orientations
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)

@@ -17,7 +17,8 @@ from vqr1.data.prompts import PromptBuilder, ResizeRule, chat_text
 from vqr1.errors import ConfigError, DataError
 
 
-def test_text_is_the_published_template(processor: Any, shared: Path) -> None:
+@pytest.mark.parametrize("vision_id", [False, True])
+def test_text_is_the_published_template(processor: Any, shared: Path, vision_id: bool) -> None:
     template = (shared / "reference" / "qwen2.5-vl-instruct.chat_template.jinja").read_text()
     message = {
         "role": "user",
@@ -26,24 +27,27 @@ def test_text_is_the_published_template(processor: Any, shared: Path) -> None:
     rendered = (
         jinja2.Environment()
         .from_string(template)
-        .render(messages=[message], add_generation_prompt=True, add_vision_id=True)
+        .render(messages=[message], add_generation_prompt=True, add_vision_id=vision_id)
     )
-    assert "Picture 1: <|vision_start|>" in rendered
+    # The published training never had "Picture 1: ".
+    start = "<|im_start|>user\nPicture 1: " if vision_id else "<|im_start|>user\n"
+    assert f"{start}<|vision_start|><|image_pad|>" in rendered
     processor_with_it = processor.__class__(
         image_processor=processor.image_processor,
         tokenizer=processor.tokenizer,
         video_processor=processor.video_processor,
         chat_template=template,
     )
-    assert chat_text(processor_with_it, SENTENCE) == rendered
-    assert chat_text(processor, SENTENCE) == rendered
+    assert chat_text(processor_with_it, SENTENCE, vision_id) == rendered
+    assert chat_text(processor, SENTENCE, vision_id) == rendered
 
 
-def test_prompts_equal_the_published_path(processor: Any) -> None:
+@pytest.mark.parametrize("vision_id", [False, True])
+def test_prompts_equal_the_published_path(processor: Any, vision_id: bool) -> None:
     """Against process_vision_info and the processor, as the model card's code calls them."""
     pictures = [noise_picture(n, w, h) for n, (w, h) in enumerate([(90, 61), (200, 300), (30, 28)])]
     published_limits = {"min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28}
-    builder = PromptBuilder(processor, SENTENCE, **published_limits)
+    builder = PromptBuilder(processor, SENTENCE, **published_limits, vision_id=vision_id)
     batch = builder(pictures)
     for position, picture in enumerate(pictures):
         message = {
@@ -51,7 +55,7 @@ def test_prompts_equal_the_published_path(processor: Any) -> None:
             "content": [{"type": "image", "image": picture}, {"type": "text", "text": SENTENCE}],
         }
         text = processor.apply_chat_template(
-            [message], tokenize=False, add_generation_prompt=True, add_vision_id=True
+            [message], tokenize=False, add_generation_prompt=True, add_vision_id=vision_id
         )
         images, _ = process_vision_info([message])
         expected = processor(text=[text], images=images, return_tensors="pt")
@@ -63,7 +67,7 @@ def test_prompts_equal_the_published_path(processor: Any) -> None:
 
 def test_area_limits_equal_qwen_vl_utils(processor: Any) -> None:
     limits = {"min_pixels": 100 * 100, "max_pixels": 160 * 160}
-    builder = PromptBuilder(processor, SENTENCE, **limits)
+    builder = PromptBuilder(processor, SENTENCE, **limits, vision_id=True)
     for size in [(40, 40), (150, 90), (500, 333)]:
         picture = noise_picture(3, *size)
         element = {"type": "image", "image": picture, **limits}
@@ -74,7 +78,7 @@ def test_area_limits_equal_qwen_vl_utils(processor: Any) -> None:
 
 
 def test_shapes_and_image_tokens(processor: Any) -> None:
-    batch = PromptBuilder(processor, SENTENCE, 56 * 56, 112 * 112)(
+    batch = PromptBuilder(processor, SENTENCE, 56 * 56, 112 * 112, vision_id=True)(
         [noise_picture(0, 56, 84), noise_picture(1, 112, 112)]
     )
     # 56 x 84 pixels: 4 x 6 patches, 2 x 3 tokens; 112 x 112: 8 x 8 patches, 16 tokens.
@@ -113,6 +117,6 @@ def test_very_narrow_pictures_are_refused(prompts: PromptBuilder) -> None:
 
 def test_contradictions_are_config_errors(processor: Any) -> None:
     with pytest.raises(ConfigError, match=r"model.min_pixels=9000: must not exceed model.max_pix"):
-        PromptBuilder(processor, SENTENCE, 9000, 8000)
+        PromptBuilder(processor, SENTENCE, 9000, 8000, vision_id=True)
     with pytest.raises(ConfigError, match=r"prompt.text: the chat template gives 2 image tokens"):
-        PromptBuilder(processor, "Look: <|image_pad|>", 3136, 12544)
+        PromptBuilder(processor, "Look: <|image_pad|>", 3136, 12544, vision_id=True)

@@ -21,7 +21,18 @@ from tests.support.holder import hold_run
 from tests.support.mlflow_database import new_database
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.evaluate import check_evaluation, main
-from vqr1.config import EvalConfig, LoggerConfig, MixtureConfig, config_dir, validate
+from vqr1.cli.evaluate_run import mode_words
+from vqr1.cli.mode_checks import backend_problems
+from vqr1.config import (
+    EvalConfig,
+    LoggerConfig,
+    MixtureConfig,
+    SamplingConfig,
+    ScoreConfig,
+    ServerConfig,
+    config_dir,
+    validate,
+)
 from vqr1.tracking import RunLog
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -67,6 +78,34 @@ def eval_config(*overrides: str) -> EvalConfig:
 )
 def test_every_choice_of_every_group(group: str, choice: str) -> None:
     eval_config(f"{group}={choice}")
+
+
+def test_the_published_inference() -> None:
+    """One sample, top-k 50, top-p 1; the rest by the checkpoint's own files."""
+    config = eval_config("experiment=[eval_paper_ood,eval_published_inference]")
+    check_evaluation(config)
+    assert (config.mode.name, config.mode.samples, config.suite) == ("sampled", 1, "paper_ood")
+    assert config.mode.sampling == SamplingConfig(
+        temperature=1e-6, top_k=50, top_p=1.0, repetition_penalty=1.05, max_new_tokens=2048,
+        stop="eos",
+    )  # fmt: skip
+    # 16384 x 28 x 28, the checkpoint's preprocessor default.
+    assert (config.model.name, config.model.max_pixels) == ("visualquality-r1", 12_845_056)
+    assert "top-p 1, seed 0), repetition penalty 1.05, all images" in mode_words(config)
+    scored = validate(
+        ScoreConfig, plain_values(compose_config("score", ["mode=published", "model=tiny"]))
+    )
+    assert (scored.mode.sampling, scored.model.max_pixels) == (config.mode.sampling, 12_845_056)
+    served = validate(
+        ScoreConfig,
+        plain_values(compose_config("score", ["mode=published", "backend=transformers_serve"])),
+    )
+    # What that server does not take as fields goes into its generation config.
+    assert isinstance(served.backend, ServerConfig)
+    assert json.loads(served.backend.extra_body["generation_config"]) == {
+        "do_sample": True, "top_k": 50, "repetition_penalty": 1.05, "min_p": 0.0,
+    }  # fmt: skip
+    assert backend_problems(served.backend, served.mode) == []
 
 
 def test_the_suites() -> None:

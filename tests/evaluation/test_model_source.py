@@ -43,6 +43,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoggerConfig, dict[
         client.log_param(ids[name], "model.max_pixels", 12544)
         client.log_param(ids[name], "prompt.name", "non_thinking")
         client.log_metric(ids[name], "val/srcc", last)
+        if name == "high":
+            client.log_param(ids[name], "prompt.vision_id", False)
         if best is not None:
             client.log_metric(ids[name], "val/srcc_best", best)
         if checkpoint is not None:
@@ -65,6 +67,16 @@ def test_the_best_run_exported_the_best_checkpoint(
 ) -> None:
     logger, ids, _ = store
     assert resolve_model(replace(MODEL, run="best"), logger).run_id == ids["high"]
+
+
+def test_a_run_from_before_the_key_was_trained_with_the_vision_id(
+    store: tuple[LoggerConfig, dict[str, str], Path],
+) -> None:
+    logger, ids, _ = store
+    assert resolve_model(replace(MODEL, run=ids["low"]), logger).vision_id is True
+    assert resolve_model(replace(MODEL, run=ids["high"]), logger).vision_id is False
+    # Without a run the checkpoint's own record counts: the tiny policy's is in its folder.
+    assert resolve_model(MODEL, LoggerConfig(name="none")).vision_id is True
 
 
 def test_runs_that_cannot_be_used(store: tuple[LoggerConfig, dict[str, str], Path]) -> None:

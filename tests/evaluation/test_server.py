@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,25 @@ class Served:
         config = validate(EvalConfig, plain_values(compose_config("eval", overrides)))
         policy = load_policy(config.model)
         self._sampling = config.mode.sampling
-        self._build = PromptBuilder(
-            policy.processor, config.prompt.text, config.model.min_pixels, config.model.max_pixels
-        )
+        self._builders = [
+            PromptBuilder(
+                policy.processor,
+                config.prompt.text,
+                config.model.min_pixels,
+                config.model.max_pixels,
+                vision_id=vision_id,
+            )
+            for vision_id in (False, True)
+        ]
         self._engine = LocalEngine(policy.model, policy.processor.tokenizer, 4096)
         self.refused = -1
 
     def __call__(self, body: dict[str, Any], number: int) -> Said:
         if number == self.refused:
             return Said({"error": {"message": "<answer>5</answer>"}}, 400)
-        prompts = self._build.from_resized([torch.from_numpy(picture_in(body).copy())])
+        vision_id = body["messages"][0]["content"][0] == {"type": "text", "text": "Picture 1: "}
+        builder = self._builders[vision_id or body["chat_template_kwargs"]["add_vision_id"]]
+        prompts = builder.from_resized([torch.from_numpy(picture_in(body).copy())])
         found = self._engine.sample(prompts, group_size=1, sampling=self._sampling, seed=0)
         return completion(found.texts[0][0])
 
@@ -87,6 +97,18 @@ def test_a_server_gives_the_figures_of_its_model(run: Command, tmp_path: Path) -
         assert len(log.bodies) == asked == 12
         served.refused = asked + 3
         refused = run(main, *arguments, "run_dir=refused")
+        served.refused = -1
+        # What else decides the answers must agree; the prompt and the fields of requests do.
+        others = [
+            run(main, *arguments, change, "run_dir=server")
+            for change in (
+                "+backend.extra_body.min_tokens=9", "+backend.unsupported.seed=null",
+                "prompt.vision_id=false", "mode.sampling.repetition_penalty=1.05",
+            )
+        ]  # fmt: skip
+        unsent = [f"+backend.unsupported.{held}" for held in ("presence_penalty=null", "min_p=0.1")]
+        plain = run(main, *arguments, "prompt.vision_id=false", *unsent, "run_dir=plain")
+        without = log.bodies[-1]
     assert f"m at {log.url}, thinking prompt, greedy answer" in found.out
     assert "already scored" in again.out
     expected = read_predictions(tmp_path / "local/predictions.csv")
@@ -96,6 +118,27 @@ def test_a_server_gives_the_figures_of_its_model(run: Command, tmp_path: Path) -
     lost = read_predictions(tmp_path / "refused/predictions.csv")
     assert lost.texts[3] == ("the server refuses this image: <answer>5</answer>",)
     assert not lost.valid[3].any()
+    for other, key in zip(
+        others,
+        ("backend.extra_body", "backend.unsupported", "prompt.vision_id=False",
+         "mode.sampling.repetition_penalty=1.05"),
+        strict=True,
+    ):  # fmt: skip
+        assert other.code == 2
+        assert f"{key}" in other.err
+        assert "the evaluation in run_dir='server' was started with" in other.err
+        assert other.err.count("\n") == 1
+    # "Picture 1: " is as the tiny policy's training had it, unless the command asks otherwise.
+    assert plain.code == 0, plain.err
+    assert [len(b["messages"][0]["content"]) for b in (log.bodies[0], without)] == [3, 2]
+    assert "note: the policy was trained with prompt.vision_id=true, it is asked" in plain.out
+    assert "note" not in found.out
+    assert "greedy answer, the server's own presence_penalty not known" in plain.out
+    settings = json.loads((tmp_path / "plain" / "evaluation.json").read_text())
+    assert settings["prompt.vision_id"] is False
+    assert settings["backend.unsupported"] == {"presence_penalty": None, "min_p": 0.1}
+    config = (tmp_path / "plain" / "config.yaml").read_text()
+    assert "vision_id: false" in config
     keep = np.arange(12) != 3
     assert same(lost.rows(keep), expected.rows(keep))
 
@@ -116,3 +159,23 @@ def test_mistakes(run: Command, arguments: tuple[str, ...], message: str) -> Non
     assert found.code == 2
     assert message in found.err
     assert found.err.count("\n") == 1
+
+
+def test_one_bad_reply_makes_one_image_invalid(run: Command, tmp_path: Path) -> None:  # noqa: F811
+    """By the expected score, in which an empty answer has no log-probabilities."""
+    root = write_kadid(tmp_path / "kadid", references=3)
+    spelled = "<think>x</think><answer>3.00</answer>"
+    tokens = [(piece, {piece: -0.01}) for piece in ("<think>x</think><answer>", *"3.00")]
+    bad = {2: completion("", []), 4: Said({"choices": []}), 6: completion("x", None)}
+
+    def answer(_: dict[str, Any], number: int) -> Said:
+        return bad.get(number, completion(spelled, tokens))
+
+    with chat_server(answer) as log:
+        found = run(
+            main, *SMALL, f"dataset.root={root}", "mode=expected", "backend=openai",
+            f"backend.url={log.url}", "backend.concurrency=1", "run_dir=bad",
+        )  # fmt: skip
+    assert found.code == 0, found.err
+    predictions = read_predictions(tmp_path / "bad/predictions.csv")
+    assert [number for number in range(12) if not predictions.valid[number].any()] == [2, 4, 6]

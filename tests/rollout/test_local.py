@@ -22,7 +22,7 @@ BANNED, ENDS = [90, 91, 92, 93], [94, 95]
 LARGE = 10**6
 
 
-def generated(model, prompts, limit):
+def generated(model, prompts, limit, **further):
     """Greedy responses of the model library, one image at a time."""
     rows = []
     for b, ids in enumerate(prompts.input_ids):
@@ -38,6 +38,7 @@ def generated(model, prompts, limit):
             eos_token_id=ENDS,
             pad_token_id=ENDS[0],
             suppress_tokens=BANNED,
+            **further,
         )
         rows.append(out[0, len(ids) :].tolist())
     return rows
@@ -59,6 +60,31 @@ def test_greedy_equals_generate_token_for_token(seed, kv_heads):
     engine = LocalEngine(model, TOKENIZER, LARGE)
     rollout = engine.sample(PROMPTS, group_size=1, sampling=GREEDY, seed=0)
     assert responses(rollout) == generated(model, PROMPTS, 24)
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.3])
+def test_greedy_with_a_repetition_penalty_equals_generate(penalty):
+    """Tokens of the prompt count too, and rows that end early leave the others theirs."""
+    model = tiny_model()
+    greedy = SamplingConfig(temperature=0.0, max_new_tokens=24, repetition_penalty=penalty)
+    engine = LocalEngine(model, TOKENIZER, LARGE)
+    rollout = engine.sample(PROMPTS, group_size=2, sampling=greedy, seed=0)
+    expected = generated(model, PROMPTS, 24, repetition_penalty=penalty)
+    assert responses(rollout) == responses(rollout, 1) == expected
+    assert expected != generated(model, PROMPTS, 24)
+    # The log-probabilities stay those of the policy.
+    own = plain_logprobs(model, PROMPTS, rollout.tokens, rollout.mask).logprobs
+    torch.testing.assert_close(rollout.logprobs, own, rtol=1e-5, atol=2e-5)
+
+
+def test_nothing_is_taken_from_a_generation_config():
+    model = tiny_model()
+    engine = LocalEngine(model, TOKENIZER, LARGE)
+    plain = engine.sample(PROMPTS, group_size=2, sampling=SAMPLING, seed=1)
+    model.generation_config.update(
+        do_sample=True, temperature=0.1, top_k=1, repetition_penalty=1.5
+    )  # fmt: skip
+    assert engine.sample(PROMPTS, group_size=2, sampling=SAMPLING, seed=1).texts == plain.texts
 
 
 def test_greedy_with_adapters_equals_generate():

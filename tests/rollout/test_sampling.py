@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from vqr1.config import SamplingConfig
-from vqr1.rollout.sampling import draw, uniform_noise
+from vqr1.rollout.sampling import draw, penalised, uniform_noise
 
 NOTHING = torch.empty(0, dtype=torch.long)
 LOGITS = torch.log(torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]))
@@ -116,3 +117,43 @@ def test_no_token_is_drawn_where_only_banned_ones_have_a_probability():
     )
     assert tokens.tolist() == [0]
     assert logprobs.isnan().all()
+
+
+@pytest.mark.parametrize("penalty", [0.8, 1.05, 2.0])
+def test_the_repetition_penalty_is_that_of_the_model_library(penalty):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 40, generator=generator)
+    # Tokens that come more than once count once.
+    ids = torch.randint(0, 40, (3, 60), generator=generator)
+    seen = torch.zeros(3, 40, dtype=torch.bool).scatter_(1, ids, True)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())
+    assert torch.equal(penalised(logits, seen, penalty), expected)
+
+
+def test_a_penalty_changes_what_is_drawn_and_no_log_probability():
+    # Logits ln 4, 0 and -ln 2; a penalty of 2 on the first and the third makes them ln 4 / 2 = ln 2
+    # and -2 ln 2 = ln .25, so that the shares are 2 : 1 : .25.
+    logits = torch.log(torch.tensor([[4.0, 1.0, 0.5]]))
+    seen = torch.tensor([[True, False, True]])
+    draws = 20000
+    noise = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
+    tokens, logprobs = draw(
+        logits.repeat(draws, 1), noise, SamplingConfig(repetition_penalty=2.0), NOTHING,
+        seen.expand(draws, -1),
+    )  # fmt: skip
+    found = (torch.bincount(tokens, minlength=3) / draws).numpy()
+    np.testing.assert_allclose(found, [2 / 3.25, 1 / 3.25, 0.25 / 3.25], atol=2e-4)
+    # Those of the policy: 4, 1 and .5 of 5.5.
+    own = torch.log(torch.tensor([4.0, 1.0, 0.5]) / 5.5)
+    torch.testing.assert_close(logprobs, own[tokens])
+    # At temperature .5 after the penalty: squares of 2, 1, .25.
+    cold = SamplingConfig(repetition_penalty=2.0, temperature=0.5)
+    tokens, _ = draw(logits.repeat(draws, 1), noise, cold, NOTHING, seen.expand(draws, -1))
+    found = (torch.bincount(tokens, minlength=3) / draws).numpy()
+    np.testing.assert_allclose(found, np.array([4, 1, 0.0625]) / 5.0625, atol=2e-4)
+    # Greedy: ln 4 - 1.5 = -.114, times 20 = -2.27, is below the second's -1.5.
+    greedy = SamplingConfig(temperature=0.0, repetition_penalty=20.0)
+    below = logits - 1.5
+    tokens, logprobs = draw(below, torch.zeros(1).double(), greedy, NOTHING, seen)
+    assert tokens.tolist() == [1]
+    torch.testing.assert_close(logprobs, own[1:2])

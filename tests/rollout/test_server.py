@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import threading
 from typing import Any
@@ -14,7 +16,8 @@ from tests.support.chat_server import ChatLog, Said, chat_server, completion, pi
 from tests.support.pictures import noise_picture
 from vqr1.config import SamplingConfig, ServerConfig
 from vqr1.errors import ModelError
-from vqr1.rollout.server import ChatServer, ServerReply
+from vqr1.rollout.chat_request import held_instead, unsupported_problems
+from vqr1.rollout.server import STRAY, ChatServer, ServerReply
 
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=40)
 WARM = SamplingConfig(temperature=0.7, top_p=0.9, top_k=50, max_new_tokens=40)
@@ -26,28 +29,148 @@ def pixels(count: int) -> list[torch.Tensor]:
 
 
 def ask(log: ChatLog, count: int = 1, **settings: Any) -> list[ServerReply]:
-    call: dict[str, Any] = {"samples": 1, "sampling": GREEDY, "seed": 0}
+    call: dict[str, Any] = {"samples": 1, "sampling": GREEDY, "seed": 0, "vision_id": False}
     call |= {key: settings.pop(key) for key in list(settings) if key in (*call, "logprobs")}
     with ChatServer(ServerConfig(name="openai", url=log.url, **settings)) as server:
         return server.answers(pixels(count), "Which quality?", **call)
 
 
-def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+OFF = {
+    "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0, "n": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("vision_id", [False, True])
+def test_what_is_sent(monkeypatch: pytest.MonkeyPatch, vision_id: bool) -> None:
     monkeypatch.setenv("MY_KEY", "secret")
     with chat_server(lambda body, _: completion(f"{picture_in(body).shape}")) as log:
-        replies = ask(log, 2, api_key_env="MY_KEY", extra_body={"user": "me"})
-    # Answers keep the order of the pictures, whichever comes first.
+        replies = ask(
+            log, 2, api_key_env="MY_KEY", extra_body={"user": "me"}, vision_id=vision_id
+        )  # fmt: skip
+    # Answers keep the order of the images, whichever comes first.
     assert [reply.texts for reply in replies] == [("(28, 56, 3)",), ("(56, 56, 3)",)]
     bodies = sorted(log.bodies, key=lambda body: picture_in(body).shape)
     for body, picture in zip(bodies, pixels(2), strict=True):
         assert np.array_equal(picture_in(body), picture.numpy())
         (message,) = body.pop("messages")
         assert message["role"] == "user"
-        parts = message["content"]
-        assert [part["type"] for part in parts] == ["text", "image_url", "text"]
-        assert [parts[0]["text"], parts[2]["text"]] == ["Picture 1: ", "Which quality?"]
-        assert body == {"model": "m", "temperature": 0.0, "max_tokens": 40, "user": "me"}
+        texts = [part.get("text") for part in message["content"]]
+        assert texts == [*(["Picture 1: "] if vision_id else []), None, "Which quality?"]
+        # Everything is sent, greedy or not: a server fills in what is absent.
+        assert body == {
+            "model": "m", "temperature": 0.0, "max_tokens": 40, "user": "me", **OFF,
+            "chat_template_kwargs": {"add_vision_id": False},
+        }  # fmt: skip
     assert log.keys == ["Bearer secret"] * 2
+
+
+DEFAULTS = {
+    "temperature": 0.1, "top_k": 50, "top_p": 0.8, "repetition_penalty": 1.05, "min_p": 0.02,
+    "presence_penalty": 1.5, "frequency_penalty": 0.5, "n": 2, "max_tokens": 16,
+}  # fmt: skip
+"""What a server may take where a request has no value."""
+
+
+@pytest.mark.parametrize(
+    ("sampling", "holds"),
+    [
+        (GREEDY, {**OFF, "temperature": 0.0, "max_tokens": 40}),
+        (SamplingConfig(max_new_tokens=9), {**OFF, "temperature": 1.0, "max_tokens": 9}),
+        (WARM, {**OFF, "temperature": 0.7, "top_p": 0.9, "top_k": 50, "max_tokens": 40}),
+        (
+            SamplingConfig(temperature=0.0, repetition_penalty=1.2),
+            {**OFF, "temperature": 0.0, "repetition_penalty": 1.2, "max_tokens": 256},
+        ),
+    ],
+)
+def test_a_servers_own_defaults_change_nothing(
+    sampling: SamplingConfig, holds: dict[str, Any]
+) -> None:
+    def answer(body: dict[str, Any], _: int) -> Said:
+        return completion(json.dumps({name: body.get(name, DEFAULTS[name]) for name in DEFAULTS}))
+
+    with chat_server(answer) as log:
+        (reply,) = ask(log, sampling=sampling)
+    assert json.loads(reply.texts[0]) == holds
+
+
+def test_a_server_that_refuses_what_it_does_not_know() -> None:
+    known = {"model", "messages", "max_tokens", "temperature", "top_p", "seed", "n"}
+
+    def answer(body: dict[str, Any], _: int) -> Said:
+        unknown = sorted(set(body) - known)
+        fault = Said({"detail": f"Unexpected fields: {unknown}"}, 422)
+        return fault if unknown else completion(str(sorted(body)))
+
+    others = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": None}
+    with chat_server(answer) as log:
+        with pytest.raises(ModelError, match=r"refuses every request; .*'repetition_penalty'"):
+            ask(log, sampling=WARM)
+        unknown = {"top_k": 50, "repetition_penalty": 1.05, "chat_template_kwargs": None, **others}
+        (reply,) = ask(log, sampling=WARM, unsupported=unknown)
+    assert reply.texts == (str(sorted(known)),)
+
+
+@pytest.mark.parametrize(
+    ("unsupported", "sampling", "problem"),
+    [
+        ({"top_k": 50}, WARM, None),
+        ({"top_k": 20}, WARM, "top_k=50: .* 20 holds; set mode.sampling.top_k=20, or give the v"),
+        ({"top_k": 0}, WARM, "top_k=50: .* 0 holds; set mode.sampling.top_k=0,"),
+        ({"top_k": 0}, SamplingConfig(), None),
+        ({"top_k": -1}, SamplingConfig(), None),
+        ({"top_k": None}, SamplingConfig(), None),
+        ({"top_k": None}, WARM, "the server's own value, not known, holds; set .*top_k=0, or give"),
+        # Without effect on greedy decoding.
+        ({"top_k": 20, "top_p": 0.5, "seed": None}, GREEDY, None),
+        ({"repetition_penalty": 1.05}, GREEDY, "repetition_penalty=1: .* 1.05 holds; set"),
+        ({"repetition_penalty": 1.05}, SamplingConfig(repetition_penalty=1.05), None),
+        ({"repetition_penalty": None}, SamplingConfig(repetition_penalty=1.05), "not known, holds"),
+        (
+            {"temperature": 1.0},
+            WARM,
+            "temperature=0.7: .* 1 holds; set .*temperature=1",
+        ),
+        (
+            {"temperature": None},
+            WARM,
+            "not known, holds; give the value that holds",
+        ),
+        # No key asks for these: what holds is stated.
+        ({"min_p": 0.1, "presence_penalty": None}, WARM, None),
+    ],
+)
+def test_a_value_that_cannot_hold_is_refused(
+    unsupported: dict[Any, float | None], sampling: SamplingConfig, problem: str | None
+) -> None:
+    config = ServerConfig(name="openai", url="http://127.0.0.1/v1", unsupported=unsupported)
+    found = unsupported_problems(config, sampling)
+    assert len(found) == (problem is not None)
+    for line in found:
+        assert re.search(problem or "", line), line
+
+
+def test_what_holds_instead_is_stated() -> None:
+    def held(sampling: SamplingConfig, **unsupported: float | None) -> list[str]:
+        values: dict[Any, float | None] = {**unsupported}
+        config = ServerConfig(name="openai", url="http://127.0.0.1/v1", unsupported=values)
+        return held_instead(config, sampling)
+
+    assert held(WARM, top_k=50.0, min_p=0.1) == ["min_p 0.1"]
+    assert held(WARM, top_k=None, seed=None) == ["top_k not known", "seed not known"]
+    assert held(GREEDY, top_k=None, seed=None, repetition_penalty=None) == [
+        "repetition_penalty not known"
+    ]
+
+
+def test_a_template_keeps_its_other_arguments() -> None:
+    extra = {"chat_template_kwargs": {"enable_thinking": False}}
+    with chat_server(lambda *_: completion("x")) as log:
+        ask(log, extra_body=extra, vision_id=True)
+    assert log.bodies[0]["chat_template_kwargs"] == {
+        "add_vision_id": False, "enable_thinking": False,
+    }  # fmt: skip
 
 
 def test_samples_follow_seed_picture_and_number() -> None:
@@ -102,13 +225,15 @@ def test_reasoning_that_the_server_cut_out_is_put_back() -> None:
 @pytest.mark.parametrize(
     ("said", "requests", "words"),
     [
-        (Said("<html>hello</html>"), 1, r"no chat completion \('<html>hello</html>'\)"),
+        # A page may be that of something between: it is asked for again.
+        (Said("<html>hello</html>"), 2, r"no chat completion \('<html>hello</html>'\)"),
         (Said({"choices": []}), 1, "no chat completion"),
         (Said({"choices": [{"message": {"content": 7}}]}), 1, "no chat completion"),
         (Said({"error": {"message": "bad key"}}, 401), 1, "HTTP 401: bad key.*variable MY_KEY"),
         (Said({"error": {"message": "not yours"}}, 403), 1, "refuses the key.*not yours"),
         (Said({"detail": "Not Found"}, 404), 1, "HTTP 404: Not Found; correct the address"),
         (Said({"detail": "unknown field"}, 422), 1, "refuses every request; it says: unk"),
+        (Said({"error": "broken"}, 500, QUICK), 2, "HTTP 500 after 2 tries: broken"),
         (Said({"error": "full"}, 503, QUICK), 2, "HTTP 503 after 2 tries: full"),
         (Said({"error": "slow down"}, 429, QUICK), 2, "HTTP 429 after 2 tries: slow down"),
     ],
@@ -140,6 +265,87 @@ def test_a_server_that_is_late_or_not_there() -> None:
             ask(nobody, retries=0)
 
 
+BAD = {
+    "no choices": Said({"choices": []}),
+    "null choices": Said({"choices": None}),
+    "another object": Said([1, 2]),
+    "null message": Said({"choices": [{"message": None}]}),
+    "a number as text": Said({"choices": [{"message": {"content": 7}}]}),
+    "a text as log-probability": completion("4", [("4", {"4": "likely"})]),  # type: ignore[dict-item]
+    "an error in the server": Said({"error": "out of memory"}, 500, {"retry-after-ms": "1"}),
+    "filtered": Said(
+        {"choices": [{"finish_reason": "content_filter", "message": {"content": "<answer>4"}}]}
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_one_bad_reply_costs_one_image(bad: str) -> None:
+    def answer(body: dict[str, Any], _: int) -> Said:
+        return BAD[bad] if picture_in(body).shape[0] == 56 else completion("fine")
+
+    with chat_server(answer) as log:
+        found = ask(log, 3, retries=1)
+    assert [reply.texts for reply in found] == [("fine",), (), ("fine",)]
+    assert found[1].refusal is not None
+    assert found[0].refusal is None
+
+
+def test_one_bad_reply_among_an_images_answers() -> None:
+    def answer(_: dict[str, Any], number: int) -> Said:
+        return BAD["no choices"] if number == 1 else completion("fine")
+
+    with chat_server(answer) as log:
+        (reply,) = ask(log, samples=3, sampling=WARM, concurrency=1)
+    assert reply == ServerReply(("fine", "", "fine"))
+
+
+def test_null_content_is_an_empty_answer() -> None:
+    with chat_server(lambda *_: Said({"choices": [{"message": {"content": None}}]})) as log:
+        assert ask(log)[0].texts == ("",)
+
+
+def test_a_reply_that_is_not_json_is_asked_for_again() -> None:
+    def answer(_: dict[str, Any], number: int) -> Said:
+        return Said("<html>busy</html>") if number == 1 else completion(f"{number}")
+
+    with chat_server(answer) as log:
+        found = ask(log, 3, concurrency=1)
+    assert [reply.texts for reply in found] == [("0",), ("2",), ("3",)]
+
+
+def test_a_server_that_breaks_for_good_ends_the_run() -> None:
+    def answer(_: dict[str, Any], number: int) -> Said:
+        return completion("fine") if number == 0 else Said({"choices": []})
+
+    with chat_server(answer) as log:
+        config = ServerConfig(name="openai", url=log.url, concurrency=1)
+        with ChatServer(config) as server:
+            call: dict[str, Any] = {
+                "samples": 1, "sampling": GREEDY, "seed": 0, "vision_id": False,
+            }  # fmt: skip
+            assert server.answers(pixels(1), "?", **call)[0].texts == ("fine",)
+            for _ in range(STRAY - 1):
+                assert server.answers(pixels(1), "?", **call)[0].refusal is not None
+            with pytest.raises(ModelError, match="no chat completion"):
+                server.answers(pixels(1), "?", **call)
+
+
+def test_answers_end_where_our_own_end() -> None:
+    said = "<think>x</think><answer>3.00</answer> Also <answer>5.00</answer>"
+    tokens = [(part, {part: -0.1}) for part in ("<answer>", "3", "</answer>", " Also")]
+    with chat_server(lambda *_: completion(said, tokens)) as log:
+        at_answer = SamplingConfig(temperature=0.0, stop="answer")
+        (cut,) = ask(log, sampling=at_answer, logprobs=True)
+        (whole,) = ask(log, sampling=GREEDY, logprobs=True)
+    assert cut.texts == ("<think>x</think><answer>3.00</answer>",)
+    assert cut.tokens is not None
+    assert [token.text for token in cut.tokens[0]] == ["<answer>", "3", "</answer>"]
+    assert whole.texts == (said,)
+    assert whole.tokens is not None
+    assert len(whole.tokens[0]) == 4
+
+
 def test_one_refused_image_among_others() -> None:
     def answer(body: dict[str, Any], _: int) -> Said:
         if picture_in(body).shape[0] == 56:
@@ -165,3 +371,36 @@ def test_log_probabilities() -> None:
         pytest.raises(ModelError, match="no log-p"),
     ):
         ask(log, logprobs=True)
+
+
+EMPTY = completion("", [])
+
+
+def test_an_empty_answer_does_not_mean_that_a_server_gives_no_log_probabilities() -> None:
+    """Whichever image it is, first or last, and in a later call too."""
+    tokens = [("<answer>", {"<answer>": -0.1}), ("4", {"4": -0.5})]
+    good = completion("<answer>4", tokens)
+    call: dict[str, Any] = {
+        "samples": 1, "sampling": GREEDY, "seed": 0, "vision_id": False, "logprobs": True,
+    }  # fmt: skip
+    for bad in (EMPTY, completion("", None), completion("no log-probabilities", None)):
+        for place in (0, 2):
+            said = [bad if number == place else good for number in range(3)] + [bad]
+            with (
+                chat_server(lambda _, number, said=said: said[number]) as log,  # type: ignore[misc]
+                ChatServer(ServerConfig(name="openai", url=log.url, concurrency=1)) as server,
+            ):
+                found = server.answers(pixels(3), "?", **call)
+                later = server.answers(pixels(1), "?", **call)
+            known = [bool(reply.tokens and reply.tokens[0]) for reply in (*found, *later)]
+            assert known == [number != place for number in range(3)] + [False]
+
+
+def test_a_server_that_never_gives_log_probabilities() -> None:
+    # An empty answer at first proves nothing; one with text does.
+    said = [EMPTY, completion("<answer>4", None)]
+    with (
+        chat_server(lambda _, number: said[number]) as log,
+        pytest.raises(ModelError, match="mode=expected: this server gives no log-probabilities"),
+    ):
+        ask(log, 2, logprobs=True, concurrency=1)

@@ -51,6 +51,7 @@ def engine(policy: Policy) -> VllmColocatedEngine:
     return VllmColocatedEngine(
         policy,
         QUESTION,
+        True,
         ColocatedConfig(kv_cache_gib=0.0625, enforce_eager=True),
         MODEL,
         SAMPLING,
@@ -62,7 +63,9 @@ def engine(policy: Policy) -> VllmColocatedEngine:
 
 @pytest.fixture(scope="module")
 def prompts(policy: Policy) -> Any:
-    return PromptBuilder(policy.processor, QUESTION, MODEL.min_pixels, MODEL.max_pixels)(PICTURES)
+    return PromptBuilder(
+        policy.processor, QUESTION, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
+    )(PICTURES)
 
 
 def moved(policy: Policy) -> Any:
@@ -166,7 +169,9 @@ def test_responses_end_by_our_rules(
 
 def test_a_picture_at_the_largest_size_fits(engine: VllmColocatedEngine, policy: Policy) -> None:
     engine.with_model(policy.model)
-    builder = PromptBuilder(policy.processor, QUESTION, MODEL.min_pixels, MODEL.max_pixels)
+    builder = PromptBuilder(
+        policy.processor, QUESTION, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
+    )
     prompts = builder([noise_picture(2, 112, 112), noise_picture(3, 28, 1000)])
     rollout = engine.sample(prompts, group_size=2, sampling=SAMPLING, seed=0)
     assert gap(policy.model, prompts, rollout) < 1e-4
@@ -175,7 +180,7 @@ def test_a_picture_at_the_largest_size_fits(engine: VllmColocatedEngine, policy:
 def test_a_second_engine_is_refused(engine: VllmColocatedEngine, policy: Policy) -> None:
     with pytest.raises(ModelError, match="hydra/launcher=processes"):
         VllmColocatedEngine(
-            policy, QUESTION, ColocatedConfig(), MODEL, SAMPLING,
+            policy, QUESTION, True, ColocatedConfig(), MODEL, SAMPLING,
             dtype="float32", seed=0, alone=True,
         )  # fmt: skip
 

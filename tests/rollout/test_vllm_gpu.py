@@ -34,7 +34,9 @@ def check_follows(policy: Policy, engine: RolloutEngine, waits: bool = False) ->
         engine: samples from it.
         waits: it does not see new weights before `synchronise`; one that sleeps does.
     """
-    builder = PromptBuilder(policy.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels)
+    builder = PromptBuilder(
+        policy.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
+    )
     prompts = builder([noise_picture(seed, 84, 56) for seed in range(4)]).to("cuda:0")
     model: Any = policy.model
 
@@ -60,7 +62,7 @@ def test_in_the_process() -> None:
     policy = load_policy(MODEL, device="cuda:0")
     config = ColocatedConfig(kv_cache_gib=0.5, enforce_eager=True)
     engine = VllmColocatedEngine(
-        policy, SENTENCE, config, MODEL, SAMPLING, dtype="float32", seed=0, alone=True
+        policy, SENTENCE, True, config, MODEL, SAMPLING, dtype="float32", seed=0, alone=True
     )
     free, _ = torch.cuda.mem_get_info()
     check_follows(policy, engine)
@@ -78,6 +80,6 @@ def test_as_a_server() -> None:
         config = RolloutServerConfig(url=url)
         link = VllmLink(config, SAMPLING, torch.device("cuda:0"), True, Path())
         engine = VllmServerEngine(
-            policy.model, policy.processor, SENTENCE, config, link, lambda call: call(), True
+            policy.model, policy.processor, SENTENCE, True, config, link, lambda call: call(), True
         )
         check_follows(policy, engine, waits=True)

@@ -35,10 +35,12 @@ class Asked:
         self.model = model
         link = VllmLink(config, SAMPLING, torch.device("cpu"), True, folder)
         self.engine = VllmServerEngine(
-            model, policy.processor, SENTENCE, config, link, lambda call: call(), True
+            model, policy.processor, SENTENCE, True, config, link, lambda call: call(), True
         )
         self.local = LocalEngine(model, policy.processor.tokenizer, 10**6)
-        builder = PromptBuilder(policy.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels)
+        builder = PromptBuilder(
+            policy.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
+        )
         # The checkpoint's own processor would resize the narrow one again.
         self.prompts = builder(
             [noise_picture(0, 56, 56), noise_picture(1, 84, 56), noise_picture(2, 28, 1000)]

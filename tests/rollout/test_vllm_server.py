@@ -30,9 +30,12 @@ from vqr1.rollout.vllm_server import Agree, VllmServerEngine
 MODEL = ModelConfig(name="tiny", path=None, min_pixels=28 * 28, max_pixels=112 * 112)
 POLICY = load_policy(MODEL)
 TOKENIZER = POLICY.processor.tokenizer
-BUILDER = PromptBuilder(POLICY.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels)
+BUILDER = PromptBuilder(
+    POLICY.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
+)
 # The third is the first once more; sizes differ.
-PROMPTS = BUILDER([noise_picture(0, 56, 56), noise_picture(1, 84, 56), noise_picture(0, 56, 56)])
+PICTURES = [noise_picture(0, 56, 56), noise_picture(1, 84, 56), noise_picture(0, 56, 56)]
+PROMPTS = BUILDER(PICTURES)
 SAMPLING = SamplingConfig(top_k=50, max_new_tokens=24, stop="answer")
 
 
@@ -73,13 +76,16 @@ def engine_of(
     folder: Path = Path(),
     **keys: Any,
 ) -> VllmServerEngine:
+    vision_id = bool(keys.pop("vision_id", True))
     limits: dict[str, Any] = {"patience_s": 0.3, "retries": 1}
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         limits["group_port"] = found.getsockname()[1]
     config = RolloutServerConfig(**({"url": server.url} | limits | keys))
     link = VllmLink(config, sampling, torch.device("cpu"), True, folder)
-    return VllmServerEngine(model, POLICY.processor, SENTENCE, config, link, agree, alone)
+    return VllmServerEngine(
+        model, POLICY.processor, SENTENCE, vision_id, config, link, agree, alone
+    )
 
 
 def asked(engine: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> Rollout:
@@ -223,6 +229,31 @@ def test_an_answer_that_is_none(server: RunningServer) -> None:
     engine = engine_of(server, POLICY.model)
     with pytest.raises(ModelError, match="the server's answer is not that of vLLM"):
         asked(engine)
+
+
+def test_one_malformed_reply_is_asked_for_again(server: RunningServer) -> None:
+    engine = engine_of(server, POLICY.model)
+    # The first of the three images' requests, and its second try.
+    number = server.counts()["chat"] + 1
+    server.set(garbage_at=[number, number + 3])
+    check_same(asked(engine), one_by_one(POLICY.model))
+    assert server.counts()["chat"] == number - 1 + len(PROMPTS) + 2
+
+
+def test_the_prompt_of_the_training_is_asked_for(server: RunningServer) -> None:
+    """Each way round the other prompt is noticed, token by token."""
+    plain = PromptBuilder(
+        POLICY.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=False
+    )  # fmt: skip
+    engine = engine_of(server, POLICY.model, vision_id=False)
+    rollout = engine.sample(plain(PICTURES), group_size=1, sampling=SAMPLING, seed=0)
+    assert len(rollout.texts) == len(PICTURES)
+    with pytest.raises(ModelError, match="builds another prompt"):
+        asked(engine)
+    with pytest.raises(ModelError, match="builds another prompt"):
+        engine_of(server, POLICY.model).sample(
+            plain(PICTURES), group_size=1, sampling=SAMPLING, seed=0
+        )
 
 
 def test_nothing_at_the_address() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 import vqr1
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.config import ScoreConfig, validate
+from vqr1.config import SamplingConfig, ScoreConfig, ServerConfig, validate
 from vqr1.data.images import load_image
 from vqr1.data.prompts import PromptBuilder, chat_text
 from vqr1.errors import ConfigError, DataError
@@ -26,8 +26,8 @@ from vqr1.iqa.answers import parse_answer
 from vqr1.policy.expected_score import expectation
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.records import RankingBatch
+from vqr1.rollout.chat_request import chat_body
 from vqr1.rollout.local import LocalEngine
-from vqr1.rollout.server import VISION_ID
 from vqr1.scoring.backends import Reply
 from vqr1.scoring.backends.local import LocalBackend
 from vqr1.scoring.result import Result
@@ -184,7 +184,9 @@ def test_deviation_is_that_of_all_spellings() -> None:
 
 def builder(policy: Policy, config: ScoreConfig) -> PromptBuilder:
     model = config.model
-    return PromptBuilder(policy.processor, config.prompt.text, model.min_pixels, model.max_pixels)
+    return PromptBuilder(
+        policy.processor, config.prompt.text, model.min_pixels, model.max_pixels, vision_id=True
+    )
 
 
 def test_greedy_is_the_engines_greedy_answer(policy: Policy, files: list[Path]) -> None:
@@ -348,15 +350,18 @@ def test_prompts_are_the_published_ones(shared: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("vision_id", [False, True])
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_a_server_renders_the_same_prompt(policy: Policy, prompt: str) -> None:
-    """What the client sends without the option is what the template writes with it."""
+def test_a_server_renders_the_same_prompt(policy: Policy, prompt: str, vision_id: bool) -> None:
+    """What the client sends is what the template writes with and without the option."""
     text = settings(f"prompt={prompt}").prompt.text
-    parts = [
-        {"type": "text", "text": VISION_ID}, {"type": "image"}, {"type": "text", "text": text},
-    ]  # fmt: skip
+    config = ServerConfig(name="openai", url="http://127.0.0.1/v1")
+    body = chat_body(
+        config, "m", "data:,", text,
+        vision_id=vision_id, sampling=SamplingConfig(), seed=0, logprobs=False,
+    )  # fmt: skip
     rendered = policy.processor.apply_chat_template(
-        [{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True
+        body["messages"], tokenize=False, add_generation_prompt=True, **body["chat_template_kwargs"]
     )
-    assert rendered == chat_text(policy.processor, text)
-    assert "Picture 1: <|vision_start|>" in rendered
+    assert rendered == chat_text(policy.processor, text, vision_id)
+    assert ("Picture 1: <|vision_start|>" in rendered) == vision_id

@@ -60,15 +60,19 @@ def completion(text: str, tokens: list[tuple[str, dict[str, float]]] | None = No
 
 def picture_in(body: dict[str, Any]) -> np.ndarray:
     """The picture of a request's body, as pixels [H, W, 3]."""
-    url = body["messages"][0]["content"][1]["image_url"]["url"]
+    (url,) = (
+        part["image_url"]["url"]
+        for part in body["messages"][0]["content"]
+        if part["type"] == "image_url"
+    )
     kind, data = url.split(",", 1)
     assert kind == "data:image/png;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
 @contextmanager
-def chat_server(answer: Answer) -> Iterator[ChatLog]:
-    """Serve until the block ends."""
+def chat_server(answer: Answer, model: str = "m") -> Iterator[ChatLog]:
+    """Serve until the block ends, a model of that name."""
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -81,7 +85,7 @@ def chat_server(answer: Answer) -> Iterator[ChatLog]:
             self._say(answer(body, number))
 
         def do_GET(self) -> None:
-            self._say(Said({"object": "list", "data": [{"id": "m", "object": "model"}]}))
+            self._say(Said({"object": "list", "data": [{"id": model, "object": "model"}]}))
 
         def _say(self, said: Said) -> None:
             text = said.body if isinstance(said.body, str) else json.dumps(said.body)

@@ -185,10 +185,12 @@ class Served:
         time.sleep(self.options.get("chat_seconds", 0.0))
         if number in self.options.get("fail_at", []):
             raise HTTPException(503, "overloaded")
-        if self.options.get("garbage"):
+        if self.options.get("garbage") or number in self.options.get("garbage_at", []):
             return {"choices": [{"text": "4"}], "prompt_token_ids": []}
         assert (body["logprobs"], body["return_tokens_as_token_ids"]) == (True, True)
-        assert (body["repetition_penalty"], body["min_p"]) == (1.0, 0.0)
+        # What is absent, a server takes from the checkpoint or from its own defaults.
+        assert [body[name] for name in ("repetition_penalty", "min_p")] == [1.0, 0.0]
+        assert [body[name] for name in ("presence_penalty", "frequency_penalty")] == [0.0, 0.0]
         if body["temperature"] == 0 and body["n"] > 1:
             raise HTTPException(400, f"n must be 1 when using greedy sampling, got {body['n']}.")
         prompts = self.prompts(body)

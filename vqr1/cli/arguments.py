@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vqr1.config.earlier import EARLIER
 from vqr1.errors import ConfigError
 from vqr1.training.place import TORCHRUN, Place
 from vqr1.training.run_record import RECORD, RunRecord, read_record
@@ -23,6 +24,7 @@ AUTO = "auto"
 RUN_DIR_TAG = "vqr1.run_dir"
 """Tag of an MLflow run: where its run directory is."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+VISION_ID = "prompt.vision_id"
 _WHERE_KEYS = ("resume", "resume_force", "run_dir", "hydra.run.dir")
 """Keys that say where a run is and not what it is."""
 
@@ -68,6 +70,10 @@ def with_saved_overrides(arguments: Sequence[str]) -> list[str]:
     saved = [o for o in record.overrides if _key(o) not in own and _key(o) not in _WHERE_KEYS]
     rest = [argument for argument in arguments if _key(argument) != "resume"]
     folder = quoted(run_dir)
+    # A run that began before the key existed goes on as it began.
+    asked = record.config.get("prompt")
+    if asked is not None and "vision_id" not in asked and VISION_ID not in own:
+        saved.append(f"{VISION_ID}={str(EARLIER[VISION_ID]).lower()}")
     return [*saved, *rest, f"resume={folder}", f"run_dir={folder}", f"hydra.run.dir={folder}"]
 
 

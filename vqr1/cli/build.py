@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import Strategy
 
 from vqr1.config import HardwareConfig, TrainConfig
 from vqr1.policy.loading import Policy
+from vqr1.policy.training_prompt import vision_id_of
 from vqr1.policy.vision import VisionCache
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.local import LocalEngine
@@ -80,6 +81,7 @@ def _server_engine(config: TrainConfig, policy: Policy, run_dir: Path) -> Rollou
         policy.model,
         policy.processor,
         config.prompt.text,
+        vision_id_of(config.prompt, config.model),
         config.rollout.server,
         _link(config, next(policy.model.parameters()).device, run_dir),
         agree=from_first,
@@ -92,6 +94,7 @@ def _colocated_engine(config: TrainConfig, policy: Policy) -> RolloutEngine:
     return VllmColocatedEngine(
         policy,
         config.prompt.text,
+        vision_id_of(config.prompt, config.model),
         config.rollout.colocated,
         config.model,
         config.rollout.sampling,

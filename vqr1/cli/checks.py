@@ -56,6 +56,13 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "rollout.sampling.temperature=0.0: greedy responses are all alike and teach nothing; "
             "use a temperature above 0"
         )
+    penalty = config.rollout.sampling.repetition_penalty
+    if penalty != 1:
+        problems.append(
+            f"rollout.sampling.repetition_penalty={penalty:g}: responses would be drawn from "
+            "another distribution than the policy whose gradient is taken; set it to 1 (an "
+            "evaluation has mode.sampling.repetition_penalty)"
+        )
     problems += hardware_problems(config.hardware, this_machine())
     full = config.model.lora is None
     if full and config.model.dtype == "float16":

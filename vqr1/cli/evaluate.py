@@ -9,7 +9,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from vqr1.cli.app import refuse_launcher, run_command
-from vqr1.cli.mode_checks import mode_problems
+from vqr1.cli.mode_checks import backend_problems, mode_problems
 from vqr1.config import EvalConfig, ServerConfig, VllmBackendConfig
 from vqr1.errors import ConfigError
 
@@ -51,6 +51,7 @@ def check_evaluation(config: EvalConfig) -> None:
             "prompt=non_thinking"
         )
     problems += mode_problems(config.mode, config.prompt)
+    problems += backend_problems(config.backend, config.mode)
     if scores and isinstance(config.backend, VllmBackendConfig):
         problems.append(
             "backend=vllm: an evaluation takes local or openai; start `vllm serve` and give "

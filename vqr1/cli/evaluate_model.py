@@ -13,7 +13,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vqr1.config import EvalConfig, ServerConfig
+from vqr1.cli.score_checks import server_settings
+from vqr1.config import EvalConfig, PromptConfig, ServerConfig
 from vqr1.config.model_defaults import default_of, lines_about, source_of, taken_from_model
 from vqr1.data.image_record import FILE, RecordedImage, record_of_model
 from vqr1.data.images import load_image
@@ -34,6 +35,7 @@ from vqr1.evaluation.work import (
     shares,
 )
 from vqr1.evaluation.workers import Images, Launched, score_in_processes, score_share
+from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.rollout.server import ChatServer
 
 
@@ -50,6 +52,7 @@ class ScoredModel:
         trained_on: by set, how many of the images the model was trained on; empty where its
             training left no record of them.
         unknown: by set, why that is unknown although a training of ours made the model.
+        vision_id: whether the prompt had "Picture 1: ".
     """
 
     predictions: Predictions
@@ -59,6 +62,7 @@ class ScoredModel:
     skipped: dict[str, int]
     trained_on: dict[str, TrainedOn]
     unknown: dict[str, str]
+    vision_id: bool
 
 
 def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> ScoredModel | None:
@@ -89,7 +93,7 @@ def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> S
             return None
         remove_partials(run_dir)
         console.print(f"already scored: {finished}")
-        return _scored(read_predictions(finished), source, run_dir, images, history)
+        return _scored(config, read_predictions(finished), source, run_dir, images, history)
     left = place.from_first(_left(images, run_dir, console) if place.rank == 0 else None)
     processes = place.world_size if place.world_size > 1 else config.hardware.devices
     dealt = shares(left, processes)
@@ -102,24 +106,37 @@ def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> S
     place.wait()
     if place.rank:
         return None
-    scored = merge(run_dir, images.plan, f".{config.output}")
-    return _scored(scored, source, run_dir, images, history)
+    merged = merge(run_dir, images.plan, f".{config.output}")
+    return _scored(config, merged, source, run_dir, images, history)
 
 
 def _resolved(config: EvalConfig, composed: DictConfig) -> tuple[ModelSource, EvalConfig]:
-    """What is judged, a checkpoint or the model of a server, and the configuration naming it.
+    """What is evaluated, a checkpoint or the model of a server, and the configuration naming it.
+
+    The configuration's `prompt.vision_id` is then true or false.
 
     Raises:
         ModelError: no such run or checkpoint, or a server that cannot be used.
     """
     if not isinstance(config.backend, ServerConfig):
         source = resolve_model(config.model, config.logger)
-        config = replace(config, model=source.config)
+        prompt = _asked(config.prompt, source)
+        config = replace(config, model=source.config, prompt=prompt)
         return source, config if source.run_id is None else _as_trained(config, source, composed)
     with ChatServer(config.backend) as server:
         backend = replace(config.backend, model=server.model())
-    source = ModelSource(config.model, f"{backend.model} at {backend.url}")
-    return source, replace(config, backend=backend)
+    source = ModelSource(
+        config.model,
+        f"{backend.model} at {backend.url}",
+        vision_id=trained_vision_id(config.model, hub=False),
+    )
+    return source, replace(config, backend=backend, prompt=_asked(config.prompt, source))
+
+
+def _asked(prompt: PromptConfig, source: ModelSource) -> PromptConfig:
+    """The prompt as the model's training had it, where the command asks nothing else."""
+    vision_id = prompt.vision_id
+    return replace(prompt, vision_id=bool(source.vision_id) if vision_id is None else vision_id)
 
 
 def _as_trained(config: EvalConfig, source: ModelSource, composed: DictConfig) -> EvalConfig:
@@ -180,6 +197,7 @@ class _History:
 
 
 def _scored(
+    config: EvalConfig,
     predictions: Predictions,
     source: ModelSource,
     run_dir: Path,
@@ -202,7 +220,14 @@ def _scored(
         if labelled.config.name in history.sets
     }
     return ScoredModel(
-        predictions, source, run_dir, picture, images.skipped(predictions), trained_on, unknown
+        predictions,
+        source,
+        run_dir,
+        picture,
+        images.skipped(predictions),
+        trained_on,
+        unknown,
+        bool(config.prompt.vision_id),
     )
 
 
@@ -230,16 +255,16 @@ def _settings(config: EvalConfig, images: Images) -> dict[str, Any]:
         judged[f"images of {name}"] = sum(len(b.images) for b in images.plan if b.dataset == name)
         judged[f"image names of {name} (SHA-256)"] = plan_digest(images.plan, name)
         judged[f"{labelled.key}.short_edge"] = labelled.config.short_edge
-    backend = config.backend
     return {
-        # A server's address may change while its model stays.
-        **({"backend.model": backend.model} if isinstance(backend, ServerConfig) else {}),
+        "backend.name": config.backend.name,
+        **server_settings(config.backend),
         "model.path": model.path,
         "model.revision": model.revision,
         "model.dtype": model.dtype,
         "model.min_pixels": model.min_pixels,
         "model.max_pixels": model.max_pixels,
         "prompt.text": config.prompt.text,
+        "prompt.vision_id": config.prompt.vision_id,
         "prompt.answer_format": config.prompt.answer_format,
         "prompt.score_range": list(config.prompt.score_range),
         "mode.name": mode.name,

@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from vqr1.cli.folders import make_folders
+from vqr1.cli.mode_checks import held_values
 from vqr1.config import EvalConfig, MixtureConfig
 from vqr1.evaluation.figures import FigureOptions, SetFigures, set_figures
 from vqr1.evaluation.predictions import Predictions
@@ -35,6 +36,7 @@ from vqr1.evaluation.report_values import (
 from vqr1.evaluation.tables import to_rich
 from vqr1.evaluation.work import check_settings
 from vqr1.outputs import EVALUATION, check_folder
+from vqr1.policy.training_prompt import vision_id_note
 from vqr1.tracking import RunLog, open_run_log
 from vqr1.training.run_record import RunLock
 
@@ -55,7 +57,8 @@ def run_evaluation(config: EvalConfig, composed: DictConfig) -> float | None:
     make_folders(run_dir=config.run_dir, loader__cache_dir=config.loader.cache_dir)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    with RunLock(run_dir) if first else nullcontext():
+    lock: AbstractContextManager[object] = RunLock(run_dir) if first else nullcontext()
+    with lock:
         if config.predictions is None and config.compare is None:
             return _judge_model(config, composed)
         if not first:
@@ -92,6 +95,11 @@ def mode_words(config: EvalConfig) -> str:
             f"mean of {mode.samples} sampled answers (temperature {sampling.temperature:g}, "
             f"top-k {sampling.top_k}, top-p {sampling.top_p:g}, seed {config.seed})"
         )
+    if sampling.repetition_penalty != 1:
+        how += f", repetition penalty {sampling.repetition_penalty:g}"
+    held = held_values(config.backend, mode)
+    if held is not None:
+        how += f", {held}"
     return f"{config.prompt.name.replace('_', '-')} prompt, {how}, {config.part} images"
 
 
@@ -110,6 +118,10 @@ def _judge_model(config: EvalConfig, composed: DictConfig) -> float | None:
             f"note: the run was trained with prompt={scored.source.prompt}, it is judged with "
             f"prompt={config.prompt.name}"
         )
+    note = vision_id_note(config.prompt, scored.source.vision_id)
+    if note is not None:
+        console.print(note)
+    OmegaConf.update(composed, "prompt.vision_id", scored.vision_id, force_add=True)
     caption = _caption(config, f"{scored.source.name}, {mode_words(config)}")
     return _report(config, composed, scored.predictions, caption, started, scored)
 

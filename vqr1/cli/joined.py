@@ -24,6 +24,7 @@ from vqr1.cli.resume import Run, claimed_run
 from vqr1.cli.rewards import build_rewards
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError
+from vqr1.policy.training_prompt import vision_id_of
 from vqr1.training.agreement import from_first, together
 from vqr1.training.place import Place
 from vqr1.training.processes import join
@@ -53,6 +54,10 @@ def in_processes(config: TrainConfig, composed: DictConfig, place: Place) -> Tra
         if share is not None:
             OmegaConf.update(composed, "loader.images_per_batch", share)
             config = replace(config, loader=replace(config.loader, images_per_batch=share))
+    # Part of the run's record: what the checkpoint records decides where the key is null.
+    vision_id = vision_id_of(config.prompt, config.model)
+    OmegaConf.update(composed, "prompt.vision_id", vision_id, force_add=True)
+    config = replace(config, prompt=replace(config.prompt, vision_id=vision_id))
     try:
         check_training(config, build_rewards(config.reward))
     except ConfigError as error:

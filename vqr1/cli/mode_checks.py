@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from vqr1.config import EvalModeConfig, PromptConfig
+from dataclasses import replace
+
+from vqr1.config import AnyBackend, EvalModeConfig, PromptConfig, SamplingConfig, ServerConfig
 from vqr1.iqa.answers import ASKED_RANGE
+from vqr1.rollout.chat_request import held_instead, unsupported_problems
 
 
 def mode_problems(mode: EvalModeConfig, prompt: PromptConfig) -> list[str]:
@@ -25,3 +28,23 @@ def mode_problems(mode: EvalModeConfig, prompt: PromptConfig) -> list[str]:
             "alike; raise the temperature, or choose mode=greedy"
         )
     return problems
+
+
+def backend_problems(backend: AnyBackend, mode: EvalModeConfig) -> list[str]:
+    """Why a backend cannot draw answers as the mode asks, one line each."""
+    if not isinstance(backend, ServerConfig):
+        return []
+    return unsupported_problems(backend, _drawn(mode))
+
+
+def held_values(backend: AnyBackend, mode: EvalModeConfig) -> str | None:
+    """What holds on a server in place of our own values, in words; None where nothing does."""
+    if not isinstance(backend, ServerConfig):
+        return None
+    held = held_instead(backend, _drawn(mode))
+    return f"the server's own {', '.join(held)}" if held else None
+
+
+def _drawn(mode: EvalModeConfig) -> SamplingConfig:
+    """How an answer is drawn: only `sampled` has a temperature."""
+    return mode.sampling if mode.name == "sampled" else replace(mode.sampling, temperature=0.0)

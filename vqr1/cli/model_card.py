@@ -12,8 +12,11 @@ import yaml
 from omegaconf import OmegaConf
 
 import vqr1
+from vqr1.config import ModelConfig, validate
+from vqr1.config.earlier import EARLIER
 from vqr1.errors import DataError
 from vqr1.policy.model_card import CARD_FILE, CardFacts, Figure, model_card
+from vqr1.policy.training_prompt import trained_vision_id, write_training_prompt
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -29,7 +32,7 @@ def write_model_card(
     license: str | None = None,
     with_figures: bool = True,
 ) -> None:
-    """Write the card of the checkpoint in `folder`.
+    """Write the card of the checkpoint in `folder`, and how its training asked.
 
     Args:
         folder: the checkpoint.
@@ -52,6 +55,7 @@ def write_model_card(
             "of a training"
         ) from error
     (folder / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
+    write_training_prompt(folder, facts.vision_id)
 
 
 def read_run_config(run_dir: Path) -> dict[str, Any]:
@@ -86,6 +90,7 @@ def _facts(
         rewards=list(config["reward"]["terms"]),
         prompt_name=config["prompt"]["name"],
         prompt=config["prompt"]["text"],
+        vision_id=run_vision_id(config),
         min_pixels=model["min_pixels"],
         max_pixels=model["max_pixels"],
         max_new_tokens=config["rollout"]["sampling"]["max_new_tokens"],
@@ -97,6 +102,18 @@ def _facts(
         version=vqr1.__version__,
         weights=_weights(summary),
     )
+
+
+def run_vision_id(config: Mapping[str, Any]) -> bool:
+    """Whether a run was trained with "Picture 1: " before the image.
+
+    Args:
+        config: its composed configuration, of any version.
+    """
+    value = config["prompt"].get("vision_id", EARLIER["prompt.vision_id"])
+    if value is None:
+        value = trained_vision_id(validate(ModelConfig, config["model"]))
+    return bool(value)
 
 
 def _base(path: str | None) -> tuple[str, bool]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vqr1.cli.mode_checks import mode_problems
-from vqr1.config import ScoreConfig, ServerConfig
+from vqr1.cli.mode_checks import backend_problems, held_values, mode_problems
+from vqr1.config import AnyBackend, ScoreConfig, ServeConfig, ServerConfig
 from vqr1.errors import ConfigError
 from vqr1.outputs import not_own
+from vqr1.policy.training_prompt import trained_vision_id, vision_id_note, vision_id_of
 from vqr1.scoring.files import is_list
 from vqr1.scoring.own_files import written_kind
 from vqr1.scoring.writers import Format
@@ -32,6 +34,7 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
     problems = [
         *_inputs(config, patterns),
         *mode_problems(config.mode, config.prompt),
+        *backend_problems(config.backend, config.mode),
         *(_comparing(config) if config.task == "compare" else _scoring(config)),
     ]
     if config.hardware.devices * config.hardware.nodes > 1:
@@ -58,6 +61,7 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
 def deciding_settings(config: ScoreConfig) -> dict[str, Any]:
     """What decides an image's result, by dotted key; everything else may change in between."""
     model, mode = config.model, config.mode
+    server = isinstance(config.backend, ServerConfig)
     settings: dict[str, Any] = {
         "model.path": model.path,
         "model.revision": model.revision,
@@ -65,6 +69,7 @@ def deciding_settings(config: ScoreConfig) -> dict[str, Any]:
         "model.min_pixels": model.min_pixels,
         "model.max_pixels": model.max_pixels,
         "prompt.text": config.prompt.text,
+        "prompt.vision_id": vision_id_of(config.prompt, model, hub=not server),
         "prompt.answer_format": config.prompt.answer_format,
         "prompt.score_range": list(config.prompt.score_range),
         "mode.name": mode.name,
@@ -73,12 +78,37 @@ def deciding_settings(config: ScoreConfig) -> dict[str, Any]:
         **{f"mode.sampling.{key}": value for key, value in asdict(mode.sampling).items()},
         "backend.name": config.backend.name,
     }
-    if isinstance(config.backend, ServerConfig):
-        settings["backend.model"] = config.backend.model
-        settings["backend.extra_body"] = config.backend.extra_body
+    settings |= server_settings(config.backend)
     if mode.name == "sampled":
         settings["seed"] = config.seed
     return settings
+
+
+def server_settings(backend: AnyBackend) -> dict[str, Any]:
+    """What of a server decides an answer; its address may change while its model stays."""
+    if not isinstance(backend, ServerConfig):
+        return {}
+    return {
+        "backend.model": backend.model,
+        "backend.extra_body": backend.extra_body,
+        "backend.unsupported": backend.unsupported,
+    }
+
+
+def print_notes(config: ScoreConfig | ServeConfig) -> None:
+    """Print to standard error what the model is asked otherwise than in its training, or than here.
+
+    Raises:
+        ModelError: the checkpoint's record of its training is damaged.
+    """
+    server = isinstance(config.backend, ServerConfig)
+    trained = trained_vision_id(config.model, hub=not server)
+    held = held_values(config.backend, config.mode)
+    notes = (
+        vision_id_note(config.prompt, trained),
+        held and f"note: answers are drawn with {held}",
+    )
+    sys.stderr.writelines(f"{note}\n" for note in notes if note)
 
 
 def _inputs(config: ScoreConfig, patterns: Sequence[str]) -> list[str]:

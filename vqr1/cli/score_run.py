@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -14,8 +15,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vqr1.cli.score_checks import FORMATS, check_scoring, deciding_settings
-from vqr1.config import ScoreConfig
+from vqr1.cli.score_checks import FORMATS, check_scoring, deciding_settings, print_notes
+from vqr1.config import ScoreConfig, ServerConfig
 from vqr1.errors import DataError, ModelError
 from vqr1.scoring.files import find_images
 from vqr1.scoring.result import Result
@@ -77,6 +78,7 @@ def load_scorer(config: ScoreConfig, notes: Sequence[str] = ()) -> Scorer:
 
     backend = build_backend(config.backend, config.model, config.hardware)
     sys.stderr.writelines(f"{note}\n" for note in notes)
+    print_notes(config)
     return Scorer(
         backend,
         config.prompt,
@@ -84,6 +86,20 @@ def load_scorer(config: ScoreConfig, notes: Sequence[str] = ()) -> Scorer:
         seed=config.seed,
         batch_size=config.batch_size,
     )
+
+
+def _named(config: ScoreConfig) -> ScoreConfig:
+    """The configuration with the name of a server's model, which decides the scores.
+
+    Raises:
+        ModelError: the server has to be asked and cannot be used.
+    """
+    if not isinstance(config.backend, ServerConfig) or config.backend.model is not None:
+        return config
+    from vqr1.rollout.server import ChatServer
+
+    with ChatServer(config.backend) as server:
+        return replace(config, backend=replace(config.backend, model=server.model()))
 
 
 def _score_to_file(
@@ -94,6 +110,7 @@ def _score_to_file(
     assert form != "table"
     place = Path(config.output).expanduser()
     with held(place):
+        config = _named(config)
         file = ResultFile(place, form, deciding_settings(config), resume=config.resume)
         left = [path for path in paths if not file.holds(path)]
         if file.kept:

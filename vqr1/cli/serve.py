@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.mode_checks import mode_problems
+from vqr1.cli.mode_checks import backend_problems, mode_problems
+from vqr1.cli.score_checks import print_notes
 from vqr1.config import ServeConfig, ServerConfig, validate
 from vqr1.config.model_defaults import lines_about
 from vqr1.errors import ConfigError
@@ -61,6 +62,7 @@ def serve(arguments: Sequence[str]) -> int:
     from vqr1.scoring.service import run
     from vqr1.scoring.service.app import ServiceInfo, create_app
 
+    print_notes(config)
     listener = run.bind(config.host, config.port)
     backend = build_backend(config.backend, config.model, config.hardware)
     sys.stderr.writelines(f"{line}\n" for line in lines_about(composed, if_other=True))
@@ -93,6 +95,7 @@ def check_serving(config: ServeConfig) -> None:
         ConfigError: every problem.
     """
     problems = mode_problems(config.mode, config.prompt)
+    problems += backend_problems(config.backend, config.mode)
     if config.prompt.answer_format == "free":
         problems.append(
             f"prompt={config.prompt.name}: it asks for no score; descriptions are at /describe, "

@@ -37,6 +37,7 @@ from vqr1.data.image_record import EXPORTS, copy_record
 from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import Interrupted, PrunedError, RunFaultError
 from vqr1.policy.loading import load_processor
+from vqr1.policy.training_prompt import trained_vision_id, vision_id_note, vision_id_of
 from vqr1.process_memory import only_new_objects_collected
 from vqr1.sweeps.folder import JOB_FILE
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
@@ -125,6 +126,9 @@ def _train(
         steps = _total_steps(config, data)
         defaults = lines_about(composed)
         console.print(describe(config, policy, data, steps, run, defaults), markup=False)
+        note = vision_id_note(config.prompt, trained_vision_id(config.model))
+        if note is not None:
+            console.print(note, markup=False)
         from_first(partial(record_training_images, config, data, run))
         opened = together(lambda: _open_log(config, run))
     with opened as run_log:
@@ -167,6 +171,7 @@ def _open_data(config: TrainConfig, compares: bool) -> RankingDataModule:
         config.prompt.text,
         config.model.min_pixels,
         config.model.max_pixels,
+        vision_id=vision_id_of(config.prompt, config.model),
     )
     data = RankingDataModule(
         config.dataset,

@@ -27,6 +27,7 @@ from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.finite import non_finite_weights
 from vqr1.policy.loading import Policy, load_policy
+from vqr1.policy.training_prompt import vision_id_of, write_training_prompt
 from vqr1.sweeps.child import trial_callbacks
 from vqr1.tracking import RunLog
 from vqr1.training.agreement import from_first, together
@@ -169,6 +170,7 @@ class Training:
             )
         if own_rank() == 0:
             export_checkpoint(self.policy, folder)
+            write_training_prompt(folder, vision_id_of(self.config.prompt, self.config.model))
 
     def _judged(self, when: str, step: int, kind: str = JUDGED) -> Predictions | None:
         self.stops.check()

@@ -4,12 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
 from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveFloat, PositiveInt
+
+RequestField = Literal[
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "n",
+    "chat_template_kwargs",
+]
+"""Fields of a request that decide its prompt and how an answer is drawn; all are always sent."""
+
+_OWN_FIELDS = {*get_args(RequestField), "model", "messages", "max_tokens", "logprobs"} - {
+    # A template may have arguments of its own beside ours.
+    "chat_template_kwargs"
+}
+
+
+def _no_own_fields(values: dict[str, Any]) -> dict[str, Any]:
+    taken = [name for name in values if name in _OWN_FIELDS]
+    if taken:
+        raise ValueError(
+            f"must not hold {', '.join(taken)}: set mode.sampling, seed or backend.model, which "
+            "are recorded with the answers"
+        )
+    return values
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -39,8 +68,15 @@ class ServerConfig:
     retries: NonNegativeInt = 5
     """Further tries after 408, 409, 429 and 5xx, time-outs and lost connections, with growing
     pauses or those that the server asks for (Retry-After)."""
-    extra_body: dict[str, Any] = field(default_factory=dict)
-    """Further fields of every request, as the server knows them."""
+    extra_body: Annotated[dict[str, Any], AfterValidator(_no_own_fields)] = field(
+        default_factory=dict
+    )
+    """Further fields of every request, as the server knows them; none that a key of its own sets
+    (temperature, top_p, seed, ...)."""
+    unsupported: dict[RequestField, float | None] = field(default_factory=dict)
+    """Fields that this server does not take and are not sent, with the value that holds there
+    instead; null where it is the server's own and not known. A value asked for that cannot hold is
+    refused."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

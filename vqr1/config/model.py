@@ -116,6 +116,9 @@ class PromptConfig:
     """Lowest and highest score that `text` asks for. An answer may lie beyond either end by a
     quarter of the range (0 to 6 for 1 to 5); farther out it is invalid. Rewards see scores scaled
     from it to [1, 5]."""
+    vision_id: bool | None = None
+    """Put "Picture 1: " before the image, as the chat template's `add_vision_id` does. null: as the
+    checkpoint was trained, where its folder records it, and without otherwise (published)."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -128,6 +131,10 @@ class SamplingConfig:
     """Draw among the k likeliest tokens; 0 keeps all."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Draw among the likeliest tokens that together have this probability; 1 keeps all."""
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Divides the positive logits of tokens that the prompt or the response holds already, and
+    multiplies their negative ones (greedy decoding too); 1 changes nothing. Evaluation and scoring
+    only: a training refuses it."""
     max_new_tokens: PositiveInt = 256
     """Length limit of one response."""
     stop: Literal["answer", "eos"] = "eos"

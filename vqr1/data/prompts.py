@@ -1,7 +1,8 @@
-"""From pictures to tokenised prompts, as the published evaluation code makes them.
+"""From pictures to tokenised prompts, as the published training made them.
 
-A prompt is the model's chat template, with `add_vision_id=True`, around one image and the prompt
-text. The picture is resized by qwen-vl-utils' rule (both sides multiples of patch size x merge
+A prompt is the model's chat template around one image and the prompt text (`chat_text`, the one
+function that makes it), with "Picture 1: " before the image where `prompt.vision_id` asks for it.
+The picture is resized by qwen-vl-utils' rule (both sides multiples of patch size x merge
 size, area within `min_pixels` and `max_pixels`, bicubic) and normalised and cut into patches by the
 model's own image processor, which resizes nothing further. The text is tokenised once; a prompt of
 n image tokens repeats the image token n times.
@@ -117,6 +118,7 @@ class PromptBuilder:
         prompt_text: the user's message behind the image.
         min_pixels: smallest area, in pixels, that a picture is resized to.
         max_pixels: largest area.
+        vision_id: put "Picture 1: " before the image.
 
     Attributes:
         rule: the resizing rule.
@@ -126,12 +128,20 @@ class PromptBuilder:
             together do not hold exactly one image token.
     """
 
-    def __init__(self, processor: Any, prompt_text: str, min_pixels: int, max_pixels: int) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        prompt_text: str,
+        min_pixels: int,
+        max_pixels: int,
+        *,
+        vision_id: bool,
+    ) -> None:
         image_processor = processor.image_processor
         self._image_processor = image_processor
         self._merge = int(image_processor.merge_size)
         self.rule = resize_rule(processor, min_pixels, max_pixels)
-        self.text = chat_text(processor, prompt_text)
+        self.text = chat_text(processor, prompt_text, vision_id)
         self._before, self._after, self._image_token = _split_at_image(processor, self.text)
 
     def __call__(self, pictures: Sequence[Image.Image]) -> PromptBatch:
@@ -180,14 +190,20 @@ class PromptBuilder:
         return len(self._before) + self.rule.most_tokens() + len(self._after)
 
 
-def chat_text(processor: Any, prompt_text: str) -> str:
-    """The chat template around one image and the prompt text, up to the assistant's turn."""
+def chat_text(processor: Any, prompt_text: str, vision_id: bool) -> str:
+    """The chat template around one image and the prompt text, up to the assistant's turn.
+
+    Args:
+        processor: the model's processor; its template is used.
+        prompt_text: the user's message after the image.
+        vision_id: put "Picture 1: " before the image.
+    """
     message = {
         "role": "user",
         "content": [{"type": "image"}, {"type": "text", "text": prompt_text}],
     }
     text: str = processor.apply_chat_template(
-        [message], tokenize=False, add_generation_prompt=True, add_vision_id=True
+        [message], tokenize=False, add_generation_prompt=True, add_vision_id=vision_id
     )
     return text
 

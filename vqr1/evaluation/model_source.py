@@ -21,8 +21,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vqr1.config import EvalModelConfig, LoggerConfig
+from vqr1.config.earlier import EARLIER
 from vqr1.data.image_record import EXPORTS
 from vqr1.errors import ModelError
+from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.tracking.store import SQLITE, default_tracking_uri, quick_client
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class ModelSource:
         run_id: the MLflow run that it comes from, or None.
         prompt: name of the prompt that the run was trained with, or None.
         rollout_tokens: most new tokens of a response when it was trained, or None.
+        vision_id: whether its training had "Picture 1: " before the image; None: not known.
     """
 
     config: EvalModelConfig
@@ -49,6 +52,7 @@ class ModelSource:
     run_id: str | None = None
     prompt: str | None = None
     rollout_tokens: int | None = None
+    vision_id: bool | None = None
 
 
 def resolve_model(config: EvalModelConfig, logger: LoggerConfig) -> ModelSource:
@@ -64,7 +68,7 @@ def resolve_model(config: EvalModelConfig, logger: LoggerConfig) -> ModelSource:
     """
     if config.run is None:
         name = config.name if config.path is None else f"{config.name} ({config.path})"
-        return ModelSource(config, name)
+        return ModelSource(config, name, vision_id=trained_vision_id(config))
     run, folder = exported_checkpoint(config.run, config.run_metric, logger, "model.")
     resolved = replace(
         config,
@@ -79,6 +83,8 @@ def resolve_model(config: EvalModelConfig, logger: LoggerConfig) -> ModelSource:
         run.info.run_id,
         run.data.params.get("prompt.name"),
         _trained_number(run, "rollout.sampling.max_new_tokens"),
+        # Runs of versions without the key had it.
+        run.data.params.get("prompt.vision_id", str(EARLIER["prompt.vision_id"])) == "True",
     )
 
 

@@ -65,15 +65,22 @@ class ServerScorer:
     Args:
         server: the client.
         question: the text behind the image.
+        vision_id: put "Picture 1: " before the image.
         mode: how an image is asked.
         expected: read the expected score from one greedy answer's probabilities.
     """
 
     def __init__(
-        self, server: ChatServer, question: str, mode: EvaluationMode, expected: bool
+        self,
+        server: ChatServer,
+        question: str,
+        vision_id: bool,
+        mode: EvaluationMode,
+        expected: bool,
     ) -> None:
         self._server = server
         self._question = question
+        self._vision_id = vision_id
         self._mode = mode
         self._expected = expected
 
@@ -87,6 +94,7 @@ class ServerScorer:
         replies = self._server.answers(
             pictures_of(batch.prompts),
             self._question,
+            vision_id=self._vision_id,
             samples=mode.samples,
             sampling=mode.sampling,
             seed=mode.seed,

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from vqr1.config.earlier import changed_settings
 from vqr1.errors import ConfigError
 from vqr1.evaluation.prediction_file import read_predictions, write_predictions
 from vqr1.evaluation.prediction_stream import committed_mark, cut_to_committed, replace_file
@@ -89,10 +90,10 @@ def check_settings(run_dir: Path, settings: Mapping[str, Any]) -> None:
             ]
         )
     problems = [
-        f"{key}={current.get(key)!r}: the evaluation in run_dir={str(run_dir)!r} was started with "
-        f"{saved.get(key)!r}; continue it with the same value, or choose another run_dir"
-        for key in sorted(saved.keys() | current.keys())
-        if saved.get(key) != current.get(key)
+        f"{problem}, or choose another run_dir"
+        for problem in changed_settings(
+            saved, current, f"the evaluation in run_dir={str(run_dir)!r} was started"
+        )
     ]
     if problems:
         raise ConfigError(problems)

@@ -36,6 +36,7 @@ from vqr1.evaluation.scorers import build_scorer, evaluation_mode
 from vqr1.evaluation.server import PictureReader, ServerScorer
 from vqr1.evaluation.work import PlannedBatch, partial_file
 from vqr1.policy.loading import load_policy, load_processor
+from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.server import ChatServer
 from vqr1.standard_streams import guard_output
 
@@ -96,7 +97,12 @@ class Images:
         if isinstance(config.backend, ServerConfig):
             prompts = PictureReader(*sizes)
         else:
-            prompts = PromptBuilder(load_processor(config.model), config.prompt.text, *sizes)
+            prompts = PromptBuilder(
+                load_processor(config.model),
+                config.prompt.text,
+                *sizes,
+                vision_id=vision_id_of(config.prompt, config.model),
+            )
         self.data = RankingDataModule(dataset, config.loader, prompts, seed=config.seed, sets=sets)
         self._workers = config.loader.workers
         loader = self.data.eval_dataloader(self._part)
@@ -171,6 +177,7 @@ def _scorer(config: EvalConfig, place: Launched) -> BatchScorer:
         return ServerScorer(
             ChatServer(config.backend),
             config.prompt.text,
+            vision_id_of(config.prompt, config.model, hub=False),
             evaluation_mode(config.mode, config.prompt, config.seed),
             config.mode.name == "expected",
         )

@@ -61,6 +61,7 @@ class CardFacts:
         rewards: names of the reward terms.
         prompt_name: `thinking` or `non_thinking`.
         prompt: the user's message that the policy was trained with.
+        vision_id: whether "Picture 1: " stood before the image.
         min_pixels: smallest image area at training.
         max_pixels: largest image area at training.
         max_new_tokens: length limit of a response at training.
@@ -78,6 +79,7 @@ class CardFacts:
     rewards: Sequence[str]
     prompt_name: str
     prompt: str
+    vision_id: bool
     min_pixels: int
     max_pixels: int
     max_new_tokens: int
@@ -138,9 +140,13 @@ def _summary(facts: CardFacts) -> str:
         f"| training sets | {', '.join(facts.datasets)} |\n"
         f"| reward | {' + '.join(facts.rewards)} |\n"
         f"{weights}"
-        f"| prompt | {facts.prompt_name} |\n"
+        f"| prompt | {facts.prompt_name}{_vision_words(facts)} |\n"
         f"| image area | {facts.min_pixels} to {facts.max_pixels} pixels |"
     )
+
+
+def _vision_words(facts: CardFacts) -> str:
+    return ', "Picture 1: " before the image' if facts.vision_id else ""
 
 
 def _use(facts: CardFacts) -> str:
@@ -199,14 +205,17 @@ def answers(paths):
     ]
     text = [
         processor.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True, add_vision_id=True
+            message, tokenize=False, add_generation_prompt=True, add_vision_id={facts.vision_id}
         )
         for message in messages
     ]
     images, videos = process_vision_info(messages)
     inputs = processor(text=text, images=images, videos=videos, padding=True, return_tensors="pt")
     inputs = inputs.to(model.device)
-    ids = model.generate(**inputs, max_new_tokens={facts.max_new_tokens}, do_sample=False)
+    # Greedy, and without the repetition penalty that a checkpoint's generation config may hold.
+    ids = model.generate(
+        **inputs, max_new_tokens={facts.max_new_tokens}, do_sample=False, repetition_penalty=1.0
+    )
     return processor.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
 
 
@@ -233,13 +242,16 @@ def _figures(figures: Sequence[Figure]) -> str:
 
 
 def _limitations(facts: CardFacts) -> str:
-    return f"""\
+    lines = f"""\
 - Trained on {", ".join(facts.datasets)} only. Other contents, distortions and image sizes were not
   judged by this run; evaluate it on images like yours first (`vqr1-eval`).
 - Ranking rewards teach an order, so scores need not lie on the opinion scale of any set. Compare
   scores of this checkpoint with each other only.
 - Images are resized to at most {facts.max_pixels} pixels; what is lost there cannot be seen.
 - An answer may be invalid, and a score may leave the range from 1 to 5.
-- The reasoning is the model's text, not an account of how the score came about.
+- The reasoning is the model's text, not an account of how the score came about."""
+    if not facts.vision_id:
+        return lines
+    return f"""{lines}
 - transformers 4.49 ignores `add_vision_id`, so its prompt lacks the words `Picture 1: `; later
   releases give the prompt of the training."""

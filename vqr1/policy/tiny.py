@@ -35,6 +35,9 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from vqr1.policy.packaged import tiny_policy_folder as tiny_policy_folder
+from vqr1.policy.training_prompt import write_training_prompt
+
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -94,17 +97,15 @@ VOCABULARY = 768
 PATCH, MERGE, TEMPORAL = 14, 2, 2
 """Qwen2.5-VL's patch edge in pixels, patches merged along each side, frames in a patch."""
 
+VISION_ID = True
+"""The warm start teaches with "Picture 1: " before the image (`vqr1.policy.training_prompt`)."""
+
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
 """Image areas that the processor allows by default, as in the released checkpoints."""
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 """Per-channel normalisation of the released checkpoints (CLIP's)."""
-
-
-def tiny_policy_folder() -> Path:
-    """The packaged, warm-started policy folder."""
-    return Path(__file__).resolve().parents[1] / "assets" / "tiny"
 
 
 def build_tokenizer(corpus: Iterable[str], vocabulary: int = VOCABULARY) -> Qwen2Tokenizer:
@@ -365,5 +366,6 @@ def save_policy_folder(
         "processor_class": "Qwen2_5_VLProcessor",
     }
     _write_json(folder / "preprocessor_config.json", preprocessor)
+    write_training_prompt(folder, VISION_ID)
     _write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")

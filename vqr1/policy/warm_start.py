@@ -37,7 +37,7 @@ from vqr1.data.demo import CROP, stream
 from vqr1.data.prompts import PromptBuilder
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.policy.synthetic import CLEAN, AnswerStyle, Pool, response, to_patches
-from vqr1.policy.tiny import MERGE, PATCH, TEMPORAL
+from vqr1.policy.tiny import MERGE, PATCH, TEMPORAL, VISION_ID
 from vqr1.policy.vision import VisionFeatures, encode_images
 from vqr1.records import PromptBatch
 
@@ -236,7 +236,9 @@ class AnswerWriter:
     ) -> None:
         image_tokens = (CROP // PATCH // MERGE) ** 2
         self._prompt_ids = {
-            name: PromptBuilder(processor, text, CROP**2, CROP**2).token_ids(image_tokens)
+            name: PromptBuilder(processor, text, CROP**2, CROP**2, vision_id=VISION_ID).token_ids(
+                image_tokens
+            )
             for name, text in prompts.items()
         }
         self._tokenizer = processor.tokenizer

@@ -54,8 +54,9 @@ def expected_answers(
     Args:
         engine: reads the prompts and writes the reasoning.
         prompts: B prompts.
-        reasoning: how long the greedy reasoning before the answer may be, and when it ends; None
-            where the prompt asks for none.
+        reasoning: how long the greedy reasoning before the answer may be, when it ends, and its
+            repetition penalty (the digits' probabilities are the model's own); None where the
+            prompt asks for none.
 
     Raises:
         ModelError: the tokenizer does not spell numbers digit by digit.
@@ -65,10 +66,11 @@ def expected_answers(
     texts: list[str] = []
     scores, deviations = [], []
     with eval_mode(engine.model):
-        for _, state in engine.read_turns(prompts, entries):
+        for part, state in engine.read_turns(prompts, entries):
             written = [OPEN_TAG] * len(state.last_hidden)
             if reasoning is not None:
-                responses = engine.decode_turn(state, 1, replace(reasoning, temperature=0.0), None)
+                greedy = replace(reasoning, temperature=0.0)
+                responses = engine.decode_turn(part, state, 1, greedy, None)
                 written = [text for (text,) in engine.rollout([responses]).texts]
             score, std = _after(engine, state, written)
             texts += written

@@ -60,8 +60,8 @@ class LocalEngine:
         self._budget = micro_batch_tokens
         self._cuda_graph = cuda_graph
         self._cache = vision_cache
-        vocabulary = unwrap(model).config.text_config.vocab_size
-        self._banned = torch.tensor(banned_tokens(tokenizer, vocabulary), dtype=torch.long)
+        self._vocabulary = int(unwrap(model).config.text_config.vocab_size)
+        self._banned = torch.tensor(banned_tokens(tokenizer, self._vocabulary), dtype=torch.long)
 
     def synchronise(self) -> None:
         """Nothing: the weights are the policy's own; see `RolloutEngine.synchronise`."""
@@ -88,7 +88,7 @@ class LocalEngine:
                 if sampling.temperature > 0.0:
                     shape = (group_size, sampling.max_new_tokens)
                     noise = uniform_noise(seed, image_keys(part), *shape)
-                turns.append(self.decode_turn(state, group_size, sampling, noise))
+                turns.append(self.decode_turn(part, state, group_size, sampling, noise))
         return self.rollout(turns)
 
     @torch.no_grad()
@@ -114,6 +114,7 @@ class LocalEngine:
     @torch.no_grad()
     def decode_turn(
         self,
+        prompts: PromptBatch,
         state: PromptState,
         group_size: int,
         sampling: SamplingConfig,
@@ -122,7 +123,8 @@ class LocalEngine:
         """Responses to prompts that were read, K for each of A images.
 
         Args:
-            state: the A prompts; they stay as they are.
+            prompts: the A prompts, whose tokens a repetition penalty counts.
+            state: what is left of them after they were read; it stays as it is.
             group_size: K.
             sampling: how a token is drawn.
             noise: [A, K, limit] float64 uniform numbers in (0, 1); None for greedy responses.
@@ -145,9 +147,19 @@ class LocalEngine:
         slots = max(1, min(group_size, self._budget // (limit * images)))
         for k in range(0, group_size, slots):
             block = slice(k, min(k + slots, group_size))
-            self._decode(state, run.block(block), noise[:, block].to(device), sampling)
+            shares = noise[:, block].to(device)
+            self._decode(state, run.block(block), shares, sampling, self._seen(prompts, sampling))
         check_logprobs(run.logprobs)
         return run
+
+    def _seen(self, prompts: PromptBatch, sampling: SamplingConfig) -> Tensor | None:
+        """[A, V] bool tokens of A prompts; None where there is no repetition penalty."""
+        if sampling.repetition_penalty == 1.0:
+            return None
+        seen = torch.zeros(len(prompts.input_ids), self._vocabulary, dtype=torch.bool)
+        for row, ids in zip(seen, prompts.input_ids, strict=True):
+            row[ids.cpu()] = True
+        return seen.to(self._banned.device)
 
     def _encode(self, prompts: PromptBatch) -> VisionFeatures:
         if self._cache is None or vision_trains(self.model):
@@ -155,9 +167,14 @@ class LocalEngine:
         return self._cache.encode(self.model, prompts)
 
     def _decode(
-        self, state: PromptState, run: Responses, noise: Tensor, sampling: SamplingConfig
+        self,
+        state: PromptState,
+        run: Responses,
+        noise: Tensor,
+        sampling: SamplingConfig,
+        seen: Tensor | None,
     ) -> None:
-        """Fills one block of responses."""
+        """Fills one block of responses; `seen` [A, V] is each prompt's share of a penalty."""
         images, slots, limit = run.tokens.shape
         graph = self._cuda_graph and run.tokens.is_cuda
         decoder = (StaticDecoder if graph else Decoder)(self.model, state, slots, limit)
@@ -165,10 +182,13 @@ class LocalEngine:
         live = list(range(images * slots))
         logits = decoder.first_logits().repeat_interleave(slots, dim=0)
         noise = noise.reshape(images * slots, limit)
+        seen = None if seen is None else seen.repeat_interleave(slots, dim=0)
         with packed_weights(unwrap(self.model).model.language_model, images * slots):
             for step in range(limit):
-                drawn, drawn_logprobs = draw(logits, noise[:, step], sampling, self._banned)
+                drawn, drawn_logprobs = draw(logits, noise[:, step], sampling, self._banned, seen)
                 run.write(live, step, drawn, drawn_logprobs)
+                if seen is not None:
+                    seen.scatter_(1, drawn[:, None], True)
                 ended = stop.ended(live, drawn.tolist())
                 run.end(live, step, ended)
                 if any(ended):
@@ -178,6 +198,7 @@ class LocalEngine:
                     decoder.keep(rows)
                     live = [live[row] for row in rows]
                     drawn, noise = drawn[rows], noise[rows]
+                    seen = None if seen is None else seen[rows]
                 if step + 1 < limit:
                     logits = decoder.step(drawn)
 

@@ -1,6 +1,7 @@
 """Drawing one token for each of n rows from their logits.
 
-    p = softmax(z / T), cut to the likeliest tokens, without banned tokens, renormalised;
+    z' = penalised(z) where the repetition penalty is not 1
+    p = softmax(z' / T), cut to the likeliest tokens, without banned tokens, renormalised;
     token = smallest v with cdf(v) > u * cdf(V)          (inversion of the distribution function)
 
 The noise u is one number for each token, made beforehand from (seed, image content, response), so
@@ -72,8 +73,27 @@ def _cut(probs: Tensor, sampling: SamplingConfig) -> Tensor:
     return torch.zeros_like(probs).scatter_(-1, index, kept)
 
 
+def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Logits with a repetition penalty, as transformers and vLLM compute it.
+
+    The positive logits of tokens that were seen are divided by the penalty and the negative ones
+    multiplied by it, once, however often a token was seen. Dividing by a temperature before or
+    after is the same.
+
+    Args:
+        logits: [n, V].
+        seen: [n, V] bool, tokens of each row's prompt and response so far.
+        penalty: above 0; above 1 makes repetitions less likely.
+    """
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
 def draw(
-    logits: Tensor, noise: Tensor, sampling: SamplingConfig, banned: Tensor
+    logits: Tensor,
+    noise: Tensor,
+    sampling: SamplingConfig,
+    banned: Tensor,
+    seen: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draws one token for each row.
 
@@ -83,21 +103,26 @@ def draw(
         sampling: temperature (0: the likeliest token), top_k and top_p. top_p is taken of what
             top_k leaves.
         banned: [m] tokens that are never drawn.
+        seen: [n, V] bool, tokens that `sampling.repetition_penalty` applies to; None: no penalty.
 
     Returns:
         [n] int64 tokens, and their [n] float32 log-probabilities under the WHOLE distribution at
-        the temperature (at temperature 1 where decoding is greedy): banned tokens and cuts do not
-        enter the normalisation, so that they equal `shared_prompt.response_logprobs`. Where logits
-        hold NaN or infinity, or leave no token that may be drawn, the token is any and its
-        log-probability is not finite (`vqr1.policy.finite.check_logprobs`).
+        the temperature (at temperature 1 where decoding is greedy): banned tokens, cuts and the
+        repetition penalty do not enter them, so that they equal `shared_prompt.response_logprobs`.
+        Where logits hold NaN or infinity, or leave no token that may be drawn, the token is any and
+        its log-probability is not finite (`vqr1.policy.finite.check_logprobs`).
     """
     if sampling.temperature not in (0.0, 1.0):
         logits = logits / sampling.temperature
     normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
+    shown, total = logits, normaliser
+    if seen is not None:
+        shown = penalised(logits, seen, sampling.repetition_penalty)
+        total = torch.logsumexp(shown, dim=-1, keepdim=True)
     if sampling.temperature == 0.0:
-        tokens = logits.index_fill(-1, banned, -torch.inf).argmax(dim=-1)
+        tokens = shown.index_fill(-1, banned, -torch.inf).argmax(dim=-1)
     else:
-        probs = torch.exp(logits - normaliser).index_fill_(-1, banned, 0.0)
+        probs = torch.exp(shown - total).index_fill_(-1, banned, 0.0)
         tokens = _invert(_cut(probs, sampling).cumsum(dim=-1), noise)
     # No token exceeds the target: gathering one that does not exist would end a CUDA process.
     none = tokens >= logits.shape[-1]

@@ -9,9 +9,13 @@ requests of a call are under way together, at most `concurrency` of them. The `o
 retries what may pass (408, 409, 429, 5xx, time-outs, lost connections) with growing pauses, or the
 pause that the server asks for.
 
-The picture goes out as a lossless PNG, already resized as the model does it. The prompt is the
-published one: the text "Picture 1: " in front of the image is what the chat template's
-`add_vision_id=True` writes, an option that the protocol does not have.
+The image goes out as a lossless PNG, already resized as the model does it; the rest of a request
+is in `chat_request.py`. Answers end by our stop rule, whatever the server does.
+
+One bad reply costs one answer, not the run: an image that the server refuses, and replies that are
+no chat completion, are withheld by a content filter, or hold no tokens where log-probabilities were
+asked for. What ends the run is a server that gives nothing else: at the start, or `STRAY` malformed
+replies after each other.
 
 What it leaves out: probabilities of sampled tokens (a server cannot take part in training), and
 what an answer means.
@@ -25,31 +29,36 @@ import base64
 import io
 import json
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import openai
 from openai import OpenAI
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from vqr1.config import SamplingConfig, ServerConfig
 from vqr1.errors import ModelError
 from vqr1.policy.top_logprobs import ReportedToken
+from vqr1.rollout.chat_reply import Choice, Completion, Models
+from vqr1.rollout.chat_request import chat_body
 from vqr1.rollout.messages import shortened
 from vqr1.rollout.sampling import picture_seed
 
-VISION_ID = "Picture 1: "
-"""What the chat template writes in front of the first image with `add_vision_id=True`."""
+STRAY = 16
+"""Malformed replies after each other that end a run, whatever came before them."""
 
-TOP_LOGPROBS = 20
-"""Alternatives asked for at each token: the most that the protocol allows."""
+PAUSE_S = 0.25
+"""Between two tries after a reply that is not JSON."""
 
 _REFUSED = (400, 413, 422)
+_FAILED = 500
+_FILTERED = "content_filter"
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,8 @@ class ChatServer:
         self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="server")
         self._model = config.model
         self._answered = False
+        self._gives_logprobs = False
+        self._stray = 0
 
     def __enter__(self) -> ChatServer:
         return self
@@ -115,7 +126,7 @@ class ChatServer:
             except openai.OpenAIError as error:
                 raise self._unusable(error) from error
             try:
-                listed = _Models.model_validate_json(raw).data
+                listed = Models.model_validate_json(raw).data
             except ValidationError as error:
                 raise self._garbage(raw, "list of models") from error
             if not listed:
@@ -131,25 +142,27 @@ class ChatServer:
         pixels: Sequence[Tensor],
         question: str,
         *,
+        vision_id: bool,
         samples: int,
         sampling: SamplingConfig,
         seed: int,
         logprobs: bool = False,
     ) -> list[ServerReply]:
-        """`samples` answers to each of B pictures.
+        """`samples` answers to each of B images.
 
         Args:
-            pixels: B resized pictures [H, W, 3] uint8.
-            question: the text behind the image.
+            pixels: B resized images [H, W, 3] uint8.
+            question: the text after the image.
+            vision_id: put "Picture 1: " before the image.
             samples: answers to each.
-            sampling: how one is drawn; `stop` is not sent, the model ends its turn itself.
-            seed: of the draws. With the picture and the number of the answer it decides the seed
+            sampling: how one is drawn and where it ends.
+            seed: of the draws. With the image and the number of the answer it decides the seed
                 that is sent; whether that decides the answer is the server's affair.
             logprobs: ask for the likeliest tokens at each place.
 
         Raises:
             ModelError: the server cannot be reached, refuses the key or everything it is asked,
-                keeps failing or being late, answers something that is no chat completion, or gives
+                keeps failing or being late, answers nothing that is a chat completion, or gives
                 no log-probabilities though asked.
         """
         model = self.model()
@@ -157,71 +170,124 @@ class ChatServer:
         for picture in pixels:
             url = _data_url(picture)
             for k in range(samples):
-                body = self._body(model, url, question, sampling, logprobs)
-                if sampling.temperature > 0:
-                    body["seed"] = picture_seed(seed, picture, k)
-                pending.append(self._pool.submit(self._answer, body, logprobs))
+                body = chat_body(
+                    self._config,
+                    model,
+                    url,
+                    question,
+                    vision_id=vision_id,
+                    sampling=sampling,
+                    seed=picture_seed(seed, picture, k),
+                    logprobs=logprobs,
+                )
+                pending.append(self._pool.submit(self._answer, body))
         try:
             found = [future.result() for future in pending]
         finally:
             for future in pending:
                 future.cancel()
-        if found and not self._answered:
-            refused = [answer for answer in found if isinstance(answer, str)]
-            if len(refused) == len(found):
-                raise ModelError(
-                    f"backend.url={self._config.url}: the server refuses every request; it says: "
-                    f"{refused[0]}"
-                )
-            self._answered = True
+        self._check_usable(found)
+        if logprobs:
+            self._check_logprobs(found)
         return [
-            _reply(found[first : first + samples], logprobs)
+            _reply(found[first : first + samples], sampling.stop == "answer", logprobs)
             for first in range(0, len(found), samples)
         ]
 
-    def _body(
-        self, model: str, url: str, question: str, sampling: SamplingConfig, logprobs: bool
-    ) -> dict[str, Any]:
-        content = [
-            {"type": "text", "text": VISION_ID},
-            {"type": "image_url", "image_url": {"url": url}},
-            {"type": "text", "text": question},
-        ]
-        body: dict[str, Any] = {
-            "model": model,
-            "messages": [{"role": "user", "content": content}],
-            "temperature": sampling.temperature,
-            "max_tokens": sampling.max_new_tokens,
-        }
-        if sampling.temperature > 0:
-            body["top_p"] = sampling.top_p
-            if sampling.top_k:
-                body["top_k"] = sampling.top_k
-        if logprobs:
-            body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        return body | self._config.extra_body
+    def _answer(self, body: dict[str, Any]) -> Choice | _Failure:
+        """One answer, or why there is none that can be used."""
+        for left in range(self._config.retries, -1, -1):
+            try:
+                # As text: the library hands on whatever JSON it gets, and raises on none at all.
+                raw = self._client.post("/chat/completions", body=body, cast_to=str)
+            except openai.APIStatusError as error:
+                return self._failure(error)
+            except openai.OpenAIError as error:
+                raise self._unusable(error) from error
+            try:
+                return self._checked(Completion.model_validate_json(raw).choices[0])
+            except (ValidationError, IndexError) as error:
+                if not _is_json(raw):
+                    # A page of something between here and the server, or a torn reply.
+                    if not left:
+                        raise self._garbage(raw, "chat completion") from error
+                    time.sleep(PAUSE_S)
+                    continue
+                return _Failure(
+                    f"the server's answer is no chat completion ({shortened(raw, 80)!r})",
+                    self._garbage(raw, "chat completion"),
+                    "malformed",
+                )
+        raise AssertionError("the last try returns or raises")
 
-    def _answer(self, body: dict[str, Any], logprobs: bool) -> _Choice | str:
-        """One answer, or why the server refuses this request."""
-        try:
-            # As text: the library hands on whatever JSON it gets, and raises on none at all.
-            raw = self._client.post("/chat/completions", body=body, cast_to=str)
-        except openai.APIStatusError as error:
-            if error.status_code in _REFUSED:
-                return _detail(error)
-            raise self._unusable(error) from error
-        except openai.OpenAIError as error:
-            raise self._unusable(error) from error
-        try:
-            choice = _Completion.model_validate_json(raw).choices[0]
-        except (ValidationError, IndexError) as error:
-            raise self._garbage(raw, "chat completion") from error
-        if logprobs and (choice.logprobs is None or not choice.logprobs.content):
+    def _failure(self, error: openai.APIStatusError) -> _Failure:
+        """What an HTTP status means for one image.
+
+        Raises:
+            ModelError: it means that the server cannot be used.
+        """
+        if error.status_code in _REFUSED:
+            return _Failure(
+                f"the server refuses this image: {_detail(error)}",
+                ModelError(
+                    f"backend.url={self._config.url}: the server refuses every request; it says: "
+                    f"{_detail(error)}"
+                ),
+                "refused",
+            )
+        if error.status_code == _FAILED:
+            # One image may be too much for a server that answers all others.
+            return _Failure(
+                f"the server fails at this image: {_detail(error)}",
+                self._unusable(error),
+                "malformed",
+            )
+        raise self._unusable(error) from error
+
+    def _checked(self, choice: Choice) -> Choice | _Failure:
+        if choice.finish_reason != _FILTERED:
+            return choice
+        why = "the server's content filter withholds the answer"
+        return _Failure(
+            why,
+            ModelError(f"backend.url={self._config.url}: {why}, of every image asked"),
+            "withheld",
+        )
+
+    def _check_usable(self, found: Sequence[Choice | _Failure]) -> None:
+        """Tell a server that cannot be used from one that failed at some images.
+
+        Raises:
+            ModelError: it has given nothing else, or nothing else for long.
+        """
+        for answer in found:
+            malformed = isinstance(answer, _Failure) and answer.kind == "malformed"
+            self._stray = self._stray + 1 if malformed else 0
+            if malformed and self._stray == STRAY:
+                assert isinstance(answer, _Failure)
+                raise answer.error
+        failures = [answer for answer in found if isinstance(answer, _Failure)]
+        if len(failures) < len(found):
+            self._answered = True
+        elif failures and not self._answered:
+            raise failures[0].error
+
+    def _check_logprobs(self, found: Sequence[Choice | _Failure]) -> None:
+        """Find out that a server gives no log-probabilities, by an answer that has text.
+
+        One empty answer says nothing of the server, nor does one after others that had them.
+
+        Raises:
+            ModelError: it gives none.
+        """
+        choices = [answer for answer in found if isinstance(answer, Choice)]
+        if any(choice.tokens() for choice in choices):
+            self._gives_logprobs = True
+        elif not self._gives_logprobs and any(choice.text() for choice in choices):
             raise ModelError(
                 "mode=expected: this server gives no log-probabilities of the answer's digits; use "
                 "mode=greedy or mode=sampled"
             )
-        return choice
 
     def _garbage(self, raw: str, wanted: str) -> ModelError:
         return ModelError(
@@ -260,69 +326,42 @@ class ChatServer:
         )
 
 
-class _Model(BaseModel):
-    id: str
+@dataclass(frozen=True)
+class _Failure:
+    """A reply that is no answer.
+
+    Attributes:
+        why: in words, where other images have answers.
+        error: where no image has.
+        kind: `refused`: the server takes this image not at all; `withheld`: not this answer;
+            `malformed`: the reply says nothing of the image.
+    """
+
+    why: str
+    error: ModelError
+    kind: Literal["refused", "withheld", "malformed"]
 
 
-class _Models(BaseModel):
-    data: list[_Model]
-
-
-class _Alternative(BaseModel):
-    token: str
-    logprob: float
-
-
-class _Token(BaseModel):
-    token: str
-    logprob: float
-    top_logprobs: list[_Alternative] = []
-
-
-class _Logprobs(BaseModel):
-    content: list[_Token] | None = None
-
-
-class _Message(BaseModel):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-
-    def text(self) -> str:
-        """The answer as the model wrote it: servers may cut the reasoning out and aside."""
-        aside = self.reasoning_content or self.reasoning
-        return f"{f'<think>{aside}</think>' if aside else ''}{self.content or ''}"
-
-
-class _Choice(BaseModel):
-    message: _Message
-    logprobs: _Logprobs | None = None
-
-
-class _Completion(BaseModel):
-    choices: list[_Choice]
-
-
-def _reply(answers: Sequence[_Choice | str], logprobs: bool) -> ServerReply:
-    for answer in answers:
-        if isinstance(answer, str):
-            return ServerReply(refusal=f"the server refuses this image: {answer}")
-    choices = [answer for answer in answers if isinstance(answer, _Choice)]
-    texts = tuple(choice.message.text() for choice in choices)
+def _reply(answers: Sequence[Choice | _Failure], at_answer: bool, logprobs: bool) -> ServerReply:
+    """The answers to one image; where only some are missing, these are empty, which is invalid."""
+    failures = [answer for answer in answers if isinstance(answer, _Failure)]
+    refused = [failure for failure in failures if failure.kind == "refused"]
+    if refused or len(failures) == len(answers):
+        return ServerReply(refusal=(refused or failures)[0].why)
+    choices = [None if isinstance(answer, _Failure) else answer for answer in answers]
+    texts = tuple("" if choice is None else choice.text(at_answer) for choice in choices)
     if not logprobs:
         return ServerReply(texts)
-    return ServerReply(texts, tuple(_tokens(choice) for choice in choices))
+    rows = tuple(() if choice is None else choice.tokens(at_answer) for choice in choices)
+    return ServerReply(texts, rows)
 
 
-def _tokens(choice: _Choice) -> tuple[ReportedToken, ...]:
-    content = choice.logprobs.content if choice.logprobs is not None else None
-    return tuple(
-        ReportedToken(
-            token.token,
-            {token.token: token.logprob} | {a.token: a.logprob for a in token.top_logprobs},
-        )
-        for token in content or ()
-    )
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _data_url(pixels: Tensor) -> str:

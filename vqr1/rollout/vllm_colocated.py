@@ -57,6 +57,7 @@ class VllmColocatedEngine:
     Args:
         policy: the policy, on its device, and where it was loaded from.
         question: the text behind the image.
+        vision_id: put "Picture 1: " before the image.
         config: memory and start-up.
         model: sizes of the pictures.
         sampling: how the training draws responses.
@@ -74,6 +75,7 @@ class VllmColocatedEngine:
         self,
         policy: Policy,
         question: str,
+        vision_id: bool,
         config: ColocatedConfig,
         model: ModelConfig,
         sampling: SamplingConfig,
@@ -94,7 +96,11 @@ class VllmColocatedEngine:
         self._processor = policy.processor
         self._requests = VllmRequests(policy.model, policy.processor, f"{WHO}: vLLM")
         self._builder = PromptBuilder(
-            policy.processor, question, model.min_pixels, model.max_pixels
+            policy.processor,
+            question,
+            model.min_pixels,
+            model.max_pixels,
+            vision_id=vision_id,
         )
         device = next(policy.model.parameters()).device
         # vLLM frees a GPU's memory only.

@@ -49,7 +49,10 @@ class VllmRequests:
         self._ends = end_tokens(self._tokenizer)
 
     def fields(self, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
-        """Sampling parameters of vLLM behind temperature, top-k, top-p and the length limit.
+        """Sampling parameters of vLLM beside temperature, top-k, top-p and the length limit.
+
+        Those that nothing here uses are given too, off: what is left out, a server takes from the
+        checkpoint's generation config or from its own defaults.
 
         Args:
             sampling: how a response is drawn.
@@ -58,6 +61,10 @@ class VllmRequests:
         fields: dict[str, Any] = {
             "stop_token_ids": sorted(self._ends),
             "logit_bias": dict.fromkeys(sorted(self._banned), NEVER),
+            "repetition_penalty": sampling.repetition_penalty,
+            "min_p": 0.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
         }
         if sampling.temperature > 0:
             fields["seed"] = seed

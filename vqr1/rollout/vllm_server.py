@@ -15,6 +15,7 @@ other arithmetic of the server does to the gradient (`vqr1.training.mismatch`).
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -39,6 +40,9 @@ REMEDY = (
 )
 """What to do about a server that builds another prompt."""
 
+MALFORMED = 3
+"""Malformed replies to one image after which the server is taken for another one than vLLM."""
+
 _T = TypeVar("_T")
 Agree = Callable[[Callable[[], str | None]], str | None]
 
@@ -50,6 +54,7 @@ class VllmServerEngine:
         model: the policy, bare or with adapters.
         processor: its processor.
         question: the text behind the image.
+        vision_id: put "Picture 1: " before the image.
         config: address and limits.
         link: the connection; opened here.
         agree: calls its argument in the process that sends the weights, and gives all its value.
@@ -64,6 +69,7 @@ class VllmServerEngine:
         model: nn.Module,
         processor: Any,
         question: str,
+        vision_id: bool,
         config: RolloutServerConfig,
         link: VllmLink,
         agree: Agree,
@@ -72,6 +78,7 @@ class VllmServerEngine:
         self._model = model
         self._processor = processor
         self._question = question
+        self._vision_id = vision_id
         self._config = config
         self._link = link
         self._agree = agree
@@ -156,36 +163,57 @@ class VllmServerEngine:
         sampling: SamplingConfig,
         fields: dict[str, Any],
     ) -> Answer:
-        """Responses to one picture; TRL's client has no argument for the `fields`."""
+        """Responses to one image; a malformed reply is asked for again.
+
+        Raises:
+            ModelError: every reply is malformed, or the server was given another prompt.
+        """
+        for left in range(MALFORMED - 1, -1, -1):
+            try:
+                served, tokens, logprobs = self._chat(picture, count, sampling, fields)
+                break
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                reason = f"{type(error).__name__}: {error}"
+                if not left:
+                    raise ModelError(
+                        f"rollout.server.url={self._config.url}: the server's answer is not that "
+                        f"of vLLM ({reason}); versions 0.22 to 0.31 are known"
+                    ) from error
+                logger.warning("%s: a malformed reply (%s)", self._config.url, reason)
+        self._requests.check_prompt(served, prompt, REMEDY)
+        return tokens, logprobs
+
+    def _chat(
+        self, picture: Tensor, count: int, sampling: SamplingConfig, fields: dict[str, Any]
+    ) -> tuple[list[int], list[list[int]], list[list[float]]]:
+        """One request: prompt, responses and log-probabilities of their tokens.
+
+        TRL's client has no argument for the `fields`.
+        """
         content = [
             {"type": "image", "image": Image.fromarray(picture.numpy())},
             {"type": "text", "text": self._question},
         ]
-        try:
-            reply = self._link.client.chat(
-                [[{"role": "user", "content": content}]],
-                n=count,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                max_tokens=sampling.max_new_tokens,
-                logprobs=0,
-                generation_kwargs=fields,
-                chat_template_kwargs={"add_vision_id": True},
-            )
-            served: list[int] = reply["prompt_ids"][0]
-            tokens: list[list[int]] = reply["completion_ids"]
-            logprobs = [
-                [float(values[ids.index(token)]) for token, ids, values in zip(*row, strict=True)]
-                for row in zip(tokens, reply["logprob_token_ids"], reply["logprobs"], strict=True)
-            ]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ModelError(
-                f"rollout.server.url={self._config.url}: the server's answer is not that of vLLM "
-                f"({type(error).__name__}: {error}); versions 0.22 to 0.31 are known"
-            ) from error
-        self._requests.check_prompt(served, prompt, REMEDY)
-        return tokens, logprobs
+        reply = self._link.client.chat(
+            [[{"role": "user", "content": content}]],
+            n=count,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            logprobs=0,
+            generation_kwargs=fields,
+            chat_template_kwargs={"add_vision_id": self._vision_id},
+        )
+        served: list[int] = reply["prompt_ids"][0]
+        tokens: list[list[int]] = reply["completion_ids"]
+        logprobs = [
+            [float(values[ids.index(token)]) for token, ids, values in zip(*row, strict=True)]
+            for row in zip(tokens, reply["logprob_token_ids"], reply["logprobs"], strict=True)
+        ]
+        if not all(tokens) or not all(math.isfinite(value) for row in logprobs for value in row):
+            raise ValueError("a response without tokens, or a log-probability that is not finite")
+        return served, tokens, logprobs
 
     def _persist(self, call: Callable[[], _T], may_reopen: bool) -> _T:
         """The call's result, after waiting for a lost server where that may be.

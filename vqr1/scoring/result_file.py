@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from vqr1.config.earlier import changed_settings
 from vqr1.data.tables import fields_of_any_length, parse_json, parse_number
 from vqr1.errors import ConfigError, DataError
 from vqr1.locks import FileLock
@@ -160,15 +161,12 @@ def check_continuable(path: Path, settings: Mapping[str, Any]) -> None:
             f"choose another place, or {fix}"
         ) from error
     now = json.loads(_settings_text(settings))
-    differing = [key for key in sorted({*begun, *now}) if begun.get(key) != now.get(key)]
-    if differing:
-        raise ConfigError(
-            [
-                f"{key}={now.get(key)!r}: output={path} was begun with {begun.get(key)!r}; set it "
-                "to that, choose another output, or replace the file with resume=false"
-                for key in differing
-            ]
-        )
+    problems = [
+        f"{problem}, choose another output, or replace the file with resume=false"
+        for problem in changed_settings(begun, now, f"output={path} was begun")
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def read_results(path: Path, form: Lines) -> list[Result]:

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vqr1.config import ModelConfig
+from vqr1.config import ModelConfig, PromptConfig
 from vqr1.data.prompts import PromptBuilder, resize_rule
 from vqr1.policy.loading import Policy
+from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.expected import expected_answers
 from vqr1.rollout.local import LocalEngine
 from vqr1.scoring.backends.base import Reply, Request
@@ -34,7 +35,7 @@ class LocalBackend:
         self._policy = policy
         self._config = model
         self._rule = resize_rule(policy.processor, model.min_pixels, model.max_pixels)
-        self._builders: dict[str, PromptBuilder] = {}
+        self._builders: dict[tuple[str, bool], PromptBuilder] = {}
         self._engines: dict[int, LocalEngine] = {}
         self._device = next(policy.model.parameters()).device
         self._turn = threading.Lock()
@@ -49,7 +50,7 @@ class LocalBackend:
         Raises:
             ConfigError: a prompt text that the processor cannot use.
         """
-        self._builder(request.prompt.text)
+        self._builder(request.prompt)
 
     @torch.no_grad()
     def reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
@@ -60,7 +61,7 @@ class LocalBackend:
             return self._reply(pixels, request)
 
     def _reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
-        builder = self._builder(request.prompt.text)
+        builder = self._builder(request.prompt)
         prompts = builder.from_resized(pixels).to(self._device)
         engine = self._engine(request.micro_batch_tokens)
         if request.expected:
@@ -79,12 +80,18 @@ class LocalBackend:
         )
         return [Reply(tuple(texts)) for texts in rollout.texts]
 
-    def _builder(self, text: str) -> PromptBuilder:
-        if text not in self._builders:
-            self._builders[text] = PromptBuilder(
-                self._policy.processor, text, self._config.min_pixels, self._config.max_pixels
+    def _builder(self, prompt: PromptConfig) -> PromptBuilder:
+        model = self._config
+        key = (prompt.text, vision_id_of(prompt, model))
+        if key not in self._builders:
+            self._builders[key] = PromptBuilder(
+                self._policy.processor,
+                prompt.text,
+                model.min_pixels,
+                model.max_pixels,
+                vision_id=key[1],
             )
-        return self._builders[text]
+        return self._builders[key]
 
     def _engine(self, micro_batch_tokens: int) -> LocalEngine:
         if micro_batch_tokens not in self._engines:

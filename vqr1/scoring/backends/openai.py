@@ -11,6 +11,8 @@ from vqr1.config import ModelConfig, ServerConfig
 from vqr1.data.prompts import QWEN_FACTOR, ResizeRule
 from vqr1.errors import ConfigError
 from vqr1.policy.top_logprobs import expected_from_tokens
+from vqr1.policy.training_prompt import vision_id_of
+from vqr1.rollout.chat_request import unsupported_problems
 from vqr1.rollout.server import ChatServer, ServerReply
 from vqr1.scoring.backends.base import Reply, Request
 
@@ -35,6 +37,8 @@ class OpenAiBackend:
                 ]
             )
         self._rule = ResizeRule(QWEN_FACTOR, model.min_pixels, model.max_pixels)
+        self._model = model
+        self._config = config
         self._server = ChatServer(config)
 
     def resize(self, picture: Image.Image) -> Tensor:
@@ -42,7 +46,14 @@ class OpenAiBackend:
         return self._rule.pixels(picture)
 
     def prepare(self, request: Request) -> None:
-        """Ask for the name of the model; see `Backend.prepare`."""
+        """Ask for the name of the model; see `Backend.prepare`.
+
+        Raises:
+            ConfigError: a sampling value that cannot hold on this server.
+        """
+        problems = unsupported_problems(self._config, request.sampling)
+        if problems:
+            raise ConfigError(problems)
         self._server.model()
 
     def reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
@@ -50,6 +61,7 @@ class OpenAiBackend:
         found = self._server.answers(
             pixels,
             request.prompt.text,
+            vision_id=vision_id_of(request.prompt, self._model, hub=False),
             samples=request.samples,
             sampling=request.sampling,
             seed=request.seed,

@@ -17,10 +17,11 @@ from torch import Tensor
 from vqr1.config import ModelConfig, VllmBackendConfig
 from vqr1.data.prompts import chat_text, resize_rule
 from vqr1.policy.loading import load_processor
-from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
+from vqr1.policy.training_prompt import vision_id_of
+from vqr1.rollout.chat_request import TOP_LOGPROBS
 from vqr1.rollout.sampling import picture_seed
-from vqr1.rollout.server import TOP_LOGPROBS
 from vqr1.rollout.vllm_start import import_vllm, start_vllm
 from vqr1.scoring.backends.base import Reply, Request
 
@@ -40,6 +41,7 @@ class VllmBackend:
     def __init__(self, config: VllmBackendConfig, model: ModelConfig) -> None:
         vllm = import_vllm("backend=vllm", "backend=local")
         self._parameters = vllm.SamplingParams
+        self._model = model
         self._processor = load_processor(model)
         self._rule = resize_rule(self._processor, model.min_pixels, model.max_pixels)
         source = str(tiny_policy_folder()) if model.path is None else model.path
@@ -66,7 +68,8 @@ class VllmBackend:
         """See `Backend.reply`."""
         if not pixels:
             return []
-        text = chat_text(self._processor, request.prompt.text)
+        vision_id = vision_id_of(request.prompt, self._model)
+        text = chat_text(self._processor, request.prompt.text, vision_id)
         prompts = [
             {
                 "prompt": text,
@@ -87,6 +90,10 @@ class VllmBackend:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
+            min_p=0.0,
+            repetition_penalty=sampling.repetition_penalty,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
             max_tokens=sampling.max_new_tokens,
             stop=["</answer>"] if at_answer else None,
             include_stop_str_in_output=at_answer,

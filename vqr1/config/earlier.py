@@ -1,0 +1,50 @@
+"""What held before a key existed: records of earlier versions are read with these values.
+
+Where a key is not listed here, a record without it is from a version that did something else, or
+something unknown, and cannot be continued with the key's present value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+EARLIER: dict[str, Any] = {
+    "prompt.vision_id": True,
+    "rollout.sampling.repetition_penalty": 1.0,
+    "mode.sampling.repetition_penalty": 1.0,
+    "backend.name": "local",
+}
+"""By dotted key, the value in every record that lacks it. Requests to a server lacked sampling
+fields then, so that its own defaults held: `backend.unsupported` is not listed."""
+
+
+def completed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record by dotted keys with the keys that it lacks."""
+    return {**EARLIER, **record}
+
+
+def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any], begun: str) -> list[str]:
+    """The settings that decide answers and differ from those of a file or folder, in words.
+
+    Args:
+        saved: by dotted key, those that it was begun with.
+        now: those of the present command.
+        begun: what it is and that it was begun, such as `output=a.csv was begun`.
+
+    Returns:
+        One line for each, to be continued with further ways out.
+    """
+    old = completed(saved)
+    lines = []
+    for key in sorted({*saved, *now}):
+        if key not in old:
+            lines.append(
+                f"{key}={now[key]!r}: {begun} without it, by another command or an earlier version "
+                "that may have done otherwise; go on with that"
+            )
+        elif key not in now:
+            lines.append(f"{key}: {begun} with {old[key]!r}; set it to that")
+        elif old[key] != now[key]:
+            lines.append(f"{key}={now[key]!r}: {begun} with {old[key]!r}; set it to that")
+    return lines

@@ -1,0 +1,129 @@
+"""Whether a checkpoint was trained with "Picture 1: " before the image, kept beside its weights.
+
+The published training has no "Picture 1: " in its prompts. The packaged tiny policy was taught with
+it, and so was every policy that vqr1 trained before `prompt.vision_id` was a key. A checkpoint's
+own folder records which it was, so that evaluation, scoring, the service and further training ask
+as the training did (`prompt.vision_id=null`); an explicit `prompt.vision_id` wins.
+
+Where nothing is recorded, the model card that older versions wrote tells; without one there is no
+"Picture 1: ".
+
+Not here: the prompt itself (`vqr1.data.prompts`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+from vqr1.config import ModelConfig, PromptConfig
+from vqr1.errors import ModelError
+from vqr1.policy.packaged import tiny_policy_folder
+
+PROMPT_FILE = "vqr1_prompt.json"
+"""In a checkpoint's folder: how the training asked."""
+
+_CARD = "README.md"
+_CARD_MARKS = ("\n- vqr1\n", "add_vision_id=True")
+"""What the cards of versions before `PROMPT_FILE` held, and no other card does."""
+
+
+def write_training_prompt(folder: Path, vision_id: bool) -> None:
+    """Record how a training asked, in its checkpoint's folder.
+
+    Args:
+        folder: the checkpoint.
+        vision_id: whether "Picture 1: " stood before the image.
+    """
+    text = json.dumps({"vision_id": vision_id}, indent=2)
+    (folder / PROMPT_FILE).write_text(f"{text}\n", encoding="utf-8")
+
+
+def vision_id_of(prompt: PromptConfig, model: ModelConfig, *, hub: bool = True) -> bool:
+    """Whether "Picture 1: " stands before the image.
+
+    Args:
+        prompt: its `vision_id` decides, unless it is None.
+        model: the checkpoint whose record decides then.
+        hub: look for the record of a hub name too; without effect on folders.
+
+    Raises:
+        ModelError: the checkpoint's record is damaged.
+    """
+    if prompt.vision_id is not None:
+        return prompt.vision_id
+    return trained_vision_id(model, hub=hub) or False
+
+
+def trained_vision_id(model: ModelConfig, *, hub: bool = True) -> bool | None:
+    """What a checkpoint's record holds; None where there is none.
+
+    Args:
+        model: the checkpoint.
+        hub: look for the record of a hub name too; without effect on folders.
+
+    Raises:
+        ModelError: the record is damaged.
+    """
+    folder = tiny_policy_folder() if model.path is None else Path(model.path).expanduser()
+    if folder.is_dir():
+        return _recorded(folder / PROMPT_FILE, folder / _CARD)
+    if not hub or model.path is None:
+        return None
+    files = [_from_hub(model.path, model.revision, name) for name in (PROMPT_FILE, _CARD)]
+    return _recorded(*files)
+
+
+def vision_id_note(prompt: PromptConfig, trained: bool | None) -> str | None:
+    """What to print where a command asks otherwise than the training did; None where it does not.
+
+    Args:
+        prompt: what the command asks.
+        trained: what the checkpoint or its run records; None: nothing.
+    """
+    if trained is None or prompt.vision_id in (None, trained):
+        return None
+    return (
+        f"note: the policy was trained with prompt.vision_id={str(trained).lower()}, it is asked "
+        f"with prompt.vision_id={str(prompt.vision_id).lower()}"
+    )
+
+
+def _recorded(record: Path | None, card: Path | None) -> bool | None:
+    if record is not None and record.is_file():
+        try:
+            value = json.loads(record.read_text(encoding="utf-8"))["vision_id"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{record}: not the record of a training's prompt; remove it"
+            ) from error
+        if not isinstance(value, bool):
+            raise ModelError(f"{record}: vision_id={value!r} must be true or false; correct it")
+        return value
+    if card is not None and card.is_file():
+        text = card.read_text(encoding="utf-8", errors="replace")
+        return True if all(mark in text for mark in _CARD_MARKS) else None
+    return None
+
+
+@functools.cache
+def _from_hub(name: str, revision: str | None, file: str) -> Path | None:
+    """A file of a hub repository, None where it has none or cannot be reached."""
+    from transformers.utils import cached_file
+
+    from vqr1.policy.loading import hub_is_away
+
+    try:
+        found = cached_file(
+            name,
+            file,
+            revision=revision,
+            local_files_only=hub_is_away(),
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):
+        return None  # loading the checkpoint reports it
+    return None if found is None else Path(found)

@@ -1,0 +1,94 @@
+"""What a chat server's replies hold, of which the types are checked before anything is read.
+
+Answers end where our own engine ends: with `sampling.stop=answer` at the first `</answer>`,
+whatever the server wrote after it.
+
+What it leaves out: what becomes of a reply that does not fit (`server.py`).
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from vqr1.policy.top_logprobs import ReportedToken
+from vqr1.rollout.stopping import ANSWER_END
+
+
+class Model(BaseModel):
+    """A model that a server lists."""
+
+    id: str
+
+
+class Models(BaseModel):
+    """The list of a server's models."""
+
+    data: list[Model]
+
+
+class Alternative(BaseModel):
+    """A token that might have stood in a place, with its natural log-probability."""
+
+    token: str
+    logprob: float
+
+
+class Token(Alternative):
+    """A token of an answer."""
+
+    top_logprobs: list[Alternative] | None = None
+
+
+class Logprobs(BaseModel):
+    """The tokens of an answer."""
+
+    content: list[Token] | None = None
+
+
+class Message(BaseModel):
+    """An answer's text."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class Choice(BaseModel):
+    """One answer."""
+
+    message: Message
+    logprobs: Logprobs | None = None
+    finish_reason: str | None = None
+
+    def text(self, at_answer: bool = False) -> str:
+        """The answer as the model wrote it: servers may cut the reasoning out and aside.
+
+        Args:
+            at_answer: end at the first `</answer>`.
+        """
+        aside = self.message.reasoning_content or self.message.reasoning
+        text = f"{f'<think>{aside}</think>' if aside else ''}{self.message.content or ''}"
+        place = text.find(ANSWER_END) if at_answer else -1
+        return text if place < 0 else text[: place + len(ANSWER_END)]
+
+    def tokens(self, at_answer: bool = False) -> tuple[ReportedToken, ...]:
+        """The answer's tokens with their alternatives; none where the server gave none.
+
+        Args:
+            at_answer: end with the token that completes the first `</answer>`.
+        """
+        found: list[ReportedToken] = []
+        text = ""
+        for token in (self.logprobs.content if self.logprobs is not None else None) or ():
+            others = {other.token: other.logprob for other in token.top_logprobs or ()}
+            found.append(ReportedToken(token.token, {token.token: token.logprob} | others))
+            text += token.token
+            if at_answer and ANSWER_END in text:
+                break
+        return tuple(found)
+
+
+class Completion(BaseModel):
+    """A chat completion."""
+
+    choices: list[Choice]
