@@ -6,14 +6,16 @@ Shape legend, used in the whole package:
     K  responses sampled for each image
     P  prompt tokens of one image, its image tokens included (differs between images)
     C  response tokens, padded to the longest response of the batch
-    N  vision patches of the whole batch before merging
 
 Records hold data only. They know neither models nor configuration, so every floor may import them.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,35 +27,60 @@ class PromptBatch:
 
     Attributes:
         input_ids: B tensors of shape [P_b], int64, not padded; the image placeholder is already
-            expanded to one token per merged vision patch.
-        pixel_values: [N, patch_dim] float32 vision patches of all images, image after image.
-        image_grid_thw: [B, 3] int64: frames, patch rows and patch columns of each image.
+            expanded to the image's tokens. They stay on the host, where positions are counted.
+        images: B tensors of shape [H_b, W_b, 3], uint8: the images in the size that the model
+            takes. Whoever runs a model encodes them.
+        keys: B digests of what the model makes of each image, by which its features are found
+            again and its samples are drawn; None where they have not been computed ahead.
     """
 
     input_ids: tuple[Tensor, ...]
-    pixel_values: Tensor
-    image_grid_thw: Tensor
+    images: tuple[Tensor, ...]
+    keys: tuple[bytes, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.images[0].device
+
     def to(self, device: torch.device | str) -> PromptBatch:
-        """The same batch with every tensor on `device`."""
-        return PromptBatch(
-            tuple(ids.to(device) for ids in self.input_ids),
-            self.pixel_values.to(device),
-            self.image_grid_thw.to(device),
-        )
+        """The same batch with the images on `device`."""
+        return replace(self, images=tuple(image.to(device) for image in self.images))
 
     def select(self, start: int, stop: int) -> PromptBatch:
-        """The prompts `start <= b < stop` with their patches."""
-        patches = self.image_grid_thw.prod(dim=1).tolist()
-        first, last = sum(patches[:start]), sum(patches[:stop])
+        """The prompts `start <= b < stop`."""
+        return self.choose(range(len(self))[start:stop])
+
+    def choose(self, numbers: Sequence[int]) -> PromptBatch:
+        """The prompts of some images, in the given order."""
         return PromptBatch(
-            self.input_ids[start:stop],
-            self.pixel_values[first:last],
-            self.image_grid_thw[start:stop],
+            tuple(self.input_ids[b] for b in numbers),
+            tuple(self.images[b] for b in numbers),
+            None if self.keys is None else tuple(self.keys[b] for b in numbers),
         )
+
+    def __reduce__(self) -> Any:
+        # Each tensor that goes to another process takes a file descriptor and a message of its own.
+        flat = torch.cat([image.reshape(-1) for image in self.images])
+        sizes = [tuple(image.shape) for image in self.images]
+        lengths = [len(ids) for ids in self.input_ids]
+        return _unpack, (torch.cat(self.input_ids), lengths, flat, sizes, self.keys)
+
+
+def _unpack(
+    ids: Tensor,
+    lengths: list[int],
+    flat: Tensor,
+    sizes: list[tuple[int, ...]],
+    keys: tuple[bytes, ...] | None,
+) -> PromptBatch:
+    """The batch that `PromptBatch.__reduce__` took apart; its tensors are views."""
+    counts = [math.prod(size) for size in sizes]
+    images = [part.view(size) for part, size in zip(flat.split(counts), sizes, strict=True)]
+    return PromptBatch(ids.split(lengths), tuple(images), keys)
 
 
 @dataclass(frozen=True)
@@ -63,7 +90,7 @@ class RankingBatch:
     Attributes:
         dataset: name of the one data set that all B images come from.
         images: B image names, relative to the data set's image root.
-        prompts: their tokenised prompts and vision patches.
+        prompts: their tokenised prompts and resized images.
         mos: [B] float32 mean opinion score, higher is better, scaled min-max over the whole set
             to [1, 5] (the published training files' scale), or as published (`mos_scale`).
         index: [B] int64 row of each image in its data set's label table.
@@ -79,7 +106,7 @@ class RankingBatch:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> RankingBatch:
-        """The same batch with every tensor on `device`."""
+        """The same batch with images, scores and rows on `device`."""
         return replace(
             self,
             prompts=self.prompts.to(device),

@@ -6,6 +6,7 @@ step to step (every step sees its images for the first time).
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.loading import Policy
 from vqr1.policy.memory import peak_memory_mib
+from vqr1.policy.vision import encoding_of
 from vqr1.records import RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
@@ -153,7 +155,7 @@ def run(
     prompts = prompt_batch(processor(), pictures(size)[:1])
     counted = step_flops(
         policy.model.config,
-        int(prompts.image_grid_thw.prod()),
+        math.prod(encoding_of(policy.model).grid(prompts.images[0])),
         len(prompts.input_ids[0]),
         size.images,
         size.group,

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from vqr1.policy.tiny import build_processor, build_tokenizer
+from vqr1.data.prompts import resize_rule
+from vqr1.policy.tiny import MAX_PIXELS, MIN_PIXELS, build_processor, build_tokenizer
 from vqr1.records import PromptBatch
 
 QUESTION = (
@@ -145,13 +146,11 @@ def conversation() -> list[dict[str, Any]]:
 def prompt_batch(reader: Qwen2_5_VLProcessor, images: list[Image.Image]) -> PromptBatch:
     """Tokenised prompts of the images."""
     text = reader.apply_chat_template(conversation(), add_generation_prompt=True, tokenize=False)
-    ids, pixels, grids = [], [], []
-    for image in images:
-        encoded = reader(text=[text], images=[image], return_tensors="pt")
-        ids.append(encoded["input_ids"][0])
-        pixels.append(encoded["pixel_values"])
-        grids.append(encoded["image_grid_thw"])
-    return PromptBatch(tuple(ids), torch.cat(pixels), torch.cat(grids))
+    rule = resize_rule(reader, MIN_PIXELS, MAX_PIXELS)
+    ids = [
+        reader(text=[text], images=[image], return_tensors="pt")["input_ids"][0] for image in images
+    ]
+    return PromptBatch(tuple(ids), tuple(rule.pixels(image) for image in images))
 
 
 class EndlessTokenizer:

@@ -261,7 +261,8 @@ def history(config: TrainConfig, shape: ModelShape, work: Work) -> Terms:
     """What the vision tower keeps from the beginning of a step to its end."""
     vision, size = shape.config.vision_config, Sizes.of(config)
     patches = work.images * work.patches
-    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * 4
+    pixels = vision.in_channels * vision.patch_size**2
+    # The batch carries bytes; patches are numbers, twice each, and last as long as their pass.
     terms = {"pictures": float(patches * pixels)}
     if tower_trains(config):
         stream = vision.hidden_size * size.weight
@@ -269,7 +270,9 @@ def history(config: TrainConfig, shape: ModelShape, work: Work) -> Terms:
         row = kept_rows(tower_row(shape.config, size), vision.depth, stream, checkpointing)
         # The merger keeps its norm's input and result, and both sides of its activation.
         merger = 4 * vision.hidden_size * size.inner
-        terms["tower activations"] = patches * (row + merger)
+        # The first layer keeps the patches.
+        numbers = vision.temporal_patch_size * pixels
+        terms["tower activations"] = patches * (row + merger + numbers * size.inner)
     return terms
 
 

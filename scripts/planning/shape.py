@@ -19,6 +19,7 @@ from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
 from vqr1.cli.hardware import share_of_step, share_problem
 from vqr1.config import LoraConfig, ModelConfig, PromptConfig, TrainConfig
+from vqr1.data.patches import PATCH
 from vqr1.data.prompts import QWEN_FACTOR, PromptBuilder, ResizeRule
 from vqr1.errors import ConfigError, ModelError
 from vqr1.policy.loading import PROCESSOR_FILE, load_processor
@@ -35,8 +36,6 @@ RELEASED = {
 TEXT_TOKENS = 110
 """Prompt tokens beside the image: system turn, question and instruction of the published prompt
 with Qwen2.5's tokenizer."""
-
-PATCH = 14
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def same(first: RankingBatch, second: RankingBatch) -> bool:
         (first.dataset, first.images) == (second.dataset, second.images)
         and torch.equal(first.mos, second.mos)
         and torch.equal(first.index, second.index)
-        and torch.equal(first.prompts.pixel_values, second.prompts.pixel_values)
+        and all(map(torch.equal, first.prompts.images, second.prompts.images))
+        and first.prompts.keys == second.prompts.keys
     )
 
 
@@ -55,7 +56,8 @@ def test_training_batches(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
         assert batch.mos.tolist() == pytest.approx(rows["mos_scaled"].tolist())
         pictures = [load_image(labelled.image_path(row)) for row in batch.index.tolist()]
         expected = prompts(pictures)
-        assert torch.equal(batch.prompts.pixel_values, expected.pixel_values)
+        assert all(map(torch.equal, batch.prompts.images, expected.images))
+        assert batch.prompts.keys == tuple(map(prompts.encoding.key, expected.images))
         assert all(map(torch.equal, batch.prompts.input_ids, expected.input_ids))
     # Scores 100 to 91 become 5 to 1.
     assert labelled.table["mos_scaled"].tolist() == pytest.approx(
@@ -131,8 +133,9 @@ def test_short_edge_comes_before_the_models_resizing(
     # 112 x 84, so 8 x 6 patches. Without it, 32 x 40 grows to the smallest area, 56 x 84.
     plain = next(iter(module(make_csv(4, "plain"), prompts).train_dataloader()))
     large = next(iter(module(make_csv(4, "large", short_edge=84), prompts).train_dataloader()))
-    assert plain.prompts.image_grid_thw[0].tolist() == [1, 4, 6]
-    assert large.prompts.image_grid_thw[0].tolist() == [1, 6, 8]
+    # 4 x 6 and 6 x 8 patches of 14 pixels.
+    assert plain.prompts.images[0].shape == (56, 84, 3)
+    assert large.prompts.images[0].shape == (84, 112, 3)
 
 
 def test_images_in_subfolders_are_found_and_scores_turned(

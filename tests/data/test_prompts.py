@@ -61,8 +61,9 @@ def test_prompts_equal_the_published_path(processor: Any, vision_id: bool) -> No
         expected = processor(text=[text], images=images, return_tensors="pt")
         own = batch.select(position, position + 1)
         assert torch.equal(own.input_ids[0], expected["input_ids"][0])
-        assert torch.equal(own.image_grid_thw, expected["image_grid_thw"])
-        assert torch.equal(own.pixel_values, expected["pixel_values"])
+        patches, grid = builder.encoding.encode(own.images)
+        assert torch.equal(grid, expected["image_grid_thw"])
+        assert torch.equal(patches, expected["pixel_values"])
 
 
 def test_area_limits_equal_qwen_vl_utils(processor: Any) -> None:
@@ -73,21 +74,19 @@ def test_area_limits_equal_qwen_vl_utils(processor: Any) -> None:
         element = {"type": "image", "image": picture, **limits}
         (expected,), _ = process_vision_info([{"role": "user", "content": [element]}])
         assert builder.rule.size(*size) == expected.size
-        grid = builder([picture]).image_grid_thw[0].tolist()
-        assert grid == [1, expected.size[1] // 14, expected.size[0] // 14]
+        assert builder([picture]).images[0].shape == (expected.size[1], expected.size[0], 3)
 
 
 def test_shapes_and_image_tokens(processor: Any) -> None:
     batch = PromptBuilder(processor, SENTENCE, 56 * 56, 112 * 112, vision_id=True)(
         [noise_picture(0, 56, 84), noise_picture(1, 112, 112)]
     )
-    # 56 x 84 pixels: 4 x 6 patches, 2 x 3 tokens; 112 x 112: 8 x 8 patches, 16 tokens.
-    assert batch.image_grid_thw.tolist() == [[1, 6, 4], [1, 8, 8]]
-    assert batch.pixel_values.shape == (24 + 64, 3 * 2 * 14 * 14)
+    # 56 x 84 pixels: 2 x 3 tokens of 28 x 28; 112 x 112: 4 x 4.
+    assert [tuple(image.shape) for image in batch.images] == [(84, 56, 3), (112, 112, 3)]
     tokens = [int((ids == processor.image_token_id).sum()) for ids in batch.input_ids]
     assert tokens == [6, 16]
     assert batch.input_ids[0].dtype == torch.int64
-    assert batch.pixel_values.dtype == torch.float32
+    assert {image.dtype for image in batch.images} == {torch.uint8}
 
 
 @given(
@@ -112,7 +111,7 @@ def test_very_narrow_pictures_are_refused(prompts: PromptBuilder) -> None:
     with pytest.raises(DataError, match="a picture of 2 x 402 pixels is too narrow"):
         prompts([noise_picture(0, 2, 402)])
     # Long but allowed, and above the largest area: the published rule's short side would be 0.
-    assert prompts([noise_picture(0, 28, 28 * 190)]).image_grid_thw[0, 2] == 2
+    assert prompts([noise_picture(0, 28, 28 * 190)]).images[0].shape[1] == 28
 
 
 def test_contradictions_are_config_errors(processor: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from vqr1.config import EvalConfig, validate
 from vqr1.data.prompts import PromptBuilder
 from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.server import PictureReader, pictures_of
+from vqr1.evaluation.server import PictureReader
 from vqr1.policy.loading import load_policy
 from vqr1.rollout.local import LocalEngine
 
@@ -71,7 +72,9 @@ def test_pictures_survive_the_loader() -> None:
     pictures = [
         torch.randint(0, 256, (h, w, 3), dtype=torch.uint8) for h, w in ((28, 56), (84, 28))
     ]
-    found = pictures_of(PictureReader(784, 10**6).from_resized(pictures))
+    batch = pickle.loads(pickle.dumps(PictureReader(784, 10**6).from_resized(pictures)))
+    found = batch.images
+    assert [len(ids) for ids in batch.input_ids] == [0, 0]
     assert all(torch.equal(a, b) for a, b in zip(found, pictures, strict=True))
 
 

@@ -22,7 +22,7 @@ from vqr1.policy.shared_prompt import (
     prompt_positions,
     response_logprobs,
 )
-from vqr1.policy.vision import VisionFeatures, encode_images
+from vqr1.policy.vision import VisionFeatures, encode_images, encoding_of
 from vqr1.records import PromptBatch
 
 GRIDS = [(2, 2), (3, 5), (2, 2), (4, 2)]
@@ -215,19 +215,21 @@ def test_frozen_tower_reuses_features_and_gets_no_gradient():
 def test_bfloat16_stays_within_the_noise_of_the_plain_path():
     exact = tiny_model(std=0.1)
     model = copy.deepcopy(exact).bfloat16()
-    prompts = tiny_prompts(GRIDS, TEXTS)
     tokens, mask = random_responses(RAGGED)
-    with torch.no_grad():
-        truth = plain_logprobs(exact, prompts, tokens, mask).logprobs
-        plain = plain_logprobs(model, prompts, tokens, mask).logprobs
-        single = torch.cat(
-            [plain_logprobs(model, prompts.select(b, b + 1), tokens[b : b + 1],
-                            mask[b : b + 1]).logprobs for b in range(len(prompts))]
-        )  # fmt: skip
-        shared = response_logprobs(model, prompts, tokens, mask).logprobs
-    noise = max((plain - single).abs().max(), (plain - truth).abs().max())
-    assert (shared - truth).abs().max() <= 1.5 * noise
-    assert 0 < noise < 0.2
+    plain_errors, shared_errors = [], []
+    # One batch's errors are a few dozen numbers, and chance decides whose are larger.
+    for seed in range(4):
+        prompts = tiny_prompts(GRIDS, TEXTS, seed)
+        with torch.no_grad():
+            truth = plain_logprobs(exact, prompts, tokens, mask).logprobs
+            plain = plain_logprobs(model, prompts, tokens, mask).logprobs
+            shared = response_logprobs(model, prompts, tokens, mask).logprobs
+        plain_errors.append((plain - truth)[mask])
+        shared_errors.append((shared - truth)[mask])
+    plain_error, shared_error = torch.cat(plain_errors), torch.cat(shared_errors)
+    assert shared_error.square().mean() <= 1.3**2 * plain_error.square().mean()
+    assert shared_error.abs().max() <= 1.5 * plain_error.abs().max()
+    assert 0 < plain_error.abs().max() < 0.2
 
 
 def test_autocast_computes_in_the_lower_precision():
@@ -243,8 +245,9 @@ def test_autocast_computes_in_the_lower_precision():
 def test_positions_equal_the_model_library():
     model = tiny_model()
     prompts = tiny_prompts([(2, 2), (3, 5), (7, 2), (1, 1)], [5, 9, 0, 1])
-    for ids, grid in zip(prompts.input_ids, prompts.image_grid_thw, strict=True):
-        found, following = prompt_positions(ids, grid, IMAGE_TOKEN, 2)
+    _, grids = encoding_of(model).encode(prompts.images)
+    for ids, grid in zip(prompts.input_ids, grids, strict=True):
+        found, following = prompt_positions(ids, grid.tolist(), IMAGE_TOKEN, 2)
         expected, delta = model.model.get_rope_index(
             ids[None], (ids == IMAGE_TOKEN).int()[None], image_grid_thw=grid[None]
         )
@@ -277,7 +280,7 @@ def test_features_of_another_image_are_refused():
     with pytest.raises(ModelError, match="4 image tokens and 9 image features"):
         response_logprobs(model, tiny_prompts([(2, 2)], [1]), tokens, mask, vision=other)
     prompts = tiny_prompts([(2, 2)], [1])
-    wrong = PromptBatch(prompts.input_ids, prompts.pixel_values, torch.tensor([[1, 4, 6]]))
+    wrong = PromptBatch(prompts.input_ids, tiny_prompts([(2, 3)], [1]).images)
     with pytest.raises(ModelError, match="4 image tokens for an image of 6"):
         response_logprobs(model, wrong, tokens, mask, vision=encode_images(model, prompts))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from vqr1.errors import ModelError
 from vqr1.policy.vision import VisionCache, encode_images, image_keys
-from vqr1.records import PromptBatch
 
 PROMPTS = tiny_prompts([(2, 2), (3, 5), (4, 2)], [1, 2, 3])
 
@@ -69,18 +70,22 @@ def test_checkpointing_recomputes_the_tower_in_eval_mode():
 
 
 def test_keys_follow_the_image_not_the_batch():
-    keys = image_keys(PROMPTS)
+    model = tiny_model()
+    keys = image_keys(model, PROMPTS)
     assert len(set(keys)) == 3
-    assert image_keys(PROMPTS.select(1, 3)) == keys[1:]
-    changed = PROMPTS.pixel_values.clone()
-    changed[0, 0] += 1e-3
-    other = image_keys(PromptBatch(PROMPTS.input_ids, changed, PROMPTS.image_grid_thw))
+    assert image_keys(model, PROMPTS.select(1, 3)) == keys[1:]
+    changed = PROMPTS.images[0].clone()
+    changed[0, 0, 0] ^= 1
+    other = image_keys(model, replace(PROMPTS, images=(changed, *PROMPTS.images[1:])))
     assert other[0] != keys[0]
     assert other[1:] == keys[1:]
-    # The same patches in another arrangement are another image.
-    turned = PROMPTS.image_grid_thw.clone()
-    turned[2] = torch.tensor([1, 4, 8])
-    assert image_keys(PromptBatch(PROMPTS.input_ids, PROMPTS.pixel_values, turned))[2] != keys[2]
+
+
+def test_keys_of_the_loader_are_not_computed_again():
+    keys = (b"a" * 16, b"b" * 16, b"c" * 16)
+    prompts = replace(PROMPTS, keys=keys)
+    assert image_keys(tiny_model(), prompts) == keys
+    assert image_keys(tiny_model(), prompts.choose([2, 0])) == (keys[2], keys[0])
 
 
 def test_cache_runs_the_tower_for_unknown_images_only(frozen, tower_runs):

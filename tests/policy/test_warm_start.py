@@ -24,16 +24,15 @@ from vqr1.policy.synthetic import (
     opinion,
     response,
     sentence,
-    to_patches,
 )
 from vqr1.policy.tiny import build_processor, build_tokenizer, random_tiny_model
 from vqr1.policy.warm_start import (
     AnswerWriter,
     WarmStartSettings,
     cosine_patches,
-    prompt_batch,
     warm_start,
 )
+from vqr1.records import PromptBatch
 
 PROMPTS = {"thinking": "Think and rate.", "non_thinking": "Rate.", "describe": "Describe."}
 
@@ -61,17 +60,6 @@ def test_pool_is_a_function_of_its_seed() -> None:
     assert not np.array_equal(first.pixels, other.pixels)
     assert set(first.levels[first.types == CLEAN]) <= {0}
     assert set(first.levels[first.types != CLEAN]) <= set(LEVELS)
-
-
-def test_patches_are_the_image_processors() -> None:
-    pixels = torch.from_numpy(
-        np.random.default_rng(0).integers(0, 256, (2, 84, 112, 3), dtype=np.uint8)
-    )
-    processor = build_processor(build_tokenizer(["x"]))
-    expected = processor.image_processor(
-        images=[image.permute(2, 0, 1) for image in pixels], do_resize=False, return_tensors="pt"
-    )
-    torch.testing.assert_close(to_patches(pixels), expected["pixel_values"])
 
 
 def test_sentences_name_damage_and_severity() -> None:
@@ -160,7 +148,7 @@ def test_a_few_steps_teach_the_form() -> None:
     ids, tokens, mask = writer.write(
         torch.from_numpy(pool.types[:8]), torch.from_numpy(pool.levels[:8]), 2
     )
-    batch = prompt_batch(torch.from_numpy(pool.pixels[:8]), ids)
+    batch = PromptBatch(ids, torch.from_numpy(pool.pixels[:8]).unbind())
     assert tokenizer.decode(tokens[0, 0][mask[0, 0]].tolist()).endswith("<|im_end|>")
 
     def loss() -> float:

@@ -12,7 +12,7 @@ from tests.support.tiny_models import IMAGE_TOKEN, tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import SamplingConfig
 from vqr1.policy.plain import plain_logprobs
-from vqr1.policy.vision import encode_images
+from vqr1.policy.vision import encode_images, encoding_of
 from vqr1.records import PromptBatch
 from vqr1.rollout.local import LocalEngine
 
@@ -26,13 +26,13 @@ def generated(model, prompts, limit, **further):
     """Greedy responses of the model library, one image at a time."""
     rows = []
     for b, ids in enumerate(prompts.input_ids):
-        one = prompts.select(b, b + 1)
+        patches, grid = encoding_of(model).encode(prompts.images[b : b + 1])
         out = model.generate(
             input_ids=ids[None],
             attention_mask=torch.ones_like(ids[None]),
             mm_token_type_ids=(ids == IMAGE_TOKEN).int()[None],
-            pixel_values=one.pixel_values,
-            image_grid_thw=one.image_grid_thw,
+            pixel_values=patches,
+            image_grid_thw=grid,
             do_sample=False,
             max_new_tokens=limit,
             eos_token_id=ENDS,
@@ -151,10 +151,7 @@ def test_samples_depend_on_seed_and_image_only(model, rollout):
     other = engine.sample(PROMPTS, group_size=6, sampling=SAMPLING, seed=4)
     assert other.texts != rollout.texts
     first, second = (ids for ids in PROMPTS.input_ids[:2])
-    parts = PROMPTS.pixel_values.split(PROMPTS.image_grid_thw.prod(1).tolist())
-    swapped = PromptBatch(
-        (second, first), torch.cat([parts[1], parts[0]]), PROMPTS.image_grid_thw[[1, 0]]
-    )
+    swapped = PromptBatch((second, first), (PROMPTS.images[1], PROMPTS.images[0]))
     exchanged = engine.sample(swapped, group_size=6, sampling=SAMPLING, seed=3)
     assert exchanged.texts == [rollout.texts[1], rollout.texts[0]]
 

@@ -17,7 +17,6 @@ from tests.support import vllm_transport
 from tests.support.pictures import SENTENCE, noise_picture
 from tests.support.vllm_transport import RunningServer, vllm_server
 from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
-from vqr1.data.patches import pictures_of
 from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import ModelError, RolloutLostError
 from vqr1.policy.loading import load_policy
@@ -94,7 +93,7 @@ def asked(engine: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> Ro
 
 def one_by_one(model: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> list[Rollout]:
     """What the policy itself samples for each image from the seed that goes to the server."""
-    seeds = seeds_of(pictures_of(PROMPTS, POLICY.processor.image_processor), seed)
+    seeds = seeds_of(PROMPTS.images, seed)
     local = LocalEngine(model, TOKENIZER, 10**6)
 
     def only(b: int) -> PromptBatch:

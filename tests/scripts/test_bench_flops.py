@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
+from vqr1.policy.vision import encoding_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -25,7 +26,7 @@ def test_counts_equal_the_profilers():
     ids = prompts.input_ids[0]
     counted = step_flops(model.config, 512, len(ids), images=1, group=1, tokens=1)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model.get_image_features(prompts.pixel_values, prompts.image_grid_thw)
+        model.get_image_features(*encoding_of(model).encode(prompts.images))
     assert counted.vision == pytest.approx(counter.get_total_flops(), rel=1e-6)
     hidden = torch.randn(1, len(ids), 48)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):

@@ -75,15 +75,15 @@ def tiny_model(
 def tiny_prompts(grids: Sequence[tuple[int, int]], texts: Sequence[int], seed: int = 0):
     """Prompts of images with (rows, columns) merged patches, followed by `texts` text tokens."""
     generator = torch.Generator().manual_seed(seed)
-    ids, pixels, sizes = [], [], []
+    ids, images = [], []
     for (rows, columns), text in zip(grids, texts, strict=True):
         words = torch.randint(0, 90, (3 + text,), generator=generator)
         start, end = torch.tensor([VISION_START]), torch.tensor([VISION_END])
-        image = torch.full((rows * columns,), IMAGE_TOKEN)
-        ids.append(torch.cat([words[:3], start, image, end, words[3:]]))
-        pixels.append(torch.randn(4 * rows * columns, 3 * 2 * PATCH**2, generator=generator))
-        sizes.append([1, 2 * rows, 2 * columns])
-    return PromptBatch(tuple(ids), torch.cat(pixels), torch.tensor(sizes))
+        places = torch.full((rows * columns,), IMAGE_TOKEN)
+        ids.append(torch.cat([words[:3], start, places, end, words[3:]]))
+        size = (2 * rows * PATCH, 2 * columns * PATCH, 3)
+        images.append(torch.randint(0, 256, size, dtype=torch.uint8, generator=generator))
+    return PromptBatch(tuple(ids), tuple(images))
 
 
 def random_responses(lengths: Sequence[Sequence[int]], seed: int = 0) -> tuple[Tensor, Tensor]:

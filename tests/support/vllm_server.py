@@ -28,6 +28,7 @@ from torch.distributed import TCPStore
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from vqr1.config import SamplingConfig
+from vqr1.data.patches import PATCH
 from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.records import PromptBatch
 from vqr1.rollout.local import LocalEngine
@@ -238,9 +239,10 @@ class Served:
         )
         sizes = {name: self.options[name] for name in SIZES if name in self.options}
         made = self.processor(text=[text], images=pictures, return_tensors="pt", **sizes)
-        return PromptBatch(
-            (made["input_ids"][0],), made["pixel_values"].float(), made["image_grid_thw"]
-        )
+        _, rows, columns = made["image_grid_thw"][0].tolist()
+        # The same size where the picture comes resized, as it should.
+        resized = pictures[0].resize((columns * PATCH, rows * PATCH), Image.Resampling.BICUBIC)
+        return PromptBatch((made["input_ids"][0],), (torch.from_numpy(np.array(resized)),))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """On-disk cache of resized pictures, shared by epochs and runs.
 
-An entry is the [H, W, 3] uint8 picture after decoding and resizing, in one safetensors file: an
-eighth of the size of the float patches that follow from it by cheap arithmetic, and exact. Its name
+An entry is the [H, W, 3] uint8 picture after decoding and resizing, in one safetensors file: what
+a batch carries, an eighth of the size of the float patches that follow from it. Its name
 is a hash over everything that decides its content: the file (real path, size, modification time in
 nanoseconds), the short edge, the resizing rule, and the versions of the decoder and of this format.
 Entries are written to a temporary name and renamed, so that processes can share a folder.

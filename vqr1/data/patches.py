@@ -1,48 +1,131 @@
-"""Vision patches back to pictures, for engines that take pictures.
+"""How Qwen2.5-VL takes in an image: its patches, its tokens, and the key by which it is known.
 
-    pixel = round((patch value * std + mean) / rescale_factor)
+    patch value = (grey level - mean / rescale) / (std / rescale)
 
-The image processor's float32 arithmetic is off by far less than half a grey level, so that the
-pictures are exactly those that the patches were made of.
+An image has both sides in multiples of `patch` x `merge` pixels. It is cut into patches of `patch`
+x `patch` pixels; a still image fills the `frames` of a patch alike, and patches that the tower
+merges into one token lie next to each other. Batches carry the resized uint8 images, an eighth of
+the bytes; whoever runs the tower makes the patches, to the bit those of the image processor of
+transformers.
 
-Not here: the way there (`prompts.py`).
+Everything that is this family's own about images is here. Not here: resizing (`prompts.py`), the
+tower (`vqr1.policy.vision`).
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vqr1.records import PromptBatch
+from vqr1.errors import ConfigError
+
+PATCH, MERGE, TEMPORAL = 14, 2, 2
+"""Edge of a patch in pixels, patches merged along each side, frames in a patch."""
+
+FACTOR = PATCH * MERGE
+"""Both sides of an image are multiples of it."""
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Per-channel normalisation of the released checkpoints (CLIP's), of values in [0, 1]."""
 
 
-def pictures_of(prompts: PromptBatch, image_processor: Any) -> list[Tensor]:
-    """The resized pictures of a batch.
+@dataclass(frozen=True)
+class PatchEncoding:
+    """The numbers of one checkpoint's image processor, and what follows from them.
 
-    Args:
-        prompts: B prompts.
-        image_processor: the image processor that made their patches.
-
-    Returns:
-        B pictures [H_b, W_b, 3] uint8 on the host.
+    Attributes:
+        patch: edge of a patch in pixels.
+        merge: patches that become one token, along each side.
+        frames: equal frames of a patch.
+        mean: per channel, of values in [0, 1].
+        std: per channel, above 0.
+        rescale: factor from a grey level to [0, 1].
     """
-    size, merge = int(image_processor.patch_size), int(image_processor.merge_size)
-    depth = int(image_processor.temporal_patch_size)
-    mean = torch.tensor(image_processor.image_mean)
-    std = torch.tensor(image_processor.image_std)
-    grids = prompts.image_grid_thw.tolist()
-    counts = [frames * rows * columns for frames, rows, columns in grids]
-    pictures = []
-    patches = prompts.pixel_values.detach().to("cpu", torch.float32)
-    for part, (_, rows, columns) in zip(patches.split(counts), grids, strict=True):
-        # A still picture fills all frames alike: the first one says it all.
-        blocks = part.view(rows // merge, columns // merge, merge, merge, 3, depth, size, size)[
-            :, :, :, :, :, 0
-        ]
-        # row, column, merge y, merge x, rgb, y, x -> row, merge y, y, column, merge x, x, rgb
-        image = blocks.permute(0, 2, 5, 1, 3, 6, 4).reshape(rows * size, columns * size, 3)
-        values = (image * std + mean) / image_processor.rescale_factor
-        pictures.append(values.round().clamp(0, 255).to(torch.uint8))
-    return pictures
+
+    patch: int = PATCH
+    merge: int = MERGE
+    frames: int = TEMPORAL
+    mean: tuple[float, ...] = IMAGE_MEAN
+    std: tuple[float, ...] = IMAGE_STD
+    rescale: float = 1 / 255
+
+    @staticmethod
+    def of(image_processor: Any) -> PatchEncoding:
+        """The encoding of a checkpoint's image processor.
+
+        Raises:
+            ConfigError: it leaves grey levels as they are.
+        """
+        if not (image_processor.do_rescale and image_processor.do_normalize):
+            raise ConfigError(
+                [
+                    "model.path: preprocessor_config.json turns do_rescale or do_normalize off, "
+                    "with which no Qwen2.5-VL was trained; set both to true"
+                ]
+            )
+        return PatchEncoding(
+            int(image_processor.patch_size),
+            int(image_processor.merge_size),
+            int(image_processor.temporal_patch_size),
+            tuple(map(float, image_processor.image_mean)),
+            tuple(map(float, image_processor.image_std)),
+            float(image_processor.rescale_factor),
+        )
+
+    def grid(self, image: Tensor) -> tuple[int, int, int]:
+        """Frames, patch rows and patch columns of an image [H, W, 3], of which there is 1 frame."""
+        return 1, image.shape[0] // self.patch, image.shape[1] // self.patch
+
+    def tokens(self, image: Tensor) -> int:
+        """Tokens of an image [H, W, 3] in a prompt."""
+        _, rows, columns = self.grid(image)
+        return rows * columns // self.merge**2
+
+    def patches(self, image: Tensor) -> Tensor:
+        """The patches of an image.
+
+        The arithmetic is that of the image processor, operation by operation, so that every bit is.
+
+        Args:
+            image: [H, W, 3] uint8.
+
+        Returns:
+            [H/patch * W/patch, 3 * frames * patch * patch] float32 on the image's device.
+        """
+        _, rows, columns = self.grid(image)
+        size, merge = self.patch, self.merge
+        mean = torch.tensor(self.mean, device=image.device) * (1.0 / self.rescale)
+        std = torch.tensor(self.std, device=image.device) * (1.0 / self.rescale)
+        # row, merge y, y, column, merge x, x, rgb -> row, column, merge y, merge x, rgb, y, x
+        blocks = image.reshape(rows // merge, merge, size, columns // merge, merge, size, 3)
+        blocks = blocks.permute(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3, 1, size * size)
+        values = blocks.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None])
+        return values.expand(-1, -1, self.frames, -1).reshape(rows * columns, -1)
+
+    def encode(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What the vision tower takes.
+
+        Args:
+            images: B images [H_b, W_b, 3] uint8.
+
+        Returns:
+            [N, patch_dim] float32 patches of all images, image after image, and [B, 3] int64
+            grids on the host: frames, patch rows and patch columns.
+        """
+        patches = torch.cat([self.patches(image) for image in images])
+        return patches, torch.tensor([self.grid(image) for image in images])
+
+    def key(self, image: Tensor) -> bytes:
+        """A 16-byte digest of an image's patches, the same in every batch and on every machine.
+
+        It decides the noise of the image's responses: another definition would be other samples.
+        """
+        digest = hashlib.sha256(repr(list(self.grid(image))).encode())
+        digest.update(self.patches(image.cpu()).numpy().tobytes())
+        return digest.digest()[:16]

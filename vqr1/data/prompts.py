@@ -2,19 +2,19 @@
 
 A prompt is the model's chat template around one image and the prompt text (`chat_text`, the one
 function that makes it), with "Picture 1: " before the image where `prompt.vision_id` asks for it.
-The picture is resized by qwen-vl-utils' rule (both sides multiples of patch size x merge
-size, area within `min_pixels` and `max_pixels`, bicubic) and normalised and cut into patches by the
-model's own image processor, which resizes nothing further. The text is tokenised once; a prompt of
-n image tokens repeats the image token n times.
+The picture is resized by qwen-vl-utils' rule (both sides multiples of patch size x merge size,
+area within `min_pixels` and `max_pixels`, bicubic) and stays an image of bytes. The text is
+tokenised once; a prompt of n image tokens repeats the image token n times.
 
-Nothing here pads: sequence lengths differ, and `PromptBatch` keeps them apart.
+Nothing here pads: sequence lengths differ, and `PromptBatch` keeps them apart. Not here: what a
+model makes of an image (`patches.py`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,11 +23,12 @@ from PIL import Image
 from qwen_vl_utils.vision_process import MAX_RATIO, smart_resize
 from torch import Tensor
 
+from vqr1.data.patches import FACTOR, PatchEncoding
 from vqr1.errors import ConfigError, DataError
 from vqr1.records import PromptBatch
 
-QWEN_FACTOR = 28
-"""Sides of a Qwen2.5-VL picture are multiples of it: patches of 14 pixels, merged by twos."""
+QWEN_FACTOR = FACTOR
+"""Sides of a Qwen2.5-VL picture are multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,10 @@ class PictureSource(Protocol):
         """Prompts of B resized pictures [H_b, W_b, 3] uint8."""
         ...
 
+    def with_keys(self, prompts: PromptBatch) -> PromptBatch:
+        """The same batch with its images' keys, where whoever takes it asks for them."""
+        ...
+
 
 class PromptBuilder:
     """Builds `PromptBatch` records from RGB pictures.
@@ -122,10 +127,11 @@ class PromptBuilder:
 
     Attributes:
         rule: the resizing rule.
+        encoding: what the model makes of a resized picture.
 
     Raises:
-        ConfigError: the area limits contradict each other, or the template and the prompt text
-            together do not hold exactly one image token.
+        ConfigError: the area limits contradict each other, the image processor does not normalise,
+            or the template and the prompt text together do not hold exactly one image token.
     """
 
     def __init__(
@@ -137,9 +143,7 @@ class PromptBuilder:
         *,
         vision_id: bool,
     ) -> None:
-        image_processor = processor.image_processor
-        self._image_processor = image_processor
-        self._merge = int(image_processor.merge_size)
+        self.encoding = PatchEncoding.of(processor.image_processor)
         self.rule = resize_rule(processor, min_pixels, max_pixels)
         self.text = chat_text(processor, prompt_text, vision_id)
         self._before, self._after, self._image_token = _split_at_image(processor, self.text)
@@ -165,19 +169,12 @@ class PromptBuilder:
         Args:
             pixels: B tensors [H_b, W_b, 3] uint8, as `resize` gives them.
         """
-        encoded = self._image_processor(
-            images=[image.permute(2, 0, 1) for image in pixels],
-            do_resize=False,
-            input_data_format="channels_first",
-            return_tensors="pt",
-        )
-        grid = encoded["image_grid_thw"].to(torch.int64)
-        merged = (grid.prod(dim=1) // self._merge**2).tolist()
-        return PromptBatch(
-            tuple(self.token_ids(count) for count in merged),
-            encoded["pixel_values"].to(torch.float32),
-            grid,
-        )
+        ids = tuple(self.token_ids(self.encoding.tokens(image)) for image in pixels)
+        return PromptBatch(ids, tuple(pixels))
+
+    def with_keys(self, prompts: PromptBatch) -> PromptBatch:
+        """The same batch with its images' keys: a loader's worker has the time to compute them."""
+        return replace(prompts, keys=tuple(self.encoding.key(image) for image in prompts.images))
 
     def token_ids(self, image_tokens: int) -> Tensor:
         """[P] int64 prompt with `image_tokens` image tokens."""

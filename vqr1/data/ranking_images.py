@@ -1,6 +1,6 @@
 """From planned positions to ranking batches: decoding and preprocessing, run in loader workers.
 
-Each image of a batch is decoded, resized and cut into patches once; the K responses share it.
+Each image of a batch is decoded and resized once; the K responses share it.
 Images that turn out not to decode stop the run, or are counted and left out, as the data set's
 `on_bad_image` says: in training the set's next image that the step does not hold takes the place,
 in evaluation, and where there is no such image, the batch is smaller by it. Counts are kept in
@@ -143,7 +143,7 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         return RankingBatch(
             dataset=plan.dataset,
             images=tuple(images.images[p] for p in positions),
-            prompts=self.prompts.from_resized(pixels),
+            prompts=self.prompts.with_keys(self.prompts.from_resized(pixels)),
             mos=images.mos[positions],
             index=images.rows[positions],
         )

@@ -29,7 +29,7 @@ from vqr1.rollout.server import ChatServer, ServerReply
 
 
 class PictureReader:
-    """Batches of pictures in the place of prompts: a pixel is a patch, and no text is there.
+    """Batches of pictures without prompts: the server makes its own.
 
     Args:
         min_pixels: smallest area, in pixels, that a picture is resized to.
@@ -44,19 +44,13 @@ class PictureReader:
         return self.rule.pixels(picture)
 
     def from_resized(self, pixels: Sequence[Tensor]) -> PromptBatch:
-        """B resized pictures [H_b, W_b, 3] as [sum H_b W_b, 3] pixels with their sizes."""
-        return PromptBatch(
-            (torch.empty(0, dtype=torch.int64),) * len(pixels),
-            torch.cat([picture.flatten(0, 1) for picture in pixels]),
-            torch.tensor([[1, *picture.shape[:2]] for picture in pixels]),
-        )
+        """B resized pictures [H_b, W_b, 3] uint8."""
+        none = torch.empty(0, dtype=torch.int64)
+        return PromptBatch((none,) * len(pixels), tuple(pixels))
 
-
-def pictures_of(prompts: PromptBatch) -> list[Tensor]:
-    """The B pictures [H_b, W_b, 3] that `PictureReader` put there."""
-    sizes = prompts.image_grid_thw[:, 1:].tolist()
-    parts = prompts.pixel_values.split([height * width for height, width in sizes])
-    return [part.view(*size, 3) for part, size in zip(parts, sizes, strict=True)]
+    def with_keys(self, prompts: PromptBatch) -> PromptBatch:
+        """The batch as it is: a server keeps no features here."""
+        return prompts
 
 
 class ServerScorer:
@@ -92,7 +86,7 @@ class ServerScorer:
         """
         mode = self._mode
         replies = self._server.answers(
-            pictures_of(batch.prompts),
+            batch.prompts.images,
             self._question,
             vision_id=self._vision_id,
             samples=mode.samples,

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGene
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from vqr1.config import LoraConfig, ModelConfig
+from vqr1.data.patches import PatchEncoding
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import unwrap
 from vqr1.policy.fast_layers import use_fast_layers
@@ -91,11 +92,13 @@ def load_policy(
     Raises:
         ModelError: no such checkpoint, no processor beside it, another architecture, or weights
             with NaN or infinity.
+        ConfigError: its processor does not normalise images.
     """
     source = _source(config)
     processor = load_processor(config)
     model = _load_weights(source, config, attention)
     use_fast_layers(model)
+    model.image_encoding = PatchEncoding.of(processor.image_processor)
     if config.freeze_vision:
         model.model.visual.requires_grad_(False)
     if gradient_checkpointing:

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vqr1.policy.backbone import unwrap
 from vqr1.policy.shared_prompt import ResponseLogprobs
+from vqr1.policy.vision import encoding_of
 from vqr1.records import PromptBatch
 
 
@@ -56,8 +57,8 @@ def plain_logprobs(
     real = real.to(device).repeat_interleave(group, dim=0)
     responses = tokens.view(images * group, longest).masked_fill(~mask.view(-1, longest), pad)
     rows = torch.cat([ids, responses], dim=1)
-    patches = prompts.image_grid_thw.prod(dim=1).tolist()
-    pixels = [part for part in prompts.pixel_values.split(patches) for _ in range(group)]
+    copies = [image.to(device) for image in prompts.images for _ in range(group)]
+    patches, grids = encoding_of(model).encode(copies)
     is_image = (rows == core.config.image_token_id) & torch.cat(
         [real.bool(), torch.zeros_like(responses, dtype=torch.bool)], dim=1
     )
@@ -65,8 +66,8 @@ def plain_logprobs(
         input_ids=rows,
         attention_mask=torch.cat([real, mask.view(-1, longest).long()], dim=1),
         mm_token_type_ids=is_image.int(),
-        pixel_values=torch.cat(pixels).to(device),
-        image_grid_thw=prompts.image_grid_thw.to(device).repeat_interleave(group, dim=0),
+        pixel_values=patches,
+        image_grid_thw=grids.to(device),
         logits_to_keep=longest + 1,
         use_cache=False,
     )

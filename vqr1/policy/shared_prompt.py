@@ -22,6 +22,7 @@ Not here: sampling (`vqr1.rollout`), losses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,7 +38,7 @@ from vqr1.policy.tree_attention import (
     TreeLayout,
     attention_switched,
 )
-from vqr1.policy.vision import VisionFeatures, encode_images
+from vqr1.policy.vision import VisionFeatures, encode_images, encoding_of
 from vqr1.records import PromptBatch
 
 
@@ -103,7 +104,7 @@ def plan_micro_batches(prompts: PromptBatch, mask: Tensor, micro_batch_tokens: i
 
 
 def prompt_positions(
-    input_ids: Tensor, grid_thw: Tensor, image_token: int, merge: int
+    input_ids: Tensor, grid: Sequence[int], image_token: int, merge: int
 ) -> tuple[Tensor, int]:
     """Multimodal rotary positions of a prompt with one image.
 
@@ -114,7 +115,7 @@ def prompt_positions(
 
     Args:
         input_ids: [P] tokens of the prompt.
-        grid_thw: [3] frames, patch rows and patch columns.
+        grid: frames, patch rows and patch columns of the image.
         image_token: number of the image placeholder token.
         merge: patches that are merged along each side (`spatial_merge_size`).
 
@@ -124,7 +125,7 @@ def prompt_positions(
     Raises:
         ModelError: the prompt's placeholders do not match the image's size.
     """
-    frames, height, width = grid_thw.tolist()
+    frames, height, width = grid
     height, width = height // merge, width // merge
     is_image = input_ids == image_token
     found = int(is_image.sum())
@@ -186,9 +187,10 @@ def pack_prompts(model: nn.Module, prompts: PromptBatch, vision: VisionFeatures)
     ids = torch.cat(prompts.input_ids).to(device)
     # Positions are computed where the prompts are: small integer work, needed on the host.
     positions, following = [], []
-    merge = config.vision_config.spatial_merge_size
-    for prompt, grid in zip(prompts.input_ids, prompts.image_grid_thw, strict=True):
-        place, after = prompt_positions(prompt, grid, config.image_token_id, merge)
+    encoding = encoding_of(model)
+    for prompt, image in zip(prompts.input_ids, prompts.images, strict=True):
+        grid = encoding.grid(image)
+        place, after = prompt_positions(prompt, grid, config.image_token_id, encoding.merge)
         positions.append(place)
         following.append(after)
     embeds = text.embed_tokens(ids)
@@ -293,12 +295,12 @@ def response_logprobs(
         # Equally long prompts side by side share one attention call.
         active.sort(key=lambda b: len(prompts.input_ids[b]))
         if vision is None:
-            encoded = encode_images(model, _choose(prompts, active))
+            encoded = encode_images(model, prompts.choose(active))
         else:
             encoded = VisionFeatures(tuple(vision.embeds[b] for b in active))
         values, entropies = _packed_logprobs(
             model,
-            pack_prompts(model, _choose(prompts, active), encoded),
+            pack_prompts(model, prompts.choose(active), encoded),
             tokens[active],
             [lengths[b] for b in active],
             temperature,
@@ -309,19 +311,6 @@ def response_logprobs(
         if entropy is not None and entropies is not None:
             entropy.view(-1).index_copy_(0, places, entropies)
     return ResponseLogprobs(logprobs, entropy)
-
-
-def _choose(prompts: PromptBatch, images: list[int]) -> PromptBatch:
-    """The prompts of the given images, in the given order."""
-    if images == list(range(len(prompts))):
-        return prompts
-    patches = prompts.image_grid_thw.prod(dim=1).tolist()
-    pixels = prompts.pixel_values.split(patches)
-    return PromptBatch(
-        tuple(prompts.input_ids[b] for b in images),
-        torch.cat([pixels[b] for b in images]),
-        prompts.image_grid_thw[images],
-    )
 
 
 def _mask_places(mask: Tensor, active: list[int]) -> Tensor:

@@ -20,10 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
-from torch import Tensor
 
 from vqr1.data.demo import (
     CROP,
@@ -35,7 +33,6 @@ from vqr1.data.demo import (
     texture,
 )
 from vqr1.data.distortions import DISTORTIONS, LEVELS, Picture, to_bytes
-from vqr1.policy.tiny import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, TEMPORAL
 
 GREY_PHOTOGRAPHS = tuple(
     Photograph(name, "skimage", f"data/{name}.png", sha256, "warm start")
@@ -189,25 +186,6 @@ def make_pool(count: int, seed: int, progress: Progress | None = None) -> Pool:
         if progress and task is not None:
             progress.advance(task)
     return Pool(pixels, types, levels)
-
-
-def to_patches(pixels: Tensor) -> Tensor:
-    """Vision patches as Qwen2.5-VL's image processor lays them out.
-
-    Args:
-        pixels: [n, H, W, 3] uint8, H and W divisible by 28.
-
-    Returns:
-        [n * H/14 * W/14, 3 * 2 * 14 * 14] float32; patches that merge lie next to each other.
-    """
-    n, height, width, _ = pixels.shape
-    mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
-    normal = (pixels.float() / 255.0 - mean) / std
-    rows, columns = height // (PATCH * MERGE), width // (PATCH * MERGE)
-    blocks = normal.reshape(n, rows, MERGE, PATCH, columns, MERGE, PATCH, 3)
-    blocks = blocks.permute(0, 1, 4, 2, 5, 7, 3, 6)  # n, row, column, merge y, merge x, rgb, y, x
-    blocks = blocks.reshape(-1, 3, 1, PATCH, PATCH).expand(-1, 3, TEMPORAL, PATCH, PATCH)
-    return blocks.reshape(len(blocks), -1)
 
 
 def sentence(kind: int, level: int, rng: np.random.Generator) -> str:

@@ -35,6 +35,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from vqr1.data.patches import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, TEMPORAL
 from vqr1.policy.packaged import tiny_policy_folder as tiny_policy_folder
 from vqr1.policy.training_prompt import write_training_prompt
 
@@ -94,18 +95,11 @@ CHAT_TEMPLATE = (
 VOCABULARY = 768
 """Largest vocabulary of the packaged tokenizer: 256 bytes, merges, special tokens."""
 
-PATCH, MERGE, TEMPORAL = 14, 2, 2
-"""Qwen2.5-VL's patch edge in pixels, patches merged along each side, frames in a patch."""
-
 VISION_ID = True
 """The warm start teaches with "Picture 1: " before the image (`vqr1.policy.training_prompt`)."""
 
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
 """Image areas that the processor allows by default, as in the released checkpoints."""
-
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Per-channel normalisation of the released checkpoints (CLIP's)."""
 
 
 def build_tokenizer(corpus: Iterable[str], vocabulary: int = VOCABULARY) -> Qwen2Tokenizer:

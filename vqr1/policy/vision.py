@@ -1,11 +1,10 @@
 """Image features: computed once per image and weights version, then reused.
 
-Shapes: B images; T_b merged image tokens of image b; N patches before merging; H hidden size of
-the text model.
+Shapes: B images; T_b merged image tokens of image b; H hidden size of the text model.
 
-All K responses, the reference pass and the update of one step can use one `VisionFeatures`. Where
-the tower is frozen, `VisionCache` keeps the features across steps and epochs, in memory and
-optionally on disk.
+Batches carry resized images; their patches are made here, for the time of a pass. All K responses,
+the reference pass and the update of one step can use one `VisionFeatures`. Where the tower is
+frozen, `VisionCache` keeps the features across steps and epochs, in memory and optionally on disk.
 
 Not here: what an image looks like in the token sequence (`shared_prompt.py`).
 """
@@ -13,11 +12,11 @@ Not here: what an image looks like in the token sequence (`shared_prompt.py`).
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vqr1.data.patches import PatchEncoding
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import checkpointing_in_eval_mode, unwrap
 from vqr1.records import PromptBatch
@@ -75,6 +75,20 @@ class VisionFeatures:
             torch.autograd.backward([embed for embed, _ in pairs], [grad for _, grad in pairs])
 
 
+def encoding_of(model: nn.Module) -> PatchEncoding:
+    """What a policy makes of an image: as its processor's files ask, else the released numbers.
+
+    Args:
+        model: the policy, bare or wrapped.
+    """
+    core = unwrap(model)
+    kept = getattr(core, "image_encoding", None)
+    if isinstance(kept, PatchEncoding):
+        return kept
+    vision = core.config.vision_config
+    return PatchEncoding(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+
+
 def encode_images(
     model: nn.Module, prompts: PromptBatch, *, at_once: bool = False
 ) -> VisionFeatures:
@@ -85,27 +99,24 @@ def encode_images(
 
     Args:
         model: the policy, bare or wrapped.
-        prompts: B prompts with their patches.
+        prompts: B prompts with their images.
         at_once: in one pass on a CPU too, whose caches would rather have several: processes that
             hold pieces of the tower have to make the same number of passes.
 
     Returns:
         Features of B images.
     """
-    core = unwrap(model).model
+    core, encoding = unwrap(model).model, encoding_of(model)
     device = core.visual.patch_embed.proj.weight.device
-    sizes = prompts.image_grid_thw.prod(dim=1).tolist()
+    sizes = [math.prod(encoding.grid(image)) for image in prompts.images]
     in_pieces = device.type == "cpu" and not at_once
     parts = runs_within(sizes, _CPU_PATCHES) if in_pieces else [(0, len(sizes))]
-    ends = list(accumulate(sizes, initial=0))
     features: list[Tensor] = []
     with checkpointing_in_eval_mode(core.visual.blocks):
         for first, last in parts:
-            output = core.get_image_features(
-                prompts.pixel_values[ends[first] : ends[last]].to(device),
-                prompts.image_grid_thw[first:last].to(device),
-                return_dict=True,
-            )
+            images = [image.to(device) for image in prompts.images[first:last]]
+            patches, grids = encoding.encode(images)
+            output = core.get_image_features(patches, grids.to(device), return_dict=True)
             features += output.pooler_output
     return VisionFeatures(tuple(features))
 
@@ -125,17 +136,16 @@ def runs_within(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
     return [*runs, (first, len(sizes))] if sizes else []
 
 
-def image_keys(prompts: PromptBatch) -> list[bytes]:
-    """A 16-byte digest of every image's patches, the same in every batch and on every machine."""
-    patches = prompts.image_grid_thw.prod(dim=1).tolist()
-    pixels = prompts.pixel_values.detach().to("cpu", torch.float32).contiguous()
-    grids = prompts.image_grid_thw.cpu().tolist()
-    keys = []
-    for rows, grid in zip(pixels.split(patches), grids, strict=True):
-        digest = hashlib.sha256(repr(grid).encode())
-        digest.update(memoryview(rows.numpy().reshape(-1)).cast("B"))
-        keys.append(digest.digest()[:16])
-    return keys
+def image_keys(model: nn.Module, prompts: PromptBatch) -> tuple[bytes, ...]:
+    """The B images' keys: those that the loader computed, else computed here.
+
+    Args:
+        model: the policy, bare or wrapped.
+        prompts: B prompts.
+    """
+    if prompts.keys is not None:
+        return prompts.keys
+    return tuple(map(encoding_of(model).key, prompts.images))
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -189,7 +199,7 @@ class VisionCache:
             self._tower_folder.mkdir(parents=True, exist_ok=True)
         kind = device.type
         lower = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "plain"
-        keys = [f"{lower.removeprefix('torch.')}-{key.hex()}" for key in image_keys(prompts)]
+        keys = [f"{lower.removeprefix('torch.')}-{key.hex()}" for key in image_keys(model, prompts)]
         found: list[Tensor | None] = [self._load(key) for key in keys]
         unknown = [b for b, embed in enumerate(found) if embed is None]
         with torch.no_grad():

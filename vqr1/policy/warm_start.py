@@ -34,10 +34,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from vqr1.data.demo import CROP, stream
+from vqr1.data.patches import FACTOR, PATCH, TEMPORAL
 from vqr1.data.prompts import PromptBuilder
 from vqr1.policy.shared_prompt import response_logprobs
-from vqr1.policy.synthetic import CLEAN, AnswerStyle, Pool, response, to_patches
-from vqr1.policy.tiny import MERGE, PATCH, TEMPORAL, VISION_ID
+from vqr1.policy.synthetic import CLEAN, AnswerStyle, Pool, response
+from vqr1.policy.tiny import VISION_ID
 from vqr1.policy.vision import VisionFeatures, encode_images
 from vqr1.records import PromptBatch
 
@@ -191,12 +192,6 @@ def cosine_patches(width: int) -> Tensor:
     return torch.stack(filters)[:, :, None].expand(-1, -1, TEMPORAL, -1, -1) / TEMPORAL
 
 
-def prompt_batch(pixels: Tensor, input_ids: tuple[Tensor, ...]) -> PromptBatch:
-    """Prompts of equally large synthetic images."""
-    grid = torch.tensor([[1, CROP // PATCH, CROP // PATCH]] * len(pixels))
-    return PromptBatch(input_ids, to_patches(pixels), grid)
-
-
 def train_vision(
     model: Qwen2_5_VLForConditionalGeneration,
     heads: QualityHeads,
@@ -218,7 +213,7 @@ def train_vision(
     task = progress.add_task("vision tower", total=settings.vision_steps)
     for _ in range(settings.vision_steps):
         pixels, types, _, opinions = batches.draw(settings.vision_batch)
-        loss = heads.loss(encode_images(model, prompt_batch(pixels, none)), types, opinions)
+        loss = heads.loss(encode_images(model, PromptBatch(none, pixels.unbind())), types, opinions)
         loss.backward()
         schedule.step()
         progress.update(task, advance=1, description=f"vision tower, loss {loss.item():.2f}")
@@ -234,7 +229,7 @@ class AnswerWriter:
         style: AnswerStyle,
         rng: np.random.Generator,
     ) -> None:
-        image_tokens = (CROP // PATCH // MERGE) ** 2
+        image_tokens = (CROP // FACTOR) ** 2
         self._prompt_ids = {
             name: PromptBuilder(processor, text, CROP**2, CROP**2, vision_id=VISION_ID).token_ids(
                 image_tokens
@@ -286,7 +281,7 @@ def train_answers(
     for _ in range(settings.answer_steps):
         pixels, types, levels, opinions = batches.draw(settings.answer_batch)
         ids, tokens, mask = writer.write(types, levels, settings.answers)
-        batch = prompt_batch(pixels, ids)
+        batch = PromptBatch(ids, pixels.unbind())
         features = encode_images(model, batch)
         logprobs = response_logprobs(model, batch, tokens, mask, vision=features).logprobs
         loss = -logprobs.sum() / mask.sum()

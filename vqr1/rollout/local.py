@@ -87,7 +87,7 @@ class LocalEngine:
                 noise = None
                 if sampling.temperature > 0.0:
                     shape = (group_size, sampling.max_new_tokens)
-                    noise = uniform_noise(seed, image_keys(part), *shape)
+                    noise = uniform_noise(seed, image_keys(self.model, part), *shape)
                 turns.append(self.decode_turn(part, state, group_size, sampling, noise))
         return self.rollout(turns)
 

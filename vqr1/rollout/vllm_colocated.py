@@ -18,7 +18,6 @@ from PIL import Image
 from torch import nn
 
 from vqr1.config import ColocatedConfig, ModelConfig, SamplingConfig
-from vqr1.data.patches import pictures_of
 from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import ModelError
 from vqr1.policy.loading import Policy
@@ -93,7 +92,6 @@ class VllmColocatedEngine:
         VllmColocatedEngine._started = True
         self._parameters = vllm.SamplingParams
         self._model = policy.model
-        self._processor = policy.processor
         self._requests = VllmRequests(policy.model, policy.processor, f"{WHO}: vLLM")
         self._builder = PromptBuilder(
             policy.processor,
@@ -153,7 +151,7 @@ class VllmColocatedEngine:
         Raises:
             ModelError: vLLM builds another prompt, or answers something else than was asked for.
         """
-        pictures = pictures_of(prompts, self._processor.image_processor)
+        pictures = [image.cpu() for image in prompts.images]
         # vLLM puts the image's tokens in place of one.
         tokens = self._builder.token_ids(1).tolist()
         asked = [
@@ -184,7 +182,7 @@ class VllmColocatedEngine:
             [_answer(output) for output in outputs],
             sampling,
             group_size,
-            prompts.pixel_values.device,
+            prompts.device,
         )
 
     def _wake(self) -> None:

@@ -25,7 +25,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vqr1.config import RolloutServerConfig, SamplingConfig
-from vqr1.data.patches import pictures_of
 from vqr1.errors import ModelError, RolloutLostError
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
@@ -76,7 +75,6 @@ class VllmServerEngine:
         alone: bool,
     ) -> None:
         self._model = model
-        self._processor = processor
         self._question = question
         self._vision_id = vision_id
         self._config = config
@@ -127,7 +125,7 @@ class VllmServerEngine:
             ModelError: it serves another prompt or another tokenizer, or answers something else
                 than responses with log-probabilities.
         """
-        pictures = pictures_of(prompts, self._processor.image_processor)
+        pictures = [image.cpu() for image in prompts.images]
         seeds = seeds_of(pictures, seed)
         count = asked_for(group_size, sampling)
 
@@ -153,7 +151,7 @@ class VllmServerEngine:
             return answers
 
         answers = self._persist(ask_all, may_reopen=self._alone)
-        return self._requests.rollout(answers, sampling, group_size, prompts.pixel_values.device)
+        return self._requests.rollout(answers, sampling, group_size, prompts.device)
 
     def _ask(
         self,
