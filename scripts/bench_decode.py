@@ -27,9 +27,11 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.clock import now
-from bench.setup import SHAPES, Size, build_model, pictures, processor, prompt_batch
+from bench.setup import Size, build_model, pictures, processor, prompt_batch
 
 from vqr1.outputs import own_json, target, write_json
+from vqr1.planning.rates import copy_rate
+from vqr1.planning.released import SHAPES
 from vqr1.policy.cpu_linear import packed_weights
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.prompt_state import PromptState, read_prompts
@@ -37,9 +39,6 @@ from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import encode_images
 from vqr1.rollout.decode import Decoder
 from vqr1.rollout.static_decode import StaticDecoder
-
-COPY_BYTES = 2**29
-"""Size of the copies that measure the memory: larger than any cache."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -57,18 +56,6 @@ def parse_arguments() -> argparse.Namespace:
         "--json", type=target(own_json("bench_decode")), help="file for every figure"
     )
     return parser.parse_args()
-
-
-def copy_rate(device: torch.device, repeats: int = 10) -> float:
-    """Bytes a second that a large copy reads and writes together; the best of several."""
-    source = torch.ones(COPY_BYTES // 4, dtype=torch.float32, device=device)
-    target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(repeats):
-        started = now()
-        target.copy_(source)
-        best = min(best, now() - started)
-    return 2 * COPY_BYTES / best
 
 
 def step_bytes(model: Any, prompt: PromptState, slots: int, tokens: int) -> float:

@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench.setup import Size, save_weights
 from bench_step import run_in_process
-from plan import libraries, load_train_config
-from planning.check import STEPS, measured_peak
-from planning.memory import MemoryPlan, plan_memory
-from planning.shape import Work, read_shape, share_of_work
 
+from vqr1.cli.plan import libraries, load_train_config
 from vqr1.data.prompts import QWEN_FACTOR, ResizeRule
+from vqr1.planning.check import STEPS, measured_peak
+from vqr1.planning.memory import MemoryPlan, plan_memory
+from vqr1.planning.shape import Work, read_shape, share_of_work
 
 TINY = ((16, 6, 48), (32, 8, 32))
 """B, K, C with the demo set's pictures of 112 x 112."""

@@ -31,10 +31,11 @@ import trl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.flops import peak_rates
-from bench.setup import SHAPES, SIZES, Size, save_weights
+from bench.setup import SIZES, Size, save_weights
 
 from vqr1.outputs import own_json, target, write_json
+from vqr1.planning.rates import peak_rates
+from vqr1.planning.released import SHAPES
 
 CONTESTANTS = ("trl", "ours", "ours, PyTorch linears")
 GROUPS = (2, 4, 8, 16)

@@ -10,9 +10,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vqr1"
 FLOORS = {
     "errors": 0, "process_memory": 0, "records": 0.5, "config": 0.5,
     "iqa": 1,
+    "distributed": 1.5,
     "data": 2, "rewards": 2, "tracking": 2,
     "policy": 3,
     "rollout": 4,
+    "planning": 4.5,
     # Training judges validation images by the rules of evaluation, never the other way round.
     "scoring": 5, "evaluation": 5, "training": 5.5,
     "sweeps": 6,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted
-from vqr1.training.stop_requests import StopRequests
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -4,7 +4,7 @@ A terminal closes, a reader such as `head` ends, a redirected log lies on a full
 be written is dropped, and the run continues. Results are in files, never in these two streams alone
 (`score.py`, whose rows on standard output are its result, guards standard error only).
 
-Not here: signals, among them the SIGHUP of a closed terminal (`vqr1.training.stop_requests`,
+Not here: signals, among them the SIGHUP of a closed terminal (`vqr1.distributed.stop_requests`,
 `vqr1.stop_signals`).
 """
 

@@ -2,7 +2,7 @@
 
 What a command was doing is left in order on the way out: an evaluation closes its file and ends the
 processes that it started, a sweep interrupts its jobs and closes its parent run. A training takes
-the signals itself while it runs (`vqr1.training.stop_requests`).
+the signals itself while it runs (`vqr1.distributed.stop_requests`).
 
 SIGHUP (the terminal was closed) that is ignored at the start, as `nohup` has it, stays ignored.
 """

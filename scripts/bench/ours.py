@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from bench.clock import Clock
-from bench.flops import step_flops
 from bench.setup import (
     KL_WEIGHT,
     LEARNING_RATE,
@@ -28,6 +27,7 @@ from bench.setup import (
     prompt_batch,
 )
 from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
+from vqr1.planning.flops import step_flops
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.loading import Policy
 from vqr1.policy.memory import peak_memory_mib

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from vqr1.data.prompts import resize_rule
+from vqr1.planning.released import shape_config
 from vqr1.policy.tiny import MAX_PIXELS, MIN_PIXELS, build_processor, build_tokenizer
 from vqr1.records import PromptBatch
 
@@ -46,37 +47,6 @@ SIZES = {
     )
 }
 
-_TEXT_3B = {
-    "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
-    "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151936,
-    "tie_word_embeddings": True,
-}  # fmt: skip
-_TEXT_7B = {
-    "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
-    "tie_word_embeddings": False,
-}  # fmt: skip
-_VISION = {
-    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
-    "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
-}  # fmt: skip
-SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "39m": (
-        {
-            "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8,
-            "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 512,
-            "tie_word_embeddings": False,
-        },
-        {
-            "depth": 8, "hidden_size": 320, "intermediate_size": 1280, "num_heads": 4,
-            "window_size": 112, "fullatt_block_indexes": [3, 7],
-        },
-    ),
-    "3b": (_TEXT_3B, _VISION),
-    "7b": (_TEXT_7B, _VISION),
-}  # fmt: skip
-"""Text and vision configurations: a small model for CPUs and the shapes of the released ones."""
-
 
 def processor() -> Qwen2_5_VLProcessor:
     """A real Qwen2.5-VL processor over a small tokenizer that knows the question's words."""
@@ -85,36 +55,9 @@ def processor() -> Qwen2_5_VLProcessor:
     )
 
 
-def shape_config(shape: tuple[dict[str, Any], dict[str, Any]]) -> Qwen2_5_VLConfig:
-    """The configuration of a text and a vision shape, with the small tokenizer's numbers."""
-    text, vision = shape
-    number = processor().tokenizer.convert_tokens_to_ids
-    head = text["hidden_size"] // text["num_attention_heads"] // 2
-    return Qwen2_5_VLConfig(
-        text_config={
-            **text,
-            "max_position_embeddings": 32768,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [head - 2 * (head * 3 // 8), head * 3 // 8, head * 3 // 8],
-            },
-            "bos_token_id": number("<|endoftext|>"),
-            "eos_token_id": number("<|im_end|>"),
-            "pad_token_id": number("<|endoftext|>"),
-        },
-        vision_config={**vision, "out_hidden_size": text["hidden_size"]},
-        image_token_id=number("<|image_pad|>"),
-        video_token_id=number("<|video_pad|>"),
-        vision_start_token_id=number("<|vision_start|>"),
-        vision_end_token_id=number("<|vision_end|>"),
-        tie_word_embeddings=text["tie_word_embeddings"],
-    )
-
-
 def build_model(shape: str, dtype: torch.dtype, device: torch.device) -> Any:
     """A model of the given shape with random weights."""
-    config = shape_config(SHAPES[shape])
+    config = shape_config(shape, processor().tokenizer.convert_tokens_to_ids)
     torch.manual_seed(0)
     with torch.device(device):
         return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype)

@@ -11,6 +11,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
+from vqr1.data.demo import ensure_demo_set
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -22,6 +24,12 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _demo_set() -> None:
+    """Make the demo set first where this machine has none: its progress bar is no output."""
+    ensure_demo_set()
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from tests.cli.conftest import Command
 from tests.sweeps.killed_sweep import command, prepare, state
 from vqr1.cli.faults import fault_message, machine_faults
 from vqr1.cli.train import main
+from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted, RunFaultError
-from vqr1.training.stop_requests import StopRequests
 
 HERE = Path("runs/one")
 WORKER = "DataLoader worker (pid 7) is killed by signal: Killed. "

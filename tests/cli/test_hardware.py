@@ -6,8 +6,8 @@ import pytest
 
 from tests.cli.test_configs import choices, train_config
 from vqr1.cli.checks import check_training
-from vqr1.cli.hardware import Machine, fitting_profile, hardware_problems
 from vqr1.cli.rewards import build_rewards
+from vqr1.distributed.hardware import Machine, fitting_profile, hardware_problems
 from vqr1.errors import ConfigError
 
 CPU = Machine()

@@ -46,5 +46,7 @@ def test_a_mistake(
 
 
 def test_a_launcher_and_a_sweep(tmp_path: Path) -> None:
-    modules, _ = imported(tmp_path, "import vqr1.cli.train, vqr1.cli.launch, vqr1.sweeps.session")
+    modules, _ = imported(
+        tmp_path, "import vqr1.cli.train, vqr1.distributed.launch, vqr1.sweeps.session"
+    )
     assert not modules & HEAVY

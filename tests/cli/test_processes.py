@@ -30,8 +30,8 @@ from tests.support.commands import (
     state,
 )
 from vqr1.cli import train
-from vqr1.training import processes
-from vqr1.training.place import Place
+from vqr1.distributed import rendezvous
+from vqr1.distributed.environment import RankInfo
 
 SMALL = (
     "dataset=demo", "dataset.max_images=10", "max_steps=4", "loader.workers=0",
@@ -100,13 +100,13 @@ def test_stopped_then_one_process_killed_then_resumed_to_the_same_end(
 def test_only_a_stopped_process_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[object] = []
 
-    def leave(code: int) -> NoReturn:
+    def exit_process(code: int) -> NoReturn:
         steps.append(code)
         sys.exit(code)
 
-    monkeypatch.setattr(train, "find_place", lambda: Place(1, 2, 1, 2, None, True))
-    monkeypatch.setattr(train, "leave", leave)
-    monkeypatch.setattr(processes, "wait_for_others", lambda place: steps.append(place.rank))
+    monkeypatch.setattr(train, "find_rank_info", lambda: RankInfo(1, 2, 1, 2, None, True))
+    monkeypatch.setattr(train, "exit_process", exit_process)
+    monkeypatch.setattr(rendezvous, "wait_for_all_ranks", lambda place: steps.append(place.rank))
     monkeypatch.setattr(sys, "argv", ["train.py"])
     for code, expected in ((75, [1, 75]), (74, [74])):
         monkeypatch.setattr(train, "run_command", lambda *unused, code=code: sys.exit(code))

@@ -83,7 +83,7 @@ def check_close(found: Path, expected: Path, step: int) -> None:
     """Check that two runs have come to the same weights, but for the order of their sums."""
     weights = state(expected, step)
     for name, weight in state(found, step).items():
-        # Two thousandths of one AdamW step (see tests/training/test_ranks.py).
+        # Two thousandths of one AdamW step (see tests/distributed/test_collectives.py).
         torch.testing.assert_close(weight, weights[name], rtol=1e-4, atol=2e-6, msg=name)
 
 

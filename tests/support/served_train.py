@@ -6,10 +6,9 @@ Its own processes are started by this file too.
 import sys
 
 from tests.support import vllm_transport
-from vqr1.cli import launch
-from vqr1.cli.train import main
+from vqr1.cli import train
 
 if __name__ == "__main__":
     vllm_transport.install()
-    launch._TRAIN = (sys.executable, __file__)
-    main()
+    train.COMMAND = (sys.executable, __file__)
+    train.main()

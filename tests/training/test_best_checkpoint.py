@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from vqr1.config import CheckpointConfig
+from vqr1.distributed.stop_requests import StopRequests
 from vqr1.training.callbacks import checkpoints as module
 from vqr1.training.callbacks.checkpoints import RunCheckpoints
-from vqr1.training.stop_requests import StopRequests
 
 
 def validated(

@@ -16,6 +16,7 @@ import torch
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import GrpoConfig, LoraConfig, OptimizerConfig, SamplingConfig
+from vqr1.distributed.sharding import Replicated
 from vqr1.policy.loading import Policy, _add_adapters
 from vqr1.policy.plain import plain_logprobs
 from vqr1.policy.vision import VisionCache
@@ -23,7 +24,6 @@ from vqr1.records import PromptBatch, RankingBatch, Rollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
 from vqr1.training.advantages import group_advantages
-from vqr1.training.division import Replicated
 from vqr1.training.grpo import GrpoModule
 from vqr1.training.step import StepSettings, non_finite_cause, step_seed
 from vqr1.training.validation import Validator, validation_modes
@@ -280,7 +280,7 @@ class WatchedDivision(Replicated):
     asked = False
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
+    def unsharded(self) -> Iterator[None]:
         self.asked = True
         yield
         self.asked = False
@@ -301,7 +301,7 @@ def test_a_frozen_tower_is_used_while_all_weights_are_there(iterations: int) -> 
             seen.append(division.asked)
             return super().encode(*images)
 
-    module.division, module.vision_cache = division, WatchedCache()
+    module.sharding, module.vision_cache = division, WatchedCache()
     fit(module, ranking_batch(), 2 * iterations)
     assert seen == [True, True]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.cli.test_configs import choices, train_config
-from vqr1.cli.hardware import hardware_problems, this_machine
+from vqr1.distributed.hardware import hardware_problems, this_machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqr1.config.earlier import EARLIER
+from vqr1.distributed.environment import TORCHRUN, RankInfo
 from vqr1.errors import ConfigError
-from vqr1.training.place import TORCHRUN, Place
 from vqr1.training.run_record import RECORD, RunRecord, read_record
 
 PROGRAM = "train.py"
@@ -29,19 +29,19 @@ _WHERE_KEYS = ("resume", "resume_force", "run_dir", "hydra.run.dir")
 """Keys that say where a run is and not what it is."""
 
 
-def arguments_of(place: Place, arguments: list[str]) -> list[str]:
+def arguments_of(info: RankInfo, arguments: list[str]) -> list[str]:
     """A process's own form of the command line.
 
     Raises:
         ConfigError: `resume=` names no run, or a launcher has started a sweep.
     """
-    if place.launched and {"-m", "--multirun"} & set(arguments):
+    if info.launched and {"-m", "--multirun"} & set(arguments):
         raise ConfigError(
             ["-m: a sweep starts the processes of its jobs itself; run it without a launcher"]
         )
-    if place.report is None:
+    if info.report is None:
         arguments = with_saved_overrides(arguments)
-    if place.rank and place.report is None:
+    if info.rank and info.report is None:
         # Hydra makes a folder named after the second; the first process's is the run's.
         arguments = [*arguments, "hydra.run.dir=."]
     return arguments
@@ -116,19 +116,19 @@ def _record_of(run_dir: Path) -> RunRecord:
     return record
 
 
-def resume_command(run_dir: Path, place: Place) -> str:
+def resume_command(run_dir: Path, info: RankInfo) -> str:
     """What a user types to go on with a run that was started as this process was.
 
     Args:
         run_dir: the run's.
-        place: this process's, or `Place()` in the one that started the others.
+        info: this process's, or `RankInfo()` in the one that started the others.
     """
     end = f"{PROGRAM} resume={run_dir}"
-    if not place.launched or place.report is not None:
+    if not info.launched or info.report is not None:
         return f"python {end}"
-    if place.nodes == 1 and TORCHRUN in os.environ:
-        return f"torchrun --nproc-per-node {place.world_size} {end}"
-    many = f"{place.nodes} x {place.local_size} processes"
+    if info.nodes == 1 and TORCHRUN in os.environ:
+        return f"torchrun --nproc-per-node {info.world_size} {end}"
+    many = f"{info.nodes} x {info.local_size} processes"
     return f"{end}   # by the same launcher, nodes and processes as before ({many})"
 
 

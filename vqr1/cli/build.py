@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
 from vqr1.config import HardwareConfig, TrainConfig
+from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, get_world_size
 from vqr1.policy.loading import Policy
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.policy.vision import VisionCache
@@ -18,9 +19,7 @@ from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.vllm_colocated import VllmColocatedEngine, colocated_vllm
 from vqr1.rollout.vllm_link import VllmLink, at_start
 from vqr1.rollout.vllm_server import VllmServerEngine
-from vqr1.training.agreement import from_first
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
-from vqr1.training.ranks import own_rank, world_size
 from vqr1.training.strategy import (
     ConnectedEnvironment,
     ReplicatedStrategy,
@@ -71,7 +70,7 @@ def _link(config: TrainConfig, device: torch.device, run_dir: Path) -> VllmLink:
         server,
         config.rollout.sampling,
         device,
-        sends=own_rank() == 0,
+        sends=get_rank() == 0,
         adapter_dir=Path(server.adapter_dir or run_dir / "adapter"),
     )
 
@@ -84,8 +83,8 @@ def _server_engine(config: TrainConfig, policy: Policy, run_dir: Path) -> Rollou
         vision_id_of(config.prompt, config.model),
         config.rollout.server,
         _link(config, next(policy.model.parameters()).device, run_dir),
-        agree=from_first,
-        alone=world_size() == 1,
+        agree=broadcast_from_rank0,
+        alone=get_world_size() == 1,
     )
 
 
@@ -100,7 +99,7 @@ def _colocated_engine(config: TrainConfig, policy: Policy) -> RolloutEngine:
         config.rollout.sampling,
         dtype="bfloat16" if half else config.model.dtype,
         seed=config.seed,
-        alone=world_size() == 1,
+        alone=get_world_size() == 1,
     )
 
 
@@ -152,4 +151,4 @@ def _strategy(hardware: HardwareConfig, max_grad_norm: float | None) -> Strategy
     if hardware.strategy in ("zero2", "zero3"):
         stage = int(hardware.strategy[-1])
         return ZeroStrategy(stage, hardware.offload, max_grad_norm)
-    return ReplicatedStrategy() if world_size() > 1 else None
+    return ReplicatedStrategy() if get_world_size() > 1 else None

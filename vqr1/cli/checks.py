@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vqr1.cli.hardware import hardware_problems, share_of_step, share_problem, this_machine
 from vqr1.config import TrainConfig
+from vqr1.distributed.hardware import hardware_problems, share_of_step, share_problem, this_machine
 from vqr1.errors import ConfigError
 from vqr1.rewards import WeightedRewards
 from vqr1.rewards.scale import mos_fit

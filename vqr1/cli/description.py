@@ -137,7 +137,7 @@ def quieten(config: TrainConfig) -> None:
     # machines with more cores than the profile asked for.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*num_workers.*")
-    # Figures are those of all processes already (`vqr1.training.ranks`).
+    # Figures are those of all processes already (`vqr1.distributed.collectives`).
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     # Sampling and update both run without dropout, on purpose (`GrpoModule.training_step`).
     warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")

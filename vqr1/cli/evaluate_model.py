@@ -81,20 +81,20 @@ def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> S
     source, config = _resolved(config, composed)
     # A damaged record is found before any image is scored.
     history = _History.of(None if isinstance(config.backend, ServerConfig) else source.config.path)
-    run_dir = Path(place.from_first(config.run_dir))
+    run_dir = Path(place.broadcast_from_rank0(config.run_dir))
     images = Images(config)
     if place.rank == 0:
         check_settings(run_dir, _settings(config, images))
         for line in _defaults(config, composed):
             console.print(line)
-    finished = place.from_first(finished_file(run_dir) if place.rank == 0 else None)
+    finished = place.broadcast_from_rank0(finished_file(run_dir) if place.rank == 0 else None)
     if finished is not None:
         if place.rank:
             return None
         remove_partials(run_dir)
         console.print(f"already scored: {finished}")
         return _scored(config, read_predictions(finished), source, run_dir, images, history)
-    left = place.from_first(_left(images, run_dir, console) if place.rank == 0 else None)
+    left = place.broadcast_from_rank0(_left(images, run_dir, console) if place.rank == 0 else None)
     processes = place.world_size if place.world_size > 1 else config.hardware.devices
     dealt = shares(left, processes)
     share = dealt[place.rank] if place.world_size > 1 else left

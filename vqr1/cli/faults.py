@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
+from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted, NonFiniteError, RunFaultError
-from vqr1.training.stop_requests import StopRequests
 
 STORAGE_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM,

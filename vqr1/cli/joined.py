@@ -1,6 +1,6 @@
 """A training process among others: its configuration, its run.
 
-What it leaves out: starting them (`launch.py`) and how they talk (`vqr1.training.processes`).
+What it leaves out: starting them and how they find each other (`vqr1.distributed`).
 """
 
 from __future__ import annotations
@@ -19,38 +19,37 @@ from omegaconf import DictConfig, OmegaConf
 
 from vqr1.cli.checks import check_training
 from vqr1.cli.compose import plain_values
-from vqr1.cli.hardware import share_of_step
 from vqr1.cli.resume import Run, claimed_run
 from vqr1.cli.rewards import build_rewards
 from vqr1.config import TrainConfig
+from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, raise_on_all_ranks
+from vqr1.distributed.environment import RankInfo
+from vqr1.distributed.hardware import share_of_step
+from vqr1.distributed.rendezvous import connect_ranks
 from vqr1.errors import ConfigError
 from vqr1.policy.training_prompt import vision_id_of
-from vqr1.training.agreement import from_first, together
-from vqr1.training.place import Place
-from vqr1.training.processes import join
-from vqr1.training.ranks import own_rank
-from vqr1.training.run_record import RECORD
+from vqr1.training.run_record import RECORD, changed_keys
 
 
-def in_processes(config: TrainConfig, composed: DictConfig, place: Place) -> TrainConfig:
+def in_processes(config: TrainConfig, composed: DictConfig, info: RankInfo) -> TrainConfig:
     """Meet the other processes, and the configuration with their number."""
     hardware = config.hardware
     problem: ConfigError | None = None
     asked = hardware.devices * hardware.nodes
-    if place.launched and asked not in (1, place.world_size):
+    if info.launched and asked not in (1, info.world_size):
         problem = ConfigError(
             [
                 f"hardware.devices={hardware.devices}, hardware.nodes={hardware.nodes}: a launcher "
-                f"has started {place.world_size} processes; start {asked}, or leave these keys out"
+                f"has started {info.world_size} processes; start {asked}, or leave these keys out"
             ]
         )
-    if place.launched:
-        hardware = replace(hardware, devices=place.local_size, nodes=place.nodes)
+    if info.launched:
+        hardware = replace(hardware, devices=info.local_size, nodes=info.nodes)
         OmegaConf.update(composed, "hardware.devices", hardware.devices)
         OmegaConf.update(composed, "hardware.nodes", hardware.nodes)
         config = replace(config, hardware=hardware)
     if config.loader.images_per_step is not None:
-        share = share_of_step(config.loader.images_per_step, place.world_size)
+        share = share_of_step(config.loader.images_per_step, info.world_size)
         if share is not None:
             OmegaConf.update(composed, "loader.images_per_batch", share)
             config = replace(config, loader=replace(config.loader, images_per_batch=share))
@@ -62,8 +61,10 @@ def in_processes(config: TrainConfig, composed: DictConfig, place: Place) -> Tra
         check_training(config, build_rewards(config.reward))
     except ConfigError as error:
         problem = problem or error
-    join(place, hardware, plain_values(composed), problem)
-    if own_rank():
+    connect_ranks(
+        info, hardware, plain_values(composed), problem, partial(changed_keys, moved=True)
+    )
+    if get_rank():
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
     return config
@@ -74,8 +75,10 @@ def shared_run(config: TrainConfig, values: dict[str, Any]) -> Iterator[Run]:
     """The run that the first process has claimed."""
     overrides = list(HydraConfig.get().overrides.task)
     with ExitStack() as held:
-        run = from_first(lambda: held.enter_context(claimed_run(config, values, overrides)))
-        together(partial(_check_seen, run.run_dir.resolve()))
+        run = broadcast_from_rank0(
+            lambda: held.enter_context(claimed_run(config, values, overrides))
+        )
+        raise_on_all_ranks(partial(_check_seen, run.run_dir.resolve()))
         yield run
 
 
@@ -83,7 +86,7 @@ def _check_seen(run_dir: Path) -> None:
     if not (run_dir / RECORD).is_file():
         raise ConfigError(
             [
-                f"run_dir={run_dir}: process {own_rank()} does not see what the first process has "
+                f"run_dir={run_dir}: process {get_rank()} does not see what the first process has "
                 "written there; choose a folder on a disk that all nodes share"
             ]
         )

@@ -15,14 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from vqr1.data.datamodule import RankingDataModule
+from vqr1.distributed.collectives import get_rank, get_world_size
+from vqr1.distributed.stop_requests import Looks, StopRequests
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.protocol import EvaluationMode, SamplingEngine, score_batch, score_batches
 from vqr1.evaluation.summary import Gain, Summary, paired_gain, summarise
 from vqr1.evaluation.trained_on import TrainedOn
 from vqr1.tracking import RunLog
 from vqr1.training.callbacks.answers import answer_table
-from vqr1.training.ranks import own_rank, world_size
-from vqr1.training.stop_requests import Looks, StopRequests
 from vqr1.training.validation import in_table_order
 
 CHOOSING = ("val/srcc", "val/plcc", "val/srcc_greedy", "val/plcc_greedy")
@@ -161,8 +161,8 @@ def judge(
 
     Processes share the images; None in all but the first.
     """
-    ranks = world_size()
-    loader = data.eval_dataloader("test", batch_size=batch_size, rank=own_rank(), world_size=ranks)
+    ranks = get_world_size()
+    loader = data.eval_dataloader("test", batch_size=batch_size, rank=get_rank(), world_size=ranks)
     total = sum(len(labelled.part("test")) for labelled in data.sets.values())
     looks = Looks(stops, len(loader))
     with _progress(f"test images, {when}", total) as advance:
@@ -345,7 +345,7 @@ def _progress(label: str, total: int):  # type: ignore[no-untyped-def]
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, disable=own_rank() > 0) as progress:
+    with Progress(*columns, disable=get_rank() > 0) as progress:
         task = progress.add_task(label, total=total)
 
         def advance(images: int) -> None:

@@ -18,44 +18,48 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vqr1.cli.app import run_command, stop
-from vqr1.cli.arguments import arguments_of
+from vqr1.cli.arguments import arguments_of, quoted, resume_command
 from vqr1.cli.figure import figure_of
 from vqr1.config import TrainConfig
+from vqr1.distributed.environment import RankInfo, exit_process, find_rank_info
 from vqr1.errors import EXIT_INTERRUPTED, UserError
 from vqr1.outputs import TRAINING, check_folder
-from vqr1.training.place import Place, find_place, leave
+
+COMMAND = (sys.executable, "-P", "-m", "vqr1.cli.train")
+"""This command by its module: in a job of submitit `sys.argv[0]` is submitit's script. `-P` keeps
+files of the working directory from hiding packages."""
 
 
 def main() -> None:
     """Entry point of `train.py` and `vqr1-train`."""
-    speaks = partial(_speaks, Place())
+    speaks = partial(_speaks, RankInfo())
     try:
-        place = find_place()
-        speaks = partial(_speaks, place)
-        sys.argv[1:] = arguments_of(place, sys.argv[1:])
+        info = find_rank_info()
+        speaks = partial(_speaks, info)
+        sys.argv[1:] = arguments_of(info, sys.argv[1:])
     except UserError as error:
         stop(error, speaks)
     code = 0
     try:
-        run_command("train", TrainConfig, partial(train, place=place), check, speaks)
+        run_command("train", TrainConfig, partial(train, info=info), check, speaks)
     except SystemExit as end:
         code = int(end.code or 0)
-    if place.world_size > 1:
+    if info.world_size > 1:
         if code == EXIT_INTERRUPTED:
-            from vqr1.training.processes import wait_for_others
+            from vqr1.distributed.rendezvous import wait_for_all_ranks
 
-            wait_for_others(place)
-        leave(code)
+            wait_for_all_ranks(info)
+        exit_process(code)
     sys.exit(code)
 
 
-def _speaks(place: Place, message: str, code: int) -> bool:
+def _speaks(info: RankInfo, message: str, code: int) -> bool:
     """Whether this process says why the run ends."""
-    if not place.launched:
+    if not info.launched:
         return True
-    from vqr1.training.processes import speak_once
+    from vqr1.distributed.rendezvous import report_once
 
-    return speak_once(place, message, code)
+    return report_once(info, message, code)
 
 
 def check(config: TrainConfig) -> None:
@@ -65,20 +69,20 @@ def check(config: TrainConfig) -> None:
         ConfigError: every rule that the configuration breaks.
     """
     from vqr1.cli.checks import check_training
-    from vqr1.cli.launch import check_one_machine
     from vqr1.cli.rewards import build_rewards
+    from vqr1.distributed.launch import check_one_machine
 
     check_training(config, build_rewards(config.reward))
     check_one_machine(config.hardware)
 
 
-def train(config: TrainConfig, composed: DictConfig, place: Place | None = None) -> float:
+def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = None) -> float:
     """Run one training from its validated configuration, or go on with one (`config.resume`).
 
     Args:
         config: typed configuration.
         composed: the same as Hydra composed it, for the log.
-        place: this process among those that a launcher started; None is alone.
+        info: this process among those that a launcher started; None is alone.
 
     Returns:
         Test SRCC after training (validation SRCC of the best checkpoint without a test), the
@@ -88,23 +92,27 @@ def train(config: TrainConfig, composed: DictConfig, place: Place | None = None)
         UserError: a mistake, or a fault that stopped the run.
         Interrupted: a signal stopped the run, which is saved.
     """
-    place = place or Place()
-    if not place.launched:
+    info = info or RankInfo()
+    if not info.launched:
         check(config)
         if config.hardware.devices * config.hardware.nodes > 1:
             return _launch(config)
     from vqr1.cli.train_run import run_training
 
-    return run_training(config, composed, place)
+    return run_training(config, composed, info)
 
 
 def _launch(config: TrainConfig) -> float:
-    from vqr1.cli.launch import launch
+    from vqr1.distributed.launch import launch
 
     run_dir = Path(config.run_dir)
     # Before the processes write into it.
     check_folder(run_dir, TRAINING, "run_dir")
-    launch(config.hardware, list(HydraConfig.get().overrides.task), run_dir)
+    # The run directory, which each process would otherwise name after the time. Not by `run_dir`:
+    # with `resume=auto` it matters whether the command gives it.
+    arguments = [*HydraConfig.get().overrides.task, f"hydra.run.dir={quoted(run_dir)}"]
+    resume_with = resume_command(run_dir, RankInfo())
+    launch([*COMMAND, *arguments], config.hardware.devices, resume_with)
     # With resume=auto the processes may have gone on in another folder, and have said so.
     return figure_of(run_dir) if (run_dir / "summary.json").is_file() else float("nan")
 

@@ -35,26 +35,25 @@ from vqr1.config.model_defaults import lines_about
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.image_record import EXPORTS, copy_record
 from vqr1.data.prompts import PromptBuilder
+from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, raise_on_all_ranks
+from vqr1.distributed.environment import RankInfo
+from vqr1.distributed.rendezvous import report_once
+from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted, PrunedError, RunFaultError
 from vqr1.policy.loading import load_processor
 from vqr1.policy.training_prompt import trained_vision_id, vision_id_note, vision_id_of
 from vqr1.process_memory import only_new_objects_collected
 from vqr1.sweeps.folder import JOB_FILE
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
-from vqr1.training.agreement import from_first, together
-from vqr1.training.place import Place
-from vqr1.training.processes import speak_once
-from vqr1.training.ranks import own_rank
-from vqr1.training.stop_requests import StopRequests
 
 
-def run_training(config: TrainConfig, composed: DictConfig, place: Place) -> float:
+def run_training(config: TrainConfig, composed: DictConfig, info: RankInfo) -> float:
     """Run one training, or go on with one (`config.resume`), in this process.
 
     Args:
         config: typed configuration.
         composed: the same as Hydra composed it, for the log.
-        place: this process among those of the run.
+        info: this process among those of the run.
 
     Returns:
         As `vqr1.cli.train.train`.
@@ -64,10 +63,12 @@ def run_training(config: TrainConfig, composed: DictConfig, place: Place) -> flo
         Interrupted: a signal stopped the run, which is saved.
     """
     rewards = build_rewards(config.reward)
-    config = in_processes(config, composed, place)
+    config = in_processes(config, composed, info)
     # With `auto` the run may go on in another folder; an empty one would be left behind.
-    own_folder = None if config.resume == "auto" or place.rank else config.run_dir
-    together(lambda: make_folders(run_dir=own_folder, loader__cache_dir=config.loader.cache_dir))
+    own_folder = None if config.resume == "auto" or info.rank else config.run_dir
+    raise_on_all_ranks(
+        lambda: make_folders(run_dir=own_folder, loader__cache_dir=config.loader.cache_dir)
+    )
     with (
         StopRequests() as stops,
         machine_faults(stops, Path(config.run_dir)),
@@ -79,23 +80,23 @@ def run_training(config: TrainConfig, composed: DictConfig, place: Place) -> flo
             with machine_faults(stops, run.run_dir):
                 return _train(config, composed, rewards, run, stops)
         except (Interrupted, RunFaultError) as error:
-            _say_how_to_go_on(run, place, error)
+            _say_how_to_go_on(run, info, error)
             raise
         except PrunedError as error:
-            if place.world_size == 1:
+            if info.world_size == 1:
                 raise
-            speak_once(place, str(error), 1, pruned=True)
+            report_once(info, str(error), 1, pruned=True)
             sys.exit(1)
 
 
 def _finished(run: Run) -> float:
-    if own_rank() == 0:
+    if get_rank() == 0:
         print(f"{run.run_dir}: this run has finished; there is nothing to resume")
     return figure_of(run.run_dir)
 
 
-def _say_how_to_go_on(run: Run, place: Place, error: Interrupted | RunFaultError) -> None:
-    if own_rank():
+def _say_how_to_go_on(run: Run, info: RankInfo, error: Interrupted | RunFaultError) -> None:
+    if get_rank():
         return
     if isinstance(error, Interrupted):
         if (run.run_dir / JOB_FILE).is_file():
@@ -104,7 +105,7 @@ def _say_how_to_go_on(run: Run, place: Place, error: Interrupted | RunFaultError
         print(f"stopped by {error.signal_name}; go on with:", file=sys.stderr)
     else:
         print("stopped; once the cause below is put right, go on with:", file=sys.stderr)
-    print(f"  {resume_command(run.run_dir, place)}", file=sys.stderr)
+    print(f"  {resume_command(run.run_dir, info)}", file=sys.stderr)
 
 
 def _train(
@@ -115,22 +116,22 @@ def _train(
     if config.hardware.threads is not None:
         torch.set_num_threads(config.hardware.threads)
     L.seed_everything(config.seed, verbose=False)
-    console = Console(soft_wrap=True, quiet=own_rank() > 0)
+    console = Console(soft_wrap=True, quiet=get_rank() > 0)
     with run.starting():
-        together(lambda: check_engine(config))
-        data = together(lambda: _open_data(config, rewards.ranks))
-        together(data.check_same_in_all_processes)
-        together(lambda: check_mos_scales(config, rewards, data.sets.values()))
-        run = from_first(partial(run.with_data, data.digests(), config.resume_force))
-        policy = together(lambda: policy_of(config))
+        raise_on_all_ranks(lambda: check_engine(config))
+        data = raise_on_all_ranks(lambda: _open_data(config, rewards.ranks))
+        raise_on_all_ranks(data.check_same_in_all_processes)
+        raise_on_all_ranks(lambda: check_mos_scales(config, rewards, data.sets.values()))
+        run = broadcast_from_rank0(partial(run.with_data, data.digests(), config.resume_force))
+        policy = raise_on_all_ranks(lambda: policy_of(config))
         steps = _total_steps(config, data)
         defaults = lines_about(composed)
         console.print(describe(config, policy, data, steps, run, defaults), markup=False)
         note = vision_id_note(config.prompt, trained_vision_id(config.model))
         if note is not None:
             console.print(note, markup=False)
-        from_first(partial(record_training_images, config, data, run))
-        opened = together(lambda: _open_log(config, run))
+        broadcast_from_rank0(partial(record_training_images, config, data, run))
+        opened = raise_on_all_ranks(lambda: _open_log(config, run))
     with opened as run_log:
         run_log.config(OmegaConf.to_yaml(composed, resolve=True), parameters(composed))
         if run.changes:
@@ -153,7 +154,7 @@ def _train(
 
 
 def _open_log(config: TrainConfig, run: Run) -> RunLog:
-    if own_rank():
+    if get_rank():
         return NoRunLog(run.run_dir)
     tags = {**run_tags(config), RUN_DIR_TAG: str(run.run_dir.resolve())}
     return open_run_log(config.logger, run.run_dir, run_name(config), tags, resume=run.resumed)

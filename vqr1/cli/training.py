@@ -22,6 +22,9 @@ from vqr1.cli.report import ExportedStep, TestResult, judge
 from vqr1.cli.resume import Run
 from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
+from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, raise_on_all_ranks
+from vqr1.distributed.sharding import Replicated
+from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import NonFiniteError
 from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.export import export_checkpoint
@@ -30,9 +33,8 @@ from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.training_prompt import vision_id_of, write_training_prompt
 from vqr1.sweeps.child import trial_callbacks
 from vqr1.tracking import RunLog
-from vqr1.training.agreement import from_first, together
 from vqr1.training.callbacks import (
-    PolicyAverage,
+    EmaWeights,
     ReferenceSync,
     RunCheckpoints,
     SampleAnswers,
@@ -43,11 +45,8 @@ from vqr1.training.callbacks import (
 from vqr1.training.callbacks.answers import answer_table
 from vqr1.training.callbacks.scatter import scatter_figure
 from vqr1.training.checkpoint_files import read_checkpoint, step_of
-from vqr1.training.division import Replicated
 from vqr1.training.grpo import GrpoModule
-from vqr1.training.ranks import own_rank
 from vqr1.training.step import StepSettings
-from vqr1.training.stop_requests import StopRequests
 from vqr1.training.validation import ValidationModes, Validator, validation_modes
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,9 @@ class Training:
         self.stops = stops
         self.folder = run_log.run_dir / "checkpoints"
         vision_cache = build_vision_cache(config.hardware)
-        self.engine = together(lambda: build_engine(config, policy, run_log.run_dir, vision_cache))
+        self.engine = raise_on_all_ranks(
+            lambda: build_engine(config, policy, run_log.run_dir, vision_cache)
+        )
         self.modes = _modes(config)
         published = [s.name for s in data.sets.values() if s.config.mos_scale == "published"]
         settings = _step_settings(config, steps, published)
@@ -85,7 +86,7 @@ class Training:
             config.callbacks.checkpoint, self.folder, stops, validation_interval(config)
         )
         decay = config.optimizer.ema_decay
-        self.average = None if decay is None else PolicyAverage(decay)
+        self.average = None if decay is None else EmaWeights(decay)
         callbacks = _callbacks(config, run_log, stops)
         # Checkpoints come last: they hold what the others have made of a step.
         callbacks += [] if self.average is None else [self.average]
@@ -115,7 +116,7 @@ class Training:
         self._export(run_dir / "export")
         average = self._judged_average(last_step)
         skipped = self.data.skipped_images()
-        if own_rank():
+        if get_rank():
             return None
         result = TestResult.build(
             before,
@@ -134,15 +135,15 @@ class Training:
 
     def _put_together(self) -> None:
         """Take a policy of whole weights where training has left each process a piece."""
-        if isinstance(self.module.division, Replicated):
+        if isinstance(self.module.sharding, Replicated):
             return
         policy = policy_of(self.config)
         with torch.no_grad():
             places = policy.model.state_dict()
-            for name, whole in self.module.division.whole_weights(self.policy.model):
+            for name, whole in self.module.sharding.full_weights(self.policy.model):
                 places[name].copy_(whole)
-        self.module.division.close()
-        self.module.division = Replicated()
+        self.module.sharding.close()
+        self.module.sharding = Replicated()
         self.policy = self.module.policy = policy
         self.module.model = policy.model
         self.engine = self.engine.with_model(policy.model)
@@ -168,7 +169,7 @@ class Training:
                 f"{folder.name}: not written, {len(broken)} weights hold NaN or infinity, "
                 f"{broken[0]} first"
             )
-        if own_rank() == 0:
+        if get_rank() == 0:
             export_checkpoint(self.policy, folder)
             write_training_prompt(folder, vision_id_of(self.config.prompt, self.config.model))
 
@@ -177,8 +178,8 @@ class Training:
         validation = self.config.validation
         if not validation.test:
             return None
-        kept = kept_predictions(self.folder, step, kind) if own_rank() == 0 else None
-        if from_first(lambda: kept is not None):
+        kept = kept_predictions(self.folder, step, kind) if get_rank() == 0 else None
+        if broadcast_from_rank0(lambda: kept is not None):
             return kept
         self.policy.model.to(self.device)
         self.engine.synchronise()
@@ -257,7 +258,7 @@ def _callbacks(config: TrainConfig, run_log: RunLog, stops: StopRequests) -> lis
         SampleAnswers(run_log, config.logger.sample_answers),
         ScatterPlot(run_log),
     ]
-    if config.callbacks.progress and own_rank() == 0:
+    if config.callbacks.progress and get_rank() == 0:
         callbacks.append(progress_callback(Console()))
     if config.callbacks.watchdogs is not None:
         callbacks.append(Watchdogs(config.callbacks.watchdogs, run_log, stops))
@@ -265,6 +266,6 @@ def _callbacks(config: TrainConfig, run_log: RunLog, stops: StopRequests) -> lis
         callbacks.append(
             ReferenceSync(config.grpo.reference_sync_every, config.grpo.reference_mixup)
         )
-    if own_rank() == 0:
+    if get_rank() == 0:
         callbacks += trial_callbacks(run_log.run_dir, config.sweep.curve)
     return callbacks

@@ -188,7 +188,7 @@ class RolloutConfig:
     sampling: SamplingConfig
     importance_cap: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Largest importance weight of a token, against an engine that computes other probabilities
-    than the training (`vqr1.training.mismatch`); null corrects nothing."""
+    than the training (`vqr1.training.importance_sampling`); null corrects nothing."""
     server: RolloutServerConfig = field(default_factory=RolloutServerConfig)
     """`vllm_server` only."""
     colocated: ColocatedConfig = field(default_factory=ColocatedConfig)

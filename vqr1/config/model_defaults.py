@@ -14,7 +14,7 @@ resolved holds plain numbers, so that a run's record does not change with a late
 | `dtype` | `model.dtype` | size; weights that are trained, or not |
 | `min_pixels`, `max_pixels` | `model.min_pixels`, `model.max_pixels` | size |
 
-Not here: which of the values fit a machine (`vqr1.cli.hardware`).
+Not here: which of the values fit a machine (`vqr1.distributed.hardware`).
 """
 
 from __future__ import annotations

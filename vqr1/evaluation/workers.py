@@ -66,7 +66,7 @@ class Launched:
             # A share may take days longer than another one.
             dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast_from_rank0(self, value: Any) -> Any:
         """The first process's value, in every process."""
         if self.world_size == 1:
             return value

@@ -5,7 +5,7 @@ before it samples. Between two rollouts it can sleep: weights and cache are give
 update has the memory. Several training processes have an engine each, for their own images.
 
 Not here: what any vLLM is asked (`vllm_requests.py`), and what its other arithmetic does to the
-gradient (`vqr1.training.mismatch`).
+gradient (`vqr1.training.importance_sampling`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ weights and asks again. Where several train together it stops (`RolloutLostError
 have to begin the step again, and `resume=` does just that.
 
 Not here: the connection (`vllm_link.py`), what any vLLM is asked (`vllm_requests.py`), and what the
-other arithmetic of the server does to the gradient (`vqr1.training.mismatch`).
+other arithmetic of the server does to the gradient (`vqr1.training.importance_sampling`).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The ranking step as a Lightning module: owns policy, reference and optimiser; only wires.
 
 One step is one ranking batch: sample K responses per image, parse, reward and normalise them, then
-update the policy on the response tokens of all groups that carry signal. The mathematics lives in
-`loss.py`, `advantages.py` and `vqr1.iqa`; sampling and log-probabilities behind the interfaces of
-`vqr1.rollout` and `vqr1.policy.shared_prompt`. In a run of several processes each has its share of
-the step's images, and all weights or a piece of them (`division.py`); what they tell each other is
-in `ranks.py`, and W processes of B images take the step that one process of W B images takes. What
-it leaves out: checkpoints, tables and plots (callbacks). Shapes: see `vqr1.records`.
+update the policy on the response tokens of all groups with non-zero variance. The mathematics lives
+in `loss.py`, `advantages.py` and `vqr1.iqa`; sampling and log-probabilities behind the interfaces
+of `vqr1.rollout` and `vqr1.policy.shared_prompt`. In a run of several ranks each has its share of
+the step's images, and the full weights or a shard of them (`vqr1.distributed`); W ranks of B images
+take the step that one rank of W B images takes. What it leaves out: checkpoints, tables and plots
+(callbacks). Shapes: see `vqr1.records`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from vqr1.distributed.collectives import all_reduce_max, all_reduce_sum, raise_on_all_ranks
+from vqr1.distributed.sharding import Replicated, Sharding, split_parameters
 from vqr1.policy.loading import Policy, trainable_parameters, vision_trains
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.reference import FrozenCopy, Reference, make_reference
@@ -28,11 +30,8 @@ from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
 from vqr1.records import LossOutput, RankingBatch, Rollout, ScoredRollout
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
-from vqr1.training.agreement import largest, together
-from vqr1.training.division import Division, Replicated, split_parameters
+from vqr1.training.importance_sampling import importance_weights, mismatch_metrics
 from vqr1.training.loss import Denominators, grpo_loss, token_weights
-from vqr1.training.mismatch import importance_weights, mismatch_figures
-from vqr1.training.ranks import total_over_ranks
 from vqr1.training.schedule import learning_rate_factor
 from vqr1.training.scored_rollout import sampled_entropy, score_rollout
 from vqr1.training.step import StepRecord, StepSettings, non_finite_cause, step_seed
@@ -73,7 +72,7 @@ class GrpoModule(L.LightningModule):
         self.last_step: StepRecord | None = None
         # Why one of the step's updates was skipped; None where none was.
         self._cause: str | None = None
-        self.division: Division = Replicated()
+        self.sharding: Sharding = Replicated()
         self._validating = ExitStack()
         # Not a submodule: checkpoints hold the policy only, and the copy never trains.
         self._reference: list[Reference | None] = [
@@ -111,7 +110,7 @@ class GrpoModule(L.LightningModule):
         sampled = time.perf_counter()
         # A second set of weights is whole in every process.
         own_weights = isinstance(self.reference, FrozenCopy)
-        with nullcontext() if own_weights else self.division.whole():
+        with nullcontext() if own_weights else self.sharding.unsharded():
             reference = self._reference_logprobs(batch, scored, vision.detach())
         referred = time.perf_counter()
         learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -138,7 +137,7 @@ class GrpoModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Put the weights together: processes may judge different numbers of images."""
-        self._validating.enter_context(self.division.whole())
+        self._validating.enter_context(self.sharding.unsharded())
         self.engine.synchronise()
 
     def end_validation(self) -> None:
@@ -158,7 +157,7 @@ class GrpoModule(L.LightningModule):
 
     def _encode_trained(self, batch: RankingBatch) -> VisionFeatures:
         """Image features under the current weights, with history."""
-        alone = isinstance(self.division, Replicated)
+        alone = isinstance(self.sharding, Replicated)
         with torch.enable_grad():
             return encode_images(self.model, batch.prompts, at_once=not alone)
 
@@ -175,12 +174,12 @@ class GrpoModule(L.LightningModule):
         """Image features, and responses with their rewards and the figures of both."""
         settings = self.settings
         vision = self._encode_trained(batch) if vision_trains(self.model) else None
-        with self.division.whole():
+        with self.sharding.unsharded():
             if vision is None:
                 # By whole weights: processes need not know the same images already.
                 vision = self._encode_frozen(self.model, batch)
             self.engine.synchronise()
-            rollout = together(
+            rollout = raise_on_all_ranks(
                 lambda: self.engine.sample(
                     batch.prompts,
                     group_size=settings.grpo.group_size,
@@ -207,7 +206,7 @@ class GrpoModule(L.LightningModule):
     ) -> Tensor | None:
         reference, signal = self.reference, bool(scored.has_signal.any())
         # Pieces of it are put together by all processes, or by none.
-        if reference is None or not largest(signal):
+        if reference is None or not all_reduce_max(signal):
             return None
         mask = scored.rollout.mask & scored.has_signal[:, None, None]
         with reference.weights() as model:
@@ -251,7 +250,7 @@ class GrpoModule(L.LightningModule):
             return loss, grad_norm, {}
         mask = scored.rollout.mask & scored.has_signal[:, None, None]
         cap = self.settings.importance_cap
-        return loss, grad_norm, mismatch_figures(old, engine, mask, cap)
+        return loss, grad_norm, mismatch_metrics(old, engine, mask, cap)
 
     def _iterate(
         self,
@@ -275,7 +274,7 @@ class GrpoModule(L.LightningModule):
         mask = rollout.mask & scored.has_signal[:, None, None]
         planned = plan_micro_batches(batch.prompts, mask, self.settings.micro_batch_tokens)
         parts = [part for part in planned if bool(mask[part].any())]
-        self.division.zero_grad(optimizer)
+        self.sharding.zero_grad(optimizer)
         outputs: list[LossOutput] = []
         logprobs = torch.zeros_like(weights)
         # Micro-batches collect their gradients on the leaves; the tower goes backwards once.
@@ -301,18 +300,18 @@ class GrpoModule(L.LightningModule):
                 clip=grpo.clip,
                 importance=self._importance(before, rollout, part),
             )
-            self.division.backward(self, output.loss)
+            self.sharding.backward(self, output.loss)
             outputs.append(output)
-        for _ in range(self.division.same_passes(len(parts)) - len(parts)):
+        for _ in range(self.sharding.same_passes(len(parts)) - len(parts)):
             self._idle_pass(batch, rollout, leaves)
         if leaves is not vision:
-            self.division.backward_vision(vision, leaves)
+            self.sharding.backward_vision(vision, leaves)
         limit = self.settings.optimizer.max_grad_norm
-        grad_norm = self.division.finish_gradients(self.model, limit)
+        grad_norm = self.sharding.finish_gradients(self.model, limit)
         if not math.isfinite(grad_norm):
             # A loss that is no number has such a gradient, in all processes at once. AdamW's
             # moments would never get rid of it.
-            self.division.zero_grad(optimizer)
+            self.sharding.zero_grad(optimizer)
             self._cause = non_finite_cause(scored, reference, logprobs)
         # Without any signal no parameter has a gradient and AdamW changes nothing; the step is
         # still taken so that step count and schedule go on.
@@ -338,7 +337,7 @@ class GrpoModule(L.LightningModule):
             rollout.mask[:1],
             vision=leaves.select(0, 1),
         ).logprobs
-        self.division.backward(self, 0.0 * logprobs.sum())
+        self.sharding.backward(self, 0.0 * logprobs.sum())
 
     def _log(self, figures: dict[str, float], batch_size: int = 1) -> None:
         """Hand figures to progress and checkpoints through Lightning, and to the log directly.
@@ -354,7 +353,7 @@ class GrpoModule(L.LightningModule):
 def denominators_over_ranks(mask: Tensor) -> Denominators:
     """Counts of the responses of all processes: [B, K, C] bool of this one."""
     own = Denominators.of(mask)
-    responses, tokens = total_over_ranks(torch.stack([own.responses, own.tokens])).unbind()
+    responses, tokens = all_reduce_sum(torch.stack([own.responses, own.tokens])).unbind()
     return Denominators(responses, tokens)
 
 
@@ -363,7 +362,7 @@ def _total(outputs: list[LossOutput], weights: Tensor) -> LossOutput:
     parts = [[o.loss.detach(), o.policy_loss, o.kl, o.clip_fraction] for o in outputs]
     sums = torch.stack([torch.stack(part) for part in parts]).sum(dim=0) if parts else None
     own = weights.new_zeros(4) if sums is None else sums.float()
-    whole = total_over_ranks(torch.cat([own, weights.sum()[None]]))
+    whole = all_reduce_sum(torch.cat([own, weights.sum()[None]]))
     scale = whole[4].clamp_min(torch.finfo(weights.dtype).tiny)
     return LossOutput(
         loss=whole[0], policy_loss=whole[1], kl=whole[2] / scale, clip_fraction=whole[3] / scale

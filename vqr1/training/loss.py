@@ -1,9 +1,11 @@
 """The GRPO objective on response tokens as pure functions.
 
     ratio_t  = exp(logprob_t - old_logprob_t)
-    policy_t = -min(ratio_t A, clip(ratio_t, 1 - c, 1 + c) A) m_t      (m: `mismatch.py`, else 1)
+    policy_t = -min(ratio_t A, clip(ratio_t, 1 - c, 1 + c) A) m_t
     kl_t     = exp(ref_t - logprob_t) - (ref_t - logprob_t) - 1        (k3 estimator)
     loss     = sum_t w_t (policy_t + beta kl_t)
+
+with m_t = 1, or the importance weight of `importance_sampling.py`.
 
 exp overflows float32 at 88.7. Above `EXP_LIMIT` it is therefore continued by its tangent, in the
 ratio and in the KL (`bounded_exp`): loss and gradient stay finite and keep their direction, and
@@ -135,7 +137,7 @@ def grpo_loss(
         kl_weight: beta.
         clip: half width of the ratio's interval around 1.
         importance: [B, K, C] factors of the policy loss against an engine that samples from a
-            slightly other policy (`vqr1.training.mismatch`); None is 1.
+            slightly other policy (`vqr1.training.importance_sampling`); None is 1.
 
     Returns:
         Sums over the given part: parts of one batch add up to the loss of the batch. `kl` and

@@ -12,6 +12,7 @@ Shape legend, beside that of `vqr1.records`: G images of all processes.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,18 +20,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vqr1.distributed.collectives import all_gather_rows, all_reduce_sum, get_rank
+from vqr1.errors import DataError
 from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange, parse_answer
 from vqr1.records import Rollout, ScoredRollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rewards.scale import to_reward_scale
 from vqr1.training.advantages import group_advantages, groups_with_signal
-from vqr1.training.ranks import (
-    check_one_dataset,
-    gather_rows,
-    label_number,
-    own_rank,
-    total_over_ranks,
-)
 
 Pool = Literal["global", "rank"] | int
 
@@ -194,7 +190,7 @@ def score_rollout(
         DataError: another process ranks another data set.
     """
     mine = read_answers(rollout, mos, answer_format, dataset, score_range, images)
-    ranks = gather_rows(mine.table())
+    ranks = all_gather_rows(mine.table())
     whole = GroupAnswers.from_table(torch.cat(ranks))
     check_one_dataset(whole.dataset, dataset)
     parts = [
@@ -219,8 +215,8 @@ def score_rollout(
 
 
 def _own_rows(ranks: Sequence[Tensor]) -> slice:
-    start = sum(len(table) for table in ranks[: own_rank()])
-    return slice(start, start + len(ranks[own_rank()]))
+    start = sum(len(table) for table in ranks[: get_rank()])
+    return slice(start, start + len(ranks[get_rank()]))
 
 
 def rollout_metrics(
@@ -294,5 +290,28 @@ def sampled_entropy(rollout: Rollout) -> dict[str, float]:
     if rollout.logprobs is None:
         return {}
     surprise = -(rollout.logprobs * rollout.mask).sum()
-    total, tokens = total_over_ranks(torch.stack([surprise, rollout.mask.sum().float()])).unbind()
+    total, tokens = all_reduce_sum(torch.stack([surprise, rollout.mask.sum().float()])).unbind()
     return {"entropy": float(total / tokens.clamp_min(1))}
+
+
+def label_number(text: str) -> int:
+    """A number of 24 bits that tells texts apart and that float32 holds exactly."""
+    return zlib.crc32(text.encode()) & 0xFFFFFF
+
+
+def check_one_dataset(numbers: Tensor, name: str) -> None:
+    """Check that all rows of a pool are of one data set.
+
+    Args:
+        numbers: [G] `label_number` of each row's data set.
+        name: the data set of the rows of this rank.
+
+    Raises:
+        DataError: another rank has images of another set.
+    """
+    others = int((numbers != label_number(name)).sum())
+    if others:
+        raise DataError(
+            f"dataset: {others} of the {len(numbers)} images of this step are not of {name} but "
+            "of another set; every process must read the same sets with the same seed"
+        )

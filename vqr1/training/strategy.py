@@ -1,10 +1,10 @@
-"""Lightning strategies: processes that each hold all weights, or a piece of them.
+"""Lightning strategies: ranks that each hold the full weights, or a shard of them.
 
 As Lightning's data-parallel strategy, without its wrapper around the module: the wrapper averages
-gradients during every backward pass, while a ranking step adds them up once (`ranks.py`).
-Lightning's own strategy for FSDP2 takes the whole module for one forward pass, which a ranking step
-is not; how the pieces are used is in `division.py`. Checkpoints hold whole weights and moments in
-every case.
+gradients during every backward pass, while a ranking step sums them once
+(`vqr1.distributed.collectives`). Lightning's own strategy for FSDP2 takes the whole module for one
+forward pass, which a ranking step is not; how the shards are used is in
+`vqr1.distributed.sharding`. Checkpoints hold full weights and optimizer state in every case.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from vqr1.training.agreement import from_first
+from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, get_world_size
+from vqr1.distributed.deepspeed import DeepSpeedSharding, zero_config
+from vqr1.distributed.sharding import FullySharded, full_state, shard_like
+from vqr1.policy.sharded_modules import external_weights, sharded_modules
 from vqr1.training.checkpoint_files import CheckpointNotWrittenError
-from vqr1.training.division import Sharded, divide_like, whole_state
 from vqr1.training.grpo import GrpoModule
-from vqr1.training.ranks import own_rank, world_size
-from vqr1.training.zero import ZeroDivision, zero_config
 
 
 class ConnectedEnvironment(TorchElasticEnvironment):
     """The processes as they have connected: one that runs alone has no variables of torchrun."""
 
-    def world_size(self) -> int:
+    def get_world_size(self) -> int:
         """How many there are."""
-        return world_size()
+        return get_world_size()
 
     def global_rank(self) -> int:
         """This process's number."""
-        return own_rank()
+        return get_rank()
 
     def local_rank(self) -> int:
         """Its number on its node."""
-        return int(os.environ["LOCAL_RANK"]) if world_size() > 1 else 0
+        return int(os.environ["LOCAL_RANK"]) if get_world_size() > 1 else 0
 
 
 class ReplicatedStrategy(DDPStrategy):
@@ -60,7 +60,7 @@ class ReplicatedStrategy(DDPStrategy):
         Raises:
             CheckpointNotWrittenError: in all processes, where it could not.
         """
-        from_first(
+        broadcast_from_rank0(
             lambda: self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options),
             (CheckpointNotWrittenError,),
         )
@@ -84,16 +84,16 @@ class ShardedStrategy(ReplicatedStrategy):
         super().configure_ddp()
         module = self.lightning_module
         assert isinstance(module, GrpoModule)
-        module.division = Sharded(module.model, self._half_passes)
+        module.sharding = FullySharded(sharded_modules(module.model), self._half_passes)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole weights, in the first process."""
-        state: dict[str, Any] = whole_state(super().lightning_module_state_dict())
+        state: dict[str, Any] = full_state(super().lightning_module_state_dict())
         return state
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """Whole moments, in the first process."""
-        state: dict[str, Any] = whole_state(super().optimizer_state(optimizer))
+        state: dict[str, Any] = full_state(super().optimizer_state(optimizer))
         return state
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ class ShardedStrategy(ReplicatedStrategy):
         cut = []
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            state = {i: divide_like(values, parameters[i]) for i, values in saved["state"].items()}
+            state = {i: shard_like(values, parameters[i]) for i, values in saved["state"].items()}
             cut.append({**saved, "state": state})
         super().load_optimizer_state_dict({**checkpoint, "optimizer_states": cut})
 
@@ -120,15 +120,17 @@ class ZeroStrategy(ReplicatedStrategy):
     def __init__(self, stage: int, offload: bool, max_grad_norm: float | None) -> None:
         super().__init__()
         self._config = zero_config(stage, offload, max_grad_norm)
-        self._division: ZeroDivision | None = None
+        self._sharding: DeepSpeedSharding | None = None
 
     def setup_optimizers(self, trainer: Any) -> None:
         """Make the optimiser, and the engine of policy and optimiser."""
         super().setup_optimizers(trainer)
         module = self.lightning_module
         assert isinstance(module, GrpoModule)
-        self._division = ZeroDivision(module.model, self.optimizers[0], self._config)
-        module.division = self._division
+        self._sharding = DeepSpeedSharding(
+            module.model, self.optimizers[0], self._config, external_weights(module.model)
+        )
+        module.sharding = self._sharding
 
     def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **kwargs: Any) -> Any:
         """Nothing: the division has updated when the gradients were finished."""
@@ -136,25 +138,25 @@ class ZeroStrategy(ReplicatedStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole weights, in the first process."""
-        if self._division is None:
+        if self._sharding is None:
             return super().lightning_module_state_dict()
-        with self._division.whole():
+        with self._sharding.unsharded():
             state = super().lightning_module_state_dict()
-            return {k: v.detach().cpu().clone() for k, v in state.items() if own_rank() == 0}
+            return {k: v.detach().cpu().clone() for k, v in state.items() if get_rank() == 0}
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """The shares of all processes, in the first process."""
-        assert self._division is not None
-        return self._division.moments()
+        assert self._sharding is not None
+        return self._sharding.optimizer_state()
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Each process takes its share."""
-        assert self._division is not None
-        self._division.load_moments(checkpoint["optimizer_states"][0])
+        assert self._sharding is not None
+        self._sharding.load_optimizer_state(checkpoint["optimizer_states"][0])
 
     def teardown(self) -> None:
         """Leave the weights where they are: the pieces are put together after the fit."""
-        if self._division is None:
+        if self._sharding is None:
             super().teardown()
             return
         self.precision_plugin.teardown()

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vqr1.config import SamplingConfig
+from vqr1.distributed.collectives import broadcast_from_rank0, gather_objects_to_rank0
 from vqr1.evaluation.predictions import Predictions, concatenate
 from vqr1.evaluation.protocol import EvaluationMode, SamplingEngine, score_images
 from vqr1.evaluation.summary import Summary, summarise
 from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
 from vqr1.records import RankingBatch
-from vqr1.training.agreement import from_first, gathered_in_first
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Validator:
         self.predictions = in_table_order(self._primary)
         greedy = in_table_order(self._greedy) if self.modes.greedy is not None else None
         self._primary, self._greedy = [], []
-        return from_first(lambda: self._all_figures(greedy))
+        return broadcast_from_rank0(lambda: self._all_figures(greedy))
 
     def _all_figures(self, greedy: Predictions | None) -> dict[str, float]:
         assert self.predictions is not None
@@ -106,7 +106,7 @@ def in_table_order(parts: Sequence[Predictions]) -> Predictions | None:
     Returns:
         All rows, set after set in table order, in the first process; None in the others.
     """
-    dealt = gathered_in_first(list(parts))
+    dealt = gather_objects_to_rank0(list(parts))
     if dealt is None or len(dealt) == 1:
         return None if dealt is None else concatenate(dealt[0])
     longest = max(map(len, dealt))

@@ -2,7 +2,7 @@
 
 from vqr1.training.callbacks.answers import SampleAnswers
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO, RunCheckpoints
-from vqr1.training.callbacks.policy_average import PolicyAverage
+from vqr1.training.callbacks.ema import EmaWeights
 from vqr1.training.callbacks.progress import LineProgress, progress_callback
 from vqr1.training.callbacks.reference_sync import ReferenceSync
 from vqr1.training.callbacks.scatter import ScatterPlot
@@ -10,8 +10,8 @@ from vqr1.training.callbacks.watchdogs import Watchdogs
 
 __all__ = [
     "AtomicCheckpointIO",
+    "EmaWeights",
     "LineProgress",
-    "PolicyAverage",
     "ReferenceSync",
     "RunCheckpoints",
     "SampleAnswers",

@@ -24,8 +24,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from vqr1.config import CheckpointConfig
+from vqr1.distributed.collectives import all_gather_objects, get_rank, get_world_size
+from vqr1.distributed.stop_requests import Looks, StopRequests
 from vqr1.errors import RolloutLostError, RunFaultError
-from vqr1.training.agreement import gathered
 from vqr1.training.checkpoint_files import (
     CheckpointDamagedError,
     CheckpointNotWrittenError,
@@ -41,8 +42,6 @@ from vqr1.training.checkpoint_files import (
 )
 from vqr1.training.grpo import GrpoModule
 from vqr1.training.random_state import random_state, set_random_state
-from vqr1.training.ranks import own_rank, world_size
-from vqr1.training.stop_requests import Looks, StopRequests
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +136,7 @@ class RunCheckpoints(Checkpoint):
         self._batches = state_dict["batches"]
         saved = [state_dict["random"], *state_dict.get("random_of_others", [])]
         # A forced resume may have more processes than were saved.
-        self._random = saved[own_rank()] if own_rank() < len(saved) else random_state()
+        self._random = saved[get_rank()] if get_rank() < len(saved) else random_state()
         self._validation_pending = state_dict["validation_pending"]
         self.best_step = state_dict["best_step"]
         self.best_score = state_dict["best_score"]
@@ -152,7 +151,7 @@ class RunCheckpoints(Checkpoint):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Clear away what an interrupted write has left."""
-        if own_rank() == 0:
+        if get_rank() == 0:
             remove_partials(self.folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -247,7 +246,7 @@ class RunCheckpoints(Checkpoint):
         """Save the step before the one whose responses did not come."""
         if not isinstance(exception, RolloutLostError) or trainer.state.fn != "fit":
             return
-        if trainer.validating and world_size() > 1:
+        if trainer.validating and get_world_size() > 1:
             return  # the other processes do not know
         assert isinstance(trainer.lightning_module, GrpoModule)
         trainer.lightning_module.end_validation()
@@ -295,12 +294,12 @@ class RunCheckpoints(Checkpoint):
         for log in trainer.loggers:
             log.save()
         step = trainer.global_step
-        self._random_of_others = gathered(self._random)[1:]
+        self._random_of_others = all_gather_objects(self._random)[1:]
         if not self._write(trainer, self.folder / step_name("step", step)):
             return
         self._saved_step = step
         self._sound.add(step)
-        if own_rank():
+        if get_rank():
             return
         for old in superseded(checkpoints(self.folder, "step"), self._sound, self.config.keep):
             remove_checkpoint(old)

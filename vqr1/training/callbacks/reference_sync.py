@@ -11,9 +11,9 @@ from typing import Any
 import lightning as L
 import torch
 
+from vqr1.distributed.collectives import get_rank
 from vqr1.policy.reference import FrozenCopy
 from vqr1.training.grpo import GrpoModule
-from vqr1.training.ranks import own_rank
 
 
 class ReferenceSync(L.Callback):
@@ -44,7 +44,7 @@ class ReferenceSync(L.Callback):
         assert isinstance(pl_module, GrpoModule)
         reference = _copy_of(pl_module)
         with torch.no_grad():
-            reference.follow(pl_module.division.whole_weights(pl_module.model), self.mixup)
+            reference.follow(pl_module.sharding.full_weights(pl_module.model), self.mixup)
         if pl_module.vision_cache is not None and not reference.shares_vision:
             pl_module.vision_cache.forget()
 
@@ -52,7 +52,7 @@ class ReferenceSync(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the reference with the policy."""
-        checkpoint["reference"] = _copy_of(pl_module).state(keep=own_rank() == 0)
+        checkpoint["reference"] = _copy_of(pl_module).state(keep=get_rank() == 0)
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

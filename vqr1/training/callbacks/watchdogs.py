@@ -11,6 +11,8 @@ from typing import Any
 import lightning as L
 
 from vqr1.config import WatchdogsConfig
+from vqr1.distributed.collectives import get_rank
+from vqr1.distributed.stop_requests import StopRequests
 from vqr1.records import RankingBatch, ScoredRollout
 from vqr1.tracking import RunLog
 from vqr1.training.checkpoint_files import (
@@ -19,9 +21,7 @@ from vqr1.training.checkpoint_files import (
     write_checkpoint,
 )
 from vqr1.training.grpo import GrpoModule
-from vqr1.training.ranks import own_rank
 from vqr1.training.step import StepRecord
-from vqr1.training.stop_requests import StopRequests
 from vqr1.training.watchdogs import RULES, LengthGrowth, Watchdog
 from vqr1.training.zero_variance import FirstSteps
 
@@ -112,7 +112,7 @@ class Watchdogs(L.Callback):
         self._tell("non_finite", step, message, self.skipped >= limit)
 
     def _keep(self, step: int, batch: RankingBatch, scored: ScoredRollout) -> str:
-        folder = FOLDER if own_rank() == 0 else f"{FOLDER}/rank_{own_rank()}"
+        folder = FOLDER if get_rank() == 0 else f"{FOLDER}/rank_{get_rank()}"
         path = self.run_log.run_dir / folder / step_name("step", step)
         try:
             write_checkpoint(offending_content(batch, scored), path)

@@ -16,10 +16,9 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
+from vqr1.distributed.collectives import all_reduce_max, all_reduce_min, get_rank
 from vqr1.errors import Interrupted, RunFaultError
 from vqr1.stop_signals import takes
-from vqr1.training.agreement import largest, smallest
-from vqr1.training.ranks import own_rank
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
@@ -57,7 +56,7 @@ class StopRequests:
 
     def asked(self) -> bool:
         """Whether something asked any process; called by all at the same point."""
-        number = largest(0 if self.signal is None else signal.Signals[self.signal].value)
+        number = all_reduce_max(0 if self.signal is None else signal.Signals[self.signal].value)
         if number and self.signal is None:
             self.signal = signal.Signals(number).name
         return self.signal is not None or self._fault is not None
@@ -102,7 +101,7 @@ class StopRequests:
         if number != signal.SIGHUP:
             for stop in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(stop, signal.SIG_DFL)
-        if own_rank() == 0:
+        if get_rank() == 0:
             # The terminal may be the one that was closed.
             with suppress(OSError):
                 os.write(2, f"{self.signal}: stopping after this step\n".encode())
@@ -120,7 +119,7 @@ class Looks:
 
     def __init__(self, stops: StopRequests, batches: int) -> None:
         self.stops = stops
-        self.left = smallest(batches)
+        self.left = all_reduce_min(batches)
 
     def after_batch(self) -> bool:
         """Whether something asked; to be called after every batch."""

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
+from vqr1.planning.flops import step_flops
 from vqr1.policy.vision import encoding_of
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-from bench.flops import step_flops
 
 
 def test_counts_equal_the_profilers():

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ import pytest
 import torch.distributed as dist
 
 from vqr1.config import HardwareConfig
+from vqr1.distributed import rendezvous
+from vqr1.distributed.environment import RankInfo, find_rank_info
+from vqr1.distributed.rendezvous import connect_ranks, report_once
 from vqr1.errors import ConfigError, NotMetError
-from vqr1.training import processes
-from vqr1.training.place import Place, find_place
-from vqr1.training.processes import join, speak_once
+from vqr1.training.run_record import changed_keys
 
+CHANGED = partial(changed_keys, moved=True)
 TORCHRUN = {
     "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4",
     "MASTER_ADDR": "node0", "MASTER_PORT": "29500",
@@ -30,29 +33,31 @@ TORCHRUN = {
 
 
 def test_the_place_that_a_launcher_gives() -> None:
-    assert find_place({}) == Place()
-    place = find_place(dict(TORCHRUN))
+    assert find_rank_info({}) == RankInfo()
+    place = find_rank_info(dict(TORCHRUN))
     assert (place.rank, place.world_size, place.local_rank, place.local_size) == (5, 8, 1, 4)
     assert place.nodes == 2
     assert place.launched
     with pytest.raises(ConfigError, match="but not LOCAL_RANK, MASTER_PORT; start with torchrun"):
-        find_place({k: v for k, v in TORCHRUN.items() if k not in ("LOCAL_RANK", "MASTER_PORT")})
+        find_rank_info(
+            {k: v for k, v in TORCHRUN.items() if k not in ("LOCAL_RANK", "MASTER_PORT")}
+        )
     with pytest.raises(ConfigError, match=r"no number: .*'many'"):
-        find_place({**TORCHRUN, "WORLD_SIZE": "many"})
+        find_rank_info({**TORCHRUN, "WORLD_SIZE": "many"})
     with pytest.raises(ConfigError, match=r"do not fit together: RANK=8, WORLD_SIZE=8, LOCAL_"):
-        find_place({**TORCHRUN, "RANK": "8"})
+        find_rank_info({**TORCHRUN, "RANK": "8"})
     with pytest.raises(ConfigError, match=r"LOCAL_WORLD_SIZE=3.*every node starts LOCAL_WORLD"):
-        find_place({**TORCHRUN, "LOCAL_WORLD_SIZE": "3"})
+        find_rank_info({**TORCHRUN, "LOCAL_WORLD_SIZE": "3"})
 
 
 def test_the_place_in_a_slurm_step() -> None:
     batch_script = {"SLURM_JOB_ID": "71234", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
-    assert not find_place(dict(batch_script)).launched
+    assert not find_rank_info(dict(batch_script)).launched
     step = batch_script | {
         "SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_STEP_NUM_TASKS": "8",
         "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "gpu[07-08,12]",
     }  # fmt: skip
-    place = find_place(step)
+    place = find_rank_info(step)
     assert (place.rank, place.world_size, place.local_rank, place.nodes) == (6, 8, 2, 2)
     assert step["MASTER_ADDR"] == "gpu07"
     # 15000 and the last four digits of the job's number.
@@ -81,15 +86,15 @@ def test_a_slurm_step_runs_as_many_tasks_on_every_node(
     if tasks_per_node is not None:
         step["SLURM_STEP_TASKS_PER_NODE"] = tasks_per_node
     if problem is None:
-        assert find_place(step).local_size == 4
+        assert find_rank_info(step).local_size == 4
         return
     with pytest.raises(ConfigError, match=re.escape(problem)):
-        find_place(step)
+        find_rank_info(step)
 
 
 def test_a_slurm_step_with_variables_missing() -> None:
     with pytest.raises(ConfigError, match="but not SLURM_LOCALID; start with torchrun, srun"):
-        find_place({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"})
+        find_rank_info({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"})
 
 
 @pytest.fixture
@@ -109,7 +114,8 @@ def meet(*words: tuple[dict[str, Any], ConfigError | None], wait: float = 60) ->
     def come(rank: int) -> None:
         values, problem = words[rank]
         try:
-            join(Place(rank, 2, rank, 2, None, True), hardware, values, problem)
+            info = RankInfo(rank, 2, rank, 2, None, True)
+            connect_ranks(info, hardware, values, problem, CHANGED)
         except ConfigError as error:
             said[rank] = str(error)
 
@@ -159,7 +165,7 @@ def test_a_meeting_point_that_nobody_keeps() -> None:
 def test_a_meeting_point_that_is_another_program(
     monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
-    monkeypatch.setattr(processes, "_SPEAK_SECONDS", 0.0)
+    monkeypatch.setattr(rendezvous, "_SPEAK_SECONDS", 0.0)
     with ExitStack() as opened:
         listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
         monkeypatch.setenv("MASTER_PORT", str(listener.getsockname()[1]))
@@ -180,7 +186,7 @@ def refused_meeting(rank: int) -> str:
     """Why a process cannot use its meeting point."""
     hardware = HardwareConfig(accelerator="cpu", rendezvous_seconds=1)
     with pytest.raises(NotMetError) as refused:
-        join(Place(rank, 2, rank, 2, None, True), hardware, {}, None)
+        connect_ranks(RankInfo(rank, 2, rank, 2, None, True), hardware, {}, None, CHANGED)
     (problem,) = refused.value.problems
     place, _, reason = problem.partition(" (MASTER_ADDR, MASTER_PORT) within hardware.")
     assert place == (
@@ -192,19 +198,19 @@ def refused_meeting(rank: int) -> str:
 STOPPED = """
 import os, sys, time
 from vqr1.config import HardwareConfig
-from vqr1.training.place import Place, leave
-from vqr1.training.processes import join, wait_for_others
+from vqr1.distributed.environment import RankInfo, exit_process
+from vqr1.distributed.rendezvous import connect_ranks, wait_for_all_ranks
 
 rank = int(sys.argv[1])
-place = Place(rank, 2, rank, 2, None, True)
-join(place, HardwareConfig(accelerator="cpu"), {}, None)
+place = RankInfo(rank, 2, rank, 2, None, True)
+connect_ranks(place, HardwareConfig(accelerator="cpu"), {}, None, lambda old, new: [])
 if rank == 0:
     print("joined", flush=True)
     sys.stdin.read()  # still delivering
 else:
     print("parting", flush=True)
-wait_for_others(place)
-leave(75)
+wait_for_all_ranks(place)
+exit_process(75)
 """
 
 
@@ -231,16 +237,16 @@ def test_a_stopped_process_waits_for_the_first_and_is_not_ended_meanwhile() -> N
 def test_the_first_of_several_that_fail_tells_the_launcher(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     for rank in (1, 0):
-        assert not speak_once(Place(rank, 2, rank, 2, report, True), f"by {rank}", 2)
+        assert not report_once(RankInfo(rank, 2, rank, 2, report, True), f"by {rank}", 2)
     assert json.loads(report.read_text()) == {
         "rank": 1, "message": "by 1", "code": 2, "pruned": False,
     }  # fmt: skip
-    assert speak_once(Place(), "alone", 2)
+    assert report_once(RankInfo(), "alone", 2)
 
 
 @pytest.mark.usefixtures("meeting")
 def test_under_another_launcher_one_of_several_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_PORT", str(store.port))
-    places = [Place(rank, 2, rank, 2, None, True) for rank in (1, 0)]
-    assert [speak_once(place, "lost", 74) for place in places] == [True, False]
+    places = [RankInfo(rank, 2, rank, 2, None, True) for rank in (1, 0)]
+    assert [report_once(place, "lost", 74) for place in places] == [True, False]

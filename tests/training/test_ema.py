@@ -13,7 +13,7 @@ from tests.training.test_grpo import Batches, PatternReward, make_module, rankin
 from vqr1.cli.checks import check_training
 from vqr1.cli.rewards import build_rewards
 from vqr1.errors import ConfigError
-from vqr1.training.callbacks import PolicyAverage
+from vqr1.training.callbacks import EmaWeights
 
 
 class Weights(L.Callback):
@@ -31,7 +31,7 @@ def train(
 ) -> tuple[Weights, torch.Tensor]:
     """A run, and the weights of its policy after the average was put in place."""
     module, _ = make_module(tiny_model(seed=1), PatternReward())
-    average, seen = PolicyAverage(0.75), Weights()
+    average, seen = EmaWeights(0.75), Weights()
     trainer = L.Trainer(
         accelerator="cpu", max_steps=steps, logger=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, enable_checkpointing=False,

@@ -1,10 +1,9 @@
-"""How the processes of one training find each other, who of them speaks, and how they part.
+"""How the ranks of one run find each other, which of them reports an error, and how they exit.
 
-All meet at a store, show that they have the same configuration, and only then connect: what is
-missing or different is said once, within `hardware.rendezvous_seconds`.
+All connect to a store, compare their configurations there, and only then make the process group:
+what is missing or different is reported once, within `hardware.rendezvous_seconds`.
 
-Not here: how a process learns which of them it is (`place.py`), and what they tell each other later
-(`agreement.py`, `ranks.py`).
+Not here: this process's rank (`environment.py`), and later exchanges (`collectives.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -26,10 +25,11 @@ import torch
 import torch.distributed as dist
 
 from vqr1.config import HardwareConfig
+from vqr1.distributed.environment import RankInfo
+from vqr1.distributed.stop_requests import SIGNALS
 from vqr1.errors import ConfigError, NotMetError, RunFaultError
-from vqr1.training.place import Place
-from vqr1.training.run_record import changed_keys
-from vqr1.training.stop_requests import SIGNALS
+
+ChangedKeys = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
 
 PARTING_SECONDS = 30.0
 """How long a stopped process waits for the others: the first may have to deliver its log."""
@@ -41,55 +41,60 @@ _SPEAK_SECONDS = 5.0
 """How long a process that has something to say looks for the meeting point."""
 
 
-def join(
-    place: Place, hardware: HardwareConfig, values: Mapping[str, Any], problem: ConfigError | None
+def connect_ranks(
+    info: RankInfo,
+    hardware: HardwareConfig,
+    values: Mapping[str, Any],
+    problem: ConfigError | None,
+    changed_keys: ChangedKeys,
 ) -> None:
-    """Meet the other processes and connect; alone, only a problem is raised.
+    """Find the other ranks and make the process group; alone, only a problem is raised.
 
     Args:
-        place: this process's.
+        info: rank information of this process.
         hardware: time limits and device type.
-        values: the composed configuration, compared with the first process's.
+        values: the composed configuration, compared with that of rank 0.
         problem: what this process found wrong on its own machine.
+        changed_keys: the differences of two configurations that change results, one line each.
 
     Raises:
-        ConfigError: a problem here or in another process, a process that did not come, or one that
-            has another configuration.
-        NotMetError: this process cannot use the meeting point.
+        ConfigError: a problem here or on another rank, a rank that did not come, or one that has
+            another configuration.
+        NotMetError: this process cannot use the rendezvous address.
     """
-    if problem is not None and place.rank == 0:
+    if problem is not None and info.rank == 0:
         raise problem
-    if place.world_size == 1:
+    if info.world_size == 1:
         # The jobs of a sweep may run one after the other in one process.
         if hardware.strategy != "auto" and not dist.is_initialized():
-            _connect(hardware, dist.HashStore(), place)
+            _connect(hardware, dist.HashStore(), info)
         return
     wait = timedelta(seconds=hardware.rendezvous_seconds)
-    store = _meet(place, wait)
+    store = _meet(info, wait)
     word = {"problem": str(problem)} if problem is not None else {"values": values}
-    store.set(_came(place.rank), json.dumps(word))
-    _wait_for_all(store, place, wait)
-    words = [json.loads(store.get(_came(rank))) for rank in range(place.world_size)]
-    problems = _differences(words)
+    store.set(_came(info.rank), json.dumps(word))
+    _wait_for_all(store, info, wait)
+    words = [json.loads(store.get(_came(rank))) for rank in range(info.world_size)]
+    problems = _differences(words, changed_keys)
     if problems:
         with suppress(dist.DistError, RuntimeError):
-            _part(store, place)
+            _part(store, info)
         raise ConfigError(problems)
-    _connect(hardware, dist.PrefixStore("group", store), place)
-    if place.report is not None:
+    _connect(hardware, dist.PrefixStore("group", store), info)
+    if info.report is not None:
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _connect(hardware: HardwareConfig, store: dist.Store, place: Place) -> None:
+def _connect(hardware: HardwareConfig, store: dist.Store, info: RankInfo) -> None:
     # Objects and flags travel between hosts, tensors of a GPU between GPUs.
     backend = "gloo" if hardware.accelerator == "cpu" else "cpu:gloo,cuda:nccl"
     if hardware.accelerator == "gpu":
-        torch.cuda.set_device(place.local_rank)
+        torch.cuda.set_device(info.local_rank)
     dist.init_process_group(
         backend,
         store=store,
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=info.rank,
+        world_size=info.world_size,
         timeout=timedelta(minutes=hardware.collective_minutes),
     )
 
@@ -101,14 +106,14 @@ def _end_with(launcher: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _meet(place: Place, wait: timedelta) -> dist.Store:
-    keeps = place.rank == 0 and os.environ.get(_AGENT_STORE) != "True"
+def _meet(info: RankInfo, wait: timedelta) -> dist.Store:
+    keeps = info.rank == 0 and os.environ.get(_AGENT_STORE) != "True"
     try:
         store = _kept_store(wait) if keeps else _found_store(wait)
     except (dist.DistError, RuntimeError, ValueError, OSError) as error:
         raise NotMetError(
             [
-                f"process {place.rank} of {place.world_size} cannot use the meeting point "
+                f"process {info.rank} of {info.world_size} cannot use the meeting point "
                 f"{_address()} (MASTER_ADDR, MASTER_PORT) within hardware.rendezvous_seconds="
                 f"{wait.total_seconds():g}: {_reason(error)}; give all processes an address of the "
                 "first node and a port that is free there, and see what process 0 printed"
@@ -202,8 +207,8 @@ def _address() -> str:
     return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
 
 
-def _wait_for_all(store: dist.Store, place: Place, wait: timedelta) -> None:
-    keys = [_came(rank) for rank in range(place.world_size)]
+def _wait_for_all(store: dist.Store, info: RankInfo, wait: timedelta) -> None:
+    keys = [_came(rank) for rank in range(info.world_size)]
     try:
         store.wait(keys, wait)
     except (dist.DistError, RuntimeError) as error:
@@ -213,7 +218,7 @@ def _wait_for_all(store: dist.Store, place: Place, wait: timedelta) -> None:
             missing = ["0"]  # the first process keeps the store, and is gone
         raise ConfigError(
             [
-                f"rank {', '.join(missing)} of {place.world_size} processes did not come to "
+                f"rank {', '.join(missing)} of {info.world_size} processes did not come to "
                 f"{_address()} within "
                 f"hardware.rendezvous_seconds={wait.total_seconds():g}; see what it printed, and "
                 "whether all nodes were given this address and the same number of processes"
@@ -221,7 +226,7 @@ def _wait_for_all(store: dist.Store, place: Place, wait: timedelta) -> None:
         ) from error
 
 
-def _differences(words: list[dict[str, Any]]) -> list[str]:
+def _differences(words: list[dict[str, Any]], changed_keys: ChangedKeys) -> list[str]:
     problems = [
         f"process {rank}: {line}"
         for rank, word in enumerate(words)
@@ -231,7 +236,7 @@ def _differences(words: list[dict[str, Any]]) -> list[str]:
         return problems
     for rank, word in enumerate(words[1:], 1):
         # Nodes may keep copies of their own; that the data agree is checked once they are read.
-        changes = changed_keys(words[0]["values"], word["values"], moved=True)
+        changes = changed_keys(words[0]["values"], word["values"])
         if changes:
             return [
                 f"process {rank} has another configuration than process 0 (0 -> {rank}):",
@@ -241,31 +246,31 @@ def _differences(words: list[dict[str, Any]]) -> list[str]:
     return []
 
 
-def speak_once(place: Place, message: str, code: int, pruned: bool = False) -> bool:
+def report_once(info: RankInfo, message: str, code: int, pruned: bool = False) -> bool:
     """Whether this process says why the run ends: exactly one of those that could does.
 
     Args:
-        place: this process's. Our own launcher is told and says it itself.
+        info: this process's. Our own launcher is told and says it itself.
         message: why.
         code: exit code.
         pruned: a search gave the run up.
     """
-    if place.report is not None:
-        word = {"rank": place.rank, "message": message, "code": code, "pruned": pruned}
-        _tell_launcher(place.report, word)
+    if info.report is not None:
+        word = {"rank": info.rank, "message": message, "code": code, "pruned": pruned}
+        _tell_launcher(info.report, word)
         return False
-    if place.world_size == 1:
+    if info.world_size == 1:
         return True
     # Without torchrun the first process keeps the meeting point itself: it is there or will not be.
-    wait = timedelta(seconds=_SPEAK_SECONDS if place.rank else _RETRY_SECONDS)
+    wait = timedelta(seconds=_SPEAK_SECONDS if info.rank else _RETRY_SECONDS)
     try:
         return int(_found_store(wait).add("vqr1/spoken", 1)) == 1
     except (dist.DistError, RuntimeError, OSError):
         # No meeting point (any more): all have found the same, or the first has been lost.
-        return place.rank == 0 or code == RunFaultError.exit_code
+        return info.rank == 0 or code == RunFaultError.exit_code
 
 
-def wait_for_others(place: Place) -> None:
+def wait_for_all_ranks(info: RankInfo) -> None:
     """Wait until all processes of a stopped run have nothing left to do, for a bounded time.
 
     srun and torchrun end the others when one ends with a code that is not 0. A process that was
@@ -273,7 +278,7 @@ def wait_for_others(place: Place) -> None:
     for another turn. Hence stop signals count no more from here on.
 
     Args:
-        place: this process's.
+        info: this process's.
     """
     if not dist.is_initialized():
         return
@@ -281,19 +286,19 @@ def wait_for_others(place: Place) -> None:
         signal.signal(number, signal.SIG_IGN)
     try:
         store = _of_this_attempt(_found_store(timedelta(seconds=_SPEAK_SECONDS)))
-        _part(store, place)
+        _part(store, info)
     except (dist.DistError, RuntimeError, OSError):
         return  # one does not come, or the first, which may keep the store, has left
 
 
-def _part(store: dist.Store, place: Place) -> None:
+def _part(store: dist.Store, info: RankInfo) -> None:
     """Wait until all have come to an end: the first may keep the store that others still read.
 
     Raises:
         RuntimeError: one does not come, or the store is gone.
     """
-    store.set(_done(place.rank), "")
-    everyone = [_done(rank) for rank in range(place.world_size)]
+    store.set(_done(info.rank), "")
+    everyone = [_done(rank) for rank in range(info.world_size)]
     store.wait(everyone, timedelta(seconds=PARTING_SECONDS))
 
 

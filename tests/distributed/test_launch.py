@@ -16,7 +16,7 @@ from tests.cli.test_configs import compose_with_hydra
 from tests.support.forked import start_command
 from vqr1.cli.arguments import resume_command
 from vqr1.cli.train import main
-from vqr1.training.place import Place
+from vqr1.distributed.environment import RankInfo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEP = (
@@ -73,15 +73,15 @@ def test_a_sweep_with_jobs_of_several_nodes_is_refused_before_the_first(run: Com
 @pytest.mark.parametrize(
     ("place", "torchrun", "expected"),
     [
-        (Place(), False, "python train.py resume=run"),
-        (Place(0, 2, 0, 2, Path("report"), True), False, "python train.py resume=run"),
-        (Place(0, 2, 0, 2, None, True), True, "torchrun --nproc-per-node 2 train.py resume=run"),
-        (Place(0, 2, 0, 2, None, True), False, f"{AS_BEFORE} (1 x 2 processes)"),
-        (Place(0, 4, 0, 2, None, True), True, f"{AS_BEFORE} (2 x 2 processes)"),
+        (RankInfo(), False, "python train.py resume=run"),
+        (RankInfo(0, 2, 0, 2, Path("report"), True), False, "python train.py resume=run"),
+        (RankInfo(0, 2, 0, 2, None, True), True, "torchrun --nproc-per-node 2 train.py resume=run"),
+        (RankInfo(0, 2, 0, 2, None, True), False, f"{AS_BEFORE} (1 x 2 processes)"),
+        (RankInfo(0, 4, 0, 2, None, True), True, f"{AS_BEFORE} (2 x 2 processes)"),
     ],
 )
 def test_a_run_goes_on_as_it_was_started(
-    monkeypatch: pytest.MonkeyPatch, place: Place, torchrun: bool, expected: str
+    monkeypatch: pytest.MonkeyPatch, place: RankInfo, torchrun: bool, expected: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/site-packages/submitit/core/_submit.py"])
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)

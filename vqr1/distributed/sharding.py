@@ -1,16 +1,16 @@
-"""How the weights of a run are divided between its processes, as the ranking step sees it.
+"""How the weights of a run are sharded between its ranks, as the ranking step sees it.
 
-`Replicated`: each process holds all weights, and gradients are added up once a step (`ranks.py`).
-`Sharded`: every block of the vision tower and of the text model is cut into one piece a process by
-PyTorch's fully_shard (FSDP2); its weights are put together for the length of its forward and
-backward pass, and its gradient is added up and cut at once. Embedding and output head, which the
-shared-prompt passes use outside of the model's own forward pass, stay whole in every process; so
-does a vision tower that does not train, whose features are kept.
+`Replicated`: each rank holds the full weights, and gradients are summed once a step
+(`collectives.py`). `FullySharded`: every block is sharded by PyTorch's fully_shard (FSDP2): its
+weights are unsharded for the length of its forward and backward pass, and its gradient is reduced
+and sharded at once. Which blocks, and which weights stay full on every rank (embedding and output
+head, which the shared-prompt passes use outside of the model's own forward pass, and a vision tower
+that does not train), is the policy's to know: it is handed in as `ShardedModule` records.
 
-Pieces are put together by all processes at the same moment. All make the same number of passes
-therefore (`same_passes`), and sampling, whose steps differ, happens while the weights are whole.
+All ranks unshard at the same moment. They therefore make the same number of passes
+(`same_passes`), and sampling, whose steps differ, happens while the weights are unsharded.
 
-Not here: DeepSpeed (`zero.py`).
+Not here: DeepSpeed (`deepspeed.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -25,17 +26,45 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from vqr1.policy.backbone import unwrap
-from vqr1.policy.loading import trainable_parameters, vision_trains
-from vqr1.policy.vision import VisionFeatures
-from vqr1.training.agreement import largest
-from vqr1.training.ranks import add_gradients, own_rank
+from vqr1.distributed.collectives import all_reduce_gradients, all_reduce_max, get_rank
 
 
-class Division(Protocol):
+@dataclass(frozen=True)
+class ShardedModule:
+    """One module whose weights are sharded block by block.
+
+    Attributes:
+        root: the module; it shards what its blocks leave.
+        blocks: submodules, each unsharded for the length of its own passes.
+        full: weights that stay full on every rank.
+    """
+
+    root: nn.Module
+    blocks: Sequence[nn.Module]
+    full: frozenset[nn.Parameter] = frozenset()
+
+
+class Leaves(Protocol):
+    """Copies of image features that collect gradients for the vision tower."""
+
+    @property
+    def embeds(self) -> tuple[Tensor, ...]:
+        """One leaf an image, [tokens, hidden]."""
+        ...
+
+
+class Features(Leaves, Protocol):
+    """Image features with history (`vqr1.policy.vision.VisionFeatures`)."""
+
+    def backward_from(self, leaves: Any) -> None:
+        """Send the gradients that `leaves` have collected through the vision tower."""
+        ...
+
+
+class Sharding(Protocol):
     """What the step needs to know."""
 
-    def whole(self) -> Any:
+    def unsharded(self) -> Any:
         """Context manager in which every process holds all weights; gradients off."""
         ...
 
@@ -56,11 +85,11 @@ class Division(Protocol):
         """
         ...
 
-    def backward_vision(self, vision: VisionFeatures, leaves: VisionFeatures) -> None:
+    def backward_vision(self, vision: Features, leaves: Leaves) -> None:
         """Send the gradients that `leaves` have collected through the vision tower."""
         ...
 
-    def whole_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    def full_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Name and whole value of every weight of the policy; all processes have to ask."""
         ...
 
@@ -85,21 +114,21 @@ class _OwnPasses:
     """Backward passes and weights as PyTorch has them."""
 
     def zero_grad(self, optimizer: Any) -> None:
-        """See `Division`."""
+        """See `Sharding`."""
         optimizer.zero_grad(set_to_none=True)
 
     def backward(self, module: Any, loss: Tensor) -> None:
-        """See `Division`."""
+        """See `Sharding`."""
         module.manual_backward(loss)
 
-    def backward_vision(self, vision: VisionFeatures, leaves: VisionFeatures) -> None:
-        """See `Division`."""
+    def backward_vision(self, vision: Features, leaves: Leaves) -> None:
+        """See `Sharding`."""
         vision.backward_from(leaves)
 
-    def whole_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """See `Division`."""
+    def full_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """See `Sharding`."""
         for name, value in model.state_dict().items():
-            yield name, whole_tensor(value)
+            yield name, full_tensor(value)
 
     def close(self) -> None:
         """Nothing to let go."""
@@ -109,7 +138,7 @@ class Replicated(_OwnPasses):
     """Every process holds all weights."""
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
+    def unsharded(self) -> Iterator[None]:
         """They are."""
         yield
 
@@ -118,48 +147,42 @@ class Replicated(_OwnPasses):
         return passes
 
     def finish_gradients(self, model: nn.Module, limit: float | None) -> float:
-        """See `Division`."""
-        add_gradients(trainable_parameters(model))
-        parameters = [p for p in trainable_parameters(model) if p.grad is not None]
+        """See `Sharding`."""
+        all_reduce_gradients(_trainable(model))
+        parameters = [p for p in _trainable(model) if p.grad is not None]
         if not parameters:
             return 0.0
         most = math.inf if limit is None else limit
         return float(torch.nn.utils.clip_grad_norm_(parameters, most))
 
 
-class Sharded(_OwnPasses):
-    """FSDP2: each process holds a piece of every block.
+class FullySharded(_OwnPasses):
+    """FSDP2: each rank holds a shard of every block.
 
     Args:
-        model: the policy on its device, the same in every process; it is changed in place.
-        half_passes: the passes compute in bfloat16; the pieces stay as they are.
+        modules: what is sharded, on its device and the same on every rank; changed in place.
+        half_passes: the passes compute in bfloat16; the shards keep their type.
     """
 
-    def __init__(self, model: nn.Module, half_passes: bool) -> None:
-        core = unwrap(model)
-        text, visual = core.model.language_model, core.model.visual
+    def __init__(self, modules: Sequence[ShardedModule], half_passes: bool) -> None:
         policy = MixedPrecisionPolicy(cast_forward_inputs=False)
         if half_passes:
             policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
             )
         self._parts: list[FSDPModule] = []
-        # The whole comes after its blocks, and takes what they have left.
-        self._shard(text, text.layers, policy, {text.embed_tokens.weight})
-        if vision_trains(model):
-            self._shard(visual, visual.blocks, policy, set())
+        for module in modules:
+            self._shard(module, policy)
 
-    def _shard(
-        self,
-        root: nn.Module,
-        blocks: Sequence[nn.Module],
-        policy: MixedPrecisionPolicy,
-        left_whole: set[nn.Parameter],
-    ) -> None:
-        modules = [*blocks, root]
+    def _shard(self, sharded: ShardedModule, policy: MixedPrecisionPolicy) -> None:
+        # The root comes after its blocks, and takes what they have left.
+        modules = [*sharded.blocks, sharded.root]
         for module in modules:
             fully_shard(
-                module, reshard_after_forward=True, mp_policy=policy, ignored_params=left_whole
+                module,
+                reshard_after_forward=True,
+                mp_policy=policy,
+                ignored_params=set(sharded.full),
             )
         # The root first: it is the one that the blocks belong to.
         for part in reversed(modules):
@@ -170,7 +193,7 @@ class Sharded(_OwnPasses):
             self._parts.append(part)
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
+    def unsharded(self) -> Iterator[None]:
         """Put all pieces together, and cut them again."""
         for part in self._parts:
             part.set_reshard_after_forward(False, recurse=False)
@@ -185,23 +208,27 @@ class Sharded(_OwnPasses):
 
     def same_passes(self, passes: int) -> int:
         """The most that any process has to make."""
-        return largest(passes)
+        return all_reduce_max(passes)
 
     def finish_gradients(self, model: nn.Module, limit: float | None) -> float:
-        """See `Division`; the gradients of the pieces are added up already."""
-        pieces, wholes = split_parameters(trainable_parameters(model))
+        """See `Sharding`; the gradients of the pieces are added up already."""
+        pieces, wholes = split_parameters(_trainable(model))
         if wholes:
-            add_gradients(wholes)
+            all_reduce_gradients(wholes)
         gradients = [[p.grad for p in part if p.grad is not None] for part in (pieces, wholes)]
         norms = [torch.nn.utils.get_total_norm(part) for part in gradients if part]
         if not norms:
             return 0.0
-        norm = float(torch.stack([whole_tensor(part) for part in norms]).norm())
+        norm = float(torch.stack([full_tensor(part) for part in norms]).norm())
         if limit is not None and math.isfinite(norm):
             scale = min(1.0, limit / (norm + 1e-6))
             for gradient in (g for part in gradients for g in part):
                 gradient.mul_(scale)
         return norm
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def split_parameters(
@@ -212,27 +239,27 @@ def split_parameters(
     return pieces, [p for p in parameters if not isinstance(p, DTensor)]
 
 
-def whole_tensor(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """The whole of a divided tensor; all processes have to ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def whole_state(value: Any) -> Any:
+def full_state(value: Any) -> Any:
     """Nested containers with every divided tensor whole, on the first process's host.
 
     The others take part and keep an empty one: eight copies of a large model fit no host.
     """
     if isinstance(value, Mapping):
-        return {key: whole_state(part) for key, part in value.items()}
+        return {key: full_state(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(whole_state(part) for part in value)
+        return type(value)(full_state(part) for part in value)
     if not isinstance(value, DTensor):
         return value
-    whole = whole_tensor(value.detach())
-    return whole.cpu() if own_rank() == 0 else whole.new_empty(0, device="cpu")
+    whole = full_tensor(value.detach())
+    return whole.cpu() if get_rank() == 0 else whole.new_empty(0, device="cpu")
 
 
-def divide_like(values: Mapping[str, Any], parameter: nn.Parameter) -> dict[str, Any]:
+def shard_like(values: Mapping[str, Any], parameter: nn.Parameter) -> dict[str, Any]:
     """An optimiser's state of one parameter, cut as the parameter is."""
     if not isinstance(parameter, DTensor):
         return dict(values)

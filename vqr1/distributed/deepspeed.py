@@ -6,24 +6,27 @@ takes the whole module for one forward pass, which a ranking step is not, and re
 CPU; here DeepSpeed's CPU accelerator serves for tests. Weights are float32 (`model.dtype`) and the
 passes compute as Lightning's precision says.
 
-Not here: the other ways to divide (`division.py`).
+Not here: the other ways to shard (`sharding.py`).
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vqr1.policy.backbone import unwrap
-from vqr1.policy.vision import VisionFeatures
-from vqr1.training.agreement import gathered_in_first, largest
-from vqr1.training.ranks import own_rank, world_size
+from vqr1.distributed.collectives import (
+    all_reduce_max,
+    gather_objects_to_rank0,
+    get_rank,
+    get_world_size,
+)
+from vqr1.distributed.sharding import Features, Leaves
 
 
 def zero_config(stage: int, offload: bool, max_grad_norm: float | None) -> dict[str, Any]:
@@ -53,17 +56,23 @@ def zero_config(stage: int, offload: bool, max_grad_norm: float | None) -> dict[
     }
 
 
-class ZeroDivision:
-    """A policy under a DeepSpeed engine (`vqr1.training.division.Division`).
+class DeepSpeedSharding:
+    """A policy under a DeepSpeed engine (`vqr1.distributed.sharding.Sharding`).
 
     Args:
         model: the policy on its device; DeepSpeed divides it in place.
         optimizer: made of its parameters; DeepSpeed gives it divided ones.
         config: of `zero_config`.
+        external: modules with weights that are used outside of their own forward pass, whose hooks
+            therefore have to unshard them (stage 3): each with the module that uses them.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: dict[str, Any],
+        external: Sequence[tuple[nn.Module, nn.Parameter]] = (),
     ) -> None:
         if next(model.parameters()).device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -78,14 +87,13 @@ class ZeroDivision:
             model=model, optimizer=optimizer, config=config, dist_init_required=False
         )
         if self._stage == 3:
-            # Used by the module around it, whose own hooks have to put it together.
-            patches = unwrap(model).model.visual.patch_embed
-            deepspeed.zero.register_external_parameter(patches, patches.proj.weight)
+            for user, weight in external:
+                deepspeed.zero.register_external_parameter(user, weight)
         self._passes = 0
         self._finite = True
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
+    def unsharded(self) -> Iterator[None]:
         """Put all weights together, without the hooks that would divide them again."""
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
@@ -100,10 +108,10 @@ class ZeroDivision:
 
     def same_passes(self, passes: int) -> int:
         """The most that any process has to make."""
-        return largest(passes)
+        return all_reduce_max(passes)
 
     def zero_grad(self, optimizer: Any) -> None:
-        """See `Division`."""
+        """See `Sharding`."""
         optimizer.zero_grad(set_to_none=True)
 
     def backward(self, module: Any, loss: Tensor) -> None:
@@ -111,11 +119,11 @@ class ZeroDivision:
         self._passes += 1
         self._finite = self._finite and bool(torch.isfinite(loss.detach()))
         # The loss is a sum with the denominators of all processes; DeepSpeed takes the mean.
-        self.engine.backward(loss * world_size())
+        self.engine.backward(loss * get_world_size())
         # Otherwise the next pass would replace the gradients of this one (ZeRO-3).
         self.engine.optimizer.clear_backward_seen_flag()
 
-    def backward_vision(self, vision: VisionFeatures, leaves: VisionFeatures) -> None:
+    def backward_vision(self, vision: Features, leaves: Leaves) -> None:
         """Gradients of the image features, on through the tower."""
         pairs = [
             (embed, leaf.grad)
@@ -125,11 +133,11 @@ class ZeroDivision:
         if pairs:
             total = torch.stack([(embed * grad).sum() for embed, grad in pairs]).sum()
             # These gradients count the processes already.
-            self.backward(None, total / world_size())
+            self.backward(None, total / get_world_size())
 
     def finish_gradients(self, model: nn.Module, limit: float | None) -> float:
         """Clip and update; the norm is that before clipping."""
-        passes, finite = self._passes, not largest(not self._finite)
+        passes, finite = self._passes, not all_reduce_max(not self._finite)
         self._passes, self._finite = 0, True
         if not passes:
             # No weight has a gradient and none changes; a schedule asks for the call.
@@ -146,30 +154,30 @@ class ZeroDivision:
             self.engine.optimizer.grad_partitions_flat_buffer.zero_()
         return float(self.engine.get_global_grad_norm())
 
-    def whole_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    def full_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Name and whole value of every weight; all processes have to ask."""
-        with self.whole():
+        with self.unsharded():
             yield from model.state_dict().items()
 
     def close(self) -> None:
         """Let the engine go."""
         self.engine.destroy()
 
-    def moments(self) -> dict[str, Any]:
+    def optimizer_state(self) -> dict[str, Any]:
         """Every process's share of the optimiser's state, in the first process."""
         own = [
             {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in state.items()}
             for state in (self._optimizer.state[part] for part in self._partitions())
         ]
-        shares = gathered_in_first(own)
+        shares = gather_objects_to_rank0(own)
         rates = [group["lr"] for group in self._optimizer.param_groups]
         return {} if shares is None else {"shares": shares, "lr": rates}
 
-    def load_moments(self, saved: Mapping[str, Any]) -> None:
+    def load_optimizer_state(self, saved: Mapping[str, Any]) -> None:
         """Take this process's share back."""
         for group, rate in zip(self._optimizer.param_groups, saved["lr"], strict=True):
             group["lr"] = rate
-        own = saved["shares"][own_rank()]
+        own = saved["shares"][get_rank()]
         for part, state in zip(self._partitions(), own, strict=True):
             self._optimizer.state[part] = {
                 k: v.to(part.device) if isinstance(v, Tensor) and v.dim() else v

@@ -5,7 +5,7 @@
               + bytes of the optimiser / rate of the memory that it is in
 
 Nothing is taken to overlap. A decoding step reads the text model, the output head and all keys
-once. What a step needs is counted by `bench.flops`; recomputation under gradient checkpointing is
+once. What a step needs is counted by `flops.py`; recomputation under gradient checkpointing is
 added here.
 
 Not here: reading and resizing pictures, validation, checkpoints, waiting for the slowest process.
@@ -16,11 +16,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bench.flops import step_flops
-
-from planning.memory import Sizes, images_at_once, tower_trains
-from planning.shape import ModelShape, Work
 from vqr1.config import TrainConfig
+from vqr1.planning.flops import step_flops
+from vqr1.planning.memory import Sizes, images_at_once, tower_trains
+from vqr1.planning.shape import ModelShape, Work
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,21 @@ import pytest
 import torch
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
+from vqr1.cli.plan import load_train_config
 from vqr1.config import ModelConfig
 from vqr1.errors import ModelError
+from vqr1.planning.memory import Sizes, held, plan_memory, sampling, text_row, tower_row
+from vqr1.planning.shape import Work, read_shape, share_of_work
+from vqr1.planning.speed import (
+    GPUS,
+    Assumptions,
+    count_operations,
+    exchanged_bytes,
+    expected_seconds,
+)
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.policy.vision import encode_images
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-from plan import load_train_config
-from planning.memory import Sizes, held, plan_memory, sampling, text_row, tower_row
-from planning.shape import Work, read_shape, share_of_work
-from planning.speed import GPUS, Assumptions, count_operations, exchanged_bytes, expected_seconds
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLAIN = Sizes(weight=4, trained=4, inner=4)

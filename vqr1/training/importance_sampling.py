@@ -21,8 +21,8 @@ import math
 import torch
 from torch import Tensor
 
+from vqr1.distributed.collectives import all_reduce_sum
 from vqr1.training.loss import k3_kl
-from vqr1.training.ranks import total_over_ranks
 
 
 def importance_weights(trainer: Tensor, engine: Tensor, cap: float) -> Tensor:
@@ -39,7 +39,7 @@ def importance_weights(trainer: Tensor, engine: Tensor, cap: float) -> Tensor:
     return (trainer - engine).detach().exp().clamp(max=cap)
 
 
-def mismatch_figures(
+def mismatch_metrics(
     trainer: Tensor, engine: Tensor, mask: Tensor, cap: float | None
 ) -> dict[str, float]:
     """Figures of one step, over the tokens of all processes.
@@ -58,7 +58,7 @@ def mismatch_figures(
     p, q = trainer[mask].double(), engine[mask].double()
     bound = math.inf if cap is None else math.log(cap)
     sums = torch.stack([k3_kl(q, p).sum(), (p - q).abs().sum(), (p - q > bound).sum(), mask.sum()])
-    kl, gap, capped, tokens = total_over_ranks(sums.float()).tolist()
+    kl, gap, capped, tokens = all_reduce_sum(sums.float()).tolist()
     if tokens == 0:
         return {}
     figures = {"mismatch/kl": kl / tokens, "mismatch/logprob_gap": gap / tokens}

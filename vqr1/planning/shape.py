@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench.setup import SHAPES, shape_config
 from torch import nn
 from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
-from vqr1.cli.hardware import share_of_step, share_problem
 from vqr1.config import LoraConfig, ModelConfig, PromptConfig, TrainConfig
 from vqr1.data.patches import PATCH
 from vqr1.data.prompts import QWEN_FACTOR, PromptBuilder, ResizeRule
+from vqr1.distributed.hardware import share_of_step, share_problem
 from vqr1.errors import ConfigError, ModelError
+from vqr1.planning.released import shape_config
 from vqr1.policy.loading import PROCESSOR_FILE, load_processor
 from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.policy.training_prompt import vision_id_of
@@ -31,7 +31,7 @@ RELEASED = {
     "Qwen/Qwen2.5-VL-7B-Instruct": "7b",
     "TianheWu/VisualQuality-R1-7B": "7b",
 }
-"""Names on the hub whose shape is known without a download (the second half: `bench.setup`)."""
+"""Names on the hub whose shape is known without a download (the second half: `released.py`)."""
 
 TEXT_TOKENS = 110
 """Prompt tokens beside the image: system turn, question and instruction of the published prompt
@@ -122,7 +122,7 @@ def read_shape(config: ModelConfig) -> ModelShape:
 def _model_config(config: ModelConfig) -> Any:
     source = str(tiny_policy_folder()) if config.path is None else config.path
     if source in RELEASED:
-        return shape_config(SHAPES[RELEASED[source]])
+        return shape_config(RELEASED[source])
     if not (Path(source) / "config.json").is_file():
         raise ModelError(
             f"model.path={source}: the shape of this model is not known; give a folder with its "

@@ -1,4 +1,4 @@
-"""Floating-point operations that a step needs, counted from shapes, and this machine's rate.
+"""Floating-point operations that a step needs, counted from shapes.
 
 A multiply and an add are two operations. Counted: matrix products of linear layers, of attention
 (only pairs that see each other) and of the output head. Not counted: norms, activations, rotary
@@ -10,13 +10,8 @@ embedding, sampling, optimiser; recomputation is never counted.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-
-from vqr1.policy.cpu_linear import fast_linears_help
 
 
 @dataclass(frozen=True)
@@ -92,38 +87,3 @@ def step_flops(config: Any, patches: int, prompt: int, images: int, group: int, 
         images * (2 * prompt * linear + 4 * width * layers * prompt_pairs),
         rows * (2 * fed * linear + 4 * width * layers * response_pairs) + logits,
     )
-
-
-def _rate(product: Any, size: int, repeats: int) -> float:
-    product()
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        product()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
-
-
-def peak_rates(
-    device: torch.device, dtype: torch.dtype, size: int | None = None
-) -> dict[str, float]:
-    """Best measured rate of large square matrix products, in operations a second.
-
-    Args:
-        device: where to measure.
-        dtype: type of the matrices.
-        size: edge of the matrices; by default 2048 on a CPU and 8192 elsewhere.
-
-    Returns:
-        `matmul`: PyTorch's own product. `fast_linear`: oneDNN's, where `use_fast_linears` uses it.
-    """
-    size = size or (2048 if device.type == "cpu" else 8192)
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    b = torch.randn(size, size, device=device, dtype=dtype)
-    rates = {"matmul": _rate(lambda: a @ b, size, 10)}
-    if device.type == "cpu" and fast_linears_help():
-        product = torch.ops.mkldnn._linear_pointwise
-        rates["fast_linear"] = _rate(lambda: product(a, b, None, "none", [], ""), size, 10)
-    return rates

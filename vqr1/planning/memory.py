@@ -11,8 +11,8 @@ is the phase with the most on top of it:
 
 Counted are the tensors that the code keeps (`vqr1/policy/fast_layers.py`, `tree_attention.py`,
 `output_head.py`); on a CPU the counts of one step's saved tensors were compared with PyTorch's own
-(`tests/scripts/test_plan.py`). On top of them a CPU process has its libraries and the holes of the
-C library's heap, a GPU the context of its driver.
+(`tests/planning/test_planning.py`). On top of them a CPU process has its libraries and the holes of
+the C library's heap, a GPU the context of its driver.
 
 Shape legend: H hidden size, I feed-forward width, D head size, V vocabulary; v marks the tower's.
 
@@ -24,8 +24,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from planning.shape import ModelShape, Work
 from vqr1.config import TrainConfig
+from vqr1.planning.shape import ModelShape, Work
 from vqr1.policy.cpu_linear import fast_linears_help
 from vqr1.policy.output_head import MAX_LOGITS
 

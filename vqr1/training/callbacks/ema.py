@@ -17,10 +17,10 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from vqr1.training.ranks import own_rank
+from vqr1.distributed.collectives import get_rank
 
 
-class PolicyAverage(L.Callback):
+class EmaWeights(L.Callback):
     """Keeps the average of a policy whose weights every process holds whole.
 
     Args:
@@ -49,7 +49,7 @@ class PolicyAverage(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the average with the policy."""
-        kept = self._average if own_rank() == 0 else {}  # the first process writes
+        kept = self._average if get_rank() == 0 else {}  # the first process writes
         checkpoint["average"] = {name: value.cpu() for name, value in kept.items()}
 
     def on_load_checkpoint(

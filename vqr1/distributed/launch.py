@@ -1,12 +1,19 @@
-"""Starts the processes of one training on this machine, and watches over them.
+"""Starts the processes of one run on this machine, and supervises them.
 
 `python train.py hardware=cpu_2procs` composes and checks its configuration once and then runs its
 own command line `hardware.devices` times, each with the variables that torchrun would set. The
-launching process trains nothing: it passes signals on, ends the rest when one process has died, and
-says the one message that there is to say. It keeps the meeting point, so that no port is guessed.
+launching process trains nothing: it forwards signals, ends the rest when one process has died, and
+prints the one message that there is to print. It keeps the rendezvous store, so that no port is
+guessed.
 
-Not here: several nodes, which torchrun or srun start (docs/launching.md), and what the processes do
-(`vqr1.training.processes`).
+Why not `torch.distributed.launcher.elastic_launch` (read in PyTorch 2.14): it counts any exit code
+but 0 as a failure, so that a run which was saved after a signal (75), a mistake of the user (2) and
+a pruned trial look alike; it forwards no SIGUSR1, SLURM's warning before a time limit; its handler
+ends the processes after 30 seconds, which a large checkpoint takes longer than. `@record` hands
+over what a process raised, but the exit codes are needed all the same.
+
+Not here: several nodes, which torchrun or srun start (docs/launching.md), and how the processes
+find each other (`rendezvous.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +22,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,8 +33,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from vqr1.cli.arguments import quoted, resume_command
 from vqr1.config import HardwareConfig
+from vqr1.distributed.environment import REPORT
+from vqr1.distributed.stop_requests import SIGNALS
 from vqr1.errors import (
     EXIT_INTERRUPTED,
     ConfigError,
@@ -38,58 +45,50 @@ from vqr1.errors import (
     UserError,
 )
 from vqr1.stop_signals import takes
-from vqr1.training.place import REPORT, Place
-from vqr1.training.stop_requests import SIGNALS
 
 GRACE_SECONDS = 40.0
 """How long the others may go on once one has failed: they notice at their next exchange, and the
 first may have to deliver the end of its log. Processes that wait in an exchange are then ended."""
 _POLL_SECONDS = 0.1
-_TRAIN = (sys.executable, "-P", "-m", "vqr1.cli.train")
-"""The command by its module: in a job of submitit `sys.argv[0]` is submitit's script. `-P` keeps
-files of the working directory from hiding packages."""
 _ROOT = Path(__file__).resolve().parents[2]
 """Folder that holds this package, installed or not."""
 _REPORTED = (UserError.exit_code, RunFaultError.exit_code, EXIT_INTERRUPTED)
 
 
-def launch(hardware: HardwareConfig, overrides: Sequence[str], run_dir: Path) -> None:
-    """Run this command in `hardware.devices` processes; return when all have done their work.
+def launch(command: Sequence[str], processes: int, resume_with: str) -> None:
+    """Run a command in several processes; return when all have done their work.
 
     Args:
-        hardware: how many.
-        overrides: the command line's, as Hydra read them.
-        run_dir: the run directory, which they would otherwise name after the time.
+        command: the program and its arguments, the same in every process.
+        processes: how many.
+        resume_with: the command that resumes the run, for the message when a process has died.
 
     Raises:
-        UserError: what one of them said.
+        UserError: the error that one of them has reported.
         RunFaultError: one of them died.
         Interrupted: a signal stopped them, and the run is saved.
         PrunedError: a search gave the run up.
     """
     with tempfile.TemporaryDirectory(prefix="vqr1_launch_") as scratch:
         report = Path(scratch) / "report.json"
-        place = quoted(run_dir)
-        # Not `run_dir`: with `resume=auto` it matters whether the command gives it.
-        command = [*_TRAIN, *overrides, f"hydra.run.dir={place}"]
         store = dist.TCPStore(
             "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30)
         )
-        processes: list[subprocess.Popen[bytes]] = []
-        with _passing_signals_on(processes) as passed:
-            for rank in range(hardware.devices):
-                variables = _variables(rank, hardware.devices, store.port, report)
+        started: list[subprocess.Popen[bytes]] = []
+        with _passing_signals_on(started) as passed:
+            for rank in range(processes):
+                variables = _variables(rank, processes, store.port, report)
                 # A session of its own: Ctrl-C in a terminal reaches the launcher, which passes it
                 # on, and not every process twice.
-                processes.append(
+                started.append(
                     subprocess.Popen(
                         command, env={**os.environ, **variables}, start_new_session=True
                     )
                 )
                 for number in passed:
-                    processes[-1].send_signal(number)
-            first = _wait(processes)
-        _raise_outcome([p.wait() for p in processes], first, passed, report, run_dir)
+                    started[-1].send_signal(number)
+            first = _wait(started)
+        _raise_outcome([p.wait() for p in started], first, passed, report, resume_with)
 
 
 def check_one_machine(hardware: HardwareConfig) -> None:
@@ -180,22 +179,22 @@ def _cause(failed: Sequence[int], codes: Sequence[int | None]) -> int:
 
 
 def _raise_outcome(
-    codes: Sequence[int], first: int | None, passed: Sequence[int], report: Path, run_dir: Path
+    codes: Sequence[int], first: int | None, passed: Sequence[int], report: Path, resume_with: str
 ) -> None:
     said = json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
     if first is not None and codes[first] not in _REPORTED:
         if said is not None and said["pruned"]:
             raise PrunedError(said["message"])
-        raise RunFaultError(_died(first, codes, run_dir))
+        raise RunFaultError(_died(first, codes, resume_with))
     if first is not None:
-        message = said["message"] if said is not None else _died(first, codes, run_dir)
+        message = said["message"] if said is not None else _died(first, codes, resume_with)
         kind = RunFaultError if codes[first] == RunFaultError.exit_code else UserError
         raise kind(message)
     if EXIT_INTERRUPTED in codes:
         raise Interrupted(signal.Signals(passed[0]).name if passed else "a signal")
 
 
-def _died(rank: int, codes: Sequence[int], run_dir: Path) -> str:
+def _died(rank: int, codes: Sequence[int], resume_with: str) -> str:
     code = codes[rank]
     how = f"ended with code {code}; what it printed is above"
     if code < 0:
@@ -203,6 +202,5 @@ def _died(rank: int, codes: Sequence[int], run_dir: Path) -> str:
         if -code == signal.SIGKILL:
             how += " (the system does that too when memory runs out)"
     return (
-        f"process {rank} of {len(codes)} {how}; the others were stopped. Go on with: "
-        f"{resume_command(run_dir, Place())}"
+        f"process {rank} of {len(codes)} {how}; the others were stopped. Resume with: {resume_with}"
     )

@@ -1,10 +1,10 @@
-"""Which process of a training this one is, and how it leaves.
+"""Rank, local rank and world size of this process, and how it exits.
 
-A process learns its place from the variables that torchrun sets, or those of a SLURM step; the
-training command's own launcher (`vqr1.cli.launch`) sets the same ones.
+They are read from the variables that torchrun sets, or those of a SLURM step; our own launcher
+(`launch.py`) sets the same ones. This is the only module that reads them.
 
-Not here: how the processes find each other (`processes.py`). A command reads its place before it
-imports PyTorch.
+Not here: how the ranks find each other (`rendezvous.py`). A command reads its rank before it
+imports PyTorch, and this module imports neither.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _START = "start with torchrun, srun, or plainly with hardware.devices"
 
 
 @dataclass(frozen=True)
-class Place:
-    """A process among those of its run.
+class RankInfo:
+    """Rank information of this process.
 
     Attributes:
-        rank: its number.
-        world_size: how many there are.
-        local_rank: its number on its node, and of its GPU.
-        local_size: how many there are on its node.
-        report: file for the message of the first that fails; None without our own launcher.
-        launched: a launcher, ours or another, started it.
+        rank: global rank, 0 to `world_size` - 1.
+        world_size: number of processes of the run.
+        local_rank: rank on its node, and index of its GPU.
+        local_size: number of processes on its node.
+        report: file for the message of the first rank that fails; None without our own launcher.
+        launched: a launcher, ours or another, started this process.
     """
 
     rank: int = 0
@@ -53,8 +53,8 @@ class Place:
         return self.world_size // self.local_size
 
 
-def find_place(environment: MutableMapping[str, str] = os.environ) -> Place:
-    """This process's place; alone where no launcher has set anything.
+def find_rank_info(environment: MutableMapping[str, str] = os.environ) -> RankInfo:
+    """Rank information of this process; a world of one where no launcher has set anything.
 
     Args:
         environment: the variables; those of a SLURM step of several tasks are completed by the ones
@@ -65,7 +65,7 @@ def find_place(environment: MutableMapping[str, str] = os.environ) -> Place:
     """
     in_step = "RANK" not in environment and _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1
     if not in_step and not {"RANK", "WORLD_SIZE"} & environment.keys():
-        return Place()
+        return RankInfo()
     # PyTorch, which reads this when it is imported, prints stacks for connections that it tries.
     environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if in_step:
@@ -88,7 +88,7 @@ def find_place(environment: MutableMapping[str, str] = os.environ) -> Place:
             ]
         )
     report = environment.get(REPORT)
-    return Place(
+    return RankInfo(
         rank, world_size, local_rank, local_size, None if report is None else Path(report), True
     )
 
@@ -150,8 +150,8 @@ def _tasks_per_node(environment: Mapping[str, str], tasks: int) -> int:
     return tasks // nodes
 
 
-def leave(code: int) -> NoReturn:
-    """End one of several processes, once everything is written and said.
+def exit_process(code: int) -> NoReturn:
+    """End one of several processes after everything is written.
 
     Threads that still hold connections when Python tidies up may abort the process, which would
     look as if it had died.

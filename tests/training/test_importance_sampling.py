@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from vqr1.training.importance_sampling import importance_weights, mismatch_metrics
 from vqr1.training.loss import grpo_loss
-from vqr1.training.mismatch import importance_weights, mismatch_figures
 
 # log-ratios p/q: log 2, log 4, log .5, and a token outside of the mask
 TRAINER = torch.tensor([[[-1.0, -1.0, -2.0, -9.0]]])
@@ -22,15 +22,15 @@ def test_weights_are_the_ratios_cut_at_the_cap() -> None:
 
 
 def test_figures_by_hand() -> None:
-    figures = mismatch_figures(TRAINER, ENGINE, MASK, 3.0)
+    figures = mismatch_metrics(TRAINER, ENGINE, MASK, 3.0)
     # k3 with r = p/q: r - 1 - log r
     k3 = [2 - 1 - math.log(2), 4 - 1 - math.log(4), 0.5 - 1 - math.log(0.5)]
     assert figures["mismatch/kl"] == pytest.approx(sum(k3) / 3, abs=1e-6)
     gap = (math.log(2) + math.log(4) + math.log(2)) / 3
     assert figures["mismatch/logprob_gap"] == pytest.approx(gap, abs=1e-6)
     assert figures["mismatch/capped_rate"] == pytest.approx(1 / 3)
-    assert "mismatch/capped_rate" not in mismatch_figures(TRAINER, ENGINE, MASK, None)
-    assert mismatch_figures(TRAINER, ENGINE, torch.zeros_like(MASK), 3.0) == {}
+    assert "mismatch/capped_rate" not in mismatch_metrics(TRAINER, ENGINE, MASK, None)
+    assert mismatch_metrics(TRAINER, ENGINE, torch.zeros_like(MASK), 3.0) == {}
 
 
 def test_weighted_draws_from_the_engine_give_the_trainers_gradient() -> None:
@@ -77,7 +77,7 @@ def test_log_ratios_beyond_float32() -> None:
     # An engine that gives a sampled token e^-200 of the trainer's probability, and the reverse.
     trainer, engine = torch.tensor([[[-1.0, -201.0]]]), torch.tensor([[[-201.0, -1.0]]])
     assert importance_weights(trainer, engine, 3.0)[0, 0].tolist() == [3.0, 0.0]
-    figures = mismatch_figures(trainer, engine, torch.ones(1, 1, 2, dtype=torch.bool), 3.0)
+    figures = mismatch_metrics(trainer, engine, torch.ones(1, 1, 2, dtype=torch.bool), 3.0)
     # k3 of log-ratio 200 by the tangent at 20: e^20 (1 + 200 - 20) - 200 - 1; of -200: 200 - 1.
     first = math.exp(20) * 181 - 201
     assert figures["mismatch/kl"] == pytest.approx((first + 199) / 2, rel=1e-6)

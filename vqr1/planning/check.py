@@ -18,7 +18,7 @@ from vqr1.errors import ConfigError, RunFaultError
 STEPS = 3
 """The heap's holes appear with the second step."""
 
-TRAIN = Path(__file__).resolve().parents[2] / "train.py"
+TRAIN = (sys.executable, "-P", "-m", "vqr1.cli.train")
 
 
 def measured_peak(config: TrainConfig, overrides: Sequence[str]) -> float:
@@ -43,7 +43,7 @@ def measured_peak(config: TrainConfig, overrides: Sequence[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         command = [
-            sys.executable, str(TRAIN), *overrides, f"run_dir={run_dir}", f"max_steps={STEPS}",
+            *TRAIN, *overrides, f"run_dir={run_dir}", f"max_steps={STEPS}",
             "max_epochs=null", "logger=csv", "validation.test=false",
             # Validation is not part of the plan.
             f"validation.every_steps={STEPS}", "validation.max_images=2", "validation.samples=2",

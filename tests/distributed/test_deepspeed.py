@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.cli.test_processes import SMALL, TWO, Training, run, state
+from tests.cli.test_processes import SMALL, TWO
+from tests.support.commands import Training, run, state
 from vqr1.policy.tiny import tiny_policy_folder
 
 pytestmark = [
@@ -28,7 +29,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Weights after four steps of one process that holds everything."""
     folder = tmp_path_factory.mktemp("alone")
     run(folder, *SMALL, *FIGURES, "loader.images_per_batch=4")
-    return state(folder / "run")
+    return state(folder / "run", 4)
 
 
 in_every_way = pytest.mark.parametrize(
@@ -53,8 +54,8 @@ def test_divided_training_stopped_and_resumed_makes_the_run_of_one(
     training.process.send_signal(signal.SIGTERM)
     assert training.wait() == 75, training.output
     run(tmp_path, "resume=run")
-    for name, weight in state(tmp_path / "run").items():
-        # Two thousandths of one AdamW step (see tests/training/test_ranks.py).
+    for name, weight in state(tmp_path / "run", 4).items():
+        # Two thousandths of one AdamW step (see tests/distributed/test_collectives.py).
         torch.testing.assert_close(weight, alone[name], rtol=1e-4, atol=2e-6, msg=name)
     assert (tmp_path / "run/export/model.safetensors").is_file()
 

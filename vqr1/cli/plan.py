@@ -1,0 +1,134 @@
+"""What a training will need: memory of a device in each phase, operations, and time of a step.
+
+    python scripts/plan.py model=qwen2_5_vl_7b hardware=8gpu_zero3 --gpu h100 --image 512x384
+    python scripts/plan.py experiment=paper_kadid --gpu h200 --image 512x384 --images 6125
+    python scripts/plan.py --check                  # three real steps on this CPU beside the plan
+
+The configuration is that of `train.py`, and nothing of it is loaded: no weights, no data set. Sizes
+are the longest that the configuration admits: every response at `rollout.sampling.max_new_tokens`,
+and pictures at `model.max_pixels` unless `--image` says how large they are. On a CPU the rates of
+matrix products and of copies are measured here; a GPU's are its vendor's figures times two shares,
+which are assumptions (`--compute-share`, `--decode-share`). What was compared with real runs, and
+what was not: docs/scale.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import cache
+
+import psutil
+import torch
+
+from vqr1.cli.compose import compose_config, plain_values
+from vqr1.cli.data import run_script
+from vqr1.config import TrainConfig, validate
+from vqr1.planning.check import measured_peak
+from vqr1.planning.memory import plan_memory
+from vqr1.planning.rates import copy_rate, peak_rates
+from vqr1.planning.report import print_memory, print_time
+from vqr1.planning.shape import read_shape, share_of_work
+from vqr1.planning.speed import (
+    GPUS,
+    Assumptions,
+    Machine,
+)
+
+CPU_SHARES = Assumptions(compute=0.45, decode=0.5)
+GPU_SHARES = Assumptions(compute=0.4, decode=0.6)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The script's own options."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--gpu", choices=list(GPUS), default="h100", help="for GPU profiles")
+    options.add_argument("--image", type=_size, help="pictures' width x height, such as 512x384")
+    options.add_argument("--images", type=int, help="training images, for max_epochs")
+    options.add_argument("--compute-share", type=float, help="reached share of the peak rate")
+    options.add_argument("--decode-share", type=float, help="reached share of the memory's rate")
+    options.add_argument("--price", type=float, help="of a device's hour, for the cost of the run")
+    options.add_argument("--check", action="store_true", help="measure three steps on this CPU")
+    return options
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.split("x"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: write WIDTHxHEIGHT, such as 512x384"
+        ) from error
+    if min(width, height) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: both sides must be above 0")
+    return width, height
+
+
+def load_train_config(overrides: Sequence[str]) -> TrainConfig:
+    """Compose and validate `conf/train.yaml`.
+
+    Raises:
+        ConfigError: every key that breaks a rule.
+    """
+    # The composed folder needs a command that runs; nothing is written there.
+    composed = compose_config("train", ["run_dir=plan", *overrides])
+    return validate(TrainConfig, plain_values(composed))
+
+
+@cache
+def libraries() -> float:
+    """Bytes of a training process before it loads a model; looked at once, in this process."""
+    import vqr1.cli.train_run  # noqa: F401
+
+    return float(psutil.Process().memory_info().rss)
+
+
+def machine_of(config: TrainConfig, gpu: str) -> Machine:
+    """The named GPU, or this CPU with its measured rates."""
+    if config.hardware.accelerator == "gpu":
+        return GPUS[gpu]
+    if config.hardware.threads is not None:
+        torch.set_num_threads(config.hardware.threads)
+    device = torch.device("cpu")
+    rates = peak_rates(device, torch.float32)
+    memory = copy_rate(device, repeats=3)
+    return Machine(None, max(rates.values()), memory, memory, memory, memory, memory)
+
+
+def plan(options: argparse.Namespace, config: TrainConfig) -> None:
+    """Print the plan."""
+    process = libraries() if config.hardware.accelerator == "cpu" else 0.0
+    shape, work = read_shape(config.model), share_of_work(config, options.image)
+    memory = plan_memory(config, shape, work, process=process)
+    trained = f" + {shape.adapters / 1e6:.1f} M in adapters" if shape.adapters else ""
+    print(
+        f"{config.model.name}: {shape.total / 1e6:,.1f} M weights (text {shape.text / 1e6:,.1f}, "
+        f"vision {shape.vision / 1e6:,.1f}, embedding and head "
+        f"{(shape.embedding + shape.head) / 1e6:,.1f}){trained}; {config.hardware.strategy} over "
+        f"{config.hardware.devices * config.hardware.nodes} processes"
+    )
+    if options.check:
+        found = measured_peak(config, options.overrides)
+        print(
+            f"peak of each process: planned {memory.peak / 2**20:,.0f} MiB, measured {found:,.0f} "
+            f"MiB, ratio {memory.peak / 2**20 / found:.2f}"
+        )
+        return
+    machine = machine_of(config, options.gpu)
+    print_memory(memory, machine.memory, config.hardware.devices)
+    gpu = config.hardware.accelerator == "gpu"
+    shares = GPU_SHARES if gpu else CPU_SHARES
+    assumed = Assumptions(
+        options.compute_share or shares.compute, options.decode_share or shares.decode
+    )
+    print_time(config, shape, work, machine, assumed, options.images, options.price)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the script and return its exit code."""
+    return run_script(parser(), plan, arguments, load_train_config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Everything about processes: environment, launch, rendezvous, collectives, sharding, signals."""

@@ -1,0 +1,1 @@
+"""Memory, operations and time of a training, counted before it and without a device."""

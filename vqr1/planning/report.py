@@ -1,0 +1,89 @@
+"""The plan as text: a table of memory by phase, and lines on time.
+
+Not here: what is planned (`memory.py`, `speed.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from vqr1.config import TrainConfig
+from vqr1.planning.memory import MemoryPlan
+from vqr1.planning.shape import ModelShape, Work
+from vqr1.planning.speed import (
+    Assumptions,
+    Machine,
+    Operations,
+    Seconds,
+    count_operations,
+    expected_seconds,
+)
+
+
+def print_memory(plan: MemoryPlan, limit: float | None, processes: int) -> None:
+    """A table: terms downwards, phases across, in MiB; `processes` are those of one node."""
+    phases = list(plan.phases)
+    names = list(dict.fromkeys(name for terms in plan.phases.values() for name in terms))
+    print(f"{'MiB of each process':<22}" + "".join(f"{phase:>16}" for phase in phases))
+    for name in names:
+        values = [terms.get(name, 0.0) / 2**20 for terms in plan.phases.values()]
+        if any(values):
+            print(f"  {name:<20}" + "".join(f"{value:>16,.0f}" for value in values))
+    sums = [sum(terms.values()) / 2**20 for terms in plan.phases.values()]
+    print(f"  {'all':<20}" + "".join(f"{value:>16,.0f}" for value in sums))
+    text = f"peak: {plan.peak / 2**20:,.0f} MiB, in the {plan.worst}"
+    if limit is not None:
+        text += f"; {plan.peak / limit:.0%} of the device's {limit / 1e9:.0f} GB"
+        text += " - TOO MUCH" if plan.peak > limit else ""
+    print(text)
+    if plan.host:
+        print(
+            f"host memory besides: {plan.host / 2**20:,.0f} MiB of each process, "
+            f"{plan.host * processes / 1e9:,.0f} GB of a node's {processes}"
+        )
+
+
+def _parts(counts: Operations | Seconds, unit: float) -> str:
+    """The total and its parts."""
+    parts = [f"{name} {value / unit:,.2f}" for name, value in asdict(counts).items()]
+    return f"{counts.total / unit:,.2f} ({', '.join(parts)})"
+
+
+def print_time(
+    config: TrainConfig,
+    shape: ModelShape,
+    work: Work,
+    machine: Machine,
+    assumed: Assumptions,
+    images: int | None = None,
+    price: float | None = None,
+) -> None:
+    """Tokens, operations and seconds of a step, and of the run where its length is known."""
+    gpu = config.hardware.accelerator == "gpu"
+    processes = config.hardware.devices * config.hardware.nodes
+    counted = count_operations(config, shape, work)
+    seconds = expected_seconds(config, shape, work, machine, assumed)
+    print(
+        f"a step: {work.images * processes} images x {work.group} responses, prompt {work.prompt} "
+        f"tokens, response {work.response}; {work.tokens * processes:,} tokens"
+    )
+    print(f"operations of each process, in 1e12: {_parts(counted, 1e12)}")
+    kind = "vendor's rates" if gpu else "rates measured here"
+    print(f"seconds of a step: {_parts(seconds, 1.0)}")
+    print(
+        f"  {kind}: {assumed.compute:.0%} of {machine.rate / 1e12:.2f} TFLOP/s and "
+        f"{assumed.decode:.0%} of {machine.bandwidth / 1e9:,.0f} GB/s; the shares are assumptions"
+    )
+    if config.rollout.engine != "local":
+        print(f"  decoding by {config.rollout.engine} is counted as the local engine's")
+    steps = config.max_steps
+    if config.max_epochs is not None and images is not None:
+        steps = config.max_epochs * (images // (work.images * processes))
+        steps *= config.grpo.inner_iterations
+    if steps is not None:
+        rollouts = steps / config.grpo.inner_iterations
+        hours = rollouts * seconds.total / 3600
+        text = f"{steps} optimiser steps: {hours:.1f} h, {hours * processes:.1f} device hours"
+        if price is not None:
+            text += f", {hours * processes * price:,.0f} at {price:g} an hour"
+        print(f"{text}; without validation, checkpoints and loading")

@@ -1,0 +1,39 @@
+"""Which parts of a policy are sharded between ranks, and which weights stay full.
+
+Blocks of the text model, and of a vision tower that trains. The token embedding (which is the
+output head where the two are tied) is used by the shared-prompt passes outside of the model's own
+forward pass and stays full on every rank; so does a frozen tower, whose features are kept.
+
+Not here: how they are sharded (`vqr1.distributed.sharding`, `vqr1.distributed.deepspeed`).
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from vqr1.distributed.sharding import ShardedModule
+from vqr1.policy.backbone import unwrap
+from vqr1.policy.loading import vision_trains
+
+
+def sharded_modules(model: nn.Module) -> list[ShardedModule]:
+    """What FSDP2 shards of a policy.
+
+    Args:
+        model: the policy, with or without adapters.
+    """
+    core = unwrap(model)
+    text, visual = core.model.language_model, core.model.visual
+    modules = [ShardedModule(text, text.layers, frozenset({text.embed_tokens.weight}))]
+    if vision_trains(model):
+        modules.append(ShardedModule(visual, visual.blocks))
+    return modules
+
+
+def external_weights(model: nn.Module) -> list[tuple[nn.Module, nn.Parameter]]:
+    """Weights that a module other than their own uses, each with that module.
+
+    The patch embedding is computed from the weight of its convolution (`vqr1.policy.vision`).
+    """
+    patches = unwrap(model).model.visual.patch_embed
+    return [(patches, patches.proj.weight)]
