@@ -297,13 +297,13 @@ SCORE = (
     ),
     case(
         "score",
-        "photos prompt.score_range=[0,10]",
-        "mode=expected, prompt.score_range=[0.0, 10.0]",
+        "photos prompt.score_range=[0.001,0.002]",
+        "mode=expected, prompt.score_range=[0.001, 0.002]: no number of at most two decimals",
     ),
     case(
         "eval",
-        "mode=expected prompt.score_range=[0,10]",
-        "use mode=greedy or mode=sampled",
+        "mode=expected prompt.score_range=[1000.001,1000.002]",
+        "choose another scale",
     ),
     case("score", "photos backend=vllm", "backend=vllm: vLLM cannot be imported"),
     case("score", "photos backend=openai backend.url=ftp://a", "backend.url='ftp://a': "),

@@ -75,7 +75,7 @@ def test_csv_and_jsonl_hold_the_same(run: Command, folder: Path) -> None:
     assert [row["path"] for row in rows] == [record["path"] for record in records] == names
     for row, record in zip(rows, records, strict=True):
         assert list(row) == list(record) == [
-            "path", "score", "std", "valid", "text", "error", "answers", "valid_answers",
+            "path", "score", "std", "lost", "valid", "text", "error", "answers", "valid_answers",
         ]  # fmt: skip
         if record["error"]:
             assert (row["score"], row["valid"], row["error"]) == ("", "false", record["error"])
@@ -159,7 +159,7 @@ def test_the_script_is_the_command(run: Command) -> None:
     outcome = run(script, "gray image.png", "mode=greedy", "format=csv")
     assert outcome.code == 0
     header, row = outcome.out.splitlines()
-    assert header == "path,score,std,valid,text,error,answers,valid_answers"
+    assert header == "path,score,std,lost,valid,text,error,answers,valid_answers"
     assert row.startswith("gray image.png,")
 
 

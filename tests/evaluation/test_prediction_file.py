@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from vqr1.config import DatasetConfig, PredictionColumns, SplitConfig
 from vqr1.errors import DataError
 from vqr1.evaluation.labels import EvalPart, label_tables
 from vqr1.evaluation.prediction_file import read_predictions, write_predictions
-from vqr1.evaluation.prediction_stream import PredictionStream, cut_to_committed
+from vqr1.evaluation.prediction_stream import PredictionStream, committed_mark, cut_to_committed
 from vqr1.evaluation.predictions import Predictions
 
 GOOD = "image,score,mos\na.png,3.5,4.0\nb.png,,2.0\nc.png,1.25,1.0\n"
@@ -39,13 +40,14 @@ def make(
         texts=tuple(tuple(row) for row in texts),
         references=tuple(f"I{i // 2}" for i in range(n)),
         distortions=tuple("blur" if i % 2 else None for i in range(n)),
+        lost=np.array([i / 7 if i % 2 else np.nan for i in range(n)]),
     )
 
 
 def assert_equal(first: Predictions, second: Predictions) -> None:
     for name in ("images", "datasets", "texts", "references", "distortions"):
         assert getattr(first, name) == getattr(second, name), name
-    for name in ("index", "mos", "scores", "valid", "well_formed"):
+    for name in ("index", "mos", "scores", "valid", "well_formed", "lost"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), name)
 
 
@@ -70,6 +72,21 @@ def test_a_stream_gives_the_same_file(tmp_path: Path) -> None:
     stream.append(predictions.rows(np.array([2, 3])))
     stream.close()
     assert_equal(read_predictions(tmp_path / "partial.csv"), predictions)
+
+
+def test_a_file_without_the_column_lost_goes_on_without_it(tmp_path: Path) -> None:
+    path = tmp_path / "partial.csv"
+    predictions = make([["a"], ["b"]], [[1.0], [2.0]])
+    stream = PredictionStream(path)
+    stream.append(predictions.rows(np.array([0])))
+    stream.close()
+    table = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns="lost")
+    table.to_csv(path, index=False, quoting=csv.QUOTE_ALL)
+    committed_mark(path).write_text(str(path.stat().st_size))
+    again = PredictionStream(path)
+    again.append(predictions.rows(np.array([1])))
+    again.close()
+    assert_equal(read_predictions(path), replace(predictions, lost=np.full(2, np.nan)))
 
 
 def test_what_a_killed_process_left_half_written_is_cut_off(tmp_path: Path) -> None:

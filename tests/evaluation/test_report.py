@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,19 @@ def test_main_table_holds_sets_means_and_reference_means() -> None:
     # RMSE has units, so that it has no mean.
     assert table.rows[2][table.columns.index("RMSE, 4-p. fit")] == ""
     assert any("bootstrap, 100 draws over livec: 9 references" in note for note in table.notes)
+
+
+def test_the_lost_probability_is_stated_with_its_number_of_images() -> None:
+    part = rows("kadid", 1, 4)
+    # (.1 + .2 + .6) / 3 = .3, of three images; the fourth has no answer that begins.
+    known = replace(part, lost=np.array([0.1, 0.2, np.nan, 0.6]))
+    table = main_table(evaluation(known), detailed=True)
+    (note,) = [note for note in table.notes if "leave out" in note]
+    assert note.startswith("kadid: expected scores leave out 30.00% of the probability on average")
+    assert note.endswith("60.0% at most, over 3 of 4 images")
+    assert not [
+        note for note in main_table(evaluation(part), detailed=True).notes if "leave out" in note
+    ]
 
 
 def test_an_interval_that_is_missing_is_explained() -> None:

@@ -20,7 +20,7 @@ from vqr1.scoring.result_file import ResultFile, held, read_results, settings_fi
 from vqr1.scoring.writers import ResultWriter, write_pairs, write_ranking
 
 RESULTS = [
-    Result("plain.png", 3.25, 0.5, valid=True, text="<answer>3.25</answer>"),
+    Result("plain.png", 3.25, 0.5, 0.015, valid=True, text="<answer>3.25</answer>"),
     Result('quo"te, comma.png', 1.0, None, valid=True, text='two\nlines, a "quote"\r\nand more'),
     Result("\N{GREEK SMALL LETTER ALPHA}.png", None, None, valid=False, text="no number"),
     Result("short.png", 2.0, 0.25, valid=True),
@@ -75,6 +75,12 @@ def test_file_names_that_are_no_text(tmp_path: Path) -> None:
     assert fill(path, "jsonl", odd) == ["bad\udcff.png"]
     json.loads(path.read_text(encoding="utf-8"))
     assert fill(path, "jsonl", odd) == []
+
+
+def test_files_from_before_there_was_a_lost_probability_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("path,score,std,valid,text,error\na.png,1.5,,true,,\n")
+    assert read_results(path, "csv") == [Result("a.png", 1.5, valid=True)]
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
@@ -159,7 +165,10 @@ def test_rows_that_other_readers_take(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("name,score\na.png,1\n", "scores.csv:1: not a row"),
-        ("path,score,std,valid,text,error\na.png,1\nb.png,2,,true,,\n", "scores.csv:2: not a row"),
+        (
+            "path,score,std,lost,valid,text,error\na.png,1\nb.png,2,,,true,,\n",
+            "scores.csv:2: not a row",
+        ),
         ("path,score,std,valid,text,error\na.png,1,,true,,\nb.png,x,,true,,\n", "scores.csv:3"),
         ("path,score,std,valid,text,error\na.png,nan,,true,,\n", "scores.csv:2"),
         ('path,score,std,valid,text,error\n"a"b.png,1,,true,,\n', "scores.csv:2"),

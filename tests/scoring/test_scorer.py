@@ -23,13 +23,13 @@ from vqr1.data.prompts import PromptBuilder, chat_text
 from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation import scorers
 from vqr1.iqa.answers import parse_answer
-from vqr1.policy.expected_score import expectation
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.records import RankingBatch
 from vqr1.rollout.chat_request import chat_body
 from vqr1.rollout.local import LocalEngine
 from vqr1.scoring.backends import Reply
 from vqr1.scoring.backends.local import LocalBackend
+from vqr1.scoring.metric import QualityMetric
 from vqr1.scoring.result import Result
 from vqr1.scoring.scorer import Scorer
 
@@ -152,34 +152,9 @@ def test_expected_scores_are_those_of_evaluation(
     judged = scorers.build_scorer(policy, config.mode, config.prompt, 0)(batch)
     for path, score in zip(files, judged.scores[:, 0].tolist(), strict=False):
         assert score == pytest.approx(expected[str(path)][0], abs=1e-4)
-
-
-def test_deviation_is_that_of_all_spellings() -> None:
-    rng = np.random.default_rng(0)
-    logprobs = torch.from_numpy(rng.normal(-1.5, 1.0, (1, 500, 4)))
-    first, point = rng.dirichlet(np.ones(8))[:5], rng.uniform(0.5, 1, 5)
-    tenth = rng.dirichlet(np.ones(12), 5)[:, :10]
-    last = rng.dirichlet(np.ones(12), (5, 10))[:, :, :10]
-    numbers, weights = [], []
-    for d in range(5):
-        share = first[d] / first.sum()
-        numbers.append(d + 1.0)
-        weights.append(share * (1 - point[d] * tenth[d].sum()))
-        for e in range(10):
-            reached = share * point[d] * tenth[d, e]
-            numbers.append(d + 1 + e / 10)
-            weights.append(reached * (1 - last[d, e].sum()))
-            for f in range(10):
-                numbers.append(d + 1 + e / 10 + f / 100)
-                weights.append(reached * last[d, e, f])
-                row = torch.tensor([first[d], point[d], tenth[d, e], last[d, e, f]])
-                logprobs[0, 100 * d + 10 * e + f] = row.log()
-    mean = np.average(numbers, weights=weights)
-    std = math.sqrt(np.average((np.array(numbers) - mean) ** 2, weights=weights))
-    found = expectation(logprobs)
-    assert sum(weights) == pytest.approx(1.0)
-    assert float(found.score) == pytest.approx(mean, abs=1e-9)
-    assert float(found.std) == pytest.approx(std, abs=1e-9)
+    results = scorer(policy, "batch_size=3").score(files[:3])
+    assert judged.lost.tolist() == pytest.approx([result.lost for result in results], abs=1e-5)
+    assert 0 < min(judged.lost) < max(judged.lost) < 0.1
 
 
 def builder(policy: Policy, config: ScoreConfig) -> PromptBuilder:
@@ -241,8 +216,22 @@ def test_answers_without_a_number_are_invalid(policy: Policy) -> None:
 def test_a_truncated_answer_gives_no_expected_score(policy: Policy, files: list[Path]) -> None:
     (result,) = scorer(policy, "mode.sampling.max_new_tokens=2").score(files[:1])
     assert (result.score, result.std, result.valid) == (None, None, False)
+    assert result.lost is None
     assert result.text
     assert result.error is None
+
+
+def test_other_scales_have_expected_scores(policy: Policy, files: list[Path]) -> None:
+    # The packaged policy was taught 1 to 5, whatever is asked: wider grammars hold its answers.
+    asked = ("prompt=non_thinking", "prompt.score_range=[0,10]")
+    (narrow,) = scorer(policy, "prompt=non_thinking").score(files[:1])
+    (wide,) = scorer(policy, *asked).score(files[:1])
+    assert wide.valid
+    assert wide.lost is not None
+    assert wide.lost < (narrow.lost or 0)
+    assert wide.score == pytest.approx(narrow.score, abs=0.05)
+    metric = QualityMetric(scorer(policy, *asked), "cpu")
+    assert metric.score_range == (0.0, 10.0)
 
 
 def test_broken_images_leave_their_neighbours_alone(

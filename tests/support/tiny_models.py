@@ -16,13 +16,20 @@ END_OF_TEXT, END_OF_TURN = 94, 95
 PATCH = 14
 
 
-def tiny_config(*, hidden: int = 48, layers: int = 3, heads: int = 4, kv_heads: int = 2):
+def tiny_config(
+    *,
+    hidden: int = 48,
+    layers: int = 3,
+    heads: int = 4,
+    kv_heads: int = 2,
+    vocabulary: int = VOCABULARY,
+):
     """Configuration of a model with grouped heads, window and full attention, and mRoPE."""
     size = hidden // heads
     section = [size // 2 - 2 * (size // 6), size // 6, size // 6]
     return Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": VOCABULARY,
+            "vocab_size": vocabulary,
             "hidden_size": hidden,
             "intermediate_size": 2 * hidden,
             "num_hidden_layers": layers,

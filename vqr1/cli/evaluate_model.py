@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vqr1.cli.mode_checks import expectation_setting
 from vqr1.cli.score_checks import server_settings
 from vqr1.config import EvalConfig, PromptConfig, ServerConfig
 from vqr1.config.model_defaults import default_of, lines_about, source_of, taken_from_model
@@ -273,6 +274,7 @@ def _settings(config: EvalConfig, images: Images) -> dict[str, Any]:
         "loader.images_per_batch": config.loader.images_per_batch,
         "part": config.part,
         "seed": config.seed,
+        **expectation_setting(mode),
         **judged,
     }
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vqr1.config import AnyBackend, EvalModeConfig, PromptConfig, SamplingConfig, ServerConfig
-from vqr1.iqa.answers import ASKED_RANGE
+from vqr1.iqa.number_grammar import NumberGrammar
 from vqr1.rollout.chat_request import held_instead, unsupported_problems
+
+EXPECTATION = "numbers of at most two decimals in the accepted range"
+
+
+def expectation_setting(mode: EvalModeConfig) -> dict[str, str]:
+    """What an expected score is taken over: results from before it was a grammar are not mixed."""
+    return {"mode.expectation": EXPECTATION} if mode.name == "expected" else {}
 
 
 def mode_problems(mode: EvalModeConfig, prompt: PromptConfig) -> list[str]:
     """Every rule that is broken, one line each."""
     problems = []
-    if mode.name == "expected" and tuple(prompt.score_range) != ASKED_RANGE:
+    grammar = NumberGrammar(prompt.score_range)
+    if mode.name == "expected" and not grammar.continues(""):
         problems.append(
-            f"mode=expected, prompt.score_range={list(prompt.score_range)}: the expectation is "
-            "taken over the digits 1 to 5; use mode=greedy or mode=sampled"
+            f"mode=expected, prompt.score_range={list(prompt.score_range)}: no number of "
+            "at most two decimals is accepted there; choose another scale"
         )
     if mode.name != "sampled" and mode.samples != 1:
         problems.append(

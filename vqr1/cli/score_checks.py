@@ -9,7 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vqr1.cli.mode_checks import backend_problems, held_values, mode_problems
+from vqr1.cli.mode_checks import (
+    backend_problems,
+    expectation_setting,
+    held_values,
+    mode_problems,
+)
 from vqr1.config import AnyBackend, ScoreConfig, ServeConfig, ServerConfig
 from vqr1.errors import ConfigError
 from vqr1.outputs import not_own
@@ -81,7 +86,7 @@ def deciding_settings(config: ScoreConfig) -> dict[str, Any]:
     settings |= server_settings(config.backend)
     if mode.name == "sampled":
         settings["seed"] = config.seed
-    return settings
+    return settings | expectation_setting(mode)
 
 
 def server_settings(backend: AnyBackend) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class EvalModeConfig:
 
     name: Literal["sampled", "greedy", "expected"]
     """`sampled`: mean over sampled answers; `greedy`: one answer, the likeliest token each time;
-    `expected`: expectation over the probabilities of the answer's digits (after greedy reasoning,
+    `expected`: expectation over the probabilities of the answer's numbers (after greedy reasoning,
     where the prompt asks for reasoning)."""
     samples: PositiveInt = 1
     """Answers averaged for each image (`sampled` only)."""

@@ -130,6 +130,21 @@ class DistortionRow:
 
 
 @dataclass(frozen=True)
+class LostProbability:
+    """Probability of answers that are no number, of the images where it is known.
+
+    Attributes:
+        images: how many they are.
+        mean: mean over them, in [0, 1].
+        highest: of one of them.
+    """
+
+    images: int
+    mean: float
+    highest: float
+
+
+@dataclass(frozen=True)
 class SetFigures:
     """All figures of one data set.
 
@@ -142,6 +157,8 @@ class SetFigures:
         well_formed_rate: answers of the demanded format / all answers.
         score_std: mean standard deviation of an image's valid answers; NaN with one answer.
         score_std_images: images with two valid answers or more: those that enter `score_std`.
+        lost: mode `expected`: probability of answers over which no expectation is taken; None in
+            other modes.
         units: what the bootstrap drew, "images" or "references".
         unit_count: how many of them.
         srcc, krcc, plcc: correlations without a fit.
@@ -162,6 +179,7 @@ class SetFigures:
     well_formed_rate: float
     score_std: float
     score_std_images: int
+    lost: LostProbability | None
     units: str
     unit_count: int
     srcc: Measured
@@ -214,6 +232,7 @@ def set_figures(predictions: Predictions, options: FigureOptions) -> SetFigures:
         well_formed_rate=float(predictions.well_formed.mean()),
         score_std=float(np.nanmean(spread)) if np.isfinite(spread).any() else math.nan,
         score_std_images=int(np.isfinite(spread).sum()),
+        lost=_lost(predictions),
         units=units.name,
         unit_count=units.count,
         srcc=measured["srcc"],
@@ -226,6 +245,13 @@ def set_figures(predictions: Predictions, options: FigureOptions) -> SetFigures:
         warnings=_warnings(predictions, len(scored), measured["srcc"], note),
         draws=draws,
     )
+
+
+def _lost(predictions: Predictions) -> LostProbability | None:
+    known = predictions.lost[np.isfinite(predictions.lost)]
+    if not len(known):
+        return None
+    return LostProbability(len(known), float(known.mean()), float(known.max()))
 
 
 def measure(figure: Figure, draws: FloatArray, units: int, level: float) -> Measured:

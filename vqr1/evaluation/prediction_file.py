@@ -1,8 +1,8 @@
 """Predictions from and to files: our own, and any table of image, score and opinion score.
 
 What it does: reads CSV or Parquet with one row an answer (columns image and score, and optionally
-mos, dataset, sample, reference, distortion, well_formed, index, text; a score that is
-empty is an invalid answer), checks every row, and
+mos, dataset, sample, reference, distortion, well_formed, index, lost, text; a score that
+is empty is an invalid answer), checks every row, and
 writes finished predictions in either format. A file that breaks a rule is refused with the line.
 
 What it leaves out: streaming while scoring (`vqr1.evaluation.prediction_stream`), and what makes a
@@ -30,7 +30,9 @@ _MISSING = ("", "nan", "NaN")
 _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
 _WHERE = "where"
 """Column of a loaded table: the place of each row in its file, as messages name it."""
-OPTIONAL = ("mos", "dataset", "sample", "reference", "distortion", "text", "index", "well_formed")
+OPTIONAL = (
+    "mos", "dataset", "sample", "reference", "distortion", "lost", "text", "index", "well_formed",
+)  # fmt: skip
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
@@ -40,6 +42,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         table = pd.DataFrame(list(rows_of(predictions)), columns=list(COLUMNS))
         table["score"] = pd.to_numeric(table["score"])
         table["mos"] = pd.to_numeric(table["mos"])
+        table["lost"] = pd.to_numeric(table["lost"])
         table.to_parquet(aside, index=False)
     else:
         with aside.open("w", encoding="utf-8", errors="replace", newline="") as file:
@@ -159,7 +162,7 @@ def _numbers(table: pd.DataFrame, name: str, missing: bool) -> pd.Series:
         raise DataError(
             f"{table[_WHERE].iat[row]}: {name} {table[name].iat[row]!r} of image "
             f"{table['image'].iat[row]!r}: {rule} ({int(bad.sum())} such rows)"
-            f"{'; write decimals with a point' if ',' in text.iat[row] else ''}"
+            f"{'; write decimals with a point' if ',' in str(text.iat[row]) else ''}"
         )
     return values
 
@@ -225,6 +228,7 @@ def _gather(path: Path, table: pd.DataFrame) -> Predictions:
     formed = _truths(table, "well_formed") if "well_formed" in table else np.full(len(table), True)
     references, distortions = column("reference", "")[first], column("distortion", "")[first]
     index = pd.to_numeric(pd.Series(column("index", "")[first]), errors="coerce").to_numpy()
+    lost = pd.to_numeric(pd.Series(column("lost", "")[first]), errors="coerce").to_numpy(np.float64)
     return Predictions(
         images=tuple(key[1] for key in number),
         datasets=tuple(key[0] for key in number),
@@ -236,6 +240,7 @@ def _gather(path: Path, table: pd.DataFrame) -> Predictions:
         texts=tuple(tuple(row) for row in texts),
         references=tuple(str(name) or None for name in references),
         distortions=tuple(str(name) or None for name in distortions),
+        lost=lost,
     )
 
 

@@ -31,10 +31,11 @@ COLUMNS = (
     "mos",
     "reference",
     "distortion",
+    "lost",
     "text",
 )
 """One row an answer: sample counts an image's answers from 0; score is empty where not valid; mos
-is turned so that higher is better."""
+is turned so that higher is better; lost is empty where the mode has none."""
 
 
 def rows_of(predictions: Predictions) -> Iterator[tuple[object, ...]]:
@@ -53,6 +54,7 @@ def rows_of(predictions: Predictions) -> Iterator[tuple[object, ...]]:
                 repr(float(predictions.mos[i])),
                 predictions.references[i] or "",
                 predictions.distortions[i] or "",
+                "" if math.isnan(predictions.lost[i]) else repr(float(predictions.lost[i])),
                 # Readers of CSV take a NUL byte for the end of the file.
                 text.replace("\0", "\N{REPLACEMENT CHARACTER}"),
             )
@@ -77,12 +79,15 @@ class PredictionStream:
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(committed)
         self._file.seek(committed)
+        self._columns = _header(path) if committed else COLUMNS
         if not committed:
             self._write([COLUMNS])
 
     def append(self, predictions: Predictions) -> None:
         """Write and commit a batch."""
-        self._write(rows_of(predictions))
+        # A file of an earlier version goes on with the columns that it has.
+        kept = [COLUMNS.index(name) for name in self._columns if name in COLUMNS]
+        self._write(tuple(row[column] for column in kept) for row in rows_of(predictions))
 
     def close(self) -> None:
         """Close the file."""
@@ -113,6 +118,11 @@ def replace_file(path: Path, content: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(content, encoding="utf-8")
     aside.replace(path)
+
+
+def _header(path: Path) -> tuple[str, ...]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return tuple(next(csv.reader(file)))
 
 
 def _committed(path: Path) -> int:

@@ -15,7 +15,7 @@ Shape legend: n images, S answers an image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -48,6 +48,8 @@ class Predictions:
         texts: n lists of S responses ("" where a score came without text).
         references: n names of the reference each image derives from, None where there is none.
         distortions: n names of the distortion, None where unknown.
+        lost: [n] float64 mode `expected`: probability of answers that are no number of the grammar,
+            over which the expectation is not taken; NaN where unknown, and in other modes.
     """
 
     images: tuple[str, ...]
@@ -60,6 +62,7 @@ class Predictions:
     texts: tuple[tuple[str, ...], ...]
     references: tuple[str | None, ...] = ()
     distortions: tuple[str | None, ...] = ()
+    lost: FloatArray = field(default_factory=lambda: np.empty(0))
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -67,7 +70,9 @@ class Predictions:
             object.__setattr__(self, "references", (None,) * n)
         if not self.distortions:
             object.__setattr__(self, "distortions", (None,) * n)
-        for name in ("datasets", "index", "mos", "scores", "valid", "texts", "references"):
+        if not len(self.lost):
+            object.__setattr__(self, "lost", np.full(n, np.nan))
+        for name in ("datasets", "index", "mos", "scores", "valid", "texts", "references", "lost"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} has {len(getattr(self, name))} rows for {n} images")
 
@@ -112,6 +117,7 @@ class Predictions:
             texts=pick(self.texts),
             references=pick(self.references),
             distortions=pick(self.distortions),
+            lost=self.lost[numbers],
         )
 
     def by_dataset(self) -> dict[str, Predictions]:
@@ -171,4 +177,5 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         texts=tuple(texts for part in parts for texts in part.texts),
         references=tuple(name for part in parts for name in part.references),
         distortions=tuple(name for part in parts for name in part.distortions),
+        lost=np.concatenate([part.lost for part in parts]),
     )

@@ -232,6 +232,13 @@ def _notes(evaluation: Evaluation) -> tuple[str, ...]:
         "left out",
     }[options.rule]
     notes.append(f"invalid: answers without a readable score; {rule}")
+    notes += [
+        f"{figures.dataset}: expected scores leave out {figures.lost.mean:.2%} of the probability "
+        f"on average (answers that are no number of at most two decimals in the accepted range), "
+        f"{figures.lost.highest:.1%} at most, over {figures.lost.images} of {figures.images} images"
+        for figures in evaluation.sets
+        if figures.lost is not None
+    ]
     if options.curves:
         notes.append("RMSE is in the units of each set's opinion scores")
     return tuple(notes)

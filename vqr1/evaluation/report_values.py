@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from vqr1.evaluation.figures import Measured, ReferenceMeans, SetFigures
@@ -128,6 +128,7 @@ def _set_values(figures: SetFigures) -> dict[str, Any]:
         "score_std": finite(figures.score_std),
         "score_std_images": figures.score_std_images,
         "trained_on": None if figures.trained_on is None else figures.trained_on.values(),
+        "lost_probability": None if figures.lost is None else asdict(figures.lost),
         "bootstrap_over": figures.units,
         "bootstrap_units": figures.unit_count,
         **_measured_values(all_figures(figures)),

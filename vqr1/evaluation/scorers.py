@@ -65,10 +65,16 @@ def score_expected(engine: LocalEngine, batch: RankingBatch, mode: EvaluationMod
         mode: its answer format says whether there is reasoning; its `sampling` bounds it.
     """
     reasons = mode.answer_format == "think_answer"
-    found = expected_answers(engine, batch.prompts, reasoning=mode.sampling if reasons else None)
+    found = expected_answers(
+        engine,
+        batch.prompts,
+        reasoning=mode.sampling if reasons else None,
+        score_range=mode.score_range,
+    )
     texts = [[text] for text in found.texts]
     # Without reasoning the form is given, not written.
     well_formed = np.ones((len(batch), 1), dtype=np.bool_)
     if reasons:
         well_formed = predictions_of_texts(batch, texts, mode).well_formed
-    return predictions_of(batch, found.score.numpy()[:, None], texts, well_formed)
+    scored = predictions_of(batch, found.score.numpy()[:, None], texts, well_formed)
+    return replace(scored, lost=found.lost.numpy())

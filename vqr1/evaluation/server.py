@@ -98,15 +98,18 @@ class ServerScorer:
         answers = [reply.texts or ("",) * mode.samples for reply in replies]
         found = predictions_of_texts(batch, answers, mode)
         if self._expected:
-            scores = np.array([[_expected_score(reply)] for reply in replies], dtype=np.float64)
-            found = replace(found, scores=scores, valid=np.isfinite(scores))
+            score, lost = np.array([self._expectation(reply) for reply in replies]).reshape(-1, 2).T
+            scores = score[:, None]
+            found = replace(found, scores=scores, valid=np.isfinite(scores), lost=lost)
         texts = tuple(
             row if reply.refusal is None else (reply.refusal,) * mode.samples
             for row, reply in zip(found.texts, replies, strict=True)
         )
         return replace(found, texts=texts)
 
-
-def _expected_score(reply: ServerReply) -> float:
-    found = expected_from_tokens(reply.tokens[0]) if reply.tokens else None
-    return math.nan if found is None else found[0]
+    def _expectation(self, reply: ServerReply) -> tuple[float, float]:
+        """Expected score and lost probability, NaN where there is none."""
+        tokens = reply.tokens[0] if reply.tokens else ()
+        found = expected_from_tokens(tokens, self._mode.score_range)
+        score, lost = found.score, found.lost
+        return math.nan if score is None else score, math.nan if lost is None else lost

@@ -85,11 +85,19 @@ class Answer:
 def accepted_range(score_range: ScoreRange) -> ScoreRange:
     """Scores that are taken for an asked range: a quarter of its width beyond either end.
 
-    `(1, 5)` accepts 0 to 6, both included.
+    `(1, 5)` accepts 0 to 6, both included. Everything that takes scores takes this range: answers
+    (`parse_answer`), and the numbers of an expected score (`vqr1.iqa.number_grammar`).
     """
     low, high = score_range
     margin = RANGE_MARGIN * (high - low)
     return low - margin, high + margin
+
+
+def accepted_score(number: str, score_range: ScoreRange) -> float | None:
+    """The value of a number in digits, None where it lies outside of the accepted range."""
+    value = float(number)
+    low, high = accepted_range(score_range)
+    return value if low <= value <= high else None
 
 
 def parse_answer(
@@ -116,7 +124,7 @@ def _score(text: str, score_range: ScoreRange) -> float | None:
     said = text.rpartition("</think>")[2]
     if _OPEN not in said and _CLOSE not in said:
         lone = _LONE_NUMBER.fullmatch(text.strip()) if len(text) <= LONGEST_ANSWER else None
-        return None if lone is None else _within(lone[1], score_range)
+        return None if lone is None else accepted_score(lone[1], score_range)
     content = _last_content(said)
     if content is None or len(content) > LONGEST_ANSWER:
         return None
@@ -125,7 +133,7 @@ def _score(text: str, score_range: ScoreRange) -> float | None:
     match = _ANSWER.fullmatch(content)
     if match is None or (match["top"] is not None and float(match["top"]) != score_range[1]):
         return None
-    return _within(match["score"], score_range)
+    return accepted_score(match["score"], score_range)
 
 
 def _last_content(text: str) -> str | None:
@@ -143,12 +151,6 @@ def _last_content(text: str) -> str | None:
         if opened is not None:
             content, opened = (opened, tag.start()), None
     return None if content is None or depth else text[slice(*content)]
-
-
-def _within(number: str, score_range: ScoreRange) -> float | None:
-    value = float(number)
-    low, high = accepted_range(score_range)
-    return value if low <= value <= high else None
 
 
 def _reasoning(text: str) -> str | None:

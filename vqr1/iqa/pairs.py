@@ -7,7 +7,7 @@ the image's mean score mu_i and variance (a sigma_i)^2, independent of every oth
 
 `thurstone.comparison_probabilities` is the reward's asymmetric form, one answer against a mean;
 here both sides are distributions, and P(i, j) + P(j, i) = 1. sigma comes from K answers (unbiased)
-or from the distribution over the answer's digits. `a` corrects a sigma that is too small or too
+or from the distribution over the answer's numbers. `a` corrects a sigma that is too small or too
 large to be taken at its word, and gamma, half of it with each image, is the variance that no sigma
 tells of; `fit_comparison` finds both from pairs whose order is known. The published form has a = 1
 and gamma = 1e-6, which only keeps two certain images of the same score comparable.

@@ -1,55 +1,58 @@
-r"""The expected score: the mean over the probabilities of an answer's digits, without sampling.
+r"""The expected score: the mean of the number that a model would write, without sampling.
 
 After a given beginning of a response (reasoning and `<answer>`, or `<answer>` alone) the model is
-asked how likely each number is as it spells it digit by digit. With p(.|s) the next token's
-probability after the text s, D the digits 1 to 5 and d, e, f single digits:
+asked how likely each number of the grammar is (`vqr1.iqa.number_grammar`: for 1 to 5 those from 0
+to 6 with up to two decimals). With P(x) the probability that the text behind `<answer>` is x and
+then begins the closing tag, summed over all sequences of tokens that write it
+(`vqr1.policy.spelling_tree`):
 
-    E = sum over d in D of  p(d) / sum over D of p  *  ( d + p("."|d) * sum over e of
-            p(e|d.) * ( e / 10 + sum over f of p(f|d.e) * f / 100 ) )
+    mass = sum of P(x)    E = sum of P(x) x / mass    std^2 = sum of P(x) (x - E)^2 / mass
 
-The standard deviation of the same distribution, sqrt(sum of weight * (X - E)^2) over the numbers X
-that end after d, after d.e or after d.ef, says how undecided the model is between numbers. It knows
-nothing of what another reasoning would have led to.
+So E is the mean GIVEN that the answer is a number of the grammar, and `1 - mass` is the probability
+of everything else: other numbers, words, more decimals, blanks, an answer that does not end. It is
+reported beside E, and where `mass` is below `MIN_MASS` the expectation says little, and the caller
+treats the answer as invalid. The deviation says how undecided the model is between numbers; it
+knows nothing of what another reasoning would have led to.
 
-A number that ends early ("4", "3.5") contributes what it says. What lies behind the second decimal
-is not looked at. The denominator, the probability that the answer begins with a digit from 1 to 5
-at all, is returned as `mass`: where it is small the expectation says little, and the caller treats
-the answer as invalid.
-
-One pass per image: prompt and beginning are computed once. The spellings continue them as a tree of
-60 tokens (5 digits d, a point behind each, 10 digits e behind each point), in which every token
-sees the prompt, the beginning and those it comes after (`vqr1.policy.prompt_state`).
+Prompt and beginning are computed once. The spellings continue them as a tree, in which every token
+sees the prompt, the beginning and those it comes after (`vqr1.policy.prompt_state`): its first
+levels (1 to 5: up to the first decimal) together with the beginning, then level by level what is
+likely enough. Branches are left out, the least likely first, as long as all of them together could
+not move E by more than `TOLERANCE` where `mass` reaches `MIN_MASS`; their probability counts as
+lost. That is decided for each image alone.
 
 Not here: making the beginning (`vqr1.rollout.expected`).
 
-Shapes: B prompts; 5 first digits, 10 of each later one.
+Shape legend: B prompts; R rows of a pass; n entries, each a node of the tree for an image; C
+columns of the tree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vqr1.errors import ModelError
+from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
 from vqr1.policy.backbone import unwrap
 from vqr1.policy.finite import check_answer_logprobs
 from vqr1.policy.output_head import target_logprobs
 from vqr1.policy.prompt_state import Continuation, PromptState, continue_prompts
-
-FIRST = (1, 2, 3, 4, 5)
-
-OPEN_TAG = "<answer>"
+from vqr1.policy.spelling_tree import OPEN_TAG, FloatArray, IntArray, SpellingTree, spelling_tree
 
 MIN_MASS = 0.5
-"""`mass` below which an expected score is invalid."""
+"""Probability of the grammar's numbers below which an expected score is invalid."""
 
-NODES = 60
-"""Tokens of the tree of spellings: 5 first digits, 5 points, 50 digits behind them."""
+TOLERANCE = 1e-6
+"""Most that branches which are left out move a score, in the units of the score."""
+
+PASS_ROWS = 16384
+"""Nodes of all images that a pass computes at most, about."""
 
 
 def until_answer(text: str) -> str | None:
@@ -63,9 +66,9 @@ class ExpectedScores:
     """Expectations of B answers.
 
     Attributes:
-        score: [B] float64 expected score, within [1, 6).
-        std: [B] float64 standard deviation of the number, at least 0.
-        mass: [B] float64 probability, in [0, 1], that the answer begins with a digit from 1 to 5.
+        score: [B] float64 expected score, within the accepted range; NaN where `mass` is 0.
+        std: [B] float64 standard deviation of the number, at least 0; NaN where `mass` is 0.
+        mass: [B] float64 probability, in [0, 1], that the answer is a number of the grammar.
     """
 
     score: Tensor
@@ -74,39 +77,33 @@ class ExpectedScores:
 
 
 @dataclass(frozen=True)
-class DigitTokens:
-    """Token numbers of the characters that spell a score.
+class Entries:
+    """Nodes of the tree, each for one image, images ascending.
 
     Attributes:
-        digits: tokens of 0 to 9.
-        point: token of the decimal point.
+        image: [n] which image.
+        node: [n] which node.
+        mass: [n] probability that the answer begins with the node's tokens.
     """
 
-    digits: tuple[int, ...]
-    point: int
+    image: IntArray
+    node: IntArray
+    mass: FloatArray
 
+    def __getitem__(self, rows: Any) -> Entries:
+        return Entries(self.image[rows], self.node[rows], self.mass[rows])
 
-def digit_tokens(tokenizer: Any) -> DigitTokens:
-    """Tokens of digits and decimal point.
-
-    Raises:
-        ModelError: the tokenizer does not spell numbers digit by digit.
-    """
-    pieces = [tokenizer.encode(text, add_special_tokens=False) for text in (*"0123456789", ".")]
-    whole = tokenizer.encode(">3.42", add_special_tokens=False)
-    if any(len(piece) != 1 for piece in pieces) or whole[-4:] != [
-        pieces[i][0] for i in (3, 10, 4, 2)
-    ]:
-        raise ModelError(
-            "mode=expected: this model's tokenizer does not spell numbers digit by digit, so that "
-            "the probabilities of scores cannot be read; use mode=sampled or mode=greedy"
-        )
-    return DigitTokens(tuple(piece[0] for piece in pieces[:10]), pieces[10][0])
+    def __len__(self) -> int:
+        return len(self.image)
 
 
 @torch.no_grad()
 def expected_scores(
-    model: nn.Module, tokenizer: Any, prompt: PromptState, beginnings: Sequence[str]
+    model: nn.Module,
+    tokenizer: Any,
+    prompt: PromptState,
+    beginnings: Sequence[str],
+    score_range: ScoreRange = ASKED_RANGE,
 ) -> ExpectedScores:
     """Expected score of each of B answers.
 
@@ -115,117 +112,270 @@ def expected_scores(
         tokenizer: its tokenizer.
         prompt: B prompts that the model has read.
         beginnings: B beginnings of a response, up to and including `<answer>`.
+        score_range: the scale that the prompt asks for.
 
     Raises:
-        ModelError: the tokenizer does not spell numbers digit by digit.
+        ModelError: the tokenizer does not spell numbers by their characters.
         NonFiniteError: logits hold NaN or infinity.
     """
-    spelling = digit_tokens(tokenizer)
-    begun = [tokenizer.encode(text, add_special_tokens=False) for text in beginnings]
-    spelled = _spelling_logprobs(model, spelling, prompt, begun)
-    check_answer_logprobs(spelled)
-    return expectation(spelled)
+    tree = spelling_tree(tokenizer, score_range)
+    # The beginning's last token is the tree's affair: it may be one with the number's first.
+    begun = [tokenizer.encode(text, add_special_tokens=False)[:-1] for text in beginnings]
+    passes = _Passes(model, tree, prompt, begun)
+    found = _Sums(len(begun))
+    budget = np.full(len(begun), TOLERANCE * MIN_MASS / tree.grammar.width)
+    top, logprobs = passes.first()
+    level, rest = top, top[:0]
+    while len(level):
+        rows = logprobs[level.image * tree.top + level.node]
+        below = found.add(tree, level, rows)
+        known = below.node < tree.top
+        level, rest = below[known], _joined(rest, below[~known])
+    while len(rest):
+        kept, budget = prune(rest, budget)
+        grown = [found.add(tree, part, passes.further(part)) for part in passes.chunks(kept)]
+        rest = _joined(*grown) if grown else kept
+    scores = found.result()
+    # NaN at any node is NaN in its image's sum.
+    check_answer_logprobs(scores.mass[:, None])
+    return scores
 
 
-@cache
-def _ancestors() -> Tensor:
-    """[60, 60] bool: which nodes of the tree each node sees: itself and those it comes after.
-
-    Nodes: the digits d, then the points behind them, then the digits e, d slowest.
-    """
-    digits = torch.arange(len(FIRST))
-    first = torch.cat([digits, digits, digits.repeat_interleave(10)])
-    seen = torch.eye(NODES, dtype=torch.bool)
-    nodes = torch.arange(NODES)
-    seen[nodes[5:], first[5:]] = True
-    seen[nodes[10:], first[10:] + 5] = True
-    return seen
-
-
-def _continuation(prompt: PromptState, lengths: Sequence[int]) -> Continuation:
-    """Beginnings of B lengths, each followed by the tree."""
-    device = prompt.last_hidden.device
-    different = sorted(set(lengths))
-    width = different[-1] + NODES
-    tables = {}
-    for length in different:
-        table = torch.ones(width, width, dtype=torch.bool).tril()
-        behind = slice(length, length + NODES)
-        table[behind, behind] = _ancestors()
-        tables[length] = table
-    if len(different) == 1:
-        return Continuation(prompt, tables[width - NODES][None, None].to(device), None)
-    seen = torch.stack([tables[length] for length in lengths])[:, None]
-    filled = torch.arange(width) < torch.tensor(lengths)[:, None] + NODES
-    return Continuation(prompt, seen.to(device), filled.flatten().nonzero()[:, 0].to(device))
-
-
-def _spelling_logprobs(
-    model: nn.Module, tokens: DigitTokens, prompt: PromptState, begun: Sequence[Sequence[int]]
-) -> Tensor:
-    """[B, 500, 4] log-probabilities of the spellings d.ef, d slowest."""
-    device = prompt.last_hidden.device
-    digits = torch.tensor(tokens.digits, device=device)
-    tree = [tokens.digits[d] for d in FIRST] + [tokens.point] * 5 + [*tokens.digits] * 5
-    depth = torch.tensor([0] * 5 + [1] * 5 + [2] * 50)
-    inputs, steps = [], []
-    for beginning in begun:
-        inputs += [*beginning, *tree]
-        steps.append(torch.cat([torch.arange(len(beginning)), depth + len(beginning)]))
-    lengths = [len(beginning) for beginning in begun]
-    sizes = torch.tensor(lengths, device=device) + NODES
-    hidden = continue_prompts(
-        model,
-        torch.tensor(inputs, device=device),
-        torch.cat(steps).to(device) + prompt.next_positions.repeat_interleave(sizes),
-        _continuation(prompt, lengths),
-    )
-    # Of each image the beginning's last token and the tree: [B, 61, H].
-    ends = sizes.cumsum(0)[:, None]
-    hidden = hidden[ends + torch.arange(-NODES - 1, 0, device=device)]
-    head = unwrap(model).lm_head
-
-    def next_logprobs(rows: Tensor, wanted: Tensor) -> Tensor:
-        """[..., n] log-probabilities of n next tokens after hidden states [..., H]."""
-        flat = rows.flatten(0, -2)
-        found, _ = target_logprobs(head, flat, wanted.expand(len(flat), -1))
-        return found.view(*rows.shape[:-1], len(wanted))
-
-    images = len(begun)
-    first = next_logprobs(hidden[:, 0], digits[list(FIRST)])
-    point = next_logprobs(hidden[:, 1:6], digits.new_tensor([tokens.point]))
-    tenth = next_logprobs(hidden[:, 6:11], digits)
-    last = next_logprobs(hidden[:, 11:], digits).view(images, len(FIRST), 10, 10)
-    spelled = (first[:, :, None, None], point[..., None], tenth[..., None], last)
-    shape = (images, len(FIRST), 10, 10)
-    return torch.stack([values.expand(shape) for values in spelled], dim=-1).flatten(1, 3)
-
-
-def expectation(logprobs: Tensor) -> ExpectedScores:
-    """The formula of the module header.
+def prune(entries: Entries, budget: FloatArray) -> tuple[Entries, FloatArray]:
+    """Leaves out the least likely nodes of each image, of half its budget together.
 
     Args:
-        logprobs: [B, 500, 4] natural log-probabilities of the tokens of each spelling d.ef, each
-            given those before it; d slowest, f fastest.
+        entries: n nodes.
+        budget: [B] probability that may be left out of each image.
+
+    Returns:
+        The nodes that stay, and what is left of the budget.
     """
-    p = logprobs.double().exp().cpu().view(-1, len(FIRST), 10, 10, 4)
-    ten = torch.arange(10, dtype=torch.float64)
-    digit = torch.tensor(FIRST, dtype=torch.float64)
-    mass = p[:, :, 0, 0, 0].sum(dim=-1)
-    # Weights of the numbers that begin with d, with d.e and with d.ef.
-    first = p[:, :, 0, 0, 0] / mass[:, None]
-    tenth = (first * p[:, :, 0, 0, 1])[..., None] * p[:, :, :, 0, 2]
-    last = tenth[..., None] * p[..., 3]
-    # In each of the three: weight of the numbers that end there, and what they say.
-    ends = (
-        (first - tenth.sum(dim=-1), digit),
-        (tenth - last.sum(dim=-1), digit[:, None] + ten / 10),
-        (last, digit[:, None, None] + ten[:, None] / 10 + ten / 100),
+    order = np.lexsort((entries.mass, entries.image))
+    image, mass = entries.image[order], entries.mass[order]
+    total = np.cumsum(mass)
+    first = np.searchsorted(image, image)
+    within = total - total[first] + mass[first]
+    out = np.zeros(len(entries), dtype=np.bool_)
+    out[order] = within <= budget[image] / 2
+    spent = np.bincount(entries.image[out], entries.mass[out], minlength=len(budget))
+    return entries[~out], budget - spent
+
+
+def _joined(*parts: Entries) -> Entries:
+    """The nodes of all parts, images ascending."""
+    joined = Entries(
+        np.concatenate([part.image for part in parts]),
+        np.concatenate([part.node for part in parts]),
+        np.concatenate([part.mass for part in parts]),
     )
-    score = torch.stack([(w * x).flatten(1).sum(dim=1) for w, x in ends]).sum(dim=0)
-    variance = torch.zeros_like(score)
-    for weight, number in ends:
-        centred = number - score.view(-1, *[1] * number.ndim)
-        variance = variance + (weight * centred**2).flatten(1).sum(dim=1)
-    # A remaining weight of 0 can come out as minus a rounding error.
-    return ExpectedScores(score, variance.clamp(min=0.0).sqrt(), mass)
+    return joined[np.argsort(joined.image, kind="stable")]
+
+
+class _Sums:
+    """Collects the numbers of B answers."""
+
+    def __init__(self, images: int) -> None:
+        self._images = images
+        self._parts: list[tuple[IntArray, FloatArray, FloatArray]] = []
+
+    def add(self, tree: SpellingTree, entries: Entries, logprobs: FloatArray) -> Entries:
+        """Takes the numbers that end behind n nodes, and gives the nodes' children.
+
+        Args:
+            tree: the tree.
+            entries: the n nodes.
+            logprobs: [n, C] natural log-probabilities of the columns behind each of them.
+        """
+        p = np.exp(logprobs)
+        value = tree.value[entries.node]
+        whole = np.isfinite(value)
+        closing = p[:, len(tree.tokens.pieces) :].sum(axis=1)
+        self._parts.append(
+            (entries.image[whole], (entries.mass * closing)[whole], value[whole]),
+        )
+        places, nodes = tree.children(entries.node)
+        for place, column, number in tree.fused(entries.node):
+            weight = entries.mass[place] * p[place, column]
+            self._parts.append(
+                (entries.image[place : place + 1], np.array([weight]), np.array([number]))
+            )
+        mass = entries.mass[places] * p[places, tree.column[nodes]]
+        return Entries(entries.image[places], nodes, mass)
+
+    def result(self) -> ExpectedScores:
+        """The formulas of the module header."""
+        image, weight, value = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
+
+        def total(values: FloatArray) -> FloatArray:
+            return np.bincount(image, values, minlength=self._images).astype(np.float64)
+
+        mass = total(weight)
+        safe = np.where(mass > 0, mass, np.nan)
+        score = total(weight * value) / safe
+        # Around the mean, so that nothing cancels.
+        variance = total(weight * np.nan_to_num(value - score[image]) ** 2) / safe
+        return ExpectedScores(*map(torch.from_numpy, (score, np.sqrt(variance), mass)))
+
+
+class _Passes:
+    """Forward passes over the beginnings and the tree's nodes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tree: SpellingTree,
+        prompt: PromptState,
+        begun: Sequence[Sequence[int]],
+    ) -> None:
+        self._model = model
+        self._head: nn.Module = unwrap(model).lm_head
+        self._tree = tree
+        self._prompt = prompt
+        self._begun = begun
+        self._device = prompt.last_hidden.device
+        self._lengths = np.array([len(tokens) for tokens in begun], np.int64)
+        # Place of each node's key among those of the earlier passes, -1 where it has none.
+        self._places = np.empty((len(begun), 0), np.int64)
+        self._earlier: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def first(self) -> tuple[Entries, FloatArray]:
+        """The pass over the beginnings and the tree's top.
+
+        Returns:
+            The first nodes of each image, and [B * top, C] log-probabilities behind the top's.
+        """
+        tree, lengths = self._tree, self._lengths
+        images, widest = len(lengths), int(lengths.max()) + tree.top
+        steps = np.arange(widest)
+        filled = steps < (lengths + tree.top)[:, None]
+        tokens = np.zeros((images, widest), np.int64)
+        depth = np.tile(steps, (images, 1))
+        for image, begun in enumerate(self._begun):
+            behind = slice(len(begun), len(begun) + tree.top)
+            tokens[image, : len(begun)] = begun
+            tokens[image, behind] = tree.token[: tree.top]
+            depth[image, behind] = len(begun) + tree.depth[: tree.top]
+        self._note(np.arange(tree.top), lengths[:, None] + np.arange(tree.top))
+        seen = np.stack([self._first_seen(length, widest) for length in lengths])
+        if (lengths == lengths[0]).all():
+            seen = seen[:1]
+        hidden = self._run(tokens, depth, filled, seen, keep=True)
+        ends = (lengths + tree.top).cumsum()
+        nodes = hidden[self._rows((ends[:, None] + np.arange(-tree.top, 0)).ravel())]
+        last = torch.where(
+            self._rows(lengths > 0)[:, None],
+            hidden[self._rows(np.maximum(ends - tree.top - 1, 0))],
+            self._prompt.last_hidden,
+        )
+        return self._first_entries(last), self._logprobs(nodes, tree.columns)
+
+    def _first_entries(self, hidden: Tensor) -> Entries:
+        """The first nodes, given that the beginning's text goes on as it does: [B, H] states."""
+        tree = self._tree
+        starts = np.array([number for number, _ in tree.tokens.starts], np.int64)
+        logprobs = self._logprobs(hidden, starts)
+        given = np.exp(logprobs - np.logaddexp.reduce(logprobs, axis=1, keepdims=True))
+        images = np.arange(len(logprobs)).repeat(len(tree.roots))
+        nodes = np.tile(tree.roots, len(logprobs))
+        return Entries(images, nodes, given[:, tree.column[tree.roots]].ravel())
+
+    def chunks(self, entries: Entries) -> list[Entries]:
+        """Nodes in parts of bounded size, those with children and those without apart."""
+        most = max(32, PASS_ROWS // len(self._begun))
+        parts = []
+        inner = self._inner(entries.node)
+        for group in (entries[inner], entries[~inner]):
+            part = _rank(group.image) // most
+            parts += [group[part == number] for number in range(int(part.max(initial=-1)) + 1)]
+        return parts
+
+    def further(self, entries: Entries) -> FloatArray:
+        """[n, C] log-probabilities behind n nodes whose ancestors were computed before."""
+        tree, image, node = self._tree, entries.image, entries.node
+        place = _rank(image)
+        images, widest = len(self._begun), int(place.max()) + 1
+        before = self._width()
+        filled = np.zeros((images, widest), np.bool_)
+        filled[image, place] = True
+        tokens, depth = np.zeros((2, images, widest), np.int64)
+        tokens[image, place] = tree.token[node]
+        depth[image, place] = self._lengths[image] + tree.depth[node]
+        keep = bool(self._inner(node[:1]).all())
+        seen = np.zeros((images, widest, before), np.bool_)
+        seen[:] = (np.arange(before) < self._lengths[:, None])[:, None]
+        seen[:, :, 0] |= ~filled
+        above = tree.parent[node]
+        while (known := above >= 0).any():
+            rows, place_above = image[known], above[known]
+            seen[rows, place[known], self._places[rows, place_above]] = True
+            above = np.where(known, tree.parent[above], -1)
+        if keep:
+            self._note(node, before + place, image)
+            own = np.eye(widest, dtype=np.bool_)
+            seen = np.concatenate([seen, np.broadcast_to(own, (images, widest, widest))], axis=2)
+        return self._logprobs(self._run(tokens, depth, filled, seen, keep=keep), tree.columns)
+
+    def _inner(self, nodes: IntArray) -> npt.NDArray[np.bool_]:
+        """Which nodes have children."""
+        places, _ = self._tree.children(nodes)
+        return np.bincount(places, minlength=len(nodes)) > 0
+
+    def _width(self) -> int:
+        """E, places of earlier passes."""
+        return next(iter(self._earlier.values()))[0].shape[2]
+
+    def _note(self, nodes: IntArray, places: IntArray, image: IntArray | None = None) -> None:
+        """Remember where the keys of nodes are; without `image`, of all images [B, nodes]."""
+        grown = np.full((len(self._begun), len(self._tree.token)), -1, np.int64)
+        grown[:, : self._places.shape[1]] = self._places
+        grown[slice(None) if image is None else image, nodes] = places
+        self._places = grown
+
+    def _first_seen(self, length: int, widest: int) -> npt.NDArray[np.bool_]:
+        """[T, T] what a beginning of some length and the top behind it see."""
+        top = self._tree.top
+        seen = np.tri(widest, dtype=np.bool_)
+        seen[length : length + top, length : length + top] = np.eye(top, dtype=np.bool_)
+        above = self._tree.parent[:top]
+        rows = np.arange(top)
+        while (known := above >= 0).any():
+            seen[length + rows[known], length + above[known]] = True
+            above = np.where(known, self._tree.parent[above], -1)
+        return seen
+
+    def _run(
+        self,
+        tokens: IntArray,
+        depth: IntArray,
+        filled: npt.NDArray[np.bool_],
+        seen: npt.NDArray[np.bool_],
+        *,
+        keep: bool,
+    ) -> Tensor:
+        """Hidden states [R, H] of the filled places of a grid [B, T], image by image."""
+        image = filled.nonzero()[0]
+        plan = Continuation(
+            self._prompt,
+            torch.from_numpy(seen)[:, None].to(self._device),
+            None if filled.all() else self._rows(np.flatnonzero(filled)),
+            self._earlier,
+            keep=keep,
+            alone=not keep,
+        )
+        positions = self._prompt.next_positions[self._rows(image)] + self._rows(depth[filled])
+        return continue_prompts(self._model, self._rows(tokens[filled]), positions, plan)
+
+    def _logprobs(self, hidden: Tensor, columns: IntArray) -> FloatArray:
+        """[R, C] float64 log-probabilities of tokens after hidden states [R, H]."""
+        wanted = self._rows(columns).expand(len(hidden), -1)
+        found, _ = target_logprobs(self._head, hidden, wanted)
+        return found.double().cpu().numpy()
+
+    def _rows(self, values: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(self._device)
+
+
+def _rank(image: IntArray) -> IntArray:
+    """[n] how many entries of the same image stand before each; images ascending."""
+    return np.arange(len(image)) - np.searchsorted(image, image)

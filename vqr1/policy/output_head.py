@@ -3,7 +3,8 @@
 Only positions that predict a response token reach the output head, in chunks of bounded size;
 chunks of larger problems are computed again in the backward pass instead of being kept:
 
-    log p(y | h) = (z_y - logsumexp(z)) with z = head(h) / temperature, in float32.
+    log p(y | h) = (z_y - logsumexp(z)) with z = head(h) / temperature, in float32 (float64 where
+    the model computes in it).
 
 Shape legend: M positions, V vocabulary, H hidden size.
 
@@ -23,8 +24,9 @@ MAX_LOGITS = 2**24
 
 
 def scaled_logits(head: nn.Module, hidden: Tensor, temperature: float) -> Tensor:
-    """Logits [M, V] in float32 of hidden states [M, H], divided by the temperature."""
-    logits = head(hidden).float()
+    """Logits [M, V] in float32 (float64 for float64) of hidden states [M, H] / temperature."""
+    logits = head(hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if temperature == 1.0 else logits / temperature
 
 

@@ -3,10 +3,11 @@
 `read_prompts` runs the text model over A prompts. What it leaves can be continued token by token
 (`vqr1.rollout.decode`) or, here, by T given tokens an image in one pass. The tokens need not follow
 each other in a line: a table says which of them every one sees beside the whole prompt, so that a
-tree of spellings is computed once a node and not once a spelling.
+tree of spellings is computed once a node and not once a spelling. Further passes may continue what
+earlier ones left.
 
-Shape legend: A images; P tokens of a prompt; T most tokens that continue a prompt; H query heads,
-G key-value heads, D head size.
+Shape legend: A images; P tokens of a prompt; T most tokens that continue a prompt in one pass;
+E places of tokens of earlier passes; H query heads, G key-value heads, D head size.
 
 Not here: gradients (`shared_prompt.py`).
 """
@@ -14,7 +15,7 @@ Not here: gradients (`shared_prompt.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
@@ -126,19 +127,27 @@ class Continuation:
 
     Attributes:
         prompt: the A prompts.
-        seen: [A or 1, 1, T, T] bool, which of an image's tokens (columns) each of them (rows) sees
-            beside the prompt; every token sees itself.
+        seen: [A or 1, 1, T, E + T] bool, which of an image's tokens, of earlier passes and of this
+            one (columns), each of this one's (rows) sees beside the prompt; every token, a place
+            without one too, sees some. With `alone` [A or 1, 1, T, E]: those of this pass see
+            themselves, and none of the others.
         places: [rows] place of each row among A * T, None where every image has T tokens.
+        earlier: by layer, keys and values [A, G, E, D] of earlier passes; empty before the first.
+        keep: add this pass's keys and values to `earlier`, T further places; not with `alone`.
+        alone: the tokens of this pass do not see each other.
     """
 
     prompt: PromptState
     seen: Tensor
     places: Tensor | None
+    earlier: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    keep: bool = False
+    alone: bool = False
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """Attention of a layer: q [rows, H, D], k and v [rows, G, D] -> [rows, H, D]."""
         q, k, v = (self._grid(x) for x in (q, k, v))
-        own, own_lse = flash.masked_forward(q, k, v, seen=self.seen, scale=scale)
+        own, own_lse = self._among(layer, q, k, v, scale)
         out = torch.empty_like(own)
         for run, (first, count, _) in enumerate(self.prompt.runs):
             block = slice(first, first + count)
@@ -153,9 +162,27 @@ class Continuation:
         rows = out.transpose(1, 2).flatten(0, 1)
         return rows if self.places is None else rows.index_select(0, self.places)
 
+    def _among(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Attention to what continues the prompts: q [A, H, T, D], k and v [A, G, T, D]."""
+        if self.alone:
+            before = flash.masked_forward(q, *self.earlier[layer], seen=self.seen, scale=scale)
+            groups = q.shape[1] // k.shape[1]
+            k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+            self_lse = torch.linalg.vecdot(q.to(before[1].dtype), k.to(before[1].dtype)) * scale
+            lse = torch.logaddexp(before[1], self_lse)
+            return flash.join(*before, v, self_lse), lse
+        if layer in self.earlier:
+            earlier = self.earlier[layer]
+            k, v = (torch.cat(pair, dim=2) for pair in zip(earlier, (k, v), strict=True))
+        if self.keep:
+            self.earlier[layer] = k, v
+        return flash.masked_forward(q, k, v, seen=self.seen, scale=scale)
+
     def _grid(self, rows: Tensor) -> Tensor:
         """Rows [rows, heads, D] as [A, heads, T, D]; places without a token are zero."""
-        images, tokens = self.prompt.last_hidden.shape[0], self.seen.shape[-1]
+        images, tokens = self.prompt.last_hidden.shape[0], self.seen.shape[-2]
         if self.places is not None:
             grid = rows.new_zeros((images * tokens, *rows.shape[1:]))
             rows = grid.index_copy_(0, self.places, rows)

@@ -1,31 +1,38 @@
 r"""The expected score from what a server tells of one greedy answer.
 
 Servers report, for each token that they wrote, the likeliest tokens in its place (`top_logprobs`).
-That is the distribution of the first digit, and of the further ones AFTER the likeliest digits:
-what would follow another first digit is not known. The decimals are therefore taken as independent
-of the first digit here, where `expected_scores` follows every spelling:
+That is the distribution behind every beginning of the number that WAS written. Behind another one
+("3" where the answer is "4.25") it is not known, and the place of the written answer that is like
+it stands in: behind as many digits in front of the point, behind the point, or behind as many
+decimals. Behind more digits in front of the point than were written, the place behind the last
+written one stands in. So for 1 to 5
 
-    p(d) * p(".") * p(e) * p(f)    in place of    p(d) * p("."|d) * p(e|d.) * p(f|d.e)
+    p(d) p("."|written digit) p(e|written digit, ".") ...   for   p(d) p("."|d) p(e|d.) ...
 
-Digits that a server does not list (it lists twenty or so) count as impossible; all ten digits and
-the point are normally among them. Everything else is as in `vqr1.policy.expected_score`.
+while `expected_scores` follows every spelling. Further approximations: a token that a server does
+not list (it lists twenty or so) counts as impossible, and numbers behind places that the answer
+does not have (decimals where it has none) are not known. Both are part of the lost probability;
+nothing is scaled up to make up for them. The grammar, its closing tag and everything else are as in
+`vqr1.policy.expected_score`.
+
+Against the exact expectation of the packaged policy, whose numbers have a standard deviation of .68
+an image, the error is .08 on average and .09 at most over twelve pictures with and without
+reasoning (`tests/policy/test_top_logprobs.py`); a policy that is surer of its number has less.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
+from vqr1.iqa.number_grammar import NumberGrammar
+from vqr1.policy.expected_score import MIN_MASS, until_answer
+from vqr1.policy.spelling_tree import split_at_close
 
-from vqr1.policy.expected_score import (
-    FIRST,
-    MIN_MASS,
-    expectation,
-    until_answer,
-)
+LEAST = 1e-9
+"""Probability of a number's beginning below which it is not followed; it counts as lost."""
 
 
 @dataclass(frozen=True)
@@ -42,55 +49,124 @@ class ReportedToken:
     alternatives: Mapping[str, float]
 
 
-def expected_from_tokens(tokens: Sequence[ReportedToken]) -> tuple[float, float] | None:
-    """Expected score and standard deviation of an answer.
+@dataclass(frozen=True)
+class TokenExpectation:
+    """What one answer's tokens say of its number.
+
+    Attributes:
+        score: expected score; None where invalid.
+        std: standard deviation of the number; None where invalid.
+        lost: probability in [0, 1] of what is no number of the grammar, or not known; None where no
+            `<answer>` begins.
+    """
+
+    score: float | None = None
+    std: float | None = None
+    lost: float | None = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What may follow a beginning of the number.
+
+    Attributes:
+        before: the beginning that was written.
+        follows: probability of each continuation's text, at most 1 together.
+    """
+
+    before: str
+    follows: Mapping[str, float]
+
+
+def expected_from_tokens(
+    tokens: Sequence[ReportedToken], score_range: ScoreRange = ASKED_RANGE
+) -> TokenExpectation:
+    """Expected score, standard deviation and lost probability of an answer.
 
     Args:
         tokens: all tokens of the answer.
+        score_range: the scale that the prompt asks for.
 
     Returns:
-        None where no `<answer>` begins, or where the digits 1 to 5 have less than half of the
-        probability there.
+        No score where no `<answer>` begins, or where the numbers of the grammar have less than half
+        of the probability there.
     """
-    place = _first_of_answer(tokens)
-    if place is None:
-        return None
-    spelling = [token.alternatives for token in tokens[place : place + 4]]
-    found = expectation(_all_spellings(spelling)[None])
-    if not float(found.mass) >= MIN_MASS:
-        return None
-    return float(found.score), float(found.std)
+    places = list(_places(tokens))
+    if not places:
+        return TokenExpectation()
+    numbers = _numbers(places, NumberGrammar(score_range))
+    mass = math.fsum(numbers.values())
+    lost = min(max(0.0, 1 - mass), 1.0)
+    if not mass >= MIN_MASS:
+        return TokenExpectation(lost=lost)
+    score = math.fsum(weight * number for number, weight in numbers.items()) / mass
+    squares = math.fsum(weight * (number - score) ** 2 for number, weight in numbers.items())
+    return TokenExpectation(score, math.sqrt(squares / mass), lost)
 
 
-def _first_of_answer(tokens: Sequence[ReportedToken]) -> int | None:
-    """Position of the token behind the last `<answer>`; None where none begins there."""
+def _places(tokens: Sequence[ReportedToken]) -> Iterator[_Place]:
+    """The places behind the last `<answer>`, from the token on that ends it.
+
+    That token may end the tag and begin the number (">-"); its alternatives are those that end the
+    tag too.
+    """
     beginning = until_answer("".join(token.text for token in tokens))
+    if beginning is None:
+        return
     length = 0
     for position, token in enumerate(tokens):
-        if beginning is not None and length == len(beginning):
-            return position
+        tail = beginning[length:]
         length += len(token.text)
-    return None
+        if length < len(beginning):
+            continue
+        texts = {t: p for t, p in token.alternatives.items() if t.startswith(tail)}
+        whole = math.fsum(math.exp(p) for p in texts.values())
+        yield _Place("", {t[len(tail) :]: math.exp(p) / whole for t, p in texts.items()})
+        before = token.text[len(tail) :]
+        for further in tokens[position + 1 :]:
+            yield _Place(before, {t: math.exp(p) for t, p in further.alternatives.items()})
+            before += further.text
+        return
 
 
-def _all_spellings(steps: Sequence[Mapping[str, float]]) -> Tensor:
-    """[500, 4] log-probabilities of d.ef, d slowest, as `expectation` takes them.
+def _numbers(places: Sequence[_Place], grammar: NumberGrammar) -> dict[float, float]:
+    """Probability of each number of the grammar."""
+    first = places[0]
+    # What is written behind a number is no beginning of one.
+    written = [place for place in places[1:] if grammar.continues(place.before)]
+    numbers: dict[float, float] = {}
+    level = {"": 1.0}
+    follows = {"": first.follows}
+    while level:
+        further: dict[str, float] = {}
+        for text, mass in level.items():
+            for piece, share in follows[text].items():
+                found = split_at_close(text + piece)
+                weight = mass * share
+                if found is None or weight < LEAST:
+                    continue
+                number, closed = found
+                value = grammar.value(number)
+                if not closed and grammar.continues(number):
+                    further[number] = further.get(number, 0.0) + weight
+                elif closed and value is not None:
+                    numbers[value] = numbers.get(value, 0.0) + weight
+        level = further
+        follows = {text: _follows(text, written) for text in level}
+    return numbers
 
-    Args:
-        steps: up to four places of the answer: log-probability by token text.
-    """
-    known = [*steps, *[{}] * (4 - len(steps))]
 
-    def row(step: Mapping[str, float], texts: Sequence[str]) -> Tensor:
-        return torch.tensor([step.get(text, -math.inf) for text in texts], dtype=torch.float64)
+def _follows(text: str, written: Sequence[_Place]) -> dict[str, float]:
+    """Probability of what continues a number's beginning; empty where that is not known."""
+    same = [place for place in written if place.before == text]
+    like = same or [place for place in written if _kind(place.before) == _kind(text)]
+    if not like and "." not in text:
+        like = [place for place in written if place.before and "." not in place.before]
+    # Special tokens have no text, and would not lead on.
+    return {piece: p for piece, p in like[-1].follows.items() if piece} if like else {}
 
-    digits = "0123456789"
-    first = row(known[0], [str(digit) for digit in FIRST])
-    point = row(known[1], ".")
-    tenth, last = row(known[2], digits), row(known[3], digits)
-    table = torch.empty(len(FIRST), 10, 10, 4, dtype=torch.float64)
-    table[..., 0] = first[:, None, None]
-    table[..., 1] = point
-    table[..., 2] = tenth[None, :, None]
-    table[..., 3] = last[None, None, :]
-    return table.view(-1, 4)
+
+def _kind(text: str) -> tuple[int, bool, int]:
+    """Digits in front of the point, whether it is there, digits behind it."""
+    whole, point, decimals = text.lstrip("-").partition(".")
+    return len(whole), bool(point), len(decimals)

@@ -2,7 +2,7 @@
 
 Image and prompt are computed once: the reasoning and the tree of spellings behind it
 (`vqr1.policy.expected_score`) continue the same keys. An answer is invalid where no `<answer>`
-begins, or where the digits 1 to 5 have less than half of the probability there.
+begins, or where the numbers of the grammar have less than half of the probability there.
 
 Not here: sampled and greedy answers (`local.py`), the mean over several answers.
 """
@@ -15,15 +15,11 @@ import torch
 from torch import Tensor
 
 from vqr1.config import SamplingConfig
+from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
 from vqr1.policy.backbone import eval_mode
-from vqr1.policy.expected_score import (
-    MIN_MASS,
-    NODES,
-    OPEN_TAG,
-    expected_scores,
-    until_answer,
-)
+from vqr1.policy.expected_score import MIN_MASS, expected_scores, until_answer
 from vqr1.policy.prompt_state import PromptState
+from vqr1.policy.spelling_tree import OPEN_TAG, TOP_NODES
 from vqr1.records import PromptBatch
 from vqr1.rollout.local import LocalEngine
 
@@ -36,11 +32,14 @@ class ExpectedAnswers:
         texts: B greedy answers; `<answer>` alone where no reasoning was asked for.
         score: [B] float64 expected score, NaN where the answer is invalid.
         std: [B] float64 standard deviation of the number, NaN where the answer is invalid.
+        lost: [B] float64 probability, in [0, 1], of answers that are no number of the grammar, over
+            which the expectation is not taken; NaN where no answer begins.
     """
 
     texts: list[str]
     score: Tensor
     std: Tensor
+    lost: Tensor
 
 
 def expected_answers(
@@ -48,6 +47,7 @@ def expected_answers(
     prompts: PromptBatch,
     *,
     reasoning: SamplingConfig | None,
+    score_range: ScoreRange = ASKED_RANGE,
 ) -> ExpectedAnswers:
     """Expected scores of B images.
 
@@ -57,14 +57,15 @@ def expected_answers(
         reasoning: how long the greedy reasoning before the answer may be, when it ends, and its
             repetition penalty (the digits' probabilities are the model's own); None where the
             prompt asks for none.
+        score_range: the scale that the prompt asks for.
 
     Raises:
-        ModelError: the tokenizer does not spell numbers digit by digit.
+        ModelError: the tokenizer does not spell numbers by their characters.
         NonFiniteError: logits hold NaN or infinity.
     """
-    entries = NODES + (0 if reasoning is None else reasoning.max_new_tokens)
+    entries = TOP_NODES + (0 if reasoning is None else reasoning.max_new_tokens)
     texts: list[str] = []
-    scores, deviations = [], []
+    numbers = []
     with eval_mode(engine.model):
         for part, state in engine.read_turns(prompts, entries):
             written = [OPEN_TAG] * len(state.last_hidden)
@@ -72,21 +73,28 @@ def expected_answers(
                 greedy = replace(reasoning, temperature=0.0)
                 responses = engine.decode_turn(part, state, 1, greedy, None)
                 written = [text for (text,) in engine.rollout([responses]).texts]
-            score, std = _after(engine, state, written)
             texts += written
-            scores.append(score)
-            deviations.append(std)
-    return ExpectedAnswers(texts, torch.cat(scores), torch.cat(deviations))
+            numbers.append(_after(engine, state, written, score_range))
+    return ExpectedAnswers(texts, *torch.cat(numbers, dim=1))
 
 
-def _after(engine: LocalEngine, state: PromptState, written: list[str]) -> tuple[Tensor, Tensor]:
-    """Expected scores and deviations [A] of A answers so far."""
+def _after(
+    engine: LocalEngine, state: PromptState, written: list[str], score_range: ScoreRange
+) -> Tensor:
+    """[3, A] expected scores, deviations and lost probabilities of A answers so far."""
     beginnings = [until_answer(text) for text in written]
     # An answer that never begins is still computed, as an empty one, and thrown away: such answers
     # are rare, and the batch stays whole.
     found = expected_scores(
-        engine.model, engine.tokenizer, state, [text or OPEN_TAG for text in beginnings]
+        engine.model,
+        engine.tokenizer,
+        state,
+        [text or OPEN_TAG for text in beginnings],
+        score_range,
     )
     begun = torch.tensor([text is not None for text in beginnings])
     invalid = ~(begun & (found.mass >= MIN_MASS))
-    return found.score.masked_fill(invalid, torch.nan), found.std.masked_fill(invalid, torch.nan)
+    numbers = torch.stack([found.score, found.std]).masked_fill(invalid, torch.nan)
+    # Rounding may take the mass beyond 1.
+    lost = (1 - found.mass).clamp(min=0.0).masked_fill(~begun, torch.nan)
+    return torch.cat([numbers, lost[None]])

@@ -5,7 +5,7 @@
     comparison.ranking              # best first, with the ranks that each image may have
 
 What it needs of each image is a score with a standard deviation, from K answers (`mode=sampled`) or
-from the distribution over the answer's digits (`mode=expected`). The mathematics is that of
+from the distribution over the answer's numbers (`mode=expected`). The mathematics is that of
 `vqr1.iqa.pairs`. Images without both are left out and named.
 """
 

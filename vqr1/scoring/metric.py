@@ -31,15 +31,15 @@ class QualityMetric:
 
     Attributes:
         lower_better: False: higher scores are better quality.
-        score_range: the scale that the prompt names. A model may leave it.
+        score_range: the scale that the prompt asks for. A model may leave it.
         scorer: gives results with uncertainty, text and validity (`Scorer.score`).
     """
 
     lower_better = False
-    score_range = (1.0, 5.0)
 
     def __init__(self, scorer: Scorer, device: torch.device | str) -> None:
         self.scorer = scorer
+        self.score_range = scorer.score_range
         self._device = device
 
     def __call__(self, images: ImageSource | Iterable[ImageSource]) -> Tensor:

@@ -11,8 +11,11 @@ class Result:
 
     Attributes:
         path: the file as it was given; None for pictures and tensors.
-        score: the score, normally within [1, 5]; None where invalid, unreadable or not asked for.
+        score: the score, normally within the scale that the prompt asks for; None where invalid,
+            unreadable or not asked for.
         std: its standard deviation, where the mode has one.
+        lost: mode `expected`: probability of answers that are no number of the grammar, over which
+            the expectation is not taken; None in other modes, or where no answer begins.
         valid: a score could be read; for descriptions, that there is a text.
         text: the model's answer (the first one of several); None where none was generated.
         error: why the image could not be read; None where it could.
@@ -23,6 +26,7 @@ class Result:
     path: str | None
     score: float | None = None
     std: float | None = None
+    lost: float | None = None
     valid: bool = False
     text: str | None = None
     error: str | None = None

@@ -32,8 +32,9 @@ from vqr1.scoring.writers import FIELDS, ResultWriter
 
 Lines = Literal["csv", "jsonl"]
 
-_WITHOUT_COUNTS = FIELDS[: FIELDS.index("answers")]
-"""Columns of files from before answers were counted: they are continued, with the counts."""
+_EARLIER_FIELDS = ("path", "score", "std", "valid", "text", "error")
+"""Columns of files from before answers were counted and lost probability was measured; they are
+read, and continued with all columns."""
 
 _ERRORS = "backslashreplace"
 """A file name may hold bytes that are no text; written like this, the file stays readable."""
@@ -214,7 +215,7 @@ def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
     if torn and rows:
         rows.pop()
     names = tuple(rows[0][1]) if rows else FIELDS
-    if names not in (FIELDS, _WITHOUT_COUNTS):
+    if names not in (FIELDS, _EARLIER_FIELDS):
         raise _no_row(path, 1)
     try:
         return [(line, dict(zip(names, row, strict=True))) for line, row in rows[1:]]
@@ -230,12 +231,13 @@ def _json_rows(text: str) -> list[tuple[int, str]]:
 
 def _result(row: Mapping[str, Any]) -> Result:
     """A row of either format as a result: CSV knows only text, and no difference of "" and None."""
-    score, std = (_number(row[name]) for name in ("score", "std"))
+    score, std, lost = _number(row["score"]), _number(row["std"]), _number(row.get("lost"))
     answers, valid_answers = (row.get(name) for name in ("answers", "valid_answers"))
     return Result(
         str(row["path"]),
         score,
         std,
+        lost,
         valid={"true": True, "false": False}[str(row["valid"]).lower()],
         text=row["text"] or None,
         error=row["error"] or None,

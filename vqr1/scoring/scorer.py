@@ -3,14 +3,15 @@
 | mode | score | std |
 |---|---|---|
 | `greedy` | the number in the likeliest answer | none |
-| `expected` | expectation over the probabilities of the answer's digits, after greedy reasoning where the prompt asks for it | of that distribution (`vqr1.policy.expected_score`) |
+| `expected` | expectation over the probabilities of the numbers that the answer may be, after greedy reasoning where the prompt asks for it | of that distribution (`vqr1.policy.expected_score`) |
 | `sampled` | mean of the valid ones among N sampled answers | unbiased, over the valid ones; none for fewer than two |
 
 An image's result depends on its pixels, the weights and the settings only, up to floating-point
 rounding: batch size, order, neighbours and repetition do not enter, and the random numbers of
 sampled answers come from the seed and the image's content. An answer from which no score can be
 read is invalid and its score is None. In mode `expected` an answer is invalid where no `<answer>`
-begins, or where the digits 1 to 5 have less than half of the probability there.
+begins, or where the numbers of the grammar (`vqr1.iqa.number_grammar`) have less than half of the
+probability there; the rest of the probability is each result's `lost`.
 
 A `free` prompt gives descriptions: text without a score.
 
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from vqr1.config import EvalModeConfig, PromptConfig
 from vqr1.errors import DataError
-from vqr1.iqa.answers import parse_answer
+from vqr1.iqa.answers import ScoreRange, parse_answer
 from vqr1.scoring.backends import Backend, Reply, Request
 from vqr1.scoring.pictures import ImageSource, name_of, open_picture, split_images
 from vqr1.scoring.result import Result
@@ -76,6 +77,11 @@ class Scorer:
             micro_batch_tokens=mode.micro_batch_tokens,
         )
         backend.prepare(self._request)
+
+    @property
+    def score_range(self) -> ScoreRange:
+        """Lowest and highest score that the prompt asks for."""
+        return self._request.prompt.score_range
 
     def score(self, images: ImageSource | Iterable[ImageSource]) -> list[Result]:
         """Results of images in their order.
@@ -150,7 +156,8 @@ class Scorer:
         if self._request.prompt.answer_format == "free":
             return Result(path, valid=bool((text or "").strip()), text=text)
         if self._request.expected:
-            return Result(path, reply.score, reply.std, valid=reply.score is not None, text=text)
+            valid = reply.score is not None
+            return Result(path, reply.score, reply.std, reply.lost, valid=valid, text=text)
         prompt = self._request.prompt
         answers = [parse_answer(t, prompt.answer_format, prompt.score_range) for t in reply.texts]
         scores = [answer.score for answer in answers if answer.score is not None]

@@ -158,7 +158,8 @@ def _note(result: Result) -> str:
     if result.error is not None:
         return "unreadable"
     if not result.valid:
-        return "invalid answer"
+        lost = "" if result.lost is None else f", {result.lost:.0%} of the probability is no number"
+        return f"invalid answer{lost}"
     answers, valid = result.answers, result.valid_answers
     if answers is None or valid is None or valid == answers:
         return ""

@@ -28,7 +28,7 @@ class Request:
         sampling: how one answer is drawn; temperature 0 is greedy.
         samples: answers to each image, at least 1.
         seed: of the draws.
-        expected: the distribution over the answer's digits is wanted too; the sampling is greedy
+        expected: the distribution over the answer's numbers is wanted too; the sampling is greedy
             then, and `samples` is 1.
         micro_batch_tokens: most tokens that a backend in this process computes together.
     """
@@ -48,14 +48,17 @@ class Reply:
     Attributes:
         texts: the answers; empty where none was generated (`expected` without reasoning).
         score: expected score; None where not asked for, or where the answer never begins or gives
-            the digits 1 to 5 too little probability.
+            the numbers of the grammar too little probability.
         std: its standard deviation, likewise.
+        lost: probability of answers that are no such number; None where not asked for, or where the
+            answer never begins.
         error: why this image cannot be judged, other images could; None where it was.
     """
 
     texts: tuple[str, ...] = ()
     score: float | None = None
     std: float | None = None
+    lost: float | None = None
     error: str | None = None
 
 

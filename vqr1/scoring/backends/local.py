@@ -67,13 +67,15 @@ class LocalBackend:
         if request.expected:
             reasons = request.prompt.answer_format == "think_answer"
             found = expected_answers(
-                engine, prompts, reasoning=request.sampling if reasons else None
+                engine,
+                prompts,
+                reasoning=request.sampling if reasons else None,
+                score_range=request.prompt.score_range,
             )
+            table = torch.stack([found.score, found.std, found.lost], dim=1).tolist()
             return [
                 Reply((text,) if reasons else (), *(None if math.isnan(n) else n for n in numbers))
-                for text, *numbers in zip(
-                    found.texts, found.score.tolist(), found.std.tolist(), strict=True
-                )
+                for text, numbers in zip(found.texts, table, strict=True)
             ]
         rollout = engine.sample(
             prompts, group_size=request.samples, sampling=request.sampling, seed=request.seed

@@ -75,5 +75,5 @@ def _read(reply: ServerReply, request: Request) -> Reply:
         return Reply(error=reply.refusal)
     if not request.expected or reply.tokens is None:
         return Reply(reply.texts)
-    numbers = expected_from_tokens(reply.tokens[0])
-    return Reply(reply.texts) if numbers is None else Reply(reply.texts, *numbers)
+    numbers = expected_from_tokens(reply.tokens[0], request.prompt.score_range)
+    return Reply(reply.texts, numbers.score, numbers.std, numbers.lost)

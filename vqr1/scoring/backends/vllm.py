@@ -110,9 +110,10 @@ def _read(outputs: Sequence[Any], request: Request) -> Reply:
         [
             _token(number, place)
             for number, place in zip(outputs[0].token_ids, outputs[0].logprobs, strict=True)
-        ]
+        ],
+        request.prompt.score_range,
     )
-    return reply if numbers is None else replace(reply, score=numbers[0], std=numbers[1])
+    return replace(reply, score=numbers.score, std=numbers.std, lost=numbers.lost)
 
 
 def _token(number: int, place: Mapping[int, Any]) -> ReportedToken:

@@ -228,6 +228,7 @@ def _add_scoring(
                     name=str(r.path),
                     score=r.score,
                     std=r.std,
+                    lost=r.lost,
                     valid=r.valid,
                     answers=r.answers,
                     valid_answers=r.valid_answers,

@@ -40,9 +40,16 @@ class ScoredImage(BaseModel):
     """One image's score."""
 
     name: str
-    score: float | None = Field(description="Normally 1 to 5; null where the answer is invalid.")
+    score: float | None = Field(
+        description="Normally on the scale that the prompt asks for; null where the answer is "
+        "invalid."
+    )
     std: float | None = Field(
         description="Standard deviation of the score; null where the mode has none."
+    )
+    lost: float | None = Field(
+        description="Mode expected: probability of answers that are no number, which the score "
+        "leaves out; null where the mode has none."
     )
     valid: bool = Field(description="Whether the answer holds a score.")
     answers: int | None = Field(
