@@ -96,7 +96,12 @@ VOCABULARY = 768
 """Largest vocabulary of the packaged tokenizer: 256 bytes, merges, special tokens."""
 
 VISION_ID = True
-"""The warm start teaches with "Picture 1: " before the image (`vqr1.policy.training_prompt`)."""
+"""The warm start teaches with "Picture 1: " before the image."""
+
+ASKED_WITH_VISION_ID = False
+"""What the folder records for training, evaluation and scoring (`vqr1.policy.training_prompt`): the
+published prompt, without "Picture 1: ". The start answers it as well as the one that it was taught
+with (docs/training.md)."""
 
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
 """Image areas that the processor allows by default, as in the released checkpoints."""
@@ -360,6 +365,6 @@ def save_policy_folder(
         "processor_class": "Qwen2_5_VLProcessor",
     }
     _write_json(folder / "preprocessor_config.json", preprocessor)
-    write_training_prompt(folder, VISION_ID)
+    write_training_prompt(folder, ASKED_WITH_VISION_ID)
     _write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
