@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,25 @@ def test_defects_pass(error: Exception) -> None:
     assert fault_message(error, HERE) is None
     with pytest.raises(type(error)), machine_faults(StopRequests(), HERE):
         raise error
+
+
+class DyingWorker(io.RawIOBase):
+    """A file in whose write the news of a dead worker arrives, as in a signal handler."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        raise RuntimeError(WORKER)
+
+
+def test_a_worker_that_dies_while_a_checkpoint_is_written() -> None:
+    # The writer of PyTorch's archive, left half-way, raises an error of its own on top.
+    with pytest.raises(RuntimeError) as raised:
+        torch.save({"weights": torch.zeros(10)}, DyingWorker())
+    message = fault_message(raised.value, HERE)
+    assert message is not None
+    assert message.startswith("a loader worker died")
 
 
 def test_a_worker_that_went_first_after_a_signal_is_no_fault() -> None:

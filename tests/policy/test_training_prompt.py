@@ -26,10 +26,10 @@ def checkpoint(folder: Path) -> ModelConfig:
     return replace(TINY, path=str(folder))
 
 
-def test_the_packaged_policy_was_taught_with_it() -> None:
-    assert trained_vision_id(TINY) is True
-    assert vision_id_of(PROMPT, TINY) is True
-    assert vision_id_of(replace(PROMPT, vision_id=False), TINY) is False
+def test_the_packaged_policy_is_asked_as_the_published_one() -> None:
+    assert trained_vision_id(TINY) is False
+    assert vision_id_of(PROMPT, TINY) is False
+    assert vision_id_of(replace(PROMPT, vision_id=True), TINY) is True
 
 
 @pytest.mark.parametrize("value", [False, True])

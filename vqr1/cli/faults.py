@@ -57,7 +57,22 @@ def machine_faults(stops: StopRequests, run_dir: Path) -> Iterator[None]:
 
 
 def fault_message(error: Exception, run_dir: Path) -> str | None:
-    """The one line for a fault of the machine; None for everything else."""
+    """The one line for a fault of the machine; None for everything else.
+
+    PyTorch reports a dead loader worker by raising in a signal handler, wherever the process is.
+    Code that cleans up there may raise an error of its own (the writer of a checkpoint does): the
+    fault is then the one that this error arose from.
+    """
+    found: BaseException | None = error
+    while isinstance(found, Exception):
+        message = _message(found, run_dir)
+        if message is not None:
+            return message
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _message(error: Exception, run_dir: Path) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
         return f"GPU memory ran out: {text}; lower hardware.micro_batch_tokens"

@@ -101,7 +101,7 @@ VISION_ID = True
 ASKED_WITH_VISION_ID = False
 """What the folder records for training, evaluation and scoring (`vqr1.policy.training_prompt`): the
 published prompt, without "Picture 1: ". The start answers it as well as the one that it was taught
-with (docs/training.md)."""
+with (docs/evaluation.md)."""
 
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
 """Image areas that the processor allows by default, as in the released checkpoints."""

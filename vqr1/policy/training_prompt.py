@@ -1,7 +1,7 @@
 """Whether a checkpoint was trained with "Picture 1: " before the image, kept beside its weights.
 
-The published training has no "Picture 1: " in its prompts. The packaged tiny policy was taught with
-it, and so was every policy that vqr1 trained before `prompt.vision_id` was a key. A checkpoint's
+The published training has no "Picture 1: " in its prompts. Every policy that vqr1 trained before
+`prompt.vision_id` was a key had it. A checkpoint's
 own folder records which it was, so that evaluation, scoring, the service and further training ask
 as the training did (`prompt.vision_id=null`); an explicit `prompt.vision_id` wins.
 
