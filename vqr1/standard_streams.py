@@ -5,7 +5,7 @@ be written is dropped, and the run continues. Results are in files, never in the
 (`score.py`, whose rows on standard output are its result, guards standard error only).
 
 Not here: signals, among them the SIGHUP of a closed terminal (`vqr1.distributed.stop_requests`,
-`vqr1.stop_signals`).
+`vqr1.distributed.stop_signals`).
 """
 
 from __future__ import annotations

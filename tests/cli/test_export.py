@@ -247,8 +247,8 @@ def test_card_and_folder_say_how_the_training_asked(
         config["prompt"]["vision_id"] = recorded
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     write_model_card(tmp_path, tmp_path)
-    # Runs of before the key had it, and null is as the tiny policy's start had it.
-    expected = recorded is not False
+    # Runs of before the key had it, and null is as the tiny policy's folder records: without.
+    expected = recorded in ("absent", True)
     found = ModelConfig(name="x", path=str(tmp_path), min_pixels=1, max_pixels=1)
     assert trained_vision_id(found) is expected
     text = (tmp_path / "README.md").read_text()

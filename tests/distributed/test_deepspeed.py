@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.test_processes import SMALL, TWO
-from tests.support.commands import Training, run, state
+from tests.support.commands import Training, assert_same_weights, run, state
 from vqr1.policy.tiny import tiny_policy_folder
 
 pytestmark = [
@@ -54,9 +54,7 @@ def test_divided_training_stopped_and_resumed_makes_the_run_of_one(
     training.process.send_signal(signal.SIGTERM)
     assert training.wait() == 75, training.output
     run(tmp_path, "resume=run")
-    for name, weight in state(tmp_path / "run", 4).items():
-        # Two thousandths of one AdamW step (see tests/distributed/test_collectives.py).
-        torch.testing.assert_close(weight, alone[name], rtol=1e-4, atol=2e-6, msg=name)
+    assert_same_weights(state(tmp_path / "run", 4), alone)
     assert (tmp_path / "run/export/model.safetensors").is_file()
 
 

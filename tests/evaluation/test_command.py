@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -363,7 +363,11 @@ def test_a_model_is_judged_and_its_predictions_judged_again(
 
 
 def start_process(
-    folder: Path, root: Path, *more: str, launcher: tuple[str, ...] = (sys.executable,)
+    folder: Path,
+    root: Path,
+    *more: str,
+    launcher: tuple[str, ...] = (sys.executable,),
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [
@@ -371,7 +375,7 @@ def start_process(
             f"hydra.run.dir={folder}/hydra", *more,
         ],
         cwd=CHECKOUT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})},
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -392,6 +396,16 @@ def test_two_processes_and_a_killed_one_give_the_same_file(
                   "--nproc-per-node=2"),
     )  # fmt: skip
     assert launched.wait(timeout=900) == 0
+    # The tasks of one srun step; a free port is drawn by the number of the job.
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NUM_TASKS": "2"}
+    tasks = [
+        start_process(
+            tmp_path / "tasks", root, *tiny,
+            variables={**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    assert [task.wait(timeout=900) for task in tasks] == [0, 0]
     runs = MlflowClient(store).search_runs(["1"])
     assert [run.info.status for run in runs] == ["FINISHED"]
     killed = tmp_path / "killed"
@@ -414,7 +428,7 @@ def test_two_processes_and_a_killed_one_give_the_same_file(
     content = (tmp_path / "one/predictions.csv").read_bytes()
     assert content.count(b'"kadid"') == 12 * 2
     assert (tmp_path / "two/predictions.csv").read_bytes() == content
-    for folder in ("killed", "launched"):
+    for folder in ("killed", "launched", "tasks"):
         assert (tmp_path / folder / "predictions.csv").read_bytes() == content
     assert (tmp_path / "launched/metrics.json").read_text() == (
         tmp_path / "one/metrics.json"
@@ -427,7 +441,11 @@ def test_a_launchers_other_processes_judge_no_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     table = write_table(tmp_path / "livec.csv", 1)
-    monkeypatch.setenv("RANK", "1")
+    for name, value in (
+        ("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2"),
+        ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
     for arguments in ((f"predictions={table}",), (f"compare=[{table},{table}]",)):
         done = run(main, *arguments, "logger=none", "run_dir=out")
         assert (done.code, done.out) == (0, "")

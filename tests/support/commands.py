@@ -81,10 +81,21 @@ def state(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
 
 def check_close(found: Path, expected: Path, step: int) -> None:
     """Check that two runs have come to the same weights, but for the order of their sums."""
-    weights = state(expected, step)
-    for name, weight in state(found, step).items():
-        # Two thousandths of one AdamW step (see tests/distributed/test_collectives.py).
-        torch.testing.assert_close(weight, weights[name], rtol=1e-4, atol=2e-6, msg=name)
+    assert_same_weights(state(found, step), state(expected, step))
+
+
+def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Check weights after a few steps at 2e-4: equal, but for the order of sums.
+
+    The first AdamW steps are the learning rate times g / |g|. Where a gradient is nothing but
+    rounding (a bias of keys has none at all), single weights differ visibly, never all of a tensor.
+    """
+    assert found.keys() == expected.keys()
+    for name, weight in found.items():
+        difference = weight - expected[name]
+        # Of one step: five thousandths on average, a tenth at most.
+        assert float(difference.square().mean().sqrt()) < 1e-6, name
+        assert float(difference.abs().max()) < 2e-5, name
 
 
 def check_same_judgements(found: Path, expected: Path) -> None:

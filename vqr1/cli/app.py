@@ -14,13 +14,14 @@ from omegaconf import DictConfig
 
 from vqr1.cli import mixtures
 from vqr1.cli.compose import BAD_GROUP, USER_ERRORS, bad_group, plain_values, user_message
-from vqr1.cli.one_process import is_first_task, refuse_tasks
 from vqr1.config import config_dir, model_defaults, validate
+from vqr1.distributed.environment import RankInfo, is_launched
+from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
+from vqr1.distributed.stop_signals import Stopped, stop_signals
 from vqr1.errors import EXIT_INTERRUPTED, NotMetError, UserError
 from vqr1.outputs import EVALUATION, SWEEP, TRAINING, check_records
 from vqr1.process_memory import bound_memory
 from vqr1.standard_streams import guard_output
-from vqr1.stop_signals import Stopped, stop_signals
 
 EXIT_USER_ERROR = UserError.exit_code
 
@@ -37,6 +38,16 @@ Speaks = Callable[[str, int], bool]
 
 def _alone(message: str, code: int) -> bool:
     return True
+
+
+def reports(info: RankInfo, message: str, code: int) -> bool:
+    """Whether this rank prints why the run ends: exactly one of them does."""
+    if not info.launched:
+        return True
+    # PyTorch takes seconds to import.
+    from vqr1.distributed.rendezvous import report_once
+
+    return report_once(info, message, code)
 
 
 class Command(Generic[T]):
@@ -81,7 +92,7 @@ class Command(Generic[T]):
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         self.run_dir = Path(str(composed.get("run_dir", run_dir)))
         # The process that launched others records the job for them.
-        if (run_dir / "job.json").is_file() and "RANK" not in os.environ:
+        if (run_dir / "job.json").is_file() and not is_launched():
             # Only the jobs of sweeps need this: evaluation runs no training code.
             from vqr1.sweeps.child import run_swept
 

@@ -6,19 +6,32 @@ line is reported before.
 
 from __future__ import annotations
 
+from functools import partial
+
 from omegaconf import DictConfig
 
-from vqr1.cli.app import refuse_launcher, run_command
+from vqr1.cli.app import refuse_launcher, reports, run_command, stop
 from vqr1.cli.mode_checks import backend_problems, mode_problems
 from vqr1.config import EvalConfig, ServerConfig, VllmBackendConfig
-from vqr1.errors import ConfigError
+from vqr1.distributed.environment import find_rank_info
+from vqr1.distributed.launcher_tasks import is_first_task
+from vqr1.errors import ConfigError, UserError
 
 
 def main() -> None:
     """Entry point of `eval.py` and `vqr1-eval`."""
+    try:
+        # Sets what torchrun would set for the tasks of srun too.
+        info = find_rank_info()
+    except UserError as error:
+        stop(error, lambda message, code: is_first_task())
     refuse_launcher("eval.py", torchrun=True)
     run_command(
-        "eval", EvalConfig, evaluate, go_on="; the same command with run_dir={run_dir} goes on"
+        "eval",
+        EvalConfig,
+        evaluate,
+        speaks=partial(reports, info),
+        go_on="; the same command with run_dir={run_dir} goes on",
     )
 
 
@@ -65,7 +78,7 @@ def check_evaluation(config: EvalConfig) -> None:
     if config.hardware.nodes > 1:
         problems.append(
             f"hardware.nodes={config.hardware.nodes}: set it to 1 and start one process a device "
-            "with torchrun; the processes find each other"
+            "with torchrun or srun; the processes find each other"
         )
     if len(set(config.figures.curves)) < len(config.figures.curves):
         problems.append(f"figures.curves={config.figures.curves}: name each curve once")

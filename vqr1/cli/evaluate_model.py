@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vqr1.cli.compose import plain_values
 from vqr1.cli.mode_checks import expectation_setting
 from vqr1.cli.score_checks import server_settings
 from vqr1.config import EvalConfig, PromptConfig, ServerConfig
@@ -20,6 +22,9 @@ from vqr1.config.model_defaults import default_of, lines_about, source_of, taken
 from vqr1.data.image_record import FILE, RecordedImage, record_of_model
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
+from vqr1.distributed.collectives import broadcast_from_rank0, raise_on_all_ranks
+from vqr1.distributed.environment import RankInfo, find_rank_info
+from vqr1.distributed.rendezvous import connect_ranks
 from vqr1.evaluation.model_source import ModelSource, resolve_model, trained_sets
 from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.evaluation.predictions import Predictions
@@ -35,9 +40,13 @@ from vqr1.evaluation.work import (
     remove_partials,
     shares,
 )
-from vqr1.evaluation.workers import Images, Launched, score_in_processes, score_share
+from vqr1.evaluation.workers import Images, score_in_processes, score_share
 from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.rollout.server import ChatServer
+from vqr1.training.run_record import changed_keys
+
+_LONGEST_SHARE_MINUTES = 7 * 24 * 60.0
+"""A rank's share may take days longer than that of another one."""
 
 
 @dataclass(frozen=True)
@@ -77,38 +86,51 @@ def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> S
     Raises:
         UserError: model, images or an evaluation to continue are not as they should be.
     """
-    place = Launched.from_environment()
-    place.join()
+    info = find_rank_info()
+    _connect(info, config, composed)
     source, config = _resolved(config, composed)
     # A damaged record is found before any image is scored.
     history = _History.of(None if isinstance(config.backend, ServerConfig) else source.config.path)
-    run_dir = Path(place.broadcast_from_rank0(config.run_dir))
-    images = Images(config)
-    if place.rank == 0:
-        check_settings(run_dir, _settings(config, images))
+    # Hydra names it after the time, which ranks may read at different seconds.
+    run_dir = Path(broadcast_from_rank0(lambda: config.run_dir))
+    images = raise_on_all_ranks(lambda: Images(config))
+    broadcast_from_rank0(lambda: check_settings(run_dir, _settings(config, images)))
+    if info.rank == 0:
         for line in _defaults(config, composed):
             console.print(line)
-    finished = place.broadcast_from_rank0(finished_file(run_dir) if place.rank == 0 else None)
+    finished = broadcast_from_rank0(lambda: finished_file(run_dir))
     if finished is not None:
-        if place.rank:
+        if info.rank:
             return None
         remove_partials(run_dir)
         console.print(f"already scored: {finished}")
         return _scored(config, read_predictions(finished), source, run_dir, images, history)
-    left = place.broadcast_from_rank0(_left(images, run_dir, console) if place.rank == 0 else None)
-    processes = place.world_size if place.world_size > 1 else config.hardware.devices
+    left = broadcast_from_rank0(lambda: _left(images, run_dir, console))
+    processes = info.world_size if info.world_size > 1 else config.hardware.devices
     dealt = shares(left, processes)
-    share = dealt[place.rank] if place.world_size > 1 else left
-    with _progress(image_count(images.plan, share), place.rank == 0) as advance:
-        if processes > 1 and place.world_size == 1:
+    share = dealt[info.rank] if info.world_size > 1 else left
+    with _progress(image_count(images.plan, share), info.rank == 0) as advance:
+        if processes > 1 and info.world_size == 1:
             score_in_processes(config, dealt, run_dir, advance)
         else:
-            score_share(config, images, share, run_dir, place, advance)
-    place.wait()
-    if place.rank:
+            # Returns once every rank has scored its share, or raises what one of them met.
+            raise_on_all_ranks(lambda: score_share(config, images, share, run_dir, info, advance))
+    if info.rank:
         return None
     merged = merge(run_dir, images.plan, f".{config.output}")
     return _scored(config, merged, source, run_dir, images, history)
+
+
+def _connect(info: RankInfo, config: EvalConfig, composed: DictConfig) -> None:
+    """Find the other ranks of torchrun or srun; does nothing alone.
+
+    Raises:
+        ConfigError: a rank did not come, or has another configuration.
+    """
+    if info.world_size > 1:
+        hardware = replace(config.hardware, collective_minutes=_LONGEST_SHARE_MINUTES)
+        same = partial(changed_keys, moved=True)
+        connect_ranks(info, hardware, plain_values(composed), None, same)
 
 
 def _resolved(config: EvalConfig, composed: DictConfig) -> tuple[ModelSource, EvalConfig]:

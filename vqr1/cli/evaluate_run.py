@@ -6,7 +6,6 @@ What needs a model is in `evaluate_model.py`.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 import warnings
@@ -23,6 +22,7 @@ from rich.console import Console
 from vqr1.cli.folders import make_folders
 from vqr1.cli.mode_checks import held_values
 from vqr1.config import EvalConfig, MixtureConfig
+from vqr1.distributed.environment import find_rank_info
 from vqr1.evaluation.figures import FigureOptions, SetFigures, set_figures
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.published_report import published_tables
@@ -50,7 +50,7 @@ def run_evaluation(config: EvalConfig, composed: DictConfig) -> float | None:
     Returns:
         As `vqr1.cli.evaluate.evaluate`.
     """
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = find_rank_info().rank == 0
     run_dir = Path(config.run_dir)
     if first:
         check_folder(run_dir, EVALUATION, "run_dir")

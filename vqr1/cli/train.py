@@ -17,7 +17,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from vqr1.cli.app import run_command, stop
+from vqr1.cli.app import reports, run_command, stop
 from vqr1.cli.arguments import arguments_of, quoted, resume_command
 from vqr1.cli.figure import figure_of
 from vqr1.config import TrainConfig
@@ -32,10 +32,10 @@ files of the working directory from hiding packages."""
 
 def main() -> None:
     """Entry point of `train.py` and `vqr1-train`."""
-    speaks = partial(_speaks, RankInfo())
+    speaks = partial(reports, RankInfo())
     try:
         info = find_rank_info()
-        speaks = partial(_speaks, info)
+        speaks = partial(reports, info)
         sys.argv[1:] = arguments_of(info, sys.argv[1:])
     except UserError as error:
         stop(error, speaks)
@@ -51,15 +51,6 @@ def main() -> None:
             wait_for_all_ranks(info)
         exit_process(code)
     sys.exit(code)
-
-
-def _speaks(info: RankInfo, message: str, code: int) -> bool:
-    """Whether this process says why the run ends."""
-    if not info.launched:
-        return True
-    from vqr1.distributed.rendezvous import report_once
-
-    return report_once(info, message, code)
 
 
 def check(config: TrainConfig) -> None:

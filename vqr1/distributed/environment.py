@@ -93,6 +93,11 @@ def find_rank_info(environment: MutableMapping[str, str] = os.environ) -> RankIn
     )
 
 
+def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher has started this process as one of several, told before any check."""
+    return "RANK" in environment
+
+
 def _require(environment: Mapping[str, str], names: Sequence[str]) -> None:
     missing = [name for name in names if name not in environment]
     if missing:

@@ -36,6 +36,7 @@ import torch.distributed as dist
 from vqr1.config import HardwareConfig
 from vqr1.distributed.environment import REPORT
 from vqr1.distributed.stop_requests import SIGNALS
+from vqr1.distributed.stop_signals import takes
 from vqr1.errors import (
     EXIT_INTERRUPTED,
     ConfigError,
@@ -44,7 +45,6 @@ from vqr1.errors import (
     RunFaultError,
     UserError,
 )
-from vqr1.stop_signals import takes
 
 GRACE_SECONDS = 40.0
 """How long the others may go on once one has failed: they notice at their next exchange, and the

@@ -17,8 +17,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from vqr1.distributed.collectives import all_reduce_max, all_reduce_min, get_rank
+from vqr1.distributed.stop_signals import takes
 from vqr1.errors import Interrupted, RunFaultError
-from vqr1.stop_signals import takes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 

@@ -1,24 +1,20 @@
 """Scoring in one process or several.
 
 What it does: runs the planned batches of an evaluation, in this process, in processes that are
-started here (`hardware.devices`), or in those that a launcher such as torchrun has started (told by
-its WORLD_SIZE). Every process appends to its own partial file; the first one merges.
+started here (`hardware.devices`), or in those that torchrun or srun has started
+(`vqr1.distributed`). Every process appends to its own partial file; rank 0 merges.
 
 What it leaves out: planning and merging (`vqr1.evaluation.work`).
 """
 
 from __future__ import annotations
 
-import datetime
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from transformers.utils.logging import disable_progress_bar
 
@@ -27,6 +23,7 @@ from vqr1.data.datamodule import RankingDataModule, open_sets
 from vqr1.data.labels import Part
 from vqr1.data.prompts import PictureSource, PromptBuilder
 from vqr1.data.ranking_images import RankingImages, RankingLoader
+from vqr1.distributed.environment import RankInfo
 from vqr1.errors import UserError
 from vqr1.evaluation.labels import whole_sets, with_labels
 from vqr1.evaluation.prediction_stream import PredictionStream
@@ -41,43 +38,6 @@ from vqr1.rollout.server import ChatServer
 from vqr1.standard_streams import guard_output
 
 Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Launched:
-    """This process's place among those that a launcher started."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-
-    @classmethod
-    def from_environment(cls) -> Launched:
-        """Read the variables that torchrun sets; alone where it set none."""
-        return cls(
-            int(os.environ.get("RANK", "0")),
-            int(os.environ.get("WORLD_SIZE", "1")),
-            int(os.environ.get("LOCAL_RANK", "0")),
-        )
-
-    def join(self) -> None:
-        """Meet the other processes; does nothing alone."""
-        if self.world_size > 1 and not dist.is_initialized():
-            # A share may take days longer than another one.
-            dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-
-    def broadcast_from_rank0(self, value: Any) -> Any:
-        """The first process's value, in every process."""
-        if self.world_size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
-
-    def wait(self) -> None:
-        """Return when every process has come here."""
-        if self.world_size > 1:
-            dist.barrier()
 
 
 class Images:
@@ -145,7 +105,7 @@ def score_share(
     images: Images,
     numbers: Sequence[int],
     run_dir: Path,
-    place: Launched,
+    info: RankInfo,
     on_progress: Progress | None = None,
 ) -> None:
     """Score some batches and append them to this process's partial file.
@@ -155,15 +115,15 @@ def score_share(
         images: its images.
         numbers: batches to score.
         run_dir: where the partial file lies.
-        place: which process this is.
+        info: rank information of this process.
         on_progress: gets the number of images of each finished batch.
     """
     if not numbers:
         return
     if config.hardware.threads is not None:
         torch.set_num_threads(config.hardware.threads)
-    scorer = _scorer(config, place)
-    stream = PredictionStream(partial_file(run_dir, place.rank))
+    scorer = _scorer(config, info)
+    stream = PredictionStream(partial_file(run_dir, info.rank))
     try:
         for scored in score_batches(scorer, images.batches(numbers), on_progress):
             stream.append(with_labels(scored, images.tables))
@@ -171,7 +131,7 @@ def score_share(
         stream.close()
 
 
-def _scorer(config: EvalConfig, place: Launched) -> BatchScorer:
+def _scorer(config: EvalConfig, info: RankInfo) -> BatchScorer:
     """The model, loaded, or the client of a server."""
     if isinstance(config.backend, ServerConfig):
         return ServerScorer(
@@ -187,7 +147,7 @@ def _scorer(config: EvalConfig, place: Launched) -> BatchScorer:
     policy = load_policy(
         config.model,
         attention=config.hardware.attention,
-        device=f"cuda:{place.local_rank}" if gpu else "cpu",
+        device=f"cuda:{info.local_rank}" if gpu else "cpu",
     )
     policy.model.requires_grad_(False)
     return build_scorer(policy, config.mode, config.prompt, config.seed)
@@ -256,8 +216,9 @@ def _child(config: EvalConfig, numbers: list[int], run_dir: Path, rank: int, mes
 
     guard_output()
     try:
-        place = Launched(rank, config.hardware.devices, rank)
-        score_share(config, Images(config), numbers, run_dir, place, advance)
+        devices = config.hardware.devices
+        info = RankInfo(rank, devices, rank, devices)
+        score_share(config, Images(config), numbers, run_dir, info, advance)
     except UserError as error:
         messages.put(("error", str(error)))
         return

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +90,9 @@ def prepare_experiment(tracking_uri: str, experiment: str) -> str:
     if database is None:
         return _experiment_id(tracking_uri, experiment, None)
     database.parent.mkdir(parents=True, exist_ok=True)
+    # A file that is no database gets no lock file beside it.
+    with suppress(sqlite3.OperationalError):
+        _check_database(database)
     with FileLock(f"{database}.lock", timeout=REQUEST_SECONDS):
         return _experiment_id(tracking_uri, experiment, database.parent / "mlruns")
 

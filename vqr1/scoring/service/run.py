@@ -11,8 +11,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from vqr1.distributed.stop_signals import takes
 from vqr1.errors import ConfigError
-from vqr1.stop_signals import takes
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from vqr1.distributed.environment import is_launched
+
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -34,7 +36,7 @@ def stop_signals() -> Iterator[None]:
     Not in processes that torchrun or the like has started: they may wait for each other in a
     library, where Python runs no handler, and would not end at all.
     """
-    outside = threading.current_thread() is not threading.main_thread() or "RANK" in os.environ
+    outside = threading.current_thread() is not threading.main_thread() or is_launched()
     numbers = () if outside else tuple(n for n in STOPPING if takes(n))
     process = os.getpid()
 

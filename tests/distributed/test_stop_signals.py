@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 WORK = """
 import os, signal, sys, time
-from vqr1.stop_signals import Stopped, stop_signals
+from vqr1.distributed.stop_signals import Stopped, stop_signals
 
 def hit(number):
     os.kill(os.getpid(), number)

@@ -10,11 +10,11 @@ import pytest
 from scripts import prepare
 from tests.cli.conftest import Command
 from vqr1.cli import evaluate, export, score
-from vqr1.cli.one_process import is_first_task, refuse_tasks
+from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
 from vqr1.errors import ConfigError
 
 
-@pytest.mark.parametrize("main", [evaluate.main, score.main, export.main, prepare.main])
+@pytest.mark.parametrize("main", [score.main, export.main, prepare.main])
 @pytest.mark.parametrize(("task", "lines"), [("0", 1), ("1", 0)])
 def test_one_of_several_tasks_is_refused(
     run: Command,
@@ -30,6 +30,19 @@ def test_one_of_several_tasks_is_refused(
     assert found.err.count("\n") == lines
     if lines:
         assert found.err.startswith("error: SLURM_STEP_NUM_TASKS=4: srun has started 4 tasks")
+
+
+def test_an_evaluation_of_incomplete_tasks_is_refused_once(
+    run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    found = run(evaluate.main, "predictions=x.csv")
+    assert (found.code, found.out) == (2, "")
+    assert found.err.startswith("error: the launcher has set some of SLURM_STEP_NUM_TASKS")
+    assert "SLURM_LOCALID" in found.err
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert run(evaluate.main, "predictions=x.csv").err == ""
 
 
 def test_an_allocation_and_torchrun_are_no_tasks() -> None:
