@@ -10,7 +10,7 @@ ARGS ?=
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test test-vllm test-zero check audit format ui clean
+.PHONY: help setup setup-dev train test-fast test test-slow test-vllm test-zero check audit format ui clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,8 +33,15 @@ setup-dev: $(VENV)/.setup-dev ## The same, with the development tools
 train: setup ## Train the tiny policy on the demo set (ARGS="key=value ..." to override)
 	@$(BIN)/python train.py $(ARGS)
 
-test: check ## Lint, types and the whole test suite (ARGS="-k name" to choose)
-	$(BIN)/python -m pytest $(ARGS)
+# Three tiers by markers (pyproject.toml); a test is in the lowest tier that holds it.
+test-fast: setup-dev ## The inner loop: tests that take about a second or less
+	$(BIN)/python -m pytest -m "not slow and not medium" $(ARGS)
+
+test: check ## Lint, types and all tests but the slow ones (ARGS="-k name" to choose)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: setup-dev ## Kills, real servers, several processes, long comparisons
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # Environments on top of $(VENV): its packages are found through a path file.
 define on_top

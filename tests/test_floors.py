@@ -8,7 +8,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "vqr1"
 
 FLOORS = {
-    "errors": 0, "process_memory": 0, "locks": 0.2, "outputs": 0.3, "standard_streams": 0.2, "records": 0.5, "config": 0.5,
+    "errors": 0, "process_memory": 0, "locks": 0.2, "outputs": 0.3, "standard_streams": 0.2,
+    "records": 0.5, "config": 0.5,
     "iqa": 1,
     "distributed": 1.5,
     "data": 2, "rewards": 2, "tracking": 2,

@@ -24,6 +24,8 @@ from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import SweepRecord
 from vqr1.tracking.journal import Journal
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).resolve().parents[2]
 MAINS: dict[str, Callable[[], Any]] = {
     "train": train.main,

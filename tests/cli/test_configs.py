@@ -15,6 +15,8 @@ from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.rewards import build_rewards
 from vqr1.config import MixtureConfig, TrainConfig, config_dir, validate
 
+pytestmark = pytest.mark.medium
+
 GROUPS = (
     "dataset", "model", "prompt", "reward", "rollout", "optimizer", "hardware", "logger",
     "callbacks", "sweep",

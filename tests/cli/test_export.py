@@ -32,6 +32,8 @@ from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.training.checkpoint_files import step_name
 from vqr1.training.checkpoint_files import write_checkpoint as write_training_checkpoint
 
+pytestmark = pytest.mark.medium
+
 OTHERS = {
     "4.49": ("transformers==4.49.0", "tokenizers==0.21.4", "huggingface_hub==0.36.0"),
     "4.57": ("transformers==4.57.6", "tokenizers==0.22.2", "huggingface_hub==0.36.0"),

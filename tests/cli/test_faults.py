@@ -83,6 +83,7 @@ def test_a_worker_that_went_first_after_a_signal_is_no_fault() -> None:
         raise RuntimeError(WORKER)
 
 
+@pytest.mark.medium
 def test_an_interrupted_sweep_says_how_it_goes_on(
     run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,8 @@ from vqr1.evaluation.trained_on import TrainedOn
 from vqr1.tracking import RunLog
 from vqr1.training.callbacks.progress import shown_metrics
 
+pytestmark = pytest.mark.slow
+
 MOS = [1.0, 2.0, 3.0, 4.0, 5.0, 1.5]
 
 
@@ -179,7 +181,6 @@ def write_level_validation(root: Path) -> list[str]:
     ]
 
 
-@pytest.mark.slow
 def test_a_run_without_a_defined_validation_and_the_images_it_knows(
     run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

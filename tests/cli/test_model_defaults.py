@@ -22,6 +22,8 @@ from vqr1.evaluation.model_source import ModelSource
 from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.training.run_record import changed_keys
 
+pytestmark = pytest.mark.medium
+
 SMALLEST = {"hidden_size": 2048, "num_hidden_layers": 36, "intermediate_size": 11008,
             "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151936,
             "tie_word_embeddings": True}  # fmt: skip

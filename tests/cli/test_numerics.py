@@ -17,6 +17,8 @@ from vqr1.config import ScoreConfig, validate
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import load_policy
 
+pytestmark = pytest.mark.medium
+
 OWN = """
 import torch
 

@@ -33,6 +33,8 @@ from vqr1.cli import train
 from vqr1.distributed import rendezvous
 from vqr1.distributed.environment import RankInfo
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "dataset=demo", "dataset.max_images=10", "max_steps=4", "loader.workers=0",
     "validation.every_steps=2", "validation.samples=2", "validation.images_per_batch=4",
@@ -56,7 +58,6 @@ def in_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_two_processes_make_the_run_of_one(alone: Path, in_two: Path) -> None:
     check_close(in_two / "run", alone / "run", 4)
     assert len(figures(in_two)["train/reward/total"]) == 4
@@ -66,7 +67,6 @@ def test_two_processes_make_the_run_of_one(alone: Path, in_two: Path) -> None:
     pd.testing.assert_frame_equal(*answers)
 
 
-@pytest.mark.slow
 def test_stopped_then_one_process_killed_then_resumed_to_the_same_end(
     in_two: Path, tmp_path: Path
 ) -> None:
@@ -128,7 +128,6 @@ def other_pixels(root: Path) -> str:
     return f"process 1 finds another file at {root}/images/I01_01_01.png than process 0 (8 of the 8"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", [other_labels, other_pixels])
 def test_torchrun_with_different_data_on_two_ranks(
     change: Callable[[Path], str], tmp_path: Path
@@ -151,7 +150,6 @@ def test_torchrun_with_different_data_on_two_ranks(
     assert "Traceback (most recent call last):\n  File" not in training.output.partition("error")[0]
 
 
-@pytest.mark.slow
 def test_a_pipe_that_ends_stops_none_of_two_processes(tmp_path: Path) -> None:
     # `train.py ... | head -1`
     training = subprocess.Popen(
@@ -168,7 +166,6 @@ def test_a_pipe_that_ends_stops_none_of_two_processes(tmp_path: Path) -> None:
     assert (tmp_path / "run/checkpoints/step_00000004.ckpt").is_file()
 
 
-@pytest.mark.slow
 def test_sighup_saves_a_run_of_two_processes(in_two: Path, tmp_path: Path) -> None:
     training = Training(
         tmp_path, *SMALL, *TWO, "logger=csv", "run_dir=run", "validation.test=false"
@@ -180,7 +177,6 @@ def test_sighup_saves_a_run_of_two_processes(in_two: Path, tmp_path: Path) -> No
     check_close(tmp_path / "run", in_two / "run", 4)
 
 
-@pytest.mark.slow
 def test_cut_weights_train_and_resume_to_those_of_whole_ones(in_two: Path, tmp_path: Path) -> None:
     cut = (*SMALL, *TWO, "hardware.strategy=fsdp2", "hardware.micro_batch_tokens=100",
            "hardware.reference=sharded")  # fmt: skip

@@ -28,6 +28,8 @@ from vqr1.training.run_record import (
     write_record,
 )
 
+pytestmark = pytest.mark.medium
+
 
 def record(folder: Path, *overrides: str, finished: bool = False) -> Path:
     write_record(folder, RunRecord("2026-01-01T00:00:00+00:00", "/", overrides, {}, finished))

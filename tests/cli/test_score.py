@@ -29,6 +29,8 @@ from vqr1.config import ScoreConfig, config_dir, validate
 from vqr1.errors import DataError
 from vqr1.scoring.files import find_images
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

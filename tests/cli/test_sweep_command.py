@@ -5,12 +5,15 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from tests.cli.conftest import Command, write_kadid
 from tests.support.mlflow_database import new_database
 from tests.sweeps.killed_sweep import TINY_RUN
 from vqr1.cli.train import main
+
+pytestmark = pytest.mark.medium
 
 SECRET = "hunter2hunter2"
 

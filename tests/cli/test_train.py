@@ -21,6 +21,8 @@ from vqr1.config import ModelConfig
 from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.policy.training_prompt import trained_vision_id
 
+pytestmark = pytest.mark.medium
+
 SMALL = (
     "max_steps=4", "loader.images_per_batch=4", "loader.workers=0", "validation.every_steps=2",
     "validation.samples=2", "validation.bootstrap_draws=50", "grpo.group_size=3",

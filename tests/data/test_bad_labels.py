@@ -136,6 +136,7 @@ def test_spreadsheets(rows: list[list[object]], message: str, tmp_path: Path) ->
         load_labels("spaq", tmp_path)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("damage", ["header", "tail"])
 def test_damaged_matlab_file_ends_with_a_message(damage: str, tmp_path: Path) -> None:
     stream = io.BytesIO()

@@ -27,6 +27,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.medium
 def test_prepared_kadid_equals_the_release(shared: Path, tmp_path: Path) -> None:
     labels = (shared / "labels" / "kadid" / "dmos.csv").read_bytes()
     (tmp_path / "dmos.csv").write_bytes(labels)
@@ -40,6 +41,7 @@ def test_prepared_kadid_equals_the_release(shared: Path, tmp_path: Path) -> None
     assert out.read_bytes() == released.read_bytes()
 
 
+@pytest.mark.medium
 def test_prepared_mixture_is_renumbered_and_readable(
     make_kadid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +143,7 @@ def test_spread_positions_reach_both_ends() -> None:
     assert spread_positions(5, 1) == [0]
 
 
+@pytest.mark.medium
 def test_bench_prints_a_rate_for_every_path(
     make_kadid: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -220,6 +220,7 @@ def test_undecodable_image_stops_the_run(
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 2])
 def test_undecodable_images_are_left_out_and_counted(
     workers: int, make_csv: MakeCsv, prompts: PromptBuilder

@@ -22,6 +22,8 @@ from vqr1.data.labels import FORMATS, label_format, load_labels
 from vqr1.data.labels._format import LabelSource
 from vqr1.data.labels.livec import parse_all
 
+pytestmark = pytest.mark.medium
+
 # name: folder, images, references, lowest, highest
 PUBLISHED = {
     "kadid": ("kadid", 10125, 81, 1.0, 4.93),

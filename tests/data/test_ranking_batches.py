@@ -111,6 +111,7 @@ def test_resume_continues_the_same_sequence(
     assert seen == whole
 
 
+@pytest.mark.medium
 @given(plan=plans(weighted=True))
 def test_weights_share_the_batches_and_use_each_set_evenly(plan: RankingPlan) -> None:
     assert plan.weights is not None

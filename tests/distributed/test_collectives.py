@@ -24,6 +24,8 @@ from vqr1.training.step import StepSettings
 from vqr1.training.strategy import ReplicatedStrategy
 from vqr1.training.validation import Validator, validation_modes
 
+pytestmark = pytest.mark.slow
+
 Cases = list[tuple[str, str | int]]
 """(averaging, pool) of each run."""
 K, STEPS = 3, 2
@@ -157,7 +159,6 @@ def assert_steps_of_one(results: list[dict[str, Any]], averaging: str) -> None:
     assert max(moved) > 1e-3
 
 
-@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     cases = [("response_mean", "global"), ("token_mean", "global"), ("response_mean", "rank")]
     ranks = in_processes(2, tmp_path, cases)
@@ -172,7 +173,6 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     assert (ranks[0][0]["advantages"][:2, 0] > 0).all()
 
 
-@pytest.mark.slow
 def test_four_processes_of_which_two_have_nothing_to_learn(tmp_path: Path) -> None:
     # Pools of two images: each has its images on two of the processes.
     ranks = in_processes(4, tmp_path, [("response_mean", "global"), ("response_mean", 2)])
@@ -182,7 +182,6 @@ def test_four_processes_of_which_two_have_nothing_to_learn(tmp_path: Path) -> No
     assert ranks[1][0]["advantages"][0, 0] > 0 > ranks[1][1]["advantages"][0, 0]
 
 
-@pytest.mark.slow
 def test_processes_with_unequal_numbers_of_images_take_the_steps_of_one(tmp_path: Path) -> None:
     # A set of four images is smaller than a step of three processes: they get 1, 1 and 2.
     ranks = in_processes(3, tmp_path, [("response_mean", "global")])

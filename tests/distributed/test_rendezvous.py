@@ -214,6 +214,7 @@ exit_process(75)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("meeting")
 def test_a_stopped_process_waits_for_the_first_and_is_not_ended_meanwhile() -> None:
     first, other = (

@@ -35,6 +35,8 @@ from vqr1.config import (
 )
 from vqr1.tracking import RunLog
 
+pytestmark = pytest.mark.medium
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 SMALL = (
     "dataset=kadid",

@@ -53,6 +53,7 @@ def test_per_reference_means_by_hand() -> None:
     assert (found.per_reference.references, found.per_reference.left_out) == (2, 2)
 
 
+@pytest.mark.medium
 def test_sriqa_labels_need_per_reference_means(shared: Path) -> None:
     """Labels scaled inside each group of 11: a perfect ranker of each group fails globally."""
     lines = (shared / "labels/vqr1_release/SRIQA-Bench_test_all.txt").read_text().splitlines()
@@ -134,6 +135,7 @@ def test_calibration_finds_a_spread_that_predicts_error() -> None:
     assert single.srcc.reason == "no image has two valid answers"
 
 
+@pytest.mark.medium
 def test_means_over_sets_by_hand() -> None:
     sets = [
         set_figures(predictions(*noisy(60, seed=1), dataset="a"), FAST),
@@ -150,6 +152,7 @@ def test_means_over_sets_by_hand() -> None:
     assert none.reason == "c: all predictions are equal"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("references", "units"), [(4, "images"), (5, "references")])
 def test_one_rule_says_what_every_bootstrap_draws(references: int, units: str) -> None:
     scores, mos = noisy(40)

@@ -51,6 +51,7 @@ def assert_equal(first: Predictions, second: Predictions) -> None:
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), name)
 
 
+@pytest.mark.medium
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=4))
 def test_any_text_survives_a_file(

@@ -32,6 +32,8 @@ from vqr1.evaluation.tables import Table, to_csv, to_latex, to_markdown, to_rich
 from vqr1.evaluation.worst_sheet import worst_images, worst_sheet
 from vqr1.tracking import RunLog
 
+pytestmark = pytest.mark.medium
+
 OPTIONS = FigureOptions(draws=100)
 
 

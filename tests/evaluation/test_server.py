@@ -82,6 +82,7 @@ def same(a: Predictions, b: Predictions) -> bool:
     return a.images == b.images and a.texts == b.texts and bool(np.array_equal(a.mos, b.mos))
 
 
+@pytest.mark.medium
 def test_a_server_gives_the_figures_of_its_model(run: Command, tmp_path: Path) -> None:  # noqa: F811
     root = write_kadid(tmp_path / "kadid", references=3)
     local = run(main, *SMALL, f"dataset.root={root}", "run_dir=local")

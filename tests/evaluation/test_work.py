@@ -30,6 +30,7 @@ from vqr1.evaluation.work import (
 )
 
 
+@pytest.mark.medium
 def test_killed_three_times_at_random(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()

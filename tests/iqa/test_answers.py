@@ -113,6 +113,7 @@ def test_form_is_the_published_pattern(text: str) -> None:
         assert parse_answer(text, name).well_formed == bool(pattern.fullmatch(text))  # type: ignore[arg-type]
 
 
+@pytest.mark.medium
 @settings(max_examples=500, deadline=None)
 @given(st.text() | st.text(alphabet="<>/answerthink0123456789.%-+e \n"))
 def test_never_raises_and_never_invents(text: str) -> None:

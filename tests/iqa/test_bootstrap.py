@@ -110,6 +110,7 @@ def test_a_constant_draw_is_nan_and_not_a_number() -> None:
         np.testing.assert_array_equal(np.isnan(drawn), constant | single)
 
 
+@pytest.mark.medium
 def test_ten_thousand_images_in_seconds() -> None:
     x, y = noisy_pair(10_000, 0.8, np.random.default_rng(0))
     start = time.perf_counter()

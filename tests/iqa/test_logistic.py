@@ -88,6 +88,7 @@ def test_a_straight_line_is_fitted_as_well_as_by_a_line() -> None:
         assert fit_logistic(x, y, curve).rmse.value <= np.sqrt(np.mean((line - y) ** 2)) + 1e-5
 
 
+@pytest.mark.medium
 def test_five_parameters_fit_no_worse_than_four() -> None:
     for seed in range(10):
         rng = np.random.default_rng(seed)

@@ -28,6 +28,8 @@ from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.policy.vision import encode_images
 
+pytestmark = pytest.mark.medium
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLAIN = Sizes(weight=4, trained=4, inner=4)
 

@@ -24,6 +24,8 @@ from vqr1.policy.spelling_tree import spelling_tree
 from vqr1.policy.vision import encode_images
 from vqr1.records import PromptBatch
 
+pytestmark = pytest.mark.medium
+
 SCALES: tuple[ScoreRange, ...] = ((1.0, 5.0), (0.0, 10.0), (0.0, 100.0))
 BEGINNING = "an<answer>"
 QWEN_VOCABULARY = 151936

@@ -81,6 +81,7 @@ def in_pieces(rank: int, port: int) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_hold_half_a_copy_each() -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

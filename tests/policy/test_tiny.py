@@ -153,6 +153,7 @@ def test_digits_stand_alone(processor: Any) -> None:
     assert all(len(piece) == 1 for piece in pieces if any(c.isdigit() for c in piece))
 
 
+@pytest.mark.medium
 @given(st.text())
 def test_any_text_round_trips(text: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_policy_folder())

@@ -18,6 +18,8 @@ from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
 from vqr1.rollout.expected import expected_answers
 from vqr1.rollout.local import LocalEngine
 
+pytestmark = pytest.mark.medium
+
 
 def token(text: str, **alternatives: float) -> ReportedToken:
     """A token with probabilities; `_1` names the digit 1, `_` the point, `_e` the closing tag."""

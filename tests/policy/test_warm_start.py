@@ -37,6 +37,7 @@ from vqr1.records import PromptBatch
 PROMPTS = {"thinking": "Think and rate.", "non_thinking": "Rate.", "describe": "Describe."}
 
 
+@pytest.mark.medium
 def test_pool_never_draws_on_validation_or_test_photographs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -54,6 +55,7 @@ def test_pool_never_draws_on_validation_or_test_photographs(
     assert pool.pixels.shape == (4, 112, 112, 3)
 
 
+@pytest.mark.medium
 def test_pool_is_a_function_of_its_seed() -> None:
     first, again, other = make_pool(6, 1), make_pool(6, 1), make_pool(6, 2)
     np.testing.assert_array_equal(first.pixels, again.pixels)
@@ -136,6 +138,7 @@ def test_answers_are_short() -> None:
     assert max(lengths) <= 32
 
 
+@pytest.mark.medium
 def test_a_few_steps_teach_the_form() -> None:
     tokenizer = build_tokenizer(corpus(PROMPTS))
     processor = build_processor(tokenizer)

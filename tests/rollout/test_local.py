@@ -53,6 +53,7 @@ def responses(rollout, k=0):
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=24)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_greedy_equals_generate_token_for_token(seed, kv_heads):
@@ -156,6 +157,7 @@ def test_samples_depend_on_seed_and_image_only(model, rollout):
     assert exchanged.texts == [rollout.texts[1], rollout.texts[0]]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("budget", [1, 75, 400])
 def test_sampling_in_turns_changes_nothing(model, rollout, budget):
     engine = LocalEngine(model, TOKENIZER, budget)

@@ -26,6 +26,8 @@ from vqr1.rollout.vllm_link import ServerAwayError, VllmLink
 from vqr1.rollout.vllm_requests import seeds_of
 from vqr1.rollout.vllm_server import Agree, VllmServerEngine
 
+pytestmark = pytest.mark.medium
+
 MODEL = ModelConfig(name="tiny", path=None, min_pixels=28 * 28, max_pixels=112 * 112)
 POLICY = load_policy(MODEL)
 TOKENIZER = POLICY.processor.tokenizer
@@ -121,6 +123,7 @@ def check_same(rollout: Rollout, expected: list[Rollout]) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["answer", "eos"])
 def test_responses_are_those_of_the_policy_whose_weights_were_sent(
     server: RunningServer, stop: Any

@@ -16,6 +16,8 @@ import pytest
 from tests.scoring.service.conftest import png
 from tests.support import lost_output
 
+pytestmark = pytest.mark.slow
+
 MODULE = "vqr1.cli.score"
 
 
@@ -52,7 +54,6 @@ def end(process: ForkServerProcess, number: signal.Signals) -> int | None:
     return process.exitcode
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [None, lost_output.closed_pipe, lost_output.closed_terminal, lost_output.full_disk]
 )
@@ -65,7 +66,6 @@ def test_sighup_ends_a_service_in_order_whoever_reads_its_output(
     assert "Traceback" not in (tmp_path / "output.txt").read_text()
 
 
-@pytest.mark.slow
 def test_nohup_keeps_a_service_from_stopping_by_sighup(tmp_path: Path) -> None:
     process, url = served(tmp_path, lost_output.nohup)
     assert process.pid is not None
@@ -75,7 +75,6 @@ def test_nohup_keeps_a_service_from_stopping_by_sighup(tmp_path: Path) -> None:
     assert end(process, signal.SIGTERM) == 0
 
 
-@pytest.mark.slow
 def test_results_that_a_full_disk_does_not_take_end_scoring_with_one_line(tmp_path: Path) -> None:
     # Here standard output is the result: to go on would be to lose it without a word.
     (tmp_path / "a.png").write_bytes(png(1))
@@ -91,7 +90,6 @@ def test_results_that_a_full_disk_does_not_take_end_scoring_with_one_line(tmp_pa
     ]
 
 
-@pytest.mark.slow
 def test_scores_in_a_file_need_no_reader(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(1))
     process = lost_output.start(

@@ -42,6 +42,7 @@ def fill(path: Path, form: Form, results: list[Result], *, resume: bool = True) 
     return [result.path or "" for result in left]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_cut_at_every_byte(tmp_path: Path, form: Form) -> None:
     path = tmp_path / f"scores.{form}"

@@ -33,6 +33,8 @@ from vqr1.scoring.metric import QualityMetric
 from vqr1.scoring.result import Result
 from vqr1.scoring.scorer import Scorer
 
+pytestmark = pytest.mark.medium
+
 PROMPTS = ("thinking", "non_thinking", "describe")
 SIZES = ((112, 112), (200, 130), (70, 260), (64, 64), (240, 150), (131, 97), (150, 150))
 

@@ -19,6 +19,8 @@ from tests.support.scored import results
 from vqr1.errors import ModelError
 from vqr1.policy.tiny import tiny_policy_folder
 
+pytestmark = pytest.mark.slow
+
 PICTURES = [noise_picture(1, 40, 32), noise_picture(2, 200, 90), noise_picture(3, 61, 180)]
 
 
@@ -61,7 +63,6 @@ def _healthy(port: int) -> bool:
         return False
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["thinking", "non_thinking", "describe"])
 def test_the_same_greedy_answers(served: str, prompt: str) -> None:
     ask = (f"prompt={prompt}", "mode=greedy", "mode.sampling.max_new_tokens=60")
@@ -77,7 +78,6 @@ def test_the_same_greedy_answers(served: str, prompt: str) -> None:
     assert all(r.valid for r in own)
 
 
-@pytest.mark.slow
 def test_samples_and_what_the_server_cannot_do(served: str) -> None:
     server = (
         "backend=transformers_serve", f"backend.url={served}",

@@ -35,6 +35,7 @@ def small_weights(tmp_path, monkeypatch):
     return tmp_path / "weights"
 
 
+@pytest.mark.medium
 def test_our_side_times_whole_steps_of_exactly_c_tokens(small_weights, tmp_path):
     size = Size("small", 112, 84, images=2, group=3, tokens=5)
     result = ours.run(size, small_weights, tmp_path, torch.device("cpu"), steps=2, fast=True)

@@ -14,6 +14,8 @@ from fuzzing.texts import long_texts
 
 from vqr1.iqa.answers import parse_answer
 
+pytestmark = pytest.mark.medium
+
 
 def test_parser_takes_anything(capsys: pytest.CaptureFixture[str]) -> None:
     assert fuzz.fuzz_parser(seed=3, count=20_000) == 0

@@ -11,8 +11,9 @@ import pytest
 
 from tests.sweeps.killed_sweep import command, kill_launcher_at, prepare, state
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_everything_is_there_once_after_the_same_command(tmp_path: Path) -> None:
     jobs = 5
     prepare(tmp_path, {0: "raise", 1: "kill"})

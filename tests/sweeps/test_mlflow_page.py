@@ -16,13 +16,15 @@ from tests.support.mlflow_database import new_database
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("chromium") or shutil.which("chromium-browser")),
-    reason="no system Chromium on this machine",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which("chromium") or shutil.which("chromium-browser")),
+        reason="no system Chromium on this machine",
+    ),
+]
 
 
-@pytest.mark.slow
 def test_shows_parent_children_charts_and_artifacts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_slug() -> None:
     assert slug("val/srcc/kadid+tid@x") == "val/srcc/kadid-tid-x"
 
 
+@pytest.mark.medium
 def test_pictures_of_a_series_become_a_grid_and_stay_single(database: str, tmp_path: Path) -> None:
     """A resumed run draws a step again; a picture that was damaged on disk holds nothing up."""
     config = LoggerConfig(name="mlflow", tracking_uri=database, wait_seconds=120.0)

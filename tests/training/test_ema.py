@@ -45,6 +45,7 @@ def train(
     return seen, torch.nn.utils.parameters_to_vector(module.model.parameters())
 
 
+@pytest.mark.medium
 def test_the_average_by_hand_and_after_a_resume(tmp_path: Path) -> None:
     seen, average = train(3)
     start = torch.nn.utils.parameters_to_vector(tiny_model(seed=1).parameters())

@@ -201,6 +201,7 @@ def test_no_signal_changes_no_weight_but_counts_the_step() -> None:
     assert trainer.callback_metrics["train/zero_signal_rate"].item() == 1.0
 
 
+@pytest.mark.medium
 def test_same_seed_same_weights_and_another_seed_another_sample() -> None:
     def run(seed: int) -> tuple[Any, torch.Tensor]:
         model = tiny_model(seed=1)
@@ -229,6 +230,7 @@ def test_inner_iterations_take_that_many_optimiser_steps() -> None:
     assert trainer.callback_metrics["train/clip_fraction"].item() > 0
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("freeze", [False, True], ids=["tower trains", "tower frozen"])
 def test_a_tower_that_does_not_change_sees_every_image_once(freeze: bool) -> None:
     def run(cache: VisionCache | None) -> tuple[Any, list[int]]:

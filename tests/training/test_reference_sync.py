@@ -50,6 +50,7 @@ def train(steps: int, checkpoint: Path | None = None, save: Path | None = None) 
     return seen
 
 
+@pytest.mark.medium
 def test_it_moves_every_second_step_and_a_resumed_run_equals_a_whole_one(tmp_path: Path) -> None:
     whole = train(5)
     start = torch.nn.utils.parameters_to_vector(tiny_model(seed=1).parameters())

@@ -80,6 +80,7 @@ def test_data_may_have_moved() -> None:
     assert changed_keys(old, new, moved=True) == [edge]
 
 
+@pytest.mark.medium
 def test_one_process_holds_a_run(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from vqr1.training.run_record import RunLock\n"

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from matplotlib.figure import Figure
 
 from tests.evaluation.builders import predictions
@@ -17,6 +18,7 @@ def figures() -> int:
     return sum(isinstance(found, Figure) for found in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_no_plot_outlives_its_validation(tmp_path: Path) -> None:
     module = GrpoModule.__new__(GrpoModule)
     module.__dict__["validator"] = SimpleNamespace(predictions=predictions([1.0, 2, 3], [1, 2, 4]))

@@ -29,6 +29,8 @@ from vqr1.scoring.compare import compare
 from vqr1.scoring.scorer import Scorer
 from vqr1.scoring.service import limits
 
+pytestmark = pytest.mark.medium
+
 MakeApp = Callable[..., FastAPI]
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import hypothesis
 import psutil
+import pytest
 import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,6 +22,8 @@ from schemathesis.transport.serialization import Binary
 
 from tests.scoring.service.conftest import Server, form, picture, png
 from vqr1.scoring.scorer import Scorer
+
+pytestmark = pytest.mark.slow
 
 REQUESTS, CONCURRENCY, BROKEN_EVERY = 200, 16, 20
 
