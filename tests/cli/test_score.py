@@ -315,7 +315,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
 
 
 def test_one_bad_reply_costs_one_image(run: Command, folder: Path) -> None:
-    tokens = [(piece, {piece: -0.01}) for piece in ("<answer>", *"3.00")]
+    tokens = [(piece, {piece: -0.01}) for piece in ("<answer>", *"3.00", "</answer>")]
     good = completion("<answer>3.00", tokens)
     for bad, error in (
         (completion("", []), ""),

@@ -76,7 +76,7 @@ def test_a_run_from_before_the_key_was_trained_with_the_vision_id(
     assert resolve_model(replace(MODEL, run=ids["low"]), logger).vision_id is True
     assert resolve_model(replace(MODEL, run=ids["high"]), logger).vision_id is False
     # Without a run the checkpoint's own record counts: the tiny policy's is in its folder.
-    assert resolve_model(MODEL, LoggerConfig(name="none")).vision_id is True
+    assert resolve_model(MODEL, LoggerConfig(name="none")).vision_id is False
 
 
 def test_runs_that_cannot_be_used(store: tuple[LoggerConfig, dict[str, str], Path]) -> None:

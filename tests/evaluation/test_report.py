@@ -95,6 +95,15 @@ def test_an_interval_that_is_missing_is_explained() -> None:
     )
 
 
+def test_an_interval_that_a_mean_per_reference_lacks_is_explained() -> None:
+    # Two references of three images: both have correlations, and two are too few to resample.
+    few = predictions([1, 2, 3, 1, 3, 2], [1, 2, 3, 1, 2, 3], references=list("aaabbb"))
+    note = "demo, mean per reference, no interval: 2 units to resample, at least 5 are needed"
+    assert note in main_table(evaluation(few), detailed=True).notes
+    without = main_table(Evaluation("x", evaluation(few).sets, replace(OPTIONS, draws=0)), True)
+    assert not [line for line in without.notes if "no interval" in line]
+
+
 def test_published_figures_stand_beside_ours() -> None:
     found = evaluation(rows("livec", 0), rows("koniq", 1))
     tables = published_tables(found)

@@ -169,7 +169,8 @@ def test_one_bad_reply_makes_one_image_invalid(run: Command, tmp_path: Path) -> 
     """By the expected score, in which an empty answer has no log-probabilities."""
     root = write_kadid(tmp_path / "kadid", references=3)
     spelled = "<think>x</think><answer>3.00</answer>"
-    tokens = [(piece, {piece: -0.01}) for piece in ("<think>x</think><answer>", *"3.00")]
+    pieces = ("<think>x</think><answer>", *"3.00", "</answer>")
+    tokens = [(piece, {piece: -0.01}) for piece in pieces]
     bad = {2: completion("", []), 4: Said({"choices": []}), 6: completion("x", None)}
 
     def answer(_: dict[str, Any], number: int) -> Said:

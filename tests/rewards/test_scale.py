@@ -33,7 +33,9 @@ def rewards_of(
     mos_range: tuple[float, float] = (1.0, 5.0),
 ) -> torch.Tensor:
     count = torch.ones_like(scores, dtype=torch.int64)
-    answers = GroupAnswers(scores, count.bool(), count.bool(), count, mos, torch.zeros(2).long())
+    same = torch.zeros(2).long()
+    rows = torch.arange(2)
+    answers = GroupAnswers(scores, count.bool(), count.bool(), count, mos, same, rows)
     return reward_pool(
         answers, WeightedRewards({"own": (1.0, reward)}), score_range, mos_range
     )[0]  # fmt: skip

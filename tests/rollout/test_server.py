@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,10 @@ def test_what_holds_instead_is_stated() -> None:
 
     assert held(WARM, top_k=50.0, min_p=0.1) == ["min_p 0.1"]
     assert held(WARM, top_k=None, seed=None) == ["top_k not known", "seed not known"]
+    # Off is 0 in our keys and -1 in requests: neither is another value than the one asked for.
+    off = replace(WARM, top_k=0)
+    assert held(off, top_k=0.0) == held(off, top_k=-1.0) == []
+    assert held(WARM, top_k=-1.0) == ["top_k 0"]
     assert held(GREEDY, top_k=None, seed=None, repetition_penalty=None) == [
         "repetition_penalty not known"
     ]

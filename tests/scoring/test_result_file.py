@@ -142,6 +142,11 @@ def test_what_score_wrote_is_known(tmp_path: Path) -> None:
     write_pairs(stream, comparison)
     (tmp_path / "file").write_text(stream.getvalue(), newline="")
     assert written_kind(tmp_path / "file") == "pairs"
+    # Files from before answers were counted.
+    row = '{"path": "a.png", "score": 3.0, "std": null, "valid": true, "text": "", "error": null}\n'
+    for earlier in ("path,score,std,valid,text,error\n", row):
+        (tmp_path / "file").write_text(earlier, newline="")
+        assert written_kind(tmp_path / "file") == "scores"
     for content in (b"", b"image,score,mos\n", b"[1]\n", b'{"path": "a.png"}\n', b"\xff\xd8\xff"):
         (tmp_path / "file").write_bytes(content)
         assert written_kind(tmp_path / "file") is None

@@ -132,6 +132,7 @@ def pool_rewards(world: int, pool: Any) -> torch.Tensor:
     whole = GroupAnswers(
         scores, scores > 0, scores > 0, scores.long(),
         torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 1.5, 2.5, 3.5]), torch.zeros(8).long(),
+        torch.arange(8),
     )  # fmt: skip
     ranks = list(whole.table().split(8 // world))
     rewards = WeightedRewards({"own": (1.0, AboveThePool())})

@@ -57,6 +57,8 @@ def check_evaluation(config: EvalConfig) -> None:
         problems.append(f"compare={config.compare}: name at least two runs, compare=[A,B]")
     if config.suite == "from_predictions" and config.predictions is None:
         problems.append("predictions=None: give the file to judge, predictions=FILE")
+    if config.predictions is not None:
+        problems += _column_problems(config)
     scores = config.predictions is None and config.compare is None
     if scores and config.prompt.answer_format == "free":
         problems.append(
@@ -84,3 +86,21 @@ def check_evaluation(config: EvalConfig) -> None:
         problems.append(f"figures.curves={config.figures.curves}: name each curve once")
     if problems:
         raise ConfigError(problems)
+
+
+def _column_problems(config: EvalConfig) -> list[str]:
+    """Why columns of a file of predictions cannot be what they are named for.
+
+    One column as score and MOS would have an SRCC of 1.
+    """
+    names = ("image", "score", "mos") if config.labels == "file" else ("image", "score")
+    columns = {f"columns.{name}": getattr(config.columns, name) for name in names}
+    found = []
+    for column in dict.fromkeys(columns.values()):
+        keys = [key for key, value in columns.items() if value == column]
+        if len(keys) > 1:
+            found.append(
+                f"{', '.join(f'{key}={column}' for key in keys)}: one column cannot be both; name "
+                "each one's own"
+            )
+    return found

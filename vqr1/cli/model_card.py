@@ -15,6 +15,7 @@ import vqr1
 from vqr1.config import ModelConfig, validate
 from vqr1.config.earlier import EARLIER
 from vqr1.errors import DataError
+from vqr1.iqa.answers import ASKED_RANGE
 from vqr1.policy.model_card import CARD_FILE, CardFacts, Figure, model_card
 from vqr1.policy.training_prompt import trained_vision_id, write_training_prompt
 
@@ -81,6 +82,7 @@ def _facts(
 ) -> CardFacts:
     model, dataset = config["model"], config["dataset"]
     base, is_hub_name = _base(model["path"])
+    low, high = config["prompt"].get("score_range", ASKED_RANGE)
     return CardFacts(
         title=title,
         base=base,
@@ -91,6 +93,7 @@ def _facts(
         prompt_name=config["prompt"]["name"],
         prompt=config["prompt"]["text"],
         vision_id=run_vision_id(config),
+        score_range=(low, high),
         min_pixels=model["min_pixels"],
         max_pixels=model["max_pixels"],
         max_new_tokens=config["rollout"]["sampling"]["max_new_tokens"],

@@ -74,10 +74,15 @@ class DeepSpeedSharding:
         config: dict[str, Any],
         external: Sequence[tuple[nn.Module, nn.Parameter]] = (),
     ) -> None:
-        if next(model.parameters()).device.type == "cpu":
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        if on_cpu:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
 
+        if on_cpu:
+            # Its exchange by shared memory would be compiled now, which takes a compiler, a minute,
+            # and a lock that a killed process leaves behind. Without it, gloo does all of it.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._deepspeed = deepspeed
         self._optimizer = optimizer
         self._stage: int = config["zero_optimization"]["stage"]

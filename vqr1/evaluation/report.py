@@ -258,6 +258,11 @@ def _missing_intervals(evaluation: Evaluation) -> list[str]:
             f"{figures.dataset}, no interval of {', '.join(names)}: {reason}"
             for reason, names in missing.items()
         ]
+        means = figures.per_reference
+        if means is not None and means.srcc.interval.reason and not means.srcc.reason:
+            notes.append(
+                f"{figures.dataset}, mean per reference, no interval: {means.srcc.interval.reason}"
+            )
     return notes
 
 

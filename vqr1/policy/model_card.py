@@ -62,6 +62,7 @@ class CardFacts:
         prompt_name: `thinking` or `non_thinking`.
         prompt: the user's message that the policy was trained with.
         vision_id: whether "Picture 1: " stood before the image.
+        score_range: lowest and highest score that the prompt asks for.
         min_pixels: smallest image area at training.
         max_pixels: largest image area at training.
         max_new_tokens: length limit of a response at training.
@@ -80,6 +81,7 @@ class CardFacts:
     prompt_name: str
     prompt: str
     vision_id: bool
+    score_range: tuple[float, float]
     min_pixels: int
     max_pixels: int
     max_new_tokens: int
@@ -131,9 +133,10 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 
 def _summary(facts: CardFacts) -> str:
     weights = f"| weights | {facts.weights} |\n" if facts.weights else ""
+    low, high = facts.score_range
     return (
-        "A Qwen2.5-VL policy that judges how good an image looks, as a number from 1 (very poor) "
-        "to 5 (excellent), trained by reinforcement learning to rank with "
+        f"A Qwen2.5-VL policy that judges how good an image looks, as a number from {low:g} (very "
+        f"poor) to {high:g} (excellent), trained by reinforcement learning to rank with "
         f"vqr1 {facts.version}.\n\n"
         "| | |\n|---|---|\n"
         f"| base model | {facts.base} |\n"

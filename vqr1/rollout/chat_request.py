@@ -121,9 +121,7 @@ def unsupported_problems(config: ServerConfig, sampling: SamplingConfig) -> list
         unsent = name in _KEYED and name in config.unsupported
         if not unsent or (sampling.temperature == 0 and name in _DRAWING):
             continue
-        held = config.unsupported[name]  # type: ignore[index]
-        if name == "top_k" and held == 0:
-            held = NO_TOP_K
+        held = _sent_as(name, config.unsupported[name])  # type: ignore[index]
         if held == asked or (held is None and asked == _OFF.get(name)):
             continue
         fixes = [f"give the value that holds there in backend.unsupported.{name}"]
@@ -152,11 +150,17 @@ def held_instead(config: ServerConfig, sampling: SamplingConfig) -> list[str]:
     """
     asked = sampling_fields(sampling)
     found = []
-    for name, held in config.unsupported.items():
+    for name, given in config.unsupported.items():
+        held = _sent_as(name, given)
         if name == TEMPLATE or (sampling.temperature == 0 and name in _DRAWING):
             continue
         if held is None:
             found.append(f"{name} not known")
         elif name in asked and held != asked[name]:
-            found.append(f"{name} {held:g}")
+            found.append(f"{name} {_as_key(name, held)}")
     return found
+
+
+def _sent_as(name: str, held: float | None) -> float | None:
+    """A value of `backend.unsupported` as a request would have it: `top_k` may be off as 0 too."""
+    return NO_TOP_K if name == "top_k" and held == 0 else held

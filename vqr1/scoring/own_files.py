@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vqr1.scoring.writers import (
+    EARLIER_FIELDS,
     FIELDS,
     PAIR_FIELDS,
     RANKING_HEAD,
@@ -33,6 +34,7 @@ def written_kind(path: Path) -> Written | None:
         return None
     heads: dict[str, Written] = {
         csv_row(FIELDS): "scores",
+        csv_row(EARLIER_FIELDS): "scores",
         SCORES_HEAD: "scores",
         csv_row(ranking_fields()): "ranking",
         RANKING_HEAD: "ranking",
@@ -48,5 +50,9 @@ def _kind_of_object(line: str) -> Written | None:
         return None
     if not isinstance(row, dict):
         return None
-    kinds: dict[tuple[str, ...], Written] = {FIELDS: "scores", ranking_fields(): "ranking"}
+    kinds: dict[tuple[str, ...], Written] = {
+        FIELDS: "scores",
+        EARLIER_FIELDS: "scores",
+        ranking_fields(): "ranking",
+    }
     return kinds.get(tuple(row))

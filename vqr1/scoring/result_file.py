@@ -28,13 +28,9 @@ from vqr1.errors import ConfigError, DataError
 from vqr1.locks import FileLock
 from vqr1.scoring.own_files import written_kind
 from vqr1.scoring.result import Result
-from vqr1.scoring.writers import FIELDS, ResultWriter
+from vqr1.scoring.writers import EARLIER_FIELDS, FIELDS, ResultWriter
 
 Lines = Literal["csv", "jsonl"]
-
-_EARLIER_FIELDS = ("path", "score", "std", "valid", "text", "error")
-"""Columns of files from before answers were counted and lost probability was measured; they are
-read, and continued with all columns."""
 
 _ERRORS = "backslashreplace"
 """A file name may hold bytes that are no text; written like this, the file stays readable."""
@@ -215,7 +211,7 @@ def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
     if torn and rows:
         rows.pop()
     names = tuple(rows[0][1]) if rows else FIELDS
-    if names not in (FIELDS, _EARLIER_FIELDS):
+    if names not in (FIELDS, EARLIER_FIELDS):
         raise _no_row(path, 1)
     try:
         return [(line, dict(zip(names, row, strict=True))) for line, row in rows[1:]]

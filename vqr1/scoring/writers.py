@@ -24,6 +24,10 @@ Format = Literal["table", "csv", "jsonl"]
 
 FIELDS = tuple(field.name for field in fields(Result))
 
+EARLIER_FIELDS = ("path", "score", "std", "valid", "text", "error")
+"""Columns of files from before answers were counted and lost probability was measured; they are
+read, known as ours, and continued with all columns."""
+
 PAIR_FIELDS = ("first", "second", "first_better")
 
 SCORES_HEAD = f"{'score':>8}  {'std':>8}  image\n"
