@@ -31,7 +31,7 @@ from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import label_format
 from vqr1.data.splits import PARTS, hash_order
 from vqr1.errors import DataError
-from vqr1.outputs import check_file, own_png, png_metadata
+from vqr1.outputs import check_file, check_records, own_png, png_metadata
 
 SHOWN = 10
 BINS = 12
@@ -117,6 +117,7 @@ def report(
 ) -> None:
     """Print one set's report and write its contact sheet."""
     out = options.out / f"{name}.png"
+    check_records(options.out, None, "--out")
     check_file(out, "--out", own_png("inspect_dataset"))
     lenient = replace(config, on_bad_image="skip", max_bad_share=1.0)
     labelled = open_dataset(lenient, key, name)

@@ -377,6 +377,8 @@ SCRIPTS = (
     case("inspect_dataset", "dataset=live dataset.root=matlab", "dmos_realigned.mat"),
     case("inspect_dataset", "dataset=spaq dataset.root=sheet", ".xlsx"),
     case("sync_tracking", "gone", "gone: no tracking/journal.jsonl"),
+    case("inspect_dataset", "--out trained dataset=kadid dataset.root=good", "--out=trained: this "
+         "folder holds a training"),
     case("sync_tracking", "text.txt", "text.txt: no tracking/journal.jsonl"),
     case("sync_tracking", "empty gone", "empty: no", "gone: no", lines=2),
     case("sync_tracking", "journal --tracking-uri nosuch://x", "nosuch://x"),

@@ -206,3 +206,18 @@ def test_changed_data_cannot_resume() -> None:
 def test_wrong_weights() -> None:
     with pytest.raises(ConfigError, match=r"dataset.weights=\{'b': 1.0\}: the keys must be"):
         RankingPlan(0, {"a": 3}, images_per_batch=2, weights={"b": 1.0})
+
+
+def test_a_run_that_filled_small_sets_up_with_copies_does_not_resume() -> None:
+    small = RankingBatchSampler(RankingPlan(seed=1, sizes={"a": 3, "b": 8}, images_per_batch=4))
+    state = small.state_dict()
+    small.load_state_dict(state)
+    # As earlier versions saved it.
+    del state["plan"]["steps of a, a set smaller than a step"]
+    with pytest.raises(ConfigError, match="steps of a, a set smaller than a step was None"):
+        small.load_state_dict(state)
+    # Sets of a step and more are as they were.
+    large = RankingBatchSampler(RankingPlan(seed=1, sizes={"a": 4}, images_per_batch=4))
+    assert set(large.state_dict()["plan"]) == {
+        "seed", "sizes", "global batch", "weights", "last_batch",
+    }  # fmt: skip

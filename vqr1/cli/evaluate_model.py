@@ -62,7 +62,7 @@ class ScoredModel:
         trained_on: by set, how many of the images the model was trained on; empty where its
             training left no record of them.
         unknown: by set, why that is unknown although a training of ours made the model.
-        vision_id: whether the prompt had "Picture 1: ".
+        used: values by dotted key that were taken from the run or the server, for the record.
     """
 
     predictions: Predictions
@@ -72,7 +72,7 @@ class ScoredModel:
     skipped: dict[str, int]
     trained_on: dict[str, TrainedOn]
     unknown: dict[str, str]
-    vision_id: bool
+    used: dict[str, Any]
 
 
 def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> ScoredModel | None:
@@ -250,8 +250,25 @@ def _scored(
         images.skipped(predictions),
         trained_on,
         unknown,
-        bool(config.prompt.vision_id),
+        _used(config),
     )
+
+
+def _used(config: EvalConfig) -> dict[str, Any]:
+    """What a run, a checkpoint's record or a server has given to a resolved configuration."""
+    model = config.model
+    used: dict[str, Any] = {
+        "model.path": model.path,
+        "model.revision": model.revision,
+        "model.dtype": model.dtype,
+        "model.min_pixels": model.min_pixels,
+        "model.max_pixels": model.max_pixels,
+        "mode.sampling.max_new_tokens": config.mode.sampling.max_new_tokens,
+        "prompt.vision_id": bool(config.prompt.vision_id),
+    }
+    if isinstance(config.backend, ServerConfig):
+        used["backend.model"] = config.backend.model
+    return used
 
 
 def _trained_on(

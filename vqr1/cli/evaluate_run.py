@@ -121,7 +121,9 @@ def _judge_model(config: EvalConfig, composed: DictConfig) -> float | None:
     note = vision_id_note(config.prompt, scored.source.vision_id)
     if note is not None:
         console.print(note)
-    OmegaConf.update(composed, "prompt.vision_id", scored.vision_id, force_add=True)
+    # The record holds what was used, also where a run or a server has given it.
+    for key, value in scored.used.items():
+        OmegaConf.update(composed, key, value, force_add=True)
     caption = _caption(config, f"{scored.source.name}, {mode_words(config)}")
     return _report(config, composed, scored.predictions, caption, started, scored)
 

@@ -316,7 +316,7 @@ def _missing(summary: Summary) -> list[str]:
 def _answers_table(predictions: Predictions, count: int) -> Table:
     table = Table(title="sample answers after training")
     table.add_column("image")
-    table.add_column("MOS on [1, 5]")
+    table.add_column("MOS")
     table.add_column("response", overflow="fold")
     for row in answer_table(predictions, count).itertuples():
         # Text, because an answer may hold what rich takes for markup.

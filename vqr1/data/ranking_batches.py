@@ -248,6 +248,12 @@ class RankingBatchSampler(Sampler[BatchPlan]):
             "global batch": plan.global_batch,
             "weights": None if weights is None else {k: float(v) for k, v in weights.items()},
             "last_batch": plan.last_batch,
+            # Earlier versions filled such sets up with copies. Other runs stay as they were.
+            **{
+                f"steps of {name}, a set smaller than a step": "without copies"
+                for name, size in plan.sizes.items()
+                if size < plan.global_batch
+            },
         }
 
 

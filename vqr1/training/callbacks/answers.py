@@ -34,7 +34,7 @@ class SampleAnswers(L.Callback):
 
 
 def answer_table(predictions: Predictions, count: int) -> pd.DataFrame:
-    """First answers to `count` images, with their MOS on [1, 5].
+    """First answers to `count` images, with their MOS as rewards see it.
 
     The images are drawn once and for all: regular steps through a set that is ordered by reference,
     distortion and level would meet the same distortion again and again.

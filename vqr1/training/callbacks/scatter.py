@@ -54,7 +54,7 @@ def scatter_figure(predictions: Predictions, title: str) -> Figure:
         axis.scatter(part.mos[scored], scores[scored], s=10, alpha=0.5, linewidths=0)
         correlation = srcc(scores[scored], part.mos[scored])
         axis.set_title(f"{name}: SRCC {correlation:.3f}, n={int(scored.sum())}", fontsize=10)
-        axis.set_xlabel("MOS, scaled to [1, 5]")
+        axis.set_xlabel("MOS (on [1, 5] with mos_scale=minmax)")
         axis.set_ylabel("predicted score")
     figure.suptitle(title, fontsize=11)
     return figure
