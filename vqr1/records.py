@@ -154,7 +154,7 @@ class ScoredRollout:
         well_formed: [B, K] bool, True where the whole response has the demanded format.
         rewards: [B, K] float32 weighted sum of all reward terms.
         terms: each term's unweighted [B, K] reward by name.
-        advantages: [B, K] float32 group-normalised rewards.
+        advantages: [B, K] float32, of the advantage rule (`conf/advantage`).
         has_signal: [B] bool, False for groups whose rewards do not differ; they are left out of
             the update.
     """

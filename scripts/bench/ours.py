@@ -35,7 +35,9 @@ from vqr1.policy.vision import encoding_of
 from vqr1.records import RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
+from vqr1.training.advantages import GroupNormalised
 from vqr1.training.grpo import GrpoModule
+from vqr1.training.losses import GrpoLoss
 from vqr1.training.step import StepSettings
 from vqr1.training.validation import Validator, validation_modes
 
@@ -120,7 +122,9 @@ def _module(policy: Policy, size: Size, clock: Clock, steps: int) -> GrpoModule:
         WeightedRewards({"any": (1.0, AnyReward())}),
         Validator(engine, validation_modes(sampling, 0, 0, "free")),
         StepSettings(
-            grpo=GrpoConfig(group_size=size.group, kl_weight=KL_WEIGHT),
+            grpo=GrpoConfig(group_size=size.group),
+            loss=GrpoLoss(kl_weight=KL_WEIGHT),
+            advantage=GroupNormalised(),
             sampling=sampling,
             optimizer=OptimizerConfig(lr=LEARNING_RATE),
             answer_format="free",

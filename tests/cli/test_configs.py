@@ -14,12 +14,16 @@ from vqr1.cli.checks import check_training
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.rewards import build_rewards
 from vqr1.config import MixtureConfig, TrainConfig, config_dir, validate
+from vqr1.config.renamed import RENAMED
+from vqr1.errors import ConfigError
+from vqr1.training.advantages import GroupNormalised, build_advantage
+from vqr1.training.losses import GrpoLoss, build_loss
 
 pytestmark = pytest.mark.medium
 
 GROUPS = (
-    "dataset", "model", "prompt", "reward", "rollout", "optimizer", "hardware", "logger",
-    "callbacks", "sweep",
+    "dataset", "model", "prompt", "reward", "loss", "advantage", "rollout", "optimizer", "hardware",
+    "logger", "callbacks", "sweep", "method",
 )  # fmt: skip
 
 
@@ -37,6 +41,8 @@ def train_config(*overrides: str) -> TrainConfig:
 def test_every_choice_of_every_group(group: str, choice: str) -> None:
     config = train_config(f"{group}={choice}")
     assert build_rewards(config.reward).terms.keys() == config.reward.terms.keys()
+    assert build_loss(config.loss).kl_weight == config.loss.kl_weight
+    assert callable(build_advantage(config.advantage))
 
 
 def test_the_defaults_are_consistent() -> None:
@@ -95,13 +101,78 @@ def test_the_papers_settings(name: str, sets: list[str]) -> None:
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (1.0, 50, 1.0)
     assert sampling.max_new_tokens == 256
     assert (optimizer.lr, optimizer.schedule, optimizer.final_fraction) == (1e-6, "linear", 0.0)
-    assert (grpo.group_size, grpo.kl_weight, grpo.clip, grpo.inner_iterations) == (6, 0.04, 0.2, 1)
+    assert (grpo.group_size, grpo.inner_iterations, grpo.pool) == (6, 1, "global")
+    assert build_loss(config.loss) == GrpoLoss(averaging="response_mean", clip=0.2, kl_weight=0.04)
+    assert build_advantage(config.advantage) == GroupNormalised(std=True)
     assert (config.loader.images_per_step, config.max_epochs) == (8 * 16, 10)
     fidelity = config.reward.terms["fidelity"]
     assert (fidelity["gamma"], fidelity["fixed_variance"]) == (1e-6, None)
     assert {term: values["weight"] for term, values in config.reward.terms.items()} == {
         "fidelity": 1.0, "format": 1.0,
     }  # fmt: skip
+
+
+def test_the_published_method() -> None:
+    # ../shared/FACTS.md, section 1; the learning rate is the model's.
+    config = train_config("method=visualquality_r1", "model=qwen2_5_vl_7b")
+    grpo, sampling, optimizer = config.grpo, config.rollout.sampling, config.optimizer
+    assert (grpo.group_size, grpo.pool, grpo.inner_iterations) == (6, 8, 1)
+    assert build_loss(config.loss) == GrpoLoss(averaging="response_mean", clip=0.2, kl_weight=0.04)
+    assert build_advantage(config.advantage) == GroupNormalised(std=True)
+    assert (sampling.temperature, sampling.top_k, sampling.max_new_tokens) == (1.0, 50, 256)
+    assert (optimizer.lr, optimizer.schedule) == (1e-6, "linear")
+    assert (config.prompt.name, list(config.reward.terms)) == ("thinking", ["fidelity", "format"])
+
+
+METHOD = """
+# @package _global_
+defaults:
+  - override /reward: mse
+  - override /optimizer: adamw
+grpo:
+  group_size: 3
+loss:
+  clip: 0.3
+  kl_weight: 0.3
+"""
+EXPERIMENT = """
+# @package _global_
+defaults:
+  - override /method: own
+  - override /reward: binary
+loss:
+  clip: 0.4
+"""
+
+
+def test_an_experiment_overrides_a_method_and_the_command_line_both(tmp_path: Path) -> None:
+    for group, text in (("method", METHOD), ("experiment", EXPERIMENT)):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "own.yaml").write_text(text)
+    found = f"hydra.searchpath=[file://{tmp_path}]"
+
+    def composed(*overrides: str) -> tuple[list[str], int, float | None, object]:
+        config = train_config(found, *overrides)
+        clip = config.loss.arguments["clip"]
+        return list(config.reward.terms), config.grpo.group_size, config.loss.kl_weight, clip
+
+    assert composed("method=own") == (["mse", "format"], 3, 0.3, 0.3)
+    # Reward and clip by the experiment, whether it names the method or the command does.
+    both = (["binary", "format"], 3, 0.3, 0.4)
+    assert composed("experiment=own") == composed("experiment=own", "method=own") == both
+    given = ("reward=probability", "loss.clip=0.5", "grpo.group_size=4")
+    assert composed("experiment=own", *given) == (["probability", "format"], 4, 0.3, 0.5)
+    # No method under the experiment.
+    assert composed("experiment=own", "~method") == (["binary", "format"], 6, 0.04, 0.4)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_in_a_file_is_refused(old: str, new: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "own.yaml"
+    file.write_text(f"# @package _global_\ngrpo:\n  {old.removeprefix('grpo.')}: 1\n")
+    with pytest.raises(ConfigError, match=f"^{old}: renamed to {new}$"):
+        train_config(f"hydra.searchpath=[file://{tmp_path}]", "experiment=own")
 
 
 @pytest.mark.parametrize("mixture", ["kadid+tid+koniq", "koniq+kadid+tid"])

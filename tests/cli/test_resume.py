@@ -67,6 +67,31 @@ def test_a_run_of_before_the_vision_id_goes_on_with_it(tmp_path: Path) -> None:
     assert "prompt.vision_id=true" not in own
 
 
+def test_a_run_begun_with_keys_that_were_renamed_since_resumes_with_their_values(
+    tmp_path: Path,
+) -> None:
+    overrides = ("grpo.kl_weight=0.1", "grpo.loss=dr_grpo", "++grpo.advantage_std=false", "seed=2")
+    arguments = with_saved_overrides([f"resume={record(tmp_path / 'old', *overrides)}"])
+    assert arguments[:4] == [
+        "loss.kl_weight=0.1", "loss.averaging=dr_grpo", "++advantage.std=false", "seed=2",
+    ]  # fmt: skip
+    now = plain_values(compose_config("train", arguments))
+    # The record as that version wrote it.
+    before = json.loads(json.dumps(now))
+    loss, advantage = before.pop("loss"), before.pop("advantage")
+    before["grpo"] |= {
+        "kl_weight": 0.1, "loss": "dr_grpo", "clip": loss["clip"], "advantage_std": False,
+    }  # fmt: skip
+    assert advantage["std"] is False
+    assert changed_keys(before, now) == []
+    # The command's own value wins under the new name, and is then a change.
+    own = with_saved_overrides([f"resume={tmp_path / 'old'}", "loss.kl_weight=0.2"])
+    assert "loss.kl_weight=0.1" not in own
+    assert changed_keys(before, plain_values(compose_config("train", own))) == [
+        "loss.kl_weight: 0.1 -> 0.2"
+    ]
+
+
 @pytest.mark.parametrize(
     "arguments", [["seed=1"], ["resume=auto", "seed=1"], ["-m", "resume=x", "seed=1,2"], []]
 )

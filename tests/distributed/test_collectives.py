@@ -19,7 +19,9 @@ from vqr1.policy.loading import Policy
 from vqr1.records import RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
+from vqr1.training.advantages import GroupNormalised
 from vqr1.training.grpo import GrpoModule
+from vqr1.training.losses import GrpoLoss
 from vqr1.training.step import StepSettings
 from vqr1.training.strategy import ReplicatedStrategy
 from vqr1.training.validation import Validator, validation_modes
@@ -81,7 +83,9 @@ def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
     model = tiny_model(seed=1)
     engine = LocalEngine(model, tiny_tokenizer(), 4096)
     settings = StepSettings(
-        grpo=GrpoConfig(group_size=K, kl_weight=0.3, loss=averaging, pool=pool),
+        grpo=GrpoConfig(group_size=K, pool=pool),
+        loss=GrpoLoss(kl_weight=0.3, averaging=averaging),
+        advantage=GroupNormalised(),
         sampling=SAMPLING,
         optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.1, max_grad_norm=0.5),
         answer_format="think_answer",

@@ -197,7 +197,7 @@ def test_operations_and_bytes_on_the_way() -> None:
     assert exchanged_bytes(halves, shape, work) == 2.5 * shape.total * 4
     assert held(halves, shape).always["reference"] == 2 * shape.total
     assert held(halves, shape).visiting == 4 * shape.total
-    free = load_train_config([*two, "grpo.kl_weight=0"])
+    free = load_train_config([*two, "loss.kl_weight=0"])
     assert count_operations(free, shape, work).reference == 0
     assert "reference" not in plan_memory(free, shape, work, process=0.0).phases
 
@@ -220,7 +220,7 @@ def test_host_memory_is_reached_through_pcie() -> None:
     assert visit == pytest.approx(0.518, abs=5e-4)
     on_host = ("hardware=8gpu_zero3", "hardware.reference=host")
     assert seconds(*on_host) == pytest.approx((visit, device))
-    assert seconds(*on_host, "grpo.kl_weight=0")[0] == 0
+    assert seconds(*on_host, "loss.kl_weight=0")[0] == 0
     # Two images in two passes: an eighth of the gradients six times, of the weights once. The eight
     # processes of the node share 614 GB/s, at which 20 numbers of all weights pass.
     two = ("hardware=8gpu_zero3_offload", "hardware.micro_batch_tokens=1")

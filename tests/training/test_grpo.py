@@ -23,8 +23,9 @@ from vqr1.policy.vision import VisionCache
 from vqr1.records import PromptBatch, RankingBatch, Rollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
-from vqr1.training.advantages import group_advantages
+from vqr1.training.advantages import GroupNormalised, group_advantages
 from vqr1.training.grpo import GrpoModule
+from vqr1.training.losses import GrpoLoss
 from vqr1.training.step import StepSettings, non_finite_cause, step_seed
 from vqr1.training.validation import Validator, validation_modes
 
@@ -79,7 +80,9 @@ def make_module(model: Any, reward: Any, **changes: Any) -> tuple[GrpoModule, Ke
     tokenizer = tiny_tokenizer()
     engine = KeepRollout(model, tokenizer, 4096)
     settings = StepSettings(
-        grpo=GrpoConfig(group_size=K, kl_weight=0.3),
+        grpo=GrpoConfig(group_size=K),
+        loss=GrpoLoss(kl_weight=0.3),
+        advantage=GroupNormalised(),
         sampling=SAMPLING,
         optimizer=OptimizerConfig(lr=1e-2, schedule="constant", max_grad_norm=0.5),
         answer_format="think_answer",
@@ -221,7 +224,7 @@ def test_same_seed_same_weights_and_another_seed_another_sample() -> None:
 def test_inner_iterations_take_that_many_optimiser_steps() -> None:
     model = tiny_model(seed=1)
     module, _ = make_module(
-        model, PatternReward(), grpo=GrpoConfig(group_size=K, kl_weight=0.0, inner_iterations=3)
+        model, PatternReward(), grpo=GrpoConfig(group_size=K, inner_iterations=3), loss=GrpoLoss()
     )
     assert module.reference is None
     trainer = fit(module, ranking_batch(), 3)
@@ -293,8 +296,8 @@ def test_a_frozen_tower_is_used_while_all_weights_are_there(iterations: int) -> 
     # Processes know different images already: a pass by one of them alone must need no other.
     model = tiny_model(seed=4)
     model.model.visual.requires_grad_(False)
-    settings = GrpoConfig(group_size=K, kl_weight=0.0, inner_iterations=iterations)
-    module, _ = make_module(model, PatternReward(), grpo=settings)
+    settings = GrpoConfig(group_size=K, inner_iterations=iterations)
+    module, _ = make_module(model, PatternReward(), grpo=settings, loss=GrpoLoss())
     division = WatchedDivision()
     seen: list[bool] = []
 
@@ -311,7 +314,7 @@ def test_a_frozen_tower_is_used_while_all_weights_are_there(iterations: int) -> 
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_a_skipped_update_names_what_was_not_finite(iterations: int) -> None:
     model = tiny_model(seed=1)
-    grpo = GrpoConfig(group_size=K, kl_weight=0.3, inner_iterations=iterations)
+    grpo = GrpoConfig(group_size=K, inner_iterations=iterations)
     module, _ = make_module(model, PatternReward(), grpo=grpo)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     reference = module._reference_logprobs

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vqr1.training.importance_sampling import importance_weights, mismatch_metrics
-from vqr1.training.loss import grpo_loss
+from vqr1.training.losses.grpo import grpo_loss
 
 # log-ratios p/q: log 2, log 4, log .5, and a token outside of the mask
 TRAINER = torch.tensor([[[-1.0, -1.0, -2.0, -9.0]]])

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqr1.training.loss import EXP_LIMIT, bounded_exp, grpo_loss, k3_kl, token_weights
+from vqr1.training.losses.averaging import token_weights
+from vqr1.training.losses.grpo import grpo_loss
+from vqr1.training.losses.kl import EXP_LIMIT, bounded_exp, k3_kl
 
 # B=2 images, K=2 responses, C=3 tokens; lengths 3, 1 and 2, 0 (an empty response)
 MASK = torch.tensor([[[1, 1, 1], [1, 0, 0]], [[1, 1, 0], [0, 0, 0]]], dtype=torch.bool)

@@ -34,7 +34,7 @@ class Weights(L.Callback):
 
 
 def train(steps: int, checkpoint: Path | None = None, save: Path | None = None) -> Weights:
-    grpo = GrpoConfig(group_size=K, kl_weight=0.3, reference_sync_every=2, reference_mixup=0.5)
+    grpo = GrpoConfig(group_size=K, reference_sync_every=2, reference_mixup=0.5)
     module, _ = make_module(tiny_model(seed=1), PatternReward(), grpo=grpo)
     module.vision_cache = VisionCache()
     seen = Weights()
@@ -72,7 +72,7 @@ def test_it_moves_every_second_step_and_a_resumed_run_equals_a_whole_one(tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["grpo.kl_weight=0"], "grpo.kl_weight=0: there is no reference"),
+        (["loss.kl_weight=0"], "loss.kl_weight=0.0: there is no reference"),
         (["+model.lora.rank=4"], "model.lora: the reference is the policy without its adapters"),
     ],
 )

@@ -71,6 +71,25 @@ def test_other_changes_are_listed_with_both_values() -> None:
     ]
 
 
+def test_a_record_with_renamed_keys_is_read_under_their_new_names() -> None:
+    old = {"grpo": {"group_size": 6, "loss": "dr_grpo", "clip": 0.2, "kl_weight": 0.04,
+                    "advantage_std": True}}  # fmt: skip
+    new = {
+        "grpo": {"group_size": 6},
+        "loss": {"_target_": "vqr1.training.losses.GrpoLoss", "averaging": "dr_grpo", "clip": 0.2,
+                 "kl_weight": 0.04},
+        "advantage": {"_target_": "vqr1.training.advantages.GroupNormalised", "std": True},
+    }  # fmt: skip
+    assert changed_keys(old, new) == []
+    new["loss"] |= {"kl_weight": 0.1}
+    assert changed_keys(old, new) == ["loss.kl_weight: 0.04 -> 0.1"]
+    # Only that loss existed then.
+    new["loss"] |= {"_target_": "mine.Loss", "kl_weight": 0.04}
+    assert changed_keys(old, new) == [
+        'loss._target_: "vqr1.training.losses.GrpoLoss" -> "mine.Loss"'
+    ]
+
+
 def test_data_may_have_moved() -> None:
     parts = {"kadid": {"root": "/a", "short_edge": 9}}
     old = {**CONFIG, "dataset": {"parts": parts}}

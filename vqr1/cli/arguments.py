@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqr1.config.earlier import EARLIER
+from vqr1.config.renamed import renamed_override
 from vqr1.distributed.environment import TORCHRUN, RankInfo
 from vqr1.errors import ConfigError
 from vqr1.training.run_record import RECORD, RunRecord, read_record
@@ -67,7 +68,8 @@ def with_saved_overrides(arguments: Sequence[str]) -> list[str]:
         )
     run_dir = find_run(wanted, own.get("logger.tracking_uri"))
     record = _record_of(run_dir)
-    saved = [o for o in record.overrides if _key(o) not in own and _key(o) not in _WHERE_KEYS]
+    overrides = [renamed_override(override) for override in record.overrides]
+    saved = [o for o in overrides if _key(o) not in own and _key(o) not in _WHERE_KEYS]
     rest = [argument for argument in arguments if _key(argument) != "resume"]
     folder = quoted(run_dir)
     # A run that began before the key existed goes on as it began.

@@ -12,6 +12,8 @@ from vqr1.rewards import WeightedRewards
 from vqr1.rewards.scale import mos_fit
 from vqr1.rollout.vllm_link import RECONNECTIONS
 from vqr1.rollout.vllm_requests import fitting_logprobs
+from vqr1.training.advantages import build_advantage
+from vqr1.training.losses import build_loss
 
 if TYPE_CHECKING:
     # It imports pandas, which a mistake on the command line does not wait for.
@@ -39,6 +41,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "be a number; set the other to null"
         )
     problems += _reference_problems(config)
+    problems += _part_problems(config)
     decay, strategy = config.optimizer.ema_decay, config.hardware.strategy
     if decay is not None and strategy != "auto":
         problems.append(
@@ -166,15 +169,27 @@ def _engine_problems(config: TrainConfig) -> list[str]:
     return problems
 
 
+def _part_problems(config: TrainConfig) -> list[str]:
+    """Why the loss or the advantage rule cannot be built."""
+    problems: list[str] = []
+    for build in (lambda: build_loss(config.loss), lambda: build_advantage(config.advantage)):
+        try:
+            build()
+        except ConfigError as error:
+            problems += error.problems
+    return problems
+
+
 def _reference_problems(config: TrainConfig) -> list[str]:
     """Why a reference that shall follow the policy cannot."""
     every = config.grpo.reference_sync_every
     if every is None:
         return []
-    if config.grpo.kl_weight == 0:
+    weight = config.loss.kl_weight
+    if not config.loss.has_reference:
         return [
-            f"grpo.reference_sync_every={every}, grpo.kl_weight=0: there is no reference; raise "
-            "the weight, or leave grpo.reference_sync_every=null"
+            f"grpo.reference_sync_every={every}, loss.kl_weight={weight}: there is no reference; "
+            "raise the weight, or leave grpo.reference_sync_every=null"
         ]
     if config.model.lora is not None:
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vqr1.cli import mixtures
 from vqr1.config import config_dir, model_defaults
+from vqr1.config.renamed import renamed_problem
 from vqr1.errors import ConfigError, UserError
 
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -24,6 +26,9 @@ BAD_GROUP = (ValueError, TypeError, OSError, RecursionError)
 for a file with a YAML alias inside of its own value."""
 
 _SHOWN = 200
+
+_NO_KEY = re.compile(r"Could not override '([^']+)'")
+"""Hydra's words for a key on the command line that the configuration does not have."""
 
 _NOISE = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc", "Config search")
 
@@ -69,6 +74,9 @@ def user_message(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     cause = "" if error.__cause__ is None else str(error.__cause__)
+    renamed = _renamed(str(error))
+    if renamed is not None:
+        return renamed
     if isinstance(error, OverrideParseException):
         return f"{error.override}: no readable override ({' '.join(str(error).split())})"
     said = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
@@ -81,3 +89,9 @@ def user_message(error: Exception) -> str:
         listing = listing or before.endswith(":")
         text += line
     return text
+
+
+def _renamed(message: str) -> str | None:
+    """The one line for a renamed key that Hydra did not find; None for anything else."""
+    found = _NO_KEY.search(message)
+    return None if found is None else renamed_problem(found[1])

@@ -81,7 +81,7 @@ def parameters(composed: DictConfig) -> dict[str, Any]:
     groups = {
         str(group): choice
         for group, choice in hydra.runtime.choices.items()
-        if group in composed and choice is not None
+        if (group in composed or group == "method") and choice is not None
     }
     named = {override.lstrip("+").split("=", 1)[0] for override in hydra.overrides.task}
     values = plain_values(composed)

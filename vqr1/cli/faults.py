@@ -44,7 +44,7 @@ def machine_faults(stops: StopRequests, run_dir: Path) -> Iterator[None]:
         yield
     except NonFiniteError as error:
         raise RunFaultError(
-            f"{error.found}; lower optimizer.lr or raise grpo.kl_weight, and use "
+            f"{error.found}; lower optimizer.lr or raise loss.kl_weight, and use "
             "model.dtype=float32"
         ) from error
     except (OSError, SafetensorError, MemoryError, RuntimeError) as error:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.utils import get_class
-
 from vqr1.config import RewardConfig
+from vqr1.config.targets import build_target
 from vqr1.errors import ConfigError
 from vqr1.rewards import Reward, WeightedRewards
 
@@ -46,17 +44,11 @@ def _instantiate(key: str, values: Mapping[str, Any], problems: list[str]) -> Re
     if not isinstance(target, str):
         problems.append(f"{key}._target_: missing; name a class, such as vqr1.rewards.MseReward")
         return None
-    try:
-        reward_class = get_class(target)
-    except (ImportError, ValueError) as error:
-        problems.append(f"{key}._target_={target}: no such class ({' '.join(str(error).split())})")
-        return None
     arguments = {name: v for name, v in values.items() if name not in ("_target_", "weight")}
     try:
-        inspect.signature(reward_class).bind(**arguments)
-        reward = reward_class(**arguments)
-    except (TypeError, ValueError) as error:
-        problems.append(f"{key}: {target}: {error}")
+        reward: Any = build_target(key, target, arguments)
+    except ConfigError as error:
+        problems += error.problems
         return None
     if not callable(reward) or not isinstance(getattr(reward, "ranks", None), bool):
         problems.append(

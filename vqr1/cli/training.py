@@ -33,6 +33,7 @@ from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.training_prompt import vision_id_of, write_training_prompt
 from vqr1.sweeps.child import trial_callbacks
 from vqr1.tracking import RunLog
+from vqr1.training.advantages import build_advantage
 from vqr1.training.callbacks import (
     EmaWeights,
     ReferenceSync,
@@ -46,6 +47,7 @@ from vqr1.training.callbacks.answers import answer_table
 from vqr1.training.callbacks.scatter import scatter_figure
 from vqr1.training.checkpoint_files import read_checkpoint, step_of
 from vqr1.training.grpo import GrpoModule
+from vqr1.training.losses import build_loss
 from vqr1.training.step import StepSettings
 from vqr1.training.validation import ValidationModes, Validator, validation_modes
 
@@ -229,6 +231,8 @@ def _modes(config: TrainConfig) -> ValidationModes:
 def _step_settings(config: TrainConfig, steps: int, published_mos: Sequence[str]) -> StepSettings:
     return StepSettings(
         grpo=config.grpo,
+        loss=build_loss(config.loss),
+        advantage=build_advantage(config.advantage),
         sampling=config.rollout.sampling,
         optimizer=config.optimizer,
         answer_format=config.prompt.answer_format,

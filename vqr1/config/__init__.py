@@ -60,10 +60,12 @@ from vqr1.config.sweep import (
     SweepConfig,
 )
 from vqr1.config.training import (
+    AdvantageConfig,
     CallbacksConfig,
     CheckpointConfig,
     DataConfig,
     GrpoConfig,
+    LossConfig,
     OptimizerConfig,
     RewardConfig,
     TrainConfig,
@@ -76,6 +78,7 @@ from vqr1.config.validation import (
 )
 
 __all__ = [
+    "AdvantageConfig",
     "AnyBackend",
     "AnyDataset",
     "BatchingConfig",
@@ -98,6 +101,7 @@ __all__ = [
     "LocalBackendConfig",
     "LoggerConfig",
     "LoraConfig",
+    "LossConfig",
     "MixtureConfig",
     "ModelConfig",
     "OptimizerConfig",

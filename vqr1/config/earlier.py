@@ -14,6 +14,8 @@ EARLIER: dict[str, Any] = {
     "rollout.sampling.repetition_penalty": 1.0,
     "mode.sampling.repetition_penalty": 1.0,
     "backend.name": "local",
+    "loss._target_": "vqr1.training.losses.GrpoLoss",
+    "advantage._target_": "vqr1.training.advantages.GroupNormalised",
 }
 """By dotted key, the value in every record that lacks it. Requests to a server lacked sampling
 fields then, so that its own defaults held: `backend.unsupported` is not listed."""

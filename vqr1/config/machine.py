@@ -53,7 +53,7 @@ class HardwareConfig:
     """Where the frozen reference's weights lie between its passes. `host`: in pinned host memory,
     one copy for each process; `sharded`: a piece of each weight on each process's device. They come
     to the device, or together, for the reference pass. Adapters and
-    `grpo.kl_weight=0` need no second set of weights."""
+    `loss.kl_weight=0` need no second set of weights."""
     vision_cache_mib: NonNegativeInt = 2048
     """Host memory, in MiB, for the image features of a vision tower that does not change (the
     policy's, where `model.freeze_vision` is set; else the reference's), so that an image goes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,50 @@ class RewardConfig:
     class's own arguments."""
 
 
+def _arguments_apart(*typed: str) -> BeforeValidator:
+    """Puts the keys of a chosen class that the schema does not type into `arguments`."""
+
+    def split(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        own = {key: value[key] for key in ("_target_", *typed) if key in value}
+        return {**own, "arguments": {k: v for k, v in value.items() if k not in own}}
+
+    return BeforeValidator(split)
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class LossConfig:
+    """The loss (`conf/loss`)."""
+
+    target: Annotated[str, Field(alias="_target_")]
+    """Class of the loss, a subclass of `vqr1.training.losses.PolicyLoss`."""
+    kl_weight: NonNegativeFloat | None = None
+    """Weight of the KL term to the reference; 0, or no such key, needs no reference."""
+    arguments: dict[str, Any]
+    """The class's further arguments, which it checks itself."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss compares the policy with a reference."""
+        return bool(self.kl_weight)
+
+    def all_arguments(self) -> dict[str, Any]:
+        """What the class is called with."""
+        own = {} if self.kl_weight is None else {"kl_weight": self.kl_weight}
+        return {**own, **self.arguments}
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class AdvantageConfig:
+    """The rule from rewards to advantages (`conf/advantage`)."""
+
+    target: Annotated[str, Field(alias="_target_")]
+    """Class of the rule, see `vqr1.training.advantages.AdvantageRule`."""
+    arguments: dict[str, Any]
+    """The class's arguments, which it checks itself."""
+
+
 def _pool(value: Any) -> Any:
     number = isinstance(value, int) and not isinstance(value, bool)
     if value in ("global", "rank") or (number and value >= 2):
@@ -45,16 +90,6 @@ class GrpoConfig:
 
     group_size: Annotated[int, Field(ge=2)]
     """K: responses sampled for each image."""
-    kl_weight: NonNegativeFloat
-    """beta: weight of the k3 estimate of KL(policy || reference); 0 needs no reference."""
-    clip: PositiveFloat = 0.2
-    """Probability ratios are clipped to [1 - clip, 1 + clip]."""
-    loss: Literal["response_mean", "token_mean", "dr_grpo"] = "response_mean"
-    """How token losses are averaged: mean in each response then over responses (published),
-    over all tokens, or the sum over tokens divided by the length limit (Dr.GRPO)."""
-    advantage_std: bool = True
-    """Divide the centred rewards by the group's standard deviation (published); false centres
-    only."""
     pool: Annotated[Literal["global", "rank"] | int, BeforeValidator(_pool)] = "global"
     """Images that a reward compares: those of all processes (`global`), of each process on its own
     (`rank`), or so many of all processes' at a time, in the order of the batches, whatever the
@@ -181,6 +216,8 @@ class TrainConfig:
     model: ModelConfig
     prompt: PromptConfig
     reward: RewardConfig
+    loss: Annotated[LossConfig, _arguments_apart("kl_weight")]
+    advantage: Annotated[AdvantageConfig, _arguments_apart()]
     rollout: RolloutConfig
     optimizer: OptimizerConfig
     hardware: HardwareConfig

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from vqr1.config.renamed import renamed_problem
 from vqr1.errors import ConfigError
 
 T = TypeVar("T")
@@ -27,16 +28,23 @@ def validate(schema: type[T], values: Mapping[str, Any]) -> T:
     try:
         return TypeAdapter(schema).validate_python(values)
     except ValidationError as error:
-        problems = [_problem(detail) for detail in error.errors(include_url=False)]
+        problems = [validation_problem(detail) for detail in error.errors(include_url=False)]
     raise ConfigError(list(dict.fromkeys(problems)))
 
 
-def _problem(detail: Mapping[str, Any]) -> str:
-    """One line for one validation error; the union's branch names are no part of the key."""
+def validation_problem(detail: Mapping[str, Any], prefix: str = "") -> str:
+    """One line for one validation error; the union's branch names are no part of the key.
+
+    Args:
+        detail: of pydantic's `ValidationError.errors`.
+        prefix: dotted key of what was validated, empty for the whole configuration.
+    """
     branches = {"single", "mixture", "<local>", "<openai>", "<vllm>"}
-    key = ".".join(str(part) for part in detail["loc"] if part not in branches)
+    names = (prefix, *(str(part) for part in detail["loc"] if part not in branches))
+    key = ".".join(name for name in names if name)
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{key}: unknown key; remove it or correct its spelling"
+        renamed = renamed_problem(key)
+        return renamed or f"{key}: unknown key; remove it or correct its spelling"
     if detail["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{key}: missing; give it a value, for example on the command line: {key}=..."
     message = detail["msg"][0].lower() + detail["msg"][1:]

@@ -135,7 +135,7 @@ def held(config: TrainConfig, shape: ModelShape) -> Held:
     moments = 2 * own * size.trained
     # DeepSpeed updates a float32 copy of its share.
     master = own * 4 if strategy in ("zero2", "zero3") else 0
-    reference = 0 if config.grpo.kl_weight == 0 or shape.adapters else shape.total * size.weight
+    reference = 0 if not config.loss.has_reference or shape.adapters else shape.total * size.weight
     on_host = hardware.reference == "host" and hardware.accelerator == "gpu"
     sharded = hardware.reference == "sharded" and processes > 1
     always = {
@@ -315,7 +315,7 @@ def plan_memory(
             "one layer's rows": row,
             "bfloat16 copies": own.cast,
         }
-    if config.grpo.kl_weight == 0:
+    if not config.loss.has_reference:
         del phases["reference"]
     passing = max(sum(terms.values()) for terms in phases.values())
     always = {"process": float(GPU_CONTEXT) if gpu else process, **own.always}

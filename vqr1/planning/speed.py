@@ -101,7 +101,7 @@ def count_operations(config: TrainConfig, shape: ModelShape, work: Work) -> Oper
         update += (iterations - 1 + 2 * iterations) * counted.vision
         again += iterations * counted.vision
     reference = 0.0
-    if config.grpo.kl_weight > 0:
+    if config.loss.has_reference:
         reference = text + (counted.vision if tower else 0.0)
     return Operations(
         counted.vision + counted.prompt,
@@ -185,7 +185,7 @@ def exchanged_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float
 
 def has_copy(config: TrainConfig, shape: ModelShape) -> bool:
     """Whether the reference is a second set of weights."""
-    return config.grpo.kl_weight > 0 and not shape.adapters
+    return config.loss.has_reference and not shape.adapters
 
 
 def host_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float:

@@ -2,7 +2,7 @@
 
 One step is one ranking batch: sample K responses per image, parse, reward and normalise them, then
 update the policy on the response tokens of all groups with non-zero variance. The mathematics lives
-in `loss.py`, `advantages.py` and `vqr1.iqa`; sampling and log-probabilities behind the interfaces
+in `losses/`, `advantages/` and `vqr1.iqa`; sampling and log-probabilities behind the interfaces
 of `vqr1.rollout` and `vqr1.policy.shared_prompt`. In a run of several ranks each has its share of
 the step's images, and the full weights or a shard of them (`vqr1.distributed`); W ranks of B images
 take the step that one rank of W B images takes. What it leaves out: checkpoints, tables and plots
@@ -31,7 +31,8 @@ from vqr1.records import LossOutput, RankingBatch, Rollout, ScoredRollout
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.training.importance_sampling import importance_weights, mismatch_metrics
-from vqr1.training.loss import Denominators, grpo_loss, token_weights
+from vqr1.training.losses.averaging import Denominators, token_weights
+from vqr1.training.losses.base import LossInputs
 from vqr1.training.schedule import learning_rate_factor
 from vqr1.training.scored_rollout import sampled_entropy, score_rollout
 from vqr1.training.step import StepRecord, StepSettings, non_finite_cause, step_seed
@@ -76,7 +77,7 @@ class GrpoModule(L.LightningModule):
         self._validating = ExitStack()
         # Not a submodule: checkpoints hold the policy only, and the copy never trains.
         self._reference: list[Reference | None] = [
-            make_reference(policy.model, settings.grpo.kl_weight, settings.reference)
+            make_reference(policy.model, settings.loss.kl_weight, settings.reference)
         ]
 
     @property
@@ -194,7 +195,7 @@ class GrpoModule(L.LightningModule):
             self.rewards,
             answer_format=settings.answer_format,
             score_range=settings.score_range,
-            normalise_std=settings.grpo.advantage_std,
+            advantage=settings.advantage,
             dataset=batch.dataset,
             pool=settings.grpo.pool,
             images=batch.index,
@@ -261,13 +262,13 @@ class GrpoModule(L.LightningModule):
         vision: VisionFeatures,
     ) -> tuple[LossOutput, float, Tensor]:
         """One optimiser step, its gradient added up over micro-batches of images."""
-        grpo, rollout = self.settings.grpo, scored.rollout
+        rollout = scored.rollout
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
         weights = token_weights(
             rollout.mask,
             scored.has_signal,
-            grpo.loss,
+            self.settings.loss.averaging,
             self.settings.sampling.max_new_tokens,
             denominators_over_ranks(rollout.mask),
         )
@@ -290,15 +291,18 @@ class GrpoModule(L.LightningModule):
             ).logprobs
             logprobs[part] = current.detach()
             before = current.detach() if old is None else old[part]
-            output = grpo_loss(
-                current,
-                before,
-                None if reference is None else reference[part],
-                scored.advantages[part],
-                weights[part],
-                kl_weight=grpo.kl_weight,
-                clip=grpo.clip,
-                importance=self._importance(before, rollout, part),
+            output = self.settings.loss(
+                LossInputs(
+                    logprobs=current,
+                    old=before,
+                    sampler=None if rollout.logprobs is None else rollout.logprobs[part],
+                    reference=None if reference is None else reference[part],
+                    mask=mask[part],
+                    advantages=scored.advantages[part],
+                    weights=weights[part],
+                    importance=self._importance(before, rollout, part),
+                    lengths=rollout.lengths[part],
+                )
             )
             self.sharding.backward(self, output.loss)
             outputs.append(output)

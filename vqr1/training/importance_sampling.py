@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vqr1.distributed.collectives import all_reduce_sum
-from vqr1.training.loss import k3_kl
+from vqr1.training.losses.kl import k3_kl
 
 
 def importance_weights(trainer: Tensor, engine: Tensor, cap: float) -> Tensor:

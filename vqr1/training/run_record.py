@@ -19,6 +19,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from vqr1.config.earlier import EARLIER
+from vqr1.config.renamed import renamed_keys
 from vqr1.errors import ConfigError, DataError
 from vqr1.locks import FileLock
 
@@ -108,7 +109,7 @@ def changed_keys(
         current: the configuration now.
         moved: the data may lie elsewhere, because their content is compared too.
     """
-    old, new = _flat(saved), _flat(current)
+    old, new = renamed_keys(_flat(saved)), _flat(current)
     old |= {key: value for key, value in EARLIER.items() if key in new and key not in old}
     return [
         f"{key}: {_shown(old, key)} -> {_shown(new, key)}"

@@ -26,9 +26,17 @@ from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange, parse_answer
 from vqr1.records import Rollout, ScoredRollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rewards.scale import to_reward_scale
-from vqr1.training.advantages import group_advantages, groups_with_signal
+from vqr1.training.advantages.base import (
+    AdvantageInputs,
+    AdvantageRule,
+    checked_advantages,
+    groups_with_signal,
+)
+from vqr1.training.advantages.group_normalised import GroupNormalised
 
 Pool = Literal["global", "rank"] | int
+
+_PUBLISHED = GroupNormalised()
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,7 @@ def score_rollout(
     *,
     answer_format: AnswerFormat,
     score_range: ScoreRange = ASKED_RANGE,
-    normalise_std: bool = True,
+    advantage: AdvantageRule = _PUBLISHED,
     dataset: str = "",
     pool: Pool = "global",
     mos_range: ScoreRange = ASKED_RANGE,
@@ -173,7 +181,7 @@ def score_rollout(
         rewards: the reward terms.
         answer_format: form that a response must have.
         score_range: scale that the prompt asks for.
-        normalise_std: divide advantages by the group's standard deviation.
+        advantage: the rule from the rewards of all ranks to advantages.
         dataset: name of the one set, the same in every process.
         pool: the images that are compared: of all processes, of each process on its own, or so
             many of all processes' at a time (see `pools_of`).
@@ -185,8 +193,8 @@ def score_rollout(
         This process's B groups, and the figures (`rollout_metrics`) of the groups of all processes.
 
     Raises:
-        ConfigError: a reward term gave no [B, K] floating-point tensor.
-        RunFaultError: a reward is not finite.
+        ConfigError: a reward term or the advantage rule gave no such floating-point tensor.
+        RunFaultError: a reward or an advantage is not finite.
         DataError: another process ranks another data set.
     """
     mine = read_answers(rollout, mos, answer_format, dataset, score_range, images)
@@ -198,7 +206,8 @@ def score_rollout(
     ]
     total = torch.cat([part for part, _ in parts])
     terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
-    advantages = group_advantages(total, normalise_std=normalise_std)
+    inputs = AdvantageInputs(total, terms, whole.valid, whole.lengths)
+    advantages = checked_advantages(advantage(inputs), total)
     has_signal = groups_with_signal(total)
     own = _own_rows(ranks)
     scored = ScoredRollout(

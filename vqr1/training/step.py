@@ -11,6 +11,8 @@ from torch import Tensor
 from vqr1.config import GrpoConfig, OptimizerConfig, ReferencePlace, SamplingConfig
 from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
 from vqr1.records import RankingBatch, ScoredRollout
+from vqr1.training.advantages import AdvantageRule
+from vqr1.training.losses import PolicyLoss
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,9 @@ class StepSettings:
     """Everything the step needs beside models and rewards.
 
     Attributes:
-        grpo: group size, KL weight, clip, averaging, inner iterations.
+        grpo: group size, pool, inner iterations.
+        loss: the loss of the sampled tokens.
+        advantage: the rule from rewards to advantages.
         sampling: how responses are drawn.
         optimizer: AdamW and its schedule.
         answer_format: form that a response must have.
@@ -33,6 +37,8 @@ class StepSettings:
     """
 
     grpo: GrpoConfig
+    loss: PolicyLoss
+    advantage: AdvantageRule
     sampling: SamplingConfig
     optimizer: OptimizerConfig
     answer_format: AnswerFormat

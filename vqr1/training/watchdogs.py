@@ -61,7 +61,7 @@ RULES: dict[str, tuple[Callable[[Figures, float], bool], str]] = {
     "constant": (
         _constant,
         "the fidelity reward stays at .707, which a constant predictor earns: the policy cannot "
-        "tell images apart; compare val/srcc, lower optimizer.lr, raise grpo.kl_weight, and check "
+        "tell images apart; compare val/srcc, lower optimizer.lr, raise loss.kl_weight, and check "
         "that the opinion scores belong to the images",
     ),
     "format_rate": (
@@ -71,17 +71,17 @@ RULES: dict[str, tuple[Callable[[Figures, float], bool], str]] = {
     ),
     "kl": (
         _above("kl"),
-        "the policy is far from its reference; lower optimizer.lr or raise grpo.kl_weight",
+        "the policy is far from its reference; lower optimizer.lr or raise loss.kl_weight",
     ),
     "length": (
         _above("length_growth"),
         "responses run away in length; stop at </answer> (rollout.sampling.stop=answer), lower "
-        "rollout.sampling.max_new_tokens, or use grpo.loss=dr_grpo",
+        "rollout.sampling.max_new_tokens, or use loss.averaging=dr_grpo",
     ),
     "entropy": (
         _below("entropy"),
         "the policy says nearly the same every time, so groups will stop to differ; lower "
-        "optimizer.lr, raise grpo.kl_weight or rollout.sampling.temperature",
+        "optimizer.lr, raise loss.kl_weight or rollout.sampling.temperature",
     ),
 }
 """Rule and advice of every watchdog."""

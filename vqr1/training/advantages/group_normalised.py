@@ -8,21 +8,14 @@ Source: the public VisualQuality-R1 training code (GRPO, arXiv 2402.03300).
 from __future__ import annotations
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
+
+from vqr1.config.types import STRICT_KEYS
+from vqr1.training.advantages.base import AdvantageInputs, groups_with_signal
 
 STD_EPSILON = 1e-4
 """Added to the group's standard deviation (public code)."""
-SIGNAL_TOLERANCE = 1e-6
-"""Rewards of a group that lie closer together than this differ by rounding only."""
-
-
-def groups_with_signal(rewards: Tensor) -> Tensor:
-    """[B] bool: True where the K rewards of a group differ, so that there is something to learn.
-
-    Args:
-        rewards: [B, K] total rewards.
-    """
-    return (rewards.amax(dim=1) - rewards.amin(dim=1)) > SIGNAL_TOLERANCE
 
 
 def group_advantages(rewards: Tensor, *, normalise_std: bool = True) -> Tensor:
@@ -39,3 +32,16 @@ def group_advantages(rewards: Tensor, *, normalise_std: bool = True) -> Tensor:
     if normalise_std:
         centred = centred / (rewards.std(dim=1, keepdim=True) + STD_EPSILON)
     return torch.where(groups_with_signal(rewards)[:, None], centred, torch.zeros_like(centred))
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True, frozen=True)
+class GroupNormalised:
+    """`conf/advantage/group_normalised.yaml`."""
+
+    std: bool = True
+    """Divide the centred rewards by the group's standard deviation (published); false centres
+    only."""
+
+    def __call__(self, inputs: AdvantageInputs) -> Tensor:
+        """See `group_advantages`."""
+        return group_advantages(inputs.rewards, normalise_std=self.std)

@@ -1,0 +1,94 @@
+"""What an advantage rule receives and what it must return.
+
+A rule of your own needs no change here: any callable object from `AdvantageInputs` to a [G, K]
+tensor, named by `_target_` in a YAML file under `conf/advantage/`.
+
+Shape legend, beside that of `vqr1.records`: G images of all ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vqr1.errors import ConfigError, RunFaultError
+
+SIGNAL_TOLERANCE = 1e-6
+"""Rewards of a group that lie closer together than this differ by rounding only."""
+
+
+def groups_with_signal(rewards: Tensor) -> Tensor:
+    """[B] bool: True where the K rewards of a group differ, so that there is something to learn.
+
+    Args:
+        rewards: [B, K] total rewards.
+    """
+    return (rewards.amax(dim=1) - rewards.amin(dim=1)) > SIGNAL_TOLERANCE
+
+
+@dataclass(frozen=True)
+class AdvantageInputs:
+    """Everything an advantage rule may look at: the responses of one step, of all ranks.
+
+    Attributes:
+        rewards: [G, K] float32 weighted sum of all reward terms.
+        terms: each term's unweighted [G, K] reward by name.
+        valid: [G, K] bool, the answer could be parsed.
+        lengths: [G, K] int64 tokens of the response.
+    """
+
+    rewards: Tensor
+    terms: Mapping[str, Tensor]
+    valid: Tensor
+    lengths: Tensor
+
+
+class AdvantageRule(Protocol):
+    """From rewards to advantages."""
+
+    def __call__(self, inputs: AdvantageInputs) -> Tensor:
+        """[G, K] finite advantage of each response, floating point, on the device of the rewards.
+
+        Groups whose total rewards are equal (`groups_with_signal`) are not trained on, whatever
+        their advantages are.
+        """
+        ...
+
+
+def checked_advantages(value: object, rewards: Tensor) -> Tensor:
+    """What a rule returned, checked to be one advantage a response.
+
+    Args:
+        value: what it returned.
+        rewards: [G, K] total rewards.
+
+    Returns:
+        [G, K] of the type of the rewards.
+
+    Raises:
+        ConfigError: no tensor, or another shape, type or device.
+        RunFaultError: an advantage is NaN or infinite.
+    """
+    expected = f"a [G, K] = {list(rewards.shape)} floating-point tensor on {rewards.device}"
+    if not isinstance(value, Tensor):
+        raise ConfigError([f"advantage: gave a {type(value).__name__}; it must return {expected}"])
+    # Any other shape would be broadcast: [K] gives all images the same advantages.
+    if value.shape != rewards.shape or not value.dtype.is_floating_point:
+        found = f"{value.dtype} of the shape {list(value.shape)}"
+        raise ConfigError([f"advantage: gave {found}; it must return {expected}"])
+    if value.device != rewards.device:
+        raise ConfigError(
+            [f"advantage: gave a tensor on {value.device}; it must return {expected}"]
+        )
+    bad = ~torch.isfinite(value)
+    if bool(bad.any()):
+        image, response = bad.nonzero()[0].tolist()
+        raise RunFaultError(
+            f"advantage: gave {float(value[image, response])} for response {response} of image "
+            f"{image} ({int(bad.sum())} of {bad.numel()} advantages); advantages must be finite"
+        )
+    return value.detach().to(rewards.dtype)
