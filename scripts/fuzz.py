@@ -115,10 +115,10 @@ def config_cases(rng: random.Random, folder: Path) -> Generator[Case, None, None
     import shutil
 
     from vqr1.cli import compose
-    from vqr1.cli.checks import check_training
     from vqr1.cli.compose import compose_config, plain_values
-    from vqr1.cli.rewards import build_rewards
     from vqr1.config import EvalConfig, ScoreConfig, TrainConfig, config_dir, validate
+    from vqr1.rewards.build import build_rewards
+    from vqr1.training.checks import check_training
 
     schemas = {"train": TrainConfig, "eval": EvalConfig, "score": ScoreConfig}
     own = folder / "conf"

@@ -16,7 +16,8 @@ FLOORS = {
     "policy": 3,
     "rollout": 4,
     "planning": 4.5,
-    # Training judges validation images by the rules of evaluation, never the other way round.
+    # Training evaluates validation images by the rules of evaluation, never the other way round.
+    # What a sweep adds to a run is handed to training by the command.
     "scoring": 5, "evaluation": 5, "training": 5.5,
     "sweeps": 6,
     "cli": 7,
@@ -69,3 +70,31 @@ def test_imports_go_down() -> None:
             if FLOORS[other] >= FLOORS[own]
         ]
     assert wrong == []
+
+
+def test_a_whole_run_is_on_one_page() -> None:
+    page = (PACKAGE / "training" / "run.py").read_text().splitlines()
+    assert len(page) <= 150
+
+
+def sets_sharding(node: ast.AST) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    flat = [part for target in targets for part in ast.walk(target)]
+    return any(
+        isinstance(part, ast.Attribute)
+        and part.attr == "sharding"
+        and isinstance(part.ctx, ast.Store)
+        for part in flat
+    )
+
+
+def test_one_function_sets_the_sharding_of_a_policy() -> None:
+    writers = [
+        f"{file.relative_to(PACKAGE)}:{function.name}"
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for function in ast.walk(ast.parse(file.read_text()))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if sets_sharding(node)
+    ]
+    assert writers == ["training/grpo.py:shard"]

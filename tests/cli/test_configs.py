@@ -10,13 +10,13 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, open_dict
 
 from vqr1.cli import mixtures
-from vqr1.cli.checks import check_training
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.rewards import build_rewards
 from vqr1.config import MixtureConfig, TrainConfig, config_dir, validate
 from vqr1.config.renamed import RENAMED
 from vqr1.errors import ConfigError
+from vqr1.rewards.build import build_rewards
 from vqr1.training.advantages import GroupNormalised, build_advantage
+from vqr1.training.checks import check_training
 from vqr1.training.losses import GrpoLoss, build_loss
 
 pytestmark = pytest.mark.medium

@@ -23,7 +23,6 @@ from tests.cli.conftest import Command
 from tests.support.pictures import noise_picture
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.export import main
-from vqr1.cli.model_card import write_model_card
 from vqr1.config import ModelConfig, validate
 from vqr1.policy.export import export_checkpoint, written_aside
 from vqr1.policy.loading import Policy, load_policy
@@ -31,6 +30,7 @@ from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.training.checkpoint_files import step_name
 from vqr1.training.checkpoint_files import write_checkpoint as write_training_checkpoint
+from vqr1.training.model_card import write_model_card
 
 pytestmark = pytest.mark.medium
 

@@ -11,12 +11,12 @@ import pytest
 from hydra.core.plugins import Plugins
 from omegaconf import open_dict
 
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
 from tests.cli.test_configs import compose_with_hydra
 from tests.support.forked import start_command
-from vqr1.cli.arguments import resume_command
 from vqr1.cli.train import main
 from vqr1.distributed.environment import RankInfo
+from vqr1.training.run_lookup import resume_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEP = (
@@ -63,7 +63,9 @@ def test_a_slurm_job_asks_for_the_gpus_of_its_processes() -> None:
     assert (launcher.params["gpus_per_node"], launcher.params["tasks_per_node"]) == (8, 1)
 
 
-def test_a_sweep_with_jobs_of_several_nodes_is_refused_before_the_first(run: Command) -> None:
+def test_a_sweep_with_jobs_of_several_nodes_is_refused_before_the_first(
+    run: Command,  # noqa: F811
+) -> None:
     outcome = run(main, "-m", "hardware=cpu_2procs", "hardware.nodes=1,2")
     assert outcome.code == 2
     assert "hardware.nodes=2: one command, or a job of a sweep, starts" in outcome.err

@@ -15,11 +15,11 @@ from tests.cli.conftest import Command, write_kadid
 from tests.cli.test_train import metric_history, on
 from vqr1.cli.arguments import with_saved_overrides
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.resume import Run, claimed_run
 from vqr1.cli.train import main
 from vqr1.config import TrainConfig, validate
 from vqr1.errors import ConfigError, DataError
 from vqr1.training.grpo import GrpoModule
+from vqr1.training.resume import Run, claimed_run
 from vqr1.training.run_record import (
     RunLock,
     RunRecord,
@@ -155,7 +155,7 @@ def test_the_data_may_move_but_not_change(tmp_path: Path) -> None:
     moved = claim(folder, "dataset=kadid", "dataset.root=/node2", "resume=auto", own)
     assert moved.resumed
     assert moved.with_data({"kadid": "ab"}, False) == moved
-    with pytest.raises(ConfigError, match="the content of kadid: other images, opinion scores"):
+    with pytest.raises(ConfigError, match="the content of kadid: other images, MOS"):
         moved.with_data({"kadid": "cd"}, False)
     assert moved.with_data({"kadid": "cd"}, True).changes == ("dataset: the content of kadid",)
     found = read_record(folder)
@@ -199,6 +199,7 @@ def test_a_run_that_could_not_start_leaves_its_folder_free(run: Command, tmp_pat
     assert outcome.code == 2
     assert "logger.tracking_uri=ftp://example.org" in outcome.err
     assert not (tmp_path / "out/run.json").exists()
+    assert not (tmp_path / "out/training_images.csv").exists()
     # A resumed run stays what it was, whatever the command that resumes it gets wrong.
     claim(tmp_path / "out", "seed=2")
     started = Run(tmp_path / "out", read_record(tmp_path / "out"), resumed=True)  # type: ignore[arg-type]
@@ -216,8 +217,8 @@ def test_auto_passes_over_what_belongs_to_others(
     acquire = RunLock.acquire
 
     def refused(lock: RunLock) -> bool:
-        if lock._path.parent == other:
-            raise PermissionError(errno.EACCES, "Permission denied", str(lock._path))
+        if lock.path.parent == other:
+            raise PermissionError(errno.EACCES, "Permission denied", str(lock.path))
         return acquire(lock)
 
     monkeypatch.setattr(RunLock, "acquire", refused)

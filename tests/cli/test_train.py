@@ -15,11 +15,11 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from tests.cli.conftest import Command, write_kadid
 from vqr1.cli.export import main as export_run
-from vqr1.cli.model_card import read_run_config
 from vqr1.cli.train import main
 from vqr1.config import ModelConfig
 from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.policy.training_prompt import trained_vision_id
+from vqr1.training.model_card import read_run_config
 
 pytestmark = pytest.mark.medium
 
@@ -65,13 +65,13 @@ def test_run_leaves_everything_it_promises(run: Command, kadid_root: Path, tmp_p
     assert logged.info.status == "FINISHED"
     assert logged.data.params["grpo.group_size"] == "3"
     # Part of the record, whatever decided it: here that of the tiny policy.
-    assert logged.data.params["prompt.vision_id"] == "True"
-    assert read_run_config(tmp_path / "run")["prompt"]["vision_id"] is True
+    assert logged.data.params["prompt.vision_id"] == "False"
+    assert read_run_config(tmp_path / "run")["prompt"]["vision_id"] is False
     for name in ("export", "export_average"):
         folder = ModelConfig(
             name="x", path=str(tmp_path / "run" / name), min_pixels=1, max_pixels=1
         )  # fmt: skip
-        assert trained_vision_id(folder) is True
+        assert trained_vision_id(folder) is False
     assert logged.data.params["optimizer.lr"] == "0.0002"
     assert logged.data.tags["study"] == "test"
     assert logged.data.tags["vqr1.checkpoint"] == summary["checkpoint"]

@@ -19,7 +19,7 @@ from typing import Any
 import mlflow  # noqa: F401
 import torch
 
-import vqr1.cli.train_run  # noqa: F401
+import vqr1.training.run  # noqa: F401
 from tests.support import lost_output
 from tests.support.forked import enter
 from vqr1.cli.train import main
@@ -31,8 +31,8 @@ PHASES = {
     "validation": "vqr1.training.validation:Validator.add",
     "checkpoint": "vqr1.training.checkpoint_files:_save",
     "commit": "vqr1.training.checkpoint_files:_write_checksum",
-    "test": "vqr1.cli.training:judge",
-    "export": "vqr1.cli.training:export_checkpoint",
+    "test": "vqr1.training.policy_trainer:evaluate_test",
+    "export": "vqr1.training.policy_trainer:export_checkpoint",
     "summary": "vqr1.tracking.run_log:RunLog.summary",
     "sending": "vqr1.tracking.delivery:Delivery._send",
 }

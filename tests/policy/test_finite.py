@@ -13,7 +13,6 @@ import torch
 from tests.support.tiny_models import IMAGE_TOKEN, tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.faults import machine_faults
 from vqr1.config import ModelConfig, SamplingConfig, ScoreConfig, validate
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import ModelError, NonFiniteError, RunFaultError
@@ -22,6 +21,7 @@ from vqr1.policy.finite import check_answer_logprobs, check_logprobs, non_finite
 from vqr1.policy.loading import load_policy
 from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.vllm_requests import VllmRequests
+from vqr1.training.faults import machine_faults
 
 PROMPTS = tiny_prompts([(2, 2), (2, 4)], [3, 5])
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqr1.cli.rewards import build_rewards
 from vqr1.config import RewardConfig
 from vqr1.errors import ConfigError, RunFaultError
 from vqr1.rewards import FormatReward, RewardInputs, WeightedRewards
 from vqr1.rewards.base import LARGEST_REWARD
+from vqr1.rewards.build import build_rewards
 from vqr1.training.advantages import group_advantages
 
 B, K = 3, 3

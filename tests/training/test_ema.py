@@ -10,10 +10,10 @@ import torch
 from tests.cli.test_configs import train_config
 from tests.support.tiny_models import tiny_model
 from tests.training.test_grpo import Batches, PatternReward, make_module, ranking_batch
-from vqr1.cli.checks import check_training
-from vqr1.cli.rewards import build_rewards
 from vqr1.errors import ConfigError
+from vqr1.rewards.build import build_rewards
 from vqr1.training.callbacks import EmaWeights
+from vqr1.training.checks import check_training
 
 
 class Weights(L.Callback):

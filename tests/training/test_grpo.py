@@ -306,7 +306,8 @@ def test_a_frozen_tower_is_used_while_all_weights_are_there(iterations: int) -> 
             seen.append(division.asked)
             return super().encode(*images)
 
-    module.sharding, module.vision_cache = division, WatchedCache()
+    module.shard(division)
+    module.vision_cache = WatchedCache()
     fit(module, ranking_batch(), 2 * iterations)
     assert seen == [True, True]
 

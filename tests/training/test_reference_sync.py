@@ -11,13 +11,13 @@ import torch
 
 from tests.support.tiny_models import tiny_model
 from tests.training.test_grpo import Batches, K, PatternReward, make_module, ranking_batch
-from vqr1.cli.checks import check_training
-from vqr1.cli.rewards import build_rewards
 from vqr1.config import GrpoConfig
 from vqr1.errors import ConfigError
 from vqr1.policy.reference import FrozenCopy
 from vqr1.policy.vision import VisionCache
+from vqr1.rewards.build import build_rewards
 from vqr1.training.callbacks import ReferenceSync
+from vqr1.training.checks import check_training
 
 
 class Weights(L.Callback):

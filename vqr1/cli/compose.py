@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vqr1.cli import mixtures
 from vqr1.config import config_dir, model_defaults
+from vqr1.config.plain import plain_values as plain_values
 from vqr1.config.renamed import renamed_problem
 from vqr1.errors import ConfigError, UserError
 
@@ -31,16 +31,6 @@ _NO_KEY = re.compile(r"Could not override '([^']+)'")
 """Hydra's words for a key on the command line that the configuration does not have."""
 
 _NOISE = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc", "Config search")
-
-
-def plain_values(composed: DictConfig) -> dict[str, Any]:
-    """A composed configuration as plain containers, interpolations resolved."""
-    try:
-        values = OmegaConf.to_container(composed, resolve=True)
-    except RecursionError as error:
-        raise ConfigError(["the configuration holds a value that contains itself"]) from error
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:

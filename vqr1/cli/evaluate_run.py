@@ -19,7 +19,6 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from vqr1.cli.folders import make_folders
 from vqr1.cli.mode_checks import held_values
 from vqr1.config import EvalConfig, MixtureConfig
 from vqr1.distributed.environment import find_rank_info
@@ -35,7 +34,7 @@ from vqr1.evaluation.report_values import (
 )
 from vqr1.evaluation.tables import to_rich
 from vqr1.evaluation.work import check_settings
-from vqr1.outputs import EVALUATION, check_folder
+from vqr1.outputs import EVALUATION, check_folder, make_folders
 from vqr1.policy.training_prompt import vision_id_note
 from vqr1.tracking import RunLog, open_run_log
 from vqr1.training.run_record import RunLock

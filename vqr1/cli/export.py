@@ -9,11 +9,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vqr1.cli.app import refuse_launcher, run_command
-from vqr1.cli.model_card import read_run_config, write_model_card
 from vqr1.config import ExportConfig, ModelConfig, validate
 from vqr1.data.image_record import copy_record
 from vqr1.errors import ConfigError, DataError, ModelError
 from vqr1.policy.export import write_checkpoint, written_aside
+from vqr1.training.model_card import read_run_config, write_model_card
 
 EXPORT_FOLDER = "export"
 """Where a training exports to, in its run directory."""

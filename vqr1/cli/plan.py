@@ -79,7 +79,7 @@ def load_train_config(overrides: Sequence[str]) -> TrainConfig:
 @cache
 def libraries() -> float:
     """Bytes of a training process before it loads a model; looked at once, in this process."""
-    import vqr1.cli.train_run  # noqa: F401
+    import vqr1.training.run  # noqa: F401
 
     return float(psutil.Process().memory_info().rss)
 

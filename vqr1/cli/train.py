@@ -1,11 +1,11 @@
-"""`python train.py`: compose, validate, judge, train, judge again, export, report.
+"""`python train.py`: compose, validate, hand over to `vqr1.training.run`.
 
-What trains is in `train_run.py`. It needs PyTorch, transformers, Lightning and more, which take
+What trains is there. It needs PyTorch, transformers, Lightning and more, which take
 seconds to import. A mistake on the command line, `--help`, and the parents of a sweep or of several
 processes do not wait for what they do not need: everything heavy is imported here, by the function
 that goes on with it.
 
-Exit codes are in `vqr1.errors`; which run `resume=` means is found in `vqr1.cli.arguments`.
+Exit codes are in `vqr1.errors`; which run `resume=` names is found in `vqr1.cli.arguments`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vqr1.cli.app import reports, run_command, stop
-from vqr1.cli.arguments import arguments_of, quoted, resume_command
-from vqr1.cli.figure import figure_of
+from vqr1.cli.arguments import arguments_of, quoted
 from vqr1.config import TrainConfig
 from vqr1.distributed.environment import RankInfo, exit_process, find_rank_info
-from vqr1.errors import EXIT_INTERRUPTED, UserError
+from vqr1.errors import EXIT_INTERRUPTED, PrunedError, UserError
 from vqr1.outputs import TRAINING, check_folder
+from vqr1.training.run_lookup import finished_metric, resume_command
+
+if TYPE_CHECKING:
+    from vqr1.training.command import RunCommand
 
 COMMAND = (sys.executable, "-P", "-m", "vqr1.cli.train")
 """This command by its module: in a job of submitit `sys.argv[0]` is submitit's script. `-P` keeps
@@ -59,16 +63,16 @@ def check(config: TrainConfig) -> None:
     Raises:
         ConfigError: every rule that the configuration breaks.
     """
-    from vqr1.cli.checks import check_training
-    from vqr1.cli.rewards import build_rewards
     from vqr1.distributed.launch import check_one_machine
+    from vqr1.rewards.build import build_rewards
+    from vqr1.training.checks import check_training
 
     check_training(config, build_rewards(config.reward))
     check_one_machine(config.hardware)
 
 
 def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = None) -> float:
-    """Run one training from its validated configuration, or go on with one (`config.resume`).
+    """Run one training from its validated configuration, or resume one (`config.resume`).
 
     Args:
         config: typed configuration.
@@ -77,7 +81,7 @@ def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = Non
 
     Returns:
         Test SRCC after training (validation SRCC of the best checkpoint without a test), the
-        figure that a sweep optimises; NaN in processes that only help.
+        metric that a sweep optimises; NaN on all but rank 0.
 
     Raises:
         UserError: a mistake, or a fault that stopped the run.
@@ -88,9 +92,32 @@ def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = Non
         check(config)
         if config.hardware.devices * config.hardware.nodes > 1:
             return _launch(config)
-    from vqr1.cli.train_run import run_training
+    from vqr1.training.run import run_training
 
-    return run_training(config, composed, info)
+    try:
+        return run_training(config, composed, info, _run_command())
+    except PrunedError as error:
+        if info.world_size == 1:
+            raise
+        from vqr1.distributed.rendezvous import report_once
+
+        report_once(info, str(error), 1, pruned=True)
+        sys.exit(1)
+
+
+def _run_command() -> RunCommand:
+    from vqr1.sweeps.child import child_tags, trial_callbacks
+    from vqr1.sweeps.folder import JOB_FILE
+    from vqr1.training.command import RunCommand
+
+    hydra = HydraConfig.get()
+    return RunCommand(
+        overrides=tuple(hydra.overrides.task),
+        choices={str(group): choice for group, choice in hydra.runtime.choices.items()},
+        sweep_tags=child_tags,
+        sweep_callbacks=trial_callbacks,
+        in_sweep=lambda run_dir: (run_dir / JOB_FILE).is_file(),
+    )
 
 
 def _launch(config: TrainConfig) -> float:
@@ -105,7 +132,7 @@ def _launch(config: TrainConfig) -> float:
     resume_with = resume_command(run_dir, RankInfo())
     launch([*COMMAND, *arguments], config.hardware.devices, resume_with)
     # With resume=auto the processes may have gone on in another folder, and have said so.
-    return figure_of(run_dir) if (run_dir / "summary.json").is_file() else float("nan")
+    return finished_metric(run_dir) if (run_dir / "summary.json").is_file() else float("nan")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Python prints such an error with its stack and drops it, within a log handler th
 does the same, and within a write it leaves half a file. Here the handler is let through only while
 the main thread asks for a batch, and is asked once before that.
 
-What it leaves out: the one line for a dead worker (`vqr1.cli.faults`).
+What it leaves out: the one line for a dead worker (`vqr1.training.faults`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The model card of an exported checkpoint: what it is, how to use it, figures, configuration.
 
-A pure function of a record. What it leaves out: where the facts come from (`vqr1.cli.model_card`)
-and evaluations beyond the training run's own.
+A pure function of a record. Not here: where the facts come from (`vqr1.training.model_card`), and
+evaluations beyond the training run's own.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vqr1.config.plain import flatten
 from vqr1.training.run_record import HARMLESS, NOT_HARMLESS
 
 VOLATILE = (*HARMLESS, "sweep", "hydra", "hardware.threads")
@@ -56,18 +57,6 @@ def override_key(override: str) -> str:
 def stable_overrides(overrides: Iterable[str]) -> list[str]:
     """Overrides that say what is trained, sorted."""
     return sorted(item for item in overrides if not is_volatile(override_key(item)))
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping with dotted keys; empty mappings stay as values."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
 
 
 def stable_values(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ class GrpoModule(L.LightningModule):
         self.last_step: StepRecord | None = None
         # Why one of the step's updates was skipped; None where none was.
         self._cause: str | None = None
-        self.sharding: Sharding = Replicated()
+        self.sharding: Sharding
+        self.shard(Replicated())
         self._validating = ExitStack()
         # Not a submodule: checkpoints hold the policy only, and the copy never trains.
         self._reference: list[Reference | None] = [
@@ -84,6 +85,24 @@ class GrpoModule(L.LightningModule):
     def reference(self) -> Reference | None:
         """The frozen reference, None when the KL weight is 0."""
         return self._reference[0]
+
+    def shard(self, sharding: Sharding) -> None:
+        """Work with weights that are sharded so; strategies call it, nothing else sets it."""
+        self.sharding = sharding
+
+    def unshard(self, policy: Policy) -> None:
+        """Continue with full weights in this process, on all ranks at once.
+
+        Args:
+            policy: takes the weights.
+        """
+        with torch.no_grad():
+            places = policy.model.state_dict()
+            for name, full in self.sharding.full_weights(self.model):
+                places[name].copy_(full)
+        self.sharding.close()
+        self.shard(Replicated())
+        self.policy, self.model = policy, policy.model
 
     def configure_optimizers(self) -> Any:
         """AdamW over all trainable parameters, and its schedule stepped with every update."""

@@ -3,7 +3,7 @@
 `run.json` is written when a run starts and when it has finished. While a process works on a run it
 holds `run.lock`; the operating system releases it however the process ends.
 
-What it leaves out: which run a command means, and going on with it (`vqr1.cli.resume`).
+What it leaves out: which run a command means, and going on with it (`vqr1.training.resume`).
 """
 
 from __future__ import annotations

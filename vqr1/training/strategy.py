@@ -28,7 +28,7 @@ from vqr1.training.grpo import GrpoModule
 class ConnectedEnvironment(TorchElasticEnvironment):
     """The processes as they have connected: one that runs alone has no variables of torchrun."""
 
-    def get_world_size(self) -> int:
+    def world_size(self) -> int:
         """How many there are."""
         return get_world_size()
 
@@ -84,7 +84,7 @@ class ShardedStrategy(ReplicatedStrategy):
         super().configure_ddp()
         module = self.lightning_module
         assert isinstance(module, GrpoModule)
-        module.sharding = FullySharded(sharded_modules(module.model), self._half_passes)
+        module.shard(FullySharded(sharded_modules(module.model), self._half_passes))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole weights, in the first process."""
@@ -130,7 +130,7 @@ class ZeroStrategy(ReplicatedStrategy):
         self._sharding = DeepSpeedSharding(
             module.model, self.optimizers[0], self._config, external_weights(module.model)
         )
-        module.sharding = self._sharding
+        module.shard(self._sharding)
 
     def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **kwargs: Any) -> Any:
         """Nothing: the division has updated when the gradients were finished."""

@@ -8,7 +8,7 @@ last few are kept; `best_<n>.ckpt` holds the weights of the best validation only
 after a better one is part of a saved state, never before.
 
 What it leaves out: how a file is written and verified (`vqr1.training.checkpoint_files`), and
-finding the run to go on with (`vqr1.cli.resume`).
+finding the run to go on with (`vqr1.training.resume`).
 """
 
 from __future__ import annotations

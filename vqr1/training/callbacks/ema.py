@@ -6,7 +6,7 @@ from the weights that the run begins with, in float32 (Polyak and Juditsky 1992,
 doi:10.1137/0330046, with the exponential weights usual today). The policy itself never sees it; it
 is part of a checkpoint.
 
-Not here: judging and exporting it at the end (`vqr1.cli.training`).
+Not here: judging and exporting it at the end (`vqr1.training.policy_trainer`).
 """
 
 from __future__ import annotations

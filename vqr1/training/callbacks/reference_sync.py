@@ -65,5 +65,5 @@ class ReferenceSync(L.Callback):
 def _copy_of(module: L.LightningModule) -> FrozenCopy:
     assert isinstance(module, GrpoModule)
     reference = module.reference
-    assert isinstance(reference, FrozenCopy), "vqr1.cli.checks refuses every other reference"
+    assert isinstance(reference, FrozenCopy), "vqr1.training.checks refuses every other reference"
     return reference

@@ -8,31 +8,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from transformers.utils.logging import disable_progress_bar
 
-from vqr1.cli.arguments import PROGRAM
-from vqr1.cli.compose import plain_values
-from vqr1.cli.resume import Run
 from vqr1.config import MixtureConfig, TrainConfig
+from vqr1.config.plain import flatten, plain_values
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.policy.loading import Policy
-from vqr1.sweeps.child import child_tags
-from vqr1.sweeps.jobs import flatten
+from vqr1.policy.training_prompt import trained_vision_id, vision_id_note
 from vqr1.training.checkpoint_files import step_of
+from vqr1.training.command import RunCommand
+from vqr1.training.resume import Run
+from vqr1.training.run_lookup import PROGRAM
 
 _NOT_COMPARED = ("reward.terms.", "model.recommended.")
 """Keys that two rewards, or two models, do not share or that change nothing by themselves."""
 
 
-def run_name(config: TrainConfig) -> str:
+def run_name(config: TrainConfig, command: RunCommand) -> str:
     """Data sets, reward and seed: what one looks for in a list of runs."""
     if isinstance(config.dataset, MixtureConfig):
         sets = "+".join(config.dataset.parts)
     else:
         sets = config.dataset.name
-    return f"{sets}/{HydraConfig.get().runtime.choices['reward']}/seed{config.seed}"
+    return f"{sets}/{command.choices['reward']}/seed{config.seed}"
 
 
 def describe(
@@ -43,7 +42,7 @@ def describe(
     run: Run,
     defaults: Sequence[str] = (),
 ) -> str:
-    """What is about to be trained, in three lines, and where a resumed run goes on.
+    """What is about to be trained, where a resumed run resumes, and what is unusual, in lines.
 
     Args:
         config: typed configuration.
@@ -66,10 +65,11 @@ def describe(
         f"{' + '.join(config.reward.terms)}; run directory {run.run_dir}",
         *defaults,
     ]
-    return "\n".join(lines) + _resumed_at(run)
+    note = vision_id_note(config.prompt, trained_vision_id(config.model))
+    return "\n".join(lines) + _resumed_at(run) + ("" if note is None else f"\n{note}")
 
 
-def parameters(composed: DictConfig) -> dict[str, Any]:
+def parameters(composed: DictConfig, command: RunCommand) -> dict[str, Any]:
     """What a run's log shows as parameters: flat values, and the choice made in every group.
 
     The choices (`reward`, `model`, ...) are what one compares runs by; the keys below say what each
@@ -77,13 +77,12 @@ def parameters(composed: DictConfig) -> dict[str, Any]:
     left out unless the command names it: the folder (it is a tag), and the keys of rewards, which
     two rewards do not share. `reward.terms` says in one line what those are.
     """
-    hydra = HydraConfig.get()
     groups = {
-        str(group): choice
-        for group, choice in hydra.runtime.choices.items()
+        group: choice
+        for group, choice in command.choices.items()
         if (group in composed or group == "method") and choice is not None
     }
-    named = {override.lstrip("+").split("=", 1)[0] for override in hydra.overrides.task}
+    named = {override.lstrip("+").split("=", 1)[0] for override in command.overrides}
     values = plain_values(composed)
     flat = {
         key: value
@@ -116,13 +115,12 @@ def _resumed_at(run: Run) -> str:
     return f"\nresumed after step {step_of(run.checkpoint)}"
 
 
-def run_tags(config: TrainConfig) -> dict[str, str]:
+def run_tags(config: TrainConfig, command: RunCommand) -> dict[str, str]:
     """Tags of the MLflow run: the command, the model, and its place in a sweep."""
-    command = " ".join([PROGRAM, *HydraConfig.get().overrides.task])
     return {
-        "vqr1.command": command,
+        "vqr1.command": " ".join([PROGRAM, *command.overrides]),
         "vqr1.model": config.model.name,
-        **child_tags(Path(config.run_dir)),
+        **command.sweep_tags(Path(config.run_dir)),
     }
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vqr1.cli.resume import Run
 from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.image_record import (
+    EXPORTS,
     RecordedImage,
+    copy_record,
     read_record,
     record_of_model,
     recorded_images,
@@ -17,6 +18,7 @@ from vqr1.data.image_record import (
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.labels import Part
 from vqr1.evaluation.trained_on import TrainedOn, TrainingImages
+from vqr1.training.resume import Run
 
 
 def record_training_images(config: TrainConfig, data: RankingDataModule, run: Run) -> None:
@@ -58,6 +60,12 @@ def trained_test_images(data: RankingDataModule, run_dir: Path) -> dict[str, Tra
         name: training.seen(labelled.config.name, _files(labelled, "test"))
         for name, labelled in data.sets.items()
     }
+
+
+def add_to_exports(run_dir: Path) -> None:
+    """Put the record of a run beside the weights that it has exported."""
+    for name in EXPORTS:
+        copy_record(run_dir, run_dir / name)
 
 
 def _files(labelled: LabelledSet, split: Part, limit: int | None = None) -> dict[str, Path]:

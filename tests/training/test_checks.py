@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.test_configs import choices, train_config
-from vqr1.cli.checks import check_training
-from vqr1.cli.rewards import build_rewards
 from vqr1.distributed.hardware import Machine, fitting_profile, hardware_problems
 from vqr1.errors import ConfigError
+from vqr1.rewards.build import build_rewards
+from vqr1.training.checks import check_training
 
 CPU = Machine()
 ONE = Machine(gpus=1, bfloat16=True)

@@ -15,27 +15,22 @@ from huggingface_hub import ModelCard
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from tests.cli.conftest import Command, write_kadid
+from tests.cli.conftest import Command, run, write_kadid  # noqa: F401 - a fixture
 from tests.cli.test_train import SMALL
 from tests.evaluation.builders import predictions
 from tests.evaluation.test_command import SMALL as EVALUATION
 from vqr1.cli.compose import compose_config
 from vqr1.cli.evaluate import main as evaluate
 from vqr1.cli.export import main as export
-from vqr1.cli.model_card import write_model_card
-from vqr1.cli.report import (
-    ExportedStep,
-    TestResult,
-    print_report,
-    row_names,
-    summary_values,
-)
 from vqr1.cli.train import main
 from vqr1.data.image_record import FILE
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.trained_on import TrainedOn
 from vqr1.tracking import RunLog
 from vqr1.training.callbacks.progress import shown_metrics
+from vqr1.training.model_card import write_model_card
+from vqr1.training.report import print_report, row_names, summary_values
+from vqr1.training.result import ExportedStep, TestResult
 
 pytestmark = pytest.mark.slow
 
@@ -182,7 +177,9 @@ def write_level_validation(root: Path) -> list[str]:
 
 
 def test_a_run_without_a_defined_validation_and_the_images_it_knows(
-    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every validation of it is undefined; its evaluations recognise its training images."""
     monkeypatch.setenv("COLUMNS", "200")  # no cell is wrapped

@@ -1,25 +1,16 @@
-"""The training itself, once its parts are open: judge, fit, judge again, export."""
+"""A policy with what trains, evaluates and exports it, built from the configuration.
+
+Not here: in which order a run does so (`run.py`), the step (`grpo.py`).
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
-import torch
 from rich.console import Console
 
-from vqr1.cli.build import (
-    build_engine,
-    build_trainer,
-    build_vision_cache,
-    validation_interval,
-)
-from vqr1.cli.judgements import JUDGED, JUDGED_AVERAGE, keep_predictions, kept_predictions
-from vqr1.cli.report import ExportedStep, TestResult, judge
-from vqr1.cli.resume import Run
 from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, raise_on_all_ranks
@@ -29,11 +20,18 @@ from vqr1.errors import NonFiniteError
 from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.finite import non_finite_weights
-from vqr1.policy.loading import Policy, load_policy
+from vqr1.policy.loading import Policy
 from vqr1.policy.training_prompt import vision_id_of, write_training_prompt
-from vqr1.sweeps.child import trial_callbacks
+from vqr1.rewards import WeightedRewards
 from vqr1.tracking import RunLog
 from vqr1.training.advantages import build_advantage
+from vqr1.training.build import (
+    build_engine,
+    build_trainer,
+    build_vision_cache,
+    load_trained_policy,
+    validation_interval,
+)
 from vqr1.training.callbacks import (
     EmaWeights,
     ReferenceSync,
@@ -43,36 +41,44 @@ from vqr1.training.callbacks import (
     Watchdogs,
     progress_callback,
 )
-from vqr1.training.callbacks.answers import answer_table
-from vqr1.training.callbacks.scatter import scatter_figure
 from vqr1.training.checkpoint_files import read_checkpoint, step_of
+from vqr1.training.evaluation import evaluate_test
 from vqr1.training.grpo import GrpoModule
 from vqr1.training.losses import build_loss
+from vqr1.training.prediction_cache import AVERAGE, POLICY, read_predictions, write_predictions
 from vqr1.training.step import StepSettings
 from vqr1.training.validation import ValidationModes, Validator, validation_modes
 
-logger = logging.getLogger(__name__)
 
+class PolicyTrainer:
+    """A policy with what trains, evaluates and exports it.
 
-class Training:
-    """Judges, fits, judges again and exports; each part once, however often it is resumed."""
+    Args:
+        config: typed configuration.
+        policy: as loaded; after training its weights are those of the last step.
+        data: the opened data sets.
+        rewards: as configured.
+        run_log: the run's log; its folder takes checkpoints and exports.
+        steps: optimiser steps in all.
+        stops: asked for a stop after every batch.
+        sweep_callbacks: as `vqr1.training.command.RunCommand` has them.
+    """
 
     def __init__(
         self,
         config: TrainConfig,
         policy: Policy,
         data: RankingDataModule,
-        rewards: Any,
+        rewards: WeightedRewards,
         run_log: RunLog,
         steps: int,
-        run: Run,
         stops: StopRequests,
+        sweep_callbacks: Callable[[Path, str], list[L.Callback]],
     ) -> None:
         self.config = config
         self.policy = policy
         self.data = data
         self.run_log = run_log
-        self.resumed_from = run.checkpoint
         self.stops = stops
         self.folder = run_log.run_dir / "checkpoints"
         vision_cache = build_vision_cache(config.hardware)
@@ -90,6 +96,8 @@ class Training:
         decay = config.optimizer.ema_decay
         self.average = None if decay is None else EmaWeights(decay)
         callbacks = _callbacks(config, run_log, stops)
+        if get_rank() == 0:
+            callbacks += sweep_callbacks(run_log.run_dir, config.sweep.curve)
         # Checkpoints come last: they hold what the others have made of a step.
         callbacks += [] if self.average is None else [self.average]
         callbacks.append(self.checkpoints)
@@ -97,95 +105,99 @@ class Training:
         # Lightning moves the policy to the CPU after every validate and fit.
         self.device = next(policy.model.parameters()).device
 
-    def run(self) -> TestResult | None:
-        """The whole run, or what is left of it; None in processes that only help."""
-        before = self._judged("before training", 0)
-        if self.resumed_from is None:
+    @property
+    def step(self) -> int:
+        """Optimiser steps so far."""
+        return int(self.trainer.global_step)
+
+    @property
+    def best_step(self) -> int | None:
+        """Step that validation found best; None where no validation chose."""
+        return self.checkpoints.best_step
+
+    @property
+    def best_metrics(self) -> dict[str, float]:
+        """Defined validation metrics of that step, by logged name."""
+        return dict(self.checkpoints.best_metrics)
+
+    def fit(self, checkpoint: Path | None) -> None:
+        """Train to the last step; its full weights are then in this process.
+
+        Args:
+            checkpoint: verified state to resume from; None validates and starts from the beginning.
+        """
+        if checkpoint is None:
             self.trainer.validate(self.module, self.data, verbose=False)
             self.trainer.fit(self.module, self.data)
         else:
-            self.trainer.fit(self.module, self.data, ckpt_path=self.resumed_from, weights_only=True)
-        self._put_together()
-        last_step = self.trainer.global_step
-        after = last = self._judged("after training, last step", last_step)
+            self.trainer.fit(self.module, self.data, ckpt_path=checkpoint, weights_only=True)
+        self._unshard()
+
+    def load_best(self) -> int | None:
+        """Take the weights that validation found best; their step, None where it chose none."""
         self.checkpoints.forget_damaged_best()
         best = self.checkpoints.best_path
-        if best is not None:
-            self.module.load_state_dict(read_checkpoint(best)["state_dict"])
-            if step_of(best) != last_step:
-                after = self._judged(f"after training, best step {step_of(best)}", step_of(best))
-        run_dir = self.run_log.run_dir.resolve()
-        self._export(run_dir / "export")
-        average = self._judged_average(last_step)
-        skipped = self.data.skipped_images()
-        if get_rank():
+        if best is None:
             return None
-        result = TestResult.build(
-            before,
-            after,
-            last,
-            average,
-            ExportedStep(
-                self.checkpoints.best_step, last_step, dict(self.checkpoints.best_metrics)
-            ),
-            run_dir / "export",
-            self.config.validation.bootstrap_draws,
-        )
-        _log_result(self.run_log, result, last_step)
-        self._log_skipped(skipped, last_step)
-        return result
+        self.module.load_state_dict(read_checkpoint(best)["state_dict"])
+        return step_of(best)
 
-    def _put_together(self) -> None:
-        """Take a policy of whole weights where training has left each process a piece."""
+    def _unshard(self) -> None:
+        """Take a policy of full weights where training has left each rank a shard."""
         if isinstance(self.module.sharding, Replicated):
             return
-        policy = policy_of(self.config)
-        with torch.no_grad():
-            places = policy.model.state_dict()
-            for name, whole in self.module.sharding.full_weights(self.policy.model):
-                places[name].copy_(whole)
-        self.module.sharding.close()
-        self.module.sharding = Replicated()
-        self.policy = self.module.policy = policy
-        self.module.model = policy.model
-        self.engine = self.engine.with_model(policy.model)
+        self.policy = load_trained_policy(self.config)
+        self.module.unshard(self.policy)
+        self.engine = self.engine.with_model(self.policy.model)
 
-    def _judged_average(self, step: int) -> Predictions | None:
-        """Judge and export the average of the weights in the policy's place; None without one."""
+    def evaluate_average(self, step: int) -> Predictions | None:
+        """Evaluate and export the average of the weights after `step`; None without one."""
         if self.average is None:
             return None
         self.average.apply(self.module)
-        predictions = self._judged("average of the weights", step, JUDGED_AVERAGE)
-        self._export(self.run_log.run_dir.resolve() / "export_average")
+        predictions = self.evaluate("average of the weights", step, AVERAGE)
+        self.export("export_average")
         return predictions
 
-    def _export(self, folder: Path) -> None:
-        """Write the policy, from rank 0.
+    def export(self, name: str) -> Path:
+        """Write the policy into a folder of the run, from rank 0; returns the folder.
 
         Raises:
             NonFiniteError: its weights hold NaN or infinity, in all processes; nothing is written.
         """
+        folder = self.run_log.run_dir.resolve() / name
         broken = non_finite_weights(self.policy.model)
         if broken:
             raise NonFiniteError(
-                f"{folder.name}: not written, {len(broken)} weights hold NaN or infinity, "
+                f"{name}: not written, {len(broken)} weights hold NaN or infinity, "
                 f"{broken[0]} first"
             )
         if get_rank() == 0:
             export_checkpoint(self.policy, folder)
             write_training_prompt(folder, vision_id_of(self.config.prompt, self.config.model))
+        return folder
 
-    def _judged(self, when: str, step: int, kind: str = JUDGED) -> Predictions | None:
+    def evaluate(self, when: str, step: int, kind: str = POLICY) -> Predictions | None:
+        """Predictions of the test images, from the cache where an earlier process has made them.
+
+        Args:
+            when: shown beside the progress bar.
+            step: optimiser steps of the policy.
+            kind: name of the cached file.
+
+        Returns:
+            None without a test, and on all but rank 0.
+        """
         self.stops.check()
         validation = self.config.validation
         if not validation.test:
             return None
-        kept = kept_predictions(self.folder, step, kind) if get_rank() == 0 else None
+        kept = read_predictions(self.folder, step, kind) if get_rank() == 0 else None
         if broadcast_from_rank0(lambda: kept is not None):
             return kept
         self.policy.model.to(self.device)
         self.engine.synchronise()
-        predictions = judge(
+        predictions = evaluate_test(
             self.engine,
             self.data,
             self.modes.primary,
@@ -194,28 +206,8 @@ class Training:
             self.stops,
         )
         if predictions is not None:
-            keep_predictions(self.folder, step, predictions, kind)
+            write_predictions(self.folder, step, predictions, kind)
         return predictions
-
-    def _log_skipped(self, counts: dict[str, int], step: int) -> None:
-        skipped = {name: count for name, count in counts.items() if count}
-        self.run_log.metrics(
-            {f"data/skipped/{name}": float(count) for name, count in skipped.items()}, step
-        )
-        for name, count in skipped.items():
-            logger.warning("%s: %d images were left out (dataset.on_bad_image=skip)", name, count)
-
-
-def policy_of(config: TrainConfig) -> Policy:
-    """Load the policy as `hardware` says, onto this process's own device."""
-    hardware = config.hardware
-    return load_policy(
-        config.model,
-        attention=hardware.attention,
-        gradient_checkpointing=hardware.gradient_checkpointing,
-        # The current device is the process's own.
-        device="cuda" if hardware.accelerator == "gpu" else "cpu",
-    )
 
 
 def _modes(config: TrainConfig) -> ValidationModes:
@@ -246,17 +238,6 @@ def _step_settings(config: TrainConfig, steps: int, published_mos: Sequence[str]
     )
 
 
-def _log_result(run_log: RunLog, result: TestResult, step: int) -> None:
-    run_log.metrics(result.metrics(), step)
-    run_log.tags({"vqr1.checkpoint": str(result.checkpoint)})
-    for name, predictions in (("before", result.before), ("after", result.after)):
-        if predictions is not None:
-            run_log.figure(
-                f"scatter/test_{name}", scatter_figure(predictions, f"test, {name} training")
-            )
-            run_log.table(f"answers/test_{name}", answer_table(predictions, 20))
-
-
 def _callbacks(config: TrainConfig, run_log: RunLog, stops: StopRequests) -> list[L.Callback]:
     callbacks: list[L.Callback] = [
         SampleAnswers(run_log, config.logger.sample_answers),
@@ -270,6 +251,4 @@ def _callbacks(config: TrainConfig, run_log: RunLog, stops: StopRequests) -> lis
         callbacks.append(
             ReferenceSync(config.grpo.reference_sync_every, config.grpo.reference_mixup)
         )
-    if get_rank() == 0:
-        callbacks += trial_callbacks(run_log.run_dir, config.sweep.curve)
     return callbacks

@@ -1,4 +1,7 @@
-"""From typed configuration to objects: engine, vision cache, trainer; rewards: `rewards.py`."""
+"""From typed configuration to objects: policy, engine, vision cache, trainer.
+
+Not here: rewards (`vqr1.rewards.build`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from lightning.pytorch.strategies import Strategy
 
 from vqr1.config import HardwareConfig, TrainConfig
 from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, get_world_size
-from vqr1.policy.loading import Policy
+from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.policy.vision import VisionCache
 from vqr1.rollout.engine import RolloutEngine
@@ -26,6 +29,18 @@ from vqr1.training.strategy import (
     ShardedStrategy,
     ZeroStrategy,
 )
+
+
+def load_trained_policy(config: TrainConfig) -> Policy:
+    """Load the policy as `hardware` says, onto this process's own device."""
+    hardware = config.hardware
+    return load_policy(
+        config.model,
+        attention=hardware.attention,
+        gradient_checkpointing=hardware.gradient_checkpointing,
+        # The current device is the process's own.
+        device="cuda" if hardware.accelerator == "gpu" else "cpu",
+    )
 
 
 def build_engine(

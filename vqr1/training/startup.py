@@ -1,38 +1,40 @@
-"""A training process among others: its configuration, its run.
+"""The start of a training's rank: its configuration, its connection to the others, their run.
 
-What it leaves out: starting them and how they find each other (`vqr1.distributed`).
+Not here: starting the processes, the rendezvous (`vqr1.distributed`).
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
+import lightning as L
+import torch
 from omegaconf import DictConfig, OmegaConf
 
-from vqr1.cli.checks import check_training
-from vqr1.cli.compose import plain_values
-from vqr1.cli.resume import Run, claimed_run
-from vqr1.cli.rewards import build_rewards
 from vqr1.config import TrainConfig
+from vqr1.config.plain import plain_values
 from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, raise_on_all_ranks
 from vqr1.distributed.environment import RankInfo
 from vqr1.distributed.hardware import share_of_step
 from vqr1.distributed.rendezvous import connect_ranks
 from vqr1.errors import ConfigError
 from vqr1.policy.training_prompt import vision_id_of
+from vqr1.rewards.build import build_rewards
+from vqr1.training.checks import check_training
+from vqr1.training.description import quieten
+from vqr1.training.resume import Run, claimed_run
 from vqr1.training.run_record import RECORD, changed_keys
 
 
-def in_processes(config: TrainConfig, composed: DictConfig, info: RankInfo) -> TrainConfig:
-    """Meet the other processes, and the configuration with their number."""
+def connect(config: TrainConfig, composed: DictConfig, info: RankInfo) -> TrainConfig:
+    """Connect to the other ranks; returns the configuration with their number."""
     hardware = config.hardware
     problem: ConfigError | None = None
     asked = hardware.devices * hardware.nodes
@@ -70,10 +72,19 @@ def in_processes(config: TrainConfig, composed: DictConfig, info: RankInfo) -> T
     return config
 
 
+def set_up_process(config: TrainConfig) -> None:
+    """Threads, seed, and quiet libraries."""
+    quieten(config)
+    if config.hardware.threads is not None:
+        torch.set_num_threads(config.hardware.threads)
+    L.seed_everything(config.seed, verbose=False)
+
+
 @contextmanager
-def shared_run(config: TrainConfig, values: dict[str, Any]) -> Iterator[Run]:
-    """The run that the first process has claimed."""
-    overrides = list(HydraConfig.get().overrides.task)
+def shared_run(
+    config: TrainConfig, values: dict[str, Any], overrides: Sequence[str]
+) -> Iterator[Run]:
+    """The run that rank 0 has claimed."""
     with ExitStack() as held:
         run = broadcast_from_rank0(
             lambda: held.enter_context(claimed_run(config, values, overrides))

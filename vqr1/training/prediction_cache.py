@@ -1,4 +1,4 @@
-"""Judging the test images around a training, each policy once however often the run is resumed."""
+"""Test predictions of a run's policies, kept so that a resumed run evaluates each policy once."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from vqr1.training.checkpoint_files import (
 
 logger = logging.getLogger(__name__)
 
-JUDGED, JUDGED_AVERAGE = "judged", "judged_average"
-"""Names of the files: of a policy, and of the average of its weights until then."""
+POLICY, AVERAGE = "judged", "judged_average"
+"""Names of the files: of a policy, and of the average of its weights until then. Runs of earlier
+versions have them too."""
 
 
-def kept_predictions(folder: Path, step: int, kind: str = JUDGED) -> Predictions | None:
-    """Answers that were kept for the policy after `step` optimiser steps, None if not intact."""
+def read_predictions(folder: Path, step: int, kind: str = POLICY) -> Predictions | None:
+    """The predictions of the policy after `step` optimiser steps; None if not intact."""
     path = folder / step_name(kind, step)
     if not path.exists():
         return None
@@ -38,8 +39,10 @@ def kept_predictions(folder: Path, step: int, kind: str = JUDGED) -> Predictions
     return _from_plain(content)
 
 
-def keep_predictions(folder: Path, step: int, predictions: Predictions, kind: str = JUDGED) -> None:
-    """Keep the answers of the policy after `step` optimiser steps."""
+def write_predictions(
+    folder: Path, step: int, predictions: Predictions, kind: str = POLICY
+) -> None:
+    """Keep the predictions of the policy after `step` optimiser steps."""
     try:
         write_checkpoint(_to_plain(predictions), folder / step_name(kind, step))
     except CheckpointNotWrittenError as error:

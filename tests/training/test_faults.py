@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
 from tests.sweeps.killed_sweep import command, prepare, state
-from vqr1.cli.faults import fault_message, machine_faults
 from vqr1.cli.train import main
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted, RunFaultError
+from vqr1.training.faults import fault_message, machine_faults
 
 HERE = Path("runs/one")
 WORKER = "DataLoader worker (pid 7) is killed by signal: Killed. "
@@ -85,7 +85,9 @@ def test_a_worker_that_went_first_after_a_signal_is_no_fault() -> None:
 
 @pytest.mark.medium
 def test_an_interrupted_sweep_says_how_it_goes_on(
-    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prepare(tmp_path, {})
 

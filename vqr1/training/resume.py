@@ -1,15 +1,16 @@
-"""Which run a training command means: a new one, or one that goes on (`resume=`).
+"""Which run a training command means: a new one, or one that it resumes (`resume=`).
 
-`resume=RUN` has completed the command line before (`arguments.py`). `resume=auto` composes as usual
-and goes on with what `run_dir` holds; where the command does not give `run_dir`, with the newest
+`resume=RUN` has completed the command line before (`vqr1.cli.arguments`). `resume=auto` composes as
+usual and resumes what `run_dir` holds; where the command does not give `run_dir`, the newest
 unfinished run beside it that has the same configuration.
 
-What it leaves out: what a checkpoint holds (`vqr1.training.callbacks.checkpoints`).
+Not here: what a checkpoint holds (`vqr1.training.callbacks.checkpoints`).
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,11 +18,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vqr1.cli.arguments import AUTO, find_run, gives, kept_overrides
 from vqr1.config import TrainConfig
-from vqr1.errors import ConfigError, DataError, UserError
+from vqr1.data import image_record
+from vqr1.distributed.collectives import get_rank
+from vqr1.distributed.environment import RankInfo
+from vqr1.errors import ConfigError, DataError, Interrupted, RunFaultError, UserError
 from vqr1.outputs import TRAINING, check_folder
 from vqr1.training.checkpoint_files import newest_intact
+from vqr1.training.run_lookup import (
+    AUTO,
+    find_run,
+    finished_metric,
+    gives,
+    kept_overrides,
+    resume_command,
+)
 from vqr1.training.run_record import (
     RECORD,
     RunLock,
@@ -65,6 +76,7 @@ class Run:
         except UserError as error:
             if not self.resumed and error.exit_code == UserError.exit_code:
                 remove_record(self.run_dir)
+                (self.run_dir / image_record.FILE).unlink(missing_ok=True)
             raise
 
     def with_data(self, digests: dict[str, str], force: bool) -> Run:
@@ -190,3 +202,33 @@ def _check_unused(run_dir: Path, record: RunRecord | None) -> None:
         )
     if record is not None:
         raise ConfigError([f"run_dir={run_dir}: this folder holds a finished run; choose another"])
+
+
+def finished(run: Run) -> float:
+    """The metric of a run that has finished; rank 0 prints that nothing is left to do."""
+    if get_rank() == 0:
+        print(f"{run.run_dir}: this run has finished; there is nothing to resume")
+    return finished_metric(run.run_dir)
+
+
+def print_how_to_resume(
+    run: Run, info: RankInfo, error: Interrupted | RunFaultError, in_sweep: bool
+) -> None:
+    """Print on rank 0 why a run stopped and how to resume it.
+
+    Args:
+        run: the run.
+        info: this process among those of the run.
+        error: what stopped it.
+        in_sweep: its sweep prints how it resumes.
+    """
+    if get_rank():
+        return
+    if isinstance(error, Interrupted):
+        if in_sweep:
+            print(f"stopped by {error.signal_name}", file=sys.stderr)
+            return
+        print(f"stopped by {error.signal_name}; go on with:", file=sys.stderr)
+    else:
+        print("stopped; once the cause below is put right, go on with:", file=sys.stderr)
+    print(f"  {resume_command(run.run_dir, info)}", file=sys.stderr)

@@ -1,0 +1,62 @@
+"""Evaluating a training's policy on the test images, with a progress bar."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from vqr1.data.datamodule import RankingDataModule
+from vqr1.distributed.collectives import get_rank, get_world_size
+from vqr1.distributed.stop_requests import Looks, StopRequests
+from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.protocol import EvaluationMode, SamplingEngine, score_batch, score_batches
+from vqr1.training.validation import in_table_order
+
+
+def evaluate_test(
+    engine: SamplingEngine,
+    data: RankingDataModule,
+    mode: EvaluationMode,
+    batch_size: int,
+    when: str,
+    stops: StopRequests,
+) -> Predictions | None:
+    """Score every test image, with a progress bar, and stop after a batch if asked.
+
+    Ranks share the images; None on all but rank 0.
+    """
+    ranks = get_world_size()
+    loader = data.eval_dataloader("test", batch_size=batch_size, rank=get_rank(), world_size=ranks)
+    total = sum(len(labelled.part("test")) for labelled in data.sets.values())
+    looks = Looks(stops, len(loader))
+    with _progress(f"test images, {when}", total) as advance:
+
+        def scored(images: int) -> None:
+            # Rank 0's share stands for the others'.
+            advance(images * ranks)
+            if looks.after_batch():
+                stops.check()
+
+        parts = list(score_batches(lambda b: score_batch(engine, b, mode), loader, scored))
+    if looks.after_all():
+        stops.check()
+    return in_table_order(parts)
+
+
+@contextmanager
+def _progress(label: str, total: int):  # type: ignore[no-untyped-def]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, disable=get_rank() > 0) as progress:
+        task = progress.add_task(label, total=total)
+
+        def advance(images: int) -> None:
+            left = total - progress.tasks[task].completed
+            progress.update(task, advance=min(images, left))
+
+        yield advance

@@ -1,0 +1,209 @@
+"""What a training run reports at its end: metrics before and after, and where everything is.
+
+To the log (`log_*`), to `summary.json` (`summary_values`), to the terminal (`print_report`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.summary import Gain, Summary
+from vqr1.tracking import RunLog
+from vqr1.training.callbacks.answers import answer_table
+from vqr1.training.callbacks.scatter import scatter_figure
+from vqr1.training.result import ExportedStep, TestResult
+
+logger = logging.getLogger(__name__)
+
+
+def log_result(run_log: RunLog, result: TestResult, skipped: Mapping[str, int], step: int) -> None:
+    """Log the metrics, plots and answers of the test, and skipped images.
+
+    Args:
+        run_log: of the run.
+        result: of the run.
+        skipped: by set, images that could not be read and were skipped.
+        step: the last one.
+    """
+    run_log.metrics(result.metrics(), step)
+    run_log.tags({"vqr1.checkpoint": str(result.checkpoint)})
+    for name, predictions in (("before", result.before), ("after", result.after)):
+        if predictions is not None:
+            run_log.figure(
+                f"scatter/test_{name}", scatter_figure(predictions, f"test, {name} training")
+            )
+            run_log.table(f"answers/test_{name}", answer_table(predictions, 20))
+    _log_skipped(run_log, skipped, step)
+
+
+def _log_skipped(run_log: RunLog, counts: Mapping[str, int], step: int) -> None:
+    skipped = {name: count for name, count in counts.items() if count}
+    run_log.metrics({f"data/skipped/{name}": float(count) for name, count in skipped.items()}, step)
+    for name, count in skipped.items():
+        logger.warning("%s: %d images were left out (dataset.on_bad_image=skip)", name, count)
+
+
+def summary_values(result: TestResult, seconds: float, run_log: RunLog) -> dict[str, Any]:
+    """Contents of a training run's `summary.json`."""
+    gain = next(iter(result.gains.values())) if len(result.gains) == 1 else None
+    values: dict[str, Any] = {
+        "test_srcc_before": _number(result.summary_before, "srcc"),
+        "test_srcc_after": _number(result.summary_after, "srcc"),
+        "test_srcc_last": _number(result.summary_last, "srcc"),
+        "test_plcc_before": _number(result.summary_before, "plcc"),
+        "test_plcc_after": _number(result.summary_after, "plcc"),
+        "test_srcc_gain_interval": (
+            [_finite(gain.interval.low), _finite(gain.interval.high)] if gain else None
+        ),
+        **(
+            {}
+            if result.summary_average is None
+            else {"test_srcc_average": _number(result.summary_average, "srcc")}
+        ),
+        "test_trained_on": {name: seen.values() for name, seen in result.trained_on.items()},
+        "test_images": None if result.summary_after is None else result.summary_after.n,
+        "test_unscored_before": _unscored(result.summary_before),
+        "test_unscored_after": _unscored(result.summary_after),
+        "val_srcc_best": result.exported.val_srcc,
+        "val_images": result.exported.count("images"),
+        "val_unscored_best": result.exported.count("unscored_images"),
+        "exported_step": (
+            result.exported.last if result.exported.best is None else result.exported.best
+        ),
+        "exported_by": "last step" if result.exported.best is None else "validation",
+        "seconds": round(seconds, 1),
+        "mlflow_run_id": run_log.mlflow_run_id,
+        "checkpoint": str(result.checkpoint),
+    }
+    if len(result.gains) > 1:
+        values["test_by_dataset"] = {
+            name: {
+                "srcc_before": _finite(gain.before),
+                "srcc_after": _finite(gain.after),
+                "srcc_gain_interval": [_finite(gain.interval.low), _finite(gain.interval.high)],
+                "images": gain.n,
+                "left_out": gain.left_out,
+            }
+            for name, gain in result.gains.items()
+        }
+    return values
+
+
+def print_report(console: Console, result: TestResult, seconds: float, run_log: RunLog) -> None:
+    """Print metrics with intervals, sample answers, and where to look next."""
+    if result.summary_before is not None:
+        console.print(_metrics_table(result))
+        for name, gain in result.gains.items():
+            console.print(
+                f"{name}: SRCC gain {gain.gain:+.3f}, 95 % interval "
+                f"[{gain.interval.low:+.3f}, {gain.interval.high:+.3f}] (paired bootstrap over "
+                f"{_gain_base(gain)})"
+            )
+    if result.after is not None:
+        console.print(_answers_table(result.after, 4))
+    console.print(f"took {seconds:.0f} s; exported checkpoint: {result.checkpoint}", markup=False)
+    if run_log.mlflow_run_id is not None:
+        uri = run_log.tracking_uri
+        console.print(f"MLflow run {run_log.mlflow_run_id}; open its page with:")
+        console.print(
+            f"  mlflow ui --host 127.0.0.1 --backend-store-uri {uri}", markup=False, highlight=False
+        )
+    console.print(str(run_log.run_dir), markup=False, highlight=False)
+
+
+def _gain_base(gain: Gain) -> str:
+    """What a gain is over: images, and draws where some have no SRCC."""
+    words = f"{gain.n} images"
+    if gain.left_out:
+        total = gain.n + gain.left_out
+        words = (
+            f"{gain.n} of {total} images, {gain.left_out} without a score before or after training"
+        )
+    lost = gain.interval.lost
+    return f"{words}; {lost} of {gain.interval.draws} draws without an SRCC" if lost else words
+
+
+def row_names(exported: ExportedStep) -> dict[str, str]:
+    """Names of the rows of the final table; the exported weights stand in one row."""
+    names = {"before": "before", "average": "average of the weights"}
+    if exported.best is None:
+        return names | {"after": "after, last step (exported)"}
+    if exported.best == exported.last:
+        return names | {"after": "after, best and last step (exported)"}
+    return names | {"after": "after, best step (exported)", "last": "after, last step"}
+
+
+def _metrics_table(result: TestResult) -> Table:
+    trained = sum(seen.trained for seen in result.trained_on.values())
+    what = f"{trained} of them trained on" if trained else "never trained on"
+    table = Table(title=f"test images ({what}), 95 % bootstrap intervals")
+    for column in ("policy", "SRCC", "PLCC", "no score"):
+        table.add_column(column)
+    names = row_names(result.exported)
+    notes = [
+        f"{name}: {text}" for name, seen in result.trained_on.items() for text in seen.sentences()
+    ]
+    for when, summary in result.summaries().items():
+        if when not in names:
+            continue
+        srcc, plcc = summary.srcc_interval, summary.plcc_interval
+        table.add_row(
+            names[when],
+            f"{summary.srcc:.3f} [{srcc.low:.3f}, {srcc.high:.3f}]",
+            f"{summary.plcc:.3f} [{plcc.low:.3f}, {plcc.high:.3f}]",
+            f"{summary.n - summary.n_scored} of {summary.n}",
+        )
+        notes += [f"{names[when]}: {text}" for text in _missing(summary)]
+    if notes:
+        table.caption = Text("\n".join(notes))
+        table.caption_justify = "left"
+    return table
+
+
+def _missing(summary: Summary) -> list[str]:
+    """Why a correlation or its interval is NaN, and from how many draws an interval is."""
+    found = []
+    for name in ("srcc", "plcc"):
+        interval = getattr(summary, f"{name}_interval")
+        if name in summary.reasons:
+            found.append(f"no {name.upper()}: {summary.reasons[name]}")
+        elif interval.reason:
+            found.append(f"no interval of {name.upper()}: {interval.reason}")
+        elif interval.lost:
+            found.append(
+                f"{name.upper()}: {interval.lost} of {interval.draws} bootstrap draws have none "
+                "and are left out of its interval"
+            )
+    return found
+
+
+def _answers_table(predictions: Predictions, count: int) -> Table:
+    table = Table(title="sample answers after training")
+    table.add_column("image")
+    table.add_column("MOS")
+    table.add_column("response", overflow="fold")
+    for row in answer_table(predictions, count).itertuples():
+        # Text, because an answer may hold what rich takes for markup.
+        table.add_row(Text(str(row.image)), f"{row.mos:.2f}", Text(str(row.response)))
+    return table
+
+
+def _number(summary: Summary | None, metric: str) -> float | None:
+    return None if summary is None else _finite(getattr(summary, metric))
+
+
+def _unscored(summary: Summary | None) -> int | None:
+    return None if summary is None else summary.n - summary.n_scored
+
+
+def _finite(value: float) -> float | None:
+    """The value, or None for NaN, which JSON cannot hold."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,110 @@
+"""What a command needs of a run's folder before anything heavy is imported.
+
+Finding the folder, the overrides that a later `resume=` starts from, the command that resumes it,
+and the metric of a finished run.
+
+Not here: checking and claiming the run (`resume.py`), its record (`run_record.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vqr1.distributed.environment import TORCHRUN, RankInfo
+from vqr1.errors import ConfigError, DataError
+from vqr1.training.run_record import RECORD
+
+PROGRAM = "train.py"
+"""What the training command is called; `sys.argv[0]` of a job may be its launcher's script."""
+AUTO = "auto"
+RUN_DIR_TAG = "vqr1.run_dir"
+"""Tag of an MLflow run: where its run directory is."""
+WHERE_KEYS = ("resume", "resume_force", "run_dir", "hydra.run.dir")
+"""Keys that give where a run is and not what it is."""
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def find_run(name: str, tracking_uri: str | None = None) -> Path:
+    """The directory of a run.
+
+    Args:
+        name: a run directory or an MLflow run id.
+        tracking_uri: where MLflow looks the id up; None is `mlflow.db` in the working directory.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    folder = Path(name)
+    if (folder / RECORD).is_file():
+        return folder.resolve()
+    if _RUN_ID.fullmatch(name) is None:
+        raise ConfigError(
+            [f"resume={name}: no run directory ({RECORD} is missing) and no MLflow run id"]
+        )
+    from vqr1.tracking.delivery import outage_errors
+    from vqr1.tracking.store import default_tracking_uri, one_line, quick_client
+
+    uri = tracking_uri or default_tracking_uri()
+    try:
+        tags = quick_client(uri).get_run(name).data.tags
+    except outage_errors() as error:
+        raise ConfigError([f"resume={name}: {one_line(error)}; give the run's folder"]) from error
+    if RUN_DIR_TAG not in tags or not (Path(tags[RUN_DIR_TAG]) / RECORD).is_file():
+        raise ConfigError(
+            [f"resume={name}: its folder {tags.get(RUN_DIR_TAG)} is not here; give the folder"]
+        )
+    return Path(tags[RUN_DIR_TAG])
+
+
+def kept_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides that a later `resume=` starts from."""
+    return tuple(override for override in overrides if key_of(override) not in WHERE_KEYS)
+
+
+def gives(overrides: Sequence[str], key: str) -> bool:
+    """Whether the command line sets a key."""
+    return any(key_of(override) == key for override in overrides)
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def resume_command(run_dir: Path, info: RankInfo) -> str:
+    """What a user types to go on with a run that was started as this process was.
+
+    Args:
+        run_dir: the run's.
+        info: this process's, or `RankInfo()` in the one that started the others.
+    """
+    end = f"{PROGRAM} resume={run_dir}"
+    if not info.launched or info.report is not None:
+        return f"python {end}"
+    if info.nodes == 1 and TORCHRUN in os.environ:
+        return f"torchrun --nproc-per-node {info.world_size} {end}"
+    many = f"{info.nodes} x {info.local_size} processes"
+    return f"{end}   # by the same launcher, nodes and processes as before ({many})"
+
+
+def finished_metric(run_dir: Path) -> float:
+    """Test SRCC after training; without a test, validation SRCC of the best checkpoint.
+
+    Raises:
+        DataError: the run's summary is missing or damaged.
+    """
+    path = run_dir / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        metric = summary["test_srcc_after"]
+        metric = summary["val_srcc_best"] if metric is None else metric
+        return float("nan") if metric is None else float(metric)
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: this run has finished, but its summary is missing or damaged; restore it, or "
+            "start a new run"
+        ) from error
