@@ -188,3 +188,14 @@ def test_mixtures_in_any_order(mixture: str) -> None:
 def test_configuration_is_found_from_the_package() -> None:
     assert (config_dir() / "train.yaml").is_file()
     assert config_dir() == Path(__file__).resolve().parents[2] / "conf"
+
+
+def test_everything_published_that_a_key_restores() -> None:
+    values = plain_values(
+        compose_config("train", ["experiment=published_kadid", "dataset.root=x", "run_dir=y"])
+    )
+    config = validate(TrainConfig, values)
+    assert (config.grpo.pool, config.loader.images_per_step) == (8, 128)
+    assert (config.prompt.vision_id, config.model.max_pixels) == (False, 12_845_056)
+    assert (config.optimizer.lr, config.rollout.sampling.max_new_tokens) == (1e-6, 256)
+    assert (config.loss.kl_weight, values["advantage"]["std"]) == (0.04, True)
