@@ -352,7 +352,7 @@ def test_what_a_server_is_asked_must_agree(run: Command, folder: Path) -> None:
                 (f"backend.url={log.url}", "+backend.unsupported.seed=null"),
                 "backend.unsupported={'seed': None}",
             ),
-            ((f"backend.url={log.url}", "prompt.vision_id=false"), "prompt.vision_id=False"),
+            ((f"backend.url={log.url}", "prompt.vision_id=true"), "prompt.vision_id=True"),
             (
                 (f"backend.url={log.url}", "mode.sampling.repetition_penalty=1.2"),
                 "mode.sampling.repetition_penalty=1.2",
@@ -364,8 +364,8 @@ def test_what_a_server_is_asked_must_agree(run: Command, folder: Path) -> None:
         assert len(log.bodies) + len(other.bodies) == asked
         unsent = "+backend.unsupported.presence_penalty=null"
         plain = run(main, "photos", "mode=greedy", "backend=openai", f"backend.url={log.url}",
-                    "prompt.vision_id=false", unsent)  # fmt: skip
-    assert "note: the policy was trained with prompt.vision_id=true, it is asked" in plain.err
+                    "prompt.vision_id=true", unsent)  # fmt: skip
+    assert "note: the policy was trained with prompt.vision_id=false, it is asked" in plain.err
     assert "note: answers are drawn with the server's own presence_penalty not known" in plain.err
 
 
@@ -377,8 +377,9 @@ def test_a_file_of_before_the_keys_counts_as_they_did_then(run: Command, folder:
     for key in ("prompt.vision_id", "mode.sampling.repetition_penalty"):
         del kept[key]
     settings.write_text(json.dumps(kept))
-    assert run(main, *ask).code == 0
-    refused = run(main, *ask, "prompt.vision_id=false")
+    # The tiny policy was asked with it then.
+    assert run(main, *ask, "prompt.vision_id=true").code == 0
+    refused = run(main, *ask)
     assert "prompt.vision_id=False: output=scores.csv was begun with True" in refused.err
 
 
