@@ -107,11 +107,11 @@ def test_a_server_gives_the_figures_of_its_model(run: Command, tmp_path: Path) -
             run(main, *arguments, change, "run_dir=server")
             for change in (
                 "+backend.extra_body.min_tokens=9", "+backend.unsupported.seed=null",
-                "prompt.vision_id=false", "mode.sampling.repetition_penalty=1.05",
+                "prompt.vision_id=true", "mode.sampling.repetition_penalty=1.05",
             )
         ]  # fmt: skip
         unsent = [f"+backend.unsupported.{held}" for held in ("presence_penalty=null", "min_p=0.1")]
-        plain = run(main, *arguments, "prompt.vision_id=false", *unsent, "run_dir=plain")
+        plain = run(main, *arguments, "prompt.vision_id=true", *unsent, "run_dir=plain")
         without = log.bodies[-1]
     assert f"m at {log.url}, thinking prompt, greedy answer" in found.out
     assert "already scored" in again.out
@@ -124,7 +124,7 @@ def test_a_server_gives_the_figures_of_its_model(run: Command, tmp_path: Path) -
     assert not lost.valid[3].any()
     for other, key in zip(
         others,
-        ("backend.extra_body", "backend.unsupported", "prompt.vision_id=False",
+        ("backend.extra_body", "backend.unsupported", "prompt.vision_id=True",
          "mode.sampling.repetition_penalty=1.05"),
         strict=True,
     ):  # fmt: skip
@@ -132,17 +132,17 @@ def test_a_server_gives_the_figures_of_its_model(run: Command, tmp_path: Path) -
         assert f"{key}" in other.err
         assert "the evaluation in run_dir='server' was started with" in other.err
         assert other.err.count("\n") == 1
-    # "Picture 1: " is as the tiny policy's training had it, unless the command asks otherwise.
+    # "Picture 1: " is as the tiny policy's record has it (without), unless the command asks otherwise.
     assert plain.code == 0, plain.err
-    assert [len(b["messages"][0]["content"]) for b in (log.bodies[0], without)] == [3, 2]
-    assert "note: the policy was trained with prompt.vision_id=true, it is asked" in plain.out
+    assert [len(b["messages"][0]["content"]) for b in (log.bodies[0], without)] == [2, 3]
+    assert "note: the policy was trained with prompt.vision_id=false, it is asked" in plain.out
     assert "note" not in found.out
     assert "greedy answer, the server's own presence_penalty not known" in plain.out
     settings = json.loads((tmp_path / "plain" / "evaluation.json").read_text())
-    assert settings["prompt.vision_id"] is False
+    assert settings["prompt.vision_id"] is True
     assert settings["backend.unsupported"] == {"presence_penalty": None, "min_p": 0.1}
     config = (tmp_path / "plain" / "config.yaml").read_text()
-    assert "vision_id: false" in config
+    assert "vision_id: true" in config
     keep = np.arange(12) != 3
     assert same(lost.rows(keep), expected.rows(keep))
 
