@@ -132,7 +132,7 @@ def test_a_server_gives_the_figures_of_its_model(run: Command, tmp_path: Path) -
         assert f"{key}" in other.err
         assert "the evaluation in run_dir='server' was started with" in other.err
         assert other.err.count("\n") == 1
-    # "Picture 1: " is as the tiny policy's record has it (without), unless the command asks otherwise.
+    # Without "Picture 1: ", as the tiny policy's record has it, unless the command asks otherwise.
     assert plain.code == 0, plain.err
     assert [len(b["messages"][0]["content"]) for b in (log.bodies[0], without)] == [2, 3]
     assert "note: the policy was trained with prompt.vision_id=false, it is asked" in plain.out

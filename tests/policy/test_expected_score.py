@@ -68,8 +68,7 @@ def prompt() -> PromptBatch:
 @cache
 def packed_of(name: str) -> Any:
     model = model_of(name)
-    asked = PromptBatch(prompt().input_ids, prompt().pixel_values.double(), prompt().image_grid_thw)
-    return pack_prompts(model, asked, encode_images(model, asked))
+    return pack_prompts(model, prompt(), encode_images(model, prompt()))
 
 
 @cache
@@ -168,7 +167,6 @@ def test_neighbours_and_the_size_of_a_pass_change_nothing(
     head, alike = numerical_head(name, "4", 2.0)
     monkeypatch.setattr(model, "lm_head", head)
     asked = tiny_prompts([(1, 2), (1, 2), (2, 3)], [4, 4, 7])
-    asked = PromptBatch(asked.input_ids, asked.pixel_values.double(), asked.image_grid_thw)
     packed = pack_prompts(model, asked, encode_images(model, asked))
     beginnings = [BEGINNING, "<answer>", "answer<answer>"]
     with torch.no_grad():

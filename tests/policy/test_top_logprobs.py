@@ -171,7 +171,9 @@ def test_error_against_the_exact_expectation(name: str) -> None:
     config = validate(ModelConfig, read_choice("model", "tiny", "model"))
     prompt = validate(PromptConfig, read_choice("prompt", name, "prompt"))
     policy = load_policy(config)
-    builder = PromptBuilder(policy.processor, prompt.text, config.min_pixels, config.max_pixels)
+    builder = PromptBuilder(
+        policy.processor, prompt.text, config.min_pixels, config.max_pixels, vision_id=False
+    )
     rng = np.random.default_rng(0)
     pictures = []
     for number in range(12):
