@@ -172,7 +172,7 @@ def test_rows_that_other_readers_take(tmp_path: Path) -> None:
     [
         ("name,score\na.png,1\n", "scores.csv:1: not a row"),
         (
-            "path,score,std,lost,valid,text,error\na.png,1\nb.png,2,,,true,,\n",
+            "path,score,std,lost,valid,text,error,answers,valid_answers\na.png,1\nb.png,2,,,true,,,,\n",
             "scores.csv:2: not a row",
         ),
         ("path,score,std,valid,text,error\na.png,1,,true,,\nb.png,x,,true,,\n", "scores.csv:3"),
@@ -198,9 +198,9 @@ def test_a_file_from_before_the_counts_is_continued(tmp_path: Path) -> None:
     new = Result("b.png", 2.0, valid=True, answers=2, valid_answers=1)
     assert fill(path, "csv", [Result("a.png", 1.5, valid=True), new]) == ["b.png"]
     assert path.read_text() == (
-        "path,score,std,valid,text,error,answers,valid_answers\n"
-        "a.png,1.5,,true,,,,\n"
-        "b.png,2.0,,true,,,2,1\n"
+        "path,score,std,lost,valid,text,error,answers,valid_answers\n"
+        "a.png,1.5,,,true,,,,\n"
+        "b.png,2.0,,,true,,,2,1\n"
     )
 
 

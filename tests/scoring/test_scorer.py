@@ -162,7 +162,7 @@ def test_expected_scores_are_those_of_evaluation(
 def builder(policy: Policy, config: ScoreConfig) -> PromptBuilder:
     model = config.model
     return PromptBuilder(
-        policy.processor, config.prompt.text, model.min_pixels, model.max_pixels, vision_id=True
+        policy.processor, config.prompt.text, model.min_pixels, model.max_pixels, vision_id=False
     )
 
 

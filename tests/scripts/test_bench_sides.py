@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
+from vqr1.planning import released
 from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import encode_images
@@ -25,12 +26,12 @@ def small_weights(tmp_path, monkeypatch):
     """A folder with weights for the benchmark's processor, of a few thousand parameters."""
     from bench import setup
 
-    text, vision = setup.SHAPES["39m"]
+    text, vision = released.SHAPES["39m"]
     text = {**text, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
             "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
     vision = {**vision, "depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2,
               "fullatt_block_indexes": [0]}  # fmt: skip
-    monkeypatch.setitem(setup.SHAPES, "39m", (text, vision))
+    monkeypatch.setitem(released.SHAPES, "39m", (text, vision))
     setup.save_weights("39m", torch.float32, torch.device("cpu"), tmp_path / "weights")
     return tmp_path / "weights"
 
