@@ -93,6 +93,15 @@ def find_rank_info(environment: MutableMapping[str, str] = os.environ) -> RankIn
     )
 
 
+def get_local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Rank of this process on its node, of one that is connected already.
+
+    Not by `find_rank_info`: vLLM in this process sets a rank and a world size of its own, which do
+    not fit to the launcher's other variables.
+    """
+    return int(environment.get("LOCAL_RANK", "0"))
+
+
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether a launcher has started this process as one of several, told before any check."""
     return "RANK" in environment

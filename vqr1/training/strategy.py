@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, get_world_size
 from vqr1.distributed.deepspeed import DeepSpeedSharding, zero_config
-from vqr1.distributed.environment import find_rank_info
+from vqr1.distributed.environment import get_local_rank
 from vqr1.distributed.sharding import FullySharded, full_state, shard_like
 from vqr1.policy.sharded_modules import external_weights, sharded_modules
 from vqr1.training.checkpoint_files import CheckpointNotWrittenError
@@ -38,7 +38,7 @@ class ConnectedEnvironment(TorchElasticEnvironment):
 
     def local_rank(self) -> int:
         """Its number on its node."""
-        return find_rank_info().local_rank if get_world_size() > 1 else 0
+        return get_local_rank() if get_world_size() > 1 else 0
 
 
 class ReplicatedStrategy(DDPStrategy):
