@@ -36,6 +36,7 @@ def run_script(folder: Path, *arguments: str, **variables: str) -> subprocess.Co
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_one_process_with_cut_weights(tmp_path: Path) -> None:
     process = start_command(
         "vqr1.cli.train", tmp_path, *STEP, "hardware.strategy=fsdp2", "hardware.threads=1",
@@ -92,6 +93,7 @@ def test_a_run_goes_on_as_it_was_started(
     assert resume_command(Path("run"), place) == expected
 
 
+@pytest.mark.slow
 def test_a_process_without_a_meeting_point_says_so_in_one_line(tmp_path: Path) -> None:
     done = run_script(
         tmp_path, "hardware.rendezvous_seconds=1", RANK="1", WORLD_SIZE="2", LOCAL_RANK="1",

@@ -386,6 +386,7 @@ def train(
     return recorder
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("stop", "workers"), [(2, 0), (3, 0), (4, 0), (4, 1)])
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_lightning_resumes_to_the_same_batches(

@@ -18,7 +18,10 @@ from vqr1.data.distortions import DISTORTIONS, to_bytes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no system Chromium on this machine")
+pytestmark = [
+    pytest.mark.medium,
+    pytest.mark.skipif(CHROMIUM is None, reason="no system Chromium on this machine"),
+]
 
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
