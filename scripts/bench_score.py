@@ -162,9 +162,9 @@ class OwnScorer:
     """`python score.py` without its command line."""
 
     def __init__(self, config: ModelConfig, prompt: PromptConfig, exactly: int | None) -> None:
+        from vqr1.inference.backends.local import LocalBackend
+        from vqr1.inference.scorer import Scorer
         from vqr1.policy.loading import load_policy
-        from vqr1.scoring.backends.local import LocalBackend
-        from vqr1.scoring.scorer import Scorer
 
         policy = load_policy(config)
         mode = checked(

@@ -30,6 +30,9 @@ from vqr1.config import EvalConfig, LocalBackendConfig, validate
 from vqr1.data.datamodule import open_sets
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
+from vqr1.inference.backends import build_backend
+from vqr1.inference.compare import is_comparable
+from vqr1.inference.scorer import Scorer
 from vqr1.iqa.pairs import (
     PairOutcomes,
     ReliabilityBin,
@@ -40,9 +43,6 @@ from vqr1.iqa.pairs import (
 )
 from vqr1.iqa.thurstone import GAMMA
 from vqr1.outputs import own_json, own_png, png_metadata, target, write_json
-from vqr1.scoring.backends import build_backend
-from vqr1.scoring.compare import is_comparable
-from vqr1.scoring.scorer import Scorer
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

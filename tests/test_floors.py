@@ -15,10 +15,11 @@ FLOORS = {
     "data": 2, "rewards": 2, "tracking": 2,
     "policy": 3,
     "rollout": 4,
-    "planning": 4.5,
+    "inference": 4.5,
+    "planning": 4.7,
     # Training evaluates validation images by the rules of evaluation, never the other way round.
     # What a sweep adds to a run is handed to training by the command.
-    "scoring": 5, "evaluation": 5, "training": 5.5,
+    "evaluation": 5, "training": 5.5,
     "sweeps": 6,
     "cli": 7,
 }  # fmt: skip

@@ -4,7 +4,7 @@ A run directory, a sweep and a summary are known by their record (`RECORDS`), so
 versions are known too. A command takes a folder that is new, empty, or of its own kind; whether the
 settings are the same too is compared where the record is read. A file is replaced only where its
 content shows that the same command wrote it: a PNG by its metadata, JSON by `WRITTEN_BY`, tables by
-their first line (`vqr1.scoring.own_files`).
+their first line (`vqr1.inference.own_files`).
 
 What it leaves out: continuing what is there, and two processes at once (`vqr1.locks`).
 """

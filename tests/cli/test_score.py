@@ -27,7 +27,7 @@ from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.score import MODES, main, split_arguments
 from vqr1.config import ScoreConfig, config_dir, validate
 from vqr1.errors import DataError
-from vqr1.scoring.files import find_images
+from vqr1.inference.files import find_images
 
 pytestmark = pytest.mark.medium
 

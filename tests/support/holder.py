@@ -17,7 +17,7 @@ def hold_run(run_dir: str) -> None:
 
 def hold_output(path: str) -> None:
     """Hold a file of results; `held.log` beside it shows that the lock is taken."""
-    from vqr1.scoring.result_file import held
+    from vqr1.inference.result_file import held
 
     with held(Path(path)):
         Path(path).with_name("held.log").touch()

@@ -8,9 +8,9 @@ from PIL import Image
 
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import ScoreConfig, validate
-from vqr1.scoring.backends import build_backend
-from vqr1.scoring.result import Result
-from vqr1.scoring.scorer import Scorer
+from vqr1.inference.backends import build_backend
+from vqr1.inference.result import Result
+from vqr1.inference.scorer import Scorer
 
 
 def results(pictures: Sequence[Image.Image], *overrides: str) -> list[Result]:

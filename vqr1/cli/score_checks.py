@@ -17,11 +17,11 @@ from vqr1.cli.mode_checks import (
 )
 from vqr1.config import AnyBackend, ScoreConfig, ServeConfig, ServerConfig
 from vqr1.errors import ConfigError
+from vqr1.inference.files import is_list
+from vqr1.inference.own_files import written_kind
+from vqr1.inference.writers import Format
 from vqr1.outputs import not_own
 from vqr1.policy.training_prompt import trained_vision_id, vision_id_note, vision_id_of
-from vqr1.scoring.files import is_list
-from vqr1.scoring.own_files import written_kind
-from vqr1.scoring.writers import Format
 
 FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".txt": "table"}
 """What the ending of a file says about its format."""

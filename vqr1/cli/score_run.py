@@ -18,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vqr1.cli.score_checks import FORMATS, check_scoring, deciding_settings, print_notes
 from vqr1.config import ScoreConfig, ServerConfig
 from vqr1.errors import DataError, ModelError
-from vqr1.scoring.files import find_images
-from vqr1.scoring.result import Result
-from vqr1.scoring.result_file import ResultFile, held, not_written, read_results, settings_file
-from vqr1.scoring.writers import Format, ResultWriter, write_pairs, write_ranking
+from vqr1.inference.files import find_images
+from vqr1.inference.result import Result
+from vqr1.inference.result_file import ResultFile, held, not_written, read_results, settings_file
+from vqr1.inference.writers import Format, ResultWriter, write_pairs, write_ranking
 
 if TYPE_CHECKING:
-    from vqr1.scoring.scorer import Scorer
+    from vqr1.inference.scorer import Scorer
 
 EXIT_UNREADABLE = 1
 
@@ -73,8 +73,8 @@ def load_scorer(config: ScoreConfig, notes: Sequence[str] = ()) -> Scorer:
         UserError: backend, model or prompt are not as they should be.
     """
     # Importing PyTorch takes seconds; a mistake on the command line is reported before.
-    from vqr1.scoring.backends import build_backend
-    from vqr1.scoring.scorer import Scorer
+    from vqr1.inference.backends import build_backend
+    from vqr1.inference.scorer import Scorer
 
     backend = build_backend(config.backend, config.model, config.hardware)
     sys.stderr.writelines(f"{note}\n" for note in notes)
@@ -136,7 +136,7 @@ def _scored(
 def _compare(
     config: ScoreConfig, patterns: Sequence[str], form: Format, notes: Sequence[str]
 ) -> int:
-    from vqr1.scoring.compare import compare
+    from vqr1.inference.compare import compare
 
     _check_targets(config)
     counts: Counter[str] = Counter()

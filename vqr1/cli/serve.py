@@ -57,10 +57,10 @@ def serve(arguments: Sequence[str]) -> int:
         )
 
     # Importing PyTorch takes seconds; a mistake on the command line is reported before.
-    from vqr1.scoring.backends import build_backend
-    from vqr1.scoring.scorer import Scorer
-    from vqr1.scoring.service import run
-    from vqr1.scoring.service.app import ServiceInfo, create_app
+    from vqr1.inference.backends import build_backend
+    from vqr1.inference.scorer import Scorer
+    from vqr1.inference.service import run
+    from vqr1.inference.service.app import ServiceInfo, create_app
 
     print_notes(config)
     listener = run.bind(config.host, config.port)

@@ -3,7 +3,7 @@
     with ChatServer(config) as server:
         replies = server.answers(pixels, question, samples=6, sampling=sampling, seed=0)
 
-Scoring wires it as a backend (`vqr1.scoring.backends.openai`); evaluation may use it in the same
+Scoring wires it as a backend (`vqr1.inference.backends.openai`); evaluation may use it in the same
 way. Every answer is a request of its own, so that servers without the field `n` work too, and all
 requests of a call are under way together, at most `concurrency` of them. The `openai` library
 retries what may pass (408, 409, 429, 5xx, time-outs, lost connections) with growing pauses, or the

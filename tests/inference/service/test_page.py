@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.scoring.service.conftest import Server, picture
+from tests.inference.service.conftest import Server, picture
 from vqr1.data.demo import CROP, PHOTOGRAPHS, load_photograph
 from vqr1.data.distortions import DISTORTIONS, to_bytes
 

@@ -22,16 +22,16 @@ from torch import Tensor
 import vqr1
 from vqr1.config import BatchingConfig, ComparisonConfig, LimitsConfig
 from vqr1.errors import DataError, ModelError
-from vqr1.scoring.compare import Comparison, compare
-from vqr1.scoring.result import Result
-from vqr1.scoring.scorer import Scorer
-from vqr1.scoring.service import schemas
-from vqr1.scoring.service.batching import Batcher, Task
-from vqr1.scoring.service.errors import RefusedError, answer_model_error, answer_refusal
-from vqr1.scoring.service.limits import KEYED_PATHS, Admission, Gate
-from vqr1.scoring.service.measures import Measures
-from vqr1.scoring.service.pages import add_pages
-from vqr1.scoring.service.uploads import Upload, decode, read_uploads
+from vqr1.inference.compare import Comparison, compare
+from vqr1.inference.result import Result
+from vqr1.inference.scorer import Scorer
+from vqr1.inference.service import schemas
+from vqr1.inference.service.batching import Batcher, Task
+from vqr1.inference.service.errors import RefusedError, answer_model_error, answer_refusal
+from vqr1.inference.service.limits import KEYED_PATHS, Admission, Gate
+from vqr1.inference.service.measures import Measures
+from vqr1.inference.service.pages import add_pages
+from vqr1.inference.service.uploads import Upload, decode, read_uploads
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from typing import Any, Literal
 from vqr1.config.earlier import changed_settings
 from vqr1.data.tables import fields_of_any_length, parse_json, parse_number
 from vqr1.errors import ConfigError, DataError
+from vqr1.inference.own_files import written_kind
+from vqr1.inference.result import Result
+from vqr1.inference.writers import EARLIER_FIELDS, FIELDS, ResultWriter
 from vqr1.locks import FileLock
-from vqr1.scoring.own_files import written_kind
-from vqr1.scoring.result import Result
-from vqr1.scoring.writers import EARLIER_FIELDS, FIELDS, ResultWriter
 
 Lines = Literal["csv", "jsonl"]
 

@@ -13,11 +13,11 @@ import pytest
 from tests.support.forked import start
 from tests.support.holder import hold_output
 from vqr1.errors import ConfigError, DataError
-from vqr1.scoring.compare import compare
-from vqr1.scoring.own_files import written_kind
-from vqr1.scoring.result import Result
-from vqr1.scoring.result_file import ResultFile, held, read_results, settings_file
-from vqr1.scoring.writers import ResultWriter, write_pairs, write_ranking
+from vqr1.inference.compare import compare
+from vqr1.inference.own_files import written_kind
+from vqr1.inference.result import Result
+from vqr1.inference.result_file import ResultFile, held, read_results, settings_file
+from vqr1.inference.writers import ResultWriter, write_pairs, write_ranking
 
 RESULTS = [
     Result("plain.png", 3.25, 0.5, 0.015, valid=True, text="<answer>3.25</answer>"),

@@ -3,7 +3,7 @@
 Images of all requests wait in one queue, in the order of their arrival. When the worker is free it
 gets the first image and every other waiting one that is asked the same, `max_batch` at most. Where
 fewer are waiting, the batch is held back for `max_wait_ms`. Scores do not depend on the batch
-(`vqr1.scoring.scorer`), so all that this changes is the time.
+(`vqr1.inference.scorer`), so all that this changes is the time.
 
 Everything but the call of the model happens in the event loop; nothing here needs a lock.
 """
@@ -22,8 +22,8 @@ from typing import Literal
 from torch import Tensor
 
 from vqr1.config import BatchingConfig
-from vqr1.scoring.result import Result
-from vqr1.scoring.service.measures import Measures
+from vqr1.inference.result import Result
+from vqr1.inference.service.measures import Measures
 
 Task = Literal["score", "describe"]
 """What an image is asked."""

@@ -22,16 +22,16 @@ from vqr1.data.images import load_image
 from vqr1.data.prompts import PromptBuilder, chat_text
 from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation import scorers
+from vqr1.inference.backends import Reply
+from vqr1.inference.backends.local import LocalBackend
+from vqr1.inference.metric import QualityMetric
+from vqr1.inference.result import Result
+from vqr1.inference.scorer import Scorer
 from vqr1.iqa.answers import parse_answer
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.records import RankingBatch
 from vqr1.rollout.chat_request import chat_body
 from vqr1.rollout.local import LocalEngine
-from vqr1.scoring.backends import Reply
-from vqr1.scoring.backends.local import LocalBackend
-from vqr1.scoring.metric import QualityMetric
-from vqr1.scoring.result import Result
-from vqr1.scoring.scorer import Scorer
 
 pytestmark = pytest.mark.medium
 

@@ -18,10 +18,10 @@ from PIL import Image
 
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import ServeConfig, validate
+from vqr1.inference.backends.local import LocalBackend
+from vqr1.inference.scorer import Scorer
+from vqr1.inference.service.app import ServiceInfo, create_app
 from vqr1.policy.loading import load_policy
-from vqr1.scoring.backends.local import LocalBackend
-from vqr1.scoring.scorer import Scorer
-from vqr1.scoring.service.app import ServiceInfo, create_app
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vqr1.errors import DataError
-from vqr1.scoring.files import find_images
+from vqr1.inference.files import find_images
 
 
 def test_names_of_a_list_and_a_stream(tmp_path: Path) -> None:

@@ -20,14 +20,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from torch import Tensor
 
 from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
-from tests.scoring.service.conftest import form, picture, png, settings
+from tests.inference.service.conftest import form, picture, png, settings
 from vqr1.cli.score import main
 from vqr1.errors import ModelError, NonFiniteError
-from vqr1.scoring.backends import Reply, Request
-from vqr1.scoring.backends.local import LocalBackend
-from vqr1.scoring.compare import compare
-from vqr1.scoring.scorer import Scorer
-from vqr1.scoring.service import limits
+from vqr1.inference.backends import Reply, Request
+from vqr1.inference.backends.local import LocalBackend
+from vqr1.inference.compare import compare
+from vqr1.inference.scorer import Scorer
+from vqr1.inference.service import limits
 
 pytestmark = pytest.mark.medium
 

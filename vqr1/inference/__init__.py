@@ -1,6 +1,6 @@
 """Scoring images with a policy, from the command line and from Python.
 
-    backend = LocalBackend(load_policy(model), model)    # or another of vqr1.scoring.backends
+    backend = LocalBackend(load_policy(model), model)    # or another of vqr1.inference.backends
     scorer = Scorer(backend, prompt, mode)               # any number of scorers share a backend
     results = scorer.score(images)                       # score, std, valid, text, error
     compare(results)                                     # probabilities of pairs, and a ranking

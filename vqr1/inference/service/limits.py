@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vqr1.config import LimitsConfig
-from vqr1.scoring.service.errors import RefusedError
-from vqr1.scoring.service.measures import Measures
+from vqr1.inference.service.errors import RefusedError
+from vqr1.inference.service.measures import Measures
 
 DRAIN_SECONDS = 5.0
 """Longest read of a body that is refused already."""

@@ -10,11 +10,11 @@ from torch import Tensor
 from vqr1.config import ModelConfig, ServerConfig
 from vqr1.data.prompts import QWEN_FACTOR, ResizeRule
 from vqr1.errors import ConfigError
+from vqr1.inference.backends.base import Reply, Request
 from vqr1.policy.top_logprobs import expected_from_tokens
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.chat_request import unsupported_problems
 from vqr1.rollout.server import ChatServer, ServerReply
-from vqr1.scoring.backends.base import Reply, Request
 
 
 class OpenAiBackend:

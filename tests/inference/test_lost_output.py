@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.scoring.service.conftest import png
+from tests.inference.service.conftest import png
 from tests.support import lost_output
 
 pytestmark = pytest.mark.slow

@@ -19,9 +19,9 @@ import numpy as np
 
 from vqr1.config import ComparisonConfig
 from vqr1.errors import DataError
+from vqr1.inference.result import Result
 from vqr1.iqa.correlation import FloatArray
 from vqr1.iqa.pairs import preference_matrix, rank_intervals, ranks_of, win_rates
-from vqr1.scoring.result import Result
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.transport.serialization import Binary
 
-from tests.scoring.service.conftest import Server, form, picture, png
-from vqr1.scoring.scorer import Scorer
+from tests.inference.service.conftest import Server, form, picture, png
+from vqr1.inference.scorer import Scorer
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from vqr1.config import EvalModeConfig, ModelConfig, PromptConfig, read_choice, validate
 from vqr1.errors import ConfigError, DataError
+from vqr1.inference.backends.local import LocalBackend
+from vqr1.inference.pictures import ImageSource
+from vqr1.inference.scorer import Scorer
 from vqr1.policy.loading import load_policy
-from vqr1.scoring.backends.local import LocalBackend
-from vqr1.scoring.pictures import ImageSource
-from vqr1.scoring.scorer import Scorer
 
 Mode = Literal["expected", "greedy", "sampled"]
 

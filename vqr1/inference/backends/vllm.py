@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vqr1.config import ModelConfig, VllmBackendConfig
 from vqr1.data.prompts import chat_text, resize_rule
+from vqr1.inference.backends.base import Reply, Request
 from vqr1.policy.loading import load_processor
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
@@ -23,7 +24,6 @@ from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.chat_request import TOP_LOGPROBS
 from vqr1.rollout.sampling import picture_seed
 from vqr1.rollout.vllm_start import import_vllm, start_vllm
-from vqr1.scoring.backends.base import Reply, Request
 
 
 class VllmBackend:

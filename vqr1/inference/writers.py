@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from vqr1.scoring.result import Result
+from vqr1.inference.result import Result
 
 if TYPE_CHECKING:
-    from vqr1.scoring.compare import Comparison, Ranked
+    from vqr1.inference.compare import Comparison, Ranked
 
 Format = Literal["table", "csv", "jsonl"]
 
@@ -118,7 +118,7 @@ def write_pairs(stream: TextIO, comparison: Comparison) -> None:
 
 def ranking_fields() -> tuple[str, ...]:
     """Columns of a ranking."""
-    from vqr1.scoring.compare import Ranked
+    from vqr1.inference.compare import Ranked
 
     return tuple(field.name for field in fields(Ranked) if field.name != "position")
 

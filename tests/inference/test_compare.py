@@ -9,9 +9,9 @@ import pytest
 
 from vqr1.config import ComparisonConfig
 from vqr1.errors import DataError
+from vqr1.inference.compare import compare
+from vqr1.inference.result import Result
 from vqr1.iqa.thurstone import GAMMA
-from vqr1.scoring.compare import compare
-from vqr1.scoring.result import Result
 
 
 def result(path: str, score: float | None, std: float | None, error: str | None = None) -> Result:

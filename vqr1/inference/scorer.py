@@ -15,7 +15,7 @@ probability there; the rest of the probability is each result's `lost`.
 
 A `free` prompt gives descriptions: text without a score.
 
-Not here: who answers (`vqr1.scoring.backends`), comparing images (`vqr1.scoring.compare`), the
+Not here: who answers (`vqr1.inference.backends`), comparing images (`vqr1.inference.compare`), the
 command line (`vqr1.cli.score`), opinion scores and figures (`vqr1.evaluation`).
 """  # noqa: E501 - a table row cannot be broken
 
@@ -31,10 +31,10 @@ from torch import Tensor
 
 from vqr1.config import EvalModeConfig, PromptConfig
 from vqr1.errors import DataError
+from vqr1.inference.backends import Backend, Reply, Request
+from vqr1.inference.pictures import ImageSource, name_of, open_picture, split_images
+from vqr1.inference.result import Result
 from vqr1.iqa.answers import ScoreRange, parse_answer
-from vqr1.scoring.backends import Backend, Reply, Request
-from vqr1.scoring.pictures import ImageSource, name_of, open_picture, split_images
-from vqr1.scoring.result import Result
 
 
 class Scorer:

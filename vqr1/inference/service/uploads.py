@@ -20,8 +20,8 @@ from starlette.exceptions import HTTPException
 
 from vqr1.data.images import decode_image
 from vqr1.errors import DataError
-from vqr1.scoring.service.errors import RefusedError
-from vqr1.scoring.service.schemas import FIELD, MAX_NAME, ImagesBody
+from vqr1.inference.service.errors import RefusedError
+from vqr1.inference.service.schemas import FIELD, MAX_NAME, ImagesBody
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the formats that are decoded."""

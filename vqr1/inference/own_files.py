@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from vqr1.scoring.writers import (
+from vqr1.inference.writers import (
     EARLIER_FIELDS,
     FIELDS,
     PAIR_FIELDS,

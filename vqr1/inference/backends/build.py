@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vqr1.config import AnyBackend, HardwareConfig, ModelConfig, ServerConfig, VllmBackendConfig
 from vqr1.errors import ConfigError
-from vqr1.scoring.backends.base import Backend
+from vqr1.inference.backends.base import Backend
 
 
 def build_backend(backend: AnyBackend, model: ModelConfig, hardware: HardwareConfig) -> Backend:
@@ -20,11 +20,11 @@ def build_backend(backend: AnyBackend, model: ModelConfig, hardware: HardwareCon
         ModelError: the checkpoint cannot be loaded, or vLLM is not installed.
     """
     if isinstance(backend, ServerConfig):
-        from vqr1.scoring.backends.openai import OpenAiBackend
+        from vqr1.inference.backends.openai import OpenAiBackend
 
         return OpenAiBackend(backend, model)
     if isinstance(backend, VllmBackendConfig):
-        from vqr1.scoring.backends.vllm import VllmBackend
+        from vqr1.inference.backends.vllm import VllmBackend
 
         return VllmBackend(backend, model)
     return _local(model, hardware)
@@ -34,8 +34,8 @@ def _local(model: ModelConfig, hardware: HardwareConfig) -> Backend:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
+    from vqr1.inference.backends.local import LocalBackend
     from vqr1.policy.loading import load_policy
-    from vqr1.scoring.backends.local import LocalBackend
 
     gpu = hardware.accelerator == "gpu"
     if gpu and not torch.cuda.is_available():

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig
 from vqr1.data.prompts import PromptBuilder, resize_rule
+from vqr1.inference.backends.base import Reply, Request
 from vqr1.policy.loading import Policy
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.expected import expected_answers
 from vqr1.rollout.local import LocalEngine
-from vqr1.scoring.backends.base import Reply, Request
 
 
 class LocalBackend:
