@@ -28,7 +28,7 @@ from rich.table import Table
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from vqr1.cli.data import load_data_config
-from vqr1.config import LoaderConfig, SamplingConfig, config_dir
+from vqr1.config import LoaderConfig, PromptConfig, SamplingConfig, config_dir
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.demo import CROP
 from vqr1.data.distortions import DISTORTIONS
@@ -36,8 +36,9 @@ from vqr1.data.prompts import PromptBuilder
 from vqr1.data.splits import draw_subset
 from vqr1.errors import ConfigError
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.protocol import EvaluationMode, score_images
+from vqr1.evaluation.protocol import score_images
 from vqr1.evaluation.summary import summarise
+from vqr1.inference.request import Request
 from vqr1.iqa.correlation import srcc
 from vqr1.outputs import check_folder
 from vqr1.policy.synthetic import SEVERITIES, corpus, make_pool
@@ -113,6 +114,9 @@ def measure(
         builder,
         seed=0,
     )
+    asked = PromptConfig(
+        name="thinking", text=prompt_texts()["thinking"], answer_format="think_answer"
+    )
     engine = LocalEngine(model, processor.tokenizer, micro_batch_tokens=65536)
     table = Table(title="zero-shot on unseen photographs, thinking prompt")
     columns = ("part", "answers", "SRCC", "PLCC", "invalid", "well formed", "std of scores")
@@ -123,7 +127,7 @@ def measure(
             scored = score_images(
                 engine,
                 images.eval_dataloader(part),
-                mode=EvaluationMode(sampling, samples),
+                request=Request(asked, sampling, samples),
             )
             summary = summarise(scored, draws=0)
             reading = read_answers(scored)

@@ -82,9 +82,7 @@ def judge_all(
     )
     data.setup("test")
     batches = list(data.eval_dataloader("test", max_images=limit, batch_size=64))
-    mode = validation_modes(
-        config.rollout.sampling, samples, 0, config.prompt.answer_format
-    ).primary
+    request = validation_modes(config.rollout.sampling, samples, 0, config.prompt).primary
     judged, mos = [], np.zeros(0)
     for folder in folders:
         swept = swept_values(folder)
@@ -92,7 +90,7 @@ def judge_all(
         values = {**vars(config.model), "path": str(folder / "export")}
         policy = load_policy(validate(ModelConfig, values))
         engine = LocalEngine(policy.model, policy.processor.tokenizer, 16384)
-        predictions = score_images(engine, batches, mode=mode)
+        predictions = score_images(engine, batches, request=request)
         setting = ", ".join(f"{key}={value}" for key, value in swept.items())
         judged.append(Judged(setting, seed, predictions.image_scores()))
         mos = predictions.mos

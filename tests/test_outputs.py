@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.support.pictures import noise_picture
-from vqr1.cli.app import check_hydra_folders
+from vqr1.cli.compose import check_hydra_folders
 from vqr1.errors import ConfigError
 from vqr1.outputs import (
     EVALUATION,

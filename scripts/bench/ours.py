@@ -26,7 +26,7 @@ from bench.setup import (
     processor,
     prompt_batch,
 )
-from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
+from vqr1.config import GrpoConfig, OptimizerConfig, PromptConfig, SamplingConfig
 from vqr1.planning.flops import step_flops
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.loading import Policy
@@ -115,12 +115,13 @@ def _module(policy: Policy, size: Size, clock: Clock, steps: int) -> GrpoModule:
     engine = LocalEngine(
         policy.model, EndlessTokenizer(policy.processor.tokenizer), MICRO_BATCH_TOKENS
     )
+    prompt = PromptConfig(name="any", text="", answer_format="free")
     _Timed.clock = clock
     return _Timed(
         policy,
         engine,
         WeightedRewards({"any": (1.0, AnyReward())}),
-        Validator(engine, validation_modes(sampling, 0, 0, "free")),
+        Validator(engine, validation_modes(sampling, 0, 0, prompt)),
         StepSettings(
             grpo=GrpoConfig(group_size=size.group),
             loss=GrpoLoss(kl_weight=KL_WEIGHT),

@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 
 from vqr1.cli import mixtures
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.evaluate_model import _as_trained
 from vqr1.config import EvalConfig, TrainConfig, config_dir, model_defaults, read_choice, validate
 from vqr1.config.model_defaults import lines_about, parameter_count
 from vqr1.evaluation.model_source import ModelSource
+from vqr1.evaluation.score_model import _as_trained
 from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.rewards.build import build_rewards
 from vqr1.training.checks import check_training

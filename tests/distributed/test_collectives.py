@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from tests.evaluation.builders import THINKING
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
@@ -94,7 +95,7 @@ def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
         total_steps=10,
         seed=3,
     )
-    validator = Validator(engine, validation_modes(SAMPLING, 0, 0, "think_answer"))
+    validator = Validator(engine, validation_modes(SAMPLING, 0, 0, THINKING))
     rewards = WeightedRewards({"position": (1.0, RankPositionReward())})
     module = GrpoModule(Policy(model, None, "none"), engine, rewards, validator, settings)
     kept: list[torch.Tensor] = []

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vqr1.config import SamplingConfig
+from vqr1.config import PromptConfig, SamplingConfig
 from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, RankingBatch, Rollout
+
+THINKING = PromptConfig(name="thinking", text="", answer_format="think_answer")
 
 
 def predictions(

@@ -10,9 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vqr1.evaluation.prediction_stream import PredictionStream
+from vqr1.evaluation.partial_predictions import (
+    PlannedBatch,
+    merge,
+    partials,
+    read_partials,
+    remaining,
+)
+from vqr1.evaluation.prediction_file import PredictionStream
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.work import PlannedBatch, merge, partial_file, read_partials, remaining
 
 PLAN = [
     PlannedBatch("demo", tuple(f"{batch:03d}_{i}.png" for i in range(5))) for batch in range(40)
@@ -40,7 +46,7 @@ def scored(batch: PlannedBatch, number: int) -> Predictions:
 def main(run_dir: Path, pause: float) -> None:
     """Continue and, if not killed, finish."""
     left = remaining(PLAN, read_partials(run_dir))
-    stream = PredictionStream(partial_file(run_dir, 0))
+    stream = PredictionStream(partials(run_dir).of(0))
     for number in left:
         stream.append(scored(PLAN[number], number))
         time.sleep(pause)

@@ -20,9 +20,7 @@ from tests.support.forked import start, start_command
 from tests.support.holder import hold_run
 from tests.support.mlflow_database import new_database
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.evaluate import check_evaluation, main
-from vqr1.cli.evaluate_run import mode_words
-from vqr1.cli.mode_checks import backend_problems
+from vqr1.cli.evaluate import main
 from vqr1.config import (
     EvalConfig,
     LoggerConfig,
@@ -33,6 +31,9 @@ from vqr1.config import (
     config_dir,
     validate,
 )
+from vqr1.evaluation.checks import check_evaluation
+from vqr1.evaluation.run import mode_words
+from vqr1.inference.mode_checks import backend_problems
 from vqr1.tracking import RunLog
 
 pytestmark = pytest.mark.medium
@@ -311,7 +312,7 @@ def test_a_run_that_breaks_off_is_closed(
     def broken(*arguments: object) -> None:
         raise errors.pop()
 
-    monkeypatch.setattr("vqr1.cli.evaluate_run.open_run_log", opened)
+    monkeypatch.setattr("vqr1.evaluation.run.open_run_log", opened)
     monkeypatch.setattr("vqr1.evaluation.outcome.write_outcome", broken)
     errors: list[BaseException] = [KeyboardInterrupt(), OSError("disk full")]
     arguments = (

@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from tests.evaluation.builders import ListEngine, batch, predictions
+from tests.evaluation.builders import THINKING, ListEngine, batch, predictions
 from vqr1.config import SamplingConfig
 from vqr1.evaluation.predictions import concatenate
-from vqr1.evaluation.protocol import EvaluationMode, score_images
+from vqr1.evaluation.protocol import predictions_of, score_images
 from vqr1.evaluation.summary import paired_gain, summarise
+from vqr1.inference.request import Reply, Request
 
-MODE = EvaluationMode(SamplingConfig(max_new_tokens=8), samples=2, seed=5)
+REQUEST = Request(THINKING, SamplingConfig(max_new_tokens=8), samples=2, seed=5)
 
 
 def answer(score: str) -> str:
@@ -33,7 +34,7 @@ def test_answers_become_scores() -> None:
     found = score_images(
         engine,
         [batch(["a", "b", "c"], [1.0, 2.0, 3.0]), batch(["d"], [4.0])],
-        mode=MODE,
+        request=REQUEST,
         on_progress=seen.append,
     )
     assert found.images == ("a", "b", "c", "d")
@@ -42,7 +43,7 @@ def test_answers_become_scores() -> None:
     np.testing.assert_array_equal(found.well_formed, [[1, 1], [1, 1], [1, 0], [0, 1]])
     np.testing.assert_array_equal(found.mos, [1, 2, 3, 4])
     assert seen == [3, 1]
-    assert engine.calls == [(2, MODE.sampling, 5)] * 2
+    assert engine.calls == [(2, REQUEST.sampling, 5)] * 2
     np.testing.assert_array_equal(found.image_scores(), [3.5, 2.0, np.nan, 3.0])
     np.testing.assert_array_equal(found.image_scores("all_valid"), [3.5, np.nan, np.nan, 3.0])
     # Standard deviations of (3, 4) and (5, 1): sqrt(.5) and sqrt(8); one valid answer has none.
@@ -109,3 +110,20 @@ def test_paired_gain_on_common_images() -> None:
     assert gain.gain in gain.interval
     with pytest.raises(ValueError, match="same data set"):
         paired_gain(before, predictions(mos, mos, dataset="other"))
+
+
+def test_replies_without_a_text_and_with_an_error() -> None:
+    request = Request(THINKING, SamplingConfig(max_new_tokens=8), expected=True)
+    replies = [
+        Reply((answer("3.0"),), 2.5, 0.5, 0.125),
+        Reply((), 4.0, 0.5, 0.25),
+        Reply(("never begins",)),
+        Reply(error="<answer>5</answer> is refused"),
+    ]
+    found = predictions_of(batch(["a", "b", "c", "d"], [1.0, 2.0, 3.0, 4.0]), replies, request)
+    np.testing.assert_array_equal(found.scores[:, 0], [2.5, 4.0, np.nan, np.nan])
+    np.testing.assert_array_equal(found.valid[:, 0], [True, True, False, False])
+    # The form of an answer that was not generated was given; an error has none.
+    np.testing.assert_array_equal(found.well_formed[:, 0], [True, True, False, False])
+    np.testing.assert_array_equal(found.lost, [0.125, 0.25, np.nan, np.nan])
+    assert found.texts[1:] == (("",), ("never begins",), ("<answer>5</answer> is refused",))

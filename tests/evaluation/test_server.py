@@ -16,10 +16,10 @@ from tests.support.chat_server import ChatLog, Said, chat_server, completion, pi
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.evaluate import main
 from vqr1.config import EvalConfig, validate
-from vqr1.data.prompts import PromptBuilder
+from vqr1.data.prompts import PromptBuilder, ResizeRule
+from vqr1.evaluation.planned_images import ResizedImages
 from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.server import PictureReader
 from vqr1.policy.loading import load_policy
 from vqr1.rollout.local import LocalEngine
 
@@ -72,7 +72,9 @@ def test_pictures_survive_the_loader() -> None:
     pictures = [
         torch.randint(0, 256, (h, w, 3), dtype=torch.uint8) for h, w in ((28, 56), (84, 28))
     ]
-    batch = pickle.loads(pickle.dumps(PictureReader(784, 10**6).from_resized(pictures)))
+    batch = pickle.loads(
+        pickle.dumps(ResizedImages(ResizeRule(28, 784, 10**6)).from_resized(pictures))
+    )
     found = batch.images
     assert [len(ids) for ids in batch.input_ids] == [0, 0]
     assert all(torch.equal(a, b) for a, b in zip(found, pictures, strict=True))
@@ -151,7 +153,7 @@ def test_a_server_gives_the_figures_of_its_model(run: Command, tmp_path: Path) -
     ("arguments", "message"),
     [
         (("backend=openai", "model.run=abc"), "backend=openai judges the server's own model"),
-        (("backend=vllm",), "backend=vllm: an evaluation takes local or openai"),
+        (("backend=vllm",), "backend=vllm: vLLM cannot be imported"),
         (
             ("backend=openai", "backend.url=http://127.0.0.1:9/v1", "backend.retries=0"),
             "the server cannot be reached",

@@ -21,10 +21,10 @@ from vqr1.config import SamplingConfig, ScoreConfig, ServerConfig, validate
 from vqr1.data.images import load_image
 from vqr1.data.prompts import PromptBuilder, chat_text
 from vqr1.errors import ConfigError, DataError
-from vqr1.evaluation import scorers
-from vqr1.inference.backends import Reply
+from vqr1.evaluation.protocol import predictions_of
 from vqr1.inference.backends.local import LocalBackend
 from vqr1.inference.metric import QualityMetric
+from vqr1.inference.request import Reply, build_request
 from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
 from vqr1.iqa.answers import parse_answer
@@ -151,7 +151,9 @@ def test_expected_scores_are_those_of_evaluation(
     config = settings()
     prompts = builder(policy, config)([load_image(path) for path in files[:3]])
     batch = RankingBatch("any", ("a", "b", "c"), prompts, torch.ones(3), torch.arange(3))
-    judged = scorers.build_scorer(policy, config.mode, config.prompt, 0)(batch)
+    request = build_request(config.mode, config.prompt, 0)
+    replies = LocalBackend(policy, config.model).reply(prompts.images, request)
+    judged = predictions_of(batch, replies, request)
     for path, score in zip(files, judged.scores[:, 0].tolist(), strict=False):
         assert score == pytest.approx(expected[str(path)][0], abs=1e-4)
     results = scorer(policy, "batch_size=3").score(files[:3])

@@ -13,6 +13,7 @@ import lightning as L
 import pytest
 import torch
 
+from tests.evaluation.builders import THINKING
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import GrpoConfig, LoraConfig, OptimizerConfig, SamplingConfig
@@ -91,7 +92,7 @@ def make_module(model: Any, reward: Any, **changes: Any) -> tuple[GrpoModule, Ke
         seed=3,
     )
     settings = replace(settings, **changes)
-    validator = Validator(engine, validation_modes(SAMPLING, 0, 0, "think_answer"))
+    validator = Validator(engine, validation_modes(SAMPLING, 0, 0, THINKING))
     rewards = WeightedRewards({"length": (1.0, reward)})
     policy = Policy(model, None, "none")
     return GrpoModule(policy, engine, rewards, validator, settings), engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -13,23 +13,23 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vqr1.cli import mixtures
-from vqr1.cli.compose import BAD_GROUP, USER_ERRORS, bad_group, plain_values, user_message
+from vqr1.cli.compose import (
+    BAD_GROUP,
+    USER_ERRORS,
+    bad_group,
+    check_hydra_folders,
+    plain_values,
+    user_message,
+)
 from vqr1.config import config_dir, model_defaults, validate
 from vqr1.distributed.environment import RankInfo, is_launched
 from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
 from vqr1.distributed.stop_signals import Stopped, stop_signals
 from vqr1.errors import EXIT_INTERRUPTED, NotMetError, UserError
-from vqr1.outputs import EVALUATION, SWEEP, TRAINING, check_records
 from vqr1.process_memory import bound_memory
 from vqr1.standard_streams import guard_output
 
 EXIT_USER_ERROR = UserError.exit_code
-
-_HYDRA_FOLDERS: dict[str, dict[str, str]] = {
-    "hydra.run.dir": {"train": TRAINING, "eval": EVALUATION},
-    "hydra.sweep.dir": {"train": SWEEP},
-}
-"""What the folders of these keys may hold already, by command."""
 
 T = TypeVar("T")
 
@@ -162,25 +162,6 @@ def run_command(
             speaks = _alone
         code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in command.failures)
         _stop("\n".join(user_message(error) for error in command.failures), code, speaks)
-
-
-def check_hydra_folders(config_name: str, arguments: Sequence[str]) -> None:
-    """Check the folders that Hydra writes into before it calls a command.
-
-    Args:
-        config_name: the command's primary configuration.
-        arguments: its command line; a folder with an interpolation is not known yet, and is named
-            after the time.
-
-    Raises:
-        ConfigError: one holds what another command wrote.
-    """
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        own = _HYDRA_FOLDERS.get(key.lstrip("+"))
-        if own is not None and "$" not in value:
-            folder = value.strip("'\"")
-            check_records(Path(folder), own.get(config_name), key.lstrip("+"))
 
 
 def refuse_launcher(command: str, *, torchrun: bool = False) -> None:

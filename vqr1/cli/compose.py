@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -17,6 +18,7 @@ from vqr1.config import config_dir, model_defaults
 from vqr1.config.plain import plain_values as plain_values
 from vqr1.config.renamed import renamed_problem
 from vqr1.errors import ConfigError, UserError
+from vqr1.outputs import EVALUATION, SWEEP, TRAINING, check_records
 
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 """What a user's mistake raises, on the command line, in a configuration file or in data."""
@@ -31,6 +33,13 @@ _NO_KEY = re.compile(r"Could not override '([^']+)'")
 """Hydra's words for a key on the command line that the configuration does not have."""
 
 _NOISE = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc", "Config search")
+
+
+_HYDRA_FOLDERS: dict[str, dict[str, str]] = {
+    "hydra.run.dir": {"train": TRAINING, "eval": EVALUATION},
+    "hydra.sweep.dir": {"train": SWEEP},
+}
+"""What the folders of these keys may hold already, by command."""
 
 
 def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -85,3 +94,22 @@ def _renamed(message: str) -> str | None:
     """The one line for a renamed key that Hydra did not find; None for anything else."""
     found = _NO_KEY.search(message)
     return None if found is None else renamed_problem(found[1])
+
+
+def check_hydra_folders(config_name: str, arguments: Sequence[str]) -> None:
+    """Check the folders that Hydra writes into before it calls a command.
+
+    Args:
+        config_name: the command's primary configuration.
+        arguments: its command line; a folder with an interpolation is not known yet, and is named
+            after the time.
+
+    Raises:
+        ConfigError: one holds what another command wrote.
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        own = _HYDRA_FOLDERS.get(key.lstrip("+"))
+        if own is not None and "$" not in value:
+            folder = value.strip("'\"")
+            check_records(Path(folder), own.get(config_name), key.lstrip("+"))

@@ -5,7 +5,8 @@ a server that fails, with one message; 74 where the results cannot be written (a
 when stopped by Ctrl-C. What a CSV or JSON lines file holds by then stays, and the same command
 continues it.
 
-Not here: the work itself (`score_run.py`).
+Several processes of torchrun or srun share the images. Not here: the work itself
+(`vqr1.inference.run`).
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher
+from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher, reports, stop
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
-from vqr1.cli.score_run import run
 from vqr1.cli.serve import serve
 from vqr1.config import ScoreConfig, validate
 from vqr1.config.model_defaults import lines_about
-from vqr1.errors import ConfigError, RunFaultError
+from vqr1.distributed.environment import RankInfo, find_rank_info
+from vqr1.distributed.launcher_tasks import is_first_task
+from vqr1.errors import ConfigError, RunFaultError, UserError
+from vqr1.inference.run import Job, run
+from vqr1.inference.score_checks import check_scoring
 from vqr1.process_memory import bound_memory
 from vqr1.standard_streams import FULL, drop_output, guard_output
 
@@ -58,10 +62,15 @@ examples: python score.py photos/ output=scores.csv          (again: continues w
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `score.py` and `vqr1-score`."""
     bound_memory()
-    refuse_launcher("score.py")
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == [SERVE]:
-        sys.exit(_code_of(lambda: serve(given[1:])))
+        refuse_launcher("score.py serve")
+        sys.exit(_code_of(lambda: serve(given[1:]), RankInfo()))
+    try:
+        info = find_rank_info()
+    except UserError as error:
+        stop(error, lambda message, code: is_first_task())
+    refuse_launcher("score.py", torchrun=True)
     parser = argparse.ArgumentParser(
         description="Score the quality of images, describe it, or compare images.",
         epilog=_EXAMPLES,
@@ -83,19 +92,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paths, overrides = split_arguments(parsed.paths)
     if parsed.mode is not None:
         overrides.insert(0, MODES[parsed.mode])
-    sys.exit(_code_of(lambda: _score(overrides, paths)))
+    sys.exit(_code_of(lambda: _score(overrides, paths, info), info))
 
 
-def _score(overrides: Sequence[str], paths: Sequence[str]) -> int:
+def _score(overrides: Sequence[str], paths: Sequence[str], info: RankInfo) -> int:
     closed = sys.stdout is None
     # The rows on standard output are the result: what does not take them ends the command.
     guard_output(stdout=False)
     composed = compose_config("score", overrides)
-    config = validate(ScoreConfig, plain_values(composed))
+    values = plain_values(composed)
+    config = validate(ScoreConfig, values)
     if closed and config.output is None:
         raise ConfigError(["output=null: standard output is closed; name a file, output=FILE"])
+    form = check_scoring(config, paths)
+    if info.world_size > 1:
+        from vqr1.inference.parallel import connect_to_share
+        from vqr1.training.run_record import changed_keys
+
+        connect_to_share(info, config.hardware, values, changed_keys)
     try:
-        code = run(config, paths, lines_about(composed, if_other=True))
+        code = run(Job(config, form, lines_about(composed, if_other=True), info), paths)
         sys.stdout.flush()
     except OSError as error:
         if error.errno not in FULL:
@@ -108,12 +124,12 @@ def _score(overrides: Sequence[str], paths: Sequence[str]) -> int:
     return code
 
 
-def _code_of(task: Callable[[], int]) -> int:
+def _code_of(task: Callable[[], int], info: RankInfo) -> int:
     """Exit code of a task; a user's mistake becomes one message."""
     try:
         return task()
     except USER_ERRORS as error:
-        return _mistake(user_message(error), getattr(error, "exit_code", EXIT_USER_ERROR))
+        return _mistake(user_message(error), getattr(error, "exit_code", EXIT_USER_ERROR), info)
     except BrokenPipeError:
         # Whoever reads the rows, such as `head`, has seen enough.
         drop_output()
@@ -135,10 +151,11 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return paths, overrides
 
 
-def _mistake(message: str, code: int) -> int:
+def _mistake(message: str, code: int, info: RankInfo) -> int:
     try:
         sys.stdout.flush()
     except OSError:
         drop_output()
-    sys.stderr.write(f"error: {message.strip()}\n")
+    if reports(info, message.strip(), code):
+        sys.stderr.write(f"error: {message.strip()}\n")
     return code

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.mode_checks import backend_problems, mode_problems
-from vqr1.cli.score_checks import print_notes
 from vqr1.config import ServeConfig, ServerConfig, validate
 from vqr1.config.model_defaults import lines_about
 from vqr1.errors import ConfigError
+from vqr1.inference.mode_checks import backend_problems, mode_problems
+from vqr1.inference.score_checks import notes_on
 from vqr1.standard_streams import guard_output
 
 _EXAMPLES = """\
@@ -62,7 +62,7 @@ def serve(arguments: Sequence[str]) -> int:
     from vqr1.inference.service import run
     from vqr1.inference.service.app import ServiceInfo, create_app
 
-    print_notes(config)
+    sys.stderr.writelines(f"{note}\n" for note in notes_on(config))
     listener = run.bind(config.host, config.port)
     backend = build_backend(config.backend, config.model, config.hardware)
     sys.stderr.writelines(f"{line}\n" for line in lines_about(composed, if_other=True))

@@ -4,17 +4,22 @@ What it does: reads CSV or Parquet with one row an answer (columns image and sco
 mos, dataset, sample, reference, distortion, well_formed, index, lost, text; a score that
 is empty is an invalid answer), checks every row, and
 writes finished predictions in either format. A file that breaks a rule is refused with the line.
+`PredictionStream` appends batches while they are scored.
 
-What it leaves out: streaming while scoring (`vqr1.evaluation.prediction_stream`), and what makes a
-CSV file sound (`vqr1.data.tables`).
+What it leaves out: how a file that was torn off is resumed (`vqr1.inference.resume`), and what
+makes a CSV file sound (`vqr1.data.tables`).
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -22,9 +27,15 @@ import pandas as pd
 from vqr1.config import PredictionColumns
 from vqr1.data.tables import check_unique, parse_number, read_csv, separator_hint
 from vqr1.errors import DataError
-from vqr1.evaluation.prediction_stream import COLUMNS, csv_writer, rows_of
 from vqr1.evaluation.predictions import Predictions
+from vqr1.inference.resume import GrowingFile
 
+COLUMNS = (
+    "dataset", "image", "index", "sample", "score", "valid", "well_formed", "mos", "reference",
+    "distortion", "lost", "text",
+)  # fmt: skip
+"""One row an answer: sample counts an image's answers from 0; score is empty where not valid; mos
+is turned so that higher is better; lost is empty where the mode has none."""
 _SHOWN = 10
 _MISSING = ("", "nan", "NaN")
 _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
@@ -33,6 +44,71 @@ _WHERE = "where"
 OPTIONAL = (
     "mos", "dataset", "sample", "reference", "distortion", "lost", "text", "index", "well_formed",
 )  # fmt: skip
+
+
+def rows_of(predictions: Predictions) -> Iterator[tuple[object, ...]]:
+    """One tuple of `COLUMNS` an answer, images in order."""
+    for i, image in enumerate(predictions.images):
+        for k, text in enumerate(predictions.texts[i]):
+            score = float(predictions.scores[i, k])
+            yield (
+                predictions.datasets[i],
+                image,
+                int(predictions.index[i]),
+                k,
+                "" if math.isnan(score) else repr(score),
+                int(predictions.valid[i, k]),
+                int(predictions.well_formed[i, k]),
+                repr(float(predictions.mos[i])),
+                predictions.references[i] or "",
+                predictions.distortions[i] or "",
+                "" if math.isnan(predictions.lost[i]) else repr(float(predictions.lost[i])),
+                # Readers of CSV take a NUL byte for the end of the file.
+                text.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+            )
+
+
+def csv_writer(file: TextIO) -> Any:
+    """A writer that quotes everything: it would leave a carriage return in a text unquoted."""
+    return csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+
+class PredictionStream:
+    """A growing CSV file of predictions that a killed process can continue.
+
+    Args:
+        path: the file; continued where it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = GrowingFile(path)
+        # A file of an earlier version continues with the columns that it has.
+        self._columns = COLUMNS if self._file.empty else _header(path)
+        if self._file.empty:
+            self._file.append(_csv_text([COLUMNS]))
+
+    def append(self, predictions: Predictions) -> None:
+        """Write and commit a batch."""
+        kept = [COLUMNS.index(name) for name in self._columns if name in COLUMNS]
+        self._file.append(
+            _csv_text(tuple(row[column] for column in kept) for row in rows_of(predictions))
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _header(path: Path) -> tuple[str, ...]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return tuple(next(csv.reader(file)))
+
+
+def _csv_text(rows: Iterable[tuple[object, ...]]) -> str:
+    text = io.StringIO()
+    csv_writer(text).writerows(rows)
+    return text.getvalue()
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:

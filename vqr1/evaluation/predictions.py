@@ -6,7 +6,7 @@ image's answers into its score. The rule: an image's score is the mean of its va
 be parsed never becomes a number; an image without a score is NaN, and whoever leaves it out of a
 figure reports how many there are.
 
-What it leaves out: sampling (`vqr1.evaluation.protocol`), figures (`vqr1.evaluation.summary`) and
+What it leaves out: asking a model (`vqr1.inference`), figures (`vqr1.evaluation.summary`) and
 files (`vqr1.evaluation.prediction_file`).
 
 Shape legend: n images, S answers an image.

@@ -1,150 +1,77 @@
-"""How a policy is asked for scores.
+"""From what a model replied to predictions with MOS.
 
-What it does: samples answers for evaluation batches and parses them into `Predictions`. An engine
-draws an image's answers from the seed and the image alone, so an evaluation that is shared out over
-processes, or killed and continued with the same batches, gives the same answers.
+What it does: joins the replies to a batch of images (`vqr1.inference`) with the batch's MOS,
+whoever replied: a backend, or the policy that is being trained.
 
-The record (`Predictions`) and the figures (`summarise`, `paired_gain`) are exported here too: this
-module is what training imports.
-
-What it leaves out: expected scores (`vqr1.policy.expected_score`) and files
+What it leaves out: who replies and how (`vqr1.inference`), the record itself
+(`vqr1.evaluation.predictions`), results (`vqr1.evaluation.summary`) and files
 (`vqr1.evaluation.prediction_file`).
 
-Shape legend: n images, S answers an image, B images of one batch.
+Shape legend: S answers an image, B images of one batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-import torch
 
-from vqr1.config import SamplingConfig
-from vqr1.evaluation.predictions import BoolArray, Predictions, ScoreRule, concatenate
-from vqr1.evaluation.summary import Gain, Summary, paired_gain, summarise
-from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange, parse_answer
-from vqr1.iqa.correlation import FloatArray
+from vqr1.evaluation.predictions import Predictions, concatenate
+from vqr1.inference.answers import read_reply
+from vqr1.inference.policy_replies import SamplingEngine, sampled_replies
+from vqr1.inference.request import Reply, Request
 from vqr1.policy.vision import VisionFeatures
-from vqr1.records import PromptBatch, RankingBatch, Rollout
-
-__all__ = [
-    "BatchScorer",
-    "EvaluationMode",
-    "Gain",
-    "Predictions",
-    "SamplingEngine",
-    "ScoreRule",
-    "Summary",
-    "concatenate",
-    "paired_gain",
-    "predictions_of",
-    "predictions_of_texts",
-    "score_batch",
-    "score_batches",
-    "score_images",
-    "summarise",
-]
-
-
-class SamplingEngine(Protocol):
-    """What evaluation needs of a rollout engine (`vqr1.rollout.engine.RolloutEngine`)."""
-
-    def sample(
-        self,
-        prompts: PromptBatch,
-        *,
-        group_size: int,
-        sampling: SamplingConfig,
-        seed: int,
-        vision: VisionFeatures | None = None,
-    ) -> Rollout:
-        """`group_size` responses to each prompt; the same seed gives the same responses."""
-        ...
-
-
-@dataclass(frozen=True)
-class EvaluationMode:
-    """How an image is asked for its score.
-
-    Attributes:
-        sampling: how one response is drawn; temperature 0 is greedy.
-        samples: S, responses averaged for each image.
-        seed: seed of all draws.
-        answer_format: form that a response must have to count as well formed.
-        score_range: scale that the prompt asks for.
-    """
-
-    sampling: SamplingConfig
-    samples: int = 1
-    seed: int = 0
-    answer_format: AnswerFormat = "think_answer"
-    score_range: ScoreRange = ASKED_RANGE
-
+from vqr1.records import RankingBatch
 
 BatchScorer = Callable[[RankingBatch], Predictions]
-"""Anything that scores one batch: sampled answers, expected scores, a scoring server."""
+"""Anything that scores one batch."""
+
+
+def predictions_of(batch: RankingBatch, replies: Sequence[Reply], request: Request) -> Predictions:
+    """Predictions of a batch.
+
+    Args:
+        batch: B images with MOS.
+        replies: one for each of them; that of an image with an error has its words as texts.
+        request: what was asked.
+    """
+    answers = [read_reply(reply, request) for reply in replies]
+    none = [("" if reply.error is None else reply.error,) * request.samples for reply in replies]
+    scores = np.array(
+        [[math.nan if s is None else s for s in answer.scores] for answer in answers],
+        dtype=np.float64,
+    ).reshape(len(batch), -1)
+    well_formed = np.array([answer.well_formed for answer in answers], dtype=np.bool_)
+    lost = [math.nan if reply.lost is None else reply.lost for reply in replies]
+    return Predictions(
+        images=batch.images,
+        datasets=(batch.dataset,) * len(batch),
+        index=batch.index.cpu().numpy().astype(np.int64),
+        mos=batch.mos.detach().cpu().double().numpy(),
+        scores=scores,
+        valid=np.isfinite(scores),
+        well_formed=well_formed.reshape(scores.shape),
+        texts=tuple(a.texts or empty for a, empty in zip(answers, none, strict=True)),
+        lost=np.array(lost, dtype=np.float64),
+    )
 
 
 def score_batch(
     engine: SamplingEngine,
     batch: RankingBatch,
-    mode: EvaluationMode,
+    request: Request,
     vision: VisionFeatures | None = None,
 ) -> Predictions:
-    """Sample and parse S answers to each of a batch's B images.
+    """Sample and parse S answers to each of a batch's B images, whose prompts are built.
 
     Args:
-        engine: samples the responses.
+        engine: samples the answers.
         batch: the images.
-        mode: how an image is asked.
+        request: how an image is asked.
         vision: features of the B images, if already computed.
     """
-    rollout = engine.sample(
-        batch.prompts,
-        group_size=mode.samples,
-        sampling=mode.sampling,
-        seed=mode.seed,
-        vision=vision,
-    )
-    return predictions_of_texts(batch, rollout.texts, mode)
-
-
-def predictions_of_texts(
-    batch: RankingBatch, texts: Sequence[Sequence[str]], mode: EvaluationMode
-) -> Predictions:
-    """Predictions of a batch from its answers: B lists of S texts."""
-    answers = [
-        [parse_answer(text, mode.answer_format, mode.score_range) for text in row] for row in texts
-    ]
-    scores = np.array(
-        [[math.nan if a.score is None else a.score for a in row] for row in answers],
-        dtype=np.float64,
-    ).reshape(len(batch), -1)
-    well_formed = np.array([[a.well_formed for a in row] for row in answers], dtype=np.bool_)
-    return predictions_of(batch, scores, texts, well_formed.reshape(scores.shape))
-
-
-def predictions_of(
-    batch: RankingBatch,
-    scores: FloatArray,
-    texts: Sequence[Sequence[str]],
-    well_formed: BoolArray,
-) -> Predictions:
-    """Predictions of a batch from its scores [B, S] (NaN: no answer) and texts (B lists of S)."""
-    return Predictions(
-        images=batch.images,
-        datasets=(batch.dataset,) * len(batch),
-        index=batch.index.cpu().numpy().astype(np.int64),
-        mos=batch.mos.detach().to("cpu", torch.float64).numpy(),
-        scores=scores,
-        valid=np.isfinite(scores),
-        well_formed=well_formed,
-        texts=tuple(tuple(row) for row in texts),
-    )
+    return predictions_of(batch, sampled_replies(engine, batch.prompts, request, vision), request)
 
 
 def score_batches(
@@ -164,19 +91,19 @@ def score_images(
     engine: SamplingEngine,
     batches: Iterable[RankingBatch],
     *,
-    mode: EvaluationMode,
+    request: Request,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Sample and parse answers for all images of `batches`.
 
     Args:
-        engine: samples the responses.
+        engine: samples the answers.
         batches: evaluation batches; each image once, none dropped.
-        mode: how an image is asked.
+        request: how an image is asked.
         on_progress: called with the number of images of each finished batch.
 
     Raises:
         ValueError: `batches` is empty.
     """
-    scored = score_batches(lambda batch: score_batch(engine, batch, mode), batches, on_progress)
+    scored = score_batches(lambda batch: score_batch(engine, batch, request), batches, on_progress)
     return concatenate(list(scored))

@@ -1,13 +1,14 @@
 """A growing file of results that a killed command continues, and reading such a file.
 
-What it does: rows are appended in one piece and flushed, so a process that is killed leaves whole
-rows and at most one torn one at the end. The next start keeps the whole rows, without those of
-unreadable images (they are tried again), and cuts off the torn one. Beside the file lie the
-settings that decide its scores: a file is never continued with others.
+What it does: rows are appended in one piece (`vqr1.inference.resume`), so a process that is killed
+leaves whole rows and at most one torn one at the end. The next start keeps the whole rows, without
+those of unreadable images (they are tried again), and cuts off the torn one. Beside the file lie
+the settings that decide its scores: a file is never continued with others. Of several ranks each
+appends to a partial file beside it; what these hold after a kill counts as well.
 
 A second command that is given a file which another one is writing is refused.
 
-What it leaves out: a machine that loses power (rows are flushed, not synced).
+What it leaves out: a machine that loses power (rows of the file are flushed, not synced).
 """
 
 from __future__ import annotations
@@ -22,11 +23,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from vqr1.config.earlier import changed_settings
 from vqr1.data.tables import fields_of_any_length, parse_json, parse_number
 from vqr1.errors import ConfigError, DataError
 from vqr1.inference.own_files import written_kind
 from vqr1.inference.result import Result
+from vqr1.inference.resume import (
+    GrowingFile,
+    Partials,
+    check_settings,
+    cut_to_committed,
+    replace_file,
+    settings_text,
+)
 from vqr1.inference.writers import EARLIER_FIELDS, FIELDS, ResultWriter
 from vqr1.locks import FileLock
 
@@ -87,7 +95,7 @@ class ResultFile:
         resume: continue the file where it exists; otherwise it is replaced.
 
     Attributes:
-        kept: results that the file held already.
+        kept: results that the file, or a partial file beside it, held already.
 
     Raises:
         ConfigError: the file was written with other settings.
@@ -104,7 +112,15 @@ class ResultFile:
         self._continues = resume and path.exists()
         if self._continues:
             check_continuable(path, settings)
-            self.kept = [r for r in read_results(path, form) if r.error is None]
+            found = read_results(path, form)
+            for part in partials(path).all():
+                cut_to_committed(part)
+                found += read_results(part, form)
+            known: dict[str, Result] = {}
+            for result in found:
+                if result.error is None:
+                    known.setdefault(_key(result.path or ""), result)
+            self.kept = list(known.values())
         self._done = frozenset(_key(result.path or "") for result in self.kept)
 
     def __enter__(self) -> ResultFile:
@@ -112,20 +128,20 @@ class ResultFile:
             if not self._continues:
                 # The old rows go first: a file must never stand beside settings that are not its.
                 self._path.unlink(missing_ok=True)
-                _replace(settings_file(self._path), _settings_text(self._settings))
+                replace_file(settings_file(self._path), settings_text(self._settings))
             text = io.StringIO()
             writer = ResultWriter(text, self._form)
             for result in self.kept:
                 writer.write(result)
-            _replace(self._path, text.getvalue())
-            self._stream = self._path.open("a", encoding="utf-8", errors=_ERRORS, newline="")
+            replace_file(self._path, text.getvalue(), _ERRORS)
+            partials(self._path).remove()
+            self._rows = RowAppender(self._path, self._form, marked=False)
         except OSError as error:
             raise DataError(not_written(self._path, error)) from error
-        self._writer = ResultWriter(self._stream, self._form, header=not self.kept)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
+        self._rows.close()
 
     def holds(self, path: Path) -> bool:
         """Whether the file held a result of this image already."""
@@ -133,7 +149,45 @@ class ResultFile:
 
     def write(self, result: Result) -> None:
         """Append one row."""
-        self._writer.write(result)
+        self._rows.write(result)
+
+
+class RowAppender:
+    """Appends results to a growing file, below a header where the format has one.
+
+    Args:
+        path: the file.
+        form: its format.
+        marked: as `GrowingFile` has it; True for the partial file of a rank.
+    """
+
+    def __init__(self, path: Path, form: Lines, *, marked: bool = True) -> None:
+        self._file = GrowingFile(path, marked=marked, errors=_ERRORS)
+        self._text = io.StringIO(newline="")
+        self._writer = ResultWriter(self._text, form, header=self._file.empty)
+
+    def __enter__(self) -> RowAppender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, *results: Result) -> None:
+        """Append and commit the rows of some results, in one piece."""
+        for result in results:
+            self._writer.write(result)
+        self._file.append(self._text.getvalue())
+        self._text.seek(0)
+        self._text.truncate()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def partials(path: Path) -> Partials:
+    """The files of the ranks that write a file of results together."""
+    return Partials(path.parent, f".{path.name}.partial-")
 
 
 def settings_file(path: Path) -> Path:
@@ -157,13 +211,8 @@ def check_continuable(path: Path, settings: Mapping[str, Any]) -> None:
             f"output={path}: the file exists, and no {beside.name} beside it says how it was made; "
             f"choose another place, or {fix}"
         ) from error
-    now = json.loads(_settings_text(settings))
-    problems = [
-        f"{problem}, choose another output, or replace the file with resume=false"
-        for problem in changed_settings(begun, now, f"output={path} was begun")
-    ]
-    if problems:
-        raise ConfigError(problems)
+    otherwise = ", choose another output, or replace the file with resume=false"
+    check_settings(begun, settings, f"output={path} was begun", otherwise)
 
 
 def read_results(path: Path, form: Lines) -> list[Result]:
@@ -261,15 +310,3 @@ def _no_row(path: Path, line: int) -> DataError:
 def _key(path: str) -> str:
     """What is the same for the same image, read from the file or not."""
     return os.path.abspath(path).encode("utf-8", errors=_ERRORS).decode("utf-8")
-
-
-def _settings_text(settings: Mapping[str, Any]) -> str:
-    return json.dumps(dict(settings), indent=1, sort_keys=True) + "\n"
-
-
-def _replace(path: Path, content: str) -> None:
-    """Write a file so that a reader, or the next start, sees either the old or the new content."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8", errors=_ERRORS, newline="") as file:
-        file.write(content)
-    aside.replace(path)

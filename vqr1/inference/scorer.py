@@ -31,10 +31,12 @@ from torch import Tensor
 
 from vqr1.config import EvalModeConfig, PromptConfig
 from vqr1.errors import DataError
-from vqr1.inference.backends import Backend, Reply, Request
+from vqr1.inference.answers import read_reply
+from vqr1.inference.backends import Backend
 from vqr1.inference.pictures import ImageSource, name_of, open_picture, split_images
+from vqr1.inference.request import Reply, build_request
 from vqr1.inference.result import Result
-from vqr1.iqa.answers import ScoreRange, parse_answer
+from vqr1.iqa.answers import ScoreRange
 
 
 class Scorer:
@@ -63,19 +65,10 @@ class Scorer:
         seed: int = 0,
         batch_size: int = 16,
     ) -> None:
-        sampled = mode.name == "sampled"
-        free = prompt.answer_format == "free"
         self._backend = backend
         self._rule = mode.score_rule
         self._batch_size = batch_size
-        self._request = Request(
-            prompt=prompt,
-            sampling=mode.sampling if sampled else replace(mode.sampling, temperature=0.0),
-            samples=mode.samples if sampled and not free else 1,
-            seed=seed,
-            expected=mode.name == "expected" and not free,
-            micro_batch_tokens=mode.micro_batch_tokens,
-        )
+        self._request = build_request(mode, prompt, seed)
         backend.prepare(self._request)
 
     @property
@@ -158,9 +151,8 @@ class Scorer:
         if self._request.expected:
             valid = reply.score is not None
             return Result(path, reply.score, reply.std, reply.lost, valid=valid, text=text)
-        prompt = self._request.prompt
-        answers = [parse_answer(t, prompt.answer_format, prompt.score_range) for t in reply.texts]
-        scores = [answer.score for answer in answers if answer.score is not None]
+        answers = read_reply(reply, self._request).scores
+        scores = [score for score in answers if score is not None]
         enough = len(answers) if self._rule == "all_valid" else 1
         counted = Result(path, text=text, answers=len(answers), valid_answers=len(scores))
         if len(scores) < enough:

@@ -10,14 +10,16 @@ from vqr1.data.datamodule import RankingDataModule
 from vqr1.distributed.collectives import get_rank, get_world_size
 from vqr1.distributed.stop_requests import Looks, StopRequests
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.protocol import EvaluationMode, SamplingEngine, score_batch, score_batches
+from vqr1.evaluation.protocol import score_batch, score_batches
+from vqr1.inference.policy_replies import SamplingEngine
+from vqr1.inference.request import Request
 from vqr1.training.validation import in_table_order
 
 
 def evaluate_test(
     engine: SamplingEngine,
     data: RankingDataModule,
-    mode: EvaluationMode,
+    request: Request,
     batch_size: int,
     when: str,
     stops: StopRequests,
@@ -38,7 +40,7 @@ def evaluate_test(
             if looks.after_batch():
                 stops.check()
 
-        parts = list(score_batches(lambda b: score_batch(engine, b, mode), loader, scored))
+        parts = list(score_batches(lambda b: score_batch(engine, b, request), loader, scored))
     if looks.after_all():
         stops.check()
     return in_table_order(parts)

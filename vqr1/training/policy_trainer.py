@@ -215,8 +215,7 @@ def _modes(config: TrainConfig) -> ValidationModes:
         config.rollout.sampling,
         config.validation.samples,
         config.seed,
-        config.prompt.answer_format,
-        config.prompt.score_range,
+        config.prompt,
     )
 
 

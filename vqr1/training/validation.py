@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vqr1.config import SamplingConfig
+from vqr1.config import PromptConfig, SamplingConfig
 from vqr1.distributed.collectives import broadcast_from_rank0, gather_objects_to_rank0
 from vqr1.evaluation.predictions import Predictions, concatenate
-from vqr1.evaluation.protocol import EvaluationMode, SamplingEngine, score_images
+from vqr1.evaluation.protocol import score_images
 from vqr1.evaluation.summary import Summary, summarise
-from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
+from vqr1.inference.policy_replies import SamplingEngine
+from vqr1.inference.request import Request
 from vqr1.records import RankingBatch
 
 
@@ -29,19 +30,15 @@ class ValidationModes:
         greedy: gives `val/srcc_greedy`; None when it is the primary way already.
     """
 
-    primary: EvaluationMode
-    greedy: EvaluationMode | None
+    primary: Request
+    greedy: Request | None
 
 
 def validation_modes(
-    sampling: SamplingConfig,
-    samples: int,
-    seed: int,
-    answer_format: AnswerFormat,
-    score_range: ScoreRange = ASKED_RANGE,
+    sampling: SamplingConfig, samples: int, seed: int, prompt: PromptConfig
 ) -> ValidationModes:
     """The two ways for a number of sampled responses; 0 judges greedy answers only."""
-    drawn = EvaluationMode(sampling, samples, seed, answer_format, score_range)
+    drawn = Request(prompt, sampling, samples, seed)
     greedy = replace(drawn, sampling=replace(sampling, temperature=0.0), samples=1)
     if samples == 0:
         return ValidationModes(greedy, None)
@@ -66,9 +63,9 @@ class Validator:
 
     def add(self, batch: RankingBatch) -> None:
         """Judge one batch."""
-        self._primary.append(score_images(self.engine, [batch], mode=self.modes.primary))
+        self._primary.append(score_images(self.engine, [batch], request=self.modes.primary))
         if self.modes.greedy is not None:
-            self._greedy.append(score_images(self.engine, [batch], mode=self.modes.greedy))
+            self._greedy.append(score_images(self.engine, [batch], request=self.modes.greedy))
 
     def finish(self) -> dict[str, float]:
         """Figures of all batches added since the last call in any process, by metric name.

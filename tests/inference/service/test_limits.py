@@ -23,9 +23,9 @@ from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
 from tests.inference.service.conftest import form, picture, png, settings
 from vqr1.cli.score import main
 from vqr1.errors import ModelError, NonFiniteError
-from vqr1.inference.backends import Reply, Request
 from vqr1.inference.backends.local import LocalBackend
 from vqr1.inference.compare import compare
+from vqr1.inference.request import Reply, Request
 from vqr1.inference.scorer import Scorer
 from vqr1.inference.service import limits
 

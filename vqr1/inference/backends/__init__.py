@@ -1,6 +1,6 @@
 """Who answers: this process, a server, or vLLM in this process, behind one interface."""
 
-from vqr1.inference.backends.base import Backend, Reply, Request
+from vqr1.inference.backends.base import Backend
 from vqr1.inference.backends.build import build_backend
 
-__all__ = ["Backend", "Reply", "Request", "build_backend"]
+__all__ = ["Backend", "build_backend"]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vqr1.config import AnyBackend, HardwareConfig, ModelConfig, ServerConfig, VllmBackendConfig
+from vqr1.data.prompts import ResizeRule, resize_rule
 from vqr1.errors import ConfigError
 from vqr1.inference.backends.base import Backend
 
 
-def build_backend(backend: AnyBackend, model: ModelConfig, hardware: HardwareConfig) -> Backend:
+def build_backend(
+    backend: AnyBackend, model: ModelConfig, hardware: HardwareConfig, local_rank: int = 0
+) -> Backend:
     """Load the model, or prepare the client of a server.
 
     Args:
         backend: which one (`conf/backend`).
         model: checkpoint and image sizes; with a server, the image sizes only.
         hardware: where a model in this process goes.
+        local_rank: number of this process on its machine, and of its GPU.
 
     Raises:
         ConfigError: a device that is not there, or image sizes that contradict each other.
@@ -26,11 +32,11 @@ def build_backend(backend: AnyBackend, model: ModelConfig, hardware: HardwareCon
     if isinstance(backend, VllmBackendConfig):
         from vqr1.inference.backends.vllm import VllmBackend
 
-        return VllmBackend(backend, model)
-    return _local(model, hardware)
+        return VllmBackend(backend, model, local_rank)
+    return _local(model, hardware, local_rank)
 
 
-def _local(model: ModelConfig, hardware: HardwareConfig) -> Backend:
+def _local(model: ModelConfig, hardware: HardwareConfig, local_rank: int) -> Backend:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
@@ -47,5 +53,35 @@ def _local(model: ModelConfig, hardware: HardwareConfig) -> Backend:
     if model.path is None:
         # The tiny policy loads in a blink; larger ones keep their bar.
         disable_progress_bar()
-    device = "cuda" if gpu else "cpu"
+    device = f"cuda:{local_rank}" if gpu else "cpu"
     return LocalBackend(load_policy(model, attention=hardware.attention, device=device), model)
+
+
+def build_resize_rule(backend: AnyBackend, model: ModelConfig) -> ResizeRule:
+    """How a backend resizes images, told before its model is loaded.
+
+    Raises:
+        ConfigError: image sizes that contradict each other.
+        ModelError: the checkpoint's processor cannot be loaded.
+    """
+    if isinstance(backend, ServerConfig):
+        from vqr1.inference.backends.openai import served_resize_rule
+
+        return served_resize_rule(model)
+    from vqr1.policy.loading import load_processor
+
+    return resize_rule(load_processor(model), model.min_pixels, model.max_pixels)
+
+
+def with_server_model(backend: AnyBackend) -> AnyBackend:
+    """The configuration with the name of a server's model, which decides its answers.
+
+    Raises:
+        ModelError: the server has to be asked and cannot be used.
+    """
+    if not isinstance(backend, ServerConfig) or backend.model is not None:
+        return backend
+    from vqr1.rollout.server import ChatServer
+
+    with ChatServer(backend) as server:
+        return replace(backend, model=server.model())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
 
@@ -12,10 +11,10 @@ from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig
 from vqr1.data.prompts import PromptBuilder, resize_rule
-from vqr1.inference.backends.base import Reply, Request
+from vqr1.inference.policy_replies import expected_replies, sampled_replies
+from vqr1.inference.request import Reply, Request
 from vqr1.policy.loading import Policy
 from vqr1.policy.training_prompt import vision_id_of
-from vqr1.rollout.expected import expected_answers
 from vqr1.rollout.local import LocalEngine
 
 
@@ -65,22 +64,8 @@ class LocalBackend:
         prompts = builder.from_resized(pixels).to(self._device)
         engine = self._engine(request.micro_batch_tokens)
         if request.expected:
-            reasons = request.prompt.answer_format == "think_answer"
-            found = expected_answers(
-                engine,
-                prompts,
-                reasoning=request.sampling if reasons else None,
-                score_range=request.prompt.score_range,
-            )
-            table = torch.stack([found.score, found.std, found.lost], dim=1).tolist()
-            return [
-                Reply((text,) if reasons else (), *(None if math.isnan(n) else n for n in numbers))
-                for text, numbers in zip(found.texts, table, strict=True)
-            ]
-        rollout = engine.sample(
-            prompts, group_size=request.samples, sampling=request.sampling, seed=request.seed
-        )
-        return [Reply(tuple(texts)) for texts in rollout.texts]
+            return expected_replies(engine, prompts, request)
+        return sampled_replies(engine, prompts, request)
 
     def _builder(self, prompt: PromptConfig) -> PromptBuilder:
         model = self._config

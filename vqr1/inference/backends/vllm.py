@@ -7,6 +7,7 @@ digits is vLLM's affair.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from vqr1.config import ModelConfig, VllmBackendConfig
 from vqr1.data.prompts import chat_text, resize_rule
-from vqr1.inference.backends.base import Reply, Request
+from vqr1.distributed.environment import is_launched
+from vqr1.inference.request import Reply, Request
 from vqr1.policy.loading import load_processor
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
@@ -32,13 +34,15 @@ class VllmBackend:
     Args:
         config: how vLLM is started.
         model: checkpoint and image sizes.
+        local_rank: number of this process on its machine; each has an engine on GPUs of its own.
 
     Raises:
         ConfigError: image sizes that contradict each other.
         ModelError: vLLM is not installed, or cannot load the checkpoint.
     """
 
-    def __init__(self, config: VllmBackendConfig, model: ModelConfig) -> None:
+    def __init__(self, config: VllmBackendConfig, model: ModelConfig, local_rank: int = 0) -> None:
+        os.environ.update(_engine_variables(local_rank, config.tensor_parallel_size, os.environ))
         vllm = import_vllm("backend=vllm", "backend=local")
         self._parameters = vllm.SamplingParams
         self._model = model
@@ -100,6 +104,27 @@ class VllmBackend:
             seed=picture_seed(request.seed, pixels) if sampling.temperature > 0 else None,
             logprobs=TOP_LOGPROBS if request.expected else None,
         )
+
+
+def _engine_variables(local_rank: int, gpus: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """What the process of an engine has to find, where it is one of several on a machine.
+
+    Args:
+        local_rank: number of this process on its machine.
+        gpus: GPUs of one engine.
+        environment: the present variables.
+    """
+    if not is_launched(environment) and not local_rank:
+        return {}
+    listed = environment.get("CUDA_VISIBLE_DEVICES")
+    devices = range(local_rank * gpus, (local_rank + 1) * gpus)
+    shown = [str(device) for device in devices] if listed is None else listed.split(",")
+    own = shown if listed is None else shown[devices.start : devices.stop]
+    # A fork would inherit the group of ranks of this process, of which the engine is no part.
+    return {
+        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+        "CUDA_VISIBLE_DEVICES": ",".join(own),
+    }
 
 
 def _read(outputs: Sequence[Any], request: Request) -> Reply:

@@ -13,21 +13,19 @@ import pytest
 from tests.evaluation.killable import PLAN, main, scored
 from tests.support import forked
 from vqr1.errors import ConfigError
-from vqr1.evaluation.prediction_file import read_predictions
-from vqr1.evaluation.prediction_stream import PredictionStream
-from vqr1.evaluation.summary import summarise
-from vqr1.evaluation.work import (
+from vqr1.evaluation.partial_predictions import (
     PlannedBatch,
     check_settings,
     finished_file,
     merge,
-    partial_file,
-    partial_files,
+    partials,
     plan_digest,
     read_partials,
     remaining,
-    shares,
 )
+from vqr1.evaluation.prediction_file import PredictionStream, read_predictions
+from vqr1.evaluation.summary import summarise
+from vqr1.inference.resume import shares
 
 
 @pytest.mark.medium
@@ -43,7 +41,7 @@ def test_killed_three_times_at_random(tmp_path: Path) -> None:
         process = forked.start(main, killed, 0.02)
         # Some batches must have been committed in this start before it dies.
         deadline = time.monotonic() + 60
-        file = partial_file(killed, 0)
+        file = partials(killed).of(0)
         while not (file.exists() and file.stat().st_size > sizes[-1] + 2000):
             assert time.monotonic() < deadline
             assert process.is_alive()
@@ -62,7 +60,7 @@ def test_killed_three_times_at_random(tmp_path: Path) -> None:
     assert second.images == tuple(image for batch in PLAN for image in batch.images)
     np.testing.assert_array_equal(second.scores, first.scores)
     assert summarise(second, draws=50) == summarise(first, draws=50)
-    assert partial_files(killed) == []
+    assert partials(killed).all() == []
 
 
 def test_shares_merge_to_the_same_file_whatever_their_number(tmp_path: Path) -> None:
@@ -71,7 +69,7 @@ def test_shares_merge_to_the_same_file_whatever_their_number(tmp_path: Path) -> 
         folder = tmp_path / str(processes)
         folder.mkdir()
         for rank, share in enumerate(shares(range(len(PLAN)), processes)):
-            stream = PredictionStream(partial_file(folder, rank))
+            stream = PredictionStream(partials(folder).of(rank))
             for number in share:
                 stream.append(scored(PLAN[number], number))
             stream.close()
@@ -82,7 +80,7 @@ def test_shares_merge_to_the_same_file_whatever_their_number(tmp_path: Path) -> 
 
 def test_continuing_with_another_number_of_processes(tmp_path: Path) -> None:
     for rank, numbers in enumerate([[0, 2, 4], [1, 3]]):
-        stream = PredictionStream(partial_file(tmp_path, rank))
+        stream = PredictionStream(partials(tmp_path).of(rank))
         for number in numbers:
             stream.append(scored(PLAN[number], number))
         stream.close()
@@ -90,15 +88,15 @@ def test_continuing_with_another_number_of_processes(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_was_killed_before_its_first_batch(tmp_path: Path) -> None:
-    PredictionStream(partial_file(tmp_path, 0)).close()
-    partial_file(tmp_path, 1).write_bytes(b'"data')
+    PredictionStream(partials(tmp_path).of(0)).close()
+    partials(tmp_path).of(1).write_bytes(b'"data')
     assert read_partials(tmp_path) is None
     assert remaining(PLAN, None) == list(range(40))
 
 
 def test_an_image_scored_twice_is_never_merged(tmp_path: Path) -> None:
     for rank in (0, 1):
-        stream = PredictionStream(partial_file(tmp_path, rank))
+        stream = PredictionStream(partials(tmp_path).of(rank))
         stream.append(scored(PLAN[0], 0))
         stream.close()
     with pytest.raises(RuntimeError, match="5 images were scored twice"):
@@ -117,8 +115,18 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     assert "was started with 6" in caught.value.problems[0]
 
 
+def test_a_seed_that_draws_nothing_may_change(tmp_path: Path) -> None:
+    """Earlier versions kept it for greedy answers too."""
+    for mode in ("greedy", "expected"):
+        check_settings(tmp_path / mode, {"mode.name": mode, "seed": 0})
+        check_settings(tmp_path / mode, {"mode.name": mode})
+    check_settings(tmp_path / "sampled", {"mode.name": "sampled", "seed": 0})
+    with pytest.raises(ConfigError, match="seed=1"):
+        check_settings(tmp_path / "sampled", {"mode.name": "sampled", "seed": 1})
+
+
 def test_rows_of_other_images_are_refused(tmp_path: Path) -> None:
-    stream = PredictionStream(partial_file(tmp_path, 0))
+    stream = PredictionStream(partials(tmp_path).of(0))
     for number in (0, 1):
         stream.append(scored(PLAN[number], number))
     stream.close()

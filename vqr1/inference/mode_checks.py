@@ -8,13 +8,6 @@ from vqr1.config import AnyBackend, EvalModeConfig, PromptConfig, SamplingConfig
 from vqr1.iqa.number_grammar import NumberGrammar
 from vqr1.rollout.chat_request import held_instead, unsupported_problems
 
-EXPECTATION = "numbers of at most two decimals in the accepted range"
-
-
-def expectation_setting(mode: EvalModeConfig) -> dict[str, str]:
-    """What an expected score is taken over: results from before it was a grammar are not mixed."""
-    return {"mode.expectation": EXPECTATION} if mode.name == "expected" else {}
-
 
 def mode_problems(mode: EvalModeConfig, prompt: PromptConfig) -> list[str]:
     """Every rule that is broken, one line each."""

@@ -1,6 +1,6 @@
-"""The part of `python eval.py` that computes: judge, measure, compare, report.
+"""A whole evaluation: of a model, of a file of predictions, or a comparison; with its report.
 
-What needs a model is in `evaluate_model.py`.
+What needs a model is in `score_model.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,10 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from vqr1.cli.mode_checks import held_values
 from vqr1.config import EvalConfig, MixtureConfig
-from vqr1.distributed.environment import find_rank_info
+from vqr1.distributed.environment import RankInfo
 from vqr1.evaluation.figures import FigureOptions, SetFigures, set_figures
+from vqr1.evaluation.partial_predictions import check_settings, finished_file
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.published_report import published_tables
 from vqr1.evaluation.report import Evaluation, main_table
@@ -33,40 +33,43 @@ from vqr1.evaluation.report_values import (
     with_warning,
 )
 from vqr1.evaluation.tables import to_rich
-from vqr1.evaluation.work import check_settings
-from vqr1.outputs import EVALUATION, check_folder, make_folders
+from vqr1.inference.mode_checks import held_values
 from vqr1.policy.training_prompt import vision_id_note
 from vqr1.tracking import RunLog, open_run_log
-from vqr1.training.run_record import RunLock
 
 if TYPE_CHECKING:
-    from vqr1.cli.evaluate_model import ScoredModel
+    from vqr1.evaluation.score_model import ScoredModel
 
 
-def run_evaluation(config: EvalConfig, composed: DictConfig) -> float | None:
-    """Run one evaluation whose configuration has been checked.
+def run_evaluation(config: EvalConfig, composed: DictConfig, info: RankInfo) -> float | None:
+    """Run one evaluation whose configuration has been checked and whose folder is held.
+
+    Args:
+        config: typed configuration.
+        composed: the same as Hydra composed it, for the log.
+        info: rank information of this process; where a model answers, it is connected with the
+            other ranks.
 
     Returns:
-        As `vqr1.cli.evaluate.evaluate`.
+        SRCC (the plain mean over sets); NaN where it does not exist; None on all but rank 0, and
+        for comparisons.
     """
-    first = find_rank_info().rank == 0
-    run_dir = Path(config.run_dir)
-    if first:
-        check_folder(run_dir, EVALUATION, "run_dir")
-    make_folders(run_dir=config.run_dir, loader__cache_dir=config.loader.cache_dir)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    lock: AbstractContextManager[object] = RunLock(run_dir) if first else nullcontext()
-    with lock:
-        if config.predictions is None and config.compare is None:
-            return _judge_model(config, composed)
-        if not first:
-            # A launcher's other processes have no part in what needs no model.
-            return None
-        if config.predictions is not None:
-            return _judge_file(config, composed)
-        _compare(config, composed)
+    if needs_model(config):
+        return _evaluate_model(config, composed, info)
+    if info.rank:
+        # A launcher's other processes have no part in what needs no model.
         return None
+    if config.predictions is not None:
+        return _evaluate_file(config, composed)
+    _compare(config, composed)
+    return None
+
+
+def needs_model(config: EvalConfig) -> bool:
+    """Whether images are scored."""
+    return config.predictions is None and config.compare is None
 
 
 def figure_options(config: EvalConfig) -> FigureOptions:
@@ -102,13 +105,13 @@ def mode_words(config: EvalConfig) -> str:
     return f"{config.prompt.name.replace('_', '-')} prompt, {how}, {config.part} images"
 
 
-def _judge_model(config: EvalConfig, composed: DictConfig) -> float | None:
+def _evaluate_model(config: EvalConfig, composed: DictConfig, info: RankInfo) -> float | None:
     # Loading torch models is the slow part of starting; files need none of it.
-    from vqr1.cli.evaluate_model import score_model
+    from vqr1.evaluation.score_model import score_model
 
     console = _console()
     started = time.monotonic()
-    scored = score_model(config, console, composed)
+    scored = score_model(config, console, composed, info)
     if scored is None:
         return None
     config = replace(config, run_dir=str(scored.run_dir))
@@ -127,7 +130,7 @@ def _judge_model(config: EvalConfig, composed: DictConfig) -> float | None:
     return _report(config, composed, scored.predictions, caption, started, scored)
 
 
-def _judge_file(config: EvalConfig, composed: DictConfig) -> float:
+def _evaluate_file(config: EvalConfig, composed: DictConfig) -> float:
     from vqr1.evaluation.labels import label_tables
     from vqr1.evaluation.prediction_file import read_predictions
 
@@ -173,7 +176,6 @@ def _report(
 ) -> float:
     """Compute, write and print everything; returns the SRCC."""
     from vqr1.evaluation.outcome import write_outcome
-    from vqr1.evaluation.work import finished_file
 
     options = figure_options(config)
     console = _console()

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from vqr1.cli.mode_checks import (
-    backend_problems,
-    expectation_setting,
-    held_values,
-    mode_problems,
-)
-from vqr1.config import AnyBackend, ScoreConfig, ServeConfig, ServerConfig
+from vqr1.config import ScoreConfig, ServeConfig, ServerConfig
 from vqr1.errors import ConfigError
 from vqr1.inference.files import is_list
+from vqr1.inference.mode_checks import backend_problems, held_values, mode_problems
 from vqr1.inference.own_files import written_kind
 from vqr1.inference.writers import Format
 from vqr1.outputs import not_own
-from vqr1.policy.training_prompt import trained_vision_id, vision_id_note, vision_id_of
+from vqr1.policy.training_prompt import trained_vision_id, vision_id_note
 
 FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".txt": "table"}
 """What the ending of a file says about its format."""
@@ -45,7 +37,8 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
     if config.hardware.devices * config.hardware.nodes > 1:
         problems.append(
             f"hardware.devices={config.hardware.devices}, hardware.nodes={config.hardware.nodes}: "
-            "scoring runs in one process; set both to 1"
+            "set both to 1 and start one process a device with torchrun or srun; the processes "
+            "share the images"
         )
     form = config.format
     if form is None:
@@ -63,45 +56,8 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
     return form
 
 
-def deciding_settings(config: ScoreConfig) -> dict[str, Any]:
-    """What decides an image's result, by dotted key; everything else may change in between."""
-    model, mode = config.model, config.mode
-    server = isinstance(config.backend, ServerConfig)
-    settings: dict[str, Any] = {
-        "model.path": model.path,
-        "model.revision": model.revision,
-        "model.dtype": model.dtype,
-        "model.min_pixels": model.min_pixels,
-        "model.max_pixels": model.max_pixels,
-        "prompt.text": config.prompt.text,
-        "prompt.vision_id": vision_id_of(config.prompt, model, hub=not server),
-        "prompt.answer_format": config.prompt.answer_format,
-        "prompt.score_range": list(config.prompt.score_range),
-        "mode.name": mode.name,
-        "mode.samples": mode.samples,
-        "mode.score_rule": mode.score_rule,
-        **{f"mode.sampling.{key}": value for key, value in asdict(mode.sampling).items()},
-        "backend.name": config.backend.name,
-    }
-    settings |= server_settings(config.backend)
-    if mode.name == "sampled":
-        settings["seed"] = config.seed
-    return settings | expectation_setting(mode)
-
-
-def server_settings(backend: AnyBackend) -> dict[str, Any]:
-    """What of a server decides an answer; its address may change while its model stays."""
-    if not isinstance(backend, ServerConfig):
-        return {}
-    return {
-        "backend.model": backend.model,
-        "backend.extra_body": backend.extra_body,
-        "backend.unsupported": backend.unsupported,
-    }
-
-
-def print_notes(config: ScoreConfig | ServeConfig) -> None:
-    """Print to standard error what the model is asked otherwise than in its training, or than here.
+def notes_on(config: ScoreConfig | ServeConfig) -> list[str]:
+    """What the model is asked otherwise than in its training, or than here, one line each.
 
     Raises:
         ModelError: the checkpoint's record of its training is damaged.
@@ -113,7 +69,7 @@ def print_notes(config: ScoreConfig | ServeConfig) -> None:
         vision_id_note(config.prompt, trained),
         held and f"note: answers are drawn with {held}",
     )
-    sys.stderr.writelines(f"{note}\n" for note in notes if note)
+    return [note for note in notes if note]
 
 
 def _inputs(config: ScoreConfig, patterns: Sequence[str]) -> list[str]:

@@ -1,10 +1,14 @@
-"""The part of `python eval.py` that needs a model: find it, score the images, keep the answers."""
+"""The part of an evaluation that needs a model: find it, ask it of all images, join with MOS.
+
+Who answers, and how ranks share and resume the work, is `vqr1.inference`. Not here: results and the
+report (`run.py`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,39 +18,35 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vqr1.cli.compose import plain_values
-from vqr1.cli.mode_checks import expectation_setting
-from vqr1.cli.score_checks import server_settings
 from vqr1.config import EvalConfig, PromptConfig, ServerConfig
 from vqr1.config.model_defaults import default_of, lines_about, source_of, taken_from_model
 from vqr1.data.image_record import FILE, RecordedImage, record_of_model
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.distributed.collectives import broadcast_from_rank0, raise_on_all_ranks
-from vqr1.distributed.environment import RankInfo, find_rank_info
-from vqr1.distributed.rendezvous import connect_ranks
+from vqr1.distributed.environment import RankInfo
+from vqr1.evaluation.labels import with_labels
 from vqr1.evaluation.model_source import ModelSource, resolve_model, trained_sets
-from vqr1.evaluation.prediction_file import read_predictions
-from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.trained_on import TrainedOn, TrainingImages
-from vqr1.evaluation.work import (
+from vqr1.evaluation.partial_predictions import (
     check_settings,
     finished_file,
-    image_count,
     merge,
+    partials,
     plan_digest,
     read_partials,
     remaining,
-    remove_partials,
-    shares,
 )
-from vqr1.evaluation.workers import Images, score_in_processes, score_share
+from vqr1.evaluation.planned_images import PlannedImages
+from vqr1.evaluation.prediction_file import PredictionStream, read_predictions
+from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.protocol import predictions_of, score_batches
+from vqr1.evaluation.trained_on import TrainedOn, TrainingImages
+from vqr1.inference.parallel import Progress as Advance
+from vqr1.inference.parallel import run_in_processes
+from vqr1.inference.resume import shares
+from vqr1.inference.setup import InferenceSetup
 from vqr1.policy.training_prompt import trained_vision_id
-from vqr1.rollout.server import ChatServer
-from vqr1.training.run_record import changed_keys
-
-_LONGEST_SHARE_MINUTES = 7 * 24 * 60.0
-"""A rank's share may take days longer than that of another one."""
+from vqr1.records import RankingBatch
 
 
 @dataclass(frozen=True)
@@ -75,25 +75,26 @@ class ScoredModel:
     used: dict[str, Any]
 
 
-def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> ScoredModel | None:
-    """Score all images that are not scored yet; None in processes that only help.
+def score_model(
+    config: EvalConfig, console: Console, composed: DictConfig, info: RankInfo
+) -> ScoredModel | None:
+    """Score all images that are not scored yet; None on all but rank 0.
 
     Args:
         config: typed configuration.
         console: where progress is printed.
         composed: the same as Hydra composed it, where it shows which values the model gave.
+        info: rank information of this process, which is connected with the others.
 
     Raises:
         UserError: model, images or an evaluation to continue are not as they should be.
     """
-    info = find_rank_info()
-    _connect(info, config, composed)
     source, config = _resolved(config, composed)
     # A damaged record is found before any image is scored.
     history = _History.of(None if isinstance(config.backend, ServerConfig) else source.config.path)
     # Hydra names it after the time, which ranks may read at different seconds.
     run_dir = Path(broadcast_from_rank0(lambda: config.run_dir))
-    images = raise_on_all_ranks(lambda: Images(config))
+    images = raise_on_all_ranks(lambda: PlannedImages(config))
     broadcast_from_rank0(lambda: check_settings(run_dir, _settings(config, images)))
     if info.rank == 0:
         for line in _defaults(config, composed):
@@ -102,35 +103,75 @@ def score_model(config: EvalConfig, console: Console, composed: DictConfig) -> S
     if finished is not None:
         if info.rank:
             return None
-        remove_partials(run_dir)
+        partials(run_dir).remove()
         console.print(f"already scored: {finished}")
         return _scored(config, read_predictions(finished), source, run_dir, images, history)
     left = broadcast_from_rank0(lambda: _left(images, run_dir, console))
-    processes = info.world_size if info.world_size > 1 else config.hardware.devices
-    dealt = shares(left, processes)
-    share = dealt[info.rank] if info.world_size > 1 else left
-    with _progress(image_count(images.plan, share), info.rank == 0) as advance:
-        if processes > 1 and info.world_size == 1:
-            score_in_processes(config, dealt, run_dir, advance)
-        else:
-            # Returns once every rank has scored its share, or raises what one of them met.
-            raise_on_all_ranks(lambda: score_share(config, images, share, run_dir, info, advance))
+    _score_left(config, images, left, run_dir, info)
     if info.rank:
         return None
     merged = merge(run_dir, images.plan, f".{config.output}")
     return _scored(config, merged, source, run_dir, images, history)
 
 
-def _connect(info: RankInfo, config: EvalConfig, composed: DictConfig) -> None:
-    """Find the other ranks of torchrun or srun; does nothing alone.
+def _score_left(
+    config: EvalConfig, images: PlannedImages, left: Sequence[int], run_dir: Path, info: RankInfo
+) -> None:
+    """Score the batches that are left, shared by all ranks or by processes that are started here.
 
-    Raises:
-        ConfigError: a rank did not come, or has another configuration.
+    Returns once every rank has scored its share, or raises what one of them met.
     """
-    if info.world_size > 1:
-        hardware = replace(config.hardware, collective_minutes=_LONGEST_SHARE_MINUTES)
-        same = partial(changed_keys, moved=True)
-        connect_ranks(info, hardware, plain_values(composed), None, same)
+    processes = info.world_size if info.world_size > 1 else config.hardware.devices
+    dealt = shares(left, processes)
+    share = dealt[info.rank] if info.world_size > 1 else list(left)
+    total = sum(len(images.plan[number].images) for number in share)
+    with _progress(total, info.rank == 0) as advance:
+        if processes > 1 and info.world_size == 1:
+            again = "start the evaluation again with the same run_dir to continue it"
+            run_in_processes(partial(_open_and_score, config, run_dir), dealt, advance, again)
+        else:
+            raise_on_all_ranks(lambda: score_share(config, images, run_dir, info, share, advance))
+
+
+def _open_and_score(
+    config: EvalConfig, run_dir: Path, info: RankInfo, numbers: list[int], advance: Advance
+) -> None:
+    """A started process opens the images anew."""
+    score_share(config, PlannedImages(config), run_dir, info, numbers, advance)
+
+
+def score_share(
+    config: EvalConfig,
+    images: PlannedImages,
+    run_dir: Path,
+    info: RankInfo,
+    numbers: Sequence[int],
+    on_progress: Advance | None = None,
+) -> None:
+    """Score some batches and append them to this rank's partial file.
+
+    Args:
+        config: the evaluation, its model resolved.
+        images: its images.
+        run_dir: where the partial file lies.
+        info: rank information of this process.
+        numbers: batches to score.
+        on_progress: gets the number of images of each finished batch.
+    """
+    if not numbers:
+        return
+    setup = InferenceSetup.of(config)
+    backend, request = setup.open(info.local_rank), setup.request
+
+    def scored(batch: RankingBatch) -> Predictions:
+        return predictions_of(batch, backend.reply(batch.prompts.images, request), request)
+
+    stream = PredictionStream(partials(run_dir).of(info.rank))
+    try:
+        for predictions in score_batches(scored, images.batches(numbers), on_progress):
+            stream.append(with_labels(predictions, images.tables))
+    finally:
+        stream.close()
 
 
 def _resolved(config: EvalConfig, composed: DictConfig) -> tuple[ModelSource, EvalConfig]:
@@ -146,8 +187,8 @@ def _resolved(config: EvalConfig, composed: DictConfig) -> tuple[ModelSource, Ev
         prompt = _asked(config.prompt, source)
         config = replace(config, model=source.config, prompt=prompt)
         return source, config if source.run_id is None else _as_trained(config, source, composed)
-    with ChatServer(config.backend) as server:
-        backend = replace(config.backend, model=server.model())
+    backend = InferenceSetup.of(config).named().backend
+    assert isinstance(backend, ServerConfig)
     source = ModelSource(
         config.model,
         f"{backend.model} at {backend.url}",
@@ -189,11 +230,11 @@ def _defaults(config: EvalConfig, composed: DictConfig) -> list[str]:
     ]
 
 
-def _left(images: Images, run_dir: Path, console: Console) -> list[int]:
+def _left(images: PlannedImages, run_dir: Path, console: Console) -> list[int]:
     left = remaining(images.plan, read_partials(run_dir))
-    total = image_count(images.plan, range(len(images.plan)))
+    total = sum(len(batch.images) for batch in images.plan)
     if len(left) < len(images.plan):
-        done = total - image_count(images.plan, left)
+        done = total - sum(len(images.plan[number].images) for number in left)
         console.print(f"continuing: {done} of {total} images are scored")
     else:
         console.print(f"{total} images; if this stops, continue it with run_dir={run_dir}")
@@ -224,7 +265,7 @@ def _scored(
     predictions: Predictions,
     source: ModelSource,
     run_dir: Path,
-    images: Images,
+    images: PlannedImages,
     history: _History,
 ) -> ScoredModel:
     sets: dict[str, LabelledSet] = images.data.sets
@@ -287,39 +328,23 @@ def _trained_on(
     }
 
 
-def _settings(config: EvalConfig, images: Images) -> dict[str, Any]:
+def _settings(config: EvalConfig, images: PlannedImages) -> dict[str, Any]:
     """What decides the answers; everything else may change when an evaluation is continued."""
-    model, mode = config.model, config.mode
-    judged: dict[str, Any] = {}
+    asked: dict[str, Any] = {}
     for name, labelled in images.data.sets.items():
-        judged[f"images of {name}"] = sum(len(b.images) for b in images.plan if b.dataset == name)
-        judged[f"image names of {name} (SHA-256)"] = plan_digest(images.plan, name)
-        judged[f"{labelled.key}.short_edge"] = labelled.config.short_edge
+        asked[f"images of {name}"] = sum(len(b.images) for b in images.plan if b.dataset == name)
+        asked[f"image names of {name} (SHA-256)"] = plan_digest(images.plan, name)
+        asked[f"{labelled.key}.short_edge"] = labelled.config.short_edge
     return {
-        "backend.name": config.backend.name,
-        **server_settings(config.backend),
-        "model.path": model.path,
-        "model.revision": model.revision,
-        "model.dtype": model.dtype,
-        "model.min_pixels": model.min_pixels,
-        "model.max_pixels": model.max_pixels,
-        "prompt.text": config.prompt.text,
-        "prompt.vision_id": config.prompt.vision_id,
-        "prompt.answer_format": config.prompt.answer_format,
-        "prompt.score_range": list(config.prompt.score_range),
-        "mode.name": mode.name,
-        "mode.samples": mode.samples,
-        **{f"mode.sampling.{key}": value for key, value in asdict(mode.sampling).items()},
+        **InferenceSetup.of(config).settings(),
         "loader.images_per_batch": config.loader.images_per_batch,
         "part": config.part,
-        "seed": config.seed,
-        **expectation_setting(mode),
-        **judged,
+        **asked,
     }
 
 
 @contextmanager
-def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+def _progress(total: int, shown: bool) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,0 +1,60 @@
+"""Keys of `python eval.py` that belong together, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from vqr1.config import EvalConfig, ServerConfig
+from vqr1.errors import ConfigError
+from vqr1.inference.mode_checks import backend_problems, mode_problems
+
+
+def check_evaluation(config: EvalConfig) -> None:
+    """Raise one ConfigError with every problem of keys that belong together."""
+    problems = []
+    if config.predictions is not None and config.compare is not None:
+        problems.append("predictions, compare: only one of them may be given")
+    if config.compare is not None and len(config.compare) < 2:
+        problems.append(f"compare={config.compare}: name at least two runs, compare=[A,B]")
+    if config.suite == "from_predictions" and config.predictions is None:
+        problems.append("predictions=None: give the file to judge, predictions=FILE")
+    if config.predictions is not None:
+        problems += _column_problems(config)
+    scores = config.predictions is None and config.compare is None
+    if scores and config.prompt.answer_format == "free":
+        problems.append(
+            f"prompt={config.prompt.name}: it asks for no score; choose prompt=thinking or "
+            "prompt=non_thinking"
+        )
+    problems += mode_problems(config.mode, config.prompt)
+    problems += backend_problems(config.backend, config.mode)
+    if isinstance(config.backend, ServerConfig) and config.model.run is not None:
+        problems.append(
+            f"model.run={config.model.run}: backend=openai judges the server's own model; leave "
+            "one of them out"
+        )
+    if config.hardware.nodes > 1:
+        problems.append(
+            f"hardware.nodes={config.hardware.nodes}: set it to 1 and start one process a device "
+            "with torchrun or srun; the processes find each other"
+        )
+    if len(set(config.figures.curves)) < len(config.figures.curves):
+        problems.append(f"figures.curves={config.figures.curves}: name each curve once")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _column_problems(config: EvalConfig) -> list[str]:
+    """Why columns of a file of predictions cannot be what they are named for.
+
+    One column as score and MOS would have an SRCC of 1.
+    """
+    names = ("image", "score", "mos") if config.labels == "file" else ("image", "score")
+    columns = {f"columns.{name}": getattr(config.columns, name) for name in names}
+    found = []
+    for column in dict.fromkeys(columns.values()):
+        keys = [key for key, value in columns.items() if value == column]
+        if len(keys) > 1:
+            found.append(
+                f"{', '.join(f'{key}={column}' for key in keys)}: one column cannot be both; name "
+                "each one's own"
+            )
+    return found

@@ -1,0 +1,99 @@
+"""The images that an evaluation is of: its sets, its plan and its batches.
+
+Not here: who answers (`vqr1.inference`): batches carry resized images, and a backend builds its own
+prompts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vqr1.config import EvalConfig
+from vqr1.data.datamodule import RankingDataModule, open_sets
+from vqr1.data.labels import Part
+from vqr1.data.prompts import ResizeRule
+from vqr1.data.ranking_images import RankingImages, RankingLoader
+from vqr1.evaluation.labels import whole_sets
+from vqr1.evaluation.partial_predictions import PlannedBatch
+from vqr1.evaluation.predictions import Predictions
+from vqr1.inference.setup import InferenceSetup
+from vqr1.records import PromptBatch
+
+
+class ResizedImages:
+    """Batches of resized images without prompts.
+
+    Args:
+        rule: how an image is resized.
+    """
+
+    def __init__(self, rule: ResizeRule) -> None:
+        self.rule = rule
+
+    def resize(self, picture: Image.Image) -> Tensor:
+        """[H, W, 3] uint8 pixels of an image after resizing."""
+        return self.rule.pixels(picture)
+
+    def from_resized(self, pixels: Sequence[Tensor]) -> PromptBatch:
+        """B resized images [H_b, W_b, 3] uint8."""
+        none = torch.empty(0, dtype=torch.int64)
+        return PromptBatch((none,) * len(pixels), tuple(pixels))
+
+    def with_keys(self, prompts: PromptBatch) -> PromptBatch:
+        """The batch as it is: features are kept by nobody."""
+        return prompts
+
+
+class PlannedImages:
+    """The images of an evaluation: sets, plan and batches.
+
+    Args:
+        config: the evaluation, its model resolved.
+    """
+
+    def __init__(self, config: EvalConfig) -> None:
+        self._part: Part = "test" if config.part == "all" else config.part
+        dataset = whole_sets(config.dataset) if config.part == "all" else config.dataset
+        # Before the model's own files, which a hub name may have to fetch.
+        sets = open_sets(dataset)
+        source = ResizedImages(InferenceSetup.of(config).resize_rule())
+        self.data = RankingDataModule(dataset, config.loader, source, seed=config.seed, sets=sets)
+        self._workers = config.loader.workers
+        loader = self.data.eval_dataloader(self._part)
+        assert isinstance(loader.dataset, RankingImages)
+        self._images = loader.dataset
+        self._plans = list(loader.sampler)
+        self.plan = [
+            PlannedBatch(
+                plan.dataset,
+                tuple(self._images.sets[plan.dataset].images[i] for i in plan.positions),
+            )
+            for plan in self._plans
+        ]
+        self.tables = {name: labelled.table for name, labelled in self.data.sets.items()}
+
+    def skipped(self, scored: Predictions) -> dict[str, int]:
+        """By set, the images that were left out: missing or empty, or not decodable.
+
+        The first are counted over the whole set, as `RankingDataModule.skipped_images` does, whose
+        count of the others knows nothing of other processes and earlier starts: those are the
+        planned images without a row.
+
+        Args:
+            scored: the finished predictions.
+        """
+        planned = Counter(batch.dataset for batch in self.plan for _ in batch.images)
+        rows = Counter(scored.datasets)
+        return {
+            name: labelled.skipped + planned[name] - rows[name]
+            for name, labelled in self.data.sets.items()
+        }
+
+    def batches(self, numbers: Sequence[int]) -> RankingLoader:
+        """The batches of the plan with the given numbers, in that order."""
+        return RankingLoader(self._images, [self._plans[i] for i in numbers], self._workers)

@@ -1,0 +1,47 @@
+"""From a reply to the scores in it, by the one rule that scoring, evaluation and validation share.
+
+An answer that cannot be parsed has no score. Whoever reads the scores decides what several of them
+are together: `vqr1.inference.scorer`, `vqr1.evaluation.predictions`.
+
+Shape legend: S answers of one image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vqr1.inference.request import Reply, Request
+from vqr1.iqa.answers import parse_answer
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the reply to one image says.
+
+    Attributes:
+        texts: S texts; empty where none was generated, or where there was an error.
+        scores: S scores, None where an answer is invalid. With `expected` the one expected score.
+        well_formed: S times, whether the whole answer has the demanded form; True where the form
+            was given and not generated.
+    """
+
+    texts: tuple[str, ...]
+    scores: tuple[float | None, ...]
+    well_formed: tuple[bool, ...]
+
+
+def read_reply(reply: Reply, request: Request) -> Answers:
+    """The scores of a reply.
+
+    Args:
+        reply: what the model said; with an error all S answers are invalid.
+        request: what it was asked.
+    """
+    if reply.error is not None:
+        return Answers((), (None,) * request.samples, (False,) * request.samples)
+    prompt = request.prompt
+    parsed = [parse_answer(text, prompt.answer_format, prompt.score_range) for text in reply.texts]
+    well_formed = tuple(answer.well_formed for answer in parsed)
+    if request.expected:
+        return Answers(reply.texts, (reply.score,), well_formed or (True,))
+    return Answers(reply.texts, tuple(answer.score for answer in parsed), well_formed)

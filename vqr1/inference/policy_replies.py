@@ -1,0 +1,86 @@
+"""Replies of a policy in this process, from prompts that are built already.
+
+The local backend asks a loaded checkpoint by these functions, and training asks the policy that it
+trains, so that greedy, sampled and expected answers come about in one place.
+
+Not here: how an engine samples (`vqr1.rollout`), nor how an expected score is computed
+(`vqr1.rollout.expected`).
+
+Shape legend: B images of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+
+from vqr1.config import SamplingConfig
+from vqr1.inference.request import Reply, Request
+from vqr1.policy.vision import VisionFeatures
+from vqr1.records import PromptBatch, Rollout
+from vqr1.rollout.expected import expected_answers
+from vqr1.rollout.local import LocalEngine
+
+
+class SamplingEngine(Protocol):
+    """What sampled answers need of a rollout engine (`vqr1.rollout.engine.RolloutEngine`)."""
+
+    def sample(
+        self,
+        prompts: PromptBatch,
+        *,
+        group_size: int,
+        sampling: SamplingConfig,
+        seed: int,
+        vision: VisionFeatures | None = None,
+    ) -> Rollout:
+        """`group_size` responses to each prompt; the same seed gives the same responses."""
+        ...
+
+
+def sampled_replies(
+    engine: SamplingEngine,
+    prompts: PromptBatch,
+    request: Request,
+    vision: VisionFeatures | None = None,
+) -> list[Reply]:
+    """Sampled or greedy answers to B images.
+
+    Args:
+        engine: samples the answers.
+        prompts: B prompts.
+        request: how an answer is drawn, and how many.
+        vision: features of the B images, if already computed.
+    """
+    rollout = engine.sample(
+        prompts,
+        group_size=request.samples,
+        sampling=request.sampling,
+        seed=request.seed,
+        vision=vision,
+    )
+    return [Reply(tuple(texts)) for texts in rollout.texts]
+
+
+def expected_replies(engine: LocalEngine, prompts: PromptBatch, request: Request) -> list[Reply]:
+    """Expected scores of B images, after greedy reasoning where the prompt asks for it.
+
+    Args:
+        engine: reads the prompts and writes the reasoning.
+        prompts: B prompts.
+        request: what is asked; its `sampling` bounds the reasoning.
+    """
+    reasons = request.prompt.answer_format == "think_answer"
+    found = expected_answers(
+        engine,
+        prompts,
+        reasoning=request.sampling if reasons else None,
+        score_range=request.prompt.score_range,
+    )
+    table = torch.stack([found.score, found.std, found.lost], dim=1).tolist()
+    return [
+        Reply((text,) if reasons else (), *(None if math.isnan(n) else n for n in numbers))
+        for text, numbers in zip(found.texts, table, strict=True)
+    ]

@@ -1,0 +1,74 @@
+"""What a model is asked of each image, and what it replies: the records of every way of asking.
+
+Not here: who replies (`vqr1.inference.backends`, `policy_replies.py`), and what a reply says
+(`answers.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from vqr1.config import EvalModeConfig, PromptConfig, SamplingConfig
+
+
+@dataclass(frozen=True)
+class Request:
+    """What each image of a batch is asked.
+
+    Attributes:
+        prompt: the question and the form of its answer.
+        sampling: how one answer is drawn; temperature 0 is greedy.
+        samples: S, answers to each image, at least 1.
+        seed: of the draws.
+        expected: the distribution over the answer's numbers is wanted too; the sampling is greedy
+            then, and `samples` is 1.
+        micro_batch_tokens: most tokens that a backend in this process computes together.
+    """
+
+    prompt: PromptConfig
+    sampling: SamplingConfig
+    samples: int = 1
+    seed: int = 0
+    expected: bool = False
+    micro_batch_tokens: int = 16384
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model says of one image.
+
+    Attributes:
+        texts: the answers; empty where none was generated (`expected` without reasoning).
+        score: expected score; None where not asked for, or where the answer never begins or gives
+            the numbers of the grammar too little probability.
+        std: its standard deviation, likewise.
+        lost: probability of answers that are no such number; None where not asked for, or where the
+            answer never begins.
+        error: why this image cannot be judged, other images could; None where it was.
+    """
+
+    texts: tuple[str, ...] = ()
+    score: float | None = None
+    std: float | None = None
+    lost: float | None = None
+    error: str | None = None
+
+
+def build_request(mode: EvalModeConfig, prompt: PromptConfig, seed: int) -> Request:
+    """What a mode asks; `greedy` and `expected` take one greedy answer.
+
+    Args:
+        mode: how an answer becomes a score.
+        prompt: what is asked; a `free` prompt takes one answer and no expected score.
+        seed: seed of sampled answers.
+    """
+    sampled = mode.name == "sampled"
+    free = prompt.answer_format == "free"
+    return Request(
+        prompt=prompt,
+        sampling=mode.sampling if sampled else replace(mode.sampling, temperature=0.0),
+        samples=mode.samples if sampled and not free else 1,
+        seed=seed,
+        expected=mode.name == "expected" and not free,
+        micro_batch_tokens=mode.micro_batch_tokens,
+    )
