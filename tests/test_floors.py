@@ -99,3 +99,37 @@ def test_one_function_sets_the_sharding_of_a_policy() -> None:
         if sets_sharding(node)
     ]
     assert writers == ["training/grpo.py:shard"]
+
+
+def test_evaluation_imports_no_backend_and_no_engine() -> None:
+    below = ("vqr1.inference.backends", "vqr1.rollout", "vqr1.policy.loading")
+    wrong = [
+        f"{file.name} imports {name}"
+        for file in sorted((PACKAGE / "evaluation").rglob("*.py"))
+        for name in imported_names(file)
+        if name.startswith(below)
+    ]
+    assert wrong == []
+
+
+def imported_names(file: Path) -> set[str]:
+    """Dotted names that a module imports, of modules and of what is in them."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+COMMANDS = {"evaluate", "export", "plan", "score", "serve", "train"}
+
+
+def test_the_command_line_is_one_short_module_a_command() -> None:
+    modules = {file.stem: file for file in (PACKAGE / "cli").rglob("*.py")}
+    others = modules.keys() - COMMANDS - {"__init__"}
+    assert modules.keys() >= COMMANDS
+    assert len(others) <= 6
+    long = {name for name, file in modules.items() if len(file.read_text().splitlines()) > 200}
+    assert long == set()

@@ -14,7 +14,7 @@ from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
 from vqr1.errors import ConfigError
 
 
-@pytest.mark.parametrize("main", [score.main, export.main, prepare.main])
+@pytest.mark.parametrize("main", [export.main, prepare.main])
 @pytest.mark.parametrize(("task", "lines"), [("0", 1), ("1", 0)])
 def test_one_of_several_tasks_is_refused(
     run: Command,
@@ -32,17 +32,28 @@ def test_one_of_several_tasks_is_refused(
         assert found.err.startswith("error: SLURM_STEP_NUM_TASKS=4: srun has started 4 tasks")
 
 
-def test_an_evaluation_of_incomplete_tasks_is_refused_once(
-    run: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("main", [evaluate.main, score.main])
+def test_incomplete_tasks_that_would_share_are_refused_once(
+    run: Command, monkeypatch: pytest.MonkeyPatch, main: Callable[[], Any]
 ) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    found = run(evaluate.main, "predictions=x.csv")
+    found = run(main, "predictions=x.csv")
     assert (found.code, found.out) == (2, "")
     assert found.err.startswith("error: the launcher has set some of SLURM_STEP_NUM_TASKS")
     assert "SLURM_LOCALID" in found.err
     monkeypatch.setenv("SLURM_PROCID", "1")
-    assert run(evaluate.main, "predictions=x.csv").err == ""
+    assert run(main, "predictions=x.csv").err == ""
+
+
+def test_a_service_of_several_tasks_is_refused(
+    run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    found = run(score.main, "serve")
+    assert found.code == 2
+    assert "would do all the work of score.py serve; start it once" in found.err
 
 
 def test_an_allocation_and_torchrun_are_no_tasks() -> None:
@@ -52,13 +63,13 @@ def test_an_allocation_and_torchrun_are_no_tasks() -> None:
     # One task a node, each of which runs torchrun.
     torchrun = {"SLURM_STEP_NUM_TASKS": "2", "RANK": "3", "WORLD_SIZE": "8"}
     refuse_tasks("eval.py", torchrun=True, environment=torchrun)
-    with pytest.raises(ConfigError, match=r"^SLURM_STEP_NUM_TASKS=2: srun .* of score\.py; start"):
-        refuse_tasks("score.py", environment=torchrun)
+    with pytest.raises(ConfigError, match=r"^SLURM_STEP_NUM_TASKS=2: srun .* of export\.py; start"):
+        refuse_tasks("export.py", environment=torchrun)
     for name, launcher in (
         ("WORLD_SIZE", "torchrun"), ("OMPI_COMM_WORLD_SIZE", "mpirun"), ("PMI_SIZE", "mpiexec"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=rf"^{name}=2: {launcher} has started 2 tasks"):
-            refuse_tasks("score.py", environment={name: "2"})
+            refuse_tasks("export.py", environment={name: "2"})
 
 
 def test_one_task_reports() -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
+from tests.evaluation.test_server import SMALL
+from tests.inference.test_processes import TORCHRUN, srun
+from tests.support.commands import REPOSITORY, Training
 from tests.support.pictures import noise_picture
 from tests.support.real_vllm import needs_vllm
 from tests.support.scored import results
+from vqr1.cli import evaluate
+from vqr1.evaluation.prediction_file import read_predictions
 
 pytestmark = needs_vllm
 
@@ -41,3 +49,29 @@ def test_answers_are_those_of_the_local_engine(place: str, request: Any) -> None
     first = results(PICTURES, *sampled, "seed=3")
     assert results(PICTURES, *sampled, "seed=3") == first
     assert results(PICTURES, *sampled, "seed=4") != first
+
+
+def test_eval_has_the_metrics_of_the_local_engine(
+    run: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """In one process, and in two ranks with an engine each."""
+    root = write_kadid(tmp_path / "kadid", references=3)
+    small = (*SMALL, f"dataset.root={root}", "hardware.threads=1")
+    for folder, more in (("local", ()), ("vllm", ENGINE)):
+        found = run(evaluate.main, *small, *more, f"run_dir={folder}")
+        assert found.code == 0, found.err
+    assert srun("vqr1.cli.evaluate", tmp_path, *small, *ENGINE, "run_dir=tasks") == [0, 0]
+    launched = Training(
+        tmp_path, *small, *ENGINE, "run_dir=launched", launcher=TORCHRUN,
+        script=REPOSITORY / "eval.py",
+    )  # fmt: skip
+    assert launched.wait() == 0, launched.output
+    own = read_predictions(tmp_path / "local/predictions.csv")
+    for folder in ("vllm", "tasks", "launched"):
+        theirs = read_predictions(tmp_path / folder / "predictions.csv")
+        assert theirs.images == own.images
+        assert theirs.texts == own.texts
+        np.testing.assert_array_equal(theirs.scores, own.scores)
+        metrics = (tmp_path / folder / "metrics.json").read_text()
+        assert metrics == (tmp_path / "local/metrics.json").read_text()

@@ -1,7 +1,7 @@
 """Refusing a command that several processes of a launcher run at once, where it does not share out.
 
-`train.py` and, under torchrun, `eval.py` divide their work among processes. Everything else would
-be done once by every task, into the same files.
+`train.py`, `eval.py` and `score.py` share their work among the processes of torchrun or srun.
+Everything else would be done once by every task, into the same files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def refuse_tasks(
     """Refuse to run as one of several tasks.
 
     Args:
-        command: what the user calls it, such as `score.py`.
+        command: what the user calls it, such as `export.py`.
         torchrun: the command shares its work among the processes of torchrun.
         environment: the variables.
 
