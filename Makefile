@@ -74,7 +74,7 @@ check: setup-dev ## Lint, format, types, docstrings and insecure constructs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --explicit-package-bases hydra_plugins
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive vqr1 hydra_plugins scripts *.py
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive vqr1 hydra_plugins scripts tools *.py
 
 audit: setup-dev ## Look the pinned packages up among known vulnerabilities (needs the network)
 	$(BIN)/pip-audit --requirement constraints.txt --disable-pip --no-deps

@@ -28,8 +28,8 @@ from rich.table import Table
 from vqr1.cli.data import run_script
 from vqr1.config import DataConfig, LoaderConfig, SamplingConfig
 from vqr1.data.datamodule import RankingDataModule
-from vqr1.data.prompts import PromptBuilder
-from vqr1.policy.loading import load_policy, load_processor
+from vqr1.policy.loading import load_family, load_policy, load_processor
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.records import RankingBatch
 from vqr1.rollout.local import LocalEngine
@@ -86,7 +86,8 @@ def bench(options: argparse.Namespace, config: DataConfig) -> None:
     processor = load_processor(config.model)
     limits = (config.model.min_pixels, config.model.max_pixels)
     vision_id = vision_id_of(config.prompt, config.model)
-    prompts = PromptBuilder(processor, config.prompt.text, *limits, vision_id=vision_id)
+    family = load_family(config.model)
+    prompts = PromptBuilder(family, processor, config.prompt.text, *limits, vision_id=vision_id)
 
     def module(**changes: Any) -> RankingDataModule:
         loader: LoaderConfig = replace(config.loader, **changes)

@@ -31,8 +31,8 @@ from bench.setup import Size, build_model, pictures, processor, prompt_batch
 
 from vqr1.outputs import own_json, target, write_json
 from vqr1.planning.rates import copy_rate
-from vqr1.planning.released import SHAPES
 from vqr1.policy.cpu_linear import packed_weights
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.prompt_state import PromptState, read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
@@ -44,7 +44,7 @@ from vqr1.rollout.static_decode import StaticDecoder
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=list(SHAPES), default="39m", help="shape of the model")
+    parser.add_argument("--shape", choices=FAMILY.shapes, default="39m", help="shape of the model")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--images", type=int, default=8, help="B")

@@ -20,16 +20,16 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.setup import Size, save_weights
 from bench_step import run_in_process
 
 from vqr1.cli.plan import libraries, load_train_config
-from vqr1.data.prompts import QWEN_FACTOR, ResizeRule
 from vqr1.planning.check import STEPS, measured_peak
 from vqr1.planning.memory import MemoryPlan, plan_memory
 from vqr1.planning.shape import Work, read_shape, share_of_work
+from vqr1.policy.prompts import resize_rule
 
 TINY = ((16, 6, 48), (32, 8, 32))
 """B, K, C with the demo set's pictures of 112 x 112."""
@@ -50,9 +50,10 @@ def tiny(images: int, group: int, tokens: int) -> tuple[MemoryPlan, float]:
         f"grpo.group_size={group}", f"rollout.sampling.max_new_tokens={tokens}",
     ]  # fmt: skip
     config = load_train_config(overrides)
-    work = share_of_work(config)
+    shape = read_shape(config.model)
+    work = share_of_work(config, shape)
     found = measured_peak(config, overrides)
-    return plan_memory(config, read_shape(config.model), work, process=libraries()), found
+    return plan_memory(config, shape, work, process=libraries()), found
 
 
 def larger(size: Size, weights: Path) -> tuple[MemoryPlan, float]:
@@ -60,12 +61,12 @@ def larger(size: Size, weights: Path) -> tuple[MemoryPlan, float]:
     config = load_train_config([f"model.path={weights}"])
     options = argparse.Namespace(threads=1, steps=STEPS - 1, device="cpu")
     result = run_in_process(options, "ours", size, weights)
-    rule = ResizeRule(QWEN_FACTOR, config.model.min_pixels, 2**22)
-    width, height = rule.size(size.width, size.height)
-    patches = width * height // (QWEN_FACTOR // 2) ** 2
-    text = result["prompt_tokens"] - patches // 4
-    work = Work(size.images, size.group, patches, text, size.tokens)
-    plan = plan_memory(config, read_shape(config.model), work, process=libraries())
+    shape = read_shape(config.model)
+    rule = resize_rule(shape.family, None, config.model.min_pixels, 2**22)
+    tower = shape.family.tower_cost(shape.config, rule, (size.width, size.height))
+    text = result["prompt_tokens"] - tower.tokens
+    work = Work(size.images, size.group, tower, text, size.tokens)
+    plan = plan_memory(config, shape, work, process=libraries())
     return plan, result["peak_mib"]
 
 

@@ -36,17 +36,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.setup import EndlessTokenizer, Size, pictures
 
-from vqr1.config import EvalModeConfig, ModelConfig, PromptConfig, SamplingConfig, read_choice
-from vqr1.config import validate as checked
-from vqr1.outputs import own_json, target, write_json
-from vqr1.policy.memory import peak_memory_mib
-from vqr1.policy.tiny import (
+from tools.tiny_policy.factory import (
     TinySize,
     build_tokenizer,
     random_tiny_model,
     save_policy_folder,
-    tiny_policy_folder,
 )
+from vqr1.config import EvalModeConfig, ModelConfig, PromptConfig, SamplingConfig, read_choice
+from vqr1.config import validate as checked
+from vqr1.outputs import own_json, target, write_json
+from vqr1.policy.memory import peak_memory_mib
+from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.training_prompt import trained_vision_id
 
 SIDES = ("published", "ours")

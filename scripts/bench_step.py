@@ -35,7 +35,7 @@ from bench.setup import SIZES, Size, save_weights
 
 from vqr1.outputs import own_json, target, write_json
 from vqr1.planning.rates import peak_rates
-from vqr1.planning.released import SHAPES
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 
 CONTESTANTS = ("trl", "ours", "ours, PyTorch linears")
 GROUPS = (2, 4, 8, 16)
@@ -47,7 +47,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the first size only, no sweep")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
-    parser.add_argument("--shape", choices=list(SHAPES), default="39m", help="shape of the model")
+    parser.add_argument("--shape", choices=FAMILY.shapes, default="39m", help="shape of the model")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after one warm-up")

@@ -25,12 +25,12 @@ import torch
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import ModelConfig, TrainConfig, validate
 from vqr1.data.datamodule import RankingDataModule
-from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import ConfigError
 from vqr1.evaluation.protocol import score_images
 from vqr1.iqa.correlation import srcc
 from vqr1.outputs import check_file
-from vqr1.policy.loading import load_policy, load_processor
+from vqr1.policy.loading import load_policy
+from vqr1.policy.prompts import load_prompts
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.local import LocalEngine
 from vqr1.sweeps.folder import FINISHED, SweepFolder
@@ -73,10 +73,8 @@ def judge_all(
     folders: list[Path], config: TrainConfig, samples: int, limit: int
 ) -> tuple[np.ndarray, list[Judged]]:
     """Opinion scores of the test images, and every policy's scores of them."""
-    prompts = PromptBuilder(
-        load_processor(config.model), config.prompt.text, config.model.min_pixels,
-        config.model.max_pixels, vision_id=vision_id_of(config.prompt, config.model),
-    )  # fmt: skip
+    vision_id = vision_id_of(config.prompt, config.model)
+    prompts = load_prompts(config.model, config.prompt.text, vision_id=vision_id)
     data = RankingDataModule(
         config.dataset, config.loader, prompts, seed=1, val_max_images=None, val_batch_size=64
     )

@@ -38,7 +38,7 @@ def shared() -> Path:
 def real_vllm() -> Iterator[str]:
     """Address of a server of vLLM itself on this CPU, which serves the tiny policy."""
     from tests.support.real_vllm import served
-    from vqr1.policy.tiny import tiny_policy_folder
+    from vqr1.policy.packaged import tiny_policy_folder
 
     command = [
         sys.executable, "-m", "tests.support.real_vllm_child",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "vqr1"
@@ -133,3 +134,35 @@ def test_the_command_line_is_one_short_module_a_command() -> None:
     assert len(others) <= 6
     long = {name for name, file in modules.items() if len(file.read_text().splitlines()) > 200}
     assert long == set()
+
+
+FAMILY_WORDS = re.compile(
+    r"qwen|\.visual\b|language_model\b|grid_thw|merge_size|rope_index|vision_start|image_pad"
+    r"|mrope|patch_embed|im_start|im_end|add_vision_id|endoftext",
+    re.IGNORECASE,
+)
+MAY_NAME_A_FAMILY = {
+    # Names of files in conf/model, which users choose from.
+    "cli/plan.py": {"qwen2_5_vl_7b"},
+    "cli/score.py": {"qwen2_5_vl_3b", "qwen2_5_vl_7b"},
+    "cli/serve.py": {"qwen2_5_vl_3b", "qwen2_5_vl_7b"},
+    "config/model_defaults.py": {"qwen2_5_vl_7b"},
+    # What model cards of earlier versions held.
+    "policy/training_prompt.py": {"add_vision_id=True"},
+}
+
+
+def test_only_families_name_a_model_family_or_its_layout() -> None:
+    named, used = [], set()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        own = file.relative_to(PACKAGE)
+        if own.parts[:2] == ("policy", "families"):
+            continue
+        text = file.read_text()
+        for allowed in MAY_NAME_A_FAMILY.get(str(own), ()):
+            if allowed in text:
+                used.add((str(own), allowed))
+            text = text.replace(allowed, "")
+        named += [f"{own}: {word}" for word in FAMILY_WORDS.findall(text)]
+    assert named == []
+    assert used == {(own, word) for own, words in MAY_NAME_A_FAMILY.items() for word in words}

@@ -24,6 +24,8 @@ def test_wheel_carries_configuration_and_tiny_policy(tmp_path: Path) -> None:
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+        # What makes the demo model stays in the checkout.
+        assert not [name for name in archive.namelist() if name.startswith("tools")]
     assert (site / "vqr1" / "conf" / "train.yaml").is_file()
     assert (site / "vqr1" / "assets" / "tiny" / "model.safetensors").is_file()
     elsewhere = tmp_path / "elsewhere"

@@ -6,7 +6,6 @@ step to step (every step sees its images for the first time).
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,12 @@ from bench.setup import (
     processor,
     prompt_batch,
 )
+from tools.tiny_policy.factory import MAX_PIXELS, MIN_PIXELS
 from vqr1.config import GrpoConfig, OptimizerConfig, PromptConfig, SamplingConfig
 from vqr1.planning.flops import step_flops
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.loading import Policy
 from vqr1.policy.memory import peak_memory_mib
-from vqr1.policy.vision import encoding_of
 from vqr1.records import RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
@@ -158,9 +157,13 @@ def run(
     loader = DataLoader(_Batches(size, clock, steps + 1), batch_size=None)
     trainer.fit(_module(policy, size, clock, steps + 1), loader)
     prompts = prompt_batch(processor(), pictures(size)[:1])
+    # Images are of the final size already.
+    rule = policy.family.resize_rule(None, MIN_PIXELS, MAX_PIXELS)
+    height, width = prompts.images[0].shape[:2]
+    tower = policy.family.tower_cost(policy.model.config, rule, (width, height))
     counted = step_flops(
         policy.model.config,
-        math.prod(encoding_of(policy.model).grid(prompts.images[0])),
+        tower.flops,
         len(prompts.input_ids[0]),
         size.images,
         size.group,

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from vqr1.data.prompts import resize_rule
-from vqr1.planning.released import shape_config
-from vqr1.policy.tiny import MAX_PIXELS, MIN_PIXELS, build_processor, build_tokenizer
+from tools.tiny_policy.factory import MAX_PIXELS, MIN_PIXELS, build_processor, build_tokenizer
+from vqr1.policy.families.qwen2_5_vl import FAMILY
+from vqr1.policy.prompts import resize_rule
 from vqr1.records import PromptBatch
 
 QUESTION = (
@@ -57,7 +57,7 @@ def processor() -> Qwen2_5_VLProcessor:
 
 def build_model(shape: str, dtype: torch.dtype, device: torch.device) -> Any:
     """A model of the given shape with random weights."""
-    config = shape_config(shape, processor().tokenizer.convert_tokens_to_ids)
+    config = FAMILY.shape_config(shape, processor().tokenizer.convert_tokens_to_ids)
     torch.manual_seed(0)
     with torch.device(device):
         return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype)
@@ -89,7 +89,7 @@ def conversation() -> list[dict[str, Any]]:
 def prompt_batch(reader: Qwen2_5_VLProcessor, images: list[Image.Image]) -> PromptBatch:
     """Tokenised prompts of the images."""
     text = reader.apply_chat_template(conversation(), add_generation_prompt=True, tokenize=False)
-    rule = resize_rule(reader, MIN_PIXELS, MAX_PIXELS)
+    rule = resize_rule(FAMILY, reader.image_processor, MIN_PIXELS, MAX_PIXELS)
     ids = [
         reader(text=[text], images=[image], return_tensors="pt")["input_ids"][0] for image in images
     ]

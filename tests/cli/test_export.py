@@ -26,7 +26,7 @@ from vqr1.cli.export import main
 from vqr1.config import ModelConfig, validate
 from vqr1.policy.export import export_checkpoint, written_aside
 from vqr1.policy.loading import Policy, load_policy
-from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.training.checkpoint_files import step_name
 from vqr1.training.checkpoint_files import write_checkpoint as write_training_checkpoint

@@ -17,7 +17,7 @@ from vqr1.config import EvalConfig, TrainConfig, config_dir, model_defaults, rea
 from vqr1.config.model_defaults import lines_about, parameter_count
 from vqr1.evaluation.model_source import ModelSource
 from vqr1.evaluation.score_model import _as_trained
-from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.rewards.build import build_rewards
 from vqr1.training.checks import check_training
 from vqr1.training.run_record import changed_keys

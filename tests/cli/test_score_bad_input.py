@@ -20,7 +20,7 @@ from tests.cli.conftest import Command
 from tests.support.chat_server import Said, chat_server, completion
 from tests.support.pictures import noise_picture
 from vqr1.cli.score import main
-from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.packaged import tiny_policy_folder
 
 COLOURS = np.array([[200, 30, 60], [20, 180, 90], [40, 60, 220]], dtype=np.uint8)
 

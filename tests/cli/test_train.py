@@ -17,7 +17,7 @@ from tests.cli.conftest import Command, write_kadid
 from vqr1.cli.export import main as export_run
 from vqr1.cli.train import main
 from vqr1.config import ModelConfig
-from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.training.model_card import read_run_config
 

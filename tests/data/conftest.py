@@ -8,23 +8,20 @@ from typing import Any
 
 import pytest
 
-from tests.support.pictures import SENTENCE, noise_picture
+from tests.support.pictures import noise_picture
+from tests.support.tiny_prompts import small_builder, small_processor
 from vqr1.config import DatasetConfig, SplitConfig
-from vqr1.data.prompts import PromptBuilder
+from vqr1.policy.prompts import PromptBuilder
 
 
 @pytest.fixture(scope="session")
 def processor() -> Any:
-    from vqr1.policy.tiny import build_processor, build_tokenizer
-
-    return build_processor(build_tokenizer([SENTENCE] * 4))
+    return small_processor()
 
 
 @pytest.fixture(scope="session")
 def prompts(processor: Any) -> PromptBuilder:
-    return PromptBuilder(
-        processor, SENTENCE, min_pixels=56 * 56, max_pixels=112 * 112, vision_id=True
-    )
+    return small_builder(processor)
 
 
 @pytest.fixture

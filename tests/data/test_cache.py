@@ -12,9 +12,9 @@ import torch
 from tests.support.pictures import noise_picture
 from vqr1.data import cache as cache_module
 from vqr1.data.cache import PictureCache
-from vqr1.data.prompts import ResizeRule
+from vqr1.policy.families._qwen_images import AreaRule
 
-RULE = ResizeRule(28, 3136, 12544)
+RULE = AreaRule(28, 3136, 12544)
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from vqr1.data.datamodule import RankingDataModule, open_sets
 from vqr1.data.images import load_image
 from vqr1.data.jsonl import read_jsonl
 from vqr1.data.labelled_set import open_dataset
-from vqr1.data.prompts import PromptBuilder
 from vqr1.data.ranking_batches import BatchPlan
 from vqr1.data.ranking_images import RankingImages
 from vqr1.errors import ConfigError, DataError
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.records import RankingBatch
 
 WHOLE = SplitConfig(by="none")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.cli.test_processes import SMALL, TWO
 from tests.support.commands import Training, assert_same_weights, run, state
-from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.packaged import tiny_policy_folder
 
 pytestmark = [
     pytest.mark.slow,

@@ -16,11 +16,12 @@ from tests.support.chat_server import ChatLog, Said, chat_server, completion, pi
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.evaluate import main
 from vqr1.config import EvalConfig, validate
-from vqr1.data.prompts import PromptBuilder, ResizeRule
 from vqr1.evaluation.planned_images import ResizedImages
 from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.evaluation.predictions import Predictions
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import load_policy
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.rollout.local import LocalEngine
 
 SMALL = (
@@ -47,6 +48,7 @@ class Served:
         self._sampling = config.mode.sampling
         self._builders = [
             PromptBuilder(
+                FAMILY,
                 policy.processor,
                 config.prompt.text,
                 config.model.min_pixels,
@@ -73,7 +75,7 @@ def test_pictures_survive_the_loader() -> None:
         torch.randint(0, 256, (h, w, 3), dtype=torch.uint8) for h, w in ((28, 56), (84, 28))
     ]
     batch = pickle.loads(
-        pickle.dumps(ResizedImages(ResizeRule(28, 784, 10**6)).from_resized(pictures))
+        pickle.dumps(ResizedImages(FAMILY.resize_rule(None, 784, 10**6)).from_resized(pictures))
     )
     found = batch.images
     assert [len(ids) for ids in batch.input_ids] == [0, 0]

@@ -19,7 +19,6 @@ import vqr1
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import SamplingConfig, ScoreConfig, ServerConfig, validate
 from vqr1.data.images import load_image
-from vqr1.data.prompts import PromptBuilder, chat_text
 from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation.protocol import predictions_of
 from vqr1.inference.backends.local import LocalBackend
@@ -28,7 +27,9 @@ from vqr1.inference.request import Reply, build_request
 from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
 from vqr1.iqa.answers import parse_answer
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.records import RankingBatch
 from vqr1.rollout.chat_request import chat_body
 from vqr1.rollout.local import LocalEngine
@@ -164,7 +165,12 @@ def test_expected_scores_are_those_of_evaluation(
 def builder(policy: Policy, config: ScoreConfig) -> PromptBuilder:
     model = config.model
     return PromptBuilder(
-        policy.processor, config.prompt.text, model.min_pixels, model.max_pixels, vision_id=False
+        FAMILY,
+        policy.processor,
+        config.prompt.text,
+        model.min_pixels,
+        model.max_pixels,
+        vision_id=False,
     )
 
 
@@ -356,5 +362,5 @@ def test_a_server_renders_the_same_prompt(policy: Policy, prompt: str, vision_id
     rendered = policy.processor.apply_chat_template(
         body["messages"], tokenize=False, add_generation_prompt=True, **body["chat_template_kwargs"]
     )
-    assert rendered == chat_text(policy.processor, text, vision_id)
+    assert rendered == FAMILY.chat_text(policy.processor, text, vision_id)
     assert ("Picture 1: <|vision_start|>" in rendered) == vision_id

@@ -17,7 +17,7 @@ import pytest
 from tests.support.pictures import noise_picture
 from tests.support.scored import results
 from vqr1.errors import ModelError
-from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.packaged import tiny_policy_folder
 
 pytestmark = pytest.mark.slow
 

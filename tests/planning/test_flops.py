@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from vqr1.planning.flops import step_flops
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.vision import encoding_of
 
 
@@ -18,7 +19,10 @@ def test_counts_equal_the_profilers():
     # window edge is 56 pixels, 4 patches, so every window is whole.
     prompts = tiny_prompts([(16, 8)], [5])
     ids = prompts.input_ids[0]
-    counted = step_flops(model.config, 512, len(ids), images=1, group=1, tokens=1)
+    rule = FAMILY.resize_rule(None, 28 * 28, 2**22)
+    tower = FAMILY.tower_cost(model.config, rule, (8 * 28, 16 * 28))
+    assert (tower.rows, tower.tokens) == (512, 128)
+    counted = step_flops(model.config, tower.flops, len(ids), images=1, group=1, tokens=1)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model.get_image_features(*encoding_of(model).encode(prompts.images))
     assert counted.vision == pytest.approx(counter.get_total_flops(), rel=1e-6)
@@ -34,8 +38,8 @@ def test_counts_equal_the_profilers():
 
 def test_a_step_adds_up():
     model = tiny_model()
-    one = step_flops(model.config, 64, 30, images=1, group=1, tokens=9)
-    many = step_flops(model.config, 64, 30, images=3, group=4, tokens=9)
+    one = step_flops(model.config, 5e6, 30, images=1, group=1, tokens=9)
+    many = step_flops(model.config, 5e6, 30, images=3, group=4, tokens=9)
     logits = 2 * 48 * 96  # one row of logits
     assert many.vision == 3 * one.vision
     assert many.prompt == 3 * one.prompt

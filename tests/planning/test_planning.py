@@ -24,6 +24,8 @@ from vqr1.planning.speed import (
     exchanged_bytes,
     expected_seconds,
 )
+from vqr1.policy.families.base import TowerCost
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.policy.vision import encode_images
@@ -49,6 +51,12 @@ def test_weights_of_released_models_without_a_download() -> None:
     assert embedding == head == 152064 * 3584
     with pytest.raises(ModelError, match=r"model.path=some/other: the shape of this model is not"):
         shape_of("some/other")
+
+
+def tower_of(model: torch.nn.Module, size: tuple[int, int]) -> TowerCost:
+    """Costs of the model's tower for an image that is resized to itself."""
+    rule = FAMILY.resize_rule(None, 28 * 28, size[0] * size[1])
+    return FAMILY.tower_cost(model.config, rule, size)
 
 
 def saved_bytes(model: torch.nn.Module, compute: Callable[[], object]) -> int:
@@ -77,10 +85,12 @@ def test_kept_activations_are_those_that_pytorch_saves() -> None:
     patches, length = 2 * 1024, len(prompts.input_ids[0])
     vision = model.config.vision_config
     found = saved_bytes(model, lambda: encode_images(model, prompts))
-    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * 4
-    planned = patches * (
-        vision.depth * tower_row(model.config, PLAIN) + 4 * vision.hidden_size * 4 + pixels
-    )
+    tower = tower_of(model, (896, 896))
+    assert tower.rows == 1024
+    # The tower's merger keeps four widths, its first layer the patches, all in float32.
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    assert tower.ends == 4 * vision.hidden_size + pixels
+    planned = patches * (vision.depth * tower_row(tower, PLAIN) + tower.ends * 4)
     assert planned == pytest.approx(found, rel=0.03)
 
     features = encode_images(model, prompts).leaves()
@@ -151,7 +161,8 @@ def test_keys_and_values_within_the_token_budget() -> None:
     config = load_train_config(["rollout.micro_batch_tokens=1000", "hardware.threads=1"])
     shape = read_shape(config.model)
     # One image: 16 + 84 prompt tokens and 6 x 50. Two of them fit 1000 tokens, three do not.
-    work = Work(images=16, group=6, patches=64, text_tokens=84, response=50)
+    tower = share_of_work(config, shape).tower
+    work = Work(images=16, group=6, tower=tower, text_tokens=84, response=50)
     # 4 layers, 2 heads of 32, keys and values, float32.
     assert sampling(config, shape, work)["keys and values"] == 2 * 4 * 64 * 4 * 2 * 400
 
@@ -159,7 +170,8 @@ def test_keys_and_values_within_the_token_budget() -> None:
 def test_vllm_in_the_process_has_weights_and_a_cache_of_its_own() -> None:
     keys = ["model=qwen2_5_vl_3b", "hardware=1gpu_lora", "rollout=vllm_colocated"]
     config = load_train_config([*keys, "rollout.colocated.kv_cache_gib=3"])
-    shape, work = read_shape(config.model), share_of_work(config)
+    shape = read_shape(config.model)
+    work = share_of_work(config, shape)
     phases = plan_memory(config, shape, work, process=0.0).phases
     own = {"vLLM's weights": 2.0 * shape.total, "vLLM's cache": 3.0 * 2**30}
     assert own.items() <= phases["rollout"].items()
@@ -175,8 +187,9 @@ def test_vllm_in_the_process_has_weights_and_a_cache_of_its_own() -> None:
 def test_operations_and_bytes_on_the_way() -> None:
     two = ["hardware=cpu_2procs", "grpo.inner_iterations=2"]
     config = load_train_config(two)
-    shape, work = read_shape(config.model), share_of_work(config)
-    assert (work.images, work.group, work.patches, work.response) == (16, 6, 64, 48)
+    shape = read_shape(config.model)
+    work = share_of_work(config, shape)
+    assert (work.images, work.group, work.tower.rows, work.response) == (16, 6, 64, 48)
     counted = count_operations(config, shape, work)
     text = counted.reference
     tower = counted.reading + counted.decoding
@@ -208,7 +221,8 @@ def test_host_memory_is_reached_through_pcie() -> None:
 
     def seconds(*more: str) -> tuple[float, float]:
         config = load_train_config([*keys, *more])
-        shape, work = read_shape(config.model), share_of_work(config, (512, 384))
+        shape = read_shape(config.model)
+        work = share_of_work(config, shape, (512, 384))
         found = expected_seconds(config, shape, work, h100, half)
         return found.host, found.optimiser
 

@@ -9,16 +9,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from tests.support.plain_logprobs import plain_logprobs
 from tests.support.tiny_models import random_responses, tiny_model, tiny_prompts
-from vqr1.policy.fast_layers import (
+from vqr1.policy.families._qwen2_5_vl_layers import (
     FastPatchEmbed,
     FastRmsNorm,
     FastTextMlp,
     FastVisionMlp,
-    use_fast_layers,
-    window_attention,
 )
-from vqr1.policy.plain import plain_logprobs
+from vqr1.policy.fast_layers import rms_norm, swiglu, use_fast_layers, window_attention
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.policy.vision import encode_images
 
@@ -47,13 +46,11 @@ def test_values_and_gradients_of_each_layer(name, shape):
 
 
 def test_gradients_in_double_precision_by_finite_differences():
-    from vqr1.policy.fast_layers import _RmsNorm, _SwiGlu
-
     torch.manual_seed(0)
     x, up = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     weight = torch.randn(5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(_SwiGlu.apply, (x, up))
-    assert torch.autograd.gradcheck(_RmsNorm.apply, (x, weight, 1e-6))
+    assert torch.autograd.gradcheck(swiglu, (x, up))
+    assert torch.autograd.gradcheck(rms_norm, (x, weight, 1e-6))
 
 
 @pytest.mark.parametrize("adapters", [False, True])

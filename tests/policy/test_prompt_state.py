@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.support.plain_logprobs import plain_logprobs
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from vqr1.policy import prompt_state, vision
-from vqr1.policy.plain import plain_logprobs
 from vqr1.policy.prompt_state import Continuation, PromptState, continue_prompts, read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import encode_images, runs_within

@@ -8,21 +8,19 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from tests.support.plain_logprobs import plain_logprobs
 from tests.support.tiny_models import (
-    IMAGE_TOKEN,
     random_responses,
     tiny_model,
     tiny_prompts,
 )
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import unwrap
-from vqr1.policy.plain import plain_logprobs
 from vqr1.policy.shared_prompt import (
     plan_micro_batches,
-    prompt_positions,
     response_logprobs,
 )
-from vqr1.policy.vision import VisionFeatures, encode_images, encoding_of
+from vqr1.policy.vision import VisionFeatures, encode_images
 from vqr1.records import PromptBatch
 
 GRIDS = [(2, 2), (3, 5), (2, 2), (4, 2)]
@@ -240,19 +238,6 @@ def test_autocast_computes_in_the_lower_precision():
         plain = plain_logprobs(model, prompts, tokens, mask).logprobs
     assert shared.dtype == torch.float32
     assert (shared - plain).abs().max() < 0.1
-
-
-def test_positions_equal_the_model_library():
-    model = tiny_model()
-    prompts = tiny_prompts([(2, 2), (3, 5), (7, 2), (1, 1)], [5, 9, 0, 1])
-    _, grids = encoding_of(model).encode(prompts.images)
-    for ids, grid in zip(prompts.input_ids, grids, strict=True):
-        found, following = prompt_positions(ids, grid.tolist(), IMAGE_TOKEN, 2)
-        expected, delta = model.model.get_rope_index(
-            ids[None], (ids == IMAGE_TOKEN).int()[None], image_grid_thw=grid[None]
-        )
-        assert torch.equal(found, expected[:, 0])
-        assert following == len(ids) + int(delta)
 
 
 def test_the_model_is_left_as_it_was():

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from vqr1.config import ModelConfig, PromptConfig, SamplingConfig, read_choice, validate
-from vqr1.data.prompts import PromptBuilder
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.prompt_state import Continuation, PromptState, continue_prompts
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
 from vqr1.rollout.expected import expected_answers
 from vqr1.rollout.local import LocalEngine
@@ -172,7 +173,7 @@ def test_error_against_the_exact_expectation(name: str) -> None:
     prompt = validate(PromptConfig, read_choice("prompt", name, "prompt"))
     policy = load_policy(config)
     builder = PromptBuilder(
-        policy.processor, prompt.text, config.min_pixels, config.max_pixels, vision_id=False
+        FAMILY, policy.processor, prompt.text, config.min_pixels, config.max_pixels, vision_id=False
     )
     rng = np.random.default_rng(0)
     pictures = []

@@ -8,10 +8,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from scipy import stats
 
+from tests.support.plain_logprobs import plain_logprobs
 from tests.support.tiny_models import IMAGE_TOKEN, tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import SamplingConfig
-from vqr1.policy.plain import plain_logprobs
 from vqr1.policy.vision import encode_images, encoding_of
 from vqr1.records import PromptBatch
 from vqr1.rollout.local import LocalEngine

@@ -9,11 +9,12 @@ from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.rollout.stopping import StopRule, banned_tokens, end_tokens
 
 TOKENIZER = tiny_tokenizer()
+ENDS = end_tokens(TOKENIZER, ("<|im_end|>", "<|endoftext|>"))
 
 
 def first_end(text, at_answer=True):
     """Tokens after which a response of this text ends, None if it does not."""
-    rule = StopRule(TOKENIZER, 1, at_answer)
+    rule = StopRule(TOKENIZER, ENDS, 1, at_answer)
     for place, token in enumerate(TOKENIZER.encode(text)):
         if rule.ended([0], [token]) == [True]:
             return place + 1
@@ -32,7 +33,7 @@ def test_the_tag_is_found_however_it_is_split():
     text = "x</answer>"
     vocab = TOKENIZER.get_vocab()
     by_characters = [vocab[c] for c in text]
-    rule = StopRule(TOKENIZER, 1, True)
+    rule = StopRule(TOKENIZER, ENDS, 1, True)
     ended = [rule.ended([0], [token])[0] for token in by_characters]
     assert ended == [False] * (len(text) - 1) + [True]
     assert len(TOKENIZER.encode(text)) < len(by_characters)
@@ -53,7 +54,7 @@ def test_eos_only_ignores_the_tag():
 
 def test_responses_do_not_mix():
     vocab = TOKENIZER.get_vocab()
-    rule = StopRule(TOKENIZER, 2, True)
+    rule = StopRule(TOKENIZER, ENDS, 2, True)
     for character in "</answer":
         assert rule.ended([0], [vocab[character]]) == [False]
     assert rule.ended([1], [vocab[">"]]) == [False]
@@ -62,5 +63,7 @@ def test_responses_do_not_mix():
 
 def test_control_tokens_and_padding_of_the_vocabulary_are_banned():
     # 90 to 93 are image and video tokens; 94 and 95 end a turn; 96 and up have no token.
-    assert banned_tokens(TOKENIZER, VOCABULARY + 4) == [90, 91, 92, 93, 96, 97, 98, 99]
-    assert end_tokens(TOKENIZER) == {94, 95}
+    assert banned_tokens(TOKENIZER, ENDS, VOCABULARY + 4) == [90, 91, 92, 93, 96, 97, 98, 99]
+    assert {94, 95} == ENDS
+    # A tokenizer that has none of the names: its own end.
+    assert end_tokens(TOKENIZER, ("<end_of_turn>",)) == {TOKENIZER.eos_token_id}

@@ -17,9 +17,10 @@ from peft import get_peft_model
 from tests.support.pictures import noise_picture
 from tests.support.real_vllm import needs_vllm
 from vqr1.config import ColocatedConfig, ModelConfig, SamplingConfig
-from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import ModelError
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.records import Rollout
 from vqr1.rollout.local import LocalEngine
@@ -64,7 +65,7 @@ def engine(policy: Policy) -> VllmColocatedEngine:
 @pytest.fixture(scope="module")
 def prompts(policy: Policy) -> Any:
     return PromptBuilder(
-        policy.processor, QUESTION, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
+        FAMILY, policy.processor, QUESTION, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
     )(PICTURES)
 
 
@@ -170,7 +171,7 @@ def test_responses_end_by_our_rules(
 def test_a_picture_at_the_largest_size_fits(engine: VllmColocatedEngine, policy: Policy) -> None:
     engine.with_model(policy.model)
     builder = PromptBuilder(
-        policy.processor, QUESTION, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
+        FAMILY, policy.processor, QUESTION, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
     )
     prompts = builder([noise_picture(2, 112, 112), noise_picture(3, 28, 1000)])
     rollout = engine.sample(prompts, group_size=2, sampling=SAMPLING, seed=0)

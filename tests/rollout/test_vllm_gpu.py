@@ -11,10 +11,11 @@ import torch
 from tests.support.pictures import SENTENCE, noise_picture
 from tests.support.real_vllm import needs_vllm, served
 from vqr1.config import ColocatedConfig, ModelConfig, RolloutServerConfig, SamplingConfig
-from vqr1.data.prompts import PromptBuilder
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
+from vqr1.policy.packaged import tiny_policy_folder
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.policy.shared_prompt import response_logprobs
-from vqr1.policy.tiny import tiny_policy_folder
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.vllm_colocated import VllmColocatedEngine
 from vqr1.rollout.vllm_link import VllmLink
@@ -35,7 +36,7 @@ def check_follows(policy: Policy, engine: RolloutEngine, waits: bool = False) ->
         waits: it does not see new weights before `synchronise`; one that sleeps does.
     """
     builder = PromptBuilder(
-        policy.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
+        FAMILY, policy.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
     )
     prompts = builder([noise_picture(seed, 84, 56) for seed in range(4)]).to("cuda:0")
     model: Any = policy.model

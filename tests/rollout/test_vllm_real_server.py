@@ -14,8 +14,9 @@ from tests.support import vllm_transport
 from tests.support.pictures import SENTENCE, noise_picture
 from tests.support.real_vllm import needs_vllm
 from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
-from vqr1.data.prompts import PromptBuilder
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.vllm_link import VllmLink
@@ -39,7 +40,7 @@ class Asked:
         )
         self.local = LocalEngine(model, policy.processor.tokenizer, 10**6)
         builder = PromptBuilder(
-            policy.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
+            FAMILY, policy.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
         )
         # The checkpoint's own processor would resize the narrow one again.
         self.prompts = builder(

@@ -17,9 +17,10 @@ from tests.support import vllm_transport
 from tests.support.pictures import SENTENCE, noise_picture
 from tests.support.vllm_transport import RunningServer, vllm_server
 from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
-from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import ModelError, RolloutLostError
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import load_policy
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.vllm_link import ServerAwayError, VllmLink
@@ -32,7 +33,7 @@ MODEL = ModelConfig(name="tiny", path=None, min_pixels=28 * 28, max_pixels=112 *
 POLICY = load_policy(MODEL)
 TOKENIZER = POLICY.processor.tokenizer
 BUILDER = PromptBuilder(
-    POLICY.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
+    FAMILY, POLICY.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
 )
 # The third is the first once more; sizes differ.
 PICTURES = [noise_picture(0, 56, 56), noise_picture(1, 84, 56), noise_picture(0, 56, 56)]
@@ -245,7 +246,7 @@ def test_one_malformed_reply_is_asked_for_again(server: RunningServer) -> None:
 def test_the_prompt_of_the_training_is_asked_for(server: RunningServer) -> None:
     """Each way round the other prompt is noticed, token by token."""
     plain = PromptBuilder(
-        POLICY.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=False
+        FAMILY, POLICY.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=False
     )  # fmt: skip
     engine = engine_of(server, POLICY.model, vision_id=False)
     rollout = engine.sample(plain(PICTURES), group_size=1, sampling=SAMPLING, seed=0)

@@ -28,8 +28,8 @@ from torch.distributed import TCPStore
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from vqr1.config import SamplingConfig
-from vqr1.data.patches import PATCH
-from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.families._qwen_images import PATCH
+from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.records import PromptBatch
 from vqr1.rollout.local import LocalEngine
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from tests.evaluation.builders import THINKING
+from tests.support.plain_logprobs import plain_logprobs
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import GrpoConfig, LoraConfig, OptimizerConfig, SamplingConfig
 from vqr1.distributed.sharding import Replicated
 from vqr1.policy.loading import Policy, _add_adapters
-from vqr1.policy.plain import plain_logprobs
 from vqr1.policy.vision import VisionCache
 from vqr1.records import PromptBatch, RankingBatch, Rollout
 from vqr1.rewards import RewardInputs, WeightedRewards

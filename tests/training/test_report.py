@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from vqr1.cli.train import main
 from vqr1.data.image_record import FILE
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.trained_on import TrainedOn
+from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.tracking import RunLog
 from vqr1.training.callbacks.progress import shown_metrics
 from vqr1.training.model_card import write_model_card
@@ -133,6 +135,7 @@ def test_a_card_keeps_splits_apart(tmp_path: Path) -> None:
     )
     values = summary_values(found, 1.0, RunLog(tmp_path, None))
     (tmp_path / "summary.json").write_text(json.dumps({**values, "test_srcc_after": 0.674}))
+    shutil.copy(tiny_policy_folder() / "config.json", tmp_path)
     write_model_card(tmp_path, tmp_path)
     text = (tmp_path / "README.md").read_text()
     (model,) = yaml.safe_load(text.split("---")[1])["model-index"]

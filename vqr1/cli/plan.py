@@ -99,7 +99,8 @@ def machine_of(config: TrainConfig, gpu: str) -> Machine:
 def plan(options: argparse.Namespace, config: TrainConfig) -> None:
     """Print the plan."""
     process = libraries() if config.hardware.accelerator == "cpu" else 0.0
-    shape, work = read_shape(config.model), share_of_work(config, options.image)
+    shape = read_shape(config.model)
+    work = share_of_work(config, shape, options.image)
     memory = plan_memory(config, shape, work, process=process)
     trained = f" + {shape.adapters / 1e6:.1f} M in adapters" if shape.adapters else ""
     print(

@@ -117,7 +117,7 @@ class PromptConfig:
     quarter of the range (0 to 6 for 1 to 5); farther out it is invalid. Rewards see scores scaled
     from it to [1, 5]."""
     vision_id: bool | None = None
-    """Put "Picture 1: " before the image, as the chat template's `add_vision_id` does. null: as the
+    """Put "Picture 1: " before the image, as chat templates that number images do. null: as the
     checkpoint was trained, where its folder records it, and without otherwise (published)."""
 
 

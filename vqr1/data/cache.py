@@ -47,9 +47,7 @@ class PictureCache:
             "size": status.st_size,
             "mtime_ns": status.st_mtime_ns,
             "short_edge": short_edge,
-            "factor": rule.factor,
-            "min_pixels": rule.min_pixels,
-            "max_pixels": rule.max_pixels,
+            **rule.identity(),
             "pillow": PIL.__version__,
             "format": _FORMAT,
         }

@@ -3,7 +3,7 @@
 Choices made here, for every caller:
 
 - the EXIF orientation is applied;
-- transparent pixels are shown on white (as qwen-vl-utils does);
+- transparent pixels are shown on white (as the published evaluation shows them);
 - 16-bit greyscale is scaled to 8 bits (not clipped); floating-point pictures are refused;
 - an animation or multi-page file gives its first frame;
 - colour profiles are not applied, as in the published evaluation;

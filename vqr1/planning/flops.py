@@ -19,7 +19,7 @@ class StepFlops:
     """Operations of one forward pass over a batch, in parts.
 
     Attributes:
-        vision: vision tower and merger, every image once.
+        vision: vision tower, every image once.
         prompt: text model over the prompts.
         responses: text model over K responses an image, and their logits.
     """
@@ -44,26 +44,14 @@ class StepFlops:
         return 2 * self.forward + self.update
 
 
-def _vision_flops(config: Any, patches: int, images: int) -> float:
-    """Operations of the tower on one image of `patches` patches, times images."""
-    width, inner, depth = config.hidden_size, config.intermediate_size, config.depth
-    merged = config.spatial_merge_size**2
-    embed = config.in_channels * config.temporal_patch_size * config.patch_size**2 * width
-    linear = depth * (4 * width**2 + 3 * width * inner) + embed
-    merger = (merged * width) ** 2 + merged * width * config.out_hidden_size
-    window = (config.window_size // config.patch_size) ** 2
-    full = len(config.fullatt_block_indexes)
-    pairs = full * patches + (depth - full) * min(window, patches)
-    per_image = 2 * patches * linear + 2 * patches / merged * merger + 4 * width * patches * pairs
-    return images * per_image
-
-
-def step_flops(config: Any, patches: int, prompt: int, images: int, group: int, tokens: int) -> Any:
+def step_flops(
+    config: Any, vision: float, prompt: int, images: int, group: int, tokens: int
+) -> StepFlops:
     """Operations of a step.
 
     Args:
         config: the model's configuration.
-        patches: patches of one image before merging.
+        vision: operations of the tower's forward pass on one image (`TowerCost.flops`).
         prompt: tokens of one prompt.
         images: B.
         group: K.
@@ -83,7 +71,7 @@ def step_flops(config: Any, patches: int, prompt: int, images: int, group: int, 
     rows = images * group
     logits = 2 * width * text.vocab_size * (images + rows * fed)
     return StepFlops(
-        _vision_flops(config.vision_config, patches, images),
+        images * vision,
         images * (2 * prompt * linear + 4 * width * layers * prompt_pairs),
         rows * (2 * fed * linear + 4 * width * layers * response_pairs) + logits,
     )

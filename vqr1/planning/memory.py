@@ -27,6 +27,7 @@ from typing import Any
 from vqr1.config import TrainConfig
 from vqr1.planning.shape import ModelShape, Work
 from vqr1.policy.cpu_linear import fast_linears_help
+from vqr1.policy.families.base import TowerCost
 from vqr1.policy.output_head import MAX_LOGITS
 
 HEAP_HOLES = 0.4
@@ -175,14 +176,9 @@ def text_row(config: Any, size: Sizes) -> float:
     )
 
 
-def tower_row(config: Any, size: Sizes) -> float:
-    """Bytes that one block of the vision tower keeps of one patch for the backward pass."""
-    vision = config.vision_config
-    width = vision.hidden_size
-    # Both norms' results, q, k and v as one (v is a view of it), rotated q and k, the attention's
-    # result and its rows; gate, up and their product.
-    inner = 9 * width + 3 * vision.intermediate_size
-    return (2 * width + 2) * size.weight + inner * size.inner + vision.num_heads * 4
+def tower_row(tower: TowerCost, size: Sizes) -> float:
+    """Bytes that one block of the vision tower keeps of one row for the backward pass."""
+    return tower.residual * size.weight + tower.inner * size.inner + tower.exact * 4
 
 
 def kept_rows(row: float, layers: int, stream: float, checkpointing: bool) -> float:
@@ -257,22 +253,17 @@ def response_pass(config: TrainConfig, shape: ModelShape, work: Work) -> tuple[T
     )
 
 
-def history(config: TrainConfig, shape: ModelShape, work: Work) -> Terms:
+def history(config: TrainConfig, work: Work) -> Terms:
     """What the vision tower keeps from the beginning of a step to its end."""
-    vision, size = shape.config.vision_config, Sizes.of(config)
-    patches = work.images * work.patches
-    pixels = vision.in_channels * vision.patch_size**2
-    # The batch carries bytes; patches are numbers, twice each, and last as long as their pass.
-    terms = {"pictures": float(patches * pixels)}
+    tower, size = work.tower, Sizes.of(config)
+    # The batch carries bytes; what the tower takes are numbers, which last as long as their pass.
+    terms = {"pictures": float(work.images * tower.pixels)}
     if tower_trains(config):
-        stream = vision.hidden_size * size.weight
+        stream = tower.width * size.weight
         checkpointing = config.hardware.gradient_checkpointing
-        row = kept_rows(tower_row(shape.config, size), vision.depth, stream, checkpointing)
-        # The merger keeps its norm's input and result, and both sides of its activation.
-        merger = 4 * vision.hidden_size * size.inner
-        # The first layer keeps the patches.
-        numbers = vision.temporal_patch_size * pixels
-        terms["tower activations"] = patches * (row + merger + numbers * size.inner)
+        row = kept_rows(tower_row(tower, size), tower.depth, stream, checkpointing)
+        kept = row + tower.ends * size.inner
+        terms["tower activations"] = work.images * tower.rows * kept
     return terms
 
 
@@ -289,13 +280,13 @@ def plan_memory(
     """
     gpu = config.hardware.accelerator == "gpu"
     own = held(config, shape)
-    vision = history(config, shape, work)
+    vision = history(config, work)
     training, forward, several = response_pass(config, shape, work)
     whole = {"gathered weights": own.gathered}
     # Only a reference that is the policy without its adapters needs the policy's whole weights.
     referred = whole if shape.adapters else {"reference on a visit": own.visiting}
     old = {"gradients": own.gradients}
-    row = tower_row(shape.config, Sizes.of(config)) * work.images * work.patches
+    row = tower_row(work.tower, Sizes.of(config)) * work.images * work.tower.rows
     update_gradients = {"gradients": own.text_gradients if several else 0.0}
     # Fused loops over many weights at once keep their intermediate results (GPU only).
     beside = own.gradients if gpu else 0.0

@@ -1,7 +1,8 @@
 """What is planned: a model's shape, and the work of one process in one step.
 
 Weights are counted on PyTorch's `meta` device, which holds shapes and no numbers: nothing is
-downloaded or allocated. The released models' shapes come from a table, others from `config.json`.
+downloaded or allocated. The released models' shapes come from their family, others from
+`config.json`.
 
 Not here: bytes (`memory.py`) and seconds (`speed.py`).
 """
@@ -14,28 +15,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig
 
 from vqr1.config import LoraConfig, ModelConfig, PromptConfig, TrainConfig
-from vqr1.data.patches import PATCH
-from vqr1.data.prompts import QWEN_FACTOR, PromptBuilder, ResizeRule
 from vqr1.distributed.hardware import share_of_step, share_problem
 from vqr1.errors import ConfigError, ModelError
-from vqr1.planning.released import shape_config
-from vqr1.policy.loading import PROCESSOR_FILE, load_processor
-from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.families import FAMILIES, Family, family
+from vqr1.policy.families.base import TowerCost
+from vqr1.policy.loading import PROCESSOR_FILE
+from vqr1.policy.packaged import tiny_policy_folder
+from vqr1.policy.prompts import load_prompts, resize_rule
 from vqr1.policy.training_prompt import vision_id_of
-
-RELEASED = {
-    "Qwen/Qwen2.5-VL-3B-Instruct": "3b",
-    "Qwen/Qwen2.5-VL-7B-Instruct": "7b",
-    "TianheWu/VisualQuality-R1-7B": "7b",
-}
-"""Names on the hub whose shape is known without a download (the second half: `released.py`)."""
-
-TEXT_TOKENS = 110
-"""Prompt tokens beside the image: system turn, question and instruction of the published prompt
-with Qwen2.5's tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +33,16 @@ class ModelShape:
     """A policy's configuration and its weights, counted.
 
     Attributes:
-        config: its `Qwen2_5_VLConfig`.
+        family: its family.
+        config: its configuration.
         embedding: numbers in the token embedding.
         head: numbers in the output head; 0 where it shares the embedding's.
         text: numbers in the blocks of the text model.
-        vision: numbers in the vision tower and its merger.
+        vision: numbers in the vision tower and what leads from it to the text model.
         adapters: numbers in the adapters; 0 without.
     """
 
+    family: Family
     config: Any
     embedding: int
     head: int
@@ -71,21 +63,21 @@ class Work:
     Attributes:
         images: B of this process.
         group: K.
-        patches: patches of one image before merging.
+        tower: what the vision tower does for one image.
         text_tokens: tokens of a prompt beside the image's.
         response: C, the length limit.
     """
 
     images: int
     group: int
-    patches: int
+    tower: TowerCost
     text_tokens: int
     response: int
 
     @property
     def prompt(self) -> int:
         """Tokens of one prompt."""
-        return self.patches // 4 + self.text_tokens
+        return self.tower.tokens + self.text_tokens
 
     @property
     def tokens(self) -> int:
@@ -104,31 +96,38 @@ def read_shape(config: ModelConfig) -> ModelShape:
     Raises:
         ModelError: neither a folder with a `config.json` nor a released model.
     """
-    found = _model_config(config)
+    own, found = _model_config(config)
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(found)
-    text = model.model.language_model
-    tied = model.lm_head.weight is text.embed_tokens.weight
+        model = own.model_class()(found)
+    parts = own.parts(model)
+    tied = parts.head.weight is parts.embeddings.weight
+    blocks = (*parts.text_layers.parameters(), *parts.text.norm.parameters())
     return ModelShape(
+        own,
         found,
-        embedding=text.embed_tokens.weight.numel(),
-        head=0 if tied else model.lm_head.weight.numel(),
-        text=sum(p.numel() for p in (*text.layers.parameters(), *text.norm.parameters())),
-        vision=sum(p.numel() for p in model.model.visual.parameters()),
-        adapters=0 if config.lora is None else _adapters(text, config.lora),
+        embedding=parts.embeddings.weight.numel(),
+        head=0 if tied else parts.head.weight.numel(),
+        text=sum(p.numel() for p in blocks),
+        vision=sum(p.numel() for p in parts.vision.parameters()),
+        adapters=0 if config.lora is None else _adapters(parts.text, config.lora),
     )
 
 
-def _model_config(config: ModelConfig) -> Any:
+def _model_config(config: ModelConfig) -> tuple[Family, Any]:
+    """The family and the configuration of a model."""
     source = str(tiny_policy_folder()) if config.path is None else config.path
-    if source in RELEASED:
-        return shape_config(RELEASED[source])
+    known = [family(name, "a known model") for name in FAMILIES]
+    for own in known:
+        if source in own.released:
+            return own, own.shape_config(own.released[source])
     if not (Path(source) / "config.json").is_file():
+        names = [name for own in known for name in own.released]
         raise ModelError(
             f"model.path={source}: the shape of this model is not known; give a folder with its "
-            f"config.json, or one of {', '.join(RELEASED)}"
+            f"config.json, or one of {', '.join(names)}"
         )
-    return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    found = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    return family(found.model_type, f"model.path={source}: the checkpoint"), found
 
 
 def _adapters(text: nn.Module, lora: LoraConfig) -> int:
@@ -140,25 +139,22 @@ def _adapters(text: nn.Module, lora: LoraConfig) -> int:
     return sum(lora.rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
-def text_tokens(model: ModelConfig, prompt: PromptConfig) -> int:
+def text_tokens(model: ModelConfig, prompt: PromptConfig, family: Family) -> int:
     """Tokens of a prompt beside the image's: counted where the model's tokenizer is at hand."""
     if model.path is not None and not (Path(model.path) / PROCESSOR_FILE).is_file():
-        return TEXT_TOKENS
-    builder = PromptBuilder(
-        load_processor(model),
-        prompt.text,
-        model.min_pixels,
-        model.max_pixels,
-        vision_id=vision_id_of(prompt, model),
-    )
-    return len(builder.token_ids(0))
+        return family.text_tokens
+    builder = load_prompts(model, prompt.text, vision_id=vision_id_of(prompt, model))
+    return builder.text_tokens
 
 
-def share_of_work(config: TrainConfig, size: tuple[int, int] | None = None) -> Work:
+def share_of_work(
+    config: TrainConfig, shape: ModelShape, size: tuple[int, int] | None = None
+) -> Work:
     """What one process does.
 
     Args:
         config: the training's configuration.
+        shape: its model.
         size: width and height of the pictures as they are on disk; None plans for the largest that
             `model.max_pixels` admits.
 
@@ -173,14 +169,11 @@ def share_of_work(config: TrainConfig, size: tuple[int, int] | None = None) -> W
         if share is None:
             raise ConfigError([share_problem(wanted, processes)])
         images = share
-    pixels = model.max_pixels // QWEN_FACTOR**2 * QWEN_FACTOR**2
-    if size is not None:
-        width, height = ResizeRule(QWEN_FACTOR, model.min_pixels, model.max_pixels).size(*size)
-        pixels = width * height
+    rule = resize_rule(shape.family, None, model.min_pixels, model.max_pixels)
     return Work(
         images,
         config.grpo.group_size,
-        pixels // PATCH**2,
-        text_tokens(model, config.prompt),
+        shape.family.tower_cost(shape.config, rule, size),
+        text_tokens(model, config.prompt, shape.family),
         config.rollout.sampling.max_new_tokens,
     )

@@ -88,7 +88,7 @@ class Operations:
 def count_operations(config: TrainConfig, shape: ModelShape, work: Work) -> Operations:
     """What one process computes in one step, features of pictures never being kept."""
     counted = step_flops(
-        shape.config, work.patches, work.prompt, work.images, work.group, work.response
+        shape.config, work.tower.flops, work.prompt, work.images, work.group, work.response
     )
     text, tower = counted.prompt + counted.responses, tower_trains(config)
     iterations = config.grpo.inner_iterations

@@ -1,4 +1,4 @@
-"""Access to the parts of a Qwen2.5-VL policy, whatever it is wrapped in.
+"""Access to a policy's family and its parts, whatever it is wrapped in.
 
 Adapters (peft) and data-parallel wrappers hide the model behind attributes of their own. Every pass
 of this package works on the parts themselves (vision tower, text model, output head), so that image
@@ -17,10 +17,12 @@ import torch
 from torch import nn
 
 from vqr1.errors import ModelError
+from vqr1.policy.families import FAMILIES, Family, family
+from vqr1.policy.families.base import Parts
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The `Qwen2_5_VLForConditionalGeneration` inside `model`.
+    """The model of transformers inside `model`.
 
     Adapter layers stay in place: peft replaces linear layers inside the model that is returned.
 
@@ -28,21 +30,36 @@ def unwrap(model: nn.Module) -> Any:
         model: the bare model, or the model inside a peft or a data-parallel wrapper.
 
     Raises:
-        ModelError: the model has not the parts of Qwen2.5-VL, or uses what the shared-prompt
-            passes do not compute (sliding windows, attention dropout).
+        ModelError: the model is of no known family.
     """
     core: Any = model
     while isinstance(getattr(core, "module", None), nn.Module):
         core = core.module
     if hasattr(core, "get_base_model"):
         core = core.get_base_model()
-    inner: Any = getattr(core, "model", None)
-    if not (hasattr(inner, "visual") and hasattr(inner, "language_model")):
+    if getattr(getattr(core, "config", None), "model_type", None) not in FAMILIES:
         raise ModelError(
-            f"model: found a {type(model).__name__}; the policy must be a "
-            "Qwen2_5_VLForConditionalGeneration; choose a Qwen2.5-VL checkpoint with model.path"
+            f"model: found a {type(model).__name__}; the policy must be a model of one of the "
+            f"families {', '.join(FAMILIES)}; choose a checkpoint of one with model.path"
         )
-    text_config = inner.language_model.config
+    return core
+
+
+def family_of(model: nn.Module) -> Family:
+    """The family of a policy, bare or wrapped."""
+    return family(unwrap(model).config.model_type, "the model")
+
+
+def parts_of(model: nn.Module) -> Parts:
+    """The modules of a policy, bare or wrapped, that passes work on.
+
+    Raises:
+        ModelError: the model is of no known family, or uses what the shared-prompt passes do not
+            compute (sliding windows, attention dropout).
+    """
+    core = unwrap(model)
+    parts = family_of(core).parts(core)
+    text_config = parts.text.config
     if "sliding_attention" in getattr(text_config, "layer_types", ()):
         raise ModelError(
             "model: config.json sets use_sliding_window: true; the shared-prompt passes attend to "
@@ -53,7 +70,7 @@ def unwrap(model: nn.Module) -> Any:
             f"model: config.json sets attention_dropout: {text_config.attention_dropout}; training "
             "needs 0, or the old and the new log-probabilities of a token differ without an update"
         )
-    return core
+    return parts
 
 
 @contextmanager

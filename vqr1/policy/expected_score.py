@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
-from vqr1.policy.backbone import unwrap
+from vqr1.policy.backbone import parts_of
 from vqr1.policy.finite import check_answer_logprobs
 from vqr1.policy.output_head import target_logprobs
 from vqr1.policy.prompt_state import Continuation, PromptState, continue_prompts
@@ -229,7 +229,7 @@ class _Passes:
         begun: Sequence[Sequence[int]],
     ) -> None:
         self._model = model
-        self._head: nn.Module = unwrap(model).lm_head
+        self._head: nn.Module = parts_of(model).head
         self._tree = tree
         self._prompt = prompt
         self._begun = begun

@@ -1,4 +1,4 @@
-"""Layers of Qwen2.5-VL that keep less for the backward pass and pass over memory less often.
+"""Layers that keep less for the backward pass and pass over memory less often.
 
 The library's gated feed-forward keeps silu(gate) beside gate, up and their product, and its RMS
 norm keeps the normalised input beside the input; written as one autograd function each, both
@@ -8,13 +8,14 @@ recompute what costs nothing:
     norm:    y = w x r,  r = (mean(x^2) + eps)^(-1/2);
              dw = sum (dy x) r,   dx = r w dy - x r^3 / n sum_j (dy x)_j w_j
 
-The vision tower attends in windows; the library calls its attention once a window, here windows of
-the same size share a call.
+Some towers attend in windows; the library calls their attention once a window, here windows of the
+same size share a call.
 
-`use_fast_layers` changes the classes of a model's own modules; parameters, names and state dicts
-stay, and so do results up to rounding. Linear layers: see `cpu_linear.py`.
+`use_fast_layers` changes the classes of a model's own modules to those that its family names;
+parameters, names and state dicts stay, and so do results up to rounding. Linear layers: see
+`cpu_linear.py`.
 
-Not here: kernels written for an accelerator.
+Not here: the classes (`families/`), kernels written for an accelerator.
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import ACT2FN
-from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 
-from vqr1.policy.backbone import unwrap
-from vqr1.policy.cpu_linear import fast_product, use_fast_linears
+from vqr1.policy.backbone import family_of, unwrap
+from vqr1.policy.cpu_linear import use_fast_linears
 from vqr1.policy.tree_attention import row_block
 
 
@@ -76,72 +76,16 @@ class _RmsNorm(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-class FastRmsNorm(qwen.Qwen2_5_VLRMSNorm):
-    """The library's norm; float32 inputs go through `_RmsNorm`."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[..., n] -> [..., n]."""
-        if hidden_states.dtype != torch.float32 or self.weight.dtype != torch.float32:
-            return super().forward(hidden_states)
-        rows: Tensor = _RmsNorm.apply(hidden_states, self.weight, self.variance_epsilon)
-        return rows
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, both [..., I]."""
+    gated: Tensor = _SwiGlu.apply(gate, up)
+    return gated
 
 
-def _fast_feed_forward(module: Any, hidden: Tensor) -> Tensor:
-    gated = _SwiGlu.apply(module.gate_proj(hidden), module.up_proj(hidden))
-    out: Tensor = module.down_proj(gated)
-    return out
-
-
-class FastTextMlp(qwen.Qwen2MLP):
-    """The text model's feed-forward layer through `_SwiGlu`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., H] -> [..., H]."""
-        return _fast_feed_forward(self, x)
-
-
-class FastVisionMlp(qwen.Qwen2_5_VLMLP):
-    """The vision tower's feed-forward layer through `_SwiGlu`."""
-
-    def forward(self, hidden_state: Tensor) -> Tensor:
-        """[..., H] -> [..., H]."""
-        return _fast_feed_forward(self, hidden_state)
-
-
-class FastPatchEmbed(qwen.Qwen2_5_VisionPatchEmbed):
-    """The patches' embedding as a matrix product: the convolution's stride is its kernel's size."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[N, channels * frames * patch * patch] -> [N, H]."""
-        weight = self.proj.weight.flatten(1)
-        rows = hidden_states.view(-1, weight.shape[1]).to(weight.dtype)
-        return fast_product(rows, weight)
-
-
-class FastVisionAttention(qwen.Qwen2_5_VLVisionAttention):
-    """The vision tower's attention, with one call for all windows of the same size."""
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        cu_seqlens: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        max_seqlen: int | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """[N, H] -> [N, H]; windows are the runs of rows between two of `cu_seqlens`."""
-        if self.config._attn_implementation != "sdpa":
-            # Kernels for windows of different sizes have no need of it.
-            attended: Tensor = super().forward(
-                hidden_states, cu_seqlens, position_embeddings, max_seqlen, **kwargs
-            )
-            return attended
-        rows = hidden_states.shape[0]
-        q, k, v = self.qkv(hidden_states).view(rows, 3, self.num_heads, -1).unbind(1)
-        q, k = qwen.apply_rotary_pos_emb_vision(q, k, *position_embeddings)
-        out: Tensor = self.proj(window_attention(q, k, v, cu_seqlens.tolist(), self.scaling))
-        return out
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """The RMS norm of float32 rows [..., n] with weight [n]."""
+    rows: Tensor = _RmsNorm.apply(x, weight, epsilon)
+    return rows
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float) -> Tensor:
@@ -180,14 +124,6 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: 
 
 _SILU = (nn.SiLU, type(ACT2FN["silu"]))
 
-_REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
-    qwen.Qwen2_5_VLRMSNorm: FastRmsNorm,
-    qwen.Qwen2MLP: FastTextMlp,
-    qwen.Qwen2_5_VLMLP: FastVisionMlp,
-    qwen.Qwen2_5_VisionPatchEmbed: FastPatchEmbed,
-    qwen.Qwen2_5_VLVisionAttention: FastVisionAttention,
-}
-
 
 def use_fast_layers(model: nn.Module) -> None:
     """Makes a policy's layers leaner, and its linear layers faster where the processor gains.
@@ -199,11 +135,12 @@ def use_fast_layers(model: nn.Module) -> None:
         model: the policy, bare or wrapped.
 
     Raises:
-        ModelError: the model has not the parts of Qwen2.5-VL.
+        ModelError: the model is of no known family.
     """
     core = unwrap(model)
+    replacements = family_of(core).fast_layers()
     for module in core.modules():
-        replacement = _REPLACEMENTS.get(type(module))
+        replacement = replacements.get(type(module))
         if replacement is None:
             continue
         if hasattr(module, "act_fn") and not isinstance(module.act_fn, _SILU):

@@ -1,4 +1,4 @@
-"""Load a Qwen2.5-VL policy and its processor, freeze what stays, add adapters.
+"""Load a policy and its processor, freeze what stays, add adapters.
 
 Code that a checkpoint carries is never executed, and pickled weights are never read.
 """
@@ -17,21 +17,20 @@ from urllib.parse import urlsplit
 import huggingface_hub
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoProcessor
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from vqr1.config import LoraConfig, ModelConfig
-from vqr1.data.patches import PatchEncoding
 from vqr1.errors import ModelError
-from vqr1.policy.backbone import unwrap
+from vqr1.policy.backbone import family_of, parts_of
+from vqr1.policy.families import Family, family
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.finite import non_finite_weights
-from vqr1.policy.tiny import tiny_policy_folder
+from vqr1.policy.packaged import tiny_policy_folder
 
 logger = logging.getLogger(__name__)
 
 PROCESSOR_FILE = "preprocessor_config.json"
-MODEL_TYPE = "qwen2_5_vl"
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Policy:
     """A model with everything needed to use it.
 
     Attributes:
-        model: `Qwen2_5_VLForConditionalGeneration`, or a PEFT model around it.
-        processor: its `Qwen2_5_VLProcessor` (chat template, tokenizer, image processor).
+        model: a model of its family's class, or a PEFT model around it.
+        processor: its processor (chat template, tokenizer, image processor).
         source: folder or hub name that both were loaded from; export copies its side files.
         revision: hub revision of `source`, None for a folder or the newest.
     """
@@ -49,6 +48,11 @@ class Policy:
     processor: Any
     source: str
     revision: str | None = None
+
+    @property
+    def family(self) -> Family:
+        """The model's family."""
+        return family_of(self.model)
 
 
 def load_processor(config: ModelConfig) -> Any:
@@ -71,6 +75,20 @@ def load_processor(config: ModelConfig) -> Any:
             f"model.path={source}: no checkpoint folder and no model that the hub knows or this "
             f"machine can reach; give a folder or a hub name ({_first_line(error)})"
         ) from error
+
+
+def load_family(config: ModelConfig) -> Family:
+    """The family of a checkpoint, by its `config.json`.
+
+    Raises:
+        ModelError: no such checkpoint, or one of no known family.
+    """
+    source = _source(config)
+    try:
+        kind = AutoConfig.from_pretrained(source, **_origin(config)).model_type
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path={source}: {_first_line(error)}") from error
+    return family(kind, f"model.path={source}: the checkpoint")
 
 
 def load_policy(
@@ -97,10 +115,11 @@ def load_policy(
     source = _source(config)
     processor = load_processor(config)
     model = _load_weights(source, config, attention)
+    own, parts = family_of(model), parts_of(model)
     use_fast_layers(model)
-    model.image_encoding = PatchEncoding.of(processor.image_processor)
+    model.image_encoding = own.image_encoding(processor.image_processor)
     if config.freeze_vision:
-        model.model.visual.requires_grad_(False)
+        parts.vision.requires_grad_(False)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.lora is not None:
@@ -127,20 +146,13 @@ def trainable_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def vision_trains(model: torch.nn.Module) -> bool:
     """Whether any weight of the vision tower receives gradients."""
-    return any(parameter.requires_grad for parameter in unwrap(model).model.visual.parameters())
+    return any(parameter.requires_grad for parameter in parts_of(model).vision.parameters())
 
 
 def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
+    model_class = load_family(config).model_class()
     try:
-        kind = AutoConfig.from_pretrained(source, **_origin(config)).model_type
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.path={source}: {_first_line(error)}") from error
-    if kind != MODEL_TYPE:
-        raise ModelError(
-            f"model.path={source}: the checkpoint is a {kind}, the policy must be a {MODEL_TYPE}"
-        )
-    try:
-        model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        model, report = model_class.from_pretrained(
             source,
             **_origin(config),
             dtype=getattr(torch, config.dtype),
@@ -203,15 +215,13 @@ def _add_adapters(model: Any, config: LoraConfig) -> torch.nn.Module:
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
-    # A regular expression, because the vision tower has layers of the same names.
-    names = "|".join(config.target_modules)
     return get_peft_model(
         model,
         PeftLoraConfig(
             r=config.rank,
             lora_alpha=int(config.alpha) if config.alpha.is_integer() else config.alpha,
             lora_dropout=config.dropout,
-            target_modules=rf".*language_model.*\.({names})",
+            target_modules=family_of(model).adapter_targets(config.target_modules),
         ),
     )
 

@@ -6,11 +6,15 @@ evaluations beyond the training run's own.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCardData
+
+if TYPE_CHECKING:
+    # It imports torch, which whoever only reads a card's facts does without.
+    from vqr1.policy.families import Family
 
 CARD_FILE = "README.md"
 
@@ -53,6 +57,7 @@ class CardFacts:
     """What a card says.
 
     Attributes:
+        family: the checkpoint's model family.
         title: name of the checkpoint.
         base: hub name of the base model, or a description where it has none.
         base_is_hub_name: whether `base` may stand in the card's metadata.
@@ -72,6 +77,7 @@ class CardFacts:
         version: version of vqr1.
     """
 
+    family: Family
     title: str
     base: str
     base_is_hub_name: bool
@@ -135,9 +141,9 @@ def _summary(facts: CardFacts) -> str:
     weights = f"| weights | {facts.weights} |\n" if facts.weights else ""
     low, high = facts.score_range
     return (
-        f"A Qwen2.5-VL policy that judges how good an image looks, as a number from {low:g} (very "
-        f"poor) to {high:g} (excellent), trained by reinforcement learning to rank with "
-        f"vqr1 {facts.version}.\n\n"
+        f"A {facts.family.title} policy that judges how good an image looks, as a number from "
+        f"{low:g} (very poor) to {high:g} (excellent), trained by reinforcement learning to rank "
+        f"with vqr1 {facts.version}.\n\n"
         "| | |\n|---|---|\n"
         f"| base model | {facts.base} |\n"
         f"| training sets | {', '.join(facts.datasets)} |\n"
@@ -161,68 +167,14 @@ vqr1-score photos/ model.path=FOLDER prompt={facts.prompt_name} \\
     model.min_pixels={facts.min_pixels} model.max_pixels={facts.max_pixels}
 ```
 
-With transformers 4.49 or later and qwen-vl-utils alone:
+With {facts.family.usage_needs()} alone:
 
 ```python
-{_snippet(facts)}
+{facts.family.usage_code(facts)}
 ```
 
 The score is the number between `<answer>` and `</answer>`. Where there is none the answer is
 invalid: leave the image out, and do not make a number up."""
-
-
-def _snippet(facts: CardFacts) -> str:
-    lines = textwrap.wrap(facts.prompt, 80, drop_whitespace=False)
-    prompt = "\n".join(f"    {line!r}" for line in lines)
-    return f"""\
-from qwen_vl_utils import process_vision_info
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
-
-FOLDER = "."  # this checkpoint: its folder or hub name
-PROMPT = (
-{prompt}
-)
-
-model = Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER, torch_dtype="auto")
-processor = AutoProcessor.from_pretrained(FOLDER)
-processor.tokenizer.padding_side = "left"
-
-
-def answers(paths):
-    messages = [
-        [
-            {{
-                "role": "user",
-                "content": [
-                    {{
-                        "type": "image",
-                        "image": path,
-                        "min_pixels": {facts.min_pixels},
-                        "max_pixels": {facts.max_pixels},
-                    }},
-                    {{"type": "text", "text": PROMPT}},
-                ],
-            }}
-        ]
-        for path in paths
-    ]
-    text = [
-        processor.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True, add_vision_id={facts.vision_id}
-        )
-        for message in messages
-    ]
-    images, videos = process_vision_info(messages)
-    inputs = processor(text=text, images=images, videos=videos, padding=True, return_tensors="pt")
-    inputs = inputs.to(model.device)
-    # Greedy, and without the repetition penalty that a checkpoint's generation config may hold.
-    ids = model.generate(
-        **inputs, max_new_tokens={facts.max_new_tokens}, do_sample=False, repetition_penalty=1.0
-    )
-    return processor.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-
-
-print(answers(["photo.png"]))"""
 
 
 def _figures(figures: Sequence[Figure]) -> str:
@@ -253,8 +205,5 @@ def _limitations(facts: CardFacts) -> str:
 - Images are resized to at most {facts.max_pixels} pixels; what is lost there cannot be seen.
 - An answer may be invalid, and a score may leave the range from 1 to 5.
 - The reasoning is the model's text, not an account of how the score came about."""
-    if not facts.vision_id:
-        return lines
-    return f"""{lines}
-- transformers 4.49 ignores `add_vision_id`, so its prompt lacks the words `Picture 1: `; later
-  releases give the prompt of the training."""
+    further = facts.family.usage_limitation(facts)
+    return lines if further is None else f"{lines}\n{further}"

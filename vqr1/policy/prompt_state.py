@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.policy import flash
-from vqr1.policy.backbone import unwrap
+from vqr1.policy.backbone import family_of, parts_of
 from vqr1.policy.shared_prompt import PackedPrompts, run_packed
 from vqr1.policy.tree_attention import KeyValueStore, TreeLayout, row_block
 from vqr1.policy.vision import runs_within
@@ -198,11 +198,12 @@ def continue_prompts(
     Args:
         model: the policy, bare or wrapped, in eval mode.
         tokens: [rows] int64, image by image.
-        positions: [rows] their rotary positions, equal on all three axes behind a prompt.
+        positions: [rows] their rotary positions, equal on all axes behind a prompt.
         plan: what they continue, and which of them see which.
 
     Returns:
         [rows, hidden] after the final norm.
     """
-    embeds = unwrap(model).model.language_model.embed_tokens(tokens)
-    return run_packed(model, embeds, positions.expand(3, -1), plan)
+    family = family_of(model)
+    embeds = family.embed(parts_of(model), tokens)
+    return run_packed(model, embeds, positions.expand(family.position_axes, -1), plan)

@@ -1,6 +1,6 @@
 """The policy's weights as a serving engine takes them: one by one, adapters added, nothing changed.
 
-Names are those of `Qwen2_5_VLForConditionalGeneration`, which vLLM maps to its own.
+Names are those of the family's class in transformers, which vLLM maps to its own.
 
 Not here: sending them (`vqr1.rollout`), files (`export.py`).
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import nn
 
 from vqr1.distributed.sharding import ShardedModule
-from vqr1.policy.backbone import unwrap
+from vqr1.policy.backbone import family_of, parts_of
 from vqr1.policy.loading import vision_trains
 
 
@@ -22,18 +22,14 @@ def sharded_modules(model: nn.Module) -> list[ShardedModule]:
     Args:
         model: the policy, with or without adapters.
     """
-    core = unwrap(model)
-    text, visual = core.model.language_model, core.model.visual
-    modules = [ShardedModule(text, text.layers, frozenset({text.embed_tokens.weight}))]
+    parts = parts_of(model)
+    full = frozenset({parts.embeddings.weight})
+    modules = [ShardedModule(parts.text, parts.text_layers, full)]
     if vision_trains(model):
-        modules.append(ShardedModule(visual, visual.blocks))
+        modules.append(ShardedModule(parts.vision, parts.vision_layers))
     return modules
 
 
 def external_weights(model: nn.Module) -> list[tuple[nn.Module, nn.Parameter]]:
-    """Weights that a module other than their own uses, each with that module.
-
-    The patch embedding is computed from the weight of its convolution (`vqr1.policy.vision`).
-    """
-    patches = unwrap(model).model.visual.patch_embed
-    return [(patches, patches.proj.weight)]
+    """Weights that a module other than their own uses, each with that module."""
+    return family_of(model).external_weights(parts_of(model))

@@ -5,7 +5,7 @@ lie in one row without padding (`tree_attention.TreeLayout`); every response res
 position after its prompt, attends to the prompt and to itself, and its first token is predicted by
 the prompt's last position, which is computed once for all K. The prompt's gradient is therefore
 the sum over its K responses. Values and gradients equal those of the ordinary padded batch of B*K
-rows (`plain.py`) up to rounding.
+rows (`tests/support/plain_logprobs.py`) up to rounding.
 
 A training step over micro batches:
 
@@ -15,14 +15,14 @@ A training step over micro batches:
         loss(result.logprobs, ...).backward()
 
 Shapes: B images, K responses each, C tokens a response; P_b tokens of prompt b; L tokens of the
-packed row.
+packed row; W width of embedded rows (`families/base.py`); X axes of rotary positions (three in
+multimodal ones, else one).
 
-Not here: sampling (`vqr1.rollout`), losses.
+Not here: sampling (`vqr1.rollout`), losses, what families do in ways of their own (`families/`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.errors import ModelError
-from vqr1.policy.backbone import unwrap
+from vqr1.policy.backbone import family_of, parts_of, unwrap
 from vqr1.policy.output_head import target_logprobs
 from vqr1.policy.tree_attention import (
     AttentionPlan,
@@ -103,57 +103,13 @@ def plan_micro_batches(prompts: PromptBatch, mask: Tensor, micro_batch_tokens: i
     return parts
 
 
-def prompt_positions(
-    input_ids: Tensor, grid: Sequence[int], image_token: int, merge: int
-) -> tuple[Tensor, int]:
-    """Multimodal rotary positions of a prompt with one image.
-
-    Text counts up by one on all three axes. Image tokens, which start at position s, get
-    (s + frame, s + row, s + column) of their merged patch; the text behind the image goes on from
-    s + max(rows, columns). (Qwen2-VL, arXiv 2409.12191, section 2.1; checked against
-    `get_rope_index`.)
-
-    Args:
-        input_ids: [P] tokens of the prompt.
-        grid: frames, patch rows and patch columns of the image.
-        image_token: number of the image placeholder token.
-        merge: patches that are merged along each side (`spatial_merge_size`).
-
-    Returns:
-        [3, P] positions (frame, row, column axis) and the position of the first response token.
-
-    Raises:
-        ModelError: the prompt's placeholders do not match the image's size.
-    """
-    frames, height, width = grid
-    height, width = height // merge, width // merge
-    is_image = input_ids == image_token
-    found = int(is_image.sum())
-    if found != frames * height * width:
-        raise ModelError(
-            f"prompt: found {found} image tokens for an image of {frames * height * width} merged "
-            "patches; each merged patch needs exactly one; use the processor of this model"
-        )
-    start = int(is_image.int().argmax())
-    device = input_ids.device
-    axes = torch.meshgrid(
-        *(torch.arange(size, device=device) for size in (frames, height, width)), indexing="ij"
-    )
-    image = torch.stack(axes).reshape(3, -1) + start
-    after = start + max(height, width)
-    rest = input_ids.shape[0] - start - found
-    before = torch.arange(start, device=device).expand(3, -1)
-    behind = torch.arange(after, after + rest, device=device).expand(3, -1)
-    return torch.cat([before, image, behind], dim=1), after + rest
-
-
 @dataclass(frozen=True)
 class PackedPrompts:
     """Prompts of A images as one row of embeddings.
 
     Attributes:
-        embeds: [sum P_a, H] token embeddings with the image features in place.
-        positions: [3, sum P_a] rotary positions.
+        embeds: [sum P_a, W] token embeddings with the image features in place.
+        positions: [X, sum P_a] rotary positions.
         lengths: tokens of each prompt.
         next_positions: position of the first response token of each image.
     """
@@ -180,29 +136,27 @@ def pack_prompts(model: nn.Module, prompts: PromptBatch, vision: VisionFeatures)
     Raises:
         ModelError: a prompt's placeholders do not match its image.
     """
-    core = unwrap(model)
-    text = core.model.language_model
-    config = core.config
-    device = text.embed_tokens.weight.device
+    family, config = family_of(model), unwrap(model).config
+    parts = parts_of(model)
+    device = parts.embeddings.weight.device
     ids = torch.cat(prompts.input_ids).to(device)
     # Positions are computed where the prompts are: small integer work, needed on the host.
     positions, following = [], []
     encoding = encoding_of(model)
     for prompt, image in zip(prompts.input_ids, prompts.images, strict=True):
-        grid = encoding.grid(image)
-        place, after = prompt_positions(prompt, grid, config.image_token_id, encoding.merge)
+        place, after = family.prompt_positions(config, encoding, prompt, (image,))
         positions.append(place)
         following.append(after)
-    embeds = text.embed_tokens(ids)
+    embeds = family.embed(parts, ids)
     images = torch.cat(vision.embeds).to(embeds)
-    image_rows = (ids == config.image_token_id).nonzero()[:, 0]
+    image_rows = (ids == family.image_token(config)).nonzero()[:, 0]
     if image_rows.shape[0] != images.shape[0]:
         raise ModelError(
             f"prompt: found {image_rows.shape[0]} image tokens and {images.shape[0]} image "
             "features; features and prompts must be of the same images"
         )
     return PackedPrompts(
-        embeds.index_copy(0, image_rows, images),
+        family.place_features(embeds, image_rows, images),
         torch.cat(positions, dim=1).to(device),
         tuple(len(prompt) for prompt in prompts.input_ids),
         tuple(following),
@@ -220,26 +174,17 @@ def run_packed(
 
     Args:
         model: the policy, bare or wrapped.
-        embeds: [L, H] embeddings, in the order that the plan expects.
-        positions: [3, L] rotary positions.
+        embeds: [L, W] embeddings, in the order that the plan expects.
+        positions: [X, L] rotary positions.
         plan: how the L rows attend, such as a `TreeLayout`.
         store: receives every layer's keys and values, where given.
 
     Returns:
         [L, H] hidden states after the final norm.
     """
-    text = unwrap(model).model.language_model
-    with attention_switched(text):
-        output = text(
-            inputs_embeds=embeds[None],
-            position_ids=positions[:, None],
-            # A prepared mask for every layer type: the plan needs none.
-            attention_mask=dict.fromkeys(text.config.layer_types),
-            use_cache=False,
-            plan=plan,
-            store=store,
-        )
-    return output.last_hidden_state[0]
+    parts = parts_of(model)
+    with attention_switched(parts.text.config, parts.text_layers):
+        return family_of(model).run_text(parts.text, embeds, positions, plan=plan, store=store)
 
 
 def response_logprobs(
@@ -279,7 +224,7 @@ def response_logprobs(
         ValueError: a mask with gaps.
         ModelError: prompts, image features and model do not belong together.
     """
-    device = unwrap(model).model.language_model.embed_tokens.weight.device
+    device = parts_of(model).embeddings.weight.device
     tokens, mask = tokens.to(device), mask.to(device)
     lengths = response_lengths(mask)
     if micro_batch_tokens is None:
@@ -333,8 +278,7 @@ def _packed_logprobs(
     with_entropy: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities (and entropies) of A images' tokens: all first tokens, then the rest."""
-    core = unwrap(model)
-    text = core.model.language_model
+    parts = parts_of(model)
     device = tokens.device
     # The last token of a response predicts nothing that is asked for, so it is not an input.
     layout = TreeLayout.build(
@@ -348,12 +292,12 @@ def _packed_logprobs(
     inputs = tokens[..., :-1][fed]
     hidden = run_packed(
         model,
-        torch.cat([packed.embeds, text.embed_tokens(inputs)]),
-        torch.cat([packed.positions, positions.expand(3, -1)], dim=1),
+        torch.cat([packed.embeds, family_of(model).embed(parts, inputs)]),
+        torch.cat([packed.positions, positions.expand(len(packed.positions), -1)], dim=1),
         layout,
     )
     logprobs_of = partial(
-        target_logprobs, core.lm_head, temperature=temperature, with_entropy=with_entropy
+        target_logprobs, parts.head, temperature=temperature, with_entropy=with_entropy
     )
     # One row of logits per prompt serves the first tokens of its K responses.
     first, first_entropy = logprobs_of(hidden[layout.last_prompt_rows], tokens[..., 0])

@@ -2,7 +2,7 @@ r"""How a tokenizer's tokens spell the numbers of a grammar behind `<answer>`.
 
 A number is written where the text behind `<answer>` is the number and then begins the closing tag.
 Tokens need not respect those seams: one may hold several digits ("42"), the end of the opening tag
-with a sign (">-" in Qwen's vocabulary) or the last digit with the beginning of the closing tag. So
+with a sign (">-" in some vocabularies) or the last digit with the beginning of the closing tag. So
 the tree holds EVERY sequence of tokens whose text is right, the tokenizer's own way of writing a
 number and all others: a model may take any of them, and the probability of a text is their sum.
 
@@ -14,8 +14,8 @@ number and all others: a model may take any of them, and the probability of a te
   `</answer>` from its first character on ("<", "</"), or begins with the whole of it. What follows
   that token is not looked at.
 
-The tree of 1 to 5 has 677 nodes with Qwen's tokens, that of 0 to 100 16,810; nodes are made
-when they are asked for. Nothing is learnt of an image here.
+The tree of 1 to 5 has 677 nodes where each digit is a token, that of 0 to 100 16,810; nodes are
+made when they are asked for. Nothing is learnt of an image here.
 
 Shape legend: N nodes so far; C columns, tokens whose probability behind a node matters.
 

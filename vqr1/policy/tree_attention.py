@@ -323,23 +323,24 @@ def _run_switched(config: Any, function: Any, *args: Any) -> Any:
 
 
 @contextmanager
-def attention_switched(text: Any) -> Iterator[None]:
+def attention_switched(config: Any, layers: Any) -> Iterator[None]:
     """Lets the text model attend by an `AttentionPlan` inside the block, and only there.
 
     Layers under gradient checkpointing run again during the backward pass, after the block: their
     checkpoint function is wrapped so that the second run attends the same way.
 
     Args:
-        text: the text model (`vqr1.policy.backbone.unwrap(model).model.language_model`).
+        config: the text model's.
+        layers: its blocks.
     """
     wrapped = []
-    for layer in text.layers:
+    for layer in layers:
         checkpoint = getattr(layer, "_gradient_checkpointing_func", None)
         if checkpoint is not None:
             wrapped.append((layer, checkpoint))
-            layer._gradient_checkpointing_func = partial(_checkpointed, text.config, checkpoint)
+            layer._gradient_checkpointing_func = partial(_checkpointed, config, checkpoint)
     try:
-        with _switched(text.config), checkpointing_in_eval_mode(text.layers):
+        with _switched(config), checkpointing_in_eval_mode(layers):
             yield
     finally:
         for layer, checkpoint in wrapped:

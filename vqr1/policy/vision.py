@@ -1,6 +1,6 @@
 """Image features: computed once per image and weights version, then reused.
 
-Shapes: B images; T_b merged image tokens of image b; H hidden size of the text model.
+Shapes: B images; T_b image tokens of image b; W width of features, as the family has them.
 
 Batches carry resized images; their patches are made here, for the time of a pass. All K responses,
 the reference pass and the update of one step can use one `VisionFeatures`. Where the tower is
@@ -12,21 +12,20 @@ Not here: what an image looks like in the token sequence (`shared_prompt.py`).
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vqr1.data.patches import PatchEncoding
 from vqr1.errors import ModelError
-from vqr1.policy.backbone import checkpointing_in_eval_mode, unwrap
+from vqr1.policy.backbone import checkpointing_in_eval_mode, family_of, parts_of, unwrap
 from vqr1.records import PromptBatch
 
 _CPU_PATCHES = 3072
@@ -36,11 +35,10 @@ the processor's cache."""
 
 @dataclass(frozen=True)
 class VisionFeatures:
-    """Merged image embeddings of B prompts.
+    """Image features of B prompts.
 
     Attributes:
-        embeds: B tensors of shape [T_b, H], the vectors that stand in for the prompt's image
-            tokens.
+        embeds: B tensors of shape [T_b, W], which stand in for the prompt's image tokens.
     """
 
     embeds: tuple[Tensor, ...]
@@ -75,18 +73,17 @@ class VisionFeatures:
             torch.autograd.backward([embed for embed, _ in pairs], [grad for _, grad in pairs])
 
 
-def encoding_of(model: nn.Module) -> PatchEncoding:
+def encoding_of(model: nn.Module) -> Any:
     """What a policy makes of an image: as its processor's files ask, else the released numbers.
+
+    The result is an `ImageEncoding` of the policy's family, which knows more of it.
 
     Args:
         model: the policy, bare or wrapped.
     """
     core = unwrap(model)
     kept = getattr(core, "image_encoding", None)
-    if isinstance(kept, PatchEncoding):
-        return kept
-    vision = core.config.vision_config
-    return PatchEncoding(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+    return family_of(core).released_encoding(core.config) if kept is None else kept
 
 
 def encode_images(
@@ -106,18 +103,17 @@ def encode_images(
     Returns:
         Features of B images.
     """
-    core, encoding = unwrap(model).model, encoding_of(model)
-    device = core.visual.patch_embed.proj.weight.device
-    sizes = [math.prod(encoding.grid(image)) for image in prompts.images]
+    core, family, parts = unwrap(model), family_of(model), parts_of(model)
+    encoding = encoding_of(model)
+    device = next(parts.vision.parameters()).device
+    sizes = [encoding.rows(image) for image in prompts.images]
     in_pieces = device.type == "cpu" and not at_once
-    parts = runs_within(sizes, _CPU_PATCHES) if in_pieces else [(0, len(sizes))]
+    runs = runs_within(sizes, _CPU_PATCHES) if in_pieces else [(0, len(sizes))]
     features: list[Tensor] = []
-    with checkpointing_in_eval_mode(core.visual.blocks):
-        for first, last in parts:
+    with checkpointing_in_eval_mode(parts.vision_layers):
+        for first, last in runs:
             images = [image.to(device) for image in prompts.images[first:last]]
-            patches, grids = encoding.encode(images)
-            output = core.get_image_features(patches, grids.to(device), return_dict=True)
-            features += output.pooler_output
+            features += family.image_features(core, encoding, images)
     return VisionFeatures(tuple(features))
 
 
@@ -187,15 +183,15 @@ class VisionCache:
         Raises:
             ModelError: the vision tower is trained, so that kept features would be stale.
         """
-        visual = unwrap(model).model.visual
-        if any(parameter.requires_grad for parameter in visual.parameters()):
+        tower = parts_of(model).vision
+        if any(parameter.requires_grad for parameter in tower.parameters()):
             raise ModelError(
                 "vision cache: the vision tower's weights are trained, so features change at every "
                 "step; set model.freeze_vision=true or use encode_images"
             )
-        device = visual.patch_embed.proj.weight.device
+        device = next(tower.parameters()).device
         if self.folder is not None and self._tower_folder is None:
-            self._tower_folder = self.folder / weights_digest(visual)
+            self._tower_folder = self.folder / weights_digest(tower)
             self._tower_folder.mkdir(parents=True, exist_ok=True)
         kind = device.type
         lower = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "plain"

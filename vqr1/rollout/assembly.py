@@ -38,13 +38,21 @@ def rollout_of(
     return Rollout(tokens, mask, texts, finished.to(tokens.device), logprobs)
 
 
-def response_end(tokens: Sequence[int], tokenizer: Any, at_answer: bool) -> tuple[int, bool]:
+def response_end(
+    tokens: Sequence[int], tokenizer: Any, ends: frozenset[int], at_answer: bool
+) -> tuple[int, bool]:
     """Where a response of an engine with stop rules of its own ends by ours.
+
+    Args:
+        tokens: of the response.
+        tokenizer: spells them.
+        ends: tokens that end a turn.
+        at_answer: `</answer>` ends a response too.
 
     Returns:
         Number of its tokens, and whether a stop rule ended it.
     """
-    rule = StopRule(tokenizer, 1, at_answer)
+    rule = StopRule(tokenizer, ends, 1, at_answer)
     for count, token in enumerate(tokens, start=1):
         if rule.ended([0], [token])[0]:
             return count, True

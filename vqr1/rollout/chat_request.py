@@ -1,13 +1,13 @@
 """The body of a chat request: the published prompt, and every sampling parameter.
 
 What a request leaves out is filled in by the server: vLLM, for one, takes the checkpoint's own
-generation config (Qwen2.5-VL-Instruct: a repetition penalty). Every field that decides an answer is
+generation config (some hold a repetition penalty). Every field that decides an answer is
 therefore sent with every request, off where it is not used. A field that a server does not know is
 listed in `backend.unsupported`, with the value that holds there; a value asked for that cannot hold
 is refused beforehand.
 
-The prompt: "Picture 1: " is sent as text before the image (what the template's `add_vision_id`
-writes there), and the template's own is switched off, so that neither a server without
+The prompt: "Picture 1: " is sent as text before the image (what the family's template would write
+there), and the template's own is switched off, so that neither a server without
 `chat_template_kwargs` nor one with defaults for them changes the prompt.
 
 What it leaves out: sending it (`server.py`).
@@ -18,9 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 from vqr1.config import SamplingConfig, ServerConfig
-
-VISION_ID = "Picture 1: "
-"""What the chat template writes in front of the first image with `add_vision_id=True`."""
+from vqr1.policy.families import served_family
 
 TOP_LOGPROBS = 20
 """Alternatives asked for at each token: the most that the protocol allows."""
@@ -84,12 +82,13 @@ def chat_body(
         seed: of the answer; not sent with greedy decoding.
         logprobs: ask for the likeliest tokens at each place.
     """
+    family = served_family()
     content: list[dict[str, Any]] = [
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": question},
     ]
     if vision_id:
-        content.insert(0, {"type": "text", "text": VISION_ID})
+        content.insert(0, {"type": "text", "text": family.image_label})
     fields = sampling_fields(sampling)
     if sampling.temperature > 0:
         fields["seed"] = seed
@@ -103,7 +102,9 @@ def chat_body(
         **config.extra_body,
     }
     if TEMPLATE not in config.unsupported:
-        body[TEMPLATE] = {"add_vision_id": False, **config.extra_body.get(TEMPLATE, {})}
+        options = {**family.template_options(False), **config.extra_body.get(TEMPLATE, {})}
+        if options:
+            body[TEMPLATE] = options
     if logprobs:
         body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
     return body

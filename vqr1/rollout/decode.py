@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.policy import flash
-from vqr1.policy.backbone import unwrap
+from vqr1.policy.backbone import family_of, parts_of
 from vqr1.policy.prompt_state import PromptState
 
 
@@ -47,37 +47,34 @@ class Decoder:
             slots: S, responses of each image.
             limit: most tokens that will be fed to a response.
         """
-        core = unwrap(model)
-        self._text: Any = core.model.language_model
-        self._head: nn.Module = core.lm_head
+        parts = parts_of(model)
+        self._family = family_of(model)
+        self._parts = parts
         self._prompt = prompt
-        config = self._text.config
+        config = parts.text.config
         self._heads = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
-        self._size = config.hidden_size // config.num_attention_heads
         images = prompt.last_hidden.shape[0]
         device = prompt.last_hidden.device
         self._grid = (images, slots)
         self._images = torch.arange(images, device=device).repeat_interleave(slots)
         # Live rows' places in the grid of slots; None while all slots are live.
         self._live: Tensor | None = None
-        shape = (images, slots, self._kv_heads, limit, self._size)
+        shape = (images, slots, self._kv_heads, limit, prompt.keys[0][0].shape[-1])
         self._own = [
             (keys[0].new_empty(shape), values[0].new_empty(shape))
             for keys, values in zip(prompt.keys, prompt.values, strict=True)
         ]
         steps = torch.arange(limit, device=device)
         positions = prompt.next_positions[:, None] + steps
-        cos, sin = self._text.rotary_emb(prompt.last_hidden, positions.expand(3, -1, -1))
-        if cos.dim() == 4:
-            # Older releases mix the three axes later; behind the prompt all axes are equal.
-            cos, sin = cos[0], sin[0]
-        self._cos, self._sin = cos, sin
+        self._cos, self._sin = self._family.response_rotation(
+            parts.text, prompt.last_hidden, positions
+        )
         self._fed = 0
 
     def first_logits(self) -> Tensor:
         """[A, V] float32 logits of the first response token of every image."""
-        logits: Tensor = self._head(self._prompt.last_hidden).float()
+        logits: Tensor = self._parts.head(self._prompt.last_hidden).float()
         return logits
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -95,15 +92,15 @@ class Decoder:
 
     def _run_layers(self, tokens: Tensor) -> Tensor:
         """One token of every row through the model: [n] -> [n, V] float32 logits."""
-        hidden = self._text.embed_tokens(tokens)
+        hidden = self._parts.embeddings(tokens)
         cos, sin = (part.to(hidden.dtype) for part in self._rotation())
-        for number, layer in enumerate(self._text.layers):
+        for number, layer in enumerate(self._parts.text_layers):
             attended = self._attend(
                 number, layer.self_attn, layer.input_layernorm(hidden), cos, sin
             )
             hidden = hidden + attended
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        logits: Tensor = self._head(self._text.norm(hidden)).float()
+        logits: Tensor = self._parts.head(self._parts.text.norm(hidden)).float()
         return logits
 
     def _rotation(self) -> tuple[Tensor, Tensor]:
@@ -112,10 +109,7 @@ class Decoder:
         return self._cos[place], self._sin[place]
 
     def _attend(self, number: int, module: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        rows = x.shape[0]
-        both = torch.cat([module.q_proj(x), module.k_proj(x)], dim=-1)
-        both = both.view(rows, self._heads + self._kv_heads, self._size)
-        value = module.v_proj(x).view(rows, self._kv_heads, self._size)
+        both, value = self._family.attention_inputs(module, x)
         # [A, S, heads, D]
         both = self._spread(_rotate(both, cos, sin).to(value.dtype))
         self._store(number, both[:, :, self._heads :], self._spread(value))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.config import SamplingConfig
-from vqr1.policy.backbone import eval_mode, unwrap
+from vqr1.policy.backbone import eval_mode, family_of, parts_of, unwrap
 from vqr1.policy.cpu_linear import packed_weights
 from vqr1.policy.finite import check_logprobs
 from vqr1.policy.loading import vision_trains
@@ -26,7 +26,7 @@ from vqr1.rollout.assembly import rollout_of
 from vqr1.rollout.decode import Decoder
 from vqr1.rollout.sampling import draw, uniform_noise
 from vqr1.rollout.static_decode import StaticDecoder
-from vqr1.rollout.stopping import StopRule, banned_tokens, padding_token
+from vqr1.rollout.stopping import StopRule, banned_tokens, end_tokens, padding_token
 
 
 class LocalEngine:
@@ -61,7 +61,9 @@ class LocalEngine:
         self._cuda_graph = cuda_graph
         self._cache = vision_cache
         self._vocabulary = int(unwrap(model).config.text_config.vocab_size)
-        self._banned = torch.tensor(banned_tokens(tokenizer, self._vocabulary), dtype=torch.long)
+        self._ends = end_tokens(tokenizer, family_of(model).end_of_turn)
+        banned = banned_tokens(tokenizer, self._ends, self._vocabulary)
+        self._banned = torch.tensor(banned, dtype=torch.long)
 
     def synchronise(self) -> None:
         """Nothing: the weights are the policy's own; see `RolloutEngine.synchronise`."""
@@ -178,12 +180,13 @@ class LocalEngine:
         images, slots, limit = run.tokens.shape
         graph = self._cuda_graph and run.tokens.is_cuda
         decoder = (StaticDecoder if graph else Decoder)(self.model, state, slots, limit)
-        stop = StopRule(self.tokenizer, images * slots, sampling.stop == "answer")
+        at_answer = sampling.stop == "answer"
+        stop = StopRule(self.tokenizer, self._ends, images * slots, at_answer)
         live = list(range(images * slots))
         logits = decoder.first_logits().repeat_interleave(slots, dim=0)
         noise = noise.reshape(images * slots, limit)
         seen = None if seen is None else seen.repeat_interleave(slots, dim=0)
-        with packed_weights(unwrap(self.model).model.language_model, images * slots):
+        with packed_weights(parts_of(self.model).text, images * slots):
             for step in range(limit):
                 drawn, drawn_logprobs = draw(logits, noise[:, step], sampling, self._banned, seen)
                 run.write(live, step, drawn, drawn_logprobs)

@@ -14,14 +14,19 @@ from collections.abc import Sequence
 from typing import Any
 
 ANSWER_END = "</answer>"
-_END_OF_TURN = ("<|im_end|>", "<|endoftext|>")
 _CONTROL = re.compile(r"<\|.*\|>")
 
 
-def end_tokens(tokenizer: Any) -> frozenset[int]:
-    """Tokens that end a turn: Qwen's two, or the tokenizer's own where it has neither."""
+def end_tokens(tokenizer: Any, names: Sequence[str]) -> frozenset[int]:
+    """Tokens that end a turn.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        names: the special tokens that do in the model's family; where the tokenizer has none of
+            them its own does.
+    """
     known = tokenizer.get_vocab()
-    found = {known[token] for token in _END_OF_TURN if token in known}
+    found = {known[token] for token in names if token in known}
     return frozenset(found or {tokenizer.eos_token_id})
 
 
@@ -31,7 +36,7 @@ def padding_token(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if pad is None else pad)
 
 
-def banned_tokens(tokenizer: Any, vocabulary: int) -> list[int]:
+def banned_tokens(tokenizer: Any, ends: frozenset[int], vocabulary: int) -> list[int]:
     """Tokens of the model's vocabulary that a response must not hold.
 
     Image, video and other control tokens (an image placeholder in a response would no longer match
@@ -40,6 +45,7 @@ def banned_tokens(tokenizer: Any, vocabulary: int) -> list[int]:
 
     Args:
         tokenizer: a Hugging Face tokenizer.
+        ends: tokens that end a turn.
         vocabulary: columns of the model's logits.
 
     Returns:
@@ -52,16 +58,18 @@ def banned_tokens(tokenizer: Any, vocabulary: int) -> list[int]:
         if token.special or _CONTROL.fullmatch(token.content)
     }
     control |= set(tokenizer.all_special_ids)
-    allowed = (known - control) | end_tokens(tokenizer)
+    allowed = (known - control) | ends
     return [token for token in range(vocabulary) if token not in allowed]
 
 
 class StopRule:
     """Follows the live responses and says which of them end."""
 
-    def __init__(self, tokenizer: Any, responses: int, at_answer: bool) -> None:
+    def __init__(
+        self, tokenizer: Any, ends: frozenset[int], responses: int, at_answer: bool
+    ) -> None:
         """Follows `responses` responses; with `at_answer` they also end at `</answer>`."""
-        self._ends = end_tokens(tokenizer)
+        self._ends = ends
         self._tokenizer = tokenizer
         self._at_answer = at_answer
         self._tails = [""] * responses

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import nn
 
 from vqr1.config import ColocatedConfig, ModelConfig, SamplingConfig
-from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import ModelError
 from vqr1.policy.loading import Policy
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.policy.served_weights import served_weights
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
@@ -94,6 +94,7 @@ class VllmColocatedEngine:
         self._model = policy.model
         self._requests = VllmRequests(policy.model, policy.processor, f"{WHO}: vLLM")
         self._builder = PromptBuilder(
+            policy.family,
             policy.processor,
             question,
             model.min_pixels,
@@ -110,6 +111,7 @@ class VllmColocatedEngine:
             f"{WHO}, rollout.colocated.kv_cache_gib={config.kv_cache_gib:g}",
             policy.source,
             model,
+            policy.family,
             dtype=dtype,
             seed=seed,
             max_model_len=longest,
@@ -153,7 +155,7 @@ class VllmColocatedEngine:
         """
         pictures = [image.cpu() for image in prompts.images]
         # vLLM puts the image's tokens in place of one.
-        tokens = self._builder.token_ids(1).tolist()
+        tokens = self._builder.template_ids()
         asked = [
             {
                 "prompt_token_ids": tokens,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vqr1.config import SamplingConfig
 from vqr1.errors import ModelError
-from vqr1.policy.backbone import unwrap
+from vqr1.policy.backbone import family_of, unwrap
 from vqr1.policy.finite import check_logprobs
 from vqr1.records import Rollout
 from vqr1.rollout.assembly import padded, response_end, rollout_of
@@ -45,8 +45,8 @@ class VllmRequests:
         self._tokenizer = processor.tokenizer
         self._image_token = int(processor.image_token_id)
         vocabulary = unwrap(model).config.text_config.vocab_size
-        self._banned = frozenset(banned_tokens(self._tokenizer, vocabulary))
-        self._ends = end_tokens(self._tokenizer)
+        self._ends = end_tokens(self._tokenizer, family_of(model).end_of_turn)
+        self._banned = frozenset(banned_tokens(self._tokenizer, self._ends, vocabulary))
 
     def fields(self, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
         """Sampling parameters of vLLM beside temperature, top-k, top-p and the length limit.
@@ -118,7 +118,7 @@ class VllmRequests:
         for rows, values in answers:
             if len(rows) != wanted:
                 raise ModelError(f"{self._who} gives {len(rows)} responses instead of {wanted}")
-            cut = [response_end(row, self._tokenizer, at_answer) for row in rows]
+            cut = [response_end(row, self._tokenizer, self._ends, at_answer) for row in rows]
             times = group_size // wanted
             ends.append(times * cut)
             tokens.append(times * [row[:n] for row, (n, _) in zip(rows, cut, strict=True)])

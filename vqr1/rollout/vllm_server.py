@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from vqr1.config import RolloutServerConfig, SamplingConfig
 from vqr1.errors import ModelError, RolloutLostError
+from vqr1.policy.backbone import family_of
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.vllm_link import RECONNECTIONS, ServerAwayError, VllmLink, at_start, reason_of
@@ -76,7 +77,7 @@ class VllmServerEngine:
     ) -> None:
         self._model = model
         self._question = question
-        self._vision_id = vision_id
+        self._template = family_of(model).template_options(vision_id)
         self._config = config
         self._link = link
         self._agree = agree
@@ -201,7 +202,7 @@ class VllmServerEngine:
             max_tokens=sampling.max_new_tokens,
             logprobs=0,
             generation_kwargs=fields,
-            chat_template_kwargs={"add_vision_id": self._vision_id},
+            chat_template_kwargs=self._template,
         )
         served: list[int] = reply["prompt_ids"][0]
         tokens: list[list[int]] = reply["completion_ids"]

@@ -11,6 +11,7 @@ import torch
 
 from vqr1.config import ModelConfig
 from vqr1.errors import ModelError
+from vqr1.policy.families import Family
 from vqr1.rollout.messages import shortened
 
 
@@ -34,7 +35,9 @@ def import_vllm(who: str, instead: str) -> Any:
     return vllm
 
 
-def start_vllm(vllm: Any, who: str, source: str, model: ModelConfig, **arguments: Any) -> Any:
+def start_vllm(
+    vllm: Any, who: str, source: str, model: ModelConfig, family: Family, **arguments: Any
+) -> Any:
     """An engine of vLLM.
 
     Args:
@@ -42,6 +45,7 @@ def start_vllm(vllm: Any, who: str, source: str, model: ModelConfig, **arguments
         who: the keys that a message names.
         source: the checkpoint.
         model: its revision, and the sizes of pictures.
+        family: its family.
         arguments: further ones of `vllm.LLM`.
 
     Raises:
@@ -55,12 +59,7 @@ def start_vllm(vllm: Any, who: str, source: str, model: ModelConfig, **arguments
             revision=model.revision,
             trust_remote_code=False,
             limit_mm_per_prompt={"image": 1, "video": 0},
-            mm_processor_kwargs={
-                # Pictures come resized; the checkpoint's processor would do it again.
-                "do_resize": False,
-                "min_pixels": model.min_pixels,
-                "max_pixels": model.max_pixels,
-            },
+            mm_processor_kwargs=family.serving_arguments(model.min_pixels, model.max_pixels),
             **arguments,
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -18,6 +18,9 @@ from vqr1.errors import DataError
 from vqr1.iqa.answers import ASKED_RANGE
 from vqr1.policy.model_card import CARD_FILE, CardFacts, Figure, model_card
 from vqr1.policy.training_prompt import trained_vision_id, write_training_prompt
+
+if TYPE_CHECKING:
+    from vqr1.policy.families import Family
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -44,12 +47,19 @@ def write_model_card(
 
     Raises:
         DataError: `config.yaml` is missing or lacks what the card names.
+        ModelError: `folder` holds no checkpoint of a known family.
     """
     config = read_run_config(run_dir)
     summary_file = run_dir / "summary.json"
     summary = json.loads(summary_file.read_text()) if summary_file.is_file() else {}
+    # It imports torch, which the commands that use this module do without until then.
+    from vqr1.policy.families import folder_family
+
+    family = folder_family(folder)
     try:
-        facts = _facts(config, summary if with_figures else {}, title or run_dir.name, license)
+        facts = _facts(
+            family, config, summary if with_figures else {}, title or run_dir.name, license
+        )
     except KeyError as error:
         raise DataError(
             f"{run_dir / 'config.yaml'}: the key {error} is missing; it is not the configuration "
@@ -78,12 +88,17 @@ def read_run_config(run_dir: Path) -> dict[str, Any]:
 
 
 def _facts(
-    config: Mapping[str, Any], summary: Mapping[str, Any], title: str, license: str | None
+    family: Family,
+    config: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    title: str,
+    license: str | None,
 ) -> CardFacts:
     model, dataset = config["model"], config["dataset"]
     base, is_hub_name = _base(model["path"])
     low, high = config["prompt"].get("score_range", ASKED_RANGE)
     return CardFacts(
+        family=family,
         title=title,
         base=base,
         base_is_hub_name=is_hub_name,

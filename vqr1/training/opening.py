@@ -6,9 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
-from vqr1.data.prompts import PromptBuilder
 from vqr1.distributed.collectives import get_rank
-from vqr1.policy.loading import load_processor
+from vqr1.policy.prompts import load_prompts
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
 from vqr1.training.command import RunCommand
@@ -24,13 +23,8 @@ def open_data(config: TrainConfig, compares: bool) -> RankingDataModule:
         config: of the training.
         compares: the rewards compare images with each other.
     """
-    prompts = PromptBuilder(
-        load_processor(config.model),
-        config.prompt.text,
-        config.model.min_pixels,
-        config.model.max_pixels,
-        vision_id=vision_id_of(config.prompt, config.model),
-    )
+    vision_id = vision_id_of(config.prompt, config.model)
+    prompts = load_prompts(config.model, config.prompt.text, vision_id=vision_id)
     data = RankingDataModule(
         config.dataset,
         config.loader,

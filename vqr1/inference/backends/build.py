@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vqr1.config import AnyBackend, HardwareConfig, ModelConfig, ServerConfig, VllmBackendConfig
-from vqr1.data.prompts import ResizeRule, resize_rule
+from vqr1.data.prompts import ResizeRule
 from vqr1.errors import ConfigError
 from vqr1.inference.backends.base import Backend
 
@@ -64,13 +64,15 @@ def build_resize_rule(backend: AnyBackend, model: ModelConfig) -> ResizeRule:
         ConfigError: image sizes that contradict each other.
         ModelError: the checkpoint's processor cannot be loaded.
     """
+    from vqr1.policy.loading import load_family, load_processor
+    from vqr1.policy.prompts import resize_rule, served_resize_rule
+
+    limits = model.min_pixels, model.max_pixels
     if isinstance(backend, ServerConfig):
-        from vqr1.inference.backends.openai import served_resize_rule
-
-        return served_resize_rule(model)
-    from vqr1.policy.loading import load_processor
-
-    return resize_rule(load_processor(model), model.min_pixels, model.max_pixels)
+        return served_resize_rule(*limits)
+    # A checkpoint that is not there is reported by what every command needs of it first.
+    reader = load_processor(model).image_processor
+    return resize_rule(load_family(model), reader, *limits)
 
 
 def with_server_model(backend: AnyBackend) -> AnyBackend:

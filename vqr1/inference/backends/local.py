@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig
-from vqr1.data.prompts import PromptBuilder, resize_rule
 from vqr1.inference.policy_replies import expected_replies, sampled_replies
 from vqr1.inference.request import Reply, Request
 from vqr1.policy.loading import Policy
+from vqr1.policy.prompts import PromptBuilder, resize_rule
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.local import LocalEngine
 
@@ -33,7 +33,8 @@ class LocalBackend:
         policy.model.eval().requires_grad_(False)
         self._policy = policy
         self._config = model
-        self._rule = resize_rule(policy.processor, model.min_pixels, model.max_pixels)
+        reader = policy.processor.image_processor
+        self._rule = resize_rule(policy.family, reader, model.min_pixels, model.max_pixels)
         self._builders: dict[tuple[str, bool], PromptBuilder] = {}
         self._engines: dict[int, LocalEngine] = {}
         self._device = next(policy.model.parameters()).device
@@ -72,6 +73,7 @@ class LocalBackend:
         key = (prompt.text, vision_id_of(prompt, model))
         if key not in self._builders:
             self._builders[key] = PromptBuilder(
+                self._policy.family,
                 self._policy.processor,
                 prompt.text,
                 model.min_pixels,

@@ -8,29 +8,13 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, ServerConfig
-from vqr1.data.prompts import QWEN_FACTOR, ResizeRule
 from vqr1.errors import ConfigError
 from vqr1.inference.request import Reply, Request
+from vqr1.policy.prompts import served_resize_rule
 from vqr1.policy.top_logprobs import expected_from_tokens
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.chat_request import unsupported_problems
 from vqr1.rollout.server import ChatServer, ServerReply
-
-
-def served_resize_rule(model: ModelConfig) -> ResizeRule:
-    """The rule by which images are resized before they are sent.
-
-    Raises:
-        ConfigError: image sizes that contradict each other.
-    """
-    if model.min_pixels > model.max_pixels:
-        raise ConfigError(
-            [
-                f"model.min_pixels={model.min_pixels}: must not exceed "
-                f"model.max_pixels={model.max_pixels}"
-            ]
-        )
-    return ResizeRule(QWEN_FACTOR, model.min_pixels, model.max_pixels)
 
 
 class OpenAiBackend:
@@ -45,7 +29,7 @@ class OpenAiBackend:
     """
 
     def __init__(self, config: ServerConfig, model: ModelConfig) -> None:
-        self._rule = served_resize_rule(model)
+        self._rule = served_resize_rule(model.min_pixels, model.max_pixels)
         self._model = model
         self._config = config
         self._server = ChatServer(config)

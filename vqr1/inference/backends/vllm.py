@@ -16,11 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, VllmBackendConfig
-from vqr1.data.prompts import chat_text, resize_rule
 from vqr1.distributed.environment import is_launched
 from vqr1.inference.request import Reply, Request
-from vqr1.policy.loading import load_processor
+from vqr1.policy.loading import load_family, load_processor
 from vqr1.policy.packaged import tiny_policy_folder
+from vqr1.policy.prompts import resize_rule
 from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.chat_request import TOP_LOGPROBS
@@ -47,13 +47,16 @@ class VllmBackend:
         self._parameters = vllm.SamplingParams
         self._model = model
         self._processor = load_processor(model)
-        self._rule = resize_rule(self._processor, model.min_pixels, model.max_pixels)
+        self._family = load_family(model)
+        reader = self._processor.image_processor
+        self._rule = resize_rule(self._family, reader, model.min_pixels, model.max_pixels)
         source = str(tiny_policy_folder()) if model.path is None else model.path
         self._engine = start_vllm(
             vllm,
             f"backend=vllm, model.path={source}",
             source,
             model,
+            self._family,
             dtype=model.dtype,
             gpu_memory_utilization=config.gpu_memory_utilization,
             max_model_len=config.max_model_len,
@@ -73,7 +76,7 @@ class VllmBackend:
         if not pixels:
             return []
         vision_id = vision_id_of(request.prompt, self._model)
-        text = chat_text(self._processor, request.prompt.text, vision_id)
+        text = self._family.chat_text(self._processor, request.prompt.text, vision_id)
         prompts = [
             {
                 "prompt": text,

@@ -2,7 +2,7 @@
 
 What it does: makes a policy that stands where a pretrained vision-language model stands before
 reinforcement learning: it sees damage and names it, mostly keeps the asked form, and gives scores
-that follow quality only faintly (`vqr1.policy.synthetic`).
+that follow quality only faintly (`tools.tiny_policy.synthetic`).
 
 The patch embedding starts as a cosine basis instead of noise: blur, noise, blocks and contrast are
 statements about spatial frequencies. Then two stages. First the vision tower alone learns to tell
@@ -13,7 +13,7 @@ momentum), which at this size gets further in the same number of steps than Adam
 by AdamW.
 
 What it leaves out: reinforcement learning, and any judgement of the result
-(`scripts/build_tiny_policy.py` measures it).
+(`tools/build_tiny_policy.py` measures it).
 
 Shape legend: n images of a batch; K answers to each; D width of the text model; 64 patches and 16
 image tokens of each 112 x 112 image.
@@ -33,12 +33,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from tools.tiny_policy.factory import VISION_ID
+from tools.tiny_policy.synthetic import CLEAN, AnswerStyle, Pool, response
 from vqr1.data.demo import CROP, stream
-from vqr1.data.patches import FACTOR, PATCH, TEMPORAL
-from vqr1.data.prompts import PromptBuilder
+from vqr1.policy.families._qwen_images import PATCH, TEMPORAL
+from vqr1.policy.families.qwen2_5_vl import FAMILY
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.policy.shared_prompt import response_logprobs
-from vqr1.policy.synthetic import CLEAN, AnswerStyle, Pool, response
-from vqr1.policy.tiny import VISION_ID
 from vqr1.policy.vision import VisionFeatures, encode_images
 from vqr1.records import PromptBatch
 
@@ -229,13 +230,11 @@ class AnswerWriter:
         style: AnswerStyle,
         rng: np.random.Generator,
     ) -> None:
-        image_tokens = (CROP // FACTOR) ** 2
-        self._prompt_ids = {
-            name: PromptBuilder(processor, text, CROP**2, CROP**2, vision_id=VISION_ID).token_ids(
-                image_tokens
-            )
-            for name, text in prompts.items()
-        }
+        image = torch.zeros(CROP, CROP, 3, dtype=torch.uint8)
+        self._prompt_ids = {}
+        for name, text in prompts.items():
+            builder = PromptBuilder(FAMILY, processor, text, CROP**2, CROP**2, vision_id=VISION_ID)
+            self._prompt_ids[name] = builder.token_ids(image)
         self._tokenizer = processor.tokenizer
         self._style = style
         self._rng = rng
@@ -301,10 +300,10 @@ def warm_start(
     """Trains a fresh tiny policy in place.
 
     Args:
-        model: random weights (`vqr1.policy.tiny.random_tiny_model`).
+        model: random weights (`tools.tiny_policy.factory.random_tiny_model`).
         processor: its processor.
         prompts: the published texts by name: thinking, non_thinking, describe.
-        pool: synthetic images (`vqr1.policy.synthetic.make_pool`).
+        pool: synthetic images (`tools.tiny_policy.synthetic.make_pool`).
         settings: the recipe.
         progress: receives one bar a stage.
     """

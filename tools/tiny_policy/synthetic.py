@@ -11,7 +11,7 @@ most of the time; mostly the asked form; and a score that follows quality only f
 with e the expected opinion (`vqr1.data.demo`).
 
 What it leaves out: the validation and test photographs, the demo set's own crops and labels, and
-training (`vqr1.policy.warm_start`).
+training (`tools.tiny_policy.warm_start`).
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ from safetensors import safe_open
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from vqr1.config import config_dir
-from vqr1.policy.tiny import (
+from tools.tiny_policy.factory import (
     CHAT_TEMPLATE,
     SPECIAL_TOKENS,
     TinySize,
@@ -29,8 +28,9 @@ from vqr1.policy.tiny import (
     build_tokenizer,
     random_tiny_model,
     save_policy_folder,
-    tiny_policy_folder,
 )
+from vqr1.config import config_dir
+from vqr1.policy.packaged import tiny_policy_folder
 
 SMALL = TinySize(
     hidden=64, layers=2, heads=4, kv_heads=2, feed_forward=96,

@@ -1,4 +1,4 @@
-"""How Qwen2.5-VL takes in an image: its patches, its tokens, and the key by which it is known.
+"""How the Qwen-VL families take in an image: its size, its patches, its tokens, and its key.
 
     patch value = (grey level - mean / rescale) / (std / rescale)
 
@@ -8,21 +8,27 @@ merges into one token lie next to each other. Batches carry the resized uint8 im
 the bytes; whoever runs the tower makes the patches, to the bit those of the image processor of
 transformers.
 
-Everything that is this family's own about images is here. Not here: resizing (`prompts.py`), the
-tower (`vqr1.policy.vision`).
+Images are resized by qwen-vl-utils' rule: both sides multiples of patch size x merge size, area
+within two limits, bicubic.
+
+Not here: the tower, and rotary positions (`_qwen_positions.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+from qwen_vl_utils.vision_process import MAX_RATIO, smart_resize
 from torch import Tensor
 
-from vqr1.errors import ConfigError
+from vqr1.errors import ConfigError, DataError
 
 PATCH, MERGE, TEMPORAL = 14, 2, 2
 """Edge of a patch in pixels, patches merged along each side, frames in a patch."""
@@ -33,6 +39,67 @@ FACTOR = PATCH * MERGE
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 """Per-channel normalisation of the released checkpoints (CLIP's), of values in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class AreaRule:
+    """What decides the size of a resized image.
+
+    Attributes:
+        factor: both sides are multiples of it (patch size x merge size).
+        min_pixels: smallest area.
+        max_pixels: largest area.
+    """
+
+    factor: int
+    min_pixels: int
+    max_pixels: int
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Resized (width, height) of an image.
+
+        Raises:
+            DataError: one side is more than 200 times the other.
+        """
+        if max(width, height) > MAX_RATIO * min(width, height):
+            raise DataError(
+                f"a picture of {width} x {height} pixels is too narrow: one side may be at most "
+                f"{MAX_RATIO} times the other"
+            )
+        new_height, new_width = smart_resize(
+            height, width, self.factor, self.min_pixels, self.max_pixels
+        )
+        # The published rule rounds the short side of a long image down to 0 and then fails.
+        return max(new_width, self.factor), max(new_height, self.factor)
+
+    def most_tokens(self) -> int:
+        """A bound of the image tokens of any image: the area's, and rounding of both sides.
+
+        Only very narrow images come near what it adds to `max_pixels`.
+        """
+        longest = math.isqrt(MAX_RATIO * self.max_pixels)
+        return self.max_pixels // self.factor**2 + 2 * longest // self.factor + 1
+
+    def pixels(self, picture: Image.Image) -> Tensor:
+        """[H, W, 3] uint8 pixels of an image after resizing; bicubic, also where the size stays."""
+        resized = picture.resize(self.size(*picture.size), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(resized))
+
+    def identity(self) -> Mapping[str, int]:
+        """What decides the result."""
+        return {
+            "factor": self.factor,
+            "min_pixels": self.min_pixels,
+            "max_pixels": self.max_pixels,
+        }
+
+
+def area_rule(image_processor: Any, min_pixels: int, max_pixels: int) -> AreaRule:
+    """The rule of a checkpoint's image processor; of the released ones where it is None."""
+    if image_processor is None:
+        return AreaRule(FACTOR, min_pixels, max_pixels)
+    factor = int(image_processor.patch_size) * int(image_processor.merge_size)
+    return AreaRule(factor, min_pixels, max_pixels)
 
 
 @dataclass(frozen=True)
@@ -56,8 +123,12 @@ class PatchEncoding:
     rescale: float = 1 / 255
 
     @staticmethod
-    def of(image_processor: Any) -> PatchEncoding:
+    def of(image_processor: Any, title: str) -> PatchEncoding:
         """The encoding of a checkpoint's image processor.
+
+        Args:
+            image_processor: the checkpoint's.
+            title: its family, for the message.
 
         Raises:
             ConfigError: it leaves grey levels as they are.
@@ -66,7 +137,7 @@ class PatchEncoding:
             raise ConfigError(
                 [
                     "model.path: preprocessor_config.json turns do_rescale or do_normalize off, "
-                    "with which no Qwen2.5-VL was trained; set both to true"
+                    f"with which no {title} was trained; set both to true"
                 ]
             )
         return PatchEncoding(
@@ -81,6 +152,11 @@ class PatchEncoding:
     def grid(self, image: Tensor) -> tuple[int, int, int]:
         """Frames, patch rows and patch columns of an image [H, W, 3], of which there is 1 frame."""
         return 1, image.shape[0] // self.patch, image.shape[1] // self.patch
+
+    def rows(self, image: Tensor) -> int:
+        """Patches of an image [H, W, 3]."""
+        _, rows, columns = self.grid(image)
+        return rows * columns
 
     def tokens(self, image: Tensor) -> int:
         """Tokens of an image [H, W, 3] in a prompt."""

@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import Qwen2VLImageProcessor
 
 from tests.support.pictures import noise_picture
-from vqr1.data.patches import PatchEncoding
-from vqr1.data.prompts import PromptBuilder
 from vqr1.errors import ConfigError
+from vqr1.policy.families._qwen_images import PatchEncoding
+from vqr1.policy.families.qwen2_5_vl import FAMILY
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.records import PromptBatch
 
 SIZES = [(28, 28), (28, 196), (308, 28), (56, 84), (112, 112), (392, 504), (756, 1008)]
@@ -36,7 +37,7 @@ def processed(image_processor: Any, images: list[Tensor]) -> Any:
 
 
 def test_patches_are_the_image_processors_to_the_bit(processor: Any) -> None:
-    encoding = PatchEncoding.of(processor.image_processor)
+    encoding = FAMILY.image_encoding(processor.image_processor)
     assert encoding == PatchEncoding(rescale=processor.image_processor.rescale_factor)
     images = [noise(*size, seed=number) for number, size in enumerate(SIZES)]
     expected = processed(processor.image_processor, images)
@@ -53,7 +54,7 @@ def test_every_grey_level_of_every_channel_is_the_image_processors(processor: An
     image = levels.repeat(22)[: 28 * 196].reshape(28, 196, 1).expand(-1, -1, 3).contiguous()
     assert all(len(image[..., channel].unique()) == 256 for channel in range(3))
     expected = processed(processor.image_processor, [image])
-    found = PatchEncoding.of(processor.image_processor).patches(image)
+    found = FAMILY.image_encoding(processor.image_processor).patches(image)
     assert torch.equal(found, expected["pixel_values"])
 
 
@@ -66,7 +67,7 @@ def test_a_checkpoints_own_numbers_are_heeded() -> None:
         temporal_patch_size=1,
     )
     image = noise(42, 56)
-    found, grids = PatchEncoding.of(own).encode([image])
+    found, grids = FAMILY.image_encoding(own).encode([image])
     expected = processed(own, [image])
     assert torch.equal(found, expected["pixel_values"])
     assert torch.equal(grids, expected["image_grid_thw"])
@@ -75,7 +76,7 @@ def test_a_checkpoints_own_numbers_are_heeded() -> None:
 @pytest.mark.parametrize("missing", ["do_rescale", "do_normalize"])
 def test_a_processor_that_leaves_grey_levels_as_they_are_is_refused(missing: str) -> None:
     with pytest.raises(ConfigError, match=r"model\.path: preprocessor_config\.json turns"):
-        PatchEncoding.of(Qwen2VLImageProcessor(**{missing: False}))
+        FAMILY.image_encoding(Qwen2VLImageProcessor(**{missing: False}))
 
 
 def test_keys_are_those_of_the_image_processors_patches(processor: Any) -> None:
@@ -84,7 +85,7 @@ def test_keys_are_those_of_the_image_processors_patches(processor: Any) -> None:
     patches = processed(processor.image_processor, [image])["pixel_values"]
     # 56 x 84 pixels are 4 x 6 patches.
     digest = hashlib.sha256(b"[1, 4, 6]" + patches.numpy().tobytes()).digest()[:16]
-    assert PatchEncoding.of(processor.image_processor).key(image) == digest
+    assert FAMILY.image_encoding(processor.image_processor).key(image) == digest
 
 
 def test_the_same_pixels_in_another_shape_have_another_key() -> None:
@@ -95,7 +96,9 @@ def test_the_same_pixels_in_another_shape_have_another_key() -> None:
 
 def test_a_batch_takes_an_eighth_of_its_patches_to_the_trainer(processor: Any) -> None:
     """Bytes of tensors and of the message around them, as a worker sends them."""
-    builder = PromptBuilder(processor, "How good is it?", 112 * 112, 112 * 112, vision_id=False)
+    builder = PromptBuilder(
+        FAMILY, processor, "How good is it?", 112 * 112, 112 * 112, vision_id=False
+    )
     batch = builder.with_keys(builder([noise_picture(n, 112, 112) for n in range(16)]))
     patches, grids = builder.encoding.encode(batch.images)
     before = len(pickle.dumps((batch.input_ids, patches, grids), protocol=5))
@@ -112,7 +115,9 @@ def test_a_batch_takes_an_eighth_of_its_patches_to_the_trainer(processor: Any) -
 
 
 def test_some_of_a_batch_travel_without_the_rest(processor: Any) -> None:
-    builder = PromptBuilder(processor, "How good is it?", 28 * 28, 112 * 112, vision_id=False)
+    builder = PromptBuilder(
+        FAMILY, processor, "How good is it?", 28 * 28, 112 * 112, vision_id=False
+    )
     batch = builder([noise_picture(n, 56 + 28 * n, 56) for n in range(3)])
     assert [tuple(image.shape) for image in batch.images] == [
         (56, 56, 3),

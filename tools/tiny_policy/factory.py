@@ -3,9 +3,9 @@
 What it does: describes the architecture, builds the tokenizer and processor, and writes and finds
 policy folders. Everything is the real class of the transformers library, so whatever runs on this
 folder runs on a downloaded Qwen2.5-VL checkpoint. The packaged folder comes from
-`scripts/build_tiny_policy.py`.
+`tools/build_tiny_policy.py`.
 
-What it leaves out: training (`vqr1.policy.warm_start`) and loading for training.
+What it leaves out: training (`tools.tiny_policy.warm_start`) and loading for training.
 
 A policy folder keeps the form that transformers 4.49 to 5.x all read: `config.json` with the text
 model's fields at its top level, `preprocessor_config.json`, tokenizer files, the chat template
@@ -35,8 +35,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from vqr1.data.patches import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, TEMPORAL
-from vqr1.policy.packaged import tiny_policy_folder as tiny_policy_folder
+from vqr1.policy.families._qwen_images import IMAGE_MEAN, IMAGE_STD, MERGE, PATCH, TEMPORAL
 from vqr1.policy.training_prompt import write_training_prompt
 
 SPECIAL_TOKENS = (

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from qwen_vl_utils import process_vision_info
 
 from tests.support.pictures import SENTENCE, noise_picture
-from vqr1.data.prompts import PromptBuilder, ResizeRule, chat_text
 from vqr1.errors import ConfigError, DataError
+from vqr1.policy.families._qwen_images import AreaRule
+from vqr1.policy.families.qwen2_5_vl import FAMILY
+from vqr1.policy.prompts import PromptBuilder
 
 
 @pytest.mark.parametrize("vision_id", [False, True])
@@ -38,8 +40,8 @@ def test_text_is_the_published_template(processor: Any, shared: Path, vision_id:
         video_processor=processor.video_processor,
         chat_template=template,
     )
-    assert chat_text(processor_with_it, SENTENCE, vision_id) == rendered
-    assert chat_text(processor, SENTENCE, vision_id) == rendered
+    assert FAMILY.chat_text(processor_with_it, SENTENCE, vision_id) == rendered
+    assert FAMILY.chat_text(processor, SENTENCE, vision_id) == rendered
 
 
 @pytest.mark.parametrize("vision_id", [False, True])
@@ -47,7 +49,7 @@ def test_prompts_equal_the_published_path(processor: Any, vision_id: bool) -> No
     """Against process_vision_info and the processor, as the model card's code calls them."""
     pictures = [noise_picture(n, w, h) for n, (w, h) in enumerate([(90, 61), (200, 300), (30, 28)])]
     published_limits = {"min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28}
-    builder = PromptBuilder(processor, SENTENCE, **published_limits, vision_id=vision_id)
+    builder = PromptBuilder(FAMILY, processor, SENTENCE, **published_limits, vision_id=vision_id)
     batch = builder(pictures)
     for position, picture in enumerate(pictures):
         message = {
@@ -68,7 +70,7 @@ def test_prompts_equal_the_published_path(processor: Any, vision_id: bool) -> No
 
 def test_area_limits_equal_qwen_vl_utils(processor: Any) -> None:
     limits = {"min_pixels": 100 * 100, "max_pixels": 160 * 160}
-    builder = PromptBuilder(processor, SENTENCE, **limits, vision_id=True)
+    builder = PromptBuilder(FAMILY, processor, SENTENCE, **limits, vision_id=True)
     for size in [(40, 40), (150, 90), (500, 333)]:
         picture = noise_picture(3, *size)
         element = {"type": "image", "image": picture, **limits}
@@ -78,7 +80,7 @@ def test_area_limits_equal_qwen_vl_utils(processor: Any) -> None:
 
 
 def test_shapes_and_image_tokens(processor: Any) -> None:
-    batch = PromptBuilder(processor, SENTENCE, 56 * 56, 112 * 112, vision_id=True)(
+    batch = PromptBuilder(FAMILY, processor, SENTENCE, 56 * 56, 112 * 112, vision_id=True)(
         [noise_picture(0, 56, 84), noise_picture(1, 112, 112)]
     )
     # 56 x 84 pixels: 2 x 3 tokens of 28 x 28; 112 x 112: 4 x 4.
@@ -100,7 +102,7 @@ def test_resized_sides_are_multiples_within_reach(
 ) -> None:
     if max(width, height) > 200 * min(width, height):
         return
-    rule = ResizeRule(28, low * 784, high * 784)
+    rule = AreaRule(28, low * 784, high * 784)
     new_width, new_height = rule.size(width, height)
     assert new_width % 28 == new_height % 28 == 0
     assert min(new_width, new_height) >= 28
@@ -116,6 +118,6 @@ def test_very_narrow_pictures_are_refused(prompts: PromptBuilder) -> None:
 
 def test_contradictions_are_config_errors(processor: Any) -> None:
     with pytest.raises(ConfigError, match=r"model.min_pixels=9000: must not exceed model.max_pix"):
-        PromptBuilder(processor, SENTENCE, 9000, 8000, vision_id=True)
+        PromptBuilder(FAMILY, processor, SENTENCE, 9000, 8000, vision_id=True)
     with pytest.raises(ConfigError, match=r"prompt.text: the chat template gives 2 image tokens"):
-        PromptBuilder(processor, "Look: <|image_pad|>", 3136, 12544, vision_id=True)
+        PromptBuilder(FAMILY, processor, "Look: <|image_pad|>", 3136, 12544, vision_id=True)

@@ -8,13 +8,10 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.policy.test_tiny import SMALL
-from vqr1.data.demo import PHOTOGRAPHS, Photograph, load_photograph, stream
-from vqr1.data.distortions import DISTORTIONS, LEVELS, Picture
-from vqr1.iqa.answers import parse_answer
-from vqr1.policy import synthetic
-from vqr1.policy.shared_prompt import response_logprobs
-from vqr1.policy.synthetic import (
+from tests.tools.test_tiny_policy import SMALL
+from tools.tiny_policy import synthetic
+from tools.tiny_policy.factory import build_processor, build_tokenizer, random_tiny_model
+from tools.tiny_policy.synthetic import (
     CLEAN,
     CLEAN_OPINION,
     GREY_PHOTOGRAPHS,
@@ -25,13 +22,16 @@ from vqr1.policy.synthetic import (
     response,
     sentence,
 )
-from vqr1.policy.tiny import build_processor, build_tokenizer, random_tiny_model
-from vqr1.policy.warm_start import (
+from tools.tiny_policy.warm_start import (
     AnswerWriter,
     WarmStartSettings,
     cosine_patches,
     warm_start,
 )
+from vqr1.data.demo import PHOTOGRAPHS, Photograph, load_photograph, stream
+from vqr1.data.distortions import DISTORTIONS, LEVELS, Picture
+from vqr1.iqa.answers import parse_answer
+from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.records import PromptBatch
 
 PROMPTS = {"thinking": "Think and rate.", "non_thinking": "Rate.", "describe": "Describe."}

@@ -1,7 +1,7 @@
 """Builds the tiny policy that ships in `vqr1/assets/tiny` and says what it measured.
 
-    python scripts/build_tiny_policy.py                       # replaces the packaged folder
-    python scripts/build_tiny_policy.py --output /some/folder --seed 2
+    python tools/build_tiny_policy.py                       # replaces the packaged folder
+    python tools/build_tiny_policy.py --output /some/folder --seed 2
 
 Its two stages took 350 s and 377 s on two busy cores. The folder is a function of the seed, of the
 number of threads and of the library versions (float sums depend on the last two); the packaged one
@@ -27,12 +27,23 @@ from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.tiny_policy.factory import (
+    VISION_ID,
+    VOCABULARY,
+    build_processor,
+    build_tokenizer,
+    random_tiny_model,
+    save_policy_folder,
+)
+from tools.tiny_policy.synthetic import SEVERITIES, corpus, make_pool
+from tools.tiny_policy.warm_start import PROMPT_SHARES, WarmStartSettings, warm_start
 from vqr1.cli.data import load_data_config
 from vqr1.config import LoaderConfig, PromptConfig, SamplingConfig, config_dir
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.demo import CROP
 from vqr1.data.distortions import DISTORTIONS
-from vqr1.data.prompts import PromptBuilder
 from vqr1.data.splits import draw_subset
 from vqr1.errors import ConfigError
 from vqr1.evaluation.predictions import Predictions
@@ -41,17 +52,9 @@ from vqr1.evaluation.summary import summarise
 from vqr1.inference.request import Request
 from vqr1.iqa.correlation import srcc
 from vqr1.outputs import check_folder
-from vqr1.policy.synthetic import SEVERITIES, corpus, make_pool
-from vqr1.policy.tiny import (
-    VISION_ID,
-    VOCABULARY,
-    build_processor,
-    build_tokenizer,
-    random_tiny_model,
-    save_policy_folder,
-    tiny_policy_folder,
-)
-from vqr1.policy.warm_start import PROMPT_SHARES, WarmStartSettings, warm_start
+from vqr1.policy.families.qwen2_5_vl import FAMILY
+from vqr1.policy.packaged import tiny_policy_folder
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.rollout.local import LocalEngine
 
 SAMPLED = SamplingConfig(temperature=1.0, top_k=50, max_new_tokens=48, stop="answer")
@@ -106,7 +109,7 @@ def measure(
 ) -> None:
     """Prints a table of zero-shot figures on the demo set's unseen photographs."""
     builder = PromptBuilder(
-        processor, prompt_texts()["thinking"], CROP**2, CROP**2, vision_id=VISION_ID
+        FAMILY, processor, prompt_texts()["thinking"], CROP**2, CROP**2, vision_id=VISION_ID
     )
     images = RankingDataModule(
         load_data_config(["dataset=demo"]).dataset,

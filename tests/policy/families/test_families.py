@@ -1,0 +1,109 @@
+"""The registry of model families, and what every family has to declare."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from vqr1.config import ModelConfig
+from vqr1.errors import ModelError
+from vqr1.planning.shape import read_shape
+from vqr1.policy.families import FAMILIES, family, folder_family, served_family
+from vqr1.policy.families.base import Family
+from vqr1.policy.loading import load_family, load_policy
+from vqr1.policy.packaged import tiny_policy_folder
+
+KNOWN = ("qwen2_5_vl",)
+
+
+def test_every_module_is_a_family() -> None:
+    assert FAMILIES == KNOWN
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_family_names_a_class_of_transformers(name: str) -> None:
+    found = family(name, "the model")
+    assert isinstance(found, Family)
+    loads = found.model_class()
+    assert loads is getattr(transformers, found.architecture)
+    assert loads.config_class.model_type == name
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_parts_lie_in_the_model_and_hold_all_of_its_weights(name: str) -> None:
+    found = family(name, "the model")
+    with torch.device("meta"):
+        model = found.model_class()(found.shape_config(found.shapes[0]))
+    parts = found.parts(model)
+    text = [*parts.embeddings.parameters(), *parts.text.parameters(), *parts.head.parameters()]
+    held = {id(weight) for weight in (*text, *parts.vision.parameters())}
+    assert held == {id(weight) for weight in model.parameters()}
+    modules = set(model.modules())
+    assert {*parts.text_layers, *parts.vision_layers, parts.head, parts.embeddings} <= modules
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_adapters_sit_in_the_text_model_only(name: str) -> None:
+    found = family(name, "the model")
+    with torch.device("meta"):
+        model = found.model_class()(found.shape_config(found.shapes[0]))
+    inside = set(found.parts(model).text.modules())
+    pattern = found.adapter_targets(["q_proj", "down_proj"])
+    chosen = [module for path, module in model.named_modules() if re.fullmatch(pattern, path)]
+    assert len(chosen) == 2 * len(found.parts(model).text_layers)
+    assert set(chosen) <= inside
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_released_names_have_shapes(name: str) -> None:
+    found = family(name, "the model")
+    for source, shape in found.released.items():
+        assert shape in found.shapes
+        planned = read_shape(ModelConfig(name="m", path=source, min_pixels=1, max_pixels=2**20))
+        assert planned.family is found
+    with pytest.raises(KeyError):
+        found.shape_config("nosuch")
+
+
+def test_a_model_of_no_known_family_is_refused_in_one_line(tmp_path: Path) -> None:
+    said = r"the checkpoint is a bert, the policy must be one of: qwen2_5_vl$"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ModelError, match=said):
+        folder_family(tmp_path)
+    config = ModelConfig(name="m", path=str(tmp_path), min_pixels=3136, max_pixels=12544)
+    with pytest.raises(ModelError, match=rf"^model\.path={tmp_path}: {said}"):
+        load_family(config)
+    with pytest.raises(ModelError, match=rf"^model\.path={tmp_path}: {said}"):
+        read_shape(config)
+
+
+def test_a_folder_without_a_models_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json: not the configuration of a model"):
+        folder_family(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"config\.json: not the configuration of a model"):
+        folder_family(tmp_path)
+
+
+def test_a_policy_knows_its_family() -> None:
+    config = ModelConfig(name="tiny", path=None, min_pixels=12544, max_pixels=12544)
+    policy = load_policy(config)
+    assert policy.family is load_family(config) is folder_family(tiny_policy_folder())
+    # What only a server has is taken for the family that was there first.
+    assert served_family() is policy.family
+
+
+def test_a_sliding_window_is_refused(tmp_path: Path) -> None:
+    for file in tiny_policy_folder().iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    values = json.loads((tmp_path / "config.json").read_text())
+    values |= {"use_sliding_window": True, "max_window_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ModelError, match="use_sliding_window: true"):
+        load_policy(ModelConfig(name="m", path=str(tmp_path), min_pixels=12544, max_pixels=12544))

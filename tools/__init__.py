@@ -1,0 +1,1 @@
+"""What makes the packaged demo model; run from a checkout, not in the wheel."""

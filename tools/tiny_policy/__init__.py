@@ -1,0 +1,1 @@
+"""The demo model: its architecture and files, synthetic lessons, and its warm start."""

@@ -1,0 +1,64 @@
+"""Model families, by `model_type` of a checkpoint's `config.json`.
+
+Each family is one module of this package, named as its `model_type`, that defines `FAMILY`; a new
+file here is a new family (`base.py` says what it declares). Modules that begin with an underscore
+are shared by families. A family's module is imported when a checkpoint asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+
+from vqr1.errors import ModelError
+from vqr1.policy.families.base import Family
+
+__all__ = ["FAMILIES", "Family", "family", "folder_family", "served_family"]
+
+FAMILIES: tuple[str, ...] = tuple(
+    sorted(
+        module.name
+        for module in pkgutil.iter_modules(__path__)
+        if not module.name.startswith("_") and module.name != "base"
+    )
+)
+"""Every family's `model_type`."""
+
+
+def family(model_type: str, who: str) -> Family:
+    """The family of a model.
+
+    Args:
+        model_type: as in `config.json`.
+        who: begins the message of a refusal, such as `model.path=folder: the checkpoint`.
+
+    Raises:
+        ModelError: no module here knows it.
+    """
+    if model_type not in FAMILIES:
+        raise ModelError(
+            f"{who} is a {model_type}, the policy must be one of: {', '.join(FAMILIES)}"
+        )
+    declared: Family = importlib.import_module(f"{__name__}.{model_type}").FAMILY
+    return declared
+
+
+def folder_family(folder: Path) -> Family:
+    """The family of the checkpoint in a folder.
+
+    Raises:
+        ModelError: there is no `config.json` of a known family.
+    """
+    file = folder / "config.json"
+    try:
+        model_type = json.loads(file.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{file}: not the configuration of a model ({error})") from error
+    return family(str(model_type), f"{folder}: the checkpoint")
+
+
+def served_family() -> Family:
+    """The family of a model that only a server has, so that its files say nothing here."""
+    return family("qwen2_5_vl", "the served model")

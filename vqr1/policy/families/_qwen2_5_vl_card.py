@@ -1,0 +1,78 @@
+"""What a model card says about use by transformers and qwen-vl-utils alone.
+
+Not here: the rest of the card (`vqr1.policy.model_card`).
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vqr1.policy.model_card import CardFacts
+
+NEEDS = "transformers 4.49 or later and qwen-vl-utils"
+
+
+def limitation(facts: CardFacts) -> str | None:
+    """What differs between releases; see `Family.usage_limitation`."""
+    if not facts.vision_id:
+        return None
+    return """\
+- transformers 4.49 ignores `add_vision_id`, so its prompt lacks the words `Picture 1: `; later
+  releases give the prompt of the training."""
+
+
+def usage_code(facts: CardFacts, architecture: str) -> str:
+    """Python that scores images with the checkpoint; see `Family.usage_code`."""
+    lines = textwrap.wrap(facts.prompt, 80, drop_whitespace=False)
+    prompt = "\n".join(f"    {line!r}" for line in lines)
+    return f"""\
+from qwen_vl_utils import process_vision_info
+from transformers import AutoProcessor, {architecture}
+
+FOLDER = "."  # this checkpoint: its folder or hub name
+PROMPT = (
+{prompt}
+)
+
+model = {architecture}.from_pretrained(FOLDER, torch_dtype="auto")
+processor = AutoProcessor.from_pretrained(FOLDER)
+processor.tokenizer.padding_side = "left"
+
+
+def answers(paths):
+    messages = [
+        [
+            {{
+                "role": "user",
+                "content": [
+                    {{
+                        "type": "image",
+                        "image": path,
+                        "min_pixels": {facts.min_pixels},
+                        "max_pixels": {facts.max_pixels},
+                    }},
+                    {{"type": "text", "text": PROMPT}},
+                ],
+            }}
+        ]
+        for path in paths
+    ]
+    text = [
+        processor.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True, add_vision_id={facts.vision_id}
+        )
+        for message in messages
+    ]
+    images, videos = process_vision_info(messages)
+    inputs = processor(text=text, images=images, videos=videos, padding=True, return_tensors="pt")
+    inputs = inputs.to(model.device)
+    # Greedy, and without the repetition penalty that a checkpoint's generation config may hold.
+    ids = model.generate(
+        **inputs, max_new_tokens={facts.max_new_tokens}, do_sample=False, repetition_penalty=1.0
+    )
+    return processor.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+
+
+print(answers(["photo.png"]))"""
