@@ -22,6 +22,24 @@ from collections.abc import Sequence
 EXIT_INTERRUPTED = 75
 
 
+def first_line(error: BaseException, most: int = 300, message: str | None = None) -> str:
+    r"""An exception of a library in one line: the first of its message, or its class.
+
+    Args:
+        error: the exception.
+        most: characters after which the line is cut.
+        message: used instead of the error's own.
+
+    >>> first_line(ValueError("\n no such file \n at all"))
+    'no such file'
+    >>> first_line(KeyboardInterrupt())
+    'KeyboardInterrupt'
+    """
+    lines = (line.strip() for line in (str(error) if message is None else message).splitlines())
+    text = next((line for line in lines if line), type(error).__name__)
+    return text if len(text) <= most else f"{text[:most]} ..."
+
+
 class UserError(Exception):
     """Base of every error that the user, not the programmer, can put right.
 

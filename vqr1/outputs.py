@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vqr1.durable import write_file
 from vqr1.errors import ConfigError
 
 TRAINING = "a training"
@@ -206,7 +207,7 @@ def own_json(command: str) -> Callable[[Path], bool]:
 def write_json(path: Path, content: Mapping[str, Any], command: str) -> None:
     """Write a JSON report by which the command that wrote it is known."""
     text = json.dumps({WRITTEN_BY: command, **content}, indent=1, default=str)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_file(path, text + "\n")
 
 
 def check_summary_folder(folder: Path, key: str, command: str, sweep: str) -> None:

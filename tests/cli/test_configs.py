@@ -185,6 +185,12 @@ def test_mixtures_in_any_order(mixture: str) -> None:
     assert config.dataset.weights is None
 
 
+def test_several_loggers_share_their_keys() -> None:
+    config = train_config("logger=tensorboard+mlflow+wandb", "logger.run_name=mine").logger
+    assert config.kinds == ("tensorboard", "mlflow", "wandb")
+    assert (config.run_name, config.offline, config.experiment) == ("mine", False, "vqr1")
+
+
 def test_configuration_is_found_from_the_package() -> None:
     assert (config_dir() / "train.yaml").is_file()
     assert config_dir() == Path(__file__).resolve().parents[2] / "conf"

@@ -186,7 +186,7 @@ def test_epoch_position_and_length() -> None:
     sampler.consumed(2)
     assert len(list(sampler)) == 1
     assert len(sampler) == 3
-    sampler.start_epoch(4)
+    sampler.load_state_dict({**sampler.state_dict(), "epoch": 4, "position": 0})
     assert (sampler.epoch, sampler.position) == (4, 0)
     sampler.consumed(3)
     assert list(sampler) == plan_epoch(sampler.plan, 5)

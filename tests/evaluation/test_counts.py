@@ -75,7 +75,7 @@ def test_a_mean_per_reference_states_the_references_it_lacks(tmp_path: Path) -> 
     for text in (printed(short), to_markdown(short), to_latex(short)):
         assert f"sriqa, mean per reference: {words}" in " ".join(text.split())
         assert "5/24 ref." in text
-    write_outcome(found, rows, ReportConfig(plots=False, worst=0), RunLog(tmp_path, None), None)
+    write_outcome(found, rows, ReportConfig(plots=False, worst=0), RunLog(tmp_path), None)
     # A CSV file has no notes: the row itself states it.
     lines = list(csv.DictReader(io.StringIO((tmp_path / "tables/figures.csv").read_text())))
     assert (lines[1]["scored"], lines[1]["remarks"]) == ("5/24 ref.", words)

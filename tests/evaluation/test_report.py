@@ -227,7 +227,7 @@ def test_everything_is_written(tmp_path: object) -> None:
         evaluation(*parts),
         concatenate(parts),
         ReportConfig(worst=4),
-        RunLog(folder, None),
+        RunLog(folder),
         lambda dataset, row: Image.new("RGB", (30, 20), "blue"),
     )
     for name in (

@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 
 from vqr1.iqa.bootstrap import (
+    Interval,
+    Statistic,
     Units,
     bootstrap_draws,
-    bootstrap_interval,
     interval_of_draws,
     paired_gain_interval,
     resample_counts,
@@ -29,6 +30,19 @@ def noisy_pair(n: int, rho: float, rng: np.random.Generator) -> tuple[FloatArray
 def true_srcc(rho: float) -> float:
     """Spearman's correlation of a bivariate normal distribution (Pearson 1907)."""
     return 6 / math.pi * math.asin(rho / 2)
+
+
+def bootstrap_interval(
+    statistic: Statistic,
+    x: FloatArray,
+    y: FloatArray,
+    clusters: list[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """The 95 % interval of a metric, as evaluations put it together from its parts."""
+    drawn = bootstrap_draws(statistic, x, y, clusters=clusters, draws=draws, seed=seed)
+    return interval_of_draws(drawn, Units.of(len(x), clusters).count, 0.95)
 
 
 @pytest.mark.parametrize("clustered", [False, True])
@@ -86,14 +100,14 @@ def test_expanded_percentiles_by_hand() -> None:
 
 def test_no_interval_and_why() -> None:
     x, y = noisy_pair(20, 0.5, np.random.default_rng(0))
-    interval = bootstrap_interval(srcc, np.ones(20), y)
+    interval = paired_gain_interval(srcc, x, np.ones(20), y)
     assert math.isnan(interval.low)
     assert interval.reason == "all predictions are equal"
     few = bootstrap_interval(srcc, x, y, clusters=["a", "b"] * 10)
     assert math.isnan(few.high)
     assert few.reason == "2 units to resample, at least 5 are needed"
     # 5 of 6 predictions are equal: (5/6)^6 = 33 % of the draws are constant.
-    lost = bootstrap_interval(srcc, [1.0, 1, 1, 1, 1, 2], y[:6])
+    lost = bootstrap_interval(srcc, np.array([1.0, 1, 1, 1, 1, 2]), y[:6])
     assert math.isnan(lost.low)
     assert lost.reason is not None
     assert "does not exist in" in lost.reason

@@ -52,7 +52,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_equals_one_masked_softmax(name, kv_heads):
     layout = TreeLayout.build(*LAYOUTS[name], torch.device("cpu"))
-    rows = layout.prompt_rows + layout.response_rows
+    rows = layout.prompt_rows + sum(map(sum, layout.response_lengths))
     torch.manual_seed(1)
     q = torch.randn(rows, 4, 8, dtype=torch.float64, requires_grad=True)
     k = torch.randn(rows, kv_heads, 8, dtype=torch.float64, requires_grad=True)
@@ -77,7 +77,7 @@ def test_layout_by_hand():
     assert layout.places is not None
     assert layout.places.tolist() == [0, 1, 3, 6, 7, 8]
     assert layout.last_prompt_rows == [2, 5, 9]
-    assert (layout.prompt_rows, layout.response_rows) == (10, 6)
+    assert (layout.prompt_rows, sum(map(sum, layout.response_lengths))) == (10, 6)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -37,9 +37,9 @@ def test_status_is_true_however_a_run_ends(
     config = LoggerConfig(name="mlflow", tracking_uri=database, wait_seconds=120.0)
     with open_run_log(config, tmp_path / "a", "a") as log:
         log.metrics({"val/srcc": 0.5, "val/srcc/kadid+tid": 0.25}, 3)
-        assert log.logger is not None
+        (logger,) = log.loggers
         # What Lightning does after each of its loops.
-        log.logger.finalize("success")
+        logger.finalize("success")
         assert status(database, log.mlflow_run_id) == "RUNNING"
         log.config("a: 1\n", {"a": {"b": [0.9, 0.999], "c": "x" * 9000}, "d": None})
         log.table("answers/first", pd.DataFrame({"text": ["<think>", None]}))

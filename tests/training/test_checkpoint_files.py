@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from vqr1.durable import remove_asides
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
 from vqr1.training.checkpoint_files import (
     CheckpointDamagedError,
     CheckpointNotWrittenError,
     newest_intact,
     read_checkpoint,
-    remove_partials,
     step_name,
     step_of,
     superseded,
@@ -136,7 +137,7 @@ def test_leftovers_of_a_killed_writer_go(tmp_path: Path) -> None:
     (tmp_path / "step_00000002.ckpt.part").write_bytes(b"half")
     (tmp_path / "step_00000002.ckpt.sha256").write_text("{}")
     assert newest_intact(tmp_path, "step") == good
-    remove_partials(tmp_path)
+    remove_asides(tmp_path)
     assert not (tmp_path / "step_00000002.ckpt.part").exists()
 
 
@@ -148,16 +149,16 @@ def test_a_kill_while_a_file_is_replaced_leaves_one_that_is_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, 3)
-    rename = Path.replace
+    rename = os.replace
 
-    def die_at_the_checkpoint(self: Path, target: Path) -> Path:
+    def die_at_the_checkpoint(aside: Path, target: Path) -> None:
         # The checksum's rename comes first, then that of the checkpoint.
         if target == path:
             raise Killed
-        return rename(self, target)
+        rename(aside, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", die_at_the_checkpoint)
+        patch.setattr(os, "replace", die_at_the_checkpoint)
         with pytest.raises(Killed):
             write_checkpoint({"weights": torch.zeros(9)}, path)
     assert newest_intact(tmp_path, "step") == path
@@ -166,7 +167,7 @@ def test_a_kill_while_a_file_is_replaced_leaves_one_that_is_believed(
     assert newest_intact(tmp_path, "step") is None
     # What was damaged before it is replaced is not believed after a kill either.
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", die_at_the_checkpoint)
+        patch.setattr(os, "replace", die_at_the_checkpoint)
         with pytest.raises(Killed):
             write_checkpoint({"weights": torch.zeros(9)}, path)
     assert newest_intact(tmp_path, "step") is None

@@ -48,7 +48,7 @@ def result(
 
 def printed(found: TestResult, folder: Path) -> str:
     console = Console(file=io.StringIO(), width=200)
-    print_report(console, found, 1.0, RunLog(folder, None))
+    print_report(console, found, 1.0, RunLog(folder))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 
@@ -79,7 +79,7 @@ def test_missing_scores_draws_and_correlations_are_told(tmp_path: Path) -> None:
     assert "before: no SRCC: all predictions are equal" in text
     assert f"(exported): SRCC: {lost} of 1000 bootstrap draws have none and are left out" in text
     assert "5 of 6 images, 1 without a score before or after training" in text
-    values = summary_values(found, 1.0, RunLog(tmp_path, None))
+    values = summary_values(found, 1.0, RunLog(tmp_path))
     assert (values["test_images"], values["test_unscored_before"]) == (6, 1)
     assert (values["exported_step"], values["exported_by"]) == (8, "last step")
     assert found.metrics()["test/unscored_images_before"] == 1
@@ -95,7 +95,7 @@ def test_test_images_that_were_trained_on_are_told(tmp_path: Path) -> None:
     text = " ".join(printed(seen, tmp_path).split())
     assert "test images (2 of them trained on)" in text
     assert "demo: the model was trained on 2 of these 6 images" in text
-    values = summary_values(seen, 1.0, RunLog(tmp_path, None))
+    values = summary_values(seen, 1.0, RunLog(tmp_path))
     assert values["test_trained_on"]["demo"]["trained"] == 2
 
 
@@ -105,7 +105,7 @@ def test_the_validation_srcc_is_the_srcc_whatever_chose_the_step(tmp_path: Path)
     found = result(rows, rows, ExportedStep(4, 8, chosen))
     assert found.metrics()["val/srcc_best"] == 0.25
     assert found.metrics()["val/plcc_best"] == 0.9
-    values = summary_values(found, 1.0, RunLog(tmp_path, None))
+    values = summary_values(found, 1.0, RunLog(tmp_path))
     assert (values["val_srcc_best"], values["val_images"], values["val_unscored_best"]) == (
         0.25, 40, 3,
     )  # fmt: skip
@@ -133,7 +133,7 @@ def test_a_card_keeps_splits_apart(tmp_path: Path) -> None:
         ExportedStep(4, 8, {"val/srcc": 0.732, "val/images": 40.0, "val/unscored_images": 3.0}),
         trained_on={"demo": TrainedOn(6, 2)},
     )
-    values = summary_values(found, 1.0, RunLog(tmp_path, None))
+    values = summary_values(found, 1.0, RunLog(tmp_path))
     (tmp_path / "summary.json").write_text(json.dumps({**values, "test_srcc_after": 0.674}))
     shutil.copy(tiny_policy_folder() / "config.json", tmp_path)
     write_model_card(tmp_path, tmp_path)

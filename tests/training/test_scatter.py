@@ -27,7 +27,7 @@ def test_no_plot_outlives_its_validation(tmp_path: Path) -> None:
     before = figures()
     gc.disable()  # it may come by at any time, or not for hundreds of validations
     try:
-        ScatterPlot(RunLog(tmp_path, None)).on_validation_end(trainer, module)
+        ScatterPlot(RunLog(tmp_path)).on_validation_end(trainer, module)
         after = figures()
     finally:
         gc.enable()

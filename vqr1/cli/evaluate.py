@@ -18,7 +18,7 @@ from vqr1.config import EvalConfig
 from vqr1.distributed.environment import find_rank_info
 from vqr1.distributed.launcher_tasks import is_first_task
 from vqr1.errors import UserError
-from vqr1.evaluation.checks import check_evaluation
+from vqr1.evaluation.checks import check_evaluation, compares_sweep
 from vqr1.outputs import EVALUATION, check_folder, make_folders
 
 
@@ -46,7 +46,7 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
         As `vqr1.evaluation.run.run_evaluation`.
     """
     check_evaluation(config)
-    from vqr1.evaluation.run import needs_model, run_evaluation
+    from vqr1.evaluation.run import compare_sweep, needs_model, run_evaluation
     from vqr1.inference.parallel import connect_to_share
     from vqr1.training.run_record import RunLock, changed_keys
 
@@ -61,4 +61,11 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
         if needs_model(config):
             same = partial(changed_keys, moved=True)
             connect_to_share(info, config.hardware, plain_values(composed), same)
+        if first and compares_sweep(config):
+            from vqr1.sweeps.predictions import read_settings
+
+            assert config.compare is not None
+            folder = Path(config.compare[0]).expanduser().resolve()
+            compare_sweep(config, composed, folder, read_settings(folder))
+            return None
         return run_evaluation(config, composed, info)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from vqr1.cli.app import refuse_launcher, run_command
 from vqr1.config import ExportConfig, ModelConfig, validate
 from vqr1.data.image_record import copy_record
-from vqr1.errors import ConfigError, DataError, ModelError
+from vqr1.errors import ConfigError, DataError, ModelError, first_line
 from vqr1.policy.export import write_checkpoint, written_aside
 from vqr1.training.model_card import read_run_config, write_model_card
 
@@ -117,7 +117,7 @@ def _from_checkpoint(run_dir: Path, name: str, folder: Path) -> None:
     except (CheckpointDamagedError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{file}: not a checkpoint of the model in {run_dir / 'config.yaml'} "
-            f"({str(error).strip().splitlines()[0]})"
+            f"({first_line(error)})"
         ) from error
     write_checkpoint(policy, folder)
     copy_record(run_dir, folder)
@@ -135,7 +135,7 @@ def _push(folder: Path, repository: str, private: bool) -> str:
         commit = api.upload_folder(repo_id=repository, folder_path=folder)
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError) as error:
         raise ModelError(
-            f"push={repository}: the hub did not take it ({str(error).strip().splitlines()[0]}); "
+            f"push={repository}: the hub did not take it ({first_line(error)}); "
             f"log in with `hf auth login` and try again; the checkpoint itself is in {folder}"
         ) from error
     return str(commit)

@@ -1,12 +1,14 @@
-"""`dataset=a+b+c`: a Hydra config source that composes mixtures from single data sets.
+"""`dataset=a+b+c`, `logger=a+b`: a Hydra config source that composes several of a group.
 
 Hydra asks every config source on its search path for `dataset/a+b+c`. This one answers any name of
-the group `dataset` that holds a `+` with a config whose defaults list places each part at
-`dataset.parts.<name>`. The parts are then looked up as usual, so an unknown one gets Hydra's own
-message with the available choices.
+the two groups that holds a `+` with a config whose defaults list names each part: data sets are
+placed at `dataset.parts.<name>`, loggers share their keys. The parts are then looked up as usual,
+so an unknown set gets Hydra's own message with the available choices.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -15,22 +17,24 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from vqr1.config.machine import LOGGERS
 from vqr1.errors import ConfigError
 
-GROUP = "dataset"
+DATASET, LOGGER = "dataset", "logger"
 SEPARATOR = "+"
 
 
-def mixture_parts(config_path: str) -> list[str] | None:
-    """Names in `dataset/a+b+c`, or None when the path is no mixture."""
-    group, _, name = config_path.removesuffix(".yaml").rpartition("/")
-    if group.strip("/") != GROUP or SEPARATOR not in name:
+def mixture_parts(config_path: str) -> tuple[str, list[str]] | None:
+    """Group and names in `dataset/a+b+c`, or None when the path is no mixture."""
+    folder, _, name = config_path.removesuffix(".yaml").rpartition("/")
+    group = folder.strip("/")
+    if group not in (DATASET, LOGGER) or SEPARATOR not in name:
         return None
-    return name.split(SEPARATOR)
+    return group, name.split(SEPARATOR)
 
 
 class MixtureConfigSource(ConfigSource):
-    """Answers for mixtures of the group `dataset`; holds no files."""
+    """Answers for mixtures; holds no files."""
 
     @staticmethod
     def scheme() -> str:
@@ -43,15 +47,15 @@ class MixtureConfigSource(ConfigSource):
         Raises:
             ConfigError: an empty name between two `+`, or a set named twice.
         """
-        parts = mixture_parts(config_path)
-        if parts is None:
+        found = mixture_parts(config_path)
+        if found is None:
             raise ConfigLoadError(f"no mixture: {config_path}")
-        _check_parts(parts)
-        placed = [{f"/{GROUP}@parts.{part}": part} for part in parts]
+        group, parts = found
+        _check_parts(group, parts)
         return ConfigResult(
             provider=self.provider,
             path=f"{self.scheme()}://{self.path}",
-            config=OmegaConf.create({"defaults": [*placed, "_self_"], "weights": None}),
+            config=OmegaConf.create(_data_sets(parts) if group == DATASET else _loggers(parts)),
             header={"package": None},
         )
 
@@ -88,12 +92,33 @@ def register() -> None:
         plugins.register(MixtureSearchPath)
 
 
-def _check_parts(parts: list[str]) -> None:
+def _data_sets(parts: list[str]) -> dict[str, Any]:
+    placed = [{f"/{DATASET}@parts.{part}": part} for part in parts]
+    return {"defaults": [*placed, "_self_"], "weights": None}
+
+
+def _loggers(parts: list[str]) -> dict[str, Any]:
+    mixture = SEPARATOR.join(parts)
+    several = [kind for kind in LOGGERS if kind != "none"]
+    unknown = [part for part in parts if part not in several]
+    if unknown:
+        raise ConfigError(
+            [
+                f"logger={mixture}: no logger {', '.join(unknown)} among several; choose from "
+                f"{', '.join(several)}"
+            ]
+        )
+    # By name, not as a choice of the group: the command line's choice would replace it.
+    return {"defaults": [*parts, "_self_"], "name": mixture}
+
+
+def _check_parts(group: str, parts: list[str]) -> None:
     mixture = SEPARATOR.join(parts)
     if "" in parts:
-        raise ConfigError([f"dataset={mixture}: empty name beside a '+'; write dataset=a+b"])
+        raise ConfigError([f"{group}={mixture}: empty name beside a '+'; write {group}=a+b"])
     twice = sorted({part for part in parts if parts.count(part) > 1})
     if twice:
+        what = "set" if group == DATASET else "logger"
         raise ConfigError(
-            [f"dataset={mixture}: {', '.join(twice)} stands twice; name each set once"]
+            [f"{group}={mixture}: {', '.join(twice)} stands twice; name each {what} once"]
         )

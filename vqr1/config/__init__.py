@@ -13,7 +13,6 @@ from vqr1.config.backend import (
     VllmBackendConfig,
 )
 from vqr1.config.data import (
-    AnyDataset,
     CsvColumns,
     DatasetConfig,
     LoaderConfig,
@@ -24,7 +23,6 @@ from vqr1.config.evaluation import (
     EvalConfig,
     EvalModeConfig,
     EvalModelConfig,
-    FiguresConfig,
     PredictionColumns,
     ReportConfig,
 )
@@ -42,8 +40,6 @@ from vqr1.config.model import (
     LoraConfig,
     ModelConfig,
     PromptConfig,
-    RecommendedConfig,
-    RolloutConfig,
     RolloutServerConfig,
     SamplingConfig,
 )
@@ -61,7 +57,6 @@ from vqr1.config.sweep import (
 )
 from vqr1.config.training import (
     AdvantageConfig,
-    CallbacksConfig,
     CheckpointConfig,
     DataConfig,
     GrpoConfig,
@@ -69,7 +64,6 @@ from vqr1.config.training import (
     OptimizerConfig,
     RewardConfig,
     TrainConfig,
-    ValidationConfig,
     WatchConfig,
     WatchdogsConfig,
 )
@@ -80,9 +74,7 @@ from vqr1.config.validation import (
 __all__ = [
     "AdvantageConfig",
     "AnyBackend",
-    "AnyDataset",
     "BatchingConfig",
-    "CallbacksConfig",
     "CheckpointConfig",
     "ColocatedConfig",
     "ComparisonConfig",
@@ -93,7 +85,6 @@ __all__ = [
     "EvalModeConfig",
     "EvalModelConfig",
     "ExportConfig",
-    "FiguresConfig",
     "GrpoConfig",
     "HardwareConfig",
     "LimitsConfig",
@@ -107,11 +98,9 @@ __all__ = [
     "OptimizerConfig",
     "PredictionColumns",
     "PromptConfig",
-    "RecommendedConfig",
     "ReferencePlace",
     "ReportConfig",
     "RewardConfig",
-    "RolloutConfig",
     "RolloutServerConfig",
     "SamplingConfig",
     "ScoreConfig",
@@ -120,7 +109,6 @@ __all__ = [
     "SplitConfig",
     "SweepConfig",
     "TrainConfig",
-    "ValidationConfig",
     "VllmBackendConfig",
     "WatchConfig",
     "WatchdogsConfig",

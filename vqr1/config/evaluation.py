@@ -126,7 +126,8 @@ class EvalConfig:
     """With `predictions`: opinion scores come from the file's own column, or from `part` of
     `dataset`, matched by image name (its images need not be there)."""
     compare: list[str] | None = None
-    """Run directories (or predictions files) of the same images to compare: nothing is scored."""
+    """Run directories (or predictions files) of the same images to compare, or one sweep's folder,
+    whose settings are compared: nothing is scored."""
     output: Literal["csv", "parquet"] = "csv"
     """Format of the finished predictions."""
     suite: str | None = None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveFloat, PositiveInt
+
+LOGGERS = ("mlflow", "csv", "tensorboard", "wandb", "none")
 
 ReferencePlace = Literal["device", "host", "sharded"]
 
@@ -62,21 +65,31 @@ class HardwareConfig:
     """Folder that keeps the same features on disk, for later runs too; null: memory only."""
 
 
+def _known_loggers(name: str) -> str:
+    kinds = name.split("+")
+    if not set(kinds) <= set(LOGGERS) or len(set(kinds)) < len(kinds):
+        raise ValueError(f"must be of {', '.join(LOGGERS)}, or several, each once, joined by +")
+    if "none" in kinds and len(kinds) > 1:
+        raise ValueError("none is no logger beside others; leave it out")
+    return name
+
+
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class LoggerConfig:
     """Where metrics go."""
 
-    name: Literal["mlflow", "csv", "none"]
-    """`mlflow`, a `metrics.csv` in the run directory, or nothing."""
+    name: Annotated[str, AfterValidator(_known_loggers)]
+    """`mlflow`, `csv` (a `metrics.csv` in the run directory), `tensorboard`, `wandb`, several of
+    them joined by `+`, or `none`. Sweeps, comparison and exact resume rely on `mlflow` alone."""
     tracking_uri: str | None = None
     """mlflow only: database or server address; null is `sqlite:///mlflow.db` in the working
     directory."""
     experiment: str = "vqr1"
-    """mlflow only: experiment that the run belongs to."""
+    """mlflow and wandb: experiment, or project, that the run belongs to."""
     run_name: str | None = None
-    """mlflow only: name of the run; null builds one from data set, reward and seed."""
+    """mlflow and wandb: name of the run; null builds one from data set, reward and seed."""
     tags: dict[str, str] = field(default_factory=dict)
-    """mlflow only: further tags of the run."""
+    """mlflow and wandb: further tags of the run."""
     require: bool = False
     """mlflow only: refuse to start without an answer from the store. Otherwise the run goes on, and
     `scripts/sync_tracking.py` sends its log later."""
@@ -84,3 +97,10 @@ class LoggerConfig:
     """mlflow only: longest wait for the store, at the start and at the end of a run."""
     sample_answers: NonNegativeInt = 8
     """Responses kept in the table of sample answers at each validation."""
+    offline: bool = False
+    """wandb only: keep the run in the run directory; `wandb sync` sends it later."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The loggers by themselves."""
+        return tuple(self.name.split("+"))

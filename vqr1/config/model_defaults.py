@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vqr1.config.folder import config_dir
+from vqr1.config.plain import flatten
 from vqr1.errors import ConfigError
 
 RESOLVER = "model_default"
@@ -116,7 +117,7 @@ def taken_from_model(composed: DictConfig) -> dict[str, str]:
     assert isinstance(raw, dict)
     return {
         key: value.removeprefix(_MARK).rstrip("}")
-        for key, value in _flat(raw)
+        for key, value in flatten(raw, keep_empty=False).items()
         if isinstance(value, str) and value.startswith(_MARK) and not key.startswith("hydra.")
     }
 
@@ -198,14 +199,6 @@ def _plain(model: DictConfig) -> dict[str, Any]:
         "path": model.get("path"),
         "recommended": None if own is None else OmegaConf.to_container(own, resolve=True),
     }
-
-
-def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 @lru_cache

@@ -4,7 +4,7 @@ An entry is the [H, W, 3] uint8 picture after decoding and resizing, in one safe
 a batch carries, an eighth of the size of the float patches that follow from it. Its name
 is a hash over everything that decides its content: the file (real path, size, modification time in
 nanoseconds), the short edge, the resizing rule, and the versions of the decoder and of this format.
-Entries are written to a temporary name and renamed, so that processes can share a folder.
+Entries are replaced as a whole (`vqr1.durable`), so that processes can share a folder.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vqr1.data.prompts import ResizeRule
+from vqr1.durable import replacing
 
 _FORMAT = 1
 """Raise it when decoding or resizing changes its result."""
@@ -67,12 +68,8 @@ class PictureCache:
         """Keep a resized picture."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            save_file({"pixels": pixels.contiguous()}, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as aside:
+            save_file({"pixels": pixels.contiguous()}, aside)
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}.safetensors"

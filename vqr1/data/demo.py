@@ -27,7 +27,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,6 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 from rich.console import Console
-from rich.progress import Progress
 
 from vqr1.data.distortions import (
     DISTORTIONS,
@@ -46,6 +45,7 @@ from vqr1.data.distortions import (
     to_bytes,
 )
 from vqr1.errors import DataError
+from vqr1.progress import progress_bar
 
 FOLDER = "demo-v3"
 """Name of the set's folder; changes whenever its content does."""
@@ -272,19 +272,17 @@ def _save(picture: Picture, path: Path) -> None:
     Image.fromarray(to_bytes(picture)).save(path, format="PNG", compress_level=1)
 
 
-def write_demo_set(folder: Path, progress: Progress | None = None) -> None:
+def write_demo_set(folder: Path, advance: Callable[[int], None] = lambda images: None) -> None:
     """Writes the whole set into an empty folder.
 
     Args:
         folder: receives `dmos.csv`, `images/` and `splits/{train,val,test}.txt`.
-        progress: a bar to advance once per image.
+        advance: told of every image.
 
     Raises:
         DataError: see `load_photograph`.
     """
     (folder / "images").mkdir()
-    total = sum(CROPS[photograph.part] for photograph in PHOTOGRAPHS) * len(DISTORTIONS)
-    task = progress.add_task("demo set", total=total) if progress else None
     for photograph in PHOTOGRAPHS:
         picture = load_photograph(photograph)
         _save(picture, folder / "images" / photograph.reference)
@@ -294,8 +292,7 @@ def write_demo_set(folder: Path, progress: Progress | None = None) -> None:
             pixels = stream(SEED, image.name, "pixels")
             damaged = image.distortion.apply(crops[image.crop], image.level, pixels)
             _save(damaged, folder / "images" / image.name)
-            if progress and task is not None:
-                progress.advance(task)
+            advance(1)
     write_labels(folder)
 
 
@@ -348,8 +345,9 @@ def ensure_demo_set(cache_dir: Path | None = None) -> Path:
             return folder
         unfinished = Path(tempfile.mkdtemp(prefix=f"{FOLDER}-", suffix=".part", dir=cache))
         try:
-            with Progress(console=Console(stderr=True)) as progress:
-                write_demo_set(unfinished, progress)
+            total = sum(CROPS[photograph.part] for photograph in PHOTOGRAPHS) * len(DISTORTIONS)
+            with progress_bar("demo set", total, console=Console(stderr=True)) as advance:
+                write_demo_set(unfinished, advance)
             # mkdtemp makes the folder private; the cache may be shared between users.
             unfinished.chmod(0o755)
             unfinished.rename(folder)

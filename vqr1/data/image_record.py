@@ -21,12 +21,12 @@ import csv
 import hashlib
 import io
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from vqr1.durable import write_file
 from vqr1.errors import DataError
 
 FILE = "training_images.csv"
@@ -90,9 +90,7 @@ def write_record(folder: Path, images: Sequence[RecordedImage]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     writer.writerows(astuple(image) for image in dict.fromkeys(images))
-    aside = folder / f"{FILE}.part"
-    aside.write_text(text.getvalue(), encoding="utf-8")
-    aside.replace(folder / FILE)
+    write_file(folder / FILE, text.getvalue())
 
 
 def read_record(folder: Path) -> list[RecordedImage] | None:
@@ -138,4 +136,4 @@ def record_of_model(path: str | Path | None) -> list[RecordedImage] | None:
 def copy_record(folder: Path, other: Path) -> None:
     """Copy the record of a folder into another one; nothing where one of them does not exist."""
     if other.is_dir() and (folder / FILE).is_file():
-        shutil.copyfile(folder / FILE, other / FILE)
+        write_file(other / FILE, (folder / FILE).read_bytes())

@@ -175,7 +175,9 @@ class RankingBatchSampler(Sampler[BatchPlan]):
     Iterating yields the rest of the current epoch, or the next epoch where that is used up. It does
     not move the saved position, because loader workers run ahead of training: whoever hands a batch
     to training calls `consumed`.
-    Lightning must not wrap or replace it: `Trainer(use_distributed_sampler=False)`.
+    Lightning must not wrap or replace it: `Trainer(use_distributed_sampler=False)`. There is no
+    `set_epoch`: Lightning would call it with its own count, which takes an epoch cut short by
+    `max_steps` for a whole one and so spoils a resumed order.
 
     Args:
         plan: what the order depends on.
@@ -202,14 +204,6 @@ class RankingBatchSampler(Sampler[BatchPlan]):
     def consumed(self, batches: int = 1) -> None:
         """Record that training received the next batches."""
         self.position += batches
-
-    def start_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch.
-
-        Not called `set_epoch`: Lightning would call that with its own count, which takes an epoch
-        cut short by `max_steps` for a whole one and so spoils a resumed order.
-        """
-        self.epoch, self.position = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Position and everything that the order depends on, in plain containers."""

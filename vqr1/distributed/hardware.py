@@ -12,9 +12,6 @@ import torch
 
 from vqr1.config import HardwareConfig
 
-SHARDING = ("fsdp2", "zero2", "zero3")
-"""Strategies that divide weights, gradients or moments between processes."""
-
 
 @dataclass(frozen=True)
 class Machine:

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from vqr1.config import HardwareConfig
 from vqr1.distributed.environment import RankInfo
 from vqr1.distributed.stop_requests import SIGNALS
-from vqr1.errors import ConfigError, NotMetError, RunFaultError
+from vqr1.errors import ConfigError, NotMetError, RunFaultError, first_line
 
 ChangedKeys = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
 
@@ -195,7 +195,7 @@ def _wait_for_listener(wait: timedelta) -> None:
 
 
 def _reason(error: Exception) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    text = first_line(error, 200)
     if "Ping failed" in text:
         return _NO_STORE
     if "EADDRINUSE" in text:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vqr1.config import EvalConfig, ServerConfig
 from vqr1.errors import ConfigError
 from vqr1.inference.mode_checks import backend_problems, mode_problems
+from vqr1.outputs import SWEEP, kinds_of
+from vqr1.tracking.other_loggers import logger_problems
+
+
+def compares_sweep(config: EvalConfig) -> bool:
+    """Whether what is compared is one sweep's folder."""
+    compared = config.compare or []
+    return len(compared) == 1 and SWEEP in kinds_of(Path(compared[0]).expanduser())
 
 
 def check_evaluation(config: EvalConfig) -> None:
     """Raise one ConfigError with every problem of keys that belong together."""
-    problems = []
+    problems = logger_problems(config.logger)
     if config.predictions is not None and config.compare is not None:
         problems.append("predictions, compare: only one of them may be given")
-    if config.compare is not None and len(config.compare) < 2:
+    if config.compare is not None and len(config.compare) < 2 and not compares_sweep(config):
         problems.append(f"compare={config.compare}: name at least two runs, compare=[A,B]")
     if config.suite == "from_predictions" and config.predictions is None:
         problems.append("predictions=None: give the file to judge, predictions=FILE")

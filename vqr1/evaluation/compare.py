@@ -182,6 +182,16 @@ def compare_runs(runs: Sequence[JudgedRun], options: FigureOptions) -> list[SetC
     """
     if len(runs) < 2:
         raise DataError("compare: name at least two runs, compare=[A,B]")
+    parts = sets_of(runs)
+    return [_compare_set(name, runs, [part[name] for part in parts], options) for name in parts[0]]
+
+
+def sets_of(runs: Sequence[JudgedRun]) -> list[dict[str, Predictions]]:
+    """The predictions of each run by data set.
+
+    Raises:
+        DataError: the runs hold different data sets.
+    """
     parts = [run.predictions.by_dataset() for run in runs]
     for run, found in zip(runs[1:], parts[1:], strict=True):
         if found.keys() != parts[0].keys():
@@ -189,13 +199,13 @@ def compare_runs(runs: Sequence[JudgedRun], options: FigureOptions) -> list[SetC
                 f"compare: {runs[0].name} holds {', '.join(parts[0])} and {run.name} holds "
                 f"{', '.join(found)}; compare runs on the same sets"
             )
-    return [_compare_set(name, runs, [part[name] for part in parts], options) for name in parts[0]]
+    return parts
 
 
 def _compare_set(
     dataset: str, runs: Sequence[JudgedRun], parts: Sequence[Predictions], options: FigureOptions
 ) -> SetComparison:
-    aligned = [parts[0], *(_aligned(dataset, runs, parts, i) for i in range(1, len(runs)))]
+    aligned = aligned_parts(dataset, runs, parts)
     scores = np.stack([part.image_scores(options.rule) for part in aligned])
     unscored = (~np.isfinite(scores)).sum(axis=1)
     common: BoolArray = np.all(np.isfinite(scores), axis=0)
@@ -242,6 +252,17 @@ def _compare_set(
 
 def _falling(value: float) -> float:
     return math.inf if math.isnan(value) else -value
+
+
+def aligned_parts(
+    dataset: str, runs: Sequence[JudgedRun], parts: Sequence[Predictions]
+) -> list[Predictions]:
+    """Rows of every run on one data set in the order of the first run.
+
+    Raises:
+        DataError: a run holds other images than the first, or another MOS for one.
+    """
+    return [parts[0], *(_aligned(dataset, runs, parts, i) for i in range(1, len(runs)))]
 
 
 def _aligned(

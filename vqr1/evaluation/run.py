@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -226,8 +226,8 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
     assert config.compare is not None
     options = figure_options(config)
     console = _console()
-    runs = read_runs(config.compare)
     files = [str(Path(path).expanduser().resolve()) for path in config.compare]
+    runs = read_runs(config.compare)
     check_settings(Path(config.run_dir), {"compare": sorted(files)})
     found = compare_runs(runs, options)
     tables = comparison_tables(found, options, runs)
@@ -244,6 +244,42 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
                     f"plots/comparison_{comparison.dataset}",
                     forest_plot(rows, "SRCC", f"{comparison.dataset}, {comparison.images} images"),
                 )
+        _end(run_log, {"compared": config.compare, "sets": values}, started, console)
+
+
+def compare_sweep(
+    config: EvalConfig,
+    composed: DictConfig,
+    folder: Path,
+    settings: Mapping[str, Mapping[str, Predictions]],
+) -> None:
+    """Compare the settings of a sweep whose jobs repeat them with several seeds.
+
+    Args:
+        config: typed configuration.
+        composed: the same as Hydra composed it, for the log.
+        folder: the sweep's.
+        settings: by setting and seed, the test predictions of its jobs.
+    """
+    from vqr1.evaluation.compare_settings import compare_settings, settings_tables, settings_values
+    from vqr1.evaluation.outcome import write_tables, write_values
+    from vqr1.evaluation.plots import forest_plot
+
+    started = time.monotonic()
+    options = figure_options(config)
+    console = _console()
+    found = compare_settings(settings, options)
+    check_settings(Path(config.run_dir), {"compare": [str(folder)]})
+    tables, values = settings_tables(found, options), settings_values(found)
+    for table in tables:
+        console.print(to_rich(table))
+    with _open_log(config, composed, "comparison") as run_log:
+        write_tables(tables, "Comparison", run_log)
+        write_values(values, run_log)
+        for one in found if config.report.plots else ():
+            rows = [(row.name, row.mean) for row in one.settings]
+            title = f"{one.dataset}, {one.images} images"
+            run_log.figure(f"plots/comparison_{one.dataset}", forest_plot(rows, "SRCC", title))
         _end(run_log, {"compared": config.compare, "sets": values}, started, console)
 
 

@@ -228,33 +228,6 @@ def interval_of_draws(values: FloatArray, units: int, level: float = 0.95) -> In
     return Interval(float(low), float(high), draws=len(values), lost=lost)
 
 
-def bootstrap_interval(
-    statistic: Statistic,
-    pred: Vector,
-    target: Vector,
-    *,
-    clusters: Sequence[object] | npt.NDArray[np.object_] | None = None,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """Confidence interval of a figure; arguments as for `bootstrap_draws`.
-
-    Returns:
-        The interval; NaN with the reason where the figure does not exist on the whole set, where
-        there are fewer than five units, or where it does not exist in more than 5 % of the draws.
-
-    Raises:
-        ValueError: the lengths differ.
-    """
-    x, y = as_vector(pred), as_vector(target)
-    reason = obstacle(x, y)
-    if reason:
-        return _no_interval(reason)
-    values = bootstrap_draws(statistic, x, y, clusters=clusters, draws=draws, seed=seed)
-    return interval_of_draws(values, Units.of(len(x), clusters).count, level)
-
-
 def paired_gain_interval(
     statistic: Statistic,
     before: Vector,

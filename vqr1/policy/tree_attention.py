@@ -80,11 +80,6 @@ class TreeLayout:
         return sum(self.prompt_lengths)
 
     @property
-    def response_rows(self) -> int:
-        """Tokens of all responses."""
-        return sum(map(sum, self.response_lengths))
-
-    @property
     def last_prompt_rows(self) -> list[int]:
         """Row of each prompt's last token."""
         return [end - 1 for end in accumulate(self.prompt_lengths)]

@@ -12,7 +12,6 @@ Not here: what an image looks like in the token sequence (`shared_prompt.py`).
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vqr1.durable import replacing
 from vqr1.errors import ModelError
 from vqr1.policy.backbone import checkpointing_in_eval_mode, family_of, parts_of, unwrap
 from vqr1.records import PromptBatch
@@ -236,10 +236,8 @@ class VisionCache:
             self._remember(key, kept)
             path = self._path(key)
             if path is not None:
-                # Renaming is atomic, so that a reader never sees half a file.
-                partial = path.with_suffix(f".{os.getpid()}.partial")
-                save_file({"embed": kept.contiguous()}, partial)
-                partial.replace(path)
+                with replacing(path) as aside:
+                    save_file({"embed": kept.contiguous()}, aside)
 
     def _remember(self, key: str, embed: Tensor) -> None:
         if key in self._kept:

@@ -13,12 +13,12 @@ An attempt's folder is never used twice. Files are written whole or not at all.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vqr1.durable import write_file
 from vqr1.sweeps.jobs import SweepJob
 from vqr1.training.run_record import RunLock
 
@@ -203,9 +203,6 @@ def is_running(attempt: Attempt) -> bool:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a file whole: under another name first, then moved into place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file whole or not at all."""
     # An address may hold a password.
-    partial.touch(mode=0o600)
-    partial.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_file(path, json.dumps(values, indent=2, default=str) + "\n", private=True)

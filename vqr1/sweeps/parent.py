@@ -75,7 +75,7 @@ class ParentRun:
             space: swept keys and their values as typed.
             config_yaml: the configuration that all jobs start from.
         """
-        if logger.name != "mlflow":
+        if "mlflow" not in logger.kinds:
             return None
         from mlflow import MlflowClient
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from vqr1.durable import replacing, write_file
 from vqr1.sweeps.figures import figure_keys, key_figure
 from vqr1.sweeps.folder import FINISHED
 from vqr1.sweeps.parent import ParentRun
@@ -160,14 +161,16 @@ def write_report(report: SweepReport, folder: Path, curve: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     page, table = folder / "sweep_summary.md", folder / "sweep_summary.csv"
     values = folder / "sweep_summary.json"
-    page.write_text(report.markdown(), encoding="utf-8")
-    report.table().to_csv(table, index=False)
-    values.write_text(json.dumps(report.values(), indent=2) + "\n", encoding="utf-8")
+    write_file(page, report.markdown())
+    write_file(table, report.table().to_csv(index=False))
+    write_file(values, json.dumps(report.values(), indent=2) + "\n")
     files = [page, table, values]
     if report.metric is not None:
         for key in figure_keys(report.jobs):
             file = folder / f"sweep_{slug(key).replace('/', '-')}.png"
-            key_figure(report.jobs, key, curve, report.metric).savefig(file, dpi=100)
+            with replacing(file) as aside:
+                figure = key_figure(report.jobs, key, curve, report.metric)
+                figure.savefig(aside, format="png", dpi=100)
             files.append(file)
     return files
 

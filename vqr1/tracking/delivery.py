@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import PIL.Image
 from pydantic import TypeAdapter, ValidationError
 
+from vqr1.durable import write_file
 from vqr1.errors import DataError
 from vqr1.tracking.events import (
     Event,
@@ -284,10 +285,8 @@ class Delivery:
 
     def _move(self, delivered: Delivered) -> None:
         self.delivered = delivered
-        aside = self._mark.with_suffix(".new")
         try:
-            aside.write_text(json.dumps(asdict(delivered)) + "\n", encoding="utf-8")
-            aside.replace(self._mark)
+            write_file(self._mark, json.dumps(asdict(delivered)) + "\n")
         except OSError as error:
             # Without room for the mark, a later process asks the server what it has.
             logger.debug("%s: not written (%s)", self._mark, error)

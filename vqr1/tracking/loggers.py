@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from vqr1.config.plain import flatten
+from vqr1.durable import write_file
 from vqr1.tracking.journal import Journal
 from vqr1.tracking.secrets import masked
 from vqr1.tracking.sender import Sender
@@ -49,7 +50,8 @@ class JournalLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Keep parameters, nested ones under dotted keys."""
-        self.journal.params(_flatten_dict(masked(_convert_params(params)), "."))
+        values = vars(params) if isinstance(params, Namespace) else params
+        self.journal.params(flatten(masked(values)))
         self.sender.notify()
 
     @rank_zero_only
@@ -109,9 +111,8 @@ class _CsvWriter(ExperimentWriter):
 
 
 def _write_rows(path: Path, fieldnames: list[str], rows: list[dict[str, str]]) -> None:
-    aside = path.with_name(f"{path.name}.part")
-    with aside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=fieldnames)
-        writer.writeheader()
-        writer.writerows(rows)
-    aside.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=fieldnames)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue())

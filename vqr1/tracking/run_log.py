@@ -9,16 +9,25 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from vqr1.config import LoggerConfig
+from vqr1.config.plain import flatten
+from vqr1.durable import replacing, write_file
 from vqr1.errors import ConfigError, PrunedError
 from vqr1.tracking.journal import FOLDER, Journal
+from vqr1.tracking.other_loggers import (
+    Ending,
+    EndingLogger,
+    logger_problems,
+    open_tensorboard,
+    open_wandb,
+)
 from vqr1.tracking.secrets import masked, masked_uri
 from vqr1.tracking.store import default_tracking_uri, slug
 
@@ -31,8 +40,6 @@ if TYPE_CHECKING:
     from vqr1.tracking.sender import Sender
 
 log = logging.getLogger(__name__)
-
-Ending = Literal["FINISHED", "FAILED", "KILLED"]
 
 INTERRUPTED_SECONDS = 5.0
 """Longest wait for the server at the end of a run that was interrupted: who interrupts, or a
@@ -82,7 +89,7 @@ class Tracking:
         path = self.journal.run_dir / FOLDER / "tables" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = table.astype(object).where(table.notna(), None)
-        whole.to_json(path, orient="split", index=False, date_format="iso")
+        write_file(path, whole.to_json(orient="split", index=False, date_format="iso"))
         parent = Path(name).parent.as_posix()
         self.journal.file(
             path.relative_to(self.journal.run_dir).as_posix(), None if parent == "." else parent
@@ -120,15 +127,15 @@ class RunLog:
 
     Args:
         run_dir: folder for files.
-        logger: Lightning logger that takes the metrics; None keeps no metrics.
+        loggers: Lightning loggers that take the metrics.
         tracking: the run's way to MLflow; None without MLflow.
     """
 
     def __init__(
-        self, run_dir: Path, logger: Logger | None, tracking: Tracking | None = None
+        self, run_dir: Path, loggers: Sequence[Logger] = (), tracking: Tracking | None = None
     ) -> None:
         self.run_dir = run_dir
-        self.logger = logger
+        self.loggers = tuple(loggers)
         self._tracking = tracking
         self._open = True
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -166,23 +173,21 @@ class RunLog:
         Secrets are masked in both. Parameters are cut after 250 characters; the file holds them
         whole.
         """
-        import pandas as pd
-
         plain = yaml.safe_load(config_yaml)
         hidden = masked(plain)
         if hidden != plain:
             config_yaml = yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True)
         self.text("config.yaml", config_yaml)
-        if self.logger is None:
-            return
-        flat = pd.json_normalize(masked(dict(values)), sep=".").iloc[0].to_dict()
-        self.logger.log_hyperparams({slug(str(key)): str(value) for key, value in flat.items()})
+        flat = flatten(masked(dict(values)), keep_empty=False)
+        parameters = {slug(key): str(value) for key, value in flat.items()}
+        for logger in self.loggers:
+            logger.log_hyperparams(dict(parameters))
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics at a step."""
-        if self.logger is not None:
-            self.logger.log_metrics({slug(key): value for key, value in values.items()}, step)
-            self.logger.save()
+        for logger in self.loggers:
+            logger.log_metrics({slug(key): value for key, value in values.items()}, step)
+            logger.save()
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the MLflow run."""
@@ -193,15 +198,13 @@ class RunLog:
         """Write a text file `name` (a relative path)."""
         path = self._path(name)
         # Whole or not at all: whether a run has a summary says whether it has finished.
-        aside = path.with_name(f"{path.name}.part")
-        aside.write_text(content, encoding="utf-8")
-        aside.replace(path)
+        write_file(path, content)
         return self._artifact(path, name)
 
     def table(self, name: str, table: pd.DataFrame) -> Path:
         """Write `name`.csv; in MLflow also as a table that its page shows."""
         path = self._path(f"{name}.csv")
-        table.to_csv(path, index=False)
+        write_file(path, table.to_csv(index=False))
         if self._tracking is not None:
             self._tracking.table(name, table)
         return self._artifact(path, f"{name}.csv")
@@ -209,7 +212,8 @@ class RunLog:
     def figure(self, name: str, figure: Figure) -> Path:
         """Write `name`.png."""
         path = self._path(f"{name}.png")
-        figure.savefig(path, dpi=120, bbox_inches="tight")
+        with replacing(path) as aside:
+            figure.savefig(aside, format="png", dpi=120, bbox_inches="tight")
         return self._artifact(path, f"{name}.png")
 
     def figure_of_step(self, key: str, figure: Figure, step: int) -> Path:
@@ -237,8 +241,10 @@ class RunLog:
         if not self._open:
             return
         self._open = False
-        if self.logger is not None:
-            self.logger.save()
+        for logger in self.loggers:
+            logger.save()
+            if isinstance(logger, EndingLogger):
+                logger.end(status)
         if self._tracking is not None:
             self._tracking.finish(status)
 
@@ -257,7 +263,7 @@ class NoRunLog(RunLog):
     """The log of a process that only helps another, which writes everything."""
 
     def __init__(self, run_dir: Path) -> None:
-        super().__init__(run_dir, None)
+        super().__init__(run_dir)
 
     def text(self, name: str, content: str) -> Path:
         """Write nothing."""
@@ -294,19 +300,32 @@ def open_run_log(
             and parameters that it has are not logged again.
 
     Raises:
-        ConfigError: MLflow cannot use the address, or does not answer and `logger.require` is set.
+        ConfigError: MLflow cannot use the address, or does not answer and `logger.require` is set;
+            a logger's package is not installed; wandb cannot begin a run.
     """
     if config.name == "none":
-        return RunLog(run_dir, None)
-    if config.name == "csv":
-        from vqr1.tracking.loggers import CsvMetricsLogger
+        return RunLog(run_dir)
+    if problems := logger_problems(config):
+        raise ConfigError(problems)
+    from vqr1.tracking.loggers import CsvMetricsLogger, JournalLogger
 
-        return RunLog(run_dir, CsvMetricsLogger(run_dir, resume))
     name = slug(config.run_name or default_name)
-    tracking = _open_tracking(config, run_dir, name, {**(tags or {}), **config.tags}, resume)
-    from vqr1.tracking.loggers import JournalLogger
-
-    return RunLog(run_dir, JournalLogger(tracking.journal, tracking.sender), tracking)
+    every = masked({**(tags or {}), **config.tags})
+    loggers: list[Logger] = []
+    if "csv" in config.kinds:
+        loggers.append(CsvMetricsLogger(run_dir, resume))
+    if "tensorboard" in config.kinds:
+        loggers.append(open_tensorboard(run_dir, resume))
+    if "wandb" in config.kinds:
+        loggers.append(open_wandb(config, run_dir, name, every, resume))
+    if "mlflow" not in config.kinds:
+        return RunLog(run_dir, loggers)
+    try:
+        tracking = _open_tracking(config, run_dir, name, {**(tags or {}), **config.tags}, resume)
+    except BaseException:
+        RunLog(run_dir, loggers).finish("FAILED")
+        raise
+    return RunLog(run_dir, [JournalLogger(tracking.journal, tracking.sender), *loggers], tracking)
 
 
 def _open_tracking(

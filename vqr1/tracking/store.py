@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from vqr1.errors import ConfigError
+from vqr1.errors import ConfigError, first_line
 from vqr1.tracking.secrets import masked_uri
 
 if TYPE_CHECKING:
@@ -106,13 +106,12 @@ def close_run(tracking_uri: str, run_id: str, status: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """First line of an error's message, short enough for a warning, without passwords."""
+    """First line of a store's error, short enough for a warning, without passwords."""
     # SQLAlchemy puts where it met an error before what it met.
     lines = str(error).replace("(raised as a result of Query-invoked autoflush", "\n(").split("\n")
-    lines = [line for line in lines if line.strip() and not line.startswith("(;")]
+    found = "\n".join(line for line in lines if not line.startswith("(;"))
     # MLflow puts the whole of a nested exception behind the address that did not answer.
-    text = lines[0].split(" with exception ")[0] if lines else type(error).__name__
-    return masked_uri(text if len(text) <= 200 else f"{text[:200]} ...")
+    return masked_uri(first_line(error, 200, found.split(" with exception ")[0]))
 
 
 def _database(tracking_uri: str) -> Path | None:

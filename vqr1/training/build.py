@@ -5,6 +5,7 @@ Not here: rewards (`vqr1.rewards.build`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -132,7 +133,7 @@ def validation_interval(config: TrainConfig) -> int:
 
 
 def build_trainer(
-    config: TrainConfig, logger: Logger | None, callbacks: list[L.Callback], max_steps: int
+    config: TrainConfig, loggers: Sequence[Logger], callbacks: list[L.Callback], max_steps: int
 ) -> L.Trainer:
     """The Lightning trainer of a run."""
     hardware: HardwareConfig = config.hardware
@@ -149,7 +150,7 @@ def build_trainer(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
-        logger=logger or False,
+        logger=list(loggers),
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO(), *([ConnectedEnvironment()] if strategy else [])],
         enable_progress_bar=False,  # `callbacks.progress` has its own

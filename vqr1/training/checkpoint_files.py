@@ -1,6 +1,6 @@
 """Checkpoint files: written whole or not at all, and believed only if their checksum agrees.
 
-A checkpoint `step_00000050.ckpt` is written under another name, synced, and renamed; beside it
+A checkpoint `step_00000050.ckpt` is written aside and renamed (`vqr1.durable`); beside it
 `step_00000050.ckpt.sha256` holds size and SHA-256, in place before the rename; those of a file that
 is about to be replaced stay beside them, so that a kill between the two leaves either file intact.
 A file without its checksum, or with another one, is damaged: the newest intact one before it is
@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
@@ -23,9 +22,10 @@ from typing import Any, BinaryIO
 
 import torch
 
+from vqr1.durable import replacing, write_file
+
 logger = logging.getLogger(__name__)
 
-PARTIAL = ".part"
 CHECKSUM = ".sha256"
 MARGIN_BYTES = 4 * 2**20
 """Room beyond a checkpoint's tensors: everything else in the file, and its neighbours."""
@@ -65,19 +65,15 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     Raises:
         CheckpointNotWrittenError: too little room, or the write failed; no partial file is left.
     """
-    partial = path.with_name(path.name + PARTIAL)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_room(content, path.parent)
-        with partial.open("wb") as file:
-            writer = _HashingWriter(file)
-            _save(content, writer)
-            _sync(file)
-        _write_checksum(path, writer)
-        partial.replace(path)
-        _sync_folder(path.parent)
+        with replacing(path) as aside:
+            with aside.open("wb") as file:
+                writer = _HashingWriter(file)
+                _save(content, writer)
+            _write_checksum(path, writer)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise CheckpointNotWrittenError(f"{path}: {error.strerror or error}") from error
 
 
@@ -165,12 +161,6 @@ def remove_checkpoint(path: Path) -> None:
     path.with_name(path.name + CHECKSUM).unlink(missing_ok=True)
 
 
-def remove_partials(folder: Path) -> None:
-    """Delete what writers that were killed left behind."""
-    for path in folder.glob(f"*{PARTIAL}"):
-        path.unlink(missing_ok=True)
-
-
 class _HashingWriter:
     """Passes bytes on and digests them; keeps the error of a write, which torch would reword."""
 
@@ -218,33 +208,11 @@ def _written(path: Path) -> list[tuple[int, str]]:
 
 
 def _write_checksum(path: Path, writer: _HashingWriter) -> None:
-    final = path.with_name(path.name + CHECKSUM)
-    partial = final.with_name(final.name + PARTIAL)
     content: dict[str, Any] = {"bytes": writer.bytes, "sha256": writer.sha256}
     with suppress(CheckpointDamagedError):  # also where there is nothing to replace
         size, digest = _verified(path)
         content["replaced"] = {"bytes": size, "sha256": digest}
-    try:
-        with partial.open("wb") as file:
-            file.write(json.dumps(content).encode())
-            _sync(file)
-        partial.replace(final)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_file(path.with_name(path.name + CHECKSUM), json.dumps(content))
 
 
 def _check_room(content: Mapping[str, Any], folder: Path) -> None:

@@ -12,6 +12,7 @@ from vqr1.rewards import WeightedRewards
 from vqr1.rewards.scale import mos_fit
 from vqr1.rollout.vllm_link import RECONNECTIONS
 from vqr1.rollout.vllm_requests import fitting_logprobs
+from vqr1.tracking.other_loggers import logger_problems
 from vqr1.training.advantages import build_advantage
 from vqr1.training.losses import build_loss
 
@@ -26,7 +27,7 @@ learning rate, and half a unit in the last place of a weight of .05 is 1e-4."""
 
 def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     """Raise one ConfigError with every problem of a training configuration."""
-    problems: list[str] = []
+    problems = logger_problems(config.logger)
     processes = config.hardware.devices * config.hardware.nodes
     wanted = config.loader.images_per_step
     pool = wanted or config.loader.images_per_batch * processes

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.distributed.collectives import get_rank, get_world_size
 from vqr1.distributed.stop_requests import Looks, StopRequests
@@ -13,6 +9,7 @@ from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.protocol import score_batch, score_batches
 from vqr1.inference.policy_replies import SamplingEngine
 from vqr1.inference.request import Request
+from vqr1.progress import progress_bar
 from vqr1.training.validation import in_table_order
 
 
@@ -32,7 +29,7 @@ def evaluate_test(
     loader = data.eval_dataloader("test", batch_size=batch_size, rank=get_rank(), world_size=ranks)
     total = sum(len(labelled.part("test")) for labelled in data.sets.values())
     looks = Looks(stops, len(loader))
-    with _progress(f"test images, {when}", total) as advance:
+    with progress_bar(f"test images, {when}", total, shown=get_rank() == 0) as advance:
 
         def scored(images: int) -> None:
             # Rank 0's share stands for the others'.
@@ -44,21 +41,3 @@ def evaluate_test(
     if looks.after_all():
         stops.check()
     return in_table_order(parts)
-
-
-@contextmanager
-def _progress(label: str, total: int):  # type: ignore[no-untyped-def]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, disable=get_rank() > 0) as progress:
-        task = progress.add_task(label, total=total)
-
-        def advance(images: int) -> None:
-            left = total - progress.tasks[task].completed
-            progress.update(task, advance=min(images, left))
-
-        yield advance

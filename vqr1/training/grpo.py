@@ -369,8 +369,8 @@ class GrpoModule(L.LightningModule):
         between would lose them. Their step is the number of optimiser steps done.
         """
         self.log_dict(figures, logger=False, batch_size=batch_size)
-        if self.logger is not None:
-            self.logger.log_metrics(figures, self.global_step)
+        for log in self.loggers:
+            log.log_metrics(figures, self.global_step)
 
 
 def denominators_over_ranks(mask: Tensor) -> Denominators:

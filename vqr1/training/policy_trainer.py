@@ -101,7 +101,7 @@ class PolicyTrainer:
         # Checkpoints come last: they hold what the others have made of a step.
         callbacks += [] if self.average is None else [self.average]
         callbacks.append(self.checkpoints)
-        self.trainer = build_trainer(config, run_log.logger, callbacks, steps)
+        self.trainer = build_trainer(config, run_log.loggers, callbacks, steps)
         # Lightning moves the policy to the CPU after every validate and fit.
         self.device = next(policy.model.parameters()).device
 

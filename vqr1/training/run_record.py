@@ -9,17 +9,17 @@ What it leaves out: which run a command means, and going on with it (`vqr1.train
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from vqr1.config.earlier import EARLIER
+from vqr1.config.plain import flatten
 from vqr1.config.renamed import renamed_keys
+from vqr1.durable import write_file
 from vqr1.errors import ConfigError, DataError
 from vqr1.locks import FileLock
 
@@ -85,13 +85,7 @@ def write_record(run_dir: Path, record: RunRecord) -> None:
         OSError: the folder cannot be written.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    aside = run_dir / f"{RECORD}.part"
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(asdict(record), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(run_dir / RECORD)
+    write_file(run_dir / RECORD, json.dumps(asdict(record), indent=1), private=True)
 
 
 def remove_record(run_dir: Path) -> None:
@@ -142,8 +136,7 @@ class RunLock(FileLock):
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat = pd.json_normalize(json.loads(json.dumps(values)), sep=".").iloc[0].to_dict()
-    return {str(key): value for key, value in flat.items()}
+    return flatten(json.loads(json.dumps(values)), keep_empty=False)
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

@@ -26,6 +26,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from vqr1.config import CheckpointConfig
 from vqr1.distributed.collectives import all_gather_objects, get_rank, get_world_size
 from vqr1.distributed.stop_requests import Looks, StopRequests
+from vqr1.durable import remove_asides
 from vqr1.errors import RolloutLostError, RunFaultError
 from vqr1.training.checkpoint_files import (
     CheckpointDamagedError,
@@ -33,7 +34,6 @@ from vqr1.training.checkpoint_files import (
     checkpoints,
     load_checkpoint,
     remove_checkpoint,
-    remove_partials,
     step_name,
     step_of,
     superseded,
@@ -152,7 +152,7 @@ class RunCheckpoints(Checkpoint):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Clear away what an interrupted write has left."""
         if get_rank() == 0:
-            remove_partials(self.folder)
+            remove_asides(self.folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the start, which shows that the disk takes a checkpoint; or go on."""

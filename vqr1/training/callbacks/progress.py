@@ -7,7 +7,9 @@ from typing import Any
 
 import lightning as L
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn
+
+from vqr1.progress import new_progress
 
 SHOWN = {
     "train/reward/total": "reward",
@@ -26,16 +28,7 @@ class TrainingBar(L.Callback):
     """
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-        )
+        self._progress = new_progress(console, more=(TextColumn("{task.fields[figures]}"),))
         self._task = self._progress.add_task("training", total=None, figures="")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

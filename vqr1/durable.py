@@ -1,0 +1,200 @@
+"""The one way in which anything that must survive is written: whole files, and files that grow.
+
+A file is replaced as a whole: a new one is written beside it, synced and renamed over it, and then
+the folder is synced. A kill or a power loss at any point leaves the old content or the new one,
+never a mixture, and once the call returns it is the new one. A file that grows by appends has a
+second one beside it that holds how many of its bytes are committed; what follows them is cut off
+when the file is opened again.
+
+Every system call that changes a file stands in this module, as `os.NAME`, so that tests can stop
+a process between any two of them.
+
+Not here: locks (`vqr1.locks`), what a command may replace (`vqr1.outputs`), and databases, which
+keep a journal of their own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vqr1.errors import DataError
+
+ASIDE = ".part"
+"""Ending of a file that is being written. Its name begins with a dot and is never used twice."""
+
+_LONGEST_STEM = 200
+"""Bytes of a name that are repeated in the name aside; file systems take 255."""
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.EACCES)
+"""What folders answer that cannot be synced (network file systems, folders that may be written but
+not listed); their renames are as durable as they can be."""
+
+
+@contextmanager
+def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
+    """Replace a file as a whole by what is written within.
+
+    Args:
+        path: the file, or a link to it; its folder exists.
+        private: readable by its owner alone; otherwise as any new file, by the process's umask.
+
+    Yields:
+        An empty file in the same folder to write to. Where the block raises, it is removed and
+        `path` stays as it is.
+
+    Raises:
+        OSError: the folder or the disk does not take it.
+    """
+    if path.is_symlink():
+        path = path.resolve()
+    aside = _aside(path)
+    os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
+    try:
+        yield aside
+        _sync_file(aside)
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(aside)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_file(path: Path, content: str | bytes, *, private: bool = False) -> None:
+    """Replace a file as a whole; what is no file (a pipe, a terminal) is written to as it is.
+
+    Args:
+        path: the file, or a link to it; its folder exists.
+        content: its bytes, or text to be encoded as UTF-8.
+        private: see `replacing`.
+
+    Raises:
+        OSError: the folder or the disk does not take it; `path` is as it was.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        _write_into(path, data)
+        return
+    with replacing(path, private=private) as aside:
+        _write_into(aside, data)
+
+
+def remove_asides(folder: Path) -> None:
+    """Delete what killed writers left in a folder that nobody else writes to now."""
+    for path in folder.glob(f"*{ASIDE}"):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+class CommittedFile:
+    """A file that grows by whole appends; opened again, it holds those that were committed.
+
+    Args:
+        path: the file; made where there is none. `committed_mark(path)` lies beside it.
+
+    Raises:
+        DataError: the file is shorter than its mark says, or the mark is no number.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = committed_size(path)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._cut()
+
+    def append(self, data: bytes) -> None:
+        """Add bytes, all or none of them.
+
+        Raises:
+            OSError: the disk does not take them; the file is as before.
+        """
+        try:
+            _write_all(self._descriptor, data)
+            os.fsync(self._descriptor)
+            write_file(committed_mark(self.path), str(self.size + len(data)))
+        except BaseException:
+            self.size = committed_size(self.path)
+            self._cut()
+            raise
+        self.size += len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _cut(self) -> None:
+        os.ftruncate(self._descriptor, self.size)
+        os.lseek(self._descriptor, self.size, os.SEEK_SET)
+
+
+def committed_mark(path: Path) -> Path:
+    """The file that holds how many bytes of a growing file are committed."""
+    return path.with_name(f"{path.name}.committed")
+
+
+def committed_size(path: Path) -> int:
+    """Bytes of a growing file that are committed; 0 where the file or its mark is missing.
+
+    Raises:
+        DataError: the file is shorter, or the mark is no number.
+    """
+    mark = committed_mark(path)
+    try:
+        size, text = path.stat().st_size, mark.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return 0
+    if not text.isdecimal() or int(text) > size:
+        raise DataError(
+            f"{mark}: {text[:20]!r} committed bytes, and {path.name} has {size}; the file was "
+            "changed or damaged: remove both"
+        )
+    return int(text)
+
+
+def _aside(path: Path) -> Path:
+    stem = path.name if len(os.fsencode(path.name)) <= _LONGEST_STEM else ""
+    return path.with_name(f".{stem}.{uuid.uuid4().hex[:16]}{ASIDE}")
+
+
+def _write_into(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        _write_all(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _sync_file(path: Path) -> None:
+    # A descriptor of its own: whoever wrote the file has closed theirs. Syncing is never tried
+    # again after a failure, because the system may have dropped what it could not write.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno in _NO_FOLDER_SYNC:
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
