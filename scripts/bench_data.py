@@ -25,7 +25,7 @@ from qwen_vl_utils import process_vision_info
 from rich.console import Console
 from rich.table import Table
 
-from vqr1.cli.data import run_script
+from vqr1.cli.options import run_options
 from vqr1.config import DataConfig, LoaderConfig, SamplingConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.policy.loading import load_family, load_policy, load_processor
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--step", action="store_true", help="also sample with the model")
     parser.add_argument("--group-size", type=int, default=6, help="K of --step")
     parser.add_argument("--tokens", type=int, default=48, help="longest response of --step")
-    return run_script(parser, bench, arguments)
+    return run_options(parser, bench, arguments)
 
 
 if __name__ == "__main__":

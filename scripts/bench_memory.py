@@ -1,4 +1,4 @@
-"""The memory that `scripts/plan.py` expects beside what real training steps take on this CPU.
+"""The memory that `vqr1 plan` expects beside what real training steps take on this CPU.
 
     python scripts/bench_memory.py                 # the tiny policy and the 39 M model, seven sizes
     python scripts/bench_memory.py --quick         # the 39 M model's smallest size only

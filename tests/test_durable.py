@@ -21,6 +21,7 @@ from vqr1.durable import (
     committed_size,
     remove_asides,
     replacing,
+    sync,
     write_file,
 )
 from vqr1.errors import DataError
@@ -76,6 +77,7 @@ def test_order_of_the_system_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert calls_of(lambda: write_file(tmp_path / "a", "x"), monkeypatch) == [
         "open", "open", "write", "open", "fsync", "replace", "open", "fsync",
     ]  # fmt: skip
+    assert calls_of(lambda: sync(tmp_path / "a"), monkeypatch) == ["open", "fsync"] * 2
     file = CommittedFile(tmp_path / "rows")
     # The bytes are synced before the mark that counts them is begun.
     assert calls_of(lambda: file.append(b"row\n"), monkeypatch)[:3] == ["write", "fsync", "open"]

@@ -39,7 +39,7 @@ from tools.tiny_policy.factory import (
 )
 from tools.tiny_policy.synthetic import SEVERITIES, corpus, make_pool
 from tools.tiny_policy.warm_start import PROMPT_SHARES, WarmStartSettings, warm_start
-from vqr1.cli.data import load_data_config
+from vqr1.cli.options import load_data_config
 from vqr1.config import LoaderConfig, PromptConfig, SamplingConfig, config_dir
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.demo import CROP

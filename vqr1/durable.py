@@ -83,6 +83,16 @@ def write_file(path: Path, content: str | bytes, *, private: bool = False) -> No
         _write_into(aside, data)
 
 
+def sync(path: Path) -> None:
+    """Return once a file that something else appends to, and its name, are on the disk.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    _sync_file(path)
+    _sync_folder(path.parent)
+
+
 def remove_asides(folder: Path) -> None:
     """Delete what killed writers left in a folder that nobody else writes to now."""
     for path in folder.glob(f"*{ASIDE}"):

@@ -76,6 +76,7 @@ class SweepContext:
     ) -> SweepPlan:
         """The plan without its jobs; `direction` is a search's."""
         from vqr1.config import LoggerConfig, SweepConfig, validate
+        from vqr1.program import started_as
         from vqr1.sweeps.jobs import stable_values, sweep_key
         from vqr1.sweeps.session import SweepPlan
         from vqr1.tracking.secrets import masked, masked_text
@@ -84,7 +85,7 @@ class SweepContext:
         settings = validate(SweepConfig, values["sweep"])
         texts = [override.input_line or "" for override in overrides]
         kind = str(self.config.hydra.sweeper._target_)
-        command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        command = f"{started_as()} {shlex.join(sys.argv[1:])}"
         figure = settings.metric or "the default figure"
         objective = None if direction is None else f"{direction} {figure}"
         return SweepPlan(
@@ -94,7 +95,7 @@ class SweepContext:
                 texts,
                 {} if objective is None else {"objective": objective},
             ),
-            masked_text(shlex.join(command)),
+            masked_text(command),
             stable_values(values),
             space,
             (),

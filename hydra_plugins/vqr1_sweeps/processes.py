@@ -21,6 +21,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from vqr1.program import own_command
+
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
@@ -75,7 +77,7 @@ class ProcessLauncher(Launcher):
         print(f"job {number}: {' '.join(filter_overrides(overrides))}", flush=True)
         with (folder / "output.txt").open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, sys.argv[0], *self._hydra_arguments(), *overrides,
+                [*own_command(), *self._hydra_arguments(), *overrides,
                  f"hydra.run.dir='{folder}'"],
                 stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 start_new_session=True,  # one interrupt each, from here, not two

@@ -10,7 +10,7 @@ class Case:
     """One mistake.
 
     Attributes:
-        command: train, eval, score or the name of a script.
+        command: name of a command of `vqr1`, or `vqr1` itself.
         arguments: its command line, in the folder that the fixture `place` makes.
         said: parts of the message.
         lines: problems named, one line each.
@@ -386,39 +386,53 @@ SCORE = (
     case("score", "--mode compare results=results.jsonl", "results.jsonl:1: not a row"),
 )  # fmt: skip
 
-SCRIPTS = (
-    case("prepare", "dataset=kadid", "dataset.root"),
-    case("prepare", "dataset=kadid dataset.root=gone", "gone"),
-    case("prepare", "dataset=nosuch", "dataset/nosuch"),
-    case("prepare", "dataset=3", "dataset=3"),
-    case("prepare", KADID.split()[0] + " dataset.root=good --out /proc/x.jsonl", "/proc/x.jsonl"),
-    case("inspect_dataset", "dataset=kadid dataset.root=blank", "dmos.csv: the file is empty"),
-    case("inspect_dataset", "dataset=csv dataset.root=good", "label_file"),
-    case("inspect_dataset", "dataset=jsonl dataset.root=jsonl dataset.label_file=deep.jsonl",
+OTHERS = (
+    case("data", "prepare dataset=kadid", "dataset.root"),
+    case("data", "prepare dataset=kadid dataset.root=gone", "gone"),
+    case("data", "prepare dataset=nosuch", "dataset/nosuch"),
+    case("data", "prepare dataset=3", "dataset=3"),
+    case("data", "prepare dataset=kadid dataset.split.by=reference dataset.root=good "
+         "--out /proc/x.jsonl", "/proc/x.jsonl"),
+    case("data", "inspect dataset=kadid dataset.root=blank", "dmos.csv: the file is empty"),
+    case("data", "inspect dataset=csv dataset.root=good", "label_file"),
+    case("data", "inspect dataset=jsonl dataset.root=jsonl dataset.label_file=deep.jsonl",
          "deep.jsonl:1"),
-    case("inspect_dataset", "dataset=jsonl dataset.root=jsonl dataset.label_file=list.jsonl",
+    case("data", "inspect dataset=jsonl dataset.root=jsonl dataset.label_file=list.jsonl",
          "list.jsonl:1", "expected an object"),
-    case("inspect_dataset", "dataset=live dataset.root=matlab", "dmos_realigned.mat"),
-    case("inspect_dataset", "dataset=spaq dataset.root=sheet", ".xlsx"),
-    case("sync_tracking", "gone", "gone: no tracking/journal.jsonl"),
-    case("inspect_dataset", "--out trained dataset=kadid dataset.root=good", "--out=trained: this "
+    case("data", "inspect dataset=live dataset.root=matlab", "dmos_realigned.mat"),
+    case("data", "inspect dataset=spaq dataset.root=sheet", ".xlsx"),
+    case("sync", "gone", "gone: no tracking/journal.jsonl"),
+    case("data", "inspect --out trained dataset=kadid dataset.root=good", "--out=trained: this "
          "folder holds a training"),
-    case("sync_tracking", "text.txt", "text.txt: no tracking/journal.jsonl"),
-    case("sync_tracking", "empty gone", "empty: no", "gone: no", lines=2),
-    case("sync_tracking", "journal --tracking-uri nosuch://x", "nosuch://x"),
+    case("sync", "text.txt", "text.txt: no tracking/journal.jsonl"),
+    case("sync", "empty gone", "empty: no", "gone: no", lines=2),
+    case("sync", "journal --tracking-uri nosuch://x", "nosuch://x"),
     case("export", "run=gone", "run=gone"),
     case("export", "", "run"),
     case("export", "run=empty output=good", "output=good: exists already"),
     case("export", "run=empty output=new", "empty"),
     case("export", "run=empty hydra.run.dir=trained", "hydra.run.dir=trained: this folder holds a"),
-    case("prepare", "dataset=kadid dataset.root=good dataset.split.by=none --part all "
+    case("data", "prepare dataset=kadid dataset.root=good dataset.split.by=none --part all "
          "--out text.txt", "--out=text.txt: the file exists, and this command did not write it"),
-    case("inspect_dataset", "dataset=kadid dataset.root=good dataset.split.by=none --out sheets",
+    case("data", "inspect dataset=kadid dataset.root=good dataset.split.by=none --out sheets",
          "--out=sheets/kadid.png: the file exists, and this command did not write it"),
     case("summarize", "folder=swept output=photos", "output=photos: this folder holds one.png"),
     case("summarize", "folder=swept output=trained", "output=trained: this folder holds a train"),
     case("summarize", "folder=swept output=summed", "the summary of another sweep (train.py -m x)"),
     case("summarize", "folder=photos", "folder=photos: holds no sweep"),
+    case("summarize", "", "give parent=ID or folder=FOLDER, one of them"),
+    case("data", "", "vqr1 data needs a task: give one of inspect, prepare"),
+    case("data", "inspekt dataset=demo", "inspekt: did you mean inspect?"),
+    case("data", "x", "x: give one of inspect, prepare"),
+    case("vqr1", "", "name a command: train, eval, score", "`vqr1 --help`"),
+    case("vqr1", "trian max_steps=2", "trian: no such command; did you mean `vqr1 train`?"),
+    case("vqr1", "dataset=demo", "dataset=demo: no such command; there are train, eval, score"),
+    case("vqr1", "--nosuch", "--nosuch: no such command"),
+    case("vqr1", "train nosuch=1", "Could not override 'nosuch'"),
+    case("vqr1", "serve port=x", "port='x'"),
+    case("vqr1", "export", "run: missing"),
+    case("vqr1", "data prepare dataset=nosuch", "dataset/nosuch"),
+    case("vqr1", "plan hardware=nosuch", "hardware/nosuch"),
 )  # fmt: skip
 
-CASES = (*TRAIN, *EVAL, *SCORE, *SCRIPTS)
+CASES = (*TRAIN, *EVAL, *SCORE, *OTHERS)

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from scripts import inspect_dataset, prepare, summarize, sync_tracking
 from tests.cli.bad_input_cases import CASES, Case
 from tests.cli.conftest import Command, write_kadid
 from tests.support.pictures import noise_picture
-from vqr1.cli import compose, evaluate, export, score, train
+from vqr1.cli import compose, data, evaluate, export, score, summarize, sync, train
+from vqr1.cli import main as vqr1
 from vqr1.config import config_dir
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import SweepRecord
@@ -32,13 +32,11 @@ MAINS: dict[str, Callable[[], Any]] = {
     "eval": evaluate.main,
     "score": score.main,
     "export": export.main,
-    "prepare": prepare.main,
-    "inspect_dataset": inspect_dataset.main,
+    "data": data.main,
     "summarize": summarize.main,
-    "sync_tracking": sync_tracking.main,
+    "sync": sync.main,
+    "vqr1": vqr1.main,
 }
-SCRIPT_FILES = {name: f"scripts/{name}.py" for name in MAINS}
-SCRIPT_FILES |= {name: f"{name}.py" for name in ("train", "eval", "score")}
 HEADER = "dist_img,ref_img,dmos,var\n"
 ROW = "I01_01_01.png,I01.png,4.57,0.25\n"
 
@@ -186,11 +184,13 @@ def test_there_are_enough_cases() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["score", "sync_tracking", "train"])
+@pytest.mark.parametrize("command", ["score", "sync", "train", "vqr1"])
 def test_real_process(command: str, place: Path) -> None:
     case = next(case for case in CASES if case.command == command)
+    script = ROOT / f"{command}.py"
+    module = ["-m", "vqr1", *([] if command == "vqr1" else [command])]
     done = subprocess.run(
-        [sys.executable, str(ROOT / SCRIPT_FILES[command]), *case.arguments],
+        [sys.executable, *([str(script)] if script.is_file() else module), *case.arguments],
         cwd=place, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")

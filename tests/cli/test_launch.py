@@ -16,6 +16,7 @@ from tests.cli.test_configs import compose_with_hydra
 from tests.support.forked import start_command
 from vqr1.cli.train import main
 from vqr1.distributed.environment import RankInfo
+from vqr1.program import STARTED_AS, own_command
 from vqr1.training.run_lookup import resume_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,7 +26,7 @@ STEP = (
     "validation.test=false", "validation.bootstrap_draws=20", "grpo.group_size=2",
     "rollout.sampling.max_new_tokens=8", "max_steps=1",
 )  # fmt: skip
-AS_BEFORE = "train.py resume=run   # by the same launcher, nodes and processes as before"
+AS_BEFORE = "resume=run   # by the same launcher, nodes and processes as before"
 
 
 def run_script(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -73,24 +74,48 @@ def test_a_sweep_with_jobs_of_several_nodes_is_refused_before_the_first(
     assert not list(Path().glob("multirun/train/*/*/job.json"))
 
 
+CHECKOUT, MODULE = "/checkout/train.py", "/site-packages/vqr1/cli/train.py"
+ALONE, LAUNCHED = RankInfo(), RankInfo(0, 2, 0, 2, Path("report"), True)
+TORCHRUN, NODES = RankInfo(0, 2, 0, 2, None, True), RankInfo(0, 4, 0, 2, None, True)
+
+
 @pytest.mark.parametrize(
-    ("place", "torchrun", "expected"),
+    ("started", "place", "torchrun", "expected"),
     [
-        (RankInfo(), False, "python train.py resume=run"),
-        (RankInfo(0, 2, 0, 2, Path("report"), True), False, "python train.py resume=run"),
-        (RankInfo(0, 2, 0, 2, None, True), True, "torchrun --nproc-per-node 2 train.py resume=run"),
-        (RankInfo(0, 2, 0, 2, None, True), False, f"{AS_BEFORE} (1 x 2 processes)"),
-        (RankInfo(0, 4, 0, 2, None, True), True, f"{AS_BEFORE} (2 x 2 processes)"),
+        (CHECKOUT, ALONE, False, "python train.py resume=run"),
+        (CHECKOUT, LAUNCHED, False, "python train.py resume=run"),
+        (CHECKOUT, TORCHRUN, True, "torchrun --nproc-per-node 2 train.py resume=run"),
+        (CHECKOUT, TORCHRUN, False, f"train.py {AS_BEFORE} (1 x 2 processes)"),
+        (CHECKOUT, NODES, True, f"train.py {AS_BEFORE} (2 x 2 processes)"),
+        ("vqr1 train", ALONE, False, "vqr1 train resume=run"),
+        ("/bin/vqr1-train", ALONE, False, "vqr1 train resume=run"),
+        (MODULE, ALONE, False, "vqr1 train resume=run"),
+        ("/site-packages/submitit/core/_submit.py", ALONE, False, "vqr1 train resume=run"),
+        ("vqr1 train", TORCHRUN, True, "torchrun --nproc-per-node 2 -m vqr1 train resume=run"),
+        ("vqr1 train", NODES, True, f"vqr1 train {AS_BEFORE} (2 x 2 processes)"),
     ],
 )
 def test_a_run_goes_on_as_it_was_started(
-    monkeypatch: pytest.MonkeyPatch, place: RankInfo, torchrun: bool, expected: str
+    monkeypatch: pytest.MonkeyPatch, started: str, place: RankInfo, torchrun: bool, expected: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["/site-packages/submitit/core/_submit.py"])
+    monkeypatch.setattr(sys, "argv", [started])
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     if torchrun:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert resume_command(Path("run"), place) == expected
+
+
+def test_processes_of_a_command_keep_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [MODULE])
+    monkeypatch.setenv(STARTED_AS, "train.py")
+    assert resume_command(Path("run"), LAUNCHED) == "python train.py resume=run"
+
+
+def test_a_command_is_started_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [CHECKOUT])
+    assert own_command() == [sys.executable, CHECKOUT]
+    monkeypatch.setattr(sys, "argv", ["vqr1 eval", "seed=1"])
+    assert own_command() == [sys.executable, "-P", "-m", "vqr1", "eval"]
 
 
 @pytest.mark.slow

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from scripts import prepare
 from tests.cli.conftest import Command
-from vqr1.cli import evaluate, export, score
+from vqr1.cli import data, evaluate, export, score
 from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
 from vqr1.errors import ConfigError
 
 
-@pytest.mark.parametrize("main", [export.main, prepare.main])
+@pytest.mark.parametrize("main", [export.main, partial(data.prepare, [])])
 @pytest.mark.parametrize(("task", "lines"), [("0", 1), ("1", 0)])
 def test_one_of_several_tasks_is_refused(
     run: Command,
@@ -58,18 +58,18 @@ def test_a_service_of_several_tasks_is_refused(
 
 def test_an_allocation_and_torchrun_are_no_tasks() -> None:
     # The shell of an allocation of four tasks, and a step of one in it.
-    refuse_tasks("eval.py", environment={"SLURM_NTASKS": "4", "SLURM_PROCID": "0"})
-    refuse_tasks("eval.py", environment={"SLURM_STEP_NUM_TASKS": "1"})
+    refuse_tasks("vqr1 eval", environment={"SLURM_NTASKS": "4", "SLURM_PROCID": "0"})
+    refuse_tasks("vqr1 eval", environment={"SLURM_STEP_NUM_TASKS": "1"})
     # One task a node, each of which runs torchrun.
     torchrun = {"SLURM_STEP_NUM_TASKS": "2", "RANK": "3", "WORLD_SIZE": "8"}
-    refuse_tasks("eval.py", torchrun=True, environment=torchrun)
-    with pytest.raises(ConfigError, match=r"^SLURM_STEP_NUM_TASKS=2: srun .* of export\.py; start"):
-        refuse_tasks("export.py", environment=torchrun)
+    refuse_tasks("vqr1 eval", torchrun=True, environment=torchrun)
+    with pytest.raises(ConfigError, match=r"^SLURM_STEP_NUM_TASKS=2: .* of vqr1 export; start"):
+        refuse_tasks("vqr1 export", environment=torchrun)
     for name, launcher in (
         ("WORLD_SIZE", "torchrun"), ("OMPI_COMM_WORLD_SIZE", "mpirun"), ("PMI_SIZE", "mpiexec"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=rf"^{name}=2: {launcher} has started 2 tasks"):
-            refuse_tasks("export.py", environment={name: "2"})
+            refuse_tasks("vqr1 export", environment={name: "2"})
 
 
 def test_one_task_reports() -> None:

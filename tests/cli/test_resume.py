@@ -13,13 +13,13 @@ import pytest
 
 from tests.cli.conftest import Command, write_kadid
 from tests.cli.test_train import metric_history, on
-from vqr1.cli.arguments import with_saved_overrides
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.train import main
 from vqr1.config import TrainConfig, validate
 from vqr1.errors import ConfigError, DataError
 from vqr1.training.grpo import GrpoModule
 from vqr1.training.resume import Run, claimed_run
+from vqr1.training.resumed_arguments import with_saved_overrides
 from vqr1.training.run_record import (
     RunLock,
     RunRecord,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vqr1.cli.data import load_data_config, named_parts
+from vqr1.cli.options import load_data_config, named_parts
 from vqr1.config import DatasetConfig, SplitConfig, config_dir
 from vqr1.data.labels import FORMATS
 from vqr1.errors import ConfigError

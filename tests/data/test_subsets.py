@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, spearmanr
 
-from scripts.inspect_dataset import split_table
 from vqr1.cli.compose import compose_config
-from vqr1.cli.data import load_data_config
+from vqr1.cli.options import load_data_config
 from vqr1.config import DatasetConfig, LoaderConfig, SplitConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.demo import write_labels
 from vqr1.data.distortions import DISTORTIONS
+from vqr1.data.inspection import split_table
 from vqr1.data.labelled_set import LabelledSet, open_dataset, read_labels
 from vqr1.data.ranking_images import RankingImages
 from vqr1.data.splits import draw_subset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import socket
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +68,14 @@ def start_tasks(module: str, folder: Path, *arguments: str) -> list[ForkServerPr
         )
         for rank in range(2)
     ]  # fmt: skip
+
+
+def metrics(run_dir: Path) -> dict[str, Any]:
+    """The metrics of an evaluation, without the caption, which names the backend."""
+    values: dict[str, Any] = json.loads((run_dir / "metrics.json").read_text())
+    assert values.pop("caption")
+    assert values
+    return values
 
 
 def test_scores_of_two_ranks_are_those_of_one(
@@ -162,7 +172,7 @@ def test_two_ranks_evaluate_the_model_of_a_server(
         )
         assert launched.wait() == 0, launched.output
     assert tasks == [0, 0], (tmp_path / "output.txt").read_text()
-    for name in ("predictions.csv", "metrics.json"):
-        content = (tmp_path / "local" / name).read_bytes()
-        assert (tmp_path / "tasks" / name).read_bytes() == content
-        assert (tmp_path / "launched" / name).read_bytes() == content
+    content = (tmp_path / "local/predictions.csv").read_bytes()
+    for folder in ("tasks", "launched"):
+        assert (tmp_path / folder / "predictions.csv").read_bytes() == content
+        assert metrics(tmp_path / folder) == metrics(tmp_path / "local")

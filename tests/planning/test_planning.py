@@ -273,7 +273,7 @@ def test_images_that_cannot_be_shared_are_refused_as_the_training_does(
 
 
 def run_plan(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "scripts/plan.py"), *arguments]
+    command = [sys.executable, "-m", "vqr1", "plan", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

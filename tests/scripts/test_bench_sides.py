@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
-from vqr1.planning import released
+from vqr1.policy.families import _qwen2_5_vl_shapes as released
 from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import encode_images

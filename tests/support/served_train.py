@@ -9,6 +9,7 @@ from tests.support import vllm_transport
 from vqr1.cli import train
 
 if __name__ == "__main__":
+    sys.argv[0] = "train.py"
     vllm_transport.install()
     train.COMMAND = (sys.executable, __file__)
     train.main()

@@ -13,10 +13,10 @@ from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from scripts import summarize
 from tests.cli.conftest import write_kadid
 from tests.support.mlflow_database import new_database
 from tests.sweeps.killed_sweep import ROOT, TINY_RUN, kill_launcher_at
+from vqr1.cli import summarize
 from vqr1.sweeps import search
 from vqr1.sweeps.results import JobResult
 

@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from scripts.sync_tracking import main as sync
 from tests.support.mlflow_database import new_database
 from tests.support.mlflow_server import MlflowServer
 from tests.support.slow_answers import SlowAnswers
+from vqr1.cli.sync import main as sync
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
 from vqr1.tracking import RunLog, open_run_log
@@ -95,7 +95,7 @@ def test_server_killed_and_started_again(
     known, unknown = tmp_path / "known", tmp_path / "unknown"
     log_while_the_server_dies(config, server, known)
     assert "events of this run are not delivered" in caplog.text
-    assert f"python scripts/sync_tracking.py {known}" in caplog.text
+    assert f"vqr1 sync {known}" in caplog.text
     caplog.clear()
     log_without_a_server(config, unknown)
     assert "cannot be reached" in caplog.text

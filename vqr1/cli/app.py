@@ -21,6 +21,7 @@ from vqr1.cli.compose import (
     plain_values,
     user_message,
 )
+from vqr1.cli.help import asks_for_help, command_help
 from vqr1.config import config_dir, model_defaults, validate
 from vqr1.distributed.environment import RankInfo, is_launched
 from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
@@ -139,6 +140,9 @@ def run_command(
     # exception has to arrive, because user errors and defects are told apart below.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        if asks_for_help(sys.argv[1:]):
+            sys.stdout.write(command_help(config_name, schema, sys.argv[1:]))
+            return
         check_hydra_folders(config_name, sys.argv[1:])
         with stop_signals():
             hydra.main(config_path=str(config_dir()), config_name=config_name, version_base="1.3")(

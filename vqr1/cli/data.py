@@ -1,64 +1,102 @@
-"""Command lines of the scripts that look at data: own options first, then `key=value` overrides."""
+"""`vqr1 data inspect|prepare`: look at a data set, or write the published training JSONL.
+
+    vqr1 data inspect dataset=koniq dataset.root=data/koniq10k
+    vqr1 data prepare dataset=kadid dataset.root=data/kadid10k
+    vqr1 data prepare --part all --out all.jsonl dataset=kadid+spaq dataset.parts...
+
+Not here: what each prints and writes (`vqr1.data.inspection`, `vqr1.data.preparation`).
+"""
 
 from __future__ import annotations
 
 import argparse
-import logging
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher
-from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
-from vqr1.config import DataConfig, DatasetConfig, validate
-
-T = TypeVar("T")
-
-
-def load_data_config(overrides: Sequence[str] = ()) -> DataConfig:
-    """Compose and validate `conf/data.yaml`.
-
-    Raises:
-        ConfigError: every key that breaks a rule.
-    """
-    return validate(DataConfig, plain_values(compose_config("data", overrides)))
+from vqr1.cli.help import keys_if_asked
+from vqr1.cli.options import named_parts, run_options
+from vqr1.config import DataConfig
+from vqr1.errors import UserError
+from vqr1.program import name_of
 
 
-def named_parts(config: DataConfig) -> dict[str, tuple[str, DatasetConfig]]:
-    """By set name, its dotted configuration key and its configuration."""
-    dataset = config.dataset
-    if isinstance(dataset, DatasetConfig):
-        return {dataset.name: ("dataset", dataset)}
-    return {name: (f"dataset.parts.{name}", part) for name, part in dataset.parts.items()}
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `vqr1 data`; returns the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] in (["-h"], ["--help"]):
+        print(f"usage: {name_of('data')} inspect|prepare ... (each has --help)\n")
+        print("  inspect   counts, histogram, splits, damaged images, contact sheet of a set")
+        print("  prepare   the published training JSONL from a set's label files")
+        return 0
+    task = TASKS.get(given[0]) if given else None
+    if task is None:
+        near = difflib.get_close_matches(given[0], TASKS, n=1) if given else []
+        fix = f"did you mean {near[0]}?" if near else f"give one of {', '.join(TASKS)}"
+        said = given[0] if given else "needs a task"
+        sys.stderr.write(f"error: {name_of('data')} {said}: {fix}\n")
+        return UserError.exit_code
+    return task(given[1:])
 
 
-def run_script(
-    parser: argparse.ArgumentParser,
-    task: Callable[[argparse.Namespace, T], None],
-    arguments: Sequence[str] | None = None,
-    load: Callable[[Sequence[str]], T] = load_data_config,  # type: ignore[assignment]
-) -> int:
-    """Parse, compose, run; a user's mistake becomes one message.
-
-    Args:
-        parser: the script's own options; `overrides` is added behind them.
-        task: the script.
-        arguments: in place of the process's own.
-        load: gives the configuration of the overrides.
-
-    Returns:
-        The exit code: 0, or that of the user's mistake.
-    """
-    refuse_launcher(Path(sys.argv[0]).name)
-    parser.add_argument(
-        "overrides", nargs="*", help="configuration, such as dataset=koniq dataset.root=data/koniq"
+def inspect(arguments: Sequence[str]) -> int:
+    """`vqr1 data inspect`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog=f"{name_of('data')} inspect",
+        description="See in ten seconds whether a data set is complete and its labels point the "
+        "right way:\ncounts, score histogram, splits, missing or undecodable images, and a contact "
+        "sheet\nfrom the worst to the best image (PNG).",
+        epilog=keys_if_asked("data", DataConfig, arguments),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    try:
-        task(options, load(options.overrides))
-    except USER_ERRORS as error:
-        sys.stderr.write(f"error: {user_message(error).strip()}\n")
-        return getattr(error, "exit_code", EXIT_USER_ERROR)
-    return 0
+    parser.add_argument("--out", type=Path, default=Path("inspected"), help="folder for the sheets")
+    parser.add_argument("--decode", type=decode_count, default="500", help="images to open, or all")
+    parser.add_argument("--workers", type=int, default=2, help="threads that open images")
+    parser.add_argument("--columns", type=int, default=8, help="columns of the contact sheet")
+    parser.add_argument("--rows", type=int, default=5, help="rows of the contact sheet")
+    return run_options(parser, _inspect, arguments)
+
+
+def _inspect(options: argparse.Namespace, config: DataConfig) -> None:
+    # pandas and what decodes images take a second to import.
+    from vqr1.data.inspection import Extent, report
+
+    decode = None if options.decode == "all" else int(options.decode)
+    extent = Extent(options.out, decode, options.workers, options.columns, options.rows)
+    for name, (key, part) in named_parts(config).items():
+        report(extent, name, key, part)
+
+
+def prepare(arguments: Sequence[str]) -> int:
+    """`vqr1 data prepare`; returns the exit code."""
+    from vqr1.data.preparation import PARTS
+
+    parser = argparse.ArgumentParser(
+        prog=f"{name_of('data')} prepare",
+        description="Write the published training JSONL.",
+        epilog=keys_if_asked("data", DataConfig, arguments),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--part", choices=PARTS, default="train", help="images to write")
+    parser.add_argument(
+        "--out", type=Path, help="file to write (default: prepared/NAME_PART.jsonl)"
+    )
+    return run_options(parser, _prepare, arguments)
+
+
+def _prepare(options: argparse.Namespace, config: DataConfig) -> None:
+    from vqr1.data import preparation
+
+    preparation.prepare(named_parts(config), options.part, options.out)
+
+
+def decode_count(text: str) -> str:
+    """`all` or a number, checked."""
+    if text != "all" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'all'")
+    return text
+
+
+TASKS: dict[str, Callable[[Sequence[str]], int]] = {"inspect": inspect, "prepare": prepare}
+"""What `vqr1 data` can be asked for."""

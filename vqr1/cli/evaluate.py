@@ -1,4 +1,4 @@
-"""`python eval.py`: evaluate a model, a table of predictions, or compare finished evaluations.
+"""`vqr1 eval`: evaluate a model, a table of predictions, or compare finished evaluations.
 
 The evaluation itself is `vqr1.evaluation.run`, which takes seconds to import; a mistake on the
 command line is reported before.
@@ -20,16 +20,17 @@ from vqr1.distributed.launcher_tasks import is_first_task
 from vqr1.errors import UserError
 from vqr1.evaluation.checks import check_evaluation, compares_sweep
 from vqr1.outputs import EVALUATION, check_folder, make_folders
+from vqr1.program import name_of
 
 
 def main() -> None:
-    """Entry point of `eval.py` and `vqr1-eval`."""
+    """Entry point of `eval.py`, `vqr1 eval` and `vqr1-eval`."""
     try:
         # Sets what torchrun would set for the tasks of srun too.
         info = find_rank_info()
     except UserError as error:
         stop(error, lambda message, code: is_first_task())
-    refuse_launcher("eval.py", torchrun=True)
+    refuse_launcher(name_of("eval"), torchrun=True)
     run_command(
         "eval",
         EvalConfig,

@@ -1,4 +1,4 @@
-"""`python scripts/export.py run=...`: a trained checkpoint as a folder that loads anywhere."""
+"""`vqr1 export run=...`: a trained checkpoint as a folder that loads anywhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vqr1.config import ExportConfig, ModelConfig, validate
 from vqr1.data.image_record import copy_record
 from vqr1.errors import ConfigError, DataError, ModelError, first_line
 from vqr1.policy.export import write_checkpoint, written_aside
+from vqr1.program import name_of
 from vqr1.training.model_card import read_run_config, write_model_card
 
 EXPORT_FOLDER = "export"
@@ -26,8 +27,8 @@ STATE_PREFIX = "model."
 
 
 def main() -> None:
-    """Entry point of `scripts/export.py` and `vqr1-export`."""
-    refuse_launcher("export.py")
+    """Entry point of `vqr1 export` and `vqr1-export`."""
+    refuse_launcher(name_of("export"))
     run_command("export", ExportConfig, export)
 
 

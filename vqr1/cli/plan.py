@@ -1,21 +1,20 @@
 """What a training will need: memory of a device in each phase, operations, and time of a step.
 
-    python scripts/plan.py model=qwen2_5_vl_7b hardware=8gpu_zero3 --gpu h100 --image 512x384
-    python scripts/plan.py experiment=paper_kadid --gpu h200 --image 512x384 --images 6125
-    python scripts/plan.py --check                  # three real steps on this CPU beside the plan
+    vqr1 plan model=qwen2_5_vl_7b hardware=8gpu_zero3 --gpu h100 --image 512x384
+    vqr1 plan experiment=paper_kadid --gpu h200 --image 512x384 --images 6125
+    vqr1 plan --check                        # three real steps on this CPU beside the plan
 
-The configuration is that of `train.py`, and nothing of it is loaded: no weights, no data set. Sizes
-are the longest that the configuration admits: every response at `rollout.sampling.max_new_tokens`,
-and pictures at `model.max_pixels` unless `--image` says how large they are. On a CPU the rates of
-matrix products and of copies are measured here; a GPU's are its vendor's figures times two shares,
-which are assumptions (`--compute-share`, `--decode-share`). What was compared with real runs, and
-what was not: docs/scale.md.
+The configuration is that of `vqr1 train`, and nothing of it is loaded: no weights, no data set.
+Sizes are the longest that the configuration admits: every response at
+`rollout.sampling.max_new_tokens`, and pictures at `model.max_pixels` unless `--image` says how
+large they are. On a CPU the rates of matrix products and of copies are measured here; a GPU's are
+its vendor's figures times two shares, which are assumptions (`--compute-share`, `--decode-share`).
+What was compared with real runs, and what was not: docs/scale.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import cache
 
@@ -23,26 +22,27 @@ import psutil
 import torch
 
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.data import run_script
+from vqr1.cli.options import run_options
 from vqr1.config import TrainConfig, validate
 from vqr1.planning.check import measured_peak
 from vqr1.planning.memory import plan_memory
 from vqr1.planning.rates import copy_rate, peak_rates
 from vqr1.planning.report import print_memory, print_time
 from vqr1.planning.shape import read_shape, share_of_work
-from vqr1.planning.speed import (
-    GPUS,
-    Assumptions,
-    Machine,
-)
+from vqr1.planning.speed import GPUS, Assumptions, Machine
+from vqr1.program import name_of, program
 
 CPU_SHARES = Assumptions(compute=0.45, decode=0.5)
 GPU_SHARES = Assumptions(compute=0.4, decode=0.6)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The script's own options."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    """The command's own options."""
+    options = argparse.ArgumentParser(
+        prog=name_of("plan"),
+        description=(__doc__ or "").splitlines()[0],
+        epilog=f"`{program('train')} --help` explains the configuration.",
+    )
     options.add_argument("--gpu", choices=list(GPUS), default="h100", help="for GPU profiles")
     options.add_argument("--image", type=_size, help="pictures' width x height, such as 512x384")
     options.add_argument("--images", type=int, help="training images, for max_epochs")
@@ -127,9 +127,5 @@ def plan(options: argparse.Namespace, config: TrainConfig) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the script and return its exit code."""
-    return run_script(parser(), plan, arguments, load_train_config)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """Entry point of `vqr1 plan`; returns the exit code."""
+    return run_options(parser(), plan, arguments, load_train_config)

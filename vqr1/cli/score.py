@@ -1,4 +1,4 @@
-"""`python score.py PATHS... [key=value ...]`: score, describe or compare images; `serve`.
+"""`vqr1 score PATHS... [key=value ...]`: score, describe or compare images; `serve`.
 
 Exit codes: 0; 1 where an image could not be read (all others are scored); 2 for a user's mistake or
 a server that fails, with one message; 74 where the results cannot be written (a full disk); 130
@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher, reports, stop
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
+from vqr1.cli.help import keys_if_asked
 from vqr1.cli.serve import serve
 from vqr1.config import ScoreConfig, validate
 from vqr1.config.model_defaults import lines_about
@@ -27,6 +28,7 @@ from vqr1.errors import ConfigError, RunFaultError, UserError
 from vqr1.inference.run import Job, run
 from vqr1.inference.score_checks import check_scoring
 from vqr1.process_memory import bound_memory
+from vqr1.program import name_of, program
 from vqr1.standard_streams import FULL, drop_output, guard_output
 
 EXIT_INTERRUPTED = 130
@@ -49,31 +51,32 @@ choices: model=tiny|qwen2_5_vl_3b|qwen2_5_vl_7b|visualquality_r1 (model.path=FOL
          backend=local|openai|transformers_serve|vllm (backend.url=... backend.model=...)
          hardware=cpu|1gpu   seed=N   batch_size=N   output=FILE   format=table|csv|jsonl
 
-examples: python score.py photos/ output=scores.csv          (again: continues where it stopped)
-          python score.py list.csv column=file               (names from a column)
-          find . -name '*.png' | python score.py -           (names on standard input)
-          python score.py 'photos/**/*.png' mode=sampled mode.samples=6 format=jsonl
-          python score.py photo.jpg --mode describe
-          python score.py a.png b.png --mode compare         (a folder becomes a ranking)
-          python score.py --mode compare results=scores.csv  (of what is scored already)
-          python score.py serve --help                       (the same over HTTP)"""
+examples: SCORE photos/ output=scores.csv          (again: continues where it stopped)
+          SCORE list.csv column=file               (names from a column)
+          find . -name '*.png' | SCORE -           (names on standard input)
+          SCORE 'photos/**/*.png' mode=sampled mode.samples=6 format=jsonl
+          SCORE photo.jpg --mode describe
+          SCORE a.png b.png --mode compare         (a folder becomes a ranking)
+          SCORE --mode compare results=scores.csv  (of what is scored already)
+          SERVE --help                       (the same over HTTP)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `score.py` and `vqr1-score`."""
+    """Entry point of `score.py`, `vqr1 score` and `vqr1-score`."""
     bound_memory()
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == [SERVE]:
-        refuse_launcher("score.py serve")
+        refuse_launcher(name_of("serve"))
         sys.exit(_code_of(lambda: serve(given[1:]), RankInfo()))
     try:
         info = find_rank_info()
     except UserError as error:
         stop(error, lambda message, code: is_first_task())
-    refuse_launcher("score.py", torchrun=True)
+    refuse_launcher(name_of("score"), torchrun=True)
     parser = argparse.ArgumentParser(
         description="Score the quality of images, describe it, or compare images.",
-        epilog=_EXAMPLES,
+        epilog=_EXAMPLES.replace("SCORE", program("score")).replace("SERVE", program("serve"))
+        + keys_if_asked("score", ScoreConfig, given),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`python score.py serve [key=value ...]`: scores, comparisons and descriptions over HTTP."""
+"""`vqr1 serve [key=value ...]`: scores, comparisons and descriptions over HTTP."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import sys
 from collections.abc import Sequence
 
 from vqr1.cli.compose import compose_config, plain_values
+from vqr1.cli.help import keys_if_asked
 from vqr1.config import ServeConfig, ServerConfig, validate
 from vqr1.config.model_defaults import lines_about
 from vqr1.errors import ConfigError
 from vqr1.inference.mode_checks import backend_problems, mode_problems
 from vqr1.inference.score_checks import notes_on
+from vqr1.program import name_of, program
 from vqr1.standard_streams import guard_output
 
 _EXAMPLES = """\
@@ -22,7 +24,7 @@ choices: model=tiny|qwen2_5_vl_3b|qwen2_5_vl_7b|visualquality_r1 (model.path=FOL
          backend=local|openai|vllm   hardware=cpu|1gpu   host=ADDRESS   port=N
          limits.KEY=N   batching.KEY=N
 
-example: VQR1_API_KEY=... python score.py serve host=0.0.0.0 port=8000"""
+example: VQR1_API_KEY=... SERVE host=0.0.0.0 port=8000"""
 
 
 def serve(arguments: Sequence[str]) -> int:
@@ -38,9 +40,10 @@ def serve(arguments: Sequence[str]) -> int:
         UserError: configuration, address or model are not as they should be.
     """
     parser = argparse.ArgumentParser(
-        prog=f"{os.path.basename(sys.argv[0])} serve",
+        prog=name_of("serve"),
         description="Serve scores, comparisons and descriptions of images over HTTP.",
-        epilog=_EXAMPLES,
+        epilog=_EXAMPLES.replace("SERVE", program("serve"))
+        + keys_if_asked("serve", ServeConfig, arguments),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration overrides")

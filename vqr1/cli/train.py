@@ -1,11 +1,12 @@
-"""`python train.py`: compose, validate, hand over to `vqr1.training.run`.
+"""`vqr1 train`: compose, validate, hand over to `vqr1.training.run`.
 
 What trains is there. It needs PyTorch, transformers, Lightning and more, which take
 seconds to import. A mistake on the command line, `--help`, and the parents of a sweep or of several
 processes do not wait for what they do not need: everything heavy is imported here, by the function
 that goes on with it.
 
-Exit codes are in `vqr1.errors`; which run `resume=` names is found in `vqr1.cli.arguments`.
+Exit codes are in `vqr1.errors`; which run `resume=` names is found in
+`vqr1.training.resumed_arguments`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vqr1.cli.app import reports, run_command, stop
-from vqr1.cli.arguments import arguments_of, quoted
 from vqr1.config import TrainConfig
 from vqr1.distributed.environment import RankInfo, exit_process, find_rank_info
 from vqr1.errors import EXIT_INTERRUPTED, PrunedError, UserError
 from vqr1.outputs import TRAINING, check_folder
+from vqr1.training.resumed_arguments import arguments_of, quoted
 from vqr1.training.run_lookup import finished_metric, resume_command
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ files of the working directory from hiding packages."""
 
 
 def main() -> None:
-    """Entry point of `train.py` and `vqr1-train`."""
+    """Entry point of `train.py`, `vqr1 train` and `vqr1-train`."""
     speaks = partial(reports, RankInfo())
     try:
         info = find_rank_info()

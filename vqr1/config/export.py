@@ -1,4 +1,4 @@
-"""Keys of `python scripts/export.py` (`conf/export.yaml`)."""
+"""Keys of `vqr1 export` (`conf/export.yaml`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vqr1.config.types import STRICT_KEYS
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class ExportConfig:
-    """`python scripts/export.py`."""
+    """`vqr1 export`."""
 
     run: str | None = None
     """What is exported, not null: the run directory of a training, an MLflow run id, or

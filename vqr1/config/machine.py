@@ -92,7 +92,7 @@ class LoggerConfig:
     """mlflow and wandb: further tags of the run."""
     require: bool = False
     """mlflow only: refuse to start without an answer from the store. Otherwise the run goes on, and
-    `scripts/sync_tracking.py` sends its log later."""
+    `vqr1 sync` sends its log later."""
     wait_seconds: PositiveFloat = 30.0
     """mlflow only: longest wait for the store, at the start and at the end of a run."""
     sample_answers: NonNegativeInt = 8

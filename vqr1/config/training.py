@@ -244,7 +244,7 @@ class TrainConfig:
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class DataConfig:
-    """The scripts that look at data without training (`conf/data.yaml`)."""
+    """`vqr1 data`: looking at data without training (`conf/data.yaml`)."""
 
     dataset: AnyDataset
     model: ModelConfig

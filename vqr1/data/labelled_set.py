@@ -1,7 +1,7 @@
 """One data set, opened: checked labels, images that exist, parts, and scaled opinion scores.
 
 `open_dataset` reads the labels, divides the rows, finds the images and scales the scores; it
-decodes nothing (that happens in the loader's workers, and in `scripts/inspect_dataset.py` for a
+decodes nothing (that happens in the loader's workers, and in `vqr1 data inspect` for a
 whole set). Scaling is min-max to [1, 5] over all rows of the label files, as in the published
 training files: mos_scaled = (mos - min) / (max - min) * 4 + 1. With
 `mos_scale=published` it is mos.
@@ -64,7 +64,7 @@ class LabelledSet:
         """Rows of one split, or of its subset, in table order under their numbers in `table`.
 
         Whoever takes a subset of a split takes this one: training, validation, evaluation and the
-        scripts. It holds the n images with the smallest SHA-256 of `split.seed`, split, and image
+        commands. It holds the n images with the smallest SHA-256 of `split.seed`, split, and image
         name as the label file writes it: the same whatever the order of rows, the training seed,
         and letter case or folder of the files on this disk, and nested in n.
 

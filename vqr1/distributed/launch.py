@@ -45,6 +45,7 @@ from vqr1.errors import (
     RunFaultError,
     UserError,
 )
+from vqr1.program import STARTED_AS, name_of, started_as, under_torchrun
 
 GRACE_SECONDS = 40.0
 """How long the others may go on once one has failed: they notice at their next exchange, and the
@@ -104,7 +105,8 @@ def check_one_machine(hardware: HardwareConfig) -> None:
             f"hardware.nodes={hardware.nodes}: one command, or a job of a sweep, starts the "
             "processes of one machine; run this on every node: torchrun --nnodes "
             f"{hardware.nodes} --nproc-per-node {hardware.devices} --rdzv-backend c10d "
-            "--rdzv-endpoint FIRST_NODE:PORT train.py ..., or scripts/slurm/train_nodes.sbatch"
+            f"--rdzv-endpoint FIRST_NODE:PORT {under_torchrun(name_of('train'))} ..., or let "
+            "srun start the processes of all nodes"
         ]
     )
 
@@ -123,6 +125,7 @@ def _variables(rank: int, count: int, port: int, report: Path) -> dict[str, str]
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
         REPORT: str(report),
+        STARTED_AS: started_as(),
     }
 
 

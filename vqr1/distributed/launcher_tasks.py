@@ -1,6 +1,6 @@
 """Refusing a command that several processes of a launcher run at once, where it does not share out.
 
-`train.py`, `eval.py` and `score.py` share their work among the processes of torchrun or srun.
+`vqr1 train`, `vqr1 eval` and `vqr1 score` share their work among the processes of torchrun or srun.
 Everything else would be done once by every task, into the same files.
 """
 
@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 
 from vqr1.errors import ConfigError
+from vqr1.program import under_torchrun
 
 _LAUNCHERS = (
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "srun"),
@@ -27,7 +28,7 @@ def refuse_tasks(
     """Refuse to run as one of several tasks.
 
     Args:
-        command: what the user calls it, such as `export.py`.
+        command: what the user calls it (`vqr1.program.name_of`), such as `vqr1 export`.
         torchrun: the command shares its work among the processes of torchrun.
         environment: the variables.
 
@@ -38,7 +39,7 @@ def refuse_tasks(
         return
     fix = (
         "start one task (--ntasks=1), in it `torchrun --nproc-per-node=N "
-        f"{command} ...` where N processes should share the work"
+        f"{under_torchrun(command)} ...` where N processes should share the work"
         if torchrun
         else "start it once, or one command for each share of the images with an output of its own"
     )

@@ -1,4 +1,7 @@
-"""Scoring images with a policy, from the command line and from Python.
+"""One stack that answers "score these images by this backend in this mode".
+
+`score.py`, `eval.py`, the service, the Python metric and a training's validation use it; it knows
+no MOS, which `vqr1.evaluation` joins.
 
     backend = LocalBackend(load_policy(model), model)    # or another of vqr1.inference.backends
     scorer = Scorer(backend, prompt, mode)               # any number of scorers share a backend

@@ -37,6 +37,7 @@ from vqr1.inference.resume import (
 )
 from vqr1.inference.writers import EARLIER_FIELDS, FIELDS, ResultWriter
 from vqr1.locks import FileLock
+from vqr1.program import name_of
 
 Lines = Literal["csv", "jsonl"]
 
@@ -302,8 +303,8 @@ def _number(value: Any) -> float | None:
 
 def _no_row(path: Path, line: int) -> DataError:
     return DataError(
-        f"{path}:{line}: not a row that score.py writes; choose another file, or replace it with "
-        "resume=false"
+        f"{path}:{line}: not a row that {name_of('score')} writes; choose another file, or "
+        "replace it with resume=false"
     )
 
 

@@ -233,7 +233,7 @@ def _earlier(results: str) -> list[Result]:
     path = Path(results).expanduser()
     form = FORMATS.get(path.suffix.lower())
     if form is None or form == "table":
-        raise DataError(f"results={results}: give a .csv or .jsonl file that score.py wrote")
+        raise DataError(f"results={results}: give a .csv or .jsonl file of scores")
     return read_results(path, form)
 
 

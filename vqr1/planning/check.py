@@ -1,4 +1,4 @@
-"""The plan beside a real training: a few steps of `train.py` in a process of its own.
+"""The plan beside a real training: a few steps of training in a process of its own.
 
 Not here: what is planned (`memory.py`).
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError, RunFaultError
+from vqr1.program import name_of
 
 STEPS = 3
 """The heap's holes appear with the second step."""
@@ -52,7 +53,9 @@ def measured_peak(config: TrainConfig, overrides: Sequence[str]) -> float:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = done.stderr.strip().splitlines()
-            raise RunFaultError(f"train.py: {said[-1] if said else f'code {done.returncode}'}")
+            raise RunFaultError(
+                f"{name_of('train')}: {said[-1] if said else f'code {done.returncode}'}"
+            )
         with (run_dir / "metrics.csv").open(encoding="utf-8", newline="") as lines:
             peaks = [row["train/memory_mib"] for row in csv.DictReader(lines)]
     return max(float(peak) for peak in peaks if peak)

@@ -18,7 +18,6 @@ from __future__ import annotations
 from typing import Any
 
 from vqr1.config import SamplingConfig, ServerConfig
-from vqr1.policy.families import served_family
 
 TOP_LOGPROBS = 20
 """Alternatives asked for at each token: the most that the protocol allows."""
@@ -82,6 +81,9 @@ def chat_body(
         seed: of the answer; not sent with greedy decoding.
         logprobs: ask for the likeliest tokens at each place.
     """
+    # It imports torch, which checks of a configuration (below) do without.
+    from vqr1.policy.families import served_family
+
     family = served_family()
     content: list[dict[str, Any]] = [
         {"type": "image_url", "image_url": {"url": url}},

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from vqr1.durable import write_file
 from vqr1.errors import PrunedError
 from vqr1.sweeps.folder import (
     FAILED,
@@ -71,7 +72,7 @@ class JobRecord:
         else:
             outcome = Outcome(FAILED, None, last_line(error), seconds)
             text = "".join(traceback.format_exception(error))
-            (self.attempt.folder / "error.txt").write_text(text, encoding="utf-8")
+            write_file(self.attempt.folder / "error.txt", text)
         write_json(self.attempt.folder / OUTCOME_FILE, asdict(outcome))
 
 

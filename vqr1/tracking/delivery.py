@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 import PIL.Image
 from pydantic import TypeAdapter, ValidationError
 
-from vqr1.durable import write_file
+from vqr1.durable import sync, write_file
 from vqr1.errors import DataError
 from vqr1.tracking.events import (
     Event,
@@ -122,7 +121,7 @@ class Delivery:
             return False
         if batch:
             # The server must never know what the journal could still lose.
-            _sync_to_disk(self.path)
+            sync(self.path)
             try:
                 self._send(batch)
             except outage_errors():
@@ -302,8 +301,3 @@ def _has_image(client: MlflowClient, run_id: str, event: Image) -> bool:
         file.path.startswith(begins) and file.path.endswith("+compressed.webp")
         for file in client.list_artifacts(run_id, "images")
     )
-
-
-def _sync_to_disk(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())

@@ -1,7 +1,7 @@
 """The thread that carries the journal to the MLflow server while the run goes on.
 
 The run never waits for it, except for a bounded time at its start (to learn the MLflow run's id)
-and at its end (to deliver the rest). What is left then, `scripts/sync_tracking.py` sends later.
+and at its end (to deliver the rest). What is left then, `vqr1 sync` sends later.
 A lock file keeps two processes from sending one journal.
 """
 

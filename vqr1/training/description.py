@@ -16,10 +16,10 @@ from vqr1.config.plain import flatten, plain_values
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.policy.loading import Policy
 from vqr1.policy.training_prompt import trained_vision_id, vision_id_note
+from vqr1.program import name_of
 from vqr1.training.checkpoint_files import step_of
 from vqr1.training.command import RunCommand
 from vqr1.training.resume import Run
-from vqr1.training.run_lookup import PROGRAM
 
 _NOT_COMPARED = ("reward.terms.", "model.recommended.")
 """Keys that two rewards, or two models, do not share or that change nothing by themselves."""
@@ -118,7 +118,7 @@ def _resumed_at(run: Run) -> str:
 def run_tags(config: TrainConfig, command: RunCommand) -> dict[str, str]:
     """Tags of the MLflow run: the command, the model, and its place in a sweep."""
     return {
-        "vqr1.command": " ".join([PROGRAM, *command.overrides]),
+        "vqr1.command": " ".join([name_of("train"), *command.overrides]),
         "vqr1.model": config.model.name,
         **command.sweep_tags(Path(config.run_dir)),
     }

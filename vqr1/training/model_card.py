@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 import vqr1
 from vqr1.config import ModelConfig, validate
 from vqr1.config.earlier import EARLIER
+from vqr1.durable import write_file
 from vqr1.errors import DataError
 from vqr1.iqa.answers import ASKED_RANGE
 from vqr1.policy.model_card import CARD_FILE, CardFacts, Figure, model_card
@@ -65,7 +66,7 @@ def write_model_card(
             f"{run_dir / 'config.yaml'}: the key {error} is missing; it is not the configuration "
             "of a training"
         ) from error
-    (folder / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
+    write_file(folder / CARD_FILE, model_card(facts))
     write_training_prompt(folder, facts.vision_id)
 
 

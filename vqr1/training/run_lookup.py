@@ -16,10 +16,9 @@ from pathlib import Path
 
 from vqr1.distributed.environment import TORCHRUN, RankInfo
 from vqr1.errors import ConfigError, DataError
+from vqr1.program import name_of, program, under_torchrun
 from vqr1.training.run_record import RECORD
 
-PROGRAM = "train.py"
-"""What the training command is called; `sys.argv[0]` of a job may be its launcher's script."""
 AUTO = "auto"
 RUN_DIR_TAG = "vqr1.run_dir"
 """Tag of an MLflow run: where its run directory is."""
@@ -82,13 +81,13 @@ def resume_command(run_dir: Path, info: RankInfo) -> str:
         run_dir: the run's.
         info: this process's, or `RankInfo()` in the one that started the others.
     """
-    end = f"{PROGRAM} resume={run_dir}"
+    name, end = name_of("train"), f"resume={run_dir}"
     if not info.launched or info.report is not None:
-        return f"python {end}"
+        return f"{program('train')} {end}"
     if info.nodes == 1 and TORCHRUN in os.environ:
-        return f"torchrun --nproc-per-node {info.world_size} {end}"
+        return f"torchrun --nproc-per-node {info.world_size} {under_torchrun(name)} {end}"
     many = f"{info.nodes} x {info.local_size} processes"
-    return f"{end}   # by the same launcher, nodes and processes as before ({many})"
+    return f"{name} {end}   # by the same launcher, nodes and processes as before ({many})"
 
 
 def finished_metric(run_dir: Path) -> float:

@@ -1,30 +1,19 @@
-"""The scripts that look at data, run as a user runs them."""
+"""The commands that look at data, run as a user runs them."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from PIL import Image
 
+from scripts import bench_data
 from tests.support.pictures import noise_picture
+from vqr1.cli.data import inspect, prepare
 from vqr1.config import DatasetConfig, SplitConfig
 from vqr1.data.contact_sheet import Tile, contact_sheet, spread_positions
 from vqr1.data.labelled_set import open_dataset
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.medium
@@ -36,7 +25,7 @@ def test_prepared_kadid_equals_the_release(shared: Path, tmp_path: Path) -> None
         (tmp_path / "images" / line.split(",")[0]).write_bytes(b"x")
     out = tmp_path / "train.jsonl"
     arguments = ["--out", str(out), "dataset=kadid", f"dataset.root={tmp_path}"]
-    assert script("prepare").main(arguments) == 0
+    assert prepare(arguments) == 0
     released = shared / "labels" / "vqr1_release" / "RL-KADID-10K_train_scoring.jsonl"
     assert out.read_bytes() == released.read_bytes()
 
@@ -56,7 +45,7 @@ def test_prepared_mixture_is_renumbered_and_readable(
     out = tid / "all.jsonl"
     roots = [f"dataset.parts.kadid.root={kadid}", f"dataset.parts.tid.root={tid}"]
     arguments = ["--part", "all", "--out", str(out), "dataset=kadid+tid", *roots]
-    assert script("prepare").main(arguments) == 0
+    assert prepare(arguments) == 0
     assert f"12 lines in {out}" in capsys.readouterr().out
     lines = read_jsonl(out)
     assert [line.dataset_name for line in lines] == ["KADID-10K"] * 10 + ["TID2013"] * 2
@@ -73,7 +62,6 @@ def test_prepared_mixture_is_renumbered_and_readable(
 def test_prepare_reports_mistakes_in_one_message(
     make_kadid: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepare = script("prepare").main
     assert prepare(["dataset=kadid"]) == 2
     assert capsys.readouterr().err.startswith("error: dataset.root=None: set it to the folder")
     arguments = ["dataset=kadid", f"dataset.root={make_kadid([1])}", "dataset.split.by=none"]
@@ -90,7 +78,7 @@ def test_inspection_counts_and_draws(
     (root / "images" / "I01_01_01.png").unlink()
     (root / "images" / "I01_01_02.png").write_text("no picture")
     arguments = ["--out", str(tmp_path / "sheets"), "dataset=kadid", f"dataset.root={root}"]
-    assert script("inspect_dataset").main([*arguments, "--columns", "4", "--rows", "2"]) == 0
+    assert inspect([*arguments, "--columns", "4", "--rows", "2"]) == 0
     printed = capsys.readouterr().out
     assert "14 images of 10125 in the complete set" in printed
     assert "published scores: higher is better" in printed
@@ -116,7 +104,7 @@ def test_inspection_shows_the_subsets_that_training_takes(
     rows = open_dataset(config).part("val")
     arguments = ["--out", str(tmp_path / "sheets"), "dataset=kadid", f"dataset.root={root}",
                  "dataset.max_images=2", "dataset.split.seed=3"]  # fmt: skip
-    assert script("inspect_dataset").main(arguments) == 0
+    assert inspect(arguments) == 0
     printed = capsys.readouterr().out
     assert "splits, subsets of at most 2 images" in printed
     lines = [line.split() for line in printed.splitlines()]
@@ -150,7 +138,7 @@ def test_bench_prints_a_rate_for_every_path(
     root = make_kadid([1, 2, 3])
     arguments = ["dataset=kadid", f"dataset.root={root}", "dataset.split.by=reference",
                  "dataset.split.fractions=[1,0,0]", "loader.images_per_batch=4"]  # fmt: skip
-    assert script("bench_data").main(["--images", "8", "--workers", "1", *arguments]) == 0
+    assert bench_data.main(["--images", "8", "--workers", "1", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "15 labelled images opened in" in printed
     for path in ("plain single-process loop", "0 workers", "1 workers", "warm cache"):

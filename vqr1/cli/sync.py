@@ -1,6 +1,6 @@
-"""Send what runs could not tell the MLflow server while it was away.
+"""`vqr1 sync`: send what runs could not tell the MLflow server while it was away.
 
-    python scripts/sync_tracking.py RUN_DIR...
+    vqr1 sync RUN_DIR...
 
 Each run directory holds a journal of everything the run logged (`tracking/journal.jsonl`) and a
 mark of how far the server has it. This sends the rest. It can be stopped and repeated: what the
@@ -21,6 +21,7 @@ from filelock import Timeout
 
 from vqr1.cli.app import EXIT_USER_ERROR
 from vqr1.errors import DataError, UserError
+from vqr1.program import name_of
 from vqr1.tracking.delivery import Delivery
 from vqr1.tracking.journal import journal_file
 from vqr1.tracking.sender import send_all, sender_lock
@@ -67,9 +68,11 @@ def sync(run_dir: Path, tracking_uri: str | None, seconds: float, restart: bool)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Entry point of `vqr1 sync`; returns the exit code."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=name_of("sync"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_dir", nargs="+", type=Path, help="folder of a run")
     parser.add_argument("--tracking-uri", help="store to send to, if not the run's own")
@@ -94,7 +97,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("".join(f"error: {problem}\n" for problem in problems))
         return EXIT_USER_ERROR
     return 0 if complete else EXIT_LEFT
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,21 +1,18 @@
-"""See in ten seconds whether a data set is complete and its labels point the right way.
+"""What a look at a data set shows: whether it is complete and its labels point the right way.
 
-    python scripts/inspect_dataset.py dataset=koniq dataset.root=data/koniq10k
+Counts, the score histogram, the split table, missing or undecodable images, and a contact sheet
+from the worst to the best image (PNG). Some images, drawn from the whole set, are opened fully.
+With `dataset.max_images` the split table is that of the subsets which training and evaluation take.
 
-Prints counts, the score histogram, the split table, and missing or undecodable images, and writes
-a contact sheet from the worst to the best image (PNG). `--decode` images, drawn from the whole set,
-are opened fully; `--decode all` opens every one. With `dataset.max_images` the split table is that
-of the subsets which training and evaluation take.
+Not here: the command's options (`vqr1.cli.data`), the sheet's layout (`contact_sheet.py`).
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from rich.table import Table
 
-from vqr1.cli.data import named_parts, run_script
-from vqr1.config import DataConfig, DatasetConfig
+from vqr1.config import DatasetConfig
 from vqr1.data.contact_sheet import Tile, contact_sheet, spread_positions
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet, open_dataset
@@ -36,6 +32,25 @@ from vqr1.outputs import check_file, check_records, own_png, png_metadata
 SHOWN = 10
 BINS = 12
 BAR_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a set is looked at, and where its sheet goes.
+
+    Attributes:
+        out: folder of the contact sheet.
+        decode: images to open; None is all of them.
+        workers: threads that open images.
+        columns: of the contact sheet.
+        rows: of the contact sheet.
+    """
+
+    out: Path
+    decode: int | None
+    workers: int
+    columns: int
+    rows: int
 
 
 def undecodable(path: Path) -> str | None:
@@ -112,12 +127,21 @@ def split_table(labelled: LabelledSet) -> Table:
     return table
 
 
-def report(
-    console: Console, options: argparse.Namespace, name: str, key: str, config: DatasetConfig
-) -> None:
-    """Print one set's report and write its contact sheet."""
-    out = options.out / f"{name}.png"
-    check_records(options.out, None, "--out")
+def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
+    """Print one set's report and write its contact sheet.
+
+    Args:
+        extent: how much is looked at.
+        name: of the set.
+        key: dotted key of its configuration, for messages.
+        config: the set's.
+
+    Raises:
+        UserError: labels or folders are not as they should be, or the sheet would replace a file.
+    """
+    console = Console()
+    out = extent.out / f"{name}.png"
+    check_records(extent.out, None, "--out")
     check_file(out, "--out", own_png("inspect_dataset"))
     lenient = replace(config, on_bad_image="skip", max_bad_share=1.0)
     labelled = open_dataset(lenient, key, name)
@@ -138,18 +162,18 @@ def report(
     console.print(split_table(labelled))
     _print_problems(console, "missing, empty or folders", labelled.bad_images)
     total = len(labelled.table)
-    count = total if options.decode == "all" else min(int(options.decode), total)
+    count = total if extent.decode is None else min(extent.decode, total)
     paths = [labelled.image_path(row) for row in labelled.sample(count).index]
-    problems = decode_problems(paths, options.workers)
+    problems = decode_problems(paths, extent.workers)
     _print_problems(console, f"undecodable among {count} opened", problems)
     _print_problems(console, f"copies of another file among {count} opened", repeated_files(paths))
     out.parent.mkdir(parents=True, exist_ok=True)
     title = f"{labelled.title}: worst (top left) to best (bottom right), {total} images"
-    tiles = sheet_of(labelled, options.columns, options.rows)
+    tiles = sheet_of(labelled, extent.columns, extent.rows)
     known = PngInfo()
     for key, text in png_metadata("inspect_dataset").items():
         known.add_text(key, text)
-    contact_sheet(title, tiles, options.columns).save(out, pnginfo=known)
+    contact_sheet(title, tiles, extent.columns).save(out, pnginfo=known)
     console.print(f"contact sheet: {out}", soft_wrap=True)
 
 
@@ -159,32 +183,3 @@ def _print_problems(console: Console, kind: str, problems: Sequence[str]) -> Non
         console.print(f"  {problem}", highlight=False, markup=False, soft_wrap=True)
     if len(problems) > SHOWN:
         console.print(f"  and {len(problems) - SHOWN} more")
-
-
-def inspect(options: argparse.Namespace, config: DataConfig) -> None:
-    """Report on every set."""
-    console = Console()
-    for name, (key, part) in named_parts(config).items():
-        report(console, options, name, key, part)
-
-
-def decode_count(text: str) -> str:
-    """`all` or a number, checked."""
-    if text != "all" and not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'all'")
-    return text
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the script and return its exit code."""
-    parser = argparse.ArgumentParser(description="Look at a data set.")
-    parser.add_argument("--out", type=Path, default=Path("inspected"), help="folder for the sheets")
-    parser.add_argument("--decode", type=decode_count, default="500", help="images to open, or all")
-    parser.add_argument("--workers", type=int, default=2, help="threads that open images")
-    parser.add_argument("--columns", type=int, default=8, help="columns of the contact sheet")
-    parser.add_argument("--rows", type=int, default=5, help="rows of the contact sheet")
-    return run_script(parser, inspect, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

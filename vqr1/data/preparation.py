@@ -1,7 +1,4 @@
-"""Write the published training JSONL from a set's official label files.
-
-    python scripts/prepare.py dataset=kadid dataset.root=data/kadid10k
-    python scripts/prepare.py --part all --out all.jsonl dataset=kadid+spaq dataset.parts...
+"""The published training JSONL, from a set's official label files.
 
 One line an image, in the label file's order, the form of the VisualQuality-R1 release: ids from 1
 over the whole file, MOS scaled min-max to [1, 5] over each whole set. Several sets follow each
@@ -11,12 +8,10 @@ training part equals `RL-KADID-10K_train_scoring.jsonl` byte for byte.
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from vqr1.cli.data import named_parts, run_script
-from vqr1.config import DataConfig
+from vqr1.config import DatasetConfig
 from vqr1.data.jsonl import JsonlLine, jsonl_text, write_jsonl
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.errors import ConfigError, DataError
@@ -34,15 +29,24 @@ def jsonl_lines(labelled: LabelledSet, part: str) -> list[JsonlLine]:
     ]
 
 
-def prepare(options: argparse.Namespace, config: DataConfig) -> None:
-    """Write the file and say what is in it."""
+def prepare(sets: Mapping[str, tuple[str, DatasetConfig]], part: str, out: Path | None) -> None:
+    """Write the file and print what is in it.
+
+    Args:
+        sets: by name, a set's dotted configuration key and its configuration.
+        part: one of `PARTS`.
+        out: file to write; None is `prepared/NAME_PART.jsonl`.
+
+    Raises:
+        UserError: a set has no such images or bad labels, or the file cannot be written.
+    """
     lines: list[JsonlLine] = []
     names: list[str] = []
-    for name, (key, part) in named_parts(config).items():
-        labelled = open_dataset(part, key, name)
-        found = jsonl_lines(labelled, options.part)
+    for name, (key, config) in sets.items():
+        labelled = open_dataset(config, key, name)
+        found = jsonl_lines(labelled, part)
         if not found:
-            raise DataError(f"{key}.split: {name} has no {options.part} images; try --part all")
+            raise DataError(f"{key}.split: {name} has no {part} images; try --part all")
         if labelled.title in names:
             raise DataError(
                 f"{key}: another set is called {labelled.title} too; one file cannot tell them "
@@ -51,7 +55,7 @@ def prepare(options: argparse.Namespace, config: DataConfig) -> None:
         names.append(labelled.title)
         lines += found
         print(f"{name}: {len(found)} of {len(labelled.table)} images as {labelled.title!r}")
-    out = options.out or Path("prepared") / f"{'+'.join(named_parts(config))}_{options.part}.jsonl"
+    out = out or Path("prepared") / f"{'+'.join(sets)}_{part}.jsonl"
     content = "".join(jsonl_text(lines)).encode()
     # A released file has the same form: only the same content shows that nothing is lost.
     check_file(out, "--out", lambda path: path.read_bytes() == content)
@@ -60,17 +64,3 @@ def prepare(options: argparse.Namespace, config: DataConfig) -> None:
     except OSError as error:
         raise ConfigError([f"--out={out}: cannot be written ({error.strerror})"]) from error
     print(f"{count} lines in {out}")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the script and return its exit code."""
-    parser = argparse.ArgumentParser(description="Write the published training JSONL.")
-    parser.add_argument("--part", choices=PARTS, default="train", help="images to write")
-    parser.add_argument(
-        "--out", type=Path, help="file to write (default: prepared/NAME_PART.jsonl)"
-    )
-    return run_script(parser, prepare, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

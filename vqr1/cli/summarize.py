@@ -1,7 +1,7 @@
-"""The summary of a sweep, at any time, also while it runs.
+"""`vqr1 summarize`: the table of a sweep, at any time, also while it runs.
 
-    python scripts/summarize.py parent=ID             # id of the parent run in MLflow
-    python scripts/summarize.py folder=multirun/...   # a sweep's folder
+    vqr1 summarize parent=ID             # id of the parent run in MLflow
+    vqr1 summarize folder=multirun/...   # a sweep's folder
 
 Further: `metric=val/srcc_best`, `curve=val/plcc`, `tracking_uri=sqlite:///FILE`, `output=FOLDER`.
 With a parent the files go to its artifacts too. `output` is a new folder, an empty one, or one that
@@ -62,8 +62,11 @@ def summarise(options: dict[str, str]) -> SweepReport:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Entry point of `vqr1 summarize`; returns the exit code."""
     texts = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(texts):
+        print(__doc__)
+        return 0
     options = dict(text.partition("=")[::2] for text in texts)
     unknown = [key for key in options if key not in KEYS]
     if unknown or ("parent" in options) == ("folder" in options):
@@ -76,7 +79,3 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Commands with options of their own before `key=value` overrides, such as `vqr1 plan --check`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher
+from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
+from vqr1.config import DataConfig, DatasetConfig, validate
+
+T = TypeVar("T")
+
+
+def load_data_config(overrides: Sequence[str] = ()) -> DataConfig:
+    """Compose and validate `conf/data.yaml`.
+
+    Raises:
+        ConfigError: every key that breaks a rule.
+    """
+    return validate(DataConfig, plain_values(compose_config("data", overrides)))
+
+
+def named_parts(config: DataConfig) -> dict[str, tuple[str, DatasetConfig]]:
+    """By set name, its dotted configuration key and its configuration."""
+    dataset = config.dataset
+    if isinstance(dataset, DatasetConfig):
+        return {dataset.name: ("dataset", dataset)}
+    return {name: (f"dataset.parts.{name}", part) for name, part in dataset.parts.items()}
+
+
+def run_options(
+    parser: argparse.ArgumentParser,
+    task: Callable[[argparse.Namespace, T], None],
+    arguments: Sequence[str] | None = None,
+    load: Callable[[Sequence[str]], T] = load_data_config,  # type: ignore[assignment]
+) -> int:
+    """Parse, compose, run; a user's mistake becomes one message.
+
+    Args:
+        parser: the command's own options; `overrides` is added behind them.
+        task: the command.
+        arguments: in place of the process's own.
+        load: gives the configuration of the overrides.
+
+    Returns:
+        The exit code: 0, or that of the user's mistake.
+    """
+    refuse_launcher(parser.prog)
+    parser.add_argument(
+        "overrides", nargs="*", help="configuration, such as dataset=koniq dataset.root=data/koniq"
+    )
+    options = parser.parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        task(options, load(options.overrides))
+    except USER_ERRORS as error:
+        sys.stderr.write(f"error: {user_message(error).strip()}\n")
+        return getattr(error, "exit_code", EXIT_USER_ERROR)
+    return 0
