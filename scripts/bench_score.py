@@ -42,8 +42,17 @@ from tools.tiny_policy.factory import (
     random_tiny_model,
     save_policy_folder,
 )
-from vqr1.config import EvalModeConfig, ModelConfig, PromptConfig, SamplingConfig, read_choice
+from vqr1.config import (
+    AnyAnswer,
+    EvalModeConfig,
+    ModelConfig,
+    PromptConfig,
+    SamplingConfig,
+    read_choice,
+)
 from vqr1.config import validate as checked
+from vqr1.config.folder import answer_of_prompt
+from vqr1.iqa.answers import AnswerForm
 from vqr1.outputs import own_json, target, write_json
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.packaged import tiny_policy_folder
@@ -161,7 +170,9 @@ class PublishedLoop:
 class OwnScorer:
     """`python score.py` without its command line."""
 
-    def __init__(self, config: ModelConfig, prompt: PromptConfig, exactly: int | None) -> None:
+    def __init__(
+        self, config: ModelConfig, prompt: PromptConfig, form: AnswerForm, exactly: int | None
+    ) -> None:
         from vqr1.inference.backends.local import LocalBackend
         from vqr1.inference.scorer import Scorer
         from vqr1.policy.loading import load_policy
@@ -181,7 +192,11 @@ class OwnScorer:
         if exactly is not None:
             policy.processor.tokenizer = EndlessTokenizer(policy.processor.tokenizer)
         self._scorer = Scorer(
-            LocalBackend(policy, config), prompt, replace(mode, sampling=sampling), batch_size=BATCH
+            LocalBackend(policy, config),
+            prompt,
+            form,
+            replace(mode, sampling=sampling),
+            batch_size=BATCH,
         )
 
     def __call__(self, paths: list[str]) -> list[str]:
@@ -195,9 +210,11 @@ def work(options: argparse.Namespace) -> None:
     task = json.loads(options.worker)
     config = model_config(task["model"], task["folder"])
     prompt = checked(PromptConfig, read_choice("prompt", task["prompt"], "prompt"))
+    answer = read_choice("answer", answer_of_prompt(task["prompt"]) or "think_answer", "answer")
+    form = checked(AnyAnswer, answer).form
     exactly = EXACTLY[task["prompt"]] if task["model"] == "39m" else None
     run: PublishedLoop | OwnScorer = (
-        OwnScorer(config, prompt, exactly)
+        OwnScorer(config, prompt, form, exactly)
         if task["side"] == "ours"
         else PublishedLoop(config, prompt.text, exactly)
     )

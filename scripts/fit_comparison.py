@@ -161,7 +161,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         composed = compose_config("eval", [f"mode={mode}", "run_dir=none", *options.overrides])
         config = validate(EvalConfig, plain_values(composed))
         backend = build_backend(LocalBackendConfig(name="local"), config.model, config.hardware)
-        scorer = Scorer(backend, config.prompt, config.mode, seed=config.seed, batch_size=32)
+        scorer = Scorer(
+            backend,
+            config.prompt,
+            config.answer.form,
+            config.mode,
+            seed=config.seed,
+            batch_size=32,
+        )
         sets = open_sets(config.dataset)
         (val, _), (test, images) = (pairs_of(sets, part, scorer) for part in ("val", "test"))
         found = results[mode] = calibrate(val, test, images)

@@ -32,7 +32,7 @@ from fuzzing.configs import damage_yaml, dotted, odd_overrides
 from fuzzing.files import damaged, label_files
 from fuzzing.texts import long_texts, random_texts
 
-from vqr1.iqa.answers import accepted_range, parse_answer
+from vqr1.iqa.answers import PUBLISHED, accepted_range
 
 Case = tuple[str, Callable[[], str]]
 """What to keep of an input, and the trial: returns the kind of its end."""
@@ -54,7 +54,7 @@ def fuzz_parser(seed: int, count: int) -> int:
     low, high = accepted_range((1.0, 5.0))
     counts: Counter[str] = Counter()
     for text in random_texts(seed, count):
-        score = parse_answer(text).score
+        score = PUBLISHED.parse(text).score
         if score is not None and not low <= score <= high:
             print(f"FINDING: {score} from {text!r}")
             return 1
@@ -82,7 +82,7 @@ def _best(text: str, repeats: int) -> float:
     times = []
     for _ in range(repeats):
         started = time.process_time()
-        parse_answer(text)
+        PUBLISHED.parse(text)
         times.append(time.process_time() - started)
     return max(min(times), 1e-4)  # what is faster is noise
 

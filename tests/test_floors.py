@@ -10,9 +10,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vqr1"
 
 FLOORS = {
     "errors": 0, "process_memory": 0, "progress": 0, "program": 0, "durable": 0.1, "locks": 0.2,
-    "standard_streams": 0.2, "outputs": 0.3,
+    "iqa": 0.2, "standard_streams": 0.2, "outputs": 0.3,
     "records": 0.5, "config": 0.5,
-    "iqa": 1,
     "distributed": 1.5,
     "data": 2, "rewards": 2, "tracking": 2,
     "policy": 3,

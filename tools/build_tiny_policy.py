@@ -50,6 +50,7 @@ from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.protocol import score_images
 from vqr1.evaluation.summary import summarise
 from vqr1.inference.request import Request
+from vqr1.iqa.answers import PUBLISHED
 from vqr1.iqa.correlation import srcc
 from vqr1.outputs import check_folder
 from vqr1.policy.families.qwen2_5_vl import FAMILY
@@ -117,9 +118,7 @@ def measure(
         builder,
         seed=0,
     )
-    asked = PromptConfig(
-        name="thinking", text=prompt_texts()["thinking"], answer_format="think_answer"
-    )
+    asked = PromptConfig(name="thinking", text=prompt_texts()["thinking"])
     engine = LocalEngine(model, processor.tokenizer, micro_batch_tokens=65536)
     table = Table(title="zero-shot on unseen photographs, thinking prompt")
     columns = ("part", "answers", "SRCC", "PLCC", "invalid", "well formed", "std of scores")
@@ -130,13 +129,13 @@ def measure(
             scored = score_images(
                 engine,
                 images.eval_dataloader(part),
-                request=Request(asked, sampling, samples),
+                request=Request(asked, PUBLISHED, sampling, samples),
             )
             summary = summarise(scored, draws=0)
             reading = read_answers(scored)
             figures = (
                 summary.srcc,
-                summary.plcc,
+                summary.metrics["plcc"].value,
                 summary.invalid_rate,
                 summary.well_formed_rate,
                 summary.score_std,

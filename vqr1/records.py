@@ -154,7 +154,8 @@ class ScoredRollout:
         well_formed: [B, K] bool, True where the whole response has the demanded format.
         rewards: [B, K] float32 weighted sum of all reward terms.
         terms: each term's unweighted [B, K] reward by name.
-        advantages: [B, K] float32, of the advantage rule (`conf/advantage`).
+        advantages: [B, K] float32, of the advantage rule (`conf/advantage`); of a rule with F
+            fields [B, K, F], and [B, K, C] once they are given to the fields' tokens.
         has_signal: [B] bool, False for groups whose rewards do not differ; they are left out of
             the update.
     """

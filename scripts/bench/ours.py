@@ -27,6 +27,7 @@ from bench.setup import (
 )
 from tools.tiny_policy.factory import MAX_PIXELS, MIN_PIXELS
 from vqr1.config import GrpoConfig, OptimizerConfig, PromptConfig, SamplingConfig
+from vqr1.iqa.answers import FreeText
 from vqr1.planning.flops import step_flops
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.loading import Policy
@@ -114,20 +115,20 @@ def _module(policy: Policy, size: Size, clock: Clock, steps: int) -> GrpoModule:
     engine = LocalEngine(
         policy.model, EndlessTokenizer(policy.processor.tokenizer), MICRO_BATCH_TOKENS
     )
-    prompt = PromptConfig(name="any", text="", answer_format="free")
+    prompt = PromptConfig(name="any", text="")
     _Timed.clock = clock
     return _Timed(
         policy,
         engine,
         WeightedRewards({"any": (1.0, AnyReward())}),
-        Validator(engine, validation_modes(sampling, 0, 0, prompt)),
+        Validator(engine, validation_modes(sampling, 0, 0, prompt, FreeText())),
         StepSettings(
             grpo=GrpoConfig(group_size=size.group),
             loss=GrpoLoss(kl_weight=KL_WEIGHT),
             advantage=GroupNormalised(),
             sampling=sampling,
             optimizer=OptimizerConfig(lr=LEARNING_RATE),
-            answer_format="free",
+            answer=FreeText(),
             micro_batch_tokens=MICRO_BATCH_TOKENS,
             total_steps=steps,
             seed=0,

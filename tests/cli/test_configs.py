@@ -11,9 +11,11 @@ from omegaconf import DictConfig, open_dict
 
 from vqr1.cli import mixtures
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.config import MixtureConfig, TrainConfig, config_dir, validate
+from vqr1.config import MixtureConfig, ServeConfig, TrainConfig, config_dir, validate
+from vqr1.config.folder import answer_of_prompt
 from vqr1.config.renamed import RENAMED
 from vqr1.errors import ConfigError
+from vqr1.iqa.answers import PUBLISHED, AnswerForm, FreeText, TaggedAnswer
 from vqr1.rewards.build import build_rewards
 from vqr1.training.advantages import GroupNormalised, build_advantage
 from vqr1.training.checks import check_training
@@ -22,8 +24,8 @@ from vqr1.training.losses import GrpoLoss, build_loss
 pytestmark = pytest.mark.medium
 
 GROUPS = (
-    "dataset", "model", "prompt", "reward", "loss", "advantage", "rollout", "optimizer", "hardware",
-    "logger", "callbacks", "sweep", "method",
+    "dataset", "model", "prompt", "answer", "reward", "loss", "advantage", "rollout", "optimizer",
+    "hardware", "logger", "callbacks", "sweep", "method",
 )  # fmt: skip
 
 
@@ -43,6 +45,7 @@ def test_every_choice_of_every_group(group: str, choice: str) -> None:
     assert build_rewards(config.reward).terms.keys() == config.reward.terms.keys()
     assert build_loss(config.loss).kl_weight == config.loss.kl_weight
     assert callable(build_advantage(config.advantage))
+    assert config.answer.form.parse("").score is None
 
 
 def test_the_defaults_are_consistent() -> None:
@@ -166,11 +169,42 @@ def test_an_experiment_overrides_a_method_and_the_command_line_both(tmp_path: Pa
     assert composed("experiment=own", "~method") == (["binary", "format"], 6, 0.04, 0.4)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "form"),
+    [
+        ((), PUBLISHED),
+        (("prompt=non_thinking",), TaggedAnswer()),
+        (("prompt=describe",), FreeText()),
+        (("prompt=non_thinking", "answer=think_answer"), PUBLISHED),
+        (("answer=answer", "prompt=thinking"), TaggedAnswer()),
+        (("method=visualquality_r1", "answer=answer"), TaggedAnswer()),
+        (("answer.tag=rating", "answer.score_range=[0,100]"),
+         TaggedAnswer(tag="rating", reasoning="think", score_range=(0.0, 100.0))),
+    ],
+)  # fmt: skip
+def test_a_prompt_chooses_the_form_of_its_answer_where_nothing_else_does(
+    overrides: tuple[str, ...], form: AnswerForm
+) -> None:
+    assert train_config(*overrides).answer.form == form
+
+
+def test_a_service_reads_answers_by_their_prompts() -> None:
+    config = validate(ServeConfig, plain_values(compose_config("serve", ["prompt=non_thinking"])))
+    assert (config.answer.form, config.describe_answer.form) == (TaggedAnswer(), FreeText())
+
+
+def test_the_form_of_a_packaged_prompt_without_composing() -> None:
+    names = ("thinking", "non-thinking", "describe", "nosuch")
+    forms = ["think_answer", "answer", "free", None]
+    assert [answer_of_prompt(name) for name in names] == forms
+
+
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_a_renamed_key_in_a_file_is_refused(old: str, new: str, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     file = tmp_path / "experiment" / "own.yaml"
-    file.write_text(f"# @package _global_\ngrpo:\n  {old.removeprefix('grpo.')}: 1\n")
+    group, key = old.split(".")
+    file.write_text(f"# @package _global_\n{group}:\n  {key}: 1\n")
     with pytest.raises(ConfigError, match=f"^{old}: renamed to {new}$"):
         train_config(f"hydra.searchpath=[file://{tmp_path}]", "experiment=own")
 

@@ -259,15 +259,19 @@ def test_card_and_folder_say_how_the_training_asked(
     assert ("transformers 4.49 ignores `add_vision_id`" in text) is expected
 
 
-@pytest.mark.parametrize("asked", ["absent", [0, 100]])
+@pytest.mark.parametrize("asked", ["absent", [0, 100], "prompt"])
 def test_card_states_the_scale_that_the_training_asked_for(
     trained: tuple[Policy, Path], tmp_path: Path, asked: str | list[int]
 ) -> None:
     config = yaml.safe_load((trained[1] / "config.yaml").read_text())
     if asked == "absent":
-        del config["prompt"]["score_range"]
+        # Records of before there was such a key, and of before the group `answer`.
+        del config["answer"]
+    elif asked == "prompt":
+        del config["answer"]
+        config["prompt"] |= {"answer_format": "think_answer", "score_range": [0, 100]}
     else:
-        config["prompt"]["score_range"] = asked
+        config["answer"]["score_range"] = asked
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     write_model_card(tmp_path, tmp_path)
     low, high = (1, 5) if asked == "absent" else (0, 100)

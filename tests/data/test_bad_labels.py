@@ -153,6 +153,8 @@ def test_damaged_matlab_file_ends_with_a_message(damage: str, tmp_path: Path) ->
     ("name", "options", "message"),
     [
         ("kadit", {}, r"dataset.name='kadit': no such format; use one of agiqa3k"),
+        ("json", {}, r"dataset.name='json': its FORMAT is no vqr1.data.labels.LabelFormat"),
+        ("own.lab", {}, r"dataset.name='own.lab': no such format (No module named 'own'); use"),
         ("kadid", {"lower_is_better": True}, r"dataset.lower_is_better=True"),
         ("kadid", {"label_file": "x.csv"}, r"dataset.label_file='x.csv': no such file"),
         ("csv", {}, r"dataset.label_file=None: name the label file"),

@@ -16,6 +16,7 @@ from tests.evaluation.builders import THINKING
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
+from vqr1.iqa.answers import PUBLISHED
 from vqr1.policy.loading import Policy
 from vqr1.records import RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
@@ -89,13 +90,13 @@ def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
         advantage=GroupNormalised(),
         sampling=SAMPLING,
         optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.1, max_grad_norm=0.5),
-        answer_format="think_answer",
+        answer=PUBLISHED,
         # One image a micro-batch: with two processes, ranks 0 and 1 make two passes and none.
         micro_batch_tokens=1,
         total_steps=10,
         seed=3,
     )
-    validator = Validator(engine, validation_modes(SAMPLING, 0, 0, THINKING))
+    validator = Validator(engine, validation_modes(SAMPLING, 0, 0, THINKING, PUBLISHED))
     rewards = WeightedRewards({"position": (1.0, RankPositionReward())})
     module = GrpoModule(Policy(model, None, "none"), engine, rewards, validator, settings)
     kept: list[torch.Tensor] = []

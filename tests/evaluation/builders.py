@@ -13,7 +13,7 @@ from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, RankingBatch, Rollout
 
-THINKING = PromptConfig(name="thinking", text="", answer_format="think_answer")
+THINKING = PromptConfig(name="thinking", text="")
 
 
 def predictions(

@@ -31,12 +31,16 @@ def test_equals_scipy() -> None:
     scores, mos = noisy()
     found = set_figures(predictions(scores, mos), FAST)
     assert found.srcc.value == pytest.approx(stats.spearmanr(scores, mos).statistic, abs=1e-6)
-    assert found.krcc.value == pytest.approx(stats.kendalltau(scores, mos).statistic, abs=1e-6)
-    assert found.plcc.value == pytest.approx(stats.pearsonr(scores, mos).statistic, abs=1e-6)
-    for measured in (found.srcc, found.krcc, found.plcc, found.fits["logistic4"].plcc):
+    assert found.metrics["krcc"].value == pytest.approx(
+        stats.kendalltau(scores, mos).statistic, abs=1e-6
+    )
+    assert found.metrics["plcc"].value == pytest.approx(
+        stats.pearsonr(scores, mos).statistic, abs=1e-6
+    )
+    for measured in (*found.metrics.values(), found.fits["logistic4"].metrics["plcc_logistic4"]):
         assert measured.value in measured.interval
     fitted = fit_logistic(scores, mos)(scores)
-    assert found.fits["logistic4"].rmse.value == pytest.approx(
+    assert found.fits["logistic4"].metrics["rmse_logistic4"].value == pytest.approx(
         math.sqrt(np.mean((fitted - mos) ** 2)), rel=1e-6
     )
 
@@ -91,7 +95,7 @@ def test_wrong_direction_is_flagged_and_keeps_its_sign() -> None:
     scores, mos = noisy()
     found = set_figures(predictions(-scores, mos), FAST)
     assert found.srcc.value < -0.5
-    assert math.isnan(found.fits["logistic4"].plcc.value)
+    assert math.isnan(found.fits["logistic4"].metrics["plcc_logistic4"].value)
     assert any("predictions fall as opinion scores rise" in text for text in found.warnings)
 
 

@@ -13,8 +13,9 @@ from vqr1.evaluation.predictions import concatenate
 from vqr1.evaluation.protocol import predictions_of, score_images
 from vqr1.evaluation.summary import paired_gain, summarise
 from vqr1.inference.request import Reply, Request
+from vqr1.iqa.answers import PUBLISHED
 
-REQUEST = Request(THINKING, SamplingConfig(max_new_tokens=8), samples=2, seed=5)
+REQUEST = Request(THINKING, PUBLISHED, SamplingConfig(max_new_tokens=8), samples=2, seed=5)
 
 
 def answer(score: str) -> str:
@@ -113,7 +114,7 @@ def test_paired_gain_on_common_images() -> None:
 
 
 def test_replies_without_a_text_and_with_an_error() -> None:
-    request = Request(THINKING, SamplingConfig(max_new_tokens=8), expected=True)
+    request = Request(THINKING, PUBLISHED, SamplingConfig(max_new_tokens=8), expected=True)
     replies = [
         Reply((answer("3.0"),), 2.5, 0.5, 0.125),
         Reply((), 4.0, 0.5, 0.25),

@@ -26,7 +26,7 @@ from vqr1.inference.metric import QualityMetric
 from vqr1.inference.request import Reply, build_request
 from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
-from vqr1.iqa.answers import parse_answer
+from vqr1.iqa.answers import PUBLISHED
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.prompts import PromptBuilder
@@ -68,7 +68,7 @@ def settings(*overrides: str) -> ScoreConfig:
 def scorer(policy: Policy, *overrides: str) -> Scorer:
     config = settings(*overrides)
     return Scorer(
-        LocalBackend(policy, config.model), config.prompt, config.mode,
+        LocalBackend(policy, config.model), config.prompt, config.answer.form, config.mode,
         seed=config.seed, batch_size=config.batch_size,
     )  # fmt: skip
 
@@ -152,7 +152,7 @@ def test_expected_scores_are_those_of_evaluation(
     config = settings()
     prompts = builder(policy, config)([load_image(path) for path in files[:3]])
     batch = RankingBatch("any", ("a", "b", "c"), prompts, torch.ones(3), torch.arange(3))
-    request = build_request(config.mode, config.prompt, 0)
+    request = build_request(config.mode, config.prompt, config.answer.form, 0)
     replies = LocalBackend(policy, config.model).reply(prompts.images, request)
     judged = predictions_of(batch, replies, request)
     for path, score in zip(files, judged.scores[:, 0].tolist(), strict=False):
@@ -181,7 +181,7 @@ def test_greedy_is_the_engines_greedy_answer(policy: Policy, files: list[Path]) 
     texts = engine.sample(prompts, group_size=1, sampling=config.mode.sampling, seed=3).texts
     results = scorer(policy, "mode=greedy", "batch_size=3").score(files[:4])
     assert [result.text for result in results] == [text for (text,) in texts]
-    assert [r.score for r in results] == [parse_answer(text).score for (text,) in texts]
+    assert [r.score for r in results] == [PUBLISHED.parse(text).score for (text,) in texts]
     assert all(result.std is None for result in results)
 
 
@@ -200,7 +200,7 @@ def test_sampled_scores_follow_the_seed_and_the_image_only(
     engine = LocalEngine(policy.model, policy.processor.tokenizer, 16384)
     prompts = builder(policy, config)([load_image(files[0])])
     (texts,) = engine.sample(prompts, group_size=4, sampling=config.mode.sampling, seed=5).texts
-    scores = [s for s in (parse_answer(text).score for text in texts) if s is not None]
+    scores = [s for s in (PUBLISHED.parse(text).score for text in texts) if s is not None]
     assert alone[0].score == pytest.approx(statistics.mean(scores))
     assert alone[0].std == pytest.approx(statistics.stdev(scores))
 
@@ -233,7 +233,7 @@ def test_a_truncated_answer_gives_no_expected_score(policy: Policy, files: list[
 
 def test_other_scales_have_expected_scores(policy: Policy, files: list[Path]) -> None:
     # The packaged policy was taught 1 to 5, whatever is asked: wider grammars hold its answers.
-    asked = ("prompt=non_thinking", "prompt.score_range=[0,10]")
+    asked = ("prompt=non_thinking", "answer.score_range=[0,10]")
     (narrow,) = scorer(policy, "prompt=non_thinking").score(files[:1])
     (wide,) = scorer(policy, *asked).score(files[:1])
     assert wide.valid

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import math
 import re
+import timeit
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from vqr1.iqa.answers import Answer, accepted_range, parse_answer
+from vqr1.iqa.answers import PUBLISHED, Answer, AnswerForm, FreeText, TaggedAnswer, accepted_range
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,7 @@ from vqr1.iqa.answers import Answer, accepted_range, parse_answer
     ],
 )  # fmt: skip
 def test_number_inside_the_answer(content: str, score: float | None) -> None:
-    assert parse_answer(f"<think>a</think><answer>{content}</answer>").score == score
+    assert PUBLISHED.parse(f"<think>a</think><answer>{content}</answer>").score == score
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,7 @@ def test_number_inside_the_answer(content: str, score: float | None) -> None:
     ],
 )
 def test_where_the_answer_is_looked_for(text: str, score: float | None) -> None:
-    assert parse_answer(text).score == score
+    assert PUBLISHED.parse(text).score == score
 
 
 def test_other_scales() -> None:
@@ -78,29 +82,86 @@ def test_other_scales() -> None:
     assert accepted_range((0.0, 100.0)) == (-25.0, 125.0)
     for content, score in (("42", 42.0), ("70/100", 70.0), ("3/5", None), ("126", None)):
         said = f"<answer>{content}</answer>"
-        assert parse_answer(said, "answer", (0.0, 100.0)).score == score
+        assert TaggedAnswer(score_range=(0.0, 100.0)).parse(said).score == score
 
 
 def test_reasoning_and_published_format_rule() -> None:
     whole = "<think>soft\nedges</think>\n<answer>2.10</answer>"
-    assert parse_answer(whole) == Answer(2.1, "soft\nedges", True)
-    assert not parse_answer(whole + " ").well_formed
-    assert not parse_answer(" " + whole).well_formed
-    assert not parse_answer("<answer>2.10</answer>").well_formed
+    assert PUBLISHED.parse(whole) == Answer(2.1, "soft\nedges", True)
+    assert not PUBLISHED.parse(whole + " ").well_formed
+    assert not PUBLISHED.parse(" " + whole).well_formed
+    assert not PUBLISHED.parse("<answer>2.10</answer>").well_formed
     # The published rule looks at the tags only, not at what the answer holds.
-    assert parse_answer("<think></think><answer></answer>").well_formed
+    assert PUBLISHED.parse("<think></think><answer></answer>").well_formed
 
 
 def test_other_formats() -> None:
-    assert parse_answer("<answer>2</answer>", "answer").well_formed
-    assert not parse_answer("so <answer>2</answer>", "answer").well_formed
-    assert parse_answer("anything\nat all", "free").well_formed
+    assert TaggedAnswer().parse("<answer>2</answer>").well_formed
+    assert not TaggedAnswer().parse("so <answer>2</answer>").well_formed
+    assert FreeText().parse("anything\nat all").well_formed
 
 
-_PUBLISHED = {
-    "think_answer": re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL),
-    "answer": re.compile(r"<answer>.*?</answer>", re.DOTALL),
-}
+def test_tags_of_other_names() -> None:
+    form = TaggedAnswer(tag="rating", reasoning="why")
+    said = "<why>soft</why> <rating>2.5</rating>"
+    assert form.parse(said) == Answer(2.5, "soft", True)
+    # The published tags are prose here, and the other way round.
+    assert form.parse("<think>soft</think><answer>2.5</answer>") == Answer(None, None, False)
+    assert PUBLISHED.parse(said) == Answer(None, None, False)
+    assert (form.opening, form.closing, form.reasons) == ("<rating>", "</rating>", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        # <think> is 7 characters, soft 4, </think> 8, <answer> 8: 7 to 11, then 27 to 30.
+        ("<think>soft</think><answer>2.1</answer>", {"reasoning": (7, 11), "score": (27, 30)}),
+        # An answer that is no score has its place all the same; the last answer counts.
+        ("<answer>x</answer><answer>good</answer>", {"score": (26, 30)}),
+        (" 3.5. ", {"score": (1, 4)}),
+        ("<think>never ends <answer>3</answer>", {"score": (26, 27)}),
+        ("<answer>3", {}),
+        ("", {}),
+    ],
+)
+def test_where_the_fields_stand(text: str, spans: dict[str, tuple[int, int]]) -> None:
+    assert PUBLISHED.spans(text) == spans
+
+
+def test_a_description_has_no_score_and_no_fields() -> None:
+    assert FreeText().parse("<answer>3</answer>") == Answer(None, None, True)
+    assert FreeText().spans("<answer>3</answer>") == {}
+    assert not FreeText.scored
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ({"score_range": (5.0, 1.0)}, "score_range"),
+        ({"score_range": (1.0, math.inf)}, "score_range"),
+        ({"tag": "a b"}, "tag"),
+        ({"reasoning": "answer"}, "reasoning"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_forms_that_there_cannot_be(arguments: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        TaggedAnswer(**arguments)
+    assert [error["loc"] for error in raised.value.errors()] == [(key,)]
+
+
+def test_reading_is_linear() -> None:
+    # A thousand times the text takes a thousand times as long, and not a million times.
+    form, tags = TaggedAnswer(), "<answer>" * 100
+    short, long = (min(timeit.repeat(lambda n=n: form.parse(tags * n), number=1, repeat=3))
+                   for n in (10, 1000))  # fmt: skip
+    assert long < 1000 * short
+
+
+_PATTERNS: tuple[tuple[AnswerForm, re.Pattern[str]], ...] = (
+    (PUBLISHED, re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)),
+    (TaggedAnswer(), re.compile(r"<answer>.*?</answer>", re.DOTALL)),
+)
 _PIECES = st.sampled_from(
     ["<think>", "</think>", "<answer>", "</answer>", " ", "\n", "3.5", "x", "<", "nk>", "</ans"]
 )
@@ -109,15 +170,15 @@ _PIECES = st.sampled_from(
 @settings(max_examples=500, deadline=None)
 @given(st.lists(_PIECES, max_size=9).map("".join))
 def test_form_is_the_published_pattern(text: str) -> None:
-    for name, pattern in _PUBLISHED.items():
-        assert parse_answer(text, name).well_formed == bool(pattern.fullmatch(text))  # type: ignore[arg-type]
+    for form, pattern in _PATTERNS:
+        assert form.parse(text).well_formed == bool(pattern.fullmatch(text))
 
 
 @pytest.mark.medium
 @settings(max_examples=500, deadline=None)
 @given(st.text() | st.text(alphabet="<>/answerthink0123456789.%-+e \n"))
 def test_never_raises_and_never_invents(text: str) -> None:
-    score = parse_answer(text).score
+    score = PUBLISHED.parse(text).score
     if score is not None:
         assert 0 <= score <= 6
         assert score in {float(n) for n in re.findall(r"[0-9]{1,12}(?:\.[0-9]{1,20})?", text)}

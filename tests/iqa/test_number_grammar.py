@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from vqr1.iqa.answers import ScoreRange, accepted_range, parse_answer
+from vqr1.iqa.answers import ScoreRange, TaggedAnswer, accepted_range
 from vqr1.iqa.number_grammar import NumberGrammar
 
 SCALES: tuple[ScoreRange, ...] = (
@@ -48,7 +48,7 @@ def test_how_many_there_are() -> None:
 def test_every_number_is_an_answer(scale: ScoreRange) -> None:
     grammar = NumberGrammar(scale)
     for number in written_out(scale):
-        answer = parse_answer(f"<answer>{number}</answer>", "answer", scale)
+        answer = TaggedAnswer(score_range=scale).parse(f"<answer>{number}</answer>")
         assert answer.score == grammar.value(number)
 
 

@@ -18,7 +18,7 @@ from vqr1.policy.training_prompt import (
 )
 
 TINY = ModelConfig(name="tiny", path=None, min_pixels=3136, max_pixels=12544)
-PROMPT = PromptConfig(name="thinking", text="How good?", answer_format="think_answer")
+PROMPT = PromptConfig(name="thinking", text="How good?")
 OLD_CARD = "---\ntags:\n- image-quality-assessment\n- vqr1\n---\n add_vision_id=True\n"
 
 

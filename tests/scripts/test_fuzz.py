@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import fuzz
 from fuzzing.texts import long_texts
 
-from vqr1.iqa.answers import parse_answer
+from vqr1.iqa.answers import PUBLISHED
 
 pytestmark = pytest.mark.medium
 
@@ -25,7 +25,7 @@ def test_parser_takes_anything(capsys: pytest.CaptureFixture[str]) -> None:
 def test_parser_ends_on_a_million_characters() -> None:
     # Under a quadratic rule each of these would take 10^12 steps, and this test would never end.
     for text in long_texts(1_000_000):
-        assert parse_answer(text).score in (None, 1.0, 3.0)
+        assert PUBLISHED.parse(text).score in (None, 1.0, 3.0)
 
 
 @pytest.mark.parametrize("target", ["labels", "jsonl", "config"])

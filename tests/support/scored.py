@@ -17,4 +17,6 @@ def results(pictures: Sequence[Image.Image], *overrides: str) -> list[Result]:
     """Scores by `conf/score.yaml` with overrides."""
     config = validate(ScoreConfig, plain_values(compose_config("score", overrides)))
     backend = build_backend(config.backend, config.model, config.hardware)
-    return Scorer(backend, config.prompt, config.mode, seed=config.seed).score(pictures)
+    return Scorer(backend, config.prompt, config.answer.form, config.mode, seed=config.seed).score(
+        pictures
+    )

@@ -30,7 +30,7 @@ from tools.tiny_policy.warm_start import (
 )
 from vqr1.data.demo import PHOTOGRAPHS, Photograph, load_photograph, stream
 from vqr1.data.distortions import DISTORTIONS, LEVELS, Picture
-from vqr1.iqa.answers import parse_answer
+from vqr1.iqa.answers import PUBLISHED, TaggedAnswer
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.records import PromptBatch
 
@@ -76,14 +76,14 @@ def test_sentences_name_damage_and_severity() -> None:
 def test_answers_have_the_asked_form_as_often_as_the_style_says() -> None:
     rng, style = stream("tests", "form"), AnswerStyle(well_formed=0.8)
     texts = [response("thinking", 2, 3, style, rng) for _ in range(2000)]
-    share = np.mean([parse_answer(text).well_formed for text in texts])
+    share = np.mean([PUBLISHED.parse(text).well_formed for text in texts])
     # One of the five broken forms only spoils the number, so 80 % + 20 % / 5 = 84 % keep the form;
     # standard error sqrt(.84 * .16 / 2000) = .008.
     assert share == pytest.approx(0.84, abs=0.03)
     plain = [response("non_thinking", 2, 3, style, rng) for _ in range(50)]
-    assert all(parse_answer(text, "answer").well_formed for text in plain)
+    assert all(TaggedAnswer().parse(text).well_formed for text in plain)
     assert all(
-        parse_answer(text).score is None for text in (response("describe", 2, 3, style, rng),)
+        PUBLISHED.parse(text).score is None for text in (response("describe", 2, 3, style, rng),)
     )
 
 
@@ -93,7 +93,7 @@ def test_scores_carry_the_trace_that_the_style_says() -> None:
     means = {}
     for level in (1, 5):
         texts = [response("non_thinking", 0, level, style, rng) for _ in range(1500)]
-        scores = np.array([parse_answer(text, "answer").score for text in texts], dtype=float)
+        scores = np.array([TaggedAnswer().parse(text).score for text in texts], dtype=float)
         assert scores.std() == pytest.approx(0.4, rel=0.1)
         means[level] = scores.mean()
     # Blur goes from 4.4 to 1.2; a fifth of the 3.2 is .64. Standard error .4 sqrt(2 / 1500) = .015.

@@ -19,6 +19,7 @@ from tests.support.tiny_models import tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import GrpoConfig, LoraConfig, OptimizerConfig, SamplingConfig
 from vqr1.distributed.sharding import Replicated
+from vqr1.iqa.answers import PUBLISHED
 from vqr1.policy.loading import Policy, _add_adapters
 from vqr1.policy.vision import VisionCache
 from vqr1.records import PromptBatch, RankingBatch, Rollout
@@ -86,13 +87,13 @@ def make_module(model: Any, reward: Any, **changes: Any) -> tuple[GrpoModule, Ke
         advantage=GroupNormalised(),
         sampling=SAMPLING,
         optimizer=OptimizerConfig(lr=1e-2, schedule="constant", max_grad_norm=0.5),
-        answer_format="think_answer",
+        answer=PUBLISHED,
         micro_batch_tokens=4096,
         total_steps=10,
         seed=3,
     )
     settings = replace(settings, **changes)
-    validator = Validator(engine, validation_modes(SAMPLING, 0, 0, THINKING))
+    validator = Validator(engine, validation_modes(SAMPLING, 0, 0, THINKING, PUBLISHED))
     rewards = WeightedRewards({"length": (1.0, reward)})
     policy = Policy(model, None, "none")
     return GrpoModule(policy, engine, rewards, validator, settings), engine

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vqr1.config.earlier import changed_settings
 from vqr1.errors import ConfigError, DataError
 from vqr1.training.run_record import (
     RunLock,
@@ -69,6 +70,20 @@ def test_other_changes_are_listed_with_both_values() -> None:
         'callbacks.checkpoint.monitor: "val/srcc" -> "val/plcc"',
         "seed: absent -> 3",
     ]
+
+
+def test_a_record_with_the_answer_form_in_its_prompt() -> None:
+    tags = {"_target_": "vqr1.iqa.answers.TaggedAnswer", "tag": "answer"}
+    for name, reasoning in (("think_answer", "think"), ("answer", None)):
+        old = {"prompt": {"answer_format": name, "score_range": [1, 5]}}
+        new = {"answer": {**tags, "reasoning": reasoning, "score_range": [1, 5]}}
+        assert changed_keys(old, new) == []
+    assert changed_keys(old, {"answer": {**tags, "reasoning": None, "score_range": [0, 9]}}) == [
+        "answer.score_range: [1, 5] -> [0, 9]"
+    ]
+    begun = {"prompt.answer_format": "free", "prompt.score_range": [1.0, 5.0]}
+    free = {"answer._target_": "vqr1.iqa.answers.FreeText"}
+    assert changed_settings(begun, free, "a.csv was begun") == []
 
 
 def test_a_record_with_renamed_keys_is_read_under_their_new_names() -> None:

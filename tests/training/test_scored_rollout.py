@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vqr1.errors import RunFaultError
+from vqr1.iqa.answers import PUBLISHED, TaggedAnswer
 from vqr1.records import Rollout
 from vqr1.rewards import BinaryReward, FormatReward, MseReward, RewardInputs, WeightedRewards
 from vqr1.training.scored_rollout import GroupAnswers, pools_of, reward_pool, score_rollout
@@ -31,7 +32,7 @@ def test_scores_rewards_and_signal() -> None:
         rollout(TEXTS, [[3, 4], [2, 5], [1, 1]], 5),
         torch.tensor([3.0, 3.0, 1.0]),
         REWARDS,
-        answer_format="think_answer",
+        answer=PUBLISHED,
     )
     assert scored.scores[0].tolist() == [2.0, 4.0]
     assert math.isnan(scored.scores[1, 1])
@@ -50,7 +51,7 @@ def test_metrics_and_their_denominators() -> None:
         rollout(TEXTS, [[3, 4], [2, 5], [1, 1]], 5),
         torch.tensor([3.0, 3.0, 1.0]),
         REWARDS,
-        answer_format="think_answer",
+        answer=PUBLISHED,
     )
     assert metrics["invalid_rate"] == pytest.approx(1 / 6)
     assert metrics["well_formed_rate"] == pytest.approx(4 / 6)
@@ -67,7 +68,7 @@ def test_metrics_and_their_denominators() -> None:
 def test_no_valid_answer_at_all() -> None:
     _, metrics = score_rollout(
         rollout([["x", "y"]], [[1, 1]], 3), torch.tensor([3.0]), REWARDS,
-        answer_format="think_answer",
+        answer=PUBLISHED,
     )  # fmt: skip
     assert metrics["invalid_rate"] == 1.0
     assert "score_std" not in metrics
@@ -82,7 +83,7 @@ def test_copies_of_an_image_are_known_by_their_row() -> None:
     rewards = WeightedRewards({"binary": (1.0, BinaryReward())})
 
     def earned(rows: torch.Tensor | None) -> list[list[float]]:
-        scored, _ = score_rollout(answers, mos, rewards, answer_format="think_answer", images=rows)
+        scored, _ = score_rollout(answers, mos, rewards, answer=PUBLISHED, images=rows)
         return scored.rewards.tolist()
 
     # Means 2, 3.25, 2. Row 0 against row 1: 1 < 3.25 and 3 < 3.25, both right. Against its copy of
@@ -106,8 +107,7 @@ def test_rewards_on_another_scale(published: bool) -> None:
         rollout(HUNDRED, [[2, 2], [2, 2]], 3),
         mos,
         WeightedRewards({"mse": (1.0, MseReward())}),
-        answer_format="think_answer",
-        score_range=(0.0, 100.0),
+        answer=TaggedAnswer(reasoning="think", score_range=(0.0, 100.0)),
         mos_range=(0.0, 100.0) if published else (1.0, 5.0),
     )
     # 0 and -(1 - 3)^2; 0 and the worst of an answer without a score
@@ -174,7 +174,7 @@ def test_zero_variance_by_cause() -> None:
     ]
     _, metrics = score_rollout(
         rollout(texts, [[2, 2]] * 4, 3), torch.tensor([1.0, 1.0, 1.0, 2.0]), REWARDS,
-        answer_format="think_answer",
+        answer=PUBLISHED,
     )  # fmt: skip
     assert metrics["zero_signal_rate"] == 0.75
     assert [metrics[f"zero_variance/{name}"] for name in ("no_score", "equal_scores")] == [0.25] * 2
@@ -190,5 +190,5 @@ def test_a_reward_that_is_no_number_is_named() -> None:
     with pytest.raises(RunFaultError, match="own: gave nan for response 1 of image 1"):
         score_rollout(
             rollout(TEXTS, [[1, 1]] * 3, 3), torch.tensor([3.0, 3.0, 1.0]),
-            WeightedRewards({"own": (1.0, Broken())}), answer_format="think_answer",
+            WeightedRewards({"own": (1.0, Broken())}), answer=PUBLISHED,
         )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.cli.test_configs import train_config
+from tests.support.plain_logprobs import plain_logprobs
 from tests.support.tiny_models import tiny_model
 from tests.training.test_grpo import PatternReward, fit, make_module, ranking_batch
 from vqr1.errors import ConfigError, RunFaultError
@@ -33,6 +34,9 @@ class Reinforce(PolicyLoss):
         loss = -self.scale * (inputs.weights * inputs.advantages[:, :, None] * logprobs).sum()
         nothing = torch.zeros(())
         return LossOutput(loss, loss.detach(), nothing, nothing)
+
+class Entropic(Reinforce):
+    needs_entropies = True
 
 class Ranks:
     def __call__(self, inputs):
@@ -80,6 +84,43 @@ def test_three_steps_with_a_loss_and_an_advantage_rule_of_ones_own(own: str) -> 
     assert seen.lengths.tolist() == scored.rollout.lengths.tolist()
     assert not torch.equal(torch.nn.utils.parameters_to_vector(model.parameters()), before)
     assert rule.seen.terms.keys() == {"length"}
+
+
+def test_entropies_for_a_loss_that_asks_for_them(own: str) -> None:
+    from own_parts import Entropic, Reinforce
+
+    assert own
+    seen = {}
+    for loss in (Reinforce(1.0), Entropic(1.0)):
+        model, batch = tiny_model(seed=1), ranking_batch()
+        module, engine = make_module(model, PatternReward(), loss=loss)
+        fit(module, batch, 1)
+        seen[type(loss)] = loss.seen[-1]
+    # The weights before the step are those of the same seed.
+    rollout, inputs = engine.kept, seen[Entropic]
+    expected = plain_logprobs(
+        tiny_model(seed=1), batch.prompts, rollout.tokens, rollout.mask, temperature=0.9,
+        with_entropy=True,
+    ).entropy  # fmt: skip
+    assert expected is not None
+    kept = inputs.mask
+    torch.testing.assert_close(inputs.entropies[kept], expected[: len(kept)][kept])
+    assert not inputs.entropies.requires_grad
+    # Log-probabilities do not change with it, and nothing is computed unasked.
+    assert torch.equal(inputs.logprobs[kept], seen[Reinforce].logprobs[kept])
+    assert seen[Reinforce].entropies is None
+    assert seen[Reinforce].fields == {}
+
+
+def test_advantages_of_fields_have_an_axis_more() -> None:
+    fields = ("reasoning", "score")
+    value = torch.zeros(2, 3, 2)
+    assert checked_advantages(value, torch.zeros(2, 3), fields).shape == (2, 3, 2)
+    with pytest.raises(ConfigError, match=r"must return a \[G, K, F\] = \[2, 3, 2\]"):
+        checked_advantages(torch.zeros(2, 3), torch.zeros(2, 3), fields)
+    value[1, 2, 1] = math.inf
+    with pytest.raises(RunFaultError, match="inf for response 2 of image 1"):
+        checked_advantages(value, torch.zeros(2, 3), fields)
 
 
 def test_an_argument_that_a_class_of_ones_own_does_not_take(own: str) -> None:

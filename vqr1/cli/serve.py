@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.help import keys_if_asked
 from vqr1.config import ServeConfig, ServerConfig, validate
+from vqr1.config.folder import answer_of_prompt
 from vqr1.config.model_defaults import lines_about
 from vqr1.errors import ConfigError
 from vqr1.inference.mode_checks import backend_problems, mode_problems
@@ -70,8 +71,10 @@ def serve(arguments: Sequence[str]) -> int:
     backend = build_backend(config.backend, config.model, config.hardware)
     sys.stderr.writelines(f"{line}\n" for line in lines_about(composed, if_other=True))
     app = create_app(
-        Scorer(backend, config.prompt, config.mode, seed=config.seed),
-        Scorer(backend, config.describe, config.mode, seed=config.seed),
+        Scorer(backend, config.prompt, config.answer.form, config.mode, seed=config.seed),
+        Scorer(
+            backend, config.describe, config.describe_answer.form, config.mode, seed=config.seed
+        ),
         ServiceInfo(
             _model_name(config), config.prompt.name, config.describe.name, config.mode.name
         ),
@@ -97,14 +100,19 @@ def check_serving(config: ServeConfig) -> None:
     Raises:
         ConfigError: every problem.
     """
-    problems = mode_problems(config.mode, config.prompt)
+    problems = mode_problems(config.mode, config.answer.form)
     problems += backend_problems(config.backend, config.mode)
-    if config.prompt.answer_format == "free":
+    if not config.answer.form.scored:
         problems.append(
             f"prompt={config.prompt.name}: it asks for no score; descriptions are at /describe, "
             "with the prompt `describe`"
         )
-    if config.describe.answer_format != "free":
+    if config.describe_answer.form.scored:
+        problems.append(
+            f"describe_answer._target_={config.describe_answer.target}: it reads a score; "
+            "descriptions have none, use answer@describe_answer=free"
+        )
+    if answer_of_prompt(config.describe.name) not in (None, "free"):
         problems.append(
             f"describe={config.describe.name}: it asks for a score; take a prompt that asks for a "
             "description"

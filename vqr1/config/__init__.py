@@ -6,6 +6,7 @@ together. The YAML files under `conf/` hold the values; the docstring under each
 what the value means.
 """
 
+from vqr1.config.answer import AnswerConfig, AnyAnswer
 from vqr1.config.backend import (
     AnyBackend,
     LocalBackendConfig,
@@ -73,6 +74,8 @@ from vqr1.config.validation import (
 
 __all__ = [
     "AdvantageConfig",
+    "AnswerConfig",
+    "AnyAnswer",
     "AnyBackend",
     "BatchingConfig",
     "CheckpointConfig",

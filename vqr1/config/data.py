@@ -51,7 +51,8 @@ class DatasetConfig:
     """One labelled set of images."""
 
     name: str
-    """Format of the labels and name in logs: one of `vqr1.data.labels.FORMATS`."""
+    """Format of the labels and name in logs: one of `vqr1.data.labels.FORMATS`, or the import path
+    of a module of your own that defines `FORMAT`."""
     root: str | None
     """Folder that holds the labels and images as downloaded. null builds the demo set in the cache
     folder; every other set needs it."""

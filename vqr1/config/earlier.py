@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vqr1.config.renamed import renamed_keys
+
 EARLIER: dict[str, Any] = {
     "prompt.vision_id": True,
     "rollout.sampling.repetition_penalty": 1.0,
@@ -22,8 +24,8 @@ fields then, so that its own defaults held: `backend.unsupported` is not listed.
 
 
 def completed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record by dotted keys with the keys that it lacks."""
-    return {**EARLIER, **record}
+    """A record by dotted keys under their present names, with the keys that it lacks."""
+    return {**EARLIER, **renamed_keys(record)}
 
 
 def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any], begun: str) -> list[str]:
@@ -39,7 +41,7 @@ def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any], begun: st
     """
     old = completed(saved)
     lines = []
-    for key in sorted({*saved, *now}):
+    for key in sorted({*renamed_keys(saved), *now}):
         if key not in old:
             lines.append(
                 f"{key}={now[key]!r}: {begun} without it, by another command or an earlier version "

@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.answer import AnyAnswer
 from vqr1.config.backend import AnyBackend
 from vqr1.config.data import AnyDataset, LoaderConfig
 from vqr1.config.machine import HardwareConfig, LoggerConfig
+from vqr1.config.metrics import OwnMetrics
 from vqr1.config.model import ModelConfig, PromptConfig, SamplingConfig
 from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt, Seed
 
@@ -111,6 +113,7 @@ class EvalConfig:
     file with its own opinion scores is judged whole."""
     model: EvalModelConfig
     prompt: PromptConfig
+    answer: AnyAnswer
     mode: EvalModeConfig
     backend: AnyBackend
     """Who answers. With a server, `model` decides the image sizes only."""
@@ -134,5 +137,7 @@ class EvalConfig:
     """Name of the suite, for the caption; set by `experiment=eval_...`."""
     seed: Seed
     """Seed of the sampled answers."""
+    metrics: OwnMetrics = field(default_factory=dict)
+    """Metrics beside those of `vqr1.evaluation.metrics`, by name (`conf/metrics`)."""
     run_dir: str
     """Folder of predictions and report. Give the folder of a stopped evaluation to continue it."""

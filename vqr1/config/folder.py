@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from vqr1.errors import ConfigError
+
+ANSWER_OVERRIDE = "override /answer@_global_.answer"
+"""The entry of a prompt's defaults list that chooses the form of its answer."""
 
 
 def config_dir() -> Path:
@@ -26,7 +29,7 @@ def read_choice(
     changes: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Values of one configuration file that has no defaults list.
+    """Values of one configuration file, without those of its defaults list.
 
     Args:
         group: folder below `conf`, such as `model`.
@@ -46,9 +49,26 @@ def read_choice(
 
     register()
     others = {} if model is None else {"model": dict(model)}
-    composed = OmegaConf.create(
-        {**others, group: OmegaConf.merge(OmegaConf.load(file), dict(changes or {}))}
-    )
+    own = OmegaConf.load(file)
+    assert isinstance(own, DictConfig)
+    own.pop("defaults", None)
+    composed = OmegaConf.create({**others, group: OmegaConf.merge(own, dict(changes or {}))})
     values = OmegaConf.to_container(composed[group], resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def answer_of_prompt(name: str) -> str | None:
+    """The form of `conf/answer` that a packaged prompt's file chooses; None where there is none.
+
+    Args:
+        name: file of `conf/prompt`, `-` or `_` alike.
+    """
+    file = config_dir() / "prompt" / f"{name.replace('-', '_')}.yaml"
+    if not file.is_file():
+        return None
+    values = OmegaConf.load(file)
+    assert isinstance(values, DictConfig)
+    entries = values.get("defaults", [])
+    found = [entry.get(ANSWER_OVERRIDE) for entry in entries if ANSWER_OVERRIDE in entry]
+    return str(found[0]) if found else None

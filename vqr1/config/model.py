@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vqr1.config.types import (
@@ -95,27 +94,14 @@ class ModelConfig:
     whose size is nearest."""
 
 
-def _rising(values: tuple[float, float]) -> tuple[float, float]:
-    if not all(map(math.isfinite, values)) or values[0] >= values[1]:
-        raise ValueError("must be two finite numbers, the lower one first")
-    return values
-
-
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class PromptConfig:
-    """What the model is asked."""
+    """What the model is asked; how it has to answer is the group `answer`."""
 
     name: str
     """Short name for logs and table captions."""
     text: str
     """The user's message that follows the image."""
-    answer_format: Literal["think_answer", "answer", "free"]
-    """Form that a response must have to be well formed: reasoning and answer, answer alone, or any
-    text (descriptions)."""
-    score_range: Annotated[tuple[float, float], AfterValidator(_rising)] = (1.0, 5.0)
-    """Lowest and highest score that `text` asks for. An answer may lie beyond either end by a
-    quarter of the range (0 to 6 for 1 to 5); farther out it is invalid. Rewards see scores scaled
-    from it to [1, 5]."""
     vision_id: bool | None = None
     """Put "Picture 1: " before the image, as chat templates that number images do. null: as the
     checkpoint was trained, where its folder records it, and without otherwise (published)."""

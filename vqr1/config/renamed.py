@@ -10,13 +10,29 @@ RENAMED: dict[str, str] = {
     "grpo.clip": "loss.clip",
     "grpo.kl_weight": "loss.kl_weight",
     "grpo.advantage_std": "advantage.std",
+    "prompt.answer_format": "answer",
+    "prompt.score_range": "answer.score_range",
 }
 """New dotted key by old dotted key; the values are the same."""
+
+_TAGGED = {"answer._target_": "vqr1.iqa.answers.TaggedAnswer", "answer.tag": "answer"}
+_FORMS: dict[Any, dict[str, Any]] = {
+    "think_answer": {**_TAGGED, "answer.reasoning": "think"},
+    "answer": {**_TAGGED, "answer.reasoning": None},
+    "free": {"answer._target_": "vqr1.iqa.answers.FreeText"},
+}
+"""Keys of the answer forms that `prompt.answer_format` named, as `conf/answer` has them."""
 
 
 def renamed_keys(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record by dotted keys under their present names."""
-    return {RENAMED.get(key, key): value for key, value in record.items()}
+    present = {RENAMED.get(key, key): value for key, value in record.items()}
+    if "answer" not in present:
+        return present
+    named = present.pop("answer")
+    if named == "free":
+        present.pop("answer.score_range", None)
+    return present | _FORMS[named]
 
 
 def renamed_override(override: str) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.answer import AnyAnswer
 from vqr1.config.backend import AnyBackend
 from vqr1.config.evaluation import EvalModeConfig
 from vqr1.config.machine import HardwareConfig
@@ -34,6 +35,7 @@ class ScoreConfig:
 
     model: ModelConfig
     prompt: PromptConfig
+    answer: AnyAnswer
     mode: EvalModeConfig
     """A description (`prompt=describe`) is sampled with `mode=sampled` and greedy otherwise."""
     backend: AnyBackend

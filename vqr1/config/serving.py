@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.answer import AnyAnswer
 from vqr1.config.backend import AnyBackend
 from vqr1.config.evaluation import EvalModeConfig
 from vqr1.config.machine import HardwareConfig
@@ -57,8 +58,12 @@ class ServeConfig:
     model: ModelConfig
     prompt: PromptConfig
     """What `/score` and `/compare` ask."""
+    answer: AnyAnswer
+    """How the answer to it is written and read."""
     describe: PromptConfig
     """What `/describe` asks."""
+    describe_answer: AnyAnswer
+    """How the answer to that is written: a form without a score."""
     mode: EvalModeConfig
     """How an answer becomes a score; `greedy` gives no standard deviations, so nothing to compare
     by."""

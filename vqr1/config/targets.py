@@ -6,12 +6,23 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.utils import get_class
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass
 
 from vqr1.config.validation import validation_problem
 from vqr1.errors import ConfigError
+
+
+def arguments_apart(*typed: str) -> BeforeValidator:
+    """Puts the keys of a chosen class that the schema does not type into `arguments`."""
+
+    def split(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        own = {key: value[key] for key in ("_target_", *typed) if key in value}
+        return {**own, "arguments": {k: v for k, v in value.items() if k not in own}}
+
+    return BeforeValidator(split)
 
 
 def build_target(key: str, target: str, arguments: Mapping[str, Any]) -> object:
@@ -28,6 +39,9 @@ def build_target(key: str, target: str, arguments: Mapping[str, Any]) -> object:
     Raises:
         ConfigError: there is no such class, or it does not take an argument or its value.
     """
+    # Hydra takes long to import, and its grammar is not needed here otherwise.
+    from hydra.utils import get_class
+
     try:
         chosen = get_class(target)
     except (ImportError, ValueError) as error:

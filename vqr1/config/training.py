@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.answer import AnyAnswer
 from vqr1.config.data import AnyDataset, LoaderConfig
 from vqr1.config.machine import HardwareConfig, LoggerConfig
+from vqr1.config.metrics import OwnMetrics
 from vqr1.config.model import ModelConfig, PromptConfig, RolloutConfig
 from vqr1.config.sweep import SweepConfig
+from vqr1.config.targets import arguments_apart
 from vqr1.config.types import (
     STRICT_KEYS,
     Fraction,
@@ -31,18 +33,6 @@ class RewardConfig:
     terms: dict[str, dict[str, Any]]
     """Terms by name: each has `_target_` (a class of `vqr1.rewards` or your own), `weight`, and the
     class's own arguments."""
-
-
-def _arguments_apart(*typed: str) -> BeforeValidator:
-    """Puts the keys of a chosen class that the schema does not type into `arguments`."""
-
-    def split(value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        own = {key: value[key] for key in ("_target_", *typed) if key in value}
-        return {**own, "arguments": {k: v for k, v in value.items() if k not in own}}
-
-    return BeforeValidator(split)
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -132,8 +122,9 @@ class OptimizerConfig:
 class CheckpointConfig:
     """Which checkpoints are kept."""
 
-    monitor: Literal["val/srcc", "val/plcc", "val/srcc_greedy", "val/plcc_greedy"] = "val/srcc"
-    """Metric of the best checkpoint, higher is better."""
+    monitor: str = "val/srcc"
+    """Metric of the best checkpoint: `val/NAME` or `val/NAME_greedy` of a metric that validations
+    log (`vqr1.evaluation.metrics`)."""
     every_steps: PositiveInt | None = None
     """Optimiser steps between saves; null saves at every validation."""
     keep: PositiveInt = 2
@@ -215,9 +206,10 @@ class TrainConfig:
     dataset: AnyDataset
     model: ModelConfig
     prompt: PromptConfig
+    answer: AnyAnswer
     reward: RewardConfig
-    loss: Annotated[LossConfig, _arguments_apart("kl_weight")]
-    advantage: Annotated[AdvantageConfig, _arguments_apart()]
+    loss: Annotated[LossConfig, arguments_apart("kl_weight")]
+    advantage: Annotated[AdvantageConfig, arguments_apart()]
     rollout: RolloutConfig
     optimizer: OptimizerConfig
     hardware: HardwareConfig
@@ -240,6 +232,8 @@ class TrainConfig:
     `run_dir` with this configuration, else a new one)."""
     resume_force: bool = False
     """Go on although the configuration has changed in keys that change what is computed."""
+    metrics: OwnMetrics = field(default_factory=dict)
+    """Metrics beside those of `vqr1.evaluation.metrics`, by name (`conf/metrics`)."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -249,6 +243,7 @@ class DataConfig:
     dataset: AnyDataset
     model: ModelConfig
     prompt: PromptConfig
+    answer: AnyAnswer
     loader: LoaderConfig
     seed: Seed
     """Seed of the order of batches."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from vqr1.config.renamed import renamed_problem
 from vqr1.errors import ConfigError
 
 T = TypeVar("T")
+
+_WORDED = "worded"
+"""Type of the errors of `several_problems`."""
 
 
 def validate(schema: type[T], values: Mapping[str, Any]) -> T:
@@ -28,8 +32,24 @@ def validate(schema: type[T], values: Mapping[str, Any]) -> T:
     try:
         return TypeAdapter(schema).validate_python(values)
     except ValidationError as error:
-        problems = [validation_problem(detail) for detail in error.errors(include_url=False)]
+        problems = [
+            problem
+            for detail in error.errors(include_url=False)
+            for problem in validation_problems(detail)
+        ]
     raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def several_problems(problems: Sequence[str]) -> PydanticCustomError:
+    """What a validator raises that has worded its problems itself."""
+    return PydanticCustomError(_WORDED, "several problems", {"problems": list(problems)})
+
+
+def validation_problems(detail: Mapping[str, Any]) -> list[str]:
+    """The lines for one validation error: one, or those that a validator has worded itself."""
+    if detail["type"] == _WORDED:
+        return list(detail["ctx"]["problems"])
+    return [validation_problem(detail)]
 
 
 def validation_problem(detail: Mapping[str, Any], prefix: str = "") -> str:

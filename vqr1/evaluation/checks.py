@@ -29,12 +29,12 @@ def check_evaluation(config: EvalConfig) -> None:
     if config.predictions is not None:
         problems += _column_problems(config)
     scores = config.predictions is None and config.compare is None
-    if scores and config.prompt.answer_format == "free":
+    if scores and not config.answer.form.scored:
         problems.append(
-            f"prompt={config.prompt.name}: it asks for no score; choose prompt=thinking or "
-            "prompt=non_thinking"
+            f"prompt={config.prompt.name}, answer: it asks for no score; choose prompt=thinking or "
+            "prompt=non_thinking, without answer=free"
         )
-    problems += mode_problems(config.mode, config.prompt)
+    problems += mode_problems(config.mode, config.answer.form)
     problems += backend_problems(config.backend, config.mode)
     if isinstance(config.backend, ServerConfig) and config.model.run is not None:
         problems.append(
@@ -48,8 +48,21 @@ def check_evaluation(config: EvalConfig) -> None:
         )
     if len(set(config.figures.curves)) < len(config.figures.curves):
         problems.append(f"figures.curves={config.figures.curves}: name each curve once")
+    if config.metrics:
+        problems += _metric_problems(config)
     if problems:
         raise ConfigError(problems)
+
+
+def _metric_problems(config: EvalConfig) -> list[str]:
+    """Why metrics of the user's own cannot be computed."""
+    from vqr1.evaluation.metrics import metrics_of
+
+    try:
+        metrics_of(config.metrics)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def _column_problems(config: EvalConfig) -> list[str]:

@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from vqr1.errors import DataError
-from vqr1.evaluation.figures import FigureOptions, Measured, measure
+from vqr1.evaluation.figures import FigureOptions
+from vqr1.evaluation.metrics import Measured, headline, measure
 from vqr1.evaluation.partial_predictions import finished_file
 from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.evaluation.predictions import BoolArray, Predictions, bootstrap_clusters
@@ -41,7 +42,7 @@ from vqr1.iqa.comparison import (
     paired_bootstrap_test,
     steiger_test,
 )
-from vqr1.iqa.correlation import FloatArray, srcc, srcc_figure
+from vqr1.iqa.correlation import FloatArray, srcc
 
 _SHOWN = 10
 _UNNAMED = "one set"
@@ -214,10 +215,18 @@ def _compare_set(
     clusters, _ = bootstrap_clusters(base, options.resample)
     units = Units.of(len(base), clusters)
     seed = set_seed(options.seed, dataset)
+    metric = headline(options.metrics)
     figures = [
         measure(
-            srcc_figure(row, base.mos),
-            bootstrap_draws(srcc, row, base.mos, clusters=clusters, draws=options.draws, seed=seed),
+            metric.figure(row, base.mos),
+            bootstrap_draws(
+                metric.statistic,
+                row,
+                base.mos,
+                clusters=clusters,
+                draws=options.draws,
+                seed=seed,
+            ),
             units.count,
             options.level,
         )
@@ -302,7 +311,7 @@ def _compare_pair(
     x, y = scores[pair[0]], scores[pair[1]]
     correlations = srcc(x, mos), srcc(y, mos), srcc(x, y)
     gain = paired_bootstrap_test(
-        srcc,
+        headline(options.metrics).statistic,
         x,
         y,
         mos,

@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 
 from vqr1.evaluation.compare import JudgedRun, SetComparison
-from vqr1.evaluation.figures import FigureOptions, Measured
+from vqr1.evaluation.figures import FigureOptions
+from vqr1.evaluation.metrics import HEADLINE, Measured, headline
 from vqr1.evaluation.report import TRAINED, number, with_interval
 from vqr1.evaluation.report_values import finite
 from vqr1.evaluation.tables import Table
@@ -19,7 +20,7 @@ def comparison_tables(
     comparisons: Sequence[SetComparison], options: FigureOptions, runs: Sequence[JudgedRun]
 ) -> list[Table]:
     """For each set a table of the runs with letters, and one of the pairs."""
-    tables = []
+    tables, label = [], headline(options.metrics).label
     modes = tuple(f"{run.name}: {run.caption}" for run in runs if run.caption)
     for found in comparisons:
         caption = f"{found.dataset}, {found.images} images scored by all runs"
@@ -34,8 +35,8 @@ def comparison_tables(
         trained = tuple(f"{name}{TRAINED}: {text}" for name, text in seen.items())
         tables.append(
             Table(
-                f"SRCC by run. {caption}",
-                ("run", "SRCC", "group"),
+                f"{label} by run. {caption}",
+                ("run", label, "group"),
                 tuple(
                     (f"{name}{TRAINED if name in seen else ''}", with_interval(figure), letters)
                     for name, figure, letters in zip(
@@ -54,7 +55,7 @@ def comparison_tables(
         )
         tables.append(
             Table(
-                f"SRCC differences. {caption}",
+                f"{label} differences. {caption}",
                 ("pair", "difference", "p, bootstrap", "p, Holm", "p, Steiger", "p, Meng", "wins"),
                 tuple(
                     (
@@ -106,7 +107,7 @@ def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]
             "bootstrap_over": found.units,
             "runs": {
                 name: {
-                    "srcc": finite(f.value),
+                    HEADLINE: finite(f.value),
                     "low": finite(f.interval.low),
                     "high": finite(f.interval.high),
                     "group": letters,
@@ -117,7 +118,7 @@ def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]
                 {
                     "first": pair.first,
                     "second": pair.second,
-                    "srcc_difference": finite(pair.gain.gain.value),
+                    f"{HEADLINE}_difference": finite(pair.gain.gain.value),
                     "low": finite(pair.gain.interval.low),
                     "high": finite(pair.gain.interval.high),
                     "draws_left_out": pair.gain.interval.lost,

@@ -4,7 +4,8 @@ What it does: takes the predictions of ONE set and computes each figure with its
 and, where it does not exist, the reason. A set whose predictions fall while its opinion scores rise
 is flagged and keeps its negative sign.
 
-What it leaves out: means over sets (`vqr1.evaluation.means`), tables and plots.
+What it leaves out: which metrics there are (`vqr1.evaluation.metrics`), means over sets
+(`vqr1.evaluation.means`), tables and plots.
 
 Shape legend: n images with a score, D bootstrap draws, R references.
 """
@@ -19,21 +20,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vqr1.evaluation.calibration import Calibration, calibrate
+from vqr1.evaluation.metrics import (
+    FITTED,
+    HEADLINE,
+    METRICS,
+    FittedMetric,
+    Measured,
+    Metric,
+    measure,
+)
 from vqr1.evaluation.predictions import (
     Predictions,
     Resample,
     ScoreRule,
     bootstrap_clusters,
 )
-from vqr1.evaluation.summary import CORRELATIONS, scored_rows, set_seed
+from vqr1.evaluation.summary import scored_rows, set_seed
 from vqr1.evaluation.trained_on import TrainedOn
-from vqr1.iqa.bootstrap import (
-    Interval,
-    Units,
-    bootstrap_draws,
-    interval_of_draws,
-    resample_counts,
-)
+from vqr1.iqa.bootstrap import Units, bootstrap_draws, resample_counts
 from vqr1.iqa.correlation import MIN_PAIRS, Figure, FloatArray
 from vqr1.iqa.logistic import Curve, LogisticFit, fit_logistic
 
@@ -50,6 +54,7 @@ class FigureOptions:
         draws: D; 0 computes no intervals.
         level: confidence level.
         seed: seed of the draws.
+        metrics: the metrics of scores as they are.
     """
 
     curves: tuple[Curve, ...] = ("logistic4", "logistic5")
@@ -58,30 +63,15 @@ class FigureOptions:
     draws: int = 1000
     level: float = 0.95
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A figure with its interval.
-
-    Attributes:
-        value: the figure; NaN where it does not exist.
-        interval: its confidence interval; NaN with a reason where there is none.
-        reason: why the figure does not exist; None where it does.
-    """
-
-    value: float
-    interval: Interval
-    reason: str | None = None
+    metrics: tuple[Metric, ...] = METRICS
 
 
 @dataclass(frozen=True)
 class FitFigures:
-    """PLCC and RMSE after a logistic map; RMSE in the units of the opinion scores."""
+    """Metrics after a logistic map, by name."""
 
     fit: LogisticFit
-    plcc: Measured
-    rmse: Measured
+    metrics: Mapping[str, Measured]
 
 
 @dataclass(frozen=True)
@@ -92,17 +82,18 @@ class ReferenceMeans:
         references: R, the references that enter.
         left_out: references without a correlation.
         reasons: how many of them by the reason why there is none.
-        srcc: mean of the references' SRCC, its interval over references.
-        krcc: the same of KRCC.
-        plcc: the same of PLCC.
+        metrics: mean of the references' metrics by name, its interval over references.
     """
 
     references: int
     left_out: int
     reasons: Mapping[str, int]
-    srcc: Measured
-    krcc: Measured
-    plcc: Measured
+    metrics: Mapping[str, Measured]
+
+    @property
+    def srcc(self) -> Measured:
+        """The headline."""
+        return self.metrics[HEADLINE]
 
     @property
     def total(self) -> int:
@@ -118,15 +109,18 @@ class DistortionRow:
         name: the distortion.
         images: its images with a score: those that enter.
         total: all its images.
-        srcc, krcc, plcc: the correlations.
+        metrics: by name.
     """
 
     name: str
     images: int
     total: int
-    srcc: Figure
-    krcc: Figure
-    plcc: Figure
+    metrics: Mapping[str, Figure]
+
+    @property
+    def srcc(self) -> Figure:
+        """The headline."""
+        return self.metrics[HEADLINE]
 
 
 @dataclass(frozen=True)
@@ -161,7 +155,7 @@ class SetFigures:
             other modes.
         units: what the bootstrap drew, "images" or "references".
         unit_count: how many of them.
-        srcc, krcc, plcc: correlations without a fit.
+        metrics: by name, those of the scores as they are.
         fits: figures after each logistic map.
         per_reference: means over references; None where images share none.
         distortions: one row a distortion, worst SRCC first; empty where unknown.
@@ -182,9 +176,7 @@ class SetFigures:
     lost: LostProbability | None
     units: str
     unit_count: int
-    srcc: Measured
-    krcc: Measured
-    plcc: Measured
+    metrics: dict[str, Measured]
     fits: dict[Curve, FitFigures]
     per_reference: ReferenceMeans | None
     distortions: tuple[DistortionRow, ...]
@@ -192,6 +184,11 @@ class SetFigures:
     warnings: tuple[str, ...]
     draws: dict[str, FloatArray] = field(repr=False)
     trained_on: TrainedOn | None = None
+
+    @property
+    def srcc(self) -> Measured:
+        """The headline."""
+        return self.metrics[HEADLINE]
 
     @property
     def invalid_rate(self) -> float:
@@ -216,11 +213,11 @@ def set_figures(predictions: Predictions, options: FigureOptions) -> SetFigures:
     clusters, note = bootstrap_clusters(scored, options.resample)
     units = Units.of(len(scored), clusters)
     seed = set_seed(options.seed, dataset)
-    measured, draws = _correlations(scores, scored.mos, clusters, units, seed, options)
+    measured, draws = _unfitted(scores, scored.mos, clusters, units, seed, options)
     fits = {}
     for curve in options.curves:
         fits[curve], drawn = _fitted(scores, scored.mos, units, seed, curve, options)
-        draws |= {f"plcc_{curve}": drawn[0], f"rmse_{curve}": drawn[1]}
+        draws |= drawn
     main_fit = fits[options.curves[0]].fit if options.curves else None
     spread = predictions.score_std()
     return SetFigures(
@@ -235,14 +232,12 @@ def set_figures(predictions: Predictions, options: FigureOptions) -> SetFigures:
         lost=_lost(predictions),
         units=units.name,
         unit_count=units.count,
-        srcc=measured["srcc"],
-        krcc=measured["krcc"],
-        plcc=measured["plcc"],
+        metrics=measured,
         fits=fits,
         per_reference=_reference_means(predictions, seed, options),
-        distortions=_distortion_rows(predictions, options.rule),
+        distortions=_distortion_rows(predictions, options),
         calibration=calibrate(scored, scores, main_fit),
-        warnings=_warnings(predictions, len(scored), measured["srcc"], note),
+        warnings=_warnings(predictions, len(scored), measured[HEADLINE], note),
         draws=draws,
     )
 
@@ -254,16 +249,7 @@ def _lost(predictions: Predictions) -> LostProbability | None:
     return LostProbability(len(known), float(known.mean()), float(known.max()))
 
 
-def measure(figure: Figure, draws: FloatArray, units: int, level: float) -> Measured:
-    """A figure with the interval of its draws."""
-    if figure.reason:
-        return Measured(figure.value, Interval(math.nan, math.nan, figure.reason), figure.reason)
-    if not len(draws):
-        return Measured(figure.value, Interval(math.nan, math.nan, "no bootstrap draws asked for"))
-    return Measured(figure.value, interval_of_draws(draws, units, level))
-
-
-def _correlations(
+def _unfitted(
     scores: FloatArray,
     mos: FloatArray,
     clusters: Sequence[object] | None,
@@ -272,11 +258,18 @@ def _correlations(
     options: FigureOptions,
 ) -> tuple[dict[str, Measured], dict[str, FloatArray]]:
     measured, draws = {}, {}
-    for name, (statistic, figure) in CORRELATIONS.items():
+    for metric in options.metrics:
+        name = metric.name
         draws[name] = bootstrap_draws(
-            statistic, scores, mos, clusters=clusters, draws=options.draws, seed=seed
+            metric.statistic,
+            scores,
+            mos,
+            clusters=clusters,
+            draws=options.draws if metric.interval else 0,
+            seed=seed,
         )
-        measured[name] = measure(figure(scores, mos), draws[name], units.count, options.level)
+        figure = metric.figure(scores, mos)
+        measured[name] = measure(figure, draws[name], units.count, options.level)
     return measured, draws
 
 
@@ -287,34 +280,38 @@ def _fitted(
     seed: int,
     curve: Curve,
     options: FigureOptions,
-) -> tuple[FitFigures, tuple[FloatArray, FloatArray]]:
-    """Figures after a fit, refitted in every draw, and their draws."""
+) -> tuple[FitFigures, dict[str, FloatArray]]:
+    """Metrics after a fit, refitted in every draw, and their draws."""
     fit = fit_logistic(scores, mos, curve)
+    metrics = [metric for metric in FITTED if metric.curve == curve]
     if fit.reason:
-        draws = (np.full(options.draws, np.nan),) * 2
+        draws = {metric.name: np.full(options.draws, np.nan) for metric in metrics}
     else:
-        draws = _fit_draws(scores, mos, units, seed, fit, options.draws)
-    return (
-        FitFigures(
-            fit,
-            measure(fit.plcc, draws[0], units.count, options.level),
-            measure(fit.rmse, draws[1], units.count, options.level),
-        ),
-        draws,
-    )
+        draws = _fit_draws(scores, mos, units, seed, fit, options.draws, metrics)
+    measured = {
+        metric.name: measure(metric.read(fit), draws[metric.name], units.count, options.level)
+        for metric in metrics
+    }
+    return FitFigures(fit, measured), draws
 
 
 def _fit_draws(
-    scores: FloatArray, mos: FloatArray, units: Units, seed: int, fit: LogisticFit, draws: int
-) -> tuple[FloatArray, FloatArray]:
-    correlations, errors = [], []
+    scores: FloatArray,
+    mos: FloatArray,
+    units: Units,
+    seed: int,
+    fit: LogisticFit,
+    draws: int,
+    metrics: Sequence[FittedMetric],
+) -> dict[str, FloatArray]:
+    values: dict[str, list[float]] = {metric.name: [] for metric in metrics}
     for block in resample_counts(units, draws, seed):
         for counts in block.astype(np.int64):
             rows = np.repeat(np.arange(len(scores)), counts)
             refit = fit_logistic(scores[rows], mos[rows], fit.curve, near=fit)
-            correlations.append(refit.plcc.value)
-            errors.append(refit.rmse.value)
-    return np.asarray(correlations), np.asarray(errors)
+            for metric in metrics:
+                values[metric.name].append(metric.read(refit).value)
+    return {name: np.asarray(found) for name, found in values.items()}
 
 
 def _reference_means(
@@ -330,12 +327,13 @@ def _reference_means(
         rows.setdefault(label, [])
         if np.isfinite(scores[row]):
             rows[label].append(row)
-    values: dict[str, list[float]] = {name: [] for name in CORRELATIONS}
+    metrics = [metric for metric in options.metrics if metric.by_group]
+    values: dict[str, list[float]] = {metric.name: [] for metric in metrics}
     reasons: Counter[str] = Counter()
     for members in rows.values():
         found = {
-            name: f(scores[members], predictions.mos[members])
-            for name, (_, f) in CORRELATIONS.items()
+            metric.name: metric.figure(scores[members], predictions.mos[members])
+            for metric in metrics
         }
         obstacles = [figure.reason for figure in found.values() if figure.reason]
         if obstacles:
@@ -344,11 +342,9 @@ def _reference_means(
             continue
         for name, figure in found.items():
             values[name].append(figure.value)
-    count = len(values["srcc"])
-    means = {name: _mean_over_units(values[name], seed, options) for name in CORRELATIONS}
-    return ReferenceMeans(
-        count, len(rows) - count, dict(reasons), means["srcc"], means["krcc"], means["plcc"]
-    )
+    count = len(values[HEADLINE])
+    means = {name: _mean_over_units(values[name], seed, options) for name in values}
+    return ReferenceMeans(count, len(rows) - count, dict(reasons), means)
 
 
 def _mean_over_units(values: Sequence[float], seed: int, options: FigureOptions) -> Measured:
@@ -363,26 +359,22 @@ def _mean_over_units(values: Sequence[float], seed: int, options: FigureOptions)
     return measure(Figure(float(array.mean())), drawn, len(array), options.level)
 
 
-def _distortion_rows(predictions: Predictions, rule: ScoreRule) -> tuple[DistortionRow, ...]:
+def _distortion_rows(predictions: Predictions, options: FigureOptions) -> tuple[DistortionRow, ...]:
     names = dict.fromkeys(name for name in predictions.distortions if name is not None)
     if len(names) < 2:
         return ()
     labels = np.asarray(predictions.distortions, dtype=object)
-    scores = predictions.image_scores(rule)
+    scores = predictions.image_scores(options.rule)
     rows = []
     for name in names:
         named = labels == name
         members = named & np.isfinite(scores)
         found = {
-            key: f(scores[members], predictions.mos[members])
-            for key, (_, f) in CORRELATIONS.items()
+            metric.name: metric.figure(scores[members], predictions.mos[members])
+            for metric in options.metrics
+            if metric.by_group
         }
-        rows.append(
-            DistortionRow(
-                str(name), int(members.sum()), int(named.sum()), found["srcc"], found["krcc"],
-                found["plcc"],
-            )
-        )  # fmt: skip
+        rows.append(DistortionRow(str(name), int(members.sum()), int(named.sum()), found))
     # Figures that do not exist come last.
     return tuple(
         sorted(rows, key=lambda row: (math.isnan(row.srcc.value), row.srcc.value, row.name))

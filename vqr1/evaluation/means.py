@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqr1.evaluation.figures import FigureOptions, Measured, SetFigures, measure
+from vqr1.evaluation.figures import FigureOptions, SetFigures
+from vqr1.evaluation.metrics import FITTED, Measured, all_entries, measure
 from vqr1.iqa.correlation import Figure
 
 
@@ -25,7 +26,7 @@ class SetMeans:
 
     Attributes:
         sets: names of the sets.
-        plain: mean over sets by figure (srcc, krcc, plcc, plcc_logistic4, ...).
+        plain: mean over sets by metric.
         weighted: mean weighted by scored images.
     """
 
@@ -34,10 +35,24 @@ class SetMeans:
     weighted: Mapping[str, Measured]
 
 
-def figure_values(figures: SetFigures) -> dict[str, Measured]:
+def figure_values(figures: SetFigures, options: FigureOptions) -> dict[str, Measured]:
     """The figures of a set that can be averaged, by name."""
-    fitted = {f"plcc_{curve}": fit.plcc for curve, fit in figures.fits.items()}
-    return {"srcc": figures.srcc, "krcc": figures.krcc, "plcc": figures.plcc, **fitted}
+    values = all_figures(figures, options)
+    averageable = {m.name for m in all_entries(options.metrics) if m.averageable}
+    return {name: value for name, value in values.items() if name in averageable}
+
+
+def all_figures(figures: SetFigures, options: FigureOptions) -> dict[str, Measured]:
+    """Every figure of a set by name, those that cannot be averaged over sets last."""
+    entries = sorted(all_entries(options.metrics), key=lambda metric: not metric.averageable)
+    fitted = {
+        metric.name: fit.metrics[metric.name]
+        for curve, fit in figures.fits.items()
+        for metric in FITTED
+        if metric.curve == curve
+    }
+    values = {**figures.metrics, **fitted}
+    return {metric.name: values[metric.name] for metric in entries if metric.name in values}
 
 
 def set_means(sets: Sequence[SetFigures], options: FigureOptions) -> SetMeans:
@@ -56,8 +71,8 @@ def _means(
 ) -> dict[str, Measured]:
     result = {}
     fewest = min(figures.unit_count for figures in sets)
-    for name in figure_values(sets[0]):
-        values = [figure_values(figures)[name] for figures in sets]
+    for name in figure_values(sets[0], options):
+        values = [figure_values(figures, options)[name] for figures in sets]
         missing = [
             f"{figures.dataset}: {value.reason}"
             for figures, value in zip(sets, values, strict=True)
@@ -68,6 +83,7 @@ def _means(
             result[name] = measure(figure, np.empty(0), fewest, options.level)
             continue
         mean = float(np.average([value.value for value in values], weights=weights))
-        draws = np.average([figures.draws[name] for figures in sets], axis=0, weights=weights)
+        drawn = [figures.draws[name] for figures in sets]
+        draws = np.average(drawn, axis=0, weights=weights)
         result[name] = measure(Figure(mean), draws, fewest, options.level)
     return result

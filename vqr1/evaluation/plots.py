@@ -14,9 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vqr1.evaluation.figures import FigureOptions, Measured, SetFigures
+from vqr1.evaluation.figures import FigureOptions, SetFigures
+from vqr1.evaluation.metrics import Measured, headline
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.report import NAMES, number
+from vqr1.evaluation.report import number
 from vqr1.evaluation.summary import scored_rows, set_seed
 from vqr1.iqa.bootstrap import Units, resample_counts
 from vqr1.iqa.correlation import FloatArray
@@ -97,7 +98,8 @@ def _scatter(
     axes.set_ylabel("opinion score")
     interval = figures.srcc.interval
     axes.set_title(
-        f"SRCC {number(figures.srcc.value)} [{number(interval.low)}, {number(interval.high)}], "
+        f"{headline().label} {number(figures.srcc.value)} "
+        f"[{number(interval.low)}, {number(interval.high)}], "
         f"n = {figures.scored} of {figures.images}",
         fontsize=9,
     )
@@ -177,5 +179,5 @@ def forest_plot(rows: Sequence[tuple[str, Measured]], label: str, title: str) ->
 def mean_plot(sets: Sequence[SetFigures], caption: str) -> Figure:
     """SRCC of every set with its interval."""
     return forest_plot(
-        [(figures.dataset, figures.srcc) for figures in sets], NAMES["srcc"], caption
+        [(figures.dataset, figures.srcc) for figures in sets], headline().label, caption
     )

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vqr1.evaluation.figures import SetFigures
-from vqr1.evaluation.means import figure_values
 from vqr1.evaluation.published import PublishedFigures, PublishedGroup, published_groups
-from vqr1.evaluation.report import NAMES, TRAINED, Evaluation, number
+from vqr1.evaluation.report import TRAINED, Evaluation, number
 from vqr1.evaluation.tables import Table
 
 
@@ -88,7 +87,9 @@ def _our_rows(
     evaluation: Evaluation, ours: Mapping[str, SetFigures], group: PublishedGroup
 ) -> list[tuple[str, dict[str, PublishedFigures]]]:
     """Our rows: raw, raw with means per reference where that may be meant, after the first fit."""
-    raw = {name: PublishedFigures(f.srcc.value, f.plcc.value) for name, f in ours.items()}
+    raw = {
+        name: PublishedFigures(f.srcc.value, f.metrics["plcc"].value) for name, f in ours.items()
+    }
     rows = [("this evaluation, raw PLCC", raw)]
     means = {
         name: figures.per_reference
@@ -101,17 +102,17 @@ def _our_rows(
             for name, found in means.items()
         )
         per_reference = {
-            name: PublishedFigures(found.srcc.value, found.plcc.value)
+            name: PublishedFigures(found.srcc.value, found.metrics["plcc"].value)
             for name, found in means.items()
         }
         rows.append((f"this evaluation, raw PLCC, {words}", raw | per_reference))
     if evaluation.options.curves:
         key = f"plcc_{evaluation.options.curves[0]}"
         fitted = {
-            name: PublishedFigures(f.srcc.value, figure_values(f)[key].value)
+            name: PublishedFigures(f.srcc.value, evaluation.all_figures(f)[key].value)
             for name, f in ours.items()
         }
-        rows.append((f"this evaluation, {NAMES[key]}", fitted))
+        rows.append((f"this evaluation, {evaluation.labels[key]}", fitted))
     return rows
 
 

@@ -15,19 +15,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vqr1.evaluation.figures import FigureOptions, Measured, ReferenceMeans, SetFigures
-from vqr1.evaluation.means import SetMeans, figure_values, set_means
+from vqr1.evaluation.figures import FigureOptions, ReferenceMeans, SetFigures
+from vqr1.evaluation.means import SetMeans, all_figures, set_means
+from vqr1.evaluation.metrics import FITTED, HEADLINE, Measured, labels
 from vqr1.evaluation.tables import Table
-
-NAMES = {
-    "srcc": "SRCC",
-    "krcc": "KRCC",
-    "plcc": "PLCC",
-    "plcc_logistic4": "PLCC, 4-p. fit",
-    "plcc_logistic5": "PLCC, 5-p. fit",
-    "rmse_logistic4": "RMSE, 4-p. fit",
-    "rmse_logistic5": "RMSE, 5-p. fit",
-}
 
 TRAINED = " †"
 """Behind the name or the numbers of a set whose images the model was trained on."""
@@ -52,6 +43,15 @@ class Evaluation:
         """Means over sets; None with one set."""
         return set_means(self.sets, self.options) if len(self.sets) > 1 else None
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """What tables call each metric, by name."""
+        return labels(self.options.metrics)
+
+    def all_figures(self, figures: SetFigures) -> dict[str, Measured]:
+        """Every metric of a set by name, those that cannot be averaged over sets last."""
+        return all_figures(figures, self.options)
+
 
 def number(value: float) -> str:
     """A figure for a table: three decimals, `nan` where it does not exist."""
@@ -66,13 +66,6 @@ def with_interval(measured: Measured) -> str:
     return f"{number(measured.value)} [{number(interval.low)}, {number(interval.high)}]"
 
 
-def all_figures(figures: SetFigures) -> dict[str, Measured]:
-    """Every figure of a set by name, those that cannot be averaged over sets last."""
-    values = figure_values(figures)
-    values |= {f"rmse_{curve}": fit.rmse for curve, fit in figures.fits.items()}
-    return values
-
-
 def main_table(evaluation: Evaluation, detailed: bool) -> Table:
     """One row a set, and the means.
 
@@ -81,18 +74,19 @@ def main_table(evaluation: Evaluation, detailed: bool) -> Table:
         detailed: intervals of every figure; otherwise of the SRCC only, so that the table fits a
             terminal.
     """
-    names = list(all_figures(evaluation.sets[0]))
+    names = list(evaluation.all_figures(evaluation.sets[0]))
     if not detailed:
         # The second fit and its error are in the files.
         curves = evaluation.options.curves
-        names = [name for name in names if not curves[1:] or not name.endswith(curves[1:])]
+        others = {metric.name for metric in FITTED if metric.curve in curves[1:]}
+        names = [name for name in names if name not in others]
 
     def cells(values: Mapping[str, Measured]) -> list[str]:
         return [
             ""
             if name not in values
             else with_interval(values[name])
-            if detailed or name == "srcc"
+            if detailed or name == HEADLINE
             else number(values[name].value)
             for name in names
         ]
@@ -105,8 +99,8 @@ def main_table(evaluation: Evaluation, detailed: bool) -> Table:
             marked(figures),
             f"{figures.scored}/{figures.images}",
             f"{figures.invalid_rate:.1%}",
-            *cells(all_figures(figures)),
-            remarks=set_remarks(figures),
+            *cells(evaluation.all_figures(figures)),
+            remarks=set_remarks(evaluation, figures),
         )
         for figures in evaluation.sets
     ]
@@ -122,17 +116,16 @@ def main_table(evaluation: Evaluation, detailed: bool) -> Table:
         found = figures.per_reference
         if found is not None:
             rules += [len(rows)] if len(rows) not in rules else []
-            values = {"srcc": found.srcc, "krcc": found.krcc, "plcc": found.plcc}
             rows.append(
                 row(
                     f"{marked(figures)}, mean per reference",
                     f"{found.references}/{found.total} ref.",
                     "",
-                    *cells(values),
-                    remarks=reference_remarks(found),
+                    *cells(found.metrics),
+                    remarks=reference_remarks(evaluation, found),
                 )
             )
-    heads = ("set", "scored", "invalid", *(NAMES[name] for name in names))
+    heads = ("set", "scored", "invalid", *(evaluation.labels[name] for name in names))
     return Table(
         evaluation.caption,
         (*heads, "remarks") if detailed else heads,
@@ -149,13 +142,13 @@ def marked(figures: SetFigures) -> str:
     return f"{figures.dataset}{TRAINED if trained else ''}"
 
 
-def set_remarks(figures: SetFigures) -> list[str]:
+def set_remarks(evaluation: Evaluation, figures: SetFigures) -> list[str]:
     """What the metrics of a set are not over, and other things to know before using them."""
     trained = [] if figures.trained_on is None else figures.trained_on.sentences()
-    return [*trained, *figures.warnings, *_lost_draws(all_figures(figures))]
+    return [*trained, *figures.warnings, *_lost_draws(evaluation, evaluation.all_figures(figures))]
 
 
-def reference_remarks(means: ReferenceMeans) -> list[str]:
+def reference_remarks(evaluation: Evaluation, means: ReferenceMeans) -> list[str]:
     """References that a mean per reference is not over, and why."""
     found = []
     if means.left_out:
@@ -164,7 +157,7 @@ def reference_remarks(means: ReferenceMeans) -> list[str]:
             f"over {means.references} of {means.total} references; {means.left_out} have no "
             f"correlation and are left out ({why})"
         )
-    return [*found, *_lost_draws({"srcc": means.srcc, "krcc": means.krcc, "plcc": means.plcc})]
+    return [*found, *_lost_draws(evaluation, means.metrics)]
 
 
 def mean_remarks(evaluation: Evaluation) -> list[str]:
@@ -173,7 +166,7 @@ def mean_remarks(evaluation: Evaluation) -> list[str]:
     if means is None:
         return []
     found = []
-    if means.plain["srcc"].reason:
+    if means.plain[HEADLINE].reason:
         found.append(f"no mean: {means.plain['srcc'].reason}")
     trained = [f.dataset for f in evaluation.sets if f.trained_on and f.trained_on.trained]
     if trained:
@@ -181,16 +174,16 @@ def mean_remarks(evaluation: Evaluation) -> list[str]:
             f"the model was trained on images of {len(trained)} of these {len(means.sets)} sets "
             f"({', '.join(trained)})"
         )
-    return [*found, *_lost_draws(means.plain)]
+    return [*found, *_lost_draws(evaluation, means.plain)]
 
 
-def _lost_draws(values: Mapping[str, Measured]) -> list[str]:
+def _lost_draws(evaluation: Evaluation, values: Mapping[str, Measured]) -> list[str]:
     """Bootstrap draws that intervals are not over, metrics with one number together."""
     lost: dict[tuple[int, int], list[str]] = {}
     for name, measured in values.items():
         if measured.interval.lost:
             key = (measured.interval.lost, measured.interval.draws)
-            lost.setdefault(key, []).append(NAMES[name])
+            lost.setdefault(key, []).append(evaluation.labels[name])
     return [
         f"{count} of {draws} bootstrap draws have no {', '.join(names)} and are left out of the "
         f"interval{'s' if names[1:] else ''}"
@@ -201,17 +194,19 @@ def _lost_draws(values: Mapping[str, Measured]) -> list[str]:
 def _notes(evaluation: Evaluation) -> tuple[str, ...]:
     options = evaluation.options
     notes = [
-        f"{marked(figures)}: {text}" for figures in evaluation.sets for text in set_remarks(figures)
+        f"{marked(figures)}: {text}"
+        for figures in evaluation.sets
+        for text in set_remarks(evaluation, figures)
     ]
     notes += [f"mean of sets: {text}" for text in mean_remarks(evaluation)]
     notes += [
         f"{figures.dataset}, mean per reference: {text}"
         for figures in evaluation.sets
         if figures.per_reference is not None
-        for text in reference_remarks(figures.per_reference)
+        for text in reference_remarks(evaluation, figures.per_reference)
     ]
     notes += [
-        f"{figures.dataset}, {NAMES[f'plcc_{curve}']}: {fit.fit.reason}"
+        f"{figures.dataset}, {evaluation.labels[f'plcc_{curve}']}: {fit.fit.reason}"
         for figures in evaluation.sets
         for curve, fit in figures.fits.items()
         if fit.fit.reason and fit.fit.reason != figures.srcc.reason
@@ -251,9 +246,9 @@ def _missing_intervals(evaluation: Evaluation) -> list[str]:
     notes = []
     for figures in evaluation.sets:
         missing: dict[str, list[str]] = {}
-        for name, measured in all_figures(figures).items():
+        for name, measured in evaluation.all_figures(figures).items():
             if measured.interval.reason and not measured.reason:
-                missing.setdefault(measured.interval.reason, []).append(NAMES[name])
+                missing.setdefault(measured.interval.reason, []).append(evaluation.labels[name])
         notes += [
             f"{figures.dataset}, no interval of {', '.join(names)}: {reason}"
             for reason, names in missing.items()
@@ -271,12 +266,12 @@ def distortion_tables(evaluation: Evaluation) -> list[Table]:
     return [
         Table(
             f"{marked(figures)} by distortion. {evaluation.caption}",
-            ("distortion", "scored", "SRCC", "KRCC", "PLCC"),
+            ("distortion", "scored", *_group_labels(evaluation)),
             tuple(
                 (
                     row.name,
                     f"{row.images}/{row.total}",
-                    *(number(figure.value) for figure in (row.srcc, row.krcc, row.plcc)),
+                    *(number(figure.value) for figure in row.metrics.values()),
                 )
                 for row in figures.distortions
             ),
@@ -286,6 +281,10 @@ def distortion_tables(evaluation: Evaluation) -> list[Table]:
         for figures in evaluation.sets
         if figures.distortions
     ]
+
+
+def _group_labels(evaluation: Evaluation) -> list[str]:
+    return [metric.label for metric in evaluation.options.metrics if metric.by_group]
 
 
 def _distortion_notes(figures: SetFigures) -> tuple[str, ...]:

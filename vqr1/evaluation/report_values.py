@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from vqr1.evaluation.figures import Measured, ReferenceMeans, SetFigures
-from vqr1.evaluation.report import Evaluation, all_figures
+from vqr1.evaluation.figures import ReferenceMeans, SetFigures
+from vqr1.evaluation.metrics import HEADLINE, Measured
+from vqr1.evaluation.report import Evaluation
 from vqr1.evaluation.trained_on import TrainedOn
 
 
@@ -20,12 +21,15 @@ def metric_values(evaluation: Evaluation) -> dict[str, float]:
     values: dict[str, float] = {}
     for figures in evaluation.sets:
         prefix = f"eval/{figures.dataset}"
-        values |= {f"{prefix}/{name}": m.value for name, m in all_figures(figures).items()}
+        values |= {
+            f"{prefix}/{name}": m.value for name, m in evaluation.all_figures(figures).items()
+        }
         values[f"{prefix}/invalid_rate"] = figures.invalid_rate
         values[f"{prefix}/images"] = float(figures.images)
         values[f"{prefix}/scored"] = float(figures.scored)
         if figures.per_reference is not None:
-            values[f"{prefix}/srcc_per_reference"] = figures.per_reference.srcc.value
+            per_reference = f"{prefix}/{HEADLINE}_per_reference"
+            values[per_reference] = figures.per_reference.srcc.value
             values[f"{prefix}/references"] = float(figures.per_reference.references)
             values[f"{prefix}/references_left_out"] = float(figures.per_reference.left_out)
         if figures.trained_on is not None:
@@ -50,7 +54,7 @@ def json_values(evaluation: Evaluation) -> dict[str, Any]:
             "level": options.level,
             "seed": options.seed,
         },
-        "sets": {figures.dataset: _set_values(figures) for figures in evaluation.sets},
+        "sets": {figures.dataset: _set_values(evaluation, figures) for figures in evaluation.sets},
         "mean_over": None if means is None else list(means.sets),
         "mean": None if means is None else _measured_values(means.plain),
         "mean_size_weighted": None if means is None else _measured_values(means.weighted),
@@ -80,17 +84,15 @@ def summary_values(
 
     Args:
         evaluation: all figures.
-        headline: the SRCC that the evaluation stands for.
+        headline: the metric that the evaluation stands for.
         skipped: by set, images that were left out since they cannot be read.
     """
     return {
-        "srcc": finite(headline.value),
-        "srcc_interval": [finite(headline.interval.low), finite(headline.interval.high)],
+        HEADLINE: finite(headline.value),
+        f"{HEADLINE}_interval": [finite(headline.interval.low), finite(headline.interval.high)],
         "sets": {
             figures.dataset: {
-                "srcc": finite(figures.srcc.value),
-                "plcc": finite(figures.plcc.value),
-                "krcc": finite(figures.krcc.value),
+                **{name: finite(found.value) for name, found in figures.metrics.items()},
                 "images": figures.images,
                 "scored": figures.scored,
                 "invalid_rate": finite(figures.invalid_rate),
@@ -109,14 +111,14 @@ def _reference_summary(means: ReferenceMeans | None) -> dict[str, Any] | None:
     if means is None:
         return None
     return {
-        "srcc": finite(means.srcc.value),
+        HEADLINE: finite(means.srcc.value),
         "references": means.references,
         "left_out": means.left_out,
         "reasons": dict(means.reasons),
     }
 
 
-def _set_values(figures: SetFigures) -> dict[str, Any]:
+def _set_values(evaluation: Evaluation, figures: SetFigures) -> dict[str, Any]:
     reference = figures.per_reference
     return {
         "images": figures.images,
@@ -131,7 +133,7 @@ def _set_values(figures: SetFigures) -> dict[str, Any]:
         "lost_probability": None if figures.lost is None else asdict(figures.lost),
         "bootstrap_over": figures.units,
         "bootstrap_units": figures.unit_count,
-        **_measured_values(all_figures(figures)),
+        **_measured_values(evaluation.all_figures(figures)),
         "fits": {
             curve: {
                 "parameters": [finite(value) for value in fit.fit.parameters],
@@ -147,17 +149,13 @@ def _set_values(figures: SetFigures) -> dict[str, Any]:
             "references": reference.references,
             "left_out": reference.left_out,
             "reasons": dict(reference.reasons),
-            **_measured_values(
-                {"srcc": reference.srcc, "krcc": reference.krcc, "plcc": reference.plcc}
-            ),
+            **_measured_values(reference.metrics),
         },
         "distortions": {
             row.name: {
                 "images": row.images,
                 "left_out": row.total - row.images,
-                "srcc": finite(row.srcc.value),
-                "krcc": finite(row.krcc.value),
-                "plcc": finite(row.plcc.value),
+                **{name: finite(found.value) for name, found in row.metrics.items()},
                 "reason": row.srcc.reason,
             }
             for row in figures.distortions

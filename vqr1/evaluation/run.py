@@ -22,6 +22,7 @@ from rich.console import Console
 from vqr1.config import EvalConfig, MixtureConfig
 from vqr1.distributed.environment import RankInfo
 from vqr1.evaluation.figures import FigureOptions, SetFigures, set_figures
+from vqr1.evaluation.metrics import HEADLINE, headline, metrics_of
 from vqr1.evaluation.partial_predictions import check_settings, finished_file
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.published_report import published_tables
@@ -82,6 +83,7 @@ def figure_options(config: EvalConfig) -> FigureOptions:
         figures.bootstrap_draws,
         figures.level,
         figures.seed,
+        metrics_of(config.metrics),
     )
 
 
@@ -190,7 +192,7 @@ def _report(
         for table in published_tables(evaluation):
             console.print(to_rich(table))
     means = evaluation.means
-    headline = means.plain["srcc"] if means is not None else sets[0].srcc
+    headline = means.plain[HEADLINE] if means is not None else sets[0].srcc
     with _open_log(config, composed, "+".join(figures.dataset for figures in sets)) as run_log:
         load_image = None if scored is None else scored.load_image
         write_outcome(evaluation, predictions, config.report, run_log, load_image)
@@ -242,7 +244,9 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
                 rows = list(zip(comparison.names, comparison.figures, strict=True))
                 run_log.figure(
                     f"plots/comparison_{comparison.dataset}",
-                    forest_plot(rows, "SRCC", f"{comparison.dataset}, {comparison.images} images"),
+                    forest_plot(
+                        rows, headline().label, f"{comparison.dataset}, {comparison.images} images"
+                    ),
                 )
         _end(run_log, {"compared": config.compare, "sets": values}, started, console)
 

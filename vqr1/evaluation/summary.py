@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vqr1.evaluation.metrics import HEADLINE, METRICS, Measured, Metric, headline
 from vqr1.evaluation.predictions import Predictions, ScoreRule, bootstrap_clusters
 from vqr1.iqa.bootstrap import (
     Interval,
@@ -28,24 +29,9 @@ from vqr1.iqa.bootstrap import (
     interval_of_draws,
     paired_gain_interval,
 )
-from vqr1.iqa.correlation import (
-    Figure,
-    FloatArray,
-    krcc,
-    krcc_figure,
-    plcc,
-    plcc_figure,
-    srcc,
-    srcc_figure,
-)
+from vqr1.iqa.correlation import Figure, FloatArray
 
-CORRELATIONS: dict[str, tuple[Statistic, Callable[..., Figure]]] = {
-    "srcc": (srcc, srcc_figure),
-    "krcc": (krcc, krcc_figure),
-    "plcc": (plcc, plcc_figure),
-}
-"""By name, in the order of tables: the figure alone, and with the reason where there is none."""
-
+_HEADLINE = headline()
 _NOT_DRAWN = Interval(math.nan, math.nan, "no bootstrap draws were asked for")
 
 
@@ -54,13 +40,8 @@ class Summary:
     """Figures of one data set, or the plain mean over several.
 
     Attributes:
-        srcc: Spearman's correlation of image scores with opinion scores.
-        plcc: Pearson's correlation, without a fit.
-        krcc: Kendall's tau-b.
-        srcc_interval: 95 % bootstrap interval (over references where images share enough of them,
-            otherwise over images: `bootstrap_clusters`).
-        plcc_interval: the same of `plcc`.
-        krcc_interval: the same of `krcc`.
+        metrics: by name, each with its 95 % bootstrap interval (over references where images share
+            enough of them, otherwise over images: `bootstrap_clusters`).
         n: images.
         n_scored: images with a score: those that enter the correlations.
         invalid_rate: answers that could not be parsed / all answers.
@@ -68,24 +49,32 @@ class Summary:
         score_std: mean standard deviation of an image's answers, over the images with two valid
             ones or more; NaN with one answer an image.
         n_std: images that enter `score_std`.
-        reasons: why a figure is NaN, by its name.
         parts: each set's own summary, where there are several.
     """
 
-    srcc: float
-    plcc: float
-    krcc: float
-    srcc_interval: Interval
-    plcc_interval: Interval
-    krcc_interval: Interval
+    metrics: Mapping[str, Measured]
     n: int
     n_scored: int
     invalid_rate: float
     well_formed_rate: float
     score_std: float
     n_std: int
-    reasons: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, Summary] = field(default_factory=dict)
+
+    @property
+    def srcc(self) -> float:
+        """The headline."""
+        return self.metrics[HEADLINE].value
+
+    @property
+    def srcc_interval(self) -> Interval:
+        """Interval of the headline."""
+        return self.metrics[HEADLINE].interval
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why a metric is NaN, by its name."""
+        return {name: found.reason for name, found in self.metrics.items() if found.reason}
 
 
 def summarise(
@@ -95,6 +84,7 @@ def summarise(
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    metrics: Sequence[Metric] = METRICS,
 ) -> Summary:
     """Correlations, intervals and answer rates of predictions.
 
@@ -104,6 +94,7 @@ def summarise(
         draws: bootstrap draws; 0 computes no intervals.
         seed: seed of the draws.
         level: confidence level of the intervals.
+        metrics: those to compute.
 
     Returns:
         The set's figures; for several sets their plain mean, with each set's own under `parts`. A
@@ -111,23 +102,21 @@ def summarise(
     """
     sets = predictions.by_dataset()
     figures: dict[str, dict[str, Figure]] = {}
-    drawn: dict[str, list[FloatArray]] = {name: [] for name in CORRELATIONS}
+    drawn: dict[str, list[FloatArray]] = {metric.name: [] for metric in metrics}
     units: list[int] = []
     for dataset, part in sets.items():
         scored, scores = scored_rows(part, rule)
         clusters, _ = bootstrap_clusters(scored)
         units.append(Units.of(len(scored), clusters).count)
-        figures[dataset] = {
-            name: figure(scores, scored.mos) for name, (_, figure) in CORRELATIONS.items()
-        }
-        for name, (statistic, _) in CORRELATIONS.items():
-            drawn[name].append(
+        figures[dataset] = {metric.name: metric.figure(scores, scored.mos) for metric in metrics}
+        for metric in metrics:
+            drawn[metric.name].append(
                 bootstrap_draws(
-                    statistic,
+                    metric.statistic,
                     scores,
                     scored.mos,
                     clusters=clusters,
-                    draws=draws,
+                    draws=draws if metric.interval else 0,
                     seed=set_seed(seed, dataset),
                 )
             )
@@ -135,9 +124,8 @@ def summarise(
         dataset: _summary(
             part,
             rule,
-            figures[dataset],
             {
-                name: _interval(values[number], units[number], level)
+                name: _measured(figures[dataset][name], values[number], units[number], level)
                 for name, values in drawn.items()
             },
         )
@@ -145,12 +133,16 @@ def summarise(
     }
     if len(parts) == 1:
         return next(iter(parts.values()))
-    means = {name: _mean_figure(name, figures) for name in CORRELATIONS}
-    intervals = {
-        name: _interval(np.mean(values, axis=0), min(units), level)
-        for name, values in drawn.items()
+    means = {
+        metric.name: _measured(
+            _mean_figure(metric, figures),
+            np.mean(drawn[metric.name], axis=0),
+            min(units),
+            level,
+        )
+        for metric in metrics
     }
-    return replace(_summary(predictions, rule, means, intervals), parts=parts)
+    return replace(_summary(predictions, rule, means), parts=parts)
 
 
 def set_seed(seed: int, dataset: str) -> int:
@@ -166,38 +158,31 @@ def scored_rows(part: Predictions, rule: ScoreRule) -> tuple[Predictions, FloatA
     return part.rows(keep), scores[keep]
 
 
-def _interval(values: FloatArray, units: int, level: float) -> Interval:
-    return interval_of_draws(values, units, level) if len(values) else _NOT_DRAWN
+def _measured(figure: Figure, values: FloatArray, units: int, level: float) -> Measured:
+    interval = interval_of_draws(values, units, level) if len(values) else _NOT_DRAWN
+    return Measured(figure.value, interval, figure.reason)
 
 
-def _mean_figure(name: str, figures: Mapping[str, Mapping[str, Figure]]) -> Figure:
-    missing = [f"{dataset}: {f[name].reason}" for dataset, f in figures.items() if f[name].reason]
+def _mean_figure(metric: Metric, figures: Mapping[str, Mapping[str, Figure]]) -> Figure:
+    if not metric.averageable:
+        return Figure(math.nan, f"{metric.label} has no mean over data sets")
+    found = {dataset: by_name[metric.name] for dataset, by_name in figures.items()}
+    missing = [f"{dataset}: {figure.reason}" for dataset, figure in found.items() if figure.reason]
     if missing:
         return Figure(math.nan, "; ".join(missing))
-    return Figure(float(np.mean([f[name].value for f in figures.values()])))
+    return Figure(float(np.mean([figure.value for figure in found.values()])))
 
 
-def _summary(
-    part: Predictions,
-    rule: ScoreRule,
-    figures: Mapping[str, Figure],
-    intervals: Mapping[str, Interval],
-) -> Summary:
+def _summary(part: Predictions, rule: ScoreRule, metrics: Mapping[str, Measured]) -> Summary:
     spread = part.score_std()
     return Summary(
-        srcc=figures["srcc"].value,
-        plcc=figures["plcc"].value,
-        krcc=figures["krcc"].value,
-        srcc_interval=intervals["srcc"],
-        plcc_interval=intervals["plcc"],
-        krcc_interval=intervals["krcc"],
+        metrics=metrics,
         n=len(part),
         n_scored=int(np.isfinite(part.image_scores(rule)).sum()),
         invalid_rate=float(1 - part.valid.mean()),
         well_formed_rate=float(part.well_formed.mean()),
         score_std=float(np.nanmean(spread)) if np.isfinite(spread).any() else math.nan,
         n_std=int(np.isfinite(spread).sum()),
-        reasons={name: figure.reason for name, figure in figures.items() if figure.reason},
     )
 
 
@@ -226,7 +211,7 @@ def paired_gain(
     before: Predictions,
     after: Predictions,
     *,
-    statistic: Statistic = srcc,
+    statistic: Statistic = _HEADLINE.statistic,
     rule: ScoreRule = "valid_mean",
     draws: int = 1000,
     seed: int = 0,

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vqr1.errors import DataError
 from vqr1.evaluation.predictions import Predictions, ScoreRule
 from vqr1.evaluation.summary import scored_rows
-from vqr1.iqa.answers import parse_answer
+from vqr1.iqa.answers import PUBLISHED
 from vqr1.iqa.logistic import LogisticFit
 
 _PICTURE = 200
@@ -86,7 +86,7 @@ def worst_images(
 def _reasoning(scored: Predictions, i: int, score: float) -> str:
     distance = np.where(scored.valid[i], np.abs(scored.scores[i] - score), np.inf)
     text = scored.texts[i][int(distance.argmin())]
-    reasoning = (parse_answer(text).reasoning or text).strip()
+    reasoning = (PUBLISHED.parse(text).reasoning or text).strip()
     return "" if re.fullmatch(r"<\w+>", reasoning) else reasoning
 
 

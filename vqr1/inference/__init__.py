@@ -4,10 +4,10 @@
 no MOS, which `vqr1.evaluation` joins.
 
     backend = LocalBackend(load_policy(model), model)    # or another of vqr1.inference.backends
-    scorer = Scorer(backend, prompt, mode)               # any number of scorers share a backend
+    scorer = Scorer(backend, prompt, answer, mode)       # any number of scorers share a backend
     results = scorer.score(images)                       # score, std, valid, text, error
     compare(results)                                     # probabilities of pairs, and a ranking
 
-A prompt with `answer_format: free` (`conf/prompt/describe.yaml`) makes a scorer that describes: the
+An answer form without a score (`conf/answer/free.yaml`) makes a scorer that describes: the
 results hold `text` and no score.
 """

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vqr1.inference.request import Reply, Request
-from vqr1.iqa.answers import parse_answer
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ def read_reply(reply: Reply, request: Request) -> Answers:
     """
     if reply.error is not None:
         return Answers((), (None,) * request.samples, (False,) * request.samples)
-    prompt = request.prompt
-    parsed = [parse_answer(text, prompt.answer_format, prompt.score_range) for text in reply.texts]
+    parsed = [request.answer.parse(text) for text in reply.texts]
     well_formed = tuple(answer.well_formed for answer in parsed)
     if request.expected:
         return Answers(reply.texts, (reply.score,), well_formed or (True,))

@@ -16,7 +16,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vqr1.config import EvalModeConfig, ModelConfig, PromptConfig, read_choice, validate
+from vqr1.config import (
+    AnswerConfig,
+    AnyAnswer,
+    EvalModeConfig,
+    ModelConfig,
+    PromptConfig,
+    read_choice,
+    validate,
+)
+from vqr1.config.folder import answer_of_prompt
 from vqr1.errors import ConfigError, DataError
 from vqr1.inference.backends.local import LocalBackend
 from vqr1.inference.pictures import ImageSource
@@ -102,8 +111,11 @@ def create_metric(
     chosen = read_choice("model", name, "name", changes=changes)
     config = validate(ModelConfig, chosen)
     asked = validate(PromptConfig, read_choice("prompt", prompt, "prompt"))
+    answer = read_choice("answer", answer_of_prompt(prompt) or "think_answer", "answer")
+    chosen_form: AnswerConfig = validate(AnyAnswer, answer)
+    form = chosen_form.form
     problems = []
-    if asked.answer_format == "free":
+    if not form.scored:
         problems.append(f"prompt={prompt!r}: it asks for no score; use thinking or non_thinking")
     if mode not in ("expected", "greedy", "sampled"):
         problems.append(f"mode={mode!r}: must be expected, greedy or sampled")
@@ -127,5 +139,5 @@ def create_metric(
         },
     )
     backend = LocalBackend(load_policy(config, device=device), config)
-    scorer = Scorer(backend, asked, answers, seed=seed, batch_size=batch_size)
+    scorer = Scorer(backend, asked, form, answers, seed=seed, batch_size=batch_size)
     return QualityMetric(scorer, device)

@@ -65,19 +65,19 @@ def sampled_replies(
 
 
 def expected_replies(engine: LocalEngine, prompts: PromptBatch, request: Request) -> list[Reply]:
-    """Expected scores of B images, after greedy reasoning where the prompt asks for it.
+    """Expected scores of B images, after greedy reasoning where the answer form asks for it.
 
     Args:
         engine: reads the prompts and writes the reasoning.
         prompts: B prompts.
         request: what is asked; its `sampling` bounds the reasoning.
     """
-    reasons = request.prompt.answer_format == "think_answer"
+    reasons = request.answer.reasons
     found = expected_answers(
         engine,
         prompts,
         reasoning=request.sampling if reasons else None,
-        score_range=request.prompt.score_range,
+        score_range=request.answer.score_range,
     )
     table = torch.stack([found.score, found.std, found.lost], dim=1).tolist()
     return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from vqr1.config import EvalModeConfig, PromptConfig, SamplingConfig
+from vqr1.iqa.answers import AnswerForm
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Request:
     """What each image of a batch is asked.
 
     Attributes:
-        prompt: the question and the form of its answer.
+        prompt: the question.
+        answer: how the answer to it is written, and how it is read.
         sampling: how one answer is drawn; temperature 0 is greedy.
         samples: S, answers to each image, at least 1.
         seed: of the draws.
@@ -26,6 +28,7 @@ class Request:
     """
 
     prompt: PromptConfig
+    answer: AnswerForm
     sampling: SamplingConfig
     samples: int = 1
     seed: int = 0
@@ -54,21 +57,24 @@ class Reply:
     error: str | None = None
 
 
-def build_request(mode: EvalModeConfig, prompt: PromptConfig, seed: int) -> Request:
+def build_request(
+    mode: EvalModeConfig, prompt: PromptConfig, answer: AnswerForm, seed: int
+) -> Request:
     """What a mode asks; `greedy` and `expected` take one greedy answer.
 
     Args:
         mode: how an answer becomes a score.
-        prompt: what is asked; a `free` prompt takes one answer and no expected score.
+        prompt: what is asked.
+        answer: how answers are written; a description takes one answer and no expected score.
         seed: seed of sampled answers.
     """
     sampled = mode.name == "sampled"
-    free = prompt.answer_format == "free"
     return Request(
         prompt=prompt,
+        answer=answer,
         sampling=mode.sampling if sampled else replace(mode.sampling, temperature=0.0),
-        samples=mode.samples if sampled and not free else 1,
+        samples=mode.samples if sampled and answer.scored else 1,
         seed=seed,
-        expected=mode.name == "expected" and not free,
+        expected=mode.name == "expected" and answer.scored,
         micro_batch_tokens=mode.micro_batch_tokens,
     )

@@ -96,7 +96,7 @@ def run(job: Job, patterns: Sequence[str]) -> int:
     scorer = _on_all_ranks(job, lambda: _load_for_share(job, paths))
     with ExitStack() as stack:
         stream = _on_rank0(job, stack, _output(config.output)) or sys.stdout
-        writer = ResultWriter(stream, job.form, descriptions=config.prompt.answer_format == "free")
+        writer = ResultWriter(stream, job.form, descriptions=not config.answer.form.scored)
         counts = _score(job, scorer, paths, writer.write, stream)
     return _closing(job, counts)
 
@@ -114,7 +114,12 @@ def load_scorer(job: Job) -> Scorer:
     if job.info.rank == 0:
         sys.stderr.writelines(f"{note}\n" for note in (*job.notes, *notes_on(config)))
     return Scorer(
-        backend, config.prompt, config.mode, seed=config.seed, batch_size=config.batch_size
+        backend,
+        config.prompt,
+        config.answer.form,
+        config.mode,
+        seed=config.seed,
+        batch_size=config.batch_size,
     )
 
 
@@ -310,7 +315,7 @@ def _score_share(
 
 
 def _closing(job: Job, counts: Counter[str]) -> int:
-    done = "described" if job.config.prompt.answer_format == "free" else "scored"
+    done = "scored" if job.config.answer.form.scored else "described"
     if job.info.rank == 0:
         sys.stderr.write(
             f"{counts['valid']} {done}, {counts['unreadable']} unreadable, "

@@ -30,7 +30,7 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
     """
     problems = [
         *_inputs(config, patterns),
-        *mode_problems(config.mode, config.prompt),
+        *mode_problems(config.mode, config.answer.form),
         *backend_problems(config.backend, config.mode),
         *(_comparing(config) if config.task == "compare" else _scoring(config)),
     ]
@@ -98,7 +98,7 @@ def _comparing(config: ScoreConfig) -> list[str]:
         return []
     problems = []
     mode = config.mode
-    if config.prompt.answer_format == "free":
+    if not config.answer.form.scored:
         problems.append(
             f"task=compare, prompt={config.prompt.name}: it asks for no score, so there is nothing "
             "to compare; use prompt=thinking or prompt=non_thinking"

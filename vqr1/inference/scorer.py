@@ -36,7 +36,7 @@ from vqr1.inference.backends import Backend
 from vqr1.inference.pictures import ImageSource, name_of, open_picture, split_images
 from vqr1.inference.request import Reply, build_request
 from vqr1.inference.result import Result
-from vqr1.iqa.answers import ScoreRange
+from vqr1.iqa.answers import AnswerForm, ScoreRange
 
 
 class Scorer:
@@ -60,6 +60,7 @@ class Scorer:
         self,
         backend: Backend,
         prompt: PromptConfig,
+        answer: AnswerForm,
         mode: EvalModeConfig,
         *,
         seed: int = 0,
@@ -68,13 +69,13 @@ class Scorer:
         self._backend = backend
         self._rule = mode.score_rule
         self._batch_size = batch_size
-        self._request = build_request(mode, prompt, seed)
+        self._request = build_request(mode, prompt, answer, seed)
         backend.prepare(self._request)
 
     @property
     def score_range(self) -> ScoreRange:
         """Lowest and highest score that the prompt asks for."""
-        return self._request.prompt.score_range
+        return self._request.answer.score_range
 
     def score(self, images: ImageSource | Iterable[ImageSource]) -> list[Result]:
         """Results of images in their order.
@@ -146,7 +147,7 @@ class Scorer:
         text = reply.texts[0] if reply.texts else None
         if reply.error is not None:
             return Result(path, error=_named(reply.error, path))
-        if self._request.prompt.answer_format == "free":
+        if not self._request.answer.scored:
             return Result(path, valid=bool((text or "").strip()), text=text)
         if self._request.expected:
             valid = reply.score is not None

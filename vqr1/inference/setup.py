@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vqr1.config import (
+    AnyAnswer,
     AnyBackend,
     EvalConfig,
     EvalModeConfig,
@@ -41,6 +42,7 @@ class InferenceSetup:
         model: checkpoint and image sizes; with a server, the image sizes only.
         hardware: where a model in this process goes.
         prompt: what is asked.
+        answer: how the answer is written, and how it is read.
         mode: how an answer becomes a score.
         seed: of sampled answers.
     """
@@ -49,6 +51,7 @@ class InferenceSetup:
     model: ModelConfig
     hardware: HardwareConfig
     prompt: PromptConfig
+    answer: AnyAnswer
     mode: EvalModeConfig
     seed: int
 
@@ -56,13 +59,19 @@ class InferenceSetup:
     def of(cls, config: EvalConfig | ScoreConfig) -> InferenceSetup:
         """The setup of a command."""
         return cls(
-            config.backend, config.model, config.hardware, config.prompt, config.mode, config.seed
+            config.backend,
+            config.model,
+            config.hardware,
+            config.prompt,
+            config.answer,
+            config.mode,
+            config.seed,
         )
 
     @property
     def request(self) -> Request:
         """What each image is asked."""
-        return build_request(self.mode, self.prompt, self.seed)
+        return build_request(self.mode, self.prompt, self.answer.form, self.seed)
 
     def resize_rule(self) -> ResizeRule:
         """How images are resized for this backend.
@@ -112,8 +121,7 @@ class InferenceSetup:
             "model.max_pixels": model.max_pixels,
             "prompt.text": self.prompt.text,
             "prompt.vision_id": vision_id_of(self.prompt, model, hub=not server),
-            "prompt.answer_format": self.prompt.answer_format,
-            "prompt.score_range": list(self.prompt.score_range),
+            **self.answer.settings(),
             "mode.name": mode.name,
             "mode.samples": mode.samples,
             **{f"mode.sampling.{key}": value for key, value in asdict(mode.sampling).items()},

@@ -1,6 +1,14 @@
-r"""From a response's text to a score, or to the knowledge that it holds none.
+r"""From a response's text to its scores, or to the knowledge that it holds none, by an answer form.
 
-Where the answer is looked for: behind the last `</think>`, in the whole response without one.
+| form | a response of exactly this form is format-compliant |
+|---|---|
+| `TaggedAnswer(reasoning="think")` (published) | `<think>.*?</think>\s*<answer>.*?</answer>` |
+| `TaggedAnswer()` | `<answer>.*?</answer>` |
+| `TaggedAnswer(tag="rating", reasoning="why")` | `<why>.*?</why>\s*<rating>.*?</rating>` |
+| `FreeText()`: a description, without a score | any text |
+
+Where `TaggedAnswer` looks (with its own tags): behind the last `</think>`, in the whole response
+without one.
 
 | there | score |
 |---|---|
@@ -35,11 +43,16 @@ the text.
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, ClassVar
 
-AnswerFormat = Literal["think_answer", "answer", "free"]
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 ScoreRange = tuple[float, float]
 """Lowest and highest score that the prompt asks for."""
@@ -54,7 +67,6 @@ scores somewhat below 1, and their order still tells quality; a `42` tells nothi
 LONGEST_ANSWER = 200
 """Characters of an answer beyond which it is prose."""
 
-_TAG = re.compile(r"</?answer>")
 _NUMBER = r"[+-]?[0-9]{1,12}(?:\.[0-9]{1,20})?"
 _WRAP = r"[\s*_`\"'()\[\]$]{0,200}"
 _LABEL = r"[^\W\d](?:[^\W\d]|[\s*'\-]){0,80}?(?:\s{0,20}[:=]|\sis\b)"
@@ -63,8 +75,25 @@ _ANSWER = re.compile(
     rf"(?:\s{{0,200}}(?:/|out of)\s{{0,200}}(?P<top>[0-9]{{1,12}}(?:\.0{{1,20}})?))?{_WRAP}"
 )
 _LONE_NUMBER = re.compile(rf"({_NUMBER})\.?")
-_BETWEEN = re.compile(r"</think>\s*<answer>")
-_OPEN, _CLOSE = "<answer>", "</answer>"
+_THINK = "think"
+"""Tag of reasoning that is passed over where none is asked for."""
+
+Span = tuple[int, int]
+"""First character of a field of a response's text, and the one after its last."""
+
+SCORE, REASONING = "score", "reasoning"
+"""Names of the fields of a tagged answer (`AnswerForm.spans`)."""
+
+
+def _rising(values: ScoreRange) -> ScoreRange:
+    if not all(map(math.isfinite, values)) or values[0] >= values[1]:
+        raise ValueError("must be two finite numbers, the lower one first")
+    return values
+
+
+TagName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
+RisingRange = Annotated[ScoreRange, AfterValidator(_rising)]
+_STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -72,21 +101,60 @@ class Answer:
     """What one response says.
 
     Attributes:
-        score: the stated score, or None when none can be read without guessing.
-        reasoning: text between `<think>` and `</think>`, or None.
+        score: the stated score that is ranked, or None when none can be read without guessing.
+        reasoning: the text between the tags of reasoning, or None.
         well_formed: the whole response has the demanded format.
+        attributes: scores of further attributes that the form asks for, by name; None where one
+            cannot be read.
     """
 
     score: float | None
     reasoning: str | None
     well_formed: bool
+    attributes: Mapping[str, float | None] = field(default_factory=dict)
+
+
+class AnswerForm(ABC):
+    """How a response has to be written, and how it is read (`conf/answer`).
+
+    A form of your own needs no change here: a subclass, named by `_target_` in a YAML file under
+    `conf/answer/`, whose further keys are its arguments.
+
+    Attributes:
+        score_range: lowest and highest score that the prompt asks for.
+        scored: False where a response holds no score: a description.
+        reasons: reasoning is written before the answer.
+        opening: the text after which the score begins, None where no fixed text stands before it.
+        closing: the text that ends an answer, None where none does.
+    """
+
+    score_range: ScoreRange = ASKED_RANGE
+    scored: ClassVar[bool] = True
+    opening: str | None = None
+    closing: str | None = None
+
+    @property
+    def reasons(self) -> bool:
+        """Reasoning is written before the answer."""
+        return False
+
+    @abstractmethod
+    def parse(self, text: str) -> Answer:
+        """Read a decoded response, special tokens left out; never raises on any string.
+
+        Linear in the length of the text. What cannot be read without guessing is None.
+        """
+
+    def spans(self, text: str) -> Mapping[str, Span]:
+        """Where each field of a response stands in its text; fields that are missing have none."""
+        return {}
 
 
 def accepted_range(score_range: ScoreRange) -> ScoreRange:
     """Scores that are taken for an asked range: a quarter of its width beyond either end.
 
     `(1, 5)` accepts 0 to 6, both included. Everything that takes scores takes this range: answers
-    (`parse_answer`), and the numbers of an expected score (`vqr1.iqa.number_grammar`).
+    (`AnswerForm.parse`), and the numbers of an expected score (`vqr1.iqa.number_grammar`).
     """
     low, high = score_range
     margin = RANGE_MARGIN * (high - low)
@@ -100,74 +168,150 @@ def accepted_score(number: str, score_range: ScoreRange) -> float | None:
     return value if low <= value <= high else None
 
 
-def parse_answer(
-    text: str,
-    answer_format: AnswerFormat = "think_answer",
-    score_range: ScoreRange = ASKED_RANGE,
-) -> Answer:
-    r"""Read score, reasoning and format of one response; never raises on any string.
+@checked_dataclass(config=_STRICT, kw_only=True, frozen=True)
+class TaggedAnswer(AnswerForm):
+    """One number between tags, after reasoning between tags where it is asked for."""
 
-    Args:
-        text: the decoded response, special tokens left out.
-        answer_format: the form asked for; `think_answer` is the published rule, the whole response
-            matches `<think>.*?</think>\s*<answer>.*?</answer>` (dot matches newline).
-        score_range: the scale asked for, lowest first.
-    """
-    return Answer(
-        score=_score(text, score_range),
-        reasoning=_reasoning(text),
-        well_formed=_well_formed(text, answer_format),
-    )
+    tag: TagName = "answer"
+    """Name of the tags around the score."""
+    reasoning: TagName | None = None
+    """Name of the tags around the reasoning that comes before; null asks for none."""
+    score_range: RisingRange = ASKED_RANGE
+    """Lowest and highest score that the prompt asks for. An answer may lie beyond either end by a
+    quarter of the range (0 to 6 for 1 to 5); farther out it is invalid. Rewards see scores scaled
+    from it to [1, 5]."""
 
+    @field_validator("reasoning")
+    @classmethod
+    def _another_name(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value == info.data.get("tag"):
+            raise ValueError("must be another name than that of the tags around the score")
+        return value
 
-def _score(text: str, score_range: ScoreRange) -> float | None:
-    said = text.rpartition("</think>")[2]
-    if _OPEN not in said and _CLOSE not in said:
-        lone = _LONE_NUMBER.fullmatch(text.strip()) if len(text) <= LONGEST_ANSWER else None
-        return None if lone is None else accepted_score(lone[1], score_range)
-    content = _last_content(said)
-    if content is None or len(content) > LONGEST_ANSWER:
-        return None
-    if any(sign.isnumeric() and not sign.isascii() for sign in content):
-        return None
-    match = _ANSWER.fullmatch(content)
-    if match is None or (match["top"] is not None and float(match["top"]) != score_range[1]):
-        return None
-    return accepted_score(match["score"], score_range)
+    @property
+    def reasons(self) -> bool:
+        """Reasoning is written before the answer."""
+        return self.reasoning is not None
 
+    @property
+    def opening(self) -> str:  # type: ignore[override]
+        """The tag after which the score begins."""
+        return f"<{self.tag}>"
 
-def _last_content(text: str) -> str | None:
-    """What the last pair without another one in it holds; None where tags do not pair up."""
-    content: tuple[int, int] | None = None
-    opened: int | None = None  # where the content of the tag just before begins, if it opened one
-    depth = 0
-    for tag in _TAG.finditer(text):
-        if tag[0] == _OPEN:
-            depth, opened = depth + 1, tag.end()
-            continue
-        depth -= 1
-        if depth < 0:
+    @property
+    def closing(self) -> str:  # type: ignore[override]
+        """The tag that ends an answer."""
+        return f"</{self.tag}>"
+
+    def parse(self, text: str) -> Answer:
+        """See `AnswerForm.parse` and the tables of this module."""
+        aside = self._aside(text)
+        return Answer(
+            score=self._score(text),
+            reasoning=None if aside is None else text[slice(*aside)].strip(),
+            well_formed=self._well_formed(text),
+        )
+
+    def spans(self, text: str) -> dict[str, Span]:
+        """`score`: what the last answer holds, or the lone number; `reasoning`: what its tags hold.
+
+        Whether the score is a number that is accepted does not matter.
+        """
+        found = {REASONING: self._aside(text), SCORE: self._content(text)}
+        return {name: span for name, span in found.items() if span is not None}
+
+    @cached_property
+    def _tags(self) -> re.Pattern[str]:
+        return re.compile(f"</?{self.tag}>")
+
+    @cached_property
+    def _between(self) -> re.Pattern[str]:
+        return re.compile(rf"</{self.reasoning}>\s*<{self.tag}>")
+
+    def _score(self, text: str) -> float | None:
+        span = self._content(text)
+        if span is None:
             return None
-        if opened is not None:
-            content, opened = (opened, tag.start()), None
-    return None if content is None or depth else text[slice(*content)]
+        content = text[slice(*span)]
+        if not self._is_tagged(text):
+            return accepted_score(content, self.score_range)
+        if len(content) > LONGEST_ANSWER:
+            return None
+        if any(sign.isnumeric() and not sign.isascii() for sign in content):
+            return None
+        match = _ANSWER.fullmatch(content)
+        top = self.score_range[1]
+        if match is None or (match["top"] is not None and float(match["top"]) != top):
+            return None
+        return accepted_score(match["score"], self.score_range)
+
+    def _said_from(self, text: str) -> int:
+        """Where the text behind the reasoning begins."""
+        end = f"</{self.reasoning or _THINK}>"
+        last = text.rfind(end)
+        return 0 if last < 0 else last + len(end)
+
+    def _is_tagged(self, text: str) -> bool:
+        start = self._said_from(text)
+        return text.find(self.opening, start) >= 0 or text.find(self.closing, start) >= 0
+
+    def _content(self, text: str) -> Span | None:
+        """What the last answer holds; None where tags do not pair up, or nothing is answered."""
+        if self._is_tagged(text):
+            return self._last_pair(text, self._said_from(text))
+        lone = text.strip()
+        match = _LONE_NUMBER.fullmatch(lone) if len(text) <= LONGEST_ANSWER else None
+        if match is None:
+            return None
+        start = text.index(lone)
+        return start, start + len(match[1])
+
+    def _last_pair(self, text: str, start: int) -> Span | None:
+        """What the last pair without another one in it holds."""
+        content: Span | None = None
+        opened: int | None = None  # where the content of the tag just before begins, if it opened
+        depth = 0
+        for tag in self._tags.finditer(text, start):
+            if tag[0] == self.opening:
+                depth, opened = depth + 1, tag.end()
+                continue
+            depth -= 1
+            if depth < 0:
+                return None
+            if opened is not None:
+                content, opened = (opened, tag.start()), None
+        return None if depth else content
+
+    def _aside(self, text: str) -> Span | None:
+        """What the tags of reasoning hold."""
+        name = self.reasoning or _THINK
+        start = text.find(f"<{name}>")
+        if start < 0:
+            return None
+        close = text.find(f"</{name}>", start)
+        return None if close < 0 else (start + len(name) + 2, close)
+
+    def _well_formed(self, text: str) -> bool:
+        """The published patterns, without their backtracking: anything between fixed ends."""
+        if not text.endswith(self.closing):
+            return False
+        end = len(text) - len(self.closing)
+        if self.reasoning is None:
+            return text.startswith(self.opening) and end >= len(self.opening)
+        start = f"<{self.reasoning}>"
+        return text.startswith(start) and bool(self._between.search(text, len(start), end))
 
 
-def _reasoning(text: str) -> str | None:
-    start = text.find("<think>")
-    if start < 0:
-        return None
-    close = text.find("</think>", start)
-    return None if close < 0 else text[start + len("<think>") : close].strip()
+@checked_dataclass(config=_STRICT, kw_only=True, frozen=True)
+class FreeText(AnswerForm):
+    """Any text, without a score: a description."""
+
+    scored: ClassVar[bool] = False
+
+    def parse(self, text: str) -> Answer:
+        """See `AnswerForm.parse`: no score, and always format-compliant."""
+        return Answer(score=None, reasoning=None, well_formed=True)
 
 
-def _well_formed(text: str, answer_format: AnswerFormat) -> bool:
-    """The published patterns, without their backtracking: between fixed ends anything may stand."""
-    if answer_format == "free":
-        return True
-    if not text.endswith(_CLOSE):
-        return False
-    end = len(text) - len(_CLOSE)
-    if answer_format == "answer":
-        return text.startswith(_OPEN) and end >= len(_OPEN)
-    return text.startswith("<think>") and bool(_BETWEEN.search(text, len("<think>"), end))
+PUBLISHED = TaggedAnswer(reasoning="think")
+"""The form of the published prompt."""

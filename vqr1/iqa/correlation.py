@@ -16,14 +16,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import stats
 
+if TYPE_CHECKING:
+    import torch
+
 FloatArray = npt.NDArray[np.float64]
-Vector = npt.ArrayLike | torch.Tensor | Sequence[float]
+Vector: TypeAlias = "npt.ArrayLike | torch.Tensor | Sequence[float]"
 """n numbers: a numpy array, a tensor of any device, or a sequence."""
 
 MIN_PAIRS = 3
@@ -52,8 +55,9 @@ def as_vector(values: Vector) -> FloatArray:
     Raises:
         ValueError: the values have more than one dimension.
     """
-    if isinstance(values, torch.Tensor):
-        values = values.detach().to("cpu", torch.float64).numpy()
+    if hasattr(values, "detach"):
+        # A tensor, known without importing PyTorch, which takes seconds.
+        values = values.detach().cpu().double().numpy()
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"expected one dimension, found shape {array.shape}")

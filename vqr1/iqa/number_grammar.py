@@ -6,7 +6,7 @@ r"""The numbers over which an expected score is taken, as text.
 A number of the grammar lies in the range that answers are accepted in (`accepted_range`: 0 to 6 for
 a prompt that asks for 1 to 5), and the sign is there only where that range goes below 0. The same
 value may have several spellings ("4", "4.0", "4.00", and "-0" for 0 where there is a sign); each is
-a number of its own. What `parse_answer` takes beside these ("+3", "03.50", "3.427", "3.5/5",
+a number of its own. What `TaggedAnswer` takes beside these ("+3", "03.50", "3.427", "3.5/5",
 "**3**") is not in the grammar.
 
 Not here: how tokens spell a number (`vqr1.policy.spelling_tree`), probabilities.
@@ -27,7 +27,7 @@ CHARACTERS = frozenset("-.0123456789")
 """All characters of numbers."""
 
 MOST_DIGITS = 12
-"""Most digits in front of the point; `parse_answer` reads no more either."""
+"""Most digits in front of the point; `TaggedAnswer` reads no more either."""
 
 _UNIT = 10**DECIMALS
 _BEGINNING = re.compile(

@@ -8,7 +8,7 @@ from vqr1.rewards.base import RewardInputs
 
 
 class FormatReward:
-    """The published 0/1 rule; the form itself is `prompt.answer_format`."""
+    """The published 0/1 rule; the form itself is the group `answer`."""
 
     ranks = False
 

@@ -2,7 +2,7 @@
 
     x -> 1 + 4 (x - low) / (high - low)      low, high: the range that x is given on
 
-Scores are on `prompt.score_range`, MOS on [1, 5] already (`mos_scale=minmax`) or on the set's own
+Scores are on `answer.score_range`, MOS on [1, 5] already (`mos_scale=minmax`) or on the set's own
 scale (`mos_scale=published`), which has to be the one that the prompt asks for where distances
 between the two count (`mos_fit`). [1, 5] stays as it is, bit for bit.
 
@@ -42,7 +42,7 @@ def mos_fit(lowest: float, highest: float, asked: ScoreRange) -> bool:
     Args:
         lowest: smallest MOS of the set.
         highest: largest MOS of the set.
-        asked: `prompt.score_range`.
+        asked: `answer.score_range`.
     """
     low, high = accepted_range(asked)
     covered = (highest - lowest) / (asked[1] - asked[0])

@@ -17,7 +17,7 @@ from vqr1.sweeps.figures import figure_keys, key_figure
 from vqr1.sweeps.folder import FINISHED
 from vqr1.sweeps.parent import ParentRun
 from vqr1.sweeps.results import JobResult, shown_metric
-from vqr1.sweeps.summary import MeanInterval, SettingRow, setting_rows, why_missing
+from vqr1.sweeps.summary import MeanInterval, SettingRow, best_of, setting_rows, why_missing
 from vqr1.tracking.store import slug
 
 
@@ -183,7 +183,11 @@ def log_report(report: SweepReport, files: Sequence[Path], parent: ParentRun) ->
         parent.client.log_metric(parent.run_id, f"jobs/{status.lower()}", count)
     means = [row.mean.mean for row in report.rows if math.isfinite(row.mean.mean)]
     if report.metric is not None and means:
-        parent.client.log_metric(parent.run_id, f"best_mean/{slug(report.metric)}", max(means))
+        parent.client.log_metric(
+            parent.run_id,
+            f"best_mean/{slug(report.metric)}",
+            best_of(report.metric, means, report.jobs),
+        )
 
 
 def _value(job: JobResult, metric: str | None) -> float | None:

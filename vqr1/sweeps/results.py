@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import yaml
+
+from vqr1.config.metrics import HEADLINE
+from vqr1.config.plain import flatten
 from vqr1.data.tables import CsvTable, number, parse_csv, parse_number, read_text
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import FINISHED, PRUNED, WAITING, Attempt, SweepFolder
 from vqr1.sweeps.parent import ERROR_TAG, ParentRun
 
-PREFERRED = ("test/srcc_after", "val/srcc_best", "val/srcc")
+TESTED = f"test/{HEADLINE}_after"
+PREFERRED = (TESTED, f"val/{HEADLINE}_best", f"val/{HEADLINE}")
 """Metrics that a summary shows, the first that the jobs have, where none is named."""
-SUMMARY_KEYS = {"test_srcc_after": "test/srcc_after", "val_srcc_best": "val/srcc_best"}
+SUMMARY_KEYS = {
+    f"test_{HEADLINE}_after": TESTED,
+    f"val_{HEADLINE}_best": f"val/{HEADLINE}_best",
+}
 """Figures of `summary.json` by the metric that they are."""
 
 
@@ -36,6 +44,7 @@ class JobResult:
         curve: (step, value) of the curve's metric.
         error: last line of the error, None unless failed.
         run_id: MLflow run, None without MLflow.
+        falling: names of metrics of the user's own that fall with quality, by the configuration.
     """
 
     name: str
@@ -46,6 +55,7 @@ class JobResult:
     curve: tuple[tuple[int, float], ...] = ()
     error: str | None = None
     run_id: str | None = None
+    falling: frozenset[str] = frozenset()
 
 
 def read_folder(folder: SweepFolder, curve: str) -> list[JobResult]:
@@ -95,6 +105,7 @@ def read_children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[J
             tuple(sorted({p.step: p.value for p in history if math.isfinite(p.value)}.items())),
             tags.get(ERROR_TAG),
             run.info.run_id,
+            _falling(run.data.params),
         )
     return list(chosen.values())
 
@@ -148,7 +159,31 @@ def _from_files(attempt: Attempt, curve: str) -> JobResult:
     metrics |= _summary_figures(attempt.folder / "summary.json")
     error = None if attempt.outcome is None else attempt.outcome.error
     job = attempt.job
-    return JobResult(job.name, attempt.number, job.swept, attempt.status, metrics, points, error)
+    config = _config(attempt.folder / "config.yaml")
+    return JobResult(
+        job.name, attempt.number, job.swept, attempt.status, metrics, points, error,
+        falling=_falling(config),
+    )  # fmt: skip
+
+
+def _config(file: Path) -> dict[str, object]:
+    """A job's configuration by dotted keys; empty where a killed job left none that can be read."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return flatten(values) if isinstance(values, Mapping) else {}
+
+
+def _falling(config: Mapping[str, object]) -> frozenset[str]:
+    """Metrics of the user's own that fall with quality: by dotted keys, of a file or of MLflow."""
+    return frozenset(
+        key.split(".")[1]
+        for key, value in config.items()
+        if key.startswith("metrics.")
+        and key.endswith(".higher_is_better")
+        and str(value) == "False"
+    )
 
 
 def _metrics_csv(file: Path, curve: str) -> tuple[dict[str, float], tuple[tuple[int, float], ...]]:
@@ -180,6 +215,6 @@ def _summary_figures(file: Path) -> dict[str, float]:
     values = json.loads(file.read_text(encoding="utf-8"))
     found = {metric: values.get(key) for key, metric in SUMMARY_KEYS.items()}
     metrics = {name: float(value) for name, value in found.items() if value is not None}
-    if found["test/srcc_after"] is None and values.get("test_images"):
-        metrics["test/srcc_after"] = math.nan  # tested, and undefined
+    if found[TESTED] is None and values.get("test_images"):
+        metrics[TESTED] = math.nan  # tested, and undefined
     return metrics

@@ -19,11 +19,12 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from vqr1.config.metrics import HEADLINE
 from vqr1.errors import PrunedError
 from vqr1.sweeps.folder import FINISHED, Attempt, SweepFolder
 from vqr1.sweeps.results import JobResult
 
-OBJECTIVES = ("val/srcc_best", "val/srcc")
+OBJECTIVES = (f"val/{HEADLINE}_best", f"val/{HEADLINE}")
 """Metrics that a search optimises, the first that a job has, where none is named: test figures are
 not among them, because choosing by them would spend the test."""
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
+from vqr1.evaluation.metrics import higher_is_better, is_logged_as
 from vqr1.sweeps.folder import FINISHED
 from vqr1.sweeps.jobs import SEED
 from vqr1.sweeps.results import JobResult
@@ -46,7 +47,8 @@ class SettingRow:
         missing: how many of the jobs have no value, by the reason.
         mean: over the seeds with its interval; NaN without a finished job.
         std: unbiased; NaN with fewer than two seeds.
-        best: highest value; NaN without a finished job.
+        best: highest value, lowest of a metric that falls with quality; NaN without a finished
+            job.
         difference: mean difference to the first row over common seeds; None in the first row and
             without a common seed.
         common: seeds that the difference is over.
@@ -113,8 +115,26 @@ def setting_rows(results: Sequence[JobResult], metric: str | None) -> list[Setti
                 missing[reason] += 1
             elif metric is not None:
                 values[result.swept.get(SEED, "")] = result.metrics[metric]
-        rows.append(_row(dict(setting), len(members), values, missing, rows[0] if rows else None))
+        first = rows[0] if rows else None
+        best = best_of(metric, values.values(), results)
+        rows.append(_row(dict(setting), len(members), values, missing, first, best))
     return rows
+
+
+def best_of(
+    metric: str | None, values: Iterable[float], results: Sequence[JobResult] = ()
+) -> float:
+    """The best of a metric's values; NaN where there is none.
+
+    Args:
+        metric: as it is logged.
+        values: of it.
+        results: jobs that logged it, which know which metrics of the user's own fall with quality.
+    """
+    falling = {name for result in results for name in result.falling}
+    own = metric is not None and any(is_logged_as(name, metric) for name in falling)
+    rises = metric is None or (higher_is_better(metric) and not own)
+    return max(values, default=math.nan) if rises else min(values, default=math.nan)
 
 
 def why_missing(result: JobResult, metric: str | None) -> str | None:
@@ -133,6 +153,7 @@ def _row(
     values: dict[str, float],
     missing: Mapping[str, int],
     first: SettingRow | None,
+    best: float,
 ) -> SettingRow:
     figures = list(values.values())
     difference, p_value, common = None, None, []
@@ -150,7 +171,7 @@ def _row(
         dict(missing),
         mean_interval(figures),
         float(np.std(figures, ddof=1)) if len(figures) > 1 else math.nan,
-        max(figures, default=math.nan),
+        best,
         difference,
         len(common),
         p_value,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vqr1.config import TrainConfig
 from vqr1.distributed.hardware import hardware_problems, share_of_step, share_problem, this_machine
 from vqr1.errors import ConfigError
+from vqr1.evaluation.metrics import metrics_of, monitored
 from vqr1.rewards import WeightedRewards
 from vqr1.rewards.scale import mos_fit
 from vqr1.rollout.vllm_link import RECONNECTIONS
@@ -50,10 +51,10 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "weights in every process; use hardware.strategy=auto, or optimizer.ema_decay=null"
         )
     problems += _engine_problems(config)
-    if config.prompt.answer_format == "free":
+    if not config.answer.form.scored:
         problems.append(
-            f"prompt={config.prompt.name}: it asks for no score, so there is nothing to rank; "
-            "choose prompt=thinking or prompt=non_thinking"
+            f"prompt={config.prompt.name}, answer: it asks for no score, so there is nothing to "
+            "rank; choose prompt=thinking or prompt=non_thinking, without answer=free"
         )
     if config.rollout.sampling.temperature == 0:
         problems.append(
@@ -87,8 +88,24 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             f"callbacks.checkpoint.monitor={checkpoint.monitor}: with validation.samples=0 the "
             "greedy figures are val/srcc and val/plcc themselves; name one of these"
         )
+    problems += _metric_problems(config)
     if problems:
         raise ConfigError(problems)
+
+
+def _metric_problems(config: TrainConfig) -> list[str]:
+    """Why a metric cannot be computed, or cannot choose the best checkpoint."""
+    try:
+        names = monitored(metrics_of(config.metrics))
+    except ConfigError as error:
+        return error.problems
+    checkpoint = config.callbacks.checkpoint
+    if checkpoint is None or checkpoint.monitor in names:
+        return []
+    return [
+        f"callbacks.checkpoint.monitor={checkpoint.monitor!r}: no validation logs it to choose by; "
+        f"use one of {', '.join(names)}"
+    ]
 
 
 def check_mos_scales(
@@ -100,16 +117,16 @@ def check_mos_scales(
         ConfigError: every set whose MOS are as published and not on the scale that the prompt asks
             for.
     """
-    asked = config.prompt.score_range
+    asked = config.answer.form.score_range
     problems = []
     for labelled in sets if rewards.absolute else ():
         lowest, highest = labelled.table["mos"].min(), labelled.table["mos"].max()
         if labelled.config.mos_scale == "published" and not mos_fit(lowest, highest, asked):
             problems.append(
-                f"{labelled.key}.mos_scale=published, prompt.score_range={list(asked)}: the MOS "
+                f"{labelled.key}.mos_scale=published, answer.score_range={list(asked)}: the MOS "
                 f"run from {lowest:g} to {highest:g}, and scores are compared with them by value "
                 f"({', '.join(f'reward.terms.{name}' for name in rewards.absolute)}); use "
-                "mos_scale=minmax, or ask for scores on that scale (prompt.score_range and "
+                "mos_scale=minmax, or ask for scores on that scale (answer.score_range and "
                 "prompt.text)"
             )
     if problems:

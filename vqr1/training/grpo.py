@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from vqr1.distributed.collectives import all_reduce_max, all_reduce_sum, raise_on_all_ranks
+from vqr1.distributed.collectives import all_reduce_max, raise_on_all_ranks
 from vqr1.distributed.sharding import Replicated, Sharding, split_parameters
 from vqr1.policy.loading import Policy, trainable_parameters, vision_trains
 from vqr1.policy.memory import peak_memory_mib
@@ -30,12 +32,15 @@ from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
 from vqr1.records import LossOutput, RankingBatch, Rollout, ScoredRollout
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
+from vqr1.training.advantages.base import fields_of
 from vqr1.training.importance_sampling import importance_weights, mismatch_metrics
-from vqr1.training.losses.averaging import Denominators, token_weights
+from vqr1.training.losses.averaging import token_weights
 from vqr1.training.losses.base import LossInputs
+from vqr1.training.losses.over_ranks import denominators_over_ranks, total_over_ranks
 from vqr1.training.schedule import learning_rate_factor
 from vqr1.training.scored_rollout import sampled_entropy, score_rollout
 from vqr1.training.step import StepRecord, StepSettings, non_finite_cause, step_seed
+from vqr1.training.token_fields import credit_tokens, field_masks
 from vqr1.training.validation import Validator
 
 
@@ -208,18 +213,28 @@ class GrpoModule(L.LightningModule):
                     vision=vision.detach(),
                 )
             )
-        return vision, *score_rollout(
+        scored, metrics = score_rollout(
             rollout,
             batch.mos,
             self.rewards,
-            answer_format=settings.answer_format,
-            score_range=settings.score_range,
+            answer=settings.answer,
             advantage=settings.advantage,
             dataset=batch.dataset,
             pool=settings.grpo.pool,
             images=batch.index,
             mos_range=settings.mos_range(batch.dataset),
         )
+        fields = fields_of(settings.advantage)
+        if fields:
+            masks = self._fields(rollout, fields)
+            scored = replace(scored, advantages=credit_tokens(scored.advantages, masks))
+        return vision, scored, metrics
+
+    def _fields(self, rollout: Rollout, names: Sequence[str]) -> dict[str, Tensor]:
+        """[B, K, C] bool tokens of fields of the answer, by name; nothing is looked for in vain."""
+        if not names:
+            return {}
+        return field_masks(rollout, self.settings.answer, names, self.policy.processor.tokenizer)
 
     def _reference_logprobs(
         self, batch: RankingBatch, scored: ScoredRollout, vision: VisionFeatures
@@ -299,18 +314,21 @@ class GrpoModule(L.LightningModule):
         logprobs = torch.zeros_like(weights)
         # Micro-batches collect their gradients on the leaves; the tower goes backwards once.
         leaves = vision.leaves() if vision_trains(self.model) else vision
+        loss, fields = self.settings.loss, self._fields(rollout, self.settings.loss.fields)
         for part in parts:
-            current = response_logprobs(
+            found = response_logprobs(
                 self.model,
                 batch.prompts.select(part.start, part.stop),
                 rollout.tokens[part],
                 mask[part],
                 temperature=self.settings.sampling.temperature,
                 vision=leaves.select(part.start, part.stop),
-            ).logprobs
+                with_entropy=loss.needs_entropies,
+            )
+            current = found.logprobs
             logprobs[part] = current.detach()
             before = current.detach() if old is None else old[part]
-            output = self.settings.loss(
+            output = loss(
                 LossInputs(
                     logprobs=current,
                     old=before,
@@ -321,6 +339,8 @@ class GrpoModule(L.LightningModule):
                     weights=weights[part],
                     importance=self._importance(before, rollout, part),
                     lengths=rollout.lengths[part],
+                    entropies=found.entropy,
+                    fields={name: mask_[part] for name, mask_ in fields.items()},
                 )
             )
             self.sharding.backward(self, output.loss)
@@ -340,7 +360,7 @@ class GrpoModule(L.LightningModule):
         # still taken so that step count and schedule go on.
         optimizer.step()
         schedule.step()
-        return _total(outputs, weights), grad_norm, logprobs
+        return total_over_ranks(outputs, weights), grad_norm, logprobs
 
     def _importance(self, trainer: Tensor, rollout: Rollout, part: slice) -> Tensor | None:
         """Factors of a part's policy loss, None where nothing is corrected."""
@@ -371,22 +391,3 @@ class GrpoModule(L.LightningModule):
         self.log_dict(figures, logger=False, batch_size=batch_size)
         for log in self.loggers:
             log.log_metrics(figures, self.global_step)
-
-
-def denominators_over_ranks(mask: Tensor) -> Denominators:
-    """Counts of the responses of all processes: [B, K, C] bool of this one."""
-    own = Denominators.of(mask)
-    responses, tokens = all_reduce_sum(torch.stack([own.responses, own.tokens])).unbind()
-    return Denominators(responses, tokens)
-
-
-def _total(outputs: list[LossOutput], weights: Tensor) -> LossOutput:
-    """Sum of all parts' losses; KL and clip fraction per unit of weight that took part."""
-    parts = [[o.loss.detach(), o.policy_loss, o.kl, o.clip_fraction] for o in outputs]
-    sums = torch.stack([torch.stack(part) for part in parts]).sum(dim=0) if parts else None
-    own = weights.new_zeros(4) if sums is None else sums.float()
-    whole = all_reduce_sum(torch.cat([own, weights.sum()[None]]))
-    scale = whole[4].clamp_min(torch.finfo(weights.dtype).tiny)
-    return LossOutput(
-        loss=whole[0], policy_loss=whole[1], kl=whole[2] / scale, clip_fraction=whole[3] / scale
-    )

@@ -12,11 +12,12 @@ import yaml
 from omegaconf import OmegaConf
 
 import vqr1
-from vqr1.config import ModelConfig, validate
+from vqr1.config import AnswerConfig, AnyAnswer, ModelConfig, validate
 from vqr1.config.earlier import EARLIER
 from vqr1.durable import write_file
 from vqr1.errors import DataError
-from vqr1.iqa.answers import ASKED_RANGE
+from vqr1.evaluation.metrics import HEADLINE, headline, labels
+from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
 from vqr1.policy.model_card import CARD_FILE, CardFacts, Figure, model_card
 from vqr1.policy.training_prompt import trained_vision_id, write_training_prompt
 
@@ -97,7 +98,7 @@ def _facts(
 ) -> CardFacts:
     model, dataset = config["model"], config["dataset"]
     base, is_hub_name = _base(model["path"])
-    low, high = config["prompt"].get("score_range", ASKED_RANGE)
+    low, high = _asked_range(config)
     return CardFacts(
         family=family,
         title=title,
@@ -121,6 +122,15 @@ def _facts(
         version=vqr1.__version__,
         weights=_weights(summary),
     )
+
+
+def _asked_range(config: Mapping[str, Any]) -> ScoreRange:
+    """Scale that a run's prompt asked for; `config` is of any version."""
+    if "answer" in config:
+        answer: AnswerConfig = validate(AnyAnswer, config["answer"])
+        return answer.form.score_range
+    low, high = config["prompt"].get("score_range", ASKED_RANGE)
+    return low, high
 
 
 def run_vision_id(config: Mapping[str, Any]) -> bool:
@@ -149,29 +159,31 @@ def _figures(summary: Mapping[str, Any], sets: str) -> list[Figure]:
     seen = summary.get("test_trained_on") or {}
     figures = [
         Figure(
-            "SRCC", name, "test", part["srcc_after"], part["srcc_before"], _pair(part),
+            headline().label, name, "test", part[f"{HEADLINE}_after"], part[f"{HEADLINE}_before"],
+            _pair(part),
             _and_trained(
                 _scored(part.get("images"), part.get("left_out"), "before or after training"),
                 [seen.get(name)],
             ),
         )
         for name, part in summary.get("test_by_dataset", {}).items()
-        if part["srcc_after"] is not None
+        if part[f"{HEADLINE}_after"] is not None
     ]  # fmt: skip
-    interval = summary.get("test_srcc_gain_interval")
+    interval = summary.get(f"test_{HEADLINE}_gain_interval")
     images, unscored = summary.get("test_images"), summary.get("test_unscored_after")
     scored = _and_trained(_scored_of(images, unscored), list(seen.values()))
-    for metric in ("srcc", "plcc"):
+    for metric, label in labels().items():
         after = summary.get(f"test_{metric}_after")
         if after is not None:
-            gain = interval if metric == "srcc" and None not in (interval or [None]) else None
+            gain = interval if metric == HEADLINE and None not in (interval or [None]) else None
             before = summary.get(f"test_{metric}_before")
             pair = None if gain is None else (gain[0], gain[1])
-            figures.append(Figure(metric.upper(), sets, "test", after, before, pair, scored))
-    if summary.get("val_srcc_best") is not None:
+            figures.append(Figure(label, sets, "test", after, before, pair, scored))
+    best = summary.get(f"val_{HEADLINE}_best")
+    if best is not None:
         images, unscored = summary.get("val_images"), summary.get("val_unscored_best")
         scored = _scored_of(images, unscored)
-        figures.append(Figure("SRCC", sets, "validation", summary["val_srcc_best"], scored=scored))
+        figures.append(Figure(headline().label, sets, "validation", best, scored=scored))
     return figures
 
 
@@ -206,7 +218,7 @@ def _weights(summary: Mapping[str, Any]) -> str | None:
 
 
 def _pair(part: Mapping[str, Any]) -> tuple[float, float] | None:
-    low, high = part["srcc_gain_interval"]
+    low, high = part[f"{HEADLINE}_gain_interval"]
     return None if low is None or high is None else (low, high)
 
 

@@ -17,6 +17,7 @@ from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, raise_o
 from vqr1.distributed.sharding import Replicated
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import NonFiniteError
+from vqr1.evaluation.metrics import metrics_of
 from vqr1.evaluation.predictions import Predictions
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.finite import non_finite_weights
@@ -88,10 +89,15 @@ class PolicyTrainer:
         self.modes = _modes(config)
         published = [s.name for s in data.sets.values() if s.config.mos_scale == "published"]
         settings = _step_settings(config, steps, published)
-        validator = Validator(self.engine, self.modes)
+        self.metrics = metrics_of(config.metrics)
+        validator = Validator(self.engine, self.modes, self.metrics)
         self.module = GrpoModule(policy, self.engine, rewards, validator, settings, vision_cache)
         self.checkpoints = RunCheckpoints(
-            config.callbacks.checkpoint, self.folder, stops, validation_interval(config)
+            config.callbacks.checkpoint,
+            self.folder,
+            stops,
+            validation_interval(config),
+            self.metrics,
         )
         decay = config.optimizer.ema_decay
         self.average = None if decay is None else EmaWeights(decay)
@@ -216,6 +222,7 @@ def _modes(config: TrainConfig) -> ValidationModes:
         config.validation.samples,
         config.seed,
         config.prompt,
+        config.answer.form,
     )
 
 
@@ -226,8 +233,7 @@ def _step_settings(config: TrainConfig, steps: int, published_mos: Sequence[str]
         advantage=build_advantage(config.advantage),
         sampling=config.rollout.sampling,
         optimizer=config.optimizer,
-        answer_format=config.prompt.answer_format,
-        score_range=config.prompt.score_range,
+        answer=config.answer.form,
         micro_batch_tokens=config.hardware.micro_batch_tokens,
         total_steps=steps,
         seed=config.seed,

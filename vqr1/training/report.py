@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vqr1.evaluation.metrics import HEADLINE, Measured, Metric, headline
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.summary import Gain, Summary
 from vqr1.tracking import RunLog
@@ -55,24 +56,28 @@ def summary_values(result: TestResult, seconds: float, run_log: RunLog) -> dict[
     """Contents of a training run's `summary.json`."""
     gain = next(iter(result.gains.values())) if len(result.gains) == 1 else None
     values: dict[str, Any] = {
-        "test_srcc_before": _number(result.summary_before, "srcc"),
-        "test_srcc_after": _number(result.summary_after, "srcc"),
-        "test_srcc_last": _number(result.summary_last, "srcc"),
-        "test_plcc_before": _number(result.summary_before, "plcc"),
-        "test_plcc_after": _number(result.summary_after, "plcc"),
-        "test_srcc_gain_interval": (
+        **{
+            f"test_{metric.name}_{when}": _number(summary, metric.name)
+            for metric in result.watched
+            for when, summary in (
+                ("before", result.summary_before),
+                ("after", result.summary_after),
+            )
+        },
+        f"test_{HEADLINE}_last": _number(result.summary_last, HEADLINE),
+        f"test_{HEADLINE}_gain_interval": (
             [_finite(gain.interval.low), _finite(gain.interval.high)] if gain else None
         ),
         **(
             {}
             if result.summary_average is None
-            else {"test_srcc_average": _number(result.summary_average, "srcc")}
+            else {f"test_{HEADLINE}_average": _number(result.summary_average, HEADLINE)}
         ),
         "test_trained_on": {name: seen.values() for name, seen in result.trained_on.items()},
         "test_images": None if result.summary_after is None else result.summary_after.n,
         "test_unscored_before": _unscored(result.summary_before),
         "test_unscored_after": _unscored(result.summary_after),
-        "val_srcc_best": result.exported.val_srcc,
+        f"val_{HEADLINE}_best": result.exported.val_srcc,
         "val_images": result.exported.count("images"),
         "val_unscored_best": result.exported.count("unscored_images"),
         "exported_step": (
@@ -86,9 +91,12 @@ def summary_values(result: TestResult, seconds: float, run_log: RunLog) -> dict[
     if len(result.gains) > 1:
         values["test_by_dataset"] = {
             name: {
-                "srcc_before": _finite(gain.before),
-                "srcc_after": _finite(gain.after),
-                "srcc_gain_interval": [_finite(gain.interval.low), _finite(gain.interval.high)],
+                f"{HEADLINE}_before": _finite(gain.before),
+                f"{HEADLINE}_after": _finite(gain.after),
+                f"{HEADLINE}_gain_interval": [
+                    _finite(gain.interval.low),
+                    _finite(gain.interval.high),
+                ],
                 "images": gain.n,
                 "left_out": gain.left_out,
             }
@@ -103,7 +111,7 @@ def print_report(console: Console, result: TestResult, seconds: float, run_log: 
         console.print(_metrics_table(result))
         for name, gain in result.gains.items():
             console.print(
-                f"{name}: SRCC gain {gain.gain:+.3f}, 95 % interval "
+                f"{name}: {headline().label} gain {gain.gain:+.3f}, 95 % interval "
                 f"[{gain.interval.low:+.3f}, {gain.interval.high:+.3f}] (paired bootstrap over "
                 f"{_gain_base(gain)})"
             )
@@ -128,7 +136,11 @@ def _gain_base(gain: Gain) -> str:
             f"{gain.n} of {total} images, {gain.left_out} without a score before or after training"
         )
     lost = gain.interval.lost
-    return f"{words}; {lost} of {gain.interval.draws} draws without an SRCC" if lost else words
+    return (
+        f"{words}; {lost} of {gain.interval.draws} draws without an {headline().label}"
+        if lost
+        else words
+    )
 
 
 def row_names(exported: ExportedStep) -> dict[str, str]:
@@ -145,7 +157,7 @@ def _metrics_table(result: TestResult) -> Table:
     trained = sum(seen.trained for seen in result.trained_on.values())
     what = f"{trained} of them trained on" if trained else "never trained on"
     table = Table(title=f"test images ({what}), 95 % bootstrap intervals")
-    for column in ("policy", "SRCC", "PLCC", "no score"):
+    for column in ("policy", *(metric.label for metric in result.watched), "no score"):
         table.add_column(column)
     names = row_names(result.exported)
     notes = [
@@ -154,32 +166,36 @@ def _metrics_table(result: TestResult) -> Table:
     for when, summary in result.summaries().items():
         if when not in names:
             continue
-        srcc, plcc = summary.srcc_interval, summary.plcc_interval
         table.add_row(
             names[when],
-            f"{summary.srcc:.3f} [{srcc.low:.3f}, {srcc.high:.3f}]",
-            f"{summary.plcc:.3f} [{plcc.low:.3f}, {plcc.high:.3f}]",
+            *(_with_interval(summary.metrics[metric.name]) for metric in result.watched),
             f"{summary.n - summary.n_scored} of {summary.n}",
         )
-        notes += [f"{names[when]}: {text}" for text in _missing(summary)]
+        notes += [f"{names[when]}: {text}" for text in _missing(summary, result.watched)]
     if notes:
         table.caption = Text("\n".join(notes))
         table.caption_justify = "left"
     return table
 
 
-def _missing(summary: Summary) -> list[str]:
-    """Why a correlation or its interval is NaN, and from how many draws an interval is."""
+def _with_interval(measured: Measured) -> str:
+    interval = measured.interval
+    return f"{measured.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _missing(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
+    """Why a metric or its interval is NaN, and from how many draws an interval is."""
     found = []
-    for name in ("srcc", "plcc"):
-        interval = getattr(summary, f"{name}_interval")
-        if name in summary.reasons:
-            found.append(f"no {name.upper()}: {summary.reasons[name]}")
+    for metric in metrics:
+        label, measured = metric.label, summary.metrics[metric.name]
+        interval = measured.interval
+        if measured.reason:
+            found.append(f"no {label}: {measured.reason}")
         elif interval.reason:
-            found.append(f"no interval of {name.upper()}: {interval.reason}")
+            found.append(f"no interval of {label}: {interval.reason}")
         elif interval.lost:
             found.append(
-                f"{name.upper()}: {interval.lost} of {interval.draws} bootstrap draws have none "
+                f"{label}: {interval.lost} of {interval.draws} bootstrap draws have none "
                 "and are left out of its interval"
             )
     return found
@@ -197,7 +213,7 @@ def _answers_table(predictions: Predictions, count: int) -> Table:
 
 
 def _number(summary: Summary | None, metric: str) -> float | None:
-    return None if summary is None else _finite(getattr(summary, metric))
+    return None if summary is None else _finite(summary.metrics[metric].value)
 
 
 def _unscored(summary: Summary | None) -> int | None:

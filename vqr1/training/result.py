@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vqr1.evaluation.metrics import HEADLINE, METRICS, Metric, monitored, watched
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.summary import Gain, Summary, paired_gain, summarise
 from vqr1.evaluation.trained_on import TrainedOn
-
-CHOOSING = ("val/srcc", "val/plcc", "val/srcc_greedy", "val/plcc_greedy")
-"""Metrics that may choose the exported weights; each is logged for them with `_best` at its end."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class ExportedStep:
     @property
     def val_srcc(self) -> float | None:
         """Validation SRCC of the exported weights; None where no validation chose them."""
-        return self.metrics.get("val/srcc")
+        return self.metrics.get(f"val/{HEADLINE}")
 
     def count(self, name: str) -> int | None:
         """A count that the validation logged."""
@@ -56,6 +54,7 @@ class TestResult:
         exported: which weights were exported.
         checkpoint: exported folder.
         trained_on: by set, how many of the test images are training images too.
+        watched: the metrics that validations logged.
     """
 
     __test__ = False  # not a test case, whatever its name begins with
@@ -70,6 +69,7 @@ class TestResult:
     exported: ExportedStep
     checkpoint: Path
     trained_on: Mapping[str, TrainedOn] = field(default_factory=dict)
+    watched: tuple[Metric, ...] = tuple(watched())
 
     @classmethod
     def build(
@@ -81,6 +81,7 @@ class TestResult:
         exported: ExportedStep,
         checkpoint: Path,
         draws: int,
+        metrics: Sequence[Metric] = METRICS,
     ) -> TestResult:
         """Summarise predictions; images are the unit of every bootstrap."""
         gains = {}
@@ -93,13 +94,14 @@ class TestResult:
         return cls(
             before,
             after,
-            None if before is None else summarise(before, draws=draws),
-            None if after is None else summarise(after, draws=draws),
-            None if last is None else summarise(last, draws=draws),
-            None if average is None else summarise(average, draws=draws),
+            None if before is None else summarise(before, draws=draws, metrics=metrics),
+            None if after is None else summarise(after, draws=draws, metrics=metrics),
+            None if last is None else summarise(last, draws=draws, metrics=metrics),
+            None if average is None else summarise(average, draws=draws, metrics=metrics),
             gains,
             exported,
             checkpoint,
+            watched=tuple(watched(metrics)),
         )
 
     @property
@@ -112,16 +114,21 @@ class TestResult:
     def metrics(self) -> dict[str, float]:
         """Metrics for the log; undefined ones are excluded."""
         values = {
-            f"test/{name}_{when}": getattr(summary, name)
+            f"test/{name}_{when}": found.value
             for when, summary in self.summaries().items()
-            for name in ("srcc", "plcc", "krcc", "invalid_rate")
+            for name, found in summary.metrics.items()
+        }
+        values |= {
+            f"test/invalid_rate_{when}": summary.invalid_rate
+            for when, summary in self.summaries().items()
         }
         values |= {
             f"test/unscored_images_{when}": float(summary.n - summary.n_scored)
             for when, summary in self.summaries().items()
         }
         chosen = self.exported.metrics
-        values |= {f"{name}_best": chosen[name] for name in CHOOSING if name in chosen}
+        names = monitored(self.watched)
+        values |= {f"{name}_best": chosen[name] for name in names if name in chosen}
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def summaries(self) -> dict[str, Summary]:

@@ -1,8 +1,8 @@
 """Which run a training command means: a new one, or one that it resumes (`resume=`).
 
 `resume=RUN` has completed the command line before (`vqr1.training.resumed_arguments`).
-`resume=auto` composes as usual and resumes what `run_dir` holds; where the command does not give `run_dir`, the newest
-unfinished run beside it that has the same configuration.
+`resume=auto` composes as usual and resumes what `run_dir` holds; where the command does not give
+`run_dir`, the newest unfinished run beside it that has the same configuration.
 
 Not here: what a checkpoint holds (`vqr1.training.callbacks.checkpoints`).
 """

@@ -143,6 +143,8 @@ def _train(
         return None
     chosen = ExportedStep(trainer.best_step, last, trainer.best_metrics)
     draws = trainer.config.validation.bootstrap_draws
-    result = TestResult.build(before, after, after_last, average, chosen, exported, draws)
+    result = TestResult.build(
+        before, after, after_last, average, chosen, exported, draws, trainer.metrics
+    )
     log_result(trainer.run_log, result, skipped, last)
     return result

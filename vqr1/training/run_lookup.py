@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vqr1.config.metrics import HEADLINE
 from vqr1.distributed.environment import TORCHRUN, RankInfo
 from vqr1.errors import ConfigError, DataError
 from vqr1.program import name_of, program, under_torchrun
@@ -99,8 +100,8 @@ def finished_metric(run_dir: Path) -> float:
     path = run_dir / "summary.json"
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        metric = summary["test_srcc_after"]
-        metric = summary["val_srcc_best"] if metric is None else metric
+        metric = summary[f"test_{HEADLINE}_after"]
+        metric = summary[f"val_{HEADLINE}_best"] if metric is None else metric
         return float("nan") if metric is None else float(metric)
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise DataError(

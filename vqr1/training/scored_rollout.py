@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vqr1.distributed.collectives import all_gather_rows, all_reduce_sum, get_rank
 from vqr1.errors import DataError
-from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange, parse_answer
+from vqr1.iqa.answers import ASKED_RANGE, AnswerForm, ScoreRange
 from vqr1.records import Rollout, ScoredRollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rewards.scale import to_reward_scale
@@ -30,6 +30,7 @@ from vqr1.training.advantages.base import (
     AdvantageInputs,
     AdvantageRule,
     checked_advantages,
+    fields_of,
     groups_with_signal,
 )
 from vqr1.training.advantages.group_normalised import GroupNormalised
@@ -85,16 +86,12 @@ class GroupAnswers:
 def read_answers(
     rollout: Rollout,
     mos: Tensor,
-    answer_format: AnswerFormat,
+    form: AnswerForm,
     dataset: str,
-    score_range: ScoreRange = ASKED_RANGE,
     images: Tensor | None = None,
 ) -> GroupAnswers:
     """Parse this process's answers; `images` as in `score_rollout`."""
-    answers = [
-        [parse_answer(text, answer_format, score_range) for text in texts]
-        for texts in rollout.texts
-    ]
+    answers = [[form.parse(text) for text in texts] for texts in rollout.texts]
     device = rollout.tokens.device
     scores = [[math.nan if a.score is None else a.score for a in row] for row in answers]
     return GroupAnswers(
@@ -165,8 +162,7 @@ def score_rollout(
     mos: Tensor,
     rewards: WeightedRewards,
     *,
-    answer_format: AnswerFormat,
-    score_range: ScoreRange = ASKED_RANGE,
+    answer: AnswerForm,
     advantage: AdvantageRule = _PUBLISHED,
     dataset: str = "",
     pool: Pool = "global",
@@ -179,8 +175,7 @@ def score_rollout(
         rollout: K responses to each of this process's B images of one data set.
         mos: [B] MOS on `mos_range`.
         rewards: the reward terms.
-        answer_format: form that a response must have.
-        score_range: scale that the prompt asks for.
+        answer: how a response has to be written, and how it is read.
         advantage: the rule from the rewards of all ranks to advantages.
         dataset: name of the one set, the same in every process.
         pool: the images that are compared: of all processes, of each process on its own, or so
@@ -197,17 +192,18 @@ def score_rollout(
         RunFaultError: a reward or an advantage is not finite.
         DataError: another process ranks another data set.
     """
-    mine = read_answers(rollout, mos, answer_format, dataset, score_range, images)
+    mine = read_answers(rollout, mos, answer, dataset, images)
     ranks = all_gather_rows(mine.table())
     whole = GroupAnswers.from_table(torch.cat(ranks))
     check_one_dataset(whole.dataset, dataset)
     parts = [
-        reward_pool(answers, rewards, score_range, mos_range) for answers in pools_of(ranks, pool)
+        reward_pool(answers, rewards, answer.score_range, mos_range)
+        for answers in pools_of(ranks, pool)
     ]
     total = torch.cat([part for part, _ in parts])
     terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
     inputs = AdvantageInputs(total, terms, whole.valid, whole.lengths)
-    advantages = checked_advantages(advantage(inputs), total)
+    advantages = checked_advantages(advantage(inputs), total, fields_of(advantage))
     has_signal = groups_with_signal(total)
     own = _own_rows(ranks)
     scored = ScoredRollout(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqr1.config import GrpoConfig, OptimizerConfig, ReferencePlace, SamplingConfig
-from vqr1.iqa.answers import ASKED_RANGE, AnswerFormat, ScoreRange
+from vqr1.iqa.answers import ASKED_RANGE, AnswerForm, ScoreRange
 from vqr1.records import RankingBatch, ScoredRollout
 from vqr1.training.advantages import AdvantageRule
 from vqr1.training.losses import PolicyLoss
@@ -25,8 +25,7 @@ class StepSettings:
         advantage: the rule from rewards to advantages.
         sampling: how responses are drawn.
         optimizer: AdamW and its schedule.
-        answer_format: form that a response must have.
-        score_range: scale that the prompt asks for.
+        answer: how a response has to be written, and how it is read.
         micro_batch_tokens: most tokens in one forward and backward pass.
         total_steps: optimiser steps in all, for the schedule.
         seed: seed of the sampled responses.
@@ -41,18 +40,17 @@ class StepSettings:
     advantage: AdvantageRule
     sampling: SamplingConfig
     optimizer: OptimizerConfig
-    answer_format: AnswerFormat
+    answer: AnswerForm
     micro_batch_tokens: int
     total_steps: int
     seed: int
-    score_range: ScoreRange = ASKED_RANGE
     importance_cap: float | None = None
     reference: ReferencePlace = "device"
     published_mos: frozenset[str] = frozenset()
 
     def mos_range(self, dataset: str) -> ScoreRange:
         """Scale on which the MOS of a data set are."""
-        return self.score_range if dataset in self.published_mos else ASKED_RANGE
+        return self.answer.score_range if dataset in self.published_mos else ASKED_RANGE
 
 
 @dataclass(frozen=True)

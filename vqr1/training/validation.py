@@ -13,11 +13,13 @@ import numpy as np
 
 from vqr1.config import PromptConfig, SamplingConfig
 from vqr1.distributed.collectives import broadcast_from_rank0, gather_objects_to_rank0
+from vqr1.evaluation.metrics import METRICS, Metric, watched
 from vqr1.evaluation.predictions import Predictions, concatenate
 from vqr1.evaluation.protocol import score_images
 from vqr1.evaluation.summary import Summary, summarise
 from vqr1.inference.policy_replies import SamplingEngine
 from vqr1.inference.request import Request
+from vqr1.iqa.answers import AnswerForm
 from vqr1.records import RankingBatch
 
 
@@ -35,10 +37,10 @@ class ValidationModes:
 
 
 def validation_modes(
-    sampling: SamplingConfig, samples: int, seed: int, prompt: PromptConfig
+    sampling: SamplingConfig, samples: int, seed: int, prompt: PromptConfig, answer: AnswerForm
 ) -> ValidationModes:
     """The two ways for a number of sampled responses; 0 judges greedy answers only."""
-    drawn = Request(prompt, sampling, samples, seed)
+    drawn = Request(prompt, answer, sampling, samples, seed)
     greedy = replace(drawn, sampling=replace(sampling, temperature=0.0), samples=1)
     if samples == 0:
         return ValidationModes(greedy, None)
@@ -51,10 +53,17 @@ class Validator:
     Args:
         engine: samples responses from the current policy.
         modes: how images are judged.
+        metrics: what is computed; those that are watched are logged.
     """
 
-    def __init__(self, engine: SamplingEngine, modes: ValidationModes) -> None:
+    def __init__(
+        self,
+        engine: SamplingEngine,
+        modes: ValidationModes,
+        metrics: Sequence[Metric] = METRICS,
+    ) -> None:
         self.engine = engine
+        self.metrics = metrics
         self.modes = modes
         self.predictions: Predictions | None = None
         self.reasons: dict[str, str] = {}
@@ -80,14 +89,15 @@ class Validator:
 
     def _all_figures(self, greedy: Predictions | None) -> dict[str, float]:
         assert self.predictions is not None
-        summary = summarise(self.predictions, draws=0)
-        figures = _figures(summary, "")
+        summary = summarise(self.predictions, draws=0, metrics=self.metrics)
+        figures = _figures(summary, "", watched(self.metrics))
         self.reasons = _reasons(summary, "")
         if greedy is not None:
-            summary = summarise(greedy, draws=0)
+            summary = summarise(greedy, draws=0, metrics=self.metrics)
             figures |= {
-                "srcc_greedy": summary.srcc,
-                "plcc_greedy": summary.plcc,
+                **{
+                    f"{m.name}_greedy": summary.metrics[m.name].value for m in watched(self.metrics)
+                },
                 "unscored_images_greedy": float(summary.n - summary.n_scored),
             }
             self.reasons |= _reasons(summary, "_greedy")
@@ -115,17 +125,16 @@ def in_table_order(parts: Sequence[Predictions]) -> Predictions | None:
     return rows.rows(order)
 
 
-def _figures(summary: Summary, suffix: str) -> dict[str, float]:
+def _figures(summary: Summary, suffix: str, metrics: Sequence[Metric]) -> dict[str, float]:
     figures = {
-        f"srcc{suffix}": summary.srcc,
-        f"plcc{suffix}": summary.plcc,
+        **{f"{metric.name}{suffix}": summary.metrics[metric.name].value for metric in metrics},
         f"invalid_rate{suffix}": summary.invalid_rate,
         f"score_std{suffix}": summary.score_std,
         f"images{suffix}": float(summary.n),
         f"unscored_images{suffix}": float(summary.n - summary.n_scored),
     }
     for name, part in summary.parts.items():
-        figures |= _figures(part, f"/{name}")
+        figures |= _figures(part, f"/{name}", metrics)
     return figures
 
 

@@ -20,7 +20,7 @@ FIRST_STEPS = 10
 CAUSES = {
     "zero_variance/no_score": (
         "no answer that holds a score: look at the sample answers, prompt.text and "
-        "prompt.score_range, and whether rollout.sampling.max_new_tokens cuts answers off"
+        "answer.score_range, and whether rollout.sampling.max_new_tokens cuts answers off"
     ),
     "zero_variance/equal_scores": (
         "equal scores only: raise rollout.sampling.temperature, top_k, top_p or grpo.group_size"
@@ -28,7 +28,7 @@ CAUSES = {
     "zero_variance/equal_rewards": (
         "scores that differ and earn the same: the reward is at its bound for all of them, or "
         "does not look at scores; check that MOS and scores are on one scale (dataset.mos_scale, "
-        "prompt.score_range) and the constants of reward.terms"
+        "answer.score_range) and the constants of reward.terms"
     ),
 }
 """Metric of each cause, and what is to be done."""

@@ -62,7 +62,7 @@ def backend() -> LocalBackend:
 @pytest.fixture(scope="session")
 def scorer(backend: LocalBackend) -> Scorer:
     config = settings()
-    return Scorer(backend, config.prompt, config.mode)
+    return Scorer(backend, config.prompt, config.answer.form, config.mode)
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def make_app(backend: LocalBackend) -> Callable[..., FastAPI]:
         config = settings(*overrides)
         info = ServiceInfo(config.model.name, config.prompt.name, "describe", config.mode.name)
         return create_app(
-            Scorer(backend, config.prompt, config.mode),
-            Scorer(backend, config.describe, config.mode),
+            Scorer(backend, config.prompt, config.answer.form, config.mode),
+            Scorer(backend, config.describe, config.describe_answer.form, config.mode),
             info, config.limits, config.batching, config.comparison, key,
         )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Official label formats of image quality sets, and anyone's own CSV or JSONL.
 
 `load_labels(name, root)` reads one set's labels into one table, higher is better. Each format is
-one module of this package that defines `FORMAT`; a new file there is a new format.
+one module that defines `FORMAT`: a file of this package, by its name, or a module of your own, by
+its import path (`dataset.name=own_parts.lab`).
 """
 
 from __future__ import annotations
@@ -36,13 +37,31 @@ FORMATS: tuple[str, ...] = tuple(
 def label_format(name: str, key: str = "dataset") -> LabelFormat:
     """What the format `name` declares.
 
+    Args:
+        name: one of `FORMATS`, or the import path of a module that defines `FORMAT`.
+        key: dotted configuration key of the set, for error messages.
+
     Raises:
         ConfigError: there is no such format.
     """
-    if name not in FORMATS:
-        raise ConfigError([f"{key}.name={name!r}: no such format; use one of {', '.join(FORMATS)}"])
-    declared: LabelFormat = importlib.import_module(f"{__name__}.{name}").FORMAT
+    if name in FORMATS:
+        declared: object = importlib.import_module(f"{__name__}.{name}").FORMAT
+    else:
+        declared = _own_format(name, key)
+    if not isinstance(declared, LabelFormat):
+        raise ConfigError([f"{key}.name={name!r}: its FORMAT is no vqr1.data.labels.LabelFormat"])
     return declared
+
+
+def _own_format(name: str, key: str) -> object:
+    try:
+        return getattr(importlib.import_module(name), "FORMAT", None)
+    except (ImportError, ValueError, TypeError) as error:
+        # What a misspelt name raises, and a module that cannot import another one.
+        why = "" if getattr(error, "name", None) == name else f" ({error})"
+        raise ConfigError(
+            [f"{key}.name={name!r}: no such format{why}; use one of {', '.join(FORMATS)}"]
+        ) from error
 
 
 def load_labels(

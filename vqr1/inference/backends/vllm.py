@@ -139,7 +139,7 @@ def _read(outputs: Sequence[Any], request: Request) -> Reply:
             _token(number, place)
             for number, place in zip(outputs[0].token_ids, outputs[0].logprobs, strict=True)
         ],
-        request.prompt.score_range,
+        request.answer.score_range,
     )
     return replace(reply, score=numbers.score, std=numbers.std, lost=numbers.lost)
 

@@ -55,6 +55,8 @@ def serve(app: FastAPI, listener: socket.socket, timeout_s: float) -> None:
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
+    # Whoever waits for the line connects at once: a socket that is only bound would refuse.
+    listener.listen()
     sys.stderr.write(f"serving on http://{shown}:{port} (page /, endpoints /docs)\n")
     sys.stderr.flush()
     server = uvicorn.Server(config)

@@ -8,7 +8,7 @@ Shape legend, beside that of `vqr1.records`: G images of all ranks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,7 +48,12 @@ class AdvantageInputs:
 
 
 class AdvantageRule(Protocol):
-    """From rewards to advantages."""
+    """From rewards to advantages.
+
+    A class may also have `fields = ("reasoning", "score")`, names of fields of the answer
+    (`AnswerForm.spans`): it then gives [G, K, F], an advantage of each of the F fields, which goes
+    to the tokens of that field only (`vqr1.training.token_fields`).
+    """
 
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
         """[G, K] finite advantage of each response, floating point, on the device of the rewards.
@@ -59,25 +64,33 @@ class AdvantageRule(Protocol):
         ...
 
 
-def checked_advantages(value: object, rewards: Tensor) -> Tensor:
-    """What a rule returned, checked to be one advantage a response.
+def fields_of(rule: AdvantageRule) -> tuple[str, ...]:
+    """The fields of the answer that a rule gives an advantage each; empty for whole responses."""
+    return tuple(getattr(rule, "fields", ()))
+
+
+def checked_advantages(value: object, rewards: Tensor, fields: Sequence[str] = ()) -> Tensor:
+    """What a rule returned, checked to be one advantage a response, or one a field of it.
 
     Args:
         value: what it returned.
         rewards: [G, K] total rewards.
+        fields: names of the rule's F fields (`fields_of`).
 
     Returns:
-        [G, K] of the type of the rewards.
+        [G, K], with fields [G, K, F], of the type of the rewards.
 
     Raises:
         ConfigError: no tensor, or another shape, type or device.
         RunFaultError: an advantage is NaN or infinite.
     """
-    expected = f"a [G, K] = {list(rewards.shape)} floating-point tensor on {rewards.device}"
+    shape = [*rewards.shape, len(fields)] if fields else list(rewards.shape)
+    axes = "[G, K, F]" if fields else "[G, K]"
+    expected = f"a {axes} = {shape} floating-point tensor on {rewards.device}"
     if not isinstance(value, Tensor):
         raise ConfigError([f"advantage: gave a {type(value).__name__}; it must return {expected}"])
     # Any other shape would be broadcast: [K] gives all images the same advantages.
-    if value.shape != rewards.shape or not value.dtype.is_floating_point:
+    if list(value.shape) != shape or not value.dtype.is_floating_point:
         found = f"{value.dtype} of the shape {list(value.shape)}"
         raise ConfigError([f"advantage: gave {found}; it must return {expected}"])
     if value.device != rewards.device:
@@ -86,9 +99,10 @@ def checked_advantages(value: object, rewards: Tensor) -> Tensor:
         )
     bad = ~torch.isfinite(value)
     if bool(bad.any()):
-        image, response = bad.nonzero()[0].tolist()
+        place = bad.nonzero()[0].tolist()
+        image, response = place[:2]
         raise RunFaultError(
-            f"advantage: gave {float(value[image, response])} for response {response} of image "
+            f"advantage: gave {float(value[tuple(place)])} for response {response} of image "
             f"{image} ({int(bad.sum())} of {bad.numel()} advantages); advantages must be finite"
         )
     return value.detach().to(rewards.dtype)

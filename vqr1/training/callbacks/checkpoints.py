@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from vqr1.distributed.collectives import all_gather_objects, get_rank, get_world
 from vqr1.distributed.stop_requests import Looks, StopRequests
 from vqr1.durable import remove_asides
 from vqr1.errors import RolloutLostError, RunFaultError
+from vqr1.evaluation.metrics import METRICS, Metric, higher_is_better
 from vqr1.training.checkpoint_files import (
     CheckpointDamagedError,
     CheckpointNotWrittenError,
@@ -73,6 +75,7 @@ class RunCheckpoints(Checkpoint):
         folder: receives the files.
         stops: what asks the run to stop.
         val_every: batches from one validation to the next.
+        metrics: what validations log, for the direction of the monitored metric.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class RunCheckpoints(Checkpoint):
         folder: Path,
         stops: StopRequests,
         val_every: int,
+        metrics: Sequence[Metric] = METRICS,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -88,6 +92,8 @@ class RunCheckpoints(Checkpoint):
         self.val_every = val_every
         self.best_step: int | None = None
         self.best_score = -math.inf
+        rises = config is None or higher_is_better(config.monitor, metrics)
+        self._sign = 1.0 if rises else -1.0
         self.best_metrics: dict[str, float] = {}
         self._undefined = 0
         self._batches = 0
@@ -269,7 +275,7 @@ class RunCheckpoints(Checkpoint):
     def _keep_best(self, trainer: L.Trainer) -> None:
         if self.config is None:
             return
-        score = float(trainer.callback_metrics[self.config.monitor])
+        score = self._sign * float(trainer.callback_metrics[self.config.monitor])
         if not math.isfinite(score):
             # Nothing was measured, so nothing can be best: without any number the last weights
             # count.

@@ -9,13 +9,14 @@ import lightning as L
 from rich.console import Console
 from rich.progress import TextColumn
 
+from vqr1.evaluation.metrics import HEADLINE, headline
 from vqr1.progress import new_progress
 
 SHOWN = {
     "train/reward/total": "reward",
     "train/kl": "KL",
     "train/score_std": "score std",
-    "val/srcc": "val SRCC",
+    f"val/{HEADLINE}": f"val {headline().label}",
 }
 """Metrics shown, by the names they are shown under."""
 

@@ -9,7 +9,9 @@ Shapes: see `vqr1.records`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -35,6 +37,11 @@ class LossInputs:
         importance: [B, K, C] factors of the policy loss against an engine that samples from a
             slightly other policy (`vqr1.training.importance_sampling`); None is 1.
         lengths: [B, K] int64 tokens of each response.
+        entropies: [B, K, C] float32 entropies, in nats, of the distributions that the tokens were
+            drawn from, under the policy being trained, no gradient; None unless the loss asks for
+            them (`PolicyLoss.needs_entropies`).
+        fields: [B, K, C] bool tokens of each field of the answer that the loss asks for
+            (`PolicyLoss.fields`), by name; empty where it asks for none.
     """
 
     logprobs: Tensor
@@ -46,6 +53,8 @@ class LossInputs:
     weights: Tensor
     importance: Tensor | None
     lengths: Tensor
+    entropies: Tensor | None = None
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class PolicyLoss(ABC):
@@ -55,10 +64,14 @@ class PolicyLoss(ABC):
         averaging: how token losses are averaged.
         kl_weight: weight of a KL term to the reference, a key of the loss's YAML; at 0 no reference
             is kept and `LossInputs.reference` is None.
+        needs_entropies: ask for `LossInputs.entropies`, computed with the log-probabilities.
+        fields: names of the answer's fields (`AnswerForm.spans`) that `LossInputs.fields` holds.
     """
 
     averaging: Averaging = "response_mean"
     kl_weight: float = 0.0
+    needs_entropies: ClassVar[bool] = False
+    fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> LossOutput:

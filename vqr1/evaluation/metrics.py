@@ -1,0 +1,238 @@
+"""The metrics: one entry each, which validation, evaluation, reports, comparisons and sweeps read.
+
+A metric of your own needs no change here: a function from `MetricInputs` to a number, named by
+`_target_` in a YAML file under `conf/metrics/` (`vqr1.config.metrics`), which `metrics_of` puts
+behind the entries of this file.
+
+Not here: which images enter (`vqr1.evaluation.summary`), how an interval is read from draws
+(`vqr1.iqa.bootstrap`).
+
+Shape legend: n images with a score, D bootstrap draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vqr1.config.metrics import HEADLINE as HEADLINE
+from vqr1.config.metrics import MetricConfig
+from vqr1.errors import ConfigError
+from vqr1.iqa.bootstrap import Interval, Statistic, interval_of_draws
+from vqr1.iqa.correlation import (
+    Figure,
+    FloatArray,
+    krcc,
+    krcc_figure,
+    obstacle,
+    plcc,
+    plcc_figure,
+    srcc,
+    srcc_figure,
+)
+from vqr1.iqa.logistic import Curve, LogisticFit
+
+
+@dataclass(frozen=True)
+class MetricInputs:
+    """What a metric is computed from: the scored images of one data set.
+
+    Attributes:
+        scores: [n] float64 predicted scores, finite, higher is better.
+        mos: [n] float64 MOS, finite, higher is better.
+    """
+
+    scores: FloatArray
+    mos: FloatArray
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric with its interval.
+
+    Attributes:
+        value: the metric; NaN where it does not exist.
+        interval: its confidence interval; NaN with a reason where there is none.
+        reason: why the metric does not exist; None where it does.
+    """
+
+    value: float
+    interval: Interval
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One entry.
+
+    Attributes:
+        name: in logs and files.
+        label: in tables.
+        figure: the metric of scores [n] and MOS [n], or the reason why there is none.
+        statistic: the same as a number alone, as the bootstrap calls it.
+        higher_is_better: direction: which of two checkpoints, trials or settings is the better one.
+        averageable: a mean over data sets means something: not so in units of the sets' MOS.
+        watched: logged by each validation of a training, and choosable as
+            `callbacks.checkpoint.monitor`.
+        by_group: also computed within each reference and each distortion.
+        interval: has a bootstrap interval.
+    """
+
+    name: str
+    label: str
+    figure: Callable[[FloatArray, FloatArray], Figure]
+    statistic: Statistic
+    higher_is_better: bool = True
+    averageable: bool = True
+    watched: bool = True
+    by_group: bool = False
+    interval: bool = True
+
+
+@dataclass(frozen=True)
+class FittedMetric:
+    """One entry that is read from a logistic map of the scores; its draws fit the map again.
+
+    Attributes:
+        name: in logs and files.
+        label: in tables.
+        curve: the map.
+        read: the metric of the fitted map.
+        higher_is_better, averageable: as of `Metric`.
+    """
+
+    name: str
+    label: str
+    curve: Curve
+    read: Callable[[LogisticFit], Figure]
+    higher_is_better: bool = True
+    averageable: bool = True
+
+
+METRICS = (
+    Metric("srcc", "SRCC", srcc_figure, srcc, by_group=True),
+    Metric("krcc", "KRCC", krcc_figure, krcc, by_group=True, watched=False),
+    Metric("plcc", "PLCC", plcc_figure, plcc, by_group=True),
+)
+"""Metrics of scores as they are, in the order of tables."""
+
+FITTED = (
+    FittedMetric("plcc_logistic4", "PLCC, 4-p. fit", "logistic4", lambda fit: fit.plcc),
+    FittedMetric("plcc_logistic5", "PLCC, 5-p. fit", "logistic5", lambda fit: fit.plcc),
+    FittedMetric(
+        "rmse_logistic4", "RMSE, 4-p. fit", "logistic4", lambda fit: fit.rmse,
+        higher_is_better=False, averageable=False,
+    ),
+    FittedMetric(
+        "rmse_logistic5", "RMSE, 5-p. fit", "logistic5", lambda fit: fit.rmse,
+        higher_is_better=False, averageable=False,
+    ),
+)  # fmt: skip
+"""Metrics after a logistic map; those of the maps that `figures.curves` names are computed."""
+
+
+Entry = Metric | FittedMetric
+
+
+def all_entries(metrics: Sequence[Metric] = METRICS) -> list[Entry]:
+    """Metrics of scores as they are, then those after a map."""
+    return [*metrics, *FITTED]
+
+
+def headline(metrics: Iterable[Metric] = METRICS) -> Metric:
+    """The entry that is called `HEADLINE`."""
+    return next(metric for metric in metrics if metric.name == HEADLINE)
+
+
+def labels(metrics: Sequence[Metric] = METRICS) -> dict[str, str]:
+    """What tables call each metric, by name."""
+    return {metric.name: metric.label for metric in all_entries(metrics)}
+
+
+def watched(metrics: Sequence[Metric] = METRICS) -> list[Metric]:
+    """The metrics that each validation logs, the headline first."""
+    found = [metric for metric in metrics if metric.watched]
+    return sorted(found, key=lambda metric: metric.name != HEADLINE)
+
+
+def monitored(metrics: Sequence[Metric]) -> list[str]:
+    """What a validation logs that may choose the best checkpoint: `val/NAME`, `val/NAME_greedy`.
+
+    Each is logged for the exported weights with `_best` at its end.
+    """
+    names = [metric.name for metric in metrics if metric.watched]
+    return [f"val/{name}{suffix}" for suffix in ("", "_greedy") for name in names]
+
+
+def logged_metric(logged: str, metrics: Sequence[Metric] = METRICS) -> Entry | None:
+    """The entry of a logged metric, such as `val/srcc_best` or `eval/koniq/plcc_logistic4`.
+
+    Returns:
+        None for anything else that is logged: a loss, a rate, a time.
+    """
+    entries = sorted(all_entries(metrics), key=lambda entry: -len(entry.name))
+    return next((entry for entry in entries if is_logged_as(entry.name, logged)), None)
+
+
+def is_logged_as(name: str, logged: str) -> bool:
+    """Whether a logged metric is the metric of this name: of some images, at some time."""
+    return any(part == name or part.startswith(f"{name}_") for part in logged.split("/"))
+
+
+def higher_is_better(logged: str, metrics: Sequence[Metric] = METRICS) -> bool:
+    """Which way a logged metric points; one that has no entry is taken to rise with quality."""
+    found = logged_metric(logged, metrics)
+    return found is None or found.higher_is_better
+
+
+def metrics_of(chosen: Mapping[str, MetricConfig]) -> tuple[Metric, ...]:
+    """The entries of this file and those of a configuration.
+
+    Args:
+        chosen: by name, the group `metrics`.
+
+    Raises:
+        ConfigError: a name that is taken, or a function that does not exist.
+    """
+    own, problems = [], []
+    for name, config in chosen.items():
+        if name in labels():
+            problems.append(f"metrics.{name}: there is a metric of this name; choose another")
+            continue
+        try:
+            own.append(_own(name, config))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return (*METRICS, *own)
+
+
+def _own(name: str, config: MetricConfig) -> Metric:
+    function = config.function(f"metrics.{name}")
+
+    def figure(scores: FloatArray, mos: FloatArray) -> Figure:
+        reason = obstacle(scores, mos)
+        value = math.nan if reason else float(function(MetricInputs(scores, mos)))
+        undefined = f"{name} is not a finite number"
+        return Figure(value) if math.isfinite(value) else Figure(math.nan, reason or undefined)
+
+    return Metric(
+        name,
+        config.label or name,
+        figure,
+        lambda scores, mos: figure(scores, mos).value,
+        higher_is_better=config.higher_is_better,
+        averageable=config.averageable,
+        interval=config.interval,
+    )
+
+
+def measure(figure: Figure, draws: FloatArray, units: int, level: float) -> Measured:
+    """A metric with the interval of its D draws."""
+    if figure.reason:
+        return Measured(figure.value, Interval(math.nan, math.nan, figure.reason), figure.reason)
+    if not len(draws):
+        return Measured(figure.value, Interval(math.nan, math.nan, "no bootstrap draws asked for"))
+    return Measured(figure.value, interval_of_draws(draws, units, level))
