@@ -149,7 +149,9 @@ MAY_NAME_A_FAMILY = {
     "cli/plan.py": {"qwen2_5_vl_7b"},
     "cli/score.py": {"qwen2_5_vl_3b", "qwen2_5_vl_7b"},
     "cli/serve.py": {"qwen2_5_vl_3b", "qwen2_5_vl_7b"},
+    "cli/help.py": {"qwen2_5_vl_3b"},
     "config/model_defaults.py": {"qwen2_5_vl_7b"},
+    "doctor/machine.py": {"qwen2_5_vl_3b", "qwen2_5_vl_7b"},
     # What model cards of earlier versions held.
     "policy/training_prompt.py": {"add_vision_id=True"},
 }

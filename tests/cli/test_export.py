@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -248,6 +249,7 @@ def test_card_and_folder_say_how_the_training_asked(
     else:
         config["prompt"]["vision_id"] = recorded
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy(tiny_policy_folder() / "config.json", tmp_path)
     write_model_card(tmp_path, tmp_path)
     # Runs of before the key had it, and null is as the tiny policy's folder records: without.
     expected = recorded in ("absent", True)
@@ -273,6 +275,7 @@ def test_card_states_the_scale_that_the_training_asked_for(
     else:
         config["answer"]["score_range"] = asked
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy(tiny_policy_folder() / "config.json", tmp_path)
     write_model_card(tmp_path, tmp_path)
     low, high = (1, 5) if asked == "absent" else (0, 100)
     text = (tmp_path / "README.md").read_text()

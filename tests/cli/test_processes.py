@@ -29,6 +29,7 @@ from tests.support.commands import (
     run,
     state,
 )
+from tests.support.forked import ForkedProgram
 from vqr1.cli import train
 from vqr1.distributed import rendezvous
 from vqr1.distributed.environment import RankInfo
@@ -152,7 +153,7 @@ def test_torchrun_with_different_data_on_two_ranks(
 
 def test_a_pipe_that_ends_stops_none_of_two_processes(tmp_path: Path) -> None:
     # `train.py ... | head -1`
-    training = subprocess.Popen(
+    training = ForkedProgram(
         [sys.executable, str(REPOSITORY / "train.py"), *SMALL, *TWO, "logger=csv", "run_dir=run",
          "validation.test=false"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

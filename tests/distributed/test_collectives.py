@@ -10,9 +10,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from tests.evaluation.builders import THINKING
+from tests.support.forked import run_ranks
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
@@ -140,7 +140,7 @@ def in_processes(world: int, folder: Path, cases: Cases) -> list[list[dict[str, 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(child, args=(world, port, str(folder), cases), nprocs=world)
+    run_ranks(child, (world, port, str(folder), cases), world)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 

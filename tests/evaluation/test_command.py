@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 from mlflow import MlflowClient
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
-from tests.support.forked import start, start_command
+from tests.support.forked import ForkedProgram, start, start_command
 from tests.support.holder import hold_run
 from tests.support.mlflow_database import new_database
 from vqr1.cli.compose import compose_config, plain_values
@@ -371,8 +372,10 @@ def start_process(
     *more: str,
     launcher: tuple[str, ...] = (sys.executable,),
     variables: Mapping[str, str] | None = None,
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+) -> Any:
+    # A launcher such as torchrun has an interpreter of its own.
+    begin: Any = ForkedProgram if launcher == (sys.executable,) else subprocess.Popen
+    return begin(
         [
             *launcher, "eval.py", *SMALL, f"dataset.root={root}", f"run_dir={folder}",
             f"hydra.run.dir={folder}/hydra", *more,

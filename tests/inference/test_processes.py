@@ -43,6 +43,9 @@ def photos(tmp_path: Path) -> Path:
 
 def _task(module: str, folder: str, variables: Mapping[str, str], arguments: Sequence[str]) -> None:
     forked.enter(folder)
+    # An engine of vLLM in the process of the tests leaves some of them there.
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
     os.environ.update(variables)
     sys.argv = ["command", *arguments]
     importlib.import_module(module).main()

@@ -58,15 +58,15 @@ def test_eval_has_the_metrics_of_the_local_engine(
     """In one process, and in two ranks with an engine each."""
     root = write_kadid(tmp_path / "kadid", references=3)
     small = (*SMALL, f"dataset.root={root}", "hardware.threads=1")
-    for folder, more in (("local", ()), ("vllm", ENGINE)):
-        found = run(evaluate.main, *small, *more, f"run_dir={folder}")
-        assert found.code == 0, found.err
     assert srun("vqr1.cli.evaluate", tmp_path, *small, *ENGINE, "run_dir=tasks") == [0, 0]
     launched = Training(
         tmp_path, *small, *ENGINE, "run_dir=launched", launcher=TORCHRUN,
         script=REPOSITORY / "eval.py",
     )  # fmt: skip
     assert launched.wait() == 0, launched.output
+    for folder, more in (("local", ()), ("vllm", ENGINE)):
+        found = run(evaluate.main, *small, *more, f"run_dir={folder}")
+        assert found.code == 0, found.err
     own = read_predictions(tmp_path / "local/predictions.csv")
     for folder in ("vllm", "tasks", "launched"):
         theirs = read_predictions(tmp_path / folder / "predictions.csv")

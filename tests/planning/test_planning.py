@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
-from vqr1.cli.plan import load_train_config
+from vqr1.cli.plan import load_train_config, main
 from vqr1.config import ModelConfig
 from vqr1.errors import ModelError
 from vqr1.planning.memory import Sizes, held, plan_memory, sampling, text_row, tower_row
@@ -251,8 +251,6 @@ def test_host_memory_is_reached_through_pcie() -> None:
 
 
 def test_host_memory_of_a_node(capsys: pytest.CaptureFixture[str]) -> None:
-    from plan import main
-
     keys = ["model=qwen2_5_vl_7b", "hardware=multinode_zero3", "hardware.reference=host"]
     assert main([*keys, "--image", "512x384"]) == 0
     # 4 x 8,292,166,656 bytes are 31,632 MiB; eight of them 265 GB, however many nodes there are.
@@ -263,8 +261,6 @@ def test_host_memory_of_a_node(capsys: pytest.CaptureFixture[str]) -> None:
 def test_images_that_cannot_be_shared_are_refused_as_the_training_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from plan import main
-
     assert main(["hardware=cpu_2procs", "loader.images_per_step=9"]) == 2
     assert capsys.readouterr().err == (
         "error: loader.images_per_step=9: 2 processes (hardware.devices x hardware.nodes) cannot "
@@ -298,8 +294,6 @@ def test_a_step_of_39_million_weights_takes_what_was_planned() -> None:
 
 
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    from plan import main
-
     assert main(["--check", "hardware=8gpu_zero3"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.support.forked import run_ranks
 from tests.support.tiny_models import tiny_model
 from vqr1.policy.reference import AdapterOff, FrozenCopy, make_reference
 
@@ -86,4 +87,4 @@ def test_two_processes_hold_half_a_copy_each() -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    torch.multiprocessing.spawn(in_pieces, args=(port,), nprocs=2)
+    run_ranks(in_pieces, (port,), 2)

@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
 
+from tests.support.forked import ForkedProgram, process_of_rank
 from vqr1.training.checkpoint_files import step_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,10 +39,13 @@ class Training:
         launcher: tuple[str, ...] = (),
         script: Path = REPOSITORY / "train.py",
     ) -> None:
+        self._folder = folder
         self.output_file = folder / f"output_{len(list(folder.glob('output_*')))}.txt"
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        # A launcher such as torchrun has an interpreter of its own.
+        begin: Any = subprocess.Popen if launcher else ForkedProgram
         with self.output_file.open("wb") as output:
-            self.process = subprocess.Popen(
+            self.process = begin(
                 [sys.executable, *launcher, str(script), *arguments],
                 cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -54,9 +59,7 @@ class Training:
 
     def rank(self, number: int) -> psutil.Process:
         """The process of a rank."""
-        children = psutil.Process(self.process.pid).children()
-        (found,) = (c for c in children if c.environ().get("RANK") == str(number))
-        return found
+        return psutil.Process(process_of_rank(self._folder, number))
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + TIMEOUT

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.cli.conftest import write_kadid
+from tests.support.forked import ForkedProgram
 from tests.support.mlflow_database import new_database
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +80,7 @@ def outcomes(folder: Path) -> int:
 def kill_launcher_at(folder: Path, argv: list[str], ended: int, timeout: float = 600.0) -> None:
     """Start the sweep, and kill its launcher by SIGKILL once so many jobs have ended."""
     with (folder / "first.txt").open("wb") as output:
-        launcher = subprocess.Popen(argv, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        launcher = ForkedProgram(argv, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + timeout
     while outcomes(folder) < ended and launcher.poll() is None:
         assert time.monotonic() < deadline, (folder / "first.txt").read_text()

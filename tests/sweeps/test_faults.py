@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from tests.support.forked import run_program
 from tests.sweeps.killed_sweep import command, kill_launcher_at, prepare, state
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ def test_everything_is_there_once_after_the_same_command(tmp_path: Path) -> None
     before = state(tmp_path)
     assert before.parent.info.status == "RUNNING"
 
-    again = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    again = run_program(argv, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     after = state(tmp_path)
     assert after.finished() == {str(job): 1 for job in range(jobs)}
@@ -51,7 +51,7 @@ def test_everything_is_there_once_after_the_same_command(tmp_path: Path) -> None
     begun = list(folder.glob("*/started"))
     assert len(begun) == len(after.children)
 
-    third = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    third = run_program(argv, cwd=tmp_path)
     assert third.returncode == 0
     assert "5 done before, 0 to run" in third.stdout
     assert len(state(tmp_path).children) == len(after.children)

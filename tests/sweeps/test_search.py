@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from tests.cli.conftest import write_kadid
+from tests.support.forked import run_program
 from tests.support.mlflow_database import new_database
 from tests.sweeps.killed_sweep import ROOT, TINY_RUN, kill_launcher_at
 from vqr1.cli import summarize
@@ -102,7 +102,7 @@ def test_a_killed_search_makes_the_missing_trials(tmp_path: Path) -> None:
         "rollout.sampling.max_new_tokens=64", "validation.samples=2",
     ]  # fmt: skip
     kill_launcher_at(tmp_path, argv, ended=1)
-    again = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    again = run_program(argv, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     (folder,) = (tmp_path / "multirun" / "train").iterdir()
     key = json.loads((folder / "sweep.json").read_text())["key"]

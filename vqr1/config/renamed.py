@@ -35,6 +35,11 @@ def renamed_keys(record: Mapping[str, Any]) -> dict[str, Any]:
     return present | _FORMS[named]
 
 
+def old_keys(record: Mapping[str, Any]) -> list[str]:
+    """The dotted keys of a record that have been renamed since."""
+    return [key for key in RENAMED if key in record]
+
+
 def renamed_override(override: str) -> str:
     """A command-line override under its key's present name."""
     key, equals, value = override.partition("=")

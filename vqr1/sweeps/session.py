@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from vqr1.config import LoggerConfig
+from vqr1.config.renamed import old_keys
 from vqr1.errors import ConfigError, SweepIncompleteError
 from vqr1.outputs import SWEEP, check_folder
 from vqr1.sweeps.folder import (
@@ -105,6 +106,7 @@ def find_folder(plan: SweepPlan, resume: str, new: Path) -> tuple[SweepFolder, s
                 check_folder(new, SWEEP, "hydra.sweep.dir")
                 return own, f"the configuration has changed since {place.path} ({note})"
     if own.record is not None:
+        _check_version(own, own.record, f"hydra.sweep.dir={new}")
         raise ConfigError(
             [
                 f"hydra.sweep.dir={new}: holds another sweep ({own.record.command}); choose "
@@ -131,6 +133,7 @@ def _asked_for(plan: SweepPlan, resume: str) -> SweepFolder:
                 "sweep's parent run, or its folder"
             ]
         )
+    _check_version(folder, record, f"sweep.resume={resume}")
     changed = _changes(record, plan)
     if changed:
         raise ConfigError(
@@ -143,8 +146,26 @@ def _asked_for(plan: SweepPlan, resume: str) -> SweepFolder:
     return folder
 
 
+def _check_version(folder: SweepFolder, record: SweepRecord, asked: str) -> None:
+    """Refuse a sweep of an earlier version: jobs are known by a hash over the names of keys.
+
+    Raises:
+        ConfigError: keys have been renamed since it was begun.
+    """
+    if old := old_keys(record.base):
+        raise ConfigError(
+            [
+                f"{asked}: an earlier version began this sweep ({', '.join(old)} have been renamed "
+                f"since), which cannot be resumed; scripts/summarize.py folder={folder.path} still "
+                "shows it; start a new sweep in another folder"
+            ]
+        )
+
+
 def _changes(record: SweepRecord, plan: SweepPlan) -> list[str]:
     """What differs between a recorded sweep and a plan; further values of its keys do not."""
+    if old := old_keys(record.base):
+        return [f"renamed since: {', '.join(old)}"]
     before, now = ", ".join(record.space), ", ".join(plan.space)
     if set(record.space) != set(plan.space):
         return [f"swept keys: {before} then, {now} now"]

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -20,9 +20,6 @@ from vqr1.evaluation.metrics import HEADLINE, headline, labels
 from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
 from vqr1.policy.model_card import CARD_FILE, CardFacts, Figure, model_card
 from vqr1.policy.training_prompt import trained_vision_id, write_training_prompt
-
-if TYPE_CHECKING:
-    from vqr1.policy.families import Family
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -54,13 +51,9 @@ def write_model_card(
     config = read_run_config(run_dir)
     summary_file = run_dir / "summary.json"
     summary = json.loads(summary_file.read_text()) if summary_file.is_file() else {}
-    # It imports torch, which the commands that use this module do without until then.
-    from vqr1.policy.families import folder_family
-
-    family = folder_family(folder)
     try:
         facts = _facts(
-            family, config, summary if with_figures else {}, title or run_dir.name, license
+            folder, config, summary if with_figures else {}, title or run_dir.name, license
         )
     except KeyError as error:
         raise DataError(
@@ -90,7 +83,7 @@ def read_run_config(run_dir: Path) -> dict[str, Any]:
 
 
 def _facts(
-    family: Family,
+    folder: Path,
     config: Mapping[str, Any],
     summary: Mapping[str, Any],
     title: str,
@@ -99,8 +92,11 @@ def _facts(
     model, dataset = config["model"], config["dataset"]
     base, is_hub_name = _base(model["path"])
     low, high = _asked_range(config)
+    # It imports torch, which the commands that use this module do without until then.
+    from vqr1.policy.families import folder_family
+
     return CardFacts(
-        family=family,
+        family=folder_family(folder),
         title=title,
         base=base,
         base_is_hub_name=is_hub_name,
