@@ -1,4 +1,4 @@
-"""Judge a model: `python eval.py --help` lists the choices, `conf/eval.yaml` the defaults."""
+"""Evaluate a model: `python eval.py --help` lists the choices, `conf/eval.yaml` the defaults."""
 
 from vqr1.cli.evaluate import main
 

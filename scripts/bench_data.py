@@ -4,7 +4,7 @@
 
 Rows: a plain single-process loop as in the published evaluation code (open, `process_vision_info`,
 processor, one image at a time); the training loader with 0, 1, 2, ... workers; the loader on a warm
-cache of resized pictures. `--step` also samples K responses for one batch with the model's own
+cache of resized images. `--step` also samples K responses for one batch with the model's own
 weights: sampling alone, the smallest part of a step, must need fewer images per second than the
 loader gives.
 """
@@ -45,9 +45,9 @@ def published_loop(
     limits = {"min_pixels": config.model.min_pixels, "max_pixels": config.model.max_pixels}
     start = time.perf_counter()
     for row in rows:
-        with Image.open(labelled.image_path(row)) as picture:
+        with Image.open(labelled.image_path(row)) as image:
             content = [
-                {"type": "image", "image": picture, **limits},
+                {"type": "image", "image": image, **limits},
                 {"type": "text", "text": config.prompt.text},
             ]
             message = {"role": "user", "content": content}

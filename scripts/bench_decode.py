@@ -27,7 +27,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.clock import now
-from bench.setup import Size, build_model, pictures, processor, prompt_batch
+from bench.setup import Size, build_model, loaded_images, processor, prompt_batch
 
 from vqr1.outputs import own_json, target, write_json
 from vqr1.planning.rates import copy_rate
@@ -37,8 +37,8 @@ from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.prompt_state import PromptState, read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import encode_images
+from vqr1.rollout.cuda_graph_decode import StaticDecoder
 from vqr1.rollout.decode import Decoder
-from vqr1.rollout.static_decode import StaticDecoder
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--height", type=int, default=768)
     parser.add_argument(
-        "--json", type=target(own_json("bench_decode")), help="file for every figure"
+        "--json", type=target(own_json("bench_decode")), help="file for every metric"
     )
     return parser.parse_args()
 
@@ -90,7 +90,7 @@ def main() -> None:
     model = build_model(options.shape, dtype, device).eval()
     use_fast_layers(model)
     size = Size("", options.width, options.height, options.images, options.group, options.tokens)
-    prompts = prompt_batch(processor(), pictures(size)).to(device)
+    prompts = prompt_batch(processor(), loaded_images(size)).to(device)
     state = read_prompts(model, pack_prompts(model, prompts, encode_images(model, prompts)))
     rows = options.images * options.group
     needed, rate = step_bytes(model, state, options.group, options.tokens), copy_rate(device)

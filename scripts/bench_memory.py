@@ -32,7 +32,7 @@ from vqr1.planning.shape import Work, read_shape, share_of_work
 from vqr1.policy.prompts import resize_rule
 
 TINY = ((16, 6, 48), (32, 8, 32))
-"""B, K, C with the demo set's pictures of 112 x 112."""
+"""B, K, C with the demo set's images of 112 x 112."""
 
 LARGER = (
     Size("224x168", 224, 168, images=8, group=6, tokens=32),
@@ -46,7 +46,7 @@ LARGER = (
 def tiny(images: int, group: int, tokens: int) -> tuple[MemoryPlan, float]:
     """The plan of the tiny policy's training, and its measured peak in MiB."""
     overrides = [
-        "hardware.threads=1", "loader.workers=0", f"loader.images_per_batch={images}",
+        "hardware.threads=1", "loader.workers=0", f"loader.batch_size={images}",
         f"grpo.group_size={group}", f"rollout.sampling.max_new_tokens={tokens}",
     ]  # fmt: skip
     config = load_train_config(overrides)

@@ -12,7 +12,7 @@ Models: `tiny`, the packaged policy (112x112, its answers end by themselves), an
 weights at 448x336: there the loop writes exactly C tokens an answer, 12 without reasoning (the
 tokens of `<answer>3.42</answer>` and of the end) and 64 with, and so does our reasoning.
 
-What came out: docs/scoring.md. Not here: what the scores say.
+What came out: docs/scoring.md. Not here: what the scores state.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.setup import EndlessTokenizer, Size, pictures
+from bench.setup import EndlessTokenizer, Size, loaded_images
 
 from tools.tiny_policy.factory import (
     TinySize,
@@ -63,7 +63,7 @@ PROMPTS = ("non_thinking", "thinking")
 BATCH = 32
 MOST_TOKENS = 256
 EXACTLY = {"non_thinking": 12, "thinking": 64}
-PICTURE = {"tiny": (160, 120), "39m": (448, 336)}
+IMAGE = {"tiny": (160, 120), "39m": (448, 336)}
 WIDE = TinySize(
     hidden=512, layers=8, heads=8, kv_heads=2, feed_forward=1408, vision_hidden=320,
     vision_depth=8, vision_heads=4, vision_feed_forward=1280, initial_std=0.02,
@@ -73,13 +73,13 @@ WIDE = TinySize(
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=list(PICTURE), default=list(PICTURE))
+    parser.add_argument("--models", nargs="+", choices=list(IMAGE), default=list(IMAGE))
     parser.add_argument("--prompts", nargs="+", choices=PROMPTS, default=list(PROMPTS))
     parser.add_argument("--images", type=int, default=32, help="images that are scored each time")
     parser.add_argument("--repeats", type=int, default=3, help="timed passes, after one warm-up")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
     parser.add_argument(
-        "--json", type=target(own_json("bench_score")), help="file for every figure"
+        "--json", type=target(own_json("bench_score")), help="file for every metric"
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -205,7 +205,7 @@ class OwnScorer:
 
 
 def work(options: argparse.Namespace) -> None:
-    """Runs one side in this process and prints its figures as the last line."""
+    """Runs one side in this process and prints its metrics as the last line."""
     torch.set_num_threads(options.threads)
     task = json.loads(options.worker)
     config = model_config(task["model"], task["folder"])
@@ -237,22 +237,22 @@ def measure(options: argparse.Namespace, task: dict[str, Any]) -> dict[str, Any]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{task['side']}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    figures["median"] = statistics.median(figures["seconds"])
-    figures["median_cpu"] = statistics.median(figures["cpu"])
-    return figures
+    metrics: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    metrics["median"] = statistics.median(metrics["seconds"])
+    metrics["median_cpu"] = statistics.median(metrics["cpu"])
+    return metrics
 
 
 def compare(options: argparse.Namespace, model: str, prompt: str, work: Path) -> dict[str, Any]:
     """Both sides at one model and prompt, and the ratios of their medians."""
     folder = write_model(model, work / model)
-    width, height = PICTURE[model]
+    width, height = IMAGE[model]
     paths = []
-    for number, picture in enumerate(
-        pictures(Size(model, width, height, options.images, group=1, tokens=1))
+    for number, image in enumerate(
+        loaded_images(Size(model, width, height, options.images, group=1, tokens=1))
     ):
         paths.append(str(work / f"{model}_{number:04d}.png"))
-        picture.save(paths[-1])
+        image.save(paths[-1])
     task = {"model": model, "folder": str(folder), "prompt": prompt, "paths": paths}
     result: dict[str, Any] = {side: measure(options, {**task, "side": side}) for side in SIDES}
     published, ours = result["published"], result["ours"]
@@ -266,10 +266,10 @@ def show(name: str, result: dict[str, Any]) -> None:
     """Prints one line a side."""
     print(name)
     for side in SIDES:
-        figures = result[side]
+        metrics = result[side]
         print(
-            f"  {side:<10} median {figures['median']:7.2f} s   processor "
-            f"{figures['median_cpu']:7.2f} s   peak {figures['peak_mib']:6.0f} MiB"
+            f"  {side:<10} median {metrics['median']:7.2f} s   processor "
+            f"{metrics['median_cpu']:7.2f} s   peak {metrics['peak_mib']:6.0f} MiB"
         )
     print(
         f"  ours is {result['times_faster']:.1f} x faster ({result['times_less_cpu']:.1f} x less "
@@ -279,7 +279,7 @@ def show(name: str, result: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs both sides and writes the figures."""
+    """Runs both sides and writes the metrics."""
     options = parse_arguments(argv)
     if options.worker:
         work(options)

@@ -37,7 +37,7 @@ START_S = 300
 """Seconds that the service may take to load its model."""
 
 
-def picture(seed: int) -> bytes:
+def image(seed: int) -> bytes:
     """A PNG file of a size and with noise of its own."""
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(100, 500, 2))
@@ -66,7 +66,7 @@ def start(overrides: list[str], log: Path) -> tuple[subprocess.Popen[bytes], str
 
 def load(url: str, process: psutil.Process, options: argparse.Namespace) -> int:
     """Send the requests and print what came back; the exit code."""
-    files = [picture(seed) for seed in range(options.pictures)]
+    files = [image(seed) for seed in range(options.loaded_images)]
     broken_every = round(1 / options.broken) if options.broken else 0
     seconds: list[float] = []
     readings: list[tuple[int, float]] = []
@@ -114,7 +114,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--broken", type=float, default=0.05, help="share of broken images")
-    parser.add_argument("--pictures", type=int, default=100, help="different pictures")
+    parser.add_argument("--images", type=int, default=100, help="different images")
     parser.add_argument("overrides", nargs="*", help="of conf/serve.yaml")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -39,7 +39,7 @@ from vqr1.policy.families.qwen2_5_vl import FAMILY
 
 CONTESTANTS = ("trl", "ours", "ours, PyTorch linears")
 GROUPS = (2, 4, 8, 16)
-PICTURES = ((224, 168), (448, 336), (672, 504), (1024, 768))
+IMAGES = ((224, 168), (448, 336), (672, 504), (1024, 768))
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,16 +54,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--sweep-only", action="store_true", help="the sweeps without the sizes")
     parser.add_argument(
-        "--no-sweep", action="store_true", help="leave out the sweeps over K and image size"
+        "--no-sweep", action="store_true", help="exclude the sweeps over K and image size"
     )
-    parser.add_argument("--json", type=target(own_json("bench_step")), help="file for every figure")
+    parser.add_argument("--json", type=target(own_json("bench_step")), help="file for every metric")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def work(options: argparse.Namespace) -> None:
-    """Runs one contestant in this process and prints its figures as the last line."""
+    """Runs one contestant in this process and prints its metrics as the last line."""
     torch.set_num_threads(options.threads)
     task = json.loads(options.worker)
     size = Size(**task["size"])
@@ -153,7 +153,7 @@ def show(size: Size, results: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the contestants and writes the figures."""
+    """Runs the contestants and writes the metrics."""
     options = parse_arguments(argv)
     if options.worker:
         work(options)
@@ -203,7 +203,7 @@ def sweep(options: argparse.Namespace, weights: Path, report: dict[str, Any]) ->
         report["sweep"]["group"][str(group)] = result
         show(size, {"ours": result})
         save(report, options.json)
-    for width, height in PICTURES:
+    for width, height in IMAGES:
         size = replace(largest, name=f"{width}x{height}", width=width, height=height)
         sides = [side for side in ("trl", "ours") if side in options.only]
         results = {side: run_in_process(options, side, size, weights) for side in sides}

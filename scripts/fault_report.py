@@ -4,7 +4,7 @@
     python scripts/fault_report.py --kills 3 --seed 7 --json faults.json
 
 Every training is the demo one, small, in a process of its own. Compared are the bits of the
-exported policy, of the last saved weights and optimiser moments, and every metric at every step in
+exported policy, of the last saved weights and optimizer state, and every metric at every step in
 MLflow's database. The exit code is 1 if a fault was not recovered from or something differs.
 """
 

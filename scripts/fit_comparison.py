@@ -1,10 +1,10 @@
-"""Is P(A better than B) what it says? Reliability on test images, and a fit on validation.
+"""Is P(A better than B) what it states? Reliability on test images, and a fit on validation.
 
-For each mode, the images of the validation and the test part are scored, and all pairs of different
-opinion scores within a set are compared (`vqr1.iqa.pairs`). The scale of the standard deviations
+For each mode, the images of the validation and the test split are scored, and all pairs of
+different MOS within a set are compared (`vqr1.iqa.pairs`). The scale of the standard deviations
 and the gamma that make the validation pairs most likely are fitted; the reliability of the test
-pairs is printed and drawn with the published form and with the fitted one, whose two numbers go on
-the command line as `comparison.std_scale=... comparison.gamma=...`.
+pairs is printed and drawn with the published form and with the fitted one, whose two numbers
+continue the command line as `comparison.std_scale=... comparison.gamma=...`.
 
     python scripts/fit_comparison.py model.path=FOLDER --figure curve.png --json curve.json
     python scripts/fit_comparison.py dataset=koniq dataset.root=DIR --modes expected
@@ -82,7 +82,7 @@ def pairs_of(
     found, images = [], 0
     for labelled in sets.values():
         rows = labelled.part(part)
-        results = scorer.score(_pictures(labelled, list(rows.index)))
+        results = scorer.score(_images(labelled, list(rows.index)))
         kept = [
             (result.score, result.std, mos)
             for result, mos in zip(results, rows["mos"], strict=True)
@@ -98,7 +98,7 @@ def pairs_of(
     ), images
 
 
-def _pictures(labelled: LabelledSet, rows: Sequence[int]) -> Iterator[Image.Image]:
+def _images(labelled: LabelledSet, rows: Sequence[int]) -> Iterator[Image.Image]:
     for row in rows:
         yield load_image(labelled.image_path(row), labelled.config.short_edge)
 

@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("target", choices=("parser", "labels", "jsonl", "config"))
     parser.add_argument("--count", type=int, default=1_000_000, help="parser: texts to try")
-    parser.add_argument("--minutes", type=float, default=10, help="loaders: time to go on")
+    parser.add_argument("--minutes", type=float, default=10, help="loaders: time to continue")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--hang", type=float, default=20, help="most seconds for one input")
     parser.add_argument("--shared", type=Path, default=Path("../shared/labels"))

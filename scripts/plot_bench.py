@@ -1,4 +1,4 @@
-"""The two plots of docs/performance.md, from the figures that `bench_step.py --json` writes.
+"""The two plots of docs/performance.md, from the metrics that `bench_step.py --json` writes.
 
 Run: `python scripts/plot_bench.py bench.json docs/images` (`--unit cpu` for processor time).
 """

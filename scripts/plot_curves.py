@@ -4,7 +4,7 @@
 
 Runs are grouped by the names of their reward terms and data sets; a group's curve is the mean over
 its seeds, with the range between its lowest and highest seed shaded. Runs that did not finish are
-left out and counted.
+excluded and counted.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def draw(curves: list[Curve], metric: str) -> Figure:
 
 
 def table(curves: list[Curve]) -> str:
-    """Markdown table of the test figures, a row for each run."""
+    """Markdown table of the test metrics, a row for each run."""
     rows = ["| run | seed | test SRCC before | best step | last step | test PLCC, best step |"]
     rows.append("|---|---|---|---|---|---|")
     keys = ("test/srcc_before", "test/srcc_after", "test/srcc_last", "test/plcc_after")
@@ -117,7 +117,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     draw(curves, options.metric).savefig(target, dpi=110, metadata=png_metadata("plot_curves"))
     print(table(curves))
-    print(f"{len(curves)} runs; {unfinished} unfinished runs left out")
+    print(f"{len(curves)} runs; {unfinished} unfinished runs excluded")
     print(target)
 
 

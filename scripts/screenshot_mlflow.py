@@ -1,10 +1,10 @@
-"""Pictures of a sweep on the MLflow page: the list of runs, charts, the compare page, artifacts.
+"""Images of a sweep on the MLflow page: the list of runs, charts, the compare page, artifacts.
 
     python scripts/screenshot_mlflow.py docs/images --uri sqlite:///mlflow.db     # the newest sweep
     python scripts/screenshot_mlflow.py docs/images --parent 0a1b2c...            # that one
 
 Starts an MLflow server on the loopback address, walks through it in a headless Chromium as a user
-would, and takes a picture of a page once it shows what it should: parent and children, the swept
+would, and takes an image of a page once it shows what it should: parent and children, the swept
 parameters, curves, tables of answers, scatter plots, the sweep's summary. A page that does not ends
 the command with an error, so that `tests/sweeps/test_mlflow_page.py` runs just this.
 """
@@ -78,17 +78,17 @@ def served(uri: str) -> Iterator[str]:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(
             [*command, "--workers", "1", "--backend-store-uri", uri],
-            stdout=said, stderr=said, start_new_session=True,
+            stdout=printed, stderr=printed, start_new_session=True,
         )  # fmt: skip
         try:
             end = time.monotonic() + START_SECONDS
             while not _answers(f"http://127.0.0.1:{port}/health"):
                 if process.poll() is not None or time.monotonic() > end:
-                    said.seek(0)
-                    sys.exit(f"error: the MLflow server does not start\n{said.read().decode()}")
+                    printed.seek(0)
+                    sys.exit(f"error: the MLflow server does not start\n{printed.read().decode()}")
                 time.sleep(0.2)
             yield f"http://127.0.0.1:{port}/#"
         finally:
@@ -104,13 +104,13 @@ def _answers(address: str) -> bool:
 
 
 class Tour:
-    """Goes from page to page and takes pictures.
+    """Goes from page to page and takes images.
 
     Args:
         page: the browser's page.
         base: the server's address.
         sweep: what is looked at.
-        folder: where the pictures go.
+        folder: where the images go.
     """
 
     def __init__(self, page: Page, base: str, sweep: Sweep, folder: Path) -> None:
@@ -120,7 +120,7 @@ class Tour:
         self.folder = folder
 
     def all_pages(self) -> None:
-        """Every page, each checked before its picture is taken."""
+        """Every page, each checked before its image is taken."""
         self.runs()
         self.charts()
         self.compare()
@@ -146,19 +146,19 @@ class Tour:
         """Curves of all jobs one over the other, and their scatter plots side by side."""
         self.page.locator("label:has([value=CHART])").click()
         self.page.get_by_placeholder("Search metric charts").fill("^val/srcc")
-        pictures = self.page.locator("img[src*='scatter']")
-        expect(pictures).to_have_count(len(self.sweep.children))
-        for picture in pictures.all():
-            expect(picture).to_have_js_property("complete", True)
-            assert picture.evaluate("image => image.naturalWidth") > 100
-        # The search leaves pictures; what is below the visible part is not drawn.
+        images = self.page.locator("img[src*='scatter']")
+        expect(images).to_have_count(len(self.sweep.children))
+        for image in images.all():
+            expect(image).to_have_js_property("complete", True)
+            assert image.evaluate("image => image.naturalWidth") > 100
+        # The search leaves images; what is below the visible part is not drawn.
         sections = self.page.get_by_test_id("experiment-view-compare-runs-section-header")
         sections.filter(has_text="scatter").get_by_text("scatter").first.click()
         expect(self.page.locator(".js-plotly-plot").first).to_be_visible()
         self._shot("mlflow_charts")
 
     def compare(self) -> None:
-        """The compare page: parallel coordinates of the swept keys and a figure."""
+        """The compare page: parallel coordinates of the swept keys and a metric."""
         runs = quote(json.dumps([child.info.run_id for child in self.sweep.children]))
         experiments = quote(json.dumps([self.sweep.experiment]))
         self._open(f"/compare-runs?runs={runs}&experiments={experiments}")
@@ -188,12 +188,12 @@ class Tour:
         expect(self.page.get_by_text("<answer>").first).to_be_visible()
         self._shot("mlflow_answers")
 
-    def artifact(self, run: Run, folder: str, name: str, picture: str) -> None:
-        """The last picture of a folder of artifacts whose name fits."""
+    def artifact(self, run: Run, folder: str, name: str, image: str) -> None:
+        """The last image of a folder of artifacts whose name fits."""
         self._open_run(run, f"artifacts/{folder}")
         self.page.get_by_text(re.compile(name)).last.click()
         expect(self.page.locator("img[src^='blob:']").first).to_be_visible()
-        self._shot(picture)
+        self._shot(image)
 
     def _named(self, run: Run) -> Locator:
         return self.page.get_by_role("link", name=str(run.info.run_name), exact=True)
@@ -214,7 +214,7 @@ class Tour:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="for the pictures")
+    parser.add_argument("folder", type=Path, help="for the images")
     parser.add_argument("--uri", default="sqlite:///mlflow.db", help="the MLflow store")
     parser.add_argument("--parent", help="run id of a sweep; by default the newest one")
     options = parser.parse_args(arguments)

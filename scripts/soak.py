@@ -5,7 +5,7 @@
 
 Runs `train.py` in a process of its own and looks at it from outside several times a second. Within
 a step memory goes up and down by what the step computes with, so that what is held is the lowest
-figure between two reports of progress: memory of the process and its loader workers, open file
+metric between two reports of progress: memory of the process and its loader workers, open file
 descriptors, threads. Memory is what they have written (anonymous and shared pages, each shared page
 once): pages of program files, which the kernel drops and reads again as it likes, are shown but do
 not count. Prints the slope of each over the part after the warm-up. Linux only.
@@ -31,7 +31,7 @@ from scipy.stats import theilslopes
 from vqr1.outputs import own_json, target, write_json
 
 SMALL = (
-    "loader.images_per_batch=4", "grpo.group_size=3", "dataset.max_images=200",
+    "loader.batch_size=4", "grpo.group_size=3", "dataset.max_images=200",
     "validation.every_steps=250", "validation.samples=2", "validation.max_images=40",
     "validation.test=false", "callbacks.checkpoint.every_steps=100",
 )  # fmt: skip
@@ -76,7 +76,7 @@ def shares(rollup: str) -> dict[str, int]:
 
 
 def lowest(samples: Sequence[Sample]) -> Sample:
-    """The least of each figure, at the step of the first."""
+    """The least of each metric, at the step of the first."""
     return Sample(
         samples[0].step,
         min(sample.memory_mib for sample in samples),
@@ -86,17 +86,17 @@ def lowest(samples: Sequence[Sample]) -> Sample:
     )
 
 
-def slope(samples: Sequence[Sample], figure: str) -> float:
-    """Change of a figure in 100 steps: the median over all pairs of samples (Theil and Sen).
+def slope(samples: Sequence[Sample], metric: str) -> float:
+    """Change of a metric in 100 steps: the median over all pairs of samples (Theil and Sen).
 
     A look in a moment in which a loader worker was not listed bends a least-squares line.
     """
-    values = [getattr(sample, figure) for sample in samples]
+    values = [getattr(sample, metric) for sample in samples]
     return float(theilslopes(values, [sample.step for sample in samples]).slope * 100)
 
 
 def watch(arguments: Sequence[str], folder: Path) -> list[Sample]:
-    """Train, and take the lowest figures between every two reports of progress.
+    """Train, and take the lowest metrics between every two reports of progress.
 
     Raises:
         RuntimeError: the training failed.
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
-    parser.add_argument("--warm-up", type=int, default=500, help="steps left out of the slopes")
+    parser.add_argument("--warm-up", type=int, default=500, help="steps excluded from the slopes")
     parser.add_argument(
         "--json", type=target(own_json("soak")), help="also write samples and slopes to this file"
     )
@@ -142,10 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     warm = [sample for sample in samples if sample.step >= options.warm_up]
     print(f"{len(warm)} samples from step {warm[0].step} to {warm[-1].step}:")
-    slopes = {figure: slope(warm, figure) for figure in ("memory_mib", "files", "threads")}
-    for figure, change in slopes.items():
-        first, last = getattr(warm[0], figure), getattr(warm[-1], figure)
-        print(f"{figure:12} {first:9.1f} -> {last:9.1f}   {change:+.3f} per 100 steps")
+    slopes = {metric: slope(warm, metric) for metric in ("memory_mib", "files", "threads")}
+    for metric, change in slopes.items():
+        first, last = getattr(warm[0], metric), getattr(warm[-1], metric)
+        print(f"{metric:12} {first:9.1f} -> {last:9.1f}   {change:+.3f} per 100 steps")
     if options.json is not None:
         content = {"samples": [asdict(sample) for sample in samples], "slopes": slopes}
         write_json(options.json, content, "soak")

@@ -30,7 +30,7 @@ CHANGING = ("open", "write", "fsync", "replace", "unlink", "ftruncate")
 
 
 class Calls:
-    """`os`, counting the calls that change or sync files; `before` is told each one's number."""
+    """`os`, counting the calls that change or sync files; `before` is given each one's number."""
 
     def __init__(self, before: Callable[[int], None] = lambda number: None) -> None:
         self.names: list[str] = []
@@ -229,7 +229,7 @@ def test_modes_are_those_of_new_files(tmp_path: Path, umask: int, mode: int) -> 
     assert modes == {"plain": mode, "native": mode, "private": 0o600}
 
 
-def test_a_read_only_folder_is_said_and_a_missing_one_too(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_stated_and_a_missing_one_too(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_file(tmp_path / "missing" / "file", "x")
     file = tmp_path / "file"

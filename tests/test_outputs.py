@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from vqr1.cli.compose import check_hydra_folders
 from vqr1.errors import ConfigError
 from vqr1.outputs import (
@@ -87,7 +87,7 @@ def test_own_png_and_json_are_recognised(tmp_path: Path) -> None:
     Figure().savefig(path, metadata=png_metadata("one"))
     check_file(path, "--out", own_png("one"))
     assert Image.open(path).size == (640, 480)
-    noise_picture(0).save(tmp_path / "photo.png")
+    noise_image(0).save(tmp_path / "photo.png")
     for other, command in ((path, "two"), (tmp_path / "photo.png", "one")):
         with pytest.raises(ConfigError, match=r"--out=.*png: the file exists, and this command di"):
             check_file(other, "--out", own_png(command))

@@ -22,7 +22,7 @@ def test_makefile_documents_every_target_of_the_readme() -> None:
         assert f"make {target} " in helped, target
 
 
-def test_readme_links_and_pictures_exist() -> None:
+def test_readme_links_and_images_exist() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+?)\)", page.read_text()):
             if "://" not in target:

@@ -117,7 +117,7 @@ def test_masking() -> None:
     )
 
 
-def test_largest_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_largest_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (40, 30)).save(path)
     monkeypatch.setenv("VQR1_MAX_IMAGE_PIXELS", "1199")  # 40 x 30 = 1200

@@ -67,10 +67,10 @@ def test_a_pipe_whose_reader_has_ended(tmp_path: Path, options: tuple[str, ...])
     assert process.stderr is not None
     assert process.stdout.readline() == b"line 0\n"
     process.stdout.close()
-    said = process.stderr.read().decode().splitlines()
+    printed = process.stderr.read().decode().splitlines()
     check_done(tmp_path, process)
     # The loss is reported once; another program's output goes nowhere, without its complaint.
-    assert [line for line in said if "Warning" not in line] == [
+    assert [line for line in printed if "Warning" not in line] == [
         "standard output cannot be written (Broken pipe); continuing without",
         "to standard error",
     ]

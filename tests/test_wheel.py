@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from vqr1.sweeps.folder import FINISHED
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 NOT_IN_A_WHEEL = re.compile(r"scripts/|train\.py|\btests\b")
 STEP = (
-    "dataset.max_images=10", "loader.workers=0", "loader.images_per_batch=2", "max_steps=2",
+    "dataset.max_images=10", "loader.workers=0", "loader.batch_size=2", "max_steps=2",
     "validation.every_steps=2", "validation.samples=1", "validation.test=false",
     "validation.bootstrap_draws=20", "grpo.group_size=2", "rollout.sampling.max_new_tokens=8",
 )  # fmt: skip
@@ -50,7 +50,7 @@ def environment(site: Path) -> dict[str, str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty folder, but for an image and a table of predictions."""
     folder = tmp_path_factory.mktemp("empty")
-    noise_picture(1).save(folder / "photo.png")
+    noise_image(1).save(folder / "photo.png")
     rows = [f"{n}.png,{n % 7},{n % 5 + n / 9}" for n in range(20)]
     (folder / "scores.csv").write_text("\n".join(["image,score,mos", *rows]) + "\n")
     return folder
@@ -65,10 +65,10 @@ def vqr1(site: Path, environment: dict[str, str], folder: Path) -> Vqr1:
             [site / "bin" / "vqr1", *arguments],
             cwd=folder, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        said = done.stdout + done.stderr
-        assert done.returncode == code, said
-        assert not NOT_IN_A_WHEEL.search(said), said
-        return said
+        printed = done.stdout + done.stderr
+        assert done.returncode == code, printed
+        assert not NOT_IN_A_WHEEL.search(printed), printed
+        return printed
 
     return run
 
@@ -90,12 +90,12 @@ def test_help_of_every_command(vqr1: Vqr1) -> None:
 
 def test_a_training_its_checkpoint_and_its_log(vqr1: Vqr1, folder: Path) -> None:
     vqr1("train", *STEP, "run_dir=run")
-    assert "goes on" in vqr1("train", "resume=run", "run_dir=run", code=2)
+    assert "continues" in vqr1("train", "resume=run", "run_dir=run", code=2)
     vqr1("export", "run=run", "output=exported")
     assert (folder / "exported/model.safetensors").is_file()
     assert "0 left" in vqr1("sync", "run")
     assert vqr1("eval", "model.path=exported", "dataset.max_images=4", "mode=greedy",
-                "logger=none", "report.plots=false", "figures.bootstrap_draws=0")  # fmt: skip
+                "logger=none", "report.plots=false", "statistics.bootstrap_draws=0")  # fmt: skip
 
 
 def test_a_sweep_and_its_table(vqr1: Vqr1, folder: Path) -> None:
@@ -122,14 +122,14 @@ def test_the_service(site: Path, environment: dict[str, str], folder: Path) -> N
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert service.stdout is not None
-    said = ""
-    while (address := re.search(r"http://127\.0\.0\.1:\d+", said)) is None:
+    printed = ""
+    while (address := re.search(r"http://127\.0\.0\.1:\d+", printed)) is None:
         line = service.stdout.readline()
-        assert line, said
-        said += line
+        assert line, printed
+        printed += line
     with urlopen(f"{address[0]}/health", timeout=30) as answer:
         assert answer.status == 200
     service.send_signal(signal.SIGTERM)
-    said += service.communicate(timeout=60)[0]
-    assert service.returncode == 0, said
-    assert not NOT_IN_A_WHEEL.search(said)
+    printed += service.communicate(timeout=60)[0]
+    assert service.returncode == 0, printed
+    assert not NOT_IN_A_WHEEL.search(printed)

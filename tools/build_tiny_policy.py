@@ -1,4 +1,4 @@
-"""Builds the tiny policy that ships in `vqr1/assets/tiny` and says what it measured.
+"""Builds the tiny policy that ships in `vqr1/assets/tiny` and states what it measured.
 
     python tools/build_tiny_policy.py                       # replaces the packaged folder
     python tools/build_tiny_policy.py --output /some/folder --seed 2
@@ -64,7 +64,7 @@ GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=48, stop="answer")
 
 @dataclass(frozen=True)
 class Reading:
-    """What answers say about damage, against what was done.
+    """What answers state about damage, against what was done.
 
     Attributes:
         severity_srcc: Spearman's correlation of the mean level named with the true level.
@@ -108,20 +108,20 @@ def measure(
     processor: Qwen2_5_VLProcessor,
     console: Console,
 ) -> None:
-    """Prints a table of zero-shot figures on the demo set's unseen photographs."""
+    """Prints a table of zero-shot metrics on the demo set's unseen photographs."""
     builder = PromptBuilder(
         FAMILY, processor, prompt_texts()["thinking"], CROP**2, CROP**2, vision_id=VISION_ID
     )
     images = RankingDataModule(
         load_data_config(["dataset=demo"]).dataset,
-        LoaderConfig(images_per_batch=50),
+        LoaderConfig(batch_size=50),
         builder,
         seed=0,
     )
     asked = PromptConfig(name="thinking", text=prompt_texts()["thinking"])
     engine = LocalEngine(model, processor.tokenizer, micro_batch_tokens=65536)
     table = Table(title="zero-shot on unseen photographs, thinking prompt")
-    columns = ("part", "answers", "SRCC", "PLCC", "invalid", "well formed", "std of scores")
+    columns = ("part", "answers", "SRCC", "PLCC", "invalid", "format-compliant", "std of scores")
     for column in (*columns, "SRCC of named level", "type named"):
         table.add_column(column)
     for part in ("val", "test"):
@@ -133,16 +133,16 @@ def measure(
             )
             summary = summarise(scored, draws=0)
             reading = read_answers(scored)
-            figures = (
+            metrics = (
                 summary.srcc,
                 summary.metrics["plcc"].value,
                 summary.invalid_rate,
-                summary.well_formed_rate,
+                summary.format_compliance_rate,
                 summary.score_std,
                 reading.severity_srcc,
                 reading.type_accuracy,
             )
-            table.add_row(part, name, *(f"{figure:.3f}" for figure in figures))
+            table.add_row(part, name, *(f"{metric:.3f}" for metric in metrics))
             if samples > 1:
                 for row in draw_subset(scored.images, 4, 0, part):
                     console.print(scored.texts[row][0], markup=False)

@@ -1,4 +1,4 @@
-"""vqr1: train, evaluate and serve vision-language models that judge image quality."""
+"""vqr1: train, evaluate and serve vision-language models that evaluate image quality."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class CommittedFile:
         path: the file; made where there is none. `committed_mark(path)` lies beside it.
 
     Raises:
-        DataError: the file is shorter than its mark says, or the mark is no number.
+        DataError: the file is shorter than its mark states, or the mark is no number.
     """
 
     def __init__(self, path: Path) -> None:

@@ -9,8 +9,8 @@ exception is a defect of ours and keeps its traceback.
 | 0 | done |
 | 1 | jobs of a sweep did not finish |
 | 2 | the user has to change something first |
-| 74 | the machine or the training itself stopped a run; `resume=` goes on once the cause is gone |
-| 75 | a signal stopped a run, which is saved: `resume=` goes on at once |
+| 74 | the machine or the training itself stopped a run; `resume=` continues once the cause is gone |
+| 75 | a signal stopped a run, which is saved: `resume=` continues at once |
 
 74 and 75 are EX_IOERR and EX_TEMPFAIL of sysexits.h.
 """
@@ -63,11 +63,11 @@ class ConfigError(UserError):
 
 
 class NotMetError(ConfigError):
-    """A process of several that finds no others: nobody but itself can say so."""
+    """A process of several that finds no others: nobody but itself can report it."""
 
 
 class DataError(UserError):
-    """A label file, an image or a data-set folder is not as its format says."""
+    """A label file, an image or a data-set folder is not as its format states."""
 
 
 class ModelError(UserError):
@@ -94,7 +94,7 @@ class NonFiniteError(ModelError):
 
 
 class RunFaultError(UserError):
-    """A run cannot go on: a full disk, a dead loader worker, a loss that is no number."""
+    """A run cannot continue: a full disk, a dead loader worker, a loss that is no number."""
 
     exit_code = 74
 
@@ -107,7 +107,7 @@ class Interrupted(SystemExit):
     """A signal asked a run to stop, and it stopped between two steps.
 
     Not an `Exception`, so that neither Hydra nor a multirun takes it for the failure of one job and
-    goes on with the next.
+    continues with the next.
     """
 
     def __init__(self, signal_name: str) -> None:

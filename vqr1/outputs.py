@@ -6,7 +6,7 @@ settings are the same too is compared where the record is read. A file is replac
 content shows that the same command wrote it: a PNG by its metadata, JSON by `WRITTEN_BY`, tables by
 their first line (`vqr1.inference.own_files`).
 
-What it leaves out: continuing what is there, and two processes at once (`vqr1.locks`).
+Not here: continuing what is there, and two processes at once (`vqr1.locks`).
 """
 
 from __future__ import annotations

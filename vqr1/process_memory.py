@@ -1,7 +1,7 @@
 """Bounds on what a long process keeps from one batch to the next.
 
 Training steps and a service's batches differ in size and length all the time. oneDNN keeps a
-compiled primitive, with its workspace, for each shape that it has met (1,024 of them unless told
+compiled primitive, with its workspace, for each shape that it has met (1,024 of them unless given
 otherwise), and glibc keeps one heap for each thread (eight a core); together they let a process
 grow for thousands of steps or requests. What the user has set in the environment stays.
 

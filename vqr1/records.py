@@ -85,13 +85,13 @@ def _unpack(
 
 @dataclass(frozen=True)
 class RankingBatch:
-    """B images of ONE data set with their opinion scores: the unit that is ranked.
+    """B images of ONE data set with their MOS: the unit that is ranked.
 
     Attributes:
         dataset: name of the one data set that all B images come from.
         images: B image names, relative to the data set's image root.
         prompts: their tokenised prompts and resized images.
-        mos: [B] float32 mean opinion score, higher is better, scaled min-max over the whole set
+        mos: [B] float32 Mean opinion score, higher is better, scaled min-max over the whole set
             to [1, 5] (the published training files' scale), or as published (`mos_scale`).
         index: [B] int64 row of each image in its data set's label table.
     """
@@ -120,10 +120,10 @@ class Rollout:
     """K sampled responses for each of B prompts.
 
     Attributes:
-        tokens: [B, K, C] int64 response tokens, padded behind each response's end.
+        tokens: [B, K, C] int64 response tokens, padded after each response's end.
         mask: [B, K, C] bool, True on the tokens that the policy sampled, its stop token included.
             A response may be empty (all False): a group then has fewer than K responses.
-        texts: B lists of K decoded responses, special tokens left out.
+        texts: B lists of K decoded responses, special tokens excluded.
         finished: [B, K] bool, True where a stop rule ended the response, False where the length
             limit cut it.
         logprobs: [B, K, C] float32 natural log-probabilities that the sampling engine gave the
@@ -151,23 +151,23 @@ class ScoredRollout:
         rollout: the sampled responses.
         scores: [B, K] float32 parsed scores, NaN where the answer could not be parsed.
         valid: [B, K] bool, True where a score could be parsed.
-        well_formed: [B, K] bool, True where the whole response has the demanded format.
+        format_compliant: [B, K] bool, True where the whole response has the required format.
         rewards: [B, K] float32 weighted sum of all reward terms.
         terms: each term's unweighted [B, K] reward by name.
         advantages: [B, K] float32, of the advantage rule (`conf/advantage`); of a rule with F
             fields [B, K, F], and [B, K, C] once they are given to the fields' tokens.
-        has_signal: [B] bool, False for groups whose rewards do not differ; they are left out of
+        has_variance: [B] bool, False for groups whose rewards do not differ; they are excluded from
             the update.
     """
 
     rollout: Rollout
     scores: Tensor
     valid: Tensor
-    well_formed: Tensor
+    format_compliant: Tensor
     rewards: Tensor
     terms: dict[str, Tensor]
     advantages: Tensor
-    has_signal: Tensor
+    has_variance: Tensor
 
 
 @dataclass(frozen=True)

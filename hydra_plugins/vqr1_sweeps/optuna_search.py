@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class OptunaSweeper(Sweeper):
-    """A search that goes on where it stopped.
+    """A search that continues where it stopped.
 
     Args:
         params: search space, as on the command line, which overrides it.
@@ -103,7 +103,7 @@ class OptunaSweeper(Sweeper):
         with context.open(plan, asdict(settings)) as sweep:
             study = search.open_study(search.storage_address(sweep.folder.path), plan.key, settings)
             sweep.await_running()
-            stale = search.settle_open_trials(study, _done(sweep), plan.metric)
+            stale = search.reconcile_open_trials(study, _done(sweep), plan.metric)
             left = search.trials_left(study, settings.n_trials)
             say(
                 f"search over {', '.join(space)}: {settings.n_trials} trials, {left} to make, "

@@ -86,10 +86,10 @@ class SweepContext:
         texts = [override.input_line or "" for override in overrides]
         kind = str(self.config.hydra.sweeper._target_)
         command = f"{started_as()} {shlex.join(sys.argv[1:])}"
-        figure = settings.metric or "the default figure"
-        objective = None if direction is None else f"{direction} {figure}"
+        metric = settings.metric or "the default metric"
+        objective = None if direction is None else f"{direction} {metric}"
         return SweepPlan(
-            # Trials of one objective say nothing about another one.
+            # Trials of one objective state nothing about another one.
             sweep_key(
                 f"{self.config.hydra.job.config_name} {kind}",
                 texts,

@@ -21,7 +21,7 @@ from bench.setup import (
     LEARNING_RATE,
     EndlessTokenizer,
     Size,
-    pictures,
+    loaded_images,
     processor,
     prompt_batch,
 )
@@ -78,7 +78,7 @@ class _Batches(Dataset[RankingBatch]):
     """The same images at every step, processed anew; begins the clock of each step."""
 
     def __init__(self, size: Size, clock: Clock, steps: int) -> None:
-        self._images, self._reader = pictures(size), processor()
+        self._images, self._reader = loaded_images(size), processor()
         self._clock, self._steps = clock, steps
 
     def __len__(self) -> int:
@@ -157,7 +157,7 @@ def run(
     )
     loader = DataLoader(_Batches(size, clock, steps + 1), batch_size=None)
     trainer.fit(_module(policy, size, clock, steps + 1), loader)
-    prompts = prompt_batch(processor(), pictures(size)[:1])
+    prompts = prompt_batch(processor(), loaded_images(size)[:1])
     # Images are of the final size already.
     rule = policy.family.resize_rule(None, MIN_PIXELS, MAX_PIXELS)
     height, width = prompts.images[0].shape[:2]

@@ -16,7 +16,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from bench.clock import Clock
-from bench.setup import KL_WEIGHT, LEARNING_RATE, Size, conversation, pictures, processor
+from bench.setup import KL_WEIGHT, LEARNING_RATE, Size, conversation, loaded_images, processor
 from vqr1.policy.memory import peak_memory_mib
 
 
@@ -89,7 +89,7 @@ def run(size: Size, folder: Path, work: Path, device: torch.device, steps: int) 
         shuffle_dataset=False,
     )
     question = [{"role": "user", "content": conversation()[0]["content"][1]["text"]}]
-    images = pictures(size)
+    images = loaded_images(size)
     repeated = [images[i % len(images)] for i in range(len(images) * (steps + 1))]
     data = Dataset.from_dict(
         {"prompt": [question] * len(repeated), "images": [[image] for image in repeated]}

@@ -68,7 +68,7 @@ def save_weights(shape: str, dtype: torch.dtype, device: torch.device, folder: P
     build_model(shape, dtype, device).save_pretrained(folder)
 
 
-def pictures(size: Size) -> list[Image.Image]:
+def loaded_images(size: Size) -> list[Image.Image]:
     """B different images: smooth colour fields with a little noise."""
     generator = np.random.default_rng(0)
     result = []

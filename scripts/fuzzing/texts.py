@@ -14,7 +14,7 @@ NUMBERS = (
 )  # fmt: skip
 FILLERS = (
     "", " ", "\n", "\t", "\x00", "\u200b", "\ufeff", "\u202e3", "\ud800", "\udfff", "\U0001f600",
-    "Score: ", "is ", "**", "`", "$", "(", "]", "\\boxed{", "the picture is soft ", "<", ">", "/",
+    "Score: ", "is ", "**", "`", "$", "(", "]", "\\boxed{", "the image is soft ", "<", ">", "/",
     "answer>", "</ans", "<answer >", "<ANSWER>", "<|im_end|>", "&lt;answer&gt;", "e", "%", ".", "-",
 )  # fmt: skip
 HARD = ("<answer>", "</answer>", "<think>", "</think>", "</think><answer>", "</think> ", "9", "1.",

@@ -12,27 +12,27 @@ class Case:
     Attributes:
         command: name of a command of `vqr1`, or `vqr1` itself.
         arguments: its command line, in the folder that the fixture `place` makes.
-        said: parts of the message.
+        printed: parts of the message.
         lines: problems named, one line each.
     """
 
     command: str
     arguments: tuple[str, ...]
-    said: tuple[str, ...]
+    printed: tuple[str, ...]
     lines: int = 1
 
     def __str__(self) -> str:
         return " ".join((self.command, *self.arguments[-2:]))[:120]
 
 
-def case(command: str, arguments: str, *said: str, lines: int = 1) -> Case:
+def case(command: str, arguments: str, *printed: str, lines: int = 1) -> Case:
     """A case whose arguments hold no blanks."""
-    return Case(command, tuple(arguments.split()), said, lines)
+    return Case(command, tuple(arguments.split()), printed, lines)
 
 
 KADID = (
     "dataset=kadid dataset.split.by=reference dataset.split.fractions=[.6,.2,.2] logger=none "
-    "max_steps=8 loader.images_per_batch=4 loader.workers=0 validation.test=false "
+    "max_steps=8 loader.batch_size=4 loader.workers=0 validation.test=false "
     "dataset.root="
 )
 
@@ -91,7 +91,7 @@ TRAIN = (
         "train",
         "rollout=vllm_server hardware=cpu_2procs rollout.server.patience_s=4000",
         "rollout.server.patience_s=4000, rollout.server.timeout_s=600, "
-        "hardware.collective_minutes=60", "lower them",
+        "hardware.process_group_timeout_minutes=60", "lower them",
     ),
     case("train", "rollout.colocated.kv_cache_gib=0", "rollout.colocated.kv_cache_gib=0"),
     case("train", "rollout.importance_cap=0.5", "rollout.importance_cap=0.5", "equal to 1"),
@@ -117,7 +117,7 @@ TRAIN = (
     case("train", "advantage._target_=fractions.Fraction ~advantage.std",
          "advantage: fractions.Fraction: no advantage rule"),
     case("train", "method=nosuch", "method/nosuch", "visualquality_r1"),
-    case("train", "method=visualquality_r1 loader.images_per_batch=12", "grpo.pool=8: the 12"),
+    case("train", "method=visualquality_r1 loader.batch_size=12", "grpo.pool=8: the 12"),
     case("train", "grpo.pool=1", "grpo.pool=1", "must be global, rank, or a number of images"),
     case("train", "grpo.pool=2.5", "grpo.pool=2.5", "must be global, rank, or"),
     case("train", "grpo.pool=true", "grpo.pool=True", "must be global, rank, or"),
@@ -126,13 +126,13 @@ TRAIN = (
     case("train", "grpo.pool=5", "grpo.pool=5: the 16 images of a step", "use one of 2, 4, 8, 16"),
     case(
         "train",
-        "hardware=cpu_2procs loader.images_per_step=12 grpo.pool=8",
+        "hardware=cpu_2procs loader.global_batch_size=12 grpo.pool=8",
         "grpo.pool=8: the 12 images of a step", "use one of 2, 3, 4, 6, 12",
     ),
     case(
         "train",
-        "hardware=cpu_2procs loader.images_per_step=2 grpo.pool=rank",
-        "grpo.pool=rank, 2 processes, loader.images_per_batch=1", "needs at least 2",
+        "hardware=cpu_2procs loader.global_batch_size=2 grpo.pool=rank",
+        "grpo.pool=rank, 2 processes, loader.batch_size=1", "needs at least 2",
     ),
     case("train", "model.dtype=float16", "model.dtype=float16, model.lora=null", "overflow"),
     case(
@@ -141,7 +141,7 @@ TRAIN = (
         "model.dtype=float16", "use model.dtype=float32",
     ),
     case("train", "model.dtype=float64", "model.dtype='float64'"),
-    case("train", "loader.images_per_batch=1", "loader.images_per_batch=1", "at least 2"),
+    case("train", "loader.batch_size=1", "loader.batch_size=1", "at least 2"),
     case("train", "loader.workers=-1", "loader.workers=-1"),
     case("train", "reward=nosuch", "reward/nosuch", "fidelity"),
     case("train", "reward.terms.format._target_=a.B", "reward.terms.format._target_=a.B"),
@@ -186,7 +186,7 @@ TRAIN = (
     case("train", "hardware.precision=64", "hardware.precision=64"),
     case("train", "hardware=8gpu_fsdp2 hardware.devices=99", "PyTorch finds", "on this machine"),
     case("train", "hardware.attention=flash_attention_4", "hardware.attention='flash_attention_4'"),
-    case("train", "hardware=cpu_2procs loader.images_per_step=9", "images_per_step=9", "8 or 10"),
+    case("train", "hardware=cpu_2procs loader.global_batch_size=9", "global_batch_size=9", "8 or 10"),
     case("train", "hardware.reference=disk", "hardware.reference='disk'", "host"),
     case("train", "grpo.reference_sync_every=0", "grpo.reference_sync_every=0"),
     case("train", "grpo.reference_mixup=0", "grpo.reference_mixup=0"),
@@ -242,8 +242,8 @@ TRAIN = (
         "dataset.max_images=1", "never one with its own copy",
     ),
     case(
-        "train", "hardware=cpu_2procs grpo.pool=rank loader.images_per_batch=1",
-        "loader.images_per_batch=1", "needs at least 2",
+        "train", "hardware=cpu_2procs grpo.pool=rank loader.batch_size=1",
+        "loader.batch_size=1", "needs at least 2",
     ),
     case("train", "run_dir=text.txt " + KADID + "good", "run_dir=text.txt"),
     case("train", "run_dir=/proc/nowhere " + KADID + "good", "run_dir=/proc/nowhere"),
@@ -293,9 +293,9 @@ EVAL = (
     case("eval", "compare=[empty]", "compare=['empty']", "at least two"),
     case("eval", "compare=[empty,gone]", "empty"),
     case("eval", "compare=empty", "compare='empty'"),
-    case("eval", "figures.level=1", "figures.level=1"),
-    case("eval", "figures.curves=[spline]", "figures.curves"),
-    case("eval", "figures.bootstrap_draws=-1", "figures.bootstrap_draws=-1"),
+    case("eval", "statistics.level=1", "statistics.level=1"),
+    case("eval", "statistics.curves=[spline]", "statistics.curves"),
+    case("eval", "statistics.bootstrap_draws=-1", "statistics.bootstrap_draws=-1"),
     case("eval", "output=xlsx", "output='xlsx'"),
     case("eval", "predictions=comma.csv", "comma.csv:2: 4 columns, expected 3", "with a point"),
     case("eval", "predictions=named_twice.csv", "named_twice.csv:1: column 'mos' stands 2 times"),

@@ -16,7 +16,7 @@ from vqr1.data.demo import ensure_demo_set
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind: exit code (0 when it returned) and what it printed."""
+    """What a command left over: exit code (0 when it returned) and what it printed."""
 
     code: int
     out: str

@@ -16,7 +16,7 @@ import pytest
 
 from tests.cli.bad_input_cases import CASES, Case
 from tests.cli.conftest import Command, write_kadid
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from vqr1.cli import compose, data, evaluate, export, score, summarize, sync, train
 from vqr1.cli import main as vqr1
 from vqr1.config import config_dir
@@ -114,7 +114,7 @@ def write_folders(place: Path) -> None:
         (place / name).mkdir(exist_ok=True)
         (place / name / file).write_text(content)
     (place / "sheets").mkdir()
-    noise_picture(1).save(place / "sheets" / "kadid.png")
+    noise_image(1).save(place / "sheets" / "kadid.png")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("place")
     for name in ("empty", "damaged", "photos", "jsonl", "matlab", "sheet"):
         (place / name).mkdir()
-    noise_picture(1).save(place / "photos" / "one.png")
+    noise_image(1).save(place / "photos" / "one.png")
     (place / "damaged/training_images.csv").write_text("dataset,split,name,size,content\nkadid\n")
     (place / "text.txt").write_text("only words\n" * 9)
     write_label_sets(place)
@@ -174,7 +174,7 @@ def test_one_message(
     assert kept_files(place) == before, "a file was changed, or one was made beside it"
     assert "Traceback" not in outcome.err + outcome.out
     assert len(outcome.err.splitlines()) == case.lines, outcome.err
-    for part in case.said:
+    for part in case.printed:
         assert part in outcome.err
 
 
@@ -196,7 +196,7 @@ def test_real_process(command: str, place: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == case.lines
-    for part in case.said:
+    for part in case.printed:
         assert part in done.stderr
 
 

@@ -104,10 +104,10 @@ def test_the_papers_settings(name: str, sets: list[str]) -> None:
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (1.0, 50, 1.0)
     assert sampling.max_new_tokens == 256
     assert (optimizer.lr, optimizer.schedule, optimizer.final_fraction) == (1e-6, "linear", 0.0)
-    assert (grpo.group_size, grpo.inner_iterations, grpo.pool) == (6, 1, "global")
+    assert (grpo.group_size, grpo.num_iterations, grpo.pool) == (6, 1, "global")
     assert build_loss(config.loss) == GrpoLoss(averaging="response_mean", clip=0.2, kl_weight=0.04)
     assert build_advantage(config.advantage) == GroupNormalised(std=True)
-    assert (config.loader.images_per_step, config.max_epochs) == (8 * 16, 10)
+    assert (config.loader.global_batch_size, config.max_epochs) == (8 * 16, 10)
     fidelity = config.reward.terms["fidelity"]
     assert (fidelity["gamma"], fidelity["fixed_variance"]) == (1e-6, None)
     assert {term: values["weight"] for term, values in config.reward.terms.items()} == {
@@ -119,7 +119,7 @@ def test_the_published_method() -> None:
     # ../shared/FACTS.md, section 1; the learning rate is the model's.
     config = train_config("method=visualquality_r1", "model=qwen2_5_vl_7b")
     grpo, sampling, optimizer = config.grpo, config.rollout.sampling, config.optimizer
-    assert (grpo.group_size, grpo.pool, grpo.inner_iterations) == (6, 8, 1)
+    assert (grpo.group_size, grpo.pool, grpo.num_iterations) == (6, 8, 1)
     assert build_loss(config.loss) == GrpoLoss(averaging="response_mean", clip=0.2, kl_weight=0.04)
     assert build_advantage(config.advantage) == GroupNormalised(std=True)
     assert (sampling.temperature, sampling.top_k, sampling.max_new_tokens) == (1.0, 50, 256)
@@ -235,7 +235,7 @@ def test_everything_published_that_a_key_restores() -> None:
         compose_config("train", ["experiment=published_kadid", "dataset.root=x", "run_dir=y"])
     )
     config = validate(TrainConfig, values)
-    assert (config.grpo.pool, config.loader.images_per_step) == (8, 128)
+    assert (config.grpo.pool, config.loader.global_batch_size) == (8, 128)
     assert (config.prompt.vision_id, config.model.max_pixels) == (False, 12_845_056)
     assert (config.optimizer.lr, config.rollout.sampling.max_new_tokens) == (1e-6, 256)
     assert (config.loss.kl_weight, values["advantage"]["std"]) == (0.04, True)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.cli.conftest import Command
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.export import main
 from vqr1.config import ModelConfig, validate
@@ -43,7 +43,7 @@ OTHERS = {
 
 PUBLISHED_USE = Path(__file__).resolve().parents[1] / "policy" / "published_use.py"
 
-FIGURES = {
+METRICS = {
     "test_srcc_before": 0.25, "test_srcc_after": 0.675, "test_plcc_before": 0.3,
     "test_plcc_after": 0.7, "test_srcc_gain_interval": [0.35, 0.5], "val_srcc_best": 0.71,
 }  # fmt: skip
@@ -60,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, Path]:
     )  # fmt: skip
     (run_dir / "checkpoints").mkdir(parents=True)
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(composed, resolve=True))
-    (run_dir / "summary.json").write_text(json.dumps(FIGURES))
+    (run_dir / "summary.json").write_text(json.dumps(METRICS))
     policy = load_policy(validate(ModelConfig, plain_values(composed)["model"]))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -84,12 +84,12 @@ def exported(trained: tuple[Policy, Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("images")
     paths = []
     for seed, size in enumerate([(160, 120), (90, 200), (130, 130)]):
         paths.append(str(folder / f"{seed}.png"))
-        noise_picture(seed, *size).save(paths[-1])
+        noise_image(seed, *size).save(paths[-1])
     return paths
 
 
@@ -101,7 +101,7 @@ def expected_logits(trained: tuple[Policy, Path], tmp_path_factory: pytest.TempP
     processor.tokenizer.padding_side = "left"
     inputs = processor(
         text=[f"{'word ' * n}<|vision_start|><|image_pad|><|vision_end|>How good?" for n in (0, 3)],
-        images=[noise_picture(8, 160, 120), noise_picture(9, 56, 224)],
+        images=[noise_image(8, 160, 120), noise_image(9, 56, 224)],
         padding=True,
         return_tensors="pt",
     )
@@ -113,7 +113,7 @@ def expected_logits(trained: tuple[Policy, Path], tmp_path_factory: pytest.TempP
     return file
 
 
-def use(exported: Path, expected: Path, pictures: list[str], site: Path) -> subprocess.Popen[str]:
+def use(exported: Path, expected: Path, images: list[str], site: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -121,7 +121,7 @@ def use(exported: Path, expected: Path, pictures: list[str], site: Path) -> subp
         "PYTHONPATH": str(site),
     }
     return subprocess.Popen(
-        [sys.executable, PUBLISHED_USE, exported, expected, *pictures],
+        [sys.executable, PUBLISHED_USE, exported, expected, *images],
         env=environment, cwd=exported.parent, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -129,7 +129,7 @@ def use(exported: Path, expected: Path, pictures: list[str], site: Path) -> subp
 
 @pytest.mark.slow
 def test_other_releases_compute_the_same(
-    exported: Path, expected_logits: Path, pictures: list[str], tmp_path: Path
+    exported: Path, expected_logits: Path, images: list[str], tmp_path: Path
 ) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
            "--no-deps", "--no-compile"]  # fmt: skip
@@ -140,11 +140,11 @@ def test_other_releases_compute_the_same(
         for version, wheels in OTHERS.items()
     }
     for install in installs.values():
-        said = install.communicate(timeout=300)[1]
+        printed = install.communicate(timeout=300)[1]
         if install.returncode != 0:
-            pytest.skip(f"pip could not install another transformers: {said.strip()[-200:]}")
+            pytest.skip(f"pip could not install another transformers: {printed.strip()[-200:]}")
     uses = {
-        version: use(exported, expected_logits, pictures, tmp_path / version) for version in OTHERS
+        version: use(exported, expected_logits, images, tmp_path / version) for version in OTHERS
     }
     for version, process in uses.items():
         out, err = process.communicate(timeout=300)
@@ -155,12 +155,12 @@ def test_other_releases_compute_the_same(
 def test_the_current_release_computes_the_same(
     exported: Path,
     expected_logits: Path,
-    pictures: list[str],
+    images: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(
-        sys, "argv", ["published_use.py", str(exported), str(expected_logits), *pictures]
+        sys, "argv", ["published_use.py", str(exported), str(expected_logits), *images]
     )
     runpy.run_path(str(PUBLISHED_USE), run_name="__main__")
     check_use(json.loads(capsys.readouterr().out.splitlines()[-1]), "5.")
@@ -176,7 +176,7 @@ def check_use(result: dict[str, Any], version: str) -> None:
 
 
 def test_script_copies_the_runs_own_export(run: Command, trained: Any, exported: Path) -> None:
-    outcome = run(main, f"run={trained[1]}", "output=out", "title=judge", "license=mit")
+    outcome = run(main, f"run={trained[1]}", "output=out", "title=evaluate", "license=mit")
     assert (outcome.code, outcome.out.splitlines()[-1]) == (0, "out")
     assert {file.name for file in Path("out").iterdir()} == {
         "README.md", *(file.name for file in tiny_policy_folder().iterdir())
@@ -185,7 +185,7 @@ def test_script_copies_the_runs_own_export(run: Command, trained: Any, exported:
         if file.name != "README.md":
             assert (Path("out") / file.name).read_bytes() == file.read_bytes()
     card = ModelCard.load("out/README.md")
-    assert (card.data.license, card.data.model_name) == ("mit", "judge")
+    assert (card.data.license, card.data.model_name) == ("mit", "evaluate")
     # A second export does not write over the first.
     again = run(main, f"run={trained[1]}", "output=out")
     assert (again.code, again.err) == (
@@ -213,14 +213,14 @@ def test_weights_of_a_checkpoint_are_merged(run: Command, trained: Any, exported
     Qwen2_5_VLForConditionalGeneration.from_pretrained("out")
 
 
-def test_card_says_what_it_was_trained_on(exported: Path) -> None:
+def test_card_states_what_it_was_trained_on(exported: Path) -> None:
     text = (exported / "README.md").read_text()
     card = ModelCard(text)
     (result, *others) = card.data.eval_results
     assert (result.dataset_name, result.metric_type, result.metric_value) == (
         "kadid, test", "srcc", 0.675,
     )  # fmt: skip
-    # Test and validation are two entries of the metadata: never one figure under the other's name.
+    # Test and validation are two entries of the metadata: never one metric under the other's name.
     assert [(r.dataset_name, r.dataset_split) for r in others] == [
         ("kadid, test", "test"), ("kadid, validation", "validation"),
     ]  # fmt: skip
@@ -240,7 +240,7 @@ def test_card_says_what_it_was_trained_on(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("recorded", ["absent", None, False, True])
-def test_card_and_folder_say_how_the_training_asked(
+def test_card_and_folder_state_how_the_training_asked(
     trained: tuple[Policy, Path], tmp_path: Path, recorded: bool | str | None
 ) -> None:
     config = yaml.safe_load((trained[1] / "config.yaml").read_text())
@@ -299,9 +299,9 @@ def test_nobody_is_contacted_without_push(
 def test_push_uploads_the_folder(
     run: Command, trained: Any, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offline = run(main, f"run={trained[1]}", "output=kept", "push=me/judge")
+    offline = run(main, f"run={trained[1]}", "output=kept", "push=me/scorer")
     assert offline.code == 2
-    assert offline.err.startswith("error: push=me/judge: the hub did not take it (")
+    assert offline.err.startswith("error: push=me/scorer: the hub did not take it (")
     assert Path("kept/model.safetensors").is_file()
 
     calls: list[tuple[str, dict[str, Any]]] = []
@@ -309,13 +309,13 @@ def test_push_uploads_the_folder(
 
     def upload(_: HfApi, *, repo_id: str, folder_path: Path) -> str:
         calls.append((repo_id, {"files": sorted(file.name for file in folder_path.iterdir())}))
-        return "https://hub.invalid/me/judge"
+        return "https://hub.invalid/me/scorer"
 
     monkeypatch.setattr(HfApi, "upload_folder", upload)
-    outcome = run(main, f"run={trained[1]}", "output=out", "push=me/judge")
-    assert outcome.out.splitlines() == ["https://hub.invalid/me/judge", "out"]
-    assert calls[0] == ("me/judge", {"private": True, "exist_ok": True})
-    assert calls[1][0] == "me/judge"
+    outcome = run(main, f"run={trained[1]}", "output=out", "push=me/scorer")
+    assert outcome.out.splitlines() == ["https://hub.invalid/me/scorer", "out"]
+    assert calls[0] == ("me/scorer", {"private": True, "exist_ok": True})
+    assert calls[1][0] == "me/scorer"
     assert {"README.md", "config.json", "model.safetensors"} <= set(calls[1][1]["files"])
 
 

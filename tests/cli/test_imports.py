@@ -29,21 +29,21 @@ def imported(folder: Path, code: str, *arguments: str) -> tuple[set[str], str]:
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "said", "without"),
+    ("command", "arguments", "printed", "without"),
     [
         ("train", ["nosuch=1"], "nosuch", {"torch", "mlflow"}),
         ("train", ["resume=nowhere"], "resume=nowhere", {"torch", "mlflow"}),
         # What rewards ask for is checked on their objects, which are functions of tensors.
-        ("train", ["-m", "loader.images_per_batch=1,2"], "images_per_batch=1", {"mlflow"}),
+        ("train", ["-m", "loader.batch_size=1,2"], "batch_size=1", {"mlflow"}),
         ("evaluate", ["prompt=describe"], "prompt=describe", {"torch", "mlflow", "pandas"}),
     ],
 )
 def test_a_mistake(
-    tmp_path: Path, command: str, arguments: list[str], said: str, without: set[str]
+    tmp_path: Path, command: str, arguments: list[str], printed: str, without: set[str]
 ) -> None:
     modules, errors = imported(tmp_path, f"from vqr1.cli.{command} import main; main()", *arguments)
     assert errors.startswith("error: ")
-    assert said in errors
+    assert printed in errors
     assert not modules & (HEAVY | without)
 
 

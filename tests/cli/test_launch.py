@@ -21,8 +21,8 @@ from vqr1.training.run_lookup import resume_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEP = (
-    "dataset=demo", "dataset.max_images=10", "loader.workers=0", "loader.images_per_batch=2",
-    "validation.every_steps=1", "validation.samples=1", "validation.images_per_batch=4",
+    "dataset=demo", "dataset.max_images=10", "loader.workers=0", "loader.batch_size=2",
+    "validation.every_steps=1", "validation.samples=1", "validation.batch_size=4",
     "validation.test=false", "validation.bootstrap_draws=20", "grpo.group_size=2",
     "rollout.sampling.max_new_tokens=8", "max_steps=1",
 )  # fmt: skip
@@ -38,7 +38,7 @@ def run_script(folder: Path, *arguments: str, **variables: str) -> subprocess.Co
 
 
 @pytest.mark.slow
-def test_one_process_with_cut_weights(tmp_path: Path) -> None:
+def test_one_process_with_sharded_weights(tmp_path: Path) -> None:
     process = start_command(
         "vqr1.cli.train", tmp_path, *STEP, "hardware.strategy=fsdp2", "hardware.threads=1",
         "logger=csv", "run_dir=run",
@@ -95,7 +95,7 @@ TORCHRUN, NODES = RankInfo(0, 2, 0, 2, None, True), RankInfo(0, 4, 0, 2, None, T
         ("vqr1 train", NODES, True, f"vqr1 train {AS_BEFORE} (2 x 2 processes)"),
     ],
 )
-def test_a_run_goes_on_as_it_was_started(
+def test_a_run_continues_as_it_was_started(
     monkeypatch: pytest.MonkeyPatch, started: str, place: RankInfo, torchrun: bool, expected: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", [started])
@@ -119,12 +119,12 @@ def test_a_command_is_started_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-def test_a_process_without_a_meeting_point_says_so_in_one_line(tmp_path: Path) -> None:
+def test_a_process_without_a_rendezvous_reports_it_in_one_line(tmp_path: Path) -> None:
     done = run_script(
         tmp_path, "hardware.rendezvous_seconds=1", RANK="1", WORLD_SIZE="2", LOCAL_RANK="1",
         LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
     )  # fmt: skip
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: process 1 of 2 cannot use the meeting point 127.0.0.1:1 (MASTER")
+    assert line.startswith("error: process 1 of 2 cannot use the rendezvous 127.0.0.1:1 (MASTER")
     assert "Connection refused; give all processes an address" in line

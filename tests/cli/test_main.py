@@ -62,7 +62,7 @@ def test_a_shell_completes(
     assert complete(monkeypatch, run, line) == some
 
 
-def test_all_commands_complete_behind_the_program(
+def test_all_commands_complete_after_the_program(
     monkeypatch: pytest.MonkeyPatch, run: Command
 ) -> None:
     assert complete(monkeypatch, run, "vqr1 ") == main.COMMANDS.keys()

@@ -235,7 +235,7 @@ def test_an_evaluation_of_a_run_takes_the_values_of_its_checkpoint(tmp_path: Pat
         found = _as_trained(config, source, values)
         return found.model.dtype, found.mode.sampling.max_new_tokens
 
-    # The file of conf/model is the tiny policy's, which is chosen where nothing is said.
+    # The file of conf/model is the tiny policy's, which is chosen where nothing is stated.
     assert evaluated(256) == ("bfloat16", 256)
     assert evaluated(48) == ("bfloat16", 256)
     # Trained with longer responses, it would be cut off in all of them.

@@ -1,4 +1,4 @@
-"""Numbers that are not finite, and steps that teach nothing, as a user sees them."""
+"""Numbers that are not finite, and steps of zero-variance groups, as a user sees them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.cli.conftest import Command, write_kadid
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from tests.sweeps.killed_sweep import TINY_RUN
 from vqr1.cli import evaluate, score, train
 from vqr1.cli.compose import compose_config, plain_values
@@ -68,7 +68,7 @@ def test_a_policy_that_has_blown_up_stops_with_74(run: Command) -> None:
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
-    ("kind", "code", "said"),
+    ("kind", "code", "printed"),
     [
         # B = 4 images, K = 2 responses
         (
@@ -84,15 +84,15 @@ def test_a_policy_that_has_blown_up_stops_with_74(run: Command) -> None:
         ),
     ],
 )
-def test_a_reward_that_is_none_is_named(run: Command, kind: str, code: int, said: str) -> None:
+def test_a_reward_that_is_none_is_named(run: Command, kind: str, code: int, printed: str) -> None:
     outcome = run(train.main, *TINY_RUN, *own(kind), "logger=none", "run_dir=out")
     assert outcome.code == code, outcome.err
-    assert said in outcome.err
+    assert printed in outcome.err
     assert "Traceback" not in outcome.err
 
 
 @pytest.mark.usefixtures("place")
-def test_a_run_that_teaches_nothing_reports_why(run: Command) -> None:
+def test_a_run_of_zero_variance_groups_reports_why(run: Command) -> None:
     outcome = run(
         train.main, *TINY_RUN, *own("zero"), "max_steps=2", "logger=csv", "run_dir=out",
         "rollout.sampling.max_new_tokens=32",
@@ -115,7 +115,7 @@ def broken_checkpoint(folder: Path) -> Path:
 
 def test_a_checkpoint_of_nan_scores_nothing(run: Command, place: Path) -> None:
     broken_checkpoint(place / "broken")
-    noise_picture(0).save(place / "one.png")
+    noise_image(0).save(place / "one.png")
     outcome = run(score.main, "one.png", "model.path=broken", "output=scores.csv")
     assert outcome.code == 2
     assert "error: model.path=broken: " in outcome.err

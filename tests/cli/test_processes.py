@@ -23,9 +23,9 @@ from tests.support.commands import (
     REPOSITORY,
     Training,
     check_close,
-    check_close_figures,
-    check_same_judgements,
-    figures,
+    check_close_metrics,
+    check_same_predictions,
+    metrics,
     run,
     state,
 )
@@ -38,17 +38,17 @@ pytestmark = pytest.mark.slow
 
 SMALL = (
     "dataset=demo", "dataset.max_images=10", "max_steps=4", "loader.workers=0",
-    "validation.every_steps=2", "validation.samples=2", "validation.images_per_batch=4",
+    "validation.every_steps=2", "validation.samples=2", "validation.batch_size=4",
     "validation.bootstrap_draws=20", "grpo.group_size=3", "rollout.sampling.max_new_tokens=32",
     "callbacks.checkpoint.every_steps=1", "hardware.threads=1", "seed=3",
 )  # fmt: skip
-TWO = ("hardware=cpu_2procs", "loader.images_per_batch=2")
+TWO = ("hardware=cpu_2procs", "loader.batch_size=2")
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    run(folder, *SMALL, "loader.images_per_batch=4", "run_dir=run")
+    run(folder, *SMALL, "loader.batch_size=4", "run_dir=run")
     return folder
 
 
@@ -61,9 +61,9 @@ def in_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_make_the_run_of_one(alone: Path, in_two: Path) -> None:
     check_close(in_two / "run", alone / "run", 4)
-    assert len(figures(in_two)["train/reward/total"]) == 4
-    check_close_figures(in_two, alone)
-    check_same_judgements(in_two / "run", alone / "run")
+    assert len(metrics(in_two)["train/reward/total"]) == 4
+    check_close_metrics(in_two, alone)
+    check_same_predictions(in_two / "run", alone / "run")
     answers = [pd.read_csv(f / "run/answers/step_000004.csv") for f in (alone, in_two)]
     pd.testing.assert_frame_equal(*answers)
 
@@ -75,7 +75,7 @@ def test_stopped_then_one_process_killed_then_resumed_to_the_same_end(
     training.wait_for((tmp_path / "run/checkpoints/step_00000001.ckpt").exists)
     training.rank(1).send_signal(signal.SIGUSR1)
     assert training.wait() == 75, training.output
-    assert "stopped by SIGUSR1; go on with:\n  python train.py resume=run" in training.output
+    assert "stopped by SIGUSR1; resume with:\n  python train.py resume=run" in training.output
 
     training = Training(tmp_path, "resume=run")
     training.wait_for((tmp_path / "run/checkpoints/step_00000003.ckpt").exists)
@@ -93,7 +93,7 @@ def test_stopped_then_one_process_killed_then_resumed_to_the_same_end(
     run(tmp_path, "resume=run")
     ended, expected = state(tmp_path / "run", 4), state(in_two / "run", 4)
     assert all(torch.equal(ended[name], weight) for name, weight in expected.items())
-    assert figures(tmp_path) == figures(in_two)
+    assert metrics(tmp_path) == metrics(in_two)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["test_srcc_after"] is not None
 
@@ -120,7 +120,7 @@ def test_only_a_stopped_process_waits_for_the_others(monkeypatch: pytest.MonkeyP
 def other_labels(root: Path) -> str:
     labels = root / "dmos.csv"
     labels.write_text(labels.read_text().replace("4.10", "3.95"))
-    return "process 1 has read other images, opinion scores or parts of kadid"
+    return "process 1 has read other images, MOS or parts of kadid"
 
 
 def other_pixels(root: Path) -> str:
@@ -141,13 +141,13 @@ def test_torchrun_with_different_data_on_two_ranks(
     training = Training(
         tmp_path, "dataset=kadid", f"dataset.root={tmp_path}/kadid${{oc.env:LOCAL_RANK}}",
         "dataset.split.by=reference", "dataset.split.fractions=[0.5,0.25,0.25]",
-        "max_steps=1", "loader.workers=0", "loader.images_per_batch=2", "logger=none",
+        "max_steps=1", "loader.workers=0", "loader.batch_size=2", "logger=none",
         launcher=launcher,
     )  # fmt: skip
     assert training.wait() != 0
-    said = re.findall(r"^error: .*", training.output, re.MULTILINE)
-    assert len(said) == 1, training.output
-    assert re.search(expected, said[0])
+    printed = re.findall(r"^error: .*", training.output, re.MULTILINE)
+    assert len(printed) == 1, training.output
+    assert re.search(expected, printed[0])
     assert "Traceback (most recent call last):\n  File" not in training.output.partition("error")[0]
 
 
@@ -178,7 +178,9 @@ def test_sighup_saves_a_run_of_two_processes(in_two: Path, tmp_path: Path) -> No
     check_close(tmp_path / "run", in_two / "run", 4)
 
 
-def test_cut_weights_train_and_resume_to_those_of_whole_ones(in_two: Path, tmp_path: Path) -> None:
+def test_sharded_weights_train_and_resume_to_those_of_whole_ones(
+    in_two: Path, tmp_path: Path
+) -> None:
     cut = (*SMALL, *TWO, "hardware.strategy=fsdp2", "hardware.micro_batch_tokens=100",
            "hardware.reference=sharded")  # fmt: skip
     training = Training(tmp_path, *cut, "logger=csv", "validation.test=false", "run_dir=run")

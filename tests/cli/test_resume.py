@@ -1,4 +1,4 @@
-"""Which run `resume=` means, and what it refuses. That it goes on exactly: `tests/faults`."""
+"""Which run `resume=` means, and what it refuses. That it continues exactly: `tests/faults`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_saved_overrides_come_first_and_the_commands_own_win(tmp_path: Path) -> 
     ]  # fmt: skip
 
 
-def test_a_run_of_before_the_vision_id_goes_on_with_it(tmp_path: Path) -> None:
+def test_a_run_of_before_the_vision_id_continues_with_it(tmp_path: Path) -> None:
     """Also one of a model whose prompts now have none."""
     overrides = ("model=qwen2_5_vl_3b", "rollout=local")
     values = plain_values(compose_config("train", [*overrides, f"run_dir={tmp_path / 'old'}"]))
@@ -114,7 +114,7 @@ def test_a_folder_that_is_taken(run: Command, tmp_path: Path) -> None:
     record(tmp_path / "done", finished=True)
     outcome = run(main, "run_dir=open")
     assert outcome.code == 2
-    assert "this folder holds an unfinished run; go on with it with resume=open" in outcome.err
+    assert "this folder holds an unfinished run; continue with it with resume=open" in outcome.err
     outcome = run(main, "run_dir=done")
     assert outcome.code == 2
     assert "this folder holds a finished run; choose another" in outcome.err

@@ -1,4 +1,4 @@
-"""`python score.py`: what it finds, writes, says and returns."""
+"""`python score.py`: what it finds, writes, states and returns."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import Command
-from tests.support.chat_server import Said, chat_server, completion, picture_in
+from tests.support.chat_server import Scripted, chat_server, completion, image_in
 from tests.support.forked import start_command
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.score import MODES, main, split_arguments
 from vqr1.config import ScoreConfig, config_dir, validate
@@ -36,13 +36,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pictures, one of them a folder below, beside files that are none."""
+    """Two images, one of them a folder below, beside files that are none."""
     place = tmp_path / "photos"
     (place / "below").mkdir(parents=True)
-    noise_picture(1).save(place / "one.png")
-    noise_picture(2).save(place / "below" / "two.JPG")
+    noise_image(1).save(place / "one.png")
+    noise_image(2).save(place / "below" / "two.JPG")
     (place / "notes.txt").write_text("not an image")
-    noise_picture(3).save(place / ".hidden.png")
+    noise_image(3).save(place / ".hidden.png")
     return place
 
 
@@ -192,7 +192,7 @@ def test_an_output_is_continued(run: Command, folder: Path) -> None:
     assert more.err.splitlines()[0] == "continuing scores.csv: 1 images are in it"
     assert more.err.splitlines()[-1] == "1 scored, 1 unreadable, 0 invalid"
     assert Path("scores.csv").read_text().startswith(first)
-    noise_picture(4).save(folder / "cut.png")
+    noise_image(4).save(folder / "cut.png")
     assert run(main, "photos", *ask).err.splitlines()[-1] == "1 scored, 0 unreadable, 0 invalid"
     rows = list(csv.DictReader(Path("scores.csv").read_text().splitlines()))
     assert sorted(row["path"] for row in rows) == [
@@ -210,9 +210,9 @@ def test_an_output_is_continued(run: Command, folder: Path) -> None:
 
 
 def test_comparison_of_images_and_of_results(run: Command, folder: Path) -> None:
-    noise_picture(5, 90, 200).save(folder / "three.png")
+    noise_image(5, 90, 200).save(folder / "three.png")
     table = run(main, "photos", "--mode", "compare", "pairs=pairs.csv")
-    assert (table.code, table.err) == (0, "3 compared, 0 left out\n")
+    assert (table.code, table.err) == (0, "3 compared, 0 excluded\n")
     lines = table.out.splitlines()
     assert lines[0].split() == ["rank", "ranks", "wins", "score", "std", "image"]
     assert [line.split()[0] for line in lines[1:4]] == ["1", "2", "3"]
@@ -225,7 +225,7 @@ def test_comparison_of_images_and_of_results(run: Command, folder: Path) -> None
 
     assert run(main, "photos", "output=scores.jsonl").code == 0
     again = run(main, "--mode", "compare", "results=scores.jsonl", "format=jsonl")
-    assert (again.code, again.err) == (0, "3 compared, 0 left out\n")
+    assert (again.code, again.err) == (0, "3 compared, 0 excluded\n")
     ranking = [json.loads(line) for line in again.out.splitlines()]
     assert [entry["path"] for entry in ranking] == [line.split()[-1] for line in lines[1:4]]
     scores = {r["path"]: r for r in map(json.loads, Path("scores.jsonl").read_text().splitlines())}
@@ -276,14 +276,14 @@ def test_words_of_the_mode_option(run: Command, folder: Path) -> None:
 def test_killed_and_started_again(tmp_path: Path) -> None:
     """A real process, a real SIGKILL, in the middle of a batch; no image is lost or repeated."""
     for number in range(12):
-        noise_picture(number, 60, 60).save(tmp_path / f"{number:02d}.png")
+        noise_image(number, 60, 60).save(tmp_path / f"{number:02d}.png")
     reached, release = threading.Event(), threading.Event()
 
-    def answer(body: dict[str, Any], number: int) -> Said:
+    def answer(body: dict[str, Any], number: int) -> Scripted:
         if number >= 7 and not release.is_set():
             reached.set()
             release.wait(240)
-        return completion(f"<answer>{1 + int(picture_in(body).mean()) % 4}.00</answer>")
+        return completion(f"<answer>{1 + int(image_in(body).mean()) % 4}.00</answer>")
 
     with chat_server(answer) as log:
         arguments = (
@@ -302,12 +302,12 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         output.write_text(before[:-9])
         release.set()
         asked = len(log.bodies)
-        said = tmp_path / "output.txt"
-        said.unlink()
+        printed = tmp_path / "output.txt"
+        printed.unlink()
         again = start_command("vqr1.cli.score", tmp_path, *arguments)
         again.join(120)
-    assert again.exitcode == 0, said.read_text()
-    assert said.read_text().startswith("continuing scores.csv: 5 images are in it\n")
+    assert again.exitcode == 0, printed.read_text()
+    assert printed.read_text().startswith("continuing scores.csv: 5 images are in it\n")
     assert len(log.bodies) - asked == 7
     rows = list(csv.DictReader(output.read_text().splitlines()))
     assert sorted(row["path"] for row in rows) == [f"{number:02d}.png" for number in range(12)]
@@ -319,11 +319,11 @@ def test_one_bad_reply_costs_one_image(run: Command, folder: Path) -> None:
     good = completion("<answer>3.00", tokens)
     for bad, error in (
         (completion("", []), ""),
-        (Said({"choices": []}), "no chat completion"),
-        (Said({"error": "too large"}, 413), "the server refuses this image"),
+        (Scripted({"choices": []}), "no chat completion"),
+        (Scripted({"error": "too large"}, 413), "the server refuses this image"),
     ):
 
-        def answer(_: dict[str, Any], number: int, bad: Said = bad) -> Said:
+        def answer(_: dict[str, Any], number: int, bad: Scripted = bad) -> Scripted:
             return bad if number == 1 else good
 
         with chat_server(answer) as log:
@@ -384,8 +384,8 @@ def test_a_file_of_before_the_keys_counts_as_they_did_then(run: Command, folder:
 
 
 def test_a_server_that_fails_in_the_middle(run: Command, folder: Path) -> None:
-    def answer(_: dict[str, Any], number: int) -> Said:
-        return completion("<answer>2.00</answer>") if number == 0 else Said("<html>")
+    def answer(_: dict[str, Any], number: int) -> Scripted:
+        return completion("<answer>2.00</answer>") if number == 0 else Scripted("<html>")
 
     with chat_server(answer) as log:
         ask = ("photos", "mode=greedy", "backend=openai", f"backend.url={log.url}", "batch_size=1")
@@ -410,7 +410,7 @@ def test_mistakes_are_found_before_torch_loads() -> None:
 
 def test_a_reader_who_has_seen_enough(tmp_path: Path) -> None:
     for number in range(40):
-        noise_picture(number).save(tmp_path / f"{number}.png")
+        noise_image(number).save(tmp_path / f"{number}.png")
     command = [sys.executable, str(ROOT / "score.py"), ".", "format=csv", "batch_size=1"]
     with subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -420,7 +420,7 @@ def test_a_reader_who_has_seen_enough(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert process.stdout.readline().startswith("path,")
         process.stdout.close()
-        said = process.stderr.read()
-    assert process.returncode == 141, said
-    assert "Traceback" not in said
-    assert "Exception ignored" not in said
+        printed = process.stderr.read()
+    assert process.returncode == 141, printed
+    assert "Traceback" not in printed
+    assert "Exception ignored" not in printed

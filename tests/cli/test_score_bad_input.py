@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import Command
-from tests.support.chat_server import Said, chat_server, completion
-from tests.support.pictures import noise_picture
+from tests.support.chat_server import Scripted, chat_server, completion
+from tests.support.images import noise_image
 from vqr1.cli.score import main
 from vqr1.policy.packaged import tiny_policy_folder
 
@@ -60,7 +60,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "zero.png": (lambda path: png_of_size(0, 7, path), "does not decode"),
     "bomb.png": (lambda path: png_of_size(10_000, 10_000, path), "10000 x 10000 pixels; more than"),
     "huge.png": (lambda path: png_of_size(100_000, 100_000, path), "bomb"),
-    "text.jpg": (lambda path: path.write_text("no picture"), "does not decode"),
+    "text.jpg": (lambda path: path.write_text("no image"), "does not decode"),
     "empty.png": (lambda path: path.touch(), "empty (0 bytes)"),
     "narrow.png": (lambda path: Image.new("RGB", (900, 2)).save(path), "too narrow"),
     "float.tiff": (lambda path: Image.new("F", (20, 20)).save(path), "floating-point pixels"),
@@ -83,7 +83,7 @@ def test_odd_and_broken_images(run: Command, tmp_path: Path) -> None:
         assert f"unreadable: {error}\n" in outcome.err
     for name in SOUND:
         assert rows[name]["error"] == "", rows[name]
-    # An animation is judged by its first frame, and 16 bits are scaled, not cut.
+    # An animation is evaluated by its first frame, and 16 bits are scaled, not cut.
     assert rows["animated.gif"]["score"] == rows["stripes.png"]["score"]
     assert rows["16bit.png"]["score"] == rows["grey.png"]["score"]
     assert len(outcome.err.splitlines()) == len(BROKEN) + 1
@@ -96,7 +96,7 @@ def locked() -> Iterator[Path]:
     place.chmod(0o755)
     folder = place / "locked"
     folder.mkdir()
-    noise_picture(0).save(folder / "a.png")
+    noise_image(0).save(folder / "a.png")
     folder.chmod(0)
     root = os.geteuid() == 0
     if root:
@@ -122,7 +122,7 @@ def test_a_model_without_processor(run: Command, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_policy_folder(), folder)
     (folder / "preprocessor_config.json").unlink()
-    noise_picture(0).save(tmp_path / "a.png")
+    noise_image(0).save(tmp_path / "a.png")
     outcome = run(main, "a.png", f"model.path={folder}")
     assert outcome.code == 2
     assert outcome.err == (
@@ -132,21 +132,21 @@ def test_a_model_without_processor(run: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "words"),
+    ("printed", "code", "words"),
     [
         (completion("quite good"), 0, "0 scored, 0 unreadable, 1 invalid"),
         (completion("<answer>between 2 and 3</answer>"), 0, "1 invalid"),
-        (Said("%PDF garbage"), 2, "the server's answer is no chat completion ('%PDF garbage')"),
-        (Said({"error": {"message": "Incorrect API key"}}, 401), 2,
+        (Scripted("%PDF garbage"), 2, "the server's answer is no chat completion ('%PDF garbage')"),
+        (Scripted({"error": {"message": "Incorrect API key"}}, 401), 2,
          "refuses the key (HTTP 401: Incorrect API key); put the right one into the environment"),
     ],
     ids=["no number", "two numbers", "garbage", "wrong key"],
 )  # fmt: skip
 def test_replies_of_a_server(
-    run: Command, tmp_path: Path, said: Said, code: int, words: str
+    run: Command, tmp_path: Path, printed: Scripted, code: int, words: str
 ) -> None:
-    noise_picture(0).save(tmp_path / "a.png")
-    with chat_server(lambda *_: said) as log:
+    noise_image(0).save(tmp_path / "a.png")
+    with chat_server(lambda *_: printed) as log:
         outcome = run(main, "a.png", "mode=greedy", "backend=openai", f"backend.url={log.url}",
                       "format=csv")  # fmt: skip
     assert outcome.code == code

@@ -1,4 +1,4 @@
-"""Multiruns within one process: what they keep, and what they say at the end."""
+"""Multiruns within one process: what they keep, and what they state at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.medium
 SECRET = "hunter2hunter2"
 
 
-def test_a_search_over_few_values_ends_and_says_so_again(run: Command, tmp_path: Path) -> None:
+def test_a_search_over_few_values_ends_and_reports_it_again(run: Command, tmp_path: Path) -> None:
     write_kadid(tmp_path / "kadid")
     argv = [
         "-m", *TINY_RUN, "grpo.group_size=choice(2)", "hydra/sweeper=optuna",

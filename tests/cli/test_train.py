@@ -24,7 +24,7 @@ from vqr1.training.model_card import read_run_config
 pytestmark = pytest.mark.medium
 
 SMALL = (
-    "max_steps=4", "loader.images_per_batch=4", "loader.workers=0", "validation.every_steps=2",
+    "max_steps=4", "loader.batch_size=4", "loader.workers=0", "validation.every_steps=2",
     "validation.samples=2", "validation.bootstrap_draws=50", "grpo.group_size=3",
 )  # fmt: skip
 
@@ -77,7 +77,7 @@ def test_run_leaves_everything_it_promises(run: Command, kadid_root: Path, tmp_p
     assert logged.data.tags["vqr1.checkpoint"] == summary["checkpoint"]
     for name in (
         "train/reward/total", "train/reward/fidelity", "train/kl", "train/invalid_rate",
-        "train/zero_signal_rate", "train/response_length", "val/srcc", "val/srcc_greedy",
+        "train/zero_variance_rate", "train/response_length", "val/srcc", "val/srcc_greedy",
         "test/srcc_after",
     ):  # fmt: skip
         assert name in logged.data.metrics, name

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from tests.support.tiny_prompts import small_builder, small_processor
 from vqr1.config import DatasetConfig, SplitConfig
 from vqr1.policy.prompts import PromptBuilder
@@ -35,7 +35,7 @@ def make_kadid(tmp_path: Path) -> Callable[..., Path]:
         for reference in references:
             for level in range(1, levels + 1):
                 image = f"I{reference:02d}_01_{level:02d}.png"
-                noise_picture(100 * reference + level).save(root / "images" / image)
+                noise_image(100 * reference + level).save(root / "images" / image)
                 score = 4.9 - 0.7 * (level - 1) - 0.01 * reference
                 lines.append(f"{image},I{reference:02d}.png,{score:.2f},0.25")
         (root / "dmos.csv").write_text("\n".join(lines) + "\n")
@@ -53,7 +53,7 @@ def make_csv(tmp_path: Path) -> Callable[..., DatasetConfig]:
         (root / "images").mkdir(parents=True)
         lines = ["image,mos"]
         for number in range(count):
-            noise_picture(number).save(root / "images" / f"{number:03d}.png")
+            noise_image(number).save(root / "images" / f"{number:03d}.png")
             lines.append(f"{number:03d}.png,{100 - number}")
         (root / "labels.csv").write_text("\n".join(lines) + "\n")
         settings.setdefault("split", SplitConfig(by="image", fractions=(1.0, 0.0, 0.0)))

@@ -77,7 +77,7 @@ def test_file_as_a_whole(data: bytes, message: str, tmp_path: Path) -> None:
     ("name", "file", "text", "message"),
     [
         ("tid", "mos_with_names.txt", "5.5 I01_01_1.bmp extra\n", r":1: 3 columns, expected 2"),
-        ("tid", "mos_with_names.txt", "5.5 picture.bmp\n", r":1: 'picture.bmp' is not named"),
+        ("tid", "mos_with_names.txt", "5.5 image.bmp\n", r":1: 'image.bmp' is not named"),
         ("koniq", "koniq10k_distributions_sets.csv",
          "image_name,MOS,SD,set\na.jpg,50,0.5,holdout\n", r":2: unknown split 'holdout'"),
         ("csiq", "csiq_label.txt", "a.png 0.5\n", r":1: 'a.png' is not named as in CSIQ"),
@@ -168,7 +168,7 @@ def test_wrong_keys(name: str, options: dict, message: str, tmp_path: Path) -> N
 
 def test_missing_root_names_its_key(tmp_path: Path) -> None:
     config = DatasetConfig(name="koniq", root=None, split=SplitConfig(by="official"))
-    with pytest.raises(ConfigError, match=r"^dataset\.parts\.koniq\.root=None: set it"):
+    with pytest.raises(ConfigError, match=r"^dataset\.splits\.koniq\.root=None: set it"):
         open_dataset(config, "dataset.parts.koniq")
     config.root = str(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"dataset\.root='.*nowhere': no such folder"):
@@ -204,7 +204,7 @@ def test_skip_counts_and_refuses_above_its_share(make_kadid: Callable[..., Path]
     assert labelled.skipped == 2
     assert labelled.bad_images[1] == "I01_01_02.png: is empty (0 bytes)"
     assert len(labelled.table) == 8
-    # The left-out best image still sets the scale: 4.89 of 4.89 would be 5, and 3.49 is the best
+    # The excluded best image still sets the scale: 4.89 of 4.89 would be 5, and 3.49 is the best
     # one left. (3.49 - 2.08) / (4.89 - 2.08) * 4 + 1 = 3.00712
     assert labelled.table["mos"].iloc[0] == 3.49
     best_left = labelled.table["mos_scaled"].max()

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from scripts import bench_data
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from vqr1.cli.data import inspect, prepare
 from vqr1.config import DatasetConfig, SplitConfig
-from vqr1.data.contact_sheet import Tile, contact_sheet, spread_positions
+from vqr1.data.contact_sheet import Tile, contact_sheet, spaced_positions
 from vqr1.data.labelled_set import open_dataset
 
 
@@ -39,8 +39,8 @@ def test_prepared_mixture_is_renumbered_and_readable(
     kadid = make_kadid([1, 2])
     tid = tmp_path / "tid"
     (tid / "distorted_images").mkdir(parents=True)
-    noise_picture(1).save(tid / "distorted_images" / "i01_01_1.BMP")
-    noise_picture(2).save(tid / "distorted_images" / "I02_01_5.bmp")
+    noise_image(1).save(tid / "distorted_images" / "i01_01_1.BMP")
+    noise_image(2).save(tid / "distorted_images" / "I02_01_5.bmp")
     (tid / "mos_with_names.txt").write_text("5.5 I01_01_1.bmp\n2.5 i02_01_5.bmp\n")
     out = tid / "all.jsonl"
     roots = [f"dataset.parts.kadid.root={kadid}", f"dataset.parts.tid.root={tid}"]
@@ -76,7 +76,7 @@ def test_inspection_counts_and_draws(
 ) -> None:
     root = make_kadid([1, 7, 19])
     (root / "images" / "I01_01_01.png").unlink()
-    (root / "images" / "I01_01_02.png").write_text("no picture")
+    (root / "images" / "I01_01_02.png").write_text("no image")
     arguments = ["--out", str(tmp_path / "sheets"), "dataset=kadid", f"dataset.root={root}"]
     assert inspect([*arguments, "--columns", "4", "--rows", "2"]) == 0
     printed = capsys.readouterr().out
@@ -125,10 +125,10 @@ def test_contact_sheet_keeps_order_and_size() -> None:
     assert sheet.getpixel((204 + 96, 40 + 96)) == (0, 0, 255)
 
 
-def test_spread_positions_reach_both_ends() -> None:
-    assert spread_positions(10, 4) == [0, 3, 6, 9]
-    assert spread_positions(3, 8) == [0, 1, 2]
-    assert spread_positions(5, 1) == [0]
+def test_standard_deviation_positions_reach_both_ends() -> None:
+    assert spaced_positions(10, 4) == [0, 3, 6, 9]
+    assert spaced_positions(3, 8) == [0, 1, 2]
+    assert spaced_positions(5, 1) == [0]
 
 
 @pytest.mark.medium
@@ -137,7 +137,7 @@ def test_bench_prints_a_rate_for_every_path(
 ) -> None:
     root = make_kadid([1, 2, 3])
     arguments = ["dataset=kadid", f"dataset.root={root}", "dataset.split.by=reference",
-                 "dataset.split.fractions=[1,0,0]", "loader.images_per_batch=4"]  # fmt: skip
+                 "dataset.split.fractions=[1,0,0]", "loader.batch_size=4"]  # fmt: skip
     assert bench_data.main(["--images", "8", "--workers", "1", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "15 labelled images opened in" in printed

@@ -13,7 +13,7 @@ import lightning
 import pytest
 import torch
 
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig, SplitConfig
 from vqr1.data.datamodule import RankingDataModule, open_sets
 from vqr1.data.images import load_image
@@ -32,7 +32,7 @@ MakeCsv = Callable[..., DatasetConfig]
 def module(
     dataset: DatasetConfig | MixtureConfig, prompts: PromptBuilder, size: int = 4, **loader: Any
 ) -> RankingDataModule:
-    return RankingDataModule(dataset, LoaderConfig(images_per_batch=size, **loader), prompts, 7)
+    return RankingDataModule(dataset, LoaderConfig(batch_size=size, **loader), prompts, 7)
 
 
 def same(first: RankingBatch, second: RankingBatch) -> bool:
@@ -54,8 +54,8 @@ def test_training_batches(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
         rows = labelled.table.loc[batch.index.tolist()]
         assert batch.images == tuple(rows["image"])
         assert batch.mos.tolist() == pytest.approx(rows["mos_scaled"].tolist())
-        pictures = [load_image(labelled.image_path(row)) for row in batch.index.tolist()]
-        expected = prompts(pictures)
+        images = [load_image(labelled.image_path(row)) for row in batch.index.tolist()]
+        expected = prompts(images)
         assert all(map(torch.equal, batch.prompts.images, expected.images))
         assert batch.prompts.keys == tuple(map(prompts.encoding.key, expected.images))
         assert all(map(torch.equal, batch.prompts.input_ids, expected.input_ids))
@@ -129,7 +129,7 @@ def test_mixture_batches_hold_one_set(make_csv: MakeCsv, prompts: PromptBuilder)
 def test_short_edge_comes_before_the_models_resizing(
     make_csv: MakeCsv, prompts: PromptBuilder
 ) -> None:
-    # Pictures of 40 x 32: short edge 84 makes 105 x 84, and the nearest multiples of 28 are
+    # Images of 40 x 32: short edge 84 makes 105 x 84, and the nearest multiples of 28 are
     # 112 x 84, so 8 x 6 patches. Without it, 32 x 40 grows to the smallest area, 56 x 84.
     plain = next(iter(module(make_csv(4, "plain"), prompts).train_dataloader()))
     large = next(iter(module(make_csv(4, "large", short_edge=84), prompts).train_dataloader()))
@@ -144,7 +144,7 @@ def test_images_in_subfolders_are_found_and_scores_turned(
     (tmp_path / "csiq_label.txt").write_text("1600.AWGN.1.png 0.1\n1600.BLUR.5.png 0.9\n")
     for folder, name in (("awgn", "1600.AWGN.1.png"), ("blur", "1600.BLUR.5.png")):
         (tmp_path / "dst_imgs" / folder).mkdir(parents=True)
-        noise_picture(1).save(tmp_path / "dst_imgs" / folder / name)
+        noise_image(1).save(tmp_path / "dst_imgs" / folder / name)
     config = DatasetConfig(name="csiq", root=str(tmp_path), split=WHOLE)
     (batch,) = module(config, prompts).eval_dataloader("test")
     assert batch.images == ("awgn/1600.AWGN.1.png", "blur/1600.BLUR.5.png")
@@ -158,7 +158,7 @@ def test_released_training_file_trains_as_it_is(
     name = "RL-KADID-10K_train_scoring.jsonl"
     (tmp_path / name).write_bytes((shared / "labels" / "vqr1_release" / name).read_bytes())
     (tmp_path / "images").mkdir()
-    noise_picture(0).save(tmp_path / "one.png")
+    noise_image(0).save(tmp_path / "one.png")
     lines = read_jsonl(tmp_path / name)
     for line in lines:
         os.link(tmp_path / "one.png", tmp_path / "images" / line.image)
@@ -222,7 +222,7 @@ def test_undecodable_image_stops_the_run(
 
 @pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 2])
-def test_undecodable_images_are_left_out_and_counted(
+def test_undecodable_images_are_excluded_and_counted(
     workers: int, make_csv: MakeCsv, prompts: PromptBuilder
 ) -> None:
     config = make_csv(12, on_bad_image="skip", max_bad_share=0.25)
@@ -280,24 +280,24 @@ def test_a_replacement_is_no_image_of_another_process(
 
 
 @pytest.mark.parametrize(
-    ("settings", "loader", "within", "said"),
+    ("settings", "loader", "within", "printed"),
     [
         ({"max_images": 1}, {}, False, r"^dataset\.max_images=1: of csv \(1 training images\)"),
         ({"max_images": 5, "split": SplitConfig(by="image", fractions=(0.1, 0.4, 0.5))}, {}, False,
          r"^dataset\.split: of csv \(1 training images\)"),
-        ({}, {"size": 1}, True, r"^loader\.images_per_batch=1: of csv \(9 .*grpo\.pool=rank"),
+        ({}, {"size": 1}, True, r"^loader\.batch_size=1: of csv \(9 .*grpo\.pool=rank"),
     ],
 )  # fmt: skip
 def test_too_few_images_to_compare_are_refused(
     settings: dict[str, Any],
     loader: dict[str, Any],
     within: bool,
-    said: str,
+    printed: str,
     make_csv: MakeCsv,
     prompts: PromptBuilder,
 ) -> None:
     data = module(make_csv(9, **settings), prompts, **loader)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=printed):
         data.check_comparable(within)
 
 
@@ -320,7 +320,7 @@ def test_too_many_undecodable_images_stop_the_run(
         list(module(config, prompts).train_dataloader())
 
 
-def test_evaluation_leaves_out_an_empty_batch(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
+def test_evaluation_excludes_an_empty_batch(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
     config = make_csv(6, split=WHOLE, on_bad_image="skip", max_bad_share=0.5)
     for number in (2, 3):
         break_image(config, number)
@@ -328,7 +328,7 @@ def test_evaluation_leaves_out_an_empty_batch(make_csv: MakeCsv, prompts: Prompt
     assert [batch.index.tolist() for batch in batches] == [[0, 1], [4, 5]]
 
 
-def test_empty_parts_are_errors(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
+def test_empty_splits_are_errors(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
     data = module(make_csv(4, split=WHOLE), prompts)
     with pytest.raises(DataError, match=r"dataset.split: csv has no training images"):
         data.train_dataloader()
@@ -421,7 +421,7 @@ def test_ten_thousand_rows_reach_the_first_batch_within_five_seconds(
     (tmp_path / "dmos.csv").write_bytes(labels)
     images = tmp_path / "images"
     images.mkdir()
-    noise_picture(0, 512, 384).save(tmp_path / "one.png")
+    noise_image(0, 512, 384).save(tmp_path / "one.png")
     for line in labels.decode().splitlines()[1:]:
         os.link(tmp_path / "one.png", images / line.split(",")[0])
     config = DatasetConfig(name="kadid", root=str(tmp_path), split=SplitConfig(by="official"))
@@ -462,10 +462,12 @@ def test_other_pixels_under_the_same_names_are_found(
     check(1, make_csv(20, name="same"))
     # Of 20 rows 8 are compared, by the SHA-256 of 0:all:NAME: 1, 3, 9, 10, 11, 13, 18 and 19.
     other = make_csv(20, name="other")
-    noise_picture(99).save(Path(str(other.root)) / "images" / "002.png")
+    noise_image(99).save(Path(str(other.root)) / "images" / "002.png")
     check(1, other)
     for number in (9, 13):
-        noise_picture(99).save(Path(str(other.root)) / "images" / f"{number:03d}.png")
-    said = r"process 1 finds another file at .*/other/images/009.png than process 0 \(2 of the 8 "
-    with pytest.raises(DataError, match=said):
+        noise_image(99).save(Path(str(other.root)) / "images" / f"{number:03d}.png")
+    printed = (
+        r"process 1 finds another file at .*/other/images/009.png than process 0 \(2 of the 8 "
+    )
+    with pytest.raises(DataError, match=printed):
         check(1, other)

@@ -22,7 +22,7 @@ from vqr1.data.demo import (
     Photograph,
     draw_crops,
     ensure_demo_set,
-    expected_opinion,
+    expected_mos,
     load_photograph,
     rate,
     stream,
@@ -30,7 +30,7 @@ from vqr1.data.demo import (
     write_demo_set,
     write_labels,
 )
-from vqr1.data.distortions import DISTORTIONS, LEVELS, Picture, to_bytes
+from vqr1.data.distortions import DISTORTIONS, LEVELS, Pixels, to_bytes
 from vqr1.data.labels import load_labels
 from vqr1.errors import DataError
 
@@ -38,9 +38,9 @@ SMALL = {"train": 1, "val": 1, "test": 1}
 
 
 @pytest.fixture(scope="module")
-def crop() -> Picture:
-    picture = load_photograph(next(p for p in PHOTOGRAPHS if p.name == "motorcycle"))
-    return draw_crops(picture, 1, stream("tests", "crop"))[0]
+def crop() -> Pixels:
+    image = load_photograph(next(p for p in PHOTOGRAPHS if p.name == "motorcycle"))
+    return draw_crops(image, 1, stream("tests", "crop"))[0]
 
 
 @pytest.fixture(scope="module")
@@ -135,21 +135,21 @@ def test_every_photograph_shows_every_type_at_every_level_equally_often() -> Non
     assert total == 4000
 
 
-def test_opinion_falls_strictly_with_level_from_mildest_to_worst() -> None:
+def test_mos_falls_strictly_with_level_from_mildest_to_worst() -> None:
     for distortion in DISTORTIONS:
-        opinions = [expected_opinion(distortion, level) for level in LEVELS]
-        assert opinions[0] == distortion.mildest
-        assert opinions[-1] == pytest.approx(distortion.worst)
-        assert all(a > b for a, b in itertools.pairwise(opinions))
+        mos = [expected_mos(distortion, level) for level in LEVELS]
+        assert mos[0] == distortion.mildest
+        assert mos[-1] == pytest.approx(distortion.worst)
+        assert all(a > b for a, b in itertools.pairwise(mos))
         assert 1.0 <= distortion.worst < distortion.mildest <= 5.0
     # blur at level 3: 4.4 - 3.2 * (2 / 4) ** 0.85 = 4.4 - 3.2 * 0.554785 = 2.624688
-    assert expected_opinion(DISTORTIONS[0], 3) == pytest.approx(2.624688, abs=1e-6)
+    assert expected_mos(DISTORTIONS[0], 3) == pytest.approx(2.624688, abs=1e-6)
 
 
-def test_ratings_scatter_around_the_expected_opinion_with_the_types_disagreement() -> None:
+def test_ratings_scatter_around_the_expected_mos_with_the_types_disagreement() -> None:
     haze = next(d for d in DISTORTIONS if d.name == "low_contrast")
     drawn = np.array([rate(haze, 3, stream("tests", i)) for i in range(400)])
-    expected = expected_opinion(haze, 3)  # about 3, far from the ends of the scale
+    expected = expected_mos(haze, 3)  # about 3, far from the ends of the scale
     # The mean of 400 x 20 ratings: standard error .9 / sqrt(8000) = .01.
     assert drawn[:, 0].mean() == pytest.approx(expected, abs=0.05)
     # Whole-number ratings add 1/12 to the variance; clipping at 1 and 5 takes a little away.
@@ -161,7 +161,7 @@ def test_ratings_scatter_around_the_expected_opinion_with_the_types_disagreement
 
 
 @pytest.mark.parametrize("distortion", DISTORTIONS, ids=lambda d: d.name)
-def test_a_higher_level_changes_a_picture_more(distortion, crop: Picture) -> None:  # type: ignore[no-untyped-def]
+def test_a_higher_level_changes_an_image_more(distortion, crop: Pixels) -> None:  # type: ignore[no-untyped-def]
     before = crop.copy()
     changes = []
     for level in LEVELS:
@@ -174,7 +174,7 @@ def test_a_higher_level_changes_a_picture_more(distortion, crop: Picture) -> Non
     np.testing.assert_array_equal(crop, before)
 
 
-def test_a_distortion_is_a_function_of_its_stream(crop: Picture) -> None:
+def test_a_distortion_is_a_function_of_its_stream(crop: Pixels) -> None:
     noise = next(d for d in DISTORTIONS if d.name == "white_noise")
     first = noise.apply(crop, 3, stream("tests", "a"))
     np.testing.assert_array_equal(first, noise.apply(crop, 3, stream("tests", "a")))
@@ -182,7 +182,7 @@ def test_a_distortion_is_a_function_of_its_stream(crop: Picture) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 0.99, 5.01, 6])
-def test_a_level_outside_one_to_five_is_refused(level: float, crop: Picture) -> None:
+def test_a_level_outside_one_to_five_is_refused(level: float, crop: Pixels) -> None:
     with pytest.raises(ValueError, match="between 1 and 5"):
         DISTORTIONS[0].apply(crop, level, stream("tests"))
 
@@ -193,10 +193,10 @@ def test_pixel_values_survive_the_file_format() -> None:
 
 
 def test_crops_are_the_more_textured_half() -> None:
-    picture = np.zeros((200, 300, 3), dtype=np.float32)
+    image = np.zeros((200, 300, 3), dtype=np.float32)
     checks = (np.indices((200, 150)).sum(axis=0) % 2).astype(np.float32)
-    picture[:, 150:] = checks[..., None]
-    crops = draw_crops(picture, 20, stream("tests", "texture"))
+    image[:, 150:] = checks[..., None]
+    crops = draw_crops(image, 20, stream("tests", "texture"))
     assert len(crops) == 20
     # Blocks of a 0-1 checkerboard have deviation .5; a crop with most of its blocks there has
     # that median. Half the positions do (left edge beyond 150 - 56), so all 20 kept crops may.
@@ -224,11 +224,11 @@ def test_the_set_is_made_once_even_when_many_ask(
         thread.join()
     assert found == [tmp_path / FOLDER] * 3
     assert len(calls) == 1
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.split"))
     assert len(pd.read_csv(found[0] / "dmos.csv")) == 110
 
 
-def test_an_interrupted_generation_leaves_nothing_behind(
+def test_an_interrupted_generation_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(folder: Path, progress: object = None) -> None:
@@ -269,5 +269,5 @@ def test_a_changed_photograph_is_refused_by_name() -> None:
 def test_photographs_are_read_without_the_network() -> None:
     # Every photograph lies inside an installed wheel; nothing goes through a downloader.
     for photograph in PHOTOGRAPHS:
-        picture = load_photograph(photograph, short_edge=64)
-        assert min(picture.shape[:2]) == 64
+        image = load_photograph(photograph, short_edge=64)
+        assert min(image.shape[:2]) == 64

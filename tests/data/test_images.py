@@ -8,44 +8,44 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from vqr1.data import images
 from vqr1.data.images import load_image, resize_short_edge
 from vqr1.errors import DataError
 
 
-def pixel(picture: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
-    assert picture.mode == "RGB"
-    value = picture.getpixel((x, y))
+def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
+    assert image.mode == "RGB"
+    value = image.getpixel((x, y))
     assert isinstance(value, tuple)
     return value
 
 
-def save(picture: Image.Image, path: Path, **options: object) -> Path:
-    picture.save(path, **options)
+def save(image: Image.Image, path: Path, **options: object) -> Path:
+    image.save(path, **options)
     return path
 
 
 def test_rgb_is_unchanged(tmp_path: Path) -> None:
-    picture = noise_picture(1)
-    loaded = load_image(save(picture, tmp_path / "a.png"))
-    assert np.array_equal(np.asarray(loaded), np.asarray(picture))
+    image = noise_image(1)
+    loaded = load_image(save(image, tmp_path / "a.png"))
+    assert np.array_equal(np.asarray(loaded), np.asarray(image))
 
 
 def test_alpha_is_shown_on_white(tmp_path: Path) -> None:
-    picture = Image.new("RGBA", (2, 1), (200, 0, 0, 0))
-    picture.putpixel((1, 0), (100, 0, 50, 128))
-    loaded = load_image(save(picture, tmp_path / "a.png"))
+    image = Image.new("RGBA", (2, 1), (200, 0, 0, 0))
+    image.putpixel((1, 0), (100, 0, 50, 128))
+    loaded = load_image(save(image, tmp_path / "a.png"))
     assert pixel(loaded) == (255, 255, 255)
     # 255 + (100 - 255) * 128/255 = 177.2; 255 - 255 * 128/255 = 127; 255 - 205 * 128/255 = 152.1
     assert pixel(loaded, 1) == (177, 127, 152)
 
 
 def test_transparent_palette_is_shown_on_white(tmp_path: Path) -> None:
-    picture = Image.new("P", (1, 1), 0)
-    picture.putpalette([10, 20, 30])
-    assert pixel(load_image(save(picture, tmp_path / "a.png"))) == (10, 20, 30)
-    assert pixel(load_image(save(picture, tmp_path / "b.png", transparency=0))) == (255, 255, 255)
+    image = Image.new("P", (1, 1), 0)
+    image.putpalette([10, 20, 30])
+    assert pixel(load_image(save(image, tmp_path / "a.png"))) == (10, 20, 30)
+    assert pixel(load_image(save(image, tmp_path / "b.png", transparency=0))) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(65535, 255), (32896, 128), (256, 1), (0, 0)])
@@ -70,11 +70,11 @@ def test_cmyk(tmp_path: Path) -> None:
 
 
 def test_orientation_is_applied(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (4, 2), (255, 0, 0))
-    picture.putpixel((0, 0), (0, 0, 255))
+    image = Image.new("RGB", (4, 2), (255, 0, 0))
+    image.putpixel((0, 0), (0, 0, 255))
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
-    loaded = load_image(save(picture, tmp_path / "a.png", exif=exif))
+    loaded = load_image(save(image, tmp_path / "a.png", exif=exif))
     assert loaded.size == (2, 4)
     assert pixel(loaded, 1, 0) == (0, 0, 255)  # top left has become top right
 
@@ -86,20 +86,20 @@ def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
 
 
 def test_short_edge(tmp_path: Path) -> None:
-    path = save(noise_picture(1, 40, 30), tmp_path / "a.png")
+    path = save(noise_image(1, 40, 30), tmp_path / "a.png")
     assert load_image(path, short_edge=15).size == (20, 15)
     assert load_image(path, short_edge=60).size == (80, 60)
-    assert resize_short_edge(noise_picture(1, 30, 100), 15).size == (15, 50)
-    assert resize_short_edge(noise_picture(1, 30, 30), 30).size == (30, 30)
+    assert resize_short_edge(noise_image(1, 30, 100), 15).size == (15, 50)
+    assert resize_short_edge(noise_image(1, 30, 30), 30).size == (30, 30)
 
 
 def truncated(path: Path) -> None:
-    noise_picture(1, 200, 200).save(path, format="JPEG")
+    noise_image(1, 200, 200).save(path, format="JPEG")
     path.write_bytes(path.read_bytes()[:3000])
 
 
 def truncated_png(path: Path) -> None:
-    noise_picture(1, 200, 200).save(path, format="PNG")
+    noise_image(1, 200, 200).save(path, format="PNG")
     path.write_bytes(path.read_bytes()[:3000])
 
 
@@ -109,7 +109,7 @@ def truncated_png(path: Path) -> None:
         (lambda path: None, "no such image"),
         (lambda path: path.mkdir(), "is a folder, not an image"),
         (lambda path: path.write_bytes(b""), r"is empty \(0 bytes\)"),
-        (lambda path: path.write_text("a text in a picture's coat"), "does not decode .*cannot id"),
+        (lambda path: path.write_text("a text in an image's coat"), "does not decode .*cannot id"),
         (truncated, "does not decode .*truncated"),
         (truncated_png, "does not decode"),
         (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 50), "does not decode"),
@@ -124,7 +124,7 @@ def truncated_png(path: Path) -> None:
     ],
 )
 def test_refusals_name_path_and_reason(make: object, reason: str, tmp_path: Path) -> None:
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     make(path)  # type: ignore[operator]
     with pytest.raises(DataError, match=reason) as caught:
         load_image(path)

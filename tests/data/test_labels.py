@@ -1,7 +1,7 @@
 """Every official label file beside the checkout parses to its published counts and direction.
 
-The sign of each set is judged by something that the parser does not read, or by the strength of the
-distortion that the file name tells.
+The sign of each set is evaluated by something that the parser does not read, or by the strength of
+the distortion that the file name reports.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def test_official_file_has_published_counts_and_range(name: str, shared: Path) -
     assert list(table.columns[:5]) == ["image", "mos", "std", "reference", "split"]
 
 
-def test_biq2021_has_both_parts(shared: Path) -> None:
+def test_biq2021_has_both_splits(shared: Path) -> None:
     table = load_labels("biq2021", shared / "data" / "biq2021")
     assert table["split"].value_counts().to_dict() == {"train": 4000, "test": 1000}
     assert table["mos"].between(0, 1).all()

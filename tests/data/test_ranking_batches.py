@@ -25,7 +25,7 @@ def plans(draw: st.DrawFn, weighted: bool | None = None) -> RankingPlan:
     return RankingPlan(
         seed=draw(st.integers(0, 1000)),
         sizes=sizes,
-        images_per_batch=draw(st.integers(1, 9)),
+        batch_size=draw(st.integers(1, 9)),
         world_size=draw(st.integers(1, 4)),
         weights=weights,
         last_batch=draw(st.sampled_from(["drop", "fill"])),
@@ -48,7 +48,7 @@ def test_every_rank_ranks_the_same_set_in_each_step(plan: RankingPlan, epoch: in
         assert len(set(positions)) == len(step[0].step) == min(size, plan.global_batch)
         assert len(positions) == max(len(step[0].step), plan.world_size)
         if size >= plan.global_batch:
-            assert set(counts) == {plan.images_per_batch}
+            assert set(counts) == {plan.batch_size}
         least = plan.fewest_images(step[0].dataset, within_process=True)
         assert least == min(counts)
 
@@ -77,7 +77,7 @@ def test_an_epoch_visits_every_image_once(plan: RankingPlan, epoch: int) -> None
 def test_number_of_processes_does_not_change_the_pools(plan: RankingPlan) -> None:
     # Fewer images than processes: some get an image that another has too.
     assume(min(plan.sizes.values()) >= plan.world_size)
-    alone = replace(plan, images_per_batch=plan.global_batch, world_size=1)
+    alone = replace(plan, batch_size=plan.global_batch, world_size=1)
     ranks = [plan_epoch(plan, 1, rank) for rank in range(plan.world_size)]
     pools = [
         (step[0].dataset, sum((batch.positions for batch in step), ()))
@@ -127,9 +127,7 @@ def test_weights_share_the_batches_and_use_each_set_evenly(plan: RankingPlan) ->
     # Over epochs, the steps of a set run through its passes without a gap.
     steps: dict[str, list[tuple[int, ...]]] = {name: [] for name in plan.sizes}
     for epoch in range(3):
-        for batch in plan_epoch(
-            replace(plan, images_per_batch=plan.global_batch, world_size=1), epoch
-        ):
+        for batch in plan_epoch(replace(plan, batch_size=plan.global_batch, world_size=1), epoch):
             steps[batch.dataset].append(batch.positions)
     for name, taken in steps.items():
         passes = [plan.global_positions(name, number) for number in range(len(taken) + 1)]
@@ -138,7 +136,7 @@ def test_weights_share_the_batches_and_use_each_set_evenly(plan: RankingPlan) ->
 
 
 def test_sets_alternate_in_proportion() -> None:
-    plan = RankingPlan(0, {"large": 80, "small": 20}, images_per_batch=10)
+    plan = RankingPlan(0, {"large": 80, "small": 20}, batch_size=10)
     order = [batch.dataset for batch in plan_epoch(plan, 0)]
     # 8 batches at (j + 1/2)/8 and 2 at 1/4 and 3/4: between batches 2 and 3, and 6 and 7.
     assert order == ["large"] * 2 + ["small"] + ["large"] * 4 + ["small"] + ["large"] * 2
@@ -146,7 +144,7 @@ def test_sets_alternate_in_proportion() -> None:
 
 def test_small_sets_are_dealt_without_copies() -> None:
     # 5 images of a step of 8 on 3 processes: 5 * 1 // 3 = 1, 5 * 2 // 3 = 3, so 1, 2 and 2.
-    plan = RankingPlan(0, {"a": 5}, images_per_batch=3, world_size=3)
+    plan = RankingPlan(0, {"a": 5}, batch_size=3, world_size=3)
     ranks = [plan_epoch(plan, 0, rank) for rank in range(3)]
     assert [len(batches[0].positions) for batches in ranks] == [1, 2, 2]
     assert sorted(p for batches in ranks for p in batches[0].positions) == [0, 1, 2, 3, 4]
@@ -165,7 +163,7 @@ def test_small_sets_are_dealt_without_copies() -> None:
 
 def test_hand_computed_counts() -> None:
     # 25 images, G = 2 x 5 = 10: two full steps; 5 are left over. 3 images: one step of 3.
-    plan = RankingPlan(0, {"a": 25, "b": 3}, images_per_batch=5, world_size=2)
+    plan = RankingPlan(0, {"a": 25, "b": 3}, batch_size=5, world_size=2)
     assert plan.epoch_batches() == {"a": 2, "b": 1}
     assert replace(plan, last_batch="fill").epoch_batches() == {"a": 3, "b": 1}
     # 3 batches in all at 1 : 2 are 1 and 2.
@@ -173,7 +171,7 @@ def test_hand_computed_counts() -> None:
 
 
 def test_epochs_and_seeds_differ_and_permutations_are_fixed() -> None:
-    plan = RankingPlan(1, {"a": 40}, images_per_batch=4)
+    plan = RankingPlan(1, {"a": 40}, batch_size=4)
     assert plan_epoch(plan, 0) != plan_epoch(plan, 1)
     assert plan_epoch(plan, 0) != plan_epoch(replace(plan, seed=2), 0)
     # By `printf 1:pass:0:a:0 | sha256sum` and so on: position 1 has the smallest digest.
@@ -181,7 +179,7 @@ def test_epochs_and_seeds_differ_and_permutations_are_fixed() -> None:
 
 
 def test_epoch_position_and_length() -> None:
-    sampler = RankingBatchSampler(RankingPlan(0, {"a": 12}, images_per_batch=4))
+    sampler = RankingBatchSampler(RankingPlan(0, {"a": 12}, batch_size=4))
     assert len(sampler) == 3
     sampler.consumed(2)
     assert len(list(sampler)) == 1
@@ -193,23 +191,23 @@ def test_epoch_position_and_length() -> None:
 
 
 def test_changed_data_cannot_resume() -> None:
-    saved = RankingBatchSampler(RankingPlan(0, {"a": 12}, images_per_batch=4)).state_dict()
-    other = RankingBatchSampler(RankingPlan(0, {"a": 13}, images_per_batch=2))
+    saved = RankingBatchSampler(RankingPlan(0, {"a": 12}, batch_size=4)).state_dict()
+    other = RankingBatchSampler(RankingPlan(0, {"a": 13}, batch_size=2))
     with pytest.raises(ConfigError) as caught:
         other.load_state_dict(saved)
     assert caught.value.problems[0].startswith("resume: sizes was {'a': 12}")
     assert len(caught.value.problems) == 2
-    same_pool = RankingBatchSampler(RankingPlan(0, {"a": 12}, images_per_batch=2, world_size=2))
+    same_pool = RankingBatchSampler(RankingPlan(0, {"a": 12}, batch_size=2, world_size=2))
     same_pool.load_state_dict(saved)  # another number of processes with the same global batch
 
 
 def test_wrong_weights() -> None:
     with pytest.raises(ConfigError, match=r"dataset.weights=\{'b': 1.0\}: the keys must be"):
-        RankingPlan(0, {"a": 3}, images_per_batch=2, weights={"b": 1.0})
+        RankingPlan(0, {"a": 3}, batch_size=2, weights={"b": 1.0})
 
 
 def test_a_run_that_filled_small_sets_up_with_copies_does_not_resume() -> None:
-    small = RankingBatchSampler(RankingPlan(seed=1, sizes={"a": 3, "b": 8}, images_per_batch=4))
+    small = RankingBatchSampler(RankingPlan(seed=1, sizes={"a": 3, "b": 8}, batch_size=4))
     state = small.state_dict()
     small.load_state_dict(state)
     # As earlier versions saved it.
@@ -217,7 +215,7 @@ def test_a_run_that_filled_small_sets_up_with_copies_does_not_resume() -> None:
     with pytest.raises(ConfigError, match="steps of a, a set smaller than a step was None"):
         small.load_state_dict(state)
     # Sets of a step and more are as they were.
-    large = RankingBatchSampler(RankingPlan(seed=1, sizes={"a": 4}, images_per_batch=4))
+    large = RankingBatchSampler(RankingPlan(seed=1, sizes={"a": 4}, batch_size=4))
     assert set(large.state_dict()["plan"]) == {
         "seed", "sizes", "global batch", "weights", "last_batch",
     }  # fmt: skip

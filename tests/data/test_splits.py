@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqr1.config import SplitConfig
-from vqr1.data.splits import assign_parts, check_no_leak, draw_parts, hash_order, part_counts
+from vqr1.data.splits import assign_splits, check_no_leak, draw_splits, hash_order, split_counts
 from vqr1.errors import ConfigError, DataError
 
 NOWHERE = Path("nowhere")
@@ -43,17 +43,17 @@ def test_draw_is_fixed_for_ever() -> None:
         (1, (0.5, 0.25, 0.25), [1, 0, 0]),
     ],
 )
-def test_part_counts(total: int, fractions: Sequence[float], expected: list[int]) -> None:
-    assert part_counts(total, fractions) == expected
+def test_split_counts(total: int, fractions: Sequence[float], expected: list[int]) -> None:
+    assert split_counts(total, fractions) == expected
 
 
 @given(
     total=st.integers(0, 500),
     weights=st.lists(st.integers(0, 10), min_size=3, max_size=3).filter(any),
 )
-def test_part_counts_are_near_their_shares(total: int, weights: list[int]) -> None:
+def test_split_counts_are_near_their_shares(total: int, weights: list[int]) -> None:
     fractions = [weight / sum(weights) for weight in weights]
-    counts = part_counts(total, fractions)
+    counts = split_counts(total, fractions)
     assert sum(counts) == total
     if all(total * fraction >= 1 for fraction in fractions if fraction):
         differences = zip(counts, fractions, strict=True)
@@ -69,26 +69,26 @@ def test_part_counts_are_near_their_shares(total: int, weights: list[int]) -> No
 def test_reference_split_never_leaks(references: list[str], seed: int) -> None:
     table = table_of(references)
     split = SplitConfig(by="reference", fractions=(0.6, 0.2, 0.2), seed=seed)
-    parts = assign_parts(table, split, NOWHERE)
+    parts = assign_splits(table, split, NOWHERE)
     assert parts.notna().all()
     sides = {name: set(parts[table["reference"] == name]) for name in references}
     assert all(len(side) == 1 for side in sides.values())
     shuffled = table.iloc[::-1].reset_index(drop=True)
-    again = assign_parts(shuffled, split, NOWHERE)
+    again = assign_splits(shuffled, split, NOWHERE)
     assert again.iloc[::-1].tolist() == parts.tolist()
 
 
 def test_seed_decides_the_draw() -> None:
     names = [f"I{number:02d}" for number in range(81)]
-    first, second = (draw_parts(names, (0.6, 0.2, 0.2), seed) for seed in (0, 1))
+    first, second = (draw_splits(names, (0.6, 0.2, 0.2), seed) for seed in (0, 1))
     assert first != second
-    assert draw_parts(names, (0.6, 0.2, 0.2), 0) == first
+    assert draw_splits(names, (0.6, 0.2, 0.2), 0) == first
 
 
 def test_image_split_of_a_set_with_references_is_refused() -> None:
     table = table_of(["I01"] * 20)
-    with pytest.raises(DataError, match=r"images of 1 references lie in more than one part \(I01"):
-        assign_parts(table, SplitConfig(by="image"), NOWHERE)
+    with pytest.raises(DataError, match=r"images of 1 references lie in more than one split \(I01"):
+        assign_splits(table, SplitConfig(by="image"), NOWHERE)
 
 
 def test_leak_check_names_at_most_five() -> None:
@@ -102,9 +102,9 @@ def test_leak_check_names_at_most_five() -> None:
 def test_official_split_and_carved_validation() -> None:
     complete = table_of([None] * 3, ["train", "val", "test"])
     official = SplitConfig(by="official", fractions=(0.8, 0.1, 0.1))
-    assert assign_parts(complete, official, NOWHERE).tolist() == ["train", "val", "test"]
+    assert assign_splits(complete, official, NOWHERE).tolist() == ["train", "val", "test"]
     without = table_of([None] * 110, ["train"] * 100 + ["test"] * 10)
-    parts = assign_parts(without, official, NOWHERE)
+    parts = assign_splits(without, official, NOWHERE)
     assert parts.value_counts().to_dict() == {"train": 90, "val": 10, "test": 10}
     assert (parts.iloc[100:] == "test").all()
 
@@ -112,12 +112,12 @@ def test_official_split_and_carved_validation() -> None:
 def test_carved_validation_keeps_references_together() -> None:
     references = [f"I{n // 5}" for n in range(50)]
     table = table_of(references, ["train"] * 50)
-    parts = assign_parts(table, SplitConfig(by="official", fractions=(0.8, 0.2, 0.0)), NOWHERE)
+    parts = assign_splits(table, SplitConfig(by="official", fractions=(0.8, 0.2, 0.0)), NOWHERE)
     assert parts.value_counts().to_dict() == {"train": 40, "val": 10}
 
 
-def test_whole_set_is_the_test_part() -> None:
-    assert assign_parts(table_of(["a", "b"]), SplitConfig(by="none"), NOWHERE).tolist() == [
+def test_whole_set_is_the_test_split() -> None:
+    assert assign_splits(table_of(["a", "b"]), SplitConfig(by="none"), NOWHERE).tolist() == [
         "test", "test",
     ]  # fmt: skip
 
@@ -136,12 +136,12 @@ def test_lists_of_references_and_images(tmp_path: Path) -> None:
         val="i02\n",  # a reference without extension, other letter case
         test="img 3.png\n",  # an image whose name holds a blank
     )
-    assert assign_parts(table, split, tmp_path).tolist() == ["train", "train", "val", "test"]
+    assert assign_splits(table, split, tmp_path).tolist() == ["train", "train", "val", "test"]
 
 
 def test_unlisted_rows_are_in_no_part(tmp_path: Path) -> None:
     split = files_split(tmp_path, train="I01.png\n")
-    assert assign_parts(table_of(["I01.png", "I02.png"]), split, tmp_path).tolist() == [
+    assert assign_splits(table_of(["I01.png", "I02.png"]), split, tmp_path).tolist() == [
         "train", None,
     ]  # fmt: skip
 
@@ -149,14 +149,14 @@ def test_unlisted_rows_are_in_no_part(tmp_path: Path) -> None:
 def test_bad_lists(tmp_path: Path) -> None:
     table = table_of(["I01.png", "I01.png", "I02.png"])
     with pytest.raises(DataError, match=r"train.txt:2: 'I77.png' is neither an image nor"):
-        assign_parts(table, files_split(tmp_path, train="I01.png\nI77.png\n"), tmp_path)
+        assign_splits(table, files_split(tmp_path, train="I01.png\nI77.png\n"), tmp_path)
     with pytest.raises(DataError, match=r"val.txt:1: 'img 0.png' is in the train list too"):
-        assign_parts(table, files_split(tmp_path, train="I01\n", val="img 0.png\n"), tmp_path)
-    with pytest.raises(DataError, match="lie in more than one part"):
-        assign_parts(table, files_split(tmp_path, train="img 0.png", val="img 1.png"), tmp_path)
+        assign_splits(table, files_split(tmp_path, train="I01\n", val="img 0.png\n"), tmp_path)
+    with pytest.raises(DataError, match="lie in more than one split"):
+        assign_splits(table, files_split(tmp_path, train="img 0.png", val="img 1.png"), tmp_path)
     missing = SplitConfig(by="files", files={"train": "none.txt"})
     with pytest.raises(ConfigError, match=r"dataset.split.files.train='none.txt': no such file"):
-        assign_parts(table, missing, tmp_path)
+        assign_splits(table, missing, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_bad_lists(tmp_path: Path) -> None:
 )
 def test_rule_that_does_not_fit(split: SplitConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        assign_parts(table_of([None, None]), split, NOWHERE)
+        assign_splits(table_of([None, None]), split, NOWHERE)
 
 
 def test_released_kadid_lists(shared: Path) -> None:
@@ -182,7 +182,7 @@ def test_released_kadid_lists(shared: Path) -> None:
         by="files",
         files={part: f"KADID-10K_{part}_set.txt" for part in ("train", "val", "test")},
     )
-    parts = assign_parts(table, split, folder)
+    parts = assign_splits(table, split, folder)
     assert parts.value_counts().to_dict() == {"train": 6125, "val": 2000, "test": 2000}
     assert table.groupby(parts)["reference"].nunique().to_dict() == {
         "train": 49, "val": 16, "test": 16,

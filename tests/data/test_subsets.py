@@ -66,7 +66,7 @@ def validated(labelled: LabelledSet, max_images: int | None) -> list[str]:
     """Names of the images that a training validates on."""
     sets = {labelled.name: labelled}
     data = RankingDataModule(
-        labelled.config, LoaderConfig(images_per_batch=8), None, 0, max_images, sets=sets  # type: ignore[arg-type]
+        labelled.config, LoaderConfig(batch_size=8), None, 0, max_images, sets=sets  # type: ignore[arg-type]
     )  # fmt: skip
     source = data.val_dataloader().dataset
     assert isinstance(source, RankingImages)
@@ -123,7 +123,7 @@ def test_training_evaluation_and_inspection_take_the_same_images(shared: Path) -
     assert validated(limited, None) == validated(limited, 500) == names
     assert set(validated(limited, 50)) < set(names)
     table = label_tables(limited.config, "val")["kadid"]
-    assert table["image"][table["judged"]].tolist() == names
+    assert table["image"][table["evaluated"]].tolist() == names
     mos = labelled.table["mos"][labelled.table["image"].isin(names)]
     column = split_table(limited).columns[4]
     assert list(column.cells)[1] == f"{mos.mean():.3f}"
@@ -136,7 +136,7 @@ def test_an_evaluation_of_the_whole_set_draws_by_its_seed(shared: Path) -> None:
             split=SplitConfig(by="official", seed=seed),
         )  # fmt: skip
         table = label_tables(config, "all")["kadid"]
-        return set(table["image"][table["judged"]])
+        return set(table["image"][table["evaluated"]])
 
     assert len(drawn(0)) == len(drawn(1)) == 500
     assert drawn(0) != drawn(1)

@@ -81,7 +81,7 @@ class Repeated(torch.utils.data.Dataset[RankingBatch]):
 
 
 def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
-    """Two steps; weights, figures and this process's advantages afterwards."""
+    """Two steps; weights, metrics and this process's advantages afterwards."""
     model = tiny_model(seed=1)
     engine = LocalEngine(model, tiny_tokenizer(), 4096)
     settings = StepSettings(
@@ -103,9 +103,9 @@ def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
     sample = module._sample
 
     def keep(*args: Any) -> Any:
-        vision, scored, figures = sample(*args)
+        vision, scored, metrics = sample(*args)
         kept.append(scored.advantages)
-        return vision, scored, figures
+        return vision, scored, metrics
 
     module._sample = keep  # type: ignore[method-assign]
     trainer = L.Trainer(
@@ -115,12 +115,12 @@ def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
     )  # fmt: skip
     loader = torch.utils.data.DataLoader(Repeated(share(rank, world)), batch_size=None)
     trainer.fit(module, loader)
-    figures = {
+    metrics = {
         name: float(value)
         for name, value in trainer.callback_metrics.items()
         if "time" not in name and "memory" not in name
     }
-    return {"weights": model.state_dict(), "figures": figures, "advantages": torch.cat(kept)}
+    return {"weights": model.state_dict(), "figures": metrics, "advantages": torch.cat(kept)}
 
 
 def child(rank: int, world: int, port: int, folder: str, cases: Cases) -> None:

@@ -1,4 +1,4 @@
-"""Weights, gradients and moments divided by DeepSpeed on its CPU accelerator, in two processes."""
+"""Weights, gradients and optimizer state divided by DeepSpeed on its CPU accelerator, in two processes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ pytestmark = [
     ),
 ]
 
-FIGURES = ("logger=csv", "validation.test=false", "run_dir=run")
+METRICS = ("logger=csv", "validation.test=false", "run_dir=run")
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Weights after four steps of one process that holds everything."""
     folder = tmp_path_factory.mktemp("alone")
-    run(folder, *SMALL, *FIGURES, "loader.images_per_batch=4")
+    run(folder, *SMALL, *METRICS, "loader.batch_size=4")
     return state(folder / "run", 4)
 
 
@@ -44,12 +44,12 @@ in_every_way = pytest.mark.parametrize(
 
 
 @in_every_way
-def test_divided_training_stopped_and_resumed_makes_the_run_of_one(
+def test_sharded_training_stopped_and_resumed_makes_the_run_of_one(
     alone: dict[str, torch.Tensor], keys: tuple[str, ...], tmp_path: Path
 ) -> None:
     # About one image a pass: gradients of several passes are added up.
     divided = (*SMALL, *TWO, *keys, "hardware.micro_batch_tokens=100")
-    training = Training(tmp_path, *divided, *FIGURES)
+    training = Training(tmp_path, *divided, *METRICS)
     training.wait_for((tmp_path / "run/checkpoints/step_00000001.ckpt").exists)
     training.process.send_signal(signal.SIGTERM)
     assert training.wait() == 75, training.output
@@ -62,7 +62,7 @@ def test_divided_training_stopped_and_resumed_makes_the_run_of_one(
 def test_steps_without_a_signal_change_nothing(keys: tuple[str, ...], tmp_path: Path) -> None:
     # No answer fits two tokens. Weight decay would show.
     silent = ("rollout.sampling.max_new_tokens=2", "optimizer.lr=0.01", "optimizer.weight_decay=1")
-    training = Training(tmp_path, *SMALL, *TWO, *keys, *FIGURES, *silent)
+    training = Training(tmp_path, *SMALL, *TWO, *keys, *METRICS, *silent)
     assert training.wait() == 0, training.output
     assert "lr_scheduler.step()" not in training.output
     before = load_file(tiny_policy_folder() / "model.safetensors")

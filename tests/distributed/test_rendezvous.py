@@ -1,4 +1,4 @@
-"""How processes find each other, and what they say when they cannot."""
+"""How processes find each other, and what they state when they cannot."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_slurm_step_with_variables_missing() -> None:
 
 
 @pytest.fixture
-def meeting(monkeypatch: pytest.MonkeyPatch) -> None:
+def rendezvous_point(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
@@ -107,9 +107,9 @@ def meeting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def meet(*words: tuple[dict[str, Any], ConfigError | None], wait: float = 60) -> list[str]:
-    """What each process of a run is told, one thread each."""
+    """What each process of a run is given, one thread each."""
     hardware = HardwareConfig(accelerator="cpu", rendezvous_seconds=wait)
-    said = [""] * len(words)
+    printed = [""] * len(words)
 
     def come(rank: int) -> None:
         values, problem = words[rank]
@@ -117,7 +117,7 @@ def meet(*words: tuple[dict[str, Any], ConfigError | None], wait: float = 60) ->
             info = RankInfo(rank, 2, rank, 2, None, True)
             connect_ranks(info, hardware, values, problem, CHANGED)
         except ConfigError as error:
-            said[rank] = str(error)
+            printed[rank] = str(error)
 
     threads = [threading.Thread(target=come, args=(rank,)) for rank in range(len(words))]
     for thread in threads:
@@ -125,47 +125,47 @@ def meet(*words: tuple[dict[str, Any], ConfigError | None], wait: float = 60) ->
     for thread in threads:
         thread.join()
     assert not dist.is_initialized()
-    return said
+    return printed
 
 
-@pytest.mark.usefixtures("meeting")
-def test_all_are_told_who_has_another_configuration() -> None:
+@pytest.mark.usefixtures("rendezvous_point")
+def test_all_are_given_who_has_another_configuration() -> None:
     one = {"seed": 1, "dataset": {"root": "/disk0/kadid"}, "run_dir": "a"}
     two = {"seed": 2, "dataset": {"root": "/disk1/kadid"}, "run_dir": "b"}
-    said = meet((one, None), (two, None))
-    assert said[0] == said[1]
-    assert said[0].splitlines() == [
+    printed = meet((one, None), (two, None))
+    assert printed[0] == printed[1]
+    assert printed[0].splitlines() == [
         "process 1 has another configuration than process 0 (0 -> 1):",
         "  seed: 1 -> 2",
         "start all with the same command",
     ]
 
 
-@pytest.mark.usefixtures("meeting")
-def test_the_first_is_told_of_anothers_problem() -> None:
+@pytest.mark.usefixtures("rendezvous_point")
+def test_the_first_is_given_of_anothers_problem() -> None:
     problem = ConfigError(["hardware.accelerator=gpu: PyTorch finds no CUDA device"])
-    said = meet(({"seed": 1}, None), ({"seed": 1}, problem))
-    assert said[0] == "process 1: hardware.accelerator=gpu: PyTorch finds no CUDA device"
+    printed = meet(({"seed": 1}, None), ({"seed": 1}, problem))
+    assert printed[0] == "process 1: hardware.accelerator=gpu: PyTorch finds no CUDA device"
 
 
-@pytest.mark.usefixtures("meeting")
+@pytest.mark.usefixtures("rendezvous_point")
 def test_a_process_that_does_not_come() -> None:
-    (said,) = meet(({"seed": 1}, None), wait=1)
-    assert said.startswith("rank 1 of 2 processes did not come to 127.0.0.1:")
-    assert "within hardware.rendezvous_seconds=1;" in said
+    (printed,) = meet(({"seed": 1}, None), wait=1)
+    assert printed.startswith("rank 1 of 2 processes did not come to 127.0.0.1:")
+    assert "within hardware.rendezvous_seconds=1;" in printed
 
 
-@pytest.mark.usefixtures("meeting")
-def test_a_meeting_point_that_nobody_keeps() -> None:
-    assert refused_meeting(1) == "Connection refused"
+@pytest.mark.usefixtures("rendezvous_point")
+def test_a_rendezvous_that_nobody_keeps() -> None:
+    assert refused_rendezvous(1) == "Connection refused"
 
 
-@pytest.mark.usefixtures("meeting")
+@pytest.mark.usefixtures("rendezvous_point")
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
-def test_a_meeting_point_that_is_another_program(
+def test_a_rendezvous_that_is_another_program(
     monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
-    monkeypatch.setattr(rendezvous, "_SPEAK_SECONDS", 0.0)
+    monkeypatch.setattr(rendezvous, "_REPORT_SECONDS", 0.0)
     with ExitStack() as opened:
         listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
         monkeypatch.setenv("MASTER_PORT", str(listener.getsockname()[1]))
@@ -177,20 +177,20 @@ def test_a_meeting_point_that_is_another_program(
                     connection.sendall(answer)
 
         threading.Thread(target=serve, daemon=True).start()
-        assert refused_meeting(1).startswith("what listens there is another program")
+        assert refused_rendezvous(1).startswith("what listens there is another program")
         # The first would keep it itself.
-        assert refused_meeting(0) == "another program has this port"
+        assert refused_rendezvous(0) == "another program has this port"
 
 
-def refused_meeting(rank: int) -> str:
-    """Why a process cannot use its meeting point."""
+def refused_rendezvous(rank: int) -> str:
+    """Why a process cannot use its rendezvous."""
     hardware = HardwareConfig(accelerator="cpu", rendezvous_seconds=1)
     with pytest.raises(NotMetError) as refused:
         connect_ranks(RankInfo(rank, 2, rank, 2, None, True), hardware, {}, None, CHANGED)
     (problem,) = refused.value.problems
     place, _, reason = problem.partition(" (MASTER_ADDR, MASTER_PORT) within hardware.")
     assert place == (
-        f"process {rank} of 2 cannot use the meeting point 127.0.0.1:{os.environ['MASTER_PORT']}"
+        f"process {rank} of 2 cannot use the rendezvous 127.0.0.1:{os.environ['MASTER_PORT']}"
     )
     return reason.partition(": ")[2].partition("; give all")[0]
 
@@ -215,7 +215,7 @@ exit_process(75)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("meeting")
+@pytest.mark.usefixtures("rendezvous_point")
 def test_a_stopped_process_waits_for_the_first_and_is_not_ended_meanwhile() -> None:
     first, other = (
         subprocess.Popen(
@@ -235,7 +235,7 @@ def test_a_stopped_process_waits_for_the_first_and_is_not_ended_meanwhile() -> N
     assert (first.wait(20), other.wait(20)) == (75, 75)
 
 
-def test_the_first_of_several_that_fail_tells_the_launcher(tmp_path: Path) -> None:
+def test_the_first_of_several_that_fail_reports_the_launcher(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     for rank in (1, 0):
         assert not report_once(RankInfo(rank, 2, rank, 2, report, True), f"by {rank}", 2)
@@ -245,7 +245,7 @@ def test_the_first_of_several_that_fail_tells_the_launcher(tmp_path: Path) -> No
     assert report_once(RankInfo(), "alone", 2)
 
 
-@pytest.mark.usefixtures("meeting")
+@pytest.mark.usefixtures("rendezvous_point")
 def test_under_another_launcher_one_of_several_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_PORT", str(store.port))

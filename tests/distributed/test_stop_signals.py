@@ -70,8 +70,8 @@ def test_a_closed_terminal_may_send_sighup_twice_and_a_second_sigterm_ends_at_on
 
 
 def test_a_loader_worker_ends_by_sigterm_and_leaves_sighup_to_its_parent() -> None:
-    code, said = outcome("", "print(worker(signal.SIGHUP), worker(signal.SIGTERM))")
-    assert (code, said) == (0, [f"7 {-signal.SIGTERM}"])
+    code, printed = outcome("", "print(worker(signal.SIGHUP), worker(signal.SIGTERM))")
+    assert (code, printed) == (0, [f"7 {-signal.SIGTERM}"])
 
 
 @pytest.fixture

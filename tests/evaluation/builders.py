@@ -35,7 +35,7 @@ def predictions(
         mos=np.asarray(mos, dtype=float),
         scores=array,
         valid=np.isfinite(array),
-        well_formed=np.isfinite(array),
+        format_compliant=np.isfinite(array),
         texts=tuple(
             tuple(f"<think>noise {v:.2f}</think><answer>{v:.2f}</answer>" for v in row)
             for row in array

@@ -38,7 +38,7 @@ def scored(batch: PlannedBatch, number: int) -> Predictions:
         mos=rng.uniform(1, 5, n),
         scores=scores,
         valid=np.isfinite(scores),
-        well_formed=np.isfinite(scores),
+        format_compliant=np.isfinite(scores),
         texts=tuple(("line\nbreak", "x" * 2000) for _ in range(n)),
     )
 

@@ -46,11 +46,11 @@ SMALL = (
     "model=tiny",
     "mode.samples=2",
     "mode.sampling.max_new_tokens=24",
-    "loader.images_per_batch=4",
+    "loader.batch_size=4",
     "loader.workers=0",
     "hardware.threads=1",
     "logger=none",
-    "figures.bootstrap_draws=0",
+    "statistics.bootstrap_draws=0",
     "report.plots=false",
     "report.worst=0",
 )
@@ -142,7 +142,7 @@ def test_from_predictions(run: Command, tmp_path: Path) -> None:  # noqa: F811
     table = write_table(tmp_path / "livec.csv", 1)
     found = run(
         main, "experiment=eval_from_predictions", f"predictions={table}", "logger=none",
-        "run_dir=out", "figures.bootstrap_draws=100",
+        "run_dir=out", "statistics.bootstrap_draws=100",
     )  # fmt: skip
     assert found.code == 0, found.err
     assert found.out.strip().splitlines()[-1] == "out"
@@ -183,11 +183,11 @@ def test_an_evaluations_own_folder_takes_the_same_again(
     tmp_path: Path,
 ) -> None:
     table, other = (write_table(tmp_path / f"{n}.csv", n) for n in (1, 2))
-    options = ("logger=none", "figures.bootstrap_draws=0", "report.plots=false", "run_dir=out")
+    options = ("logger=none", "statistics.bootstrap_draws=0", "report.plots=false", "run_dir=out")
     first = run(main, f"predictions={table}", *options)
     assert first.code == 0, first.err
     # Other curves and draws are no other evaluation.
-    again = run(main, f"predictions={table}", *options, "figures.curves=[logistic4]")
+    again = run(main, f"predictions={table}", *options, "statistics.curves=[logistic4]")
     assert again.code == 0, again.err
     summary = (tmp_path / "out/summary.json").read_bytes()
     for arguments, words in (
@@ -245,7 +245,7 @@ def test_comparing_two_files(run: Command, tmp_path: Path) -> None:  # noqa: F81
         (["mode.sampling.temperature=0"], "raise the temperature, or choose mode=greedy"),
         (["prompt=describe"], "it asks for no score"),
         (["mode.samples=two"], "mode.samples"),
-        (["figures.level=2"], "figures.level"),
+        (["statistics.level=2"], "statistics.level"),
         (["model.run=best"], "no MLflow database"),
         (["dataset=kadid"], "dataset.root"),
         # Every missing folder at once, before a model is looked for.
@@ -279,7 +279,7 @@ def test_labels_of_a_part(run: Command, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "scores.csv").write_text("\n".join(["image,score", *scores]) + "\n")
     arguments = (
         "predictions=scores.csv", "labels=dataset", "dataset=kadid", f"dataset.root={root}",
-        "dataset.split.by=reference", "logger=none", "figures.bootstrap_draws=0",
+        "dataset.split.by=reference", "logger=none", "statistics.bootstrap_draws=0",
         "report.plots=false",
     )  # fmt: skip
     images = {}
@@ -314,29 +314,29 @@ def test_a_run_that_breaks_off_is_closed(
         raise errors.pop()
 
     monkeypatch.setattr("vqr1.evaluation.run.open_run_log", opened)
-    monkeypatch.setattr("vqr1.evaluation.outcome.write_outcome", broken)
+    monkeypatch.setattr("vqr1.evaluation.report_writer.write_outcome", broken)
     errors: list[BaseException] = [KeyboardInterrupt(), OSError("disk full")]
     arguments = (
         f"predictions={write_table(tmp_path / 'livec.csv', 1)}", "logger=none", "run_dir=out",
-        "figures.bootstrap_draws=0",
+        "statistics.bootstrap_draws=0",
     )  # fmt: skip
     with pytest.raises(OSError, match="disk full"):
         run(main, *arguments)
     stopped = run(main, *arguments)
     assert stopped.code == 75
     assert stopped.err.splitlines()[-1] == (
-        "stopped by SIGINT; the same command with run_dir=out goes on"
+        "stopped by SIGINT; the same command with run_dir=out continues"
     )
     assert statuses == ["FAILED", "KILLED"]
 
 
 @pytest.mark.slow
-def test_a_model_is_judged_and_its_predictions_judged_again(
+def test_a_model_is_evaluated_and_its_predictions_evaluated_again(
     run: Command,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     root = write_kadid(tmp_path / "kadid", references=3)
-    (root / "images/I02_01_03.png").write_bytes(b"no picture")
+    (root / "images/I02_01_03.png").write_bytes(b"no image")
     arguments = [
         *SMALL, f"dataset.root={root}", "run_dir=out", "dataset.on_bad_image=skip",
         "dataset.max_bad_share=0.2",
@@ -345,9 +345,9 @@ def test_a_model_is_judged_and_its_predictions_judged_again(
     assert first.code == 0, first.err
     content = (tmp_path / "out/predictions.csv").read_bytes()
     assert content.count(b'"kadid"') == 11 * 2
-    assert "1 images were left out" in first.out
+    assert "1 images were excluded" in first.out
     assert json.loads((tmp_path / "out/summary.json").read_text())["skipped"] == {"kadid": 1}
-    again = run(main, *arguments, "figures.bootstrap_draws=5")
+    again = run(main, *arguments, "statistics.bootstrap_draws=5")
     assert "already scored" in again.out
     assert (tmp_path / "out/predictions.csv").read_bytes() == content
     # The count does not depend on having met the image in this start.
@@ -393,7 +393,7 @@ def test_two_processes_and_a_killed_one_give_the_same_file(
 ) -> None:
     """Only what must be a process of its own is one: the killed one, and those at once."""
     root = write_kadid(tmp_path / "kadid", references=3)
-    tiny = ("loader.images_per_batch=1", "mode.sampling.max_new_tokens=2")
+    tiny = ("loader.batch_size=1", "mode.sampling.max_new_tokens=2")
     store = new_database(tmp_path / "mlflow.db")
     launched = start_process(
         tmp_path / "launched", root, *tiny, "logger=mlflow",
@@ -441,7 +441,7 @@ def test_two_processes_and_a_killed_one_give_the_same_file(
     ).read_text()
 
 
-def test_a_launchers_other_processes_judge_no_file(
+def test_a_launchers_other_processes_evaluate_no_file(
     run: Command,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -14,8 +14,8 @@ from tests.evaluation.builders import predictions
 from vqr1.cli.evaluate import main
 from vqr1.errors import DataError
 from vqr1.evaluation.compare_settings import compare_settings, settings_tables, settings_values
-from vqr1.evaluation.figures import FigureOptions
 from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.set_metrics import MetricOptions
 from vqr1.evaluation.summary import set_seed
 from vqr1.iqa.bootstrap import bootstrap_draws, interval_of_draws
 from vqr1.iqa.correlation import srcc
@@ -23,7 +23,7 @@ from vqr1.sweeps.folder import OUTCOME_FILE, Attempt, SweepFolder, SweepRecord, 
 from vqr1.sweeps.jobs import SweepJob
 from vqr1.training.prediction_cache import write_predictions
 
-FAST = FigureOptions(draws=200)
+FAST = MetricOptions(draws=200)
 NOISE = {"reward=mse": (0.5, 0.6), "reward=margin": (2.0, 1.5)}
 """By setting the noise of two seeds."""
 
@@ -87,7 +87,7 @@ def test_images_without_a_score_count_for_no_setting() -> None:
 def test_runs_on_other_images_are_refused() -> None:
     settings = sweep_predictions()
     settings["reward=margin"]["2"] = settings["reward=margin"]["2"].rows(np.arange(50))
-    with pytest.raises(DataError, match="reward=margin, seed 2 judged different images"):
+    with pytest.raises(DataError, match="reward=margin, seed 2 evaluated different images"):
         compare_settings(settings, FAST)
 
 

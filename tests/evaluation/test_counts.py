@@ -13,10 +13,8 @@ from rich.console import Console
 
 from tests.evaluation.builders import predictions
 from vqr1.config import ReportConfig
-from vqr1.evaluation.compare import JudgedRun, compare_runs
+from vqr1.evaluation.compare import EvaluatedRun, compare_runs
 from vqr1.evaluation.compare_report import comparison_tables, comparison_values
-from vqr1.evaluation.figures import FigureOptions, set_figures
-from vqr1.evaluation.outcome import write_outcome
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.report import (
     Evaluation,
@@ -25,17 +23,19 @@ from vqr1.evaluation.report import (
     main_table,
 )
 from vqr1.evaluation.report_values import json_values, metric_values, summary_values
+from vqr1.evaluation.report_writer import write_outcome
+from vqr1.evaluation.set_metrics import MetricOptions, set_metrics
 from vqr1.evaluation.summary import paired_gain, set_seed, summarise
 from vqr1.evaluation.tables import Table, to_latex, to_markdown, to_rich
 from vqr1.iqa.bootstrap import bootstrap_draws
 from vqr1.iqa.correlation import srcc
 from vqr1.tracking import RunLog
 
-NONE = FigureOptions(curves=(), draws=0)
+NONE = MetricOptions(curves=(), draws=0)
 
 
-def evaluation(options: FigureOptions, *parts: Predictions) -> Evaluation:
-    return Evaluation("model, mode", tuple(set_figures(p, options) for p in parts), options)
+def evaluation(options: MetricOptions, *parts: Predictions) -> Evaluation:
+    return Evaluation("model, mode", tuple(set_metrics(p, options) for p in parts), options)
 
 
 def printed(table: Table) -> str:
@@ -64,11 +64,11 @@ def test_a_mean_per_reference_states_the_references_it_lacks(tmp_path: Path) -> 
     assert means is not None
     # SRCC of three images: 1 - 6 sum d^2 / 24: 1, .5, -1, 1, .5; mean 2 / 5.
     assert means.srcc.value == pytest.approx(0.4)
-    assert (means.references, means.left_out, means.total) == (5, 19, 24)
+    assert (means.references, means.excluded, means.total) == (5, 19, 24)
     assert means.reasons == {"all predictions are equal": 19}
 
     words = (
-        "over 5 of 24 references; 19 have no correlation and are left out (19: all predictions are "
+        "over 5 of 24 references; 19 have no correlation and are excluded (19: all predictions are "
         "equal)"
     )
     short = main_table(found, detailed=False)
@@ -77,20 +77,20 @@ def test_a_mean_per_reference_states_the_references_it_lacks(tmp_path: Path) -> 
         assert "5/24 ref." in text
     write_outcome(found, rows, ReportConfig(plots=False, worst=0), RunLog(tmp_path), None)
     # A CSV file has no notes: the row itself states it.
-    lines = list(csv.DictReader(io.StringIO((tmp_path / "tables/figures.csv").read_text())))
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "tables/metrics.csv").read_text())))
     assert (lines[1]["scored"], lines[1]["remarks"]) == ("5/24 ref.", words)
     assert words in (tmp_path / "report.md").read_text()
 
     values = json.loads((tmp_path / "metrics.json").read_text())["sets"]["sriqa"]["per_reference"]
-    assert (values["references"], values["left_out"]) == (5, 19)
+    assert (values["references"], values["excluded"]) == (5, 19)
     assert values["reasons"] == means.reasons
     summary = summary_values(found, found.sets[0].srcc, {})["sets"]["sriqa"]["per_reference"]
     assert summary == {
-        "srcc": pytest.approx(0.4), "references": 5, "left_out": 19, "reasons": means.reasons,
+        "srcc": pytest.approx(0.4), "references": 5, "excluded": 19, "reasons": means.reasons,
     }  # fmt: skip
     logged = metric_values(found)
     assert logged["eval/sriqa/references"] == 5
-    assert logged["eval/sriqa/references_left_out"] == 19
+    assert logged["eval/sriqa/references_excluded"] == 19
 
 
 def test_references_without_any_score_are_missing_too() -> None:
@@ -99,20 +99,20 @@ def test_references_without_any_score_are_missing_too() -> None:
     scores = [1, 2, 3, nan, nan, nan, 1, 2, 1, 2, nan]
     mos = [1, 2, 3, 1, 2, 3, 1, 2, 1, 2, 3]
     references = ["A"] * 3 + ["B"] * 3 + ["C"] * 2 + ["D"] * 3
-    means = set_figures(predictions(scores, mos, references=references), NONE).per_reference
+    means = set_metrics(predictions(scores, mos, references=references), NONE).per_reference
     assert means is not None
     assert (means.srcc.value, means.references, means.total) == (1.0, 1, 4)
     assert means.reasons == {"fewer than 3 images with a score": 3}
-    # Nothing is left to average; the count says so all the same.
+    # Nothing is left to average; the count reports it all the same.
     alone = predictions([1, nan, 2, nan], [1, 2, 1, 2], references=["A", "A", "B", "B"])
-    none = set_figures(alone, NONE).per_reference
+    none = set_metrics(alone, NONE).per_reference
     assert none is not None
-    assert (none.references, none.left_out) == (0, 2)
+    assert (none.references, none.excluded) == (0, 2)
 
 
 def test_images_without_a_reference_are_the_reason_why_there_is_no_mean() -> None:
     rows = predictions([1, 2, 3], [1, 2, 3], references=["A", "A", None])  # type: ignore[list-item]
-    found = set_figures(rows, NONE)
+    found = set_metrics(rows, NONE)
     assert found.per_reference is None
     assert "no means per reference: 1 of 3 images have no reference" in found.warnings
 
@@ -130,10 +130,10 @@ def test_rows_of_distortions_count_the_images_they_lack() -> None:
     assert table.notes == (
         "jpeg: all predictions are equal",
         "lost: 0 images, at least 3 are needed",
-        "1 of 10 images have no distortion and are left out",
+        "1 of 10 images have no distortion and are excluded",
     )
     values = json_values(found)["sets"]["demo"]["distortions"]
-    assert (values["blur"]["images"], values["blur"]["left_out"]) == (4, 1)
+    assert (values["blur"]["images"], values["blur"]["excluded"]) == (4, 1)
 
 
 def test_calibration_states_its_images() -> None:
@@ -142,20 +142,20 @@ def test_calibration_states_its_images() -> None:
     answers = mos[:, None] + rng.normal(0, 0.5, (60, 3))
     answers[:4, 1:] = np.nan
     answers[4] = np.nan
-    options = FigureOptions(draws=0)
+    options = MetricOptions(draws=0)
     found = evaluation(options, predictions(answers, mos))
     (table,) = calibration_tables(found)
     assert "over 55 of 60 images" in table.title
-    assert table.notes == ("5 images are left out: fewer than two valid answers, or no score",)
+    assert table.notes == ("5 images are excluded: fewer than two valid answers, or no score",)
     values = json_values(found)["sets"]["demo"]
-    assert (values["calibration"]["images"], values["calibration"]["left_out"]) == (55, 5)
+    assert (values["calibration"]["images"], values["calibration"]["excluded"]) == (55, 5)
     assert values["score_std_images"] == 55
     assert summarise(predictions(answers, mos), draws=0).n_std == 55
 
 
 def test_draws_without_the_metric_are_counted() -> None:
     scores, mos = [1, 1, 1, 2, 2, 2], [1, 2, 3, 4, 5, 6]
-    options = FigureOptions(curves=(), draws=1000)
+    options = MetricOptions(curves=(), draws=1000)
     rows = predictions(scores, mos)
     drawn = bootstrap_draws(srcc, scores, mos, draws=1000, seed=set_seed(0, "demo"))
     lost = int(np.isnan(drawn).sum())
@@ -165,12 +165,12 @@ def test_draws_without_the_metric_are_counted() -> None:
     interval = found.sets[0].srcc.interval
     assert (interval.draws, interval.lost) == (1000, lost)
     words = (
-        f"demo: {lost} of 1000 bootstrap draws have no SRCC, KRCC, PLCC and are left out of the "
+        f"demo: {lost} of 1000 bootstrap draws have no SRCC, KRCC, PLCC and are excluded from the "
         "intervals"
     )
     assert words in main_table(found, detailed=False).notes
     values = json_values(found)["sets"]["demo"]["srcc"]
-    assert (values["draws"], values["draws_left_out"]) == (1000, lost)
+    assert (values["draws"], values["draws_excluded"]) == (1000, lost)
 
 
 def test_a_mean_over_sets_names_their_number_and_what_is_missing() -> None:
@@ -188,18 +188,18 @@ def test_a_gain_counts_the_images_that_one_side_did_not_score() -> None:
     gain = paired_gain(
         predictions([1, 2, 3, np.nan, 5], mos), predictions([1, np.nan, 3, 4, 5], mos), draws=0
     )
-    assert (gain.n, gain.left_out) == (3, 2)
+    assert (gain.n, gain.excluded) == (3, 2)
 
 
-def test_a_comparison_says_which_run_lacks_scores() -> None:
+def test_a_comparison_states_which_run_lacks_scores() -> None:
     mos = np.arange(10.0)
     first, second = mos.copy(), mos[::-1].copy()
     first[0] = second[1] = second[2] = np.nan
-    runs = [JudgedRun("a", predictions(first, mos)), JudgedRun("b", predictions(second, mos))]
+    runs = [EvaluatedRun("a", predictions(first, mos)), EvaluatedRun("b", predictions(second, mos))]
     found = compare_runs(runs, NONE)
     table, _ = comparison_tables(found, NONE, runs)
     assert table.title == (
-        "SRCC by run. demo, 7 images scored by all runs of 10 (3 left out: 1 without a score from "
+        "SRCC by run. demo, 7 images scored by all runs of 10 (3 excluded: 1 without a score from "
         "a, 2 without a score from b)"
     )
     assert comparison_values(found)["demo"]["unscored"] == {"a": 1, "b": 2}  # type: ignore[index]

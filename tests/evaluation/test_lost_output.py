@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 EVALUATION = (
     "dataset=demo", "dataset.max_images=40", "part=all", "mode.samples=2",
-    "loader.images_per_batch=1", "loader.workers=0", "figures.bootstrap_draws=20",
+    "loader.batch_size=1", "loader.workers=0", "statistics.bootstrap_draws=20",
     "hardware.threads=1", "run_dir=out", "report.worst=0",
 )  # fmt: skip
 MODULE = "vqr1.cli.evaluate"
@@ -63,16 +63,16 @@ def test_a_signal_keeps_what_is_scored(
     assert process.pid is not None
     os.kill(process.pid, number)
     process.join(60)
-    said = (tmp_path / "output.txt").read_text()
-    assert process.exitcode == 75, said
-    assert said.splitlines()[-1] == (
-        f"stopped by {number.name}; the same command with run_dir=out goes on"
+    printed = (tmp_path / "output.txt").read_text()
+    assert process.exitcode == 75, printed
+    assert printed.splitlines()[-1] == (
+        f"stopped by {number.name}; the same command with run_dir=out continues"
     )
     again = lost_output.start(MODULE, str(tmp_path), None, *EVALUATION)
     again.join(300)
-    said = (tmp_path / "output.txt").read_text()
-    assert again.exitcode == 0, said
-    assert "continuing: " in said
+    printed = (tmp_path / "output.txt").read_text()
+    assert again.exitcode == 0, printed
+    assert "continuing: " in printed
     assert pd.read_csv(tmp_path / "out/predictions.csv").equals(whole)
 
 

@@ -9,7 +9,6 @@ import pytest
 from tests.evaluation.builders import predictions
 from vqr1.config.metrics import MetricConfig
 from vqr1.errors import ConfigError
-from vqr1.evaluation.figures import FigureOptions, set_figures
 from vqr1.evaluation.metrics import (
     FITTED,
     METRICS,
@@ -25,6 +24,7 @@ from vqr1.evaluation.metrics import (
 from vqr1.evaluation.predictions import concatenate
 from vqr1.evaluation.report import Evaluation, main_table
 from vqr1.evaluation.report_values import json_values, metric_values
+from vqr1.evaluation.set_metrics import MetricOptions, set_metrics
 from vqr1.evaluation.summary import summarise
 from vqr1.sweeps.results import JobResult
 from vqr1.sweeps.summary import best_of
@@ -61,8 +61,8 @@ def test_a_metric_of_ones_own_by_hand() -> None:
 
 def test_it_stands_in_tables_files_and_logs() -> None:
     metrics = metrics_of({"error": own(), "flat": own(label=None, interval=False)})
-    options = FigureOptions(draws=50, metrics=metrics)
-    evaluation = Evaluation("caption", (set_figures(ROWS, options),), options)
+    options = MetricOptions(draws=50, metrics=metrics)
+    evaluation = Evaluation("caption", (set_metrics(ROWS, options),), options)
     table = main_table(evaluation, detailed=True)
     row = dict(zip(table.columns, table.rows[0], strict=True))
     assert row["mean error"].startswith("1.000 [")
@@ -71,7 +71,7 @@ def test_it_stands_in_tables_files_and_logs() -> None:
     assert metric_values(evaluation)[f"eval/{dataset}/error"] == pytest.approx(1.0)
     assert json_values(evaluation)["sets"][dataset]["error"]["value"] == pytest.approx(1.0)
     # Metrics that have a mean over sets come first.
-    names = list(evaluation.all_figures(evaluation.sets[0]))
+    names = list(evaluation.all_metrics(evaluation.sets[0]))
     assert names == [
         "srcc", "krcc", "plcc", "plcc_logistic4", "plcc_logistic5", "error", "flat",
         "rmse_logistic4", "rmse_logistic5",
@@ -88,7 +88,7 @@ def test_a_metric_in_units_of_mos_has_no_mean_over_sets() -> None:
     assert summarise(two, draws=0, metrics=meant).metrics["error"].value == pytest.approx(0.7)
 
 
-def test_a_metric_that_is_no_number_says_so() -> None:
+def test_a_metric_that_is_no_number_reports_it() -> None:
     entry = own(_target_=f"{__name__}.undefined")
     found = summarise(ROWS, draws=0, metrics=metrics_of({"gone": entry})).metrics["gone"]
     assert math.isnan(found.value)

@@ -134,7 +134,7 @@ def test_rows_of_other_images_are_refused(tmp_path: Path) -> None:
         merge(tmp_path, PLAN[:1], ".csv")
 
 
-def test_the_digest_tells_names_and_their_order_not_the_batches() -> None:
+def test_the_digest_reports_names_and_their_order_not_the_batches() -> None:
     def digest(*batches: tuple[str, ...]) -> str:
         return plan_digest([PlannedBatch("demo", batch) for batch in batches], "demo")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vqr1.config import DatasetConfig, PredictionColumns, SplitConfig
 from vqr1.errors import DataError
-from vqr1.evaluation.labels import EvalPart, label_tables
+from vqr1.evaluation.labels import EvalSplit, label_tables
 from vqr1.evaluation.prediction_file import (
     PredictionStream,
     read_predictions,
@@ -40,7 +40,7 @@ def make(
         mos=np.linspace(1, 5, n),
         scores=array,
         valid=np.isfinite(array),
-        well_formed=np.isfinite(array),
+        format_compliant=np.isfinite(array),
         texts=tuple(tuple(row) for row in texts),
         references=tuple(f"I{i // 2}" for i in range(n)),
         distortions=tuple("blur" if i % 2 else None for i in range(n)),
@@ -51,7 +51,7 @@ def make(
 def assert_equal(first: Predictions, second: Predictions) -> None:
     for name in ("images", "datasets", "texts", "references", "distortions"):
         assert getattr(first, name) == getattr(second, name), name
-    for name in ("index", "mos", "scores", "valid", "well_formed", "lost"):
+    for name in ("index", "mos", "scores", "valid", "format_compliant", "lost"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), name)
 
 
@@ -79,7 +79,7 @@ def test_a_stream_gives_the_same_file(tmp_path: Path) -> None:
     assert_equal(read_predictions(tmp_path / "partial.csv"), predictions)
 
 
-def test_a_file_without_the_column_lost_goes_on_without_it(tmp_path: Path) -> None:
+def test_a_file_without_the_column_lost_continues_without_it(tmp_path: Path) -> None:
     path = tmp_path / "partial.csv"
     predictions = make([["a"], ["b"]], [[1.0], [2.0]])
     stream = PredictionStream(path)
@@ -153,7 +153,7 @@ def test_other_columns_and_directions(tmp_path: Path) -> None:
             "image,score,mos,sample\na,1,1,0\na,1,1,1\nb,1,1,0\n",
             "1 images have fewer than 2 answers: b;",
         ),
-        ("image,score,mos,sample\na,1,1,0\na,1,2,1\n", "image 'a' has two opinion scores"),
+        ("image,score,mos,sample\na,1,1,0\na,1,2,1\n", "image 'a' has two MOS"),
         ("image,score,mos\n", "no rows"),
         ("", "the file is empty"),
         # Decimal commas without quotes: the old reader took the first column for row names.
@@ -171,7 +171,10 @@ def test_other_columns_and_directions(tmp_path: Path) -> None:
         ("image,score,mos\na,1,nan\n", "mos 'nan' of image 'a': must be a number"),
         ("image,score,mos\n,1,2\n", ":2: no image name in this row"),
         ('image,score,mos\na,1,2\n"b,3,4\nc,5,6\n', ":3: not readable as CSV (unexpected end"),
-        ("image,score,mos,well_formed\na,1,2,maybe\n", ":2: well_formed 'maybe' of image 'a'"),
+        (
+            "image,score,mos,format_compliant\na,1,2,maybe\n",
+            ":2: format_compliant 'maybe' of image 'a'",
+        ),
     ],
 )
 def test_refused_with_the_line(tmp_path: Path, content: str, message: str) -> None:
@@ -220,7 +223,7 @@ def labels(images: list[str]) -> pd.DataFrame:
     )
 
 
-def test_opinion_scores_from_labels(tmp_path: Path) -> None:
+def test_mos_from_labels(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_text("image,score\nb,2\na,1\n")
     found = read_predictions(path, labels={"livec": labels(["a", "b"])})
@@ -230,10 +233,10 @@ def test_opinion_scores_from_labels(tmp_path: Path) -> None:
     assert set(found.datasets) == {"livec"}
 
 
-def test_only_the_judged_labels_need_predictions(tmp_path: Path) -> None:
+def test_only_the_evaluated_labels_need_predictions(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_text("image,score\nd,4\nb,2\na,1\n")
-    table = labels(["a", "b", "c", "d"]).assign(judged=[True, False, False, True])
+    table = labels(["a", "b", "c", "d"]).assign(evaluated=[True, False, False, True])
     found = read_predictions(path, labels={"livec": table})
     assert found.images == ("d", "a")
     np.testing.assert_array_equal(found.mos, [4, 1])
@@ -256,19 +259,19 @@ def test_label_tables_know_the_part(tmp_path: Path) -> None:
         split=SplitConfig(by="files", files={"train": "train.txt", "test": "test.txt"}),
     )
 
-    def judged(part: EvalPart, dataset: DatasetConfig = config) -> list[str]:
+    def evaluated(part: EvalSplit, dataset: DatasetConfig = config) -> list[str]:
         table = label_tables(dataset, part)["csv"]
         assert len(table) == 10
-        return table["image"][table["judged"]].tolist()
+        return table["image"][table["evaluated"]].tolist()
 
-    assert judged("test") == ["3.png", "7.png"]
-    assert judged("train") == ["1.png"]
-    assert judged("all") == names
+    assert evaluated("test") == ["3.png", "7.png"]
+    assert evaluated("train") == ["1.png"]
+    assert evaluated("all") == names
     # `printf 0:test:9.png | sha256sum` gives 2321ce81..., 7.png 2496ada8..., 8.png 35006175...
-    assert judged("all", replace(config, max_images=2)) == ["7.png", "9.png"]
-    assert judged("all", replace(config, max_images=3)) == ["7.png", "8.png", "9.png"]
+    assert evaluated("all", replace(config, max_images=2)) == ["7.png", "9.png"]
+    assert evaluated("all", replace(config, max_images=3)) == ["7.png", "8.png", "9.png"]
     with pytest.raises(DataError, match=r"dataset\.split: no val images"):
-        judged("val")
+        evaluated("val")
 
 
 def test_labels_that_do_not_match(tmp_path: Path) -> None:

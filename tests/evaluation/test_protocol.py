@@ -1,4 +1,4 @@
-"""From answers to scores to figures, with answers written by hand."""
+"""From answers to scores to metrics, with answers written by hand."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_answers_become_scores() -> None:
     assert found.images == ("a", "b", "c", "d")
     np.testing.assert_array_equal(found.scores, [[3, 4], [np.nan, 2], [np.nan, np.nan], [5, 1]])
     np.testing.assert_array_equal(found.valid, [[1, 1], [0, 1], [0, 0], [1, 1]])
-    np.testing.assert_array_equal(found.well_formed, [[1, 1], [1, 1], [1, 0], [0, 1]])
+    np.testing.assert_array_equal(found.format_compliant, [[1, 1], [1, 1], [1, 0], [0, 1]])
     np.testing.assert_array_equal(found.mos, [1, 2, 3, 4])
     assert seen == [3, 1]
     assert engine.calls == [(2, REQUEST.sampling, 5)] * 2
@@ -51,7 +51,7 @@ def test_answers_become_scores() -> None:
     np.testing.assert_allclose(found.score_std(), [math.sqrt(0.5), np.nan, np.nan, math.sqrt(8)])
 
 
-def test_images_without_a_score_are_left_out_and_counted() -> None:
+def test_images_without_a_score_are_excluded_and_counted() -> None:
     # Without image 2 the ranks agree: 1. Any number in its place would change that.
     found = summarise(
         predictions([[1, 1], [2, 2], [np.nan, np.nan], [3, np.nan]], [1, 2, 0, 4]), draws=0
@@ -67,7 +67,7 @@ def test_images_without_a_score_are_left_out_and_counted() -> None:
     assert (strict.srcc, strict.n_scored) == (pytest.approx(1.0), 3)
 
 
-def test_a_set_without_figures_says_why() -> None:
+def test_a_set_without_metrics_states_why() -> None:
     found = summarise(predictions([2.0, 2, 2, 2], [1, 2, 3, 4]), draws=100)
     assert math.isnan(found.srcc)
     assert found.reasons["srcc"] == "all predictions are equal"
@@ -125,6 +125,6 @@ def test_replies_without_a_text_and_with_an_error() -> None:
     np.testing.assert_array_equal(found.scores[:, 0], [2.5, 4.0, np.nan, np.nan])
     np.testing.assert_array_equal(found.valid[:, 0], [True, True, False, False])
     # The form of an answer that was not generated was given; an error has none.
-    np.testing.assert_array_equal(found.well_formed[:, 0], [True, True, False, False])
+    np.testing.assert_array_equal(found.format_compliant[:, 0], [True, True, False, False])
     np.testing.assert_array_equal(found.lost, [0.125, 0.25, np.nan, np.nan])
     assert found.texts[1:] == (("",), ("never begins",), ("<answer>5</answer> is refused",))

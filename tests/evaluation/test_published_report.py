@@ -1,4 +1,4 @@
-"""Published figures beside ours: what their sources state, and which sets were trained on."""
+"""Published metrics beside ours: what their sources state, and which sets were trained on."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import replace
 import pytest
 
 from tests.evaluation.builders import predictions
-from vqr1.evaluation.figures import FigureOptions, SetFigures, set_figures
 from vqr1.evaluation.published import FILE, published_groups
 from vqr1.evaluation.published_report import published_tables
 from vqr1.evaluation.report import Evaluation, main_table
 from vqr1.evaluation.report_values import json_values, metric_values, summary_values
+from vqr1.evaluation.set_metrics import MetricOptions, SetMetrics, set_metrics
 from vqr1.evaluation.tables import Table, to_latex
 from vqr1.evaluation.trained_on import TrainedOn
 
-NONE = FigureOptions(curves=(), draws=0)
+NONE = MetricOptions(curves=(), draws=0)
 
 
-def figures(dataset: str, scores: list[float], **more: list[str]) -> SetFigures:
-    return set_figures(predictions(scores, list(range(len(scores))), dataset=dataset, **more), NONE)
+def metrics(dataset: str, scores: list[float], **more: list[str]) -> SetMetrics:
+    return set_metrics(predictions(scores, list(range(len(scores))), dataset=dataset, **more), NONE)
 
 
-def paper(*sets: SetFigures) -> Table:
+def paper(*sets: SetMetrics) -> Table:
     return published_tables(Evaluation("model, mode", sets, NONE))[0]
 
 
 def test_a_set_that_a_published_model_was_trained_on_is_marked() -> None:
-    table = paper(figures("spaq", [1, 2, 3, 4]), figures("deblur", [1, 2, 3, 5]))
+    table = paper(metrics("spaq", [1, 2, 3, 4]), metrics("deblur", [1, 2, 3, 5]))
     rows = {row[0]: row[1:] for row in table.rows}
     # SPAQ .913/.917, Liu13 .845/.879; (.913 + .845) / 2 = .879, (.917 + .879) / 2 = .898.
     assert rows["VisualQuality-R1, KADID-10k + SPAQ"] == (
@@ -35,11 +35,11 @@ def test_a_set_that_a_published_model_was_trained_on_is_marked() -> None:
     )  # fmt: skip
     assert rows["VisualQuality-R1"][0] == "0.875/0.878"
     assert not any("†" in cell for cell in rows["this evaluation, raw PLCC"])
-    told = "† published: the model was trained on SPAQ, so SPAQ is not a set never trained on"
-    assert any(note.startswith(told) for note in table.notes)
+    distinct = "† published: the model was trained on SPAQ, so SPAQ is not a set never trained on"
+    assert any(note.startswith(distinct) for note in table.notes)
     assert r"0.913/0.917 \dag{}" in to_latex(table)
-    # Where no marked cell is shown nothing is said of the mark.
-    assert not any("†" in note for note in paper(figures("livec", [1, 2, 3, 5])).notes)
+    # Where no marked cell is shown nothing is stated of the mark.
+    assert not any("†" in note for note in paper(metrics("livec", [1, 2, 3, 5])).notes)
 
 
 def test_what_the_sources_do_not_state_is_not_claimed() -> None:
@@ -56,10 +56,10 @@ def test_what_the_sources_do_not_state_is_not_claimed() -> None:
 
 def test_sriqa_is_given_both_ways() -> None:
     # Labels scaled within each reference: ranks within are right, 1 and 1; D is constant.
-    sriqa = figures(
+    sriqa = metrics(
         "sriqa", [5, 6, 7, 1, 2, 3, 4, 4, 4], references=["A"] * 3 + ["B"] * 3 + ["D"] * 3
     )
-    livec = figures("livec", [1, 2, 4, 3])
+    livec = metrics("livec", [1, 2, 4, 3])
     table = paper(sriqa, livec)
     whole, by_reference = table.rows[-2:]
     assert whole[0] == "this evaluation, raw PLCC"
@@ -70,14 +70,14 @@ def test_sriqa_is_given_both_ways() -> None:
     # CLIVE: 1 - 6 * 2 / 60 = .8; mean (1 + .8) / 2.
     assert by_reference[1:] == ("1.000/1.000", "0.800/0.800", "0.900/0.900")
     assert (
-        "sriqa: whether the published figures are over the whole file or a mean per reference is "
+        "sriqa: whether the published metrics are over the whole file or a mean per reference is "
         "not stated (the labels are scaled within each reference); ours is given both ways"
     ) in table.notes
 
 
 def test_our_own_training_images_stand_beside_the_number() -> None:
-    seen = replace(figures("spaq", [1, 2, 3, 5]), trained_on=TrainedOn(4, 3, renamed=1))
-    other = replace(figures("livec", [1, 2, 3, 5]), trained_on=TrainedOn(4, 0))
+    seen = replace(metrics("spaq", [1, 2, 3, 5]), trained_on=TrainedOn(4, 3, renamed=1))
+    other = replace(metrics("livec", [1, 2, 3, 5]), trained_on=TrainedOn(4, 0))
     sentence = (
         "the model was trained on 3 of these 4 images (the same files, by SHA-256, 1 of them under "
         "another name)"
@@ -95,7 +95,7 @@ def test_our_own_training_images_stand_beside_the_number() -> None:
     assert json_values(evaluation)["sets"]["spaq"]["trained_on"] == counts
     assert summary_values(evaluation, seen.srcc, {})["sets"]["spaq"]["trained_on"] == counts
     assert metric_values(evaluation)["eval/spaq/trained_on"] == 3
-    assert json_values(Evaluation("", (figures("spaq", [1, 2, 3]),), NONE))["sets"]["spaq"][
+    assert json_values(Evaluation("", (metrics("spaq", [1, 2, 3]),), NONE))["sets"]["spaq"][
         "trained_on"
     ] is None  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Tables, values and pictures of a report."""
+"""Tables, values and images of a report."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from rich.console import Console
 
 from tests.evaluation.builders import predictions
 from vqr1.config import ReportConfig
-from vqr1.evaluation.figures import FigureOptions, set_figures
-from vqr1.evaluation.outcome import all_tables, write_outcome
 from vqr1.evaluation.predictions import Predictions, concatenate
 from vqr1.evaluation.published import published_groups
 from vqr1.evaluation.published_report import published_tables
@@ -28,13 +26,15 @@ from vqr1.evaluation.report_values import (
     summary_values,
     with_skipped,
 )
+from vqr1.evaluation.report_writer import all_tables, write_outcome
+from vqr1.evaluation.set_metrics import MetricOptions, set_metrics
 from vqr1.evaluation.tables import Table, to_csv, to_latex, to_markdown, to_rich
 from vqr1.evaluation.worst_sheet import worst_images, worst_sheet
 from vqr1.tracking import RunLog
 
 pytestmark = pytest.mark.medium
 
-OPTIONS = FigureOptions(draws=100)
+OPTIONS = MetricOptions(draws=100)
 
 
 def rows(dataset: str, seed: int, n: int = 90) -> Predictions:
@@ -51,7 +51,7 @@ def rows(dataset: str, seed: int, n: int = 90) -> Predictions:
 
 
 def evaluation(*parts: Predictions) -> Evaluation:
-    return Evaluation("model, mode", tuple(set_figures(p, OPTIONS) for p in parts), OPTIONS)
+    return Evaluation("model, mode", tuple(set_metrics(p, OPTIONS) for p in parts), OPTIONS)
 
 
 def test_main_table_holds_sets_means_and_reference_means() -> None:
@@ -79,11 +79,11 @@ def test_the_lost_probability_is_stated_with_its_number_of_images() -> None:
     # (.1 + .2 + .6) / 3 = .3, of three images; the fourth has no answer that begins.
     known = replace(part, lost=np.array([0.1, 0.2, np.nan, 0.6]))
     table = main_table(evaluation(known), detailed=True)
-    (note,) = [note for note in table.notes if "leave out" in note]
-    assert note.startswith("kadid: expected scores leave out 30.00% of the probability on average")
+    (note,) = [note for note in table.notes if "exclude" in note]
+    assert note.startswith("kadid: expected scores exclude 30.00% of the probability on average")
     assert note.endswith("60.0% at most, over 3 of 4 images")
     assert not [
-        note for note in main_table(evaluation(part), detailed=True).notes if "leave out" in note
+        note for note in main_table(evaluation(part), detailed=True).notes if "exclude" in note
     ]
 
 
@@ -104,7 +104,7 @@ def test_an_interval_that_a_mean_per_reference_lacks_is_explained() -> None:
     assert not [line for line in without.notes if "no interval" in line]
 
 
-def test_published_figures_stand_beside_ours() -> None:
+def test_published_metrics_stand_beside_ours() -> None:
     found = evaluation(rows("livec", 0), rows("koniq", 1))
     tables = published_tables(found)
     paper = tables[0]
@@ -116,12 +116,12 @@ def test_published_figures_stand_beside_ours() -> None:
     plcc = found.sets[0].metrics["plcc"].value
     assert ours[1] == f"{found.sets[0].srcc.value:.3f}/{plcc:.3f}"
     assert published_tables(evaluation(rows("nobody", 0))) == []
-    # Figures that nobody compared with their source say so under the table.
+    # Metrics that nobody compared with their source report it under the table.
     assert any("come at second hand" in note for note in tables[1].notes)
 
 
 def test_published_means_equal_those_printed_in_the_paper() -> None:
-    """Means of the eight sets as in the table that the figures come from (rounded there)."""
+    """Means of the eight sets as in the table that the metrics come from (rounded there)."""
     printed = {
         "NIQE": (0.482, 0.519),
         "BRISQUE": (0.431, 0.482),
@@ -134,7 +134,7 @@ def test_published_means_equal_those_printed_in_the_paper() -> None:
         "VisualQuality-R1, KADID-10k + SPAQ": (0.791, 0.831),
     }
     group = published_groups()[0]
-    sets = list(group.models[0].figures)
+    sets = list(group.models[0].metrics)
     assert len(sets) == 8
     for model in group.models:
         mean = model.mean(sets)
@@ -173,13 +173,13 @@ def test_the_terminal_reads_no_markup() -> None:
     assert sum(line.split() == list(cells) for line in lines) == 2
 
 
-def test_skipped_images_are_told() -> None:
-    found = set_figures(rows("livec", 0), FigureOptions(draws=0))
+def test_skipped_images_are_given() -> None:
+    found = set_metrics(rows("livec", 0), MetricOptions(draws=0))
     assert with_skipped(found, 0) == found
-    told = Evaluation("", (with_skipped(found, 3),), FigureOptions(draws=0))
-    warning = "3 images were left out: missing, empty or not decodable"
-    assert f"livec: {warning}" in main_table(told, detailed=False).notes
-    values = summary_values(told, found.srcc, {"livec": 3})
+    distinct = Evaluation("", (with_skipped(found, 3),), MetricOptions(draws=0))
+    warning = "3 images were excluded: missing, empty or not decodable"
+    assert f"livec: {warning}" in main_table(distinct, detailed=False).notes
+    values = summary_values(distinct, found.srcc, {"livec": 3})
     assert values["skipped"] == {"livec": 3}
     assert values["sets"]["livec"]["warnings"] == [warning]
     json.dumps(values, allow_nan=False)
@@ -199,7 +199,7 @@ def test_values_have_reasons_and_no_nan() -> None:
         "high": None,
         "reason": "all predictions are equal",
         "draws": 0,
-        "draws_left_out": 0,
+        "draws_excluded": 0,
     }
     assert values["mean"]["srcc"]["reason"] == "flat: all predictions are equal"
     metrics = metric_values(found)
@@ -210,7 +210,7 @@ def test_values_have_reasons_and_no_nan() -> None:
 
 def test_worst_images_come_first_with_their_reasoning() -> None:
     part = rows("livec", 0)
-    fit = set_figures(part, OPTIONS).fits["logistic4"].fit
+    fit = set_metrics(part, OPTIONS).fits["logistic4"].fit
     worst = worst_images(part, fit, 5)
     errors = np.abs(fit(part.image_scores()) - part.mos)
     assert [abs(item.error) for item in worst] == pytest.approx(sorted(errors)[::-1][:5])
@@ -234,8 +234,8 @@ def test_everything_is_written(tmp_path: object) -> None:
     for name in (
         "report.md",
         "metrics.json",
-        "tables/figures.csv",
-        "tables/figures.tex",
+        "tables/metrics.csv",
+        "tables/metrics.tex",
         "tables/published_1.csv",
         "tables/distortions_livec.csv",
         "tables/calibration_koniq.csv",

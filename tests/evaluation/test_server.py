@@ -1,4 +1,4 @@
-"""Evaluating the model of a server: the real tiny policy behind the chat protocol."""
+"""Evaluating the model of a server: the real tiny policy after the chat protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
-from tests.support.chat_server import ChatLog, Said, chat_server, completion, picture_in
+from tests.support.chat_server import ChatLog, Scripted, chat_server, completion, image_in
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.evaluate import main
 from vqr1.config import EvalConfig, validate
@@ -29,17 +29,17 @@ SMALL = (
     "dataset.split.by=none",
     "mode=greedy",
     "mode.sampling.max_new_tokens=48",
-    "loader.images_per_batch=5",
+    "loader.batch_size=5",
     "loader.workers=0",
     "logger=none",
-    "figures.bootstrap_draws=0",
+    "statistics.bootstrap_draws=0",
     "report.plots=false",
     "report.worst=0",
 )
 
 
 class Served:
-    """Answers greedily, as a server with the tiny policy would; refuses one picture."""
+    """Answers greedily, as a server with the tiny policy would; refuses one image."""
 
     def __init__(self) -> None:
         overrides = ["run_dir=run", "mode=greedy", "mode.sampling.max_new_tokens=48"]
@@ -60,26 +60,24 @@ class Served:
         self._engine = LocalEngine(policy.model, policy.processor.tokenizer, 4096)
         self.refused = -1
 
-    def __call__(self, body: dict[str, Any], number: int) -> Said:
+    def __call__(self, body: dict[str, Any], number: int) -> Scripted:
         if number == self.refused:
-            return Said({"error": {"message": "<answer>5</answer>"}}, 400)
+            return Scripted({"error": {"message": "<answer>5</answer>"}}, 400)
         vision_id = body["messages"][0]["content"][0] == {"type": "text", "text": "Picture 1: "}
         builder = self._builders[vision_id or body["chat_template_kwargs"]["add_vision_id"]]
-        prompts = builder.from_resized([torch.from_numpy(picture_in(body).copy())])
+        prompts = builder.from_resized([torch.from_numpy(image_in(body).copy())])
         found = self._engine.sample(prompts, group_size=1, sampling=self._sampling, seed=0)
         return completion(found.texts[0][0])
 
 
-def test_pictures_survive_the_loader() -> None:
-    pictures = [
-        torch.randint(0, 256, (h, w, 3), dtype=torch.uint8) for h, w in ((28, 56), (84, 28))
-    ]
+def test_images_survive_the_loader() -> None:
+    images = [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8) for h, w in ((28, 56), (84, 28))]
     batch = pickle.loads(
-        pickle.dumps(ResizedImages(FAMILY.resize_rule(None, 784, 10**6)).from_resized(pictures))
+        pickle.dumps(ResizedImages(FAMILY.resize_rule(None, 784, 10**6)).from_resized(images))
     )
     found = batch.images
     assert [len(ids) for ids in batch.input_ids] == [0, 0]
-    assert all(torch.equal(a, b) for a, b in zip(found, pictures, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(found, images, strict=True))
 
 
 def same(a: Predictions, b: Predictions) -> bool:
@@ -87,7 +85,7 @@ def same(a: Predictions, b: Predictions) -> bool:
 
 
 @pytest.mark.medium
-def test_a_server_gives_the_figures_of_its_model(run: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_a_server_gives_the_metrics_of_its_model(run: Command, tmp_path: Path) -> None:  # noqa: F811
     root = write_kadid(tmp_path / "kadid", references=3)
     local = run(main, *SMALL, f"dataset.root={root}", "run_dir=local")
     assert local.code == 0, local.err
@@ -154,7 +152,7 @@ def test_a_server_gives_the_figures_of_its_model(run: Command, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("backend=openai", "model.run=abc"), "backend=openai judges the server's own model"),
+        (("backend=openai", "model.run=abc"), "backend=openai evaluates the server's own model"),
         (("backend=vllm",), "backend=vllm: vLLM cannot be imported"),
         (
             ("backend=openai", "backend.url=http://127.0.0.1:9/v1", "backend.retries=0"),
@@ -175,9 +173,9 @@ def test_one_bad_reply_makes_one_image_invalid(run: Command, tmp_path: Path) -> 
     spelled = "<think>x</think><answer>3.00</answer>"
     pieces = ("<think>x</think><answer>", *"3.00", "</answer>")
     tokens = [(piece, {piece: -0.01}) for piece in pieces]
-    bad = {2: completion("", []), 4: Said({"choices": []}), 6: completion("x", None)}
+    bad = {2: completion("", []), 4: Scripted({"choices": []}), 6: completion("x", None)}
 
-    def answer(_: dict[str, Any], number: int) -> Said:
+    def answer(_: dict[str, Any], number: int) -> Scripted:
         return bad.get(number, completion(spelled, tokens))
 
     with chat_server(answer) as log:

@@ -97,10 +97,10 @@ def _nan_reward() -> None:
     original, calls = grpo.score_rollout, iter(range(10**9))
 
     def scored(*args: Any, **keys: Any) -> Any:
-        result, figures = original(*args, **keys)
+        result, metrics = original(*args, **keys)
         if next(calls) == 2:
             result.advantages[0] = float("nan")
-        return result, figures
+        return result, metrics
 
     grpo.score_rollout = scored
 

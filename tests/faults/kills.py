@@ -27,11 +27,11 @@ def kill_at_random(workshop: Workshop, number: int, seed: int) -> FaultResult:
         kill_in(workshop, name, rng.choice(phases), rng, resume=True)
     training = workshop.resume(name)
     code = training.wait()
-    said = "" if code == 0 else last_line(training.output)
+    printed = "" if code == 0 else last_line(training.output)
     done = compare(read_result(training.folder), workshop.reference) if code == 0 else None
     if done is not None and not done.identical:
-        said = f"{phase}: {done}"
-    return FaultResult.of(f"SIGKILL in {phase}", code, done, said)
+        printed = f"{phase}: {done}"
+    return FaultResult.of(f"SIGKILL in {phase}", code, done, printed)
 
 
 def kill_in(workshop: Workshop, name: str, phase: str, rng: random.Random, resume: bool) -> None:
@@ -49,7 +49,7 @@ def kill_in(workshop: Workshop, name: str, phase: str, rng: random.Random, resum
 def stop_by_signal(
     workshop: Workshop, number: signal.Signals, phase: str = "rollout"
 ) -> FaultResult:
-    """A stop signal: the step is finished and saved, the exit code says resume.
+    """A stop signal: the step is finished and saved, the exit code states resume.
 
     It comes within the fifth step's rollout, or within the validation after the third step; that is
     then done by the resumed run.
@@ -61,16 +61,18 @@ def stop_by_signal(
     training.wait_until(phase, count)
     training.signal(number)
     code = training.wait()
-    said = last_line(training.output)
+    printed = last_line(training.output)
     if code != EXIT_INTERRUPTED:
-        return FaultResult(fault, said=f"exit code {code} instead of {EXIT_INTERRUPTED}: {said}")
+        return FaultResult(
+            fault, printed=f"exit code {code} instead of {EXIT_INTERRUPTED}: {printed}"
+        )
     saved = max((training.folder / "run/checkpoints").glob("step_*.ckpt")).name
     if saved != step_name("step", step):
-        return FaultResult(fault, said=f"{saved} is saved instead of step {step}")
+        return FaultResult(fault, printed=f"{saved} is saved instead of step {step}")
     resumed = workshop.resume(name)
     code = resumed.wait()
     done = compare(read_result(resumed.folder), workshop.reference) if code == 0 else None
-    return FaultResult.of(fault, code, done, said)
+    return FaultResult.of(fault, code, done, printed)
 
 
 def stop_twice(workshop: Workshop, phase: str = "checkpoint") -> FaultResult:
@@ -84,7 +86,7 @@ def stop_twice(workshop: Workshop, phase: str = "checkpoint") -> FaultResult:
     training.signal(signal.SIGINT)
     code = training.wait()
     if code != -signal.SIGINT or last_line(training.output) != "SIGINT: stopping after this step":
-        return FaultResult(fault, said=f"exit code {code}: {last_line(training.output)}")
+        return FaultResult(fault, printed=f"exit code {code}: {last_line(training.output)}")
     resumed = workshop.resume(name)
     code = resumed.wait()
     done = compare(read_result(resumed.folder), workshop.reference) if code == 0 else None

@@ -18,10 +18,10 @@ class FaultResult:
 
     Attributes:
         fault: what was done to it.
-        recovered: it went on by itself, or stopped with one clear line and could be resumed.
+        recovered: it continued by itself, or stopped with one clear line and could be resumed.
         identical: weights and metrics are those of the uninterrupted run.
         lost: metrics missing or doubled in MLflow.
-        said: the line that it stopped with, or what went wrong with the recovery.
+        printed: the line that it stopped with, or what went wrong with the recovery.
         skipped: why the fault could not be tried here; empty where it was.
     """
 
@@ -29,20 +29,20 @@ class FaultResult:
     recovered: bool = False
     identical: bool = False
     lost: int = 0
-    said: str = ""
+    printed: str = ""
     skipped: str = ""
 
     @classmethod
-    def of(cls, fault: str, code: int, comparison: Comparison | None, said: str) -> FaultResult:
+    def of(cls, fault: str, code: int, comparison: Comparison | None, printed: str) -> FaultResult:
         """From the end of the resumed run; code 0 and a comparison where it finished."""
-        if comparison is None or said == TRACEBACK:
-            return cls(fault, said=f"exit code {code} after resuming; {said}")
+        if comparison is None or printed == TRACEBACK:
+            return cls(fault, printed=f"exit code {code} after resuming; {printed}")
         lost = comparison.missing + comparison.doubled
-        return cls(fault, True, comparison.identical, lost, said)
+        return cls(fault, True, comparison.identical, lost, printed)
 
 
 def last_line(output: str) -> str:
-    """What a run said last; `TRACEBACK` where it printed one, whatever it said after that."""
+    """What a run stated last; `TRACEBACK` where it printed one, whatever it stated after that."""
     if "Traceback (most recent call last)" in output:
         return TRACEBACK
     lines = [line.strip() for line in output.splitlines() if line.strip()]
@@ -53,7 +53,7 @@ def last_line(output: str) -> str:
 def table(results: Sequence[FaultResult]) -> Table:
     """One row for each kind of fault: fault, tried, recovered, identical, lost."""
     shown = Table(title="faults")
-    for column in ("fault", "tried", "recovered", "identical", "lost", "said"):
+    for column in ("fault", "tried", "recovered", "identical", "lost", "printed"):
         shown.add_column(column, overflow="fold")
     for fault in dict.fromkeys(result.fault for result in results):
         rows = [result for result in results if result.fault == fault]
@@ -64,6 +64,6 @@ def table(results: Sequence[FaultResult]) -> Table:
             str(sum(row.recovered for row in tried)),
             str(sum(row.identical for row in tried)),
             str(sum(row.lost for row in tried)),
-            rows[0].skipped or next((row.said for row in rows if row.said), ""),
+            rows[0].skipped or next((row.printed for row in rows if row.printed), ""),
         )
     return shown

@@ -22,7 +22,7 @@ from tests.support import forked
 from tests.support.mlflow_database import new_database
 
 ARGUMENTS = (
-    "dataset.max_images=12", "loader.images_per_batch=3", "grpo.group_size=3", "max_steps=7",
+    "dataset.max_images=12", "loader.batch_size=3", "grpo.group_size=3", "max_steps=7",
     "validation.every_steps=3", "validation.max_images=6", "validation.samples=2",
     "validation.bootstrap_draws=20", "callbacks.checkpoint.every_steps=2", "hardware.threads=1",
     "rollout.sampling.max_new_tokens=32",
@@ -125,7 +125,7 @@ class Result:
 
     Attributes:
         weights: SHA-256 by tensor of the exported policy and of the last saved state: weights,
-            optimiser moments.
+            optimizer state.
         history: values of every metric at every step; two where it was logged twice.
         status: status of every MLflow run.
     """
@@ -233,7 +233,7 @@ class Workshop:
         self.phases = intervals(whole.folder)
 
     def start(self, name: str, *more: str, tweak: str | None = None) -> Training:
-        """Start the training in a folder of its own; a second start there goes on in it."""
+        """Start the training in a folder of its own; a second start there continues in it."""
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "mlflow.db").exists():
@@ -241,7 +241,7 @@ class Workshop:
         return Training(folder, *self.arguments, *more, tweak=tweak or self.tweak)
 
     def resume(self, name: str, *more: str) -> Training:
-        """Go on in a folder by the same command with `resume=auto`."""
+        """Continue in a folder by the same command with `resume=auto`."""
         return self.start(name, "run_dir=run", "resume=auto", *more)
 
 

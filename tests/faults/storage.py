@@ -34,7 +34,7 @@ def stopped_run(workshop: Workshop, name: str) -> Path:
 
 
 def damaged(workshop: Workshop, name: str, damage: Callable[[Path], None]) -> FaultResult:
-    """Damage the newest state of a stopped run: the one before it is used, and is said to be."""
+    """Damage the newest state of a stopped run: the one before it is used, and is stated to be."""
     folder = stopped_run(workshop, name.replace(" ", "_"))
     newest = max((folder / "run" / "checkpoints").glob("step_*.ckpt"))
     damage(newest)
@@ -42,9 +42,9 @@ def damaged(workshop: Workshop, name: str, damage: Callable[[Path], None]) -> Fa
     code = training.wait()
     output = training.output
     if code != 0 or newest.name not in output or "resumed after step 4" not in output:
-        return FaultResult(name, said=last_line(output))
-    said = next(line for line in output.splitlines() if "damaged checkpoint" in line)
-    return FaultResult.of(name, code, compare(read_result(folder), workshop.reference), said)
+        return FaultResult(name, printed=last_line(output))
+    printed = next(line for line in output.splitlines() if "damaged checkpoint" in line)
+    return FaultResult.of(name, code, compare(read_result(folder), workshop.reference), printed)
 
 
 def truncate(path: Path) -> None:
@@ -63,25 +63,25 @@ def flip_bit(path: Path) -> None:
 
 
 def file_limit(workshop: Workshop) -> FaultResult:
-    """The system refuses whole states, but smaller files not: the run goes on and says so."""
+    """The system refuses whole states, but smaller files not: the run continues and reports it."""
     fault = "checkpoint refused (file size limit)"
     training = workshop.start("file_limit", "run_dir=run", tweak="file_limit")
     training.wait_until("test", 2)
     training.signal(signal.SIGKILL)
     training.wait()
-    said = next((x for x in training.output.splitlines() if "checkpoint not written" in x), "")
-    if not said:
-        return FaultResult(fault, said=last_line(training.output))
+    printed = next((x for x in training.output.splitlines() if "checkpoint not written" in x), "")
+    if not printed:
+        return FaultResult(fault, printed=last_line(training.output))
     resumed = workshop.resume("file_limit")
     code = resumed.wait()
     done = compare(read_result(resumed.folder), workshop.reference) if code == 0 else None
     if "resumed after step 0" not in resumed.output:
-        return FaultResult(fault, said="the state before the first refused one was not found")
-    return FaultResult.of(fault, code, done, said)
+        return FaultResult(fault, printed="the state before the first refused one was not found")
+    return FaultResult.of(fault, code, done, printed)
 
 
 def full_disk(workshop: Workshop) -> FaultResult:
-    """A run directory on a disk that fills up: it stops with one line, and goes on with room."""
+    """A run directory on a disk that fills up: it stops with one line, and continues with room."""
     fault = "full disk"
     folder = workshop.folder / "full_disk"
     with small_disk(folder, "28m") as disk:
@@ -90,14 +90,14 @@ def full_disk(workshop: Workshop) -> FaultResult:
         stop = ("run_dir=run", "callbacks.checkpoint.on_failed_write=stop")
         training = workshop.start("full_disk", *stop)
         code = training.wait()
-        said = last_line(training.output)
+        printed = last_line(training.output)
         if code != RunFaultError.exit_code:
-            return FaultResult(fault, said=f"exit code {code}: {said}")
+            return FaultResult(fault, printed=f"exit code {code}: {printed}")
         subprocess.run(["mount", "-o", "remount,size=400m", str(disk)], check=True)
         resumed = workshop.resume("full_disk")
         code = resumed.wait()
         done = compare(read_result(resumed.folder), workshop.reference) if code == 0 else None
-        return FaultResult.of(fault, code, done, said)
+        return FaultResult.of(fault, code, done, printed)
 
 
 def read_only(workshop: Workshop) -> FaultResult:
@@ -110,14 +110,14 @@ def read_only(workshop: Workshop) -> FaultResult:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         training = workshop.start("read_only", "run_dir=run")
         code = training.wait()
-        said = last_line(training.output)
+        printed = last_line(training.output)
         if code != RunFaultError.exit_code:
-            return FaultResult(fault, said=f"exit code {code}: {said}")
+            return FaultResult(fault, printed=f"exit code {code}: {printed}")
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         resumed = workshop.resume("read_only")
         code = resumed.wait()
         done = compare(read_result(resumed.folder), workshop.reference) if code == 0 else None
-        return FaultResult.of(fault, code, done, said)
+        return FaultResult.of(fault, code, done, printed)
 
 
 @contextmanager

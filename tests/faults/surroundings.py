@@ -25,7 +25,7 @@ from vqr1.errors import RunFaultError, UserError
 
 
 def deleted_image(workshop: Workshop) -> FaultResult:
-    """The training images vanish within a run: one line names one; put back, the run goes on."""
+    """The training images vanish within a run: one line names one; put back, the run continues."""
     fault = "deleted data file"
     data = workshop.folder / "demo"
     shutil.copytree(ensure_demo_set(), data)
@@ -35,11 +35,11 @@ def deleted_image(workshop: Workshop) -> FaultResult:
     hidden = data / "images_gone"
     (data / "images").rename(hidden)
     code = training.wait()
-    said = last_line(training.output)
+    printed = last_line(training.output)
     hidden.rename(data / "images")
-    if code != UserError.exit_code or "images/" not in said:
-        return FaultResult(fault, said=f"exit code {code}: {said}")
-    return _finish(workshop, "deleted", fault, said, root)
+    if code != UserError.exit_code or "images/" not in printed:
+        return FaultResult(fault, printed=f"exit code {code}: {printed}")
+    return _finish(workshop, "deleted", fault, printed, root)
 
 
 def worker_killed(workshop: Workshop, phase: str = "update") -> FaultResult:
@@ -116,8 +116,8 @@ def slow_server(workshop: Workshop, seconds: float) -> FaultResult:
         proxy.fast()
         code = training.wait()
     done = compare(read_result(training.folder), workshop.reference) if code == 0 else None
-    said = f"{held} answers were late" if code == 0 else last_line(training.output)
-    return FaultResult.of(fault, code, done, said)
+    printed = f"{held} answers were late" if code == 0 else last_line(training.output)
+    return FaultResult.of(fault, code, done, printed)
 
 
 @contextmanager
@@ -173,13 +173,13 @@ def _hurt_worker(
     for worker in loader_workers(training):
         hurt(worker)
     code = training.wait()
-    said = last_line(training.output)
+    printed = last_line(training.output)
     if code == 0:  # it needed the worker no more
         done = compare(read_result(training.folder), workshop.reference)
-        return FaultResult.of(fault, code, done, "went on")
+        return FaultResult.of(fault, code, done, "continued")
     if code != RunFaultError.exit_code:
-        return FaultResult(fault, said=f"exit code {code}: {said}")
-    return _finish(workshop, name, fault, said)
+        return FaultResult(fault, printed=f"exit code {code}: {printed}")
+    return _finish(workshop, name, fault, printed)
 
 
 def loader_workers(training: Training) -> list[int]:
@@ -187,8 +187,8 @@ def loader_workers(training: Training) -> list[int]:
     return [child.pid for child in psutil.Process(training.pid).children()]
 
 
-def _finish(workshop: Workshop, name: str, fault: str, said: str, *more: str) -> FaultResult:
+def _finish(workshop: Workshop, name: str, fault: str, printed: str, *more: str) -> FaultResult:
     resumed = workshop.resume(name, *more)
     code = resumed.wait()
     done = compare(read_result(resumed.folder), workshop.reference) if code == 0 else None
-    return FaultResult.of(fault, code, done, said if code == 0 else last_line(resumed.output))
+    return FaultResult.of(fault, code, done, printed if code == 0 else last_line(resumed.output))

@@ -48,7 +48,7 @@ def test_killed_and_resumed_is_the_same_run(workshop: Workshop, phase: str) -> N
     assert training.wait() == 0, training.output
     done = compare(read_result(training.folder), workshop.reference)
     assert done.identical, done
-    # A finished run says so and does nothing.
+    # A finished run reports it and does nothing.
     again = workshop.resume(name)
     assert again.wait() == 0
     assert "this run has finished" in again.output
@@ -67,7 +67,7 @@ def test_a_signal_saves_the_step_and_exits_with_75(
 ) -> None:
     result = kills.stop_by_signal(workshop, number, phase)
     assert_recovered(result)
-    assert result.said.endswith("resume=run")
+    assert result.printed.endswith("resume=run")
 
 
 @pytest.mark.parametrize("lost", ["closed_pipe", "closed_terminal"])
@@ -116,7 +116,7 @@ def test_sighup_saves_the_job_of_a_sweep_which_resumes_it(workshop: Workshop) ->
     sweep.signal(signal.SIGHUP)
     assert sweep.wait() == EXIT_INTERRUPTED, sweep.output
     assert "stopped by SIGHUP" in sweep.output
-    assert "the sweep is stopped; the same command again goes on with it" in sweep.output
+    assert "the sweep is stopped; the same command again continues with it" in sweep.output
     # Neither job has ended: the first is saved, the second has not begun.
     assert list(sweep.folder.glob("multirun/train/*/*/outcome.json")) == []
     again = workshop.start("sweep_hangup", *command)
@@ -131,11 +131,11 @@ def test_a_second_ctrl_c_ends_at_once_and_costs_no_more_than_a_kill(workshop: Wo
 def test_a_killed_loader_worker_is_one_line(workshop: Workshop) -> None:
     result = surroundings.worker_killed(workshop, "checkpoint")
     assert_recovered(result)
-    assert "a loader worker died" in result.said
+    assert "a loader worker died" in result.printed
 
 
 def test_damaged_best_weights_are_named_and_count_no_more(workshop: Workshop) -> None:
-    # Judged after steps 3 and 6; stopped after step 5, so that the best is of step 3 or of none.
+    # Evaluated after steps 3 and 6; stopped after step 5, so that the best is of step 3 or of none.
     folder = storage.stopped_run(workshop, "damaged_best")
     (best,) = (folder / "run" / "checkpoints").glob("best_*.ckpt")
     storage.flip_bit(best)
@@ -154,17 +154,17 @@ def test_a_damaged_state_is_left_aside(workshop: Workshop) -> None:
 def test_a_full_disk_stops_with_one_line(workshop: Workshop) -> None:
     result = storage.full_disk(workshop)
     assert_recovered(result)
-    assert result.said.startswith("error: checkpoint not written: ")
+    assert result.printed.startswith("error: checkpoint not written: ")
 
 
 def test_a_loader_worker_without_memory_stops_with_one_line(workshop: Workshop) -> None:
     # It cannot send its batch, for which training must not wait for ever.
     result = surroundings.worker_out_of_memory(workshop)
     assert_recovered(result)
-    assert "a loader worker died" in result.said
+    assert "a loader worker died" in result.printed
 
 
-def test_updates_that_are_not_finite_are_left_out_and_kept(workshop: Workshop) -> None:
+def test_updates_that_are_not_finite_are_excluded_and_kept(workshop: Workshop) -> None:
     training = workshop.start(
         "nan", "run_dir=run", "callbacks.watchdogs.non_finite_limit=1", tweak="nan_reward"
     )

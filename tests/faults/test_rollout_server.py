@@ -39,7 +39,7 @@ def test_the_server_follows_the_policy(workshop: Workshop, server: RunningServer
     gaps = {step: values[0] for (key, step), values in history.items()
             if key == "train/mismatch/logprob_gap"}  # fmt: skip
     # Where a group has signal the trainer computes the same tokens under the same weights: a server
-    # one update behind would differ by far more than rounding.
+    # one update after would differ by far more than rounding.
     assert len(gaps) >= 3
     assert max(gaps.values()) < 1e-5
     capped = [v for (key, _), v in history.items() if key == "train/mismatch/capped_rate"]
@@ -69,7 +69,7 @@ def test_a_server_that_stays_away_costs_no_step(workshop: Workshop, server: Runn
     server.kill()
     assert training.wait() == 74, training.output
     assert last_line(training.output).startswith(f"error: rollout.server.url={server.url}: ")
-    assert "go on with:\n  python train.py resume=" in training.output
+    assert "resume with:\n  python train.py resume=" in training.output
     # Saved after every second step, and after the third because the fourth did not come.
     saved = Path(training.folder, "run", "checkpoints").glob("step_*.ckpt")
     assert max(map(step_of, saved)) == 3

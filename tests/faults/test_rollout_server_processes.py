@@ -14,9 +14,9 @@ from tests.support import served_train
 from tests.support.commands import (
     Training,
     check_close,
-    check_close_figures,
-    check_same_judgements,
-    figures,
+    check_close_metrics,
+    check_same_predictions,
+    metrics,
     run,
     state,
 )
@@ -28,14 +28,14 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(served_train.__file__)
 SMALL = (
     "dataset=demo", "dataset.max_images=6", "max_steps=3", "loader.workers=0",
-    "validation.every_steps=3", "validation.samples=2", "validation.images_per_batch=2",
+    "validation.every_steps=3", "validation.samples=2", "validation.batch_size=2",
     "validation.bootstrap_draws=20", "grpo.group_size=3", "rollout.sampling.max_new_tokens=32",
     "callbacks.checkpoint.every_steps=3", "hardware.threads=1", "seed=3",
     "rollout=vllm_server", "rollout.sampling.stop=answer", "rollout.server.patience_s=60",
     "+model.lora.rank=4", "+model.lora.alpha=8", "optimizer.lr=1e-3", "run_dir=run",
 )  # fmt: skip
-ALONE = ("loader.images_per_batch=4",)
-TWO = ("hardware=cpu_2procs", "loader.images_per_batch=2")
+ALONE = ("loader.batch_size=4",)
+TWO = ("hardware=cpu_2procs", "loader.batch_size=2")
 ADAPTER = "rollout.server.weights=adapter"
 SENT = 3 + 2 + 2
 """Times that weights are sent: before 3 steps, 2 validations, and the tests before and after."""
@@ -86,7 +86,7 @@ def in_two(
     cut: tuple[Path, dict[str, int]],
     server: RunningServer,
 ) -> tuple[Path, dict[str, int]]:
-    """Two processes that send whole weights; what the server did.
+    """Two processes that send full weights; what the server did.
 
     After all that send adapters alone: those count on the weights that the server has loaded.
     """
@@ -105,25 +105,25 @@ def test_two_processes_make_the_run_of_one(
     assert asked["adapters"] == counts["updates"] == SENT
     assert counts["cache_resets"] == counts["encoder_resets"] == SENT
     check_close(folder / "run", alone / "run", 3)
-    check_close_figures(folder, alone)
-    check_same_judgements(folder / "run", alone / "run")
-    # The server's weights are the policy's: one update behind, this were far more.
-    gaps = figures(folder)["train/mismatch/logprob_gap"]
+    check_close_metrics(folder, alone)
+    check_same_predictions(folder / "run", alone / "run")
+    # The server's weights are the policy's: one update after, this were far more.
+    gaps = metrics(folder)["train/mismatch/logprob_gap"]
     assert gaps
     assert max(gap for _, gap in gaps) < 1e-5
 
 
-def test_divided_adapters_are_put_together_and_sent_by_one_process(
+def test_sharded_adapters_are_put_together_and_sent_by_one_process(
     alone: Path, asked: dict[str, int], cut: tuple[Path, dict[str, int]]
 ) -> None:
     folder, counts = cut
     assert (counts["chat"], counts["adapters"]) == (asked["chat"], SENT)
     check_close(folder / "run", alone / "run", 3)
-    check_close_figures(folder, alone)
-    check_same_judgements(folder / "run", alone / "run")
+    check_close_metrics(folder, alone)
+    check_same_predictions(folder / "run", alone / "run")
 
 
-def test_a_server_killed_within_a_step_and_again_behind_the_weights(
+def test_a_server_killed_within_a_step_and_again_after_the_weights(
     in_two: tuple[Path, dict[str, int]], server: RunningServer, tmp_path: Path
 ) -> None:
     whole, _ = in_two
@@ -140,7 +140,7 @@ def test_a_server_killed_within_a_step_and_again_behind_the_weights(
     assert not any(process.is_running() for process in ranks)
     assert training.output.count("error: ") == 1, training.output
     assert f"error: rollout.server.url={server.url}: lost the rollout server (" in training.output
-    assert training.output.count("go on with:\n  python train.py resume=run") == 1
+    assert training.output.count("resume with:\n  python train.py resume=run") == 1
     assert "Traceback" not in training.output
     # The start, and the step before the lost one, though every third is saved.
     saved = (tmp_path / "run/checkpoints").glob("step_*.ckpt")
@@ -152,11 +152,11 @@ def test_a_server_killed_within_a_step_and_again_behind_the_weights(
     server.process.wait()
     server.start(wait=False)
     assert training.wait() == 0, training.output
-    # The first process alone speaks of it; both go on with the new server.
+    # Rank 0 alone speaks of it; both continue with the new server.
     assert training.output.count("lost the rollout server (") == 1, training.output
     ended, expected = state(tmp_path / "run", 3), state(whole / "run", 3)
     assert all(torch.equal(ended[name], weight) for name, weight in expected.items())
-    assert figures(tmp_path) == figures(whole)
+    assert metrics(tmp_path) == metrics(whole)
 
 
 def test_nothing_at_the_address(tmp_path: Path) -> None:

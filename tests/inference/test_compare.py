@@ -1,4 +1,4 @@
-"""Comparisons of results: probabilities, ranking, and what is left out."""
+"""Comparisons of results: probabilities, ranking, and what is excluded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def result(path: str, score: float | None, std: float | None, error: str | None 
     return Result(path, score, std, valid=score is not None, error=error)
 
 
-def test_two_images_and_those_left_out() -> None:
+def test_two_images_and_those_excluded() -> None:
     results = [
         result("a", 2.0, 0.8),
         result("greedy", 4.0, None),
@@ -31,7 +31,7 @@ def test_two_images_and_those_left_out() -> None:
     assert found.probability(1, 0) == pytest.approx(0.8413446, abs=1e-7)
     assert found.probabilities[1, 0] == found.probability(1, 0)
     assert found.probability(0, 1) + found.probability(1, 0) == pytest.approx(1, abs=1e-12)
-    assert [r.path for r in found.left_out] == ["greedy", "broken", "mute"]
+    assert [r.path for r in found.excluded] == ["greedy", "broken", "mute"]
     best, second = found.ranking
     assert (best.path, best.rank, best.position, best.score) == ("b", 1, 1, 3.0)
     assert best.win_rate == pytest.approx(0.8413446, abs=1e-7)

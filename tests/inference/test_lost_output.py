@@ -76,15 +76,15 @@ def test_nohup_keeps_a_service_from_stopping_by_sighup(tmp_path: Path) -> None:
 
 
 def test_results_that_a_full_disk_does_not_take_end_scoring_with_one_line(tmp_path: Path) -> None:
-    # Here standard output is the result: to go on would be to lose it without a word.
+    # Here standard output is the result: to continue would be to lose it without a word.
     (tmp_path / "a.png").write_bytes(png(1))
     process = lost_output.start(
         MODULE, str(tmp_path), lost_output.full_results, "a.png", "format=csv"
     )
     process.join(120)
-    said = (tmp_path / "output.txt").read_text().splitlines()
-    assert process.exitcode == 74, said
-    assert said == [
+    printed = (tmp_path / "output.txt").read_text().splitlines()
+    assert process.exitcode == 74, printed
+    assert printed == [
         "error: standard output: cannot be written (No space left on device); make room there, "
         "and give the command again, which continues an output of CSV or JSON lines"
     ]

@@ -20,7 +20,7 @@ from tests.evaluation.test_server import SMALL, Served
 from tests.support import forked
 from tests.support.chat_server import chat_server
 from tests.support.commands import REPOSITORY, Training
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from vqr1.cli import evaluate, score
 from vqr1.inference.result_file import partials
 
@@ -36,7 +36,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(7):
-        noise_picture(number, 60, 60).save(folder / f"{number}.png")
+        noise_image(number, 60, 60).save(folder / f"{number}.png")
     (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:100])
     return folder
 
@@ -106,8 +106,8 @@ def test_scores_of_two_ranks_are_those_of_one(
     table = run(score.main, *ASK)
     (tmp_path / "output.txt").unlink()
     assert srun("vqr1.cli.score", tmp_path, *ASK) == [1, 1]
-    said = (tmp_path / "output.txt").read_text().splitlines()
-    assert [line for line in said if "photos/" in line and "unreadable:" not in line] == (
+    printed = (tmp_path / "output.txt").read_text().splitlines()
+    assert [line for line in printed if "photos/" in line and "unreadable:" not in line] == (
         table.out.splitlines()[1:]
     )
     compared = ("photos", "--mode", "compare", "hardware.threads=1", "batch_size=2")
@@ -151,8 +151,8 @@ def test_a_mistake_of_two_ranks_is_reported_once(tmp_path: Path, photos: Path) -
     ):
         (tmp_path / "output.txt").unlink(missing_ok=True)
         assert srun("vqr1.cli.score", tmp_path, *arguments) == [2, 2]
-        said = (tmp_path / "output.txt").read_text()
-        assert said.count("error: ") == said.count(words) == 1, said
+        printed = (tmp_path / "output.txt").read_text()
+        assert printed.count("error: ") == printed.count(words) == 1, printed
     assert not (tmp_path / "gone.csv").exists()
 
 

@@ -22,8 +22,8 @@ def test_the_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
     assert len(rewards) == 2
     assert all(1.0 <= float(reward) <= 5.0 for reward in rewards)
-    # The reward is the metric of the changed picture, and nothing where there is no number.
-    (image,) = names["pictures"][0]
+    # The reward is the metric of the changed image, and nothing where there is no number.
+    (image,) = names["images"][0]
     answers = [[{"content": "by 1"}], [{"content": "not at all"}]]
     reward, none = quality(answers, images=[[image], [image]])
     assert reward == pytest.approx(float(metric(image)), abs=1e-4)

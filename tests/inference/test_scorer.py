@@ -1,4 +1,4 @@
-"""Scores do not depend on the company an image keeps, and are what the engine's answers say."""
+"""Scores do not depend on the company an image keeps, and are what the engine's answers state."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def policy() -> Policy:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Seven PNG files of different sizes, patterns and noise."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     paths = []
     for number, (width, height) in enumerate(SIZES):
         rng = np.random.default_rng(number)
@@ -83,9 +83,9 @@ def expected(policy: Policy, files: list[Path]) -> dict[str, tuple[float, float]
 
 @pytest.fixture(scope="module")
 def company() -> list[Image.Image]:
-    """33 pictures, most of other sizes than their neighbours."""
+    """33 images, most of other sizes than their neighbours."""
     rng = np.random.default_rng(7)
-    pictures = []
+    loaded = []
     for number in range(33):
         width, height = rng.integers(40, 220, 2)
         y, x = np.mgrid[0:height, 0:width]
@@ -93,12 +93,12 @@ def company() -> list[Image.Image]:
         noisy = (
             127 + 90 * np.stack(waves, -1) + rng.normal(0, 10 * (number % 8), (height, width, 3))
         )
-        pictures.append(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
-    return pictures
+        loaded.append(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
+    return loaded
 
 
 EVERY_SIZE = ("model.min_pixels=3136", "model.max_pixels=50176")
-"""Pictures keep their sizes, so that rows of a batch differ in length."""
+"""Images keep their sizes, so that rows of a batch differ in length."""
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_company_changes_no_result(
     policy: Policy, company: list[Image.Image], asked: tuple[str, ...], images: int,
     batches: tuple[int, ...],
 ) -> None:  # fmt: skip
-    pictures = company[:images]
-    alone = scorer(policy, *EVERY_SIZE, *asked, "batch_size=1").score(pictures)
+    loaded = company[:images]
+    alone = scorer(policy, *EVERY_SIZE, *asked, "batch_size=1").score(loaded)
     assert len({result.text for result in alone} | {result.score for result in alone}) > 2
     for batch in batches:
         order = np.random.default_rng(batch).permutation(images)
         together = scorer(policy, *EVERY_SIZE, *asked, f"batch_size={batch}")
-        mixed = [pictures[i] for i in order]
+        mixed = [loaded[i] for i in order]
         first = together.score(mixed)
         for i, result in zip(order, first, strict=True):
             assert (result.score, result.std) == pytest.approx(
@@ -154,12 +154,12 @@ def test_expected_scores_are_those_of_evaluation(
     batch = RankingBatch("any", ("a", "b", "c"), prompts, torch.ones(3), torch.arange(3))
     request = build_request(config.mode, config.prompt, config.answer.form, 0)
     replies = LocalBackend(policy, config.model).reply(prompts.images, request)
-    judged = predictions_of(batch, replies, request)
-    for path, score in zip(files, judged.scores[:, 0].tolist(), strict=False):
+    evaluated = predictions_of(batch, replies, request)
+    for path, score in zip(files, evaluated.scores[:, 0].tolist(), strict=False):
         assert score == pytest.approx(expected[str(path)][0], abs=1e-4)
     results = scorer(policy, "batch_size=3").score(files[:3])
-    assert judged.lost.tolist() == pytest.approx([result.lost for result in results], abs=1e-5)
-    assert 0 < min(judged.lost) < max(judged.lost) < 0.1
+    assert evaluated.lost.tolist() == pytest.approx([result.lost for result in results], abs=1e-5)
+    assert 0 < min(evaluated.lost) < max(evaluated.lost) < 0.1
 
 
 def builder(policy: Policy, config: ScoreConfig) -> PromptBuilder:
@@ -248,7 +248,7 @@ def test_broken_images_leave_their_neighbours_alone(
     policy: Policy, files: list[Path], expected: dict[str, tuple[float, float]], tmp_path: Path
 ) -> None:
     text = tmp_path / "text.jpg"
-    text.write_text("no picture at all")
+    text.write_text("no image at all")
     truncated = tmp_path / "truncated.png"
     truncated.write_bytes(files[0].read_bytes()[:200])
     narrow = tmp_path / "narrow.png"
@@ -280,19 +280,19 @@ def pixels_of(path: Path) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) / 255
 
 
-def test_metric_on_path_picture_and_tensor(
+def test_metric_on_path_image_and_tensor(
     files: list[Path], expected: dict[str, tuple[float, float]]
 ) -> None:
     metric = vqr1.create_metric("tiny", batch_size=2)
     assert (metric.lower_better, metric.score_range) == (False, (1.0, 5.0))
     path = files[3]
     pair = torch.stack([pixels_of(path), pixels_of(path).flip(2)])
-    by_path, by_picture, by_tensor = metric(path), metric(Image.open(path)), metric(pair)
+    by_path, by_image, by_tensor = metric(path), metric(Image.open(path)), metric(pair)
     assert by_path.dtype == torch.float32
     assert by_path.shape == (1,)
     assert by_tensor.shape == (2,)
     assert float(by_path) == pytest.approx(expected[str(path)][0], abs=1e-4)
-    torch.testing.assert_close(by_picture, by_path, atol=1e-4, rtol=0)
+    torch.testing.assert_close(by_image, by_path, atol=1e-4, rtol=0)
     torch.testing.assert_close(by_tensor[:1], by_path, atol=1e-4, rtol=0)
     assert metric(str(path)).equal(by_path)
     assert metric([path, files[1]]).shape == (2,)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from tests.support.scored import results
 from vqr1.errors import ModelError
 from vqr1.policy.packaged import tiny_policy_folder
 
 pytestmark = pytest.mark.slow
 
-PICTURES = [noise_picture(1, 40, 32), noise_picture(2, 200, 90), noise_picture(3, 61, 180)]
+IMAGES = [noise_image(1, 40, 32), noise_image(2, 200, 90), noise_image(3, 61, 180)]
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,11 @@ def _healthy(port: int) -> bool:
 def test_the_same_greedy_answers(served: str, prompt: str) -> None:
     ask = (f"prompt={prompt}", "mode=greedy", "mode.sampling.max_new_tokens=60")
     if prompt == "describe":
-        # Without an answer's end, here and there the text goes on to the limit.
+        # Without an answer's end, here and there the text continues to the limit.
         ask += ("mode.sampling.stop=eos",)
-    own = results(PICTURES, *ask)
+    own = results(IMAGES, *ask)
     folder = tiny_policy_folder()
-    theirs = results(PICTURES, *ask, "backend=transformers_serve", f"backend.url={served}",
+    theirs = results(IMAGES, *ask, "backend=transformers_serve", f"backend.url={served}",
                      f"backend.model={folder}")  # fmt: skip
     assert [r.text for r in theirs] == [r.text for r in own]
     assert theirs == own
@@ -84,12 +84,12 @@ def test_samples_and_what_the_server_cannot_do(served: str) -> None:
         f"backend.model={tiny_policy_folder()}", "backend.concurrency=1",
     )  # fmt: skip
     sampled = ("mode=sampled", "mode.samples=3", "mode.sampling.max_new_tokens=60", *server)
-    first = results(PICTURES, *sampled, "mode.sampling.top_k=0", "seed=3")
-    assert results(PICTURES, *sampled, "mode.sampling.top_k=0", "seed=3") == first
-    assert results(PICTURES, *sampled, "mode.sampling.top_k=0", "seed=4") != first
+    first = results(IMAGES, *sampled, "mode.sampling.top_k=0", "seed=3")
+    assert results(IMAGES, *sampled, "mode.sampling.top_k=0", "seed=3") == first
+    assert results(IMAGES, *sampled, "mode.sampling.top_k=0", "seed=4") != first
     assert any(r.std for r in first)
     # By its generation config: one token to choose from is the greedy answer, three times.
-    (_, *greedy) = results(PICTURES, *sampled, "mode.sampling.top_k=1")
+    (_, *greedy) = results(IMAGES, *sampled, "mode.sampling.top_k=1")
     assert all(r.std == 0 for r in greedy)
     with pytest.raises(ModelError, match="mode=expected: this server gives no log-probabilities"):
-        results(PICTURES, *server)
+        results(IMAGES, *server)

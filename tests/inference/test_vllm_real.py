@@ -12,7 +12,7 @@ from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
 from tests.evaluation.test_server import SMALL
 from tests.inference.test_processes import TORCHRUN, metrics, srun
 from tests.support.commands import REPOSITORY, Training
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from tests.support.real_vllm import needs_vllm
 from tests.support.scored import results
 from vqr1.cli import evaluate
@@ -21,8 +21,8 @@ from vqr1.evaluation.prediction_file import read_predictions
 pytestmark = needs_vllm
 
 # The checkpoint's own processor would resize some of them again.
-PICTURES = [
-    noise_picture(seed, *size)
+IMAGES = [
+    noise_image(seed, *size)
     for seed, size in enumerate([(84, 56), (200, 90), (61, 180), (112, 112), (28, 1500)])
 ]
 ENGINE = (
@@ -37,18 +37,18 @@ def test_answers_are_those_of_the_local_engine(place: str, request: Any) -> None
     if place == "server":
         backend = ("backend=openai", f"backend.url={request.getfixturevalue('real_vllm')}/v1")
     greedy = ("mode=greedy", "mode.sampling.max_new_tokens=60")
-    own = results(PICTURES, *greedy)
-    theirs = results(PICTURES, *greedy, *backend)
+    own = results(IMAGES, *greedy)
+    theirs = results(IMAGES, *greedy, *backend)
     assert theirs == own
-    # The decimals are taken as independent of the first digit there, and 5 as able to go on.
-    expected = results(PICTURES, "mode=expected", *backend)
-    close = results(PICTURES, "mode=expected")
+    # The decimals are taken as independent of the first digit there, and 5 as able to continue.
+    expected = results(IMAGES, "mode=expected", *backend)
+    close = results(IMAGES, "mode=expected")
     assert [r.text for r in expected] == [r.text for r in close]
     assert [r.score for r in expected] == pytest.approx([r.score for r in close], abs=0.15)
     sampled = ("mode=sampled", "mode.samples=3", "mode.sampling.max_new_tokens=60", *backend)
-    first = results(PICTURES, *sampled, "seed=3")
-    assert results(PICTURES, *sampled, "seed=3") == first
-    assert results(PICTURES, *sampled, "seed=4") != first
+    first = results(IMAGES, *sampled, "seed=3")
+    assert results(IMAGES, *sampled, "seed=3") == first
+    assert results(IMAGES, *sampled, "seed=4") != first
 
 
 def test_eval_has_the_metrics_of_the_local_engine(

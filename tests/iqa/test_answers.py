@@ -81,33 +81,33 @@ def test_other_scales() -> None:
     # 0 to 100 accepts -25 to 125; a number out of 100 is on the scale, one out of 5 is not.
     assert accepted_range((0.0, 100.0)) == (-25.0, 125.0)
     for content, score in (("42", 42.0), ("70/100", 70.0), ("3/5", None), ("126", None)):
-        said = f"<answer>{content}</answer>"
-        assert TaggedAnswer(score_range=(0.0, 100.0)).parse(said).score == score
+        printed = f"<answer>{content}</answer>"
+        assert TaggedAnswer(score_range=(0.0, 100.0)).parse(printed).score == score
 
 
 def test_reasoning_and_published_format_rule() -> None:
     whole = "<think>soft\nedges</think>\n<answer>2.10</answer>"
     assert PUBLISHED.parse(whole) == Answer(2.1, "soft\nedges", True)
-    assert not PUBLISHED.parse(whole + " ").well_formed
-    assert not PUBLISHED.parse(" " + whole).well_formed
-    assert not PUBLISHED.parse("<answer>2.10</answer>").well_formed
+    assert not PUBLISHED.parse(whole + " ").format_compliant
+    assert not PUBLISHED.parse(" " + whole).format_compliant
+    assert not PUBLISHED.parse("<answer>2.10</answer>").format_compliant
     # The published rule looks at the tags only, not at what the answer holds.
-    assert PUBLISHED.parse("<think></think><answer></answer>").well_formed
+    assert PUBLISHED.parse("<think></think><answer></answer>").format_compliant
 
 
 def test_other_formats() -> None:
-    assert TaggedAnswer().parse("<answer>2</answer>").well_formed
-    assert not TaggedAnswer().parse("so <answer>2</answer>").well_formed
-    assert FreeText().parse("anything\nat all").well_formed
+    assert TaggedAnswer().parse("<answer>2</answer>").format_compliant
+    assert not TaggedAnswer().parse("so <answer>2</answer>").format_compliant
+    assert FreeText().parse("anything\nat all").format_compliant
 
 
 def test_tags_of_other_names() -> None:
     form = TaggedAnswer(tag="rating", reasoning="why")
-    said = "<why>soft</why> <rating>2.5</rating>"
-    assert form.parse(said) == Answer(2.5, "soft", True)
+    printed = "<why>soft</why> <rating>2.5</rating>"
+    assert form.parse(printed) == Answer(2.5, "soft", True)
     # The published tags are prose here, and the other way round.
     assert form.parse("<think>soft</think><answer>2.5</answer>") == Answer(None, None, False)
-    assert PUBLISHED.parse(said) == Answer(None, None, False)
+    assert PUBLISHED.parse(printed) == Answer(None, None, False)
     assert (form.opening, form.closing, form.reasons) == ("<rating>", "</rating>", True)
 
 
@@ -171,7 +171,7 @@ _PIECES = st.sampled_from(
 @given(st.lists(_PIECES, max_size=9).map("".join))
 def test_form_is_the_published_pattern(text: str) -> None:
     for form, pattern in _PATTERNS:
-        assert form.parse(text).well_formed == bool(pattern.fullmatch(text))
+        assert form.parse(text).format_compliant == bool(pattern.fullmatch(text))
 
 
 @pytest.mark.medium

@@ -54,7 +54,7 @@ def bootstrap_interval(
         (krcc, lambda x, y: stats.kendalltau(x, y).statistic),
     ],
 )
-def test_draws_equal_plain_resampling(figure, reference, clustered) -> None:  # type: ignore[no-untyped-def]
+def test_draws_equal_plain_resampling(metric, reference, clustered) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(1)
     x, y = noisy_pair(40, 0.7, rng)
     x, y = np.round(x, 1), np.round(y, 0)  # ties in both
@@ -62,7 +62,7 @@ def test_draws_equal_plain_resampling(figure, reference, clustered) -> None:  # 
     units = Units.of(40, clusters)
     counts = np.concatenate(list(resample_counts(units, 50, seed=3))).astype(int)
     expected = [reference(np.repeat(x, row), np.repeat(y, row)) for row in counts]
-    drawn = bootstrap_draws(figure, x, y, clusters=clusters, draws=50, seed=3)
+    drawn = bootstrap_draws(metric, x, y, clusters=clusters, draws=50, seed=3)
     np.testing.assert_allclose(drawn, expected, atol=1e-9)
 
 
@@ -116,8 +116,8 @@ def test_no_interval_and_why() -> None:
 def test_a_constant_draw_is_nan_and_not_a_number() -> None:
     pred = np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.3])
     target = np.arange(6.0)
-    for figure in (srcc, plcc):
-        drawn = bootstrap_draws(figure, pred, target, draws=200, seed=0)
+    for metric in (srcc, plcc):
+        drawn = bootstrap_draws(metric, pred, target, draws=200, seed=0)
         counts = np.concatenate(list(resample_counts(Units.of(6, None), 200, seed=0)))
         constant = (counts[:, 5] == 0) | (counts[:, 5] == 6)
         single = (counts > 0).sum(axis=1) == 1

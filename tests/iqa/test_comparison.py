@@ -93,7 +93,7 @@ def test_bootstrap_test_of_a_constant_predictor() -> None:
 
 
 def test_pair_wins_by_hand() -> None:
-    # Pairs by opinion (1<2), (1<3), (2<3); the fourth image ties the third, so that one pair
+    # Pairs by MOS (1<2), (1<3), (2<3); the fourth image ties the third, so that one pair
     # (3, 4) does not count: (1,2) (1,3) (1,4) (2,3) (2,4) are five.
     target = [1.0, 2.0, 3.0, 3.0]
     first = [1.0, 2.0, 3.0, 0.0]  # wrong on (1,4), (2,4)
@@ -113,7 +113,7 @@ def test_pair_wins_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pair_wins(first, second, target)
     monkeypatch.setattr("vqr1.iqa.comparison._BLOCK", 57 * 5)
     assert pair_wins(first, second, target) == whole
-    # Kendall's tau-a over untied opinions is 2 * accuracy - 1.
+    # Kendall's tau-a over untied MOS is 2 * accuracy - 1.
     concordance = sum(
         np.sign(target[i] - target[j]) * np.sign(first[i] - first[j])
         for i in range(57)
@@ -122,10 +122,10 @@ def test_pair_wins_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2 * whole.first_accuracy - 1 == pytest.approx(concordance / whole.pairs)
 
 
-def test_no_pair_tells_them_apart() -> None:
+def test_no_pair_distinguish_them() -> None:
     found = pair_wins([1.0, 2.0, 3.0], [10.0, 20.0, 30.0], [1.0, 2.0, 3.0])
     assert math.isnan(found.win_rate.value)
-    assert found.win_rate.reason == "no pair of images tells the two apart"
+    assert found.win_rate.reason == "no pair of images distinguish the two"
     assert found.first_accuracy == 1.0
 
 
@@ -157,7 +157,7 @@ def test_letters(m: int, pairs: list[tuple[int, int]], letters: list[str]) -> No
     assert difference_letters(matrix(m, pairs)) == letters
 
 
-def test_letters_say_exactly_which_pairs_differ() -> None:
+def test_letters_state_exactly_which_pairs_differ() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
         m = int(rng.integers(2, 8))

@@ -13,14 +13,14 @@ from scipy import stats
 
 from vqr1.iqa.correlation import (
     krcc,
-    krcc_figure,
+    krcc_value,
     plcc,
-    plcc_figure,
+    plcc_value,
     srcc,
-    srcc_figure,
+    srcc_value,
 )
 
-FIGURES = (srcc, plcc, krcc)
+METRICS = (srcc, plcc, krcc)
 
 
 def test_hand_computed() -> None:
@@ -65,32 +65,32 @@ def test_equals_scipy(pairs: list[tuple[float, int]]) -> None:
 
 def test_sign_is_kept() -> None:
     rising = np.arange(10.0)
-    for figure in FIGURES:
-        assert figure(rising, -rising) == pytest.approx(-1.0)
+    for metric in METRICS:
+        assert metric(rising, -rising) == pytest.approx(-1.0)
 
 
 def test_tensors_and_arrays_agree() -> None:
     generator = torch.Generator().manual_seed(0)
     pred, target = torch.rand(30, generator=generator), torch.rand(30, generator=generator)
-    for figure in FIGURES:
-        assert figure(pred, target) == figure(pred.numpy(), target.tolist())
+    for metric in METRICS:
+        assert metric(pred, target) == metric(pred.numpy(), target.tolist())
 
 
-@pytest.mark.parametrize("figure", [srcc_figure, plcc_figure, krcc_figure])
+@pytest.mark.parametrize("figure", [srcc_value, plcc_value, krcc_value])
 @pytest.mark.parametrize(
     ("pred", "target", "reason"),
     [
         ([3.0, 3.0, 3.0, 3.0], [1.0, 2.0, 3.0, 4.0], "all predictions are equal"),
-        ([1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 2.0, 2.0], "all opinion scores are equal"),
+        ([1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 2.0, 2.0], "all MOS are equal"),
         ([0.1 + 0.2, 0.3, 0.3], [1.0, 2.0, 3.0], "all predictions are equal"),
         ([1.0, 2.0], [1.0, 2.0], "2 images, at least 3 are needed"),
         ([], [], "0 images, at least 3 are needed"),
         ([1.0, math.nan, 3.0], [1.0, 2.0, 3.0], "1 of 3 predictions are not finite numbers"),
-        ([1.0, 2.0, 3.0], [1.0, math.inf, 3.0], "1 of 3 opinion scores are not finite numbers"),
+        ([1.0, 2.0, 3.0], [1.0, math.inf, 3.0], "1 of 3 MOS are not finite numbers"),
     ],
 )
-def test_no_figure_and_why(figure, pred, target, reason) -> None:  # type: ignore[no-untyped-def]
-    found = figure(pred, target)
+def test_no_metric_and_why(metric, pred, target, reason) -> None:  # type: ignore[no-untyped-def]
+    found = metric(pred, target)
     assert math.isnan(found.value)
     assert found.reason == reason
 
@@ -105,6 +105,6 @@ def test_wrong_shapes_are_errors() -> None:
 def test_extreme_magnitudes() -> None:
     pred = np.array([1e-200, 3e-200, 2e-200, 5e-200])
     target = np.array([1e200, 2e200, 3e200, 4e200])
-    # The same figure as of 1 3 2 5 against 1 2 3 4: scale does not matter.
+    # The same metric as of 1 3 2 5 against 1 2 3 4: scale does not matter.
     expected = stats.pearsonr([1, 3, 2, 5], [1, 2, 3, 4]).statistic
     assert plcc(pred, target) == pytest.approx(expected, abs=1e-9)

@@ -128,7 +128,7 @@ def test_no_fit_and_why() -> None:
     )
 
 
-def test_a_fit_that_does_not_converge_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_that_does_not_converge_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqr1.iqa.logistic._MAX_STEPS", 1)
     rng = np.random.default_rng(0)
     x = rng.uniform(1, 5, 200)
@@ -151,9 +151,9 @@ def test_a_near_fit_is_tried_first_and_gives_the_same_curve() -> None:
 
 @pytest.mark.parametrize("curve", ["logistic4", "logistic5"])
 def test_few_distinct_predictions(curve: Curve) -> None:
-    """A policy that always says 2, 3 or 4: the best curve passes through the three means."""
+    """A policy that always answers 2, 3 or 4: the best curve passes through the three means."""
     x = np.repeat([2.0, 3.0, 4.0], 20)
     y = x + np.tile(np.linspace(-1, 1, 20), 3)
     fit = fit_logistic(x, y, curve)
-    # Each group's mean is its x, so what remains is the spread within the groups.
+    # Each group's mean is its x, so what remains is the standard deviation within the groups.
     assert fit.rmse.value == pytest.approx(np.linspace(-1, 1, 20).std(), rel=1e-5)

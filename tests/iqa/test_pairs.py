@@ -33,10 +33,10 @@ def test_probability_by_hand() -> None:
     assert p[0, 1] == pytest.approx(0.8413447, abs=1e-7)
     assert p[0, 2] == 0.5
     assert np.diag(p).tolist() == [0.5] * 3
-    # Twice the spread: Phi(1/2).
+    # Twice the standard deviation: Phi(1/2).
     wide = preference_matrix(np.array([3.0, 2.0]), np.array([0.6, 0.8]), std_scale=2, gamma=1e-12)
     assert wide[0, 1] == pytest.approx(phi(0.5))
-    # Without any spread gamma alone decides: (3.001 - 3) / sqrt(1e-6) = 1.
+    # Without any standard deviation gamma alone decides: (3.001 - 3) / sqrt(1e-6) = 1.
     certain = preference_matrix(np.array([3.001, 3.0]), np.zeros(2), gamma=1e-6)
     assert certain[0, 1] == pytest.approx(phi(1.0), abs=1e-9)
 
@@ -84,7 +84,7 @@ def test_pairs_of_known_order() -> None:
     pairs = pair_outcomes(
         np.array([1.0, 2.0, 4.0]), np.array([0.1, 0.2, 0.3]), np.array([5.0, 5.0, 1.0])
     )
-    # (0, 1) has equal opinions; (0, 2) and (1, 2) are told wrongly.
+    # (0, 1) has equal MOS; (0, 2) and (1, 2) are given wrongly.
     assert pairs.difference.tolist() == [-3.0, -2.0]
     assert pairs.variance.tolist() == pytest.approx([0.1, 0.13])
     assert pairs.won.tolist() == [1.0, 1.0]

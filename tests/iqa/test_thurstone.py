@@ -66,7 +66,7 @@ def test_invalid_answers_enter_nothing() -> None:
     assert statistics.variance[0].item() == pytest.approx(0.5)
 
 
-def test_image_with_one_valid_answer_is_left_out() -> None:
+def test_image_with_one_valid_answer_is_excluded() -> None:
     nan = math.nan
     mos = torch.tensor([1.0, 2.0, 3.0])
     scores = torch.tensor([[1.0, 2.0], [5.0, nan], [3.0, 4.0]])
@@ -91,7 +91,7 @@ def test_variance_floor_and_fixed_variance() -> None:
     assert fixed[1, 0, 0].item() == pytest.approx(norm.cdf(1 / math.sqrt(2 + 1e-6)), abs=1e-9)
 
 
-def test_only_the_order_of_opinion_scores_counts() -> None:
+def test_only_the_order_of_mos_counts() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = 1 + 4 * torch.rand(5, 4, generator=generator)
     mos = torch.tensor([1.0, 2.0, 2.0, 4.0, 5.0])

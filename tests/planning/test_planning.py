@@ -140,7 +140,7 @@ def test_what_eight_processes_hold_by_hand() -> None:
     }  # fmt: skip
     offloaded = held(load_train_config([*options, "hardware=8gpu_zero3_offload"]), shape)
     assert offloaded.always["moments"] == offloaded.always["master weights"] == 0
-    # Its moments and master weights, and the whole reference.
+    # Its optimizer state and master weights, and the whole reference.
     assert offloaded.host == 1.5 * total + 4 * total
     assert offloaded.visiting == 4 * total
 
@@ -185,7 +185,7 @@ def test_vllm_in_the_process_has_weights_and_a_cache_of_its_own() -> None:
 
 
 def test_operations_and_bytes_on_the_way() -> None:
-    two = ["hardware=cpu_2procs", "grpo.inner_iterations=2"]
+    two = ["hardware=cpu_2procs", "grpo.num_iterations=2"]
     config = load_train_config(two)
     shape = read_shape(config.model)
     work = share_of_work(config, shape)
@@ -216,7 +216,7 @@ def test_operations_and_bytes_on_the_way() -> None:
 
 
 def test_host_memory_is_reached_through_pcie() -> None:
-    keys = ["model=qwen2_5_vl_7b", "loader.images_per_step=16"]
+    keys = ["model=qwen2_5_vl_7b", "loader.global_batch_size=16"]
     total, h100, half = 8_292_166_656, GPUS["h100"], Assumptions(0.5, 0.5)
 
     def seconds(*more: str) -> tuple[float, float]:
@@ -226,7 +226,7 @@ def test_host_memory_is_reached_through_pcie() -> None:
         found = expected_seconds(config, shape, work, h100, half)
         return found.host, found.optimiser
 
-    # Moments on the device: 20 float32 numbers a weight and an eighth of the weights each.
+    # Optimizer state on the device: 20 float32 numbers a weight and an eighth of the weights each.
     device = 20 * 4 * total / 8 / 3.35e12
     assert seconds("hardware=8gpu_zero3") == pytest.approx((0, device))
     # The whole float32 reference, once a step.
@@ -244,7 +244,7 @@ def test_host_memory_is_reached_through_pcie() -> None:
     assert update == pytest.approx(1.08, abs=5e-3)
     assert seconds(*two, "hardware.reference=host") == pytest.approx((moved + visit, update))
     # Both inner iterations update; the reference comes once.
-    twice = (*two, "hardware.reference=host", "grpo.inner_iterations=2")
+    twice = (*two, "hardware.reference=host", "grpo.num_iterations=2")
     assert seconds(*twice) == pytest.approx((2 * moved + visit, 2 * update))
     adapters = ("hardware=1gpu_lora", "hardware.reference=host")
     assert seconds(*adapters)[0] == 0
@@ -254,16 +254,16 @@ def test_host_memory_of_a_node(capsys: pytest.CaptureFixture[str]) -> None:
     keys = ["model=qwen2_5_vl_7b", "hardware=multinode_zero3", "hardware.reference=host"]
     assert main([*keys, "--image", "512x384"]) == 0
     # 4 x 8,292,166,656 bytes are 31,632 MiB; eight of them 265 GB, however many nodes there are.
-    said = capsys.readouterr().out
-    assert "host memory besides: 31,632 MiB of each process, 265 GB of a node's 8\n" in said
+    printed = capsys.readouterr().out
+    assert "host memory besides: 31,632 MiB of each process, 265 GB of a node's 8\n" in printed
 
 
 def test_images_that_cannot_be_shared_are_refused_as_the_training_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["hardware=cpu_2procs", "loader.images_per_step=9"]) == 2
+    assert main(["hardware=cpu_2procs", "loader.global_batch_size=9"]) == 2
     assert capsys.readouterr().err == (
-        "error: loader.images_per_step=9: 2 processes (hardware.devices x hardware.nodes) cannot "
+        "error: loader.global_batch_size=9: 2 processes (hardware.devices x hardware.nodes) cannot "
         "share it equally; use 8 or 10, or another number of processes\n"
     )
 
@@ -295,6 +295,8 @@ def test_a_step_of_39_million_weights_takes_what_was_planned() -> None:
 
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", "hardware=8gpu_zero3"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert said.startswith("error: hardware.accelerator=gpu, hardware.devices=8: --check measures")
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert printed.startswith(
+        "error: hardware.accelerator=gpu, hardware.devices=8: --check measures"
+    )

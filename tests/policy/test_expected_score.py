@@ -148,7 +148,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "scale", "first"), CASES)
 def test_equals_brute_force(name: str, scale: ScoreRange, first: str) -> None:
-    # Where some digits are much likelier, most of the large tree is left out.
+    # Where some digits are much likelier, most of the large tree is excluded.
     head, alike = numerical_head(name, first, 12.0 if scale[1] == 100 else 2.0)
     mean, std, mass = brute_force(head, rows_of(name, scale), written_of(name, scale), alike)
     found = found_by_tree(name, scale, head)
@@ -188,7 +188,7 @@ def test_neighbours_and_the_size_of_a_pass_change_nothing(
             assert float(found.mass[number]) == pytest.approx(mass, abs=1e-7)
 
 
-def test_branches_are_left_out_within_the_budget_of_each_image() -> None:
+def test_branches_are_excluded_within_the_budget_of_each_image() -> None:
     # Half of .01 may go: of the first image .001, .002 (sum .003; with .004 it would be .007),
     # of the second nothing, since .006 alone is more.
     entries = Entries(
@@ -211,17 +211,17 @@ def test_a_first_digit_0_counts_like_others(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def written(monkeypatch: pytest.MonkeyPatch, texts: dict[str, float]) -> Any:
-    """Expected scores of a model that writes texts, the closing tag behind them, for sure.
+    """Expected scores of a model that writes texts, the closing tag after them, for sure.
 
     Args:
         monkeypatch: puts the probabilities in place of a forward pass.
-        texts: what is written behind `<answer>`, with its probability.
+        texts: what is written after `<answer>`, with its probability.
     """
     tokenizer = tokenizer_of("characters")
     tree = spelling_tree(tokenizer, SCALES[0])
 
     def behind(node: int) -> list[float]:
-        """Log-probabilities of the columns behind a node."""
+        """Log-probabilities of the columns after a node."""
         path: list[int] = []
         while node >= 0:
             path.insert(0, node)

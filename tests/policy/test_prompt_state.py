@@ -35,7 +35,7 @@ def test_runs_by_hand(sizes: list[int], limit: int, runs: list[tuple[int, int]])
 
 
 @pytest.mark.parametrize("tokens", [1, 30])
-def test_parts_leave_what_one_pass_leaves(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
+def test_splits_leave_what_one_pass_leaves(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     model = tiny_model()
     whole = read(model)
     assert whole.runs == ((0, 2, whole.runs[0][2]), (2, 1, whole.runs[1][2]))
@@ -55,7 +55,7 @@ def test_parts_leave_what_one_pass_leaves(monkeypatch: pytest.MonkeyPatch, token
 def test_two_branches_see_prompt_and_trunk_but_not_each_other() -> None:
     model = tiny_model()
     state = read(model)
-    # A trunk token t, two branches x and y behind it, for each of three images.
+    # A trunk token t, two branches x and y after it, for each of three images.
     trunk, branches = [3, 4, 5], ([6, 7, 8], [9, 10, 11])
     seen = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]], dtype=torch.bool)[None, None]
     tokens = torch.tensor(list(zip(trunk, *branches, strict=True)))
@@ -68,7 +68,7 @@ def test_two_branches_see_prompt_and_trunk_but_not_each_other() -> None:
         rows = torch.tensor([trunk, branch, [12, 13, 14]]).T[:, None]
         plain = plain_logprobs(model, PROMPTS, rows, torch.ones_like(rows, dtype=torch.bool))
         for image in range(3):
-            # What the trunk says of the branch, and the branch of the token behind it.
+            # What the trunk states of the branch, and the branch of the token after it.
             assert float(found[image, 0, branch[image]]) == pytest.approx(
                 float(plain.logprobs[image, 0, 1]), abs=1e-5
             )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qwen_vl_utils import process_vision_info
 
-from tests.support.pictures import SENTENCE, noise_picture
+from tests.support.images import SENTENCE, noise_image
 from vqr1.errors import ConfigError, DataError
 from vqr1.policy.families._qwen_images import AreaRule
 from vqr1.policy.families.qwen2_5_vl import FAMILY
@@ -47,14 +47,14 @@ def test_text_is_the_published_template(processor: Any, shared: Path, vision_id:
 @pytest.mark.parametrize("vision_id", [False, True])
 def test_prompts_equal_the_published_path(processor: Any, vision_id: bool) -> None:
     """Against process_vision_info and the processor, as the model card's code calls them."""
-    pictures = [noise_picture(n, w, h) for n, (w, h) in enumerate([(90, 61), (200, 300), (30, 28)])]
+    images = [noise_image(n, w, h) for n, (w, h) in enumerate([(90, 61), (200, 300), (30, 28)])]
     published_limits = {"min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28}
     builder = PromptBuilder(FAMILY, processor, SENTENCE, **published_limits, vision_id=vision_id)
-    batch = builder(pictures)
-    for position, picture in enumerate(pictures):
+    batch = builder(images)
+    for position, image in enumerate(images):
         message = {
             "role": "user",
-            "content": [{"type": "image", "image": picture}, {"type": "text", "text": SENTENCE}],
+            "content": [{"type": "image", "image": image}, {"type": "text", "text": SENTENCE}],
         }
         text = processor.apply_chat_template(
             [message], tokenize=False, add_generation_prompt=True, add_vision_id=vision_id
@@ -72,16 +72,16 @@ def test_area_limits_equal_qwen_vl_utils(processor: Any) -> None:
     limits = {"min_pixels": 100 * 100, "max_pixels": 160 * 160}
     builder = PromptBuilder(FAMILY, processor, SENTENCE, **limits, vision_id=True)
     for size in [(40, 40), (150, 90), (500, 333)]:
-        picture = noise_picture(3, *size)
-        element = {"type": "image", "image": picture, **limits}
+        image = noise_image(3, *size)
+        element = {"type": "image", "image": image, **limits}
         (expected,), _ = process_vision_info([{"role": "user", "content": [element]}])
         assert builder.rule.size(*size) == expected.size
-        assert builder([picture]).images[0].shape == (expected.size[1], expected.size[0], 3)
+        assert builder([image]).images[0].shape == (expected.size[1], expected.size[0], 3)
 
 
 def test_shapes_and_image_tokens(processor: Any) -> None:
     batch = PromptBuilder(FAMILY, processor, SENTENCE, 56 * 56, 112 * 112, vision_id=True)(
-        [noise_picture(0, 56, 84), noise_picture(1, 112, 112)]
+        [noise_image(0, 56, 84), noise_image(1, 112, 112)]
     )
     # 56 x 84 pixels: 2 x 3 tokens of 28 x 28; 112 x 112: 4 x 4.
     assert [tuple(image.shape) for image in batch.images] == [(84, 56, 3), (112, 112, 3)]
@@ -109,11 +109,11 @@ def test_resized_sides_are_multiples_within_reach(
     assert new_width * new_height // 784 <= rule.most_tokens()
 
 
-def test_very_narrow_pictures_are_refused(prompts: PromptBuilder) -> None:
-    with pytest.raises(DataError, match="a picture of 2 x 402 pixels is too narrow"):
-        prompts([noise_picture(0, 2, 402)])
+def test_very_narrow_images_are_refused(prompts: PromptBuilder) -> None:
+    with pytest.raises(DataError, match="an image of 2 x 402 pixels is too narrow"):
+        prompts([noise_image(0, 2, 402)])
     # Long but allowed, and above the largest area: the published rule's short side would be 0.
-    assert prompts([noise_picture(0, 28, 28 * 190)]).images[0].shape[1] == 28
+    assert prompts([noise_image(0, 28, 28 * 190)]).images[0].shape[1] == 28
 
 
 def test_contradictions_are_config_errors(processor: Any) -> None:

@@ -15,11 +15,11 @@ from tests.support.tiny_models import (
     tiny_prompts,
 )
 from vqr1.errors import ModelError
-from vqr1.policy.backbone import unwrap
 from vqr1.policy.shared_prompt import (
     plan_micro_batches,
     response_logprobs,
 )
+from vqr1.policy.unwrap import unwrap
 from vqr1.policy.vision import VisionFeatures, encode_images
 from vqr1.records import PromptBatch
 

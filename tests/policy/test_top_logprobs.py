@@ -43,8 +43,8 @@ def test_all_numbers_written_out() -> None:
         token("answer"),
         token(">"),
     ]
-    # 9 lies beyond 0 to 6. Of each other first digit: .08 ends there; behind the point 1 (.7) or
-    # 5 (.2), each of which ends with .06 or goes on to 0 (.5) or 9 (.4), which end with .95.
+    # 9 lies beyond 0 to 6. Of each other first digit: .08 ends there; after the point 1 (.7) or
+    # 5 (.2), each of which ends with .06 or continues to 0 (.5) or 9 (.4), which end with .95.
     numbers, weights = [], []
     for d, p in ((3, 0.3), (4, 0.6)):
         numbers.append(d)
@@ -85,13 +85,13 @@ def test_a_first_digit_0_is_a_number_like_others() -> None:
 
 def test_places_of_the_written_number_stand_in_for_others() -> None:
     # 0 to 100, "85" was written. 7 is one digit like "8": .3 end, .7 another digit 5, which ends.
-    # 8 ends with .3 and goes on to 85 with .7.  E = .6 (.3 8 + .7 85) + .4 (.3 7 + .7 75)
+    # 8 ends with .3 and continues to 85 with .7.  E = .6 (.3 8 + .7 85) + .4 (.3 7 + .7 75)
     # = .6 61.9 + .4 54.6 = 58.98.
     tokens = [*OPENING, token("8", _8=0.6, _7=0.4), token("5", _5=0.7, _e=0.3), token("</")]
     found = expected_from_tokens(tokens, (0.0, 100.0))
     assert found.score == pytest.approx(58.98)
     assert found.lost == pytest.approx(0.0)
-    # "9" was written, 1 goes on to 10 (.5): two digits were never written, so "10" ends as "9"
+    # "9" was written, 1 continues to 10 (.5): two digits were never written, so "10" ends as "9"
     # does, with .5; what else would follow, a third digit 0 (.5), is no number up to 125 but 100,
     # which ends with .5 again, and its 0 leads beyond.
     tokens = [*OPENING, token("9", _9=0.8, _1=0.2), token("</", _e=0.5, _0=0.5)]
@@ -110,7 +110,7 @@ def test_a_sign_that_is_one_with_the_tag() -> None:
     found = expected_from_tokens([*opening, token("2"), token("</")], (0.0, 10.0))
     assert found.score == pytest.approx(-1.0)
     assert found.lost == pytest.approx(0.0)
-    # 1 to 5 knows no sign: nothing behind it is known, and all is lost.
+    # 1 to 5 knows no sign: nothing after it is known, and all is lost.
     found = expected_from_tokens([*opening, token("2"), token("</")])
     assert (found.score, found.std) == (None, None)
     assert found.lost == pytest.approx(1.0)
@@ -138,7 +138,7 @@ def test_no_expectation(tokens: list[ReportedToken], lost: float | None) -> None
 
 @torch.no_grad()
 def reported(policy: Policy, state: PromptState, texts: list[str]) -> list[list[ReportedToken]]:
-    """What a server would tell of texts, as the answers to prompts that were read: 20 a place."""
+    """What a server would report of texts, as the answers to prompts that were read: 20 a place."""
     tokenizer: Any = policy.processor.tokenizer
     found = []
     for image, text in enumerate(texts):
@@ -176,13 +176,13 @@ def test_error_against_the_exact_expectation(name: str) -> None:
         FAMILY, policy.processor, prompt.text, config.min_pixels, config.max_pixels, vision_id=False
     )
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for number in range(12):
         y, x = np.mgrid[0:112, 0:112]
         clean = 127 + 90 * np.stack([np.sin(x / (5 + number)), np.cos(y / 9), np.sin(x / 13)], -1)
         noisy = clean + rng.normal(0, 8 * number, clean.shape)
-        pictures.append(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
-    prompts = builder(pictures)
+        images.append(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
+    prompts = builder(images)
     engine = LocalEngine(policy.model, policy.processor.tokenizer, 10**6)
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=96, stop="answer")
     exact = expected_answers(

@@ -60,7 +60,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
         trained_vision_id(checkpoint(tmp_path))
 
 
-def test_what_is_asked_otherwise_is_said() -> None:
+def test_what_is_asked_otherwise_is_stated() -> None:
     assert vision_id_note(PROMPT, True) is None
     assert vision_id_note(replace(PROMPT, vision_id=True), True) is None
     assert vision_id_note(replace(PROMPT, vision_id=True), None) is None

@@ -17,7 +17,7 @@ from vqr1.rewards import (
 INPUTS = RewardInputs(
     scores=torch.tensor([[1.0, 2.0, math.nan], [4.0, 3.0, 5.0]]),
     valid=torch.tensor([[True, True, False], [True, True, True]]),
-    well_formed=torch.tensor([[True, False, False], [True, True, False]]),
+    format_compliant=torch.tensor([[True, False, False], [True, True, False]]),
     mos=torch.tensor([2.0, 4.5]),
 )
 
@@ -33,7 +33,7 @@ def test_a_wild_score_is_no_worse_than_an_unreadable_one() -> None:
     inputs = RewardInputs(
         scores=torch.tensor([[90.0, math.nan]]),
         valid=torch.tensor([[True, False]]),
-        well_formed=torch.ones(1, 2, dtype=torch.bool),
+        format_compliant=torch.ones(1, 2, dtype=torch.bool),
         mos=torch.tensor([1.0]),
     )
     assert MseReward()(inputs).tolist() == [[-16.0, -16.0]]
@@ -63,6 +63,6 @@ def test_weighted_sum_keeps_the_terms() -> None:
     assert WeightedRewards({"fidelity": (1.0, FidelityReward())}).ranks
 
 
-def test_shuffled_control_uses_the_neighbours_opinion() -> None:
+def test_shuffled_control_uses_the_neighbours_mos() -> None:
     expected = fidelity_reward(INPUTS.scores, torch.tensor([4.5, 2.0]), INPUTS.valid)
     torch.testing.assert_close(ShuffledFidelityReward()(INPUTS), expected)

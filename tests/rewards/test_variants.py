@@ -53,7 +53,7 @@ def test_probability() -> None:
     second = 1 - norm.cdf((1 - 3.5) / math.sqrt(2.5 + 1e-6))
     reward = ProbabilityReward()(THREE)
     assert reward[0, 0].item() == pytest.approx((first + second) / 2, abs=1e-6)
-    # image 1 against image 0: Phi((4-2)/sqrt(2)); equal MOS to image 2: 1/2 whatever is said
+    # image 1 against image 0: Phi((4-2)/sqrt(2)); equal MOS to image 2: 1/2 whatever is stated
     above = norm.cdf((4 - 2) / math.sqrt(2 + 1e-6))
     assert reward[1, 0].item() == pytest.approx((above + 0.5) / 2, abs=1e-6)
 
@@ -124,7 +124,7 @@ def test_an_image_without_two_scores_is_no_opponent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "said"),
+    ("build", "printed"),
     [
         (lambda: ThresholdReward(width=0.0), "width=0.0"),
         (lambda: MarginReward(width=-1.0), "width=-1.0"),
@@ -132,9 +132,9 @@ def test_an_image_without_two_scores_is_no_opponent() -> None:
         (lambda: ProbabilityReward(gamma=0.0), "gamma=0.0"),
     ],
 )
-def test_constants_out_of_range(build: object, said: str) -> None:
+def test_constants_out_of_range(build: object, printed: str) -> None:
     assert callable(build)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=printed):
         build()
 
 

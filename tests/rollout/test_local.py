@@ -204,7 +204,7 @@ def test_training_mode_is_left_as_found(model):
 
 
 def favour(model, token, strength=200.0):
-    """Makes the model say one token only: the head answers with it whatever the state."""
+    """Makes the model state one token only: the head answers with it whatever the state."""
 
     def one_sided(_, __, logits):
         logits = logits.clone()

@@ -16,7 +16,7 @@ LOGITS = torch.log(torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]))
 
 
 def frequencies(sampling, banned=NOTHING, draws=20000):
-    """How often each of the five tokens comes, with evenly spread noise."""
+    """How often each of the five tokens comes, with evenly standard deviation noise."""
     noise = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
     tokens, _ = draw(LOGITS.repeat(draws, 1), noise, sampling, banned)
     return (torch.bincount(tokens, minlength=5) / draws).numpy()

@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from tests.support.real_vllm import needs_vllm
 from vqr1.config import ColocatedConfig, ModelConfig, SamplingConfig
 from vqr1.errors import ModelError
@@ -39,7 +39,7 @@ QUESTION = (
 MODEL = ModelConfig(name="tiny", path=None, min_pixels=28 * 28, max_pixels=112 * 112)
 SAMPLING = SamplingConfig(top_k=50, max_new_tokens=24, stop="answer")
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=24, stop="answer")
-PICTURES = [noise_picture(0, 56, 56), noise_picture(1, 84, 56), noise_picture(0, 56, 56)]
+IMAGES = [noise_image(0, 56, 56), noise_image(1, 84, 56), noise_image(0, 56, 56)]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def engine(policy: Policy) -> VllmColocatedEngine:
 def prompts(policy: Policy) -> Any:
     return PromptBuilder(
         FAMILY, policy.processor, QUESTION, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
-    )(PICTURES)
+    )(IMAGES)
 
 
 def moved(policy: Policy) -> Any:
@@ -100,7 +100,7 @@ def test_responses_are_drawn_from_the_weights_that_were_taken_over(
     assert gap(policy.model, prompts, first) < 1e-4
     assert ask().texts == first.texts
     assert ask(seed=4).texts != first.texts
-    # The same picture twice in a batch: two samples, not one.
+    # The same image twice in a batch: two samples, not one.
     assert first.texts[0] != first.texts[2]
     changed = moved(policy)
     engine.with_model(changed)
@@ -168,12 +168,12 @@ def test_responses_end_by_our_rules(
     assert "</answer>" in seen
 
 
-def test_a_picture_at_the_largest_size_fits(engine: VllmColocatedEngine, policy: Policy) -> None:
+def test_an_image_at_the_largest_size_fits(engine: VllmColocatedEngine, policy: Policy) -> None:
     engine.with_model(policy.model)
     builder = PromptBuilder(
         FAMILY, policy.processor, QUESTION, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
     )
-    prompts = builder([noise_picture(2, 112, 112), noise_picture(3, 28, 1000)])
+    prompts = builder([noise_image(2, 112, 112), noise_image(3, 28, 1000)])
     rollout = engine.sample(prompts, group_size=2, sampling=SAMPLING, seed=0)
     assert gap(policy.model, prompts, rollout) < 1e-4
 
@@ -192,7 +192,7 @@ def test_two_processes_train_with_an_engine_each(tmp_path: Path) -> None:
         "rollout.colocated.enforce_eager=true", "rollout.sampling.max_new_tokens=48",
         "rollout.sampling.stop=answer", "hardware=cpu_2procs", "max_steps=2",
         "hardware.strategy=fsdp2", "hardware.reference=sharded",
-        "dataset.max_images=60", "loader.images_per_batch=4", "loader.workers=1",
+        "dataset.max_images=60", "loader.batch_size=4", "loader.workers=1",
         "validation.max_images=8", "validation.test=false", "callbacks.progress=false",
         "logger=csv",
     )  # fmt: skip

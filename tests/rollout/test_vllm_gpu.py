@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.pictures import SENTENCE, noise_picture
+from tests.support.images import SENTENCE, noise_image
 from tests.support.real_vllm import needs_vllm, served
 from vqr1.config import ColocatedConfig, ModelConfig, RolloutServerConfig, SamplingConfig
 from vqr1.policy.families.qwen2_5_vl import FAMILY
@@ -17,8 +17,8 @@ from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.prompts import PromptBuilder
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.rollout.engine import RolloutEngine
+from vqr1.rollout.vllm_client import VllmLink
 from vqr1.rollout.vllm_colocated import VllmColocatedEngine
-from vqr1.rollout.vllm_link import VllmLink
 from vqr1.rollout.vllm_server import VllmServerEngine
 
 pytestmark = [pytest.mark.gpu, needs_vllm]
@@ -38,7 +38,7 @@ def check_follows(policy: Policy, engine: RolloutEngine, waits: bool = False) ->
     builder = PromptBuilder(
         FAMILY, policy.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
     )
-    prompts = builder([noise_picture(seed, 84, 56) for seed in range(4)]).to("cuda:0")
+    prompts = builder([noise_image(seed, 84, 56) for seed in range(4)]).to("cuda:0")
     model: Any = policy.model
 
     def gap() -> float:

@@ -11,7 +11,7 @@ from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 
 from tests.support import vllm_transport
-from tests.support.pictures import SENTENCE, noise_picture
+from tests.support.images import SENTENCE, noise_image
 from tests.support.real_vllm import needs_vllm
 from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
 from vqr1.policy.families.qwen2_5_vl import FAMILY
@@ -19,7 +19,7 @@ from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.prompts import PromptBuilder
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.rollout.local import LocalEngine
-from vqr1.rollout.vllm_link import VllmLink
+from vqr1.rollout.vllm_client import VllmLink
 from vqr1.rollout.vllm_server import VllmServerEngine
 
 pytestmark = needs_vllm
@@ -44,7 +44,7 @@ class Asked:
         )
         # The checkpoint's own processor would resize the narrow one again.
         self.prompts = builder(
-            [noise_picture(0, 56, 56), noise_picture(1, 84, 56), noise_picture(2, 28, 1000)]
+            [noise_image(0, 56, 56), noise_image(1, 84, 56), noise_image(2, 28, 1000)]
         )
 
     def texts(self, seed: int) -> list[list[str]]:

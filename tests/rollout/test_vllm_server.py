@@ -14,7 +14,7 @@ from peft import get_peft_model
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from tests.support import vllm_transport
-from tests.support.pictures import SENTENCE, noise_picture
+from tests.support.images import SENTENCE, noise_image
 from tests.support.vllm_transport import RunningServer, vllm_server
 from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
 from vqr1.errors import ModelError, RolloutLostError
@@ -23,7 +23,7 @@ from vqr1.policy.loading import load_policy
 from vqr1.policy.prompts import PromptBuilder
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.local import LocalEngine
-from vqr1.rollout.vllm_link import ServerAwayError, VllmLink
+from vqr1.rollout.vllm_client import ServerAwayError, VllmLink
 from vqr1.rollout.vllm_requests import seeds_of
 from vqr1.rollout.vllm_server import Agree, VllmServerEngine
 
@@ -36,8 +36,8 @@ BUILDER = PromptBuilder(
     FAMILY, POLICY.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=True
 )
 # The third is the first once more; sizes differ.
-PICTURES = [noise_picture(0, 56, 56), noise_picture(1, 84, 56), noise_picture(0, 56, 56)]
-PROMPTS = BUILDER(PICTURES)
+IMAGES = [noise_image(0, 56, 56), noise_image(1, 84, 56), noise_image(0, 56, 56)]
+PROMPTS = BUILDER(IMAGES)
 SAMPLING = SamplingConfig(top_k=50, max_new_tokens=24, stop="answer")
 
 
@@ -138,7 +138,7 @@ def test_responses_are_those_of_the_policy_whose_weights_were_sent(
     assert server.counts()["encoder_resets"] == resets + 1
     first = asked(engine, sampling)
     check_same(first, one_by_one(model, sampling))
-    # The same picture twice in a batch: two samples, not one.
+    # The same image twice in a batch: two samples, not one.
     assert first.texts[0] != first.texts[2]
     # An update that was not sent changes nothing there; sent, it does.
     with torch.no_grad():
@@ -187,7 +187,11 @@ def test_adapters_alone_are_sent_through_a_folder(server: RunningServer, tmp_pat
 @pytest.mark.parametrize(
     ("options", "keys", "message"),
     [
-        ({"no_dev_mode": True}, {}, "it does not tell its configuration; start it with: VLLM_SER"),
+        (
+            {"no_dev_mode": True},
+            {},
+            "it does not report its configuration; start it with: VLLM_SER",
+        ),
         ({"weight_transfer": None}, {}, "it takes no weights; start it with: VLLM_SERVER_DEV_MODE"),
         ({"lora": None}, {"weights": "adapter"}, "it takes no adapters; start it with VLLM_ALLOW"),
         (
@@ -249,13 +253,13 @@ def test_the_prompt_of_the_training_is_asked_for(server: RunningServer) -> None:
         FAMILY, POLICY.processor, SENTENCE, MODEL.min_pixels, MODEL.max_pixels, vision_id=False
     )  # fmt: skip
     engine = engine_of(server, POLICY.model, vision_id=False)
-    rollout = engine.sample(plain(PICTURES), group_size=1, sampling=SAMPLING, seed=0)
-    assert len(rollout.texts) == len(PICTURES)
+    rollout = engine.sample(plain(IMAGES), group_size=1, sampling=SAMPLING, seed=0)
+    assert len(rollout.texts) == len(IMAGES)
     with pytest.raises(ModelError, match="builds another prompt"):
         asked(engine)
     with pytest.raises(ModelError, match="builds another prompt"):
         engine_of(server, POLICY.model).sample(
-            plain(PICTURES), group_size=1, sampling=SAMPLING, seed=0
+            plain(IMAGES), group_size=1, sampling=SAMPLING, seed=0
         )
 
 
@@ -290,7 +294,7 @@ def test_a_server_that_hangs_is_given_up(server: RunningServer) -> None:
         asked(engine)
 
 
-def test_a_new_process_behind_the_address_gets_the_weights(
+def test_a_new_process_at_the_address_gets_the_weights(
     server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = fresh_model(seed=5)
@@ -304,7 +308,7 @@ def test_a_new_process_behind_the_address_gets_the_weights(
     check_same(asked(engine), one_by_one(model))
 
 
-def test_a_process_that_sends_nothing_is_told_of_the_new_one(server: RunningServer) -> None:
+def test_a_process_that_sends_nothing_is_given_of_the_new_one(server: RunningServer) -> None:
     engine = engine_of(server, POLICY.model, alone=False, agree=lambda call: "other")
     server.set(instance="other")
     with pytest.raises(RolloutLostError, match="it has been started anew"):

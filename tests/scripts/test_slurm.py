@@ -52,9 +52,9 @@ def job(folder: Path, script: str, code: int, *signals: signal.Signals) -> tuple
     finally:
         with suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGKILL)
-    said = folder / "requeued"
-    assert not said.exists() or said.read_text() == "requeue 71\n"
-    return ended, said.exists()
+    printed = folder / "requeued"
+    assert not printed.exists() or printed.read_text() == "requeue 71\n"
+    return ended, printed.exists()
 
 
 @pytest.mark.parametrize("script", ["train.sbatch", "train_nodes.sbatch"])

@@ -87,13 +87,13 @@ def write_out(tokenizer: Any, low: float, high: float) -> Written:
 
 
 class Rows:
-    """Hidden states behind every beginning of the paths, by full rows of the model's own layers.
+    """Hidden states after every beginning of the paths, by full rows of the model's own layers.
 
     Args:
         model: the policy.
         packed: one prompt.
         begun: tokens between the prompt and the paths.
-        paths: token sequences; nothing is computed behind their last token.
+        paths: token sequences; nothing is computed after their last token.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A small HTTP server that speaks the chat protocol as a test tells it to; it keeps what it got."""
+"""A small HTTP server that speaks the chat protocol as a test reports it to; it keeps what it got."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 
 @dataclass
-class Said:
+class Scripted:
     """What the server answers to one request."""
 
     body: Any
@@ -25,8 +25,8 @@ class Said:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Answer = Callable[[dict[str, Any], int], Said]
-"""From a request's JSON body and its number, from 0, to what is said."""
+Answer = Callable[[dict[str, Any], int], Scripted]
+"""From a request's JSON body and its number, from 0, to what is stated."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class ChatLog:
     keys: list[str | None] = field(default_factory=list)
 
 
-def completion(text: str, tokens: list[tuple[str, dict[str, float]]] | None = None) -> Said:
+def completion(text: str, tokens: list[tuple[str, dict[str, float]]] | None = None) -> Scripted:
     """A chat completion; `tokens` are its tokens with the log-probabilities in their place."""
     choice: dict[str, Any] = {
         "index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text},
@@ -55,11 +55,11 @@ def completion(text: str, tokens: list[tuple[str, dict[str, float]]] | None = No
                 for token, places in tokens
             ]
         }
-    return Said({"id": "1", "object": "chat.completion", "model": "m", "choices": [choice]})
+    return Scripted({"id": "1", "object": "chat.completion", "model": "m", "choices": [choice]})
 
 
-def picture_in(body: dict[str, Any]) -> np.ndarray:
-    """The picture of a request's body, as pixels [H, W, 3]."""
+def image_in(body: dict[str, Any]) -> np.ndarray:
+    """The image of a request's body, as pixels [H, W, 3]."""
     (url,) = (
         part["image_url"]["url"]
         for part in body["messages"][0]["content"]
@@ -85,13 +85,13 @@ def chat_server(answer: Answer, model: str = "m") -> Iterator[ChatLog]:
             self._say(answer(body, number))
 
         def do_GET(self) -> None:
-            self._say(Said({"object": "list", "data": [{"id": model, "object": "model"}]}))
+            self._say(Scripted({"object": "list", "data": [{"id": model, "object": "model"}]}))
 
-        def _say(self, said: Said) -> None:
-            text = said.body if isinstance(said.body, str) else json.dumps(said.body)
-            kind = "text/html" if isinstance(said.body, str) else "application/json"
-            self.send_response(said.status)
-            for name, value in {"Content-Type": kind, **said.headers}.items():
+        def _say(self, printed: Scripted) -> None:
+            text = printed.body if isinstance(printed.body, str) else json.dumps(printed.body)
+            kind = "text/html" if isinstance(printed.body, str) else "application/json"
+            self.send_response(printed.status)
+            for name, value in {"Content-Type": kind, **printed.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(text.encode())

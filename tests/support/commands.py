@@ -101,28 +101,28 @@ def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torc
         assert float(difference.abs().max()) < 2e-5, name
 
 
-def check_same_judgements(found: Path, expected: Path) -> None:
-    """Check that the test images came in the same order with the same answers, whoever judged."""
-    judged = [
+def check_same_predictions(found: Path, expected: Path) -> None:
+    """Check that the test images came in the same order with the same answers, whoever evaluated."""
+    evaluated = [
         torch.load(run_dir / "checkpoints/judged_00000000.ckpt", weights_only=True)
         for run_dir in (found, expected)
     ]
-    assert judged[0]["images"] == judged[1]["images"]
-    assert judged[0]["texts"] == judged[1]["texts"]
+    assert evaluated[0]["images"] == evaluated[1]["images"]
+    assert evaluated[0]["texts"] == evaluated[1]["texts"]
 
 
-def check_close_figures(found: Path, expected: Path) -> None:
+def check_close_metrics(found: Path, expected: Path) -> None:
     """Check that two folders' runs have logged the same, but for the order of sums."""
-    histories = figures(found)
-    assert histories.keys() == figures(expected).keys()
-    for name, history in figures(expected).items():
+    histories = metrics(found)
+    assert histories.keys() == metrics(expected).keys()
+    for name, history in metrics(expected).items():
         assert [step for step, _ in histories[name]] == [step for step, _ in history], name
         assert [v for _, v in histories[name]] == pytest.approx(
             [v for _, v in history], rel=1e-4, abs=1e-6, nan_ok=True
         ), name
 
 
-def figures(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Every metric's history in the one MLflow run."""
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     (experiment,) = (e for e in client.search_experiments() if e.name == "vqr1")

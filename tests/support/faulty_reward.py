@@ -13,7 +13,7 @@ from vqr1.rewards import RewardInputs
 
 
 class FaultyReward:
-    """Earns nothing; a file `<folder>/<job>` that says `raise` or `kill` is obeyed once."""
+    """Earns nothing; a file `<folder>/<job>` that states `raise` or `kill` is obeyed once."""
 
     ranks = False
 
@@ -26,5 +26,5 @@ class FaultyReward:
             self.order.unlink()
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise RuntimeError(f"told to fail:\nby {self.order.name}")
+            raise RuntimeError(f"asked to fail:\nby {self.order.name}")
         return torch.zeros_like(inputs.scores)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vqr1.policy.backbone import unwrap
 from vqr1.policy.shared_prompt import ResponseLogprobs
+from vqr1.policy.unwrap import unwrap
 from vqr1.policy.vision import encoding_of
 from vqr1.records import PromptBatch
 

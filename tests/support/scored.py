@@ -1,4 +1,4 @@
-"""What a configuration of `score.py` makes of pictures, in this process."""
+"""What a configuration of `score.py` makes of images, in this process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
 
 
-def results(pictures: Sequence[Image.Image], *overrides: str) -> list[Result]:
+def results(images: Sequence[Image.Image], *overrides: str) -> list[Result]:
     """Scores by `conf/score.yaml` with overrides."""
     config = validate(ScoreConfig, plain_values(compose_config("score", overrides)))
     backend = build_backend(config.backend, config.model, config.hardware)
     return Scorer(backend, config.prompt, config.answer.form, config.mode, seed=config.seed).score(
-        pictures
+        images
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.pictures import SENTENCE
+from tests.support.images import SENTENCE
 from tools.tiny_policy.factory import build_processor, build_tokenizer
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.prompts import PromptBuilder

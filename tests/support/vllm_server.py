@@ -1,6 +1,6 @@
-"""A process that speaks vLLM's HTTP protocol as TRL's client uses it, with a real policy behind.
+"""A process that speaks vLLM's HTTP protocol as TRL's client uses it, with a real policy after.
 
-The prompt is rendered and the picture prepared by the checkpoint's own processor, not by ours.
+The prompt is rendered and the image prepared by the checkpoint's own processor, not by ours.
 Weights come through a store of PyTorch in place of NCCL (`vllm_transport.py` is the other end).
 Run it as `python -m tests.support.vllm_server PORT`.
 """
@@ -223,13 +223,13 @@ class Served:
 
     def prompts(self, body: dict[str, Any]) -> PromptBatch:
         """One prompt by the processor's own code."""
-        messages, pictures = [], []
+        messages, images = [], []
         for message in body["messages"]:
             parts = []
             for part in message["content"]:
                 if part["type"] == "image_url":
                     data = part["image_url"]["url"].split(",", 1)[1]
-                    pictures.append(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+                    images.append(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
                     parts.append({"type": "image"})
                 else:
                     parts.append(part)
@@ -238,10 +238,10 @@ class Served:
             messages, tokenize=False, add_generation_prompt=True, **body["chat_template_kwargs"]
         )
         sizes = {name: self.options[name] for name in SIZES if name in self.options}
-        made = self.processor(text=[text], images=pictures, return_tensors="pt", **sizes)
+        made = self.processor(text=[text], images=images, return_tensors="pt", **sizes)
         _, rows, columns = made["image_grid_thw"][0].tolist()
-        # The same size where the picture comes resized, as it should.
-        resized = pictures[0].resize((columns * PATCH, rows * PATCH), Image.Resampling.BICUBIC)
+        # The same size where the image comes resized, as it should.
+        resized = images[0].resize((columns * PATCH, rows * PATCH), Image.Resampling.BICUBIC)
         return PromptBatch((made["input_ids"][0],), (torch.from_numpy(np.array(resized)),))
 
 

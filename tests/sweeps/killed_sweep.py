@@ -24,7 +24,7 @@ from tests.support.mlflow_database import new_database
 ROOT = Path(__file__).resolve().parents[2]
 TINY_RUN = (
     "dataset=kadid", "dataset.root=kadid", "dataset.split.by=reference",
-    "dataset.split.fractions=[0.5,0.25,0.25]", "max_steps=1", "loader.images_per_batch=4",
+    "dataset.split.fractions=[0.5,0.25,0.25]", "max_steps=1", "loader.batch_size=4",
     "loader.workers=0", "validation.every_steps=1", "validation.samples=0",
     "validation.max_images=4", "validation.test=false", "grpo.group_size=2",
     "rollout.sampling.max_new_tokens=4", "callbacks.checkpoint=null", "callbacks.progress=false",
@@ -64,7 +64,7 @@ def command(jobs: int, *more: str) -> list[str]:
 
 
 def prepare(folder: Path, orders: dict[int, str]) -> None:
-    """The small set, an empty database, and what the jobs are told to do once."""
+    """The small set, an empty database, and what the jobs are given to do once."""
     new_database(folder / "mlflow.db")
     write_kadid(folder / "kadid")
     (folder / "orders").mkdir()

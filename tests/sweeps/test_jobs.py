@@ -69,7 +69,7 @@ def test_auto_finds_the_last_sweep_of_the_command(tmp_path: Path) -> None:
     assert find_folder(plan(key="third"), "auto", new)[0].path == new
 
 
-def test_a_changed_configuration_begins_a_new_sweep_and_says_why(tmp_path: Path) -> None:
+def test_a_changed_configuration_begins_a_new_sweep_and_states_why(tmp_path: Path) -> None:
     keep(tmp_path / "a")
     folder, note = find_folder(plan(base={"lr": 2}), "auto", tmp_path / "b")
     assert folder.path == tmp_path / "b"
@@ -83,19 +83,19 @@ def test_a_changed_configuration_begins_a_new_sweep_and_says_why(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "printed"),
     [
         ({"base": {"lr": 2}}, "lr: 1 then, 2 now"),
         ({"space": {"seed": "1", "lr": "1,2"}}, "swept keys: seed then, seed, lr now"),
     ],
 )
 def test_a_named_sweep_that_differs_is_refused(
-    tmp_path: Path, changes: dict[str, object], said: str
+    tmp_path: Path, changes: dict[str, object], printed: str
 ) -> None:
     kept = keep(tmp_path / "a")
     with pytest.raises(ConfigError) as error:
         find_folder(plan(**changes), str(kept.path), tmp_path / "b")
-    assert said in str(error.value)
+    assert printed in str(error.value)
     assert f"sweep.resume={kept.path}" in str(error.value)
 
 

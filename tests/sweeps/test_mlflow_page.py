@@ -35,24 +35,24 @@ def test_shows_parent_children_charts_and_artifacts(
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
     ]
-    small = ["max_steps=2", "validation.every_steps=1", "loader.images_per_batch=2"]
+    small = ["max_steps=2", "validation.every_steps=1", "loader.batch_size=2"]
     sweep = ["reward=fidelity,mse", "validation.max_images=8", "hardware.threads=1"]
     argv = [*command, *at_once, *small, *sweep]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
-    tour(["pictures"])  # fails where a page lacks what it should show
-    taken = {path.stem for path in Path("pictures").iterdir()}
+    tour(["images"])  # fails where a page lacks what it should show
+    taken = {path.stem for path in Path("images").iterdir()}
     assert taken == {
         "mlflow_runs", "mlflow_charts", "mlflow_compare", "mlflow_answers", "mlflow_scatter",
         "mlflow_summary",
     }  # fmt: skip
-    for path in Path("pictures").iterdir():
-        with Image.open(path) as picture:
-            assert np.asarray(picture.convert("L")).std() > 10  # an empty page is of one colour
+    for path in Path("images").iterdir():
+        with Image.open(path) as image:
+            assert np.asarray(image.convert("L")).std() > 10  # an empty page is of one colour
 
 
 def test_no_sweep_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"^error: sqlite:///none\.db: no sweep with two finished"):
-        tour(["pictures", "--uri", "sqlite:///none.db"])
+        tour(["images", "--uri", "sqlite:///none.db"])

@@ -1,4 +1,4 @@
-"""Searches with Optuna: the study's own rules, and a real search that is killed and goes on."""
+"""Searches with Optuna: the study's own rules, and a real search that is killed and continues."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_total_of_trials_and_a_seed_that_moves_on(tmp_path: Path) -> None:
     search.tell(study, first, result(0.5), None)
     stale, _ = search.trial_overrides(study, SPACE)
     again = open_study(tmp_path)
-    assert search.settle_open_trials(again, {}, None) == 1
+    assert search.reconcile_open_trials(again, {}, None) == 1
     assert again.trials[stale.number].state is TrialState.FAIL
     assert search.trials_left(again, 4) == 3
     # A sampler with the same seed would propose the first point once more.
@@ -56,14 +56,14 @@ def test_a_trial_that_ended_without_its_launcher_counts(tmp_path: Path) -> None:
     ended, _ = search.trial_overrides(study, SPACE)
     killed, _ = search.trial_overrides(study, SPACE)
     again = open_study(tmp_path)
-    assert search.settle_open_trials(again, {ended.number: result(0.7)}, None) == 1
+    assert search.reconcile_open_trials(again, {ended.number: result(0.7)}, None) == 1
     states = {trial.number: trial.state for trial in again.trials}
     assert states == {ended.number: TrialState.COMPLETE, killed.number: TrialState.FAIL}
     assert again.best_value == 0.7
 
 
 @pytest.mark.parametrize("value", [float("nan"), None])
-def test_a_trial_without_a_figure_failed_and_is_made_again(
+def test_a_trial_without_a_metric_failed_and_is_made_again(
     tmp_path: Path, value: float | None
 ) -> None:
     study = open_study(tmp_path)
@@ -93,12 +93,12 @@ def test_a_trial_below_the_median_is_given_up(tmp_path: Path) -> None:
 def test_a_killed_search_makes_the_missing_trials(tmp_path: Path) -> None:
     write_kadid(tmp_path / "kadid")
     store = new_database(tmp_path / "mlflow.db")
-    left_out = ("reward=", "rollout.sampling", "validation.samples")
+    excluded = ("reward=", "rollout.sampling", "validation.samples")
     argv = [
         sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=optuna",
         "hydra.sweeper.n_trials=2", "hydra.sweeper.prune=false",
         "optimizer.lr=tag(log,interval(1e-5,1e-3))",
-        *(text for text in TINY_RUN if not text.startswith(left_out)),
+        *(text for text in TINY_RUN if not text.startswith(excluded)),
         "rollout.sampling.max_new_tokens=64", "validation.samples=2",
     ]  # fmt: skip
     kill_launcher_at(tmp_path, argv, ended=1)

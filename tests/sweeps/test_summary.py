@@ -9,14 +9,14 @@ import pytest
 from scipy import stats
 
 from vqr1.errors import ConfigError, DataError
-from vqr1.sweeps.figures import key_figure
 from vqr1.sweeps.folder import Attempt, SweepFolder
 from vqr1.sweeps.jobs import SweepJob
+from vqr1.sweeps.plots import key_plot
 from vqr1.sweeps.report import SweepReport
 from vqr1.sweeps.results import (
     JobResult,
     _metrics_csv,
-    _summary_figures,
+    _summary_metrics,
     read_folder,
     shown_metric,
 )
@@ -148,9 +148,9 @@ def test_the_last_value_counts_also_where_it_is_undefined(tmp_path: Path) -> Non
     assert curve == ((1, 0.5),)
     summary = tmp_path / "summary.json"
     summary.write_text('{"test_srcc_after": null, "test_images": 6, "val_srcc_best": null}')
-    assert math.isnan(_summary_figures(summary)["test/srcc_after"])
+    assert math.isnan(_summary_metrics(summary)["test/srcc_after"])
     summary.write_text('{"test_srcc_after": null, "test_images": null, "val_srcc_best": 0.5}')
-    assert _summary_figures(summary) == {"val/srcc_best": 0.5}
+    assert _summary_metrics(summary) == {"val/srcc_best": 0.5}
 
 
 def test_plots_count_the_runs_of_a_mean() -> None:
@@ -159,7 +159,7 @@ def test_plots_count_the_runs_of_a_mean() -> None:
         replace(job("fidelity", 1, 0.6), curve=curve), job("fidelity", 2, math.nan),
         replace(job("mse", 1, 0.5), curve=curve),
     ]  # fmt: skip
-    curves, finals = key_figure(jobs, "reward", "val/srcc", METRIC).axes
+    curves, finals = key_plot(jobs, "reward", "val/srcc", METRIC).axes
     assert curves.get_legend_handles_labels()[1] == ["fidelity (1 of 2 runs)", "mse"]
     # The undefined run is no point of the final values.
     assert len(finals.collections[0].get_offsets()) == 1

@@ -199,16 +199,16 @@ def test_packaged_template_is_this_one(processor: Any) -> None:
 
 def test_built_processor_equals_the_packaged_one(processor: Any) -> None:
     built = build_processor(processor.tokenizer)
-    picture = Image.fromarray(
+    image = Image.fromarray(
         np.random.default_rng(0).integers(0, 256, (120, 200, 3), dtype=np.uint8)
     )
-    inputs = {"images": [picture], "text": ["<|image_pad|>?"], "return_tensors": "pt"}
+    inputs = {"images": [image], "text": ["<|image_pad|>?"], "return_tensors": "pt"}
     for name, value in processor(**inputs).items():
         torch.testing.assert_close(built(**inputs)[name], value)
 
 
 def test_packaged_policy_generates_with_the_library(model: Any, processor: Any) -> None:
-    picture = Image.new("RGB", (112, 112), (90, 120, 60))
+    image = Image.new("RGB", (112, 112), (90, 120, 60))
     message = {
         "role": "user",
         "content": [{"type": "image"}, {"type": "text", "text": prompt_text("thinking")}],
@@ -216,7 +216,7 @@ def test_packaged_policy_generates_with_the_library(model: Any, processor: Any) 
     text = processor.apply_chat_template(
         [message], tokenize=False, add_generation_prompt=True, add_vision_id=True
     )
-    inputs = processor(images=[picture], text=[text], return_tensors="pt")
+    inputs = processor(images=[image], text=[text], return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=40, do_sample=False)
     answer = processor.tokenizer.decode(
         output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True

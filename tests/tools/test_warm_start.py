@@ -13,12 +13,12 @@ from tools.tiny_policy import synthetic
 from tools.tiny_policy.factory import build_processor, build_tokenizer, random_tiny_model
 from tools.tiny_policy.synthetic import (
     CLEAN,
-    CLEAN_OPINION,
+    CLEAN_MOS,
     GREY_PHOTOGRAPHS,
     AnswerStyle,
     corpus,
     make_pool,
-    opinion,
+    mos,
     response,
     sentence,
 )
@@ -29,7 +29,7 @@ from tools.tiny_policy.warm_start import (
     warm_start,
 )
 from vqr1.data.demo import PHOTOGRAPHS, Photograph, load_photograph, stream
-from vqr1.data.distortions import DISTORTIONS, LEVELS, Picture
+from vqr1.data.distortions import DISTORTIONS, LEVELS, Pixels
 from vqr1.iqa.answers import PUBLISHED, TaggedAnswer
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.records import PromptBatch
@@ -43,7 +43,7 @@ def test_pool_never_draws_on_validation_or_test_photographs(
 ) -> None:
     seen: set[str] = set()
 
-    def watched(photograph: Photograph, short_edge: int) -> Picture:
+    def watched(photograph: Photograph, short_edge: int) -> Pixels:
         seen.add(photograph.name)
         return load_photograph(photograph, short_edge)
 
@@ -67,29 +67,29 @@ def test_pool_is_a_function_of_its_seed() -> None:
 def test_sentences_name_damage_and_severity() -> None:
     rng = stream("tests", "sentence")
     blur = next(i for i, d in enumerate(DISTORTIONS) if d.words == "motion blur")
-    said = {sentence(blur, 4, rng) for _ in range(60)}
-    assert len(said) == 4
-    assert all("strong motion blur" in text for text in said)
+    printed = {sentence(blur, 4, rng) for _ in range(60)}
+    assert len(printed) == 4
+    assert all("strong motion blur" in text for text in printed)
     assert all("no damage" in sentence(CLEAN, 0, rng) for _ in range(5))
 
 
-def test_answers_have_the_asked_form_as_often_as_the_style_says() -> None:
-    rng, style = stream("tests", "form"), AnswerStyle(well_formed=0.8)
+def test_answers_have_the_asked_form_as_often_as_the_style_states() -> None:
+    rng, style = stream("tests", "form"), AnswerStyle(format_compliant=0.8)
     texts = [response("thinking", 2, 3, style, rng) for _ in range(2000)]
-    share = np.mean([PUBLISHED.parse(text).well_formed for text in texts])
+    share = np.mean([PUBLISHED.parse(text).format_compliant for text in texts])
     # One of the five broken forms only spoils the number, so 80 % + 20 % / 5 = 84 % keep the form;
     # standard error sqrt(.84 * .16 / 2000) = .008.
     assert share == pytest.approx(0.84, abs=0.03)
     plain = [response("non_thinking", 2, 3, style, rng) for _ in range(50)]
-    assert all(TaggedAnswer().parse(text).well_formed for text in plain)
+    assert all(TaggedAnswer().parse(text).format_compliant for text in plain)
     assert all(
         PUBLISHED.parse(text).score is None for text in (response("describe", 2, 3, style, rng),)
     )
 
 
-def test_scores_carry_the_trace_that_the_style_says() -> None:
+def test_scores_carry_the_trace_that_the_style_states() -> None:
     rng = stream("tests", "trace")
-    style = AnswerStyle(slope=0.2, spread=0.4)
+    style = AnswerStyle(slope=0.2, std=0.4)
     means = {}
     for level in (1, 5):
         texts = [response("non_thinking", 0, level, style, rng) for _ in range(1500)]
@@ -100,7 +100,7 @@ def test_scores_carry_the_trace_that_the_style_says() -> None:
     assert means[1] - means[5] == pytest.approx(0.64, abs=0.06)
 
 
-def test_reasoning_is_as_true_as_the_style_says() -> None:
+def test_reasoning_is_as_true_as_the_style_states() -> None:
     rng = stream("tests", "truth")
     texts = [response("describe", 3, 2, AnswerStyle(truthful=0.7), rng) for _ in range(2000)]
     share = np.mean([" mild noise" in text for text in texts])
@@ -109,8 +109,8 @@ def test_reasoning_is_as_true_as_the_style_says() -> None:
 
 
 def test_a_clean_crop_is_worth_more_than_any_damaged_one() -> None:
-    assert opinion(CLEAN, 0) == CLEAN_OPINION
-    assert all(d.mildest < CLEAN_OPINION for d in DISTORTIONS)
+    assert mos(CLEAN, 0) == CLEAN_MOS
+    assert all(d.mildest < CLEAN_MOS for d in DISTORTIONS)
 
 
 def test_cosine_filters_are_orthogonal_and_of_unit_norm_over_both_frames() -> None:

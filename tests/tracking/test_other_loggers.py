@@ -38,7 +38,7 @@ def test_tensorboard_beside_csv(tmp_path: Path) -> None:
     assert "a.b: '1'" in (folder / "hparams.yaml").read_text()
     assert "secret" not in (folder / "hparams.yaml").read_text()
     assert (tmp_path / "metrics.csv").read_text() == "step,val/srcc\n3,0.5\n4,0.75\n"
-    # A resumed run goes on there; a new one in the same folder begins anew.
+    # A resumed run continues there; a new one in the same folder begins anew.
     with open_run_log(config, tmp_path, "run", resume=True) as log:
         log.metrics({"val/srcc": 1.0}, 5)
     assert scalars(folder, "val/srcc") == [(3, 0.5), (4, 0.75), (5, 1.0)]

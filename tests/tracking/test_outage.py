@@ -1,4 +1,4 @@
-"""The tracking server away, killed, locked: the run goes on, and nothing is lost or doubled."""
+"""The tracking server away, killed, locked: the run continues, and nothing is lost or doubled."""
 
 from __future__ import annotations
 
@@ -171,11 +171,11 @@ def test_server_that_answers_late(
     assert (names["late"], names["second"]) == (1, 1)
 
 
-def wait_for_failure(log: RunLog, said: str) -> None:
+def wait_for_failure(log: RunLog, printed: str) -> None:
     """Until an attempt to send has met this; the sender's reason is empty after a success."""
     assert log._tracking is not None
     end = time.monotonic() + 120
-    while said not in log._tracking.sender._reason:
+    while printed not in log._tracking.sender._reason:
         assert time.monotonic() < end, log._tracking.sender._reason
         time.sleep(0.02)
 
@@ -211,7 +211,7 @@ def test_database_locked_by_another_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_run_goes_on(tmp_path: Path) -> None:
+def test_killed_run_continues(tmp_path: Path) -> None:
     """The continuation does the last steps again: each stays as it was logged first."""
     killed = (
         "import os, signal, sys; from pathlib import Path; from vqr1.config import LoggerConfig;"

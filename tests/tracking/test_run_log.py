@@ -112,13 +112,13 @@ def test_slug() -> None:
 
 
 @pytest.mark.medium
-def test_pictures_of_a_series_become_a_grid_and_stay_single(database: str, tmp_path: Path) -> None:
-    """A resumed run draws a step again; a picture that was damaged on disk holds nothing up."""
+def test_images_of_a_series_become_a_grid_and_stay_single(database: str, tmp_path: Path) -> None:
+    """A resumed run draws a step again; an image that was damaged on disk holds nothing up."""
     config = LoggerConfig(name="mlflow", tracking_uri=database, wait_seconds=120.0)
     figure = Figure(figsize=(1, 1))
     with open_run_log(config, tmp_path / "run", "series") as log:
         for step in (0, 5, 5):
-            log.figure_of_step("scatter/val", figure, step)
+            log.plot_of_step("scatter/val", figure, step)
         (tmp_path / "run" / "damaged.png").write_bytes(b"\x89PNG")
         assert log._tracking is not None
         log._tracking.image("damaged.png", "scatter/val", 6)

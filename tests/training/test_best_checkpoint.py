@@ -28,7 +28,7 @@ def validated(
     kept = RunCheckpoints(CheckpointConfig(monitor=monitor), folder, StopRequests(), val_every=10)
     written: list[str] = []
     monkeypatch.setattr(kept, "_write", lambda _, path, **__: written.append(path.name) or True)
-    monkeypatch.setattr(module, "_reason", lambda *_: " (all opinion scores are equal)")
+    monkeypatch.setattr(module, "_reason", lambda *_: " (all MOS are equal)")
     trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"), loggers=[], global_step=0)
     kept._saved_step = 10 * len(values)
     for number, value in enumerate(values, start=1):
@@ -69,7 +69,7 @@ def test_one_warning_where_no_validation_was_defined(
     with caplog.at_level(logging.WARNING):
         validated(tmp_path, monkeypatch, [nan, nan])
     assert [record.getMessage() for record in caplog.records] == [
-        "callbacks.checkpoint.monitor=val/srcc was undefined in all 2 validations (all opinion "
+        "callbacks.checkpoint.monitor=val/srcc was undefined in all 2 validations (all MOS "
         "scores are equal): the weights of the last step are exported"
     ]
     caplog.clear()

@@ -79,7 +79,7 @@ def foreign_checksum(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "printed"),
     [
         (truncated, "1000 bytes instead of"),
         (flipped, "SHA-256"),
@@ -88,12 +88,12 @@ def foreign_checksum(path: Path) -> None:
     ],
 )
 def test_damage_is_found_and_the_one_before_is_used(
-    damage: object, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: object, printed: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     older, newer = write(tmp_path, 5), write(tmp_path, 10)
     assert newest_intact(tmp_path, "step") == newer
     damage(newer)  # type: ignore[operator]
-    with pytest.raises(CheckpointDamagedError, match=said):
+    with pytest.raises(CheckpointDamagedError, match=printed):
         read_checkpoint(newer)
     with caplog.at_level(logging.WARNING):
         assert newest_intact(tmp_path, "step") == older
@@ -180,7 +180,7 @@ def test_files_that_a_damaged_one_left_do_not_count_as_kept() -> None:
         return [Path(step_name("step", number)) for number in numbers]
 
     assert superseded(steps(2, 4, 6), {2, 4, 6}, 2) == steps(2)
-    # 6 was damaged, so that the run went on from 4 and saved 5: 6 must not push 4 or 5 out.
+    # 6 was damaged, so that the run resumed from 4 and saved 5: 6 must not push 4 or 5 out.
     assert superseded(steps(2, 4, 5, 6), {2, 4, 5}, 1) == steps(2, 4, 6)
     # All were damaged, and the run began again: the state after 0 is the only good one.
     assert superseded(steps(0, 2, 4), {0}, 2) == steps(2, 4)

@@ -1,4 +1,4 @@
-"""Machine profiles: each fits some machine, and says in one line where it does not."""
+"""Machine profiles: each fits some machine, and states in one line where it does not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EIGHT = Machine(
 
 
 @pytest.mark.parametrize("name", choices("hardware"))
-def test_every_profile_fits_a_machine_or_says_in_one_line_why_not(name: str) -> None:
+def test_every_profile_fits_a_machine_or_states_in_one_line_why_not(name: str) -> None:
     hardware = train_config(f"hardware={name}").hardware
     fitting = CPU if name.startswith("cpu") else EIGHT
     assert hardware_problems(hardware, fitting) == []
@@ -64,10 +64,10 @@ def test_adapters_come_with_their_profile() -> None:
 
 
 def test_a_step_that_the_processes_cannot_share() -> None:
-    config = train_config("hardware=cpu_2procs", "loader.images_per_step=9")
+    config = train_config("hardware=cpu_2procs", "loader.global_batch_size=9")
     with pytest.raises(ConfigError) as caught:
         check_training(config, build_rewards(config.reward))
     assert caught.value.problems == [
-        "loader.images_per_step=9: 2 processes (hardware.devices x hardware.nodes) cannot share it "
+        "loader.global_batch_size=9: 2 processes (hardware.devices x hardware.nodes) cannot share it "
         "equally; use 8 or 10, or another number of processes"
     ]

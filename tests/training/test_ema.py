@@ -61,7 +61,7 @@ def test_the_average_by_hand_and_after_a_resume(tmp_path: Path) -> None:
     assert torch.equal(resumed, average)
 
 
-def test_divided_weights_have_no_average() -> None:
+def test_sharded_weights_have_no_average() -> None:
     config = train_config("hardware=8gpu_fsdp2", "optimizer.ema_decay=0.99")
     with pytest.raises(ConfigError, match=r"optimizer\.ema_decay=0\.99, hardware\.strategy=fsdp2"):
         check_training(config, build_rewards(config.reward))

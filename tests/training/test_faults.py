@@ -24,7 +24,7 @@ WORKER = "DataLoader worker (pid 7) is killed by signal: Killed. "
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "printed"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device"),
         (OSError(errno.EROFS, "Read-only file system"), "runs/one: Read-only file system"),
@@ -38,10 +38,10 @@ WORKER = "DataLoader worker (pid 7) is killed by signal: Killed. "
         (torch.OutOfMemoryError("CUDA out of memory"), "lower hardware.micro_batch_tokens"),
     ],
 )
-def test_machine(error: Exception, said: str) -> None:
+def test_machine(error: Exception, printed: str) -> None:
     with pytest.raises(RunFaultError) as stopped, machine_faults(StopRequests(), HERE):
         raise error
-    assert said in str(stopped.value)
+    assert printed in str(stopped.value)
     assert "\n" not in str(stopped.value)
     assert stopped.value.exit_code == 74
 
@@ -84,7 +84,7 @@ def test_a_worker_that_went_first_after_a_signal_is_no_fault() -> None:
 
 
 @pytest.mark.medium
-def test_an_interrupted_sweep_says_how_it_goes_on(
+def test_an_interrupted_sweep_states_how_it_continues(
     run: Command,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -103,5 +103,5 @@ def test_an_interrupted_sweep_says_how_it_goes_on(
     outcome = run(main, *argv[2:])
     assert outcome.code == 75
     assert outcome.err.splitlines()[-1] == "stopped by SIGINT"
-    assert "the sweep is stopped; the same command again goes on with it" in outcome.out
+    assert "the sweep is stopped; the same command again continues with it" in outcome.out
     assert state(tmp_path).parent.info.status == "KILLED"

@@ -47,7 +47,7 @@ class PatternReward:
         rows, columns = inputs.scores.shape
         grid = torch.arange(rows * columns, dtype=torch.float32).reshape(rows, columns)
         grid = (grid * 7919) % 5
-        # The last image's answers are all worth the same: a group without signal.
+        # The last image's answers are all worth the same: a zero-variance group.
         grid[-1] = 1.0
         return torch.ones_like(grid) if self.same else grid
 
@@ -121,7 +121,7 @@ def plain_gradients(
             reference, batch.prompts, rollout.tokens, rollout.mask, temperature=0.9
         )
     loss = torch.zeros(())
-    for b in range(B - 1):  # the last group carries no signal
+    for b in range(B - 1):  # the last group has zero variance
         for k in range(K):
             length = int(rollout.mask[b, k].sum())
             lp, ref = logprobs.logprobs[b, k, :length], target.logprobs[b, k, :length]
@@ -161,10 +161,10 @@ def test_another_engines_arithmetic_is_corrected_token_by_token(budget: int) -> 
             assert ours.grad is not None, name
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-5)
     assert module.last_step is not None
-    figures = module.last_step.figures
+    metrics = module.last_step.metrics
     one, two = engine.kept.mask.sum(dim=(1, 2)).tolist()[:2]
-    assert figures["mismatch/capped_rate"] == pytest.approx(two / (one + two))
-    assert figures["mismatch/logprob_gap"] == pytest.approx(math.log(2), abs=1e-5)
+    assert metrics["mismatch/capped_rate"] == pytest.approx(two / (one + two))
+    assert metrics["mismatch/logprob_gap"] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def assert_same_weights(ours: Any, expected: Any, atol: float) -> None:
@@ -203,7 +203,7 @@ def test_no_signal_changes_no_weight_but_counts_the_step() -> None:
     trainer = fit(module, ranking_batch(), 2)
     assert trainer.global_step == 2
     assert_same_weights(model, before, 0.0)
-    assert trainer.callback_metrics["train/zero_signal_rate"].item() == 1.0
+    assert trainer.callback_metrics["train/zero_variance_rate"].item() == 1.0
 
 
 @pytest.mark.medium
@@ -226,7 +226,7 @@ def test_same_seed_same_weights_and_another_seed_another_sample() -> None:
 def test_inner_iterations_take_that_many_optimiser_steps() -> None:
     model = tiny_model(seed=1)
     module, _ = make_module(
-        model, PatternReward(), grpo=GrpoConfig(group_size=K, inner_iterations=3), loss=GrpoLoss()
+        model, PatternReward(), grpo=GrpoConfig(group_size=K, num_iterations=3), loss=GrpoLoss()
     )
     assert module.reference is None
     trainer = fit(module, ranking_batch(), 3)
@@ -298,7 +298,7 @@ def test_a_frozen_tower_is_used_while_all_weights_are_there(iterations: int) -> 
     # Processes know different images already: a pass by one of them alone must need no other.
     model = tiny_model(seed=4)
     model.model.visual.requires_grad_(False)
-    settings = GrpoConfig(group_size=K, inner_iterations=iterations)
+    settings = GrpoConfig(group_size=K, num_iterations=iterations)
     module, _ = make_module(model, PatternReward(), grpo=settings, loss=GrpoLoss())
     division = WatchedDivision()
     seen: list[bool] = []
@@ -317,7 +317,7 @@ def test_a_frozen_tower_is_used_while_all_weights_are_there(iterations: int) -> 
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_a_skipped_update_names_what_was_not_finite(iterations: int) -> None:
     model = tiny_model(seed=1)
-    grpo = GrpoConfig(group_size=K, inner_iterations=iterations)
+    grpo = GrpoConfig(group_size=K, num_iterations=iterations)
     module, _ = make_module(model, PatternReward(), grpo=grpo)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     reference = module._reference_logprobs

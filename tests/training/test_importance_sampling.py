@@ -21,14 +21,14 @@ def test_weights_are_the_ratios_cut_at_the_cap() -> None:
     assert not weights.requires_grad
 
 
-def test_figures_by_hand() -> None:
-    figures = mismatch_metrics(TRAINER, ENGINE, MASK, 3.0)
+def test_metrics_by_hand() -> None:
+    metrics = mismatch_metrics(TRAINER, ENGINE, MASK, 3.0)
     # k3 with r = p/q: r - 1 - log r
     k3 = [2 - 1 - math.log(2), 4 - 1 - math.log(4), 0.5 - 1 - math.log(0.5)]
-    assert figures["mismatch/kl"] == pytest.approx(sum(k3) / 3, abs=1e-6)
+    assert metrics["mismatch/kl"] == pytest.approx(sum(k3) / 3, abs=1e-6)
     gap = (math.log(2) + math.log(4) + math.log(2)) / 3
-    assert figures["mismatch/logprob_gap"] == pytest.approx(gap, abs=1e-6)
-    assert figures["mismatch/capped_rate"] == pytest.approx(1 / 3)
+    assert metrics["mismatch/logprob_gap"] == pytest.approx(gap, abs=1e-6)
+    assert metrics["mismatch/capped_rate"] == pytest.approx(1 / 3)
     assert "mismatch/capped_rate" not in mismatch_metrics(TRAINER, ENGINE, MASK, None)
     assert mismatch_metrics(TRAINER, ENGINE, torch.zeros_like(MASK), 3.0) == {}
 
@@ -77,7 +77,7 @@ def test_log_ratios_beyond_float32() -> None:
     # An engine that gives a sampled token e^-200 of the trainer's probability, and the reverse.
     trainer, engine = torch.tensor([[[-1.0, -201.0]]]), torch.tensor([[[-201.0, -1.0]]])
     assert importance_weights(trainer, engine, 3.0)[0, 0].tolist() == [3.0, 0.0]
-    figures = mismatch_metrics(trainer, engine, torch.ones(1, 1, 2, dtype=torch.bool), 3.0)
+    metrics = mismatch_metrics(trainer, engine, torch.ones(1, 1, 2, dtype=torch.bool), 3.0)
     # k3 of log-ratio 200 by the tangent at 20: e^20 (1 + 200 - 20) - 200 - 1; of -200: 200 - 1.
     first = math.exp(20) * 181 - 201
-    assert figures["mismatch/kl"] == pytest.approx((first + 199) / 2, rel=1e-6)
+    assert metrics["mismatch/kl"] == pytest.approx((first + 199) / 2, rel=1e-6)

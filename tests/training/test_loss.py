@@ -29,7 +29,7 @@ def test_weights_of_each_averaging_rule() -> None:
     assert token_weights(MASK, ALL, "dr_grpo", 8)[MASK].tolist() == pytest.approx([1 / 24] * 6)
 
 
-def test_groups_left_out_weigh_nothing_and_raise_nobody_else() -> None:
+def test_groups_excluded_weigh_nothing_and_raise_nobody_else() -> None:
     weights = token_weights(MASK, torch.tensor([True, False]), "response_mean", 8)
     assert weights[1].sum() == 0
     assert weights[0].sum().item() == pytest.approx(2 / 3)
@@ -72,7 +72,7 @@ def test_on_policy_gradient_is_minus_the_weighted_advantage() -> None:
     torch.testing.assert_close(logprobs.grad, -weights * advantages[:, :, None])
 
 
-def test_parts_add_up_and_padding_may_hold_anything() -> None:
+def test_splits_add_up_and_padding_may_hold_anything() -> None:
     generator = torch.Generator().manual_seed(2)
     shape = (2, 2, 3)
     logprobs = -torch.rand(shape, generator=generator)

@@ -70,7 +70,7 @@ class ByField:
 
 
 class LastNumber(AnswerForm):
-    """Answer form: the digit behind the last tag, on a scale of 0 to 6."""
+    """Answer form: the digit after the last tag, on a scale of 0 to 6."""
 
     score_range = (0.0, 6.0)
 
@@ -159,7 +159,7 @@ def test_three_steps_with_all_parts_of_ones_own(
     root = own_set(tmp_path / "set")
     outcome = run(
         main, own, "method=own", "dataset=own", f"dataset.root={root}", "max_steps=3",
-        "loader.images_per_batch=4", "loader.workers=0", "validation.every_steps=1",
+        "loader.batch_size=4", "loader.workers=0", "validation.every_steps=1",
         "validation.samples=1", "validation.bootstrap_draws=20", "hardware.threads=1",
         "callbacks.checkpoint.monitor=val/mean_error", "run_dir=run",
     )  # fmt: skip

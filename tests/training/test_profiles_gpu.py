@@ -27,7 +27,7 @@ def test_three_steps(name: str, tmp_path: Path) -> None:
         pytest.skip("; ".join(problems))
     command = [
         sys.executable, str(REPOSITORY / "train.py"), *profile, "max_steps=3", "logger=csv",
-        "dataset.max_images=16", "loader.images_per_batch=8", "validation.every_steps=3",
+        "dataset.max_images=16", "loader.batch_size=8", "validation.every_steps=3",
         "validation.samples=2", "validation.test=false", "run_dir=run",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

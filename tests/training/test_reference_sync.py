@@ -1,4 +1,4 @@
-"""A reference that follows the policy, and a run that goes on with it."""
+"""A reference that follows the policy, and a run that continues with it."""
 
 from __future__ import annotations
 
@@ -70,20 +70,20 @@ def test_it_moves_every_second_step_and_a_resumed_run_equals_a_whole_one(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "printed"),
     [
         (["loss.kl_weight=0"], "loss.kl_weight=0.0: there is no reference"),
         (["+model.lora.rank=4"], "model.lora: the reference is the policy without its adapters"),
     ],
 )
-def test_a_reference_that_cannot_follow(overrides: list[str], said: str) -> None:
+def test_a_reference_that_cannot_follow(overrides: list[str], printed: str) -> None:
     from tests.cli.test_configs import train_config
 
     config = train_config("grpo.reference_sync_every=10", *overrides)
     with pytest.raises(ConfigError) as caught:
         check_training(config, build_rewards(config.reward))
     (line,) = caught.value.problems
-    assert line.startswith(f"grpo.reference_sync_every=10, {said}")
+    assert line.startswith(f"grpo.reference_sync_every=10, {printed}")
 
 
 def test_the_cache_forgets_a_tower_that_has_changed() -> None:

@@ -67,7 +67,7 @@ def test_rows_are_named_by_what_chose_the_weights(tmp_path: Path) -> None:
         assert [row_names(exported)[k] for k in ("before", "after")] == expected[:2]
 
 
-def test_missing_scores_draws_and_correlations_are_told(tmp_path: Path) -> None:
+def test_missing_scores_draws_and_correlations_are_given(tmp_path: Path) -> None:
     nan = math.nan
     before = predictions([2.0, 2.0, 2.0, 2.0, 2.0, nan], MOS)
     # Scores of two values: 2 / 2^6 = 3 % of the draws hold one of them only.
@@ -77,7 +77,7 @@ def test_missing_scores_draws_and_correlations_are_told(tmp_path: Path) -> None:
     assert 10 < lost < 50
     text = " ".join(printed(found, tmp_path).split())
     assert "before: no SRCC: all predictions are equal" in text
-    assert f"(exported): SRCC: {lost} of 1000 bootstrap draws have none and are left out" in text
+    assert f"(exported): SRCC: {lost} of 1000 bootstrap draws have none and are excluded" in text
     assert "5 of 6 images, 1 without a score before or after training" in text
     values = summary_values(found, 1.0, RunLog(tmp_path))
     assert (values["test_images"], values["test_unscored_before"]) == (6, 1)
@@ -86,7 +86,7 @@ def test_missing_scores_draws_and_correlations_are_told(tmp_path: Path) -> None:
     json.dumps(values, allow_nan=False)
 
 
-def test_test_images_that_were_trained_on_are_told(tmp_path: Path) -> None:
+def test_test_images_that_were_trained_on_are_given(tmp_path: Path) -> None:
     rows = predictions(MOS, MOS)
     exported = ExportedStep(4, 8, {"val/srcc": 0.5})
     clean = printed(result(rows, rows, exported, trained_on={"demo": TrainedOn(6, 0)}), tmp_path)
@@ -195,9 +195,9 @@ def test_a_run_without_a_defined_validation_and_the_images_it_knows(
     outcome = run(main, *data, *SMALL, "run_dir=run", "logger=csv", "seed=5",
                   "callbacks.progress=false")  # fmt: skip
     assert outcome.code == 0, outcome.err
-    said = (outcome.out + outcome.err).replace("\n", " ")
-    assert said.count("was undefined in all 2 validations") == 1
-    assert "all opinion scores are equal" in said
+    printed = (outcome.out + outcome.err).replace("\n", " ")
+    assert printed.count("was undefined in all 2 validations") == 1
+    assert "all MOS are equal" in printed
     assert "after, last step (exported)" in outcome.out
     assert "best step" not in outcome.out
     assert "test images (2 of them trained on)" in outcome.out

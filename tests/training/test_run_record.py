@@ -18,7 +18,7 @@ from vqr1.training.run_record import (
 
 CONFIG = {
     "optimizer": {"lr": 0.1, "betas": [0.9, 0.999]},
-    "loader": {"workers": 1, "images_per_batch": 4},
+    "loader": {"workers": 1, "batch_size": 4},
     "callbacks": {"progress": True, "checkpoint": {"monitor": "val/srcc", "keep": 2}},
     "logger": {"name": "mlflow"},
     "run_dir": "a",
@@ -40,7 +40,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_harmless_changes_are_no_changes() -> None:
     other = {
         **CONFIG,
-        "loader": {"workers": 8, "images_per_batch": 4},
+        "loader": {"workers": 8, "batch_size": 4},
         "callbacks": {"progress": False, "checkpoint": {"monitor": "val/srcc", "keep": 5}},
         "logger": {"name": "csv"},
         "run_dir": "b",
@@ -60,13 +60,13 @@ def test_other_changes_are_listed_with_both_values() -> None:
     other = {
         **CONFIG,
         "optimizer": {"lr": 0.2, "betas": (0.9, 0.999)},
-        "loader": {"workers": 1, "images_per_batch": 8},
+        "loader": {"workers": 1, "batch_size": 8},
         "callbacks": {"progress": True, "checkpoint": {"monitor": "val/plcc", "keep": 2}},
         "seed": 3,
     }
     assert changed_keys(CONFIG, other) == [
         "optimizer.lr: 0.1 -> 0.2",
-        "loader.images_per_batch: 4 -> 8",
+        "loader.batch_size: 4 -> 8",
         'callbacks.checkpoint.monitor: "val/srcc" -> "val/plcc"',
         "seed: absent -> 3",
     ]

@@ -14,7 +14,7 @@ from vqr1.training.callbacks import ScatterPlot
 from vqr1.training.grpo import GrpoModule
 
 
-def figures() -> int:
+def metrics() -> int:
     return sum(isinstance(found, Figure) for found in gc.get_objects())
 
 
@@ -24,11 +24,11 @@ def test_no_plot_outlives_its_validation(tmp_path: Path) -> None:
     module.__dict__["validator"] = SimpleNamespace(predictions=predictions([1.0, 2, 3], [1, 2, 4]))
     trainer: Any = SimpleNamespace(global_step=5)
     gc.collect()
-    before = figures()
+    before = metrics()
     gc.disable()  # it may come by at any time, or not for hundreds of validations
     try:
         ScatterPlot(RunLog(tmp_path)).on_validation_end(trainer, module)
-        after = figures()
+        after = metrics()
     finally:
         gc.enable()
     assert (tmp_path / "scatter" / "val_step_000005.png").stat().st_size > 1000

@@ -40,7 +40,7 @@ def test_scores_rewards_and_signal() -> None:
     # image 0: -(2-3)^2 + 2 = 1 and -(4-3)^2 + 2 = 1: no signal; image 1: 0 + 0 and -16 + 0;
     # image 2: 0 + 2 twice
     assert scored.rewards.tolist() == [[1.0, 1.0], [0.0, -16.0], [2.0, 2.0]]
-    assert scored.has_signal.tolist() == [False, True, False]
+    assert scored.has_variance.tolist() == [False, True, False]
     assert scored.advantages[0].tolist() == [0.0, 0.0]
     # centred +8 and -8 over the unbiased std sqrt((64 + 64) / 1) = 11.3137
     assert scored.advantages[1, 0].item() == pytest.approx(8 / (math.sqrt(128) + 1e-4), abs=1e-6)
@@ -54,9 +54,9 @@ def test_metrics_and_their_denominators() -> None:
         answer=PUBLISHED,
     )
     assert metrics["invalid_rate"] == pytest.approx(1 / 6)
-    assert metrics["well_formed_rate"] == pytest.approx(4 / 6)
+    assert metrics["format_compliance_rate"] == pytest.approx(4 / 6)
     assert metrics["truncated_rate"] == pytest.approx(1 / 6)
-    assert metrics["zero_signal_rate"] == pytest.approx(2 / 3)
+    assert metrics["zero_variance_rate"] == pytest.approx(2 / 3)
     assert metrics["response_length"] == pytest.approx((3 + 4 + 2 + 5 + 1 + 1) / 6)
     assert metrics["score_mean"] == pytest.approx((2 + 4 + 3 + 1 + 1) / 5)
     # Groups with two valid scores: 2, 4 -> sqrt(2); 1, 1 -> 0
@@ -176,7 +176,7 @@ def test_zero_variance_by_cause() -> None:
         rollout(texts, [[2, 2]] * 4, 3), torch.tensor([1.0, 1.0, 1.0, 2.0]), REWARDS,
         answer=PUBLISHED,
     )  # fmt: skip
-    assert metrics["zero_signal_rate"] == 0.75
+    assert metrics["zero_variance_rate"] == 0.75
     assert [metrics[f"zero_variance/{name}"] for name in ("no_score", "equal_scores")] == [0.25] * 2
     assert metrics["zero_variance/equal_rewards"] == 0.25
 

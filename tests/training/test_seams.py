@@ -79,7 +79,7 @@ def test_three_steps_with_a_loss_and_an_advantage_rule_of_ones_own(own: str) -> 
     # On the sampled tokens the loss is -2 sum w A log p; one micro-batch is one step.
     seen = loss.seen[-1]
     part = seen.weights * seen.advantages[:, :, None] * seen.logprobs.masked_fill(~seen.mask, 0.0)
-    assert module.last_step.figures["loss"] == pytest.approx(-2 * part.sum().item(), abs=1e-6)
+    assert module.last_step.metrics["loss"] == pytest.approx(-2 * part.sum().item(), abs=1e-6)
     assert seen.reference is None
     assert seen.lengths.tolist() == scored.rollout.lengths.tolist()
     assert not torch.equal(torch.nn.utils.parameters_to_vector(model.parameters()), before)
@@ -154,15 +154,15 @@ def test_advantages_of_each_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "printed"),
     [
         (1.0, "gave a float"),
         (torch.zeros(3), r"of the shape \[3\]; it must return a \[G, K\] = \[2, 3\]"),
         (torch.zeros(2, 3, dtype=torch.int64), "gave torch.int64"),
     ],
 )
-def test_advantages_of_another_form_are_refused(value: object, said: str) -> None:
-    with pytest.raises(ConfigError, match=f"advantage: .*{said}"):
+def test_advantages_of_another_form_are_refused(value: object, printed: str) -> None:
+    with pytest.raises(ConfigError, match=f"advantage: .*{printed}"):
         checked_advantages(value, torch.zeros(2, 3))
 
 

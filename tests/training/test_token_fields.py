@@ -11,7 +11,7 @@ import torch
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.iqa.answers import PUBLISHED
 from vqr1.records import Rollout
-from vqr1.rollout.assembly import rollout_of
+from vqr1.rollout.rollout_builder import rollout_of
 from vqr1.training.token_fields import credit_tokens, field_masks, token_span
 
 
@@ -25,7 +25,7 @@ from vqr1.training.token_fields import credit_tokens, field_masks, token_span
         ((0, 7), (0, 4)),
         ((6, 7), (3, 4)),
         ((3, 3), (0, 0)),  # nothing
-        ((7, 9), (4, 4)),  # behind the last token: none
+        ((7, 9), (4, 4)),  # after the last token: none
     ],
 )
 def test_tokens_of_characters(span: tuple[int, int], tokens: tuple[int, int]) -> None:

@@ -11,10 +11,10 @@ from vqr1.config import TrainConfig, WatchConfig, validate
 from vqr1.training.watchdogs import CONSTANT_REWARD, RULES, LengthGrowth, Watchdog
 
 
-def barks(name: str, limit: float, steps: int, series: list[dict[str, float]]) -> list[int]:
-    """Steps, from 0, at which the watchdog barks."""
+def alarms(name: str, limit: float, steps: int, series: list[dict[str, float]]) -> list[int]:
+    """Steps, from 0, at which the watchdog raises an alarm."""
     dog = Watchdog(name, WatchConfig(limit=limit, steps=steps))
-    return [i for i, figures in enumerate(series) if dog.observe(figures) is not None]
+    return [i for i, metrics in enumerate(series) if dog.observe(metrics) is not None]
 
 
 def of(key: str, values: list[float]) -> list[dict[str, float]]:
@@ -24,9 +24,9 @@ def of(key: str, values: list[float]) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("name", "key", "limit", "quiet", "bad"),
     [
-        ("no_signal", "zero_signal_rate", 1.0, 0.99, 1.0),
+        ("zero_variance", "zero_variance_rate", 1.0, 0.99, 1.0),
         ("constant", "reward/fidelity", 0.005, 0.7135, 0.7071),
-        ("format_rate", "well_formed_rate", 0.5, 0.5, 0.49),
+        ("format_rate", "format_compliance_rate", 0.5, 0.5, 0.49),
         ("kl", "kl", 1.0, 1.0, 1.01),
         ("length", "length_growth", 2.0, 2.0, 2.5),
         ("entropy", "entropy", 0.01, 0.01, 0.009),
@@ -35,13 +35,13 @@ def of(key: str, values: list[float]) -> list[dict[str, float]]:
 def test_barks_when_the_patience_is_used_up(
     name: str, key: str, limit: float, quiet: float, bad: float
 ) -> None:
-    assert barks(name, limit, 3, of(key, [quiet] * 10)) == []
-    # Two bad steps are forgiven; the third in a row is told, once.
-    assert barks(name, limit, 3, of(key, [bad, bad, quiet, bad, bad, bad, bad, bad])) == [5]
-    # After a quiet step it may bark again.
-    assert barks(name, limit, 2, of(key, [bad, bad, quiet, bad, bad])) == [1, 4]
-    # A figure that a step does not have, or that is no number, is no sign.
-    assert barks(name, limit, 1, [{}, {key: math.nan}]) == []
+    assert alarms(name, limit, 3, of(key, [quiet] * 10)) == []
+    # Two bad steps are forgiven; the third in a row is given, once.
+    assert alarms(name, limit, 3, of(key, [bad, bad, quiet, bad, bad, bad, bad, bad])) == [5]
+    # After a quiet step it may raise an alarm again.
+    assert alarms(name, limit, 2, of(key, [bad, bad, quiet, bad, bad])) == [1, 4]
+    # A metric that a step does not have, or that is no number, is no sign.
+    assert alarms(name, limit, 1, [{}, {key: math.nan}]) == []
 
 
 def test_a_constant_predictor_is_named() -> None:

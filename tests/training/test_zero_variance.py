@@ -9,30 +9,30 @@ from vqr1.training.zero_variance import CAUSES, FIRST_STEPS, FirstSteps
 
 def step(no_score: float = 0.0, scores: float = 0.0, rewards: float = 0.0) -> dict[str, float]:
     return {
-        "zero_signal_rate": no_score + scores + rewards,
+        "zero_variance_rate": no_score + scores + rewards,
         **dict(zip(CAUSES, (no_score, scores, rewards), strict=True)),
     }
 
 
 def messages(series: list[dict[str, float]], steps: int = 3) -> list[str | None]:
     first = FirstSteps(steps)
-    return [first.observe(figures) for figures in series]
+    return [first.observe(metrics) for metrics in series]
 
 
 @pytest.mark.parametrize(
-    ("figures", "said"),
+    ("figures", "printed"),
     [
         (step(no_score=1.0), "100% of the groups have no answer that holds a score"),
         (step(scores=1.0), "100% of the groups have equal scores only"),
         (step(rewards=1.0), "100% of the groups have scores that differ and earn the same"),
     ],
 )
-def test_the_cause_is_named_once(figures: dict[str, float], said: str) -> None:
-    found = messages([figures] * 8)
+def test_the_cause_is_named_once(metrics: dict[str, float], printed: str) -> None:
+    found = messages([metrics] * 8)
     assert [message is not None for message in found] == [False, False, True] + [False] * 5
     assert found[2] is not None
     assert "in none of the first 3 steps" in found[2]
-    assert said in found[2]
+    assert printed in found[2]
     assert found[2].count("of the groups") == 1
 
 

@@ -5,7 +5,7 @@ policy folders. Everything is the real class of the transformers library, so wha
 folder runs on a downloaded Qwen2.5-VL checkpoint. The packaged folder comes from
 `tools/build_tiny_policy.py`.
 
-What it leaves out: training (`tools.tiny_policy.warm_start`) and loading for training.
+Not here: training (`tools.tiny_policy.warm_start`) and loading for training.
 
 A policy folder keeps the form that transformers 4.49 to 5.x all read: `config.json` with the text
 model's fields at its top level, `preprocessor_config.json`, tokenizer files, the chat template

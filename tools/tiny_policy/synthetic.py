@@ -1,16 +1,16 @@
 """Synthetic pairs of image and answer for the tiny policy's warm start.
 
 What it does: draws crops of the demo set's TRAINING photographs and of six grey photographs that
-the demo set leaves out (several scales, orientations and colourings, with random streams of their
+the demo set excludes (several scales, orientations and colourings, with random streams of their
 own), damages them, and writes the answers that a
 pretrained vision-language model might give: reasoning that names the damage and its severity, true
 most of the time; mostly the asked form; and a score that follows quality only faintly,
 
-    score = clip(3 + slope * (e - 3) + spread * n, 1, 5),  n ~ N(0, 1)
+    score = clip(3 + slope * (e - 3) + standard deviation * n, 1, 5),  n ~ N(0, 1)
 
-with e the expected opinion (`vqr1.data.demo`).
+with e the expected MOS (`vqr1.data.demo`).
 
-What it leaves out: the validation and test photographs, the demo set's own crops and labels, and
+Not here: the validation and test photographs, the demo set's own crops and labels, and
 training (`tools.tiny_policy.warm_start`).
 """
 
@@ -27,12 +27,12 @@ from vqr1.data.demo import (
     CROP,
     PHOTOGRAPHS,
     Photograph,
-    expected_opinion,
+    expected_mos,
     load_photograph,
     stream,
     texture,
 )
-from vqr1.data.distortions import DISTORTIONS, LEVELS, Picture, to_bytes
+from vqr1.data.distortions import DISTORTIONS, LEVELS, Pixels, to_bytes
 
 GREY_PHOTOGRAPHS = tuple(
     Photograph(name, "skimage", f"data/{name}.png", sha256, "warm start")
@@ -56,8 +56,8 @@ COLLAGES = 0.3
 CLEAN = len(DISTORTIONS)
 """Type number of an undamaged crop."""
 
-CLEAN_OPINION = 4.8
-"""Expected opinion of an undamaged crop."""
+CLEAN_MOS = 4.8
+"""Expected MOS of an undamaged crop."""
 
 SEVERITIES = ("faint", "mild", "moderate", "strong", "extreme")
 """Words for levels 1 to 5."""
@@ -87,15 +87,15 @@ class AnswerStyle:
 
     Attributes:
         truthful: share of answers that name the true type and level.
-        well_formed: share of answers to the thinking prompt in the asked form.
-        slope: how strongly a score follows the expected opinion.
-        spread: standard deviation of a score around that.
+        format_compliant: share of answers to the thinking prompt in the asked form.
+        slope: how strongly a score follows the expected MOS.
+        std: standard deviation of a score around that.
     """
 
     truthful: float = 0.9
-    well_formed: float = 0.93
+    format_compliant: float = 0.93
     slope: float = 0.15
-    spread: float = 0.65
+    std: float = 0.65
 
 
 @dataclass(frozen=True)
@@ -112,18 +112,18 @@ class Pool:
     types: NDArray[np.int64]
     levels: NDArray[np.int64]
 
-    def opinions(self) -> NDArray[np.float32]:
-        """[N] expected opinion of each image."""
+    def mos(self) -> NDArray[np.float32]:
+        """[N] expected MOS of each image."""
         pairs = zip(self.types, self.levels, strict=True)
-        return np.array([opinion(int(t), int(level)) for t, level in pairs], dtype=np.float32)
+        return np.array([mos(int(t), int(level)) for t, level in pairs], dtype=np.float32)
 
 
-def opinion(kind: int, level: int) -> float:
-    """Expected opinion of a type and level, `CLEAN` included."""
-    return CLEAN_OPINION if kind == CLEAN else expected_opinion(DISTORTIONS[kind], level)
+def mos(kind: int, level: int) -> float:
+    """Expected MOS of a type and level, `CLEAN` included."""
+    return CLEAN_MOS if kind == CLEAN else expected_mos(DISTORTIONS[kind], level)
 
 
-def _augment(crop: Picture, rng: np.random.Generator) -> Picture:
+def _augment(crop: Pixels, rng: np.random.Generator) -> Pixels:
     """Other colours and orientations of the same content: a dozen photographs are few."""
     crop = np.rot90(crop, k=int(rng.integers(4)))
     if rng.random() < 0.5:
@@ -137,24 +137,24 @@ def _augment(crop: Picture, rng: np.random.Generator) -> Picture:
     return np.ascontiguousarray(toned, dtype=np.float32)
 
 
-def _draw_crop(pictures: Sequence[Picture], rng: np.random.Generator) -> Picture:
+def _draw_crop(images: Sequence[Pixels], rng: np.random.Generator) -> Pixels:
     """The more textured of two random crops of a random photograph."""
-    picture = pictures[int(rng.integers(len(pictures)))]
-    height, width = picture.shape[:2]
+    image = images[int(rng.integers(len(images)))]
+    height, width = image.shape[:2]
     crops = []
     for _ in range(2):
         top = int(rng.integers(height - CROP + 1))
         left = int(rng.integers(width - CROP + 1))
-        crops.append(picture[top : top + CROP, left : left + CROP])
+        crops.append(image[top : top + CROP, left : left + CROP])
     return max(crops, key=texture)
 
 
-def _draw_content(pictures: Sequence[Picture], rng: np.random.Generator) -> Picture:
+def _draw_content(images: Sequence[Pixels], rng: np.random.Generator) -> Pixels:
     """One augmented crop, or two side by side."""
-    crop = _augment(_draw_crop(pictures, rng), rng)
+    crop = _augment(_draw_crop(images, rng), rng)
     if rng.random() < COLLAGES:
         seam = int(rng.integers(CROP // 4, 3 * CROP // 4))
-        crop[:, seam:] = _augment(_draw_crop(pictures, rng), rng)[:, seam:]
+        crop[:, seam:] = _augment(_draw_crop(images, rng), rng)[:, seam:]
     return crop
 
 
@@ -167,7 +167,7 @@ def make_pool(count: int, seed: int, progress: Progress | None = None) -> Pool:
         progress: a bar to advance once per image.
     """
     training = [photograph for photograph in PHOTOGRAPHS if photograph.part == "train"]
-    pictures = [
+    images = [
         load_photograph(photograph, scale)
         for photograph in (*training, *GREY_PHOTOGRAPHS)
         for scale in SCALES
@@ -179,7 +179,7 @@ def make_pool(count: int, seed: int, progress: Progress | None = None) -> Pool:
     levels[types == CLEAN] = 0
     task = progress.add_task("synthetic images", total=count) if progress else None
     for i in range(count):
-        crop = _draw_content(pictures, rng)
+        crop = _draw_content(images, rng)
         if types[i] != CLEAN:
             crop = DISTORTIONS[types[i]].apply(crop, float(levels[i]), rng)
         pixels[i] = to_bytes(crop)
@@ -211,18 +211,18 @@ def response(
         prompt: thinking, non_thinking or describe.
         kind: what was done to the image.
         level: how strongly.
-        style: shares, slope and spread.
+        style: shares, slope and standard deviation.
         rng: source of the noise.
     """
     words = sentence(*_believed(kind, level, style.truthful, rng), rng)
     if prompt == "describe":
         return words
-    mean = 3.0 + style.slope * (opinion(kind, level) - 3.0)
-    value = float(np.clip(mean + style.spread * rng.standard_normal(), 1.0, 5.0))
+    mean = 3.0 + style.slope * (mos(kind, level) - 3.0)
+    value = float(np.clip(mean + style.std * rng.standard_normal(), 1.0, 5.0))
     if prompt == "non_thinking":
         return f"<answer>{value:.2f}</answer>"
     form = "<think>{sentence}</think><answer>{score}</answer>"
-    if rng.random() >= style.well_formed:
+    if rng.random() >= style.format_compliant:
         form = BROKEN[int(rng.integers(len(BROKEN)))]
     word = WORDS[int(rng.integers(len(WORDS)))]
     return form.format(sentence=words, score=f"{value:.2f}", word=word)
@@ -231,7 +231,7 @@ def response(
 def corpus(prompts: Mapping[str, str]) -> list[str]:
     """Texts that the tokenizer's merges are learned on: the prompts and every kind of answer."""
     rng = stream("warm start", "corpus")
-    style = AnswerStyle(well_formed=0.8)
+    style = AnswerStyle(format_compliant=0.8)
     answers = [
         response(prompt, kind, level, style, rng)
         for prompt in prompts

@@ -5,14 +5,14 @@ reinforcement learning: it sees damage and names it, mostly keeps the asked form
 that follow quality only faintly (`tools.tiny_policy.synthetic`).
 
 The patch embedding starts as a cosine basis instead of noise: blur, noise, blocks and contrast are
-statements about spatial frequencies. Then two stages. First the vision tower alone learns to tell
-type and opinion through two linear heads that are thrown away at the end. Then the whole model
+statements about spatial frequencies. Then two stages. First the vision tower alone learns to report
+type and MOS through two linear heads that are thrown away at the end. Then the whole model
 learns the answers, several to each image with image and prompt computed once; the heads stay as a
 second loss so that the tower does not forget. Matrices are updated by Muon (orthogonalised
 momentum), which at this size gets further in the same number of steps than AdamW; everything else
 by AdamW.
 
-What it leaves out: reinforcement learning, and any judgement of the result
+Not here: reinforcement learning, and any predictions of the result
 (`tools/build_tiny_policy.py` measures it).
 
 Shape legend: n images of a batch; K answers to each; D width of the text model; 64 patches and 16
@@ -89,22 +89,22 @@ class WarmStartSettings:
 
 
 class QualityHeads(nn.Module):
-    """Type and opinion from image tokens, by one linear layer; thrown away after the warm start."""
+    """Type and MOS from image tokens, by one linear layer; thrown away after the warm start."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(2 * width, CLEAN + 2)
 
     def forward(self, features: VisionFeatures) -> tuple[Tensor, Tensor]:
-        """Type logits [n, CLEAN + 1] and opinions [n] of images of equal size."""
+        """Type logits [n, CLEAN + 1] and MOS [n] of images of equal size."""
         tokens = torch.stack(features.embeds)  # [n, 16, D]
         output = self.linear(torch.cat([tokens.mean(dim=1), tokens.std(dim=1)], dim=-1))
         return output[:, :-1], output[:, -1] + 3.0
 
-    def loss(self, features: VisionFeatures, types: Tensor, opinions: Tensor) -> Tensor:
-        """Cross entropy of the type plus twice the smooth L1 distance of the opinion."""
+    def loss(self, features: VisionFeatures, types: Tensor, mos: Tensor) -> Tensor:
+        """Cross entropy of the type plus twice the smooth L1 distance of the MOS."""
         logits, guess = self(features)
-        return F.cross_entropy(logits, types) + 2.0 * F.smooth_l1_loss(guess, opinions)
+        return F.cross_entropy(logits, types) + 2.0 * F.smooth_l1_loss(guess, mos)
 
 
 class Schedule:
@@ -151,11 +151,11 @@ class Batches:
         self._pixels = torch.from_numpy(pool.pixels)
         self._types = torch.from_numpy(pool.types)
         self._levels = torch.from_numpy(pool.levels)
-        self._opinions = torch.from_numpy(pool.opinions())
+        self._mos = torch.from_numpy(pool.mos())
         self.rng = stream("warm start", seed, stage)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pixels [n, 112, 112, 3] uint8, types [n], levels [n], opinions [n]."""
+        """Pixels [n, 112, 112, 3] uint8, types [n], levels [n], MOS [n]."""
         rows = torch.from_numpy(self.rng.integers(len(self._pixels), size=count))
         pixels = self._pixels[rows]
         across, down, turn = self.rng.random(3) < 0.5
@@ -165,7 +165,7 @@ class Batches:
             pixels = pixels.flip(1)
         if turn:
             pixels = pixels.transpose(1, 2)
-        return pixels, self._types[rows], self._levels[rows], self._opinions[rows]
+        return pixels, self._types[rows], self._levels[rows], self._mos[rows]
 
 
 def cosine_patches(width: int) -> Tensor:
@@ -200,7 +200,7 @@ def train_vision(
     settings: WarmStartSettings,
     progress: Progress,
 ) -> None:
-    """First stage: vision tower and heads learn type and opinion."""
+    """First stage: vision tower and heads learn type and MOS."""
     named = [*model.model.visual.named_parameters(), *heads.named_parameters("head")]
     schedule = Schedule(
         named,
@@ -213,8 +213,8 @@ def train_vision(
     none = tuple(torch.empty(0, dtype=torch.int64) for _ in range(settings.vision_batch))
     task = progress.add_task("vision tower", total=settings.vision_steps)
     for _ in range(settings.vision_steps):
-        pixels, types, _, opinions = batches.draw(settings.vision_batch)
-        loss = heads.loss(encode_images(model, PromptBatch(none, pixels.unbind())), types, opinions)
+        pixels, types, _, mos = batches.draw(settings.vision_batch)
+        loss = heads.loss(encode_images(model, PromptBatch(none, pixels.unbind())), types, mos)
         loss.backward()
         schedule.step()
         progress.update(task, advance=1, description=f"vision tower, loss {loss.item():.2f}")
@@ -266,7 +266,7 @@ def train_answers(
     settings: WarmStartSettings,
     progress: Progress,
 ) -> None:
-    """Second stage: the whole model learns the answers, the heads go on."""
+    """Second stage: the whole model learns the answers, the heads continue."""
     schedule = Schedule(
         [*model.named_parameters(), *heads.named_parameters("head")],
         settings.answer_steps,
@@ -278,13 +278,13 @@ def train_answers(
     writer = AnswerWriter(processor, prompts, settings.style, batches.rng)
     task = progress.add_task("answers", total=settings.answer_steps)
     for _ in range(settings.answer_steps):
-        pixels, types, levels, opinions = batches.draw(settings.answer_batch)
+        pixels, types, levels, mos = batches.draw(settings.answer_batch)
         ids, tokens, mask = writer.write(types, levels, settings.answers)
         batch = PromptBatch(ids, pixels.unbind())
         features = encode_images(model, batch)
         logprobs = response_logprobs(model, batch, tokens, mask, vision=features).logprobs
         loss = -logprobs.sum() / mask.sum()
-        (loss + settings.head_weight * heads.loss(features, types, opinions)).backward()
+        (loss + settings.head_weight * heads.loss(features, types, mos)).backward()
         schedule.step()
         progress.update(task, advance=1, description=f"answers, loss {loss.item():.2f}")
 

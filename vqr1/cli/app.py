@@ -34,7 +34,7 @@ EXIT_USER_ERROR = UserError.exit_code
 
 T = TypeVar("T")
 
-Speaks = Callable[[str, int], bool]
+ReportsHere = Callable[[str, int], bool]
 
 
 def _alone(message: str, code: int) -> bool:
@@ -98,7 +98,7 @@ class Command(Generic[T]):
             from vqr1.sweeps.child import run_swept
 
             return run_swept(run_dir, lambda: self.task(self._config(composed), composed))
-        # Hydra would print its own line above ours; the jobs of a multirun go on.
+        # Hydra would print its own line above ours; the jobs of a multirun continue.
         try:
             config = self._config(composed)
         except USER_ERRORS as error:
@@ -119,7 +119,7 @@ def run_command(
     schema: type[T],
     task: Callable[[T, DictConfig], Any],
     check: Callable[[T], None] | None = None,
-    speaks: Speaks = _alone,
+    reports_here: ReportsHere = _alone,
     go_on: str = "",
 ) -> None:
     """Compose, validate and run one command with the process's arguments.
@@ -129,15 +129,15 @@ def run_command(
         schema: dataclass that the composed configuration must fit.
         task: receives the typed configuration and the composed one (for logging it whole).
         check: further rules, checked for every job of a sweep before the first starts.
-        speaks: whether this process says a message with an exit code, or another one does.
-        go_on: how the user goes on after an interrupt, with `{run_dir}` in place of the folder.
+        reports_here: whether this process states a message with an exit code, or another one does.
+        go_on: how the user continues after an interrupt, with `{run_dir}` in place of the folder.
     """
     guard_output()
     command = Command(schema, task, check)
     mixtures.register()
     model_defaults.register()
     # Hydra shortens tracebacks and exits with code 1 by itself unless this is set; here every
-    # exception has to arrive, because user errors and defects are told apart below.
+    # exception has to arrive, because user errors and defects are distinguished below.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         if asks_for_help(sys.argv[1:]):
@@ -149,13 +149,13 @@ def run_command(
                 command
             )()
     except UserError as error:
-        stop(error, speaks)
+        stop(error, reports_here)
     except USER_ERRORS as error:
-        _stop(user_message(error), EXIT_USER_ERROR, speaks)
+        _stop(user_message(error), EXIT_USER_ERROR, reports_here)
     except BAD_GROUP as error:
         if command.composed_once:
             raise  # a defect: the configuration was composed
-        stop(bad_group(error, sys.argv[1:]), speaks)
+        stop(bad_group(error, sys.argv[1:]), reports_here)
     except KeyboardInterrupt as end:
         name = end.signal_name if isinstance(end, Stopped) else "SIGINT"
         sys.stdout.flush()
@@ -163,9 +163,9 @@ def run_command(
         sys.exit(EXIT_INTERRUPTED)
     if command.failures:
         if any(isinstance(error, NotMetError) for error in command.failures):
-            speaks = _alone
+            reports_here = _alone
         code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in command.failures)
-        _stop("\n".join(user_message(error) for error in command.failures), code, speaks)
+        _stop("\n".join(user_message(error) for error in command.failures), code, reports_here)
 
 
 def refuse_launcher(command: str, *, torchrun: bool = False) -> None:
@@ -181,13 +181,13 @@ def refuse_launcher(command: str, *, torchrun: bool = False) -> None:
         stop(error, lambda message, code: is_first_task())
 
 
-def stop(error: UserError, speaks: Speaks = _alone) -> NoReturn:
+def stop(error: UserError, reports_here: ReportsHere = _alone) -> NoReturn:
     """End the process with an error's one message and its exit code."""
-    _stop(str(error), error.exit_code, speaks)
+    _stop(str(error), error.exit_code, reports_here)
 
 
-def _stop(message: str, code: int, speaks: Speaks) -> NoReturn:
+def _stop(message: str, code: int, reports_here: ReportsHere) -> NoReturn:
     sys.stdout.flush()
-    if speaks(message.strip(), code):
+    if reports_here(message.strip(), code):
         sys.stderr.write(f"error: {message.strip()}\n")
     sys.exit(code)

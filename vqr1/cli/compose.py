@@ -64,12 +64,12 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
 def bad_group(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """The error for one of `BAD_GROUP`, with the arguments that it came from."""
     given = " ".join(overrides)
-    said = " ".join(str(error).split())
-    return ConfigError([f"{said[:_SHOWN]} (given: {given[:_SHOWN]})"])
+    printed = " ".join(str(error).split())
+    return ConfigError([f"{printed[:_SHOWN]} (given: {given[:_SHOWN]})"])
 
 
 def user_message(error: Exception) -> str:
-    """What to tell a user: our own errors as they are, a library's in one line."""
+    """What to report a user: our own errors as they are, a library's in one line."""
     if isinstance(error, UserError):
         return str(error)
     cause = "" if error.__cause__ is None else str(error.__cause__)
@@ -78,8 +78,8 @@ def user_message(error: Exception) -> str:
         return renamed
     if isinstance(error, OverrideParseException):
         return f"{error.override}: no readable override ({' '.join(str(error).split())})"
-    said = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
-    lines = [line.strip() for line in f"{said}\n{cause}".splitlines()]
+    printed = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
+    lines = [line.strip() for line in f"{printed}\n{cause}".splitlines()]
     shown = list(dict.fromkeys(line for line in lines if line and not line.startswith(_NOISE)))
     text = shown[0] if shown else type(error).__name__
     listing = False

@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if task is None:
         near = difflib.get_close_matches(given[0], TASKS, n=1) if given else []
         fix = f"did you mean {near[0]}?" if near else f"give one of {', '.join(TASKS)}"
-        said = given[0] if given else "needs a task"
-        sys.stderr.write(f"error: {name_of('data')} {said}: {fix}\n")
+        printed = given[0] if given else "needs a task"
+        sys.stderr.write(f"error: {name_of('data')} {printed}: {fix}\n")
         return UserError.exit_code
     return task(given[1:])
 
@@ -70,7 +70,7 @@ def _inspect(options: argparse.Namespace, config: DataConfig) -> None:
 
 def prepare(arguments: Sequence[str]) -> int:
     """`vqr1 data prepare`; returns the exit code."""
-    from vqr1.data.preparation import PARTS
+    from vqr1.data.preparation import SPLITS
 
     parser = argparse.ArgumentParser(
         prog=f"{name_of('data')} prepare",
@@ -78,7 +78,7 @@ def prepare(arguments: Sequence[str]) -> int:
         epilog=keys_if_asked("data", DataConfig, arguments),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--part", choices=PARTS, default="train", help="images to write")
+    parser.add_argument("--part", choices=SPLITS, default="train", help="images to write")
     parser.add_argument(
         "--out", type=Path, help="file to write (default: prepared/NAME_PART.jsonl)"
     )

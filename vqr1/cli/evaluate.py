@@ -35,8 +35,8 @@ def main() -> None:
         "eval",
         EvalConfig,
         evaluate,
-        speaks=partial(reports, info),
-        go_on="; the same command with run_dir={run_dir} goes on",
+        reports_here=partial(reports, info),
+        go_on="; the same command with run_dir={run_dir} continues",
     )
 
 

@@ -55,7 +55,7 @@ def export(config: ExportConfig, composed: DictConfig) -> None:
             run_dir,
             title=config.title,
             license=config.license,
-            with_figures=config.checkpoint != "last",
+            with_metrics=config.checkpoint != "last",
         )
     if config.push is not None:
         sys.stdout.write(f"{_push(output, config.push, config.private)}\n")

@@ -51,7 +51,7 @@ class MixtureConfigSource(ConfigSource):
         if found is None:
             raise ConfigLoadError(f"no mixture: {config_path}")
         group, parts = found
-        _check_parts(group, parts)
+        _check_splits(group, parts)
         return ConfigResult(
             provider=self.provider,
             path=f"{self.scheme()}://{self.path}",
@@ -112,7 +112,7 @@ def _loggers(parts: list[str]) -> dict[str, Any]:
     return {"defaults": [*parts, "_self_"], "name": mixture}
 
 
-def _check_parts(group: str, parts: list[str]) -> None:
+def _check_splits(group: str, parts: list[str]) -> None:
     mixture = SEPARATOR.join(parts)
     if "" in parts:
         raise ConfigError([f"{group}={mixture}: empty name beside a '+'; write {group}=a+b"])

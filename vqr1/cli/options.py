@@ -41,7 +41,7 @@ def run_options(
     """Parse, compose, run; a user's mistake becomes one message.
 
     Args:
-        parser: the command's own options; `overrides` is added behind them.
+        parser: the command's own options; `overrides` is added after them.
         task: the command.
         arguments: in place of the process's own.
         load: gives the configuration of the overrides.

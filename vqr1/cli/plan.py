@@ -6,9 +6,9 @@
 
 The configuration is that of `vqr1 train`, and nothing of it is loaded: no weights, no data set.
 Sizes are the longest that the configuration admits: every response at
-`rollout.sampling.max_new_tokens`, and pictures at `model.max_pixels` unless `--image` says how
+`rollout.sampling.max_new_tokens`, and images at `model.max_pixels` unless `--image` states how
 large they are. On a CPU the rates of matrix products and of copies are measured here; a GPU's are
-its vendor's figures times two shares, which are assumptions (`--compute-share`, `--decode-share`).
+its vendor's metrics times two shares, which are assumptions (`--compute-share`, `--decode-share`).
 What was compared with real runs, and what was not: docs/scale.md.
 """
 
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"`{program('train')} --help` explains the configuration.",
     )
     options.add_argument("--gpu", choices=list(GPUS), default="h100", help="for GPU profiles")
-    options.add_argument("--image", type=_size, help="pictures' width x height, such as 512x384")
+    options.add_argument("--image", type=_size, help="images' width x height, such as 512x384")
     options.add_argument("--images", type=int, help="training images, for max_epochs")
     options.add_argument("--compute-share", type=float, help="reached share of the peak rate")
     options.add_argument("--decode-share", type=float, help="reached share of the memory's rate")

@@ -88,7 +88,7 @@ def serve(arguments: Sequence[str]) -> int:
 
 
 def _model_name(config: ServeConfig) -> str:
-    """What answers: with a server the group `model` says the size of images only."""
+    """What answers: with a server the group `model` states the size of images only."""
     if isinstance(config.backend, ServerConfig):
         return config.backend.model or config.backend.url
     return config.model.path or config.model.name

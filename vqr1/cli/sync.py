@@ -1,10 +1,10 @@
-"""`vqr1 sync`: send what runs could not tell the MLflow server while it was away.
+"""`vqr1 sync`: send what runs could not report the MLflow server while it was away.
 
     vqr1 sync RUN_DIR...
 
 Each run directory holds a journal of everything the run logged (`tracking/journal.jsonl`) and a
 mark of how far the server has it. This sends the rest. It can be stopped and repeated: what the
-server has stays single. A run that is still going on sends its journal itself and is left alone.
+server has stays single. A run that is still running sends its journal itself and is left alone.
 
 Exit codes: 0 all delivered, 1 some events are left, 2 a mistake on the command line.
 """
@@ -30,7 +30,7 @@ EXIT_LEFT = 1
 
 
 def sync(run_dir: Path, tracking_uri: str | None, seconds: float, restart: bool) -> bool:
-    """Send one run's journal and say what came of it.
+    """Send one run's journal and state what came of it.
 
     Args:
         run_dir: the run's folder.
@@ -56,7 +56,7 @@ def sync(run_dir: Path, tracking_uri: str | None, seconds: float, restart: bool)
             reason = send_all(delivery, seconds)
             left = delivery.left()
     except Timeout as error:
-        raise DataError(f"{run_dir}: its run is still going on and sends its log itself") from error
+        raise DataError(f"{run_dir}: its run is still running and sends its log itself") from error
     refused = delivery.delivered.refused
     print(
         f"{run_dir}: {before - left} events sent, {left} left"

@@ -3,7 +3,7 @@
 What trains is there. It needs PyTorch, transformers, Lightning and more, which take
 seconds to import. A mistake on the command line, `--help`, and the parents of a sweep or of several
 processes do not wait for what they do not need: everything heavy is imported here, by the function
-that goes on with it.
+that continues with it.
 
 Exit codes are in `vqr1.errors`; which run `resume=` names is found in
 `vqr1.training.resumed_arguments`.
@@ -37,16 +37,16 @@ files of the working directory from hiding packages."""
 
 def main() -> None:
     """Entry point of `train.py`, `vqr1 train` and `vqr1-train`."""
-    speaks = partial(reports, RankInfo())
+    reports_here = partial(reports, RankInfo())
     try:
         info = find_rank_info()
-        speaks = partial(reports, info)
+        reports_here = partial(reports, info)
         sys.argv[1:] = arguments_of(info, sys.argv[1:])
     except UserError as error:
-        stop(error, speaks)
+        stop(error, reports_here)
     code = 0
     try:
-        run_command("train", TrainConfig, partial(train, info=info), check, speaks)
+        run_command("train", TrainConfig, partial(train, info=info), check, reports_here)
     except SystemExit as end:
         code = int(end.code or 0)
     if info.world_size > 1:
@@ -132,7 +132,7 @@ def _launch(config: TrainConfig) -> float:
     arguments = [*HydraConfig.get().overrides.task, f"hydra.run.dir={quoted(run_dir)}"]
     resume_with = resume_command(run_dir, RankInfo())
     launch([*COMMAND, *arguments], config.hardware.devices, resume_with)
-    # With resume=auto the processes may have gone on in another folder, and have said so.
+    # With resume=auto the processes may have continued in another folder, and have reported it.
     return finished_metric(run_dir) if (run_dir / "summary.json").is_file() else float("nan")
 
 

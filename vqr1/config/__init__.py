@@ -2,7 +2,7 @@
 
 Hydra composes YAML files and `instantiate` builds objects, but neither checks types or ranges.
 `validate` does so once, after composition and before anything is loaded, and reports all problems
-together. The YAML files under `conf/` hold the values; the docstring under each field here says
+together. The YAML files under `conf/` hold the values; the docstring under each field here states
 what the value means.
 """
 

@@ -111,4 +111,4 @@ AnyBackend = Annotated[
         custom_error_message="its key name must be local, openai or vllm",
     ),
 ]
-"""A backend, told apart by its name, so that errors speak of one of them."""
+"""A backend, distinguished by its name, so that errors speak of one of them."""

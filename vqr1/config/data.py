@@ -18,10 +18,10 @@ class SplitConfig:
     by: Literal["reference", "image", "official", "files", "none"]
     """`reference` keeps all images of one reference (content) together; `image` draws single
     images; `official` uses the set's own split column; `files` reads lists; `none` puts the whole
-    set into the test part (evaluation only)."""
+    set into the test split (evaluation only)."""
     fractions: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)
     """Shares of training, validation and test; used by `reference` and `image`. By `official`,
-    the validation share that is carved out of training where the set ships no validation part."""
+    the validation share that is carved out of training where the set ships no validation split."""
     seed: NonNegativeInt = 0
     """Seed of the draw, and of the subsets that `max_images` and `validation.max_images` take
     (official splits included); the same seed gives the same split and subsets on every machine."""
@@ -37,9 +37,9 @@ class CsvColumns:
     image: str = "image"
     """Image path relative to the image folder."""
     mos: str = "mos"
-    """Opinion score."""
+    """MOS."""
     std: str | None = None
-    """Standard deviation of the opinion score, on the scale of `mos`."""
+    """Standard deviation of the MOS, on the scale of `mos`."""
     reference: str | None = None
     """Reference or content that the image derives from."""
     split: str | None = None
@@ -69,13 +69,13 @@ class DatasetConfig:
     select: str | None = None
     """jsonl only: take the lines with this `dataset_name` from a file that holds several sets."""
     mos_scale: Literal["minmax", "published"] = "minmax"
-    """Opinion scores that rewards see: `minmax` is linear to [1, 5] over the whole set, as in the
+    """MOS that rewards see: `minmax` is linear to [1, 5] over the whole set, as in the
     published training files; `published` leaves them as they are (higher is better either way)."""
     short_edge: PositiveInt | None = None
     """Resize so that the short edge has this many pixels before the model's own resizing
     (SPAQ: 768)."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """Whether an image that is missing or does not decode stops the run or is left out and
+    """Whether an image that is missing or does not decode stops the run or is excluded and
     counted."""
     max_bad_share: Fraction = 0.01
     """With `skip`: the share of bad images above which the run refuses to start."""
@@ -99,13 +99,13 @@ class MixtureConfig:
 class LoaderConfig:
     """How ranking batches are made."""
 
-    images_per_batch: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
     """B: images that one process ranks against each other in one step."""
-    images_per_step: PositiveInt | None = None
-    """Training only: images of one step over all processes, instead of `images_per_batch`; the
+    global_batch_size: PositiveInt | None = None
+    """Training only: images of one step over all processes, instead of `batch_size`; the
     number of processes must divide it. The same step, whatever machine it runs on."""
     last_batch: Literal["drop", "fill"] = "drop"
-    """What happens to a set's last, smaller batch of an epoch: left out, or filled up with the
+    """What happens to a set's last, smaller batch of an epoch: excluded, or filled up with the
     epoch's first images of the same set. A set smaller than one step gives smaller steps, without
     copies, either way."""
     workers: NonNegativeInt = 0
@@ -123,4 +123,4 @@ AnyDataset = Annotated[
     Annotated[DatasetConfig, Tag("single")] | Annotated[MixtureConfig, Tag("mixture")],
     Discriminator(_dataset_kind),
 ]
-"""One set, or a mixture: told apart by the key `parts`, so that errors speak of one of them."""
+"""One set, or a mixture: distinguished by the key `parts`, so that errors speak of one of them."""

@@ -19,10 +19,10 @@ from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt, Seed
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class EvalModelConfig(ModelConfig):
-    """The model that is judged: as for training, or one of our runs."""
+    """The model that is evaluated: as for training, or one of our runs."""
 
     run: str | None = None
-    """MLflow run whose exported checkpoint is judged, with the image sizes that it was trained at;
+    """MLflow run whose exported checkpoint is evaluated, with the image sizes that it was trained at;
     `best` takes the finished run of `logger.experiment` whose exported checkpoint has the highest
     `run_metric`. null: `path`."""
     run_metric: str = "val/srcc"
@@ -46,7 +46,7 @@ class EvalModeConfig:
     sampling: SamplingConfig
     """How one answer is drawn; `greedy` and `expected` set the temperature to 0."""
     micro_batch_tokens: PositiveInt = 16384
-    """Most tokens computed together; does not change any figure."""
+    """Most tokens computed together; does not change any metric."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -58,7 +58,7 @@ class PredictionColumns:
     score: str = "score"
     """Predicted score; empty for an invalid answer."""
     mos: str = "mos"
-    """Opinion score."""
+    """MOS."""
     dataset: str = "dataset"
     """Data set; a file without this column holds one set."""
     sample: str = "sample"
@@ -70,11 +70,11 @@ class PredictionColumns:
     score_lower_is_better: bool = False
     """The scores fall with quality (NIQE, BRISQUE): they are turned."""
     mos_lower_is_better: bool = False
-    """The file's opinion scores fall with quality (DMOS): they are turned."""
+    """The file's MOS fall with quality (DMOS): they are turned."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
-class FiguresConfig:
+class StatisticsConfig:
     """What is computed."""
 
     curves: list[Literal["logistic4", "logistic5"]] = field(
@@ -93,14 +93,14 @@ class FiguresConfig:
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class ReportConfig:
-    """What is written beside the figures."""
+    """What is written beside the metrics."""
 
     plots: bool = True
     """Scatter, residuals and calibration of each set."""
     worst: NonNegativeInt = 24
     """Images on the contact sheet of the worst errors; 0 makes none. Needs the images."""
     published: bool = True
-    """Show the published figures of each set beside ours."""
+    """Show the published metrics of each set beside ours."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -110,7 +110,7 @@ class EvalConfig:
     dataset: AnyDataset
     part: Literal["all", "test", "val", "train"]
     """Which images: a part of each set's split, or `all` of them, whatever the split. A predictions
-    file with its own opinion scores is judged whole."""
+    file with its own MOS is evaluated whole."""
     model: EvalModelConfig
     prompt: PromptConfig
     answer: AnyAnswer
@@ -120,13 +120,13 @@ class EvalConfig:
     hardware: HardwareConfig
     logger: LoggerConfig
     loader: LoaderConfig
-    figures: FiguresConfig
+    statistics: StatisticsConfig
     report: ReportConfig
     columns: PredictionColumns
     predictions: str | None = None
-    """CSV or Parquet file with predictions to judge: no model is loaded."""
+    """CSV or Parquet file with predictions to evaluate: no model is loaded."""
     labels: Literal["file", "dataset"] = "file"
-    """With `predictions`: opinion scores come from the file's own column, or from `part` of
+    """With `predictions`: MOS come from the file's own column, or from `part` of
     `dataset`, matched by image name (its images need not be there)."""
     compare: list[str] | None = None
     """Run directories (or predictions files) of the same images to compare, or one sweep's folder,

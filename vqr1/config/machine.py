@@ -30,14 +30,14 @@ class HardwareConfig:
     gradients and optimiser (PyTorch); `zero2`: gradients and optimiser, `zero3`: weights too
     (DeepSpeed)."""
     offload: bool = False
-    """zero3 only: keep the optimiser's moments and master weights in host memory."""
+    """zero3 only: keep the optimizer state and master weights in host memory."""
     rendezvous_seconds: PositiveFloat = 300.0
     """Longest wait of a process for all others at the start. Nodes of a cluster may begin minutes
     apart, and read the program from a shared disk at the same time; what has not come by then will
     not: a wrong address, another number of processes, a node that failed."""
-    collective_minutes: PositiveFloat = 60.0
+    process_group_timeout_minutes: PositiveFloat = 60.0
     """Longest wait of a process in one exchange with the others. It covers the slowest rollout and
-    what the first process does alone while the others wait: writing a checkpoint, or test tables.
+    what rank 0 does alone while the others wait: writing a checkpoint, or test tables.
     PyTorch's own 10 minutes (NCCL) end runs whose checkpoints go to a slow disk. A process that
     dies is noticed at once by its launcher; this limit is for those that hang."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -91,7 +91,7 @@ class LoggerConfig:
     tags: dict[str, str] = field(default_factory=dict)
     """mlflow and wandb: further tags of the run."""
     require: bool = False
-    """mlflow only: refuse to start without an answer from the store. Otherwise the run goes on, and
+    """mlflow only: refuse to start without an answer from the store. Otherwise the run continues, and
     `vqr1 sync` sends its log later."""
     wait_seconds: PositiveFloat = 30.0
     """mlflow only: longest wait for the store, at the start and at the end of a run."""

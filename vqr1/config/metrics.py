@@ -51,8 +51,8 @@ class MetricConfig:
         try:
             found = get_method(self.target)
         except (ImportError, ValueError) as error:
-            said = " ".join(str(error).split())
-            problem = f"{key}._target_={self.target}: no such function ({said})"
+            printed = " ".join(str(error).split())
+            problem = f"{key}._target_={self.target}: no such function ({printed})"
             raise ConfigError([problem]) from error
         return partial(found, **self.arguments) if self.arguments else found
 

@@ -219,7 +219,7 @@ def _size(path: str) -> float | None:
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None  # loading it says what is wrong there
+            return None  # loading it states what is wrong there
         return parameter_count(config) if isinstance(config, dict) else None
     found = _SIZE_IN_NAME.findall(folder.name)
     return float(found[0]) * 1e9 if found and float(found[0]) > 0 else None

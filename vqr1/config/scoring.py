@@ -26,7 +26,7 @@ class ComparisonConfig:
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Share of the drawn ranks that an image's interval of ranks holds."""
     draws: PositiveInt = 1000
-    """Draws behind the intervals of ranks."""
+    """Draws after the intervals of ranks."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -50,7 +50,7 @@ class ScoreConfig:
     batch_size: PositiveInt = 16
     """Images computed together; does not change a score."""
     seed: Seed = 0
-    """Seed of sampled answers, and of the draws behind the intervals of ranks."""
+    """Seed of sampled answers, and of the draws after the intervals of ranks."""
     output: str | None = None
     """File for the results; null writes to standard output."""
     format: Literal["table", "csv", "jsonl"] | None = None

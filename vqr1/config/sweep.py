@@ -17,7 +17,7 @@ class SweepConfig:
     max_failures: NonNegativeInt | None = None
     """Failed jobs above which no further job begins; null lets all of them run."""
     metric: str | None = None
-    """Figure of the summary, and what a search optimises. null: the first of `test/srcc_after`,
-    `val/srcc_best`, `val/srcc` that the jobs have (a search never optimises a test figure)."""
+    """Metric of the summary, and what a search optimises. null: the first of `test/srcc_after`,
+    `val/srcc_best`, `val/srcc` that the jobs have (a search never optimises a test metric)."""
     curve: str = "val/srcc"
     """Metric of the summary's curves; a search gives trials up by it."""

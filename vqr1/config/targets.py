@@ -45,8 +45,8 @@ def build_target(key: str, target: str, arguments: Mapping[str, Any]) -> object:
     try:
         chosen = get_class(target)
     except (ImportError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigError([f"{key}._target_={target}: no such class ({said})"]) from error
+        printed = " ".join(str(error).split())
+        raise ConfigError([f"{key}._target_={target}: no such class ({printed})"]) from error
     try:
         if not is_pydantic_dataclass(chosen):
             inspect.signature(chosen).bind(**arguments)

@@ -85,7 +85,7 @@ class GrpoConfig:
     (`rank`), or so many of all processes' at a time, in the order of the batches, whatever the
     number of processes; it must divide the step's images. The published training compares the 8
     images of one GPU: 8, or `rank` with 8 images a process."""
-    inner_iterations: PositiveInt = 1
+    num_iterations: PositiveInt = 1
     """mu: optimiser steps on each rollout."""
     reference_sync_every: PositiveInt | None = None
     """Optimiser steps after which the reference moves towards the policy, again and again; null
@@ -114,7 +114,7 @@ class OptimizerConfig:
     max_grad_norm: PositiveFloat | None = 1.0
     """Clip the global gradient norm to this; null never clips."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of a moving average of the trained weights, which is judged at the end and exported
+    """Decay of a moving average of the trained weights, which is evaluated at the end and exported
     beside the policy (`export_average`); null keeps none."""
 
 
@@ -130,7 +130,7 @@ class CheckpointConfig:
     keep: PositiveInt = 2
     """Last saved states that are kept, so that one can be damaged."""
     on_failed_write: Literal["continue", "stop"] = "continue"
-    """What a run does when a checkpoint could not be written (a full disk): go on with a warning,
+    """What a run does when a checkpoint could not be written (a full disk): continue with a warning,
     or stop."""
 
 
@@ -139,11 +139,11 @@ class WatchConfig:
     """One watchdog: what it watches is in `vqr1.training.watchdogs`."""
 
     limit: NonNegativeFloat
-    """Value that the watched figure must not reach."""
+    """Value that the watched metric must not reach."""
     steps: PositiveInt = 20
     """Training steps in a row for which it may."""
     action: Literal["off", "warn", "stop"] = "warn"
-    """`warn` goes on; `stop` saves a checkpoint and ends the run."""
+    """`warn` continues; `stop` saves a checkpoint and ends the run."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -151,14 +151,14 @@ class WatchdogsConfig:
     """Signs that a training has gone wrong."""
 
     non_finite_limit: PositiveInt
-    """Updates with a loss or gradient that is no number: each is left out, so many stop the
+    """Updates with a loss or gradient that is no number: each is excluded, so many stop the
     run."""
-    no_signal: WatchConfig
+    zero_variance: WatchConfig
     """Share of groups whose rewards do not differ."""
     constant: WatchConfig
     """Distance of the fidelity reward from that of a constant predictor, .7071."""
     format_rate: WatchConfig
-    """Share of responses of the demanded form."""
+    """Share of format-compliant responses."""
     kl: WatchConfig
     """KL estimate per token, in nats."""
     length: WatchConfig
@@ -176,7 +176,7 @@ class CallbacksConfig:
     checkpoint: CheckpointConfig | None = field(default_factory=CheckpointConfig)
     """null keeps no checkpoints during training (the last policy is still exported)."""
     watchdogs: WatchdogsConfig | None = None
-    """null looks at nothing; a non-finite update is left out all the same."""
+    """null looks at nothing; a non-finite update is excluded all the same."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -186,15 +186,15 @@ class ValidationConfig:
     every_steps: PositiveInt
     """Optimiser steps between validations."""
     samples: NonNegativeInt = 6
-    """Responses sampled for each image, their mean score is judged; 0 judges greedy answers
+    """Responses sampled for each image, their mean score is evaluated; 0 evaluates greedy answers
     only."""
     max_images: PositiveInt | None = None
     """Most validation images of each set at each validation, drawn as `dataset.max_images` draws
     them; where both are set, the smaller number holds. null uses all."""
-    images_per_batch: PositiveInt = 64
-    """Images judged together; does not change what is computed, only how fast."""
+    batch_size: PositiveInt = 64
+    """Images evaluated together; does not change what is computed, only how fast."""
     test: bool = True
-    """Evaluate the test part before and after training."""
+    """Evaluate the test split before and after training."""
     bootstrap_draws: PositiveInt = 1000
     """Draws of the 95 % bootstrap intervals."""
 
@@ -228,10 +228,10 @@ class TrainConfig:
     run_dir: str
     """Folder that receives checkpoints, tables and `summary.json`."""
     resume: str | None = None
-    """Run to go on with: its MLflow id, its folder, or `auto` (the newest unfinished run beside
+    """Run to resume with: its MLflow id, its folder, or `auto` (the newest unfinished run beside
     `run_dir` with this configuration, else a new one)."""
     resume_force: bool = False
-    """Go on although the configuration has changed in keys that change what is computed."""
+    """Continue although the configuration has changed in keys that change what is computed."""
     metrics: OwnMetrics = field(default_factory=dict)
     """Metrics beside those of `vqr1.evaluation.metrics`, by name (`conf/metrics`)."""
 

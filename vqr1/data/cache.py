@@ -1,6 +1,6 @@
-"""On-disk cache of resized pictures, shared by epochs and runs.
+"""On-disk cache of resized images, shared by epochs and runs.
 
-An entry is the [H, W, 3] uint8 picture after decoding and resizing, in one safetensors file: what
+An entry is the [H, W, 3] uint8 image after decoding and resizing, in one safetensors file: what
 a batch carries, an eighth of the size of the float patches that follow from it. Its name
 is a hash over everything that decides its content: the file (real path, size, modification time in
 nanoseconds), the short edge, the resizing rule, and the versions of the decoder and of this format.
@@ -26,8 +26,8 @@ _FORMAT = 1
 """Raise it when decoding or resizing changes its result."""
 
 
-class PictureCache:
-    """Resized pictures below one folder.
+class ImageCache:
+    """Resized images below one folder.
 
     Args:
         folder: where entries lie; made when the first one is written.
@@ -65,7 +65,7 @@ class PictureCache:
             return None  # cut off by a crash or a full disk: made anew and replaced
 
     def put(self, key: str, pixels: Tensor) -> None:
-        """Keep a resized picture."""
+        """Keep a resized image."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as aside:

@@ -1,4 +1,4 @@
-"""One picture of a labelled set, worst image first: a look tells whether the labels point right."""
+"""One image of a labelled set, worst image first: a look reports whether the labels point right."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Tile:
     """One image of the sheet.
 
     Attributes:
-        picture: RGB, any size; None draws an empty frame (the image does not decode).
+        image: RGB, any size; None draws an empty frame (the image does not decode).
         caption: its first line: the score.
         detail: its second line: the file name, shortened to fit.
     """
 
-    picture: Image.Image | None
+    image: Image.Image | None
     caption: str
     detail: str
 
 
-def spread_positions(total: int, count: int) -> list[int]:
+def spaced_positions(total: int, count: int) -> list[int]:
     """At most `count` positions from 0 to total - 1, evenly spaced, first and last included."""
     if count >= total:
         return list(range(total))
@@ -59,11 +59,11 @@ def contact_sheet(title: str, tiles: Sequence[Tile], columns: int = 8) -> Image.
 
 
 def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int, y: int) -> None:
-    if tile.picture is None:
+    if tile.image is None:
         draw.rectangle((x, y, x + _TILE - 1, y + _TILE - 1), outline=_FAINT)
         draw.text((x + 10, y + 10), "does not decode", fill=_FAINT)
     else:
-        thumbnail = ImageOps.contain(tile.picture, (_TILE, _TILE), Image.Resampling.BICUBIC)
+        thumbnail = ImageOps.contain(tile.image, (_TILE, _TILE), Image.Resampling.BICUBIC)
         offset = ((_TILE - thumbnail.width) // 2, (_TILE - thumbnail.height) // 2)
         sheet.paste(thumbnail, (x + offset[0], y + offset[1]))
     draw.text((x, y + _TILE + 2), tile.caption, fill=_INK, font=ImageFont.load_default(15))

@@ -1,4 +1,4 @@
-"""The data sets of a run as Lightning sees them: which sets, which parts, which order.
+"""The data sets of a run as Lightning sees them: which sets, which splits, which order.
 
 Wires labels, splits, sampler and workers together; every rule lives in the module it belongs to.
 The order of training batches is a function of seed and epoch, and its position travels with
@@ -19,10 +19,10 @@ import torch
 import torch.distributed
 
 from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig
-from vqr1.data.cache import PictureCache
+from vqr1.data.cache import ImageCache
 from vqr1.data.labelled_set import LabelledSet, open_dataset
-from vqr1.data.labels import Part
-from vqr1.data.prompts import PictureSource
+from vqr1.data.labels import Split
+from vqr1.data.prompts import ImageSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler, RankingPlan
 from vqr1.data.ranking_images import RankingImages, RankingLoader, SetImages
 from vqr1.errors import ConfigError, DataError
@@ -36,10 +36,10 @@ class RankingDataModule(lightning.LightningDataModule):
     Args:
         dataset: the set or the mixture.
         loader: batch size, workers, cache.
-        prompts: turns pictures into prompts of the model.
+        prompts: turns images into prompts of the model.
         seed: of the order of training batches.
         val_max_images: at most this many validation images of each set; None uses all.
-        val_batch_size: images judged together; the training batch's number if not given.
+        val_batch_size: images evaluated together; the training batch's number if not given.
         sets: the sets of `dataset`, where they are opened already (`open_sets`).
     """
 
@@ -47,7 +47,7 @@ class RankingDataModule(lightning.LightningDataModule):
         self,
         dataset: DatasetConfig | MixtureConfig,
         loader: LoaderConfig,
-        prompts: PictureSource,
+        prompts: ImageSource,
         seed: int,
         val_max_images: int | None = None,
         val_batch_size: int | None = None,
@@ -71,7 +71,7 @@ class RankingDataModule(lightning.LightningDataModule):
 
         Raises:
             ConfigError: a key does not fit its set, or a mixture holds a set twice.
-            DataError: labels or images are not as their format says.
+            DataError: labels or images are not as their format states.
         """
         return open_sets(self._dataset) if self._opened is None else self._opened
 
@@ -84,16 +84,16 @@ class RankingDataModule(lightning.LightningDataModule):
         }
 
     @cached_property
-    def _cache(self) -> PictureCache | None:
+    def _cache(self) -> ImageCache | None:
         folder = self._loader.cache_dir
-        return None if folder is None else PictureCache(Path(folder).expanduser())
+        return None if folder is None else ImageCache(Path(folder).expanduser())
 
     def setup(self, stage: str | None = None) -> None:
         """Open the sets, so that data errors come before the first step."""
         logger.debug("opened %d data sets", len(self.sets))
 
     def skipped_images(self) -> dict[str, int]:
-        """By set, the images left out so far: missing, empty, or not decodable.
+        """By set, the images excluded so far: missing, empty, or not decodable.
 
         Of those that do not decode, in a run of several processes, all of them have to ask.
         """
@@ -110,7 +110,7 @@ class RankingDataModule(lightning.LightningDataModule):
         return {name: s.digest(self._val_max_images) for name, s in self.sets.items()}
 
     def check_same_in_all_processes(self) -> None:
-        """Compare what the labels say of the images, and a few of the files, with the first's.
+        """Compare what the labels state of the images, and a few of the files, with the first's.
 
         Raises:
             DataError: this process has read something else.
@@ -127,7 +127,7 @@ class RankingDataModule(lightning.LightningDataModule):
             key, count = self.sets[name].key, len(self.sets[name].table)
             if rows != first_rows:
                 raise DataError(
-                    f"{key}: process {rank} has read other images, opinion scores or parts of "
+                    f"{key}: process {rank} has read other images, MOS or splits of "
                     f"{name} than process 0 ({count} rows here); every node needs the same label "
                     "files and the same images"
                 )
@@ -177,7 +177,7 @@ class RankingDataModule(lightning.LightningDataModule):
             if images >= 2:
                 continue
             if size >= plan.global_batch:
-                key = f"loader.images_per_batch={plan.images_per_batch}"
+                key = f"loader.batch_size={plan.batch_size}"
             elif labelled.config.max_images == size:
                 key = f"{labelled.key}.max_images={size}"
             else:
@@ -201,20 +201,20 @@ class RankingDataModule(lightning.LightningDataModule):
 
     def eval_dataloader(
         self,
-        part: Part,
+        part: Split,
         max_images: int | None = None,
         batch_size: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> RankingLoader:
-        """Every image of a part once, in table order, set after set.
+        """Every image of a split once, in table order, set after set.
 
         A batch holds one set; each set's last batch may be smaller. By default every process gets
         all batches.
 
         Args:
             part: val, test or train.
-            max_images: at most this many images of each set (`LabelledSet.part`).
+            max_images: at most this many images of each set (`LabelledSet.split`).
             batch_size: images in a batch; the training batch's number if not given.
             rank: with `world_size`, deal the batches in turn and give this process its share; one
                 for which none is left gets the last batch too.
@@ -230,7 +230,7 @@ class RankingDataModule(lightning.LightningDataModule):
         if not any(len(images) for images in parts.values()):
             keys = ", ".join(f"{images.key}.split" for images in parts.values())
             raise DataError(f"{keys}: no {part} images")
-        size = batch_size or self._loader.images_per_batch
+        size = batch_size or self._loader.batch_size
         plans = [
             BatchPlan(name, tuple(range(first, min(first + size, len(images)))))
             for name, images in parts.items()
@@ -261,7 +261,7 @@ class RankingDataModule(lightning.LightningDataModule):
         plan = RankingPlan(
             self._seed,
             sizes,
-            self._loader.images_per_batch,
+            self._loader.batch_size,
             world_size,
             weights,
             self._loader.last_batch,
@@ -284,8 +284,8 @@ def open_sets(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
 
     Raises:
         ConfigError: a mixture is empty or holds a set twice, or a key does not fit its set; all
-            parts' problems together.
-        DataError: labels or images are not as their format says.
+            splits' problems together.
+        DataError: labels or images are not as their format states.
     """
     if isinstance(dataset, DatasetConfig):
         return {dataset.name: open_dataset(dataset)}

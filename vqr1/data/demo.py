@@ -3,17 +3,17 @@
 What it does: cuts 112 x 112 crops out of the colour photographs that scikit-image, scikit-learn
 and matplotlib carry in their wheels, damages each crop with one distortion at one level
 (`vqr1.data.distortions`), and writes `dmos.csv`, `images/` and `splits/` as KADID-10k users have
-them, so that the KADID parser reads them. The parts are split by photograph: no photograph of
+them, so that the KADID parser reads them. The splits are split by photograph: no photograph of
 validation or test is ever seen in training. Nothing is downloaded, and no rater was asked:
 
-    expected opinion  e = mildest - (mildest - worst) * ((level - 1) / 4) ** 0.85
+    expected MOS  e = mildest - (mildest - worst) * ((level - 1) / 4) ** 0.85
     one rating        r_i = clip(round(e + disagreement * n_i), 1, 5),  n_i ~ N(0, 1)
     label             dmos = mean of 20 ratings,  var = the root of their unbiased variance
 
 with the three constants of each type beside its definition. As in KADID-10k, and despite the
 columns' names, higher is better and `var` holds a standard deviation.
 
-What it leaves out: interaction between content and distortion, and several distortions at once.
+Not here: interaction between content and distortion, and several distortions at once.
 
 Random numbers come from PCG64 streams seeded by the name of what they decide, so the set is the
 same, byte for byte, in every generation with the same library versions.
@@ -40,7 +40,7 @@ from vqr1.data.distortions import (
     DISTORTIONS,
     LEVELS,
     Distortion,
-    Picture,
+    Pixels,
     from_bytes,
     to_bytes,
 )
@@ -65,7 +65,7 @@ RATERS = 20
 """Simulated raters of each image."""
 
 CURVATURE = 0.85
-"""Exponent of the fall of opinion with level: the first steps hurt a little more than the last."""
+"""Exponent of the fall of MOS with level: the first steps hurt a little more than the last."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ PHOTOGRAPHS = (
         "a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638", "test",
     ),
 )  # fmt: skip
-"""Every colour photograph of the three wheels. Left out: the right view of the motorcycle, which is
+"""Every colour photograph of the three wheels. Excluded: the right view of the motorcycle, which is
 the left view again, and drawings (logo, colour wheel, chessboard, silhouette, phantom)."""
 
 CROPS = {"train": 50, "val": 20, "test": 20}
-"""Crops of each photograph by part. Every crop meets each of the ten types once, at a level that
+"""Crops of each photograph by split. Every crop meets each of the ten types once, at a level that
 rotates with the crop's number, so each photograph shows every type at every level equally often:
 3,000, 400 and 600 images."""
 
@@ -153,8 +153,8 @@ def stream(*names: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
 
-def expected_opinion(distortion: Distortion, level: float) -> float:
-    """Opinion that a typical rater would give, strictly falling with the level.
+def expected_mos(distortion: Distortion, level: float) -> float:
+    """MOS that a typical rater would give, strictly falling with the level.
 
     Args:
         distortion: the type.
@@ -170,11 +170,11 @@ def expected_opinion(distortion: Distortion, level: float) -> float:
 def rate(distortion: Distortion, level: int, rng: np.random.Generator) -> tuple[float, float]:
     """Mean and standard deviation (ddof 1) of the simulated raters' whole-number ratings."""
     noise = rng.standard_normal(RATERS) * distortion.disagreement
-    ratings = np.clip(np.rint(expected_opinion(distortion, level) + noise), 1.0, 5.0)
+    ratings = np.clip(np.rint(expected_mos(distortion, level) + noise), 1.0, 5.0)
     return float(ratings.mean()), float(ratings.std(ddof=1))
 
 
-def load_photograph(photograph: Photograph, short_edge: int = SHORT_EDGE) -> Picture:
+def load_photograph(photograph: Photograph, short_edge: int = SHORT_EDGE) -> Pixels:
     """Reads a photograph from its wheel and reduces it.
 
     Args:
@@ -213,7 +213,7 @@ def load_photograph(photograph: Photograph, short_edge: int = SHORT_EDGE) -> Pic
     return from_bytes(np.asarray(rgb.resize(size, Image.Resampling.LANCZOS)))
 
 
-def texture(crop: Picture) -> float:
+def texture(crop: Pixels) -> float:
     """How much of a crop can show a distortion: the median deviation of its 8 x 8 blocks."""
     height, width = (edge // 8 * 8 for edge in crop.shape[:2])
     grey = crop[:height, :width].mean(axis=2)
@@ -221,25 +221,25 @@ def texture(crop: Picture) -> float:
     return float(np.median(blocks))
 
 
-def draw_crops(picture: Picture, count: int, rng: np.random.Generator) -> list[Picture]:
+def draw_crops(pixels: Pixels, count: int, rng: np.random.Generator) -> list[Pixels]:
     """Random crops, the more textured half of twice as many.
 
-    A blurred piece of clear sky looks like the sky: no viewer could tell its quality, and its
+    A blurred piece of clear sky looks like the sky: no viewer could report its quality, and its
     label would be noise.
 
     Args:
-        picture: [H, W, 3], both sides at least `CROP`.
+        pixels: [H, W, 3], both sides at least `CROP`.
         count: how many.
         rng: decides the positions.
 
     Returns:
         `count` arrays of shape [CROP, CROP, 3].
     """
-    height, width = picture.shape[:2]
+    height, width = pixels.shape[:2]
     tops = rng.integers(0, height - CROP + 1, size=2 * count)
     lefts = rng.integers(0, width - CROP + 1, size=2 * count)
     crops = [
-        picture[top : top + CROP, left : left + CROP] for top, left in zip(tops, lefts, strict=True)
+        pixels[top : top + CROP, left : left + CROP] for top, left in zip(tops, lefts, strict=True)
     ]
     ranked = sorted(range(len(crops)), key=lambda i: -texture(crops[i]))
     return [crops[i] for i in sorted(ranked[:count])]
@@ -268,8 +268,8 @@ def _planned(photograph: Photograph) -> Iterator[_Planned]:
             yield _Planned(name, number, distortion, level)
 
 
-def _save(picture: Picture, path: Path) -> None:
-    Image.fromarray(to_bytes(picture)).save(path, format="PNG", compress_level=1)
+def _save(pixels: Pixels, path: Path) -> None:
+    Image.fromarray(to_bytes(pixels)).save(path, format="PNG", compress_level=1)
 
 
 def write_demo_set(folder: Path, advance: Callable[[int], None] = lambda images: None) -> None:
@@ -277,20 +277,20 @@ def write_demo_set(folder: Path, advance: Callable[[int], None] = lambda images:
 
     Args:
         folder: receives `dmos.csv`, `images/` and `splits/{train,val,test}.txt`.
-        advance: told of every image.
+        advance: given of every image.
 
     Raises:
         DataError: see `load_photograph`.
     """
     (folder / "images").mkdir()
     for photograph in PHOTOGRAPHS:
-        picture = load_photograph(photograph)
-        _save(picture, folder / "images" / photograph.reference)
+        pixels = load_photograph(photograph)
+        _save(pixels, folder / "images" / photograph.reference)
         count = CROPS[photograph.part]
-        crops = draw_crops(picture, count, stream(SEED, photograph.name, "crops"))
+        crops = draw_crops(pixels, count, stream(SEED, photograph.name, "crops"))
         for image in _planned(photograph):
-            pixels = stream(SEED, image.name, "pixels")
-            damaged = image.distortion.apply(crops[image.crop], image.level, pixels)
+            noise = stream(SEED, image.name, "pixels")
+            damaged = image.distortion.apply(crops[image.crop], image.level, noise)
             _save(damaged, folder / "images" / image.name)
             advance(1)
     write_labels(folder)
@@ -343,7 +343,7 @@ def ensure_demo_set(cache_dir: Path | None = None) -> Path:
     with FileLock(cache / f"{FOLDER}.lock"):
         if folder.is_dir():
             return folder
-        unfinished = Path(tempfile.mkdtemp(prefix=f"{FOLDER}-", suffix=".part", dir=cache))
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{FOLDER}-", suffix=".split", dir=cache))
         try:
             total = sum(CROPS[photograph.part] for photograph in PHOTOGRAPHS) * len(DISTORTIONS)
             with progress_bar("demo set", total, console=Console(stderr=True)) as advance:

@@ -1,11 +1,11 @@
 """The ten image distortions of the demo set, each at five levels.
 
-What it does: turns a clean RGB picture into a damaged one. Strengths run from just noticeable
+What it does: turns a clean RGB image into a damaged one. Strengths run from just noticeable
 (level 1) to severe (level 5) and were set by eye on 112 x 112 crops, so that equal levels of
 different types look about equally strong.
 
-What it leaves out: perceptual calibration. Real sets (KADID-10k and the like) measure opinion;
-here the label is a formula (`vqr1.data.demo.expected_opinion`), whose parameters stand beside each
+Not here: perceptual calibration. Real sets (KADID-10k and the like) measure MOS;
+here the label is a formula (`vqr1.data.demo.expected_mos`), whose parameters stand beside each
 type below.
 
 Arrays are [height, width, 3] float32, RGB, in [0, 1], in and out.
@@ -22,91 +22,91 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-Picture = NDArray[np.float32]
+Pixels = NDArray[np.float32]
 
 LEVELS = (1, 2, 3, 4, 5)
 """Levels of every type, mildest first."""
 
 
-def to_bytes(picture: Picture) -> NDArray[np.uint8]:
+def to_bytes(pixels: Pixels) -> NDArray[np.uint8]:
     """[H, W, 3] in [0, 1] to the 8-bit values that an image file holds."""
-    return np.rint(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def from_bytes(pixels: NDArray[np.uint8]) -> Picture:
+def from_bytes(pixels: NDArray[np.uint8]) -> Pixels:
     """[H, W, 3] 8-bit values to [0, 1]."""
     return pixels.astype(np.float32) / np.float32(255.0)
 
 
-def _gaussian_blur(picture: Picture, sigma: float, rng: np.random.Generator) -> Picture:
-    return ndimage.gaussian_filter(picture, sigma=(sigma, sigma, 0.0), mode="reflect")
+def _gaussian_blur(pixels: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
+    return ndimage.gaussian_filter(pixels, sigma=(sigma, sigma, 0.0), mode="reflect")
 
 
-def _motion_blur(picture: Picture, length: float, rng: np.random.Generator) -> Picture:
+def _motion_blur(pixels: Pixels, length: float, rng: np.random.Generator) -> Pixels:
     angle = rng.uniform(0.0, np.pi)
     steps = np.linspace(-0.5, 0.5, int(np.ceil(length)) * 2 + 1) * length
     shifts = [(s * np.sin(angle), s * np.cos(angle), 0.0) for s in steps]
-    moved = [ndimage.shift(picture, shift, order=1, mode="reflect") for shift in shifts]
+    moved = [ndimage.shift(pixels, shift, order=1, mode="reflect") for shift in shifts]
     return np.mean(moved, axis=0, dtype=np.float32)
 
 
-def _jpeg(picture: Picture, quality: float, rng: np.random.Generator) -> Picture:
+def _jpeg(pixels: Pixels, quality: float, rng: np.random.Generator) -> Pixels:
     buffer = io.BytesIO()
-    Image.fromarray(to_bytes(picture)).save(
+    Image.fromarray(to_bytes(pixels)).save(
         buffer, format="JPEG", quality=round(quality), subsampling=2
     )
     with Image.open(buffer) as decoded:
         return from_bytes(np.asarray(decoded.convert("RGB")))
 
 
-def _white_noise(picture: Picture, deviation: float, rng: np.random.Generator) -> Picture:
-    return picture + rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(deviation)
+def _white_noise(pixels: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
+    return pixels + rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(deviation)
 
 
-def _impulse_noise(picture: Picture, share: float, rng: np.random.Generator) -> Picture:
-    hit = rng.random(picture.shape[:2]) < share
-    value = (rng.random(picture.shape[:2]) < 0.5).astype(np.float32)
-    return np.where(hit[..., None], value[..., None], picture)
+def _impulse_noise(pixels: Pixels, share: float, rng: np.random.Generator) -> Pixels:
+    hit = rng.random(pixels.shape[:2]) < share
+    value = (rng.random(pixels.shape[:2]) < 0.5).astype(np.float32)
+    return np.where(hit[..., None], value[..., None], pixels)
 
 
-def _pixelation(picture: Picture, block: float, rng: np.random.Generator) -> Picture:
-    height, width = picture.shape[:2]
+def _pixelation(pixels: Pixels, block: float, rng: np.random.Generator) -> Pixels:
+    height, width = pixels.shape[:2]
     small = (max(1, round(width / block)), max(1, round(height / block)))
-    image = Image.fromarray(to_bytes(picture)).resize(small, Image.Resampling.BOX)
+    image = Image.fromarray(to_bytes(pixels)).resize(small, Image.Resampling.BOX)
     return from_bytes(np.asarray(image.resize((width, height), Image.Resampling.NEAREST)))
 
 
-def _darkness(picture: Picture, gain: float, rng: np.random.Generator) -> Picture:
-    return picture * np.float32(gain)
+def _darkness(pixels: Pixels, gain: float, rng: np.random.Generator) -> Pixels:
+    return pixels * np.float32(gain)
 
 
-def _overexposure(picture: Picture, gain: float, rng: np.random.Generator) -> Picture:
-    # Lifting the floor as well washes dark pictures out too, which a gain alone would leave dark.
-    return picture * np.float32(gain) + np.float32(0.12 * (gain - 1.0))
+def _overexposure(pixels: Pixels, gain: float, rng: np.random.Generator) -> Pixels:
+    # Lifting the floor as well washes dark images out too, which a gain alone would leave dark.
+    return pixels * np.float32(gain) + np.float32(0.12 * (gain - 1.0))
 
 
-def _low_contrast(picture: Picture, share: float, rng: np.random.Generator) -> Picture:
-    mean = picture.mean(dtype=np.float64)
-    return ((picture - mean) * share + mean).astype(np.float32)
+def _low_contrast(pixels: Pixels, share: float, rng: np.random.Generator) -> Pixels:
+    mean = pixels.mean(dtype=np.float64)
+    return ((pixels - mean) * share + mean).astype(np.float32)
 
 
-def _posterisation(picture: Picture, tones: float, rng: np.random.Generator) -> Picture:
+def _posterisation(pixels: Pixels, tones: float, rng: np.random.Generator) -> Pixels:
     steps = np.float32(tones - 1.0)
-    return np.rint(np.clip(picture, 0.0, 1.0) * steps) / steps
+    return np.rint(np.clip(pixels, 0.0, 1.0) * steps) / steps
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """One way of damaging a picture.
+    """One way of damaging an image.
 
     Attributes:
         name: identifier, used in seeds and statistics.
         words: what a viewer would call it.
         strengths: parameter at levels 1 to 5.
-        mildest: expected opinion at level 1, on the 1-5 scale.
-        worst: expected opinion at level 5.
-        disagreement: standard deviation of one rater's opinion about this type.
-        effect: (picture, strength, random stream) to the damaged picture, not yet clipped.
+        mildest: expected MOS at level 1, on the 1-5 scale.
+        worst: expected MOS at level 5.
+        disagreement: standard deviation of one rater's rating about this type.
+        effect: (image, strength, random stream) to the damaged image, not yet clipped.
     """
 
     name: str
@@ -115,13 +115,13 @@ class Distortion:
     mildest: float
     worst: float
     disagreement: float
-    effect: Callable[[Picture, float, np.random.Generator], Picture]
+    effect: Callable[[Pixels, float, np.random.Generator], Pixels]
 
-    def apply(self, picture: Picture, level: float, rng: np.random.Generator) -> Picture:
-        """Damages a picture.
+    def apply(self, pixels: Pixels, level: float, rng: np.random.Generator) -> Pixels:
+        """Damages an image.
 
         Args:
-            picture: [H, W, 3] in [0, 1].
+            pixels: [H, W, 3] in [0, 1].
             level: 1 (just noticeable) to 5 (severe); strengths between two levels are interpolated.
             rng: source of every random choice (noise, direction of motion).
 
@@ -134,7 +134,7 @@ class Distortion:
         if not LEVELS[0] <= level <= LEVELS[-1]:
             raise ValueError(f"level is {level}; it must be between {LEVELS[0]} and {LEVELS[-1]}")
         strength = float(np.interp(level, LEVELS, self.strengths))
-        return np.clip(self.effect(picture, strength, rng), 0.0, 1.0).astype(np.float32)
+        return np.clip(self.effect(pixels, strength, rng), 0.0, 1.0).astype(np.float32)
 
 
 DISTORTIONS = (

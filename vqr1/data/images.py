@@ -1,13 +1,13 @@
-"""One image file to one RGB picture, converted properly or refused.
+"""One image file to one RGB image, converted properly or refused.
 
 Choices made here, for every caller:
 
 - the EXIF orientation is applied;
 - transparent pixels are shown on white (as the published evaluation shows them);
-- 16-bit greyscale is scaled to 8 bits (not clipped); floating-point pictures are refused;
+- 16-bit greyscale is scaled to 8 bits (not clipped); floating-point images are refused;
 - an animation or multi-page file gives its first frame;
 - colour profiles are not applied, as in the published evaluation;
-- a picture of more than `MAX_IMAGE_PIXELS` pixels, and one whose data ends early, is refused. The
+- an image of more than `MAX_IMAGE_PIXELS` pixels, and one whose data ends early, is refused. The
   size in its header decides, before any pixel is decoded; the environment variable
   `VQR1_MAX_IMAGE_PIXELS` sets another limit for a command and its workers.
 """
@@ -26,7 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vqr1.errors import ConfigError, DataError
 
 MAX_IMAGE_PIXELS = 89_478_485
-"""Largest picture that is decoded: 256 MB as RGB (Pillow's own bound for a warning)."""
+"""Largest image that is decoded: 256 MB as RGB (Pillow's own bound for a warning)."""
 
 LIMIT_VARIABLE = "VQR1_MAX_IMAGE_PIXELS"
 
@@ -53,7 +53,7 @@ def load_image(path: Path, short_edge: int | None = None) -> Image.Image:
             many pixels.
 
     Raises:
-        DataError: the file is missing, a folder, empty, damaged, too large or not a picture;
+        DataError: the file is missing, a folder, empty, damaged, too large or not an image;
             names path and reason.
     """
     # Unlike Path.is_dir, these do not raise in a folder that may not be looked into.
@@ -64,14 +64,14 @@ def load_image(path: Path, short_edge: int | None = None) -> Image.Image:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         missing = isinstance(error, FileNotFoundError | NotADirectoryError | ValueError)
-        said = "no such image" if missing else f"the image cannot be read ({reason})"
-        raise DataError(f"{path}: {said}") from error
+        printed = "no such image" if missing else f"the image cannot be read ({reason})"
+        raise DataError(f"{path}: {printed}") from error
     if not os.path.isfile(path):
         raise DataError(f"{path}: no such image")
     if size == 0:
         raise DataError(f"{path}: the image file is empty (0 bytes)")
-    picture = decode_image(path, str(path))
-    return picture if short_edge is None else resize_short_edge(picture, short_edge)
+    image = decode_image(path, str(path))
+    return image if short_edge is None else resize_short_edge(image, short_edge)
 
 
 def decode_image(
@@ -86,11 +86,11 @@ def decode_image(
     Args:
         file: a file, or a stream that can be rewound.
         name: what errors call it.
-        max_pixels: a larger picture is refused before it is decoded; None takes the common limit.
+        max_pixels: a larger image is refused before it is decoded; None takes the common limit.
         formats: Pillow's names of the formats that are tried; None tries all of them.
 
     Raises:
-        DataError: damaged, too large or not a picture; names the image and the reason.
+        DataError: damaged, too large or not an image; names the image and the reason.
     """
     try:
         with Image.open(file, formats=formats) as opened:
@@ -106,36 +106,36 @@ def decode_image(
         raise DataError(f"{name}: the image does not decode ({error})") from error
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode as 8-bit RGB, on white where transparent.
 
     Raises:
         ValueError: floating-point pixels, or integers beyond 16 bits.
     """
-    if picture.mode.startswith("I"):
-        return _from_16_bit(picture)
-    if picture.mode == "F":
+    if image.mode.startswith("I"):
+        return _from_16_bit(image)
+    if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range; save it as 8 or 16 bits")
-    if picture.has_transparency_data:
-        layered = picture.convert("RGBA")
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
         white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layered).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def resize_short_edge(picture: Image.Image, short_edge: int) -> Image.Image:
+def resize_short_edge(image: Image.Image, short_edge: int) -> Image.Image:
     """Resize so that the shorter side has `short_edge` pixels (bicubic, aspect ratio kept)."""
-    width, height = picture.size
+    width, height = image.size
     shorter = min(width, height)
     if shorter == short_edge:
-        return picture
+        return image
     longer = int(short_edge * max(width, height) / shorter)
     size = (short_edge, longer) if width <= height else (longer, short_edge)
-    return picture.resize(size, Image.Resampling.BICUBIC)
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _check_size(picture: Image.Image, name: str, max_pixels: int | None) -> None:
-    width, height = picture.size
+def _check_size(image: Image.Image, name: str, max_pixels: int | None) -> None:
+    width, height = image.size
     limit = _pixel_limit() if max_pixels is None else max_pixels
     if width * height > limit:
         fix = f" (the environment variable {LIMIT_VARIABLE} raises the limit)"
@@ -152,8 +152,8 @@ def _pixel_limit() -> int:
     return int(text)
 
 
-def _from_16_bit(picture: Image.Image) -> Image.Image:
-    pixels = np.asarray(picture)
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    pixels = np.asarray(image)
     low, high = int(pixels.min()), int(pixels.max())
     if low < 0 or high > 65535:
         raise ValueError(f"integer pixels from {low} to {high}; at most 16 bits are understood")

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from vqr1.config import DatasetConfig
-from vqr1.data.contact_sheet import Tile, contact_sheet, spread_positions
+from vqr1.data.contact_sheet import Tile, contact_sheet, spaced_positions
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import label_format
-from vqr1.data.splits import PARTS, hash_order
+from vqr1.data.splits import SPLITS, hash_order
 from vqr1.errors import DataError
 from vqr1.outputs import check_file, check_records, own_png, png_metadata
 
@@ -100,13 +100,13 @@ def sheet_of(labelled: LabelledSet, columns: int, rows: int) -> list[Tile]:
     drawn = hash_order(labelled.table["label_name"].tolist(), labelled.config.split.seed)
     ranked = labelled.table.set_index("label_name").loc[drawn].sort_values("mos", kind="stable")
     tiles = []
-    for position in spread_positions(len(ranked), columns * rows):
+    for position in spaced_positions(len(ranked), columns * rows):
         row = ranked.iloc[position]
         try:
-            picture = load_image(labelled.image_root / row["image"])
+            image = load_image(labelled.image_root / row["image"])
         except DataError:
-            picture = None
-        tiles.append(Tile(picture, f"{row['mos']:.3f}", row["image"]))
+            image = None
+        tiles.append(Tile(image, f"{row['mos']:.3f}", row["image"]))
     return tiles
 
 
@@ -119,7 +119,7 @@ def split_table(labelled: LabelledSet) -> Table:
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "split" else "right")
     in_none = labelled.table[labelled.table["split"].isna()]
-    for name, rows in [*((part, labelled.part(part)) for part in PARTS), ("(in none)", in_none)]:
+    for name, rows in [*((part, labelled.part(part)) for part in SPLITS), ("(in none)", in_none)]:
         if len(rows):
             counts = [rows[column].nunique() for column in ("reference", "distortion")]
             scores = (f"{value:.3f}" for value in (rows.mos.mean(), rows.mos.min(), rows.mos.max()))

@@ -1,4 +1,4 @@
-"""One data set, opened: checked labels, images that exist, parts, and scaled opinion scores.
+"""One data set, opened: checked labels, images that exist, splits, and scaled MOS.
 
 `open_dataset` reads the labels, divides the rows, finds the images and scales the scores; it
 decodes nothing (that happens in the loader's workers, and in `vqr1 data inspect` for a
@@ -19,8 +19,8 @@ import pandas as pd
 
 from vqr1.config import DatasetConfig
 from vqr1.data.image_index import ImageIndex
-from vqr1.data.labels import LabelFormat, Part, label_format, load_labels
-from vqr1.data.splits import assign_parts, draw_subset
+from vqr1.data.labels import LabelFormat, Split, label_format, load_labels
+from vqr1.data.splits import assign_splits, draw_subset
 from vqr1.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class LabelledSet:
             in no part), distortion, mos_scaled (what rewards see: in [1, 5], or mos itself with
             `mos_scale=published`), label_name (the image's name as the label file writes it, which
             differs from `image` where letter case or folder do on this disk).
-        bad_images: `name: problem` of the images left out because they are missing or empty.
+        bad_images: `name: problem` of the images excluded because they are missing or empty.
     """
 
     name: str
@@ -57,10 +57,10 @@ class LabelledSet:
 
     @property
     def skipped(self) -> int:
-        """Number of images left out because they are missing or empty."""
+        """Number of images excluded because they are missing or empty."""
         return len(self.bad_images)
 
-    def part(self, part: Part, max_images: int | None = None) -> pd.DataFrame:
+    def part(self, part: Split, max_images: int | None = None) -> pd.DataFrame:
         """Rows of one split, or of its subset, in table order under their numbers in `table`.
 
         Whoever takes a subset of a split takes this one: training, validation, evaluation and the
@@ -85,14 +85,14 @@ class LabelledSet:
         return draw_subset(rows["label_name"].tolist(), count, self.config.split.seed, split)
 
     def digest(self, max_val_images: int | None = None) -> str:
-        """SHA-256 of what the rows say: names, scaled scores, splits, in order; and of the subsets.
+        """SHA-256 of what the rows state: names, scaled scores, splits, in order; and of the subsets.
 
         Args:
             max_val_images: validation images that are used at most.
         """
         rows = self.table[["image", "mos_scaled", "split"]]
         found = hashlib.sha256(pd.util.hash_pandas_object(rows, index=True).to_numpy().tobytes())
-        limits: dict[Part, int | None] = {"train": None, "val": max_val_images, "test": None}
+        limits: dict[Split, int | None] = {"train": None, "val": max_val_images, "test": None}
         for part, limit in limits.items():
             used = self.part(part, limit).index
             if len(used) < (self.table["split"] == part).sum():
@@ -132,7 +132,7 @@ def open_dataset(
 
     Raises:
         ConfigError: a key does not fit the set; names the key.
-        DataError: label files or images are not as the format says; names file and line, or the
+        DataError: label files or images are not as the format states; names file and line, or the
             images (at most ten).
     """
     declared = label_format(config.name, key)
@@ -148,7 +148,7 @@ def open_dataset(
 
 
 def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
-    """All rows of a set's label files, each with the part that it belongs to; no image is needed.
+    """All rows of a set's label files, each with the split that it belongs to; no image is needed.
 
     Columns of `load_labels`, and `label_name`: `image`, which stays when `image` becomes the path
     found on disk.
@@ -160,7 +160,7 @@ def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
 
     Raises:
         ConfigError: a key that does not fit the set or its files.
-        DataError: label files that are not as the format says.
+        DataError: label files that are not as the format states.
     """
     labels = load_labels(
         config.name,
@@ -171,7 +171,7 @@ def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
         columns=config.columns,
         select=config.select,
     )
-    labels["split"] = assign_parts(labels, config.split, root, key)
+    labels["split"] = assign_splits(labels, config.split, root, key)
     labels["label_name"] = labels["image"]
     return labels
 
@@ -180,7 +180,7 @@ def scale_min_max(mos: np.ndarray, origin: str, low: float = 1.0, high: float = 
     """Scores scaled linearly so that the smallest is `low` and the largest `high`.
 
     Args:
-        mos: [rows] opinion scores.
+        mos: [rows] MOS.
         origin: what to name if the scores do not differ.
         low: value of the smallest score.
         high: value of the largest score.
@@ -199,7 +199,7 @@ def _root(config: DatasetConfig, key: str) -> Path:
     if config.root is not None:
         return Path(config.root).expanduser()
     if config.name == "demo":
-        from vqr1.data.demo import ensure_demo_set  # builds pictures; no other set needs it
+        from vqr1.data.demo import ensure_demo_set  # builds images; no other set needs it
 
         return ensure_demo_set()
     raise ConfigError(
@@ -246,7 +246,7 @@ def _with_found_images(
         if result.path is None
     ]
     if bad:
-        _judge_bad_images(bad, len(labels), image_root, config, key)
+        _handle_bad_images(bad, len(labels), image_root, config, key)
     usable = np.array([result.path is not None for result in found])
     table = labels[usable].reset_index(drop=True)
     table["image"] = [result.path for result in found if result.path is not None]
@@ -259,10 +259,10 @@ def _with_found_images(
     return table, tuple(bad)
 
 
-def _judge_bad_images(
+def _handle_bad_images(
     bad: list[str], total: int, image_root: Path, config: DatasetConfig, key: str
 ) -> None:
-    """Stop if the configuration says so, else log what is left out."""
+    """Stop if the configuration reports it, else log what is excluded."""
     shown = "; ".join(bad[:_SHOWN]) + (f"; and {len(bad) - _SHOWN} more" if bad[_SHOWN:] else "")
     summary = f"{len(bad)} of {total} labelled images cannot be used in {image_root}: {shown}"
     if config.on_bad_image == "error":
@@ -275,4 +275,4 @@ def _judge_bad_images(
         raise DataError(
             f"{summary}. That is {share:.1%}, above {key}.max_bad_share={config.max_bad_share:g}"
         )
-    logger.warning("%s: left out %s", key, summary)
+    logger.warning("%s: excluded %s", key, summary)

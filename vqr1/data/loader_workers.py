@@ -5,7 +5,7 @@ Python prints such an error with its stack and drops it, within a log handler th
 does the same, and within a write it leaves half a file. Here the handler is let through only while
 the main thread asks for a batch, and is asked once before that.
 
-What it leaves out: the one line for a dead worker (`vqr1.training.faults`).
+Not here: the one line for a dead worker (`vqr1.training.faults`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 class _Deaths:
-    """PyTorch's handler, behind a gate.
+    """PyTorch's handler, at a gate.
 
     Args:
         handler: raises if a worker has died.

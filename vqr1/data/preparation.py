@@ -3,7 +3,7 @@
 One line an image, in the label file's order, the form of the VisualQuality-R1 release: ids from 1
 over the whole file, MOS scaled min-max to [1, 5] over each whole set. Several sets follow each
 other in one file under their own `dataset_name`. With the released split (`dataset=kadid`), the
-training part equals `RL-KADID-10K_train_scoring.jsonl` byte for byte.
+training split equals `RL-KADID-10K_train_scoring.jsonl` byte for byte.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.errors import ConfigError, DataError
 from vqr1.outputs import check_file
 
-PARTS = ("train", "val", "test", "all")
+SPLITS = ("train", "val", "test", "all")
 
 
 def jsonl_lines(labelled: LabelledSet, part: str) -> list[JsonlLine]:
-    """One set's lines; `part` is one of `PARTS`."""
+    """One set's lines; `part` is one of `SPLITS`."""
     rows = labelled.table if part == "all" else labelled.part(part)  # type: ignore[arg-type]
     return [
         JsonlLine(labelled.title, image, score)
@@ -34,7 +34,7 @@ def prepare(sets: Mapping[str, tuple[str, DatasetConfig]], part: str, out: Path 
 
     Args:
         sets: by name, a set's dotted configuration key and its configuration.
-        part: one of `PARTS`.
+        part: one of `SPLITS`.
         out: file to write; None is `prepared/NAME_PART.jsonl`.
 
     Raises:
@@ -49,7 +49,7 @@ def prepare(sets: Mapping[str, tuple[str, DatasetConfig]], part: str, out: Path 
             raise DataError(f"{key}.split: {name} has no {part} images; try --part all")
         if labelled.title in names:
             raise DataError(
-                f"{key}: another set is called {labelled.title} too; one file cannot tell them "
+                f"{key}: another set is called {labelled.title} too; one file cannot report them "
                 "apart, so write one file each"
             )
         names.append(labelled.title)

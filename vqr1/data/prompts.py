@@ -25,7 +25,7 @@ class ResizeRule(Protocol):
         """
         ...
 
-    def pixels(self, picture: Image.Image) -> Tensor:
+    def pixels(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing: all that a cache must keep."""
         ...
 
@@ -38,7 +38,7 @@ class ResizeRule(Protocol):
         ...
 
 
-class PictureSource(Protocol):
+class ImageSource(Protocol):
     """What a loader needs to make batches of images.
 
     Attributes:
@@ -47,7 +47,7 @@ class PictureSource(Protocol):
 
     rule: ResizeRule
 
-    def resize(self, picture: Image.Image) -> Tensor:
+    def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing."""
         ...
 

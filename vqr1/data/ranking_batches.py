@@ -5,14 +5,14 @@ Rules, for sets of n_s images, B images per process and W processes (global batc
 1. A batch holds images of one set only, and in one step every process draws from the same set:
    the step's G images are one slice of that set's order, dealt to the processes without overlap.
    The slices depend on G alone, so W = 4 with B = 2 ranks the same images as W = 1 with B = 8.
-2. A pass over a set is a permutation of it. `last_batch=drop` leaves out the n_s mod G last images
+2. A pass over a set is a permutation of it. `last_batch=drop` excludes the n_s mod G last images
    of a pass, `fill` adds a batch of them, filled up with the pass's first images. A set of n_s < G
    images gives one smaller batch a pass, dealt as evenly as can be: no image stands in a step
    twice, to be compared with its own copy. Only where n_s < W some processes get an image that
    another has too; the pair mathematics knows it by its row (`RankingBatch.index`).
 3. Without weights an epoch is one pass over every set. With weights an epoch has as many batches
    as without; set s supplies a share w_s / sum(w) of them (largest remainders, at least one), and
-   goes on in the next epoch where it stopped, so that each set is still used evenly.
+   continues in the next epoch where it stopped, so that each set is still used evenly.
 4. Sets alternate evenly: batch j of the c_s batches of set s comes at time (j + 1/2) / c_s of the
    epoch; ties are broken by a draw for each epoch.
 
@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from torch.utils.data import Sampler
 
-from vqr1.data.splits import part_counts
+from vqr1.data.splits import split_counts
 from vqr1.errors import ConfigError
 
 LastBatch = Literal["drop", "fill"]
@@ -56,7 +56,7 @@ class RankingPlan:
     Attributes:
         seed: of all draws.
         sizes: n_s, the number of images of each set.
-        images_per_batch: B, images on one process in one step.
+        batch_size: B, images on one process in one step.
         world_size: W, number of processes.
         weights: w_s, relative shares of the batches; None: in proportion to the sets' own numbers
             of batches.
@@ -65,7 +65,7 @@ class RankingPlan:
 
     seed: int
     sizes: Mapping[str, int]
-    images_per_batch: int
+    batch_size: int
     world_size: int = 1
     weights: Mapping[str, float] | None = None
     last_batch: LastBatch = "drop"
@@ -73,7 +73,7 @@ class RankingPlan:
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes.values()) < 1:
             raise ValueError(f"every set needs at least one image: {dict(self.sizes)}")
-        if self.images_per_batch < 1 or self.world_size < 1:
+        if self.batch_size < 1 or self.world_size < 1:
             raise ValueError("batch size and number of processes must be at least 1")
         if self.weights is not None and set(self.weights) != set(self.sizes):
             raise ConfigError(
@@ -86,7 +86,7 @@ class RankingPlan:
     @property
     def global_batch(self) -> int:
         """G: images ranked in one step on all processes."""
-        return self.images_per_batch * self.world_size
+        return self.batch_size * self.world_size
 
     def pass_batches(self, dataset: str) -> int:
         """Steps in one pass over a set."""
@@ -101,7 +101,7 @@ class RankingPlan:
         names = list(self.sizes)
         total_weight = sum(self.weights.values())
         shares = [self.weights[name] / total_weight for name in names]
-        counts = part_counts(sum(natural.values()), shares)
+        counts = split_counts(sum(natural.values()), shares)
         return dict(zip(names, counts, strict=True))
 
     def epoch_length(self) -> int:
@@ -139,7 +139,7 @@ def permutation(size: int, seed: int, dataset: str, pass_number: int) -> list[in
 
 
 def _share(step: list[int], rank: int, world_size: int) -> tuple[int, ...]:
-    """One process's part of a step, at least one image; equal parts where G images are dealt."""
+    """One process's split of a step, at least one image; equal splits where G images are dealt."""
     first, last = (len(step) * number // world_size for number in (rank, rank + 1))
     return tuple(step[first:last]) or (step[rank % len(step)],)
 

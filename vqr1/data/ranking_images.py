@@ -1,8 +1,8 @@
 """From planned positions to ranking batches: decoding and preprocessing, run in loader workers.
 
 Each image of a batch is decoded and resized once; the K responses share it.
-Images that turn out not to decode stop the run, or are counted and left out, as the data set's
-`on_bad_image` says: in training the set's next image that the step does not hold takes the place,
+Images that turn out not to decode stop the run, or are counted and excluded, as the data set's
+`on_bad_image` states: in training the set's next image that the step does not hold takes the place,
 in evaluation, and where there is no such image, the batch is smaller by it. Counts are kept in
 shared memory, so that they hold over all workers.
 """
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vqr1.data.cache import PictureCache
+from vqr1.data.cache import ImageCache
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.loader_workers import end_where_a_batch_is_lost, start_method, watched
-from vqr1.data.prompts import PictureSource
+from vqr1.data.prompts import ImageSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler
 from vqr1.errors import DataError
 from vqr1.records import RankingBatch
@@ -77,7 +77,7 @@ class SetImages:
         row = int(self.rows[position])
         if not self.bad[row]:
             self.bad[row] = 1
-            logger.warning("%s: left out: %s", self.key, error)
+            logger.warning("%s: excluded: %s", self.key, error)
         count = self.skipped + int(self.bad.sum())
         if count > self.max_bad:
             raise DataError(
@@ -98,8 +98,8 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
 
     Args:
         sets: images by set name.
-        prompts: turns pictures into prompts.
-        cache: resized pictures kept on disk; None decodes each time.
+        prompts: turns images into prompts.
+        cache: resized images kept on disk; None decodes each time.
         replace_bad: fill the place of an image that does not decode with the next one of the set
             that the step does not hold.
     """
@@ -107,8 +107,8 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
     def __init__(
         self,
         sets: Mapping[str, SetImages],
-        prompts: PictureSource,
-        cache: PictureCache | None,
+        prompts: ImageSource,
+        cache: ImageCache | None,
         replace_bad: bool,
     ) -> None:
         self.sets = dict(sets)
@@ -133,9 +133,9 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         found: dict[int, Tensor] = {}
         for wanted in plan.positions:
             for position in self._candidates(wanted, plan, found, len(images)):
-                picture = self._pixels(images, position)
-                if picture is not None:
-                    found[position] = picture
+                image = self._pixels(images, position)
+                if image is not None:
+                    found[position] = image
                     break
         positions, pixels = list(found), list(found.values())
         if not positions:
@@ -167,7 +167,7 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
             yield from (position for position in others if position not in plan.positions)
 
     def _pixels(self, images: SetImages, position: int) -> Tensor | None:
-        """[H, W, 3] uint8 resized picture, or None if it does not decode and is left out."""
+        """[H, W, 3] uint8 resized image, or None if it does not decode and is excluded."""
         if images.bad[images.rows[position]]:
             return None
         path = images.path(position)
@@ -191,9 +191,9 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         return pixels
 
     def _decode(self, path: Path, short_edge: int | None) -> Tensor:
-        picture = load_image(path, short_edge)
+        image = load_image(path, short_edge)
         try:
-            return self.prompts.resize(picture)
+            return self.prompts.resize(image)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
@@ -214,7 +214,7 @@ class RankingLoader(DataLoader[RankingBatch]):
         workers: int,
     ) -> None:
         super().__init__(
-            images,  # type: ignore[arg-type]  # failures are raised and empty batches left out below
+            images,  # type: ignore[arg-type]  # failures are raised and empty batches excluded below
             sampler=plans,
             batch_size=None,
             num_workers=workers,

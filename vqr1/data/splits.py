@@ -3,7 +3,7 @@
 Draws are by SHA-256 of seed and name, so that a seed gives the same split on every machine, Python
 and library version, in whatever order the rows come. Subsets are drawn in the same way: every n-th
 row of a table that is ordered by reference, distortion and level may be one level only. Whatever
-the rule, no reference (content) may lie in two parts; `check_no_leak` asserts that on every split
+the rule, no reference (content) may lie in two splits; `check_no_leak` asserts that on every split
 that is made.
 """
 
@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 
 from vqr1.config import SplitConfig
-from vqr1.data.labels._format import Part
+from vqr1.data.labels._format import Split
 from vqr1.data.labels._reading import text_lines
 from vqr1.errors import ConfigError, DataError
 
-PARTS: tuple[Part, ...] = ("train", "val", "test")
-"""The parts in the order of `SplitConfig.fractions`."""
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+"""The splits in the order of `SplitConfig.fractions`."""
 
 _SHOWN = 5
 
@@ -53,10 +53,10 @@ def draw_subset(names: Sequence[str], count: int, seed: int, split: str) -> list
     return sorted(sorted(range(len(names)), key=digests.__getitem__)[:count])
 
 
-def part_counts(total: int, fractions: Sequence[float]) -> list[int]:
+def split_counts(total: int, fractions: Sequence[float]) -> list[int]:
     """Whole numbers that sum to `total`, nearest to its fractions (largest remainders first).
 
-    A part with a fraction above 0 gets at least one where `total` suffices.
+    A split with a fraction above 0 gets at least one where `total` suffices.
     """
     shares = [total * fraction for fraction in fractions]
     counts = [int(share + 1e-9) for share in shares]
@@ -70,8 +70,8 @@ def part_counts(total: int, fractions: Sequence[float]) -> list[int]:
     return counts
 
 
-def draw_parts(names: Sequence[str], fractions: Sequence[float], seed: int) -> dict[str, Part]:
-    """Part of each distinct name, by hash order and fractions.
+def draw_splits(names: Sequence[str], fractions: Sequence[float], seed: int) -> dict[str, Split]:
+    """Split of each distinct name, by hash order and fractions.
 
     Args:
         names: references or images; repeats count once.
@@ -79,15 +79,15 @@ def draw_parts(names: Sequence[str], fractions: Sequence[float], seed: int) -> d
         seed: of the draw.
     """
     ordered = hash_order(names, seed)
-    counts = part_counts(len(ordered), fractions)
-    parts = [part for part, count in zip(PARTS, counts, strict=True) for _ in range(count)]
+    counts = split_counts(len(ordered), fractions)
+    parts = [part for part, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
     return dict(zip(ordered, parts, strict=True))
 
 
-def assign_parts(
+def assign_splits(
     table: pd.DataFrame, split: SplitConfig, root: Path, key: str = "dataset"
 ) -> pd.Series:
-    """The part of every row.
+    """The split of every row.
 
     Args:
         table: columns image, reference and split of `load_labels`.
@@ -115,10 +115,10 @@ def assign_parts(
 
 
 def check_no_leak(references: pd.Series, parts: pd.Series, key: str = "dataset") -> None:
-    """Assert that the images of each reference lie in one part.
+    """Assert that the images of each reference lie in one split.
 
     Raises:
-        DataError: references that lie in more than one part (at most five are named).
+        DataError: references that lie in more than one split (at most five are named).
     """
     known = references.notna() & parts.notna()
     in_parts = parts[known].groupby(references[known]).nunique()
@@ -126,7 +126,7 @@ def check_no_leak(references: pd.Series, parts: pd.Series, key: str = "dataset")
     if leaks:
         shown = ", ".join(leaks[:_SHOWN]) + (", ..." if len(leaks) > _SHOWN else "")
         raise DataError(
-            f"{key}.split: images of {len(leaks)} references lie in more than one part ({shown}); "
+            f"{key}.split: images of {len(leaks)} references lie in more than one split ({shown}); "
             f"a model would be tested on content it was trained on. Use {key}.split.by=reference"
         )
 
@@ -145,7 +145,7 @@ def _check_fractions(split: SplitConfig, key: str) -> None:
 
 def _by_reference(
     table: pd.DataFrame, split: SplitConfig, root: Path, key: str
-) -> list[Part | None]:
+) -> list[Split | None]:
     _check_fractions(split, key)
     if table["reference"].isna().any():
         raise ConfigError(
@@ -154,18 +154,18 @@ def _by_reference(
                 "or 'official' where it has a split of its own"
             ]
         )
-    drawn = draw_parts(table["reference"].tolist(), split.fractions, split.seed)
+    drawn = draw_splits(table["reference"].tolist(), split.fractions, split.seed)
     return [drawn[reference] for reference in table["reference"]]
 
 
-def _by_image(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> list[Part | None]:
+def _by_image(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> list[Split | None]:
     _check_fractions(split, key)
-    drawn = draw_parts(table["image"].tolist(), split.fractions, split.seed)
+    drawn = draw_splits(table["image"].tolist(), split.fractions, split.seed)
     return [drawn[image] for image in table["image"]]
 
 
-def _official(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> list[Part | None]:
-    parts: list[Part | None] = [part if part in PARTS else None for part in table["split"]]
+def _official(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> list[Split | None]:
+    parts: list[Split | None] = [part if part in SPLITS else None for part in table["split"]]
     if not any(parts):
         raise ConfigError(
             [
@@ -182,17 +182,17 @@ def _official(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> 
     ]
     training = [name for name, part in zip(content, parts, strict=True) if part == "train"]
     share = split.fractions[1]
-    drawn = draw_parts(training, (1 - share, share, 0.0), split.seed)
+    drawn = draw_splits(training, (1 - share, share, 0.0), split.seed)
     return [
         drawn[name] if part == "train" else part for name, part in zip(content, parts, strict=True)
     ]
 
 
-def _by_files(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> list[Part | None]:
+def _by_files(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> list[Split | None]:
     if not split.files:
         raise ConfigError([f"{key}.split.files=None: split.by='files' needs at least one list"])
     rows_of = _names_to_rows(table)
-    parts: list[Part | None] = [None] * len(table)
+    parts: list[Split | None] = [None] * len(table)
     for part, file in split.files.items():
         path = root / file
         if not path.resolve().is_relative_to(root.resolve()):
@@ -237,5 +237,5 @@ def _names_to_rows(table: pd.DataFrame) -> dict[str, np.ndarray]:
     return names
 
 
-def _whole(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> list[Part | None]:
+def _whole(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> list[Split | None]:
     return ["test"] * len(table)

@@ -1,4 +1,4 @@
-"""The one strict reader of tables and JSON lines: what is not as its header says is refused.
+"""The one strict reader of tables and JSON lines: what is not as its header states is refused.
 
 A CSV file is UTF-8 text with or without a byte order mark, with any line end, its columns separated
 by commas. Its header names every column once; every row has as many fields as the header; rows of
@@ -6,7 +6,7 @@ empty fields only are skipped. A column without a name must be empty (BIQ2021 ha
 first, where tables are written with row numbers. Numbers have a decimal point and nothing else that
 some readers take: no thousands separators, underscores, or hexadecimal digits.
 
-What it leaves out: spreadsheets and MATLAB files (`vqr1.data.labels._reading`), and what the
+Not here: spreadsheets and MATLAB files (`vqr1.data.labels._reading`), and what the
 columns mean. It imports nothing heavy: commands read lists with it before they load a model.
 """
 

@@ -45,10 +45,10 @@ def get_rank() -> int:
 
 
 def broadcast_from_rank0(produce: Callable[[], T], kinds: Kinds = (UserError,)) -> T:
-    """The first process's value in every process.
+    """Rank 0's value in every process.
 
     Args:
-        produce: called in the first process only; its value has to be picklable.
+        produce: called on rank 0 only; its value has to be picklable.
         kinds: errors of it that all processes raise.
 
     Raises:
@@ -67,7 +67,7 @@ def broadcast_from_rank0(produce: Callable[[], T], kinds: Kinds = (UserError,)) 
     dist.broadcast_object_list(box, src=0)
     if box[0] is not None:
         raise box[0]
-    # The first process keeps its own object and not the copy that went on the way.
+    # Rank 0 keeps its own object and not the copy that continued the way.
     return value if get_rank() == 0 else box[1]
 
 
@@ -107,7 +107,7 @@ def all_gather_objects(value: T) -> list[T]:
 
 
 def gather_objects_to_rank0(value: T) -> list[T] | None:
-    """Every process's value by rank in the first process; None in the others."""
+    """Every process's value by rank on rank 0; None in the others."""
     if get_world_size() == 1:
         return [value]
     values: list[Any] | None = [None] * get_world_size() if get_rank() == 0 else None

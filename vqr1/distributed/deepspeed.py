@@ -1,10 +1,10 @@
-"""Weights, gradients and moments divided by DeepSpeed (ZeRO-2 and ZeRO-3).
+"""Weights, gradients and optimizer state divided by DeepSpeed (ZeRO-2 and ZeRO-3).
 
 Only what is DeepSpeed's: its engine is made from our profile, each of a step's passes goes
 backwards through it, and its step adds up, clips and updates. Lightning's strategy for DeepSpeed
 takes the whole module for one forward pass, which a ranking step is not, and refuses a
 CPU; here DeepSpeed's CPU accelerator serves for tests. Weights are float32 (`model.dtype`) and the
-passes compute as Lightning's precision says.
+passes compute as Lightning's precision states.
 
 Not here: the other ways to shard (`sharding.py`).
 """
@@ -34,7 +34,7 @@ def zero_config(stage: int, offload: bool, max_grad_norm: float | None) -> dict[
 
     Args:
         stage: 2 or 3.
-        offload: moments and master weights in host memory.
+        offload: optimizer state and master weights in host memory.
         max_grad_norm: clips gradients; None does not.
     """
     zero: dict[str, Any] = {"stage": stage, "contiguous_gradients": True, "overlap_comm": False}
@@ -44,13 +44,13 @@ def zero_config(stage: int, offload: bool, max_grad_norm: float | None) -> dict[
     if offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
-        # The ranking step makes as many passes as it needs, and says when they are done.
+        # The ranking step makes as many passes as it needs, and states when they are done.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": max_grad_norm or 0.0,
         "zero_optimization": zero,
-        # The optimiser is ours, wherever its moments are.
+        # The optimiser is ours, wherever its optimizer state are.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
@@ -81,7 +81,7 @@ class DeepSpeedSharding:
 
         if on_cpu:
             # Its exchange by shared memory would be compiled now, which takes a compiler, a minute,
-            # and a lock that a killed process leaves behind. Without it, gloo does all of it.
+            # and a lock that a killed process leaves. Without it, gloo does all of it.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._deepspeed = deepspeed
         self._optimizer = optimizer
@@ -149,7 +149,7 @@ class DeepSpeedSharding:
             self._optimizer.step()
             return 0.0
         if not finite:
-            # The moments would never get rid of it.
+            # The optimizer state would never get rid of it.
             self.engine.optimizer.zero_grad(set_to_none=True)
             return math.nan
         self.engine.step()
@@ -169,7 +169,7 @@ class DeepSpeedSharding:
         self.engine.destroy()
 
     def optimizer_state(self) -> dict[str, Any]:
-        """Every process's share of the optimiser's state, in the first process."""
+        """Every process's share of the optimiser's state, on rank 0."""
         own = [
             {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in state.items()}
             for state in (self._optimizer.state[part] for part in self._partitions())

@@ -103,7 +103,7 @@ def get_local_rank(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher has started this process as one of several, told before any check."""
+    """Whether a launcher has started this process as one of several, given before any check."""
     return "RANK" in environment
 
 

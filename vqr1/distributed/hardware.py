@@ -1,6 +1,6 @@
 """What a machine profile (`conf/hardware`) asks of a machine, and what this machine has.
 
-Every profile either starts or says in one line what is missing and which profile fits.
+Every profile either starts or states in one line what is missing and which profile fits.
 """
 
 from __future__ import annotations
@@ -108,17 +108,17 @@ def _package_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
     return problems
 
 
-def share_of_step(images_per_step: int, processes: int) -> int | None:
+def share_of_step(global_batch_size: int, processes: int) -> int | None:
     """Images of one process in a step of so many; None where they cannot be shared equally."""
-    share, rest = divmod(images_per_step, processes)
+    share, rest = divmod(global_batch_size, processes)
     return None if rest else share
 
 
-def share_problem(images_per_step: int, processes: int) -> str:
+def share_problem(global_batch_size: int, processes: int) -> str:
     """Why so many images cannot be shared, and how many can."""
-    below = images_per_step // processes * processes
+    below = global_batch_size // processes * processes
     return (
-        f"loader.images_per_step={images_per_step}: {processes} processes (hardware.devices x "
+        f"loader.global_batch_size={global_batch_size}: {processes} processes (hardware.devices x "
         f"hardware.nodes) cannot share it equally; use "
         f"{f'{below} or ' if below else ''}{below + processes}, or another number of processes"
     )

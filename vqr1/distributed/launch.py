@@ -48,7 +48,7 @@ from vqr1.errors import (
 from vqr1.program import STARTED_AS, name_of, started_as, under_torchrun
 
 GRACE_SECONDS = 40.0
-"""How long the others may go on once one has failed: they notice at their next exchange, and the
+"""How long the others may continue once one has failed: they notice at their next exchange, and the
 first may have to deliver the end of its log. Processes that wait in an exchange are then ended."""
 _POLL_SECONDS = 0.1
 _ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +121,7 @@ def _variables(rank: int, count: int, port: int, report: Path) -> dict[str, str]
         "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        # The launcher keeps the store; otherwise the first process would try to.
+        # The launcher keeps the store; otherwise rank 0 would try to.
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
         REPORT: str(report),
@@ -184,13 +184,13 @@ def _cause(failed: Sequence[int], codes: Sequence[int | None]) -> int:
 def _raise_outcome(
     codes: Sequence[int], first: int | None, passed: Sequence[int], report: Path, resume_with: str
 ) -> None:
-    said = json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
+    printed = json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
     if first is not None and codes[first] not in _REPORTED:
-        if said is not None and said["pruned"]:
-            raise PrunedError(said["message"])
+        if printed is not None and printed["pruned"]:
+            raise PrunedError(printed["message"])
         raise RunFaultError(_died(first, codes, resume_with))
     if first is not None:
-        message = said["message"] if said is not None else _died(first, codes, resume_with)
+        message = printed["message"] if printed is not None else _died(first, codes, resume_with)
         kind = RunFaultError if codes[first] == RunFaultError.exit_code else UserError
         raise kind(message)
     if EXIT_INTERRUPTED in codes:

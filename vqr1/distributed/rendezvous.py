@@ -34,11 +34,11 @@ ChangedKeys = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
 PARTING_SECONDS = 30.0
 """How long a stopped process waits for the others: the first may have to deliver its log."""
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
-"""Variable of torchrun: it keeps the meeting point itself."""
+"""Variable of torchrun: it keeps the rendezvous itself."""
 _RETRY_SECONDS = 0.2
-_NO_STORE = "what listens there is another program, or a proxy, and no meeting point"
-_SPEAK_SECONDS = 5.0
-"""How long a process that has something to say looks for the meeting point."""
+_NO_STORE = "what listens there is another program, or a proxy, and no rendezvous"
+_REPORT_SECONDS = 5.0
+"""How long a process that has something to state looks for the rendezvous."""
 
 
 def connect_ranks(
@@ -95,7 +95,7 @@ def _connect(hardware: HardwareConfig, store: dist.Store, info: RankInfo) -> Non
         store=store,
         rank=info.rank,
         world_size=info.world_size,
-        timeout=timedelta(minutes=hardware.collective_minutes),
+        timeout=timedelta(minutes=hardware.process_group_timeout_minutes),
     )
 
 
@@ -113,7 +113,7 @@ def _meet(info: RankInfo, wait: timedelta) -> dist.Store:
     except (dist.DistError, RuntimeError, ValueError, OSError) as error:
         raise NotMetError(
             [
-                f"process {info.rank} of {info.world_size} cannot use the meeting point "
+                f"process {info.rank} of {info.world_size} cannot use the rendezvous "
                 f"{_address()} (MASTER_ADDR, MASTER_PORT) within hardware.rendezvous_seconds="
                 f"{wait.total_seconds():g}: {_reason(error)}; give all processes an address of the "
                 "first node and a port that is free there, and see what process 0 printed"
@@ -140,11 +140,11 @@ def _kept_store(wait: timedelta) -> dist.Store:
 
 
 def _found_store(wait: timedelta) -> dist.Store:
-    """The meeting point that another process keeps.
+    """The rendezvous that another process keeps.
 
     Raises:
-        OSError: nobody listens there, or who does says nothing.
-        RuntimeError: who listens there is no meeting point.
+        OSError: nobody listens there, or who does states nothing.
+        RuntimeError: who listens there is no rendezvous.
     """
     _wait_for_listener(wait)
     answers: SimpleQueue[dist.Store | Exception] = SimpleQueue()
@@ -166,7 +166,7 @@ def _found_store(wait: timedelta) -> dist.Store:
     # PyTorch waits without end for the answer of another program that is silent.
     threading.Thread(target=ask, daemon=True).start()
     try:
-        answer = answers.get(timeout=wait.total_seconds() + _SPEAK_SECONDS)
+        answer = answers.get(timeout=wait.total_seconds() + _REPORT_SECONDS)
     except Empty:
         raise TimeoutError(_NO_STORE) from None
     if isinstance(answer, Exception):
@@ -175,7 +175,7 @@ def _found_store(wait: timedelta) -> dist.Store:
 
 
 def _wait_for_listener(wait: timedelta) -> None:
-    """Wait until somebody listens at the meeting point; PyTorch's own wait prints its stack.
+    """Wait until somebody listens at the rendezvous; PyTorch's own wait prints its stack.
 
     Raises:
         OSError: nobody does in time.
@@ -215,7 +215,7 @@ def _wait_for_all(store: dist.Store, info: RankInfo, wait: timedelta) -> None:
         try:
             missing = [str(r) for r, key in enumerate(keys) if not store.check([key])]
         except (dist.DistError, RuntimeError):
-            missing = ["0"]  # the first process keeps the store, and is gone
+            missing = ["0"]  # rank 0 keeps the store, and is gone
         raise ConfigError(
             [
                 f"rank {', '.join(missing)} of {info.world_size} processes did not come to "
@@ -247,26 +247,26 @@ def _differences(words: list[dict[str, Any]], changed_keys: ChangedKeys) -> list
 
 
 def report_once(info: RankInfo, message: str, code: int, pruned: bool = False) -> bool:
-    """Whether this process says why the run ends: exactly one of those that could does.
+    """Whether this process states why the run ends: exactly one of those that could does.
 
     Args:
-        info: this process's. Our own launcher is told and says it itself.
+        info: this process's. Our own launcher is given and states it itself.
         message: why.
         code: exit code.
         pruned: a search gave the run up.
     """
     if info.report is not None:
         word = {"rank": info.rank, "message": message, "code": code, "pruned": pruned}
-        _tell_launcher(info.report, word)
+        _notify_launcher(info.report, word)
         return False
     if info.world_size == 1:
         return True
-    # Without torchrun the first process keeps the meeting point itself: it is there or will not be.
-    wait = timedelta(seconds=_SPEAK_SECONDS if info.rank else _RETRY_SECONDS)
+    # Without torchrun rank 0 keeps the rendezvous itself: it is there or will not be.
+    wait = timedelta(seconds=_REPORT_SECONDS if info.rank else _RETRY_SECONDS)
     try:
         return int(_found_store(wait).add("vqr1/spoken", 1)) == 1
     except (dist.DistError, RuntimeError, OSError):
-        # No meeting point (any more): all have found the same, or the first has been lost.
+        # No rendezvous (any more): all have found the same, or the first has been lost.
         return info.rank == 0 or code == RunFaultError.exit_code
 
 
@@ -285,7 +285,7 @@ def wait_for_all_ranks(info: RankInfo) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     try:
-        store = _of_this_attempt(_found_store(timedelta(seconds=_SPEAK_SECONDS)))
+        store = _of_this_attempt(_found_store(timedelta(seconds=_REPORT_SECONDS)))
         _part(store, info)
     except (dist.DistError, RuntimeError, OSError):
         return  # one does not come, or the first, which may keep the store, has left
@@ -302,7 +302,7 @@ def _part(store: dist.Store, info: RankInfo) -> None:
     store.wait(everyone, timedelta(seconds=PARTING_SECONDS))
 
 
-def _tell_launcher(report: Path, word: dict[str, Any]) -> None:
+def _notify_launcher(report: Path, word: dict[str, Any]) -> None:
     try:
         descriptor = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError:

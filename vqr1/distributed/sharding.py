@@ -240,12 +240,12 @@ def split_parameters(
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """The whole of a divided tensor; all processes have to ask."""
+    """The whole of a sharded tensor; all processes have to ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def full_state(value: Any) -> Any:
-    """Nested containers with every divided tensor whole, on the first process's host.
+    """Nested containers with every sharded tensor whole, on rank 0's host.
 
     The others take part and keep an empty one: eight copies of a large model fit no host.
     """

@@ -82,8 +82,8 @@ class Imports:
             yield Finding("imports", "not tried to the end: this machine is busy")
             return
         for line in out.splitlines():
-            name, _, said = line.partition(" ")
-            yield Finding("imports", f"{name}: {said}", "broken", "install vqr1 anew")
+            name, _, printed = line.partition(" ")
+            yield Finding("imports", f"{name}: {printed}", "broken", "install vqr1 anew")
         if self._process.returncode:
             text = f"a library ended the process (code {self._process.returncode})"
             yield Finding("imports", text, "broken", "install vqr1 anew")

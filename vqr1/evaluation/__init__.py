@@ -1,1 +1,1 @@
-"""Evaluation: scored images, figures with intervals, reports and comparisons."""
+"""Evaluation: scored images, metrics with intervals, reports and comparisons."""

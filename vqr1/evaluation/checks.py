@@ -25,7 +25,7 @@ def check_evaluation(config: EvalConfig) -> None:
     if config.compare is not None and len(config.compare) < 2 and not compares_sweep(config):
         problems.append(f"compare={config.compare}: name at least two runs, compare=[A,B]")
     if config.suite == "from_predictions" and config.predictions is None:
-        problems.append("predictions=None: give the file to judge, predictions=FILE")
+        problems.append("predictions=None: give the file to evaluate, predictions=FILE")
     if config.predictions is not None:
         problems += _column_problems(config)
     scores = config.predictions is None and config.compare is None
@@ -38,7 +38,7 @@ def check_evaluation(config: EvalConfig) -> None:
     problems += backend_problems(config.backend, config.mode)
     if isinstance(config.backend, ServerConfig) and config.model.run is not None:
         problems.append(
-            f"model.run={config.model.run}: backend=openai judges the server's own model; leave "
+            f"model.run={config.model.run}: backend=openai evaluates the server's own model; leave "
             "one of them out"
         )
     if config.hardware.nodes > 1:
@@ -46,8 +46,8 @@ def check_evaluation(config: EvalConfig) -> None:
             f"hardware.nodes={config.hardware.nodes}: set it to 1 and start one process a device "
             "with torchrun or srun; the processes find each other"
         )
-    if len(set(config.figures.curves)) < len(config.figures.curves):
-        problems.append(f"figures.curves={config.figures.curves}: name each curve once")
+    if len(set(config.statistics.curves)) < len(config.statistics.curves):
+        problems.append(f"statistics.curves={config.statistics.curves}: name each curve once")
     if config.metrics:
         problems += _metric_problems(config)
     if problems:

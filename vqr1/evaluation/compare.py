@@ -6,7 +6,7 @@ them), Steiger's and Meng's tests on the rank correlations, and the win rate ove
 bootstrap probabilities of all pairs are corrected after Holm, and letters mark runs that do not
 differ.
 
-What it leaves out: runs on different images, which are refused, and tables
+Not here: runs on different images, which are refused, and tables
 (`vqr1.evaluation.compare_report`).
 
 Shape legend: n images, m runs, D bootstrap draws.
@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from vqr1.errors import DataError
-from vqr1.evaluation.figures import FigureOptions
 from vqr1.evaluation.metrics import Measured, headline, measure
 from vqr1.evaluation.partial_predictions import finished_file
 from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.evaluation.predictions import BoolArray, Predictions, bootstrap_clusters
+from vqr1.evaluation.set_metrics import MetricOptions
 from vqr1.evaluation.summary import set_seed
 from vqr1.iqa.bootstrap import Units, bootstrap_draws
 from vqr1.iqa.comparison import (
@@ -50,14 +50,14 @@ _UNNAMED = "one set"
 
 
 @dataclass(frozen=True)
-class JudgedRun:
+class EvaluatedRun:
     """One run to compare.
 
     Attributes:
         name: short name.
         predictions: its rows.
         caption: model and mode in words; None of predictions without a report.
-        trained_on: by set, what its report says of images that the model was trained on.
+        trained_on: by set, what its report states of images that the model was trained on.
     """
 
     name: str
@@ -68,7 +68,7 @@ class JudgedRun:
 
 @dataclass(frozen=True)
 class PairComparison:
-    """Two runs on one data set; figures of the first minus those of the second.
+    """Two runs on one data set; metrics of the first minus those of the second.
 
     Attributes:
         first, second: names.
@@ -94,27 +94,27 @@ class SetComparison:
     Attributes:
         dataset: its name.
         images: images with a score from every run.
-        left_out: images without a score from some run.
+        excluded: images without a score from some run.
         unscored: images without a score from each run, in the order of `names`.
         units: what the bootstrap drew.
         names: runs by falling SRCC.
-        figures: their SRCC on the common images.
+        metrics: their SRCC on the common images.
         letters: runs that share a letter do not differ.
         pairs: every pair of runs, better one first.
     """
 
     dataset: str
     images: int
-    left_out: int
+    excluded: int
     unscored: tuple[int, ...]
     units: str
     names: tuple[str, ...]
-    figures: tuple[Measured, ...]
+    metrics: tuple[Measured, ...]
     letters: tuple[str, ...]
     pairs: tuple[PairComparison, ...]
 
 
-def read_runs(paths: Sequence[str]) -> list[JudgedRun]:
+def read_runs(paths: Sequence[str]) -> list[EvaluatedRun]:
     """Predictions of finished evaluations.
 
     Args:
@@ -142,13 +142,13 @@ def read_runs(paths: Sequence[str]) -> list[JudgedRun]:
         # Without a column dataset a set is named as its file; `compare_runs` checks the images.
         found = [replace(p, datasets=(_UNNAMED,) * len(p)) for p in found]
     return [
-        JudgedRun(name, predictions, *_reported(file))
+        EvaluatedRun(name, predictions, *_reported(file))
         for name, predictions, file in zip(names, found, files, strict=True)
     ]
 
 
 def _reported(file: Path) -> tuple[str | None, dict[str, str]]:
-    """What the report beside a run's predictions says of model, mode and training images."""
+    """What the report beside a run's predictions states of model, mode and training images."""
     summary = file.parent / "summary.json"
     if file.stem != "predictions" or not summary.is_file():
         return None, {}
@@ -162,7 +162,7 @@ def _reported(file: Path) -> tuple[str | None, dict[str, str]]:
 
 
 def _short_names(files: Sequence[Path]) -> list[str]:
-    """The fewest trailing folders that tell the runs apart."""
+    """The fewest trailing folders that distinguish the runs."""
     stems = [f.parent if f.stem == "predictions" else f.with_suffix("") for f in files]
     for depth in range(1, max(len(stem.parts) for stem in stems) + 1):
         names = ["/".join(stem.parts[-depth:]) for stem in stems]
@@ -171,15 +171,15 @@ def _short_names(files: Sequence[Path]) -> list[str]:
     return [str(file) for file in files]
 
 
-def compare_runs(runs: Sequence[JudgedRun], options: FigureOptions) -> list[SetComparison]:
+def compare_runs(runs: Sequence[EvaluatedRun], options: MetricOptions) -> list[SetComparison]:
     """Compare runs on every data set.
 
     Args:
         runs: at least two.
-        options: how figures are computed.
+        options: how metrics are computed.
 
     Raises:
-        DataError: the runs hold different data sets, different images or other opinion scores.
+        DataError: the runs hold different data sets, different images or other MOS.
     """
     if len(runs) < 2:
         raise DataError("compare: name at least two runs, compare=[A,B]")
@@ -187,7 +187,7 @@ def compare_runs(runs: Sequence[JudgedRun], options: FigureOptions) -> list[SetC
     return [_compare_set(name, runs, [part[name] for part in parts], options) for name in parts[0]]
 
 
-def sets_of(runs: Sequence[JudgedRun]) -> list[dict[str, Predictions]]:
+def sets_of(runs: Sequence[EvaluatedRun]) -> list[dict[str, Predictions]]:
     """The predictions of each run by data set.
 
     Raises:
@@ -204,7 +204,7 @@ def sets_of(runs: Sequence[JudgedRun]) -> list[dict[str, Predictions]]:
 
 
 def _compare_set(
-    dataset: str, runs: Sequence[JudgedRun], parts: Sequence[Predictions], options: FigureOptions
+    dataset: str, runs: Sequence[EvaluatedRun], parts: Sequence[Predictions], options: MetricOptions
 ) -> SetComparison:
     aligned = aligned_parts(dataset, runs, parts)
     scores = np.stack([part.image_scores(options.rule) for part in aligned])
@@ -216,9 +216,9 @@ def _compare_set(
     units = Units.of(len(base), clusters)
     seed = set_seed(options.seed, dataset)
     metric = headline(options.metrics)
-    figures = [
+    metrics = [
         measure(
-            metric.figure(row, base.mos),
+            metric.compute(row, base.mos),
             bootstrap_draws(
                 metric.statistic,
                 row,
@@ -232,7 +232,7 @@ def _compare_set(
         )
         for row in scores
     ]
-    order = sorted(range(len(runs)), key=lambda i: _falling(figures[i].value))
+    order = sorted(range(len(runs)), key=lambda i: _falling(metrics[i].value))
     pairs = [
         _compare_pair(runs, scores, base.mos, clusters, (i, j), seed, options)
         for i, j in itertools.combinations(order, 2)
@@ -241,7 +241,7 @@ def _compare_set(
     different = np.zeros((len(runs), len(runs)), dtype=bool)
     for (a, b), p in zip(itertools.combinations(range(len(runs)), 2), adjusted, strict=True):
         different[a, b] = different[b, a] = p < 1 - options.level
-    # Of runs that could not be tested nothing is said, not that they do not differ.
+    # Of runs that could not be tested nothing is stated, not that they do not differ.
     tested = np.isfinite(adjusted).all()
     return SetComparison(
         dataset,
@@ -250,7 +250,7 @@ def _compare_set(
         tuple(int(unscored[i]) for i in order),
         units.name,
         tuple(runs[i].name for i in order),
-        tuple(figures[i] for i in order),
+        tuple(metrics[i] for i in order),
         tuple(difference_letters(different)) if tested else ("",) * len(runs),
         tuple(
             PairComparison(p.first, p.second, p.gain, p.steiger, p.meng, p.wins, value)
@@ -264,7 +264,7 @@ def _falling(value: float) -> float:
 
 
 def aligned_parts(
-    dataset: str, runs: Sequence[JudgedRun], parts: Sequence[Predictions]
+    dataset: str, runs: Sequence[EvaluatedRun], parts: Sequence[Predictions]
 ) -> list[Predictions]:
     """Rows of every run on one data set in the order of the first run.
 
@@ -275,7 +275,7 @@ def aligned_parts(
 
 
 def _aligned(
-    dataset: str, runs: Sequence[JudgedRun], parts: Sequence[Predictions], i: int
+    dataset: str, runs: Sequence[EvaluatedRun], parts: Sequence[Predictions], i: int
 ) -> Predictions:
     """Rows of run i in the order of the first run."""
     first, other = parts[0], parts[i]
@@ -284,7 +284,7 @@ def _aligned(
     extra = sorted(set(other.images) - set(first.images))
     if missing or extra:
         raise DataError(
-            f"compare: {runs[0].name} and {runs[i].name} judged different images of {dataset}: "
+            f"compare: {runs[0].name} and {runs[i].name} evaluated different images of {dataset}: "
             f"{len(missing)} only in the first ({', '.join(missing[:_SHOWN])}), {len(extra)} only "
             f"in the second ({', '.join(extra[:_SHOWN])})"
         )
@@ -293,20 +293,20 @@ def _aligned(
     if differs.any():
         image = first.images[int(np.flatnonzero(differs)[0])]
         raise DataError(
-            f"compare: {runs[0].name} and {runs[i].name} have different opinion scores for "
+            f"compare: {runs[0].name} and {runs[i].name} have different MOS for "
             f"{int(differs.sum())} images of {dataset}, the first is {image}"
         )
     return aligned
 
 
 def _compare_pair(
-    runs: Sequence[JudgedRun],
+    runs: Sequence[EvaluatedRun],
     scores: FloatArray,
     mos: FloatArray,
     clusters: Sequence[object] | None,
     pair: tuple[int, int],
     seed: int,
-    options: FigureOptions,
+    options: MetricOptions,
 ) -> PairComparison:
     x, y = scores[pair[0]], scores[pair[1]]
     correlations = srcc(x, mos), srcc(y, mos), srcc(x, y)

@@ -1,6 +1,6 @@
 """A comparison of evaluations as tables and as plain values.
 
-What it leaves out: the comparison itself (`vqr1.evaluation.compare`).
+Not here: the comparison itself (`vqr1.evaluation.compare`).
 """
 
 from __future__ import annotations
@@ -8,29 +8,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from vqr1.evaluation.compare import JudgedRun, SetComparison
-from vqr1.evaluation.figures import FigureOptions
+from vqr1.evaluation.compare import EvaluatedRun, SetComparison
 from vqr1.evaluation.metrics import HEADLINE, Measured, headline
 from vqr1.evaluation.report import TRAINED, number, with_interval
 from vqr1.evaluation.report_values import finite
+from vqr1.evaluation.set_metrics import MetricOptions
 from vqr1.evaluation.tables import Table
 
 
 def comparison_tables(
-    comparisons: Sequence[SetComparison], options: FigureOptions, runs: Sequence[JudgedRun]
+    comparisons: Sequence[SetComparison], options: MetricOptions, runs: Sequence[EvaluatedRun]
 ) -> list[Table]:
     """For each set a table of the runs with letters, and one of the pairs."""
     tables, label = [], headline(options.metrics).label
     modes = tuple(f"{run.name}: {run.caption}" for run in runs if run.caption)
     for found in comparisons:
         caption = f"{found.dataset}, {found.images} images scored by all runs"
-        if found.left_out:
+        if found.excluded:
             why = ", ".join(
                 f"{count} without a score from {name}"
                 for name, count in zip(found.names, found.unscored, strict=True)
                 if count
             )
-            caption += f" of {found.images + found.left_out} ({found.left_out} left out: {why})"
+            caption += f" of {found.images + found.excluded} ({found.excluded} excluded: {why})"
         seen = {r.name: r.trained_on[found.dataset] for r in runs if found.dataset in r.trained_on}
         trained = tuple(f"{name}{TRAINED}: {text}" for name, text in seen.items())
         tables.append(
@@ -38,9 +38,9 @@ def comparison_tables(
                 f"{label} by run. {caption}",
                 ("run", label, "group"),
                 tuple(
-                    (f"{name}{TRAINED if name in seen else ''}", with_interval(figure), letters)
-                    for name, figure, letters in zip(
-                        found.names, found.figures, found.letters, strict=True
+                    (f"{name}{TRAINED if name in seen else ''}", with_interval(metric), letters)
+                    for name, metric, letters in zip(
+                        found.names, found.metrics, found.letters, strict=True
                     )
                 ),
                 f"comparison_{found.dataset}",
@@ -87,7 +87,7 @@ def _lost_draws(found: SetComparison) -> list[str]:
     """Draws that the intervals of differences are not over."""
     return [
         f"{pair.first} - {pair.second}: {interval.lost} of {interval.draws} bootstrap draws have "
-        "no difference and are left out of its interval"
+        "no difference and are excluded from its interval"
         for pair in found.pairs
         if (interval := pair.gain.interval).lost
     ]
@@ -102,7 +102,7 @@ def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]
     return {
         found.dataset: {
             "images": found.images,
-            "left_out": found.left_out,
+            "excluded": found.excluded,
             "unscored": dict(zip(found.names, found.unscored, strict=True)),
             "bootstrap_over": found.units,
             "runs": {
@@ -112,7 +112,7 @@ def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]
                     "high": finite(f.interval.high),
                     "group": letters,
                 }
-                for name, f, letters in zip(found.names, found.figures, found.letters, strict=True)
+                for name, f, letters in zip(found.names, found.metrics, found.letters, strict=True)
             },
             "pairs": [
                 {
@@ -121,7 +121,7 @@ def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]
                     f"{HEADLINE}_difference": finite(pair.gain.gain.value),
                     "low": finite(pair.gain.interval.low),
                     "high": finite(pair.gain.interval.high),
-                    "draws_left_out": pair.gain.interval.lost,
+                    "draws_excluded": pair.gain.interval.lost,
                     "p_bootstrap": finite(pair.gain.p),
                     "p_holm": finite(pair.adjusted),
                     "p_steiger": finite(pair.steiger.p),

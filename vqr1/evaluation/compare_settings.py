@@ -20,15 +20,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqr1.evaluation.compare import JudgedRun, aligned_parts, sets_of
-from vqr1.evaluation.figures import FigureOptions, Measured, measure
+from vqr1.evaluation.compare import EvaluatedRun, aligned_parts, sets_of
 from vqr1.evaluation.predictions import Predictions, bootstrap_clusters
 from vqr1.evaluation.report import number, with_interval
 from vqr1.evaluation.report_values import finite
+from vqr1.evaluation.set_metrics import Measured, MetricOptions, measure
 from vqr1.evaluation.summary import set_seed
 from vqr1.evaluation.tables import Table
 from vqr1.iqa.bootstrap import Units, bootstrap_draws
-from vqr1.iqa.correlation import Figure, FloatArray, srcc, srcc_figure
+from vqr1.iqa.correlation import FloatArray, MetricValue, srcc, srcc_value
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class SettingsComparison:
 
 
 def compare_settings(
-    settings: Mapping[str, Mapping[str, Predictions]], options: FigureOptions
+    settings: Mapping[str, Mapping[str, Predictions]], options: MetricOptions
 ) -> list[SettingsComparison]:
     """Compare the settings of a sweep on every data set.
 
@@ -87,7 +87,7 @@ def compare_settings(
         DataError: runs predicted different data sets, different images or other MOS.
     """
     runs = [
-        JudgedRun(f"{name}, seed {seed}", predictions)
+        EvaluatedRun(f"{name}, seed {seed}", predictions)
         for name, by_seed in settings.items()
         for seed, predictions in by_seed.items()
     ]
@@ -101,10 +101,10 @@ def compare_settings(
 
 def _compare_set(
     dataset: str,
-    runs: Sequence[JudgedRun],
+    runs: Sequence[EvaluatedRun],
     parts: Sequence[Predictions],
     seeds: Mapping[str, Sequence[str]],
-    options: FigureOptions,
+    options: MetricOptions,
 ) -> SettingsComparison:
     aligned = aligned_parts(dataset, runs, parts)
     scores = np.stack([part.image_scores(options.rule) for part in aligned])
@@ -113,13 +113,13 @@ def _compare_set(
     clusters, _ = bootstrap_clusters(base, options.resample)
     units = Units.of(len(base), clusters)
     seed = set_seed(options.seed, dataset)
-    values = [srcc_figure(row, base.mos) for row in scores]
+    values = [srcc_value(row, base.mos) for row in scores]
     draws = [
         bootstrap_draws(srcc, row, base.mos, clusters=clusters, draws=options.draws, seed=seed)
         for row in scores
     ]
     results: list[SettingResult] = []
-    first: tuple[Figure, FloatArray] | None = None
+    first: tuple[MetricValue, FloatArray] | None = None
     begin = 0
     for name, of_setting in seeds.items():
         rows = slice(begin, begin + len(of_setting))
@@ -129,14 +129,14 @@ def _compare_set(
         if first is not None:
             reason = mean.reason or first[0].reason
             gain = measure(
-                Figure(mean.value - first[0].value, reason),
+                MetricValue(mean.value - first[0].value, reason),
                 drawn - first[1], units.count, options.level,
             )  # fmt: skip
         first = first or (mean, drawn)
         results.append(
             SettingResult(
                 name,
-                {s: figure.value for s, figure in zip(of_setting, values[rows], strict=True)},
+                {s: metric.value for s, metric in zip(of_setting, values[rows], strict=True)},
                 measure(mean, drawn, units.count, options.level),
                 gain,
             )
@@ -144,12 +144,12 @@ def _compare_set(
     return SettingsComparison(dataset, len(base), int((~common).sum()), units.name, tuple(results))
 
 
-def _mean(figures: Sequence[Figure]) -> Figure:
-    reason = next((figure.reason for figure in figures if figure.reason), None)
-    return Figure(float(np.mean([figure.value for figure in figures])), reason)
+def _mean(metrics: Sequence[MetricValue]) -> MetricValue:
+    reason = next((metric.reason for metric in metrics if metric.reason), None)
+    return MetricValue(float(np.mean([metric.value for metric in metrics])), reason)
 
 
-def settings_tables(found: Sequence[SettingsComparison], options: FigureOptions) -> list[Table]:
+def settings_tables(found: Sequence[SettingsComparison], options: MetricOptions) -> list[Table]:
     """A table of each data set."""
     return [
         Table(

@@ -1,12 +1,12 @@
-"""Opinion scores on their published scale, references and distortions, put to predictions.
+"""MOS on their published scale, references and distortions, put to predictions.
 
-What it does: ranking batches carry opinion scores scaled to [1, 5]; reports are in each set's own
+What it does: ranking batches carry MOS scaled to [1, 5]; reports are in each set's own
 units. The row number of every image finds its label.
 
 For predictions from a file the label tables of the sets are read by themselves: their images need
 not be there.
 
-What it leaves out: the label formats (`vqr1.data.labels`) and matching a file's rows by image name
+Not here: the label formats (`vqr1.data.labels`) and matching a file's rows by image name
 (`vqr1.evaluation.prediction_file`).
 """
 
@@ -25,8 +25,8 @@ from vqr1.data.labelled_set import LabelledSet, read_labels
 from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation.predictions import Predictions
 
-EvalPart = Literal["all", "train", "val", "test"]
-"""Which images of a set are judged."""
+EvalSplit = Literal["all", "train", "val", "test"]
+"""Which images of a set are evaluated."""
 
 
 def with_labels(predictions: Predictions, tables: Mapping[str, pd.DataFrame]) -> Predictions:
@@ -55,7 +55,7 @@ def label_name(value: object) -> str | None:
 
 
 def whole_sets(dataset: DatasetConfig | MixtureConfig) -> DatasetConfig | MixtureConfig:
-    """The same sets without a split: every image belongs to the test part.
+    """The same sets without a split: every image belongs to the test split.
 
     `split.seed` stays: it draws the subset where `max_images` is set.
     """
@@ -69,20 +69,22 @@ def _whole_set(dataset: DatasetConfig) -> DatasetConfig:
     return replace(dataset, split=SplitConfig(by="none", seed=dataset.split.seed))
 
 
-def label_tables(dataset: DatasetConfig | MixtureConfig, part: EvalPart) -> dict[str, pd.DataFrame]:
+def label_tables(
+    dataset: DatasetConfig | MixtureConfig, part: EvalSplit
+) -> dict[str, pd.DataFrame]:
     """Labels of the sets, without their images.
 
     Args:
         dataset: the set or sets.
-        part: which images are judged.
+        part: which images are evaluated.
 
     Returns:
         By set, all rows of the labels (image, mos, reference, distortion, split), with a column
-        `judged`: the row belongs to the part.
+        `evaluated`: the row belongs to the split.
 
     Raises:
         ConfigError: no `root`, or a split that does not fit the set.
-        DataError: labels that are not as their format says, or no set has images in this part.
+        DataError: labels that are not as their format states, or no set has images in this part.
     """
     if part == "all":
         dataset = whole_sets(dataset)
@@ -91,17 +93,17 @@ def label_tables(dataset: DatasetConfig | MixtureConfig, part: EvalPart) -> dict
     else:
         sets = {dataset.name: (dataset, "dataset")}
     tables = {name: _label_table(config, key, part) for name, (config, key) in sets.items()}
-    if not any(table["judged"].any() for table in tables.values()):
+    if not any(table["evaluated"].any() for table in tables.values()):
         keys = ", ".join(f"{key}.split" for _, key in sets.values())
         raise DataError(f"{keys}: no {part} images")
     return tables
 
 
-def _label_table(config: DatasetConfig, key: str, part: EvalPart) -> pd.DataFrame:
+def _label_table(config: DatasetConfig, key: str, part: EvalSplit) -> pd.DataFrame:
     if config.root is None:
         raise ConfigError([f"{key}.root=None: set it to the folder that holds the labels"])
     root = Path(config.root).expanduser()
     table = read_labels(config, root, key)
     labelled = LabelledSet(config.name, config, key, config.name, root, table)
     rows = labelled.part("test" if part == "all" else part)
-    return table.assign(judged=table.index.isin(rows.index))
+    return table.assign(evaluated=table.index.isin(rows.index))

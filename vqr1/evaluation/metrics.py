@@ -2,7 +2,7 @@
 
 A metric of your own needs no change here: a function from `MetricInputs` to a number, named by
 `_target_` in a YAML file under `conf/metrics/` (`vqr1.config.metrics`), which `metrics_of` puts
-behind the entries of this file.
+after the entries of this file.
 
 Not here: which images enter (`vqr1.evaluation.summary`), how an interval is read from draws
 (`vqr1.iqa.bootstrap`).
@@ -21,15 +21,15 @@ from vqr1.config.metrics import MetricConfig
 from vqr1.errors import ConfigError
 from vqr1.iqa.bootstrap import Interval, Statistic, interval_of_draws
 from vqr1.iqa.correlation import (
-    Figure,
     FloatArray,
+    MetricValue,
     krcc,
-    krcc_figure,
+    krcc_value,
     obstacle,
     plcc,
-    plcc_figure,
+    plcc_value,
     srcc,
-    srcc_figure,
+    srcc_value,
 )
 from vqr1.iqa.logistic import Curve, LogisticFit
 
@@ -69,7 +69,7 @@ class Metric:
     Attributes:
         name: in logs and files.
         label: in tables.
-        figure: the metric of scores [n] and MOS [n], or the reason why there is none.
+        compute: the metric of scores [n] and MOS [n], or the reason why there is none.
         statistic: the same as a number alone, as the bootstrap calls it.
         higher_is_better: direction: which of two checkpoints, trials or settings is the better one.
         averageable: a mean over data sets means something: not so in units of the sets' MOS.
@@ -81,7 +81,7 @@ class Metric:
 
     name: str
     label: str
-    figure: Callable[[FloatArray, FloatArray], Figure]
+    compute: Callable[[FloatArray, FloatArray], MetricValue]
     statistic: Statistic
     higher_is_better: bool = True
     averageable: bool = True
@@ -105,15 +105,15 @@ class FittedMetric:
     name: str
     label: str
     curve: Curve
-    read: Callable[[LogisticFit], Figure]
+    read: Callable[[LogisticFit], MetricValue]
     higher_is_better: bool = True
     averageable: bool = True
 
 
 METRICS = (
-    Metric("srcc", "SRCC", srcc_figure, srcc, by_group=True),
-    Metric("krcc", "KRCC", krcc_figure, krcc, by_group=True, watched=False),
-    Metric("plcc", "PLCC", plcc_figure, plcc, by_group=True),
+    Metric("srcc", "SRCC", srcc_value, srcc, by_group=True),
+    Metric("krcc", "KRCC", krcc_value, krcc, by_group=True, watched=False),
+    Metric("plcc", "PLCC", plcc_value, plcc, by_group=True),
 )
 """Metrics of scores as they are, in the order of tables."""
 
@@ -129,7 +129,7 @@ FITTED = (
         higher_is_better=False, averageable=False,
     ),
 )  # fmt: skip
-"""Metrics after a logistic map; those of the maps that `figures.curves` names are computed."""
+"""Metrics after a logistic map; those of the maps that `statistics.curves` names are computed."""
 
 
 Entry = Metric | FittedMetric
@@ -212,27 +212,31 @@ def metrics_of(chosen: Mapping[str, MetricConfig]) -> tuple[Metric, ...]:
 def _own(name: str, config: MetricConfig) -> Metric:
     function = config.function(f"metrics.{name}")
 
-    def figure(scores: FloatArray, mos: FloatArray) -> Figure:
+    def metric(scores: FloatArray, mos: FloatArray) -> MetricValue:
         reason = obstacle(scores, mos)
         value = math.nan if reason else float(function(MetricInputs(scores, mos)))
         undefined = f"{name} is not a finite number"
-        return Figure(value) if math.isfinite(value) else Figure(math.nan, reason or undefined)
+        return (
+            MetricValue(value)
+            if math.isfinite(value)
+            else MetricValue(math.nan, reason or undefined)
+        )
 
     return Metric(
         name,
         config.label or name,
-        figure,
-        lambda scores, mos: figure(scores, mos).value,
+        metric,
+        lambda scores, mos: metric(scores, mos).value,
         higher_is_better=config.higher_is_better,
         averageable=config.averageable,
         interval=config.interval,
     )
 
 
-def measure(figure: Figure, draws: FloatArray, units: int, level: float) -> Measured:
+def measure(metric: MetricValue, draws: FloatArray, units: int, level: float) -> Measured:
     """A metric with the interval of its D draws."""
-    if figure.reason:
-        return Measured(figure.value, Interval(math.nan, math.nan, figure.reason), figure.reason)
+    if metric.reason:
+        return Measured(metric.value, Interval(math.nan, math.nan, metric.reason), metric.reason)
     if not len(draws):
-        return Measured(figure.value, Interval(math.nan, math.nan, "no bootstrap draws asked for"))
-    return Measured(figure.value, interval_of_draws(draws, units, level))
+        return Measured(metric.value, Interval(math.nan, math.nan, "no bootstrap draws asked for"))
+    return Measured(metric.value, interval_of_draws(draws, units, level))

@@ -1,11 +1,11 @@
-"""Which weights are judged: a folder, a hub name, the tiny policy, or one of our own runs.
+"""Which weights are evaluated: a folder, a hub name, the tiny policy, or one of our own runs.
 
 What it does: finds the exported checkpoint of an MLflow run by its tag `vqr1.checkpoint`, and takes
 over the image sizes that the run was trained at. The best of an experiment is the finished run with
-the highest `<run_metric>_best`: the figure of the checkpoint that a training exports, not that of
+the highest `<run_metric>_best`: the metric of the checkpoint that a training exports, not that of
 its last validation.
 
-What it leaves out: loading (`vqr1.policy.loading`).
+Not here: loading (`vqr1.policy.loading`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def resolve_model(config: EvalModelConfig, logger: LoggerConfig) -> ModelSource:
 
     Args:
         config: the model.
-        logger: says which MLflow store and experiment.
+        logger: states which MLflow store and experiment.
 
     Raises:
         ModelError: no such store, experiment or run, a run without an exported checkpoint, or a
@@ -96,7 +96,7 @@ def exported_checkpoint(
     Args:
         run_id: id of the run, or `best`.
         metric: what `best` compares, by its value at the exported checkpoint.
-        logger: says which MLflow store and experiment.
+        logger: states which MLflow store and experiment.
         group: dotted group of the keys `run` and `run_metric`, for errors.
 
     Raises:

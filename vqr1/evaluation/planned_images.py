@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vqr1.config import EvalConfig
 from vqr1.data.datamodule import RankingDataModule, open_sets
-from vqr1.data.labels import Part
+from vqr1.data.labels import Split
 from vqr1.data.prompts import ResizeRule
 from vqr1.data.ranking_images import RankingImages, RankingLoader
 from vqr1.evaluation.labels import whole_sets
@@ -35,9 +35,9 @@ class ResizedImages:
     def __init__(self, rule: ResizeRule) -> None:
         self.rule = rule
 
-    def resize(self, picture: Image.Image) -> Tensor:
+    def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing."""
-        return self.rule.pixels(picture)
+        return self.rule.pixels(image)
 
     def from_resized(self, pixels: Sequence[Tensor]) -> PromptBatch:
         """B resized images [H_b, W_b, 3] uint8."""
@@ -57,7 +57,7 @@ class PlannedImages:
     """
 
     def __init__(self, config: EvalConfig) -> None:
-        self._part: Part = "test" if config.part == "all" else config.part
+        self._part: Split = "test" if config.part == "all" else config.part
         dataset = whole_sets(config.dataset) if config.part == "all" else config.dataset
         # Before the model's own files, which a hub name may have to fetch.
         sets = open_sets(dataset)
@@ -78,7 +78,7 @@ class PlannedImages:
         self.tables = {name: labelled.table for name, labelled in self.data.sets.items()}
 
     def skipped(self, scored: Predictions) -> dict[str, int]:
-        """By set, the images that were left out: missing or empty, or not decodable.
+        """By set, the images that were excluded: missing or empty, or not decodable.
 
         The first are counted over the whole set, as `RankingDataModule.skipped_images` does, whose
         count of the others knows nothing of other processes and earlier starts: those are the

@@ -1,9 +1,9 @@
-"""Plots of one data set: scores against opinions, residuals, calibration; and of compared runs.
+"""Plots of one data set: scores against MOS, residuals, calibration; and of compared runs.
 
-What it does: draws what the figures were computed from, on a canvas without a window. The band
+What it does: draws what the metrics were computed from, on a canvas without a window. The band
 around the fitted curve is the pointwise interval of the curve refitted in bootstrap draws.
 
-What it leaves out: pictures of the images themselves (`vqr1.evaluation.worst_sheet`).
+Not here: images of the images themselves (`vqr1.evaluation.worst_sheet`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vqr1.evaluation.figures import FigureOptions, SetFigures
 from vqr1.evaluation.metrics import Measured, headline
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.report import number
+from vqr1.evaluation.set_metrics import MetricOptions, SetMetrics
 from vqr1.evaluation.summary import scored_rows, set_seed
 from vqr1.iqa.bootstrap import Units, resample_counts
 from vqr1.iqa.correlation import FloatArray
@@ -29,36 +29,36 @@ _PANEL = 4.4
 
 
 def set_plots(
-    predictions: Predictions, figures: SetFigures, options: FigureOptions, caption: str
+    predictions: Predictions, metrics: SetMetrics, options: MetricOptions, caption: str
 ) -> Figure:
-    """Scatter with fit, residuals by opinion score and, where there is one, calibration.
+    """Scatter with fit, residuals by MOS and, where there is one, calibration.
 
     Args:
         predictions: rows of the set.
-        figures: its figures.
+        metrics: its metrics.
         options: how they were computed.
         caption: model and mode, under the title.
     """
     scored, scores = scored_rows(predictions, options.rule)
-    fit = figures.fits[options.curves[0]].fit if options.curves else None
-    panels = 1 + (fit is not None and fit.reason is None) + bool(figures.calibration.bins)
+    fit = metrics.fits[options.curves[0]].fit if options.curves else None
+    panels = 1 + (fit is not None and fit.reason is None) + bool(metrics.calibration.bins)
     figure = Figure(figsize=(_PANEL * panels, _PANEL + 0.5), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    clusters = scored.clusters() if figures.units == "references" else None
+    clusters = scored.clusters() if metrics.units == "references" else None
     band = None
     if fit is not None and not fit.reason and options.draws:
         band = _band(scores, scored.mos, Units.of(len(scored), clusters), fit, options)
-    _scatter(axes[0], scores, scored.mos, figures, fit, band, options.level)
+    _scatter(axes[0], scores, scored.mos, metrics, fit, band, options.level)
     if fit is not None and not fit.reason:
         _residuals(axes[1], scored.mos, scored.mos - fit(scores), options)
-    if figures.calibration.bins:
-        _calibration(axes[-1], figures)
-    figure.suptitle(f"{figures.dataset}\n{caption}", fontsize=9)
+    if metrics.calibration.bins:
+        _calibration(axes[-1], metrics)
+    figure.suptitle(f"{metrics.dataset}\n{caption}", fontsize=9)
     return figure
 
 
 def _band(
-    scores: FloatArray, mos: FloatArray, units: Units, fit: LogisticFit, options: FigureOptions
+    scores: FloatArray, mos: FloatArray, units: Units, fit: LogisticFit, options: MetricOptions
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Score grid, lower and upper end of the curve's pointwise interval."""
     grid = np.linspace(scores.min(), scores.max(), 120)
@@ -78,7 +78,7 @@ def _scatter(
     axes: Axes,
     scores: FloatArray,
     mos: FloatArray,
-    figures: SetFigures,
+    metrics: SetMetrics,
     fit: LogisticFit | None,
     band: tuple[FloatArray, FloatArray, FloatArray] | None,
     level: float,
@@ -95,17 +95,17 @@ def _scatter(
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", fontsize=8, frameon=False)
     axes.set_xlabel("predicted score")
-    axes.set_ylabel("opinion score")
-    interval = figures.srcc.interval
+    axes.set_ylabel("MOS")
+    interval = metrics.srcc.interval
     axes.set_title(
-        f"{headline().label} {number(figures.srcc.value)} "
+        f"{headline().label} {number(metrics.srcc.value)} "
         f"[{number(interval.low)}, {number(interval.high)}], "
-        f"n = {figures.scored} of {figures.images}",
+        f"n = {metrics.scored} of {metrics.images}",
         fontsize=9,
     )
 
 
-def _residuals(axes: Axes, mos: FloatArray, residual: FloatArray, options: FigureOptions) -> None:
+def _residuals(axes: Axes, mos: FloatArray, residual: FloatArray, options: MetricOptions) -> None:
     alpha = float(np.clip(120 / max(len(mos), 1), 0.08, 0.6))
     axes.scatter(mos, residual, s=12, alpha=alpha, color=_INK, linewidths=0, rasterized=True)
     axes.axhline(0, color=_FAINT, linewidth=1)
@@ -126,15 +126,15 @@ def _residuals(axes: Axes, mos: FloatArray, residual: FloatArray, options: Figur
         label="mean of a tenth of the images, ±1.96 s.e.",
     )
     axes.legend(loc="best", fontsize=8, frameon=False)
-    axes.set_xlabel("opinion score")
-    axes.set_ylabel("opinion score - fitted score")
+    axes.set_xlabel("MOS")
+    axes.set_ylabel("MOS - fitted score")
     axes.set_title(f"residuals ({options.curves[0][-1]}-p. fit)", fontsize=9)
 
 
-def _calibration(axes: Axes, figures: SetFigures) -> None:
-    bins = figures.calibration.bins
+def _calibration(axes: Axes, metrics: SetMetrics) -> None:
+    bins = metrics.calibration.bins
     axes.plot(
-        [part.spread for part in bins],
+        [part.std for part in bins],
         [part.rmse for part in bins],
         color=_CURVE,
         marker="o",
@@ -143,17 +143,17 @@ def _calibration(axes: Axes, figures: SetFigures) -> None:
     )
     # From zero, since the question is how much the error changes.
     axes.set_ylim(0, 1.15 * max(part.rmse for part in bins))
-    axes.set_xlim(0, 1.05 * max(part.spread for part in bins))
+    axes.set_xlim(0, 1.05 * max(part.std for part in bins))
     axes.set_xlabel("standard deviation of an image's answers")
     axes.set_ylabel("RMSE after fit")
     axes.set_title(
-        f"does spread predict error? rank correlation {number(figures.calibration.srcc.value)}",
+        f"does standard deviation predict error? rank correlation {number(metrics.calibration.srcc.value)}",
         fontsize=9,
     )
 
 
 def forest_plot(rows: Sequence[tuple[str, Measured]], label: str, title: str) -> Figure:
-    """Figures with their intervals, one a line, first row on top.
+    """Metrics with their intervals, one a line, first row on top.
 
     Args:
         rows: name and figure.
@@ -176,8 +176,8 @@ def forest_plot(rows: Sequence[tuple[str, Measured]], label: str, title: str) ->
     return figure
 
 
-def mean_plot(sets: Sequence[SetFigures], caption: str) -> Figure:
+def mean_plot(sets: Sequence[SetMetrics], caption: str) -> Figure:
     """SRCC of every set with its interval."""
     return forest_plot(
-        [(figures.dataset, figures.srcc) for figures in sets], headline().label, caption
+        [(metrics.dataset, metrics.srcc) for metrics in sets], headline().label, caption
     )

@@ -1,12 +1,12 @@
-"""Predictions from and to files: our own, and any table of image, score and opinion score.
+"""Predictions from and to files: our own, and any table of image, score and MOS.
 
 What it does: reads CSV or Parquet with one row an answer (columns image and score, and optionally
-mos, dataset, sample, reference, distortion, well_formed, index, lost, text; a score that
+mos, dataset, sample, reference, distortion, format_compliant, index, lost, text; a score that
 is empty is an invalid answer), checks every row, and
 writes finished predictions in either format. A file that breaks a rule is refused with the line.
 `PredictionStream` appends batches while they are scored.
 
-What it leaves out: how a file that was torn off is resumed (`vqr1.inference.resume`), and what
+Not here: how a file that was torn off is resumed (`vqr1.inference.resume`), and what
 makes a CSV file sound (`vqr1.data.tables`).
 """
 
@@ -31,7 +31,7 @@ from vqr1.evaluation.predictions import Predictions
 from vqr1.inference.resume import GrowingFile
 
 COLUMNS = (
-    "dataset", "image", "index", "sample", "score", "valid", "well_formed", "mos", "reference",
+    "dataset", "image", "index", "sample", "score", "valid", "format_compliant", "mos", "reference",
     "distortion", "lost", "text",
 )  # fmt: skip
 """One row an answer: sample counts an image's answers from 0; score is empty where not valid; mos
@@ -42,7 +42,7 @@ _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
 _WHERE = "where"
 """Column of a loaded table: the place of each row in its file, as messages name it."""
 OPTIONAL = (
-    "mos", "dataset", "sample", "reference", "distortion", "lost", "text", "index", "well_formed",
+    "mos", "dataset", "sample", "reference", "distortion", "lost", "text", "index", "format_compliant",
 )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def rows_of(predictions: Predictions) -> Iterator[tuple[object, ...]]:
                 k,
                 "" if math.isnan(score) else repr(score),
                 int(predictions.valid[i, k]),
-                int(predictions.well_formed[i, k]),
+                int(predictions.format_compliant[i, k]),
                 repr(float(predictions.mos[i])),
                 predictions.references[i] or "",
                 predictions.distortions[i] or "",
@@ -138,17 +138,17 @@ def read_predictions(
     Args:
         path: CSV (with a header line) or Parquet file.
         columns: column names and directions; our own if not given.
-        labels: by set, opinion scores to use instead of the file's own: columns image, mos,
+        labels: by set, MOS to use instead of the file's own: columns image, mos,
             reference and distortion, one row an image. With one set the file needs no column
-            dataset. Where there is a column judged (bool), the file needs only those rows' images,
-            and predictions of the others are left out.
+            dataset. Where there is a column evaluated (bool), the file needs only those rows'
+            images, and predictions of the others are excluded.
 
     Returns:
         Images in the file's order. An empty score is an invalid answer.
 
     Raises:
-        DataError: no such file, a missing column, a score or opinion score that is no number, the
-            same answer twice, images with different numbers of answers, an image with two opinion
+        DataError: no such file, a missing column, a score or MOS that is no number, the
+            same answer twice, images with different numbers of answers, an image with two MOS
             scores, or images that do not match the labels.
     """
     columns = columns or PredictionColumns()
@@ -163,7 +163,7 @@ def read_predictions(
     else:
         raise DataError(
             f"{path}: no column {columns.mos!r} (found: {', '.join(table.attrs['found'])}); name "
-            "it with columns.mos, or take the opinion scores from a data set with labels=dataset"
+            "it with columns.mos, or take the MOS from a data set with labels=dataset"
         )
     if columns.mos_lower_is_better and labels is None:
         table["mos"] = -table["mos"]
@@ -297,11 +297,15 @@ def _gather(path: Path, table: pd.DataFrame) -> Predictions:
     if len(torn):
         row = int(order.reshape(shape)[torn[0], -1])
         raise DataError(
-            f"{table[_WHERE].iat[row]}: image {table['image'].iat[row]!r} has two opinion scores; "
+            f"{table[_WHERE].iat[row]}: image {table['image'].iat[row]!r} has two MOS; "
             "all rows of an image need the same one"
         )
     texts = column("text", "")[order].reshape(shape)
-    formed = _truths(table, "well_formed") if "well_formed" in table else np.full(len(table), True)
+    formed = (
+        _truths(table, "format_compliant")
+        if "format_compliant" in table
+        else np.full(len(table), True)
+    )
     references, distortions = column("reference", "")[first], column("distortion", "")[first]
     index = pd.to_numeric(pd.Series(column("index", "")[first]), errors="coerce").to_numpy()
     lost = pd.to_numeric(pd.Series(column("lost", "")[first]), errors="coerce").to_numpy(np.float64)
@@ -312,7 +316,7 @@ def _gather(path: Path, table: pd.DataFrame) -> Predictions:
         mos=by_image[:, 0],
         scores=scores,
         valid=np.isfinite(scores),
-        well_formed=formed[order].reshape(shape),
+        format_compliant=formed[order].reshape(shape),
         texts=tuple(tuple(row) for row in texts),
         references=tuple(str(name) or None for name in references),
         distortions=tuple(str(name) or None for name in distortions),
@@ -323,14 +327,14 @@ def _gather(path: Path, table: pd.DataFrame) -> Predictions:
 def _labelled(
     path: Path, predictions: Predictions, labels: Mapping[str, pd.DataFrame]
 ) -> Predictions:
-    """The predictions with the sets' opinion scores, matched by set and image name."""
+    """The predictions with the sets' MOS, matched by set and image name."""
     everything = pd.concat([table.assign(dataset=name) for name, table in labels.items()])
-    judged = everything["judged"] if "judged" in everything else [True] * len(everything)
+    evaluated = everything["evaluated"] if "evaluated" in everything else [True] * len(everything)
     keys = list(zip(everything["dataset"], everything["image"].map(str), strict=True))
     rows = {key: row for row, key in enumerate(keys)}
     found = list(zip(predictions.datasets, predictions.images, strict=True))
     unknown = [image for name, image in found if (name, image) not in rows]
-    wanted = {key for key, use in zip(keys, judged, strict=True) if use}
+    wanted = {key for key, use in zip(keys, evaluated, strict=True) if use}
     missing = [image for name, image in wanted.difference(found)]
     if unknown or missing:
         problems = []

@@ -1,12 +1,12 @@
-"""Scored images: the one record that every figure, table and plot is computed from.
+"""Scored images: the one record that every metric, table and plot is computed from.
 
 What it does: holds the parsed answers of n images of one or several data sets, and turns an
 image's answers into its score. The rule: an image's score is the mean of its valid answers
 (`valid_mean`), or exists only where all its answers are valid (`all_valid`). An answer that cannot
 be parsed never becomes a number; an image without a score is NaN, and whoever leaves it out of a
-figure reports how many there are.
+metric reports how many there are.
 
-What it leaves out: asking a model (`vqr1.inference`), figures (`vqr1.evaluation.summary`) and
+Not here: asking a model (`vqr1.inference`), metrics (`vqr1.evaluation.summary`) and
 files (`vqr1.evaluation.prediction_file`).
 
 Shape legend: n images, S answers an image.
@@ -35,16 +35,16 @@ Resample = Literal["auto", "images", "references"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Scored images, row by row: what every figure is computed from.
+    """Scored images, row by row: what every metric is computed from.
 
     Attributes:
         images: n image names, relative to their data set's image root.
         datasets: n names of the data set that each image belongs to.
         index: [n] int64 row of each image in its set's label table.
-        mos: [n] float64 opinion scores, higher is better.
+        mos: [n] float64 MOS, higher is better.
         scores: [n, S] float64 parsed scores, NaN where not valid.
         valid: [n, S] bool, a score could be parsed.
-        well_formed: [n, S] bool, the whole response has the demanded format.
+        format_compliant: [n, S] bool, the whole response has the required format.
         texts: n lists of S responses ("" where a score came without text).
         references: n names of the reference each image derives from, None where there is none.
         distortions: n names of the distortion, None where unknown.
@@ -58,7 +58,7 @@ class Predictions:
     mos: FloatArray
     scores: FloatArray
     valid: BoolArray
-    well_formed: BoolArray
+    format_compliant: BoolArray
     texts: tuple[tuple[str, ...], ...]
     references: tuple[str | None, ...] = ()
     distortions: tuple[str | None, ...] = ()
@@ -113,7 +113,7 @@ class Predictions:
             mos=self.mos[numbers],
             scores=self.scores[numbers],
             valid=self.valid[numbers],
-            well_formed=self.well_formed[numbers],
+            format_compliant=self.format_compliant[numbers],
             texts=pick(self.texts),
             references=pick(self.references),
             distortions=pick(self.distortions),
@@ -137,7 +137,7 @@ def bootstrap_clusters(
     """What every bootstrap of one set's rows draws.
 
     Args:
-        scored: n rows of one set that enter the figure.
+        scored: n rows of one set that enter the metric.
         resample: the rule.
 
     Returns:
@@ -153,7 +153,7 @@ def bootstrap_clusters(
     if resample == "auto" and count < MIN_UNITS:
         return None, (
             f"intervals are over images, since {count} references are too few to resample; they "
-            "say how the figure varies among images of these references only"
+            "state how the metric varies among images of these references only"
         )
     return shared, None
 
@@ -173,7 +173,7 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         mos=np.concatenate([part.mos for part in parts]),
         scores=np.concatenate([part.scores for part in parts]),
         valid=np.concatenate([part.valid for part in parts]),
-        well_formed=np.concatenate([part.well_formed for part in parts]),
+        format_compliant=np.concatenate([part.format_compliant for part in parts]),
         texts=tuple(texts for part in parts for texts in part.texts),
         references=tuple(name for part in parts for name in part.references),
         distortions=tuple(name for part in parts for name in part.distortions),

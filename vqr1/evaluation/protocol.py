@@ -3,7 +3,7 @@
 What it does: joins the replies to a batch of images (`vqr1.inference`) with the batch's MOS,
 whoever replied: a backend, or the policy that is being trained.
 
-What it leaves out: who replies and how (`vqr1.inference`), the record itself
+Not here: who replies and how (`vqr1.inference`), the record itself
 (`vqr1.evaluation.predictions`), results (`vqr1.evaluation.summary`) and files
 (`vqr1.evaluation.prediction_file`).
 
@@ -42,7 +42,7 @@ def predictions_of(batch: RankingBatch, replies: Sequence[Reply], request: Reque
         [[math.nan if s is None else s for s in answer.scores] for answer in answers],
         dtype=np.float64,
     ).reshape(len(batch), -1)
-    well_formed = np.array([answer.well_formed for answer in answers], dtype=np.bool_)
+    format_compliant = np.array([answer.format_compliant for answer in answers], dtype=np.bool_)
     lost = [math.nan if reply.lost is None else reply.lost for reply in replies]
     return Predictions(
         images=batch.images,
@@ -51,7 +51,7 @@ def predictions_of(batch: RankingBatch, replies: Sequence[Reply], request: Reque
         mos=batch.mos.detach().cpu().double().numpy(),
         scores=scores,
         valid=np.isfinite(scores),
-        well_formed=well_formed.reshape(scores.shape),
+        format_compliant=format_compliant.reshape(scores.shape),
         texts=tuple(a.texts or empty for a, empty in zip(answers, none, strict=True)),
         lost=np.array(lost, dtype=np.float64),
     )

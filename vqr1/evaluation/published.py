@@ -1,11 +1,11 @@
-"""Published figures of other models, to stand beside ours.
+"""Published metrics of other models, to stand beside ours.
 
 What it does: reads `published.json`: groups of models that were trained alike, each group with the
-protocol and how far its figures were checked, each model with the source of its figures (SRCC and
+protocol and how far its metrics were checked, each model with the source of its metrics (SRCC and
 PLCC by the name of our data-set configuration). The means over sets are computed here from the
-figures, never copied.
+metrics, never copied.
 
-What it leaves out: judging whether two protocols are comparable; the reader gets both in words.
+Not here: evaluating whether two protocols are comparable; the reader gets both in words.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ FILE = Path(__file__).with_name("published.json")
 
 
 @dataclass(frozen=True)
-class PublishedFigures:
+class PublishedMetrics:
     """SRCC and PLCC of one model on one set."""
 
     srcc: float
     plcc: float
 
     @classmethod
-    def mean(cls, figures: Sequence[PublishedFigures]) -> PublishedFigures:
+    def mean(cls, metrics: Sequence[PublishedMetrics]) -> PublishedMetrics:
         """Plain mean; NaN where one of them is."""
-        count = len(figures)
-        return cls(sum(f.srcc for f in figures) / count, sum(f.plcc for f in figures) / count)
+        count = len(metrics)
+        return cls(sum(f.srcc for f in metrics) / count, sum(f.plcc for f in metrics) / count)
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """One model's figures.
+    """One model's metrics.
 
     Attributes:
         model: its name.
         trained_on: what it learnt quality from.
-        source: where the figures were published.
-        figures: by data set.
+        source: where the metrics were published.
+        metrics: by data set.
         trained_sets: data sets, by our names, that it was trained on.
     """
 
     model: str
     trained_on: str
     source: str
-    figures: Mapping[str, PublishedFigures]
+    metrics: Mapping[str, PublishedMetrics]
     trained_sets: tuple[str, ...] = ()
 
-    def mean(self, sets: Sequence[str]) -> PublishedFigures | None:
-        """Plain mean over sets; None where a set has no figure."""
-        if not sets or any(name not in self.figures for name in sets):
+    def mean(self, sets: Sequence[str]) -> PublishedMetrics | None:
+        """Plain mean over sets; None where a set has no metric."""
+        if not sets or any(name not in self.metrics for name in sets):
             return None
-        return PublishedFigures.mean([self.figures[name] for name in sets])
+        return PublishedMetrics.mean([self.metrics[name] for name in sets])
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class PublishedGroup:
     Attributes:
         name: how they were trained.
         protocol: how they were tested.
-        checked: what of the figures was compared with their sources.
+        checked: what of the metrics was compared with their sources.
         not_stated: by data set, what its source does not state of how the set was aggregated.
         trained_mark: what it means that a model was trained on a set it was tested on.
         models: the models.
@@ -78,8 +78,8 @@ class PublishedGroup:
     models: tuple[PublishedModel, ...]
 
     def covering(self, sets: Sequence[str]) -> PublishedGroup | None:
-        """The models with a figure for any of the sets; None where there is none."""
-        models = tuple(m for m in self.models if any(name in m.figures for name in sets))
+        """The models with a metric for any of the sets; None where there is none."""
+        models = tuple(m for m in self.models if any(name in m.metrics for name in sets))
         return replace(self, models=models) if models else None
 
 
@@ -98,7 +98,7 @@ def published_groups() -> tuple[PublishedGroup, ...]:
                     model["model"],
                     model["trained_on"],
                     group["sources"][model["source"]],
-                    {name: PublishedFigures(**f) for name, f in model["figures"].items()},
+                    {name: PublishedMetrics(**f) for name, f in model["figures"].items()},
                     tuple(model["trained_sets"]),
                 )
                 for model in group["models"]

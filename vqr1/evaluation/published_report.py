@@ -1,25 +1,25 @@
-"""Published figures beside those of an evaluation, as tables.
+"""Published metrics beside those of an evaluation, as tables.
 
 What it does: one table a group of published models, ours in the last rows. Where a source does not
 state how a set was aggregated, ours is given both ways: over the whole file, and as the mean per
 reference. A set that a model was trained on is marked, published or ours.
 
-What it leaves out: the published figures themselves (`vqr1.evaluation.published`).
+Not here: the published metrics themselves (`vqr1.evaluation.published`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vqr1.evaluation.figures import SetFigures
-from vqr1.evaluation.published import PublishedFigures, PublishedGroup, published_groups
+from vqr1.evaluation.published import PublishedGroup, PublishedMetrics, published_groups
 from vqr1.evaluation.report import TRAINED, Evaluation, number
+from vqr1.evaluation.set_metrics import SetMetrics
 from vqr1.evaluation.tables import Table
 
 
 def published_tables(evaluation: Evaluation) -> list[Table]:
-    """Published figures of the same sets, ours in the last rows: one table a group of models."""
-    sets = [figures.dataset for figures in evaluation.sets]
+    """Published metrics of the same sets, ours in the last rows: one table a group of models."""
+    sets = [metrics.dataset for metrics in evaluation.sets]
     tables = []
     for number_, group in enumerate(published_groups()):
         found = group.covering(sets)
@@ -31,20 +31,20 @@ def published_tables(evaluation: Evaluation) -> list[Table]:
 def _published_table(
     evaluation: Evaluation, group: PublishedGroup, sets: Sequence[str], number_: int
 ) -> Table:
-    known = [name for name in sets if any(name in m.figures for m in group.models)]
+    known = [name for name in sets if any(name in m.metrics for m in group.models)]
     several = len(known) > 1
     rows = [
         (
             model.model,
-            *_cells(known, model.figures, model.trained_sets),
+            *_cells(known, model.metrics, model.trained_sets),
             *([_pair(model.mean(known), known, model.trained_sets)] if several else []),
         )
         for model in group.models
     ]
-    ours = {figures.dataset: figures for figures in evaluation.sets if figures.dataset in known}
+    ours = {metrics.dataset: metrics for metrics in evaluation.sets if metrics.dataset in known}
     trained = [name for name, f in ours.items() if f.trained_on and f.trained_on.trained]
     for label, values in _our_rows(evaluation, ours, group):
-        mean = PublishedFigures.mean([values[name] for name in known])
+        mean = PublishedMetrics.mean([values[name] for name in known])
         rows.append(
             (
                 label,
@@ -54,12 +54,12 @@ def _published_table(
         )
     sources = dict.fromkeys(model.source for model in group.models)
     return Table(
-        f"SRCC/PLCC beside published figures ({group.name}). Ours: {evaluation.caption}",
+        f"SRCC/PLCC beside published metrics ({group.name}). Ours: {evaluation.caption}",
         ("model", *known, *([f"mean of {len(known)} sets"] if several else [])),
         tuple(rows),
         f"published_{number_ + 1}",
         (
-            f"protocol of the published figures: {group.protocol}",
+            f"protocol of the published metrics: {group.protocol}",
             *_aggregation_notes(ours, group),
             *_trained_notes(ours, trained, group, known),
             f"from: {'; '.join(sources)}",
@@ -70,31 +70,31 @@ def _published_table(
 
 
 def _cells(
-    known: Sequence[str], values: Mapping[str, PublishedFigures], trained: Sequence[str]
+    known: Sequence[str], values: Mapping[str, PublishedMetrics], trained: Sequence[str]
 ) -> list[str]:
     return [_pair(values.get(name), [name], trained) for name in known]
 
 
-def _pair(figures: PublishedFigures | None, sets: Sequence[str], trained: Sequence[str]) -> str:
+def _pair(metrics: PublishedMetrics | None, sets: Sequence[str], trained: Sequence[str]) -> str:
     """SRCC/PLCC over some sets, marked where one of them was trained on; empty for None."""
-    if figures is None:
+    if metrics is None:
         return ""
     mark = TRAINED if any(name in trained for name in sets) else ""
-    return f"{number(figures.srcc)}/{number(figures.plcc)}{mark}"
+    return f"{number(metrics.srcc)}/{number(metrics.plcc)}{mark}"
 
 
 def _our_rows(
-    evaluation: Evaluation, ours: Mapping[str, SetFigures], group: PublishedGroup
-) -> list[tuple[str, dict[str, PublishedFigures]]]:
+    evaluation: Evaluation, ours: Mapping[str, SetMetrics], group: PublishedGroup
+) -> list[tuple[str, dict[str, PublishedMetrics]]]:
     """Our rows: raw, raw with means per reference where that may be meant, after the first fit."""
     raw = {
-        name: PublishedFigures(f.srcc.value, f.metrics["plcc"].value) for name, f in ours.items()
+        name: PublishedMetrics(f.srcc.value, f.metrics["plcc"].value) for name, f in ours.items()
     }
     rows = [("this evaluation, raw PLCC", raw)]
     means = {
-        name: figures.per_reference
-        for name, figures in ours.items()
-        if name in group.not_stated and figures.per_reference is not None
+        name: metrics.per_reference
+        for name, metrics in ours.items()
+        if name in group.not_stated and metrics.per_reference is not None
     }
     if means:
         words = ", ".join(
@@ -102,21 +102,21 @@ def _our_rows(
             for name, found in means.items()
         )
         per_reference = {
-            name: PublishedFigures(found.srcc.value, found.metrics["plcc"].value)
+            name: PublishedMetrics(found.srcc.value, found.metrics["plcc"].value)
             for name, found in means.items()
         }
         rows.append((f"this evaluation, raw PLCC, {words}", raw | per_reference))
     if evaluation.options.curves:
         key = f"plcc_{evaluation.options.curves[0]}"
         fitted = {
-            name: PublishedFigures(f.srcc.value, evaluation.all_figures(f)[key].value)
+            name: PublishedMetrics(f.srcc.value, evaluation.all_metrics(f)[key].value)
             for name, f in ours.items()
         }
         rows.append((f"this evaluation, {evaluation.labels[key]}", fitted))
     return rows
 
 
-def _aggregation_notes(ours: Mapping[str, SetFigures], group: PublishedGroup) -> list[str]:
+def _aggregation_notes(ours: Mapping[str, SetMetrics], group: PublishedGroup) -> list[str]:
     return [
         f"{name}: {text}; ours is given "
         + ("both ways" if ours[name].per_reference is not None else "over the whole file")
@@ -126,7 +126,7 @@ def _aggregation_notes(ours: Mapping[str, SetFigures], group: PublishedGroup) ->
 
 
 def _trained_notes(
-    ours: Mapping[str, SetFigures],
+    ours: Mapping[str, SetMetrics],
     trained: Sequence[str],
     group: PublishedGroup,
     known: Sequence[str],

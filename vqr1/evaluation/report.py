@@ -1,12 +1,12 @@
 """The report of an evaluation as tables.
 
-What it does: turns figures into tables: main figures, per-distortion rows, calibration. The mode of
+What it does: turns metrics into tables: main metrics, per-distortion rows, calibration. The mode of
 the evaluation stands in every caption. Whatever a number is not over (images, references, draws)
 and why stands in the notes, and in the column `remarks` of the files, since CSV has no notes.
 
-What it leaves out: published figures beside ours (`vqr1.evaluation.published_report`), plain values
-(`vqr1.evaluation.report_values`), pictures (`vqr1.evaluation.plots`) and writing files
-(`vqr1.evaluation.outcome`).
+Not here: published metrics beside ours (`vqr1.evaluation.published_report`), plain values
+(`vqr1.evaluation.report_values`), images (`vqr1.evaluation.plots`) and writing files
+(`vqr1.evaluation.report_writer`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vqr1.evaluation.figures import FigureOptions, ReferenceMeans, SetFigures
-from vqr1.evaluation.means import SetMeans, all_figures, set_means
+from vqr1.evaluation.dataset_averages import SetMeans, all_metrics, set_means
 from vqr1.evaluation.metrics import FITTED, HEADLINE, Measured, labels
+from vqr1.evaluation.set_metrics import MetricOptions, ReferenceMeans, SetMetrics
 from vqr1.evaluation.tables import Table
 
 TRAINED = " †"
-"""Behind the name or the numbers of a set whose images the model was trained on."""
+"""After the name or the numbers of a set whose images the model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Evaluation:
 
     Attributes:
         caption: model, prompt, mode and sets in words.
-        sets: figures of each set, in order.
+        sets: metrics of each set, in order.
         options: how they were computed.
     """
 
     caption: str
-    sets: tuple[SetFigures, ...]
-    options: FigureOptions
+    sets: tuple[SetMetrics, ...]
+    options: MetricOptions
 
     @property
     def means(self) -> SetMeans | None:
@@ -48,18 +48,18 @@ class Evaluation:
         """What tables call each metric, by name."""
         return labels(self.options.metrics)
 
-    def all_figures(self, figures: SetFigures) -> dict[str, Measured]:
+    def all_metrics(self, metrics: SetMetrics) -> dict[str, Measured]:
         """Every metric of a set by name, those that cannot be averaged over sets last."""
-        return all_figures(figures, self.options)
+        return all_metrics(metrics, self.options)
 
 
 def number(value: float) -> str:
-    """A figure for a table: three decimals, `nan` where it does not exist."""
+    """A metric for a table: three decimals, `nan` where it does not exist."""
     return "nan" if math.isnan(value) else f"{value:.3f}"
 
 
 def with_interval(measured: Measured) -> str:
-    """A figure with its interval, where there is one."""
+    """A metric with its interval, where there is one."""
     interval = measured.interval
     if math.isnan(interval.low):
         return number(measured.value)
@@ -71,10 +71,10 @@ def main_table(evaluation: Evaluation, detailed: bool) -> Table:
 
     Args:
         evaluation: what to show.
-        detailed: intervals of every figure; otherwise of the SRCC only, so that the table fits a
+        detailed: intervals of every metric; otherwise of the SRCC only, so that the table fits a
             terminal.
     """
-    names = list(evaluation.all_figures(evaluation.sets[0]))
+    names = list(evaluation.all_metrics(evaluation.sets[0]))
     if not detailed:
         # The second fit and its error are in the files.
         curves = evaluation.options.curves
@@ -96,13 +96,13 @@ def main_table(evaluation: Evaluation, detailed: bool) -> Table:
 
     rows = [
         row(
-            marked(figures),
-            f"{figures.scored}/{figures.images}",
-            f"{figures.invalid_rate:.1%}",
-            *cells(evaluation.all_figures(figures)),
-            remarks=set_remarks(evaluation, figures),
+            marked(metrics),
+            f"{metrics.scored}/{metrics.images}",
+            f"{metrics.invalid_rate:.1%}",
+            *cells(evaluation.all_metrics(metrics)),
+            remarks=set_remarks(evaluation, metrics),
         )
-        for figures in evaluation.sets
+        for metrics in evaluation.sets
     ]
     rules = []
     means = evaluation.means
@@ -112,13 +112,13 @@ def main_table(evaluation: Evaluation, detailed: bool) -> Table:
         remarks = mean_remarks(evaluation)
         rows.append(row(name, "", "", *cells(means.plain), remarks=remarks))
         rows.append(row(f"{name}, size-weighted", "", "", *cells(means.weighted), remarks=remarks))
-    for figures in evaluation.sets:
-        found = figures.per_reference
+    for metrics in evaluation.sets:
+        found = metrics.per_reference
         if found is not None:
             rules += [len(rows)] if len(rows) not in rules else []
             rows.append(
                 row(
-                    f"{marked(figures)}, mean per reference",
+                    f"{marked(metrics)}, mean per reference",
                     f"{found.references}/{found.total} ref.",
                     "",
                     *cells(found.metrics),
@@ -136,26 +136,26 @@ def main_table(evaluation: Evaluation, detailed: bool) -> Table:
     )
 
 
-def marked(figures: SetFigures) -> str:
+def marked(metrics: SetMetrics) -> str:
     """A set's name, marked where the model was trained on its images."""
-    trained = figures.trained_on is not None and figures.trained_on.trained
-    return f"{figures.dataset}{TRAINED if trained else ''}"
+    trained = metrics.trained_on is not None and metrics.trained_on.trained
+    return f"{metrics.dataset}{TRAINED if trained else ''}"
 
 
-def set_remarks(evaluation: Evaluation, figures: SetFigures) -> list[str]:
+def set_remarks(evaluation: Evaluation, metrics: SetMetrics) -> list[str]:
     """What the metrics of a set are not over, and other things to know before using them."""
-    trained = [] if figures.trained_on is None else figures.trained_on.sentences()
-    return [*trained, *figures.warnings, *_lost_draws(evaluation, evaluation.all_figures(figures))]
+    trained = [] if metrics.trained_on is None else metrics.trained_on.sentences()
+    return [*trained, *metrics.warnings, *_lost_draws(evaluation, evaluation.all_metrics(metrics))]
 
 
 def reference_remarks(evaluation: Evaluation, means: ReferenceMeans) -> list[str]:
     """References that a mean per reference is not over, and why."""
     found = []
-    if means.left_out:
+    if means.excluded:
         why = ", ".join(f"{count}: {reason}" for reason, count in means.reasons.items())
         found.append(
-            f"over {means.references} of {means.total} references; {means.left_out} have no "
-            f"correlation and are left out ({why})"
+            f"over {means.references} of {means.total} references; {means.excluded} have no "
+            f"correlation and are excluded ({why})"
         )
     return [*found, *_lost_draws(evaluation, means.metrics)]
 
@@ -185,7 +185,7 @@ def _lost_draws(evaluation: Evaluation, values: Mapping[str, Measured]) -> list[
             key = (measured.interval.lost, measured.interval.draws)
             lost.setdefault(key, []).append(evaluation.labels[name])
     return [
-        f"{count} of {draws} bootstrap draws have no {', '.join(names)} and are left out of the "
+        f"{count} of {draws} bootstrap draws have no {', '.join(names)} and are excluded from the "
         f"interval{'s' if names[1:] else ''}"
         for (count, draws), names in lost.items()
     ]
@@ -194,69 +194,69 @@ def _lost_draws(evaluation: Evaluation, values: Mapping[str, Measured]) -> list[
 def _notes(evaluation: Evaluation) -> tuple[str, ...]:
     options = evaluation.options
     notes = [
-        f"{marked(figures)}: {text}"
-        for figures in evaluation.sets
-        for text in set_remarks(evaluation, figures)
+        f"{marked(metrics)}: {text}"
+        for metrics in evaluation.sets
+        for text in set_remarks(evaluation, metrics)
     ]
     notes += [f"mean of sets: {text}" for text in mean_remarks(evaluation)]
     notes += [
-        f"{figures.dataset}, mean per reference: {text}"
-        for figures in evaluation.sets
-        if figures.per_reference is not None
-        for text in reference_remarks(evaluation, figures.per_reference)
+        f"{metrics.dataset}, mean per reference: {text}"
+        for metrics in evaluation.sets
+        if metrics.per_reference is not None
+        for text in reference_remarks(evaluation, metrics.per_reference)
     ]
     notes += [
-        f"{figures.dataset}, {evaluation.labels[f'plcc_{curve}']}: {fit.fit.reason}"
-        for figures in evaluation.sets
-        for curve, fit in figures.fits.items()
-        if fit.fit.reason and fit.fit.reason != figures.srcc.reason
+        f"{metrics.dataset}, {evaluation.labels[f'plcc_{curve}']}: {fit.fit.reason}"
+        for metrics in evaluation.sets
+        for curve, fit in metrics.fits.items()
+        if fit.fit.reason and fit.fit.reason != metrics.srcc.reason
     ]
     notes += _missing_intervals(evaluation)
     if options.draws:
         units = ", ".join(
-            f"{figures.dataset}: {figures.unit_count} {figures.units}"
-            for figures in evaluation.sets
+            f"{metrics.dataset}: {metrics.unit_count} {metrics.units}"
+            for metrics in evaluation.sets
         )
         notes.append(
             f"{options.level:.0%} intervals: bootstrap, {options.draws} draws over {units}"
         )
     rule = {
         "valid_mean": "an image's score is the mean of its valid answers; an image without a valid "
-        "answer has no score and is left out",
+        "answer has no score and is excluded",
         "all_valid": "an image has a score only if all its answers are valid; other images are "
-        "left out",
+        "excluded",
     }[options.rule]
     notes.append(f"invalid: answers without a readable score; {rule}")
     notes += [
-        f"{figures.dataset}: expected scores leave out {figures.lost.mean:.2%} of the probability "
+        f"{metrics.dataset}: expected scores exclude {metrics.lost.mean:.2%} of the probability "
         f"on average (answers that are no number of at most two decimals in the accepted range), "
-        f"{figures.lost.highest:.1%} at most, over {figures.lost.images} of {figures.images} images"
-        for figures in evaluation.sets
-        if figures.lost is not None
+        f"{metrics.lost.highest:.1%} at most, over {metrics.lost.images} of {metrics.images} images"
+        for metrics in evaluation.sets
+        if metrics.lost is not None
     ]
     if options.curves:
-        notes.append("RMSE is in the units of each set's opinion scores")
+        notes.append("RMSE is in the units of each set's MOS")
     return tuple(notes)
 
 
 def _missing_intervals(evaluation: Evaluation) -> list[str]:
-    """Why figures that exist have no interval, figures with one reason together."""
+    """Why metrics that exist have no interval, metrics with one reason together."""
     if not evaluation.options.draws:
         return []
     notes = []
-    for figures in evaluation.sets:
+    for metrics in evaluation.sets:
         missing: dict[str, list[str]] = {}
-        for name, measured in evaluation.all_figures(figures).items():
+        for name, measured in evaluation.all_metrics(metrics).items():
             if measured.interval.reason and not measured.reason:
                 missing.setdefault(measured.interval.reason, []).append(evaluation.labels[name])
         notes += [
-            f"{figures.dataset}, no interval of {', '.join(names)}: {reason}"
+            f"{metrics.dataset}, no interval of {', '.join(names)}: {reason}"
             for reason, names in missing.items()
         ]
-        means = figures.per_reference
+        means = metrics.per_reference
         if means is not None and means.srcc.interval.reason and not means.srcc.reason:
             notes.append(
-                f"{figures.dataset}, mean per reference, no interval: {means.srcc.interval.reason}"
+                f"{metrics.dataset}, mean per reference, no interval: {means.srcc.interval.reason}"
             )
     return notes
 
@@ -265,21 +265,21 @@ def distortion_tables(evaluation: Evaluation) -> list[Table]:
     """Correlations among the images of each distortion, worst first."""
     return [
         Table(
-            f"{marked(figures)} by distortion. {evaluation.caption}",
+            f"{marked(metrics)} by distortion. {evaluation.caption}",
             ("distortion", "scored", *_group_labels(evaluation)),
             tuple(
                 (
                     row.name,
                     f"{row.images}/{row.total}",
-                    *(number(figure.value) for figure in row.metrics.values()),
+                    *(number(metric.value) for metric in row.metrics.values()),
                 )
-                for row in figures.distortions
+                for row in metrics.distortions
             ),
-            f"distortions_{figures.dataset}",
-            _distortion_notes(figures),
+            f"distortions_{metrics.dataset}",
+            _distortion_notes(metrics),
         )
-        for figures in evaluation.sets
-        if figures.distortions
+        for metrics in evaluation.sets
+        if metrics.distortions
     ]
 
 
@@ -287,11 +287,11 @@ def _group_labels(evaluation: Evaluation) -> list[str]:
     return [metric.label for metric in evaluation.options.metrics if metric.by_group]
 
 
-def _distortion_notes(figures: SetFigures) -> tuple[str, ...]:
-    notes = [f"{row.name}: {row.srcc.reason}" for row in figures.distortions if row.srcc.reason]
-    unnamed = figures.images - sum(row.total for row in figures.distortions)
+def _distortion_notes(metrics: SetMetrics) -> tuple[str, ...]:
+    notes = [f"{row.name}: {row.srcc.reason}" for row in metrics.distortions if row.srcc.reason]
+    unnamed = metrics.images - sum(row.total for row in metrics.distortions)
     if unnamed:
-        notes.append(f"{unnamed} of {figures.images} images have no distortion and are left out")
+        notes.append(f"{unnamed} of {metrics.images} images have no distortion and are excluded")
     return tuple(notes)
 
 
@@ -299,24 +299,24 @@ def calibration_tables(evaluation: Evaluation) -> list[Table]:
     """Error by rising standard deviation of the answers."""
     return [
         Table(
-            f"{marked(figures)}: does the spread of the answers predict the error? Rank "
-            f"correlation {number(figures.calibration.srcc.value)} over "
-            f"{figures.calibration.images} of {figures.images} images. {evaluation.caption}",
-            ("spread of answers", "images", "RMSE after fit"),
+            f"{marked(metrics)}: does the standard deviation of the answers predict the error? Rank "
+            f"correlation {number(metrics.calibration.srcc.value)} over "
+            f"{metrics.calibration.images} of {metrics.images} images. {evaluation.caption}",
+            ("standard deviation of answers", "images", "RMSE after fit"),
             tuple(
-                (number(part.spread), str(part.images), number(part.rmse))
-                for part in figures.calibration.bins
+                (number(part.std), str(part.images), number(part.rmse))
+                for part in metrics.calibration.bins
             ),
-            f"calibration_{figures.dataset}",
-            _calibration_notes(figures),
+            f"calibration_{metrics.dataset}",
+            _calibration_notes(metrics),
         )
-        for figures in evaluation.sets
-        if figures.calibration.bins
+        for metrics in evaluation.sets
+        if metrics.calibration.bins
     ]
 
 
-def _calibration_notes(figures: SetFigures) -> tuple[str, ...]:
-    missing = figures.images - figures.calibration.images
+def _calibration_notes(metrics: SetMetrics) -> tuple[str, ...]:
+    missing = metrics.images - metrics.calibration.images
     if not missing:
         return ()
-    return (f"{missing} images are left out: fewer than two valid answers, or no score",)
+    return (f"{missing} images are excluded: fewer than two valid answers, or no score",)

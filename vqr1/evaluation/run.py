@@ -21,7 +21,6 @@ from rich.console import Console
 
 from vqr1.config import EvalConfig, MixtureConfig
 from vqr1.distributed.environment import RankInfo
-from vqr1.evaluation.figures import FigureOptions, SetFigures, set_figures
 from vqr1.evaluation.metrics import HEADLINE, headline, metrics_of
 from vqr1.evaluation.partial_predictions import check_settings, finished_file
 from vqr1.evaluation.predictions import Predictions
@@ -33,6 +32,7 @@ from vqr1.evaluation.report_values import (
     with_trained_on,
     with_warning,
 )
+from vqr1.evaluation.set_metrics import MetricOptions, SetMetrics, set_metrics
 from vqr1.evaluation.tables import to_rich
 from vqr1.inference.mode_checks import held_values
 from vqr1.policy.training_prompt import vision_id_note
@@ -73,16 +73,16 @@ def needs_model(config: EvalConfig) -> bool:
     return config.predictions is None and config.compare is None
 
 
-def figure_options(config: EvalConfig) -> FigureOptions:
-    """How figures are computed."""
-    figures = config.figures
-    return FigureOptions(
-        tuple(figures.curves),
+def metric_options(config: EvalConfig) -> MetricOptions:
+    """How metrics are computed."""
+    statistics = config.statistics
+    return MetricOptions(
+        tuple(statistics.curves),
         config.mode.score_rule,
-        figures.resample,
-        figures.bootstrap_draws,
-        figures.level,
-        figures.seed,
+        statistics.resample,
+        statistics.bootstrap_draws,
+        statistics.level,
+        statistics.seed,
         metrics_of(config.metrics),
     )
 
@@ -119,7 +119,7 @@ def _evaluate_model(config: EvalConfig, composed: DictConfig, info: RankInfo) ->
     config = replace(config, run_dir=str(scored.run_dir))
     if scored.source.prompt not in (None, config.prompt.name):
         console.print(
-            f"note: the run was trained with prompt={scored.source.prompt}, it is judged with "
+            f"note: the run was trained with prompt={scored.source.prompt}, it is evaluated with "
             f"prompt={config.prompt.name}"
         )
     note = vision_id_note(config.prompt, scored.source.vision_id)
@@ -177,13 +177,13 @@ def _report(
     scored: ScoredModel | None,
 ) -> float:
     """Compute, write and print everything; returns the SRCC."""
-    from vqr1.evaluation.outcome import write_outcome
+    from vqr1.evaluation.report_writer import write_outcome
 
-    options = figure_options(config)
+    options = metric_options(config)
     console = _console()
     skipped = {} if scored is None else scored.skipped
     sets = tuple(
-        _with_facts(set_figures(part, options), scored, name)
+        _with_facts(set_metrics(part, options), scored, name)
         for name, part in predictions.by_dataset().items()
     )
     evaluation = Evaluation(caption, sets, options)
@@ -193,7 +193,7 @@ def _report(
             console.print(to_rich(table))
     means = evaluation.means
     headline = means.plain[HEADLINE] if means is not None else sets[0].srcc
-    with _open_log(config, composed, "+".join(figures.dataset for figures in sets)) as run_log:
+    with _open_log(config, composed, "+".join(metrics.dataset for metrics in sets)) as run_log:
         load_image = None if scored is None else scored.load_image
         write_outcome(evaluation, predictions, config.report, run_log, load_image)
         if skipped:
@@ -209,24 +209,24 @@ def _report(
     return headline.value
 
 
-def _with_facts(figures: SetFigures, scored: ScoredModel | None, name: str) -> SetFigures:
-    """A set's figures with what its images and the model's training say of them."""
+def _with_facts(metrics: SetMetrics, scored: ScoredModel | None, name: str) -> SetMetrics:
+    """A set's metrics with what its images and the model's training state of them."""
     if scored is None:
-        return figures
-    figures = with_skipped(figures, scored.skipped.get(name, 0))
-    figures = with_trained_on(figures, scored.trained_on.get(name))
-    return with_warning(figures, scored.unknown.get(name))
+        return metrics
+    metrics = with_skipped(metrics, scored.skipped.get(name, 0))
+    metrics = with_trained_on(metrics, scored.trained_on.get(name))
+    return with_warning(metrics, scored.unknown.get(name))
 
 
 def _compare(config: EvalConfig, composed: DictConfig) -> None:
     from vqr1.evaluation.compare import compare_runs, read_runs
     from vqr1.evaluation.compare_report import comparison_tables, comparison_values
-    from vqr1.evaluation.outcome import write_tables, write_values
     from vqr1.evaluation.plots import forest_plot
+    from vqr1.evaluation.report_writer import write_tables, write_values
 
     started = time.monotonic()
     assert config.compare is not None
-    options = figure_options(config)
+    options = metric_options(config)
     console = _console()
     files = [str(Path(path).expanduser().resolve()) for path in config.compare]
     runs = read_runs(config.compare)
@@ -241,8 +241,8 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
         write_values(values, run_log)
         for comparison in found:
             if config.report.plots:
-                rows = list(zip(comparison.names, comparison.figures, strict=True))
-                run_log.figure(
+                rows = list(zip(comparison.names, comparison.metrics, strict=True))
+                run_log.plot(
                     f"plots/comparison_{comparison.dataset}",
                     forest_plot(
                         rows, headline().label, f"{comparison.dataset}, {comparison.images} images"
@@ -266,11 +266,11 @@ def compare_sweep(
         settings: by setting and seed, the test predictions of its jobs.
     """
     from vqr1.evaluation.compare_settings import compare_settings, settings_tables, settings_values
-    from vqr1.evaluation.outcome import write_tables, write_values
     from vqr1.evaluation.plots import forest_plot
+    from vqr1.evaluation.report_writer import write_tables, write_values
 
     started = time.monotonic()
-    options = figure_options(config)
+    options = metric_options(config)
     console = _console()
     found = compare_settings(settings, options)
     check_settings(Path(config.run_dir), {"compare": [str(folder)]})
@@ -283,7 +283,7 @@ def compare_sweep(
         for one in found if config.report.plots else ():
             rows = [(row.name, row.mean) for row in one.settings]
             title = f"{one.dataset}, {one.images} images"
-            run_log.figure(f"plots/comparison_{one.dataset}", forest_plot(rows, "SRCC", title))
+            run_log.plot(f"plots/comparison_{one.dataset}", forest_plot(rows, "SRCC", title))
         _end(run_log, {"compared": config.compare, "sets": values}, started, console)
 
 
@@ -303,7 +303,7 @@ def _open_log(config: EvalConfig, composed: DictConfig, sets: str) -> Iterator[R
 
 
 def _end(run_log: RunLog, values: dict[str, Any], started: float, console: Console) -> None:
-    """Write `summary.json` and say where everything is."""
+    """Write `summary.json` and state where everything is."""
     seconds = round(time.monotonic() - started, 1)
     run_log.summary({**values, "seconds": seconds, "mlflow_run_id": run_log.mlflow_run_id})
     if run_log.mlflow_run_id is not None:

@@ -57,8 +57,8 @@ class ScoredModel:
         predictions: every image once.
         source: the model.
         run_dir: where the predictions lie.
-        load_image: picture of a row of a set's table.
-        skipped: by set, images that were left out: missing, empty or not decodable.
+        load_image: image of a row of a set's table.
+        skipped: by set, images that were excluded: missing, empty or not decodable.
         trained_on: by set, how many of the images the model was trained on; empty where its
             training left no record of them.
         unknown: by set, why that is unknown although a training of ours made the model.
@@ -270,7 +270,7 @@ def _scored(
 ) -> ScoredModel:
     sets: dict[str, LabelledSet] = images.data.sets
 
-    def picture(dataset: str, row: int) -> Image.Image:
+    def image(dataset: str, row: int) -> Image.Image:
         labelled = sets[dataset]
         return load_image(labelled.image_path(row), labelled.config.short_edge)
 
@@ -287,7 +287,7 @@ def _scored(
         predictions,
         source,
         run_dir,
-        picture,
+        image,
         images.skipped(predictions),
         trained_on,
         unknown,
@@ -337,7 +337,7 @@ def _settings(config: EvalConfig, images: PlannedImages) -> dict[str, Any]:
         asked[f"{labelled.key}.short_edge"] = labelled.config.short_edge
     return {
         **InferenceSetup.of(config).settings(),
-        "loader.images_per_batch": config.loader.images_per_batch,
+        "loader.batch_size": config.loader.batch_size,
         "part": config.part,
         **asked,
     }

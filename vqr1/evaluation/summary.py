@@ -1,11 +1,11 @@
-"""Figures of predictions: correlations with intervals, one set or several, and paired gains.
+"""Metrics of predictions: correlations with intervals, one set or several, and paired gains.
 
-What it does: the figures that training watches and every report starts from. Data sets are never
-pooled, since their opinion scales differ: figures of several sets are the plain mean of the sets'
-figures, and its interval comes from the sets' independent draws. Images without a score are left
+What it does: the metrics that training watches and every report starts from. Data sets are never
+pooled, since their MOS scale differ: metrics of several sets are the plain mean of the sets'
+metrics, and its interval comes from the sets' independent draws. Images without a score are left
 out of the correlations and counted.
 
-What it leaves out: fits, per-reference means and per-distortion rows (`vqr1.evaluation.figures`).
+Not here: fits, per-reference means and per-distortion rows (`vqr1.evaluation.set_metrics`).
 
 Shape legend: n images, S answers an image, D bootstrap draws.
 """
@@ -29,7 +29,7 @@ from vqr1.iqa.bootstrap import (
     interval_of_draws,
     paired_gain_interval,
 )
-from vqr1.iqa.correlation import Figure, FloatArray
+from vqr1.iqa.correlation import FloatArray, MetricValue
 
 _HEADLINE = headline()
 _NOT_DRAWN = Interval(math.nan, math.nan, "no bootstrap draws were asked for")
@@ -37,7 +37,7 @@ _NOT_DRAWN = Interval(math.nan, math.nan, "no bootstrap draws were asked for")
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of one data set, or the plain mean over several.
+    """Metrics of one data set, or the plain mean over several.
 
     Attributes:
         metrics: by name, each with its 95 % bootstrap interval (over references where images share
@@ -45,7 +45,7 @@ class Summary:
         n: images.
         n_scored: images with a score: those that enter the correlations.
         invalid_rate: answers that could not be parsed / all answers.
-        well_formed_rate: answers of the demanded format / all answers.
+        format_compliance_rate: format-compliant answers / all answers.
         score_std: mean standard deviation of an image's answers, over the images with two valid
             ones or more; NaN with one answer an image.
         n_std: images that enter `score_std`.
@@ -56,7 +56,7 @@ class Summary:
     n: int
     n_scored: int
     invalid_rate: float
-    well_formed_rate: float
+    format_compliance_rate: float
     score_std: float
     n_std: int
     parts: Mapping[str, Summary] = field(default_factory=dict)
@@ -97,18 +97,18 @@ def summarise(
         metrics: those to compute.
 
     Returns:
-        The set's figures; for several sets their plain mean, with each set's own under `parts`. A
-        mean over sets is NaN where the figure of any set is.
+        The set's metrics; for several sets their plain mean, with each set's own under `parts`. A
+        mean over sets is NaN where the metric of any set is.
     """
     sets = predictions.by_dataset()
-    figures: dict[str, dict[str, Figure]] = {}
+    results: dict[str, dict[str, MetricValue]] = {}
     drawn: dict[str, list[FloatArray]] = {metric.name: [] for metric in metrics}
     units: list[int] = []
     for dataset, part in sets.items():
         scored, scores = scored_rows(part, rule)
         clusters, _ = bootstrap_clusters(scored)
         units.append(Units.of(len(scored), clusters).count)
-        figures[dataset] = {metric.name: metric.figure(scores, scored.mos) for metric in metrics}
+        results[dataset] = {metric.name: metric.compute(scores, scored.mos) for metric in metrics}
         for metric in metrics:
             drawn[metric.name].append(
                 bootstrap_draws(
@@ -125,7 +125,7 @@ def summarise(
             part,
             rule,
             {
-                name: _measured(figures[dataset][name], values[number], units[number], level)
+                name: _measured(results[dataset][name], values[number], units[number], level)
                 for name, values in drawn.items()
             },
         )
@@ -135,7 +135,7 @@ def summarise(
         return next(iter(parts.values()))
     means = {
         metric.name: _measured(
-            _mean_figure(metric, figures),
+            _mean_metric(metric, results),
             np.mean(drawn[metric.name], axis=0),
             min(units),
             level,
@@ -158,45 +158,45 @@ def scored_rows(part: Predictions, rule: ScoreRule) -> tuple[Predictions, FloatA
     return part.rows(keep), scores[keep]
 
 
-def _measured(figure: Figure, values: FloatArray, units: int, level: float) -> Measured:
+def _measured(result: MetricValue, values: FloatArray, units: int, level: float) -> Measured:
     interval = interval_of_draws(values, units, level) if len(values) else _NOT_DRAWN
-    return Measured(figure.value, interval, figure.reason)
+    return Measured(result.value, interval, result.reason)
 
 
-def _mean_figure(metric: Metric, figures: Mapping[str, Mapping[str, Figure]]) -> Figure:
+def _mean_metric(metric: Metric, results: Mapping[str, Mapping[str, MetricValue]]) -> MetricValue:
     if not metric.averageable:
-        return Figure(math.nan, f"{metric.label} has no mean over data sets")
-    found = {dataset: by_name[metric.name] for dataset, by_name in figures.items()}
-    missing = [f"{dataset}: {figure.reason}" for dataset, figure in found.items() if figure.reason]
+        return MetricValue(math.nan, f"{metric.label} has no mean over data sets")
+    found = {dataset: by_name[metric.name] for dataset, by_name in results.items()}
+    missing = [f"{dataset}: {result.reason}" for dataset, result in found.items() if result.reason]
     if missing:
-        return Figure(math.nan, "; ".join(missing))
-    return Figure(float(np.mean([figure.value for figure in found.values()])))
+        return MetricValue(math.nan, "; ".join(missing))
+    return MetricValue(float(np.mean([result.value for result in found.values()])))
 
 
 def _summary(part: Predictions, rule: ScoreRule, metrics: Mapping[str, Measured]) -> Summary:
-    spread = part.score_std()
+    std = part.score_std()
     return Summary(
         metrics=metrics,
         n=len(part),
         n_scored=int(np.isfinite(part.image_scores(rule)).sum()),
         invalid_rate=float(1 - part.valid.mean()),
-        well_formed_rate=float(part.well_formed.mean()),
-        score_std=float(np.nanmean(spread)) if np.isfinite(spread).any() else math.nan,
-        n_std=int(np.isfinite(spread).sum()),
+        format_compliance_rate=float(part.format_compliant.mean()),
+        score_std=float(np.nanmean(std)) if np.isfinite(std).any() else math.nan,
+        n_std=int(np.isfinite(std).sum()),
     )
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Difference of a figure between two predictors on the images that both score.
+    """Difference of a metric between two predictors on the images that both score.
 
     Attributes:
-        before: figure of the first, on the common images.
-        after: figure of the second, on the common images.
+        before: metric of the first, on the common images.
+        after: metric of the second, on the common images.
         gain: after - before.
         interval: paired bootstrap interval of the gain.
         n: common images with a score from both.
-        left_out: images of the first predictor without a score from both.
+        excluded: images of the first predictor without a score from both.
     """
 
     before: float
@@ -204,7 +204,7 @@ class Gain:
     gain: float
     interval: Interval
     n: int
-    left_out: int = 0
+    excluded: int = 0
 
 
 def paired_gain(
@@ -217,14 +217,14 @@ def paired_gain(
     seed: int = 0,
     level: float = 0.95,
 ) -> Gain:
-    """Gain of one data set's figure between two predictors, with its paired interval.
+    """Gain of one data set's metric between two predictors, with its paired interval.
 
-    Images are matched by name; those without a score from either predictor are left out of both.
+    Images are matched by name; those without a score from either predictor are excluded from both.
 
     Args:
         before: predictions of the first predictor.
         after: predictions of the second, of the same set.
-        statistic: the figure.
+        statistic: the metric.
         rule: which images have a score.
         draws: bootstrap draws.
         seed: seed of the draws.

@@ -1,6 +1,6 @@
 """Tables as records, and their forms: terminal, Markdown, CSV and LaTeX.
 
-What it leaves out: what stands in the cells (`vqr1.evaluation.report`).
+Not here: what stands in the cells (`vqr1.evaluation.report`).
 """
 
 from __future__ import annotations

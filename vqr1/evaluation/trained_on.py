@@ -9,7 +9,7 @@ What it does: compares evaluated images with the record that a training leaves o
     name_only  the name of a training image of the same set, other bytes: a resized or re-encoded
                copy, perhaps; not counted as trained on
 
-What it leaves out: copies of other bytes under other names.
+Not here: copies of other bytes under other names.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The images that a model misjudges most, with what it said about them.
+"""The images that a model misjudges most, with what it stated about them.
 
-What it does: takes the images with the largest |opinion score - fitted score| and draws each beside
-its opinion score, its predicted score and the reasoning of the answer that lies nearest to the
+What it does: takes the images with the largest |MOS - fitted score| and draws each beside
+its MOS, its predicted score and the reasoning of the answer that lies nearest to the
 image's score.
 
-What it leaves out: choosing the fit (`vqr1.evaluation.figures`).
+Not here: choosing the fit (`vqr1.evaluation.set_metrics`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vqr1.evaluation.summary import scored_rows
 from vqr1.iqa.answers import PUBLISHED
 from vqr1.iqa.logistic import LogisticFit
 
-_PICTURE = 200
+_IMAGE = 200
 _TEXT = 330
 _GAP = 12
 _TOP = 58
@@ -36,10 +36,10 @@ class WorstImage:
     Attributes:
         image: name.
         row: its row in the data set's table.
-        mos: opinion score.
+        mos: MOS.
         score: predicted score.
-        fitted: predicted score on the opinion scale.
-        reasoning: what the model said; the whole answer where it gave no reasoning, and nothing
+        fitted: predicted score on the MOS scale.
+        reasoning: what the model stated; the whole answer where it gave no reasoning, and nothing
             where that is a tag only.
     """
 
@@ -52,7 +52,7 @@ class WorstImage:
 
     @property
     def error(self) -> float:
-        """Fitted minus opinion score: positive where the model is too kind."""
+        """Fitted minus MOS: positive where the model is too kind."""
         return self.fitted - self.mos
 
 
@@ -103,10 +103,10 @@ def worst_sheet(
         worst: what to show, worst first.
         title: first line.
         caption: second line.
-        load: RGB picture of a row of the data set's table; a DataError draws an empty frame.
+        load: RGB image of a row of the data set's table; a DataError draws an empty frame.
         columns: images side by side.
     """
-    pitch_x, pitch_y = _PICTURE + _TEXT + 2 * _GAP, _PICTURE + _GAP
+    pitch_x, pitch_y = _IMAGE + _TEXT + 2 * _GAP, _IMAGE + _GAP
     rows = -(-len(worst) // columns)
     size = (columns * pitch_x + _GAP, _TOP + rows * pitch_y + _GAP)
     sheet = Image.new("RGB", size, _BACKGROUND)
@@ -116,12 +116,12 @@ def worst_sheet(
     for number, item in enumerate(worst):
         x = _GAP + number % columns * pitch_x
         y = _TOP + number // columns * pitch_y
-        _draw_picture(sheet, draw, item, load, x, y)
-        _draw_words(draw, item, x + _PICTURE + _GAP, y)
+        _draw_image(sheet, draw, item, load, x, y)
+        _draw_words(draw, item, x + _IMAGE + _GAP, y)
     return sheet
 
 
-def _draw_picture(
+def _draw_image(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
     item: WorstImage,
@@ -130,22 +130,22 @@ def _draw_picture(
     y: int,
 ) -> None:
     try:
-        picture = load(item.row)
+        image = load(item.row)
     except DataError:
-        draw.rectangle((x, y, x + _PICTURE - 1, y + _PICTURE - 1), outline=_FAINT)
+        draw.rectangle((x, y, x + _IMAGE - 1, y + _IMAGE - 1), outline=_FAINT)
         draw.text((x + 10, y + 10), "not readable", fill=_FAINT, font=_small())
         return
-    scale = min(_PICTURE / picture.width, _PICTURE / picture.height)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    shown = picture.resize((width, height), Image.Resampling.BICUBIC)
-    sheet.paste(shown, (x + (_PICTURE - width) // 2, y + (_PICTURE - height) // 2))
+    scale = min(_IMAGE / image.width, _IMAGE / image.height)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    shown = image.resize((width, height), Image.Resampling.BICUBIC)
+    sheet.paste(shown, (x + (_IMAGE - width) // 2, y + (_IMAGE - height) // 2))
 
 
 def _draw_words(draw: ImageDraw.ImageDraw, item: WorstImage, x: int, y: int) -> None:
     direction = "too kind" if item.error > 0 else "too harsh"
     draw.text(
         (x, y),
-        f"opinion {item.mos:.2f}, fitted {item.fitted:.2f} (score {item.score:.2f})",
+        f"MOS {item.mos:.2f}, fitted {item.fitted:.2f} (score {item.score:.2f})",
         fill=_INK,
         font=ImageFont.load_default(14),
     )

@@ -15,31 +15,31 @@ from vqr1.inference.request import Reply, Request
 
 @dataclass(frozen=True)
 class Answers:
-    """What the reply to one image says.
+    """What the reply to one image states.
 
     Attributes:
         texts: S texts; empty where none was generated, or where there was an error.
         scores: S scores, None where an answer is invalid. With `expected` the one expected score.
-        well_formed: S times, whether the whole answer has the demanded form; True where the form
-            was given and not generated.
+        format_compliant: S times, whether the whole answer has the required format; True where the
+            form was given and not generated.
     """
 
     texts: tuple[str, ...]
     scores: tuple[float | None, ...]
-    well_formed: tuple[bool, ...]
+    format_compliant: tuple[bool, ...]
 
 
 def read_reply(reply: Reply, request: Request) -> Answers:
     """The scores of a reply.
 
     Args:
-        reply: what the model said; with an error all S answers are invalid.
+        reply: what the model stated; with an error all S answers are invalid.
         request: what it was asked.
     """
     if reply.error is not None:
         return Answers((), (None,) * request.samples, (False,) * request.samples)
     parsed = [request.answer.parse(text) for text in reply.texts]
-    well_formed = tuple(answer.well_formed for answer in parsed)
+    format_compliant = tuple(answer.format_compliant for answer in parsed)
     if request.expected:
-        return Answers(reply.texts, (reply.score,), well_formed or (True,))
-    return Answers(reply.texts, tuple(answer.score for answer in parsed), well_formed)
+        return Answers(reply.texts, (reply.score,), format_compliant or (True,))
+    return Answers(reply.texts, tuple(answer.score for answer in parsed), format_compliant)

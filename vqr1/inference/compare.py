@@ -6,7 +6,7 @@
 
 What it needs of each image is a score with a standard deviation, from K answers (`mode=sampled`) or
 from the distribution over the answer's numbers (`mode=expected`). The mathematics is that of
-`vqr1.iqa.pairs`. Images without both are left out and named.
+`vqr1.iqa.pairs`. Images without both are excluded and named.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Ranked:
 
     Attributes:
         rank: by score, 1 is the best; equal scores share the better rank.
-        path: the file as it was given; None for pictures and tensors.
+        path: the file as it was given; None for images and tensors.
         position: which of the results that were compared, from 0.
         score: the mean score.
         std: its standard deviation as the model gave it, unscaled.
@@ -56,13 +56,13 @@ class Comparison:
     Attributes:
         results: the n images with score and standard deviation, in the order given.
         ranking: the same images, best first.
-        left_out: images without score or standard deviation.
+        excluded: images without score or standard deviation.
         config: what the probabilities were computed with.
     """
 
     results: tuple[Result, ...]
     ranking: tuple[Ranked, ...]
-    left_out: tuple[Result, ...]
+    excluded: tuple[Result, ...]
     config: ComparisonConfig
 
     @cached_property
@@ -90,14 +90,14 @@ def compare(
     Args:
         results: as `Scorer.score` gives them.
         config: how; None takes the published form of the probability.
-        seed: of the draws behind the rank intervals.
+        seed: of the draws after the rank intervals.
 
     Raises:
         DataError: fewer than two images with score and standard deviation.
     """
     config = ComparisonConfig() if config is None else config
     usable = tuple(result for result in results if is_comparable(result))
-    left_out = tuple(result for result in results if not is_comparable(result))
+    excluded = tuple(result for result in results if not is_comparable(result))
     if len(usable) < 2:
         raise DataError(
             f"{len(usable)} of {len(results)} images have a score with a standard deviation, and "
@@ -125,7 +125,7 @@ def compare(
         )
         for i in np.argsort(-mean, kind="stable")
     )
-    return Comparison(usable, ranking, left_out, config)
+    return Comparison(usable, ranking, excluded, config)
 
 
 def is_comparable(result: Result) -> bool:

@@ -1,6 +1,6 @@
 """Which image files a command line names: files, folders, globs, CSV lists, names on a stream.
 
-What it leaves out: whether they decode; that is seen when they are scored.
+Not here: whether they decode; that is seen when they are scored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = frozenset(
         ".webp",
     )
 )  # fmt: skip
-"""Endings, in lower case, by which images are told from other files in folders and globs."""
+"""Endings, in lower case, by which images are given from other files in folders and globs."""
 
 LIST_SUFFIX = ".csv"
 

@@ -4,7 +4,7 @@
     scores = metric("photo.jpg")                # tensor [1]
     scores = metric(torch.rand(4, 3, 224, 224)) # tensor [4]
 
-What it leaves out: gradients with respect to the image. An answer is text, so there are none.
+Not here: gradients with respect to the image. An answer is text, so there are none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vqr1.config import (
 from vqr1.config.folder import answer_of_prompt
 from vqr1.errors import ConfigError, DataError
 from vqr1.inference.backends.local import LocalBackend
-from vqr1.inference.pictures import ImageSource
+from vqr1.inference.images import ImageSource
 from vqr1.inference.scorer import Scorer
 from vqr1.policy.loading import load_policy
 
@@ -55,7 +55,7 @@ class QualityMetric:
         """Scores of images.
 
         Args:
-            images: a path, a Pillow picture, a tensor [N, 3, H, W] or [3, H, W] of RGB in [0, 1]
+            images: a path, a Pillow image, a tensor [N, 3, H, W] or [3, H, W] of RGB in [0, 1]
                 (rounded to 8 bits), or a sequence of these.
 
         Returns:

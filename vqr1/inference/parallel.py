@@ -46,7 +46,7 @@ def connect_to_share(
         ConfigError: a rank did not come, or has another configuration.
     """
     if info.world_size > 1:
-        patient = replace(hardware, collective_minutes=LONGEST_SHARE_MINUTES)
+        patient = replace(hardware, process_group_timeout_minutes=LONGEST_SHARE_MINUTES)
         connect_ranks(info, patient, values, None, changed_keys)
 
 

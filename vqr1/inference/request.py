@@ -1,6 +1,6 @@
 """What a model is asked of each image, and what it replies: the records of every way of asking.
 
-Not here: who replies (`vqr1.inference.backends`, `policy_replies.py`), and what a reply says
+Not here: who replies (`vqr1.inference.backends`, `policy_replies.py`), and what a reply states
 (`answers.py`).
 """
 
@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model says of one image.
+    """What a model states of one image.
 
     Attributes:
         texts: the answers; empty where none was generated (`expected` without reasoning).
@@ -47,7 +47,7 @@ class Reply:
         std: its standard deviation, likewise.
         lost: probability of answers that are no such number; None where not asked for, or where the
             answer never begins.
-        error: why this image cannot be judged, other images could; None where it was.
+        error: why this image cannot be evaluated, other images could; None where it was.
     """
 
     texts: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What scoring says of one image."""
+"""What scoring states of one image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Result:
     """What is known of one image afterwards.
 
     Attributes:
-        path: the file as it was given; None for pictures and tensors.
+        path: the file as it was given; None for images and tensors.
         score: the score, normally within the scale that the prompt asks for; None where invalid,
             unreadable or not asked for.
         std: its standard deviation, where the mode has one.

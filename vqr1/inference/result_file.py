@@ -8,7 +8,7 @@ appends to a partial file beside it; what these hold after a kill counts as well
 
 A second command that is given a file which another one is writing is refused.
 
-What it leaves out: a machine that loses power (rows of the file are flushed, not synced).
+Not here: a machine that loses power (rows of the file are flushed, not synced).
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def partials(path: Path) -> Partials:
 
 
 def settings_file(path: Path) -> Path:
-    """The file beside a file of results that says how they were made."""
+    """The file beside a file of results that states how they were made."""
     return path.with_name(f"{path.name}.settings.json")
 
 
@@ -201,7 +201,7 @@ def check_continuable(path: Path, settings: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: each setting that differs from those that the file was begun with.
-        DataError: there is nothing beside it that tells.
+        DataError: there is nothing beside it that reports.
     """
     beside = settings_file(path)
     try:
@@ -209,7 +209,7 @@ def check_continuable(path: Path, settings: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         fix = "replace it with resume=false" if written_kind(path) else "remove it first"
         raise DataError(
-            f"output={path}: the file exists, and no {beside.name} beside it says how it was made; "
+            f"output={path}: the file exists, and no {beside.name} beside it states how it was made; "
             f"choose another place, or {fix}"
         ) from error
     otherwise = ", choose another output, or replace the file with resume=false"
@@ -217,7 +217,7 @@ def check_continuable(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def read_results(path: Path, form: Lines) -> list[Result]:
-    """All whole rows of a file of results; a torn one at its end is left out.
+    """All whole rows of a file of results; a torn one at its end is excluded.
 
     Raises:
         DataError: the file cannot be read, a row is none of ours, or an image has two, with its

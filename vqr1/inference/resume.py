@@ -4,7 +4,7 @@
   is cut off at the next start.
 - `Partials`: where several ranks append, each to a file of its own. Whatever such files an earlier
   start left count as done, with any number of ranks then and now.
-- `remaining` and `table_order`: batches are planned once in table order; what is left is told by
+- `remaining` and `table_order`: batches are planned once in table order; what is left is given by
   the keys of the rows that are there, and merged rows come back into that order.
 - `check_settings`: what decides the answers is kept beside them, and other settings are refused.
 

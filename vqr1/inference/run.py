@@ -85,7 +85,7 @@ def run(job: Job, patterns: Sequence[str]) -> int:
         UserError: paths, output file or model are not as they should be, and nothing has been
             written then; or a server failed while its answers were written.
     """
-    # Pictures of that many pixels are refused with a line of their own.
+    # Images of that many pixels are refused with a line of their own.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     config = job.config
     if config.task == "compare":
@@ -215,7 +215,7 @@ def _write_comparison(config: ScoreConfig, form: Format, results: Sequence[Resul
     if config.pairs is not None:
         with _output(config.pairs, "pairs") as stream:
             write_pairs(stream, comparison)
-    sys.stderr.write(f"{len(comparison.ranking)} compared, {len(comparison.left_out)} left out\n")
+    sys.stderr.write(f"{len(comparison.ranking)} compared, {len(comparison.excluded)} excluded\n")
 
 
 def _check_targets(config: ScoreConfig) -> None:

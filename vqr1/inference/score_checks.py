@@ -16,7 +16,7 @@ from vqr1.outputs import not_own
 from vqr1.policy.training_prompt import trained_vision_id, vision_id_note
 
 FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".txt": "table"}
-"""What the ending of a file says about its format."""
+"""What the ending of a file states about its format."""
 
 
 def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
@@ -46,7 +46,7 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
         form = FORMATS.get(suffix)
         if form is None:
             problems.append(
-                f"output={config.output}: its ending does not say the format; use .csv, .jsonl or "
+                f"output={config.output}: its ending does not state the format; use .csv, .jsonl or "
                 ".txt, or set format"
             )
     problems += _places(config, form, patterns)
@@ -78,7 +78,7 @@ def _inputs(config: ScoreConfig, patterns: Sequence[str]) -> list[str]:
         problems.append("no images: name files, folders or globs, such as `photos/`")
     if config.results is not None and patterns:
         problems.append(
-            f"results={config.results}: its images are compared; leave out {', '.join(patterns)}"
+            f"results={config.results}: its images are compared; exclude {', '.join(patterns)}"
         )
     if config.column is not None and not any(is_list(pattern) for pattern in patterns):
         problems.append(f"column={config.column}: none of the paths is a list ending in .csv")
@@ -105,7 +105,7 @@ def _comparing(config: ScoreConfig) -> list[str]:
         )
     if mode.name == "greedy" or (mode.name == "sampled" and mode.samples < 2):
         problems.append(
-            f"task=compare, mode={mode.name}, mode.samples={mode.samples}: one answer does not say "
+            f"task=compare, mode={mode.name}, mode.samples={mode.samples}: one answer does not state "
             "how sure it is; use mode=expected, or mode=sampled with mode.samples=2 or more"
         )
     return problems

@@ -16,7 +16,7 @@ probability there; the rest of the probability is each result's `lost`.
 A `free` prompt gives descriptions: text without a score.
 
 Not here: who answers (`vqr1.inference.backends`), comparing images (`vqr1.inference.compare`), the
-command line (`vqr1.cli.score`), opinion scores and figures (`vqr1.evaluation`).
+command line (`vqr1.cli.score`), MOS and metrics (`vqr1.evaluation`).
 """  # noqa: E501 - a table row cannot be broken
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vqr1.config import EvalModeConfig, PromptConfig
 from vqr1.errors import DataError
 from vqr1.inference.answers import read_reply
 from vqr1.inference.backends import Backend
-from vqr1.inference.pictures import ImageSource, name_of, open_picture, split_images
+from vqr1.inference.images import ImageSource, name_of, open_image, split_images
 from vqr1.inference.request import Reply, build_request
 from vqr1.inference.result import Result
 from vqr1.iqa.answers import AnswerForm, ScoreRange
@@ -81,7 +81,7 @@ class Scorer:
         """Results of images in their order.
 
         Args:
-            images: one image or several: paths, Pillow pictures, tensors [3, H, W], or one tensor
+            images: one image or several: paths, Pillow images, tensors [3, H, W], or one tensor
                 [N, 3, H, W], RGB in [0, 1].
 
         Raises:
@@ -98,7 +98,7 @@ class Scorer:
             yield from self._batch(batch)
 
     def _batch(self, images: Sequence[ImageSource]) -> list[Result]:
-        """Results of one batch; equal pictures are computed once and get the same result."""
+        """Results of one batch; equal images are computed once and get the same result."""
         errors: dict[int, str] = {}
         keys: dict[int, bytes] = {}
         pixels: dict[bytes, Tensor] = {}
@@ -126,7 +126,7 @@ class Scorer:
         Raises:
             DataError: it does not decode, or is too narrow.
         """
-        return self._backend.resize(open_picture(image))
+        return self._backend.resize(open_image(image))
 
     def score_resized(self, pixels: Sequence[Tensor]) -> list[Result]:
         """Results of one batch of images as `resize` gives them; the path of each is None.
@@ -143,7 +143,7 @@ class Scorer:
         return dict(zip(pixels, replies, strict=True))
 
     def _read(self, reply: Reply, path: str | None) -> Result:
-        """What a reply says of an image."""
+        """What a reply states of an image."""
         text = reply.texts[0] if reply.texts else None
         if reply.error is not None:
             return Result(path, error=_named(reply.error, path))
@@ -167,7 +167,7 @@ class Scorer:
 
 
 def _content(pixels: Tensor) -> bytes:
-    """Digest of a resized picture [H, W, 3] uint8."""
+    """Digest of a resized image [H, W, 3] uint8."""
     digest = hashlib.sha256(repr(tuple(pixels.shape)).encode())
     digest.update(pixels.contiguous().numpy().tobytes())
     return digest.digest()

@@ -7,13 +7,13 @@ r"""From a response's text to its scores, or to the knowledge that it holds none
 | `TaggedAnswer(tag="rating", reasoning="why")` | `<why>.*?</why>\s*<rating>.*?</rating>` |
 | `FreeText()`: a description, without a score | any text |
 
-Where `TaggedAnswer` looks (with its own tags): behind the last `</think>`, in the whole response
+Where `TaggedAnswer` looks (with its own tags): after the last `</think>`, in the whole response
 without one.
 
 | there | score |
 |---|---|
-| `<answer>...</answer>`, once or repeated | what the LAST one says |
-| nested `<answer><answer>4</answer></answer>` | what the innermost one says |
+| `<answer>...</answer>`, once or repeated | what the LAST one states |
+| nested `<answer><answer>4</answer></answer>` | what the innermost one states |
 | tags that do not pair up: unclosed, closed twice, a second answer that was cut off | none |
 | no answer tag at all, and the whole response is one plain number | that number |
 | anything else: prose, other spellings of the tags, nothing | none |
@@ -23,7 +23,7 @@ What counts as a number inside the tags:
 | content | score |
 |---|---|
 | one plain number: `3.42`, `+3`, `3.`, `03.50` | it |
-| the same behind a label that ends in `:`, `=` or `is`: `Score: 3.42` | it |
+| the same after a label that ends in `:`, `=` or `is`: `Score: 3.42` | it |
 | the same in `*`, `_`, backquotes, quotes, brackets or `$`: `**3.42**` | it |
 | a number out of the top of the asked scale: `3.5/5`, `3.5 out of 5` | the number before it |
 | out of anything else: `7/10` | none |
@@ -62,7 +62,7 @@ ASKED_RANGE: ScoreRange = (1.0, 5.0)
 
 RANGE_MARGIN = 0.25
 """Share of the asked range by which a score may lie beyond either end. Released checkpoints give
-scores somewhat below 1, and their order still tells quality; a `42` tells nothing."""
+scores somewhat below 1, and their order still reports quality; a `42` reports nothing."""
 
 LONGEST_ANSWER = 200
 """Characters of an answer beyond which it is prose."""
@@ -98,19 +98,19 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True)
 class Answer:
-    """What one response says.
+    """What one response states.
 
     Attributes:
         score: the stated score that is ranked, or None when none can be read without guessing.
         reasoning: the text between the tags of reasoning, or None.
-        well_formed: the whole response has the demanded format.
+        format_compliant: the whole response has the required format.
         attributes: scores of further attributes that the form asks for, by name; None where one
             cannot be read.
     """
 
     score: float | None
     reasoning: str | None
-    well_formed: bool
+    format_compliant: bool
     attributes: Mapping[str, float | None] = field(default_factory=dict)
 
 
@@ -140,7 +140,7 @@ class AnswerForm(ABC):
 
     @abstractmethod
     def parse(self, text: str) -> Answer:
-        """Read a decoded response, special tokens left out; never raises on any string.
+        """Read a decoded response, special tokens excluded; never raises on any string.
 
         Linear in the length of the text. What cannot be read without guessing is None.
         """
@@ -209,7 +209,7 @@ class TaggedAnswer(AnswerForm):
         return Answer(
             score=self._score(text),
             reasoning=None if aside is None else text[slice(*aside)].strip(),
-            well_formed=self._well_formed(text),
+            format_compliant=self._is_compliant(text),
         )
 
     def spans(self, text: str) -> dict[str, Span]:
@@ -246,7 +246,7 @@ class TaggedAnswer(AnswerForm):
         return accepted_score(match["score"], self.score_range)
 
     def _said_from(self, text: str) -> int:
-        """Where the text behind the reasoning begins."""
+        """Where the text after the reasoning begins."""
         end = f"</{self.reasoning or _THINK}>"
         last = text.rfind(end)
         return 0 if last < 0 else last + len(end)
@@ -291,7 +291,7 @@ class TaggedAnswer(AnswerForm):
         close = text.find(f"</{name}>", start)
         return None if close < 0 else (start + len(name) + 2, close)
 
-    def _well_formed(self, text: str) -> bool:
+    def _is_compliant(self, text: str) -> bool:
         """The published patterns, without their backtracking: anything between fixed ends."""
         if not text.endswith(self.closing):
             return False
@@ -310,7 +310,7 @@ class FreeText(AnswerForm):
 
     def parse(self, text: str) -> Answer:
         """See `AnswerForm.parse`: no score, and always format-compliant."""
-        return Answer(score=None, reasoning=None, well_formed=True)
+        return Answer(score=None, reasoning=None, format_compliant=True)
 
 
 PUBLISHED = TaggedAnswer(reasoning="think")

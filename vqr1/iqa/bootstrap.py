@@ -1,7 +1,7 @@
 """Bootstrap intervals of correlations, over images or over reference images.
 
 What it does: resamples the images of one set (or its references, each with all its images) with
-replacement, computes a figure in every draw, and reads an interval from the draws. Two predictors
+replacement, computes a metric in every draw, and reads an interval from the draws. Two predictors
 on the same images are resampled together, which is what makes the interval of their difference
 narrow. Spearman's and Pearson's correlation of all draws are computed as matrices: a draw is a
 vector of counts, and the mid-rank of a value in a draw is the count below it plus half the count
@@ -13,7 +13,7 @@ resampled units and t the quantile of Student's distribution with u - 1 degrees 
 plain percentiles are too narrow by about that factor when a set has 10 to 30 references: their
 simulated coverage was 92 to 93 %, that of BCa intervals 87 to 91 %, that of these 93.5 to 96 %.
 
-What it leaves out: BCa and studentised intervals (above), and missing predictions (the caller's).
+Not here: BCa and studentised intervals (above), and missing predictions (the caller's).
 
 Shape legend: n images, u resampled units (images or references), D draws.
 """
@@ -32,13 +32,13 @@ from vqr1.iqa.correlation import FloatArray, Vector, as_vector, obstacle, plcc, 
 
 IntArray = npt.NDArray[np.int64]
 Statistic = Callable[[FloatArray, FloatArray], float]
-"""A figure of predictions [n] and targets [n]; NaN where it does not exist."""
+"""A metric of predictions [n] and targets [n]; NaN where it does not exist."""
 
 MIN_UNITS = 5
-"""Fewer images or references than this say too little about how figures vary."""
+"""Fewer images or references than this state too little about how metrics vary."""
 
 _MAX_LOST = 0.05
-"""Largest share of draws in which a figure may not exist (a constant draw of a tiny set)."""
+"""Largest share of draws in which a metric may not exist (a constant draw of a tiny set)."""
 
 _CHUNK = 2_000_000
 """Entries of one matrix of counts: 16 MB."""
@@ -52,8 +52,8 @@ class Interval:
         low: lower end; NaN where there is no interval.
         high: upper end; NaN where there is no interval.
         reason: why there is none; None where there is one.
-        draws: D, the draws that it was read from, those without the figure included.
-        lost: draws in which the figure does not exist; they are left out.
+        draws: D, the draws that it was read from, those without the metric included.
+        lost: draws in which the metric does not exist; they are excluded.
     """
 
     low: float
@@ -170,20 +170,20 @@ def bootstrap_draws(
     draws: int = 1000,
     seed: int = 0,
 ) -> FloatArray:
-    """The figure in each of D bootstrap draws.
+    """The metric in each of D bootstrap draws.
 
     Args:
-        statistic: the figure. `srcc` and `plcc` of `vqr1.iqa.correlation` are computed for all
+        statistic: the metric. `srcc` and `plcc` of `vqr1.iqa.correlation` are computed for all
             draws at once; any other function is called once for each draw with its images.
         pred: [n] predicted scores, finite.
-        target: [n] opinion scores, finite.
+        target: [n] MOS, finite.
         clusters: [n] label of the reference that each image derives from: references are then
             resampled, each with all its images. None resamples images.
         draws: D.
         seed: the same seed gives the same draws, also for another predictor on the same images.
 
     Returns:
-        [D] figures, NaN in draws where the figure does not exist.
+        [D] metrics, NaN in draws where the metric does not exist.
 
     Raises:
         ValueError: the lengths differ.
@@ -205,15 +205,15 @@ def bootstrap_draws(
 
 
 def interval_of_draws(values: FloatArray, units: int, level: float = 0.95) -> Interval:
-    """Expanded percentile interval of D figures.
+    """Expanded percentile interval of D metrics.
 
     Args:
-        values: [D] figures; draws in which the figure does not exist are NaN and left out.
+        values: [D] metrics; draws in which the metric does not exist are NaN and excluded.
         units: u, how many units each draw resampled.
         level: confidence level in (0, 1).
 
     Returns:
-        The interval, or the reason why there is none: fewer than five units, or a figure that
+        The interval, or the reason why there is none: fewer than five units, or a metric that
         does not exist in more than 5 % of the draws.
     """
     if units < MIN_UNITS:
@@ -221,7 +221,7 @@ def interval_of_draws(values: FloatArray, units: int, level: float = 0.95) -> In
     kept = values[np.isfinite(values)]
     lost = len(values) - len(kept)
     if len(kept) < (1 - _MAX_LOST) * len(values) or not len(kept):
-        return _no_interval(f"the figure does not exist in {lost} of {len(values)} draws")
+        return _no_interval(f"the metric does not exist in {lost} of {len(values)} draws")
     quantile = stats.t.ppf((1 + level) / 2, units - 1) * math.sqrt(units / (units - 1))
     tail = float(stats.norm.cdf(-quantile))
     low, high = np.quantile(kept, [tail, 1 - tail])
@@ -244,17 +244,17 @@ def paired_gain_interval(
     Both predictors see the same draws, so what makes a draw easy for both cancels.
 
     Args:
-        statistic: the figure, as for `bootstrap_draws`.
+        statistic: the metric, as for `bootstrap_draws`.
         before: [n] scores of the first predictor.
         after: [n] scores of the second.
-        target: [n] opinion scores.
+        target: [n] MOS.
         clusters: [n] reference labels, or None, as for `bootstrap_draws`.
         draws: D.
         seed: seed of the draws.
         level: confidence level in (0, 1).
 
     Returns:
-        The interval, or the reason why there is none (either figure does not exist).
+        The interval, or the reason why there is none (either metric does not exist).
 
     Raises:
         ValueError: the lengths differ.

@@ -1,4 +1,4 @@
-"""Rewards that compare one score with its own image's opinion score, on [1, 5]; nothing is ranked.
+"""Rewards that compare one score with its own image's MOS, on [1, 5]; nothing is ranked.
 
     squared error   -(q_k - MOS)^2, never below -16 (the regression baseline)
     threshold       1[ |q_k - MOS| < width ], width .35 in Q-Insight (arXiv 2503.22679)
@@ -22,7 +22,7 @@ def squared_error_reward(scores: Tensor, mos: Tensor, valid: Tensor) -> Tensor:
 
     Args:
         scores: [B, K] scores.
-        mos: [B] opinion scores on [1, 5].
+        mos: [B] MOS on [1, 5].
         valid: [B, K] bool.
 
     Returns:
@@ -36,11 +36,11 @@ def squared_error_reward(scores: Tensor, mos: Tensor, valid: Tensor) -> Tensor:
 def threshold_reward(
     scores: Tensor, mos: Tensor, valid: Tensor, *, width: float = THRESHOLD
 ) -> Tensor:
-    """1 for a score closer to its image's opinion score than `width`, else 0.
+    """1 for a score closer to its image's MOS than `width`, else 0.
 
     Args:
         scores: [B, K] scores.
-        mos: [B] opinion scores on [1, 5].
+        mos: [B] MOS on [1, 5].
         valid: [B, K] bool.
         width: the largest error, itself excluded.
 

@@ -1,14 +1,14 @@
 """Whether two or more predictors of the same images differ.
 
 What it does: paired bootstrap test of a gain, Steiger's and Meng's tests of two correlations that
-share the opinion scores, win counts over image pairs, Holm's correction of many tests, and letters
+share the MOS, win counts over image pairs, Holm's correction of many tests, and letters
 that mark groups of predictors without a significant difference.
 
-Which test to trust: the two analytic tests take images as independent and figures as Pearson
+Which test to trust: the two analytic tests take images as independent and metrics as Pearson
 correlations (for rank correlations they are an approximation); where images share references only
 the bootstrap over references is right.
 
-What it leaves out: Bayesian comparisons, and corrections that assume independent tests.
+Not here: Bayesian comparisons, and corrections that assume independent tests.
 
 Sources: Steiger 1980 (Psychological Bulletin 87, eq. 3, 11 and 14, pooled correlation); Meng,
 Rosenthal and Rubin 1992 (Psychological Bulletin 111, eq. 1 to 3); Holm 1979; Piepho 2004 for the
@@ -29,7 +29,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from vqr1.iqa.bootstrap import Interval, Statistic, Units, bootstrap_draws, interval_of_draws
-from vqr1.iqa.correlation import Figure, Vector, as_vector, obstacle
+from vqr1.iqa.correlation import MetricValue, Vector, as_vector, obstacle
 
 _BLOCK = 4_000_000
 """Image pairs compared at once."""
@@ -67,10 +67,10 @@ def _no_test(r1: float, r2: float, r12: float, n: int) -> str | None:
 
 
 def steiger_test(r1: float, r2: float, r12: float, n: int) -> DependentTest:
-    """Steiger's Z for correlations of two predictors with the same opinion scores.
+    """Steiger's Z for correlations of two predictors with the same MOS.
 
     Args:
-        r1: correlation of the first predictor with the opinion scores.
+        r1: correlation of the first predictor with the MOS.
         r2: correlation of the second.
         r12: correlation of the two predictors with each other.
         n: images.
@@ -87,7 +87,7 @@ def steiger_test(r1: float, r2: float, r12: float, n: int) -> DependentTest:
 
 
 def meng_test(r1: float, r2: float, r12: float, n: int) -> DependentTest:
-    """Meng's Z for correlations of two predictors with the same opinion scores.
+    """Meng's Z for correlations of two predictors with the same MOS.
 
     Arguments as for `steiger_test`. Steadier than Steiger's where the two correlations lie far
     apart.
@@ -103,17 +103,17 @@ def meng_test(r1: float, r2: float, r12: float, n: int) -> DependentTest:
 
 @dataclass(frozen=True)
 class GainTest:
-    """Paired bootstrap of the difference of a figure between two predictors.
+    """Paired bootstrap of the difference of a metric between two predictors.
 
     Attributes:
-        gain: figure of the first minus figure of the second, with the reason where it is NaN.
+        gain: metric of the first minus metric of the second, with the reason where it is NaN.
         interval: confidence interval of the gain.
         p: two-sided probability under no difference: gain over its bootstrap standard error,
             Student's distribution with one degree of freedom less than resampled units. NaN where
             there is no interval.
     """
 
-    gain: Figure
+    gain: MetricValue
     interval: Interval
     p: float
 
@@ -132,10 +132,10 @@ def paired_bootstrap_test(
     """Test whether `statistic(first) - statistic(second)` differs from 0.
 
     Args:
-        statistic: the figure, as for `vqr1.iqa.bootstrap.bootstrap_draws`.
+        statistic: the metric, as for `vqr1.iqa.bootstrap.bootstrap_draws`.
         first: [n] scores of the first predictor.
         second: [n] scores of the second, on the same images.
-        target: [n] opinion scores.
+        target: [n] MOS.
         clusters: [n] reference labels, or None to resample images.
         draws: bootstrap draws.
         seed: seed of the draws.
@@ -144,7 +144,9 @@ def paired_bootstrap_test(
     x, y, z = as_vector(first), as_vector(second), as_vector(target)
     reason = obstacle(x, z) or obstacle(y, z)
     if reason:
-        return GainTest(Figure(math.nan, reason), Interval(math.nan, math.nan, reason), math.nan)
+        return GainTest(
+            MetricValue(math.nan, reason), Interval(math.nan, math.nan, reason), math.nan
+        )
     gain = statistic(x, z) - statistic(y, z)
     drawn = [
         bootstrap_draws(statistic, scores, z, clusters=clusters, draws=draws, seed=seed)
@@ -154,26 +156,28 @@ def paired_bootstrap_test(
     units = Units.of(len(z), clusters).count
     interval = interval_of_draws(gains, units, level)
     if interval.reason:
-        return GainTest(Figure(gain), interval, math.nan)
+        return GainTest(MetricValue(gain), interval, math.nan)
     error = float(np.nanstd(gains, ddof=1))
     if error == 0:
-        return GainTest(Figure(gain), interval, 1.0 if gain == 0 else 0.0)
-    return GainTest(Figure(gain), interval, float(2 * stats.t.sf(abs(gain) / error, units - 1)))
+        return GainTest(MetricValue(gain), interval, 1.0 if gain == 0 else 0.0)
+    return GainTest(
+        MetricValue(gain), interval, float(2 * stats.t.sf(abs(gain) / error, units - 1))
+    )
 
 
 @dataclass(frozen=True)
 class PairWins:
-    """Which of two predictors orders image pairs as the opinion scores do.
+    """Which of two predictors orders image pairs as the MOS do.
 
     Attributes:
-        pairs: image pairs with different opinion scores.
+        pairs: image pairs with different MOS.
         first_only: pairs that the first orders better than the second (right against tied or
             wrong, tied against wrong).
         second_only: pairs that the second orders better.
         first_accuracy: share of pairs that the first orders rightly, its ties counted half.
         second_accuracy: the same of the second.
         win_rate: first_only / (first_only + second_only); NaN with the reason where no pair
-            tells them apart.
+            distinguish them.
     """
 
     pairs: int
@@ -181,7 +185,7 @@ class PairWins:
     second_only: int
     first_accuracy: float
     second_accuracy: float
-    win_rate: Figure
+    win_rate: MetricValue
 
 
 def pair_wins(first: Vector, second: Vector, target: Vector) -> PairWins:
@@ -190,7 +194,7 @@ def pair_wins(first: Vector, second: Vector, target: Vector) -> PairWins:
     Args:
         first: [n] finite scores of the first predictor.
         second: [n] finite scores of the second.
-        target: [n] finite opinion scores.
+        target: [n] finite MOS.
 
     Raises:
         ValueError: the lengths differ.
@@ -214,9 +218,9 @@ def pair_wins(first: Vector, second: Vector, target: Vector) -> PairWins:
         for side in (0, 1):
             credit[side] += float((1 + right[side]).sum()) / 2
     if wins + losses:
-        rate = Figure(wins / (wins + losses))
+        rate = MetricValue(wins / (wins + losses))
     else:
-        rate = Figure(math.nan, "no pair of images tells the two apart")
+        rate = MetricValue(math.nan, "no pair of images distinguish the two")
     accuracy = [value / pairs if pairs else math.nan for value in credit]
     return PairWins(pairs, wins, losses, accuracy[0], accuracy[1], rate)
 
@@ -256,7 +260,7 @@ def difference_letters(different: npt.NDArray[np.bool_]) -> list[str]:
             if not different[i, j]:
                 continue
             split = [part for g in groups for part in (_without(g, i, j) or [g])]
-            # A group inside another one says nothing of its own.
+            # A group inside another one states nothing of its own.
             groups = [g for g in dict.fromkeys(split) if not any(g < other for other in split)]
     groups.sort(key=sorted)
     names = [_letter(number) for number in range(len(groups))]

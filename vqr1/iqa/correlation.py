@@ -1,11 +1,11 @@
-"""Correlations between predicted scores and opinion scores.
+"""Correlations between predicted scores and MOS.
 
 What it does: Spearman's rank correlation (SRCC), Pearson's linear correlation (PLCC) and Kendall's
 tau-b (KRCC) of two vectors, each with its sign: a predictor that ranks the wrong way round gets a
-negative figure. A figure that does not exist (fewer than three pairs, a constant vector, a value
+negative metric. A metric that does not exist (fewer than three pairs, a constant vector, a value
 that is not finite) is NaN together with the reason, never 0.
 
-What it leaves out: missing predictions. The caller decides which images enter and reports how many
+Not here: missing predictions. The caller decides which images enter and reports how many
 do not.
 
 Sources: Spearman 1904 with mid-ranks for ties; Kendall 1945, tau-b.
@@ -33,15 +33,15 @@ MIN_PAIRS = 3
 """With two pairs every correlation is +1, -1 or undefined: no information."""
 
 _ROUNDING = 1e-13
-"""Relative spread below which the differences within a vector are floating-point rounding."""
+"""Relative standard deviation below which the differences within a vector are floating-point rounding."""
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure, or the reason why there is none.
+class MetricValue:
+    """A metric, or the reason why there is none.
 
     Attributes:
-        value: the figure; NaN where it does not exist.
+        value: the metric; NaN where it does not exist.
         reason: why it does not exist; None where it does.
     """
 
@@ -80,7 +80,7 @@ def obstacle(pred: FloatArray, target: FloatArray) -> str | None:
         raise ValueError(f"{len(pred)} predictions but {len(target)} targets")
     if len(pred) < MIN_PAIRS:
         return f"{len(pred)} images, at least {MIN_PAIRS} are needed"
-    for name, values in (("predictions", pred), ("opinion scores", target)):
+    for name, values in (("predictions", pred), ("MOS", target)):
         missing = int(np.count_nonzero(~np.isfinite(values)))
         if missing:
             return f"{missing} of {len(values)} {name} are not finite numbers"
@@ -97,12 +97,12 @@ def pearson(pred: FloatArray, target: FloatArray) -> float:
     return float(np.clip(x @ y / math.sqrt((x @ x) * (y @ y)), -1.0, 1.0))
 
 
-def _figure(
+def _metric(
     compute: Callable[[FloatArray, FloatArray], float], pred: Vector, target: Vector
-) -> Figure:
+) -> MetricValue:
     x, y = as_vector(pred), as_vector(target)
     reason = obstacle(x, y)
-    return Figure(math.nan, reason) if reason else Figure(compute(x, y))
+    return MetricValue(math.nan, reason) if reason else MetricValue(compute(x, y))
 
 
 def _spearman(pred: FloatArray, target: FloatArray) -> float:
@@ -114,19 +114,19 @@ def _kendall(pred: FloatArray, target: FloatArray) -> float:
     return float(stats.kendalltau(pred, target, method="asymptotic").statistic)
 
 
-def srcc_figure(pred: Vector, target: Vector) -> Figure:
+def srcc_value(pred: Vector, target: Vector) -> MetricValue:
     """Spearman's rank correlation in [-1, 1] with the reason where it is NaN."""
-    return _figure(_spearman, pred, target)
+    return _metric(_spearman, pred, target)
 
 
-def plcc_figure(pred: Vector, target: Vector) -> Figure:
+def plcc_value(pred: Vector, target: Vector) -> MetricValue:
     """Pearson's linear correlation in [-1, 1] with the reason where it is NaN."""
-    return _figure(pearson, pred, target)
+    return _metric(pearson, pred, target)
 
 
-def krcc_figure(pred: Vector, target: Vector) -> Figure:
+def krcc_value(pred: Vector, target: Vector) -> MetricValue:
     """Kendall's tau-b in [-1, 1] with the reason where it is NaN."""
-    return _figure(_kendall, pred, target)
+    return _metric(_kendall, pred, target)
 
 
 def srcc(pred: Vector, target: Vector) -> float:
@@ -134,11 +134,11 @@ def srcc(pred: Vector, target: Vector) -> float:
 
     Args:
         pred: [n] predicted scores.
-        target: [n] opinion scores, higher is better.
+        target: [n] MOS, higher is better.
 
     Returns:
         A float in [-1, 1]; NaN for fewer than three pairs, a constant vector or a value that is
-        not finite (`srcc_figure` says which).
+        not finite (`srcc_value` states which).
 
     Raises:
         ValueError: the lengths differ or a vector has more than one dimension.
@@ -146,7 +146,7 @@ def srcc(pred: Vector, target: Vector) -> float:
     >>> round(srcc([1.0, 2.0, 4.0, 3.0], [10.0, 20.0, 30.0, 40.0]), 6)
     0.8
     """
-    return srcc_figure(pred, target).value
+    return srcc_value(pred, target).value
 
 
 def plcc(pred: Vector, target: Vector) -> float:
@@ -155,7 +155,7 @@ def plcc(pred: Vector, target: Vector) -> float:
     >>> plcc([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
     1.0
     """
-    return plcc_figure(pred, target).value
+    return plcc_value(pred, target).value
 
 
 def krcc(pred: Vector, target: Vector) -> float:
@@ -164,4 +164,4 @@ def krcc(pred: Vector, target: Vector) -> float:
     >>> round(krcc([1.0, 2.0, 4.0, 3.0], [10.0, 20.0, 30.0, 40.0]), 6)
     0.666667
     """
-    return krcc_figure(pred, target).value
+    return krcc_value(pred, target).value

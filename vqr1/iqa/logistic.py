@@ -1,4 +1,4 @@
-"""Logistic maps from predicted scores to opinion scores, fitted by least squares.
+"""Logistic maps from predicted scores to MOS, fitted by least squares.
 
 What it does: fits the two curves of the field's evaluation protocols, so that PLCC and RMSE can be
 reported after the monotone map that raters' use of their scale amounts to:
@@ -14,9 +14,9 @@ starting points are tried and the best of those that converge wins. A fit is ref
 curve does not rise over the data: it would turn a predictor that ranks the wrong way round into a
 good one.
 
-What it leaves out: weights and robust losses.
+Not here: weights and robust losses.
 
-Shape legend: n images, p parameters of the curve. Inside, predictions x and opinion scores y are
+Shape legend: n images, p parameters of the curve. Inside, predictions x and MOS y are
 standardised to mean 0 and variance 1.
 """
 
@@ -29,7 +29,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from vqr1.iqa.correlation import Figure, FloatArray, Vector, as_vector, obstacle, pearson
+from vqr1.iqa.correlation import FloatArray, MetricValue, Vector, as_vector, obstacle, pearson
 
 Curve = Literal["logistic4", "logistic5"]
 PARAMETERS: dict[Curve, int] = {"logistic4": 4, "logistic5": 5}
@@ -67,16 +67,16 @@ class LogisticFit:
         curve: which formula.
         parameters: p values b1..bp in the module's formulas, in the data's own units; empty
             without a fit.
-        plcc: Pearson's correlation of f(x) with the opinion scores.
-        rmse: root of the mean squared error of f(x) (divided by n), in opinion-score units.
+        plcc: Pearson's correlation of f(x) with the MOS.
+        rmse: root of the mean squared error of f(x) (divided by n), in MOS units.
         starts: starting points tried.
         converged: how many of them converged.
     """
 
     curve: Curve
     parameters: tuple[float, ...]
-    plcc: Figure
-    rmse: Figure
+    plcc: MetricValue
+    rmse: MetricValue
     starts: int
     converged: int
 
@@ -86,7 +86,7 @@ class LogisticFit:
         return self.plcc.reason
 
     def __call__(self, x: Vector) -> FloatArray:
-        """f(x) [n] in opinion-score units; NaN without a fit."""
+        """f(x) [n] in MOS units; NaN without a fit."""
         values = as_vector(x)
         if not self.parameters:
             return np.full(len(values), np.nan)
@@ -194,7 +194,7 @@ def _hessian(
 ) -> FloatArray:
     """Half the squared error's second derivatives [2, 2], made positive definite.
 
-    The product of Jacobians leaves out the curve's own curvature, and crawls along bent valleys.
+    The product of Jacobians excludes the curve's own curvature, and crawls along bent valleys.
     """
     gradient = current.jacobian.T @ current.residual
     rows = []
@@ -253,7 +253,7 @@ def _search(
 
 
 def _refused(curve: Curve, reason: str, starts: int, converged: int) -> LogisticFit:
-    none = Figure(math.nan, reason)
+    none = MetricValue(math.nan, reason)
     return LogisticFit(curve, (), none, none, starts, converged)
 
 
@@ -264,7 +264,7 @@ def fit_logistic(
 
     Args:
         pred: [n] predicted scores, finite.
-        target: [n] opinion scores, finite, higher is better.
+        target: [n] MOS, finite, higher is better.
         curve: `logistic4` or `logistic5`.
         near: a fit of similar data: its parameters are tried first, and alone if they converge.
             Bootstrap draws start from the whole set's fit.
@@ -297,8 +297,8 @@ def fit_logistic(
     return LogisticFit(
         curve,
         _native(curve, theta, found, scale),
-        Figure(pearson(values, y)),
-        Figure(math.sqrt(found.cost / len(x)) * scale[3]),
+        MetricValue(pearson(values, y)),
+        MetricValue(math.sqrt(found.cost / len(x)) * scale[3]),
         tried,
         converged,
     )

@@ -1,4 +1,4 @@
-r"""Margin reward: how well score differences match differences of opinion scores.
+r"""Margin reward: how well score differences match differences of MOS.
 
 Source: MR-IQA (arXiv 2606.29760). With mu(x) the mean of the K scores of image x:
 
@@ -30,9 +30,10 @@ def margin_reward(
 
     Args:
         scores: [B, K] scores on the scale of `mos`.
-        mos: [B] opinion scores of the same data set, higher is better.
+        mos: [B] MOS of the same data set, higher is better.
         valid: [B, K] bool; None takes every finite score as valid.
-        width: s, in units of the scale; None takes the spread of both images' own scores.
+        width: s, in units of the scale; None takes the standard deviation of both images' own
+            scores.
         gamma: added to the summed variances where `width` is None.
         images: see `mean_over_opponents`.
 

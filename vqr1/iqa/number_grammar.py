@@ -21,7 +21,7 @@ from functools import cached_property
 from vqr1.iqa.answers import ScoreRange, accepted_range, accepted_score
 
 DECIMALS = 2
-"""Most digits behind the point: what the published prompts ask for."""
+"""Most digits after the point: what the published prompts ask for."""
 
 CHARACTERS = frozenset("-.0123456789")
 """All characters of numbers."""

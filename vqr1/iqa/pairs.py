@@ -9,8 +9,8 @@ the image's mean score mu_i and variance (a sigma_i)^2, independent of every oth
 here both sides are distributions, and P(i, j) + P(j, i) = 1. sigma comes from K answers (unbiased)
 or from the distribution over the answer's numbers. `a` corrects a sigma that is too small or too
 large to be taken at its word, and gamma, half of it with each image, is the variance that no sigma
-tells of; `fit_comparison` finds both from pairs whose order is known. The published form has a = 1
-and gamma = 1e-6, which only keeps two certain images of the same score comparable.
+reports of; `fit_comparison` finds both from pairs whose order is known. The published form has a =
+1 and gamma = 1e-6, which only keeps two certain images of the same score comparable.
 
 i is ranked before j where P(i, j) > 1/2, that is where mu_i > mu_j, whatever the variances.
 
@@ -55,8 +55,8 @@ def preference_matrix(
     """
     mean = np.asarray(mean, dtype=np.float64)
     variance = (std_scale * np.asarray(std, dtype=np.float64)) ** 2
-    spread = np.sqrt(variance[rows, None] + variance[None, :] + gamma)
-    return np.asarray(ndtr((mean[rows, None] - mean[None, :]) / spread))
+    deviation = np.sqrt(variance[rows, None] + variance[None, :] + gamma)
+    return np.asarray(ndtr((mean[rows, None] - mean[None, :]) / deviation))
 
 
 def win_rates(
@@ -100,12 +100,12 @@ def rank_intervals(
         Lowest and highest rank of each image, [n] int64 each, 1 is the best.
     """
     mean = np.asarray(mean, dtype=np.float64)
-    spread = np.sqrt((std_scale * np.asarray(std, dtype=np.float64)) ** 2 + gamma / 2)
+    deviation = np.sqrt((std_scale * np.asarray(std, dtype=np.float64)) ** 2 + gamma / 2)
     rng = np.random.default_rng(seed)
     ranks = np.empty((draws, len(mean)), dtype=np.int32)
     places = np.arange(1, len(mean) + 1)
     for draw in range(draws):
-        quality = mean + spread * rng.standard_normal(len(mean))
+        quality = mean + deviation * rng.standard_normal(len(mean))
         ranks[draw, np.argsort(-quality, kind="stable")] = places
     tail = (1 - level) / 2
     low = np.quantile(ranks, tail, axis=0, method="inverted_cdf")
@@ -135,8 +135,8 @@ class PairOutcomes:
 
     def probabilities(self, std_scale: float = 1.0, gamma: float = GAMMA) -> FloatArray:
         """[m] P(i, j)."""
-        spread = np.sqrt(std_scale**2 * self.variance + gamma)
-        return np.asarray(ndtr(self.difference / spread))
+        deviation = np.sqrt(std_scale**2 * self.variance + gamma)
+        return np.asarray(ndtr(self.difference / deviation))
 
     def log_loss(self, std_scale: float = 1.0, gamma: float = GAMMA) -> float:
         """Mean negative log-likelihood of the true orders, in nats; log 2 is a coin's."""
@@ -144,21 +144,21 @@ class PairOutcomes:
         return float(-np.mean(log_ndtr(np.where(self.won > 0.5, z, -z))))
 
 
-def pair_outcomes(mean: FloatArray, std: FloatArray, opinion: FloatArray) -> PairOutcomes:
-    """All pairs i < j of images with different opinion scores.
+def pair_outcomes(mean: FloatArray, std: FloatArray, mos: FloatArray) -> PairOutcomes:
+    """All pairs i < j of images with different MOS.
 
     Args:
         mean: [n] mean scores.
         std: [n] standard deviations.
-        opinion: [n] opinion scores, higher is better.
+        mos: [n] MOS, higher is better.
     """
     i, j = np.triu_indices(len(mean), k=1)
-    told = opinion[i] != opinion[j]
-    i, j = i[told], j[told]
+    distinct = mos[i] != mos[j]
+    i, j = i[distinct], j[distinct]
     return PairOutcomes(
         np.asarray(mean[i] - mean[j], dtype=np.float64),
         np.asarray(std[i] ** 2 + std[j] ** 2, dtype=np.float64),
-        (opinion[i] > opinion[j]).astype(np.float64),
+        (mos[i] > mos[j]).astype(np.float64),
     )
 
 
@@ -197,10 +197,10 @@ class ReliabilityBin:
 def reliability(
     probability: FloatArray, won: FloatArray, bins: int = 10
 ) -> tuple[ReliabilityBin, ...]:
-    """The reliability curve: how often i is better where P(i, j) says p.
+    """The reliability curve: how often i is better where P(i, j) states p.
 
     Every pair counts in both directions, so the curve is symmetric about (1/2, 1/2); the bins
-    divide [0, 1] evenly, and empty ones are left out.
+    divide [0, 1] evenly, and empty ones are excluded.
 
     Args:
         probability: [m] P(i, j).

@@ -105,7 +105,7 @@ def mean_over_opponents(
 
     Args:
         pairwise: [B, K, B] reward of response k of image i against image j.
-        statistics: per-image statistics that say who is comparable.
+        statistics: per-image statistics that state who is comparable.
         valid: [B, K] bool, the responses that have a score.
         images: [B] a number for each image, equal for copies of one image, which are no opponents
             of each other; None: all differ.
@@ -137,7 +137,7 @@ def fidelity_reward(
 
     Args:
         scores: [B, K] scores on any common scale.
-        mos: [B] opinion scores of the same data set, higher is better; only their order counts.
+        mos: [B] MOS of the same data set, higher is better; only their order counts.
         valid: [B, K] bool; None takes every finite score as valid.
         gamma: see `comparison_probabilities`.
         variance_floor: see `comparison_probabilities`.
@@ -145,7 +145,7 @@ def fidelity_reward(
         images: see `mean_over_opponents`.
 
     Returns:
-        [B, K] in [0, 1.001], the type of `scores`. A predictor that cannot tell any pair apart
+        [B, K] in [0, 1.001], the type of `scores`. A predictor that cannot distinguish any pair
         earns sqrt(1/2) = .707 with every pair of different MOS.
     """
     valid = torch.isfinite(scores) if valid is None else valid.bool()
@@ -172,11 +172,11 @@ def probability_reward(
     gamma: float = GAMMA,
     images: Tensor | None = None,
 ) -> Tensor:
-    """Probability that the comparison comes out as the opinion scores say.
+    """Probability that the comparison comes out as the MOS state.
 
     Args:
         scores: [B, K] scores on any common scale.
-        mos: [B] opinion scores of the same data set, higher is better; only their order counts.
+        mos: [B] MOS of the same data set, higher is better; only their order counts.
         valid: [B, K] bool; None takes every finite score as valid.
         gamma: see `comparison_probabilities`.
         images: see `mean_over_opponents`.
@@ -205,7 +205,7 @@ def binary_reward(
 
     Args:
         scores: [B, K] scores on any common scale.
-        mos: [B] opinion scores of the same data set, higher is better; only their order counts.
+        mos: [B] MOS of the same data set, higher is better; only their order counts.
         valid: [B, K] bool; None takes every finite score as valid.
         images: see `mean_over_opponents`.
 

@@ -52,9 +52,9 @@ def measured_peak(config: TrainConfig, overrides: Sequence[str]) -> float:
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = done.stderr.strip().splitlines()
+            printed = done.stderr.strip().splitlines()
             raise RunFaultError(
-                f"{name_of('train')}: {said[-1] if said else f'code {done.returncode}'}"
+                f"{name_of('train')}: {printed[-1] if printed else f'code {done.returncode}'}"
             )
         with (run_dir / "metrics.csv").open(encoding="utf-8", newline="") as lines:
             peaks = [row["train/memory_mib"] for row in csv.DictReader(lines)]

@@ -1,7 +1,7 @@
 """Bytes that one process holds in each phase of a step, counted from shapes.
 
-What lies in memory all the time (weights, reference, moments) is the same in every phase; the peak
-is the phase with the most on top of it:
+What lies in memory all the time (weights, reference, optimizer state) is the same in every phase;
+the peak is the phase with the most on top of it:
 
     rollout     gradients of the last step, image features with history, keys and values
     reference   the same, with one layer's rows
@@ -47,7 +47,7 @@ class Sizes:
 
     Attributes:
         weight: of a weight; the residual stream has the same type.
-        trained: of a weight that trains, its gradient and each of its two moments.
+        trained: of a weight that trains, its gradient and each of its two optimizer state.
         inner: of what the linear layers read and write.
     """
 
@@ -104,7 +104,7 @@ class Held:
         always: terms that are there all the time.
         gradients: of all weights that train.
         text_gradients: without those of the vision tower.
-        gathered: whole weights while responses are sampled, where they are divided.
+        gathered: full weights while responses are sampled, where they are divided.
         cast: bfloat16 copies that autocast keeps during the update.
         visiting: the whole reference, where it is on the device for its pass only.
         host: in host memory.
@@ -257,7 +257,7 @@ def history(config: TrainConfig, work: Work) -> Terms:
     """What the vision tower keeps from the beginning of a step to its end."""
     tower, size = work.tower, Sizes.of(config)
     # The batch carries bytes; what the tower takes are numbers, which last as long as their pass.
-    terms = {"pictures": float(work.images * tower.pixels)}
+    terms = {"images": float(work.images * tower.pixels)}
     if tower_trains(config):
         stream = tower.width * size.weight
         checkpointing = config.hardware.gradient_checkpointing
@@ -283,7 +283,7 @@ def plan_memory(
     vision = history(config, work)
     training, forward, several = response_pass(config, shape, work)
     whole = {"gathered weights": own.gathered}
-    # Only a reference that is the policy without its adapters needs the policy's whole weights.
+    # Only a reference that is the policy without its adapters needs the policy's full weights.
     referred = whole if shape.adapters else {"reference on a visit": own.visiting}
     old = {"gradients": own.gradients}
     row = tower_row(work.tower, Sizes.of(config)) * work.images * work.tower.rows

@@ -79,9 +79,9 @@ def print_time(
     steps = config.max_steps
     if config.max_epochs is not None and images is not None:
         steps = config.max_epochs * (images // (work.images * processes))
-        steps *= config.grpo.inner_iterations
+        steps *= config.grpo.num_iterations
     if steps is not None:
-        rollouts = steps / config.grpo.inner_iterations
+        rollouts = steps / config.grpo.num_iterations
         hours = rollouts * seconds.total / 3600
         text = f"{steps} optimiser steps: {hours:.1f} h, {hours * processes:.1f} device hours"
         if price is not None:

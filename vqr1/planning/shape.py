@@ -155,14 +155,14 @@ def share_of_work(
     Args:
         config: the training's configuration.
         shape: its model.
-        size: width and height of the pictures as they are on disk; None plans for the largest that
+        size: width and height of the images as they are on disk; None plans for the largest that
             `model.max_pixels` admits.
 
     Raises:
-        ConfigError: the processes cannot share `loader.images_per_step`.
+        ConfigError: the processes cannot share `loader.global_batch_size`.
     """
     hardware, model = config.hardware, config.model
-    images, wanted = config.loader.images_per_batch, config.loader.images_per_step
+    images, wanted = config.loader.batch_size, config.loader.global_batch_size
     if wanted is not None:
         processes = hardware.devices * hardware.nodes
         share = share_of_step(wanted, processes)

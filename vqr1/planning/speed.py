@@ -8,7 +8,7 @@ Nothing is taken to overlap. A decoding step reads the text model, the output he
 once. What a step needs is counted by `flops.py`; recomputation under gradient checkpointing is
 added here.
 
-Not here: reading and resizing pictures, validation, checkpoints, waiting for the slowest process.
+Not here: reading and resizing images, validation, checkpoints, waiting for the slowest process.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ GPUS = {
     "h200": Machine(141e9, 989e12, 4.8e12, 450e9, 50e9, 64e9, 614e9),
     "l40s": Machine(48e9, 362e12, 0.864e12, 32e9, 12.5e9, 32e9, 410e9),
 }
-"""Vendor's figures: SXM modules (L40S: PCIe), dense bfloat16; a network of 200 (A100), 400 (H100,
+"""Vendor's metrics: SXM modules (L40S: PCIe), dense bfloat16; a network of 200 (A100), 400 (H100,
 H200) or 100 (L40S) Gbit/s a device. PCIe: 16 lanes, generation 4 (A100, L40S) or 5. Host memory:
 two processors with 8 channels each, DDR4-3200 (DGX A100; assumed for the L40S) or DDR5-4800 (DGX
 H100 and H200)."""
@@ -66,7 +66,7 @@ class Operations:
     """Operations of one process's step.
 
     Attributes:
-        reading: pictures and prompts before sampling.
+        reading: images and prompts before sampling.
         decoding: responses, token by token.
         reference: the reference pass.
         update: forward and backward passes, all inner iterations.
@@ -86,12 +86,12 @@ class Operations:
 
 
 def count_operations(config: TrainConfig, shape: ModelShape, work: Work) -> Operations:
-    """What one process computes in one step, features of pictures never being kept."""
+    """What one process computes in one step, features of images never being kept."""
     counted = step_flops(
         shape.config, work.tower.flops, work.prompt, work.images, work.group, work.response
     )
     text, tower = counted.prompt + counted.responses, tower_trains(config)
-    iterations = config.grpo.inner_iterations
+    iterations = config.grpo.num_iterations
     # Adapters: gradients of the rows, but none of the weights they sit on.
     backward = 1 if shape.adapters else 2
     update = iterations * (1 + backward) * text
@@ -163,12 +163,12 @@ def exchanged_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float
     processes = hardware.devices * hardware.nodes
     ring = (processes - 1) / processes
     gradients = trained_numbers(config, shape) * 4.0
-    passes = passes_of_update(config, work) * config.grpo.inner_iterations
+    passes = passes_of_update(config, work) * config.grpo.num_iterations
     if hardware.strategy == "fsdp2":
         weights = float(shape.total * size.inner)
     else:
         weights = float(shape.total * size.weight)
-    updates = config.grpo.inner_iterations
+    updates = config.grpo.num_iterations
     sent = {
         # Added up once an update.
         "auto": 2 * gradients * updates,
@@ -201,18 +201,18 @@ def host_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float:
         # DeepSpeed adds up on the device what it keeps in host memory: gradients go both ways in
         # each pass and once more at the end. The new weights go back.
         ways = 2 * (passes_of_update(config, work) + 1)
-        moved += share * (4 * ways + size.weight) * config.grpo.inner_iterations
+        moved += share * (4 * ways + size.weight) * config.grpo.num_iterations
     return moved
 
 
 def optimiser_seconds(config: TrainConfig, shape: ModelShape, machine: Machine) -> float:
-    """Seconds of a step in which AdamW moves weights, gradients and moments."""
+    """Seconds of a step in which AdamW moves weights, gradients and optimizer state."""
     hardware = config.hardware
     shares = 1 if hardware.strategy == "auto" else hardware.devices * hardware.nodes
     moved = ADAMW_NUMBERS * 4 * trained_numbers(config, shape) / shares
     # All processes of a node are at its memory at once.
     rate = machine.host / hardware.devices if hardware.offload else machine.bandwidth
-    return moved * config.grpo.inner_iterations / rate
+    return moved * config.grpo.num_iterations / rate
 
 
 @dataclass(frozen=True)

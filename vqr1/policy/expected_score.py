@@ -2,7 +2,7 @@ r"""The expected score: the mean of the number that a model would write, without
 
 After a given beginning of a response (reasoning and `<answer>`, or `<answer>` alone) the model is
 asked how likely each number of the grammar is (`vqr1.iqa.number_grammar`: for 1 to 5 those from 0
-to 6 with up to two decimals). With P(x) the probability that the text behind `<answer>` is x and
+to 6 with up to two decimals). With P(x) the probability that the text after `<answer>` is x and
 then begins the closing tag, summed over all sequences of tokens that write it
 (`vqr1.policy.spelling_tree`):
 
@@ -10,14 +10,14 @@ then begins the closing tag, summed over all sequences of tokens that write it
 
 So E is the mean GIVEN that the answer is a number of the grammar, and `1 - mass` is the probability
 of everything else: other numbers, words, more decimals, blanks, an answer that does not end. It is
-reported beside E, and where `mass` is below `MIN_MASS` the expectation says little, and the caller
-treats the answer as invalid. The deviation says how undecided the model is between numbers; it
-knows nothing of what another reasoning would have led to.
+reported beside E, and where `mass` is below `MIN_MASS` the expectation states little, and the
+caller treats the answer as invalid. The deviation states how undecided the model is between
+numbers; it knows nothing of what another reasoning would have led to.
 
 Prompt and beginning are computed once. The spellings continue them as a tree, in which every token
 sees the prompt, the beginning and those it comes after (`vqr1.policy.prompt_state`): its first
 levels (1 to 5: up to the first decimal) together with the beginning, then level by level what is
-likely enough. Branches are left out, the least likely first, as long as all of them together could
+likely enough. Branches are excluded, the least likely first, as long as all of them together could
 not move E by more than `TOLERANCE` where `mass` reaches `MIN_MASS`; their probability counts as
 lost. That is decided for each image alone.
 
@@ -39,17 +39,17 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
-from vqr1.policy.backbone import parts_of
 from vqr1.policy.finite import check_answer_logprobs
 from vqr1.policy.output_head import target_logprobs
 from vqr1.policy.prompt_state import Continuation, PromptState, continue_prompts
 from vqr1.policy.spelling_tree import OPEN_TAG, FloatArray, IntArray, SpellingTree, spelling_tree
+from vqr1.policy.unwrap import parts_of
 
 MIN_MASS = 0.5
 """Probability of the grammar's numbers below which an expected score is invalid."""
 
 TOLERANCE = 1e-6
-"""Most that branches which are left out move a score, in the units of the score."""
+"""Most that branches which are excluded move a score, in the units of the score."""
 
 PASS_ROWS = 16384
 """Nodes of all images that a pass computes at most, about."""
@@ -142,11 +142,11 @@ def expected_scores(
 
 
 def prune(entries: Entries, budget: FloatArray) -> tuple[Entries, FloatArray]:
-    """Leaves out the least likely nodes of each image, of half its budget together.
+    """Excludes the least likely nodes of each image, of half its budget together.
 
     Args:
         entries: n nodes.
-        budget: [B] probability that may be left out of each image.
+        budget: [B] probability that may be excluded from each image.
 
     Returns:
         The nodes that stay, and what is left of the budget.
@@ -180,12 +180,12 @@ class _Sums:
         self._parts: list[tuple[IntArray, FloatArray, FloatArray]] = []
 
     def add(self, tree: SpellingTree, entries: Entries, logprobs: FloatArray) -> Entries:
-        """Takes the numbers that end behind n nodes, and gives the nodes' children.
+        """Takes the numbers that end after n nodes, and gives the nodes' children.
 
         Args:
             tree: the tree.
             entries: the n nodes.
-            logprobs: [n, C] natural log-probabilities of the columns behind each of them.
+            logprobs: [n, C] natural log-probabilities of the columns after each of them.
         """
         p = np.exp(logprobs)
         value = tree.value[entries.node]
@@ -243,7 +243,7 @@ class _Passes:
         """The pass over the beginnings and the tree's top.
 
         Returns:
-            The first nodes of each image, and [B * top, C] log-probabilities behind the top's.
+            The first nodes of each image, and [B * top, C] log-probabilities after the top's.
         """
         tree, lengths = self._tree, self._lengths
         images, widest = len(lengths), int(lengths.max()) + tree.top
@@ -271,7 +271,7 @@ class _Passes:
         return self._first_entries(last), self._logprobs(nodes, tree.columns)
 
     def _first_entries(self, hidden: Tensor) -> Entries:
-        """The first nodes, given that the beginning's text goes on as it does: [B, H] states."""
+        """The first nodes, given that the beginning's text continues as it does: [B, H] states."""
         tree = self._tree
         starts = np.array([number for number, _ in tree.tokens.starts], np.int64)
         logprobs = self._logprobs(hidden, starts)
@@ -291,7 +291,7 @@ class _Passes:
         return parts
 
     def further(self, entries: Entries) -> FloatArray:
-        """[n, C] log-probabilities behind n nodes whose ancestors were computed before."""
+        """[n, C] log-probabilities after n nodes whose ancestors were computed before."""
         tree, image, node = self._tree, entries.image, entries.node
         place = _rank(image)
         images, widest = len(self._begun), int(place.max()) + 1
@@ -333,7 +333,7 @@ class _Passes:
         self._places = grown
 
     def _first_seen(self, length: int, widest: int) -> npt.NDArray[np.bool_]:
-        """[T, T] what a beginning of some length and the top behind it see."""
+        """[T, T] what a beginning of some length and the top after it see."""
         top = self._tree.top
         seen = np.tri(widest, dtype=np.bool_)
         seen[length : length + top, length : length + top] = np.eye(top, dtype=np.bool_)

@@ -33,8 +33,8 @@ def written_aside(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     # A name that nobody else gives: `.cache-mine` beside an export called `cache` stays.
     prefix = f".{folder.name}.vqr1-partial-"
-    for left_behind in folder.parent.glob(f"{glob.escape(prefix)}*"):
-        shutil.rmtree(left_behind)  # by a process that was killed
+    for left_over in folder.parent.glob(f"{glob.escape(prefix)}*"):
+        shutil.rmtree(left_over)  # by a process that was killed
     aside = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     aside.chmod(0o755)
     with ExitStack() as undo:

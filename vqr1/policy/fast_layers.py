@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import ACT2FN
 
-from vqr1.policy.backbone import family_of, unwrap
 from vqr1.policy.cpu_linear import use_fast_linears
 from vqr1.policy.tree_attention import row_block
+from vqr1.policy.unwrap import family_of, unwrap
 
 
 class _SwiGlu(torch.autograd.Function):

@@ -22,11 +22,11 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 
 from vqr1.config import LoraConfig, ModelConfig
 from vqr1.errors import ModelError
-from vqr1.policy.backbone import family_of, parts_of
 from vqr1.policy.families import Family, family
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.finite import non_finite_weights
 from vqr1.policy.packaged import tiny_policy_folder
+from vqr1.policy.unwrap import family_of, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def load_policy(
 
 
 def best_attention() -> str:
-    """The fastest attention implementation that is installed; says so where that is sdpa."""
+    """The fastest attention implementation that is installed; reports it where that is sdpa."""
     if is_flash_attn_3_available():
         return "flash_attention_3"
     if is_flash_attn_2_available():

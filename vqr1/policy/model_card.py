@@ -1,4 +1,4 @@
-"""The model card of an exported checkpoint: what it is, how to use it, figures, configuration.
+"""The model card of an exported checkpoint: what it is, how to use it, metrics, configuration.
 
 A pure function of a record. Not here: where the facts come from (`vqr1.training.model_card`), and
 evaluations beyond the training run's own.
@@ -25,15 +25,15 @@ LICENSE_OF_BASE = (
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure of the training run.
+class MetricValue:
+    """One metric of the training run.
 
     Attributes:
         metric: `SRCC`, `PLCC`, ...
         dataset: the set whose images it was taken on, such as `kadid`.
         split: which images of the set, `test` or `validation`.
-        value: the figure of the exported weights.
-        before: the same figure of the base model, or None.
+        value: the metric of the exported weights.
+        before: the same metric of the base model, or None.
         interval: 95 % interval of the gain over `before`, or None.
         scored: how many images it is over, as `58 of 60 (2 without a score)`; None where unknown.
     """
@@ -54,7 +54,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says.
+    """What a card states.
 
     Attributes:
         family: the checkpoint's model family.
@@ -71,7 +71,7 @@ class CardFacts:
         min_pixels: smallest image area at training.
         max_pixels: largest image area at training.
         max_new_tokens: length limit of a response at training.
-        figures: the training run's figures.
+        metrics: the training run's metrics.
         weights: which weights of the run these are; None where unknown.
         config_yaml: the composed configuration, without places of the machine it ran on.
         version: version of vqr1.
@@ -91,7 +91,7 @@ class CardFacts:
     min_pixels: int
     max_pixels: int
     max_new_tokens: int
-    figures: Sequence[Figure]
+    metrics: Sequence[MetricValue]
     config_yaml: str
     version: str
     weights: str | None = None
@@ -104,7 +104,7 @@ def model_card(facts: CardFacts) -> str:
         f"# {facts.title}",
         _summary(facts),
         f"## Use\n\n{_use(facts)}",
-        f"## Figures\n\n{_figures(facts.figures)}",
+        f"## Metrics\n\n{_metrics(facts.metrics)}",
         f"## Limitations\n\n{_limitations(facts)}",
         f"## Licence\n\n{facts.license or LICENSE_OF_BASE}",
         f"## Training configuration\n\n```yaml\n{facts.config_yaml.strip()}\n```",
@@ -116,15 +116,15 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     results = [
         EvalResult(
             task_type="image-text-to-text",
-            dataset_type=figure.dataset,
+            dataset_type=metric.dataset,
             # Results of one set with one split are one entry under the first one's name.
-            dataset_split=figure.split,
-            dataset_name=figure.images,
-            metric_type=figure.metric.lower(),
-            metric_name=figure.metric,
-            metric_value=round(figure.value, 4),
+            dataset_split=metric.split,
+            dataset_name=metric.images,
+            metric_type=metric.metric.lower(),
+            metric_name=metric.metric,
+            metric_value=round(metric.value, 4),
         )
-        for figure in facts.figures
+        for metric in facts.metrics
     ]
     return ModelCardData(
         license=facts.license or "other",
@@ -141,7 +141,7 @@ def _summary(facts: CardFacts) -> str:
     weights = f"| weights | {facts.weights} |\n" if facts.weights else ""
     low, high = facts.score_range
     return (
-        f"A {facts.family.title} policy that judges how good an image looks, as a number from "
+        f"A {facts.family.title} policy that evaluates how good an image looks, as a number from "
         f"{low:g} (very poor) to {high:g} (excellent), trained by reinforcement learning to rank "
         f"with vqr1 {facts.version}.\n\n"
         "| | |\n|---|---|\n"
@@ -177,21 +177,21 @@ The score is the number between `<answer>` and `</answer>`. Where there is none 
 invalid: leave the image out, and do not make a number up."""
 
 
-def _figures(figures: Sequence[Figure]) -> str:
-    if not figures:
-        return "No figures were taken on these weights by the training run."
-    rows = ["| figure | images | base model | this checkpoint | 95 % interval of the gain | over |"]
+def _metrics(metrics: Sequence[MetricValue]) -> str:
+    if not metrics:
+        return "No metrics were taken on these weights by the training run."
+    rows = ["| metric | images | base model | this checkpoint | 95 % interval of the gain | over |"]
     rows.append("|---|---|---|---|---|---|")
-    for figure in figures:
-        before = "" if figure.before is None else f"{figure.before:.3f}"
+    for metric in metrics:
+        before = "" if metric.before is None else f"{metric.before:.3f}"
         gain = (
             ""
-            if figure.interval is None
-            else f"[{figure.interval[0]:+.3f}, {figure.interval[1]:+.3f}]"
+            if metric.interval is None
+            else f"[{metric.interval[0]:+.3f}, {metric.interval[1]:+.3f}]"
         )
         rows.append(
-            f"| {figure.metric} | {figure.images} | {before} | {figure.value:.3f} | {gain} | "
-            f"{figure.scored or 'not recorded'} |"
+            f"| {metric.metric} | {metric.images} | {before} | {metric.value:.3f} | {gain} | "
+            f"{metric.scored or 'not recorded'} |"
         )
     return "\n".join(rows)
 
@@ -199,8 +199,8 @@ def _figures(figures: Sequence[Figure]) -> str:
 def _limitations(facts: CardFacts) -> str:
     lines = f"""\
 - Trained on {", ".join(facts.datasets)} only. Other contents, distortions and image sizes were not
-  judged by this run; evaluate it on images like yours first (`vqr1-eval`).
-- Ranking rewards teach an order, so scores need not lie on the opinion scale of any set. Compare
+  evaluated by this run; evaluate it on images like yours first (`vqr1-eval`).
+- Ranking rewards teach an order, so scores need not lie on the MOS scale of any set. Compare
   scores of this checkpoint with each other only.
 - Images are resized to at most {facts.max_pixels} pixels; what is lost there cannot be seen.
 - An answer may be invalid, and a score may leave the range from 1 to 5.

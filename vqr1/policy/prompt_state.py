@@ -2,7 +2,7 @@
 
 `read_prompts` runs the text model over A prompts. What it leaves can be continued token by token
 (`vqr1.rollout.decode`) or, here, by T given tokens an image in one pass. The tokens need not follow
-each other in a line: a table says which of them every one sees beside the whole prompt, so that a
+each other in a line: a table states which of them every one sees beside the whole prompt, so that a
 tree of spellings is computed once a node and not once a spelling. Further passes may continue what
 earlier ones left.
 
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.policy import flash
-from vqr1.policy.backbone import family_of, parts_of
 from vqr1.policy.shared_prompt import PackedPrompts, run_packed
 from vqr1.policy.tree_attention import KeyValueStore, TreeLayout, row_block
+from vqr1.policy.unwrap import family_of, parts_of
 from vqr1.policy.vision import runs_within
 
 _CPU_TOKENS = 2048
@@ -198,7 +198,7 @@ def continue_prompts(
     Args:
         model: the policy, bare or wrapped, in eval mode.
         tokens: [rows] int64, image by image.
-        positions: [rows] their rotary positions, equal on all axes behind a prompt.
+        positions: [rows] their rotary positions, equal on all axes after a prompt.
         plan: what they continue, and which of them see which.
 
     Returns:

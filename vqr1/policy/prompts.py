@@ -60,7 +60,7 @@ class PromptBuilder:
     Args:
         family: the model's.
         processor: the model's (image processor, tokenizer, chat template).
-        prompt_text: the user's message behind the image.
+        prompt_text: the user's message after the image.
         min_pixels: smallest area, in pixels, that an image is resized to.
         max_pixels: largest area.
         vision_id: put "Picture 1: " before the image.
@@ -94,20 +94,20 @@ class PromptBuilder:
         self._before, self._after = _split_at_image(processor, self.text)
         self.text_tokens = len(self._before) + len(self._after)
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> PromptBatch:
+    def __call__(self, images: Sequence[Image.Image]) -> PromptBatch:
         """One prompt for each image.
 
         Args:
-            pictures: B RGB images of any size.
+            images: B RGB images of any size.
 
         Raises:
             DataError: an image is too narrow.
         """
-        return self.from_resized([self.resize(picture) for picture in pictures])
+        return self.from_resized([self.resize(image) for image in images])
 
-    def resize(self, picture: Image.Image) -> Tensor:
+    def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing: all that a cache must keep."""
-        return self.rule.pixels(picture)
+        return self.rule.pixels(image)
 
     def from_resized(self, pixels: Sequence[Tensor]) -> PromptBatch:
         """Prompts of resized images.
@@ -140,7 +140,7 @@ def load_prompts(config: ModelConfig, prompt_text: str, *, vision_id: bool) -> P
 
     Args:
         config: which checkpoint, and the area limits of images.
-        prompt_text: the user's message behind the image.
+        prompt_text: the user's message after the image.
         vision_id: put "Picture 1: " before the image.
 
     Raises:
@@ -160,7 +160,7 @@ def load_prompts(config: ModelConfig, prompt_text: str, *, vision_id: bool) -> P
 
 
 def _split_at_image(processor: Any, text: str) -> tuple[list[int], list[int]]:
-    """Token ids before and behind the template's image token."""
+    """Token ids before and after the template's image token."""
     ids = list(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     image_token = int(processor.image_token_id)
     if ids.count(image_token) != 1:

@@ -1,7 +1,7 @@
 """The frozen reference policy that the KL term holds on to.
 
 The cheapest there is: none at KL weight 0, the policy with its adapters off, else a second set of
-weights, on the device, in host memory, or in pieces on the devices of all processes. A second set
+weights, on the device, in host memory, or sharded over the devices of all processes. A second set
 can follow the policy now and then.
 """
 

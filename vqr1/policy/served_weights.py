@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from vqr1.policy.backbone import unwrap
+from vqr1.policy.unwrap import unwrap
 
 _BASE, _LORA = ".base_layer.", ".lora_"
 
@@ -21,7 +21,7 @@ _BASE, _LORA = ".base_layer.", ".lora_"
 def served_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Name and value of every weight; the value of an adapted one is weight + B A alpha / rank.
 
-    Adapters are added to a copy: taking them out of the weights again would leave rounding behind.
+    Adapters are added to a copy: taking them out of the weights again would leave rounding.
 
     Args:
         model: the policy, bare or with active adapters; its weights whole in this process.

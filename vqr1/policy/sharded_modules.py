@@ -12,8 +12,8 @@ from __future__ import annotations
 from torch import nn
 
 from vqr1.distributed.sharding import ShardedModule
-from vqr1.policy.backbone import family_of, parts_of
 from vqr1.policy.loading import vision_trains
+from vqr1.policy.unwrap import family_of, parts_of
 
 
 def sharded_modules(model: nn.Module) -> list[ShardedModule]:

@@ -30,7 +30,6 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.errors import ModelError
-from vqr1.policy.backbone import family_of, parts_of, unwrap
 from vqr1.policy.output_head import target_logprobs
 from vqr1.policy.tree_attention import (
     AttentionPlan,
@@ -38,13 +37,14 @@ from vqr1.policy.tree_attention import (
     TreeLayout,
     attention_switched,
 )
+from vqr1.policy.unwrap import family_of, parts_of, unwrap
 from vqr1.policy.vision import VisionFeatures, encode_images, encoding_of
 from vqr1.records import PromptBatch
 
 
 @dataclass(frozen=True)
 class ResponseLogprobs:
-    """What a policy says about given responses.
+    """What a policy states about given responses.
 
     Attributes:
         logprobs: [B, K, C] float32 natural log-probabilities at the temperature, 0 where the mask

@@ -1,6 +1,6 @@
-r"""How a tokenizer's tokens spell the numbers of a grammar behind `<answer>`.
+r"""How a tokenizer's tokens spell the numbers of a grammar after `<answer>`.
 
-A number is written where the text behind `<answer>` is the number and then begins the closing tag.
+A number is written where the text after `<answer>` is the number and then begins the closing tag.
 Tokens need not respect those seams: one may hold several digits ("42"), the end of the opening tag
 with a sign (">-" in some vocabularies) or the last digit with the beginning of the closing tag. So
 the tree holds EVERY sequence of tokens whose text is right, the tokenizer's own way of writing a
@@ -9,7 +9,7 @@ number and all others: a model may take any of them, and the probability of a te
 - The beginning of the response ends one token BEFORE the end of `<answer>`: its last token ("tail",
   such as ">") is drawn anew, from the tokens whose text begins with it.
 - A node is a token of a number, known by the tokens before it. Its children are the tokens with
-  which some number of the grammar goes on.
+  which some number of the grammar continues.
 - A number ends where the next token begins the closing tag: a token whose text is a part of
   `</answer>` from its first character on ("<", "</"), or begins with the whole of it. What follows
   that token is not looked at.
@@ -17,7 +17,7 @@ number and all others: a model may take any of them, and the probability of a te
 The tree of 1 to 5 has 677 nodes where each digit is a token, that of 0 to 100 16,810; nodes are
 made when they are asked for. Nothing is learnt of an image here.
 
-Shape legend: N nodes so far; C columns, tokens whose probability behind a node matters.
+Shape legend: N nodes so far; C columns, tokens whose probability after a node matters.
 
 Not here: probabilities (`vqr1.policy.expected_score`).
 """
@@ -64,7 +64,7 @@ class NumberTokens:
 
 
 def number_tokens(tokenizer: Any) -> NumberTokens:
-    """Sorts a vocabulary; special tokens, which leave no text, are left out.
+    """Sorts a vocabulary; special tokens, which leave no text, are excluded.
 
     Only ASCII matters, which vocabularies of bytes and of characters write alike.
     """
@@ -96,7 +96,7 @@ def _fits(text: str) -> bool:
 
 
 class SpellingTree:
-    """All spellings of a grammar's numbers, grown on demand; the nodes behind the tail come first.
+    """All spellings of a grammar's numbers, grown on demand; the nodes after the tail come first.
 
     Attributes:
         tokens: the vocabulary's part in it.
@@ -106,7 +106,7 @@ class SpellingTree:
         top: nodes of the first levels, as many whole ones as have `TOP_NODES` together; they are
             0 to top - 1.
         token: [N] token of each node.
-        parent: [N] the node before it, -1 behind the beginning.
+        parent: [N] the node before it, -1 after the beginning.
         depth: [N] nodes before it.
         column: [N] its token's column (of the first nodes: among the starts).
         value: [N] the number that its text is, NaN where it is none.
@@ -149,7 +149,7 @@ class SpellingTree:
         return places, np.arange(len(places)) - before[places] + spans[places, 0]
 
     def fused(self, nodes: IntArray) -> list[tuple[int, int, float]]:
-        """Numbers that end within a token behind one of n nodes: place, column, value."""
+        """Numbers that end within a token after one of n nodes: place, column, value."""
         if not any(self._fused.values()):
             return []
         return [
@@ -218,7 +218,7 @@ def spelling_tree(tokenizer: Any, score_range: ScoreRange) -> SpellingTree:
 
 
 def _samples(grammar: NumberGrammar) -> list[str]:
-    """Numbers from all over the range, with every digit at every place behind the point."""
+    """Numbers from all over the range, with every digit at every place after the point."""
     low, high = grammar.score_range
     middle = [low + (high - low) * share / 10 for share in range(11)]
     texts = [f"{value:.{n}f}" for value in middle for n in range(3)]

@@ -1,22 +1,22 @@
-r"""The expected score from what a server tells of one greedy answer.
+r"""The expected score from what a server reports of one greedy answer.
 
 Servers report, for each token that they wrote, the likeliest tokens in its place (`top_logprobs`).
-That is the distribution behind every beginning of the number that WAS written. Behind another one
+That is the distribution after every beginning of the number that WAS written. After another one
 ("3" where the answer is "4.25") it is not known, and the place of the written answer that is like
-it stands in: behind as many digits in front of the point, behind the point, or behind as many
-decimals. Behind more digits in front of the point than were written, the place behind the last
+it stands in: after as many digits in front of the point, after the point, or after as many
+decimals. After more digits in front of the point than were written, the place after the last
 written one stands in. So for 1 to 5
 
     p(d) p("."|written digit) p(e|written digit, ".") ...   for   p(d) p("."|d) p(e|d.) ...
 
 while `expected_scores` follows every spelling. Further approximations: a token that a server does
-not list (it lists twenty or so) counts as impossible, and numbers behind places that the answer
+not list (it lists twenty or so) counts as impossible, and numbers after places that the answer
 does not have (decimals where it has none) are not known. Both are part of the lost probability;
 nothing is scaled up to make up for them. The grammar, its closing tag and everything else are as in
 `vqr1.policy.expected_score`.
 
 Against the exact expectation of the packaged policy, whose numbers have a standard deviation of .68
-an image, the error is .08 on average and .09 at most over twelve pictures with and without
+an image, the error is .08 on average and .09 at most over twelve images with and without
 reasoning (`tests/policy/test_top_logprobs.py`); a policy that is surer of its number has less.
 """
 
@@ -51,7 +51,7 @@ class ReportedToken:
 
 @dataclass(frozen=True)
 class TokenExpectation:
-    """What one answer's tokens say of its number.
+    """What one answer's tokens state of its number.
 
     Attributes:
         score: expected score; None where invalid.
@@ -105,7 +105,7 @@ def expected_from_tokens(
 
 
 def _places(tokens: Sequence[ReportedToken]) -> Iterator[_Place]:
-    """The places behind the last `<answer>`, from the token on that ends it.
+    """The places after the last `<answer>`, from the token on that ends it.
 
     That token may end the tag and begin the number (">-"); its alternatives are those that end the
     tag too.
@@ -132,7 +132,7 @@ def _places(tokens: Sequence[ReportedToken]) -> Iterator[_Place]:
 def _numbers(places: Sequence[_Place], grammar: NumberGrammar) -> dict[float, float]:
     """Probability of each number of the grammar."""
     first = places[0]
-    # What is written behind a number is no beginning of one.
+    # What is written after a number is no beginning of one.
     written = [place for place in places[1:] if grammar.continues(place.before)]
     numbers: dict[float, float] = {}
     level = {"": 1.0}
@@ -167,6 +167,6 @@ def _follows(text: str, written: Sequence[_Place]) -> dict[str, float]:
 
 
 def _kind(text: str) -> tuple[int, bool, int]:
-    """Digits in front of the point, whether it is there, digits behind it."""
+    """Digits in front of the point, whether it is there, digits after it."""
     whole, point, decimals = text.lstrip("-").partition(".")
     return len(whole), bool(point), len(decimals)

@@ -33,7 +33,7 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 
 from vqr1.policy import flash
-from vqr1.policy.backbone import checkpointing_in_eval_mode
+from vqr1.policy.unwrap import checkpointing_in_eval_mode
 
 ATTENTION_NAME = "vqr1_tree"
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from vqr1.durable import replacing
 from vqr1.errors import ModelError
-from vqr1.policy.backbone import checkpointing_in_eval_mode, family_of, parts_of, unwrap
+from vqr1.policy.unwrap import checkpointing_in_eval_mode, family_of, parts_of, unwrap
 from vqr1.records import PromptBatch
 
 _CPU_PATCHES = 3072
@@ -118,7 +118,7 @@ def encode_images(
 
 
 def runs_within(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """Cuts a sequence of items into runs (first, behind the last) whose sizes sum to a limit.
+    """Cuts a sequence of items into runs (first, after the last) whose sizes sum to a limit.
 
     An item above the limit is a run of its own.
     """
@@ -145,7 +145,7 @@ def image_keys(model: nn.Module, prompts: PromptBatch) -> tuple[bytes, ...]:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """32 hexadecimal digits that tell weights apart: SHA-256 of their names, types and bytes."""
+    """32 hexadecimal digits that distinguish weights: SHA-256 of their names, types and bytes."""
     digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())

@@ -49,7 +49,7 @@ class RewardInputs:
         scores: [B, K] float32 parsed scores, scaled so that the ends of the asked range are 1 and
             5; NaN where not valid.
         valid: [B, K] bool, the answer could be parsed.
-        well_formed: [B, K] bool, the response has the demanded format.
+        format_compliant: [B, K] bool, the response has the required format.
         mos: [B] float32 MOS on the same scale, higher is better: in [1, 5], or scaled from the
             asked range with `mos_scale=published`.
         images: [B] int64 row of each image in its set's label table; copies of one image, which
@@ -58,7 +58,7 @@ class RewardInputs:
 
     scores: Tensor
     valid: Tensor
-    well_formed: Tensor
+    format_compliant: Tensor
     mos: Tensor
     images: Tensor | None = None
 

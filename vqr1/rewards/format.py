@@ -1,4 +1,4 @@
-"""Format reward: 1 for a response of exactly the demanded form, else 0 (VisualQuality-R1)."""
+"""Format reward: 1 for a response of exactly the required format, else 0 (VisualQuality-R1)."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ class FormatReward:
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] of 0 and 1."""
-        return inputs.well_formed.to(inputs.scores.dtype)
+        return inputs.format_compliant.to(inputs.scores.dtype)

@@ -13,7 +13,7 @@ class MarginReward:
     """`vqr1.iqa.margin.margin_reward` with its constants bound.
 
     Args:
-        width: s on the scale [1, 5]; None takes the spread of both images' own scores.
+        width: s on the scale [1, 5]; None takes the standard deviation of both images' own scores.
         gamma: added to the summed variances where `width` is None.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Control: the fidelity reward with every image judged by another image's MOS.
+"""Control: the fidelity reward with every image evaluated by another image's MOS.
 
-A platform that learns from this reward learns from something else than quality. The opinion scores
+A platform that learns from this reward learns from something else than quality. The MOS
 of the batch move on by one place; since batches are drawn at random, that is a random assignment in
-which no image keeps its own score. It is no neutral one: what is left out correlates by -1/(B-1)
+which no image keeps its own score. It is no neutral one: what is excluded correlates by -1/(B-1)
 with quality on average, strongly in batches of few images.
 """
 
@@ -17,7 +17,7 @@ from vqr1.rewards.fidelity import FidelityReward
 
 
 class ShuffledFidelityReward(FidelityReward):
-    """`FidelityReward` on opinion scores that belong to other images."""
+    """`FidelityReward` on MOS that belong to other images."""
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] in [0, 1.001]; 0 for invalid answers."""

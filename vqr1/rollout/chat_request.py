@@ -1,6 +1,6 @@
 """The body of a chat request: the published prompt, and every sampling parameter.
 
-What a request leaves out is filled in by the server: vLLM, for one, takes the checkpoint's own
+What a request excludes is filled in by the server: vLLM, for one, takes the checkpoint's own
 generation config (some hold a repetition penalty). Every field that decides an answer is
 therefore sent with every request, off where it is not used. A field that a server does not know is
 listed in `backend.unsupported`, with the value that holds there; a value asked for that cannot hold
@@ -10,7 +10,7 @@ The prompt: "Picture 1: " is sent as text before the image (what the family's te
 there), and the template's own is switched off, so that neither a server without
 `chat_template_kwargs` nor one with defaults for them changes the prompt.
 
-What it leaves out: sending it (`server.py`).
+Not here: sending it (`server.py`).
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def unsupported_problems(config: ServerConfig, sampling: SamplingConfig) -> list
     """Why a server cannot draw answers as `mode.sampling` asks, one line each.
 
     Args:
-        config: `unsupported` says what is not sent.
+        config: `unsupported` states what is not sent.
         sampling: how answers are drawn, at temperature 0 where decoding is greedy.
     """
     problems = []
@@ -148,7 +148,7 @@ def held_instead(config: ServerConfig, sampling: SamplingConfig) -> list[str]:
     """What holds on a server in place of values of ours, such as `top_k 20`; for reports.
 
     Args:
-        config: `unsupported` says what is not sent.
+        config: `unsupported` states what is not sent.
         sampling: how answers are drawn, at temperature 0 where decoding is greedy.
     """
     asked = sampling_fields(sampling)

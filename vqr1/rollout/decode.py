@@ -6,7 +6,7 @@ keys does. Every step attends to two blocks, the prompt's keys, which exist once
 of an image, and the response's own keys in a buffer of the length limit, allocated once; the blocks
 are joined through their log-sum-exps (`vqr1.policy.flash.join`).
 
-Rows that finish are left out of the linear layers at once; the key buffers are packed again when
+Rows that finish are excluded from the linear layers at once; the key buffers are packed again when
 they are mostly empty. `static_decode.py` does the same with shapes that never change, for CUDA
 graphs.
 
@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.policy import flash
-from vqr1.policy.backbone import family_of, parts_of
 from vqr1.policy.prompt_state import PromptState
+from vqr1.policy.unwrap import family_of, parts_of
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

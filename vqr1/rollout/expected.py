@@ -1,6 +1,6 @@
 """Answers by expectation: greedy reasoning where the prompt asks for it, then the expected score.
 
-Image and prompt are computed once: the reasoning and the tree of spellings behind it
+Image and prompt are computed once: the reasoning and the tree of spellings after it
 (`vqr1.policy.expected_score`) continue the same keys. An answer is invalid where no `<answer>`
 begins, or where the numbers of the grammar have less than half of the probability there.
 
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from vqr1.config import SamplingConfig
 from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
-from vqr1.policy.backbone import eval_mode
 from vqr1.policy.expected_score import MIN_MASS, expected_scores, until_answer
 from vqr1.policy.prompt_state import PromptState
 from vqr1.policy.spelling_tree import OPEN_TAG, TOP_NODES
+from vqr1.policy.unwrap import eval_mode
 from vqr1.records import PromptBatch
 from vqr1.rollout.local import LocalEngine
 

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.config import SamplingConfig
-from vqr1.policy.backbone import eval_mode, family_of, parts_of, unwrap
 from vqr1.policy.cpu_linear import packed_weights
 from vqr1.policy.finite import check_logprobs
 from vqr1.policy.loading import vision_trains
 from vqr1.policy.prompt_state import PromptState, read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
+from vqr1.policy.unwrap import eval_mode, family_of, parts_of, unwrap
 from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images, image_keys, runs_within
 from vqr1.records import PromptBatch, Rollout
-from vqr1.rollout.assembly import rollout_of
+from vqr1.rollout.cuda_graph_decode import StaticDecoder
 from vqr1.rollout.decode import Decoder
+from vqr1.rollout.rollout_builder import rollout_of
 from vqr1.rollout.sampling import draw, uniform_noise
-from vqr1.rollout.static_decode import StaticDecoder
 from vqr1.rollout.stopping import StopRule, banned_tokens, end_tokens, padding_token
 
 
@@ -221,7 +221,7 @@ class Responses:
 
     Attributes:
         tokens: [A, K, limit] int64, padded.
-        logprobs: [A, K, limit] float32, 0 behind a response's end.
+        logprobs: [A, K, limit] float32, 0 after a response's end.
         lengths: [A, K] int64 on the host.
         finished: [A, K] bool on the host, whether a stop rule ended the response.
     """

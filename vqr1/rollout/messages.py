@@ -1,4 +1,4 @@
-"""What servers say, in one line."""
+"""What servers state, in one line."""
 
 from __future__ import annotations
 

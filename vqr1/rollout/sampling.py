@@ -48,8 +48,8 @@ def uniform_noise(seed: int, image_keys: Sequence[bytes], group_size: int, lengt
     return torch.from_numpy(noise)
 
 
-def picture_seed(seed: int, pixels: Tensor, k: int = 0) -> int:
-    """Seed of answer `k` to a picture [H, W, 3]; 31 bits, some servers take no more."""
+def image_seed(seed: int, pixels: Tensor, k: int = 0) -> int:
+    """Seed of answer `k` to an image [H, W, 3]; 31 bits, some servers take no more."""
     digest = hashlib.sha256(f"{seed} {k} {tuple(pixels.shape)}".encode())
     digest.update(pixels.cpu().contiguous().numpy().tobytes())
     return int.from_bytes(digest.digest()[:4], "big") >> 1

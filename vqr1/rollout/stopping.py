@@ -31,7 +31,7 @@ def end_tokens(tokenizer: Any, names: Sequence[str]) -> frozenset[int]:
 
 
 def padding_token(tokenizer: Any) -> int:
-    """What stands behind a response's end in a batch: no token of it."""
+    """What stands after a response's end in a batch: no token of it."""
     pad = tokenizer.pad_token_id
     return int(tokenizer.eos_token_id if pad is None else pad)
 
@@ -40,7 +40,7 @@ def banned_tokens(tokenizer: Any, ends: frozenset[int], vocabulary: int) -> list
     """Tokens of the model's vocabulary that a response must not hold.
 
     Image, video and other control tokens (an image placeholder in a response would no longer match
-    the number of image features), and numbers behind the tokenizer's last token, which a padded
+    the number of image features), and numbers after the tokenizer's last token, which a padded
     embedding has. The tokens that end a turn are allowed.
 
     Args:
@@ -63,7 +63,7 @@ def banned_tokens(tokenizer: Any, ends: frozenset[int], vocabulary: int) -> list
 
 
 class StopRule:
-    """Follows the live responses and says which of them end."""
+    """Follows the live responses and states which of them end."""
 
     def __init__(
         self, tokenizer: Any, ends: frozenset[int], responses: int, at_answer: bool

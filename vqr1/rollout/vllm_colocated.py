@@ -55,10 +55,10 @@ class VllmColocatedEngine:
 
     Args:
         policy: the policy, on its device, and where it was loaded from.
-        question: the text behind the image.
+        question: the text after the image.
         vision_id: put "Picture 1: " before the image.
         config: memory and start-up.
-        model: sizes of the pictures.
+        model: sizes of the images.
         sampling: how the training draws responses.
         dtype: precision of the training's passes: "float32" or "bfloat16".
         seed: of the engine.
@@ -115,7 +115,7 @@ class VllmColocatedEngine:
             dtype=dtype,
             seed=seed,
             max_model_len=longest,
-            # Pictures come resized; there is little to save.
+            # Images come resized; there is little to save.
             mm_processor_cache_gb=0,
             kv_cache_memory_bytes=int(config.kv_cache_gib * 2**30),
             # Given the cache's size, this is only compared with what is free at the start.
@@ -153,15 +153,15 @@ class VllmColocatedEngine:
         Raises:
             ModelError: vLLM builds another prompt, or answers something else than was asked for.
         """
-        pictures = [image.cpu() for image in prompts.images]
+        images = [image.cpu() for image in prompts.images]
         # vLLM puts the image's tokens in place of one.
         tokens = self._builder.template_ids()
         asked = [
             {
                 "prompt_token_ids": tokens,
-                "multi_modal_data": {"image": Image.fromarray(picture.numpy())},
+                "multi_modal_data": {"image": Image.fromarray(loaded.numpy())},
             }
-            for picture in pictures
+            for loaded in images
         ]
         how = [
             self._parameters(
@@ -173,7 +173,7 @@ class VllmColocatedEngine:
                 logprobs=0,
                 **self._requests.fields(sampling, own),
             )
-            for own in seeds_of(pictures, seed)
+            for own in seeds_of(images, seed)
         ]
         self._wake()
         outputs = self._llm.generate(asked, how, use_tqdm=False)
@@ -198,7 +198,7 @@ class VllmColocatedEngine:
                 "reload_weights", kwargs={"weights_iterator": served_weights(self._model)}
             )
             self._llm.reset_prefix_cache()
-            # Image features are kept by picture alone, whatever tower computed them.
+            # Image features are kept by image alone, whatever tower computed them.
             self._llm.llm_engine.reset_encoder_cache()
             self._current = True
         if self._sleeps:

@@ -1,4 +1,4 @@
-"""What vLLM is asked for one picture, and its answers as a `Rollout`; however it is reached.
+"""What vLLM is asked for one image, and its answers as a `Rollout`; however it is reached.
 
 Responses are cut by our stop rules: vLLM's own only save it work. A response's seed depends on the
 step's seed and its image; whether that decides the response is vLLM's affair.
@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from vqr1.config import SamplingConfig
 from vqr1.errors import ModelError
-from vqr1.policy.backbone import family_of, unwrap
 from vqr1.policy.finite import check_logprobs
+from vqr1.policy.unwrap import family_of, unwrap
 from vqr1.records import Rollout
-from vqr1.rollout.assembly import padded, response_end, rollout_of
-from vqr1.rollout.sampling import picture_seed
+from vqr1.rollout.rollout_builder import padded, response_end, rollout_of
+from vqr1.rollout.sampling import image_seed
 from vqr1.rollout.stopping import ANSWER_END, banned_tokens, end_tokens, padding_token
 
 NEVER = -100.0
 """Added to the logit of a token that a response must not hold."""
 
 Answer = tuple[list[list[int]], list[list[float]]]
-"""Tokens of the responses to one picture, and the log-probability of each."""
+"""Tokens of the responses to one image, and the log-probability of each."""
 
 
 class VllmRequests:
@@ -51,12 +51,12 @@ class VllmRequests:
     def fields(self, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
         """Sampling parameters of vLLM beside temperature, top-k, top-p and the length limit.
 
-        Those that nothing here uses are given too, off: what is left out, a server takes from the
+        Those that nothing here uses are given too, off: what is excluded, a server takes from the
         checkpoint's generation config or from its own defaults.
 
         Args:
             sampling: how a response is drawn.
-            seed: of the picture's responses.
+            seed: of the image's responses.
         """
         fields: dict[str, Any] = {
             "stop_token_ids": sorted(self._ends),
@@ -76,7 +76,7 @@ class VllmRequests:
         """Check that vLLM was given the prompt that the training will compute.
 
         Args:
-            served: the tokens that vLLM says it was given.
+            served: the tokens that vLLM states it was given.
             prompt: the training's.
             remedy: what to do where they differ.
 
@@ -98,10 +98,10 @@ class VllmRequests:
         group_size: int,
         device: torch.device,
     ) -> Rollout:
-        """The answers for B pictures as B x K responses that end by our rules.
+        """The answers for B images as B x K responses that end by our rules.
 
         Args:
-            answers: those of each picture, `asked_for` of them.
+            answers: those of each image, `asked_for` of them.
             sampling: how they were drawn.
             group_size: K.
             device: where the tensors shall be.
@@ -153,17 +153,17 @@ def fitting_logprobs(sampling: SamplingConfig) -> tuple[str, ...]:
     return raw if cut else (*raw, "processed_logprobs")
 
 
-def seeds_of(pictures: Sequence[Tensor], seed: int) -> list[int]:
-    """One seed for each picture; a picture that comes twice has two.
+def seeds_of(images: Sequence[Tensor], seed: int) -> list[int]:
+    """One seed for each image; an image that comes twice has two.
 
     Args:
-        pictures: B pictures [H_b, W_b, 3] uint8.
+        images: B images [H_b, W_b, 3] uint8.
         seed: the step's.
     """
     seen: Counter[int] = Counter()
     seeds = []
-    for picture in pictures:
-        first = picture_seed(seed, picture)
-        seeds.append(picture_seed(seed, picture, seen[first]) if seen[first] else first)
+    for image in images:
+        first = image_seed(seed, image)
+        seeds.append(image_seed(seed, image, seen[first]) if seen[first] else first)
         seen[first] += 1
     return seeds

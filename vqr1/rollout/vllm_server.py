@@ -1,8 +1,8 @@
 """Responses from a vLLM server whose weights follow the policy's.
 
-Every image is one request for its K responses, with the picture as a lossless PNG that is already
-resized; the server renders the checkpoint's own chat template. The prompt that it says it was given
-is compared with the one that the training will compute, token by token.
+Every image is one request for its K responses, with the image as a lossless PNG that is already
+resized; the server renders the checkpoint's own chat template. The prompt that it states it was
+given is compared with the one that the training will compute, token by token.
 
 What a lost server means: where this process trains alone, it waits, connects again, sends the
 weights and asks again. Where several train together it stops (`RolloutLostError`): they would all
@@ -26,16 +26,16 @@ from torch import Tensor, nn
 
 from vqr1.config import RolloutServerConfig, SamplingConfig
 from vqr1.errors import ModelError, RolloutLostError
-from vqr1.policy.backbone import family_of
+from vqr1.policy.unwrap import family_of
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
-from vqr1.rollout.vllm_link import RECONNECTIONS, ServerAwayError, VllmLink, at_start, reason_of
+from vqr1.rollout.vllm_client import RECONNECTIONS, ServerAwayError, VllmLink, at_start, reason_of
 from vqr1.rollout.vllm_requests import Answer, VllmRequests, asked_for, seeds_of
 
 logger = logging.getLogger(__name__)
 
 REMEDY = (
-    "it must serve the checkpoint of model.path, and take pictures as they are: "
+    "it must serve the checkpoint of model.path, and take images as they are: "
     """--mm-processor-kwargs '{"do_resize": false}'"""
 )
 """What to do about a server that builds another prompt."""
@@ -53,7 +53,7 @@ class VllmServerEngine:
     Args:
         model: the policy, bare or with adapters.
         processor: its processor.
-        question: the text behind the image.
+        question: the text after the image.
         vision_id: put "Picture 1: " before the image.
         config: address and limits.
         link: the connection; opened here.
@@ -100,7 +100,7 @@ class VllmServerEngine:
             RolloutLostError: the server does not answer any more.
             ModelError: it refuses the weights.
         """
-        # The others are told which server has the weights: it may have been started anew.
+        # The others are given which server has the weights: it may have been started anew.
         self._link.instance = self._agree(lambda: self._persist(self._send, may_reopen=True))
 
     def _send(self) -> str | None:
@@ -126,13 +126,13 @@ class VllmServerEngine:
             ModelError: it serves another prompt or another tokenizer, or answers something else
                 than responses with log-probabilities.
         """
-        pictures = [image.cpu() for image in prompts.images]
-        seeds = seeds_of(pictures, seed)
+        images = [image.cpu() for image in prompts.images]
+        seeds = seeds_of(images, seed)
         count = asked_for(group_size, sampling)
 
         def ask(b: int) -> Answer:
             fields = self._requests.fields(sampling, seeds[b])
-            return self._ask(pictures[b], prompts.input_ids[b].tolist(), count, sampling, fields)
+            return self._ask(images[b], prompts.input_ids[b].tolist(), count, sampling, fields)
 
         def ask_all() -> list[Answer]:
             if self._alone and not self._link.current:
@@ -140,8 +140,8 @@ class VllmServerEngine:
             answers: list[Answer] = []
             refusal: ModelError | None = None
             try:
-                with ThreadPoolExecutor(min(len(pictures), self._config.concurrency)) as pool:
-                    answers = list(pool.map(ask, range(len(pictures))))
+                with ThreadPoolExecutor(min(len(images), self._config.concurrency)) as pool:
+                    answers = list(pool.map(ask, range(len(images))))
             except ModelError as error:
                 refusal = error
             if self._link.replaced():
@@ -156,7 +156,7 @@ class VllmServerEngine:
 
     def _ask(
         self,
-        picture: Tensor,
+        image: Tensor,
         prompt: Sequence[int],
         count: int,
         sampling: SamplingConfig,
@@ -169,7 +169,7 @@ class VllmServerEngine:
         """
         for left in range(MALFORMED - 1, -1, -1):
             try:
-                served, tokens, logprobs = self._chat(picture, count, sampling, fields)
+                served, tokens, logprobs = self._chat(image, count, sampling, fields)
                 break
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 reason = f"{type(error).__name__}: {error}"
@@ -183,14 +183,14 @@ class VllmServerEngine:
         return tokens, logprobs
 
     def _chat(
-        self, picture: Tensor, count: int, sampling: SamplingConfig, fields: dict[str, Any]
+        self, image: Tensor, count: int, sampling: SamplingConfig, fields: dict[str, Any]
     ) -> tuple[list[int], list[list[int]], list[list[float]]]:
         """One request: prompt, responses and log-probabilities of their tokens.
 
         TRL's client has no argument for the `fields`.
         """
         content = [
-            {"type": "image", "image": Image.fromarray(picture.numpy())},
+            {"type": "image", "image": Image.fromarray(image.numpy())},
             {"type": "text", "text": self._question},
         ]
         reply = self._link.client.chat(

@@ -1,4 +1,4 @@
-"""vLLM in this process: imported, started, and asked for one picture a prompt, taken as it is.
+"""vLLM in this process: imported, started, and asked for one image a prompt, taken as it is.
 
 Not here: a server (`vllm_link.py`), and what is asked (`vllm_requests.py`).
 """
@@ -44,7 +44,7 @@ def start_vllm(
         vllm: the package.
         who: the keys that a message names.
         source: the checkpoint.
-        model: its revision, and the sizes of pictures.
+        model: its revision, and the sizes of images.
         family: its family.
         arguments: further ones of `vllm.LLM`.
 

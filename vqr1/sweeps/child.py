@@ -81,10 +81,10 @@ def run_swept(run_dir: Path, task: Callable[[], float | None]) -> float | None:
 
     Args:
         run_dir: the job's run directory; holds `job.json`.
-        task: trains and returns the command's figure.
+        task: trains and returns the command's metric.
 
     Returns:
-        The figure, of this attempt or of the one that was quicker.
+        The metric, of this attempt or of the one that was quicker.
     """
     attempt = Attempt.read(run_dir)
     assert attempt is not None

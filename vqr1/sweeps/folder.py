@@ -46,7 +46,7 @@ class SweepRecord:
         tracking_uri: MLflow store of the parent run, None without MLflow.
         parent_run_id: MLflow parent run, None without MLflow.
         search: settings of a search, None for a grid.
-        objective: direction and figure of a search, None for a grid.
+        objective: direction and metric of a search, None for a grid.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""What one job of a sweep is: its overrides, the swept values, and a name that says what it trains.
+"""What one job of a sweep is: its overrides, the swept values, and a name that states what it trains.
 
 A job is named by a hash of its composed configuration without the keys that do not change what is
 trained (folders, logging, threads). Two points of a grid that compose to the same configuration are
@@ -55,12 +55,12 @@ def override_key(override: str) -> str:
 
 
 def stable_overrides(overrides: Iterable[str]) -> list[str]:
-    """Overrides that say what is trained, sorted."""
+    """Overrides that state what is trained, sorted."""
     return sorted(item for item in overrides if not is_volatile(override_key(item)))
 
 
 def stable_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat values of a composed configuration that say what is trained."""
+    """Flat values of a composed configuration that state what is trained."""
     return {key: value for key, value in flatten(values).items() if not is_volatile(key)}
 
 

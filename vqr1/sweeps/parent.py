@@ -99,7 +99,7 @@ class ParentRun:
         return parent
 
     def reopen(self) -> None:
-        """Say that the sweep goes on."""
+        """State that the sweep continues."""
         self.client.update_run(self.run_id, status="RUNNING")
 
     def close(self, status: str) -> None:
@@ -123,7 +123,7 @@ class ParentRun:
             if not token:
                 return found
 
-    def settle_children(self, folder: SweepFolder) -> None:
+    def reconcile_children(self, folder: SweepFolder) -> None:
         """Give every child its true status and error.
 
         An open run whose job nobody trains was killed. A job that failed before its run was opened
@@ -133,11 +133,11 @@ class ParentRun:
         for attempt in folder.attempts():
             run = runs.get(str(attempt.number))
             if run is None:
-                self._settle_unlogged(attempt)
+                self._reconcile_unlogged(attempt)
             else:
-                self._settle(attempt, run)
+                self._reconcile(attempt, run)
 
-    def _settle(self, attempt: Attempt, run: Run) -> None:
+    def _reconcile(self, attempt: Attempt, run: Run) -> None:
         outcome = attempt.outcome
         if outcome is None:
             if run.info.status == "RUNNING" and not is_running(attempt):
@@ -151,7 +151,7 @@ class ParentRun:
         if outcome.error is not None and ERROR_TAG not in run.data.tags:
             self.client.set_tag(run.info.run_id, ERROR_TAG, outcome.error)
 
-    def _settle_unlogged(self, attempt: Attempt) -> None:
+    def _reconcile_unlogged(self, attempt: Attempt) -> None:
         outcome = attempt.outcome
         if outcome is None or outcome.status != FAILED:
             return

@@ -1,4 +1,4 @@
-"""A sweep's summary as CSV, Markdown, JSON and figures, in its folder and at its parent run."""
+"""A sweep's summary as CSV, Markdown, JSON and metrics, in its folder and at its parent run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from vqr1.durable import replacing, write_file
-from vqr1.sweeps.figures import figure_keys, key_figure
 from vqr1.sweeps.folder import FINISHED
 from vqr1.sweeps.parent import ParentRun
+from vqr1.sweeps.plots import key_plot, plotted_keys
 from vqr1.sweeps.results import JobResult, shown_metric
 from vqr1.sweeps.summary import MeanInterval, SettingRow, best_of, setting_rows, why_missing
 from vqr1.tracking.store import slug
@@ -27,7 +27,7 @@ class SweepReport:
 
     Attributes:
         command: the command line.
-        metric: the figure shown, None where no job has one.
+        metric: the metric shown, None where no job has one.
         rows: a row for each setting.
         jobs: every job.
         sweep: its folder, or the id of its parent run; distinguishes sweeps of one command.
@@ -48,7 +48,7 @@ class SweepReport:
         Args:
             command: the command line.
             results: every job.
-            metric: the figure asked for; None takes the first of `results.PREFERRED` there is.
+            metric: the metric asked for; None takes the first of `results.PREFERRED` there is.
             sweep: its folder, or the id of its parent run.
 
         Raises:
@@ -153,7 +153,7 @@ def write_report(report: SweepReport, folder: Path, curve: str) -> list[Path]:
     Args:
         report: the summary.
         folder: receives the files.
-        curve: metric of the figures' curves.
+        curve: metric of the metrics' curves.
 
     Returns:
         The files.
@@ -166,17 +166,17 @@ def write_report(report: SweepReport, folder: Path, curve: str) -> list[Path]:
     write_file(values, json.dumps(report.values(), indent=2) + "\n")
     files = [page, table, values]
     if report.metric is not None:
-        for key in figure_keys(report.jobs):
+        for key in plotted_keys(report.jobs):
             file = folder / f"sweep_{slug(key).replace('/', '-')}.png"
             with replacing(file) as aside:
-                figure = key_figure(report.jobs, key, curve, report.metric)
-                figure.savefig(aside, format="png", dpi=100)
+                metric = key_plot(report.jobs, key, curve, report.metric)
+                metric.savefig(aside, format="png", dpi=100)
             files.append(file)
     return files
 
 
 def log_report(report: SweepReport, files: Sequence[Path], parent: ParentRun) -> None:
-    """Log a summary's files and headline figures to the parent run."""
+    """Log a summary's files and headline metrics to the parent run."""
     for file in files:
         parent.client.log_artifact(parent.run_id, str(file), "summary")
     for status, count in report.counts.items():

@@ -1,7 +1,7 @@
 """What the jobs of a sweep reached, read back from where they logged it.
 
 With MLflow from the child runs, by the parent's id, so that it works on any machine that reaches
-the store; else from the jobs' folders (`metrics.csv`, or the figures of `summary.json`).
+the store; else from the jobs' folders (`metrics.csv`, or the metrics of `summary.json`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SUMMARY_KEYS = {
     f"test_{HEADLINE}_after": TESTED,
     f"val_{HEADLINE}_best": f"val/{HEADLINE}_best",
 }
-"""Figures of `summary.json` by the metric that they are."""
+"""Metrics of `summary.json` by the metric that they are."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def read_sweep(
     if parent is None:
         return planned
     logged = {result.name: result for result in read_children(parent, swept, curve)}
-    # A log that is not delivered yet lacks the last figures, which the folder has.
+    # A log that is not delivered yet lacks the last metrics, which the folder has.
     return [_joined(logged.get(result.name), result) for result in planned]
 
 
@@ -156,7 +156,7 @@ def shown_metric(results: Sequence[JobResult], asked: str | None) -> str | None:
 
 def _from_files(attempt: Attempt, curve: str) -> JobResult:
     metrics, points = _metrics_csv(attempt.folder / "metrics.csv", curve)
-    metrics |= _summary_figures(attempt.folder / "summary.json")
+    metrics |= _summary_metrics(attempt.folder / "summary.json")
     error = None if attempt.outcome is None else attempt.outcome.error
     job = attempt.job
     config = _config(attempt.folder / "config.yaml")
@@ -209,7 +209,7 @@ def _values(table: CsvTable, name: str) -> list[tuple[int, float]]:
     return [(row, value) for row, value in found if value is not None]
 
 
-def _summary_figures(file: Path) -> dict[str, float]:
+def _summary_metrics(file: Path) -> dict[str, float]:
     if not file.is_file():
         return {}
     values = json.loads(file.read_text(encoding="utf-8"))

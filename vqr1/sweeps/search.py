@@ -25,7 +25,7 @@ from vqr1.sweeps.folder import FINISHED, Attempt, SweepFolder
 from vqr1.sweeps.results import JobResult
 
 OBJECTIVES = (f"val/{HEADLINE}_best", f"val/{HEADLINE}")
-"""Metrics that a search optimises, the first that a job has, where none is named: test figures are
+"""Metrics that a search optimises, the first that a job has, where none is named: test metrics are
 not among them, because choosing by them would spend the test."""
 
 
@@ -78,10 +78,10 @@ def make_pruner(settings: SearchSettings) -> optuna.pruners.BasePruner:
     )
 
 
-def settle_open_trials(
+def reconcile_open_trials(
     study: optuna.Study, done: Mapping[int, JobResult], metric: str | None
 ) -> int:
-    """Tell the study how the trials ended that an earlier start left open.
+    """Report the study how the trials ended that an earlier start left open.
 
     Args:
         study: the study; nothing of it runs any more.
@@ -114,7 +114,7 @@ def trial_overrides(
 def tell(
     study: optuna.Study, trial: Trial | int, result: JobResult | None, metric: str | None
 ) -> None:
-    """Tell the study how a trial ended."""
+    """Report the study how a trial ended."""
     if result is not None and result.status == "PRUNED":
         study.tell(trial, state=TrialState.PRUNED)
         return
@@ -126,7 +126,7 @@ def tell(
 
 
 def objective(result: JobResult, metric: str | None) -> float | None:
-    """The figure that a search optimises; None where the job has none."""
+    """The metric that a search optimises; None where the job has none."""
     names: Sequence[str] = OBJECTIVES if metric is None else (metric,)
     return next((result.metrics[name] for name in names if name in result.metrics), None)
 
@@ -138,7 +138,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 class PruneTrial(L.Callback):
-    """Reports validation figures of a search's job, and gives the job up when the search says so.
+    """Reports validation metrics of a search's job, and gives the job up when the search reports it.
 
     Args:
         trial: the running trial.
@@ -150,7 +150,7 @@ class PruneTrial(L.Callback):
         self.metric = metric
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report the latest figure.
+        """Report the latest metric.
 
         Raises:
             PrunedError: the search gives this trial up.

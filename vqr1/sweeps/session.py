@@ -1,8 +1,8 @@
-"""Running a sweep: found again or begun, launched, settled, summarised.
+"""Running a sweep: found again or begun, launched, reconciled, summarised.
 
-The sweeper plugins say which jobs there are and Hydra's launchers start them; what this module adds
-is that a sweep is one thing with a memory. What a launcher returns is not looked at: a job's own
-record says how it ended, also when its launcher did not live to hear of it.
+The sweeper plugins state which jobs there are and Hydra's launchers start them; what this module
+adds is that a sweep is one thing with a memory. What a launcher returns is not looked at: a job's
+own record states how it ended, also when its launcher did not live to hear of it.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class SweepPlan:
         logger: where runs go.
         config_yaml: the configuration that all jobs start from.
         max_failures: failed jobs above which no further job begins; None bears all.
-        metric: figure of the summary; None takes the first usual one there is.
-        curve: metric of the figures' curves.
-        objective: direction and figure of a search, None for a grid.
+        metric: metric of the summary; None takes the first usual one there is.
+        curve: metric of the metrics' curves.
+        objective: direction and metric of a search, None for a grid.
     """
 
     key: str
@@ -83,7 +83,7 @@ def find_folder(plan: SweepPlan, resume: str, new: Path) -> tuple[SweepFolder, s
         new: folder for a new sweep.
 
     Returns:
-        The folder, and what to tell the user of a sweep that could not be continued.
+        The folder, and what to report the user of a sweep that could not be continued.
 
     Raises:
         ConfigError: the sweep to continue is not there or differs, or `new` holds another sweep or
@@ -210,7 +210,7 @@ class Sweep:
         self.first_number = 0
 
     def __enter__(self) -> Sweep:
-        """Take the lock, open the parent run, and settle what a dead launcher left.
+        """Take the lock, open the parent run, and reconcile what a dead launcher left.
 
         Raises:
             ConfigError: another process runs this sweep.
@@ -232,7 +232,7 @@ class Sweep:
         elif record.parent_run_id is not None and record.tracking_uri is not None:
             self.parent = ParentRun.open(record.tracking_uri, record.parent_run_id)
             self.parent.reopen()
-            self.parent.settle_children(self.folder)
+            self.parent.reconcile_children(self.folder)
         self._write_record(record)
         return self
 
@@ -242,13 +242,13 @@ class Sweep:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Settle the children and close the parent run with a true status."""
+        """Reconcile the children and close the parent run with a true status."""
         stopped = kind is not None and not issubclass(kind, Exception)
         if stopped:
-            self.say("the sweep is stopped; the same command again goes on with it")
+            self.say("the sweep is stopped; the same command again continues with it")
         try:
             if self.parent is not None:
-                self.parent.settle_children(self.folder)
+                self.parent.reconcile_children(self.folder)
                 status = "KILLED" if stopped else "FAILED"
                 self.parent.close(FINISHED if kind is None else status)
         finally:
@@ -262,7 +262,7 @@ class Sweep:
         ]
 
     def launch(self, jobs: Sequence[SweepJob], launch: Launch) -> None:
-        """Start jobs; returns when none of them can go on.
+        """Start jobs; returns when none of them can continue.
 
         A launcher that breaks because a worker died is started again with the jobs that it had not
         come to.
@@ -278,7 +278,7 @@ class Sweep:
                 self.say(f"the launcher lost a job: {type(error).__name__}")
                 broken = True
             if self.parent is not None:
-                self.parent.settle_children(self.folder)
+                self.parent.reconcile_children(self.folder)
             left = [a.job for a in attempts if a.status == WAITING]
             waiting = left if broken and len(left) < len(waiting) else []
 
@@ -288,11 +288,11 @@ class Sweep:
 
     def await_running(self) -> None:
         """Wait for the jobs that outlived the launcher which started them."""
-        said = False
+        printed = False
         while any(attempt.status == "RUNNING" for attempt in self.folder.attempts()):
-            if not said:
+            if not printed:
                 self.say("waiting for jobs that an earlier start left running")
-                said = True
+                printed = True
             time.sleep(WAIT_SECONDS)
 
     def finish(self, missing: int | None = None) -> SweepReport:

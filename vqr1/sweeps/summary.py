@@ -101,7 +101,7 @@ def setting_rows(results: Sequence[JobResult], metric: str | None) -> list[Setti
 
     Args:
         results: jobs of one sweep.
-        metric: the figure; None where no job has one.
+        metric: the metric; None where no job has one.
     """
     settings = dict.fromkeys(setting_of(result) for result in results if result.swept)
     rows: list[SettingRow] = []
@@ -155,7 +155,7 @@ def _row(
     first: SettingRow | None,
     best: float,
 ) -> SettingRow:
-    figures = list(values.values())
+    metrics = list(values.values())
     difference, p_value, common = None, None, []
     if first is not None:
         common = [seed for seed in values if seed in first.by_seed]
@@ -169,8 +169,8 @@ def _row(
         jobs,
         values,
         dict(missing),
-        mean_interval(figures),
-        float(np.std(figures, ddof=1)) if len(figures) > 1 else math.nan,
+        mean_interval(metrics),
+        float(np.std(metrics, ddof=1)) if len(metrics) > 1 else math.nan,
         best,
         difference,
         len(common),

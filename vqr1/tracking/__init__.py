@@ -1,4 +1,4 @@
-"""Experiment tracking: where metrics, tables, figures and configurations of a run go."""
+"""Experiment tracking: where metrics, tables, metrics and configurations of a run go."""
 
 from vqr1.tracking.run_log import NoRunLog, RunLog, open_run_log
 

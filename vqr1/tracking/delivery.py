@@ -1,9 +1,9 @@
 """From the journal to the MLflow server, each event once.
 
-How far the server has it is a byte offset beside the journal (`delivered.json`), moved behind each
+How far the server has it is a byte offset beside the journal (`delivered.json`), moved after each
 batch. An offset that was not moved in time only means that some events may be there already:
 parameters, tags, files and the status may be sent twice without harm, the run is looked up by its
-journal's tag before it is created, and for metrics and pictures the server is asked which steps it
+journal's tag before it is created, and for metrics and images the server is asked which steps it
 has.
 """
 
@@ -92,7 +92,7 @@ class Delivery:
         self._client: MlflowClient | None = None
         size = self.path.stat().st_size if self.path.is_file() else 0
         self.delivered = self._read_mark(size)
-        # A process that was killed between sending and moving the offset has told nobody.
+        # A process that was killed between sending and moving the offset has given nobody.
         self._uncertain_until = size
         self._steps: dict[str, set[int]] = {}
 
@@ -133,7 +133,7 @@ class Delivery:
         return True
 
     def _next_batch(self) -> tuple[list[Event], int]:
-        """A run of figures, parameters and tags, or one event of another kind."""
+        """A run of metrics, parameters and tags, or one event of another kind."""
         batch: list[Event] = []
         end = self.delivered.offset
         for offset, event in read_events(self.path, end):
@@ -226,14 +226,14 @@ class Delivery:
 
     def _send_image(self, client: MlflowClient, run_id: str, event: Image, path: Path) -> None:
         try:
-            picture = PIL.Image.open(path)
-            picture.load()
+            image = PIL.Image.open(path)
+            image.load()
         except OSError as error:
             self._refuse([event], f"it cannot be read ({error})")
             return
         client.log_image(
             run_id,
-            picture,
+            image,
             key=event.key,
             step=event.step,
             timestamp=event.time,

@@ -1,4 +1,4 @@
-"""What a run tells the tracking server, one JSON object a line.
+"""What a run reports the tracking server, one JSON object a line.
 
 The journal of a run is a sequence of these events in the order in which they happened. A `start`
 event begins an MLflow run; all that follow, up to the next one, belong to it. Times are
@@ -42,7 +42,7 @@ class Start:
 
 @dataclass(config=_STRICT, frozen=True, kw_only=True)
 class Metrics:
-    """Figures at one step."""
+    """Metrics at one step."""
 
     kind: Literal["metrics"] = "metrics"
     step: int
@@ -82,7 +82,7 @@ class File:
 
 @dataclass(config=_STRICT, frozen=True, kw_only=True)
 class Image:
-    """A picture of the run directory becomes one step of a series, which MLflow draws as a grid.
+    """An image of the run directory becomes one step of a series, which MLflow draws as a grid.
 
     Attributes:
         path: where it lies, relative to the run directory.
@@ -144,7 +144,7 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[int, Event | None
     A last line without an end is still being written, or was cut off: it is left for later.
 
     Yields:
-        Byte offset behind the line, and its event (None for a damaged line).
+        Byte offset after the line, and its event (None for a damaged line).
     """
     try:
         stream = path.open("rb")

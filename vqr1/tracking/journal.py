@@ -1,4 +1,4 @@
-"""The journal: everything a run tells the tracking server is first a line in its run directory.
+"""The journal: everything a run reports the tracking server is first a line in its run directory.
 
 The training process only appends to a file, so that no state of the server can stop or slow it.
 Lines are written at once, without a buffer: a killed process loses none. They are synced to the
@@ -98,7 +98,7 @@ class Journal:
         return self.size
 
     def resume(self) -> int | None:
-        """Go on with the last MLflow run of the journal.
+        """Continue with the last MLflow run of the journal.
 
         Returns:
             Byte offset from which on the run has been sent; None where the journal holds no run.
@@ -123,7 +123,7 @@ class Journal:
         return os.fstat(self._file).st_size
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Figures at a step (0 if none); a key that has this step already is left out."""
+        """Metrics at a step (0 if none); a key that has this step already is excluded."""
         at = step or 0
         new = {}
         for name, value in values.items():
@@ -136,7 +136,7 @@ class Journal:
             self.append(Metrics(step=at, time=now_ms(), values=new))
 
     def params(self, values: Mapping[str, object]) -> None:
-        """Parameters; one that is there already is left out, because MLflow never changes one."""
+        """Parameters; one that is there already is excluded, because MLflow never changes one."""
         new = {slug(key): str(value)[:PARAM_LENGTH] for key, value in values.items()}
         new = {key: value for key, value in new.items() if key not in self._params}
         self._params.update(new)
@@ -152,7 +152,7 @@ class Journal:
         self.append(File(path=path, folder=folder))
 
     def image(self, path: str, key: str, step: int) -> None:
-        """A picture of the run directory becomes a step of the series `key`."""
+        """An image of the run directory becomes a step of the series `key`."""
         self.append(Image(path=path, key=key, step=step, time=now_ms()))
 
     def status(self, status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]) -> None:

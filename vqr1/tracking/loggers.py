@@ -56,7 +56,7 @@ class JournalLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Keep figures at a step."""
+        """Keep metrics at a step."""
         self.journal.metrics(metrics, step)
         self.sender.notify()
 
@@ -66,7 +66,7 @@ class CsvMetricsLogger(CSVLogger):
 
     Args:
         folder: the run's folder.
-        resume: go on with the file that is there; otherwise it is replaced.
+        resume: continue with the file that is there; otherwise it is replaced.
     """
 
     def __init__(self, folder: Path, resume: bool) -> None:
@@ -91,7 +91,7 @@ class CsvMetricsLogger(CSVLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keep figures at a step."""
+        """Keep metrics at a step."""
         new = {key: v for key, v in metrics.items() if (key, step or 0) not in self._logged}
         if new:
             super().log_metrics(new, step or 0)

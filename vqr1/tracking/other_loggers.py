@@ -1,7 +1,7 @@
 """TensorBoard and Weights & Biases by Lightning's own loggers, beside MLflow or without it.
 
 They take metrics and parameters; tables, plots and texts stay files of the run directory. A resumed
-run goes on in the same folder (TensorBoard) or run (wandb), and what it does again stands there
+run continues in the same folder (TensorBoard) or run (wandb), and what it does again stands there
 twice: exact resume, sweeps and comparison rely on MLflow alone.
 
 Not here: MLflow and `metrics.csv` (`vqr1.tracking.loggers`).
@@ -37,7 +37,7 @@ WANDB_ID = "wandb_id"
 
 @runtime_checkable
 class EndingLogger(Protocol):
-    """A logger that wants to be told how the run ended."""
+    """A logger that wants to be given how the run ended."""
 
     def end(self, status: Ending) -> None:
         """Close it."""
@@ -87,11 +87,11 @@ def open_wandb(
     """A logger of a wandb run, which is begun here.
 
     Args:
-        config: names the project; says whether the run stays on this machine.
+        config: names the project; states whether the run stays on this machine.
         run_dir: the run's folder; wandb's own files go below it.
         name: name of the run.
         tags: kept in its configuration, because wandb's tags have no values.
-        resume: go on with the run whose id the folder holds.
+        resume: continue with the run whose id the folder holds.
 
     Raises:
         ConfigError: wandb cannot begin a run.
@@ -110,7 +110,7 @@ def open_wandb(
         save_dir=run_dir,
         version=_wandb_id(run_dir, resume),
         project=config.experiment,
-        mode="offline" if config.offline else None,  # None: as the variable WANDB_MODE says
+        mode="offline" if config.offline else None,  # None: as the variable WANDB_MODE states
         settings=wandb.Settings(init_timeout=config.wait_seconds),
     )
     try:

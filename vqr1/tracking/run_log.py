@@ -81,7 +81,7 @@ class Tracking:
         self.sender.notify()
 
     def image(self, name: str, key: str, step: int) -> None:
-        """Make a picture of the run directory a step of the series `key`."""
+        """Make an image of the run directory a step of the series `key`."""
         self.journal.image(name, key, step)
         self.sender.notify()
 
@@ -102,7 +102,7 @@ class Tracking:
         self.tags({_TABLES_TAG: json.dumps(shown)})
 
     def finish(self, status: Ending) -> None:
-        """End the run, deliver the rest for a bounded time, say what is left."""
+        """End the run, deliver the rest for a bounded time, state what is left."""
         self.journal.status(status)
         self.journal.flush()
         wait = min(self.wait_seconds, INTERRUPTED_SECONDS)
@@ -199,7 +199,7 @@ class RunLog:
     def text(self, name: str, content: str) -> Path:
         """Write a text file `name` (a relative path)."""
         path = self._path(name)
-        # Whole or not at all: whether a run has a summary says whether it has finished.
+        # Whole or not at all: whether a run has a summary states whether it has finished.
         write_file(path, content)
         return self._artifact(path, name)
 
@@ -211,17 +211,17 @@ class RunLog:
             self._tracking.table(name, table)
         return self._artifact(path, f"{name}.csv")
 
-    def figure(self, name: str, figure: Figure) -> Path:
+    def plot(self, name: str, figure: Figure) -> Path:
         """Write `name`.png."""
         path = self._path(f"{name}.png")
         with replacing(path) as aside:
             figure.savefig(aside, format="png", dpi=120, bbox_inches="tight")
         return self._artifact(path, f"{name}.png")
 
-    def figure_of_step(self, key: str, figure: Figure, step: int) -> Path:
-        """Write `key`_step_`step`.png; in MLflow also a step of the series of pictures `key`."""
+    def plot_of_step(self, key: str, figure: Figure, step: int) -> Path:
+        """Write `key`_step_`step`.png; in MLflow also a step of the series of images `key`."""
         name = f"{key}_step_{step:06d}"
-        path = self.figure(name, figure)
+        path = self.plot(name, figure)
         if self._tracking is not None:
             self._tracking.image(f"{name}.png", key, step)
         return path
@@ -275,11 +275,11 @@ class NoRunLog(RunLog):
         """Write nothing."""
         return self.run_dir / f"{name}.csv"
 
-    def figure(self, name: str, figure: Figure) -> Path:
+    def plot(self, name: str, figure: Figure) -> Path:
         """Write nothing."""
         return self.run_dir / f"{name}.png"
 
-    def figure_of_step(self, key: str, figure: Figure, step: int) -> Path:
+    def plot_of_step(self, key: str, figure: Figure, step: int) -> Path:
         """Write nothing."""
         return self.run_dir / f"{key}_step_{step:06d}.png"
 
@@ -298,7 +298,7 @@ def open_run_log(
         run_dir: the run's folder.
         default_name: name of the run where the configuration gives none.
         tags: tags beside those of the configuration; the MLflow run has them from its creation on.
-        resume: go on with the MLflow run that the folder's journal holds, if there is one: steps
+        resume: continue with the MLflow run that the folder's journal holds, if there is one: steps
             and parameters that it has are not logged again.
 
     Raises:
@@ -362,7 +362,7 @@ def _open_tracking(
         raise
     if problem is not None:
         log.warning(
-            "MLflow at %s cannot be reached (%s); the run goes on and keeps its log in %s",
+            "MLflow at %s cannot be reached (%s); the run continues and keeps its log in %s",
             address,
             problem,
             journal.path,

@@ -26,7 +26,7 @@ _ASSIGNED = re.compile(r"([A-Za-z0-9_.\-]+)=(\"[^\"]*\"|'[^']*'|[^\s,&?}\]]+)")
 
 
 def is_secret(name: str) -> bool:
-    """Whether the last part of a dotted name says that its value is a secret."""
+    """Whether the last part of a dotted name states that its value is a secret."""
     words = _WORD.findall(name.rsplit(".", 1)[-1])
     return any(word.lower() in _SECRET_WORDS for word in words)
 

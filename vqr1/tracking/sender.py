@@ -1,4 +1,4 @@
-"""The thread that carries the journal to the MLflow server while the run goes on.
+"""The thread that carries the journal to the MLflow server while the run continues.
 
 The run never waits for it, except for a bounded time at its start (to learn the MLflow run's id)
 and at its end (to deliver the rest). What is left then, `vqr1 sync` sends later.
@@ -76,7 +76,7 @@ class Sender:
         return delivered.run_id if delivered.offset >= self._since else None
 
     def notify(self) -> None:
-        """Say that the journal has grown."""
+        """State that the journal has grown."""
         self._wake.set()
 
     def wait_for_run(self, seconds: float, insist: bool = False) -> str | None:

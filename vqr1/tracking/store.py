@@ -61,7 +61,7 @@ def quick_client(tracking_uri: str) -> MlflowClient:
     from mlflow.exceptions import MlflowException
 
     # The schema migration reports every table it makes, and a locked database its whole stack;
-    # nobody can act on that, and the journal says what is not delivered.
+    # nobody can act on that, and the journal states what is not delivered.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
@@ -100,7 +100,7 @@ def prepare_experiment(tracking_uri: str, experiment: str) -> str:
 def close_run(tracking_uri: str, run_id: str, status: str) -> None:
     """Give a run that nobody writes to any more its status: FINISHED, FAILED or KILLED.
 
-    A killed process leaves its run as RUNNING; whoever knows that it is gone says so here.
+    A killed process leaves its run as RUNNING; whoever knows that it is gone reports it here.
     """
     quick_client(tracking_uri).set_terminated(run_id, status)
 
@@ -110,7 +110,7 @@ def one_line(error: BaseException) -> str:
     # SQLAlchemy puts where it met an error before what it met.
     lines = str(error).replace("(raised as a result of Query-invoked autoflush", "\n(").split("\n")
     found = "\n".join(line for line in lines if not line.startswith("(;"))
-    # MLflow puts the whole of a nested exception behind the address that did not answer.
+    # MLflow puts the whole of a nested exception at the address that did not answer.
     return masked_uri(first_line(error, 200, found.split(" with exception ")[0]))
 
 

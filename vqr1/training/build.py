@@ -20,8 +20,8 @@ from vqr1.policy.training_prompt import vision_id_of
 from vqr1.policy.vision import VisionCache
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.rollout.local import LocalEngine
+from vqr1.rollout.vllm_client import VllmLink, at_start
 from vqr1.rollout.vllm_colocated import VllmColocatedEngine, colocated_vllm
-from vqr1.rollout.vllm_link import VllmLink, at_start
 from vqr1.rollout.vllm_server import VllmServerEngine
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
 from vqr1.training.strategy import (
@@ -33,7 +33,7 @@ from vqr1.training.strategy import (
 
 
 def load_trained_policy(config: TrainConfig) -> Policy:
-    """Load the policy as `hardware` says, onto this process's own device."""
+    """Load the policy as `hardware` states, onto this process's own device."""
     hardware = config.hardware
     return load_policy(
         config.model,
@@ -128,8 +128,8 @@ def build_vision_cache(config: HardwareConfig) -> VisionCache | None:
 
 
 def validation_interval(config: TrainConfig) -> int:
-    """Batches between validations; each takes `inner_iterations` optimiser steps."""
-    return max(config.validation.every_steps // config.grpo.inner_iterations, 1)
+    """Batches between validations; each takes `num_iterations` optimiser steps."""
+    return max(config.validation.every_steps // config.grpo.num_iterations, 1)
 
 
 def build_trainer(

@@ -6,7 +6,7 @@ is about to be replaced stay beside them, so that a kill between the two leaves 
 A file without its checksum, or with another one, is damaged: the newest intact one before it is
 used. Nothing is unpickled (`weights_only=True`).
 
-What it leaves out: what a checkpoint holds, and when one is written (`callbacks/checkpoints.py`).
+Not here: what a checkpoint holds, and when one is written (`callbacks/checkpoints.py`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import metrics_of, monitored
 from vqr1.rewards import WeightedRewards
 from vqr1.rewards.scale import mos_fit
-from vqr1.rollout.vllm_link import RECONNECTIONS
+from vqr1.rollout.vllm_client import RECONNECTIONS
 from vqr1.rollout.vllm_requests import fitting_logprobs
 from vqr1.tracking.other_loggers import logger_problems
 from vqr1.training.advantages import build_advantage
@@ -30,8 +30,8 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     """Raise one ConfigError with every problem of a training configuration."""
     problems = logger_problems(config.logger)
     processes = config.hardware.devices * config.hardware.nodes
-    wanted = config.loader.images_per_step
-    pool = wanted or config.loader.images_per_batch * processes
+    wanted = config.loader.global_batch_size
+    pool = wanted or config.loader.batch_size * processes
     if wanted is not None and share_of_step(wanted, processes) is None:
         problems.append(share_problem(wanted, processes))
     problems += _pool_problems(config, rewards, pool, processes)
@@ -58,7 +58,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
         )
     if config.rollout.sampling.temperature == 0:
         problems.append(
-            "rollout.sampling.temperature=0.0: greedy responses are all alike and teach nothing; "
+            "rollout.sampling.temperature=0.0: greedy responses are all alike, so that every group has zero variance; "
             "use a temperature above 0"
         )
     penalty = config.rollout.sampling.repetition_penalty
@@ -86,7 +86,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     if config.validation.samples == 0 and checkpoint and checkpoint.monitor.endswith("_greedy"):
         problems.append(
             f"callbacks.checkpoint.monitor={checkpoint.monitor}: with validation.samples=0 the "
-            "greedy figures are val/srcc and val/plcc themselves; name one of these"
+            "greedy metrics are val/srcc and val/plcc themselves; name one of these"
         )
     problems += _metric_problems(config)
     if problems:
@@ -145,14 +145,14 @@ def _pool_problems(
         return [
             f"grpo.pool={pool}: the {images} images of a step (of all processes) cannot be shared "
             f"out {pool} by {pool}; use one of {fitting or 'global, rank'}, or another "
-            "loader.images_per_step"
+            "loader.global_batch_size"
         ]
     share = images // processes if pool == "rank" else images
     if not rewards.ranks or share >= 2:
         return []
     where = f"grpo.pool=rank, {processes} processes, " if pool == "rank" and processes > 1 else ""
     return [
-        f"{where}loader.images_per_batch={share}: a ranking reward compares images with each other "
+        f"{where}loader.batch_size={share}: a ranking reward compares images with each other "
         "and needs at least 2; raise it"
     ]
 
@@ -168,13 +168,13 @@ def _engine_problems(config: TrainConfig) -> list[str]:
             "use rollout.server.weights=merged, or set model.lora"
         )
     together = hardware.devices * hardware.nodes > 1
-    server, minutes = rollout.server, hardware.collective_minutes
+    server, minutes = rollout.server, hardware.process_group_timeout_minutes
     longest = (RECONNECTIONS + 1) * (server.patience_s + server.timeout_s)
     if served and together and longest >= 60 * minutes:
         problems.append(
             f"rollout.server.patience_s={server.patience_s:g}, "
             f"rollout.server.timeout_s={server.timeout_s:g}, "
-            f"hardware.collective_minutes={minutes:g}: a process may wait for a lost server "
+            f"hardware.process_group_timeout_minutes={minutes:g}: a process may wait for a lost server "
             f"{RECONNECTIONS + 1} times as long as the first two, {longest:g} s in all, and the "
             "others stop waiting for it before; lower them, or raise the last"
         )

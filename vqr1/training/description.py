@@ -1,4 +1,4 @@
-"""What a training run is called, logs of itself and says at its start, and what it keeps quiet."""
+"""What a training run is called, logs of itself and states at its start, and what it keeps quiet."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def describe(
     lines = [
         f"policy {config.model.name}: {trained / 1e6:.1f} M trained parameters",
         f"images (train/val/test): {counts}",
-        f"{steps} steps of {config.loader.images_per_batch} images x "
+        f"{steps} steps of {config.loader.batch_size} images x "
         f"{config.grpo.group_size} responses{_on_processes(config)}; reward "
         f"{' + '.join(config.reward.terms)}; run directory {run.run_dir}",
         *defaults,
@@ -72,10 +72,10 @@ def describe(
 def parameters(composed: DictConfig, command: RunCommand) -> dict[str, Any]:
     """What a run's log shows as parameters: flat values, and the choice made in every group.
 
-    The choices (`reward`, `model`, ...) are what one compares runs by; the keys below say what each
-    choice meant. A page that compares runs picks parameters that differ, so what always differs is
-    left out unless the command names it: the folder (it is a tag), and the keys of rewards, which
-    two rewards do not share. `reward.terms` says in one line what those are.
+    The choices (`reward`, `model`, ...) are what one compares runs by; the keys below state what
+    each choice meant. A page that compares runs picks parameters that differ, so what always
+    differs is excluded unless the command names it: the folder (it is a tag), and the keys of
+    rewards, which two rewards do not share. `reward.terms` states in one line what those are.
     """
     groups = {
         group: choice
@@ -94,12 +94,12 @@ def parameters(composed: DictConfig, command: RunCommand) -> dict[str, Any]:
 
 def _terms(terms: Mapping[str, Mapping[str, Any]]) -> str:
     """Such as `1 threshold(width=0.35) + 1 format`."""
-    said = []
+    printed = []
     for name, term in terms.items():
         own = {k: v for k, v in term.items() if k not in ("_target_", "weight") and v is not None}
         arguments = ", ".join(f"{key}={value}" for key, value in own.items())
-        said.append(f"{term.get('weight', 1.0):g} {name}" + (f"({arguments})" if own else ""))
-    return " + ".join(said)
+        printed.append(f"{term.get('weight', 1.0):g} {name}" + (f"({arguments})" if own else ""))
+    return " + ".join(printed)
 
 
 def _on_processes(config: TrainConfig) -> str:
@@ -125,7 +125,7 @@ def run_tags(config: TrainConfig, command: RunCommand) -> dict[str, str]:
 
 
 def quieten(config: TrainConfig) -> None:
-    """Silence what libraries say at every run and no user can act on."""
+    """Silence what libraries state at every run and no user can act on."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     if config.model.path is None:
@@ -135,7 +135,7 @@ def quieten(config: TrainConfig) -> None:
     # machines with more cores than the profile asked for.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*num_workers.*")
-    # Figures are those of all processes already (`vqr1.distributed.collectives`).
+    # Metrics are those of all processes already (`vqr1.distributed.collectives`).
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     # Sampling and update both run without dropout, on purpose (`GrpoModule.training_step`).
     warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")

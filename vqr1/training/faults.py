@@ -1,8 +1,8 @@
-"""Faults of the machine under a run, each as one line that says what to put right.
+"""Faults of the machine under a run, each as one line that states what to put right.
 
 A policy whose own numbers are not finite any more comes this way too (`vqr1.policy.finite`).
 
-What it leaves out: other faults of the training itself (`vqr1.training.callbacks.watchdogs`) and of
+Not here: other faults of the training itself (`vqr1.training.callbacks.watchdogs`) and of
 the tracking server, which stops no run (`vqr1.tracking`).
 """
 
@@ -90,13 +90,13 @@ def _message(error: Exception, run_dir: Path) -> str | None:
         if isinstance(error, MemoryError) or any(sign in text for sign in signs):
             return (
                 f"a loader worker died ({text[:120]}); if the machine ran out of memory, lower "
-                "loader.workers or loader.images_per_batch"
+                "loader.workers or loader.batch_size"
             )
     if isinstance(error, MemoryError):
-        return "host memory ran out; lower loader.images_per_batch or hardware.micro_batch_tokens"
+        return "host memory ran out; lower loader.batch_size or hardware.micro_batch_tokens"
     return None
 
 
 def _short(text: str) -> str:
-    """The end of a library's message, where it says what happened, without its source line."""
+    """The end of a library's message, where it states what happened, without its source line."""
     return text.rpartition("] ")[2][:160]

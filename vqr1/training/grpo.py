@@ -2,10 +2,10 @@
 
 One step is one ranking batch: sample K responses per image, parse, reward and normalise them, then
 update the policy on the response tokens of all groups with non-zero variance. The mathematics lives
-in `losses/`, `advantages/` and `vqr1.iqa`; sampling and log-probabilities behind the interfaces
+in `losses/`, `advantages/` and `vqr1.iqa`; sampling and log-probabilities at the interfaces
 of `vqr1.rollout` and `vqr1.policy.shared_prompt`. In a run of several ranks each has its share of
 the step's images, and the full weights or a shard of them (`vqr1.distributed`); W ranks of B images
-take the step that one rank of W B images takes. What it leaves out: checkpoints, tables and plots
+take the step that one rank of W B images takes. Not here: checkpoints, tables and plots
 (callbacks). Shapes: see `vqr1.records`.
 """
 
@@ -51,7 +51,7 @@ class GrpoModule(L.LightningModule):
         policy: the model to train.
         engine: samples responses from `policy.model`.
         rewards: weighted reward terms.
-        validator: judges validation batches.
+        validator: evaluates validation batches.
         settings: the step's settings.
         vision_cache: keeps the features of the tower that does not change: the policy's where it is
             frozen, else the reference's. None computes them at every step.
@@ -112,7 +112,7 @@ class GrpoModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW over all trainable parameters, and its schedule stepped with every update."""
         config = self.settings.optimizer
-        # A fused update takes whole and divided weights apart only.
+        # A fused update takes whole and sharded weights apart only.
         groups = [g for g in split_parameters(trainable_parameters(self.model)) if g]
         optimizer = torch.optim.AdamW(
             [{"params": group} for group in groups],
@@ -131,7 +131,7 @@ class GrpoModule(L.LightningModule):
         started = time.perf_counter()
         # Dropout would make the sampling and the training distribution differ.
         self.model.eval()
-        vision, scored, answer_figures = self._sample(batch)
+        vision, scored, answer_metrics = self._sample(batch)
         sampled = time.perf_counter()
         # A second set of weights is whole in every process.
         own_weights = isinstance(self.reference, FrozenCopy)
@@ -141,8 +141,8 @@ class GrpoModule(L.LightningModule):
         learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         loss, grad_norm, mismatch = self._update(batch, scored, reference, vision)
         finished = time.perf_counter()
-        figures = {
-            **answer_figures,
+        metrics = {
+            **answer_metrics,
             **sampled_entropy(scored.rollout),
             **mismatch,
             "loss": float(loss.loss),
@@ -157,11 +157,11 @@ class GrpoModule(L.LightningModule):
             "memory_mib": peak_memory_mib(self.device),
         }
         cause = self._cause
-        self.last_step = StepRecord(batch, scored, figures, cause is None, cause or "")
-        self._log({f"train/{name}": value for name, value in figures.items()}, len(batch))
+        self.last_step = StepRecord(batch, scored, metrics, cause is None, cause or "")
+        self._log({f"train/{name}": value for name, value in metrics.items()}, len(batch))
 
     def on_validation_epoch_start(self) -> None:
-        """Put the weights together: processes may judge different numbers of images."""
+        """Put the weights together: processes may evaluate different numbers of images."""
         self._validating.enter_context(self.sharding.unsharded())
         self.engine.synchronise()
 
@@ -170,15 +170,15 @@ class GrpoModule(L.LightningModule):
         self._validating.close()
 
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
-        """Judge one batch of validation images."""
+        """Evaluate one batch of validation images."""
         self.validator.add(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/srcc` and its companions."""
         self.end_validation()
         # An undefined metric is logged as NaN, and never chooses the best checkpoint.
-        figures = self.validator.finish()
-        self._log({f"val/{name}": value for name, value in figures.items()})
+        metrics = self.validator.finish()
+        self._log({f"val/{name}": value for name, value in metrics.items()})
 
     def _encode_trained(self, batch: RankingBatch) -> VisionFeatures:
         """Image features under the current weights, with history."""
@@ -196,12 +196,12 @@ class GrpoModule(L.LightningModule):
     def _sample(
         self, batch: RankingBatch
     ) -> tuple[VisionFeatures, ScoredRollout, dict[str, float]]:
-        """Image features, and responses with their rewards and the figures of both."""
+        """Image features, and responses with their rewards and the metrics of both."""
         settings = self.settings
         vision = self._encode_trained(batch) if vision_trains(self.model) else None
         with self.sharding.unsharded():
             if vision is None:
-                # By whole weights: processes need not know the same images already.
+                # By full weights: processes need not know the same images already.
                 vision = self._encode_frozen(self.model, batch)
             self.engine.synchronise()
             rollout = raise_on_all_ranks(
@@ -239,11 +239,11 @@ class GrpoModule(L.LightningModule):
     def _reference_logprobs(
         self, batch: RankingBatch, scored: ScoredRollout, vision: VisionFeatures
     ) -> Tensor | None:
-        reference, signal = self.reference, bool(scored.has_signal.any())
+        reference, signal = self.reference, bool(scored.has_variance.any())
         # Pieces of it are put together by all processes, or by none.
         if reference is None or not all_reduce_max(signal):
             return None
-        mask = scored.rollout.mask & scored.has_signal[:, None, None]
+        mask = scored.rollout.mask & scored.has_variance[:, None, None]
         with reference.weights() as model:
             if not signal:
                 return None
@@ -273,7 +273,7 @@ class GrpoModule(L.LightningModule):
         """
         old: Tensor | None = None
         self._cause = None
-        for iteration in range(self.settings.grpo.inner_iterations):
+        for iteration in range(self.settings.grpo.num_iterations):
             if iteration > 0 and vision_trains(self.model):
                 vision = self._encode_trained(batch)
             loss, grad_norm, logprobs = self._iterate(batch, scored, reference, old, vision)
@@ -283,7 +283,7 @@ class GrpoModule(L.LightningModule):
         engine = scored.rollout.logprobs
         if engine is None:
             return loss, grad_norm, {}
-        mask = scored.rollout.mask & scored.has_signal[:, None, None]
+        mask = scored.rollout.mask & scored.has_variance[:, None, None]
         cap = self.settings.importance_cap
         return loss, grad_norm, mismatch_metrics(old, engine, mask, cap)
 
@@ -301,12 +301,12 @@ class GrpoModule(L.LightningModule):
         schedule: Any = self.lr_schedulers()
         weights = token_weights(
             rollout.mask,
-            scored.has_signal,
+            scored.has_variance,
             self.settings.loss.averaging,
             self.settings.sampling.max_new_tokens,
             denominators_over_ranks(rollout.mask),
         )
-        mask = rollout.mask & scored.has_signal[:, None, None]
+        mask = rollout.mask & scored.has_variance[:, None, None]
         planned = plan_micro_batches(batch.prompts, mask, self.settings.micro_batch_tokens)
         parts = [part for part in planned if bool(mask[part].any())]
         self.sharding.zero_grad(optimizer)
@@ -353,11 +353,11 @@ class GrpoModule(L.LightningModule):
         grad_norm = self.sharding.finish_gradients(self.model, limit)
         if not math.isfinite(grad_norm):
             # A loss that is no number has such a gradient, in all processes at once. AdamW's
-            # moments would never get rid of it.
+            # optimizer state would never get rid of it.
             self.sharding.zero_grad(optimizer)
             self._cause = non_finite_cause(scored, reference, logprobs)
         # Without any signal no parameter has a gradient and AdamW changes nothing; the step is
-        # still taken so that step count and schedule go on.
+        # still taken so that step count and schedule continue.
         optimizer.step()
         schedule.step()
         return total_over_ranks(outputs, weights), grad_norm, logprobs
@@ -382,12 +382,12 @@ class GrpoModule(L.LightningModule):
         ).logprobs
         self.sharding.backward(self, 0.0 * logprobs.sum())
 
-    def _log(self, figures: dict[str, float], batch_size: int = 1) -> None:
-        """Hand figures to progress and checkpoints through Lightning, and to the log directly.
+    def _log(self, metrics: dict[str, float], batch_size: int = 1) -> None:
+        """Hand metrics to progress and checkpoints through Lightning, and to the log directly.
 
-        Lightning writes a step's figures after the hooks that save it, so that a run killed in
+        Lightning writes a step's metrics after the hooks that save it, so that a run killed in
         between would lose them. Their step is the number of optimiser steps done.
         """
-        self.log_dict(figures, logger=False, batch_size=batch_size)
+        self.log_dict(metrics, logger=False, batch_size=batch_size)
         for log in self.loggers:
-            log.log_metrics(figures, self.global_step)
+            log.log_metrics(metrics, self.global_step)

@@ -4,7 +4,7 @@ Both compute log-probabilities of the same tokens under the same weights, but wi
 other batches or another precision, so that the responses are drawn from slightly another policy
 than the one whose gradient is taken.
 
-    log-ratio_t = log p_t - log q_t              p: the trainer's pass, q: the engine's report
+    log-ratio_t = log p_t - log q_t              p: the trainer's pass, q: sampler log-probabilities
     weight_t    = min(exp(log-ratio_t), cap)     a constant factor of the policy loss at token t
 
 Source: truncated importance sampling (Ionides 2008, doi:10.1198/106186008X320456), at the level of
@@ -42,7 +42,7 @@ def importance_weights(trainer: Tensor, engine: Tensor, cap: float) -> Tensor:
 def mismatch_metrics(
     trainer: Tensor, engine: Tensor, mask: Tensor, cap: float | None
 ) -> dict[str, float]:
-    """Figures of one step, over the tokens of all processes.
+    """Metrics of one step, over the tokens of all processes.
 
     Args:
         trainer: [B, K, C] log-probabilities of the trainer's pass under the weights that sampled.
@@ -61,5 +61,5 @@ def mismatch_metrics(
     kl, gap, capped, tokens = all_reduce_sum(sums.float()).tolist()
     if tokens == 0:
         return {}
-    figures = {"mismatch/kl": kl / tokens, "mismatch/logprob_gap": gap / tokens}
-    return figures if cap is None else {**figures, "mismatch/capped_rate": capped / tokens}
+    metrics = {"mismatch/kl": kl / tokens, "mismatch/logprob_gap": gap / tokens}
+    return metrics if cap is None else {**metrics, "mismatch/capped_rate": capped / tokens}

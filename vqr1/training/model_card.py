@@ -18,13 +18,13 @@ from vqr1.durable import write_file
 from vqr1.errors import DataError
 from vqr1.evaluation.metrics import HEADLINE, headline, labels
 from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
-from vqr1.policy.model_card import CARD_FILE, CardFacts, Figure, model_card
+from vqr1.policy.model_card import CARD_FILE, CardFacts, MetricValue, model_card
 from vqr1.policy.training_prompt import trained_vision_id, write_training_prompt
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
-_LEFT_OUT = ("run_dir", "logger", "callbacks")
-"""Keys that say where a run was logged, not how it trained."""
+_EXCLUDED = ("run_dir", "logger", "callbacks")
+"""Keys that state where a run was logged, not how it trained."""
 
 
 def write_model_card(
@@ -33,7 +33,7 @@ def write_model_card(
     *,
     title: str | None = None,
     license: str | None = None,
-    with_figures: bool = True,
+    with_metrics: bool = True,
 ) -> None:
     """Write the card of the checkpoint in `folder`, and how its training asked.
 
@@ -42,7 +42,7 @@ def write_model_card(
         run_dir: the training's run directory, with its `config.yaml`.
         title: name on the card; None: that of the run directory.
         license: of the weights; None: that of the base model.
-        with_figures: the checkpoint is the one that `summary.json` speaks of.
+        with_metrics: the checkpoint is the one that `summary.json` speaks of.
 
     Raises:
         DataError: `config.yaml` is missing or lacks what the card names.
@@ -53,7 +53,7 @@ def write_model_card(
     summary = json.loads(summary_file.read_text()) if summary_file.is_file() else {}
     try:
         facts = _facts(
-            folder, config, summary if with_figures else {}, title or run_dir.name, license
+            folder, config, summary if with_metrics else {}, title or run_dir.name, license
         )
     except KeyError as error:
         raise DataError(
@@ -110,9 +110,9 @@ def _facts(
         min_pixels=model["min_pixels"],
         max_pixels=model["max_pixels"],
         max_new_tokens=config["rollout"]["sampling"]["max_new_tokens"],
-        figures=_figures(summary, "+".join(dataset.get("parts") or [dataset["name"]])),
+        metrics=_metrics(summary, "+".join(dataset.get("parts") or [dataset["name"]])),
         config_yaml=yaml.safe_dump(
-            _without_places({k: v for k, v in config.items() if k not in _LEFT_OUT}),
+            _without_places({k: v for k, v in config.items() if k not in _EXCLUDED}),
             sort_keys=False,
         ),
         version=vqr1.__version__,
@@ -150,15 +150,15 @@ def _base(path: str | None) -> tuple[str, bool]:
     return f"a local checkpoint ({Path(path).name})", False
 
 
-def _figures(summary: Mapping[str, Any], sets: str) -> list[Figure]:
-    """Figures of `summary.json`; those that a run did not take are left out."""
+def _metrics(summary: Mapping[str, Any], sets: str) -> list[MetricValue]:
+    """Metrics of `summary.json`; those that a run did not take are excluded."""
     seen = summary.get("test_trained_on") or {}
-    figures = [
-        Figure(
+    metrics = [
+        MetricValue(
             headline().label, name, "test", part[f"{HEADLINE}_after"], part[f"{HEADLINE}_before"],
             _pair(part),
             _and_trained(
-                _scored(part.get("images"), part.get("left_out"), "before or after training"),
+                _scored(part.get("images"), part.get("excluded"), "before or after training"),
                 [seen.get(name)],
             ),
         )
@@ -174,13 +174,13 @@ def _figures(summary: Mapping[str, Any], sets: str) -> list[Figure]:
             gain = interval if metric == HEADLINE and None not in (interval or [None]) else None
             before = summary.get(f"test_{metric}_before")
             pair = None if gain is None else (gain[0], gain[1])
-            figures.append(Figure(label, sets, "test", after, before, pair, scored))
+            metrics.append(MetricValue(label, sets, "test", after, before, pair, scored))
     best = summary.get(f"val_{HEADLINE}_best")
     if best is not None:
         images, unscored = summary.get("val_images"), summary.get("val_unscored_best")
         scored = _scored_of(images, unscored)
-        figures.append(Figure(headline().label, sets, "validation", best, scored=scored))
-    return figures
+        metrics.append(MetricValue(headline().label, sets, "validation", best, scored=scored))
+    return metrics
 
 
 def _scored_of(images: int | None, unscored: int | None) -> str | None:

@@ -31,7 +31,7 @@ def open_data(config: TrainConfig, compares: bool) -> RankingDataModule:
         prompts,
         seed=config.seed,
         val_max_images=config.validation.max_images,
-        val_batch_size=config.validation.images_per_batch,
+        val_batch_size=config.validation.batch_size,
     )
     data.setup("fit")
     # Making the loaders is cheap and finds what is missing: a part without images, a wrong weight.
@@ -66,4 +66,4 @@ def total_steps(config: TrainConfig, data: RankingDataModule) -> int:
     if config.max_steps is not None:
         return config.max_steps
     assert config.max_epochs is not None
-    return config.max_epochs * len(data.train_dataloader()) * config.grpo.inner_iterations
+    return config.max_epochs * len(data.train_dataloader()) * config.grpo.num_iterations

@@ -207,7 +207,7 @@ class PolicyTrainer:
             self.engine,
             self.data,
             self.modes.primary,
-            validation.images_per_batch,
+            validation.batch_size,
             when,
             self.stops,
         )

@@ -21,7 +21,7 @@ from vqr1.training.checkpoint_files import (
 
 logger = logging.getLogger(__name__)
 
-POLICY, AVERAGE = "judged", "judged_average"
+POLICY, AVERAGE = "evaluated", "judged_average"
 """Names of the files: of a policy, and of the average of its weights until then. Runs of earlier
 versions have them too."""
 
@@ -34,7 +34,7 @@ def read_predictions(folder: Path, step: int, kind: str = POLICY) -> Predictions
     try:
         content = read_checkpoint(path)
     except CheckpointDamagedError as error:
-        logger.warning("damaged test answers, judged again: %s", error)
+        logger.warning("damaged test answers, evaluated again: %s", error)
         return None
     return _from_plain(content)
 

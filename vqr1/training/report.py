@@ -19,7 +19,7 @@ from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.summary import Gain, Summary
 from vqr1.tracking import RunLog
 from vqr1.training.callbacks.answers import answer_table
-from vqr1.training.callbacks.scatter import scatter_figure
+from vqr1.training.callbacks.scatter import scatter_plot
 from vqr1.training.result import ExportedStep, TestResult
 
 logger = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ def log_result(run_log: RunLog, result: TestResult, skipped: Mapping[str, int], 
     run_log.tags({"vqr1.checkpoint": str(result.checkpoint)})
     for name, predictions in (("before", result.before), ("after", result.after)):
         if predictions is not None:
-            run_log.figure(
-                f"scatter/test_{name}", scatter_figure(predictions, f"test, {name} training")
+            run_log.plot(
+                f"scatter/test_{name}", scatter_plot(predictions, f"test, {name} training")
             )
             run_log.table(f"answers/test_{name}", answer_table(predictions, 20))
     _log_skipped(run_log, skipped, step)
@@ -49,7 +49,7 @@ def _log_skipped(run_log: RunLog, counts: Mapping[str, int], step: int) -> None:
     skipped = {name: count for name, count in counts.items() if count}
     run_log.metrics({f"data/skipped/{name}": float(count) for name, count in skipped.items()}, step)
     for name, count in skipped.items():
-        logger.warning("%s: %d images were left out (dataset.on_bad_image=skip)", name, count)
+        logger.warning("%s: %d images were excluded (dataset.on_bad_image=skip)", name, count)
 
 
 def summary_values(result: TestResult, seconds: float, run_log: RunLog) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def summary_values(result: TestResult, seconds: float, run_log: RunLog) -> dict[
                     _finite(gain.interval.high),
                 ],
                 "images": gain.n,
-                "left_out": gain.left_out,
+                "excluded": gain.excluded,
             }
             for name, gain in result.gains.items()
         }
@@ -130,10 +130,10 @@ def print_report(console: Console, result: TestResult, seconds: float, run_log: 
 def _gain_base(gain: Gain) -> str:
     """What a gain is over: images, and draws where some have no SRCC."""
     words = f"{gain.n} images"
-    if gain.left_out:
-        total = gain.n + gain.left_out
+    if gain.excluded:
+        total = gain.n + gain.excluded
         words = (
-            f"{gain.n} of {total} images, {gain.left_out} without a score before or after training"
+            f"{gain.n} of {total} images, {gain.excluded} without a score before or after training"
         )
     lost = gain.interval.lost
     return (
@@ -196,7 +196,7 @@ def _missing(summary: Summary, metrics: Sequence[Metric]) -> list[str]:
         elif interval.lost:
             found.append(
                 f"{label}: {interval.lost} of {interval.draws} bootstrap draws have none "
-                "and are left out of its interval"
+                "and are excluded from its interval"
             )
     return found
 

@@ -54,7 +54,7 @@ class Run:
         run_dir: its folder.
         record: how it was started, and whether it has finished.
         resumed: it was started by an earlier command.
-        checkpoint: verified state to go on from; None starts from the beginning.
+        checkpoint: verified state to continue from; None starts from the beginning.
         changes: changed keys that were forced.
     """
 
@@ -84,7 +84,7 @@ class Run:
 
         Args:
             digests: each set's digest by name.
-            force: go on with other data, as with changed keys.
+            force: continue with other data, as with changed keys.
 
         Raises:
             ConfigError: a set holds something else than when the run began.
@@ -100,7 +100,7 @@ class Run:
                 [
                     f"resume: the data of {self.run_dir} have changed:",
                     *(f"  {change}: other images, MOS, splits or subsets" for change in changes),
-                    "give the folder that holds the same, start a new run, or go on all the same "
+                    "give the folder that holds the same, start a new run, or continue all the same "
                     "with resume_force=true",
                 ]
             )
@@ -149,11 +149,11 @@ def claimed_run(
                 [
                     f"resume={config.resume}: the configuration of {run_dir} has changed:",
                     *(f"  {change}" for change in changes),
-                    "restore these, start a new run, or go on all the same with resume_force=true",
+                    "restore these, start a new run, or continue all the same with resume_force=true",
                 ]
             )
         if changes and not record.finished:
-            # The next resume goes on with what was forced, not with what the run began with.
+            # The next resume continues with what was forced, not with what the run began with.
             record = replace(record, config=values, overrides=kept_overrides(overrides))
             write_record(run_dir, record)
         checkpoint = newest_intact(run_dir / "checkpoints", "step")
@@ -196,7 +196,7 @@ def _check_unused(run_dir: Path, record: RunRecord | None) -> None:
     if record is not None and not record.finished:
         raise ConfigError(
             [
-                f"run_dir={run_dir}: this folder holds an unfinished run; go on with it with "
+                f"run_dir={run_dir}: this folder holds an unfinished run; continue with it with "
                 f"resume={run_dir}, or choose another folder"
             ]
         )
@@ -228,7 +228,7 @@ def print_how_to_resume(
         if in_sweep:
             print(f"stopped by {error.signal_name}", file=sys.stderr)
             return
-        print(f"stopped by {error.signal_name}; go on with:", file=sys.stderr)
+        print(f"stopped by {error.signal_name}; resume with:", file=sys.stderr)
     else:
-        print("stopped; once the cause below is put right, go on with:", file=sys.stderr)
+        print("stopped; once the cause below is put right, resume with:", file=sys.stderr)
     print(f"  {resume_command(run.run_dir, info)}", file=sys.stderr)

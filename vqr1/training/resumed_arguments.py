@@ -34,7 +34,7 @@ def arguments_of(info: RankInfo, arguments: list[str]) -> list[str]:
     if info.report is None:
         arguments = with_saved_overrides(arguments)
     if info.rank and info.report is None:
-        # Hydra makes a folder named after the second; the first process's is the run's.
+        # Hydra makes a folder named after the second; rank 0's is the run's.
         arguments = [*arguments, "hydra.run.dir=."]
     return arguments
 
@@ -57,7 +57,7 @@ def with_saved_overrides(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     if "run_dir" in own:
         raise ConfigError(
-            [f"run_dir={own['run_dir']}: resume={wanted} goes on in its own folder; leave it out"]
+            [f"run_dir={own['run_dir']}: resume={wanted} continues in its own folder; leave it out"]
         )
     run_dir = find_run(wanted, own.get("logger.tracking_uri"))
     record = _record_of(run_dir)
@@ -65,7 +65,7 @@ def with_saved_overrides(arguments: Sequence[str]) -> list[str]:
     saved = [o for o in overrides if key_of(o) not in own and key_of(o) not in WHERE_KEYS]
     rest = [argument for argument in arguments if key_of(argument) != "resume"]
     folder = quoted(run_dir)
-    # A run that began before the key existed goes on as it began.
+    # A run that began before the key existed continues as it began.
     asked = record.config.get("prompt")
     if asked is not None and "vision_id" not in asked and VISION_ID not in own:
         saved.append(f"{VISION_ID}={str(EARLIER[VISION_ID]).lower()}")

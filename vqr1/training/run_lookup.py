@@ -76,7 +76,7 @@ def key_of(override: str) -> str:
 
 
 def resume_command(run_dir: Path, info: RankInfo) -> str:
-    """What a user types to go on with a run that was started as this process was.
+    """What a user types to continue with a run that was started as this process was.
 
     Args:
         run_dir: the run's.

@@ -1,7 +1,7 @@
 """From sampled texts to rewards and advantages: the middle of the ranking step.
 
 The images of all processes are compared with each other (`pool=global`). Each process sends what
-its answers say as a small table of numbers, and computes the rewards of all. `pool=rank` compares
+its answers state as a small table of numbers, and computes the rewards of all. `pool=rank` compares
 within one process only. `pool=N` compares the step's images N by N, in the order of the sampler,
 which deals them to the processes in turn: the pools are the same for any number of processes. The
 published training compares the 8 images of one GPU.
@@ -31,7 +31,7 @@ from vqr1.training.advantages.base import (
     AdvantageRule,
     checked_advantages,
     fields_of,
-    groups_with_signal,
+    groups_with_variance,
 )
 from vqr1.training.advantages.group_normalised import GroupNormalised
 
@@ -42,11 +42,11 @@ _PUBLISHED = GroupNormalised()
 
 @dataclass(frozen=True)
 class GroupAnswers:
-    """What K answers to each of some images say, without their texts.
+    """What K answers to each of some images state, without their texts.
 
     Attributes:
         scores: [B, K] float32 parsed scores on the asked scale, NaN where not valid.
-        well_formed: [B, K] bool, the response has the demanded format.
+        format_compliant: [B, K] bool, the response has the required format.
         finished: [B, K] bool, a stop rule ended the response.
         lengths: [B, K] int64 tokens of the response.
         mos: [B] float32 MOS scaled to [1, 5], or as published (`mos_scale`).
@@ -55,7 +55,7 @@ class GroupAnswers:
     """
 
     scores: Tensor
-    well_formed: Tensor
+    format_compliant: Tensor
     finished: Tensor
     lengths: Tensor
     mos: Tensor
@@ -69,16 +69,16 @@ class GroupAnswers:
 
     def table(self) -> Tensor:
         """Everything as [B, 4 K + 3] float32, which holds each of these numbers exactly."""
-        wide = (self.scores, self.well_formed, self.finished, self.lengths)
+        wide = (self.scores, self.format_compliant, self.finished, self.lengths)
         narrow = (self.mos[:, None], self.dataset[:, None], self.images[:, None])
         return torch.cat([part.float() for part in (*wide, *narrow)], dim=1)
 
     @classmethod
     def from_table(cls, table: Tensor) -> GroupAnswers:
         """The inverse of `table`."""
-        scores, well_formed, finished, lengths = table[:, :-3].chunk(4, dim=1)
+        scores, format_compliant, finished, lengths = table[:, :-3].chunk(4, dim=1)
         return cls(
-            scores, well_formed.bool(), finished.bool(), lengths.long(), table[:, -3],
+            scores, format_compliant.bool(), finished.bool(), lengths.long(), table[:, -3],
             table[:, -2].long(), table[:, -1].long(),
         )  # fmt: skip
 
@@ -96,7 +96,9 @@ def read_answers(
     scores = [[math.nan if a.score is None else a.score for a in row] for row in answers]
     return GroupAnswers(
         scores=torch.tensor(scores, dtype=torch.float32, device=device),
-        well_formed=torch.tensor([[a.well_formed for a in row] for row in answers], device=device),
+        format_compliant=torch.tensor(
+            [[a.format_compliant for a in row] for row in answers], device=device
+        ),
         finished=rollout.finished,
         lengths=rollout.lengths,
         mos=mos.to(device),
@@ -131,7 +133,7 @@ def reward_pool(
         RewardInputs(
             to_reward_scale(answers.scores, score_range),
             answers.valid,
-            answers.well_formed,
+            answers.format_compliant,
             to_reward_scale(answers.mos, mos_range),
             images,
         )
@@ -185,7 +187,7 @@ def score_rollout(
             known in all processes; None: all images differ.
 
     Returns:
-        This process's B groups, and the figures (`rollout_metrics`) of the groups of all processes.
+        This process's B groups, and the metrics (`rollout_metrics`) of the groups of all processes.
 
     Raises:
         ConfigError: a reward term or the advantage rule gave no such floating-point tensor.
@@ -204,19 +206,19 @@ def score_rollout(
     terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
     inputs = AdvantageInputs(total, terms, whole.valid, whole.lengths)
     advantages = checked_advantages(advantage(inputs), total, fields_of(advantage))
-    has_signal = groups_with_signal(total)
+    has_variance = groups_with_variance(total)
     own = _own_rows(ranks)
     scored = ScoredRollout(
         rollout=rollout,
         scores=mine.scores,
         valid=mine.valid,
-        well_formed=mine.well_formed,
+        format_compliant=mine.format_compliant,
         rewards=total[own],
         terms={name: term[own] for name, term in terms.items()},
         advantages=advantages[own],
-        has_signal=has_signal[own],
+        has_variance=has_variance[own],
     )
-    return scored, rollout_metrics(whole, total, terms, has_signal)
+    return scored, rollout_metrics(whole, total, terms, has_variance)
 
 
 def _own_rows(ranks: Sequence[Tensor]) -> slice:
@@ -225,23 +227,23 @@ def _own_rows(ranks: Sequence[Tensor]) -> slice:
 
 
 def rollout_metrics(
-    answers: GroupAnswers, total: Tensor, terms: dict[str, Tensor], has_signal: Tensor
+    answers: GroupAnswers, total: Tensor, terms: dict[str, Tensor], has_variance: Tensor
 ) -> dict[str, float]:
-    """Figures of one step; each with its denominator.
+    """Metrics of one step; each with its denominator.
 
     Args:
         answers: G groups of K answers.
         total: [G, K] rewards.
         terms: each term's [G, K] reward by name.
-        has_signal: [G] bool, the group's rewards differ.
+        has_variance: [G] bool, the group's rewards differ.
 
     Returns:
         `reward/total` and `reward/<term>`: mean over all G x K responses;
         `invalid_rate`: answers without a score / responses;
-        `well_formed_rate`: responses of the demanded form / responses;
+        `format_compliance_rate`: format-compliant responses / responses;
         `truncated_rate`: responses cut by the length limit / responses;
-        `zero_signal_rate`: groups whose rewards do not differ / groups; of these, so that the three
-        add up to it, `zero_variance/no_score`: groups without a single score / groups,
+        `zero_variance_rate`: groups whose rewards do not differ / groups; of these, so that the
+        three add up to it, `zero_variance/no_score`: groups without a single score / groups,
         `zero_variance/equal_scores`: groups whose valid scores are all equal / groups,
         `zero_variance/equal_rewards`: groups whose scores differ, but not their rewards / groups;
         `response_length`: mean tokens of a response;
@@ -253,25 +255,25 @@ def rollout_metrics(
     filled = torch.where(valid, answers.scores, torch.zeros_like(answers.scores))
     mean = filled.sum(dim=1, keepdim=True) / valid_count.clamp_min(1)[:, None]
     squares = torch.where(valid, (filled - mean) ** 2, torch.zeros_like(filled)).sum(dim=1)
-    spread = (squares / (valid_count - 1).clamp_min(1)).sqrt()[valid_count >= 2]
-    figures = {f"reward/{name}": term.mean() for name, term in terms.items()}
-    figures |= {
+    std = (squares / (valid_count - 1).clamp_min(1)).sqrt()[valid_count >= 2]
+    metrics = {f"reward/{name}": term.mean() for name, term in terms.items()}
+    metrics |= {
         "reward/total": total.mean(),
         "invalid_rate": 1.0 - valid.float().mean(),
-        "well_formed_rate": answers.well_formed.float().mean(),
+        "format_compliance_rate": answers.format_compliant.float().mean(),
         "truncated_rate": 1.0 - answers.finished.float().mean(),
-        "zero_signal_rate": 1.0 - has_signal.float().mean(),
+        "zero_variance_rate": 1.0 - has_variance.float().mean(),
         "response_length": answers.lengths.float().mean(),
-        **_zero_variance_causes(answers, has_signal),
+        **_zero_variance_causes(answers, has_variance),
     }
     if valid_count.sum() > 0:
-        figures["score_mean"] = filled.sum() / valid_count.sum()
-    if len(spread):
-        figures["score_std"] = spread.mean()
-    return {name: float(value) for name, value in figures.items()}
+        metrics["score_mean"] = filled.sum() / valid_count.sum()
+    if len(std):
+        metrics["score_std"] = std.mean()
+    return {name: float(value) for name, value in metrics.items()}
 
 
-def _zero_variance_causes(answers: GroupAnswers, has_signal: Tensor) -> dict[str, Tensor]:
+def _zero_variance_causes(answers: GroupAnswers, has_variance: Tensor) -> dict[str, Tensor]:
     """Shares of groups whose rewards do not differ, by what their scores are like."""
     valid = answers.valid
     highest = answers.scores.masked_fill(~valid, -math.inf).amax(dim=1)
@@ -282,7 +284,8 @@ def _zero_variance_causes(answers: GroupAnswers, has_signal: Tensor) -> dict[str
         "equal_rewards": highest > lowest,
     }
     return {
-        f"zero_variance/{name}": (kind & ~has_signal).float().mean() for name, kind in kinds.items()
+        f"zero_variance/{name}": (kind & ~has_variance).float().mean()
+        for name, kind in kinds.items()
     }
 
 
@@ -300,7 +303,7 @@ def sampled_entropy(rollout: Rollout) -> dict[str, float]:
 
 
 def label_number(text: str) -> int:
-    """A number of 24 bits that tells texts apart and that float32 holds exactly."""
+    """A number of 24 bits that distinguish texts and that float32 holds exactly."""
     return zlib.crc32(text.encode()) & 0xFFFFFF
 
 

@@ -50,11 +50,11 @@ def connect(config: TrainConfig, composed: DictConfig, info: RankInfo) -> TrainC
         OmegaConf.update(composed, "hardware.devices", hardware.devices)
         OmegaConf.update(composed, "hardware.nodes", hardware.nodes)
         config = replace(config, hardware=hardware)
-    if config.loader.images_per_step is not None:
-        share = share_of_step(config.loader.images_per_step, info.world_size)
+    if config.loader.global_batch_size is not None:
+        share = share_of_step(config.loader.global_batch_size, info.world_size)
         if share is not None:
-            OmegaConf.update(composed, "loader.images_per_batch", share)
-            config = replace(config, loader=replace(config.loader, images_per_batch=share))
+            OmegaConf.update(composed, "loader.batch_size", share)
+            config = replace(config, loader=replace(config.loader, batch_size=share))
     # Part of the run's record: what the checkpoint records decides where the key is null.
     vision_id = vision_id_of(config.prompt, config.model)
     OmegaConf.update(composed, "prompt.vision_id", vision_id, force_add=True)
@@ -97,7 +97,7 @@ def _check_seen(run_dir: Path) -> None:
     if not (run_dir / RECORD).is_file():
         raise ConfigError(
             [
-                f"run_dir={run_dir}: process {get_rank()} does not see what the first process has "
+                f"run_dir={run_dir}: process {get_rank()} does not see what rank 0 has "
                 "written there; choose a folder on a disk that all nodes share"
             ]
         )

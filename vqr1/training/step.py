@@ -1,4 +1,4 @@
-"""What a step is told, and what it leaves behind."""
+"""What a step is given, and what it leaves."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class StepRecord:
     Attributes:
         batch: its images.
         scored: its responses.
-        figures: what it logged, by name.
-        finite: False where the gradient was not and the update was left out.
+        metrics: what it logged, by name.
+        finite: False where the gradient was not and the update was excluded.
         cause: what else of the step was not finite then, on this rank; empty where nothing was.
     """
 
     batch: RankingBatch
     scored: ScoredRollout
-    figures: dict[str, float]
+    metrics: dict[str, float]
     finite: bool
     cause: str = ""
 

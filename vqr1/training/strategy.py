@@ -47,7 +47,7 @@ class ReplicatedStrategy(DDPStrategy):
     strategy_name = "replicated"
 
     def configure_ddp(self) -> None:
-        """Send the first process's weights to the others."""
+        """Send rank 0's weights to the others."""
         assert self.model is not None
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             dist.broadcast(tensor.data, src=0)
@@ -55,7 +55,7 @@ class ReplicatedStrategy(DDPStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
     ) -> None:
-        """The first process writes.
+        """Rank 0 writes.
 
         Raises:
             CheckpointNotWrittenError: in all processes, where it could not.
@@ -80,24 +80,24 @@ class ShardedStrategy(ReplicatedStrategy):
         self._half_passes = half_passes
 
     def configure_ddp(self) -> None:
-        """Cut the weights, which are the first process's in all of them, into pieces."""
+        """Cut the weights, which are rank 0's in all of them, into pieces."""
         super().configure_ddp()
         module = self.lightning_module
         assert isinstance(module, GrpoModule)
         module.shard(FullySharded(sharded_modules(module.model), self._half_passes))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole weights, in the first process."""
+        """Full weights, on rank 0."""
         state: dict[str, Any] = full_state(super().lightning_module_state_dict())
         return state
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """Whole moments, in the first process."""
+        """Full optimizer state, on rank 0."""
         state: dict[str, Any] = full_state(super().optimizer_state(optimizer))
         return state
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Cut whole moments as the weights are cut."""
+        """Cut full optimizer state as the weights are cut."""
         cut = []
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -107,11 +107,11 @@ class ShardedStrategy(ReplicatedStrategy):
 
 
 class ZeroStrategy(ReplicatedStrategy):
-    """DeepSpeed divides gradients and moments (stage 2), or weights too (stage 3).
+    """DeepSpeed divides gradients and optimizer state (stage 2), or weights too (stage 3).
 
     Args:
         stage: 2 or 3.
-        offload: moments in host memory.
+        offload: optimizer state in host memory.
         max_grad_norm: clips gradients; None does not.
     """
 
@@ -137,7 +137,7 @@ class ZeroStrategy(ReplicatedStrategy):
         return closure()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole weights, in the first process."""
+        """Full weights, on rank 0."""
         if self._sharding is None:
             return super().lightning_module_state_dict()
         with self._sharding.unsharded():
@@ -145,7 +145,7 @@ class ZeroStrategy(ReplicatedStrategy):
             return {k: v.detach().cpu().clone() for k, v in state.items() if get_rank() == 0}
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """The shares of all processes, in the first process."""
+        """The shares of all processes, on rank 0."""
         assert self._sharding is not None
         return self._sharding.optimizer_state()
 

@@ -1,6 +1,6 @@
 """Which tokens of a response spell which field of its answer, and credit by field.
 
-An answer form tells where each field stands in a response's text (`AnswerForm.spans`). A token
+An answer form reports where each field stands in a response's text (`AnswerForm.spans`). A token
 belongs to a field if it spells at least one of the field's characters; one that spells the end of
 one field and the beginning of the next belongs to both.
 
@@ -55,7 +55,7 @@ def field_masks(
 
     Args:
         rollout: K responses to each of B images.
-        form: tells where the fields stand.
+        form: reports where the fields stand.
         fields: names of those that are wanted; one that a response lacks has no tokens there.
         tokenizer: what the responses' tokens belong to.
     """

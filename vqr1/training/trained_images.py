@@ -16,7 +16,7 @@ from vqr1.data.image_record import (
     write_record,
 )
 from vqr1.data.labelled_set import LabelledSet
-from vqr1.data.labels import Part
+from vqr1.data.labels import Split
 from vqr1.evaluation.trained_on import TrainedOn, TrainingImages
 from vqr1.training.resume import Run
 
@@ -33,7 +33,7 @@ def record_training_images(config: TrainConfig, data: RankingDataModule, run: Ru
     before = read_record(run.run_dir) if run.resumed else None
     if before is not None and not run.changes:
         return
-    limits: tuple[tuple[Part, int | None], ...] = (
+    limits: tuple[tuple[Split, int | None], ...] = (
         ("train", None),
         ("val", config.validation.max_images),
     )
@@ -68,7 +68,7 @@ def add_to_exports(run_dir: Path) -> None:
         copy_record(run_dir, run_dir / name)
 
 
-def _files(labelled: LabelledSet, split: Part, limit: int | None = None) -> dict[str, Path]:
+def _files(labelled: LabelledSet, split: Split, limit: int | None = None) -> dict[str, Path]:
     """File of each image of a split by its name in the set."""
     rows = labelled.part(split, limit)
     return {

@@ -1,6 +1,6 @@
 """Validation while training: mean of sampled scores, and greedy answers.
 
-Watch this curve and not the reward: a predictor that cannot tell any two images apart already
+Watch this curve and not the reward: a predictor that cannot distinguish any two images already
 earns a fidelity reward of .707, and a healthy run moves it by hundredths only.
 """
 
@@ -25,7 +25,7 @@ from vqr1.records import RankingBatch
 
 @dataclass(frozen=True)
 class ValidationModes:
-    """The ways in which validation images are judged.
+    """The ways in which validation images are evaluated.
 
     Attributes:
         primary: gives `val/srcc`; the mean of sampled scores unless none are sampled.
@@ -39,7 +39,7 @@ class ValidationModes:
 def validation_modes(
     sampling: SamplingConfig, samples: int, seed: int, prompt: PromptConfig, answer: AnswerForm
 ) -> ValidationModes:
-    """The two ways for a number of sampled responses; 0 judges greedy answers only."""
+    """The two ways for a number of sampled responses; 0 evaluates greedy answers only."""
     drawn = Request(prompt, answer, sampling, samples, seed)
     greedy = replace(drawn, sampling=replace(sampling, temperature=0.0), samples=1)
     if samples == 0:
@@ -48,11 +48,11 @@ def validation_modes(
 
 
 class Validator:
-    """Collects predictions batch by batch and turns them into figures.
+    """Collects predictions batch by batch and turns them into metrics.
 
     Args:
         engine: samples responses from the current policy.
-        modes: how images are judged.
+        modes: how images are evaluated.
         metrics: what is computed; those that are watched are logged.
     """
 
@@ -71,47 +71,47 @@ class Validator:
         self._greedy: list[Predictions] = []
 
     def add(self, batch: RankingBatch) -> None:
-        """Judge one batch."""
+        """Evaluate one batch."""
         self._primary.append(score_images(self.engine, [batch], request=self.modes.primary))
         if self.modes.greedy is not None:
             self._greedy.append(score_images(self.engine, [batch], request=self.modes.greedy))
 
     def finish(self) -> dict[str, float]:
-        """Figures of all batches added since the last call in any process, by metric name.
+        """Metrics of all batches added since the last call in any process, by metric name.
 
         The primary predictions stay in `predictions` for tables and plots, and why a metric is
-        undefined in `reasons`, in the first process.
+        undefined in `reasons`, on rank 0.
         """
         self.predictions = in_table_order(self._primary)
         greedy = in_table_order(self._greedy) if self.modes.greedy is not None else None
         self._primary, self._greedy = [], []
-        return broadcast_from_rank0(lambda: self._all_figures(greedy))
+        return broadcast_from_rank0(lambda: self._all_metrics(greedy))
 
-    def _all_figures(self, greedy: Predictions | None) -> dict[str, float]:
+    def _all_metrics(self, greedy: Predictions | None) -> dict[str, float]:
         assert self.predictions is not None
         summary = summarise(self.predictions, draws=0, metrics=self.metrics)
-        figures = _figures(summary, "", watched(self.metrics))
+        results = _metrics(summary, "", watched(self.metrics))
         self.reasons = _reasons(summary, "")
         if greedy is not None:
             summary = summarise(greedy, draws=0, metrics=self.metrics)
-            figures |= {
+            results |= {
                 **{
                     f"{m.name}_greedy": summary.metrics[m.name].value for m in watched(self.metrics)
                 },
                 "unscored_images_greedy": float(summary.n - summary.n_scored),
             }
             self.reasons |= _reasons(summary, "_greedy")
-        return figures
+        return results
 
 
 def in_table_order(parts: Sequence[Predictions]) -> Predictions | None:
-    """Put together what the processes have judged, each image once, as one process would have it.
+    """Put together what the processes have evaluated, each image once, as one process would have it.
 
     Args:
         parts: this process's batches in order; batches were dealt in turn.
 
     Returns:
-        All rows, set after set in table order, in the first process; None in the others.
+        All rows, set after set in table order, on rank 0; None in the others.
     """
     dealt = gather_objects_to_rank0(list(parts))
     if dealt is None or len(dealt) == 1:
@@ -125,8 +125,8 @@ def in_table_order(parts: Sequence[Predictions]) -> Predictions | None:
     return rows.rows(order)
 
 
-def _figures(summary: Summary, suffix: str, metrics: Sequence[Metric]) -> dict[str, float]:
-    figures = {
+def _metrics(summary: Summary, suffix: str, metrics: Sequence[Metric]) -> dict[str, float]:
+    results = {
         **{f"{metric.name}{suffix}": summary.metrics[metric.name].value for metric in metrics},
         f"invalid_rate{suffix}": summary.invalid_rate,
         f"score_std{suffix}": summary.score_std,
@@ -134,8 +134,8 @@ def _figures(summary: Summary, suffix: str, metrics: Sequence[Metric]) -> dict[s
         f"unscored_images{suffix}": float(summary.n - summary.n_scored),
     }
     for name, part in summary.parts.items():
-        figures |= _figures(part, f"/{name}", metrics)
-    return figures
+        results |= _metrics(part, f"/{name}", metrics)
+    return results
 
 
 def _reasons(summary: Summary, suffix: str) -> dict[str, str]:

@@ -1,13 +1,13 @@
-"""Signs that a training has gone wrong, as pure rules over the figures of its steps.
+"""Signs that a training has gone wrong, as pure rules over the metrics of its steps.
 
-A rule holds or not at one step; a watchdog barks when it has held for some steps in a row. Each
-message says what is seen and what to do.
+A rule holds or not at one step; a watchdog raises an alarm when it has held for some steps in a
+row. Each message states what is seen and what to do.
 
 | watchdog | holds when |
 |---|---|
-| no_signal | the share of groups whose rewards do not differ is at least the limit |
+| zero_variance | the share of groups whose rewards do not differ is at least the limit |
 | constant | the fidelity reward is within the limit of sqrt(1/2) = .7071 |
-| format_rate | the share of well-formed responses is below the limit |
+| format_rate | the share of format-compliant responses is below the limit |
 | kl | the KL estimate per token is above the limit |
 | length | responses are longer than the limit times those of the first steps |
 | entropy | the mean negative log-probability of the sampled tokens, in nats, is below the limit |
@@ -16,7 +16,7 @@ A constant predictor gives every pair of images probability 1/2, and earns sqrt(
 (arXiv 2505.14460, equation of the fidelity reward). Non-finite updates are no matter of several
 steps: `GrpoModule` skips each, and the callback counts them.
 
-What it leaves out: who is told, and stopping (`callbacks/watchdogs.py`).
+Not here: who is given, and stopping (`callbacks/watchdogs.py`).
 """
 
 from __future__ import annotations
@@ -27,46 +27,46 @@ from typing import Any
 
 from vqr1.config import WatchConfig
 
-Figures = Mapping[str, float]
-"""Figures of one training step by name (`rollout_metrics`, `kl`, ...)."""
+Metrics = Mapping[str, float]
+"""Metrics of one training step by name (`rollout_metrics`, `kl`, ...)."""
 
 CONSTANT_REWARD = math.sqrt(0.5)
-"""Fidelity reward of a predictor that cannot tell any two images apart."""
+"""Fidelity reward of a predictor that cannot distinguish any two images."""
 
 _NEVER = math.nan
 
 
-def _at_least(name: str) -> Callable[[Figures, float], bool]:
-    return lambda figures, limit: figures.get(name, _NEVER) >= limit
+def _at_least(name: str) -> Callable[[Metrics, float], bool]:
+    return lambda metrics, limit: metrics.get(name, _NEVER) >= limit
 
 
-def _below(name: str) -> Callable[[Figures, float], bool]:
-    return lambda figures, limit: figures.get(name, _NEVER) < limit
+def _below(name: str) -> Callable[[Metrics, float], bool]:
+    return lambda metrics, limit: metrics.get(name, _NEVER) < limit
 
 
-def _above(name: str) -> Callable[[Figures, float], bool]:
-    return lambda figures, limit: figures.get(name, _NEVER) > limit
+def _above(name: str) -> Callable[[Metrics, float], bool]:
+    return lambda metrics, limit: metrics.get(name, _NEVER) > limit
 
 
-def _constant(figures: Figures, limit: float) -> bool:
-    return abs(figures.get("reward/fidelity", _NEVER) - CONSTANT_REWARD) <= limit
+def _constant(metrics: Metrics, limit: float) -> bool:
+    return abs(metrics.get("reward/fidelity", _NEVER) - CONSTANT_REWARD) <= limit
 
 
-RULES: dict[str, tuple[Callable[[Figures, float], bool], str]] = {
-    "no_signal": (
-        _at_least("zero_signal_rate"),
+RULES: dict[str, tuple[Callable[[Metrics, float], bool], str]] = {
+    "zero_variance": (
+        _at_least("zero_variance_rate"),
         "no group's rewards differ, so nothing is learned; raise rollout.sampling.temperature or "
         "grpo.group_size, and look at the sample answers",
     ),
     "constant": (
         _constant,
         "the fidelity reward stays at .707, which a constant predictor earns: the policy cannot "
-        "tell images apart; compare val/srcc, lower optimizer.lr, raise loss.kl_weight, and check "
-        "that the opinion scores belong to the images",
+        "distinguish images; compare val/srcc, lower optimizer.lr, raise loss.kl_weight, and check "
+        "that the MOS belong to the images",
     ),
     "format_rate": (
-        _below("well_formed_rate"),
-        "too few responses have the demanded form; raise the weight of the format reward or "
+        _below("format_compliance_rate"),
+        "too few responses have the required format; raise the weight of the format reward or "
         "rollout.sampling.max_new_tokens, or choose a prompt that the policy follows",
     ),
     "kl": (
@@ -80,7 +80,7 @@ RULES: dict[str, tuple[Callable[[Figures, float], bool], str]] = {
     ),
     "entropy": (
         _below("entropy"),
-        "the policy says nearly the same every time, so groups will stop to differ; lower "
+        "the policy states nearly the same every time, so groups will stop to differ; lower "
         "optimizer.lr, raise loss.kl_weight or rollout.sampling.temperature",
     ),
 }
@@ -100,10 +100,10 @@ class Watchdog:
         self.config = config
         self.held = 0
 
-    def observe(self, figures: Figures) -> str | None:
+    def observe(self, metrics: Metrics) -> str | None:
         """Look at one step; the message at the step at which the patience is used up."""
         rule, advice = RULES[self.name]
-        self.held = self.held + 1 if rule(figures, self.config.limit) else 0
+        self.held = self.held + 1 if rule(metrics, self.config.limit) else 0
         if self.held != self.config.steps:
             return None
         return f"{self.name} (limit {self.config.limit:g}, {self.held} steps in a row): {advice}"

@@ -1,12 +1,12 @@
 """Why no group of a run's first steps taught anything.
 
-A group whose rewards do not differ (zero variance) is left out of the update, its KL term included.
-Where that holds for every group from the first step on, no weight changes at all, and what is wrong
-is nearly always the set-up: no answer can be read, the answers to an image are all alike, or the
-reward cannot tell different scores apart.
+A group whose rewards do not differ (zero variance) is excluded from the update, its KL term
+included. Where that holds for every group from the first step on, no weight changes at all, and
+what is wrong is nearly always the set-up: no answer can be read, the answers to an image are all
+alike, or the reward cannot distinguish different scores.
 
-Not here: the shares themselves (`scored_rollout.rollout_metrics`), and the watchdog `no_signal`,
-which looks at later steps too (`watchdogs.py`).
+Not here: the shares themselves (`scored_rollout.rollout_metrics`), and the watchdog
+`zero_variance`, which looks at later steps too (`watchdogs.py`).
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ class FirstSteps:
         self.shares = dict.fromkeys(CAUSES, 0.0)
         self.done = False
 
-    def observe(self, figures: Mapping[str, float]) -> str | None:
+    def observe(self, metrics: Mapping[str, float]) -> str | None:
         """Look at one step's metrics; the message after the last of the first steps."""
         if self.done:
             return None
-        if figures["zero_signal_rate"] < 1.0:
+        if metrics["zero_variance_rate"] < 1.0:
             self.done = True
             return None
         self.seen += 1
         for name in CAUSES:
-            self.shares[name] += figures[name]
+            self.shares[name] += metrics[name]
         return self.finish() if self.seen == self.steps else None
 
     def finish(self) -> str | None:

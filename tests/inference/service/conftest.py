@@ -26,7 +26,7 @@ from vqr1.policy.loading import load_policy
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def picture(seed: int) -> Image.Image:
+def photo(seed: int) -> Image.Image:
     """A smooth pattern under noise of a strength, and with a size, of its own."""
     rng = np.random.default_rng(seed)
     width, height = int(rng.integers(60, 220)), int(rng.integers(60, 220))
@@ -37,9 +37,9 @@ def picture(seed: int) -> Image.Image:
 
 
 def png(seed: int) -> bytes:
-    """`picture` as a PNG file."""
+    """`image` as a PNG file."""
     stream = io.BytesIO()
-    picture(seed).save(stream, "PNG")
+    photo(seed).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -105,7 +105,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             [sys.executable, ROOT / "score.py", "serve", "port=0"],
             stderr=stream, stdout=stream, text=True, cwd=log.parent,
             # Fixed, else the allocator keeps tens of megabytes of freed images and activations for
-            # later, and the resident memory says little of what is held.
+            # later, and the resident memory states little of what is held.
             env={**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"},
         )  # fmt: skip
     deadline = time.monotonic() + 300

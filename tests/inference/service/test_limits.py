@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from torch import Tensor
 
 from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
-from tests.inference.service.conftest import form, picture, png, settings
+from tests.inference.service.conftest import form, photo, png, settings
 from vqr1.cli.score import main
 from vqr1.errors import ModelError, NonFiniteError
 from vqr1.inference.backends.local import LocalBackend
@@ -45,7 +45,7 @@ def file_of(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def test_scores_are_those_of_the_scorer(make_app: MakeApp, scorer: Scorer) -> None:
-    expected = scorer.score([picture(seed) for seed in range(3)])
+    expected = scorer.score([photo(seed) for seed in range(3)])
     with TestClient(make_app()) as client:
         by_form = client.post("/score", files=form(*(png(seed) for seed in range(3)))).json()
         by_json = client.post("/score", json=in_json(*(png(seed) for seed in range(3)))).json()
@@ -73,7 +73,7 @@ def test_scores_are_those_of_the_scorer(make_app: MakeApp, scorer: Scorer) -> No
             assert compared["probabilities"][row][column] == pytest.approx(
                 comparison.probability(i, j), abs=1e-3
             )
-    assert compared["left_out"] == []
+    assert compared["excluded"] == []
     assert health["status"] == "ok"
     assert health["needs_key"] is False
 
@@ -84,7 +84,7 @@ def broken_files() -> list[tuple[str, bytes, str]]:
     return [
         (
             "text.jpg",
-            b"no picture at all",
+            b"no image at all",
             "the image does not decode (cannot identify its format)",
         ),
         ("empty.png", b"", "the image file is empty (0 bytes)"),
@@ -117,12 +117,12 @@ def test_broken_images_get_one_line(
     assert both.json()["detail"] == detail
 
 
-def test_unusual_pictures_are_scored(make_app: MakeApp) -> None:
+def test_unusual_images_are_scored(make_app: MakeApp) -> None:
     files = [
-        file_of(picture(0).convert("CMYK"), "JPEG"),
-        file_of(picture(1), "GIF", save_all=True, append_images=[picture(2)]),
+        file_of(photo(0).convert("CMYK"), "JPEG"),
+        file_of(photo(1), "GIF", save_all=True, append_images=[photo(2)]),
         file_of(Image.new("I;16", (80, 60), 30000), "PNG"),
-        file_of(picture(3).convert("RGBA"), "WEBP"),
+        file_of(photo(3).convert("RGBA"), "WEBP"),
     ]
     with TestClient(make_app()) as client:
         answer = client.post("/score", files=form(*files))
@@ -216,7 +216,7 @@ def test_api_key(make_app: MakeApp) -> None:
 
 
 class HeldBackend(LocalBackend):
-    """The real backend behind a gate that the test opens."""
+    """The real backend at a gate that the test opens."""
 
     def __init__(self, other: LocalBackend) -> None:
         self.__dict__.update(other.__dict__)

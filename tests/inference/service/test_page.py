@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.inference.service.conftest import Server, picture
+from tests.inference.service.conftest import Server, photo
 from vqr1.data.demo import CROP, PHOTOGRAPHS, load_photograph
 from vqr1.data.distortions import DISTORTIONS, to_bytes
 
@@ -45,7 +45,8 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.on(
-        "console", lambda said: problems.append(said.text) if "Content Sec" in said.text else None
+        "console",
+        lambda printed: problems.append(printed.text) if "Content Sec" in printed.text else None,
     )
     opened.on(
         "request",
@@ -76,7 +77,7 @@ def photographs(folder: Path) -> list[Path]:
 def test_scores_and_ranks_what_is_chosen(page: Page, tmp_path: Path) -> None:
     files = photographs(tmp_path)
     broken = tmp_path / "notes.png"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     expect(page.locator("#model")).to_contain_text("model tiny")
     page.set_input_files("#files", [*files, broken])
     expect(page.locator("#status")).to_have_text("4 of 4 done", timeout=SLOW_MS)
@@ -123,7 +124,7 @@ def test_text_of_the_model_is_never_markup(page: Page, tmp_path: Path) -> None:
 
     page.route("**/score", answer)
     file = tmp_path / "<b>name.png"
-    picture(1).save(file)
+    photo(1).save(file)
     page.set_input_files("#files", file)
     expect(page.locator("#status")).to_have_text("1 of 1 done", timeout=SLOW_MS)
     assert page.locator("#cards .text").inner_text() == hostile

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.transport.serialization import Binary
 
-from tests.inference.service.conftest import Server, form, picture, png
+from tests.inference.service.conftest import Server, form, photo, png
 from vqr1.inference.scorer import Scorer
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ def test_flood_with_broken_images(server: Server, scorer: Scorer) -> None:
     assert [answer.status_code for answer in answers] == [
         422 if file == b"broken" else 200 for file in files
     ]
-    alone = [result.score for seed in range(25) for result in scorer.score(picture(seed))]
+    alone = [result.score for seed in range(25) for result in scorer.score(photo(seed))]
     for number, answer in enumerate(answers):
         if answer.status_code == 200:
             # In whatever batch it came, an image has the score that it has alone.
@@ -82,10 +82,10 @@ def test_openapi_document_is_true(server: Server) -> None:
         Image.new("RGB", (40, 30), (shade, 90, 60)).save(stream, "PNG")
         return stream.getvalue()
 
-    pictures = st.sampled_from([small_png(shade) for shade in (0, 200)])
-    schemathesis.openapi.format("binary", pictures.map(Binary))
+    images = st.sampled_from([small_png(shade) for shade in (0, 200)])
+    schemathesis.openapi.format("binary", images.map(Binary))
     schemathesis.openapi.format(
-        "image-base64", pictures.map(lambda file: base64.b64encode(file).decode())
+        "image-base64", images.map(lambda file: base64.b64encode(file).decode())
     )
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     checked = 0

@@ -35,7 +35,7 @@ def test_a_family_names_a_class_of_transformers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_parts_lie_in_the_model_and_hold_all_of_its_weights(name: str) -> None:
+def test_splits_lie_in_the_model_and_hold_all_of_its_weights(name: str) -> None:
     found = family(name, "the model")
     with torch.device("meta"):
         model = found.model_class()(found.shape_config(found.shapes[0]))
@@ -71,14 +71,14 @@ def test_released_names_have_shapes(name: str) -> None:
 
 
 def test_a_model_of_no_known_family_is_refused_in_one_line(tmp_path: Path) -> None:
-    said = r"the checkpoint is a bert, the policy must be one of: qwen2_5_vl$"
+    printed = r"the checkpoint is a bert, the policy must be one of: qwen2_5_vl$"
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=printed):
         folder_family(tmp_path)
     config = ModelConfig(name="m", path=str(tmp_path), min_pixels=3136, max_pixels=12544)
-    with pytest.raises(ModelError, match=rf"^model\.path={tmp_path}: {said}"):
+    with pytest.raises(ModelError, match=rf"^model\.path={tmp_path}: {printed}"):
         load_family(config)
-    with pytest.raises(ModelError, match=rf"^model\.path={tmp_path}: {said}"):
+    with pytest.raises(ModelError, match=rf"^model\.path={tmp_path}: {printed}"):
         read_shape(config)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2VLImageProcessor
 
-from tests.support.pictures import noise_picture
+from tests.support.images import noise_image
 from vqr1.errors import ConfigError
 from vqr1.policy.families._qwen_images import PatchEncoding
 from vqr1.policy.families.qwen2_5_vl import FAMILY
@@ -99,7 +99,7 @@ def test_a_batch_takes_an_eighth_of_its_patches_to_the_trainer(processor: Any) -
     builder = PromptBuilder(
         FAMILY, processor, "How good is it?", 112 * 112, 112 * 112, vision_id=False
     )
-    batch = builder.with_keys(builder([noise_picture(n, 112, 112) for n in range(16)]))
+    batch = builder.with_keys(builder([noise_image(n, 112, 112) for n in range(16)]))
     patches, grids = builder.encoding.encode(batch.images)
     before = len(pickle.dumps((batch.input_ids, patches, grids), protocol=5))
     sent = pickle.dumps(batch, protocol=5)
@@ -118,7 +118,7 @@ def test_some_of_a_batch_travel_without_the_rest(processor: Any) -> None:
     builder = PromptBuilder(
         FAMILY, processor, "How good is it?", 28 * 28, 112 * 112, vision_id=False
     )
-    batch = builder([noise_picture(n, 56 + 28 * n, 56) for n in range(3)])
+    batch = builder([noise_image(n, 56 + 28 * n, 56) for n in range(3)])
     assert [tuple(image.shape) for image in batch.images] == [
         (56, 56, 3),
         (56, 84, 3),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from vqr1.config import CsvColumns
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Part
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Split
 from vqr1.data.labels._table import to_table
 from vqr1.errors import ConfigError
 
@@ -23,7 +23,7 @@ __all__ = [
     "LabelFormat",
     "LabelRow",
     "LabelSource",
-    "Part",
+    "Split",
     "label_format",
     "load_labels",
 ]
@@ -88,12 +88,12 @@ def load_labels(
     Returns:
         One row an image in file order: `image` (path relative to the image folder, as the label
         file writes it), `mos` (published scale, turned so that HIGHER IS BETTER), `std` (same
-        scale unless the set's page says otherwise; NaN if none), `reference` (None if none),
-        `split` (train, val, test or None), `distortion` (None if not told).
+        scale unless the set's page states otherwise; NaN if none), `reference` (None if none),
+        `split` (train, val, test or None), `distortion` (None if not given).
 
     Raises:
         ConfigError: unknown format, missing folder or file, or an option of another format.
-        DataError: the label file is not as its format says; names file and line.
+        DataError: the label file is not as its format states; names file and line.
     """
     declared = label_format(name, key)
     folder = Path(root)

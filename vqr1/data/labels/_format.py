@@ -16,9 +16,9 @@ from typing import Literal
 from vqr1.config import CsvColumns
 from vqr1.errors import ConfigError, DataError
 
-Part = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test"]
 
-_SPLIT_WORDS: Mapping[str, Part] = {
+_SPLIT_WORDS: Mapping[str, Split] = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -35,12 +35,12 @@ class LabelRow:
 
     Attributes:
         image: path relative to the image folder, as the label file writes it.
-        mos: opinion score on the published scale and in the published direction.
+        mos: MOS on the published scale and in the published direction.
         where: `file:line` of the label, for error messages.
-        std: standard deviation of the single opinions on the file's scale; NaN where not given.
+        std: standard deviation of the single ratings on the file's scale; NaN where not given.
         reference: the undistorted image (content) that the image derives from, or None.
-        split: official part, or None.
-        distortion: kind of distortion that the file or its name tells, or None.
+        split: official split, or None.
+        distortion: kind of distortion that the file or its name reports, or None.
     """
 
     image: str
@@ -48,13 +48,13 @@ class LabelRow:
     where: str
     std: float = math.nan
     reference: str | None = None
-    split: Part | None = None
+    split: Split | None = None
     distortion: str | None = None
 
 
 @dataclass(frozen=True)
 class LabelSource:
-    """Where a parser finds its files, and what the user said about them.
+    """Where a parser finds its files, and what the user stated about them.
 
     Attributes:
         root: the data set's folder.
@@ -139,8 +139,8 @@ class LabelFormat:
     search_subfolders: bool = False
 
 
-def split_word(word: str, where: str) -> Part | None:
-    """The part that a split column's word means; an empty word means no part.
+def split_word(word: str, where: str) -> Split | None:
+    """The split that a split column's word means; an empty word means no part.
 
     Raises:
         DataError: an unknown word.

@@ -24,7 +24,15 @@ from openpyxl.utils.exceptions import InvalidFileException
 from vqr1.data.tables import check_unique, csv_rows, number, read_text
 from vqr1.errors import DataError
 
-__all__ = ["csv_rows", "mat_arrays", "number", "sheet_rows", "spread", "text_lines", "text_rows"]
+__all__ = [
+    "csv_rows",
+    "mat_arrays",
+    "number",
+    "sheet_rows",
+    "standard_deviation",
+    "text_lines",
+    "text_rows",
+]
 
 _BAD_SHEET = (
     zipfile.BadZipFile, InvalidFileException, KeyError, OSError, ParseError, ValueError, TypeError,
@@ -93,7 +101,7 @@ def _sheet_rows(
         page = book[sheet] if sheet is not None else book.worksheets[0]
         for row_number, cells in enumerate(page.iter_rows(values_only=True), start=1):
             if header:
-                # Cells behind the last one that is filled are not in the row.
+                # Cells after the last one that is filled are not in the row.
                 row = {name: cells[i] if i < len(cells) else None for i, name in header.items()}
                 if any(value is not None for value in row.values()):
                     _check_filled(row, required, f"{path}:{row_number}")
@@ -118,7 +126,7 @@ def _check_filled(row: Mapping[str, Any], required: Sequence[str], where: str) -
 def mat_arrays(path: Path, *names: str) -> list[list[Any]]:
     """Variables of a MATLAB file: lists of numbers, or of texts for a cell array.
 
-    Read in a process of its own (`vqr1.data.labels._matlab` says why).
+    Read in a process of its own (`vqr1.data.labels._matlab` states why).
 
     Raises:
         DataError: not a MATLAB file of version 5 to 7, or a variable is missing.
@@ -145,7 +153,7 @@ def mat_arrays(path: Path, *names: str) -> list[list[Any]]:
     return arrays
 
 
-def spread(value: Any, where: str, column: str) -> float:
+def standard_deviation(value: Any, where: str, column: str) -> float:
     """A standard deviation: finite and not negative.
 
     Raises:

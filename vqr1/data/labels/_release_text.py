@@ -15,7 +15,7 @@ def parser(file_name: str, method_in_name: bool = False) -> Callable[[LabelSourc
 
     Args:
         file_name: the file's name in the release.
-        method_in_name: the image's name is the reference's and then, behind the last underscore,
+        method_in_name: the image's name is the reference's and then, after the last underscore,
             the method that made it.
     """
 

@@ -1,8 +1,8 @@
 """From a parser's rows to the one table that the rest of the package reads.
 
 Here, once for all formats: image paths must stay inside the image folder, no image comes twice,
-scores lie where the format says, and lower-is-better scores are turned so that higher is better
-behind this door. Whether the images exist is not asked here.
+scores lie where the format states, and lower-is-better scores are turned so that higher is better
+at this door. Whether the images exist is not asked here.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ the distortion.
 from __future__ import annotations
 
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
-from vqr1.data.labels._reading import csv_rows, number, spread
+from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
@@ -18,7 +18,7 @@ def parse(source: LabelSource) -> list[LabelRow]:
             image=row["name"],
             mos=number(row["mos_quality"], where, "mos_quality"),
             where=where,
-            std=spread(row["std_quality"], where, "std_quality"),
+            std=standard_deviation(row["std_quality"], where, "std_quality"),
             distortion=row["name"].split("_")[0],
         )
         for where, row in csv_rows(path, ("name", "mos_quality", "std_quality"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
-from vqr1.data.labels._reading import number, sheet_rows, spread, text_rows
+from vqr1.data.labels._reading import number, sheet_rows, standard_deviation, text_rows
 
 _NUMBER, _GRADE = "Image Number", "Average Subjective Grade"
 
@@ -29,7 +29,7 @@ def _parse_sheet(path: Path) -> list[LabelRow]:
                 mos=number(row[_GRADE], where, _GRADE),
                 where=where,
                 # The third column's heading differs between copies of the file.
-                std=spread(others[0], where, "std") if others else float("nan"),
+                std=standard_deviation(others[0], where, "std") if others else float("nan"),
             )
         )
     return rows
@@ -41,7 +41,7 @@ def _parse_text(path: Path) -> list[LabelRow]:
             image=Path(image).name,
             mos=number(score, where, "MOS"),
             where=where,
-            std=spread(std, where, "std"),
+            std=standard_deviation(std, where, "std"),
         )
         for where, (image, score, std) in text_rows(path, 3)
     ]

@@ -1,16 +1,16 @@
 """BIQ2021: `Train (Images and MOS).csv` and `Test (Images and MOS).csv`.
 
 Traps: the training file has two empty extra columns; some image files end in .JPG where the table
-says .jpg. The set has no validation part.
+states .jpg. The set has no validation split.
 """
 
 from __future__ import annotations
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Part
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Split
 from vqr1.data.labels._reading import csv_rows, number
 from vqr1.errors import ConfigError
 
-_FILES: tuple[tuple[Part, str], ...] = (
+_FILES: tuple[tuple[Split, str], ...] = (
     ("train", "Train (Images and MOS).csv"),
     ("test", "Test (Images and MOS).csv"),
 )

@@ -1,6 +1,6 @@
 """CSIQ: sheet `all_by_image` of `csiq.DMOS.xlsx`, or a text copy of file name and DMOS.
 
-Traps: LOWER is better; the sheet says `noise` where the file is `1600.AWGN.1.png`; the files lie
+Traps: LOWER is better; the sheet states `noise` where the file is `1600.AWGN.1.png`; the files lie
 in one subfolder a distortion.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
-from vqr1.data.labels._reading import number, sheet_rows, spread, text_rows
+from vqr1.data.labels._reading import number, sheet_rows, standard_deviation, text_rows
 from vqr1.errors import DataError
 
 # Word of the sheet -> word in the file name.
@@ -43,7 +43,7 @@ def _parse_sheet(path: Path) -> list[LabelRow]:
                 image=f"{row['image']}.{_FILE_WORDS[kind]}.{level}.png",
                 mos=number(row["dmos"], where, "dmos"),
                 where=where,
-                std=spread(row["dmos_std"], where, "dmos_std"),
+                std=standard_deviation(row["dmos_std"], where, "dmos_std"),
                 reference=str(row["image"]),
                 distortion=kind,
             )

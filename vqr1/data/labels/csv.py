@@ -6,7 +6,7 @@ import math
 
 from vqr1.config import CsvColumns
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, split_word
-from vqr1.data.labels._reading import csv_rows, number, spread
+from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
@@ -20,7 +20,9 @@ def parse(source: LabelSource) -> list[LabelRow]:
                 image=row[columns.image],
                 mos=number(row[columns.mos], where, columns.mos),
                 where=where,
-                std=spread(row[columns.std], where, columns.std) if columns.std else math.nan,
+                std=standard_deviation(row[columns.std], where, columns.std)
+                if columns.std
+                else math.nan,
                 reference=(row[columns.reference] or None) if columns.reference else None,
                 split=split_word(row[columns.split], where) if columns.split else None,
             )

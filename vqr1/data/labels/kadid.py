@@ -2,10 +2,10 @@
 
 Traps: `dmos` is HIGHER for better images despite its name, and `var` is the STANDARD DEVIATION of
 the 30 ratings despite its name: a mean of 4.93 is 28 fives and 2 fours, whose standard deviation is
-.249 as the file has it, and whose variance is .062; of the rows whose ratings can be told from the
-mean, 98.5 % fit so, and 1.8 % the other way. (The text lists of the VisualQuality-R1 release hold
-its square root, by mistake.) The set has no split of its own; the split column holds the one that
-this release trains with (49 / 16 / 16 references).
+.249 as the file has it, and whose variance is .062; of the rows whose ratings can be derived from
+the mean, 98.5 % fit so, and 1.8 % the other way. (The text lists of the VisualQuality-R1 release
+hold its square root, by mistake.) The set has no split of its own; the split column holds the one
+that this release trains with (49 / 16 / 16 references).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Part
-from vqr1.data.labels._reading import csv_rows, number, spread
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Split
+from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 
 # Numbers of the validation and test references of the VisualQuality-R1 release; the other 49 train.
 _VAL = {7, 12, 14, 15, 16, 27, 32, 35, 36, 41, 44, 49, 55, 66, 67, 70}
@@ -40,7 +40,7 @@ def parse_dmos_csv(source: LabelSource) -> list[LabelRow]:
             image=row["dist_img"],
             mos=number(row["dmos"], where, "dmos"),
             where=where,
-            std=spread(row["var"], where, "var"),
+            std=standard_deviation(row["var"], where, "var"),
             reference=row["ref_img"],
         )
         for where, row in csv_rows(path, ("dist_img", "ref_img", "dmos", "var"))
@@ -57,7 +57,7 @@ def _with_name_parts(row: LabelRow) -> LabelRow:
     if match is None:
         return row
     reference, kind = int(match[1]), int(match[2])
-    split: Part = "val" if reference in _VAL else "test" if reference in _TEST else "train"
+    split: Split = "val" if reference in _VAL else "test" if reference in _TEST else "train"
     distortion = DISTORTIONS[kind - 1] if 1 <= kind <= len(DISTORTIONS) else None
     return replace(row, split=split, distortion=distortion)
 

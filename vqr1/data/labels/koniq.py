@@ -7,7 +7,7 @@ published. The set's other label file is the format `koniq_scores`.
 from __future__ import annotations
 
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, split_word
-from vqr1.data.labels._reading import csv_rows, number, spread
+from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 
 IMAGE_FOLDERS = ("1024x768", "512x384", "koniq10k_1024x768", "koniq10k_512x384", "images")
 """Folders that the set's two archives, and common re-packings, unpack to."""
@@ -21,7 +21,7 @@ def parse(source: LabelSource) -> list[LabelRow]:
             image=row["image_name"],
             mos=number(row["MOS"], where, "MOS"),
             where=where,
-            std=spread(row["SD"], where, "SD"),
+            std=standard_deviation(row["SD"], where, "SD"),
             split=split_word(row["set"], where),
         )
         for where, row in csv_rows(path, ("image_name", "MOS", "SD", "set"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
-from vqr1.data.labels._reading import csv_rows, number, spread
+from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 from vqr1.data.labels.koniq import IMAGE_FOLDERS
 
 
@@ -21,7 +21,7 @@ def parse(source: LabelSource) -> list[LabelRow]:
             image=row["image_name"],
             mos=number(row["MOS"], where, "MOS"),
             where=where,
-            std=spread(row["SD"], where, "SD") if "SD" in row else math.nan,
+            std=standard_deviation(row["SD"], where, "SD") if "SD" in row else math.nan,
         )
         for where, row in csv_rows(path, ("image_name", "MOS"))
     ]

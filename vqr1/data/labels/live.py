@@ -2,7 +2,7 @@
 
 982 entries in the order of the folders jp2k 227, jpeg 233, wn 174, gblur 174, fastfading 174, the
 images numbered from 1 in each. Traps: LOWER is better; entries with `orgs == 1` are undistorted
-copies and are left out, which leaves 779 images.
+copies and are excluded, which leaves 779 images.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
-from vqr1.data.labels._reading import mat_arrays, number, spread
+from vqr1.data.labels._reading import mat_arrays, number, standard_deviation
 from vqr1.errors import DataError
 
 FOLDERS = (("jp2k", 227), ("jpeg", 233), ("wn", 174), ("gblur", 174), ("fastfading", 174))
@@ -23,18 +23,18 @@ _TOTAL = sum(count for _, count in FOLDERS)
 def parse(source: LabelSource) -> list[LabelRow]:
     """The 779 distorted images of LIVE."""
     path = source.main_file("dmos_realigned.mat", "dmos.mat")
-    spreads: list[Any] | None
+    deviations: list[Any] | None
     if path.name.lower() == "dmos.mat":
         scores, originals = mat_arrays(path, "dmos", "orgs")
-        spreads = None
+        deviations = None
     else:
-        scores, originals, spreads = mat_arrays(path, "dmos_new", "orgs", "dmos_std")
+        scores, originals, deviations = mat_arrays(path, "dmos_new", "orgs", "dmos_std")
     references_path = source.optional_file("refnames_all.mat")
     if references_path is None:
         raise DataError(f"{source.key}.root={str(source.root)!r}: refnames_all.mat is not there")
     references = mat_arrays(references_path, "refnames_all")[0]
     names = [(folder, n + 1) for folder, count in FOLDERS for n in range(count)]
-    lists = [scores, originals, references, *([] if spreads is None else [spreads])]
+    lists = [scores, originals, references, *([] if deviations is None else [deviations])]
     if any(len(values) != _TOTAL for values in lists):
         raise DataError(f"{path}: {len(scores)} scores, {len(references)} names; expected {_TOTAL}")
     rows = []
@@ -47,7 +47,9 @@ def parse(source: LabelSource) -> list[LabelRow]:
                 image=f"{folder}/img{image_number}.bmp",
                 mos=number(scores[entry], where, "dmos"),
                 where=where,
-                std=math.nan if spreads is None else spread(spreads[entry], where, "dmos_std"),
+                std=math.nan
+                if deviations is None
+                else standard_deviation(deviations[entry], where, "dmos_std"),
                 reference=str(references[entry]),
                 distortion=folder,
             )

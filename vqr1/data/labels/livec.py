@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
-from vqr1.data.labels._reading import mat_arrays, number, spread
+from vqr1.data.labels._reading import mat_arrays, number, standard_deviation
 from vqr1.errors import DataError
 
 _RATER_TRAINING = re.compile(r"t\d+\.", re.IGNORECASE)
@@ -21,10 +21,10 @@ def parse_all(source: LabelSource) -> list[LabelRow]:
     for variable in ("AllImages_release", "AllMOS_release", "AllStdDev_release"):
         path = source.main_file(f"Data/{variable}.mat", f"{variable}.mat")
         columns.append(mat_arrays(path, variable)[0])
-    names, scores, spreads = columns
-    if not len(names) == len(scores) == len(spreads):
+    names, scores, deviations = columns
+    if not len(names) == len(scores) == len(deviations):
         raise DataError(
-            f"{path.parent}: {len(names)} names, {len(scores)} scores and {len(spreads)} standard "
+            f"{path.parent}: {len(names)} names, {len(scores)} scores and {len(deviations)} standard "
             "deviations; the three files must be of one release"
         )
     return [
@@ -32,9 +32,9 @@ def parse_all(source: LabelSource) -> list[LabelRow]:
             image=str(name),
             mos=number(score, f"{path.parent}:{entry}", "MOS"),
             where=f"{path.parent}:{entry}",
-            std=spread(std, f"{path.parent}:{entry}", "StdDev"),
+            std=standard_deviation(std, f"{path.parent}:{entry}", "StdDev"),
         )
-        for entry, (name, score, std) in enumerate(zip(names, scores, spreads, strict=True), 1)
+        for entry, (name, score, std) in enumerate(zip(names, scores, deviations, strict=True), 1)
     ]
 
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
-from vqr1.data.labels._reading import number, spread, text_rows
+from vqr1.data.labels._reading import number, standard_deviation, text_rows
 from vqr1.errors import DataError
 
 DISTORTIONS = (
@@ -33,9 +33,9 @@ def parse(source: LabelSource) -> list[LabelRow]:
     """Rows of TID2013."""
     path = source.main_file("mos_with_names.txt")
     lines = list(text_rows(path, 2))
-    spreads = _aligned_spreads(source.optional_file("mos_std.txt"), len(lines))
+    deviations = _aligned_stds(source.optional_file("mos_std.txt"), len(lines))
     rows = []
-    for (where, (score, image)), std in zip(lines, spreads, strict=True):
+    for (where, (score, image)), std in zip(lines, deviations, strict=True):
         match = _NAME.match(image)
         if match is None:
             raise DataError(f"{where}: {image!r} is not named as in TID2013 (I01_01_1.bmp)")
@@ -53,10 +53,10 @@ def parse(source: LabelSource) -> list[LabelRow]:
     return rows
 
 
-def _aligned_spreads(path: Path | None, count: int) -> list[float]:
+def _aligned_stds(path: Path | None, count: int) -> list[float]:
     if path is None:
         return [math.nan] * count
-    values = [spread(fields[0], where, "std") for where, fields in text_rows(path, 1)]
+    values = [standard_deviation(fields[0], where, "std") for where, fields in text_rows(path, 1)]
     if len(values) != count:
         raise DataError(f"{path}: {len(values)} lines, but the MOS file has {count}")
     return values

@@ -1,4 +1,4 @@
-"""Who answers: this process, a server, or vLLM in this process, behind one interface."""
+"""Who answers: this process, a server, or vLLM in this process, after one interface."""
 
 from vqr1.inference.backends.base import Backend
 from vqr1.inference.backends.build import build_backend

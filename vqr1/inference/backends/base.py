@@ -18,13 +18,13 @@ from vqr1.inference.request import Reply, Request
 
 
 class Backend(Protocol):
-    """A model that answers questions about pictures."""
+    """A model that answers questions about images."""
 
-    def resize(self, picture: Image.Image) -> Tensor:
+    def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels that the model will see; its reply depends on nothing else.
 
         Raises:
-            DataError: a picture too narrow for the model.
+            DataError: an image too narrow for the model.
         """
         ...
 
@@ -38,7 +38,7 @@ class Backend(Protocol):
         ...
 
     def reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
-        """One reply for each of B resized pictures.
+        """One reply for each of B resized images.
 
         Raises:
             ModelError: the model or its server cannot be used at all.

@@ -58,7 +58,7 @@ def _local(model: ModelConfig, hardware: HardwareConfig, local_rank: int) -> Bac
 
 
 def build_resize_rule(backend: AnyBackend, model: ModelConfig) -> ResizeRule:
-    """How a backend resizes images, told before its model is loaded.
+    """How a backend resizes images, given before its model is loaded.
 
     Raises:
         ConfigError: image sizes that contradict each other.
@@ -83,7 +83,7 @@ def with_server_model(backend: AnyBackend) -> AnyBackend:
     """
     if not isinstance(backend, ServerConfig) or backend.model is not None:
         return backend
-    from vqr1.rollout.server import ChatServer
+    from vqr1.rollout.openai_client import OpenAiClient
 
-    with ChatServer(backend) as server:
+    with OpenAiClient(backend) as server:
         return replace(backend, model=server.model())

@@ -40,9 +40,9 @@ class LocalBackend:
         self._device = next(policy.model.parameters()).device
         self._turn = threading.Lock()
 
-    def resize(self, picture: Image.Image) -> Tensor:
+    def resize(self, image: Image.Image) -> Tensor:
         """See `Backend.resize`."""
-        return self._rule.pixels(picture)
+        return self._rule.pixels(image)
 
     def prepare(self, request: Request) -> None:
         """Build what the prompt needs; see `Backend.prepare`.

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server as a backend; the client itself is `vqr1.rollout.server`."""
+"""Any OpenAI-compatible server as a backend; the client itself is `vqr1.rollout.openai_client`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vqr1.policy.prompts import served_resize_rule
 from vqr1.policy.top_logprobs import expected_from_tokens
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.chat_request import unsupported_problems
-from vqr1.rollout.server import ChatServer, ServerReply
+from vqr1.rollout.openai_client import OpenAiClient, ServerReply
 
 
 class OpenAiBackend:
@@ -32,11 +32,11 @@ class OpenAiBackend:
         self._rule = served_resize_rule(model.min_pixels, model.max_pixels)
         self._model = model
         self._config = config
-        self._server = ChatServer(config)
+        self._server = OpenAiClient(config)
 
-    def resize(self, picture: Image.Image) -> Tensor:
+    def resize(self, image: Image.Image) -> Tensor:
         """See `Backend.resize`."""
-        return self._rule.pixels(picture)
+        return self._rule.pixels(image)
 
     def prepare(self, request: Request) -> None:
         """Ask for the name of the model; see `Backend.prepare`.

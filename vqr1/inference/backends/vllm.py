@@ -1,6 +1,6 @@
 """vLLM in this process as a backend, where it is installed (`pip install 'vqr1[vllm]'`).
 
-The published prompt is rendered by the checkpoint's own template and handed over with the picture,
+The published prompt is rendered by the checkpoint's own template and handed over with the image,
 so that nothing of it depends on vLLM's own chat code. Whether batches change a score in the last
 digits is vLLM's affair.
 """
@@ -24,7 +24,7 @@ from vqr1.policy.prompts import resize_rule
 from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.chat_request import TOP_LOGPROBS
-from vqr1.rollout.sampling import picture_seed
+from vqr1.rollout.sampling import image_seed
 from vqr1.rollout.vllm_start import import_vllm, start_vllm
 
 
@@ -64,9 +64,9 @@ class VllmBackend:
             enforce_eager=config.enforce_eager,
         )
 
-    def resize(self, picture: Image.Image) -> Tensor:
+    def resize(self, image: Image.Image) -> Tensor:
         """See `Backend.resize`."""
-        return self._rule.pixels(picture)
+        return self._rule.pixels(image)
 
     def prepare(self, request: Request) -> None:
         """Nothing can be wrong that loading has not found; see `Backend.prepare`."""
@@ -80,12 +80,12 @@ class VllmBackend:
         prompts = [
             {
                 "prompt": text,
-                "multi_modal_data": {"image": Image.fromarray(picture.cpu().numpy())},
+                "multi_modal_data": {"image": Image.fromarray(image.cpu().numpy())},
             }
-            for picture in pixels
+            for image in pixels
         ]
         outputs = self._engine.generate(
-            prompts, [self._sampling(picture, request) for picture in pixels], use_tqdm=False
+            prompts, [self._sampling(image, request) for image in pixels], use_tqdm=False
         )
         return [_read(output.outputs, request) for output in outputs]
 
@@ -104,7 +104,7 @@ class VllmBackend:
             max_tokens=sampling.max_new_tokens,
             stop=["</answer>"] if at_answer else None,
             include_stop_str_in_output=at_answer,
-            seed=picture_seed(request.seed, pixels) if sampling.temperature > 0 else None,
+            seed=image_seed(request.seed, pixels) if sampling.temperature > 0 else None,
             logprobs=TOP_LOGPROBS if request.expected else None,
         )
 

@@ -2,7 +2,7 @@
 
     app = create_app(scorer, describer, info, limits, batching, comparison, key)
 
-What it leaves out: loading a model (`vqr1.cli.serve`), the process (`run.py`).
+Not here: loading a model (`vqr1.cli.serve`), the process (`run.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vqr1.inference.service.uploads import Upload, decode, read_uploads
 
 @dataclass(frozen=True)
 class ServiceInfo:
-    """What answers say of the model.
+    """What answers state of the model.
 
     Attributes:
         model: its name.
@@ -52,7 +52,7 @@ class ServiceInfo:
 
 
 class Service:
-    """Everything behind the endpoints.
+    """Everything at the endpoints.
 
     Args:
         scorer: gives scores.
@@ -132,7 +132,7 @@ class Service:
         decoded = await asyncio.gather(
             *(loop.run_in_executor(self._decoders, self._decoded, upload) for upload in uploads)
         )
-        self._refuse([picture for picture in decoded if isinstance(picture, str)])
+        self._refuse([image for image in decoded if isinstance(image, str)])
         waiting = [
             self._batcher.submit(task, pixels) for pixels in decoded if isinstance(pixels, Tensor)
         ]
@@ -181,7 +181,7 @@ def create_app(
     Args:
         scorer: gives scores.
         describer: gives descriptions, with the same model.
-        info: what answers say of the model.
+        info: what answers state of the model.
         limits: what is taken on.
         batching: how requests share the model.
         comparison: how images are compared.
@@ -283,7 +283,7 @@ def _compare_answer(
             for ranked in comparison.ranking
         ],
         probabilities=comparison.probabilities[order][:, order].tolist(),
-        left_out=[str(result.path) for result in comparison.left_out],
+        excluded=[str(result.path) for result in comparison.excluded],
     )
 
 
@@ -320,7 +320,7 @@ def _add_health(app: FastAPI, service: Service, info: ServiceInfo, *, keyed: boo
 
 
 def _document_key(app: FastAPI) -> None:
-    """Say in the OpenAPI document which endpoints ask for the key."""
+    """State in the OpenAPI document which endpoints ask for the key."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

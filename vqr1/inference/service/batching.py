@@ -29,7 +29,7 @@ Task = Literal["score", "describe"]
 """What an image is asked."""
 
 Answer = Callable[[Sequence[Tensor]], list[Result]]
-"""Results of one batch of resized pictures [H, W, 3]."""
+"""Results of one batch of resized images [H, W, 3]."""
 
 
 @dataclass(frozen=True)

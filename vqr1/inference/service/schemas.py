@@ -49,7 +49,7 @@ class ScoredImage(BaseModel):
     )
     lost: float | None = Field(
         description="Mode expected: probability of answers that are no number, which the score "
-        "leaves out; null where the mode has none."
+        "excludes; null where the mode has none."
     )
     valid: bool = Field(description="Whether the answer holds a score.")
     answers: int | None = Field(
@@ -94,7 +94,7 @@ class CompareAnswer(BaseModel):
     probabilities: list[list[float]] = Field(
         description="P(row better than column), rows and columns in the order of the ranking."
     )
-    left_out: list[str] = Field(description="Names of images whose answer holds no score.")
+    excluded: list[str] = Field(description="Names of images whose answer holds no score.")
 
 
 class DescribedImage(BaseModel):

@@ -1,4 +1,4 @@
-"""From a request to pictures: multipart files or base64 in JSON, each decoded within limits.
+"""From a request to images: multipart files or base64 in JSON, each decoded within limits.
 
 Only the raster formats of `FORMATS` are tried. Pillow reads more, among them formats that start
 other programs.
@@ -49,7 +49,7 @@ async def read_uploads(request: Request, least: int, most: int) -> list[Upload]:
         most: most images.
 
     Raises:
-        RefusedError: 413, 415, or 422 for a body that is not as the schema says.
+        RefusedError: 413, 415, or 422 for a body that is not as the schema states.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
@@ -66,7 +66,7 @@ async def read_uploads(request: Request, least: int, most: int) -> list[Upload]:
 
 
 def decode(upload: Upload, max_pixels: int) -> Image.Image:
-    """The picture as 8-bit RGB.
+    """The image as 8-bit RGB.
 
     Raises:
         DataError: it does not decode, or is too large.
@@ -79,7 +79,7 @@ def decode(upload: Upload, max_pixels: int) -> Image.Image:
 
 async def _from_form(request: Request, most: int) -> list[Upload]:
     try:
-        # One file more than allowed, so that the answer can say how many came.
+        # One file more than allowed, so that the answer can state how many came.
         form = await request.form(max_files=most + 1, max_fields=most + 1)
     except HTTPException as error:
         raise RefusedError(422, f"not a form that can be read: {error.detail}") from error

@@ -1,7 +1,7 @@
 """Model families, by `model_type` of a checkpoint's `config.json`.
 
 Each family is one module of this package, named as its `model_type`, that defines `FAMILY`; a new
-file here is a new family (`base.py` says what it declares). Modules that begin with an underscore
+file here is a new family (`base.py` states what it declares). Modules that begin with an underscore
 are shared by families. A family's module is imported when a checkpoint asks for it.
 """
 
@@ -60,5 +60,5 @@ def folder_family(folder: Path) -> Family:
 
 
 def served_family() -> Family:
-    """The family of a model that only a server has, so that its files say nothing here."""
+    """The family of a model that only a server has, so that its files state nothing here."""
     return family("qwen2_5_vl", "the served model")

@@ -1,4 +1,4 @@
-"""What a model card says about use by transformers and qwen-vl-utils alone.
+"""What a model card states about use by transformers and qwen-vl-utils alone.
 
 Not here: the rest of the card (`vqr1.policy.model_card`).
 """

@@ -63,7 +63,7 @@ class AreaRule:
         """
         if max(width, height) > MAX_RATIO * min(width, height):
             raise DataError(
-                f"a picture of {width} x {height} pixels is too narrow: one side may be at most "
+                f"an image of {width} x {height} pixels is too narrow: one side may be at most "
                 f"{MAX_RATIO} times the other"
             )
         new_height, new_width = smart_resize(
@@ -80,9 +80,9 @@ class AreaRule:
         longest = math.isqrt(MAX_RATIO * self.max_pixels)
         return self.max_pixels // self.factor**2 + 2 * longest // self.factor + 1
 
-    def pixels(self, picture: Image.Image) -> Tensor:
+    def pixels(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing; bicubic, also where the size stays."""
-        resized = picture.resize(self.size(*picture.size), Image.Resampling.BICUBIC)
+        resized = image.resize(self.size(*image.size), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(resized))
 
     def identity(self) -> Mapping[str, int]:

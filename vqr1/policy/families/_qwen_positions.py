@@ -1,7 +1,7 @@
 """Multimodal rotary positions of the Qwen-VL families (Qwen2-VL, arXiv 2409.12191, section 2.1).
 
 Text counts up by one on all three axes. Image tokens, which start at position s, get
-(s + frame, s + row, s + column) of their merged patch; the text behind the image resumes at
+(s + frame, s + row, s + column) of their merged patch; the text after the image resumes at
 s + max(rows, columns). Checked against `get_rope_index`.
 
 Not here: videos, whose frames count in seconds.

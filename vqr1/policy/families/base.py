@@ -274,7 +274,7 @@ class Family(ABC):
     def response_rotation(
         self, text: Any, like: Tensor, positions: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Rotary tables behind the prompts, where all axes are equal.
+        """Rotary tables after the prompts, where all axes are equal.
 
         Args:
             text: the text model.
@@ -288,7 +288,7 @@ class Family(ABC):
         place = positions.expand(self.position_axes, -1, -1) if several else positions
         cos, sin = text.rotary_emb(like, place)
         if cos.dim() == 4:
-            # Older releases mix the axes later; behind the prompt all axes are equal.
+            # Older releases mix the axes later; after the prompt all axes are equal.
             cos, sin = cos[0], sin[0]
         return cos, sin
 

@@ -1,6 +1,6 @@
 """Advantage rules: one a file, chosen by `conf/advantage`; typed inputs in `base.py`."""
 
-from vqr1.training.advantages.base import AdvantageInputs, AdvantageRule, groups_with_signal
+from vqr1.training.advantages.base import AdvantageInputs, AdvantageRule, groups_with_variance
 from vqr1.training.advantages.build import build_advantage
 from vqr1.training.advantages.group_normalised import GroupNormalised, group_advantages
 
@@ -10,5 +10,5 @@ __all__ = [
     "GroupNormalised",
     "build_advantage",
     "group_advantages",
-    "groups_with_signal",
+    "groups_with_variance",
 ]

@@ -17,17 +17,17 @@ from torch import Tensor
 
 from vqr1.errors import ConfigError, RunFaultError
 
-SIGNAL_TOLERANCE = 1e-6
+VARIANCE_TOLERANCE = 1e-6
 """Rewards of a group that lie closer together than this differ by rounding only."""
 
 
-def groups_with_signal(rewards: Tensor) -> Tensor:
+def groups_with_variance(rewards: Tensor) -> Tensor:
     """[B] bool: True where the K rewards of a group differ, so that there is something to learn.
 
     Args:
         rewards: [B, K] total rewards.
     """
-    return (rewards.amax(dim=1) - rewards.amin(dim=1)) > SIGNAL_TOLERANCE
+    return (rewards.amax(dim=1) - rewards.amin(dim=1)) > VARIANCE_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class AdvantageRule(Protocol):
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
         """[G, K] finite advantage of each response, floating point, on the device of the rewards.
 
-        Groups whose total rewards are equal (`groups_with_signal`) are not trained on, whatever
+        Groups whose total rewards are equal (`groups_with_variance`) are not trained on, whatever
         their advantages are.
         """
         ...

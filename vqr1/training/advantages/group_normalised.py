@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vqr1.config.types import STRICT_KEYS
-from vqr1.training.advantages.base import AdvantageInputs, groups_with_signal
+from vqr1.training.advantages.base import AdvantageInputs, groups_with_variance
 
 STD_EPSILON = 1e-4
 """Added to the group's standard deviation (public code)."""
@@ -26,12 +26,12 @@ def group_advantages(rewards: Tensor, *, normalise_std: bool = True) -> Tensor:
         normalise_std: False centres only (Dr.GRPO, arXiv 2503.20783).
 
     Returns:
-        [B, K] advantages, exactly 0 for a group without signal.
+        [B, K] advantages, exactly 0 for a zero-variance group.
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     if normalise_std:
         centred = centred / (rewards.std(dim=1, keepdim=True) + STD_EPSILON)
-    return torch.where(groups_with_signal(rewards)[:, None], centred, torch.zeros_like(centred))
+    return torch.where(groups_with_variance(rewards)[:, None], centred, torch.zeros_like(centred))
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True, frozen=True)

@@ -1,4 +1,4 @@
-"""A table of sample answers at each validation, so that one sees what the policy says."""
+"""A table of sample answers at each validation, so that one sees what the policy states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a run is saved, and how it goes on exactly where it was.
+"""When a run is saved, and how it continues exactly where it was.
 
 A checkpoint is taken between two steps: after a step's update and its metrics, and after the
 validation that may follow it. It holds everything the rest of the run depends on: weights,
@@ -7,8 +7,8 @@ random states, and which validation was the best so far. `step_<n>.ckpt` files a
 last few are kept; `best_<n>.ckpt` holds the weights of the best validation only, and is removed
 after a better one is part of a saved state, never before.
 
-What it leaves out: how a file is written and verified (`vqr1.training.checkpoint_files`), and
-finding the run to go on with (`vqr1.training.resume`).
+Not here: how a file is written and verified (`vqr1.training.checkpoint_files`), and
+finding the run to continue with (`vqr1.training.resume`).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class RunCheckpoints(Checkpoint):
         return None if self.best_step is None else self.folder / step_name("best", self.best_step)
 
     def forget_damaged_best(self) -> None:
-        """Go on without the weights of the best validation if their file is not intact."""
+        """Continue without the weights of the best validation if their file is not intact."""
         if self.best_path is None:
             return
         try:
@@ -161,9 +161,9 @@ class RunCheckpoints(Checkpoint):
             remove_asides(self.folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the start, which shows that the disk takes a checkpoint; or go on."""
+        """Save the start, which shows that the disk takes a checkpoint; or continue."""
         # Lightning's handler of SIGTERM, set after `on_fit_start`, talks to the other processes
-        # from within whatever they are telling each other, and would hang.
+        # from within whatever they are reporting each other, and would hang.
         self.stops.install()
         self._position = _data(trainer).state_dict()
         if not self._resumed:
@@ -323,7 +323,7 @@ class RunCheckpoints(Checkpoint):
             message = f"checkpoint not written: {error}; {rest}"
             if self.config.on_failed_write == "stop":
                 raise RunFaultError(f"{message}. Make room and resume the run") from error
-            logger.warning("%s; the run goes on", message)
+            logger.warning("%s; the run continues", message)
             return False
         return True
 
@@ -349,7 +349,7 @@ def _reason(trainer: L.Trainer, monitor: str) -> str:
 
 
 def continue_between_batches(trainer: L.Trainer, batches: int) -> None:
-    """Make Lightning go on after `batches` whole batches.
+    """Make Lightning continue after `batches` whole batches.
 
     Lightning saves its progress inside of a batch and then guesses what was still to be done; ours
     is saved when nothing was. Its count within the epoch stays 0, and the sampler, which yields the

@@ -6,7 +6,7 @@ from the weights that the run begins with, in float32 (Polyak and Juditsky 1992,
 doi:10.1137/0330046, with the exponential weights usual today). The policy itself never sees it; it
 is part of a checkpoint.
 
-Not here: judging and exporting it at the end (`vqr1.training.policy_trainer`).
+Not here: evaluating and exporting it at the end (`vqr1.training.policy_trainer`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EmaWeights(L.Callback):
         self._average: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin with the policy's weights, or go on with the saved average."""
+        """Begin with the policy's weights, or continue with the saved average."""
         for name, weight in _trained(pl_module).items():
             kept = self._average.get(name, weight.detach())
             self._average[name] = kept.to(weight.device, torch.float32, copy=True)
@@ -49,7 +49,7 @@ class EmaWeights(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the average with the policy."""
-        kept = self._average if get_rank() == 0 else {}  # the first process writes
+        kept = self._average if get_rank() == 0 else {}  # rank 0 writes
         checkpoint["average"] = {name: value.cpu() for name, value in kept.items()}
 
     def on_load_checkpoint(

@@ -22,15 +22,15 @@ SHOWN = {
 
 
 class TrainingBar(L.Callback):
-    """One bar over all optimiser steps, with reward, KL, spread of scores and validation SRCC.
+    """One bar over all optimiser steps, with reward, KL, standard deviation of scores and validation SRCC.
 
     Lightning's own bars count batches of an epoch, and a run that is given in steps has no epochs
     that would mean anything to its reader.
     """
 
     def __init__(self, console: Console) -> None:
-        self._progress = new_progress(console, more=(TextColumn("{task.fields[figures]}"),))
-        self._task = self._progress.add_task("training", total=None, figures="")
+        self._progress = new_progress(console, more=(TextColumn("{task.fields[metrics]}"),))
+        self._task = self._progress.add_task("training", total=None, metrics="")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the bar."""
@@ -44,11 +44,11 @@ class TrainingBar(L.Callback):
         self._show(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say why the bar stands still."""
+        """State why the bar stands still."""
         self._progress.update(self._task, description="validating")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the new validation figures."""
+        """Show the new validation metrics."""
         self._progress.update(self._task, description="training")
         self._show(trainer)
 
@@ -65,7 +65,7 @@ class TrainingBar(L.Callback):
 
     def _show(self, trainer: L.Trainer) -> None:
         self._progress.update(
-            self._task, completed=trainer.global_step, figures=shown_metrics(trainer)
+            self._task, completed=trainer.global_step, metrics=shown_metrics(trainer)
         )
 
 
@@ -93,7 +93,7 @@ class LineProgress(L.Callback):
             self._print(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the new validation figures."""
+        """Print the new validation metrics."""
         if trainer.state.fn == "fit":
             self._print(trainer)
 

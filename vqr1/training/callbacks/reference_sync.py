@@ -30,7 +30,7 @@ class ReferenceSync(L.Callback):
         self._moves = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count from the step that the run begins or goes on with."""
+        """Count from the step that the run begins or continues with."""
         self._moves = trainer.global_step // self.every
 
     def on_train_batch_end(

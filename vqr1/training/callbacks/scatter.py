@@ -29,16 +29,16 @@ class ScatterPlot(L.Callback):
         assert isinstance(pl_module, GrpoModule)
         predictions = pl_module.validator.predictions
         if predictions is not None:
-            self.run_log.figure_of_step(
+            self.run_log.plot_of_step(
                 "scatter/val",
-                scatter_figure(predictions, f"validation, step {trainer.global_step}"),
+                scatter_plot(predictions, f"validation, step {trainer.global_step}"),
                 trainer.global_step,
             )
             # Its thousands of objects, megabytes with the pixels, refer to each other.
             gc.collect()
 
 
-def scatter_figure(predictions: Predictions, title: str) -> Figure:
+def scatter_plot(predictions: Predictions, title: str) -> Figure:
     """Predicted score against MOS, one panel for each data set.
 
     Args:

@@ -1,6 +1,6 @@
-"""Tells about a training that goes wrong, keeps what made an update non-finite, stops if asked to.
+"""Reports about a training that goes wrong, keeps what made an update non-finite, stops if asked to.
 
-What it leaves out: the rules (`vqr1.training.watchdogs`), and skipping an update (`GrpoModule`).
+Not here: the rules (`vqr1.training.watchdogs`), and skipping an update (`GrpoModule`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Watchdogs(L.Callback):
     Args:
         config: limits, patience, actions.
         run_log: receives a tag for each warning, so that MLflow's page shows it.
-        stops: is asked to end the run where a watchdog's action says so.
+        stops: is asked to end the run where a watchdog's action reports it.
     """
 
     def __init__(self, config: WatchdogsConfig, run_log: RunLog, stops: StopRequests) -> None:
@@ -81,24 +81,26 @@ class Watchdogs(L.Callback):
         assert isinstance(pl_module, GrpoModule)
         step = pl_module.last_step
         assert step is not None
-        growth = self.growth.observe(step.figures["response_length"])
-        figures = {**step.figures, "length_growth": growth}
+        growth = self.growth.observe(step.metrics["response_length"])
+        metrics = {**step.metrics, "length_growth": growth}
         for dog in self.dogs:
-            message = dog.observe(figures)
+            message = dog.observe(metrics)
             if message is not None:
-                self._tell(dog.name, trainer.global_step, message, dog.config.action == "stop")
-        self._tell_of_first_steps(trainer.global_step, self.first_steps.observe(step.figures))
+                self._report_to_user(
+                    dog.name, trainer.global_step, message, dog.config.action == "stop"
+                )
+        self._report_first_steps(trainer.global_step, self.first_steps.observe(step.metrics))
         if not step.finite:
             self._count_skipped(trainer.global_step, step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report on a run of fewer steps than are waited for."""
         if trainer.global_step >= trainer.max_steps > 0:
-            self._tell_of_first_steps(trainer.global_step, self.first_steps.finish())
+            self._report_first_steps(trainer.global_step, self.first_steps.finish())
 
-    def _tell_of_first_steps(self, step: int, message: str | None) -> None:
+    def _report_first_steps(self, step: int, message: str | None) -> None:
         if message is not None:
-            self._tell("zero_variance", step, message, stop=False)
+            self._report_to_user("zero_variance", step, message, stop=False)
 
     def _count_skipped(self, step: int, record: StepRecord) -> None:
         self.skipped += 1
@@ -106,10 +108,10 @@ class Watchdogs(L.Callback):
         kept = self._keep(step, record.batch, record.scored)
         cause = f" ({record.cause} hold NaN or infinity)" if record.cause else ""
         message = (
-            f"loss or gradient is not finite{cause}; the update is left out ({self.skipped} of at "
+            f"loss or gradient is not finite{cause}; the update is excluded ({self.skipped} of at "
             f"most {limit}). {kept}; lower optimizer.lr, or use hardware.precision=32-true"
         )
-        self._tell("non_finite", step, message, self.skipped >= limit)
+        self._report_to_user("non_finite", step, message, self.skipped >= limit)
 
     def _keep(self, step: int, batch: RankingBatch, scored: ScoredRollout) -> str:
         folder = FOLDER if get_rank() == 0 else f"{FOLDER}/rank_{get_rank()}"
@@ -120,7 +122,7 @@ class Watchdogs(L.Callback):
             return f"Its batch could not be kept ({error})"
         return f"Its batch is in {path}"
 
-    def _tell(self, name: str, step: int, message: str, stop: bool) -> None:
+    def _report_to_user(self, name: str, step: int, message: str, stop: bool) -> None:
         line = f"step {step}: {message}"
         logger.warning("watchdog %s", line)
         self.run_log.tags({f"vqr1.watchdog.{name}": line})

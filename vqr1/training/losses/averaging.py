@@ -44,7 +44,7 @@ def token_weights(
 
     Args:
         mask: [B, K, C] bool, the sampled tokens.
-        include: [B] bool, the groups that take part. Groups left out keep their place in the
+        include: [B] bool, the groups that take part. Groups excluded keep their place in the
             denominator: the step of the others does not grow because some images taught nothing.
         averaging: `response_mean` averages in each response, then over responses (published);
             `token_mean` averages over all tokens; `dr_grpo` divides the sum by responses times
@@ -53,7 +53,7 @@ def token_weights(
         step: counts of the whole step where other processes have responses too; None counts `mask`.
 
     Returns:
-        [B, K, C] float32, 0 outside mask and in groups left out.
+        [B, K, C] float32, 0 outside mask and in groups excluded.
     """
     tokens = mask.float()
     lengths = tokens.sum(dim=2, keepdim=True)

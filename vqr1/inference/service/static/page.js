@@ -34,16 +34,16 @@ async function send(path, files) {
 
 function add(file) {
   const card = document.createElement("li");
-  const picture = element("img", "");
-  picture.alt = file.name;
-  picture.src = URL.createObjectURL(file);
+  const image = element("img", "");
+  image.alt = file.name;
+  image.src = URL.createObjectURL(file);
   const item = {
-    file, card, picture, state: "waiting",
+    file, card, image, state: "waiting",
     score: element("div", "score", "…"),
     place: element("div", "place"),
     text: element("p", "text"),
   };
-  card.append(picture, element("div", "name", file.name), item.score, item.place, item.text);
+  card.append(image, element("div", "name", file.name), item.score, item.place, item.text);
   byId("cards").append(card);
   items.push(item);
 }
@@ -112,7 +112,7 @@ async function rank() {
 }
 
 function clear() {
-  for (const item of items) URL.revokeObjectURL(item.picture.src);
+  for (const item of items) URL.revokeObjectURL(item.image.src);
   items.length = 0;
   byId("cards").replaceChildren();
   show();

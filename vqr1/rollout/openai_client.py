@@ -1,6 +1,6 @@
 """Answers from an OpenAI-compatible server: vLLM, SGLang, `transformers serve`, ...
 
-    with ChatServer(config) as server:
+    with OpenAiClient(config) as server:
         replies = server.answers(pixels, question, samples=6, sampling=sampling, seed=0)
 
 Scoring wires it as a backend (`vqr1.inference.backends.openai`); evaluation may use it in the same
@@ -17,7 +17,7 @@ no chat completion, are withheld by a content filter, or hold no tokens where lo
 asked for. What ends the run is a server that gives nothing else: at the start, or `STRAY` malformed
 replies after each other.
 
-What it leaves out: probabilities of sampled tokens (a server cannot take part in training), and
+Not here: probabilities of sampled tokens (a server cannot take part in training), and
 what an answer means.
 
 Shape legend: B images of a call.
@@ -48,7 +48,7 @@ from vqr1.policy.top_logprobs import ReportedToken
 from vqr1.rollout.chat_reply import Choice, Completion, Models
 from vqr1.rollout.chat_request import chat_body
 from vqr1.rollout.messages import shortened
-from vqr1.rollout.sampling import picture_seed
+from vqr1.rollout.sampling import image_seed
 
 STRAY = 16
 """Malformed replies after each other that end a run, whatever came before them."""
@@ -63,7 +63,7 @@ _FILTERED = "content_filter"
 
 @dataclass(frozen=True)
 class ServerReply:
-    """What a server says of one image.
+    """What a server states of one image.
 
     Attributes:
         texts: the answers, `samples` of them.
@@ -76,7 +76,7 @@ class ServerReply:
     refusal: str | None = None
 
 
-class ChatServer:
+class OpenAiClient:
     """A client of one server.
 
     Args:
@@ -98,7 +98,7 @@ class ChatServer:
         self._gives_logprobs = False
         self._stray = 0
 
-    def __enter__(self) -> ChatServer:
+    def __enter__(self) -> OpenAiClient:
         return self
 
     def __exit__(
@@ -167,8 +167,8 @@ class ChatServer:
         """
         model = self.model()
         pending = []
-        for picture in pixels:
-            url = _data_url(picture)
+        for image in pixels:
+            url = _data_url(image)
             for k in range(samples):
                 body = chat_body(
                     self._config,
@@ -177,7 +177,7 @@ class ChatServer:
                     question,
                     vision_id=vision_id,
                     sampling=sampling,
-                    seed=picture_seed(seed, picture, k),
+                    seed=image_seed(seed, image, k),
                     logprobs=logprobs,
                 )
                 pending.append(self._pool.submit(self._answer, body))
@@ -230,7 +230,7 @@ class ChatServer:
             return _Failure(
                 f"the server refuses this image: {_detail(error)}",
                 ModelError(
-                    f"backend.url={self._config.url}: the server refuses every request; it says: "
+                    f"backend.url={self._config.url}: the server refuses every request; it states: "
                     f"{_detail(error)}"
                 ),
                 "refused",
@@ -255,7 +255,7 @@ class ChatServer:
         )
 
     def _check_usable(self, found: Sequence[Choice | _Failure]) -> None:
-        """Tell a server that cannot be used from one that failed at some images.
+        """Report a server that cannot be used from one that failed at some images.
 
         Raises:
             ModelError: it has given nothing else, or nothing else for long.
@@ -275,7 +275,7 @@ class ChatServer:
     def _check_logprobs(self, found: Sequence[Choice | _Failure]) -> None:
         """Find out that a server gives no log-probabilities, by an answer that has text.
 
-        One empty answer says nothing of the server, nor does one after others that had them.
+        One empty answer states nothing of the server, nor does one after others that had them.
 
         Raises:
             ModelError: it gives none.
@@ -334,7 +334,7 @@ class _Failure:
         why: in words, where other images have answers.
         error: where no image has.
         kind: `refused`: the server takes this image not at all; `withheld`: not this answer;
-            `malformed`: the reply says nothing of the image.
+            `malformed`: the reply states nothing of the image.
     """
 
     why: str
@@ -371,13 +371,13 @@ def _data_url(pixels: Tensor) -> str:
 
 
 def _detail(error: openai.APIStatusError) -> str:
-    """What the server says, without the library's words around it."""
+    """What the server states, without the library's words around it."""
     body = error.body
     if isinstance(body, dict):
-        said = body.get("message") or body.get("detail") or body.get("error") or body
+        printed = body.get("message") or body.get("detail") or body.get("error") or body
     else:
-        said = body or error.message
-    return shortened(said if isinstance(said, str) else json.dumps(said, default=str))
+        printed = body or error.message
+    return shortened(printed if isinstance(printed, str) else json.dumps(printed, default=str))
 
 
 def _reason(error: BaseException) -> str:

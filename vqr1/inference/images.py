@@ -1,4 +1,4 @@
-"""What may be scored: files, Pillow pictures, tensors; each becomes an 8-bit RGB picture.
+"""What may be scored: files, Pillow images, tensors; each becomes an 8-bit RGB image.
 
 Not here: decoding files (`vqr1.data.images`), finding them (`files.py`).
 """
@@ -16,35 +16,35 @@ from vqr1.data.images import load_image, to_rgb
 from vqr1.errors import DataError
 
 ImageSource = str | Path | Image.Image | Tensor
-"""One image: a file, a Pillow picture, or pixels [3, H, W] in [0, 1]."""
+"""One image: a file, a Pillow image, or pixels [3, H, W] in [0, 1]."""
 
 
 def name_of(image: ImageSource) -> str | None:
-    """The path of a file as it was given; None for pictures and tensors."""
+    """The path of a file as it was given; None for images and tensors."""
     return str(image) if isinstance(image, str | Path) else None
 
 
-def open_picture(image: ImageSource) -> Image.Image:
+def open_image(image: ImageSource) -> Image.Image:
     """An image as 8-bit RGB.
 
     Raises:
         DataError: it does not decode, holds no pixels, or is a tensor outside the rules of
-            `picture_of_tensor`.
+            `image_of_tensor`.
     """
     if isinstance(image, Tensor):
-        return picture_of_tensor(image)
+        return image_of_tensor(image)
     if isinstance(image, str | Path):
         return load_image(Path(image))
     if 0 in image.size:
-        raise DataError(f"a picture of {image.width} x {image.height} pixels shows nothing")
+        raise DataError(f"an image of {image.width} x {image.height} pixels shows nothing")
     try:
         return to_rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"the picture does not decode ({error})") from error
+        raise DataError(f"the image does not decode ({error})") from error
 
 
-def picture_of_tensor(pixels: Tensor) -> Image.Image:
-    """Pixels as a picture, rounded to 8 bits; no gradient flows back.
+def image_of_tensor(pixels: Tensor) -> Image.Image:
+    """Pixels as an image, rounded to 8 bits; no gradient flows back.
 
     Args:
         pixels: [3, H, W] of a floating type, RGB in [0, 1].

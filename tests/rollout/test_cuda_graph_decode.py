@@ -11,10 +11,10 @@ from vqr1.config import SamplingConfig
 from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import encode_images
-from vqr1.rollout import static_decode
+from vqr1.rollout import cuda_graph_decode as static_decode
+from vqr1.rollout.cuda_graph_decode import StaticDecoder
 from vqr1.rollout.decode import Decoder
 from vqr1.rollout.local import LocalEngine
-from vqr1.rollout.static_decode import StaticDecoder
 
 # Images of three sizes: prompts of three lengths, in runs of 2, 1 and 1.
 PROMPTS = tiny_prompts([(2, 2), (2, 2), (3, 5), (4, 2)], [5, 5, 9, 1])

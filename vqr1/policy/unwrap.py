@@ -1,6 +1,6 @@
 """Access to a policy's family and its parts, whatever it is wrapped in.
 
-Adapters (peft) and data-parallel wrappers hide the model behind attributes of their own. Every pass
+Adapters (peft) and data-parallel wrappers hide the model after attributes of their own. Every pass
 of this package works on the parts themselves (vision tower, text model, output head), so that image
 features and prompts can be computed once and shared.
 

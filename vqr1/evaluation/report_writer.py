@@ -4,7 +4,7 @@ What it does: `report.md`, every table as CSV and LaTeX under `tables/`, plots u
 contact sheets of the worst images under `worst/`, `metrics.json`, and the metrics and files in
 MLflow where that is the logger.
 
-What it leaves out: `summary.json`, which the command writes last.
+Not here: `summary.json`, which the command writes last.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 from PIL import Image
 
 from vqr1.config import ReportConfig
-from vqr1.evaluation.figures import FigureOptions
 from vqr1.evaluation.plots import mean_plot, set_plots
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.published_report import published_tables
@@ -28,13 +27,14 @@ from vqr1.evaluation.report import (
     main_table,
 )
 from vqr1.evaluation.report_values import json_values, metric_values
+from vqr1.evaluation.set_metrics import MetricOptions
 from vqr1.evaluation.tables import Table, to_csv, to_latex, to_markdown
 from vqr1.evaluation.worst_sheet import worst_images, worst_sheet
 from vqr1.tracking import RunLog
 from vqr1.tracking.store import slug
 
 LoadImage = Callable[[str, int], Image.Image]
-"""(data set, row of its table) -> RGB picture."""
+"""(data set, row of its table) -> RGB image."""
 
 
 def all_tables(evaluation: Evaluation, published: bool) -> list[Table]:
@@ -58,7 +58,7 @@ def write_tables(tables: Sequence[Table], title: str, run_log: RunLog) -> Path:
 
 
 def write_values(values: Mapping[str, Any], run_log: RunLog) -> Path:
-    """Write `metrics.json`; values hold None where a figure does not exist."""
+    """Write `metrics.json`; values hold None where a metric does not exist."""
     return run_log.text("metrics.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
@@ -72,11 +72,11 @@ def write_outcome(
     """Write everything that an evaluation shows.
 
     Args:
-        evaluation: its figures.
+        evaluation: its metrics.
         predictions: its rows.
         report: what is wanted.
         run_log: where it goes.
-        load_image: finds the pictures; None where there are none (predictions from a file).
+        load_image: finds the images; None where there are none (predictions from a file).
     """
     write_tables(all_tables(evaluation, report.published), "Evaluation", run_log)
     write_values(json_values(evaluation), run_log)
@@ -89,16 +89,16 @@ def write_outcome(
 
 
 def _write_plots(evaluation: Evaluation, parts: Mapping[str, Predictions], run_log: RunLog) -> None:
-    for figures in evaluation.sets:
+    for metrics in evaluation.sets:
         # Without a correlation there is nothing to see but a line.
-        if figures.srcc.reason is None:
+        if metrics.srcc.reason is None:
             plot = set_plots(
-                parts[figures.dataset], figures, evaluation.options, evaluation.caption
+                parts[metrics.dataset], metrics, evaluation.options, evaluation.caption
             )
-            run_log.figure(f"plots/{_file_name(figures.dataset)}", plot)
-    drawn = [figures for figures in evaluation.sets if figures.srcc.reason is None]
+            run_log.plot(f"plots/{_file_name(metrics.dataset)}", plot)
+    drawn = [metrics for metrics in evaluation.sets if metrics.srcc.reason is None]
     if len(drawn) > 1:
-        run_log.figure("plots/srcc_by_set", mean_plot(drawn, evaluation.caption))
+        run_log.plot("plots/srcc_by_set", mean_plot(drawn, evaluation.caption))
 
 
 def _write_worst(
@@ -108,26 +108,26 @@ def _write_worst(
     run_log: RunLog,
     load_image: LoadImage,
 ) -> None:
-    options: FigureOptions = evaluation.options
-    for figures in evaluation.sets:
-        fit = figures.fits[options.curves[0]].fit if options.curves else None
+    options: MetricOptions = evaluation.options
+    for metrics in evaluation.sets:
+        fit = metrics.fits[options.curves[0]].fit if options.curves else None
         if fit is None or fit.reason:
             continue
-        dataset = figures.dataset
+        dataset = metrics.dataset
         sheet = worst_sheet(
             worst_images(parts[dataset], fit, count, options.rule),
-            f"{dataset}: the {min(count, figures.scored)} images judged worst",
+            f"{dataset}: the {min(count, metrics.scored)} images scored worst",
             evaluation.caption,
             lambda row, name=dataset: load_image(name, row),  # type: ignore[misc]
         )
-        keep_picture(run_log, f"worst/{_file_name(dataset)}.png", sheet)
+        keep_image(run_log, f"worst/{_file_name(dataset)}.png", sheet)
 
 
-def keep_picture(run_log: RunLog, name: str, picture: Image.Image) -> None:
-    """Write a picture into the run directory, and to MLflow where that is the logger."""
+def keep_image(run_log: RunLog, name: str, image: Image.Image) -> None:
+    """Write an image into the run directory, and to MLflow where that is the logger."""
     path = run_log.run_dir / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    image.save(path)
     run_log.keep(name)
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.chat_server import ChatLog, Said, chat_server, completion, picture_in
-from tests.support.pictures import noise_picture
+from tests.support.chat_server import ChatLog, Scripted, chat_server, completion, image_in
+from tests.support.images import noise_image
 from vqr1.config import SamplingConfig, ServerConfig
 from vqr1.errors import ModelError
 from vqr1.rollout.chat_request import held_instead, unsupported_problems
-from vqr1.rollout.server import STRAY, ChatServer, ServerReply
+from vqr1.rollout.openai_client import STRAY, OpenAiClient, ServerReply
 
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=40)
 WARM = SamplingConfig(temperature=0.7, top_p=0.9, top_k=50, max_new_tokens=40)
@@ -26,13 +26,13 @@ QUICK = {"retry-after-ms": "1"}
 
 
 def pixels(count: int) -> list[torch.Tensor]:
-    return [torch.from_numpy(np.array(noise_picture(n, 56, 28 * (n + 1)))) for n in range(count)]
+    return [torch.from_numpy(np.array(noise_image(n, 56, 28 * (n + 1)))) for n in range(count)]
 
 
 def ask(log: ChatLog, count: int = 1, **settings: Any) -> list[ServerReply]:
     call: dict[str, Any] = {"samples": 1, "sampling": GREEDY, "seed": 0, "vision_id": False}
     call |= {key: settings.pop(key) for key in list(settings) if key in (*call, "logprobs")}
-    with ChatServer(ServerConfig(name="openai", url=log.url, **settings)) as server:
+    with OpenAiClient(ServerConfig(name="openai", url=log.url, **settings)) as server:
         return server.answers(pixels(count), "Which quality?", **call)
 
 
@@ -45,15 +45,15 @@ OFF = {
 @pytest.mark.parametrize("vision_id", [False, True])
 def test_what_is_sent(monkeypatch: pytest.MonkeyPatch, vision_id: bool) -> None:
     monkeypatch.setenv("MY_KEY", "secret")
-    with chat_server(lambda body, _: completion(f"{picture_in(body).shape}")) as log:
+    with chat_server(lambda body, _: completion(f"{image_in(body).shape}")) as log:
         replies = ask(
             log, 2, api_key_env="MY_KEY", extra_body={"user": "me"}, vision_id=vision_id
         )  # fmt: skip
     # Answers keep the order of the images, whichever comes first.
     assert [reply.texts for reply in replies] == [("(28, 56, 3)",), ("(56, 56, 3)",)]
-    bodies = sorted(log.bodies, key=lambda body: picture_in(body).shape)
-    for body, picture in zip(bodies, pixels(2), strict=True):
-        assert np.array_equal(picture_in(body), picture.numpy())
+    bodies = sorted(log.bodies, key=lambda body: image_in(body).shape)
+    for body, image in zip(bodies, pixels(2), strict=True):
+        assert np.array_equal(image_in(body), image.numpy())
         (message,) = body.pop("messages")
         assert message["role"] == "user"
         texts = [part.get("text") for part in message["content"]]
@@ -88,7 +88,7 @@ DEFAULTS = {
 def test_a_servers_own_defaults_change_nothing(
     sampling: SamplingConfig, holds: dict[str, Any]
 ) -> None:
-    def answer(body: dict[str, Any], _: int) -> Said:
+    def answer(body: dict[str, Any], _: int) -> Scripted:
         return completion(json.dumps({name: body.get(name, DEFAULTS[name]) for name in DEFAULTS}))
 
     with chat_server(answer) as log:
@@ -99,9 +99,9 @@ def test_a_servers_own_defaults_change_nothing(
 def test_a_server_that_refuses_what_it_does_not_know() -> None:
     known = {"model", "messages", "max_tokens", "temperature", "top_p", "seed", "n"}
 
-    def answer(body: dict[str, Any], _: int) -> Said:
+    def answer(body: dict[str, Any], _: int) -> Scripted:
         unknown = sorted(set(body) - known)
-        fault = Said({"detail": f"Unexpected fields: {unknown}"}, 422)
+        fault = Scripted({"detail": f"Unexpected fields: {unknown}"}, 422)
         return fault if unknown else completion(str(sorted(body)))
 
     others = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": None}
@@ -178,7 +178,7 @@ def test_a_template_keeps_its_other_arguments() -> None:
     }  # fmt: skip
 
 
-def test_samples_follow_seed_picture_and_number() -> None:
+def test_samples_follow_seed_image_and_number() -> None:
     def seeds(**call: Any) -> list[list[int]]:
         with chat_server(lambda body, _: completion(str(body["seed"]))) as log:
             replies = ask(log, 2, samples=3, sampling=WARM, model="named", **call)
@@ -197,7 +197,7 @@ def test_requests_are_under_way_together() -> None:
     lock = threading.Lock()
     now = most = 0
 
-    def answer(body: dict[str, Any], number: int) -> Said:
+    def answer(body: dict[str, Any], number: int) -> Scripted:
         nonlocal now, most
         with lock:
             now += 1
@@ -214,37 +214,42 @@ def test_requests_are_under_way_together() -> None:
 
 
 def test_what_may_pass_is_tried_again() -> None:
-    said = [Said({}, 429, QUICK), Said({}, 503, QUICK), Said({}, 500, QUICK), completion("at last")]
-    with chat_server(lambda _, number: said[number]) as log:
+    printed = [
+        Scripted({}, 429, QUICK),
+        Scripted({}, 503, QUICK),
+        Scripted({}, 500, QUICK),
+        completion("at last"),
+    ]
+    with chat_server(lambda _, number: printed[number]) as log:
         assert ask(log, retries=3)[0].texts == ("at last",)
     assert len(log.bodies) == 4
 
 
 def test_reasoning_that_the_server_cut_out_is_put_back() -> None:
-    said = completion("<answer>3.00</answer>")
-    said.body["choices"][0]["message"]["reasoning_content"] = "blurred"
-    with chat_server(lambda *_: said) as log:
+    printed = completion("<answer>3.00</answer>")
+    printed.body["choices"][0]["message"]["reasoning_content"] = "blurred"
+    with chat_server(lambda *_: printed) as log:
         assert ask(log)[0].texts == ("<think>blurred</think><answer>3.00</answer>",)
 
 
 @pytest.mark.parametrize(
-    ("said", "requests", "words"),
+    ("printed", "requests", "words"),
     [
         # A page may be that of something between: it is asked for again.
-        (Said("<html>hello</html>"), 2, r"no chat completion \('<html>hello</html>'\)"),
-        (Said({"choices": []}), 1, "no chat completion"),
-        (Said({"choices": [{"message": {"content": 7}}]}), 1, "no chat completion"),
-        (Said({"error": {"message": "bad key"}}, 401), 1, "HTTP 401: bad key.*variable MY_KEY"),
-        (Said({"error": {"message": "not yours"}}, 403), 1, "refuses the key.*not yours"),
-        (Said({"detail": "Not Found"}, 404), 1, "HTTP 404: Not Found; correct the address"),
-        (Said({"detail": "unknown field"}, 422), 1, "refuses every request; it says: unk"),
-        (Said({"error": "broken"}, 500, QUICK), 2, "HTTP 500 after 2 tries: broken"),
-        (Said({"error": "full"}, 503, QUICK), 2, "HTTP 503 after 2 tries: full"),
-        (Said({"error": "slow down"}, 429, QUICK), 2, "HTTP 429 after 2 tries: slow down"),
+        (Scripted("<html>hello</html>"), 2, r"no chat completion \('<html>hello</html>'\)"),
+        (Scripted({"choices": []}), 1, "no chat completion"),
+        (Scripted({"choices": [{"message": {"content": 7}}]}), 1, "no chat completion"),
+        (Scripted({"error": {"message": "bad key"}}, 401), 1, "HTTP 401: bad key.*variable MY_KEY"),
+        (Scripted({"error": {"message": "not yours"}}, 403), 1, "refuses the key.*not yours"),
+        (Scripted({"detail": "Not Found"}, 404), 1, "HTTP 404: Not Found; correct the address"),
+        (Scripted({"detail": "unknown field"}, 422), 1, "refuses every request; it states: unk"),
+        (Scripted({"error": "broken"}, 500, QUICK), 2, "HTTP 500 after 2 tries: broken"),
+        (Scripted({"error": "full"}, 503, QUICK), 2, "HTTP 503 after 2 tries: full"),
+        (Scripted({"error": "slow down"}, 429, QUICK), 2, "HTTP 429 after 2 tries: slow down"),
     ],
 )  # fmt: skip
-def test_a_server_that_cannot_be_used(said: Said, requests: int, words: str) -> None:
-    with chat_server(lambda *_: said) as log, pytest.raises(ModelError, match=words) as failed:
+def test_a_server_that_cannot_be_used(printed: Scripted, requests: int, words: str) -> None:
+    with chat_server(lambda *_: printed) as log, pytest.raises(ModelError, match=words) as failed:
         ask(log, retries=1, api_key_env="MY_KEY")
     assert len(log.bodies) == requests
     assert str(failed.value).startswith(f"backend.url={log.url}: ")
@@ -254,7 +259,7 @@ def test_a_server_that_cannot_be_used(said: Said, requests: int, words: str) -> 
 def test_a_server_that_is_late_or_not_there() -> None:
     release = threading.Event()
 
-    def answer(*_: object) -> Said:
+    def answer(*_: object) -> Scripted:
         release.wait(60)
         return completion("too late")
 
@@ -271,14 +276,14 @@ def test_a_server_that_is_late_or_not_there() -> None:
 
 
 BAD = {
-    "no choices": Said({"choices": []}),
-    "null choices": Said({"choices": None}),
-    "another object": Said([1, 2]),
-    "null message": Said({"choices": [{"message": None}]}),
-    "a number as text": Said({"choices": [{"message": {"content": 7}}]}),
+    "no choices": Scripted({"choices": []}),
+    "null choices": Scripted({"choices": None}),
+    "another object": Scripted([1, 2]),
+    "null message": Scripted({"choices": [{"message": None}]}),
+    "a number as text": Scripted({"choices": [{"message": {"content": 7}}]}),
     "a text as log-probability": completion("4", [("4", {"4": "likely"})]),  # type: ignore[dict-item]
-    "an error in the server": Said({"error": "out of memory"}, 500, {"retry-after-ms": "1"}),
-    "filtered": Said(
+    "an error in the server": Scripted({"error": "out of memory"}, 500, {"retry-after-ms": "1"}),
+    "filtered": Scripted(
         {"choices": [{"finish_reason": "content_filter", "message": {"content": "<answer>4"}}]}
     ),
 }
@@ -286,8 +291,8 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD)
 def test_one_bad_reply_costs_one_image(bad: str) -> None:
-    def answer(body: dict[str, Any], _: int) -> Said:
-        return BAD[bad] if picture_in(body).shape[0] == 56 else completion("fine")
+    def answer(body: dict[str, Any], _: int) -> Scripted:
+        return BAD[bad] if image_in(body).shape[0] == 56 else completion("fine")
 
     with chat_server(answer) as log:
         found = ask(log, 3, retries=1)
@@ -297,7 +302,7 @@ def test_one_bad_reply_costs_one_image(bad: str) -> None:
 
 
 def test_one_bad_reply_among_an_images_answers() -> None:
-    def answer(_: dict[str, Any], number: int) -> Said:
+    def answer(_: dict[str, Any], number: int) -> Scripted:
         return BAD["no choices"] if number == 1 else completion("fine")
 
     with chat_server(answer) as log:
@@ -306,13 +311,13 @@ def test_one_bad_reply_among_an_images_answers() -> None:
 
 
 def test_null_content_is_an_empty_answer() -> None:
-    with chat_server(lambda *_: Said({"choices": [{"message": {"content": None}}]})) as log:
+    with chat_server(lambda *_: Scripted({"choices": [{"message": {"content": None}}]})) as log:
         assert ask(log)[0].texts == ("",)
 
 
 def test_a_reply_that_is_not_json_is_asked_for_again() -> None:
-    def answer(_: dict[str, Any], number: int) -> Said:
-        return Said("<html>busy</html>") if number == 1 else completion(f"{number}")
+    def answer(_: dict[str, Any], number: int) -> Scripted:
+        return Scripted("<html>busy</html>") if number == 1 else completion(f"{number}")
 
     with chat_server(answer) as log:
         found = ask(log, 3, concurrency=1)
@@ -320,12 +325,12 @@ def test_a_reply_that_is_not_json_is_asked_for_again() -> None:
 
 
 def test_a_server_that_breaks_for_good_ends_the_run() -> None:
-    def answer(_: dict[str, Any], number: int) -> Said:
-        return completion("fine") if number == 0 else Said({"choices": []})
+    def answer(_: dict[str, Any], number: int) -> Scripted:
+        return completion("fine") if number == 0 else Scripted({"choices": []})
 
     with chat_server(answer) as log:
         config = ServerConfig(name="openai", url=log.url, concurrency=1)
-        with ChatServer(config) as server:
+        with OpenAiClient(config) as server:
             call: dict[str, Any] = {
                 "samples": 1, "sampling": GREEDY, "seed": 0, "vision_id": False,
             }  # fmt: skip
@@ -337,24 +342,24 @@ def test_a_server_that_breaks_for_good_ends_the_run() -> None:
 
 
 def test_answers_end_where_our_own_end() -> None:
-    said = "<think>x</think><answer>3.00</answer> Also <answer>5.00</answer>"
+    printed = "<think>x</think><answer>3.00</answer> Also <answer>5.00</answer>"
     tokens = [(part, {part: -0.1}) for part in ("<answer>", "3", "</answer>", " Also")]
-    with chat_server(lambda *_: completion(said, tokens)) as log:
+    with chat_server(lambda *_: completion(printed, tokens)) as log:
         at_answer = SamplingConfig(temperature=0.0, stop="answer")
         (cut,) = ask(log, sampling=at_answer, logprobs=True)
         (whole,) = ask(log, sampling=GREEDY, logprobs=True)
     assert cut.texts == ("<think>x</think><answer>3.00</answer>",)
     assert cut.tokens is not None
     assert [token.text for token in cut.tokens[0]] == ["<answer>", "3", "</answer>"]
-    assert whole.texts == (said,)
+    assert whole.texts == (printed,)
     assert whole.tokens is not None
     assert len(whole.tokens[0]) == 4
 
 
 def test_one_refused_image_among_others() -> None:
-    def answer(body: dict[str, Any], _: int) -> Said:
-        if picture_in(body).shape[0] == 56:
-            return Said({"error": {"message": "image too large"}}, 400)
+    def answer(body: dict[str, Any], _: int) -> Scripted:
+        if image_in(body).shape[0] == 56:
+            return Scripted({"error": {"message": "image too large"}}, 400)
         return completion("fine")
 
     with chat_server(answer) as log:
@@ -390,10 +395,10 @@ def test_an_empty_answer_does_not_mean_that_a_server_gives_no_log_probabilities(
     }  # fmt: skip
     for bad in (EMPTY, completion("", None), completion("no log-probabilities", None)):
         for place in (0, 2):
-            said = [bad if number == place else good for number in range(3)] + [bad]
+            printed = [bad if number == place else good for number in range(3)] + [bad]
             with (
-                chat_server(lambda _, number, said=said: said[number]) as log,  # type: ignore[misc]
-                ChatServer(ServerConfig(name="openai", url=log.url, concurrency=1)) as server,
+                chat_server(lambda _, number, printed=printed: printed[number]) as log,  # type: ignore[misc]
+                OpenAiClient(ServerConfig(name="openai", url=log.url, concurrency=1)) as server,
             ):
                 found = server.answers(pixels(3), "?", **call)
                 later = server.answers(pixels(1), "?", **call)
@@ -403,9 +408,9 @@ def test_an_empty_answer_does_not_mean_that_a_server_gives_no_log_probabilities(
 
 def test_a_server_that_never_gives_log_probabilities() -> None:
     # An empty answer at first proves nothing; one with text does.
-    said = [EMPTY, completion("<answer>4", None)]
+    printed = [EMPTY, completion("<answer>4", None)]
     with (
-        chat_server(lambda _, number: said[number]) as log,
+        chat_server(lambda _, number: printed[number]) as log,
         pytest.raises(ModelError, match="mode=expected: this server gives no log-probabilities"),
     ):
         ask(log, 2, logprobs=True, concurrency=1)

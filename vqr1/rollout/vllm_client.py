@@ -1,9 +1,9 @@
 """The connection to a vLLM server: TRL's client, made patient and precise.
 
 TRL's `VLLMClient` knows the server's protocol: requests, and the hand-over of weights from GPU to
-GPU. Added here: a limit on every wait, refusals told apart from faults, the check that the server
-reports log-probabilities of the distribution that the training differentiates, and noticing that
-another server process answers than the one that was given the weights.
+GPU. Added here: a limit on every wait, refusals distinguished from faults, the check that the
+server reports log-probabilities of the distribution that the training differentiates, and noticing
+that another server process answers than the one that was given the weights.
 
 Not here: prompts and responses (`vllm_server.py`).
 """
@@ -94,7 +94,7 @@ class VllmLink:
         if self._client is not None:
             self._client.close_communicator()
             atexit.unregister(self._client.close_communicator)
-            # Loader workers that were forked meanwhile go on holding the old port.
+            # Loader workers that were forked meanwhile continue holding the old port.
             self._group_port += 1
         client, served = self.look()
         if self._config.weights == "adapter":
@@ -104,7 +104,7 @@ class VllmLink:
                 client.init_communicator(device=self._device)
             except NotImplementedError as error:
                 raise ModelError(
-                    "hardware.accelerator=cpu, rollout.server.weights=merged: whole weights go "
+                    "hardware.accelerator=cpu, rollout.server.weights=merged: full weights go "
                     "from GPU to GPU; use a GPU, rollout.server.weights=adapter, or rollout=local"
                 ) from error
         self.current = False
@@ -187,7 +187,7 @@ class VllmLink:
         return client
 
     def _check_status(self, reply: requests.Response, *unused: Any, **also: Any) -> None:
-        """Tell refusals, which no second try changes, apart from faults."""
+        """Report refusals, which no second try changes, apart from faults."""
         if reply.ok:
             return
         if reply.status_code < 500:
@@ -207,7 +207,7 @@ class VllmLink:
             return {**served, "model_config": dict(served["model_config"])}
         except (ModelError, ValueError, KeyError, TypeError) as error:
             raise self._refused(
-                f"it does not tell its configuration; start it with: {START}"
+                f"it does not report its configuration; start it with: {START}"
             ) from error
 
     def _check_logprobs(self, mode: str) -> None:
@@ -253,12 +253,12 @@ class VllmLink:
                 [(name, dtype, shape) for name, shape in self._shapes], sent
             )
         self.client.reset_prefix_cache()
-        # Image features are kept by picture alone, whatever tower computed them.
+        # Image features are kept by image alone, whatever tower computed them.
         self.client.session.post(f"{self._url}/reset_encoder_cache")
         self.current = True
 
     def _send_adapter(self, model: Any) -> None:
-        # Not its state dict: asking for that would cut divided weights into their pieces again.
+        # Not its state dict: asking for that would cut sharded weights into their pieces again.
         whole = {name: weight.detach() for name, weight in model.named_parameters()}
         model.save_pretrained(self._adapter_dir, state_dict=whole)
         session, url = self.client.session, f"{self._url}/v1"
@@ -300,7 +300,7 @@ class _Limited(HTTPAdapter):
         self._seconds = seconds
         again = Retry(
             total=retries,
-            # A connection that breaks, or a time that is over, is the caller's to judge.
+            # A connection that breaks, or a time that is over, is the caller's to evaluate.
             read=False,
             status_forcelist=(500, 502, 503, 504),
             allowed_methods=None,

@@ -1,11 +1,11 @@
-"""Every figure of one data set: correlations, fits, errors, per-reference means, distortions.
+"""Every metric of one data set: correlations, fits, errors, per-reference means, distortions.
 
-What it does: takes the predictions of ONE set and computes each figure with its bootstrap interval
-and, where it does not exist, the reason. A set whose predictions fall while its opinion scores rise
+What it does: takes the predictions of ONE set and computes each metric with its bootstrap interval
+and, where it does not exist, the reason. A set whose predictions fall while its MOS rise
 is flagged and keeps its negative sign.
 
-What it leaves out: which metrics there are (`vqr1.evaluation.metrics`), means over sets
-(`vqr1.evaluation.means`), tables and plots.
+Not here: which metrics there are (`vqr1.evaluation.metrics`), means over sets
+(`vqr1.evaluation.dataset_averages`), tables and plots.
 
 Shape legend: n images with a score, D bootstrap draws, R references.
 """
@@ -38,13 +38,13 @@ from vqr1.evaluation.predictions import (
 from vqr1.evaluation.summary import scored_rows, set_seed
 from vqr1.evaluation.trained_on import TrainedOn
 from vqr1.iqa.bootstrap import Units, bootstrap_draws, resample_counts
-from vqr1.iqa.correlation import MIN_PAIRS, Figure, FloatArray
+from vqr1.iqa.correlation import MIN_PAIRS, FloatArray, MetricValue
 from vqr1.iqa.logistic import Curve, LogisticFit, fit_logistic
 
 
 @dataclass(frozen=True)
-class FigureOptions:
-    """How figures are computed.
+class MetricOptions:
+    """How metrics are computed.
 
     Attributes:
         curves: logistic maps to fit; the first is the one of plots and calibration.
@@ -67,7 +67,7 @@ class FigureOptions:
 
 
 @dataclass(frozen=True)
-class FitFigures:
+class FitMetrics:
     """Metrics after a logistic map, by name."""
 
     fit: LogisticFit
@@ -80,13 +80,13 @@ class ReferenceMeans:
 
     Attributes:
         references: R, the references that enter.
-        left_out: references without a correlation.
+        excluded: references without a correlation.
         reasons: how many of them by the reason why there is none.
         metrics: mean of the references' metrics by name, its interval over references.
     """
 
     references: int
-    left_out: int
+    excluded: int
     reasons: Mapping[str, int]
     metrics: Mapping[str, Measured]
 
@@ -98,7 +98,7 @@ class ReferenceMeans:
     @property
     def total(self) -> int:
         """All references of the set."""
-        return self.references + self.left_out
+        return self.references + self.excluded
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,10 @@ class DistortionRow:
     name: str
     images: int
     total: int
-    metrics: Mapping[str, Figure]
+    metrics: Mapping[str, MetricValue]
 
     @property
-    def srcc(self) -> Figure:
+    def srcc(self) -> MetricValue:
         """The headline."""
         return self.metrics[HEADLINE]
 
@@ -139,16 +139,16 @@ class LostProbability:
 
 
 @dataclass(frozen=True)
-class SetFigures:
-    """All figures of one data set.
+class SetMetrics:
+    """All metrics of one data set.
 
     Attributes:
         dataset: its name.
         images: all images.
-        scored: images with a score: those that enter the figures.
+        scored: images with a score: those that enter the metrics.
         answers: answers asked for.
         invalid: answers that could not be parsed.
-        well_formed_rate: answers of the demanded format / all answers.
+        format_compliance_rate: format-compliant answers / all answers.
         score_std: mean standard deviation of an image's valid answers; NaN with one answer.
         score_std_images: images with two valid answers or more: those that enter `score_std`.
         lost: mode `expected`: probability of answers over which no expectation is taken; None in
@@ -156,12 +156,12 @@ class SetFigures:
         units: what the bootstrap drew, "images" or "references".
         unit_count: how many of them.
         metrics: by name, those of the scores as they are.
-        fits: figures after each logistic map.
+        fits: metrics after each logistic map.
         per_reference: means over references; None where images share none.
         distortions: one row a distortion, worst SRCC first; empty where unknown.
-        calibration: whether the answers' spread predicts the error.
-        warnings: what a reader must know before using the figures.
-        draws: D bootstrap draws of each figure by name, for means over sets.
+        calibration: whether the answers' standard deviation predicts the error.
+        warnings: what a reader must know before using the metrics.
+        draws: D bootstrap draws of each metric by name, for means over sets.
         trained_on: how many of the images the model was trained on; None where that is unknown.
     """
 
@@ -170,14 +170,14 @@ class SetFigures:
     scored: int
     answers: int
     invalid: int
-    well_formed_rate: float
+    format_compliance_rate: float
     score_std: float
     score_std_images: int
     lost: LostProbability | None
     units: str
     unit_count: int
     metrics: dict[str, Measured]
-    fits: dict[Curve, FitFigures]
+    fits: dict[Curve, FitMetrics]
     per_reference: ReferenceMeans | None
     distortions: tuple[DistortionRow, ...]
     calibration: Calibration
@@ -196,12 +196,12 @@ class SetFigures:
         return self.invalid / self.answers if self.answers else math.nan
 
 
-def set_figures(predictions: Predictions, options: FigureOptions) -> SetFigures:
-    """Figures of one data set.
+def set_metrics(predictions: Predictions, options: MetricOptions) -> SetMetrics:
+    """Metrics of one data set.
 
     Args:
         predictions: rows of one set.
-        options: how figures are computed.
+        options: how metrics are computed.
 
     Raises:
         ValueError: the rows belong to more than one set.
@@ -219,16 +219,16 @@ def set_figures(predictions: Predictions, options: FigureOptions) -> SetFigures:
         fits[curve], drawn = _fitted(scores, scored.mos, units, seed, curve, options)
         draws |= drawn
     main_fit = fits[options.curves[0]].fit if options.curves else None
-    spread = predictions.score_std()
-    return SetFigures(
+    std = predictions.score_std()
+    return SetMetrics(
         dataset=dataset,
         images=len(predictions),
         scored=len(scored),
         answers=predictions.valid.size,
         invalid=int(predictions.valid.size - predictions.valid.sum()),
-        well_formed_rate=float(predictions.well_formed.mean()),
-        score_std=float(np.nanmean(spread)) if np.isfinite(spread).any() else math.nan,
-        score_std_images=int(np.isfinite(spread).sum()),
+        format_compliance_rate=float(predictions.format_compliant.mean()),
+        score_std=float(np.nanmean(std)) if np.isfinite(std).any() else math.nan,
+        score_std_images=int(np.isfinite(std).sum()),
         lost=_lost(predictions),
         units=units.name,
         unit_count=units.count,
@@ -255,7 +255,7 @@ def _unfitted(
     clusters: Sequence[object] | None,
     units: Units,
     seed: int,
-    options: FigureOptions,
+    options: MetricOptions,
 ) -> tuple[dict[str, Measured], dict[str, FloatArray]]:
     measured, draws = {}, {}
     for metric in options.metrics:
@@ -268,8 +268,8 @@ def _unfitted(
             draws=options.draws if metric.interval else 0,
             seed=seed,
         )
-        figure = metric.figure(scores, mos)
-        measured[name] = measure(figure, draws[name], units.count, options.level)
+        result = metric.compute(scores, mos)
+        measured[name] = measure(result, draws[name], units.count, options.level)
     return measured, draws
 
 
@@ -279,8 +279,8 @@ def _fitted(
     units: Units,
     seed: int,
     curve: Curve,
-    options: FigureOptions,
-) -> tuple[FitFigures, dict[str, FloatArray]]:
+    options: MetricOptions,
+) -> tuple[FitMetrics, dict[str, FloatArray]]:
     """Metrics after a fit, refitted in every draw, and their draws."""
     fit = fit_logistic(scores, mos, curve)
     metrics = [metric for metric in FITTED if metric.curve == curve]
@@ -292,7 +292,7 @@ def _fitted(
         metric.name: measure(metric.read(fit), draws[metric.name], units.count, options.level)
         for metric in metrics
     }
-    return FitFigures(fit, measured), draws
+    return FitMetrics(fit, measured), draws
 
 
 def _fit_draws(
@@ -315,7 +315,7 @@ def _fit_draws(
 
 
 def _reference_means(
-    predictions: Predictions, seed: int, options: FigureOptions
+    predictions: Predictions, seed: int, options: MetricOptions
 ) -> ReferenceMeans | None:
     # References of all images: one whose images have no score is missing, and counted.
     labels = predictions.clusters()
@@ -332,34 +332,34 @@ def _reference_means(
     reasons: Counter[str] = Counter()
     for members in rows.values():
         found = {
-            metric.name: metric.figure(scores[members], predictions.mos[members])
+            metric.name: metric.compute(scores[members], predictions.mos[members])
             for metric in metrics
         }
-        obstacles = [figure.reason for figure in found.values() if figure.reason]
+        obstacles = [result.reason for result in found.values() if result.reason]
         if obstacles:
             few = len(members) < MIN_PAIRS
             reasons[f"fewer than {MIN_PAIRS} images with a score" if few else obstacles[0]] += 1
             continue
-        for name, figure in found.items():
-            values[name].append(figure.value)
+        for name, result in found.items():
+            values[name].append(result.value)
     count = len(values[HEADLINE])
     means = {name: _mean_over_units(values[name], seed, options) for name in values}
     return ReferenceMeans(count, len(rows) - count, dict(reasons), means)
 
 
-def _mean_over_units(values: Sequence[float], seed: int, options: FigureOptions) -> Measured:
+def _mean_over_units(values: Sequence[float], seed: int, options: MetricOptions) -> Measured:
     """Mean of one value a unit, with the units resampled."""
     if not values:
         reason = "no reference has three scored images with different scores"
-        return measure(Figure(math.nan, reason), np.empty(0), 0, options.level)
+        return measure(MetricValue(math.nan, reason), np.empty(0), 0, options.level)
     array = np.asarray(values)
     blocks = resample_counts(Units.of(len(array), None), options.draws, seed)
     draws = [block @ array / len(array) for block in blocks]
     drawn = np.concatenate(draws) if draws else np.empty(0)
-    return measure(Figure(float(array.mean())), drawn, len(array), options.level)
+    return measure(MetricValue(float(array.mean())), drawn, len(array), options.level)
 
 
-def _distortion_rows(predictions: Predictions, options: FigureOptions) -> tuple[DistortionRow, ...]:
+def _distortion_rows(predictions: Predictions, options: MetricOptions) -> tuple[DistortionRow, ...]:
     names = dict.fromkeys(name for name in predictions.distortions if name is not None)
     if len(names) < 2:
         return ()
@@ -370,12 +370,12 @@ def _distortion_rows(predictions: Predictions, options: FigureOptions) -> tuple[
         named = labels == name
         members = named & np.isfinite(scores)
         found = {
-            metric.name: metric.figure(scores[members], predictions.mos[members])
+            metric.name: metric.compute(scores[members], predictions.mos[members])
             for metric in options.metrics
             if metric.by_group
         }
         rows.append(DistortionRow(str(name), int(members.sum()), int(named.sum()), found))
-    # Figures that do not exist come last.
+    # Metrics that do not exist come last.
     return tuple(
         sorted(rows, key=lambda row: (math.isnan(row.srcc.value), row.srcc.value, row.name))
     )
@@ -386,16 +386,16 @@ def _warnings(
 ) -> tuple[str, ...]:
     found = []
     if srcc_.reason:
-        found.append(f"no figures: {srcc_.reason}")
+        found.append(f"no metrics: {srcc_.reason}")
     elif srcc_.value < 0:
         found.append(
-            f"SRCC is {srcc_.value:.3f}: predictions fall as opinion scores rise. Check the "
+            f"SRCC is {srcc_.value:.3f}: predictions fall as MOS rise. Check the "
             "direction of the labels (lower_is_better) and of the scores"
         )
     if scored < len(predictions):
         found.append(
             f"{len(predictions) - scored} of {len(predictions)} images have no score and are left "
-            "out of every figure"
+            "out of every metric"
         )
     unnamed = sum(name is None for name in predictions.references)
     if 0 < unnamed < len(predictions):

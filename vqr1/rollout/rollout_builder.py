@@ -18,9 +18,9 @@ def rollout_of(
     """A rollout with its mask and its texts.
 
     Args:
-        tokens: [B, K, C] int64, padded behind each response's end.
+        tokens: [B, K, C] int64, padded after each response's end.
         lengths: [B, K] int64.
-        logprobs: [B, K, C] float32, 0 behind each response's end.
+        logprobs: [B, K, C] float32, 0 after each response's end.
         finished: [B, K] bool.
         tokenizer: decodes the texts.
     """

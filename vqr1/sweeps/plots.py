@@ -1,4 +1,4 @@
-"""Figures of a sweep: for every swept key, how its values learn and where they end."""
+"""Metrics of a sweep: for every swept key, how its values learn and where they end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vqr1.sweeps.results import JobResult
 from vqr1.sweeps.summary import mean_interval, why_missing
 
 
-def key_figure(results: Sequence[JobResult], key: str, curve: str, metric: str) -> Figure:
-    """Curves on the left, final figures on the right, one colour for each value of a key.
+def key_plot(results: Sequence[JobResult], key: str, curve: str, metric: str) -> Figure:
+    """Curves on the left, final metrics on the right, one colour for each value of a key.
 
     Args:
         results: jobs of one sweep; only finished ones are drawn.
@@ -46,7 +46,7 @@ def key_figure(results: Sequence[JobResult], key: str, curve: str, metric: str) 
     return figure
 
 
-def figure_keys(results: Sequence[JobResult]) -> list[str]:
+def plotted_keys(results: Sequence[JobResult]) -> list[str]:
     """Swept keys that get a figure: all but the seed, or the seed where it is the only one."""
     keys = list(dict.fromkeys(key for result in results for key in result.swept))
     return [key for key in keys if key != SEED] or keys

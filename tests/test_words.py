@@ -1,0 +1,81 @@
+"""The words of the field: what this project calls things, and which words it does without.
+
+Words that have a standard term are not used in names, messages, docs or configuration. Each entry
+of `ALLOWED` says why a place keeps one.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+WORDS = {
+    "evaluate, prediction": r"\bjudg(e|es|ed|ing|ements?)\b",
+    "metric, result": r"\bfigures?\b(?!\()",
+    "sharded, full": r"\bwhole weights\b|\bcut weights\b|\bdivided (weights|runs?|trainings?|adapters)\b",
+    "MOS": r"(?<!mean )\bopinion[ -]scores?\b|\bexpected opinions?\b",
+    "standard deviation": r"\bspreads?\b",
+    "image": r"\bpictures?\b",
+    "format-compliant": r"\bwell[ _-]formed|\bdemanded form",
+    "zero variance": r"\b(carry|carries|carried|no|zero)[ _]signal\b|\bteach(es)? nothing\b",
+    "optimizer state": r"\boptimi[sz]er('s)? moments\b|\bwhole moments\b",
+    "rendezvous": r"\bmeeting\b",
+    "resume, continue": r"\b(go|goes|going|gone|went) on\b",
+    "rank 0, this rank": r"\bfirst process\b|\bown rank\b",
+    "report, print, state": r"\b(speaks|says|say|said|saying|tells|tell|told|telling)\b(?!\()",
+    "after": r"\bbehind\b",
+    "skipped, excluded": r"\bleft[ _-]out\b|\bleaves? out\b|\bleaving out\b",
+    "alarm": r"\bbarks?\b",
+    "reconcile": r"\bsettle[sd]?\b",
+}
+"""What to write, and what not to."""
+
+ALLOWED: dict[tuple[str, str], str] = {}
+"""Reasons by file (a path or its beginning) and word, as found in lower case."""
+
+TEXT = {".py", ".yaml", ".md", ".toml", ".html", ".js", ".sh", ".sbatch", ""}
+
+
+def project_files() -> list[Path]:
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git checkout: the project's files cannot be listed")
+    return [
+        ROOT / name
+        for name in listed
+        if name and Path(name).suffix in TEXT and not name.startswith(("tests/archive", "vqr1/assets"))
+    ]
+
+
+def test_the_words_are_those_of_the_field() -> None:
+    found = []
+    for path in project_files():
+        name = path.relative_to(ROOT).as_posix()
+        if name == "tests/test_words.py" or not path.is_file():
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for instead, pattern in WORDS.items():
+                for match in re.finditer(pattern, line, re.IGNORECASE):
+                    word = match.group(0).lower()
+                    if not any(name.startswith(place) and word == kept for place, kept in ALLOWED):
+                        found.append(f"{name}:{number}: {match.group(0)!r}, write {instead}")
+    assert not found, "\n".join(found)
+
+
+def test_every_allowance_is_used() -> None:
+    used = {
+        (place, kept)
+        for path in project_files()
+        for place, kept in ALLOWED
+        if path.relative_to(ROOT).as_posix().startswith(place)
+        and kept in path.read_text(encoding="utf-8").lower()
+    }
+    assert used == set(ALLOWED)
