@@ -1,4 +1,4 @@
-"""Score images: `python score.py PATHS...`; `--help` states more, `conf/score.yaml` the defaults."""
+"""Score images: `python score.py PATHS...`; `--help` lists more, `conf/score.yaml` the defaults."""
 
 from vqr1.cli.score import main
 

@@ -40,7 +40,7 @@ def published_loop(
 ) -> float:
     """Images per second of the plain loop, over `count` training images."""
     labelled = next(iter(data.sets.values()))
-    rows = labelled.part("train", count).index
+    rows = labelled.rows("train", count).index
     vision_id = vision_id_of(config.prompt, config.model)
     limits = {"min_pixels": config.model.min_pixels, "max_pixels": config.model.max_pixels}
     start = time.perf_counter()

@@ -3,8 +3,8 @@
 Starts `python score.py serve port=0` with the overrides given, sends requests of one image each at
 a fixed concurrency, some of them broken, and reads every hundred answers how much memory the server
 holds (resident, without pages of files). The slope is that of a straight line through the second
-half of the readings, after caches and allocators have settled. Ends with code 1 where a reply is
-missing or is a 5xx.
+half of the readings, after caches and allocators have reached their size. Ends with code 1
+where a reply is missing or is a 5xx.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def pairs_of(
     """All pairs within each set, joined, and the number of images in them."""
     found, images = [], 0
     for labelled in sets.values():
-        rows = labelled.part(part)
+        rows = labelled.rows(part)
         results = scorer.score(_images(labelled, list(rows.index)))
         kept = [
             (result.score, result.std, mos)

@@ -92,8 +92,8 @@ def test_own_png_and_json_are_recognised(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"--out=.*png: the file exists, and this command di"):
             check_file(other, "--out", own_png(command))
     report = tmp_path / "a.json"
-    write_json(report, {"figures": [1, 2]}, "one")
-    assert json.loads(report.read_text()) == {"written_by": "one", "figures": [1, 2]}
+    write_json(report, {"metrics": [1, 2]}, "one")
+    assert json.loads(report.read_text()) == {"written_by": "one", "metrics": [1, 2]}
     assert target(own_json("one"))(str(report)) == report
     for text in ("[1]", "{", '{"written_by": "two"}'):
         report.write_text(text)

@@ -109,7 +109,7 @@ def test_commands_without_a_training(vqr1: Vqr1, folder: Path) -> None:
     assert vqr1("eval", "predictions=scores.csv", "logger=none", "report.plots=false")
     assert "photo.png" in vqr1("score", "photo.png")
     assert "contact sheet: inspected/demo.png" in vqr1("data", "inspect", "--decode", "5")
-    assert "lines in prepared/demo_test.jsonl" in vqr1("data", "prepare", "--part", "test")
+    assert "lines in prepared/demo_test.jsonl" in vqr1("data", "prepare", "--split", "test")
     assert "seconds of a step" in vqr1("plan", "hardware=1gpu", "model=qwen2_5_vl_3b")
     assert "hardware=cpu: tiny" in vqr1("doctor")
     assert "did you mean `vqr1 train`" in vqr1("trian", code=2)

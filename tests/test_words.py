@@ -16,11 +16,14 @@ ROOT = Path(__file__).parent.parent
 
 WORDS = {
     "evaluate, prediction": r"\bjudg(e|es|ed|ing|ements?)\b",
-    "metric, result": r"\bfigures?\b(?!\()",
-    "sharded, full": r"\bwhole weights\b|\bcut weights\b|\bdivided (weights|runs?|trainings?|adapters)\b",
+    # A figure is a plot: `figure` alone is looked for where no plots are drawn (`PLOTS`).
+    "metric, result": r"\bfigures\b(?!\()",
+    "metric or result, not figure": r"\bfigure\b(?!\()",
+    "sharded, full": r"\b(whole|cut) weights\b|\bdivided (weights|runs?|trainings?|adapters)\b",
     "MOS": r"(?<!mean )\bopinion[ -]scores?\b|\bexpected opinions?\b",
     "standard deviation": r"\bspreads?\b",
-    "image": r"\bpictures?\b",
+    # `Picture 1: ` is what chat templates write, `this picture` the published question.
+    "image": r"(?<!quality of this )\bpictures?\b(?! ?\d)",
     "format-compliant": r"\bwell[ _-]formed|\bdemanded form",
     "zero variance": r"\b(carry|carries|carried|no|zero)[ _]signal\b|\bteach(es)? nothing\b",
     "optimizer state": r"\boptimi[sz]er('s)? moments\b|\bwhole moments\b",
@@ -35,8 +38,29 @@ WORDS = {
 }
 """What to write, and what not to."""
 
-ALLOWED: dict[tuple[str, str], str] = {}
+ALLOWED: dict[tuple[str, str], str] = {
+    ("tools/tiny_policy/factory.py", "picture"): "a word of the packaged chat template",
+    ("tools/tiny_policy/factory.py", "pictures"): "a variable of the packaged chat template",
+    ("tests/cli/bad_input_cases.py", "no_signal"): "an earlier key, refused",
+    ("tests/cli/bad_input_cases.py", "figures"): "an earlier key, refused",
+    ("tests/config/test_renamed.py", "figures"): "an earlier key",
+    ("tests/config/test_renamed.py", "no_signal"): "an earlier key",
+    ("tests/config/test_renamed.py", "left_out"): "an earlier name in reports",
+    ("tests/config/test_renamed.py", "well_formed"): "an earlier name of a column",
+    ("CHANGELOG.md", "no_signal"): "an earlier key",
+    ("CHANGELOG.md", "figures"): "an earlier key",
+    ("CHANGELOG.md", "well_formed"): "an earlier name of a column and a metric",
+    ("CHANGELOG.md", "left_out"): "an earlier name in reports",
+    ("tools/tiny_policy/synthetic.py", "picture"): "a sentence that the tiny policy was taught",
+    ("vqr1/config/renamed.py", "figures"): "an earlier key",
+    ("vqr1/config/renamed.py", "no_signal"): "an earlier key",
+    ("vqr1/config/renamed.py", "well_formed"): "an earlier name of a column and a metric",
+    ("vqr1/config/renamed.py", "left_out"): "an earlier name in reports",
+}
 """Reasons by file (a path or its beginning) and word, as found in lower case."""
+
+PLOTS = "matplotlib"
+"""Modules that name it draw figures."""
 
 TEXT = {".py", ".yaml", ".md", ".toml", ".html", ".js", ".sh", ".sbatch", ""}
 
@@ -51,7 +75,9 @@ def project_files() -> list[Path]:
     return [
         ROOT / name
         for name in listed
-        if name and Path(name).suffix in TEXT and not name.startswith(("tests/archive", "vqr1/assets"))
+        if name
+        and Path(name).suffix in TEXT
+        and not name.startswith(("tests/archive", "vqr1/assets"))
     ]
 
 
@@ -61,10 +87,13 @@ def test_the_words_are_those_of_the_field() -> None:
         name = path.relative_to(ROOT).as_posix()
         if name == "tests/test_words.py" or not path.is_file():
             continue
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        text = path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), 1):
             for instead, pattern in WORDS.items():
                 for match in re.finditer(pattern, line, re.IGNORECASE):
                     word = match.group(0).lower()
+                    if word == "figure" and PLOTS in text:
+                        continue
                     if not any(name.startswith(place) and word == kept for place, kept in ALLOWED):
                         found.append(f"{name}:{number}: {match.group(0)!r}, write {instead}")
     assert not found, "\n".join(found)

@@ -9,7 +9,7 @@ exception is a defect of ours and keeps its traceback.
 | 0 | done |
 | 1 | jobs of a sweep did not finish |
 | 2 | the user has to change something first |
-| 74 | the machine or the training itself stopped a run; `resume=` continues once the cause is gone |
+| 74 | machine or training stopped a run; `resume=` continues once the cause is gone |
 | 75 | a signal stopped a run, which is saved: `resume=` continues at once |
 
 74 and 75 are EX_IOERR and EX_TEMPFAIL of sysexits.h.

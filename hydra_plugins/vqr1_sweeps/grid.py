@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from hydra_plugins.vqr1_sweeps.planning import (
     SweepContext,
     refuse_shared_folder,
-    say,
+    report_line,
     swept_key,
     value_text,
 )
@@ -63,7 +63,7 @@ class GridSweeper(Sweeper):
             twice = (
                 f", {len(every) - len(jobs)} twice in the grid" if len(every) > len(jobs) else ""
             )
-            say(
+            report_line(
                 f"sweep of {len(jobs)} jobs{twice}: {len(jobs) - len(pending)} done before, "
                 f"{len(pending)} to run, {self.context.at_once} at once; {sweep.folder.path}"
             )

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from hydra_plugins.vqr1_sweeps.planning import (
     SweepContext,
     refuse_shared_folder,
-    say,
+    report_line,
     swept_key,
     value_text,
 )
@@ -105,7 +105,7 @@ class OptunaSweeper(Sweeper):
             sweep.await_running()
             stale = search.reconcile_open_trials(study, _done(sweep), plan.metric)
             left = search.trials_left(study, settings.n_trials)
-            say(
+            report_line(
                 f"search over {', '.join(space)}: {settings.n_trials} trials, {left} to make, "
                 f"{context.at_once} at once; {stale} of an earlier start did not end"
             )
@@ -121,7 +121,7 @@ class OptunaSweeper(Sweeper):
                     search.tell(study, trial, results.get(job.name), plan.metric)
             best = search.best_trial(study)
             if best is not None:
-                say(f"best trial {best.number}: {best.value:.4f} with {best.params}")
+                report_line(f"best trial {best.number}: {best.value:.4f} with {best.params}")
             sweep.finish(missing=search.trials_left(study, settings.n_trials))
 
 

@@ -114,7 +114,7 @@ class SweepContext:
         new = Path(str(self.config.hydra.sweep.dir))
         folder, note = find_folder(plan, str(self.config.sweep.resume), new)
         if note is not None:
-            say(f"{note}: a new sweep begins")
+            report_line(f"{note}: a new sweep begins")
         with read_write(self.config), open_dict(self.config):
             self.config.hydra.sweep.dir = str(folder.path)
             others = [o for o in self.config.hydra.overrides.hydra if "hydra.sweep." not in o]
@@ -122,7 +122,7 @@ class SweepContext:
                 *others,
                 f"hydra.sweep.dir='{folder.path}'",
             ]
-        return Sweep(folder, plan, say, search)
+        return Sweep(folder, plan, report_line, search)
 
     def launch(self, jobs: Sequence[SweepJob]) -> Callable[[Sequence[Sequence[str]], int], object]:
         """The launcher of these jobs: the configured one, or a process for each where needed."""
@@ -207,6 +207,6 @@ def value_text(override: Override) -> str:
     return (override.input_line or "").partition("=")[2]
 
 
-def say(line: str) -> None:
+def report_line(line: str) -> None:
     """Print a line for the user at once."""
     print(line, flush=True)

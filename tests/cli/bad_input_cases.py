@@ -102,6 +102,29 @@ TRAIN = (
     case("train", "grpo.clip=0.3", "grpo.clip: renamed to loss.clip"),
     case("train", "grpo.kl_weight=0", "grpo.kl_weight: renamed to loss.kl_weight"),
     case("train", "+grpo.advantage_std=false", "grpo.advantage_std: renamed to advantage.std"),
+    case("eval", "part=val", "part: renamed to split"),
+    case("train", "loader.images_per_batch=8", "images_per_batch: renamed to loader.batch_size"),
+    case(
+        "train", "loader.images_per_step=8",
+        "loader.images_per_step: renamed to loader.global_batch_size",
+    ),
+    case(
+        "train", "validation.images_per_batch=8",
+        "validation.images_per_batch: renamed to validation.batch_size",
+    ),
+    case(
+        "train", "grpo.inner_iterations=2",
+        "grpo.inner_iterations: renamed to grpo.num_iterations",
+    ),
+    case(
+        "train", "hardware.collective_minutes=2",
+        "collective_minutes: renamed to hardware.process_group_timeout_minutes",
+    ),
+    case(
+        "train", "callbacks.watchdogs.no_signal.steps=2",
+        "no_signal.steps: renamed to callbacks.watchdogs.zero_variance.steps",
+    ),
+    case("eval", "figures.level=0.9", "figures.level: renamed to statistics.level"),
     case("train", "loss.clip=-0.1", "loss.clip=-0.1", "greater than 0"),
     case("train", "loss.averaging=mean", "loss.averaging='mean'", "response_mean"),
     case("train", "loss.kl_weight=-1", "loss.kl_weight=-1", "greater than or equal to 0"),
@@ -186,7 +209,9 @@ TRAIN = (
     case("train", "hardware.precision=64", "hardware.precision=64"),
     case("train", "hardware=8gpu_fsdp2 hardware.devices=99", "PyTorch finds", "on this machine"),
     case("train", "hardware.attention=flash_attention_4", "hardware.attention='flash_attention_4'"),
-    case("train", "hardware=cpu_2procs loader.global_batch_size=9", "global_batch_size=9", "8 or 10"),
+    case(
+        "train", "hardware=cpu_2procs loader.global_batch_size=9", "global_batch_size=9", "8 or 10"
+    ),
     case("train", "hardware.reference=disk", "hardware.reference='disk'", "host"),
     case("train", "grpo.reference_sync_every=0", "grpo.reference_sync_every=0"),
     case("train", "grpo.reference_mixup=0", "grpo.reference_mixup=0"),
@@ -264,7 +289,7 @@ TRAIN = (
 )  # fmt: skip
 
 EVAL = (
-    case("eval", "part=most", "part='most'", "train"),
+    case("eval", "split=most", "split='most'", "train"),
     case("eval", "mode=best", "mode", "greedy"),
     case("eval", "mode.samples=0", "mode.samples=0"),
     case("eval", "mode=greedy mode.samples=3", "mode.samples=3", "one answer"),
@@ -433,7 +458,7 @@ OTHERS = (
     case("export", "run=empty output=good", "output=good: exists already"),
     case("export", "run=empty output=new", "empty"),
     case("export", "run=empty hydra.run.dir=trained", "hydra.run.dir=trained: this folder holds a"),
-    case("data", "prepare dataset=kadid dataset.root=good dataset.split.by=none --part all "
+    case("data", "prepare dataset=kadid dataset.root=good dataset.split.by=none --split all "
          "--out text.txt", "--out=text.txt: the file exists, and this command did not write it"),
     case("data", "inspect dataset=kadid dataset.root=good dataset.split.by=none --out sheets",
          "--out=sheets/kadid.png: the file exists, and this command did not write it"),

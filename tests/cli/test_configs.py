@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vqr1.cli import mixtures
 from vqr1.cli.compose import compose_config, plain_values
@@ -203,8 +203,9 @@ def test_the_form_of_a_packaged_prompt_without_composing() -> None:
 def test_a_renamed_key_in_a_file_is_refused(old: str, new: str, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     file = tmp_path / "experiment" / "own.yaml"
-    group, key = old.split(".")
-    file.write_text(f"# @package _global_\n{group}:\n  {key}: 1\n")
+    values = OmegaConf.create()
+    OmegaConf.update(values, old, 1)
+    file.write_text(f"# @package _global_\n{OmegaConf.to_yaml(values)}")
     with pytest.raises(ConfigError, match=f"^{old}: renamed to {new}$"):
         train_config(f"hydra.searchpath=[file://{tmp_path}]", "experiment=own")
 

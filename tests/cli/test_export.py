@@ -346,7 +346,7 @@ def test_mistakes(run: Command, trained: Any, arguments: list[str], words: str) 
     (Path("bare") / "export").mkdir(parents=True)
     Path("bare/config.yaml").write_text("seed: 1\n")
     Path("stopped/checkpoints/best_00000003.ckpt").write_bytes(b"not a checkpoint")
-    Path("stopped/checkpoints/judged_00000003.ckpt").write_bytes(b"answers")
+    Path("stopped/checkpoints/predictions_00000003.ckpt").write_bytes(b"answers")
     given = (argument.format(run_dir=run_dir) for argument in arguments)
     outcome = run(main, *given, "output=made/out")
     assert outcome.code == 2

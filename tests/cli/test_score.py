@@ -230,8 +230,8 @@ def test_comparison_of_images_and_of_results(run: Command, folder: Path) -> None
     assert [entry["path"] for entry in ranking] == [line.split()[-1] for line in lines[1:4]]
     scores = {r["path"]: r for r in map(json.loads, Path("scores.jsonl").read_text().splitlines())}
     first, second = (scores[pairs[0][name]] for name in ("first", "second"))
-    spread = math.sqrt(first["std"] ** 2 + second["std"] ** 2 + 1e-6)
-    z = (first["score"] - second["score"]) / spread
+    std = math.sqrt(first["std"] ** 2 + second["std"] ** 2 + 1e-6)
+    z = (first["score"] - second["score"]) / std
     assert float(pairs[0]["first_better"]) == pytest.approx(
         0.5 * math.erfc(-z / math.sqrt(2)), abs=1e-4
     )

@@ -168,7 +168,7 @@ def test_wrong_keys(name: str, options: dict, message: str, tmp_path: Path) -> N
 
 def test_missing_root_names_its_key(tmp_path: Path) -> None:
     config = DatasetConfig(name="koniq", root=None, split=SplitConfig(by="official"))
-    with pytest.raises(ConfigError, match=r"^dataset\.splits\.koniq\.root=None: set it"):
+    with pytest.raises(ConfigError, match=r"^dataset\.parts\.koniq\.root=None: set it"):
         open_dataset(config, "dataset.parts.koniq")
     config.root = str(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"dataset\.root='.*nowhere': no such folder"):

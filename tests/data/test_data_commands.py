@@ -44,7 +44,7 @@ def test_prepared_mixture_is_renumbered_and_readable(
     (tid / "mos_with_names.txt").write_text("5.5 I01_01_1.bmp\n2.5 i02_01_5.bmp\n")
     out = tid / "all.jsonl"
     roots = [f"dataset.parts.kadid.root={kadid}", f"dataset.parts.tid.root={tid}"]
-    arguments = ["--part", "all", "--out", str(out), "dataset=kadid+tid", *roots]
+    arguments = ["--split", "all", "--out", str(out), "dataset=kadid+tid", *roots]
     assert prepare(arguments) == 0
     assert f"12 lines in {out}" in capsys.readouterr().out
     lines = read_jsonl(out)
@@ -101,7 +101,7 @@ def test_inspection_shows_the_subsets_that_training_takes(
     config = DatasetConfig(
         name="kadid", root=str(root), split=SplitConfig(by="official", seed=3), max_images=2
     )
-    rows = open_dataset(config).part("val")
+    rows = open_dataset(config).rows("val")
     arguments = ["--out", str(tmp_path / "sheets"), "dataset=kadid", f"dataset.root={root}",
                  "dataset.max_images=2", "dataset.split.seed=3"]  # fmt: skip
     assert inspect(arguments) == 0

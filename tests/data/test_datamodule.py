@@ -199,7 +199,7 @@ def test_demo_set_goes_through_the_same_door(
     files = {part: f"splits/{part}.txt" for part in ("train", "val", "test")}
     config = DatasetConfig(name="demo", root=None, split=SplitConfig(by="files", files=files))  # type: ignore[arg-type]
     labelled = open_dataset(config)
-    assert labelled.part("val")["reference"].unique().tolist() == ["I02.png"]
+    assert labelled.rows("val")["reference"].unique().tolist() == ["I02.png"]
     assert len(next(iter(module(config, prompts).train_dataloader()))) == 4
 
 
@@ -430,7 +430,7 @@ def test_ten_thousand_rows_reach_the_first_batch_within_five_seconds(
     batch = next(iter(data.train_dataloader()))
     seconds = time.perf_counter() - start
     assert len(batch) == 8
-    assert len(data.sets["kadid"].part("train")) == 6125
+    assert len(data.sets["kadid"].rows("train")) == 6125
     print(f"first batch after {seconds:.2f} s")
     assert seconds < 5
 

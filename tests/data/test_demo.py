@@ -130,7 +130,7 @@ def test_every_photograph_shows_every_type_at_every_level_equally_often() -> Non
     # The level of type t in crop c is 1 + (c + t) mod 5, so any 5 crops in a row, and hence any
     # multiple of 5, hold each (type, level) once.
     assert all(count % len(LEVELS) == 0 for count in CROPS.values())
-    total = sum(CROPS[p.part] for p in PHOTOGRAPHS) * len(DISTORTIONS)
+    total = sum(CROPS[p.split] for p in PHOTOGRAPHS) * len(DISTORTIONS)
     # (6 x 50 + 2 x 20 + 3 x 20) x 10
     assert total == 4000
 

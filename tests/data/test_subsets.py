@@ -83,7 +83,7 @@ def default_limit() -> int:
 @pytest.mark.parametrize("seed", range(5))
 def test_validation_on_kadid_is_like_the_whole_split(seed: int, shared: Path) -> None:
     labelled = labels_only("kadid", shared / "labels" / "kadid", seed=seed)
-    whole = labelled.part("val")
+    whole = labelled.rows("val")
     drawn = whole[whole["image"].isin(validated(labelled, default_limit()))]
     assert (len(whole), len(drawn)) == (2000, 200)
 
@@ -151,8 +151,8 @@ def test_names_on_disk_do_not_matter(make_csv: MakeCsv) -> None:
     for path in list(folder.iterdir()):
         path.rename(path.with_suffix(".PNG"))
     other = open_dataset(config)
-    assert other.part("train")["image"].str.endswith(".PNG").all()
-    assert other.part("train").index.tolist() == plain.part("train").index.tolist()
+    assert other.rows("train")["image"].str.endswith(".PNG").all()
+    assert other.rows("train").index.tolist() == plain.rows("train").index.tolist()
     assert other.sample(3).index.tolist() == plain.sample(3).index.tolist()
 
 

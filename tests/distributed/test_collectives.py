@@ -40,8 +40,8 @@ MOS = torch.tensor([1.0, 2.0, 3.5, 5.0])
 class RankPositionReward:
     """Depends on the whole pool: MOS less the pool's mean, times a number of each response.
 
-    The two best images of the pool get the same reward for all their responses: no signal there, so
-    that with four processes two of them have nothing to update from.
+    The two best images of the pool get the same reward for all their responses: zero variance
+    there, so that with four processes two of them have nothing to update from.
     """
 
     ranks = True
@@ -120,7 +120,7 @@ def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
         for name, value in trainer.callback_metrics.items()
         if "time" not in name and "memory" not in name
     }
-    return {"weights": model.state_dict(), "figures": metrics, "advantages": torch.cat(kept)}
+    return {"weights": model.state_dict(), "metrics": metrics, "advantages": torch.cat(kept)}
 
 
 def child(rank: int, world: int, port: int, folder: str, cases: Cases) -> None:
@@ -154,7 +154,7 @@ def assert_steps_of_one(results: list[dict[str, Any]], averaging: str) -> None:
     alone = run(0, 1, averaging, "global")
     assert_advantages_of_one(results, alone)
     for result in results:
-        assert result["figures"] == pytest.approx(alone["figures"], rel=1e-4, abs=1e-6)
+        assert result["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-6)
         # AdamW's first steps are the learning rate times g / |g|: where a gradient is nearly zero,
         # its rounding shows. 2e-5 is two thousandths of one step.
         for name, weight in alone["weights"].items():

@@ -1,4 +1,4 @@
-"""Weights, gradients and optimizer state divided by DeepSpeed on its CPU accelerator, in two processes."""
+"""Weights, gradients and optimizer state sharded by DeepSpeed on a CPU, by two ranks."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_the_suites() -> None:
     assert list(paper.dataset.parts) == [
         "bid", "livec", "koniq", "spaq", "deblur", "sriqa", "dehaze", "agiqa3k",
     ]  # fmt: skip
-    assert (paper.part, paper.suite) == ("all", "paper_ood")
+    assert (paper.split, paper.suite) == ("all", "paper_ood")
     koniq = eval_config("experiment=eval_koniq_trained")
     assert isinstance(koniq.dataset, MixtureConfig)
     assert koniq.dataset.parts["koniq"].split.by == "official"
@@ -284,7 +284,7 @@ def test_labels_of_a_part(run: Command, tmp_path: Path) -> None:  # noqa: F811
     )  # fmt: skip
     images = {}
     for part in ("all", "train", "val", "test"):
-        found = run(main, *arguments, f"part={part}", f"run_dir={part}")
+        found = run(main, *arguments, f"split={part}", f"run_dir={part}")
         assert found.code == 0, found.err
         summary = json.loads((tmp_path / part / "summary.json").read_text())
         assert f"{part} images" in summary["caption"]
@@ -308,7 +308,7 @@ def test_a_run_that_breaks_off_is_closed(
             super().finish(status)
 
     def opened(config: LoggerConfig, run_dir: Path, name: str, tags: dict[str, str]) -> RunLog:
-        return Watched(run_dir, None)
+        return Watched(run_dir)
 
     def broken(*arguments: object) -> None:
         raise errors.pop()

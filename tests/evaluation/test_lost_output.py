@@ -17,7 +17,7 @@ from tests.support.mlflow_database import new_database
 pytestmark = pytest.mark.slow
 
 EVALUATION = (
-    "dataset=demo", "dataset.max_images=40", "part=all", "mode.samples=2",
+    "dataset=demo", "dataset.max_images=40", "split=all", "mode.samples=2",
     "loader.batch_size=1", "loader.workers=0", "statistics.bootstrap_draws=20",
     "hardware.threads=1", "run_dir=out", "report.worst=0",
 )  # fmt: skip

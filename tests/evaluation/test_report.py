@@ -79,11 +79,13 @@ def test_the_lost_probability_is_stated_with_its_number_of_images() -> None:
     # (.1 + .2 + .6) / 3 = .3, of three images; the fourth has no answer that begins.
     known = replace(part, lost=np.array([0.1, 0.2, np.nan, 0.6]))
     table = main_table(evaluation(known), detailed=True)
-    (note,) = [note for note in table.notes if "exclude" in note]
+    (note,) = [note for note in table.notes if "expected scores exclude" in note]
     assert note.startswith("kadid: expected scores exclude 30.00% of the probability on average")
     assert note.endswith("60.0% at most, over 3 of 4 images")
     assert not [
-        note for note in main_table(evaluation(part), detailed=True).notes if "exclude" in note
+        note
+        for note in main_table(evaluation(part), detailed=True).notes
+        if "expected scores exclude" in note
     ]
 
 

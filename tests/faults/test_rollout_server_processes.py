@@ -152,7 +152,7 @@ def test_a_server_killed_within_a_step_and_again_after_the_weights(
     server.process.wait()
     server.start(wait=False)
     assert training.wait() == 0, training.output
-    # Rank 0 alone speaks of it; both continue with the new server.
+    # Rank 0 alone reports it; both continue with the new server.
     assert training.output.count("lost the rollout server (") == 1, training.output
     ended, expected = state(tmp_path / "run", 3), state(whole / "run", 3)
     assert all(torch.equal(ended[name], weight) for name, weight in expected.items())

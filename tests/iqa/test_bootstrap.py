@@ -47,7 +47,7 @@ def bootstrap_interval(
 
 @pytest.mark.parametrize("clustered", [False, True])
 @pytest.mark.parametrize(
-    ("figure", "reference"),
+    ("metric", "reference"),
     [
         (srcc, lambda x, y: stats.spearmanr(x, y).statistic),
         (plcc, lambda x, y: stats.pearsonr(x, y).statistic),

@@ -76,7 +76,7 @@ def test_tensors_and_arrays_agree() -> None:
         assert metric(pred, target) == metric(pred.numpy(), target.tolist())
 
 
-@pytest.mark.parametrize("figure", [srcc_value, plcc_value, krcc_value])
+@pytest.mark.parametrize("metric", [srcc_value, plcc_value, krcc_value])
 @pytest.mark.parametrize(
     ("pred", "target", "reason"),
     [

@@ -85,7 +85,7 @@ def test_kept_activations_are_those_that_pytorch_saves() -> None:
     patches, length = 2 * 1024, len(prompts.input_ids[0])
     vision = model.config.vision_config
     found = saved_bytes(model, lambda: encode_images(model, prompts))
-    tower = tower_of(model, (896, 896))
+    tower = tower_of(model, (448, 448))
     assert tower.rows == 1024
     # The tower's merger keeps four widths, its first layer the patches, all in float32.
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2

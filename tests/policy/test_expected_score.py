@@ -220,7 +220,7 @@ def written(monkeypatch: pytest.MonkeyPatch, texts: dict[str, float]) -> Any:
     tokenizer = tokenizer_of("characters")
     tree = spelling_tree(tokenizer, SCALES[0])
 
-    def behind(node: int) -> list[float]:
+    def following(node: int) -> list[float]:
         """Log-probabilities of the columns after a node."""
         path: list[int] = []
         while node >= 0:
@@ -245,14 +245,14 @@ def written(monkeypatch: pytest.MonkeyPatch, texts: dict[str, float]) -> Any:
             pass
 
         def first(self) -> tuple[Entries, np.ndarray]:
-            top = np.array([behind(node) for node in range(tree.top)])
+            top = np.array([following(node) for node in range(tree.top)])
             return Entries(np.zeros(1, np.int64), tree.roots, np.ones(1)), top
 
         def chunks(self, entries: Entries) -> list[Entries]:
             return [entries] if len(entries) else []
 
         def further(self, entries: Entries) -> np.ndarray:
-            return np.array([behind(int(node)) for node in entries.node])
+            return np.array([following(int(node)) for node in entries.node])
 
     monkeypatch.setattr(expected_score, "_Passes", Passes)
     state: Any = None

@@ -1,4 +1,4 @@
-"""A small HTTP server that speaks the chat protocol as a test reports it to; it keeps what it got."""
+"""A small HTTP server that implements the chat protocol as a test asks; it keeps what it got."""
 
 from __future__ import annotations
 

@@ -102,9 +102,9 @@ def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torc
 
 
 def check_same_predictions(found: Path, expected: Path) -> None:
-    """Check that the test images came in the same order with the same answers, whoever evaluated."""
+    """Check that the test images came in the same order with the same answers."""
     evaluated = [
-        torch.load(run_dir / "checkpoints/judged_00000000.ckpt", weights_only=True)
+        torch.load(run_dir / "checkpoints/predictions_00000000.ckpt", weights_only=True)
         for run_dir in (found, expected)
     ]
     assert evaluated[0]["images"] == evaluated[1]["images"]

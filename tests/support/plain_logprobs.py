@@ -76,5 +76,5 @@ def plain_logprobs(
     chosen = everything.gather(-1, tokens[..., None])[..., 0].masked_fill(~mask, 0.0)
     if not with_entropy:
         return ResponseLogprobs(chosen, None)
-    spread = torch.distributions.Categorical(logits=everything.detach()).entropy()
-    return ResponseLogprobs(chosen, spread.masked_fill(~mask, 0.0))
+    entropy = torch.distributions.Categorical(logits=everything.detach()).entropy()
+    return ResponseLogprobs(chosen, entropy.masked_fill(~mask, 0.0))

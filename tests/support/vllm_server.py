@@ -1,4 +1,4 @@
-"""A process that speaks vLLM's HTTP protocol as TRL's client uses it, with a real policy after.
+"""A process that implements vLLM's HTTP protocol as TRL's client uses it, with a real policy after.
 
 The prompt is rendered and the image prepared by the checkpoint's own processor, not by ours.
 Weights come through a store of PyTorch in place of NCCL (`vllm_transport.py` is the other end).

@@ -49,9 +49,9 @@ def test_pool_never_draws_on_validation_or_test_photographs(
 
     monkeypatch.setattr(synthetic, "load_photograph", watched)
     pool = make_pool(4, seed=1)
-    training = {p.name for p in PHOTOGRAPHS if p.part == "train"}
+    training = {p.name for p in PHOTOGRAPHS if p.split == "train"}
     assert seen == training | {p.name for p in GREY_PHOTOGRAPHS}
-    assert not seen & {p.name for p in PHOTOGRAPHS if p.part != "train"}
+    assert not seen & {p.name for p in PHOTOGRAPHS if p.split != "train"}
     assert pool.pixels.shape == (4, 112, 112, 3)
 
 

@@ -70,7 +70,7 @@ def test_one_warning_where_no_validation_was_defined(
         validated(tmp_path, monkeypatch, [nan, nan])
     assert [record.getMessage() for record in caplog.records] == [
         "callbacks.checkpoint.monitor=val/srcc was undefined in all 2 validations (all MOS "
-        "scores are equal): the weights of the last step are exported"
+        "are equal): the weights of the last step are exported"
     ]
     caplog.clear()
     with caplog.at_level(logging.WARNING):

@@ -68,6 +68,6 @@ def test_a_step_that_the_processes_cannot_share() -> None:
     with pytest.raises(ConfigError) as caught:
         check_training(config, build_rewards(config.reward))
     assert caught.value.problems == [
-        "loader.global_batch_size=9: 2 processes (hardware.devices x hardware.nodes) cannot share it "
-        "equally; use 8 or 10, or another number of processes"
+        "loader.global_batch_size=9: 2 processes (hardware.devices x hardware.nodes) cannot share "
+        "it equally; use 8 or 10, or another number of processes"
     ]

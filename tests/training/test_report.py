@@ -216,7 +216,7 @@ def test_a_run_without_a_defined_validation_and_the_images_it_knows(
     assert run(export, "run=run", "checkpoint=last", "output=moved").code == 0
     (tmp_path / "run/export" / FILE).unlink()  # the run's own is found beside it
     for number, model in enumerate(("run/export", "moved")):
-        found = run(evaluate, *EVALUATION, f"dataset.root={root}", "part=all",
+        found = run(evaluate, *EVALUATION, f"dataset.root={root}", "split=all",
                     f"model.path={model}", f"run_dir=eval{number}")  # fmt: skip
         assert found.code == 0, found.err
         values = json.loads((tmp_path / f"eval{number}/summary.json").read_text())["sets"]["kadid"]
@@ -228,7 +228,7 @@ def test_a_run_without_a_defined_validation_and_the_images_it_knows(
         assert "trained on 14 of these 24 images" in " ".join(found.out.split())
 
     (tmp_path / "run" / FILE).unlink()  # a run from before
-    found = run(evaluate, *EVALUATION, f"dataset.root={root}", "part=all",
+    found = run(evaluate, *EVALUATION, f"dataset.root={root}", "split=all",
                 "model.path=run/export", "run_dir=eval2")  # fmt: skip
     assert f"left no {FILE}: how many of these images it was trained on is unknown" in " ".join(
         found.out.split()

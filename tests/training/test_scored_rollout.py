@@ -37,7 +37,7 @@ def test_scores_rewards_and_signal() -> None:
     assert scored.scores[0].tolist() == [2.0, 4.0]
     assert math.isnan(scored.scores[1, 1])
     assert scored.valid.tolist() == [[True, True], [True, False], [True, True]]
-    # image 0: -(2-3)^2 + 2 = 1 and -(4-3)^2 + 2 = 1: no signal; image 1: 0 + 0 and -16 + 0;
+    # image 0: -(2-3)^2 + 2 = 1 and -(4-3)^2 + 2 = 1: zero variance; image 1: 0 + 0 and -16 + 0;
     # image 2: 0 + 2 twice
     assert scored.rewards.tolist() == [[1.0, 1.0], [0.0, -16.0], [2.0, 2.0]]
     assert scored.has_variance.tolist() == [False, True, False]

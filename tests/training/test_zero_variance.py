@@ -20,7 +20,7 @@ def messages(series: list[dict[str, float]], steps: int = 3) -> list[str | None]
 
 
 @pytest.mark.parametrize(
-    ("figures", "printed"),
+    ("metrics", "printed"),
     [
         (step(no_score=1.0), "100% of the groups have no answer that holds a score"),
         (step(scores=1.0), "100% of the groups have equal scores only"),

@@ -166,7 +166,7 @@ def make_pool(count: int, seed: int, progress: Progress | None = None) -> Pool:
         seed: names the random stream.
         progress: a bar to advance once per image.
     """
-    training = [photograph for photograph in PHOTOGRAPHS if photograph.part == "train"]
+    training = [photograph for photograph in PHOTOGRAPHS if photograph.split == "train"]
     images = [
         load_photograph(photograph, scale)
         for photograph in (*training, *GREY_PHOTOGRAPHS)

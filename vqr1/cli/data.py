@@ -2,7 +2,7 @@
 
     vqr1 data inspect dataset=koniq dataset.root=data/koniq10k
     vqr1 data prepare dataset=kadid dataset.root=data/kadid10k
-    vqr1 data prepare --part all --out all.jsonl dataset=kadid+spaq dataset.parts...
+    vqr1 data prepare --split all --out all.jsonl dataset=kadid+spaq dataset.parts...
 
 Not here: what each prints and writes (`vqr1.data.inspection`, `vqr1.data.preparation`).
 """
@@ -78,7 +78,7 @@ def prepare(arguments: Sequence[str]) -> int:
         epilog=keys_if_asked("data", DataConfig, arguments),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--part", choices=SPLITS, default="train", help="images to write")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="images to write")
     parser.add_argument(
         "--out", type=Path, help="file to write (default: prepared/NAME_PART.jsonl)"
     )
@@ -88,7 +88,7 @@ def prepare(arguments: Sequence[str]) -> int:
 def _prepare(options: argparse.Namespace, config: DataConfig) -> None:
     from vqr1.data import preparation
 
-    preparation.prepare(named_parts(config), options.part, options.out)
+    preparation.prepare(named_parts(config), options.split, options.out)
 
 
 def decode_count(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What `--help` states about a command's configuration: its groups with their choices, and its keys.
+"""What `--help` prints of a command's configuration: its groups with their choices, and its keys.
 
 Groups are those of the command's defaults list, meanings the docstrings of its schema, values those
 that the given overrides compose: `vqr1 train --help model=qwen2_5_vl_3b` shows that model's.
@@ -100,7 +100,7 @@ def group_lines(choices: Mapping[str, Any], schema: type) -> Iterator[str]:
 
 
 def _fits(file: Path, groups: set[str], schema: type) -> bool:
-    """Whether a choice is one for this command: an experiment reports it by the keys that it sets."""
+    """Whether a choice is one for this command: an experiment shows it by the keys that it sets."""
     text = file.read_text(encoding="utf-8")
     if "@package _global_" not in text:
         return True

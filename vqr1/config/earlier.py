@@ -45,7 +45,7 @@ def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any], begun: st
         if key not in old:
             lines.append(
                 f"{key}={now[key]!r}: {begun} without it, by another command or an earlier version "
-                "that may have done otherwise; go on with that"
+                "that may have done otherwise; continue with that"
             )
         elif key not in now:
             lines.append(f"{key}: {begun} with {old[key]!r}; set it to that")

@@ -22,7 +22,7 @@ class EvalModelConfig(ModelConfig):
     """The model that is evaluated: as for training, or one of our runs."""
 
     run: str | None = None
-    """MLflow run whose exported checkpoint is evaluated, with the image sizes that it was trained at;
+    """MLflow run whose exported checkpoint is evaluated, with the image sizes of its training;
     `best` takes the finished run of `logger.experiment` whose exported checkpoint has the highest
     `run_metric`. null: `path`."""
     run_metric: str = "val/srcc"
@@ -108,8 +108,8 @@ class EvalConfig:
     """`python eval.py`."""
 
     dataset: AnyDataset
-    part: Literal["all", "test", "val", "train"]
-    """Which images: a part of each set's split, or `all` of them, whatever the split. A predictions
+    split: Literal["all", "test", "val", "train"]
+    """Which images: a split of each set, or `all` of them, whatever the split. A predictions
     file with its own MOS is evaluated whole."""
     model: EvalModelConfig
     prompt: PromptConfig
@@ -126,7 +126,7 @@ class EvalConfig:
     predictions: str | None = None
     """CSV or Parquet file with predictions to evaluate: no model is loaded."""
     labels: Literal["file", "dataset"] = "file"
-    """With `predictions`: MOS come from the file's own column, or from `part` of
+    """With `predictions`: MOS come from the file's own column, or from `split` of
     `dataset`, matched by image name (its images need not be there)."""
     compare: list[str] | None = None
     """Run directories (or predictions files) of the same images to compare, or one sweep's folder,

@@ -91,7 +91,7 @@ class LoggerConfig:
     tags: dict[str, str] = field(default_factory=dict)
     """mlflow and wandb: further tags of the run."""
     require: bool = False
-    """mlflow only: refuse to start without an answer from the store. Otherwise the run continues, and
+    """mlflow only: refuse to start without an answer from the store. Else the run continues, and
     `vqr1 sync` sends its log later."""
     wait_seconds: PositiveFloat = 30.0
     """mlflow only: longest wait for the store, at the start and at the end of a run."""

@@ -24,14 +24,14 @@ def field_meanings(schema: type) -> dict[str, str]:
             continue
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         assert isinstance(tree, ast.ClassDef)
-        for node, behind in zip(tree.body, tree.body[1:], strict=False):
+        for node, following in zip(tree.body, tree.body[1:], strict=False):
             if (
                 isinstance(node, ast.AnnAssign)
                 and isinstance(node.target, ast.Name)
-                and isinstance(behind, ast.Expr)
-                and isinstance(behind.value, ast.Constant)
+                and isinstance(following, ast.Expr)
+                and isinstance(following.value, ast.Constant)
             ):
-                found[node.target.id] = " ".join(str(behind.value.value).split())
+                found[node.target.id] = " ".join(str(following.value.value).split())
     return found
 
 

@@ -130,8 +130,8 @@ class CheckpointConfig:
     keep: PositiveInt = 2
     """Last saved states that are kept, so that one can be damaged."""
     on_failed_write: Literal["continue", "stop"] = "continue"
-    """What a run does when a checkpoint could not be written (a full disk): continue with a warning,
-    or stop."""
+    """What a run does when a checkpoint could not be written (a full disk): continue with a
+    warning, or stop."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

@@ -147,7 +147,7 @@ class RankingDataModule(lightning.LightningDataModule):
             DataError: a set has no training images.
         """
         parts = {
-            name: SetImages(labelled, labelled.part("train"), self._bad[name])
+            name: SetImages(labelled, labelled.rows("train"), self._bad[name])
             for name, labelled in self.sets.items()
         }
         for name, part in parts.items():
@@ -201,7 +201,7 @@ class RankingDataModule(lightning.LightningDataModule):
 
     def eval_dataloader(
         self,
-        part: Split,
+        split: Split,
         max_images: int | None = None,
         batch_size: int | None = None,
         rank: int = 0,
@@ -213,7 +213,7 @@ class RankingDataModule(lightning.LightningDataModule):
         all batches.
 
         Args:
-            part: val, test or train.
+            split: val, test or train.
             max_images: at most this many images of each set (`LabelledSet.split`).
             batch_size: images in a batch; the training batch's number if not given.
             rank: with `world_size`, deal the batches in turn and give this process its share; one
@@ -224,12 +224,12 @@ class RankingDataModule(lightning.LightningDataModule):
             DataError: no set has images in this part.
         """
         parts = {
-            name: SetImages(labelled, labelled.part(part, max_images), self._bad[name])
+            name: SetImages(labelled, labelled.rows(split, max_images), self._bad[name])
             for name, labelled in self.sets.items()
         }
         if not any(len(images) for images in parts.values()):
             keys = ", ".join(f"{images.key}.split" for images in parts.values())
-            raise DataError(f"{keys}: no {part} images")
+            raise DataError(f"{keys}: no {split} images")
         size = batch_size or self._loader.batch_size
         plans = [
             BatchPlan(name, tuple(range(first, min(first + size, len(images)))))

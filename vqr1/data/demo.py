@@ -77,14 +77,14 @@ class Photograph:
         package: package that carries it.
         path: file relative to the package's folder.
         sha256: digest of that file.
-        part: train, val or test.
+        split: train, val or test.
     """
 
     name: str
     package: str
     path: str
     sha256: str
-    part: str
+    split: str
 
     @property
     def reference(self) -> str:
@@ -261,7 +261,7 @@ class _Planned:
 
 def _planned(photograph: Photograph) -> Iterator[_Planned]:
     """Every image of one photograph, in the order of the label file."""
-    for number in range(CROPS[photograph.part]):
+    for number in range(CROPS[photograph.split]):
         for code, distortion in enumerate(DISTORTIONS):
             level = LEVELS[(number + code) % len(LEVELS)]
             name = f"{photograph.name}{number:02d}_{code + 1:02d}_{level:02d}.png"
@@ -286,7 +286,7 @@ def write_demo_set(folder: Path, advance: Callable[[int], None] = lambda images:
     for photograph in PHOTOGRAPHS:
         pixels = load_photograph(photograph)
         _save(pixels, folder / "images" / photograph.reference)
-        count = CROPS[photograph.part]
+        count = CROPS[photograph.split]
         crops = draw_crops(pixels, count, stream(SEED, photograph.name, "crops"))
         for image in _planned(photograph):
             noise = stream(SEED, image.name, "pixels")
@@ -307,9 +307,9 @@ def write_labels(folder: Path) -> None:
                 mean, deviation = image.rated()
                 row = (image.name, photograph.reference, f"{mean:.2f}", f"{deviation:.4f}")
                 writer.writerow(row)
-    for part in CROPS:
-        names = [photograph.reference for photograph in PHOTOGRAPHS if photograph.part == part]
-        (folder / "splits" / f"{part}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    for split in CROPS:
+        names = [photograph.reference for photograph in PHOTOGRAPHS if photograph.split == split]
+        (folder / "splits" / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
 
 
 def default_cache_dir() -> Path:
@@ -345,7 +345,7 @@ def ensure_demo_set(cache_dir: Path | None = None) -> Path:
             return folder
         unfinished = Path(tempfile.mkdtemp(prefix=f"{FOLDER}-", suffix=".split", dir=cache))
         try:
-            total = sum(CROPS[photograph.part] for photograph in PHOTOGRAPHS) * len(DISTORTIONS)
+            total = sum(CROPS[photograph.split] for photograph in PHOTOGRAPHS) * len(DISTORTIONS)
             with progress_bar("demo set", total, console=Console(stderr=True)) as advance:
                 write_demo_set(unfinished, advance)
             # mkdtemp makes the folder private; the cache may be shared between users.

@@ -119,7 +119,10 @@ def split_table(labelled: LabelledSet) -> Table:
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "split" else "right")
     in_none = labelled.table[labelled.table["split"].isna()]
-    for name, rows in [*((part, labelled.part(part)) for part in SPLITS), ("(in none)", in_none)]:
+    for name, rows in [
+        *((split, labelled.rows(split)) for split in SPLITS),
+        ("(in none)", in_none),
+    ]:
         if len(rows):
             counts = [rows[column].nunique() for column in ("reference", "distortion")]
             scores = (f"{value:.3f}" for value in (rows.mos.mean(), rows.mos.min(), rows.mos.max()))

@@ -60,7 +60,7 @@ class LabelledSet:
         """Number of images excluded because they are missing or empty."""
         return len(self.bad_images)
 
-    def part(self, part: Split, max_images: int | None = None) -> pd.DataFrame:
+    def rows(self, split: Split, max_images: int | None = None) -> pd.DataFrame:
         """Rows of one split, or of its subset, in table order under their numbers in `table`.
 
         Whoever takes a subset of a split takes this one: training, validation, evaluation and the
@@ -69,23 +69,23 @@ class LabelledSet:
         and letter case or folder of the files on this disk, and nested in n.
 
         Args:
-            part: train, val or test.
+            split: train, val or test.
             max_images: use at most this many images; where the configuration's `max_images` is
                 smaller, that many.
         """
-        rows = self.table[self.table["split"] == part]
+        rows = self.table[self.table["split"] == split]
         limits = [n for n in (self.config.max_images, max_images) if n is not None]
-        return rows.iloc[self._drawn(rows, min(limits, default=len(rows)), part)]
+        return rows.iloc[self._drawn(rows, min(limits, default=len(rows)), split)]
 
     def sample(self, count: int) -> pd.DataFrame:
-        """Rows of at most `count` images of the whole set, drawn as `part` draws them."""
+        """Rows of at most `count` images of the whole set, drawn as `rows` draws them."""
         return self.table.iloc[self._drawn(self.table, count, "all")]
 
     def _drawn(self, rows: pd.DataFrame, count: int, split: str) -> list[int]:
         return draw_subset(rows["label_name"].tolist(), count, self.config.split.seed, split)
 
     def digest(self, max_val_images: int | None = None) -> str:
-        """SHA-256 of what the rows state: names, scaled scores, splits, in order; and of the subsets.
+        """SHA-256 of the rows (names, scaled scores, splits, in order) and of the subsets.
 
         Args:
             max_val_images: validation images that are used at most.
@@ -93,10 +93,10 @@ class LabelledSet:
         rows = self.table[["image", "mos_scaled", "split"]]
         found = hashlib.sha256(pd.util.hash_pandas_object(rows, index=True).to_numpy().tobytes())
         limits: dict[Split, int | None] = {"train": None, "val": max_val_images, "test": None}
-        for part, limit in limits.items():
-            used = self.part(part, limit).index
-            if len(used) < (self.table["split"] == part).sum():
-                found.update(f"{part}:{used.tolist()}".encode())
+        for split, limit in limits.items():
+            used = self.rows(split, limit).index
+            if len(used) < (self.table["split"] == split).sum():
+                found.update(f"{split}:{used.tolist()}".encode())
         return found.hexdigest()
 
     def image_digests(self) -> dict[str, str]:

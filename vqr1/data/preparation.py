@@ -20,21 +20,21 @@ from vqr1.outputs import check_file
 SPLITS = ("train", "val", "test", "all")
 
 
-def jsonl_lines(labelled: LabelledSet, part: str) -> list[JsonlLine]:
-    """One set's lines; `part` is one of `SPLITS`."""
-    rows = labelled.table if part == "all" else labelled.part(part)  # type: ignore[arg-type]
+def jsonl_lines(labelled: LabelledSet, split: str) -> list[JsonlLine]:
+    """One set's lines; `split` is one of `SPLITS`."""
+    rows = labelled.table if split == "all" else labelled.rows(split)  # type: ignore[arg-type]
     return [
         JsonlLine(labelled.title, image, score)
         for image, score in zip(rows["image"], rows["mos_scaled"].tolist(), strict=True)
     ]
 
 
-def prepare(sets: Mapping[str, tuple[str, DatasetConfig]], part: str, out: Path | None) -> None:
+def prepare(sets: Mapping[str, tuple[str, DatasetConfig]], split: str, out: Path | None) -> None:
     """Write the file and print what is in it.
 
     Args:
         sets: by name, a set's dotted configuration key and its configuration.
-        part: one of `SPLITS`.
+        split: one of `SPLITS`.
         out: file to write; None is `prepared/NAME_PART.jsonl`.
 
     Raises:
@@ -44,9 +44,9 @@ def prepare(sets: Mapping[str, tuple[str, DatasetConfig]], part: str, out: Path 
     names: list[str] = []
     for name, (key, config) in sets.items():
         labelled = open_dataset(config, key, name)
-        found = jsonl_lines(labelled, part)
+        found = jsonl_lines(labelled, split)
         if not found:
-            raise DataError(f"{key}.split: {name} has no {part} images; try --part all")
+            raise DataError(f"{key}.split: {name} has no {split} images; try --split all")
         if labelled.title in names:
             raise DataError(
                 f"{key}: another set is called {labelled.title} too; one file cannot report them "
@@ -55,7 +55,7 @@ def prepare(sets: Mapping[str, tuple[str, DatasetConfig]], part: str, out: Path 
         names.append(labelled.title)
         lines += found
         print(f"{name}: {len(found)} of {len(labelled.table)} images as {labelled.title!r}")
-    out = out or Path("prepared") / f"{'+'.join(sets)}_{part}.jsonl"
+    out = out or Path("prepared") / f"{'+'.join(sets)}_{split}.jsonl"
     content = "".join(jsonl_text(lines)).encode()
     # A released file has the same form: only the same content shows that nothing is lost.
     check_file(out, "--out", lambda path: path.read_bytes() == content)

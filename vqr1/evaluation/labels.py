@@ -60,7 +60,7 @@ def whole_sets(dataset: DatasetConfig | MixtureConfig) -> DatasetConfig | Mixtur
     `split.seed` stays: it draws the subset where `max_images` is set.
     """
     if isinstance(dataset, MixtureConfig):
-        parts = {name: _whole_set(part) for name, part in dataset.parts.items()}
+        parts = {name: _whole_set(one) for name, one in dataset.parts.items()}
         return replace(dataset, parts=parts)
     return _whole_set(dataset)
 
@@ -70,13 +70,13 @@ def _whole_set(dataset: DatasetConfig) -> DatasetConfig:
 
 
 def label_tables(
-    dataset: DatasetConfig | MixtureConfig, part: EvalSplit
+    dataset: DatasetConfig | MixtureConfig, split: EvalSplit
 ) -> dict[str, pd.DataFrame]:
     """Labels of the sets, without their images.
 
     Args:
         dataset: the set or sets.
-        part: which images are evaluated.
+        split: which images are evaluated.
 
     Returns:
         By set, all rows of the labels (image, mos, reference, distortion, split), with a column
@@ -84,26 +84,26 @@ def label_tables(
 
     Raises:
         ConfigError: no `root`, or a split that does not fit the set.
-        DataError: labels that are not as their format states, or no set has images in this part.
+        DataError: labels that are not as their format states, or no set has images in this split.
     """
-    if part == "all":
+    if split == "all":
         dataset = whole_sets(dataset)
     if isinstance(dataset, MixtureConfig):
         sets = {name: (config, f"dataset.parts.{name}") for name, config in dataset.parts.items()}
     else:
         sets = {dataset.name: (dataset, "dataset")}
-    tables = {name: _label_table(config, key, part) for name, (config, key) in sets.items()}
+    tables = {name: _label_table(config, key, split) for name, (config, key) in sets.items()}
     if not any(table["evaluated"].any() for table in tables.values()):
         keys = ", ".join(f"{key}.split" for _, key in sets.values())
-        raise DataError(f"{keys}: no {part} images")
+        raise DataError(f"{keys}: no {split} images")
     return tables
 
 
-def _label_table(config: DatasetConfig, key: str, part: EvalSplit) -> pd.DataFrame:
+def _label_table(config: DatasetConfig, key: str, split: EvalSplit) -> pd.DataFrame:
     if config.root is None:
         raise ConfigError([f"{key}.root=None: set it to the folder that holds the labels"])
     root = Path(config.root).expanduser()
     table = read_labels(config, root, key)
     labelled = LabelledSet(config.name, config, key, config.name, root, table)
-    rows = labelled.part("test" if part == "all" else part)
+    rows = labelled.rows("test" if split == "all" else split)
     return table.assign(evaluated=table.index.isin(rows.index))

@@ -57,14 +57,14 @@ class PlannedImages:
     """
 
     def __init__(self, config: EvalConfig) -> None:
-        self._part: Split = "test" if config.part == "all" else config.part
-        dataset = whole_sets(config.dataset) if config.part == "all" else config.dataset
+        self._split: Split = "test" if config.split == "all" else config.split
+        dataset = whole_sets(config.dataset) if config.split == "all" else config.dataset
         # Before the model's own files, which a hub name may have to fetch.
         sets = open_sets(dataset)
         source = ResizedImages(InferenceSetup.of(config).resize_rule())
         self.data = RankingDataModule(dataset, config.loader, source, seed=config.seed, sets=sets)
         self._workers = config.loader.workers
-        loader = self.data.eval_dataloader(self._part)
+        loader = self.data.eval_dataloader(self._split)
         assert isinstance(loader.dataset, RankingImages)
         self._images = loader.dataset
         self._plans = list(loader.sampler)

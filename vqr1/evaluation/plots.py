@@ -147,7 +147,7 @@ def _calibration(axes: Axes, metrics: SetMetrics) -> None:
     axes.set_xlabel("standard deviation of an image's answers")
     axes.set_ylabel("RMSE after fit")
     axes.set_title(
-        f"does standard deviation predict error? rank correlation {number(metrics.calibration.srcc.value)}",
+        f"does std predict error? rank correlation {number(metrics.calibration.srcc.value)}",
         fontsize=9,
     )
 

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from vqr1.config import PredictionColumns
+from vqr1.config.renamed import present_name
 from vqr1.data.tables import check_unique, parse_number, read_csv, separator_hint
 from vqr1.errors import DataError
 from vqr1.evaluation.predictions import Predictions
@@ -42,7 +43,8 @@ _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
 _WHERE = "where"
 """Column of a loaded table: the place of each row in its file, as messages name it."""
 OPTIONAL = (
-    "mos", "dataset", "sample", "reference", "distortion", "lost", "text", "index", "format_compliant",
+    "mos", "dataset", "sample", "reference", "distortion", "lost", "text", "index",
+    "format_compliant",
 )  # fmt: skip
 
 
@@ -84,7 +86,7 @@ class PredictionStream:
         self.path = path
         self._file = GrowingFile(path)
         # A file of an earlier version continues with the columns that it has.
-        self._columns = COLUMNS if self._file.empty else _header(path)
+        self._columns = COLUMNS if self._file.empty else tuple(map(present_name, _header(path)))
         if self._file.empty:
             self._file.append(_csv_text([COLUMNS]))
 
@@ -202,7 +204,7 @@ def _load(path: Path, columns: PredictionColumns, only: str | None) -> pd.DataFr
 def _raw_csv(path: Path) -> tuple[dict[str, list[str]], list[str], str]:
     """Columns as text by name, the place of each row, and a hint for a column that is missing."""
     table = read_csv(path)
-    columns = {name: table.column(name) for name in table.names}
+    columns = {present_name(name): table.column(name) for name in table.names}
     return (
         columns,
         [table.where(row) for row in range(len(table.rows))],
@@ -222,7 +224,7 @@ def _raw_parquet(path: Path) -> tuple[dict[str, list[str]], list[str], str]:
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: no readable Parquet file: {error}") from error
     raw = raw.astype(object).where(raw.notna(), "").map(str)
-    columns = {str(name): raw[name].tolist() for name in raw.columns}
+    columns = {present_name(str(name)): raw[name].tolist() for name in raw.columns}
     return columns, [f"{path}, row {row + 1}" for row in range(len(raw))], ""
 
 

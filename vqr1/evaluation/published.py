@@ -98,7 +98,7 @@ def published_groups() -> tuple[PublishedGroup, ...]:
                     model["model"],
                     model["trained_on"],
                     group["sources"][model["source"]],
-                    {name: PublishedMetrics(**f) for name, f in model["figures"].items()},
+                    {name: PublishedMetrics(**f) for name, f in model["metrics"].items()},
                     tuple(model["trained_sets"]),
                 )
                 for model in group["models"]

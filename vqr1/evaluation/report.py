@@ -130,7 +130,7 @@ def main_table(evaluation: Evaluation, detailed: bool) -> Table:
         evaluation.caption,
         (*heads, "remarks") if detailed else heads,
         tuple(rows),
-        "figures",
+        "metrics",
         _notes(evaluation),
         tuple(dict.fromkeys(rules[:2])),
     )
@@ -299,8 +299,8 @@ def calibration_tables(evaluation: Evaluation) -> list[Table]:
     """Error by rising standard deviation of the answers."""
     return [
         Table(
-            f"{marked(metrics)}: does the standard deviation of the answers predict the error? Rank "
-            f"correlation {number(metrics.calibration.srcc.value)} over "
+            f"{marked(metrics)}: does the standard deviation of the answers predict the error? "
+            f"Rank correlation {number(metrics.calibration.srcc.value)} over "
             f"{metrics.calibration.images} of {metrics.images} images. {evaluation.caption}",
             ("standard deviation of answers", "images", "RMSE after fit"),
             tuple(

@@ -168,7 +168,7 @@ def _set_values(evaluation: Evaluation, metrics: SetMetrics) -> dict[str, Any]:
             "bins": [
                 {
                     "images": part.images,
-                    "spread": finite(part.std),
+                    "std": finite(part.std),
                     "rmse": finite(part.rmse),
                 }
                 for part in metrics.calibration.bins

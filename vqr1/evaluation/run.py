@@ -104,7 +104,7 @@ def mode_words(config: EvalConfig) -> str:
     held = held_values(config.backend, mode)
     if held is not None:
         how += f", {held}"
-    return f"{config.prompt.name.replace('_', '-')} prompt, {how}, {config.part} images"
+    return f"{config.prompt.name.replace('_', '-')} prompt, {how}, {config.split} images"
 
 
 def _evaluate_model(config: EvalConfig, composed: DictConfig, info: RankInfo) -> float | None:
@@ -139,12 +139,12 @@ def _evaluate_file(config: EvalConfig, composed: DictConfig) -> float:
     started = time.monotonic()
     assert config.predictions is not None
     path = Path(config.predictions).expanduser()
-    labels = label_tables(config.dataset, config.part) if config.labels == "dataset" else None
+    labels = label_tables(config.dataset, config.split) if config.labels == "dataset" else None
     predictions = read_predictions(path, config.columns, labels)
     check_settings(Path(config.run_dir), _file_settings(config, path))
     words = f"predictions from {path.name}, {predictions.samples} score(s) an image"
     if labels is not None:
-        words += f", {config.part} images"
+        words += f", {config.split} images"
     caption = _caption(config, words)
     return _report(config, composed, predictions, caption, started, None)
 
@@ -159,7 +159,7 @@ def _file_settings(config: EvalConfig, path: Path) -> dict[str, Any]:
     if config.labels == "dataset":
         dataset = config.dataset
         sets = dataset.parts if isinstance(dataset, MixtureConfig) else {dataset.name: dataset}
-        settings |= {"labels.part": config.part}
+        settings |= {"split": config.split}
         settings |= {f"labels.{key}.root": part.root for key, part in sets.items()}
     return settings
 

@@ -338,7 +338,7 @@ def _settings(config: EvalConfig, images: PlannedImages) -> dict[str, Any]:
     return {
         **InferenceSetup.of(config).settings(),
         "loader.batch_size": config.loader.batch_size,
-        "part": config.part,
+        "split": config.split,
         **asked,
     }
 

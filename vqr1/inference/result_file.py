@@ -209,8 +209,8 @@ def check_continuable(path: Path, settings: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         fix = "replace it with resume=false" if written_kind(path) else "remove it first"
         raise DataError(
-            f"output={path}: the file exists, and no {beside.name} beside it states how it was made; "
-            f"choose another place, or {fix}"
+            f"output={path}: the file exists, and no {beside.name} beside it states how it was "
+            f"made; choose another place, or {fix}"
         ) from error
     otherwise = ", choose another output, or replace the file with resume=false"
     check_settings(begun, settings, f"output={path} was begun", otherwise)

@@ -46,8 +46,8 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
         form = FORMATS.get(suffix)
         if form is None:
             problems.append(
-                f"output={config.output}: its ending does not state the format; use .csv, .jsonl or "
-                ".txt, or set format"
+                f"output={config.output}: its ending does not state the format; use .csv, .jsonl "
+                "or .txt, or set format"
             )
     problems += _places(config, form, patterns)
     if problems:
@@ -105,8 +105,8 @@ def _comparing(config: ScoreConfig) -> list[str]:
         )
     if mode.name == "greedy" or (mode.name == "sampled" and mode.samples < 2):
         problems.append(
-            f"task=compare, mode={mode.name}, mode.samples={mode.samples}: one answer does not state "
-            "how sure it is; use mode=expected, or mode=sampled with mode.samples=2 or more"
+            f"task=compare, mode={mode.name}, mode.samples={mode.samples}: one answer does not "
+            "state how sure it is; use mode=expected, or mode=sampled with mode.samples=2 or more"
         )
     return problems
 

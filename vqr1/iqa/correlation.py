@@ -33,7 +33,7 @@ MIN_PAIRS = 3
 """With two pairs every correlation is +1, -1 or undefined: no information."""
 
 _ROUNDING = 1e-13
-"""Relative standard deviation below which the differences within a vector are floating-point rounding."""
+"""Relative standard deviation below which differences within a vector are rounding."""
 
 
 @dataclass(frozen=True)

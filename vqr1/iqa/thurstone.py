@@ -88,9 +88,9 @@ def comparison_probabilities(
         variance = torch.full_like(statistics.variance, fixed_variance)
     else:
         variance = statistics.variance.clamp_min(variance_floor)
-    spread = (variance[:, None] + variance[None, :] + gamma).sqrt()  # [B, B]
+    std = (variance[:, None] + variance[None, :] + gamma).sqrt()  # [B, B]
     difference = scores[:, :, None] - statistics.mean[None, None, :]
-    return torch.special.ndtr(difference / spread[:, None, :])
+    return torch.special.ndtr(difference / std[:, None, :])
 
 
 def true_preferences(mos: Tensor) -> Tensor:

@@ -252,10 +252,10 @@ class _Passes:
         tokens = np.zeros((images, widest), np.int64)
         depth = np.tile(steps, (images, 1))
         for image, begun in enumerate(self._begun):
-            behind = slice(len(begun), len(begun) + tree.top)
+            following = slice(len(begun), len(begun) + tree.top)
             tokens[image, : len(begun)] = begun
-            tokens[image, behind] = tree.token[: tree.top]
-            depth[image, behind] = len(begun) + tree.depth[: tree.top]
+            tokens[image, following] = tree.token[: tree.top]
+            depth[image, following] = len(begun) + tree.depth[: tree.top]
         self._note(np.arange(tree.top), lengths[:, None] + np.arange(tree.top))
         seen = np.stack([self._first_seen(length, widest) for length in lengths])
         if (lengths == lengths[0]).all():

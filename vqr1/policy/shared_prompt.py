@@ -306,5 +306,5 @@ def _packed_logprobs(
     values = torch.cat([first[present], rest[:, 0]])
     if first_entropy is None or rest_entropy is None:
         return values, None
-    spread = first_entropy[:, None].expand(first.shape)
-    return values, torch.cat([spread[present], rest_entropy])
+    entropy = first_entropy[:, None].expand(first.shape)
+    return values, torch.cat([entropy[present], rest_entropy])

@@ -1,4 +1,4 @@
-"""What one job of a sweep is: its overrides, the swept values, and a name that states what it trains.
+"""What one job of a sweep is: its overrides, the swept values, and a name for what it trains.
 
 A job is named by a hash of its composed configuration without the keys that do not change what is
 trained (folders, logging, threads). Two points of a grid that compose to the same configuration are

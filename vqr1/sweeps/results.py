@@ -16,6 +16,7 @@ import yaml
 
 from vqr1.config.metrics import HEADLINE
 from vqr1.config.plain import flatten
+from vqr1.config.renamed import present_name
 from vqr1.data.tables import CsvTable, number, parse_csv, parse_number, read_text
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import FINISHED, PRUNED, WAITING, Attempt, SweepFolder
@@ -101,7 +102,7 @@ def read_children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[J
             int(tags.get("vqr1.job_number", -1)),
             {key: tags[slug(key)] for key in swept if slug(key) in tags},
             PRUNED if pruned else run.info.status,
-            dict(run.data.metrics),
+            {present_name(metric): value for metric, value in run.data.metrics.items()},
             tuple(sorted({p.step: p.value for p in history if math.isfinite(p.value)}.items())),
             tags.get(ERROR_TAG),
             run.info.run_id,
@@ -192,7 +193,11 @@ def _metrics_csv(file: Path, curve: str) -> tuple[dict[str, float], tuple[tuple[
     text = read_text(file)
     # What follows the last line end was cut off by a kill: .6 of .612 would be another number.
     table = parse_csv(text[: text.rfind("\n") + 1] or text, file)
-    columns = {name: _values(table, name) for name in table.names if name not in ("epoch", "step")}
+    columns = {
+        present_name(name): _values(table, name)
+        for name in table.names
+        if name not in ("epoch", "step")
+    }
     last = {name: values[-1][1] for name, values in columns.items() if values}
     steps = table.column("step") if "step" in table.names else []
     return last, tuple(

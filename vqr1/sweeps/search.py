@@ -138,7 +138,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 class PruneTrial(L.Callback):
-    """Reports validation metrics of a search's job, and gives the job up when the search reports it.
+    """Reports validation metrics of a search's job, and ends the job when the search asks.
 
     Args:
         trial: the running trial.

@@ -156,8 +156,8 @@ def _check_version(folder: SweepFolder, record: SweepRecord, asked: str) -> None
         raise ConfigError(
             [
                 f"{asked}: an earlier version began this sweep ({', '.join(old)} have been renamed "
-                f"since), which cannot be resumed; scripts/summarize.py folder={folder.path} still "
-                "shows it; start a new sweep in another folder"
+                f"since), which cannot be resumed; `vqr1 summarize folder={folder.path}` "
+                "still shows it; start a new sweep in another folder"
             ]
         )
 
@@ -190,7 +190,7 @@ class Sweep:
     Args:
         folder: the sweep's folder.
         plan: what the command asks for.
-        say: prints a line for the user.
+        report: prints a line for the user.
         search: settings of a search.
     """
 
@@ -198,12 +198,12 @@ class Sweep:
         self,
         folder: SweepFolder,
         plan: SweepPlan,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         search: dict[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.plan = plan
-        self.say = say
+        self.report = report
         self._search = search
         self._lock = folder.lock()
         self.parent: ParentRun | None = None
@@ -245,7 +245,7 @@ class Sweep:
         """Reconcile the children and close the parent run with a true status."""
         stopped = kind is not None and not issubclass(kind, Exception)
         if stopped:
-            self.say("the sweep is stopped; the same command again continues with it")
+            self.report("the sweep is stopped; the same command again continues with it")
         try:
             if self.parent is not None:
                 self.parent.reconcile_children(self.folder)
@@ -275,7 +275,7 @@ class Sweep:
                 launch([job.overrides for job in waiting], number)
                 broken = False
             except launcher_errors() as error:
-                self.say(f"the launcher lost a job: {type(error).__name__}")
+                self.report(f"the launcher lost a job: {type(error).__name__}")
                 broken = True
             if self.parent is not None:
                 self.parent.reconcile_children(self.folder)
@@ -291,7 +291,7 @@ class Sweep:
         printed = False
         while any(attempt.status == "RUNNING" for attempt in self.folder.attempts()):
             if not printed:
-                self.say("waiting for jobs that an earlier start left running")
+                self.report("waiting for jobs that an earlier start left running")
                 printed = True
             time.sleep(WAIT_SECONDS)
 
@@ -314,9 +314,9 @@ class Sweep:
         files = write_report(report, self.folder.path, self.plan.curve)
         if self.parent is not None:
             log_report(report, files, self.parent)
-        self.say(f"\n{report.markdown()}\nsummary: {files[0]}")
+        self.report(f"\n{report.markdown()}\nsummary: {files[0]}")
         if self.parent is not None:
-            self.say(f"MLflow parent run {self.parent.run_id}")
+            self.report(f"MLflow parent run {self.parent.run_id}")
         done = sum(report.counts.get(status, 0) for status in (FINISHED, PRUNED))
         jobs = missing is None
         missing = len(report.jobs) - done if missing is None else missing

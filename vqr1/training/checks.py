@@ -58,8 +58,8 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
         )
     if config.rollout.sampling.temperature == 0:
         problems.append(
-            "rollout.sampling.temperature=0.0: greedy responses are all alike, so that every group has zero variance; "
-            "use a temperature above 0"
+            "rollout.sampling.temperature=0.0: greedy responses are all alike, so that every "
+            "group has zero variance; use a temperature above 0"
         )
     penalty = config.rollout.sampling.repetition_penalty
     if penalty != 1:
@@ -174,9 +174,9 @@ def _engine_problems(config: TrainConfig) -> list[str]:
         problems.append(
             f"rollout.server.patience_s={server.patience_s:g}, "
             f"rollout.server.timeout_s={server.timeout_s:g}, "
-            f"hardware.process_group_timeout_minutes={minutes:g}: a process may wait for a lost server "
-            f"{RECONNECTIONS + 1} times as long as the first two, {longest:g} s in all, and the "
-            "others stop waiting for it before; lower them, or raise the last"
+            f"hardware.process_group_timeout_minutes={minutes:g}: a process may wait for a lost "
+            f"server {RECONNECTIONS + 1} times as long as the first two, {longest:g} s in all, and "
+            "the others stop waiting for it before; lower them, or raise the last"
         )
     if rollout.engine == "vllm_colocated" and not fitting_logprobs(sampling):
         problems.append(

@@ -1,4 +1,4 @@
-"""What a training run is called, logs of itself and states at its start, and what it keeps quiet."""
+"""What a training run is called, logs of itself and prints at its start, and what it hides."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def describe(
     """
     trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
     counts = ", ".join(
-        f"{name} {len(s.part('train'))}/{len(s.part('val'))}/{len(s.part('test'))}"
+        f"{name} {len(s.rows('train'))}/{len(s.rows('val'))}/{len(s.rows('test'))}"
         for name, s in data.sets.items()
     )
     lines = [

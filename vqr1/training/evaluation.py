@@ -27,7 +27,7 @@ def evaluate_test(
     """
     ranks = get_world_size()
     loader = data.eval_dataloader("test", batch_size=batch_size, rank=get_rank(), world_size=ranks)
-    total = sum(len(labelled.part("test")) for labelled in data.sets.values())
+    total = sum(len(labelled.rows("test")) for labelled in data.sets.values())
     looks = Looks(stops, len(loader))
     with progress_bar(f"test images, {when}", total, shown=get_rank() == 0) as advance:
 

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 import vqr1
 from vqr1.config import AnswerConfig, AnyAnswer, ModelConfig, validate
 from vqr1.config.earlier import EARLIER
+from vqr1.config.renamed import present_names
 from vqr1.durable import write_file
 from vqr1.errors import DataError
 from vqr1.evaluation.metrics import HEADLINE, headline, labels
@@ -42,7 +43,7 @@ def write_model_card(
         run_dir: the training's run directory, with its `config.yaml`.
         title: name on the card; None: that of the run directory.
         license: of the weights; None: that of the base model.
-        with_metrics: the checkpoint is the one that `summary.json` speaks of.
+        with_metrics: the checkpoint is the one that `summary.json` is about.
 
     Raises:
         DataError: `config.yaml` is missing or lacks what the card names.
@@ -50,7 +51,7 @@ def write_model_card(
     """
     config = read_run_config(run_dir)
     summary_file = run_dir / "summary.json"
-    summary = json.loads(summary_file.read_text()) if summary_file.is_file() else {}
+    summary = present_names(json.loads(summary_file.read_text())) if summary_file.is_file() else {}
     try:
         facts = _facts(
             folder, config, summary if with_metrics else {}, title or run_dir.name, license

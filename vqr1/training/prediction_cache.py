@@ -21,7 +21,7 @@ from vqr1.training.checkpoint_files import (
 
 logger = logging.getLogger(__name__)
 
-POLICY, AVERAGE = "evaluated", "judged_average"
+POLICY, AVERAGE = "predictions", "average_predictions"
 """Names of the files: of a policy, and of the average of its weights until then. Runs of earlier
 versions have them too."""
 

@@ -100,8 +100,8 @@ class Run:
                 [
                     f"resume: the data of {self.run_dir} have changed:",
                     *(f"  {change}: other images, MOS, splits or subsets" for change in changes),
-                    "give the folder that holds the same, start a new run, or continue all the same "
-                    "with resume_force=true",
+                    "give the folder that holds the same, start a new run, or continue all the "
+                    "same with resume_force=true",
                 ]
             )
         record = replace(self.record, data=digests)
@@ -149,7 +149,8 @@ def claimed_run(
                 [
                     f"resume={config.resume}: the configuration of {run_dir} has changed:",
                     *(f"  {change}" for change in changes),
-                    "restore these, start a new run, or continue all the same with resume_force=true",
+                    "restore these, start a new run, or continue all the same with "
+                    "resume_force=true",
                 ]
             )
         if changes and not record.finished:

@@ -1,4 +1,4 @@
-"""What a run directory states about its run: started how, with which configuration, finished or not.
+"""What a run directory records of its run: started how, with which configuration, finished or not.
 
 `run.json` is written when a run starts and when it has finished. While a process works on a run it
 holds `run.lock`; the operating system releases it however the process ends.
@@ -36,7 +36,7 @@ NOT_HARMLESS = ("callbacks.checkpoint.monitor", "rollout.server.weights")
 """Keys in them that do: another metric chooses another best checkpoint, and adapters beside the
 weights give other roundings than adapters added to them."""
 DATA_PLACES = (".root", ".label_file")
-"""Endings of data-set keys that state where the data lie; what lies there is compared by content."""
+"""Endings of data-set keys for where the data lie; what lies there is compared by content."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Validator:
 
 
 def in_table_order(parts: Sequence[Predictions]) -> Predictions | None:
-    """Put together what the processes have evaluated, each image once, as one process would have it.
+    """Join what the processes have evaluated, each image once, as one process would have it.
 
     Args:
         parts: this process's batches in order; batches were dealt in turn.

@@ -24,8 +24,8 @@ def parse_all(source: LabelSource) -> list[LabelRow]:
     names, scores, deviations = columns
     if not len(names) == len(scores) == len(deviations):
         raise DataError(
-            f"{path.parent}: {len(names)} names, {len(scores)} scores and {len(deviations)} standard "
-            "deviations; the three files must be of one release"
+            f"{path.parent}: {len(names)} names, {len(scores)} scores and {len(deviations)} "
+            "standard deviations; the three files must be of one release"
         )
     return [
         LabelRow(

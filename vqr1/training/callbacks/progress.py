@@ -22,7 +22,7 @@ SHOWN = {
 
 
 class TrainingBar(L.Callback):
-    """One bar over all optimiser steps, with reward, KL, standard deviation of scores and validation SRCC.
+    """One bar over all optimiser steps, with reward, KL, std of scores and validation SRCC.
 
     Lightning's own bars count batches of an epoch, and a run that is given in steps has no epochs
     that would mean anything to its reader.

@@ -1,4 +1,4 @@
-"""Reports about a training that goes wrong, keeps what made an update non-finite, stops if asked to.
+"""Reports a training that goes wrong, keeps what made an update non-finite, stops if asked to.
 
 Not here: the rules (`vqr1.training.watchdogs`), and skipping an update (`GrpoModule`).
 """
