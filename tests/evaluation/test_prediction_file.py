@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqr1.config import DatasetConfig, PredictionColumns, SplitConfig
+from vqr1.durable import committed_mark
 from vqr1.errors import DataError
 from vqr1.evaluation.labels import EvalSplit, label_tables
 from vqr1.evaluation.prediction_file import (
@@ -23,7 +24,7 @@ from vqr1.evaluation.prediction_file import (
     write_predictions,
 )
 from vqr1.evaluation.predictions import Predictions
-from vqr1.inference.resume import committed_mark, cut_to_committed
+from vqr1.inference.resume import cut_to_committed
 
 GOOD = "image,score,mos\na.png,3.5,4.0\nb.png,,2.0\nc.png,1.25,1.0\n"
 

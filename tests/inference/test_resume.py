@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from vqr1.durable import committed_mark
 from vqr1.inference.result import Result
 from vqr1.inference.result_file import ResultFile, RowAppender, partials, read_results
 from vqr1.inference.resume import (
     GrowingFile,
     Partials,
-    committed_mark,
     image_count,
     remaining,
     shares,

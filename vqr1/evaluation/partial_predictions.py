@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from vqr1.durable import write_file
 from vqr1.errors import ConfigError
 from vqr1.evaluation.prediction_file import read_predictions, write_predictions
 from vqr1.evaluation.predictions import Predictions, concatenate
 from vqr1.inference import resume
-from vqr1.inference.resume import Partials, cut_to_committed, replace_file, table_order
+from vqr1.inference.resume import Partials, cut_to_committed, table_order
 
 SETTINGS = "evaluation.json"
 
@@ -71,7 +72,7 @@ def check_settings(run_dir: Path, settings: Mapping[str, Any]) -> None:
     path = run_dir / SETTINGS
     if not path.exists():
         run_dir.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps(settings, indent=2) + "\n")
+        write_file(path, json.dumps(settings, indent=2) + "\n")
         return
     saved = json.loads(path.read_text(encoding="utf-8"))
     if not saved.keys() & settings.keys():

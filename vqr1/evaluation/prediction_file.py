@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ import pandas as pd
 from vqr1.config import PredictionColumns
 from vqr1.config.renamed import present_name
 from vqr1.data.tables import check_unique, parse_number, read_csv, separator_hint
+from vqr1.durable import replacing
 from vqr1.errors import DataError
 from vqr1.evaluation.predictions import Predictions
 from vqr1.inference.resume import GrowingFile
@@ -115,19 +115,18 @@ def _csv_text(rows: Iterable[tuple[object, ...]]) -> str:
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write predictions as CSV or Parquet (by the suffix), replacing the file as a whole."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    if path.suffix == ".parquet":
-        table = pd.DataFrame(list(rows_of(predictions)), columns=list(COLUMNS))
-        table["score"] = pd.to_numeric(table["score"])
-        table["mos"] = pd.to_numeric(table["mos"])
-        table["lost"] = pd.to_numeric(table["lost"])
-        table.to_parquet(aside, index=False)
-    else:
-        with aside.open("w", encoding="utf-8", errors="replace", newline="") as file:
-            writer = csv_writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(rows_of(predictions))
-    aside.replace(path)
+    with replacing(path) as aside:
+        if path.suffix == ".parquet":
+            table = pd.DataFrame(list(rows_of(predictions)), columns=list(COLUMNS))
+            table["score"] = pd.to_numeric(table["score"])
+            table["mos"] = pd.to_numeric(table["mos"])
+            table["lost"] = pd.to_numeric(table["lost"])
+            table.to_parquet(aside, index=False)
+        else:
+            with aside.open("w", encoding="utf-8", errors="replace", newline="") as file:
+                writer = csv_writer(file)
+                writer.writerow(COLUMNS)
+                writer.writerows(rows_of(predictions))
 
 
 def read_predictions(

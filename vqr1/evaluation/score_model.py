@@ -6,8 +6,7 @@ report (`run.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vqr1.config import EvalConfig, PromptConfig, ServerConfig
 from vqr1.config.model_defaults import default_of, lines_about, source_of, taken_from_model
@@ -46,6 +44,7 @@ from vqr1.inference.parallel import run_in_processes
 from vqr1.inference.resume import shares
 from vqr1.inference.setup import InferenceSetup
 from vqr1.policy.training_prompt import trained_vision_id
+from vqr1.progress import progress_bar
 from vqr1.records import RankingBatch
 
 
@@ -125,7 +124,7 @@ def _score_left(
     dealt = shares(left, processes)
     share = dealt[info.rank] if info.world_size > 1 else list(left)
     total = sum(len(images.plan[number].images) for number in share)
-    with _progress(total, info.rank == 0) as advance:
+    with progress_bar("images", total, shown=info.rank == 0 and total > 0) as advance:
         if processes > 1 and info.world_size == 1:
             again = "start the evaluation again with the same run_dir to continue it"
             run_in_processes(partial(_open_and_score, config, run_dir), dealt, advance, again)
@@ -341,21 +340,3 @@ def _settings(config: EvalConfig, images: PlannedImages) -> dict[str, Any]:
         "split": config.split,
         **asked,
     }
-
-
-@contextmanager
-def _progress(total: int, shown: bool) -> Iterator[Advance]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not shown or not total) as progress:
-        task = progress.add_task("images", total=total)
-
-        def advance(images: int) -> None:
-            progress.update(task, advance=images)
-
-        yield advance

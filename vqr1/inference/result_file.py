@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vqr1.data.tables import fields_of_any_length, parse_json, parse_number
+from vqr1.durable import write_file
 from vqr1.errors import ConfigError, DataError
 from vqr1.inference.own_files import written_kind
 from vqr1.inference.result import Result
@@ -32,7 +33,6 @@ from vqr1.inference.resume import (
     Partials,
     check_settings,
     cut_to_committed,
-    replace_file,
     settings_text,
 )
 from vqr1.inference.writers import EARLIER_FIELDS, FIELDS, ResultWriter
@@ -129,12 +129,12 @@ class ResultFile:
             if not self._continues:
                 # The old rows go first: a file must never stand beside settings that are not its.
                 self._path.unlink(missing_ok=True)
-                replace_file(settings_file(self._path), settings_text(self._settings))
+                write_file(settings_file(self._path), settings_text(self._settings))
             text = io.StringIO()
             writer = ResultWriter(text, self._form)
             for result in self.kept:
                 writer.write(result)
-            replace_file(self._path, text.getvalue(), _ERRORS)
+            write_file(self._path, text.getvalue().encode("utf-8", errors=_ERRORS))
             partials(self._path).remove()
             self._rows = RowAppender(self._path, self._form, marked=False)
         except OSError as error:

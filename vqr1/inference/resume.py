@@ -18,72 +18,57 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqr1.config.earlier import changed_settings
+from vqr1.durable import CommittedFile, committed_mark
 from vqr1.errors import ConfigError
 
 
 class GrowingFile:
-    """A file to which pieces are appended; nothing of a piece that was torn off is kept.
+    """A text file to which pieces are appended; nothing of a piece that was torn off is kept.
 
     Args:
         path: the file; continued where it exists.
         marked: keep the number of committed bytes in a file beside it, and write pieces through to
-            the disk. Otherwise all that the file holds counts, and the caller has cut it.
+            the disk (`vqr1.durable.CommittedFile`). Otherwise all that the file holds counts, and
+            the caller has cut it.
         errors: what becomes of characters that are no text, as `str.encode` knows it.
+
+    Raises:
+        DataError: a marked file that was changed by something else.
     """
 
     def __init__(self, path: Path, *, marked: bool = True, errors: str = "replace") -> None:
         self.path = path
-        self._marked = marked
         self._errors = errors
-        self._file = path.open("r+b" if path.exists() else "w+b")
-        if marked:
-            self._file.truncate(committed_bytes(path))
-        self._file.seek(0, os.SEEK_END)
-        self.empty = self._file.tell() == 0
+        self._committed = CommittedFile(path) if marked else None
+        self._plain = None if marked else path.open("ab")
+        self.empty = path.stat().st_size == 0
 
     def append(self, text: str) -> None:
         """Write and commit one piece."""
-        self._file.write(text.encode("utf-8", errors=self._errors))
-        self._file.flush()
-        if self._marked:
-            os.fsync(self._file.fileno())
-            replace_file(committed_mark(self.path), str(self._file.tell()))
+        data = text.encode("utf-8", errors=self._errors)
+        if self._committed is not None:
+            self._committed.append(data)
+        if self._plain is not None:
+            self._plain.write(data)
+            self._plain.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
-
-
-def committed_mark(path: Path) -> Path:
-    """The file that holds the committed size of a marked file."""
-    return path.with_name(f"{path.name}.committed")
-
-
-def committed_bytes(path: Path) -> int:
-    """The committed size of a marked file; 0 without a mark."""
-    mark = committed_mark(path)
-    return int(mark.read_text()) if path.exists() and mark.exists() else 0
+        if self._committed is not None:
+            self._committed.close()
+        if self._plain is not None:
+            self._plain.close()
 
 
 def cut_to_committed(path: Path) -> None:
     """Cut a marked file that nobody writes any more to what was committed."""
-    with path.open("r+b") as file:
-        file.truncate(committed_bytes(path))
-
-
-def replace_file(path: Path, content: str, errors: str = "strict") -> None:
-    """Write a file so that a reader, or the next start, sees either the old or the new content."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8", errors=errors, newline="") as file:
-        file.write(content)
-    aside.replace(path)
+    CommittedFile(path).close()
 
 
 @dataclass(frozen=True)
