@@ -6,6 +6,8 @@ VLLM := .venv-vllm
 ZERO := .venv-zero
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 ARGS ?=
+# Tests run in this many processes at once, which share the cores.
+WORKERS ?= 2
 # Threads that wait at a barrier sleep: without this, tests that share the cores crawl.
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -35,13 +37,13 @@ train: setup ## Train the tiny policy on the demo set (ARGS="key=value ..." to o
 
 # Three tiers by markers (pyproject.toml); a test is in the lowest tier that holds it.
 test-fast: setup-dev ## The inner loop: tests that take about a second or less
-	$(BIN)/python -m pytest -m "not slow and not medium" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not medium" $(ARGS)
 
 test: check ## Lint, types and all tests but the slow ones (ARGS="-k name" to choose)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
 
 test-slow: setup-dev ## Kills, real servers, several processes, long comparisons
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow $(ARGS)
 
 # Environments on top of $(VENV): its packages are found through a path file.
 define on_top

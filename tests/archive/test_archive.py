@@ -21,7 +21,6 @@ from tests.support.forked import run_program
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 ARCHIVE = Path(__file__).with_name("f0df201.tar.xz")
 MADE_IN = "/tmp/vqr1_f0df201"
 MODEL = (
@@ -34,7 +33,7 @@ SET = (
     "dataset.columns.std=std", "dataset.split.by=reference",
     "dataset.split.fractions=[0.5,0.25,0.25]", "loader.workers=0",
 )  # fmt: skip
-EVALUATE = (*SET, *MODEL, *MODE, "report.plots=false", "figures.bootstrap_draws=50")
+EVALUATE = (*SET, *MODEL, *MODE, "report.plots=false", "statistics.bootstrap_draws=50")
 TEXT = {".json", ".jsonl", ".yaml", ".csv", ".txt", ".md"}
 
 
@@ -60,13 +59,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_program([sys.executable, str(REPOSITORY / script), *arguments], cwd=folder)
+def run(folder: Path, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_program([sys.executable, "-m", "vqr1", command, *arguments], cwd=folder)
 
 
-def done(folder: Path, script: str, *arguments: str) -> str:
+def done(folder: Path, command: str, *arguments: str) -> str:
     """What a command printed that had to succeed."""
-    outcome = run(folder, script, *arguments)
+    outcome = run(folder, command, *arguments)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     return outcome.stdout
 
@@ -79,17 +78,17 @@ def scores(evaluation: Path) -> pd.Series:
 
 
 def test_its_export_is_evaluated_and_compared(folder: Path) -> None:
-    done(folder, "eval.py", *EVALUATE, "model.path=export", "run_dir=new")
+    done(folder, "eval", *EVALUATE, "model.path=export", "run_dir=new")
     pd.testing.assert_series_equal(
         scores(folder / "new"), scores(folder / "evaluation"), rtol=0, atol=1e-5
     )
-    done(folder, "eval.py", "compare=[evaluation,new]", "run_dir=compared")
+    done(folder, "eval", "compare=[evaluation,new]", "run_dir=compared")
     assert (folder / "compared/summary.json").is_file()
 
 
 def test_its_run_is_evaluated(folder: Path) -> None:
     run_id = json.loads((folder / "run/summary.json").read_text())["mlflow_run_id"]
-    done(folder, "eval.py", *EVALUATE, f"model.run={run_id}", "run_dir=new")
+    done(folder, "eval", *EVALUATE, f"model.run={run_id}", "run_dir=new")
     pd.testing.assert_series_equal(
         scores(folder / "new"), scores(folder / "evaluation"), rtol=0, atol=1e-5
     )
@@ -97,21 +96,21 @@ def test_its_run_is_evaluated(folder: Path) -> None:
 
 def test_its_evaluation_is_evaluated_again(folder: Path) -> None:
     before = (folder / "evaluation/predictions.csv").read_bytes()
-    said = done(folder, "eval.py", *EVALUATE, "model.path=export", "run_dir=evaluation")
-    assert "already scored" in said
+    printed = done(folder, "eval", *EVALUATE, "model.path=export", "run_dir=evaluation")
+    assert "already scored" in printed
     assert (folder / "evaluation/predictions.csv").read_bytes() == before
 
 
 def test_its_sweep_is_summarised(folder: Path) -> None:
     record = json.loads((folder / "sweep/sweep.json").read_text())
-    by_folder = done(folder, "scripts/summarize.py", "folder=sweep", "output=a")
+    by_folder = done(folder, "summarize", "folder=sweep", "output=a")
     by_parent = done(
-        folder, "scripts/summarize.py", f"parent={record['parent_run_id']}", "output=b",
+        folder, "summarize", f"parent={record['parent_run_id']}", "output=b",
         f"tracking_uri=sqlite:///{folder}/mlflow.db",
     )  # fmt: skip
-    for said in (by_folder, by_parent):
-        assert "fidelity" in said
-        assert "mse" in said
+    for printed in (by_folder, by_parent):
+        assert "fidelity" in printed
+        assert "mse" in printed
 
 
 def test_its_result_file_is_continued(folder: Path) -> None:
@@ -121,7 +120,7 @@ def test_its_result_file_is_continued(folder: Path) -> None:
     images = "photos/images"
     # The questions of that version began with `Picture 1: `.
     asked = (*MODEL, "model.path=model", *MODE, "prompt.vision_id=true")
-    done(folder, "score.py", images, *asked, "output=scores.csv")
+    done(folder, "score", images, *asked, "output=scores.csv")
     before, now = (pd.read_csv(table) for table in (io.StringIO("".join(rows)), file))
     assert len(now) == 24
     # Columns have been added since.
@@ -129,13 +128,13 @@ def test_its_result_file_is_continued(folder: Path) -> None:
 
 
 def test_its_run_is_exported(folder: Path) -> None:
-    done(folder, "scripts/export.py", "run=run", "output=new")
+    done(folder, "export", "run=run", "output=new")
     weights = [(folder / name / "model.safetensors").read_bytes() for name in ("new", "export")]
     assert weights[0] == weights[1]
 
 
 def test_its_stopped_run_is_resumed(folder: Path) -> None:
-    done(folder, "train.py", "resume=stopped")
+    done(folder, "train", "resume=stopped")
     assert (folder / "stopped/checkpoints/step_00000030.ckpt").is_file()
     assert (folder / "stopped/summary.json").is_file()
 
@@ -143,10 +142,11 @@ def test_its_stopped_run_is_resumed(folder: Path) -> None:
 @pytest.mark.parametrize("resume", ["auto", "sweep"])
 def test_its_sweep_is_refused_in_one_line(folder: Path, resume: str) -> None:
     outcome = run(
-        folder, "train.py", "-m", *SET, *MODEL, "model.path=model", "reward=fidelity,mse",
+        folder, "train", "-m", *SET, *MODEL, "model.path=model", "reward=fidelity,mse",
         "loss.kl_weight=0.1", "hydra.sweep.dir=sweep", f"sweep.resume={resume}",
     )  # fmt: skip
     assert outcome.returncode == 2
     (line,) = outcome.stderr.splitlines()
-    assert "an earlier version began this sweep (grpo.loss, grpo.clip, " in line
-    assert "scripts/summarize.py folder=sweep still shows it" in line
+    assert "an earlier version began this sweep (" in line
+    assert "grpo.loss, grpo.clip" in line
+    assert "`vqr1 summarize folder=sweep` still shows it" in line

@@ -25,6 +25,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import IO, Any
 
+from vqr1.program import PROGRAM
+
 _context = multiprocessing.get_context("forkserver")
 # There is one such server in a test run: it imports what the largest of its children needs.
 _context.set_forkserver_preload(["tests.faults.child"])
@@ -211,7 +213,8 @@ def _program(command: Sequence[str | os.PathLike[str]]) -> tuple[str, list[str]]
         return None
     rest = [word for word in words[1:] if word != "-P"]
     if rest[:1] == ["-m"]:
-        return (rest[1], rest[2:]) if rest[1].startswith("vqr1.") else None
+        ours = rest[1] == PROGRAM or rest[1].startswith(f"{PROGRAM}.")
+        return (rest[1], rest[2:]) if ours else None
     return (rest[0], rest[1:]) if rest and rest[0].endswith(".py") else None
 
 
@@ -251,7 +254,9 @@ def _run_program(
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     subprocess.Popen = _popen_or_fork  # type: ignore[misc, assignment]
     sys.argv = [program, *arguments]
-    if program.endswith(".py"):
+    if program == PROGRAM:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    elif program.endswith(".py"):
         runpy.run_path(program, run_name="__main__")
     else:
         importlib.import_module(program).main()
