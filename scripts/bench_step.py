@@ -54,7 +54,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--sweep-only", action="store_true", help="the sweeps without the sizes")
     parser.add_argument(
-        "--no-sweep", action="store_true", help="exclude the sweeps over K and image size"
+        "--no-sweep", action="store_true", help="skip the sweeps over K and image size"
     )
     parser.add_argument("--json", type=target(own_json("bench_step")), help="file for every metric")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-# The harness is part of the tests, which are not installed.
+# The harness is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.faults import kills, storage, surroundings
-from tests.faults.report import FaultResult, table
-from tests.faults.runs import Workshop
+from tools.faults import kills, storage, surroundings
+from tools.faults.report import FaultResult, table
+from tools.faults.runs import Workshop
 from vqr1.outputs import own_json, target, write_json
 
 Fault = Callable[[Workshop], FaultResult]

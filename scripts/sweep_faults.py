@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.sweeps.killed_sweep import command, kill_launcher_at, prepare, state  # noqa: E402
+from tools.faults.killed_sweep import command, kill_launcher_at, prepare, state  # noqa: E402
 
 
 def main() -> None:

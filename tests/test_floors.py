@@ -75,6 +75,18 @@ def test_imports_go_down() -> None:
     assert wrong == []
 
 
+def test_only_tests_import_tests() -> None:
+    folders = ("scripts", "tools", "experiments", "vqr1", "hydra_plugins")
+    wrong = [
+        f"{file.relative_to(PACKAGE.parent)} imports {name}"
+        for folder in folders
+        for file in sorted((PACKAGE.parent / folder).rglob("*.py"))
+        for name in sorted(imported_names(file))
+        if name == "tests" or name.startswith("tests.")
+    ]
+    assert wrong == []
+
+
 def test_a_whole_run_is_on_one_page() -> None:
     page = (PACKAGE / "training" / "run.py").read_text().splitlines()
     assert len(page) <= 150

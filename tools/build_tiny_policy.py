@@ -1,4 +1,4 @@
-"""Builds the tiny policy that ships in `vqr1/assets/tiny` and states what it measured.
+"""Builds the tiny policy that ships in `vqr1/assets/tiny` and prints what it measured.
 
     python tools/build_tiny_policy.py                       # replaces the packaged folder
     python tools/build_tiny_policy.py --output /some/folder --seed 2

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.support.forked import run_program
+from tools.faults.forked import run_program
 
 pytestmark = pytest.mark.slow
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from PIL import Image
 
+from tools.faults.small_set import write_kadid as write_kadid
 from vqr1.data.demo import ensure_demo_set
 
 
@@ -56,22 +55,6 @@ def run(
         return Outcome(code, printed.out, printed.err)
 
     return invoke
-
-
-def write_kadid(root: Path, references: int = 6, levels: int = 4) -> Path:
-    """A small set in KADID's format: noise of rising strength over random colours."""
-    (root / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    rows = ["dist_img,ref_img,dmos,var"]
-    for reference in range(1, references + 1):
-        base = np.full((56, 56, 3), rng.integers(60, 200, 3))
-        for level in range(1, levels + 1):
-            name = f"I{reference:02d}_01_{level:02d}.png"
-            noisy = base + rng.normal(0, 12 * (level - 1) + 1, base.shape)
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / "images" / name)
-            rows.append(f"{name},I{reference:02d}.png,{5 - level + 0.1 * reference:.2f},0.2")
-    (root / "dmos.csv").write_text("\n".join(rows) + "\n")
-    return root
 
 
 @pytest.fixture

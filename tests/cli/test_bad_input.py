@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.cli.bad_input_cases import CASES, Case
-from tests.cli.conftest import Command, write_kadid
+from tests.cli.conftest import Command
 from tests.support.images import noise_image
+from tools.faults.small_set import write_kadid
 from vqr1.cli import compose, data, evaluate, export, score, summarize, sync, train
 from vqr1.cli import main as vqr1
 from vqr1.config import config_dir

@@ -13,7 +13,7 @@ from omegaconf import open_dict
 
 from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
 from tests.cli.test_configs import compose_with_hydra
-from tests.support.forked import start_command
+from tools.faults.forked import start_command
 from vqr1.cli.train import main
 from vqr1.distributed.environment import RankInfo
 from vqr1.program import STARTED_AS, own_command

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.conftest import Command, write_kadid
+from tests.cli.conftest import Command
 from tests.support.images import noise_image
-from tests.sweeps.killed_sweep import TINY_RUN
+from tools.faults.killed_sweep import TINY_RUN
+from tools.faults.small_set import write_kadid
 from vqr1.cli import evaluate, score, train
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import ScoreConfig, validate

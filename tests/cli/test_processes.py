@@ -18,7 +18,6 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.cli.conftest import write_kadid
 from tests.support.commands import (
     REPOSITORY,
     Training,
@@ -29,7 +28,8 @@ from tests.support.commands import (
     run,
     state,
 )
-from tests.support.forked import ForkedProgram
+from tools.faults.forked import ForkedProgram
+from tools.faults.small_set import write_kadid
 from vqr1.cli import train
 from vqr1.distributed import rendezvous
 from vqr1.distributed.environment import RankInfo
@@ -120,7 +120,7 @@ def test_only_a_stopped_process_waits_for_the_others(monkeypatch: pytest.MonkeyP
 def other_labels(root: Path) -> str:
     labels = root / "dmos.csv"
     labels.write_text(labels.read_text().replace("4.10", "3.95"))
-    return "process 1 has read other images, MOS or parts of kadid"
+    return "process 1 has read other images, MOS or splits of kadid"
 
 
 def other_pixels(root: Path) -> str:

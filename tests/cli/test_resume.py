@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.cli.conftest import Command, write_kadid
+from tests.cli.conftest import Command
 from tests.cli.test_train import metric_history, on
+from tools.faults.small_set import write_kadid
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.train import main
 from vqr1.config import TrainConfig, validate

@@ -21,8 +21,8 @@ from PIL import Image
 
 from tests.cli.conftest import Command
 from tests.support.chat_server import Scripted, chat_server, completion, image_in
-from tests.support.forked import start_command
 from tests.support.images import noise_image
+from tools.faults.forked import start_command
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.score import MODES, main, split_arguments
 from vqr1.config import ScoreConfig, config_dir, validate

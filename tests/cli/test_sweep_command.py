@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.cli.conftest import Command, write_kadid
-from tests.support.mlflow_database import new_database
-from tests.sweeps.killed_sweep import TINY_RUN
+from tests.cli.conftest import Command
+from tools.faults.killed_sweep import TINY_RUN
+from tools.faults.mlflow_database import new_database
+from tools.faults.small_set import write_kadid
 from vqr1.cli.train import main
 
 pytestmark = pytest.mark.medium

@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from tests.cli.conftest import Command, write_kadid
+from tests.cli.conftest import Command
+from tools.faults.small_set import write_kadid
 from vqr1.cli.export import main as export_run
 from vqr1.cli.train import main
 from vqr1.config import ModelConfig

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from tests.evaluation.builders import THINKING
-from tests.support.forked import run_ranks
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
+from tools.faults.forked import run_ranks
 from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
 from vqr1.iqa.answers import PUBLISHED
 from vqr1.policy.loading import Policy

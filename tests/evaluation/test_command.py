@@ -17,9 +17,9 @@ import torch
 from mlflow import MlflowClient
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
-from tests.support.forked import ForkedProgram, start, start_command
 from tests.support.holder import hold_run
-from tests.support.mlflow_database import new_database
+from tools.faults.forked import ForkedProgram, start, start_command
+from tools.faults.mlflow_database import new_database
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.evaluate import main
 from vqr1.config import (

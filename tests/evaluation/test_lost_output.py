@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.support import lost_output
-from tests.support.mlflow_database import new_database
+from tools.faults import lost_output
+from tools.faults.mlflow_database import new_database
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.support.mlflow_database import new_database
+from tools.faults.mlflow_database import new_database
 from vqr1.config import EvalModelConfig, LoggerConfig
 from vqr1.errors import ModelError
 from vqr1.evaluation.model_source import resolve_model

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.killable import PLAN, main, scored
-from tests.support import forked
+from tools.faults import forked
 from vqr1.errors import ConfigError
 from vqr1.evaluation.partial_predictions import (
     PlannedBatch,

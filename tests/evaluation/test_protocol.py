@@ -71,7 +71,7 @@ def test_a_set_without_metrics_states_why() -> None:
     found = summarise(predictions([2.0, 2, 2, 2], [1, 2, 3, 4]), draws=100)
     assert math.isnan(found.srcc)
     assert found.reasons["srcc"] == "all predictions are equal"
-    assert math.isnan(found.srcc_interval.low)
+    assert math.isnan(found.metrics["srcc"].interval.low)
 
 
 def test_several_sets_are_averaged_and_never_pooled() -> None:
@@ -85,7 +85,8 @@ def test_several_sets_are_averaged_and_never_pooled() -> None:
     assert found.srcc == pytest.approx(0.85)
     assert found.n == 10
     alone = summarise(second, draws=200)
-    assert alone.srcc_interval == found.parts["b"].srcc_interval
+    one = found.parts["b"].metrics["srcc"].interval
+    assert alone.metrics["srcc"].interval == one
 
 
 def test_references_are_resampled_where_images_share_them() -> None:
@@ -94,8 +95,9 @@ def test_references_are_resampled_where_images_share_them() -> None:
     mos = np.repeat(effect, 8) + 0.3 * rng.normal(size=96)
     scores = mos + np.repeat(rng.normal(size=12), 8)
     labels = [f"I{i // 8}" for i in range(96)]
-    with_references = summarise(predictions(scores, mos, references=labels)).srcc_interval
-    images = summarise(predictions(scores, mos)).srcc_interval
+    grouped = summarise(predictions(scores, mos, references=labels))
+    with_references = grouped.metrics["srcc"].interval
+    images = summarise(predictions(scores, mos)).metrics["srcc"].interval
     width = with_references.high - with_references.low
     assert width > 1.5 * (images.high - images.low)
 

@@ -175,7 +175,7 @@ def test_one_rule_states_what_every_bootstrap_draws(references: int, units: str)
     )
     reported = set_metrics(part, FAST)
     assert (reported.units, reported.srcc.interval) == (units, expected)
-    assert summarise(part, draws=100).srcc_interval == expected
+    assert summarise(part, draws=100).metrics["srcc"].interval == expected
     other = predictions(scores + np.sin(np.arange(40)), mos, references=names)
     runs = [EvaluatedRun("a", part), EvaluatedRun("b", other)]
     assert compare_runs(runs, FAST)[0].units == units

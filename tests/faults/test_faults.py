@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import kills, storage, surroundings
-from tests.faults.report import FaultResult, last_line
-from tests.faults.runs import Workshop, compare, read_result
+from tools.faults import kills, storage, surroundings
+from tools.faults.report import FaultResult, last_line
+from tools.faults.runs import Workshop, compare, read_result
 from vqr1.errors import EXIT_INTERRUPTED, RunFaultError
 from vqr1.training.checkpoint_files import read_checkpoint, step_name
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.report import last_line
-from tests.faults.runs import ARGUMENTS, Workshop, compare, read_result
-from tests.support.vllm_transport import RunningServer, vllm_server
+from tools.faults.report import last_line
+from tools.faults.runs import ARGUMENTS, Workshop, compare, read_result
+from tools.faults.vllm_transport import RunningServer, vllm_server
 from vqr1.training.checkpoint_files import step_of
 
 pytestmark = pytest.mark.slow

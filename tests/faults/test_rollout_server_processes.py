@@ -20,7 +20,7 @@ from tests.support.commands import (
     run,
     state,
 )
-from tests.support.vllm_transport import RunningServer, vllm_server
+from tools.faults.vllm_transport import RunningServer, vllm_server
 from vqr1.training.checkpoint_files import step_of
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.inference.service.conftest import png
-from tests.support import lost_output
+from tools.faults import lost_output
 
 pytestmark = pytest.mark.slow
 

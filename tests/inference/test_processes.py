@@ -17,10 +17,10 @@ import pytest
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
 from tests.evaluation.test_server import SMALL, Served
-from tests.support import forked
 from tests.support.chat_server import chat_server
 from tests.support.commands import REPOSITORY, Training
 from tests.support.images import noise_image
+from tools.faults import forked
 from vqr1.cli import evaluate, score
 from vqr1.inference.result_file import partials
 

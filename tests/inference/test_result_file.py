@@ -10,8 +10,8 @@ from typing import Literal
 
 import pytest
 
-from tests.support.forked import start
 from tests.support.holder import hold_output
+from tools.faults.forked import start
 from vqr1.errors import ConfigError, DataError
 from vqr1.inference.compare import compare
 from vqr1.inference.own_files import written_kind

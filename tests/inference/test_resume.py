@@ -12,7 +12,6 @@ from vqr1.inference.result_file import ResultFile, RowAppender, partials, read_r
 from vqr1.inference.resume import (
     GrowingFile,
     Partials,
-    image_count,
     remaining,
     shares,
     table_order,
@@ -52,7 +51,6 @@ def test_partial_files_are_known_by_their_rank(tmp_path: Path) -> None:
 def test_a_batch_with_one_row_is_done(tmp_path: Path) -> None:
     assert remaining(PLAN, set()) == [0, 1, 2]
     assert remaining(PLAN, {"d"}) == [0, 2]
-    assert image_count(PLAN, [0, 2]) == 3
     assert shares([0, 1, 2], 2) == [[0, 2], [1]]
 
 

@@ -125,7 +125,7 @@ def test_pair_wins_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_pair_distinguish_them() -> None:
     found = pair_wins([1.0, 2.0, 3.0], [10.0, 20.0, 30.0], [1.0, 2.0, 3.0])
     assert math.isnan(found.win_rate.value)
-    assert found.win_rate.reason == "no pair of images distinguish the two"
+    assert found.win_rate.reason == "no pair of images distinguishes the two"
     assert found.first_accuracy == 1.0
 
 

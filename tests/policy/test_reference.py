@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.support.forked import run_ranks
 from tests.support.tiny_models import tiny_model
+from tools.faults.forked import run_ranks
 from vqr1.policy.reference import AdapterOff, FrozenCopy, make_reference
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
-from tests.sweeps.killed_sweep import TINY_RUN
+from tools.faults.killed_sweep import TINY_RUN
 from vqr1.cli.train import main
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 
-from tests.support import vllm_transport
 from tests.support.images import SENTENCE, noise_image
 from tests.support.real_vllm import needs_vllm
+from tools.faults import vllm_transport
 from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy

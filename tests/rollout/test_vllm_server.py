@@ -13,9 +13,9 @@ from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from tests.support import vllm_transport
 from tests.support.images import SENTENCE, noise_image
-from tests.support.vllm_transport import RunningServer, vllm_server
+from tools.faults import vllm_transport
+from tools.faults.vllm_transport import RunningServer, vllm_server
 from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
 from vqr1.errors import ModelError, RolloutLostError
 from vqr1.policy.families.qwen2_5_vl import FAMILY

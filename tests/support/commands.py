@@ -15,7 +15,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from tests.support.forked import ForkedProgram, process_of_rank
+from tools.faults.forked import ForkedProgram, process_of_rank
 from vqr1.training.checkpoint_files import step_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from tests.support.mlflow_database import new_database
+from tools.faults.mlflow_database import new_database
 
 
 class MlflowServer:

@@ -5,7 +5,7 @@ Its own processes are started by this file too.
 
 import sys
 
-from tests.support import vllm_transport
+from tools.faults import vllm_transport
 from vqr1.cli import train
 
 if __name__ == "__main__":

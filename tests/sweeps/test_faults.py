@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.support.forked import run_program
-from tests.sweeps.killed_sweep import command, kill_launcher_at, prepare, state
+from tools.faults.forked import run_program
+from tools.faults.killed_sweep import command, kill_launcher_at, prepare, state
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mlflow_database import new_database
+from tools.faults.mlflow_database import new_database
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import SweepFolder, SweepRecord

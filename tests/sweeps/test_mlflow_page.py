@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from scripts.screenshot_mlflow import main as tour
-from tests.support.mlflow_database import new_database
+from tools.faults.mlflow_database import new_database
 
 ROOT = Path(__file__).resolve().parents[2]
 

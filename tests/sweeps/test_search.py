@@ -12,10 +12,10 @@ from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from tests.cli.conftest import write_kadid
-from tests.support.forked import run_program
-from tests.support.mlflow_database import new_database
-from tests.sweeps.killed_sweep import ROOT, TINY_RUN, kill_launcher_at
+from tools.faults.forked import run_program
+from tools.faults.killed_sweep import ROOT, TINY_RUN, kill_launcher_at
+from tools.faults.mlflow_database import new_database
+from tools.faults.small_set import write_kadid
 from vqr1.cli import summarize
 from vqr1.sweeps import search
 from vqr1.sweeps.results import JobResult

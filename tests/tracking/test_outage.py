@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from tests.support.mlflow_database import new_database
 from tests.support.mlflow_server import MlflowServer
-from tests.support.slow_answers import SlowAnswers
+from tools.faults.mlflow_database import new_database
+from tools.faults.slow_answers import SlowAnswers
 from vqr1.cli.sync import main as sync
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError

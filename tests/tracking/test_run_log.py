@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
-from tests.support.mlflow_database import new_database
+from tools.faults.mlflow_database import new_database
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
 from vqr1.tracking import open_run_log, run_log

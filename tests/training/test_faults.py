@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
-from tests.sweeps.killed_sweep import command, prepare, state
+from tools.faults.killed_sweep import command, prepare, state
 from vqr1.cli.train import main
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted, RunFaultError

@@ -129,7 +129,7 @@ def run_command(
         schema: dataclass that the composed configuration must fit.
         task: receives the typed configuration and the composed one (for logging it whole).
         check: further rules, checked for every job of a sweep before the first starts.
-        reports_here: whether this process states a message with an exit code, or another one does.
+        reports_here: whether this process prints a message with an exit code, or another one does.
         go_on: how the user continues after an interrupt, with `{run_dir}` in place of the folder.
     """
     guard_output()

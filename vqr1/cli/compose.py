@@ -32,7 +32,14 @@ _SHOWN = 200
 _NO_KEY = re.compile(r"Could not override '([^']+)'")
 """Hydra's words for a key on the command line that the configuration does not have."""
 
-_NOISE = ("full_key:", "object_type=", "reference_type=", "See https://hydra.cc", "Config search")
+_NOISE = (
+    "full_key:",
+    "object_type=",
+    "reference_type=",
+    "See https://hydra.cc",
+    "Config search",
+    "provider=",
+)
 
 
 _HYDRA_FOLDERS: dict[str, dict[str, str]] = {
@@ -57,6 +64,8 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         try:
             return compose(config_name=config_name, overrides=list(overrides))
+        except HydraException:
+            raise  # a choice that does not exist is an `OSError` too
         except BAD_GROUP as error:
             raise bad_group(error, overrides) from error
 
@@ -69,13 +78,13 @@ def bad_group(error: Exception, overrides: Sequence[str]) -> ConfigError:
 
 
 def user_message(error: Exception) -> str:
-    """What to report a user: our own errors as they are, a library's in one line."""
+    """What to report to a user: our own errors as they are, a library's in one line."""
     if isinstance(error, UserError):
         return str(error)
     cause = "" if error.__cause__ is None else str(error.__cause__)
-    renamed = _renamed(str(error))
-    if renamed is not None:
-        return renamed
+    unknown = _unknown_key(str(error))
+    if unknown is not None:
+        return unknown
     if isinstance(error, OverrideParseException):
         return f"{error.override}: no readable override ({' '.join(str(error).split())})"
     printed = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
@@ -90,10 +99,15 @@ def user_message(error: Exception) -> str:
     return text
 
 
-def _renamed(message: str) -> str | None:
-    """The one line for a renamed key that Hydra did not find; None for anything else."""
+def _unknown_key(message: str) -> str | None:
+    """The one line for a key that Hydra did not find; None for anything else."""
     found = _NO_KEY.search(message)
-    return None if found is None else renamed_problem(found[1])
+    if found is None:
+        return None
+    # Hydra's own advice, to add the key with `+`, ends in a refusal: there are no other keys.
+    return renamed_problem(found[1]) or (
+        f"{found[1]}: no such key; `--help` lists the keys of this command"
+    )
 
 
 def check_hydra_folders(config_name: str, arguments: Sequence[str]) -> None:

@@ -80,7 +80,7 @@ def prepare(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--split", choices=SPLITS, default="train", help="images to write")
     parser.add_argument(
-        "--out", type=Path, help="file to write (default: prepared/NAME_PART.jsonl)"
+        "--out", type=Path, help="file to write (default: prepared/NAME_SPLIT.jsonl)"
     )
     return run_options(parser, _prepare, arguments)
 

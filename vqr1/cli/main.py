@@ -4,7 +4,7 @@
 
 Each command is a module here, imported when it is asked for: `--help` and a mistyped name wait for
 nothing. Shell completion is Hydra's own (`eval "$(vqr1 -sc install=bash)"`, docs/commands.md): this
-module only states which command's configuration a line is about.
+module only finds which command's configuration a line is about.
 
 Not here: what a command does, and the files `train.py`, `eval.py`, `score.py` of a checkout.
 """
@@ -48,7 +48,7 @@ COMMANDS = {
     "export": Subcommand("export", "a training's checkpoint as a folder, or to the hub", "export"),
     "data": Subcommand("data", "look at a data set (inspect), write its JSONL (prepare)", "data"),
     "plan": Subcommand("plan", "memory and time of a training, before it starts", "train"),
-    "sync": Subcommand("sync", "send what runs could not report the MLflow server"),
+    "sync": Subcommand("sync", "send what runs could not report to the MLflow server"),
     "summarize": Subcommand("summarize", "the table of a sweep, also while it runs"),
     "doctor": Subcommand("doctor", "what this machine can run, and what is missing"),
 }
@@ -61,7 +61,7 @@ def main() -> None:
     """Entry point of `vqr1` and of `python -m vqr1`."""
     arguments = sys.argv[1:]
     if not arguments:
-        _refuse(f"name a command: {', '.join(COMMANDS)}; `{PROGRAM} --help` states what each does")
+        _refuse(f"name a command: {', '.join(COMMANDS)}; `{PROGRAM} --help` lists what each does")
     name, rest = arguments[0], arguments[1:]
     if name in ("-h", "--help"):
         sys.stdout.write(help_text())

@@ -8,7 +8,7 @@ The configuration is that of `vqr1 train`, and nothing of it is loaded: no weigh
 Sizes are the longest that the configuration admits: every response at
 `rollout.sampling.max_new_tokens`, and images at `model.max_pixels` unless `--image` states how
 large they are. On a CPU the rates of matrix products and of copies are measured here; a GPU's are
-its vendor's metrics times two shares, which are assumptions (`--compute-share`, `--decode-share`).
+its vendor's numbers times two shares, which are assumptions (`--compute-share`, `--decode-share`).
 What was compared with real runs, and what was not: docs/scale.md.
 """
 

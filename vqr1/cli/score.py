@@ -31,7 +31,7 @@ from vqr1.process_memory import bound_memory
 from vqr1.program import name_of, program
 from vqr1.standard_streams import FULL, drop_output, guard_output
 
-EXIT_INTERRUPTED = 130
+EXIT_SIGINT = 130
 EXIT_BROKEN_PIPE = 141
 
 SERVE = "serve"
@@ -139,7 +139,7 @@ def _code_of(task: Callable[[], int], info: RankInfo) -> int:
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command continues an output of CSV or JSON lines\n")
-        return EXIT_INTERRUPTED
+        return EXIT_SIGINT
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

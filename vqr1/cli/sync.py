@@ -1,4 +1,4 @@
-"""`vqr1 sync`: send what runs could not report the MLflow server while it was away.
+"""`vqr1 sync`: send what runs could not report to the MLflow server while it was away.
 
     vqr1 sync RUN_DIR...
 
@@ -30,7 +30,7 @@ EXIT_LEFT = 1
 
 
 def sync(run_dir: Path, tracking_uri: str | None, seconds: float, restart: bool) -> bool:
-    """Send one run's journal and state what came of it.
+    """Send one run's journal and print what came of it.
 
     Args:
         run_dir: the run's folder.

@@ -3,7 +3,7 @@
 What trains is there. It needs PyTorch, transformers, Lightning and more, which take
 seconds to import. A mistake on the command line, `--help`, and the parents of a sweep or of several
 processes do not wait for what they do not need: everything heavy is imported here, by the function
-that continues with it.
+that takes over.
 
 Exit codes are in `vqr1.errors`; which run `resume=` names is found in
 `vqr1.training.resumed_arguments`.

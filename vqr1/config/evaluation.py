@@ -138,6 +138,6 @@ class EvalConfig:
     seed: Seed
     """Seed of the sampled answers."""
     metrics: OwnMetrics = field(default_factory=dict)
-    """Metrics beside those of `vqr1.evaluation.metrics`, by name (`conf/metrics`)."""
+    """Metrics beside those of `vqr1.evaluation.metrics`, by name (docs/extending.md)."""
     run_dir: str
     """Folder of predictions and report. Give the folder of a stopped evaluation to continue it."""

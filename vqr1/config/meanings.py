@@ -15,6 +15,11 @@ from typing import Any
 
 WIDTH = 100
 
+ARGUMENTS = "arguments"
+"""Field of the arguments that the schema does not type (`vqr1.config.targets.arguments_apart`)."""
+_ALIASES = {"target": "_target_"}
+"""Keys of fields whose names Python does not allow."""
+
 
 def field_meanings(schema: type) -> dict[str, str]:
     """By field, the docstring under it, also of base classes; fields without one are not in it."""
@@ -45,8 +50,16 @@ def key_lines(config: Any, prefix: str = "") -> Iterator[str]:
     meanings = field_meanings(type(config))
     own = sorted(fields(config), key=lambda field: is_dataclass(getattr(config, field.name)))
     for field in own:
-        value, key = getattr(config, field.name), f"{prefix}{field.name}"
+        value, key = getattr(config, field.name), f"{prefix}{_ALIASES.get(field.name, field.name)}"
         meaning = meanings.get(field.name, "")
+        if field.name == ARGUMENTS:
+            # They stand beside the class that takes them.
+            for name, argument in value.items():
+                yield f"  {prefix}{name}={_shown(argument)}"
+            continue
+        if isinstance(value, Mapping) and not value:
+            yield from _wrapped(f"{key}: {meaning} (none)", "  ")
+            continue
         if is_dataclass(value):
             yield ""
             yield from _wrapped(f"{key}: {meaning}" if meaning else key, "")

@@ -1,4 +1,4 @@
-"""Keys of metrics of the user's own (`conf/metrics`), beside those of `vqr1.evaluation.metrics`."""
+"""Keys of metrics of the user's own (docs/extending.md), beside `vqr1.evaluation.metrics`."""
 
 from __future__ import annotations
 

@@ -228,12 +228,12 @@ class TrainConfig:
     run_dir: str
     """Folder that receives checkpoints, tables and `summary.json`."""
     resume: str | None = None
-    """Run to resume with: its MLflow id, its folder, or `auto` (the newest unfinished run beside
+    """Run to resume: its MLflow id, its folder, or `auto` (the newest unfinished run beside
     `run_dir` with this configuration, else a new one)."""
     resume_force: bool = False
     """Continue although the configuration has changed in keys that change what is computed."""
     metrics: OwnMetrics = field(default_factory=dict)
-    """Metrics beside those of `vqr1.evaluation.metrics`, by name (`conf/metrics`)."""
+    """Metrics beside those of `vqr1.evaluation.metrics`, by name (docs/extending.md)."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

@@ -1,4 +1,4 @@
-"""One image of a labelled set, worst image first: a look reports whether the labels point right."""
+"""A contact sheet of a labelled set, worst image first: shows whether the labels point right."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def texture(crop: Pixels) -> float:
 def draw_crops(pixels: Pixels, count: int, rng: np.random.Generator) -> list[Pixels]:
     """Random crops, the more textured half of twice as many.
 
-    A blurred piece of clear sky looks like the sky: no viewer could report its quality, and its
+    A blurred piece of clear sky looks like the sky: no viewer could see its quality, and its
     label would be noise.
 
     Args:

@@ -262,7 +262,7 @@ def _with_found_images(
 def _handle_bad_images(
     bad: list[str], total: int, image_root: Path, config: DatasetConfig, key: str
 ) -> None:
-    """Stop if the configuration reports it, else log what is excluded."""
+    """Stop if the configuration asks for it, else log what is excluded."""
     shown = "; ".join(bad[:_SHOWN]) + (f"; and {len(bad) - _SHOWN} more" if bad[_SHOWN:] else "")
     summary = f"{len(bad)} of {total} labelled images cannot be used in {image_root}: {shown}"
     if config.on_bad_image == "error":

@@ -35,7 +35,7 @@ def prepare(sets: Mapping[str, tuple[str, DatasetConfig]], split: str, out: Path
     Args:
         sets: by name, a set's dotted configuration key and its configuration.
         split: one of `SPLITS`.
-        out: file to write; None is `prepared/NAME_PART.jsonl`.
+        out: file to write; None is `prepared/NAME_SPLIT.jsonl`.
 
     Raises:
         UserError: a set has no such images or bad labels, or the file cannot be written.
@@ -49,7 +49,7 @@ def prepare(sets: Mapping[str, tuple[str, DatasetConfig]], split: str, out: Path
             raise DataError(f"{key}.split: {name} has no {split} images; try --split all")
         if labelled.title in names:
             raise DataError(
-                f"{key}: another set is called {labelled.title} too; one file cannot report them "
+                f"{key}: another set is called {labelled.title} too; one file cannot keep them "
                 "apart, so write one file each"
             )
         names.append(labelled.title)

@@ -67,7 +67,7 @@ def broadcast_from_rank0(produce: Callable[[], T], kinds: Kinds = (UserError,)) 
     dist.broadcast_object_list(box, src=0)
     if box[0] is not None:
         raise box[0]
-    # Rank 0 keeps its own object and not the copy that continued the way.
+    # Rank 0 keeps its own object and not the copy that was sent.
     return value if get_rank() == 0 else box[1]
 
 

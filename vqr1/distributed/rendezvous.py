@@ -38,7 +38,7 @@ _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 _RETRY_SECONDS = 0.2
 _NO_STORE = "what listens there is another program, or a proxy, and no rendezvous"
 _REPORT_SECONDS = 5.0
-"""How long a process that has something to state looks for the rendezvous."""
+"""How long a process that has something to report looks for the rendezvous."""
 
 
 def connect_ranks(
@@ -143,7 +143,7 @@ def _found_store(wait: timedelta) -> dist.Store:
     """The rendezvous that another process keeps.
 
     Raises:
-        OSError: nobody listens there, or who does states nothing.
+        OSError: nobody listens there, or who does sends nothing.
         RuntimeError: who listens there is no rendezvous.
     """
     _wait_for_listener(wait)
@@ -247,10 +247,10 @@ def _differences(words: list[dict[str, Any]], changed_keys: ChangedKeys) -> list
 
 
 def report_once(info: RankInfo, message: str, code: int, pruned: bool = False) -> bool:
-    """Whether this process states why the run ends: exactly one of those that could does.
+    """Whether this process prints why the run ends: exactly one of those that could does.
 
     Args:
-        info: this process's. Our own launcher is given and states it itself.
+        info: this process's. Our own launcher is given the message and prints it.
         message: why.
         code: exit code.
         pruned: a search gave the run up.

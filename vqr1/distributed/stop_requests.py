@@ -88,7 +88,7 @@ class StopRequests:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             # A loader worker, which has inherited this handler: the step still needs it, but it
-            # must end where nobody reports it to. After SIGHUP its parent does.
+            # must end where nobody asks it to. After SIGHUP its parent does.
             if number == signal.SIGTERM:
                 signal.alarm(WORKER_GRACE_SECONDS)
             return

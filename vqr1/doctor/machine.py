@@ -121,7 +121,7 @@ def profile_findings(machine: Machine, load: Load) -> Iterator[Finding]:
         if problems:
             refused.setdefault(problems[0], []).append(name)
             continue
-        plans = [_planned(load([f"hardware={name}", f"model={model}"])) for model in MODELS]
+        plans = [_planned(model, load([f"hardware={name}", f"model={model}"])) for model in MODELS]
         yield Finding("can train", f"hardware={name}: {', '.join(plans)}")
     for problem, names in refused.items():
         yield Finding("cannot", f"{', '.join(names)}: {problem}", "absent")
@@ -133,8 +133,8 @@ def _start_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
     return hardware_problems(hardware, machine)
 
 
-def _planned(config: TrainConfig) -> str:
-    """Such as `tiny 1 GB` or `qwen2_5_vl_7b needs 130 GB`, of one device or of this machine."""
+def _planned(model: str, config: TrainConfig) -> str:
+    """Such as `tiny 1 GB` or `qwen2_5_vl_7b TOO LARGE (130 GB)`, of a device or of this machine."""
     shape = read_shape(config.model)
     plan = plan_memory(config, shape, share_of_work(config, shape), process=LIBRARIES)
     if config.hardware.accelerator == "gpu":
@@ -143,6 +143,4 @@ def _planned(config: TrainConfig) -> str:
         room = psutil.virtual_memory().total
         need = plan.peak * config.hardware.devices
     size = f"{need / 1e9:,.1f} GB"
-    return (
-        f"{config.model.name} {size}" if need < room else f"{config.model.name} TOO LARGE ({size})"
-    )
+    return f"{model} {size}" if need < room else f"{model} TOO LARGE ({size})"

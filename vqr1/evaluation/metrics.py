@@ -1,8 +1,8 @@
 """The metrics: one entry each, which validation, evaluation, reports, comparisons and sweeps read.
 
 A metric of your own needs no change here: a function from `MetricInputs` to a number, named by
-`_target_` in a YAML file under `conf/metrics/` (`vqr1.config.metrics`), which `metrics_of` puts
-after the entries of this file.
+`_target_` in a YAML file of a folder `metrics/` of your own (`vqr1.config.metrics`), which
+`metrics_of` puts after the entries of this file.
 
 Not here: which images enter (`vqr1.evaluation.summary`), how an interval is read from draws
 (`vqr1.iqa.bootstrap`).

@@ -5,7 +5,7 @@ protocol and how far its metrics were checked, each model with the source of its
 PLCC by the name of our data-set configuration). The means over sets are computed here from the
 metrics, never copied.
 
-Not here: evaluating whether two protocols are comparable; the reader gets both in words.
+Not here: deciding whether two protocols are comparable; the reader gets both in words.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def _report(
         for table in published_tables(evaluation):
             console.print(to_rich(table))
     means = evaluation.means
-    headline = means.plain[HEADLINE] if means is not None else sets[0].srcc
+    overall = means.plain[HEADLINE] if means is not None else sets[0].srcc
     with _open_log(config, composed, "+".join(metrics.dataset for metrics in sets)) as run_log:
         load_image = None if scored is None else scored.load_image
         write_outcome(evaluation, predictions, config.report, run_log, load_image)
@@ -202,11 +202,11 @@ def _report(
         if finished is not None:
             run_log.keep(finished.name)
         values = {
-            **summary_values(evaluation, headline, skipped),
+            **summary_values(evaluation, overall, skipped),
             "predictions": config.predictions or (finished and str(finished)),
         }
         _end(run_log, values, started, console)
-    return headline.value
+    return overall.value
 
 
 def _with_facts(metrics: SetMetrics, scored: ScoredModel | None, name: str) -> SetMetrics:
@@ -272,8 +272,8 @@ def compare_sweep(
     started = time.monotonic()
     options = metric_options(config)
     console = _console()
-    found = compare_settings(settings, options)
     check_settings(Path(config.run_dir), {"compare": [str(folder)]})
+    found = compare_settings(settings, options)
     tables, values = settings_tables(found, options), settings_values(found)
     for table in tables:
         console.print(to_rich(table))
@@ -303,7 +303,7 @@ def _open_log(config: EvalConfig, composed: DictConfig, sets: str) -> Iterator[R
 
 
 def _end(run_log: RunLog, values: dict[str, Any], started: float, console: Console) -> None:
-    """Write `summary.json` and state where everything is."""
+    """Write `summary.json` and print where everything is."""
     seconds = round(time.monotonic() - started, 1)
     run_log.summary({**values, "seconds": seconds, "mlflow_run_id": run_log.mlflow_run_id})
     if run_log.mlflow_run_id is not None:

@@ -67,11 +67,6 @@ class Summary:
         return self.metrics[HEADLINE].value
 
     @property
-    def srcc_interval(self) -> Interval:
-        """Interval of the headline."""
-        return self.metrics[HEADLINE].interval
-
-    @property
     def reasons(self) -> dict[str, str]:
         """Why a metric is NaN, by its name."""
         return {name: found.reason for name, found in self.metrics.items() if found.reason}

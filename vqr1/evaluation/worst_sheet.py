@@ -1,4 +1,4 @@
-"""The images that a model misjudges most, with what it stated about them.
+"""The images that a model misjudges most, with what it answered about them.
 
 What it does: takes the images with the largest |MOS - fitted score| and draws each beside
 its MOS, its predicted score and the reasoning of the answer that lies nearest to the
@@ -39,7 +39,7 @@ class WorstImage:
         mos: MOS.
         score: predicted score.
         fitted: predicted score on the MOS scale.
-        reasoning: what the model stated; the whole answer where it gave no reasoning, and nothing
+        reasoning: what the model answered; the whole answer where it gave no reasoning, and nothing
             where that is a tag only.
     """
 

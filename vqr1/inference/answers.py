@@ -33,7 +33,7 @@ def read_reply(reply: Reply, request: Request) -> Answers:
     """The scores of a reply.
 
     Args:
-        reply: what the model stated; with an error all S answers are invalid.
+        reply: what the model answered; with an error all S answers are invalid.
         request: what it was asked.
     """
     if reply.error is not None:

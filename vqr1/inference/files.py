@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = frozenset(
         ".webp",
     )
 )  # fmt: skip
-"""Endings, in lower case, by which images are given from other files in folders and globs."""
+"""Endings, in lower case, by which images are known from other files in folders and globs."""
 
 LIST_SUFFIX = ".csv"
 

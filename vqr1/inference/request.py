@@ -47,7 +47,7 @@ class Reply:
         std: its standard deviation, likewise.
         lost: probability of answers that are no such number; None where not asked for, or where the
             answer never begins.
-        error: why this image cannot be evaluated, other images could; None where it was.
+        error: why this image cannot be scored, other images could; None where it was.
     """
 
     texts: tuple[str, ...] = ()

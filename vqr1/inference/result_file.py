@@ -201,7 +201,7 @@ def check_continuable(path: Path, settings: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: each setting that differs from those that the file was begun with.
-        DataError: there is nothing beside it that reports.
+        DataError: there is nothing beside it that records how it was made.
     """
     beside = settings_file(path)
     try:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,11 +140,6 @@ def table_order(plan: Sequence[Sequence[Hashable]], keys: Sequence[Hashable]) ->
 def shares(numbers: Sequence[int], ranks: int) -> list[list[int]]:
     """Batch numbers dealt in turn to ranks."""
     return [list(numbers[rank::ranks]) for rank in range(ranks)]
-
-
-def image_count(plan: Sequence[Sequence[Hashable]], numbers: Iterable[int]) -> int:
-    """Images in some batches of a plan."""
-    return sum(len(plan[number]) for number in numbers)
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

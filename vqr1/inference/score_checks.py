@@ -78,7 +78,7 @@ def _inputs(config: ScoreConfig, patterns: Sequence[str]) -> list[str]:
         problems.append("no images: name files, folders or globs, such as `photos/`")
     if config.results is not None and patterns:
         problems.append(
-            f"results={config.results}: its images are compared; exclude {', '.join(patterns)}"
+            f"results={config.results}: its images are compared; give no {', '.join(patterns)}"
         )
     if config.column is not None and not any(is_list(pattern) for pattern in patterns):
         problems.append(f"column={config.column}: none of the paths is a list ending in .csv")

@@ -46,7 +46,8 @@ class Scorer:
 
     Args:
         backend: who answers, such as `LocalBackend(policy, model_config)`.
-        prompt: what the model is asked; a `free` prompt gives descriptions without scores.
+        prompt: what the model is asked.
+        answer: how answers are written and read; a form without scores gives descriptions.
         mode: how an answer becomes a score.
         seed: seed of sampled answers.
         batch_size: images computed together.

@@ -62,7 +62,7 @@ ASKED_RANGE: ScoreRange = (1.0, 5.0)
 
 RANGE_MARGIN = 0.25
 """Share of the asked range by which a score may lie beyond either end. Released checkpoints give
-scores somewhat below 1, and their order still reports quality; a `42` reports nothing."""
+scores somewhat below 1, and their order still follows quality; a `42` does not."""
 
 LONGEST_ANSWER = 200
 """Characters of an answer beyond which it is prose."""

@@ -220,7 +220,7 @@ def pair_wins(first: Vector, second: Vector, target: Vector) -> PairWins:
     if wins + losses:
         rate = MetricValue(wins / (wins + losses))
     else:
-        rate = MetricValue(math.nan, "no pair of images distinguish the two")
+        rate = MetricValue(math.nan, "no pair of images distinguishes the two")
     accuracy = [value / pairs if pairs else math.nan for value in credit]
     return PairWins(pairs, wins, losses, accuracy[0], accuracy[1], rate)
 

@@ -9,7 +9,7 @@ the image's mean score mu_i and variance (a sigma_i)^2, independent of every oth
 here both sides are distributions, and P(i, j) + P(j, i) = 1. sigma comes from K answers (unbiased)
 or from the distribution over the answer's numbers. `a` corrects a sigma that is too small or too
 large to be taken at its word, and gamma, half of it with each image, is the variance that no sigma
-reports of; `fit_comparison` finds both from pairs whose order is known. The published form has a =
+covers; `fit_comparison` finds both from pairs whose order is known. The published form has a =
 1 and gamma = 1e-6, which only keeps two certain images of the same score comparable.
 
 i is ranked before j where P(i, j) > 1/2, that is where mu_i > mu_j, whatever the variances.
@@ -197,7 +197,7 @@ class ReliabilityBin:
 def reliability(
     probability: FloatArray, won: FloatArray, bins: int = 10
 ) -> tuple[ReliabilityBin, ...]:
-    """The reliability curve: how often i is better where P(i, j) states p.
+    """The reliability curve: how often i is better where P(i, j) is p.
 
     Every pair counts in both directions, so the curve is symmetric about (1/2, 1/2); the bins
     divide [0, 1] evenly, and empty ones are excluded.

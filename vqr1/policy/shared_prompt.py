@@ -44,7 +44,7 @@ from vqr1.records import PromptBatch
 
 @dataclass(frozen=True)
 class ResponseLogprobs:
-    """What a policy states about given responses.
+    """A policy's log-probabilities of given responses.
 
     Attributes:
         logprobs: [B, K, C] float32 natural log-probabilities at the temperature, 0 where the mask

@@ -5,7 +5,7 @@ The published training has no "Picture 1: " in its prompts. Every policy that vq
 own folder records which it was, so that evaluation, scoring, the service and further training ask
 as the training did (`prompt.vision_id=null`); an explicit `prompt.vision_id` wins.
 
-Where nothing is recorded, the model card that older versions wrote reports; without one there is no
+Where nothing is recorded, the model card that older versions wrote is read; without one there is no
 "Picture 1: ".
 
 Not here: the prompt itself (`vqr1.data.prompts`).

@@ -1,4 +1,4 @@
-"""Control: the fidelity reward with every image evaluated by another image's MOS.
+"""Control: the fidelity reward with the MOS of another image for every image.
 
 A platform that learns from this reward learns from something else than quality. The MOS
 of the batch move on by one place; since batches are drawn at random, that is a random assignment in

@@ -1,6 +1,6 @@
 """The body of a chat request: the published prompt, and every sampling parameter.
 
-What a request excludes is filled in by the server: vLLM, for one, takes the checkpoint's own
+What a request omits is filled in by the server: vLLM, for one, takes the checkpoint's own
 generation config (some hold a repetition penalty). Every field that decides an answer is
 therefore sent with every request, off where it is not used. A field that a server does not know is
 listed in `backend.unsupported`, with the value that holds there; a value asked for that cannot hold

@@ -300,7 +300,7 @@ class _Limited(HTTPAdapter):
         self._seconds = seconds
         again = Retry(
             total=retries,
-            # A connection that breaks, or a time that is over, is the caller's to evaluate.
+            # A connection that breaks, or a time that is over, is the caller's to handle.
             read=False,
             status_forcelist=(500, 502, 503, 504),
             allowed_methods=None,

@@ -51,7 +51,7 @@ class VllmRequests:
     def fields(self, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
         """Sampling parameters of vLLM beside temperature, top-k, top-p and the length limit.
 
-        Those that nothing here uses are given too, off: what is excluded, a server takes from the
+        Those that nothing here uses are given too, off: what is omitted, a server takes from the
         checkpoint's generation config or from its own defaults.
 
         Args:

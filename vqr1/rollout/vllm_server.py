@@ -100,7 +100,7 @@ class VllmServerEngine:
             RolloutLostError: the server does not answer any more.
             ModelError: it refuses the weights.
         """
-        # The others are given which server has the weights: it may have been started anew.
+        # The others receive which server has the weights: it may have been started anew.
         self._link.instance = self._agree(lambda: self._persist(self._send, may_reopen=True))
 
     def _send(self) -> str | None:

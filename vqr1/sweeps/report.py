@@ -153,7 +153,7 @@ def write_report(report: SweepReport, folder: Path, curve: str) -> list[Path]:
     Args:
         report: the summary.
         folder: receives the files.
-        curve: metric of the metrics' curves.
+        curve: metric of the plots' curves.
 
     Returns:
         The files.

@@ -57,7 +57,7 @@ class SweepPlan:
         config_yaml: the configuration that all jobs start from.
         max_failures: failed jobs above which no further job begins; None bears all.
         metric: metric of the summary; None takes the first usual one there is.
-        curve: metric of the metrics' curves.
+        curve: metric of the plots' curves.
         objective: direction and metric of a search, None for a grid.
     """
 
@@ -83,7 +83,7 @@ def find_folder(plan: SweepPlan, resume: str, new: Path) -> tuple[SweepFolder, s
         new: folder for a new sweep.
 
     Returns:
-        The folder, and what to report the user of a sweep that could not be continued.
+        The folder, and what to report to the user of a sweep that could not be continued.
 
     Raises:
         ConfigError: the sweep to continue is not there or differs, or `new` holds another sweep or

@@ -1,4 +1,4 @@
-"""What a run reports the tracking server, one JSON object a line.
+"""What a run reports to the tracking server, one JSON object a line.
 
 The journal of a run is a sequence of these events in the order in which they happened. A `start`
 event begins an MLflow run; all that follow, up to the next one, belong to it. Times are

@@ -1,4 +1,4 @@
-"""The journal: everything a run reports the tracking server is first a line in its run directory.
+"""The journal: what a run reports to the tracking server is first a line in its run directory.
 
 The training process only appends to a file, so that no state of the server can stop or slow it.
 Lines are written at once, without a buffer: a killed process loses none. They are synced to the

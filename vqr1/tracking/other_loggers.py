@@ -37,7 +37,7 @@ WANDB_ID = "wandb_id"
 
 @runtime_checkable
 class EndingLogger(Protocol):
-    """A logger that wants to be given how the run ended."""
+    """A logger that needs to know how the run ended."""
 
     def end(self, status: Ending) -> None:
         """Close it."""

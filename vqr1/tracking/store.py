@@ -97,14 +97,6 @@ def prepare_experiment(tracking_uri: str, experiment: str) -> str:
         return _experiment_id(tracking_uri, experiment, database.parent / "mlruns")
 
 
-def close_run(tracking_uri: str, run_id: str, status: str) -> None:
-    """Give a run that nobody writes to any more its status: FINISHED, FAILED or KILLED.
-
-    A killed process leaves its run as RUNNING; whoever knows that it is gone reports it here.
-    """
-    quick_client(tracking_uri).set_terminated(run_id, status)
-
-
 def one_line(error: BaseException) -> str:
     """First line of a store's error, short enough for a warning, without passwords."""
     # SQLAlchemy puts where it met an error before what it met.

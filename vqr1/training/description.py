@@ -111,7 +111,7 @@ def _resumed_at(run: Run) -> str:
     if not run.resumed:
         return ""
     if run.checkpoint is None:
-        return "\nresumed from the beginning: nothing was saved yet"
+        return "\nstarted again from the beginning: nothing was saved yet"
     return f"\nresumed after step {step_of(run.checkpoint)}"
 
 
@@ -125,7 +125,7 @@ def run_tags(config: TrainConfig, command: RunCommand) -> dict[str, str]:
 
 
 def quieten(config: TrainConfig) -> None:
-    """Silence what libraries state at every run and no user can act on."""
+    """Silence what libraries print at every run and no user can act on."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     if config.model.path is None:

@@ -16,7 +16,7 @@ A constant predictor gives every pair of images probability 1/2, and earns sqrt(
 (arXiv 2505.14460, equation of the fidelity reward). Non-finite updates are no matter of several
 steps: `GrpoModule` skips each, and the callback counts them.
 
-Not here: who is given, and stopping (`callbacks/watchdogs.py`).
+Not here: printing warnings, and stopping (`callbacks/watchdogs.py`).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ RULES: dict[str, tuple[Callable[[Metrics, float], bool], str]] = {
     ),
     "entropy": (
         _below("entropy"),
-        "the policy states nearly the same every time, so groups will stop to differ; lower "
+        "the policy answers nearly the same every time, so groups will stop differing; lower "
         "optimizer.lr, raise loss.kl_weight or rollout.sampling.temperature",
     ),
 }

@@ -40,7 +40,7 @@ class LabelRow:
         std: standard deviation of the single ratings on the file's scale; NaN where not given.
         reference: the undistorted image (content) that the image derives from, or None.
         split: official split, or None.
-        distortion: kind of distortion that the file or its name reports, or None.
+        distortion: kind of distortion that the file or its name states, or None.
     """
 
     image: str

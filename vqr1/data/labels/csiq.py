@@ -1,6 +1,6 @@
 """CSIQ: sheet `all_by_image` of `csiq.DMOS.xlsx`, or a text copy of file name and DMOS.
 
-Traps: LOWER is better; the sheet states `noise` where the file is `1600.AWGN.1.png`; the files lie
+Traps: LOWER is better; the sheet has `noise` where the file is `1600.AWGN.1.png`; the files lie
 in one subfolder a distortion.
 """
 

@@ -37,7 +37,7 @@ class Watchdogs(L.Callback):
     Args:
         config: limits, patience, actions.
         run_log: receives a tag for each warning, so that MLflow's page shows it.
-        stops: is asked to end the run where a watchdog's action reports it.
+        stops: is asked to end the run where a watchdog's action asks for it.
     """
 
     def __init__(self, config: WatchdogsConfig, run_log: RunLog, stops: StopRequests) -> None:

@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 
-from tests.faults import child
-from tests.support import forked
-from tests.support.mlflow_database import new_database
+from tools.faults import child, forked
+from tools.faults.mlflow_database import new_database
 
 ARGUMENTS = (
     "dataset.max_images=12", "loader.batch_size=3", "grpo.group_size=3", "max_steps=7",

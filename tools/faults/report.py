@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from tests.faults.runs import Comparison
+from tools.faults.runs import Comparison
 
 TRACEBACK = "traceback"
 

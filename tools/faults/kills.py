@@ -6,8 +6,8 @@ import random
 import signal
 import time
 
-from tests.faults.report import FaultResult, last_line
-from tests.faults.runs import Workshop, compare, read_result
+from tools.faults.report import FaultResult, last_line
+from tools.faults.runs import Workshop, compare, read_result
 from vqr1.errors import EXIT_INTERRUPTED
 from vqr1.training.checkpoint_files import step_name
 

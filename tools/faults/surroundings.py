@@ -17,9 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.faults.report import FaultResult, last_line
-from tests.faults.runs import Training, Workshop, compare, read_result
-from tests.support.slow_answers import SlowAnswers
+from tools.faults.report import FaultResult, last_line
+from tools.faults.runs import Training, Workshop, compare, read_result
+from tools.faults.slow_answers import SlowAnswers
 from vqr1.data.demo import ensure_demo_set
 from vqr1.errors import RunFaultError, UserError
 
@@ -143,7 +143,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 def _answers(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:  # nosec B310 - its own server
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.report import FaultResult, last_line
-from tests.faults.runs import Workshop, compare, read_result
+from tools.faults.report import FaultResult, last_line
+from tools.faults.runs import Workshop, compare, read_result
 from vqr1.errors import EXIT_INTERRUPTED, RunFaultError
 
 MOUNT_REFUSED = "this machine does not let us mount a file system"
@@ -93,7 +93,7 @@ def full_disk(workshop: Workshop) -> FaultResult:
         printed = last_line(training.output)
         if code != RunFaultError.exit_code:
             return FaultResult(fault, printed=f"exit code {code}: {printed}")
-        subprocess.run(["mount", "-o", "remount,size=400m", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=400m", str(disk)], check=True)  # nosec B607 - system tools
         resumed = workshop.resume("full_disk")
         code = resumed.wait()
         done = compare(read_result(resumed.folder), workshop.reference) if code == 0 else None
@@ -107,13 +107,13 @@ def read_only(workshop: Workshop) -> FaultResult:
     with small_disk(folder, "400m") as disk:
         if disk is None:
             return FaultResult(fault, skipped=MOUNT_REFUSED)
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)  # nosec B607 - system tools
         training = workshop.start("read_only", "run_dir=run")
         code = training.wait()
         printed = last_line(training.output)
         if code != RunFaultError.exit_code:
             return FaultResult(fault, printed=f"exit code {code}: {printed}")
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)  # nosec B607 - system tools
         resumed = workshop.resume("read_only")
         code = resumed.wait()
         done = compare(read_result(resumed.folder), workshop.reference) if code == 0 else None
@@ -125,7 +125,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path | None]:
     """A memory file system of a size at `folder/run`; None where mounting is not allowed."""
     disk = folder / "run"
     disk.mkdir(parents=True)
-    mounted = subprocess.run(
+    mounted = subprocess.run(  # nosec B607 - system tools
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "vqr1-fault", str(disk)],
         capture_output=True,
         check=False,
@@ -136,4 +136,4 @@ def small_disk(folder: Path, size: str) -> Iterator[Path | None]:
     try:
         yield disk
     finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # nosec B607 - system tools

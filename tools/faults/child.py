@@ -20,8 +20,8 @@ import mlflow  # noqa: F401
 import torch
 
 import vqr1.training.run  # noqa: F401
-from tests.support import lost_output
-from tests.support.forked import enter
+from tools.faults import lost_output
+from tools.faults.forked import enter
 from vqr1.cli.train import main
 
 PHASES = {
@@ -106,7 +106,7 @@ def _nan_reward() -> None:
 
 
 def _vllm_stand_ins() -> None:
-    from tests.support import vllm_transport
+    from tools.faults import vllm_transport
 
     vllm_transport.install()
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 
-from tests.support import forked
+from tools.faults import forked
 
 LINES = 2
 """Lines that the reader of a pipe takes before it ends, as `head -2`."""

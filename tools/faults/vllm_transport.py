@@ -89,7 +89,7 @@ class RunningServer:
     def start(self, wait: bool = True) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.vllm_server", str(self.port)],
+            [sys.executable, "-m", "tools.faults.vllm_server", str(self.port)],
             cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         end = time.monotonic() + START_SECONDS

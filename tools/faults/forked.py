@@ -29,7 +29,7 @@ from vqr1.program import PROGRAM
 
 _context = multiprocessing.get_context("forkserver")
 # There is one such server in a test run: it imports what the largest of its children needs.
-_context.set_forkserver_preload(["tests.faults.child"])
+_context.set_forkserver_preload(["tools.faults.child"])
 _server: Any = multiprocessing.forkserver._forkserver
 _popen: Any = subprocess.Popen
 

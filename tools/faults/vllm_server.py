@@ -2,7 +2,7 @@
 
 The prompt is rendered and the image prepared by the checkpoint's own processor, not by ours.
 Weights come through a store of PyTorch in place of NCCL (`vllm_transport.py` is the other end).
-Run it as `python -m tests.support.vllm_server PORT`.
+Run it as `python -m tools.faults.vllm_server PORT`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -62,15 +63,16 @@ class Served:
 
     def app(self) -> FastAPI:
         app = FastAPI()
-        for path, answer in {
+        reads: dict[str, Callable[..., Any]] = {
             "/health": lambda: {},
             "/v1/models": self.models,
             "/server_info": self.server_info,
             "/get_world_size": lambda: {"world_size": 1},
             "/counts": lambda: {**self.counts, "pid": os.getpid()},
-        }.items():
+        }
+        for path, answer in reads.items():
             app.add_api_route(path, answer, methods=["GET"], response_model=None)
-        for path, answer in {
+        writes: dict[str, Callable[..., Any]] = {
             "/options": self.set_options,
             "/init_weight_transfer_engine": self.join,
             "/start_weight_update": self.start_update,
@@ -81,7 +83,8 @@ class Served:
             "/v1/load_lora_adapter": self.load_adapter,
             "/v1/unload_lora_adapter": self.unload_adapter,
             "/v1/chat/completions": self.chat,
-        }.items():
+        }
+        for path, answer in writes.items():
             app.add_api_route(path, answer, methods=["POST"], response_model=None)
         return app
 

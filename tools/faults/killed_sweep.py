@@ -17,9 +17,9 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.cli.conftest import write_kadid
-from tests.support.forked import ForkedProgram
-from tests.support.mlflow_database import new_database
+from tools.faults.forked import ForkedProgram
+from tools.faults.mlflow_database import new_database
+from tools.faults.small_set import write_kadid
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_RUN = (
