@@ -95,7 +95,7 @@ def sync(path: Path) -> None:
 
 def remove_asides(folder: Path) -> None:
     """Delete what killed writers left in a folder that nobody else writes to now."""
-    for path in folder.glob(f".*{ASIDE}"):
+    for path in folder.glob(f"*{ASIDE}"):
         with suppress(FileNotFoundError):
             os.unlink(path)
 

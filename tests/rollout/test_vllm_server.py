@@ -23,7 +23,7 @@ from vqr1.policy.loading import load_policy
 from vqr1.policy.prompts import PromptBuilder
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.local import LocalEngine
-from vqr1.rollout.vllm_client import ServerAwayError, VllmLink
+from vqr1.rollout.vllm_client import ServerAwayError, VllmLink, _free_port_after
 from vqr1.rollout.vllm_requests import seeds_of
 from vqr1.rollout.vllm_server import Agree, VllmServerEngine
 
@@ -330,3 +330,11 @@ def test_a_new_process_that_is_gone_again(
     server.set(instance="other")
     with pytest.raises(RolloutLostError, match=r"lost the rollout server \(no answer\)"):
         engine.synchronise()
+
+
+def test_a_port_in_use_is_passed_over() -> None:
+    with socket.socket() as used:
+        used.bind(("", 0))
+        used.listen()
+        taken = used.getsockname()[1]
+        assert _free_port_after(taken - 1) > taken

@@ -73,7 +73,7 @@ def test_missing_scores_draws_and_correlations_are_given(tmp_path: Path) -> None
     # Scores of two values: 2 / 2^6 = 3 % of the draws hold one of them only.
     after = predictions([1, 1, 2, 2, 2, 1], MOS)
     found = result(before, after, ExportedStep(None, 8, {}), draws=1000)
-    lost = found.summary_after.srcc_interval.lost  # type: ignore[union-attr]
+    lost = found.summary_after.metrics["srcc"].interval.lost  # type: ignore[union-attr]
     assert 10 < lost < 50
     text = " ".join(printed(found, tmp_path).split())
     assert "before: no SRCC: all predictions are equal" in text

@@ -104,9 +104,10 @@ def _unknown_key(message: str) -> str | None:
     found = _NO_KEY.search(message)
     if found is None:
         return None
-    # Hydra's own advice, to add the key with `+`, ends in a refusal: there are no other keys.
+    # Hydra's own advice, to add the key with `+`, ends in a refusal where no choice has the key.
     return renamed_problem(found[1]) or (
-        f"{found[1]}: no such key; `--help` lists the keys of this command"
+        f"{found[1]}: no such key in this configuration; `--help` lists its keys, and another "
+        "choice of a group may have it"
     )
 
 

@@ -56,6 +56,7 @@ def key_lines(config: Any, prefix: str = "") -> Iterator[str]:
             # They stand beside the class that takes them.
             for name, argument in value.items():
                 yield f"  {prefix}{name}={_shown(argument)}"
+                yield f"      Argument of {config.target}."
             continue
         if isinstance(value, Mapping) and not value:
             yield from _wrapped(f"{key}: {meaning} (none)", "  ")

@@ -11,7 +11,9 @@ Not here: prompts and responses (`vllm_server.py`).
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,7 +97,7 @@ class VllmLink:
             self._client.close_communicator()
             atexit.unregister(self._client.close_communicator)
             # Loader workers that were forked meanwhile continue holding the old port.
-            self._group_port += 1
+            self._group_port = _free_port_after(self._group_port)
         client, served = self.look()
         if self._config.weights == "adapter":
             client.model = ADAPTER
@@ -322,3 +324,17 @@ def reason_of(error: BaseException) -> str:
     while error.__context__ is not None and not isinstance(error, plain):
         error = error.__context__
     return shortened(str(error) or type(error).__name__)
+
+
+def _free_port_after(port: int) -> int:
+    """The next port that nobody uses: others' connections lie in the same range."""
+    for candidate in range(port + 1, port + 100):
+        with socket.socket() as trial:
+            try:
+                trial.bind(("", candidate))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+        return candidate
+    return port + 1
