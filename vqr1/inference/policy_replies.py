@@ -12,32 +12,15 @@ Shape legend: B images of a batch.
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 
-from vqr1.config import SamplingConfig
 from vqr1.inference.request import Reply, Request
 from vqr1.policy.vision import VisionFeatures
-from vqr1.records import PromptBatch, Rollout
+from vqr1.records import PromptBatch
+from vqr1.rollout.engine import SamplingEngine as SamplingEngine
 from vqr1.rollout.expected import expected_answers
 from vqr1.rollout.local import LocalEngine
-
-
-class SamplingEngine(Protocol):
-    """What sampled answers need of a rollout engine (`vqr1.rollout.engine.RolloutEngine`)."""
-
-    def sample(
-        self,
-        prompts: PromptBatch,
-        *,
-        group_size: int,
-        sampling: SamplingConfig,
-        seed: int,
-        vision: VisionFeatures | None = None,
-    ) -> Rollout:
-        """`group_size` responses to each prompt; the same seed gives the same responses."""
-        ...
 
 
 def sampled_replies(

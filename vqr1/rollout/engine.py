@@ -14,8 +14,8 @@ from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
 
 
-class RolloutEngine(Protocol):
-    """Samples responses from a policy."""
+class SamplingEngine(Protocol):
+    """Samples responses: all that evaluation needs."""
 
     def sample(
         self,
@@ -40,6 +40,10 @@ class RolloutEngine(Protocol):
             B x K responses.
         """
         ...
+
+
+class RolloutEngine(SamplingEngine, Protocol):
+    """Samples responses from a policy that is trained."""
 
     def synchronise(self) -> None:
         """Takes over the policy's current weights, which are whole in every process.
