@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.resource_sharer as sharer
 import os
 import signal
+import time
 
 import psutil
 import pytest
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vqr1.data.loader_workers import watched
@@ -60,3 +65,50 @@ def test_a_death_while_a_batch_is_waited_for_is_raised_there() -> None:
     worker.kill()
     with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid"):
         list(batches)
+
+
+class DiesSlowly(Dataset[Tensor]):
+    """Its worker closes the socket of its tensors, as a killed one does, and dies later."""
+
+    def __init__(self) -> None:
+        self.closed = multiprocessing.Event()
+
+    def __len__(self) -> int:
+        return 10_000
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index == 1:
+            own = sharer._resource_sharer  # type: ignore[attr-defined]
+            while own._listener is None:  # until the first tensor is on its way
+                time.sleep(0.01)
+            time.sleep(0.2)
+            own._listener.close()
+            self.closed.set()
+            time.sleep(1.0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.arange(3)
+
+
+def test_a_batch_that_a_dying_worker_does_not_hand_over_is_its_death() -> None:
+    images = DiesSlowly()
+    batches = watched(iter(DataLoader(images, batch_size=None, num_workers=1, prefetch_factor=2)))
+    # The first batch waits in the queue; the socket that gives its tensor is closed.
+    assert images.closed.wait(30)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid"):
+        next(batches)
+
+
+class Refuses(Dataset[int]):
+    def __len__(self) -> int:
+        return 10_000
+
+    def __getitem__(self, index: int) -> int:
+        raise OSError("no such photograph")
+
+
+def test_an_error_that_a_worker_sent_is_raised_at_once() -> None:
+    batches = watched(iter(DataLoader(Refuses(), batch_size=None, num_workers=1)))
+    begin = time.monotonic()
+    with pytest.raises(OSError, match="no such photograph"):
+        next(batches)
+    assert time.monotonic() - begin < 3

@@ -35,17 +35,17 @@ class FaultResult:
     @classmethod
     def of(cls, fault: str, code: int, comparison: Comparison | None, printed: str) -> FaultResult:
         """From the end of the resumed run; code 0 and a comparison where it finished."""
-        if comparison is None or printed == TRACEBACK:
+        if comparison is None or printed.startswith(TRACEBACK):
             return cls(fault, printed=f"exit code {code} after resuming; {printed}")
         lost = comparison.missing + comparison.doubled
         return cls(fault, True, comparison.identical, lost, printed)
 
 
 def last_line(output: str) -> str:
-    """What a run stated last; `TRACEBACK` where it printed one, whatever it stated after that."""
-    if "Traceback (most recent call last)" in output:
-        return TRACEBACK
+    """What a run stated last; where it printed a traceback, `TRACEBACK` and the end of all that."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if "Traceback (most recent call last)" in output:
+        return f"{TRACEBACK}: " + " | ".join(lines[-12:])
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or [""])[-1]
 

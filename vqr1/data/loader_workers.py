@@ -3,7 +3,9 @@
 PyTorch's handler of SIGCHLD raises wherever the main thread happens to be. Within a finaliser
 Python prints such an error with its stack and drops it, within a log handler the logging package
 does the same, and within a write it leaves half a file. Here the handler is let through only while
-the main thread asks for a batch, and is asked once before that.
+the main thread asks for a batch, and is asked once before that. A worker that is killed closes its
+sockets some moments before the kernel reports its death: a batch that is received in between fails
+with an error of the connection, and is asked about again until the death is known.
 
 Not here: the one line for a dead worker (`vqr1.training.faults`).
 """
@@ -12,14 +14,27 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import queues
 from types import FrameType
 from typing import TypeVar
 
 _T = TypeVar("_T")
+
+_LOST = (OSError, EOFError, pickle.UnpicklingError, RuntimeError)
+"""What receiving a batch raises where its sender has closed the connection. RuntimeError is what
+Python raises where a message came without the file descriptor that belongs to it."""
+
+_WORKERS_OWN = "in DataLoader worker process"
+"""What PyTorch writes before an error that a worker met at its work and sent."""
+
+_SECONDS_TO_DIE = 5.0
+"""How long a killed process may take from closing its sockets to being reported as dead; it is
+long where the machine is busy or the process large."""
 
 
 class _Deaths:
@@ -53,10 +68,26 @@ def watched(batches: Iterator[_T]) -> Iterator[_T]:
             batch = next(batches)
         except StopIteration:
             return
+        except _LOST as error:
+            if deaths is not None and _WORKERS_OWN not in str(error):
+                _await_death(deaths)
+            raise
         finally:
             if deaths is not None:
                 deaths.let_through = False
         yield batch
+
+
+def _await_death(deaths: _Deaths) -> None:
+    """Give a worker that closed its sockets the time to be known as dead.
+
+    Raises:
+        RuntimeError: a worker has died.
+    """
+    end = time.monotonic() + _SECONDS_TO_DIE
+    while time.monotonic() < end:
+        deaths(signal.SIGCHLD, None)
+        time.sleep(0.05)
 
 
 def _gate() -> _Deaths | None:
