@@ -60,7 +60,7 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
     lock: AbstractContextManager[object] = RunLock(run_dir) if first else nullcontext()
     with lock:
         if needs_model(config):
-            same = partial(changed_keys, moved=True)
+            same = partial(changed_keys, schema=EvalConfig, moved=True)
             connect_to_share(info, config.hardware, plain_values(composed), same)
         if first and compares_sweep(config):
             from vqr1.sweeps.predictions import read_settings

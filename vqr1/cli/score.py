@@ -15,6 +15,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher, reports, stop
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
@@ -112,7 +113,8 @@ def _score(overrides: Sequence[str], paths: Sequence[str], info: RankInfo) -> in
         from vqr1.inference.parallel import connect_to_share
         from vqr1.training.run_record import changed_keys
 
-        connect_to_share(info, config.hardware, values, changed_keys)
+        same = partial(changed_keys, schema=ScoreConfig)
+        connect_to_share(info, config.hardware, values, same)
     try:
         code = run(Job(config, form, lines_about(composed, if_other=True), info), paths)
         sys.stdout.flush()

@@ -42,11 +42,6 @@ class AnswerConfig:
             )
         return form
 
-    def settings(self) -> dict[str, Any]:
-        """What decides how a response is read, by dotted key."""
-        arguments = {f"answer.{key}": value for key, value in self.arguments.items()}
-        return {"answer._target_": self.target, **arguments}
-
 
 def _built(config: AnswerConfig) -> AnswerConfig:
     try:

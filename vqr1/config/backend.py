@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.affects import Affects
 from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveFloat, PositiveInt
 
 RequestField = Literal[
@@ -55,17 +56,17 @@ class ServerConfig:
 
     name: Literal["openai"]
     """Which backend."""
-    url: Annotated[str, Field(pattern=r"^https?://")]
+    url: Annotated[str, Field(pattern=r"^https?://"), Affects.NOTHING]
     """Address up to and including `/v1`."""
     model: str | None = None
     """Name that the server knows the model by; null takes the first that it lists."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, Affects.NOTHING] = "OPENAI_API_KEY"
     """Environment variable that holds the key, so that no file or log ever does; may be unset."""
-    concurrency: PositiveInt = 16
+    concurrency: Annotated[PositiveInt, Affects.NOTHING] = 16
     """Requests under way at the same time."""
-    timeout_s: PositiveFloat = 120.0
+    timeout_s: Annotated[PositiveFloat, Affects.NOTHING] = 120.0
     """Seconds that one try may take."""
-    retries: NonNegativeInt = 5
+    retries: Annotated[NonNegativeInt, Affects.NOTHING] = 5
     """Further tries after 408, 409, 429 and 5xx, time-outs and lost connections, with growing
     pauses or those that the server asks for (Retry-After)."""
     extra_body: Annotated[dict[str, Any], AfterValidator(_no_own_fields)] = field(
@@ -85,13 +86,13 @@ class VllmBackendConfig:
 
     name: Literal["vllm"]
     """Which backend."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1), Affects.NOTHING] = 0.9
     """Share of the GPU's memory that vLLM takes."""
-    max_model_len: PositiveInt = 8192
+    max_model_len: Annotated[PositiveInt, Affects.RESULTS] = 8192
     """Longest prompt with its answer, in tokens."""
-    tensor_parallel_size: PositiveInt = 1
+    tensor_parallel_size: Annotated[PositiveInt, Affects.ROUNDING] = 1
     """GPUs that share the model."""
-    enforce_eager: bool = False
+    enforce_eager: Annotated[bool, Affects.ROUNDING] = False
     """Neither compile nor record the decoding: starts in seconds, answers more slowly."""
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.affects import Affects
 from vqr1.config.types import STRICT_KEYS, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 
 
@@ -53,11 +54,11 @@ class DatasetConfig:
     name: str
     """Format of the labels and name in logs: one of `vqr1.data.labels.FORMATS`, or the import path
     of a module of your own that defines `FORMAT`."""
-    root: str | None
+    root: Annotated[str | None, Affects.LOCATION]
     """Folder that holds the labels and images as downloaded. null builds the demo set in the cache
     folder; every other set needs it."""
     split: SplitConfig
-    label_file: str | None = None
+    label_file: Annotated[str | None, Affects.LOCATION] = None
     """Label file relative to `root`, where the format does not fix its name (csv, jsonl) or the
     file was renamed."""
     image_folder: str | None = None
@@ -71,7 +72,7 @@ class DatasetConfig:
     mos_scale: Literal["minmax", "published"] = "minmax"
     """MOS that rewards see: `minmax` is linear to [1, 5] over the whole set, as in the
     published training files; `published` leaves them as they are (higher is better either way)."""
-    short_edge: PositiveInt | None = None
+    short_edge: Annotated[PositiveInt | None, Affects.ANSWERS] = None
     """Resize so that the short edge has this many pixels before the model's own resizing
     (SPAQ: 768)."""
     on_bad_image: Literal["error", "skip"] = "error"
@@ -99,7 +100,7 @@ class MixtureConfig:
 class LoaderConfig:
     """How ranking batches are made."""
 
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1), Affects.ANSWERS]
     """B: images that one process ranks against each other in one step."""
     global_batch_size: PositiveInt | None = None
     """Training only: images of one step over all processes, instead of `batch_size`; the
@@ -108,9 +109,9 @@ class LoaderConfig:
     """What happens to a set's last, smaller batch of an epoch: excluded, or filled up with the
     epoch's first images of the same set. A set smaller than one step gives smaller steps, without
     copies, either way."""
-    workers: NonNegativeInt = 0
+    workers: Annotated[NonNegativeInt, Affects.NOTHING] = 0
     """Processes that decode and preprocess images; 0 does it in the training process."""
-    cache_dir: str | None = None
+    cache_dir: Annotated[str | None, Affects.NOTHING] = None
     """Folder for preprocessed image tensors, reused across epochs and runs; null: no cache."""
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.affects import Affects
 from vqr1.config.answer import AnyAnswer
 from vqr1.config.backend import AnyBackend
 from vqr1.config.data import AnyDataset, LoaderConfig
@@ -21,11 +22,11 @@ from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt, Seed
 class EvalModelConfig(ModelConfig):
     """The model that is evaluated: as for training, or one of our runs."""
 
-    run: str | None = None
+    run: Annotated[str | None, Affects.RESULTS] = None
     """MLflow run whose exported checkpoint is evaluated, with the image sizes of its training;
     `best` takes the finished run of `logger.experiment` whose exported checkpoint has the highest
     `run_metric`. null: `path`."""
-    run_metric: str = "val/srcc"
+    run_metric: Annotated[str, Affects.RESULTS] = "val/srcc"
     """Metric that `run=best` compares, higher is better: the exported checkpoint's, which training
     logs under this name with `_best` at the end."""
 
@@ -40,12 +41,12 @@ class EvalModeConfig:
     where the prompt asks for reasoning)."""
     samples: PositiveInt = 1
     """Answers averaged for each image (`sampled` only)."""
-    score_rule: Literal["valid_mean", "all_valid"] = "valid_mean"
+    score_rule: Annotated[Literal["valid_mean", "all_valid"], Affects.SCORES] = "valid_mean"
     """Which images have a score: those with at least one valid answer (its mean over the valid
     ones), or those with valid answers only. An invalid answer never becomes a number."""
     sampling: SamplingConfig
     """How one answer is drawn; `greedy` and `expected` set the temperature to 0."""
-    micro_batch_tokens: PositiveInt = 16384
+    micro_batch_tokens: Annotated[PositiveInt, Affects.ROUNDING] = 16384
     """Most tokens computed together; does not change any metric."""
 
 
@@ -108,17 +109,17 @@ class EvalConfig:
     """`python eval.py`."""
 
     dataset: AnyDataset
-    split: Literal["all", "test", "val", "train"]
+    split: Annotated[Literal["all", "test", "val", "train"], Affects.ANSWERS]
     """Which images: a split of each set, or `all` of them, whatever the split. A predictions
     file with its own MOS is evaluated whole."""
-    model: EvalModelConfig
-    prompt: PromptConfig
-    answer: AnyAnswer
-    mode: EvalModeConfig
-    backend: AnyBackend
+    model: Annotated[EvalModelConfig, Affects.ANSWERS]
+    prompt: Annotated[PromptConfig, Affects.ANSWERS]
+    answer: Annotated[AnyAnswer, Affects.ANSWERS]
+    mode: Annotated[EvalModeConfig, Affects.ANSWERS]
+    backend: Annotated[AnyBackend, Affects.ANSWERS]
     """Who answers. With a server, `model` decides the image sizes only."""
     hardware: HardwareConfig
-    logger: LoggerConfig
+    logger: Annotated[LoggerConfig, Affects.NOTHING]
     loader: LoaderConfig
     statistics: StatisticsConfig
     report: ReportConfig
@@ -135,9 +136,9 @@ class EvalConfig:
     """Format of the finished predictions."""
     suite: str | None = None
     """Name of the suite, for the caption; set by `experiment=eval_...`."""
-    seed: Seed
+    seed: Annotated[Seed, Affects.ANSWERS]
     """Seed of the sampled answers."""
     metrics: OwnMetrics = field(default_factory=dict)
     """Metrics beside those of `vqr1.evaluation.metrics`, by name (docs/extending.md)."""
-    run_dir: str
+    run_dir: Annotated[str, Affects.START]
     """Folder of predictions and report. Give the folder of a stopped evaluation to continue it."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.affects import Affects
 from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveFloat, PositiveInt
 
 LOGGERS = ("mlflow", "csv", "tensorboard", "wandb", "none")
@@ -31,18 +32,18 @@ class HardwareConfig:
     (DeepSpeed)."""
     offload: bool = False
     """zero3 only: keep the optimizer state and master weights in host memory."""
-    rendezvous_seconds: PositiveFloat = 300.0
+    rendezvous_seconds: Annotated[PositiveFloat, Affects.NOTHING] = 300.0
     """Longest wait of a process for all others at the start. Nodes of a cluster may begin minutes
     apart, and read the program from a shared disk at the same time; what has not come by then will
     not: a wrong address, another number of processes, a node that failed."""
-    process_group_timeout_minutes: PositiveFloat = 60.0
+    process_group_timeout_minutes: Annotated[PositiveFloat, Affects.NOTHING] = 60.0
     """Longest wait of a process in one exchange with the others. It covers the slowest rollout and
     what rank 0 does alone while the others wait: writing a checkpoint, or test tables.
     PyTorch's own 10 minutes (NCCL) end runs whose checkpoints go to a slow disk. A process that
     dies is noticed at once by its launcher; this limit is for those that hang."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Arithmetic of the passes; the type of the weights themselves is `model.dtype`."""
-    threads: PositiveInt | None = None
+    threads: Annotated[PositiveInt | None, Affects.ROUNDING] = None
     """CPU threads of one process; null leaves PyTorch's choice."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
     """Attention implementation of the model outside the shared-prompt passes. `auto`: flash-attn 3
@@ -52,16 +53,16 @@ class HardwareConfig:
     micro_batch_tokens: PositiveInt = 16384
     """Most tokens (prompts once, responses K times) in one forward and backward pass of the
     update; larger batches accumulate gradients."""
-    reference: ReferencePlace = "device"
+    reference: Annotated[ReferencePlace, Affects.NOTHING] = "device"
     """Where the frozen reference's weights lie between its passes. `host`: in pinned host memory,
     one copy for each process; `sharded`: a piece of each weight on each process's device. They come
     to the device, or together, for the reference pass. Adapters and
     `loss.kl_weight=0` need no second set of weights."""
-    vision_cache_mib: NonNegativeInt = 2048
+    vision_cache_mib: Annotated[NonNegativeInt, Affects.NOTHING] = 2048
     """Host memory, in MiB, for the image features of a vision tower that does not change (the
     policy's, where `model.freeze_vision` is set; else the reference's), so that an image goes
     through that tower once and not once an epoch; 0 keeps none."""
-    vision_cache_dir: str | None = None
+    vision_cache_dir: Annotated[str | None, Affects.NOTHING] = None
     """Folder that keeps the same features on disk, for later runs too; null: memory only."""
 
 

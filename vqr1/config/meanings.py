@@ -13,12 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-WIDTH = 100
+from vqr1.config.types import ALIASES, ARGUMENTS
 
-ARGUMENTS = "arguments"
-"""Field of the arguments that the schema does not type (`vqr1.config.targets.arguments_apart`)."""
-_ALIASES = {"target": "_target_"}
-"""Keys of fields whose names Python does not allow."""
+WIDTH = 100
 
 
 def field_meanings(schema: type) -> dict[str, str]:
@@ -50,7 +47,7 @@ def key_lines(config: Any, prefix: str = "") -> Iterator[str]:
     meanings = field_meanings(type(config))
     own = sorted(fields(config), key=lambda field: is_dataclass(getattr(config, field.name)))
     for field in own:
-        value, key = getattr(config, field.name), f"{prefix}{_ALIASES.get(field.name, field.name)}"
+        value, key = getattr(config, field.name), f"{prefix}{ALIASES.get(field.name, field.name)}"
         meaning = meanings.get(field.name, "")
         if field.name == ARGUMENTS:
             # They stand beside the class that takes them.

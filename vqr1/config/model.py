@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.affects import Affects
 from vqr1.config.types import (
     STRICT_KEYS,
     Fraction,
@@ -73,7 +74,7 @@ class RecommendedConfig:
 class ModelConfig:
     """The vision-language model."""
 
-    name: str
+    name: Annotated[str, Affects.RESULTS]
     """Short name for logs and file names."""
     path: str | None
     """Checkpoint folder or hub name; null is the tiny policy that ships with the package."""
@@ -81,15 +82,15 @@ class ModelConfig:
     """Hub revision to pin."""
     dtype: Dtype = "float32"
     """Type of the weights in memory."""
-    freeze_vision: bool = False
+    freeze_vision: Annotated[bool, Affects.RESULTS] = False
     """Keep the vision tower (and its merger) as loaded."""
-    lora: LoraConfig | None = None
+    lora: Annotated[LoraConfig | None, Affects.RESULTS] = None
     """Train adapters instead of the weights; null trains all weights that are not frozen."""
     min_pixels: PositiveInt
     """Smallest image area, in pixels, that the processor resizes to."""
     max_pixels: PositiveInt
     """Largest image area, in pixels, that the processor resizes to."""
-    recommended: RecommendedConfig | None = None
+    recommended: Annotated[RecommendedConfig | None, Affects.DEFAULTS] = None
     """What other keys take where nothing else sets them; null: the values of the packaged file
     whose size is nearest."""
 
@@ -98,7 +99,7 @@ class ModelConfig:
 class PromptConfig:
     """What the model is asked; how it has to answer is the group `answer`."""
 
-    name: str
+    name: Annotated[str, Affects.RESULTS]
     """Short name for logs and table captions."""
     text: str
     """The user's message that follows the image."""
@@ -133,7 +134,7 @@ class RolloutServerConfig:
 
     url: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:8000"
     """Address of the server, without `/v1`."""
-    weights: Literal["merged", "adapter"] = "merged"
+    weights: Annotated[Literal["merged", "adapter"], Affects.RESULTS] = "merged"
     """What is sent after each update. `merged`: all weights, adapters added to them, from GPU to
     GPU; `adapter`: the adapters alone (`model.lora`), through a folder that both machines see."""
     group_port: PositiveInt = 51216
@@ -157,7 +158,7 @@ class ColocatedConfig:
 
     kv_cache_gib: PositiveFloat = 8.0
     """Size of its cache of keys and values, in GiB; beside it lies a copy of the weights."""
-    sleep: bool = True
+    sleep: Annotated[bool, Affects.NOTHING] = True
     """On a GPU, give up that cache and copy between two rollouts, so that the update has the
     memory; waking copies the weights once more."""
     enforce_eager: bool = False
@@ -175,7 +176,9 @@ class RolloutConfig:
     importance_cap: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Largest importance weight of a token, against an engine that computes other probabilities
     than the training (`vqr1.training.importance_sampling`); null corrects nothing."""
-    server: RolloutServerConfig = field(default_factory=RolloutServerConfig)
+    server: Annotated[RolloutServerConfig, Affects.NOTHING] = field(
+        default_factory=RolloutServerConfig
+    )
     """`vllm_server` only."""
     colocated: ColocatedConfig = field(default_factory=ColocatedConfig)
     """`vllm_colocated` only."""

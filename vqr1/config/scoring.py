@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.affects import Affects
 from vqr1.config.answer import AnyAnswer
 from vqr1.config.backend import AnyBackend
 from vqr1.config.evaluation import EvalModeConfig
@@ -33,12 +34,12 @@ class ComparisonConfig:
 class ScoreConfig:
     """`python score.py`."""
 
-    model: ModelConfig
-    prompt: PromptConfig
-    answer: AnyAnswer
-    mode: EvalModeConfig
+    model: Annotated[ModelConfig, Affects.ANSWERS]
+    prompt: Annotated[PromptConfig, Affects.ANSWERS]
+    answer: Annotated[AnyAnswer, Affects.ANSWERS]
+    mode: Annotated[EvalModeConfig, Affects.ANSWERS]
     """A description (`prompt=describe`) is sampled with `mode=sampled` and greedy otherwise."""
-    backend: AnyBackend
+    backend: Annotated[AnyBackend, Affects.ANSWERS]
     """Who answers. With a server, `model` decides the image sizes only."""
     comparison: ComparisonConfig
     hardware: HardwareConfig
@@ -49,14 +50,14 @@ class ScoreConfig:
     """Column of a CSV list that names the images; null is `image`."""
     batch_size: PositiveInt = 16
     """Images computed together; does not change a score."""
-    seed: Seed = 0
+    seed: Annotated[Seed, Affects.ANSWERS] = 0
     """Seed of sampled answers, and of the draws after the intervals of ranks."""
     output: str | None = None
     """File for the results; null writes to standard output."""
     format: Literal["table", "csv", "jsonl"] | None = None
     """Form of the results; null takes it from the ending of `output`, a table on standard
     output."""
-    resume: bool = True
+    resume: Annotated[bool, Affects.START] = True
     """Continue `output` (CSV or JSON lines) where it exists: images that it holds are not scored
     again. False replaces it. A table or a ranking is always replaced."""
     results: str | None = None

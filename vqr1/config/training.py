@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.affects import Affects
 from vqr1.config.answer import AnyAnswer
 from vqr1.config.data import AnyDataset, LoaderConfig
 from vqr1.config.machine import HardwareConfig, LoggerConfig
@@ -122,7 +123,7 @@ class OptimizerConfig:
 class CheckpointConfig:
     """Which checkpoints are kept."""
 
-    monitor: str = "val/srcc"
+    monitor: Annotated[str, Affects.RESULTS] = "val/srcc"
     """Metric of the best checkpoint: `val/NAME` or `val/NAME_greedy` of a metric that validations
     log (`vqr1.evaluation.metrics`)."""
     every_steps: PositiveInt | None = None
@@ -213,24 +214,24 @@ class TrainConfig:
     rollout: RolloutConfig
     optimizer: OptimizerConfig
     hardware: HardwareConfig
-    logger: LoggerConfig
-    callbacks: CallbacksConfig
+    logger: Annotated[LoggerConfig, Affects.NOTHING]
+    callbacks: Annotated[CallbacksConfig, Affects.NOTHING]
     loader: LoaderConfig
     grpo: GrpoConfig
     validation: ValidationConfig
-    sweep: SweepConfig
+    sweep: Annotated[SweepConfig, Affects.NOTHING]
     max_steps: PositiveInt | None
     """Optimiser steps in all; null: `max_epochs` decides."""
     max_epochs: PositiveInt | None
     """Passes over the training images; null: `max_steps` decides."""
     seed: Seed
     """Seed of batches, samples and initial adapters."""
-    run_dir: str
+    run_dir: Annotated[str, Affects.START]
     """Folder that receives checkpoints, tables and `summary.json`."""
-    resume: str | None = None
+    resume: Annotated[str | None, Affects.START] = None
     """Run to resume: its MLflow id, its folder, or `auto` (the newest unfinished run beside
     `run_dir` with this configuration, else a new one)."""
-    resume_force: bool = False
+    resume_force: Annotated[bool, Affects.START] = False
     """Continue although the configuration has changed in keys that change what is computed."""
     metrics: OwnMetrics = field(default_factory=dict)
     """Metrics beside those of `vqr1.evaluation.metrics`, by name (docs/extending.md)."""

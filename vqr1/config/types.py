@@ -13,5 +13,10 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+ARGUMENTS = "arguments"
+"""Field of the arguments that the schema does not type (`vqr1.config.targets.arguments_apart`)."""
+ALIASES = {"target": "_target_"}
+"""Keys of fields whose names Python does not allow."""
+
 STRICT_KEYS = ConfigDict(extra="forbid")
 """Settings of every schema class: an unknown key is an error."""

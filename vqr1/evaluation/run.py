@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from vqr1.config import EvalConfig, MixtureConfig
+from vqr1.config.affects import Affects, affects
 from vqr1.distributed.environment import RankInfo
 from vqr1.evaluation.metrics import HEADLINE, headline, metrics_of
 from vqr1.evaluation.partial_predictions import check_settings, finished_file
@@ -296,7 +297,7 @@ def _open_log(config: EvalConfig, composed: DictConfig, sets: str) -> Iterator[R
         flat = {
             str(key): value[0]
             for key, value in pd.json_normalize(values).items()
-            if not str(key).startswith("model.recommended.")
+            if affects(EvalConfig, str(key)) >= Affects.NOTHING
         }
         run_log.config(OmegaConf.to_yaml(composed, resolve=True), flat)
         yield run_log

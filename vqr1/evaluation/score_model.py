@@ -42,6 +42,7 @@ from vqr1.evaluation.trained_on import TrainedOn, TrainingImages
 from vqr1.inference.parallel import Progress as Advance
 from vqr1.inference.parallel import run_in_processes
 from vqr1.inference.resume import shares
+from vqr1.inference.settings import answer_settings
 from vqr1.inference.setup import InferenceSetup
 from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.progress import progress_bar
@@ -330,13 +331,7 @@ def _trained_on(
 def _settings(config: EvalConfig, images: PlannedImages) -> dict[str, Any]:
     """What decides the answers; everything else may change when an evaluation is continued."""
     asked: dict[str, Any] = {}
-    for name, labelled in images.data.sets.items():
+    for name in images.data.sets:
         asked[f"images of {name}"] = sum(len(b.images) for b in images.plan if b.dataset == name)
         asked[f"image names of {name} (SHA-256)"] = plan_digest(images.plan, name)
-        asked[f"{labelled.key}.short_edge"] = labelled.config.short_edge
-    return {
-        **InferenceSetup.of(config).settings(),
-        "loader.batch_size": config.loader.batch_size,
-        "split": config.split,
-        **asked,
-    }
+    return {**answer_settings(config), **asked}

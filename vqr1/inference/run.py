@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vqr1.config import ScoreConfig
+from vqr1.config.affects import Affects
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import DataError, ModelError
 from vqr1.inference.files import find_images
@@ -38,6 +39,7 @@ from vqr1.inference.result_file import (
     settings_file,
 )
 from vqr1.inference.score_checks import FORMATS, notes_on
+from vqr1.inference.settings import answer_settings
 from vqr1.inference.setup import InferenceSetup
 from vqr1.inference.writers import Format, ResultWriter, write_pairs, write_ranking
 
@@ -142,7 +144,8 @@ def _score_to_file(job: Job, output: str, paths: Sequence[Path]) -> int:
 
     def begin() -> tuple[InferenceSetup, list[Path]]:
         setup = InferenceSetup.of(job.config).named()
-        settings = {**setup.settings(), "mode.score_rule": job.config.mode.score_rule}
+        # Its rows hold scores beside the answers.
+        settings = answer_settings(replace(job.config, backend=setup.backend), Affects.SCORES)
         files.append(ResultFile(place, form, settings, resume=job.config.resume))
         if files[0].kept:
             sys.stderr.write(f"continuing {output}: {len(files[0].kept)} images are in it\n")

@@ -1,15 +1,15 @@
 """Who answers and what is asked, in one record that any process can open.
 
-It is built from the configuration of any command and holds nothing loaded, so that checks, settings
-and loader workers need no model.
+It is built from the configuration of any command and holds nothing loaded, so that checks and
+loader workers need no model.
 
 Not here: what the commands check of it (`mode_checks.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from vqr1.config import (
     AnyAnswer,
@@ -20,17 +20,12 @@ from vqr1.config import (
     ModelConfig,
     PromptConfig,
     ScoreConfig,
-    ServerConfig,
 )
 from vqr1.inference.request import Request, build_request
-from vqr1.policy.training_prompt import vision_id_of
 
 if TYPE_CHECKING:
     from vqr1.data.prompts import ResizeRule
     from vqr1.inference.backends.base import Backend
-
-EXPECTATION = "numbers of at most two decimals in the accepted range"
-"""What an expected score is taken over: results from before it was a grammar are not mixed."""
 
 
 @dataclass(frozen=True)
@@ -108,32 +103,3 @@ class InferenceSetup:
         backend = build_backend(self.backend, self.model, self.hardware, local_rank)
         backend.prepare(self.request)
         return backend
-
-    def settings(self) -> dict[str, Any]:
-        """What decides an image's answers, by dotted key; all else may change when resumed."""
-        model, mode = self.model, self.mode
-        server = isinstance(self.backend, ServerConfig)
-        settings: dict[str, Any] = {
-            "model.path": model.path,
-            "model.revision": model.revision,
-            "model.dtype": model.dtype,
-            "model.min_pixels": model.min_pixels,
-            "model.max_pixels": model.max_pixels,
-            "prompt.text": self.prompt.text,
-            "prompt.vision_id": vision_id_of(self.prompt, model, hub=not server),
-            **self.answer.settings(),
-            "mode.name": mode.name,
-            "mode.samples": mode.samples,
-            **{f"mode.sampling.{key}": value for key, value in asdict(mode.sampling).items()},
-            "backend.name": self.backend.name,
-        }
-        if isinstance(self.backend, ServerConfig):
-            # A server's address may change while its model stays.
-            settings["backend.model"] = self.backend.model
-            settings["backend.extra_body"] = self.backend.extra_body
-            settings["backend.unsupported"] = self.backend.unsupported
-        if mode.name == "sampled":
-            settings["seed"] = self.seed
-        if mode.name == "expected":
-            settings["mode.expectation"] = EXPECTATION
-        return settings

@@ -1,8 +1,9 @@
 """What one job of a sweep is: its overrides, the swept values, and a name for what it trains.
 
 A job is named by a hash of its composed configuration without the keys that do not change what is
-trained (folders, logging, threads). Two points of a grid that compose to the same configuration are
-one job, and a job of an earlier start of the same sweep is known again. Pure functions.
+trained, as the schema declares (folders, logging, threads). Two points of a grid that compose to
+the same configuration are one job, and a job of an earlier start of the same sweep is known again.
+Pure functions.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vqr1.config import TrainConfig
+from vqr1.config.affects import Affects, affects
 from vqr1.config.plain import flatten
-from vqr1.training.run_record import HARMLESS, NOT_HARMLESS
 
-VOLATILE = (*HARMLESS, "sweep", "hydra", "hardware.threads")
-"""Keys, with all below them, that do not change what a job trains."""
 SEED = "seed"
 """The key over whose values a summary averages."""
 
@@ -42,11 +42,8 @@ class SweepJob:
 
 
 def is_volatile(key: str) -> bool:
-    """Whether a dotted key belongs to `VOLATILE`; `+`, `++` and `~` in front are ignored."""
-    plain = key.lstrip("+~")
-    if plain in NOT_HARMLESS:
-        return False
-    return any(plain == name or plain.startswith(f"{name}.") for name in VOLATILE)
+    """Whether a dotted key does not change what a job trains; `+`, `++`, `~` before it or not."""
+    return affects(TrainConfig, key.lstrip("+~")) <= Affects.ROUNDING
 
 
 def override_key(override: str) -> str:

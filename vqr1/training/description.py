@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from transformers.utils.logging import disable_progress_bar
 
 from vqr1.config import MixtureConfig, TrainConfig
+from vqr1.config.affects import Affects, affects
 from vqr1.config.plain import flatten, plain_values
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.policy.loading import Policy
@@ -20,9 +21,6 @@ from vqr1.program import name_of
 from vqr1.training.checkpoint_files import step_of
 from vqr1.training.command import RunCommand
 from vqr1.training.resume import Run
-
-_NOT_COMPARED = ("reward.terms.", "model.recommended.")
-"""Keys that two rewards, or two models, do not share or that change nothing by themselves."""
 
 
 def run_name(config: TrainConfig, command: RunCommand) -> str:
@@ -74,8 +72,9 @@ def parameters(composed: DictConfig, command: RunCommand) -> dict[str, Any]:
 
     The choices (`reward`, `model`, ...) are what one compares runs by; the keys below state what
     each choice meant. A page that compares runs picks parameters that differ, so what always
-    differs is excluded unless the command names it: the folder (it is a tag), and the keys of
-    rewards, which two rewards do not share. `reward.terms` states in one line what those are.
+    differs is excluded unless the command names it: the folder (it is a tag), what other keys take
+    their values from, and the keys of rewards, which two rewards do not share. `reward.terms`
+    states in one line what those are.
     """
     groups = {
         group: choice
@@ -87,7 +86,8 @@ def parameters(composed: DictConfig, command: RunCommand) -> dict[str, Any]:
     flat = {
         key: value
         for key, value in flatten(values).items()
-        if key in named or not (key == "run_dir" or key.startswith(_NOT_COMPARED))
+        if key in named
+        or (affects(TrainConfig, key) >= Affects.NOTHING and not key.startswith("reward.terms."))
     }
     return {**flat, "reward.terms": _terms(values["reward"]["terms"]), **groups}
 

@@ -12,7 +12,8 @@ import yaml
 from omegaconf import OmegaConf
 
 import vqr1
-from vqr1.config import AnswerConfig, AnyAnswer, ModelConfig, validate
+from vqr1.config import AnswerConfig, AnyAnswer, ModelConfig, TrainConfig, validate
+from vqr1.config.affects import Affects, pruned
 from vqr1.config.earlier import EARLIER
 from vqr1.config.renamed import present_names
 from vqr1.durable import write_file
@@ -23,9 +24,6 @@ from vqr1.policy.model_card import CARD_FILE, CardFacts, MetricValue, model_card
 from vqr1.policy.training_prompt import trained_vision_id, write_training_prompt
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-
-_EXCLUDED = ("run_dir", "logger", "callbacks")
-"""Keys that state where a run was logged, not how it trained."""
 
 
 def write_model_card(
@@ -113,7 +111,7 @@ def _facts(
         max_new_tokens=config["rollout"]["sampling"]["max_new_tokens"],
         metrics=_metrics(summary, "+".join(dataset.get("parts") or [dataset["name"]])),
         config_yaml=yaml.safe_dump(
-            _without_places({k: v for k, v in config.items() if k not in _EXCLUDED}),
+            _without_places(pruned(TrainConfig, config, Affects.ROUNDING)),
             sort_keys=False,
         ),
         version=vqr1.__version__,

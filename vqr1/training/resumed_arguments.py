@@ -15,7 +15,7 @@ from vqr1.config.earlier import EARLIER
 from vqr1.config.renamed import renamed_override
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import ConfigError
-from vqr1.training.run_lookup import AUTO, WHERE_KEYS, find_run, key_of
+from vqr1.training.run_lookup import AUTO, find_run, key_of, of_one_start
 from vqr1.training.run_record import RECORD, RunRecord, read_record
 
 VISION_ID = "prompt.vision_id"
@@ -62,7 +62,7 @@ def with_saved_overrides(arguments: Sequence[str]) -> list[str]:
     run_dir = find_run(wanted, own.get("logger.tracking_uri"))
     record = _record_of(run_dir)
     overrides = [renamed_override(override) for override in record.overrides]
-    saved = [o for o in overrides if key_of(o) not in own and key_of(o) not in WHERE_KEYS]
+    saved = [o for o in overrides if key_of(o) not in own and not of_one_start(key_of(o))]
     rest = [argument for argument in arguments if key_of(argument) != "resume"]
     folder = quoted(run_dir)
     # A run that began before the key existed continues as it began.

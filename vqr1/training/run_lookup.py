@@ -14,6 +14,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vqr1.config import TrainConfig
+from vqr1.config.affects import Affects, affects
 from vqr1.config.metrics import HEADLINE
 from vqr1.distributed.environment import TORCHRUN, RankInfo
 from vqr1.errors import ConfigError, DataError
@@ -23,8 +25,6 @@ from vqr1.training.run_record import RECORD
 AUTO = "auto"
 RUN_DIR_TAG = "vqr1.run_dir"
 """Tag of an MLflow run: where its run directory is."""
-WHERE_KEYS = ("resume", "resume_force", "run_dir", "hydra.run.dir")
-"""Keys that give where a run is and not what it is."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -62,7 +62,12 @@ def find_run(name: str, tracking_uri: str | None = None) -> Path:
 
 def kept_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
     """The overrides that a later `resume=` starts from."""
-    return tuple(override for override in overrides if key_of(override) not in WHERE_KEYS)
+    return tuple(override for override in overrides if not of_one_start(key_of(override)))
+
+
+def of_one_start(key: str) -> bool:
+    """Whether a key gives where a run is, or how it was started once, and not what it is."""
+    return affects(TrainConfig, key) is Affects.START
 
 
 def gives(overrides: Sequence[str], key: str) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from vqr1.config import TrainConfig
+from vqr1.config.affects import Affects, affects
 from vqr1.config.earlier import EARLIER
 from vqr1.config.plain import flatten
 from vqr1.config.renamed import renamed_keys
@@ -25,18 +27,6 @@ from vqr1.locks import FileLock
 
 RECORD = "run.json"
 LOCK = "run.lock"
-
-HARMLESS = (
-    "logger", "callbacks", "run_dir", "resume", "resume_force", "loader.workers",
-    "loader.cache_dir", "hardware.vision_cache_mib", "hardware.vision_cache_dir",
-    "hardware.reference", "rollout.server", "rollout.colocated.sleep", "model.recommended",
-)  # fmt: skip
-"""Keys and groups that change no number that a run computes."""
-NOT_HARMLESS = ("callbacks.checkpoint.monitor", "rollout.server.weights")
-"""Keys in them that do: another metric chooses another best checkpoint, and adapters beside the
-weights give other roundings than adapters added to them."""
-DATA_PLACES = (".root", ".label_file")
-"""Endings of data-set keys for where the data lie; what lies there is compared by content."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +84,18 @@ def remove_record(run_dir: Path) -> None:
 
 
 def changed_keys(
-    saved: Mapping[str, Any], current: Mapping[str, Any], *, moved: bool = False
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    *,
+    schema: type = TrainConfig,
+    moved: bool = False,
 ) -> list[str]:
     """The keys whose change alters what a run computes, each as `key: old -> new`.
 
     Args:
         saved: the configuration that the run started with.
         current: the configuration now.
+        schema: dataclass of the configuration; it declares what each key affects.
         moved: the data may lie elsewhere, because their content is compared too.
     """
     old, new = renamed_keys(_flat(saved)), _flat(current)
@@ -108,9 +103,7 @@ def changed_keys(
     return [
         f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
         for key in dict.fromkeys([*old, *new])
-        if not _harmless(key)
-        and not (moved and key.startswith("dataset.") and key.endswith(DATA_PLACES))
-        and _shown(old, key) != _shown(new, key)
+        if _shown(old, key) != _shown(new, key) and _compared(affects(schema, key), moved)
     ]
 
 
@@ -143,7 +136,5 @@ def _shown(flat: Mapping[str, Any], key: str) -> str:
     return json.dumps(flat[key]) if key in flat else "absent"
 
 
-def _harmless(key: str) -> bool:
-    if key in NOT_HARMLESS:
-        return False
-    return any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
+def _compared(level: Affects, moved: bool) -> bool:
+    return level >= Affects.ROUNDING and not (moved and level is Affects.LOCATION)
