@@ -23,8 +23,9 @@ from torch import Tensor
 from vqr1.config import ModelConfig
 from vqr1.data.prompts import ResizeRule
 from vqr1.errors import ConfigError
+from vqr1.policy.checkpoint_config import load_family
 from vqr1.policy.families import Family, served_family
-from vqr1.policy.loading import load_family, load_processor
+from vqr1.policy.loading import load_processor
 from vqr1.records import PromptBatch
 
 
