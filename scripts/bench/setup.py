@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from tools.tiny_policy.factory import MAX_PIXELS, MIN_PIXELS, build_processor, build_tokenizer
-from vqr1.policy.families import Family, family
+from vqr1.policy.families import FAMILIES, Family, family
 from vqr1.policy.prompts import PromptBuilder
 
 QUESTION = (
@@ -55,13 +55,14 @@ class Subject:
     Attributes:
         model_type: the family's.
         limits: `model.min_pixels` and `model.max_pixels`.
-        image_options: what the family's image processor is set to, so that it resizes as ours does
-            between these limits.
+        image_options: settings of the tiny checkpoint's image processor.
+        options: settings of its processor.
     """
 
     model_type: str
     limits: tuple[int, int] = (MIN_PIXELS, MAX_PIXELS)
     image_options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
@@ -74,10 +75,13 @@ class Subject:
             # Knows the question's words.
             texts = [QUESTION, "system user assistant You are a helpful assistant."]
             return build_processor(build_tokenizer(texts, 512))
-        made = importlib.import_module(f"tools.tiny_checkpoints.{self.model_type}").checkpoint()
-        for name, value in self.image_options.items():
-            setattr(made.processor.image_processor, name, value)
-        return made.processor
+        module = importlib.import_module(f"tools.tiny_checkpoints.{self.model_type}")
+        processor = module.checkpoint().processor
+        images = processor.image_processor
+        processor.image_processor = images.from_dict(images.to_dict() | dict(self.image_options))
+        for name, value in self.options.items():
+            setattr(processor, name, value)
+        return processor
 
     def config(self, shape: str, reader: Any) -> Any:
         """The configuration of a model of a shape that knows all tokens of a processor."""
@@ -104,7 +108,34 @@ class Subject:
             return self.family.model_class()._from_config(config, dtype=dtype)
 
 
-SUBJECTS = {subject.model_type: subject for subject in (Subject("qwen2_5_vl"),)}
+FAST_VLM_SIDE, TILE = 384, 512
+"""Sides of the squares that FastVLM and SmolVLM see. The released ones make 1024 x 1024 pixels of
+any image, or 13 such tiles: more than TRL's step has room for on a machine of 24 GiB."""
+
+SUBJECTS = {
+    subject.model_type: subject
+    for subject in (
+        Subject("qwen2_5_vl"),
+        Subject("qwen3_vl"),
+        Subject(
+            "fast_vlm",
+            (FAST_VLM_SIDE**2, FAST_VLM_SIDE**2),
+            {
+                "size": {"shortest_edge": FAST_VLM_SIDE},
+                "crop_size": {"height": FAST_VLM_SIDE, "width": FAST_VLM_SIDE},
+            },
+            {"patch_size": 64},
+        ),
+        Subject(
+            "smolvlm",
+            (TILE**2, TILE**2),
+            {"size": {"longest_edge": TILE}, "max_image_size": {"longest_edge": TILE}},
+            {"image_seq_len": 64},
+        ),
+    )
+    if subject.model_type in FAMILIES
+}
+"""By `model_type`."""
 
 
 def loaded_images(size: Size) -> list[Image.Image]:
