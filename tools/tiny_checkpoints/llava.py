@@ -63,9 +63,7 @@ def checkpoint() -> Checkpoint:
         tie_word_embeddings=False,
     )
     processor = LlavaProcessor(
-        CLIPImageProcessor(
-            size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
-        ),
+        CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
         tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",

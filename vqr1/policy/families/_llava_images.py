@@ -85,7 +85,9 @@ class FixedRule:
         chosen = {name: values.get(name) for name in _DECIDES_PIXELS}
         if values.get("do_pad"):
             chosen["image_mean"] = values["image_mean"]  # the colour beside the image
-        text = json.dumps([type(self.image_processor).__name__, chosen], sort_keys=True, default=str)
+        text = json.dumps(
+            [type(self.image_processor).__name__, chosen], sort_keys=True, default=str
+        )
         settings = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
         return {"width": self.width, "height": self.height, "settings": settings}
 
