@@ -42,10 +42,24 @@ _NARROW = ((1, 1), (1, 150), (199, 1), (37, 101), (613, 7))
 
 CASES: tuple[FamilyCase, ...] = (
     FamilyCase(
+        "qwen2_vl",
+        sizes=((60, 60), (140, 84), (56, 56), (56, 112)),
+        extreme=_NARROW,
+        too_narrow=(201, 1),
+        area=(56 * 56, 112 * 112),
+    ),
+    FamilyCase(
         "qwen2_5_vl",
         sizes=((60, 60), (140, 84), (56, 56), (56, 112)),
         extreme=_NARROW,
         too_narrow=(201, 1),
         area=(56 * 56, 112 * 112),
+    ),
+    FamilyCase(
+        "qwen3_vl",
+        sizes=((60, 60), (140, 84), (64, 64), (64, 128)),
+        extreme=_NARROW,
+        too_narrow=(201, 1),
+        area=(64 * 64, 128 * 128),
     ),
 )
