@@ -288,7 +288,7 @@ class Family(ABC):
             inputs_embeds=embeds[None],
             position_ids=place,
             # A prepared mask for every layer type: the plan needs none.
-            attention_mask=dict.fromkeys(text.config.layer_types),
+            attention_mask=dict.fromkeys(getattr(text.config, "layer_types", ())),
             use_cache=False,
             **attention,
         )
