@@ -79,7 +79,7 @@ class _Batches(Dataset[RankingBatch]):
         with self._clock.phase("images"):
             prompts = self._builder(self._images)
         count = torch.arange(len(prompts))
-        names = tuple(f"{number}.png" for number in range(len(prompts)))
+        names = tuple((f"{number}.png",) for number in range(len(prompts)))
         return RankingBatch("bench", names, prompts, 1.0 + count.float(), count)
 
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from tools.tiny_policy.factory import MAX_PIXELS, MIN_PIXELS, build_processor, build_tokenizer
-from vqr1.policy.families import FAMILIES, Family, family
+from vqr1.policy.families import Family, family
 from vqr1.policy.prompts import PromptBuilder
 
 QUESTION = (
@@ -133,7 +133,6 @@ SUBJECTS = {
             {"image_seq_len": 64},
         ),
     )
-    if subject.model_type in FAMILIES
 }
 """By `model_type`."""
 

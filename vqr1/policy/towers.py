@@ -50,7 +50,7 @@ def _cells(x: Tensor, grid: int) -> Tensor:
     if height % grid or width % grid:
         raise ValueError(
             f"a map of {height} x {width} has no {grid} x {grid} equal cells; take images whose "
-            f"sides are multiples of {grid} times the tower's stride, such as {64 * grid} x {64 * grid}"
+            f"sides are multiples of {grid} times the tower's stride, such as {64 * grid}"
         )
     return x.unflatten(3, (grid, width // grid)).unflatten(2, (grid, height // grid))
 

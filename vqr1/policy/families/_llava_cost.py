@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vqr1.policy.families.base import TowerCost
+from vqr1.policy.families.base import Family, TowerCost
 
 
 @dataclass(frozen=True)
@@ -62,33 +61,16 @@ class _Kept:
         return tensor
 
 
-def blocks_of(tower: nn.Module) -> Iterator[nn.Module]:
-    """Blocks of a tower that gradient checkpointing runs again: those in its `blocks`, `layers`."""
-    for name, module in tower.named_children():
-        if name in ("blocks", "layers") and isinstance(module, (nn.Sequential, nn.ModuleList)):
-            yield from _flat(module)
-        else:
-            yield from blocks_of(module)
-
-
-def _flat(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        if isinstance(child, nn.Sequential):
-            yield from _flat(child)
-        else:
-            yield child
-
-
-def count(model_class: Any, config: Any, size: tuple[int, int]) -> Counted:
+def count(family: Family, config: Any, size: tuple[int, int]) -> Counted:
     """What the tower and projector of a model do for one image.
 
     Args:
-        model_class: makes the model from a configuration.
+        family: the model's.
         config: its configuration.
         size: width and height of the resized image.
     """
-    return _count(model_class, json.dumps(config.to_dict(), sort_keys=True, default=str), size,
-                  _Passed(config))  # fmt: skip
+    text = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    return _count(family, text, size, _Passed(config))
 
 
 class _Passed:
@@ -105,16 +87,16 @@ class _Passed:
 
 
 @lru_cache(maxsize=32)
-def _count(model_class: Any, text: str, size: tuple[int, int], passed: _Passed) -> Counted:
+def _count(family: Family, text: str, size: tuple[int, int], passed: _Passed) -> Counted:
     del text  # it is the key
     with torch.device("meta"):
-        model = model_class(copy.deepcopy(passed.config)).eval()
+        model = family.model_class()(copy.deepcopy(passed.config)).eval()
         pixels = torch.empty(1, 3, size[1], size[0])
     core = model.model
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         features = core.get_image_features(pixels, return_dict=True).pooler_output
     kept, taken = _Kept(core), []
-    spans: dict[nn.Module, list[int]] = {block: [] for block in blocks_of(core.vision_tower)}
+    spans: dict[nn.Module, list[int]] = {block: [] for block in family.parts(model).vision_layers}
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
@@ -135,13 +117,13 @@ def _count(model_class: Any, text: str, size: tuple[int, int], passed: _Passed) 
     )
 
 
-def tower_cost(model_class: Any, config: Any, size: tuple[int, int]) -> TowerCost:
+def tower_cost(family: Family, config: Any, size: tuple[int, int]) -> TowerCost:
     """The planner's numbers of one image; see `count`.
 
     A planner counts equal blocks: here as many as the largest of the real ones fits into what all
     of them keep, so that both the sum and what one keeps while it runs again are right.
     """
-    counted = count(model_class, config, size)
+    counted = count(family, config, size)
     rows = counted.tokens
     in_blocks = sum(counted.blocks)
     depth = max(1, math.ceil(in_blocks / max(counted.blocks, default=1)))

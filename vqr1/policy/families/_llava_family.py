@@ -137,7 +137,7 @@ class LlavaFamily(Family):
 
         assert isinstance(rule, FixedRule)
         del size
-        return tower_cost(self.model_class(), config, (rule.width, rule.height))
+        return tower_cost(self, config, (rule.width, rule.height))
 
     def shape_config(self, shape: str, number: Callable[[str], int] = lambda token: 0) -> Any:
         """Of a released checkpoint, or of a small one for CPUs."""

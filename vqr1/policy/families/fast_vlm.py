@@ -12,7 +12,10 @@ Not here: what LLaVA's families share (`_llava_family.py`).
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from vqr1.errors import ModelError
 from vqr1.policy.families import _llava_card as card
@@ -51,11 +54,8 @@ class FastVlm(LlavaFamily):
         return super().model_class()
 
     def tower_layers(self, tower: Any) -> Any:
-        """Stages, in what most architectures of timm call them."""
-        for name in ("stages", "blocks", "layers"):
-            if hasattr(tower.timm_model, name):
-                return getattr(tower.timm_model, name)
-        return ()
+        """The blocks that architectures of timm run again under gradient checkpointing."""
+        return list(blocks_of(tower.timm_model))
 
     def released_processor(self) -> Any:
         """The centre of an image whose short side has 1024 pixels, in [0, 1]."""
@@ -81,6 +81,23 @@ class FastVlm(LlavaFamily):
         """Towers that timm lacks."""
         del facts
         return card.OWN_TOWERS
+
+
+def blocks_of(tower: nn.Module) -> Iterator[nn.Module]:
+    """Blocks of a tower of timm: what its `blocks` or `layers` hold, however deep these lie."""
+    for name, module in tower.named_children():
+        if name in ("blocks", "layers"):
+            yield from _flat(module)
+        else:
+            yield from blocks_of(module)
+
+
+def _flat(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, nn.Sequential):
+            yield from _flat(child)
+        else:
+            yield child
 
 
 def require_timm() -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.data.prompts import ResizeRule
-from vqr1.errors import ConfigError, ModelError
+from vqr1.errors import ModelError
 from vqr1.policy.families import _smolvlm_card as card
 from vqr1.policy.families._smolvlm_images import TileEncoding, TileRule, tile_rule
 from vqr1.policy.families.base import Family, Parts, TowerCost
@@ -94,16 +94,12 @@ class SmolVLM(Family):
 
     def chat_text(self, processor: Any, prompt_text: str, vision_id: bool) -> str:
         """The checkpoint's own template, which numbers no images."""
-        if vision_id:
-            raise ConfigError(
-                [
-                    f"prompt.vision_id=true: the chat template of {self.title} numbers no images; "
-                    "leave it null"
-                ]
-            )
         content = [{"type": "image"}, {"type": "text", "text": prompt_text}]
         text: str = processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": content}],
+            tokenize=False,
+            add_generation_prompt=True,
+            **self.template_options(vision_id),
         )
         return text
 
