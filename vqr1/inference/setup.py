@@ -100,6 +100,8 @@ class InferenceSetup:
         # Importing PyTorch takes seconds; a mistake on the command line is reported before.
         from vqr1.inference.backends import build_backend
 
-        backend = build_backend(self.backend, self.model, self.hardware, local_rank)
+        backend = build_backend(
+            self.backend, self.model, self.hardware, local_rank, self.prompt.images
+        )
         backend.prepare(self.request)
         return backend
