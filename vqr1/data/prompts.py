@@ -43,9 +43,11 @@ class ImageSource(Protocol):
 
     Attributes:
         rule: the resizing rule, which decides what a cache keeps.
+        text: the prompt as the template writes it; empty where only a server knows it.
     """
 
     rule: ResizeRule
+    text: str
 
     def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing."""

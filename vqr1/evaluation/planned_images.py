@@ -34,6 +34,7 @@ class ResizedImages:
 
     def __init__(self, rule: ResizeRule) -> None:
         self.rule = rule
+        self.text = ""
 
     def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing."""

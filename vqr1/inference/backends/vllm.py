@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqr1.config import ModelConfig, VllmBackendConfig
 from vqr1.distributed.environment import is_launched
-from vqr1.inference.request import Reply, Request
+from vqr1.inference.request import Reply, Request, with_beginning
 from vqr1.policy.loading import load_family, load_processor
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.prompts import resize_rule
@@ -87,11 +87,12 @@ class VllmBackend:
         outputs = self._engine.generate(
             prompts, [self._sampling(image, request) for image in pixels], use_tqdm=False
         )
-        return [_read(output.outputs, request) for output in outputs]
+        replies = [_read(output.outputs, request) for output in outputs]
+        return [with_beginning(reply, request.answer, text) for reply in replies]
 
     def _sampling(self, pixels: Tensor, request: Request) -> Any:
         sampling = request.sampling
-        at_answer = sampling.stop == "answer"
+        end = sampling.end_text
         return self._parameters(
             n=request.samples,
             temperature=sampling.temperature,
@@ -102,8 +103,8 @@ class VllmBackend:
             presence_penalty=0.0,
             frequency_penalty=0.0,
             max_tokens=sampling.max_new_tokens,
-            stop=["</answer>"] if at_answer else None,
-            include_stop_str_in_output=at_answer,
+            stop=None if end is None else [end],
+            include_stop_str_in_output=end is not None,
             seed=image_seed(request.seed, pixels) if sampling.temperature > 0 else None,
             logprobs=TOP_LOGPROBS if request.expected else None,
         )
@@ -139,7 +140,7 @@ def _read(outputs: Sequence[Any], request: Request) -> Reply:
             _token(number, place)
             for number, place in zip(outputs[0].token_ids, outputs[0].logprobs, strict=True)
         ],
-        request.answer.score_range,
+        request.answer,
     )
     return replace(reply, score=numbers.score, std=numbers.std, lost=numbers.lost)
 
