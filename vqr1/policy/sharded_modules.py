@@ -26,7 +26,13 @@ def sharded_modules(model: nn.Module) -> list[ShardedModule]:
     full = frozenset({parts.embeddings.weight})
     modules = [ShardedModule(parts.text, parts.text_layers, full)]
     if vision_trains(model):
-        modules.append(ShardedModule(parts.vision, parts.vision_layers))
+        # A list has no pass of its own, in which its weights would be unsharded.
+        several = isinstance(parts.vision, nn.ModuleList)
+        roots = list(parts.vision) if several else [parts.vision]
+        blocks = set(parts.vision_layers)
+        for root in roots:
+            own = [module for module in root.modules() if module in blocks]
+            modules.append(ShardedModule(root, own))
     return modules
 
 

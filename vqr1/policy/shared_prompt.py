@@ -47,10 +47,10 @@ class ResponseLogprobs:
     """A policy's log-probabilities of given responses.
 
     Attributes:
-        logprobs: [B, K, C] float32 natural log-probabilities at the temperature, 0 where the mask
-            is False.
-        entropy: [B, K, C] float32 entropy in nats of the distribution that each token was drawn
-            from, 0 where the mask is False and never differentiable; None if not asked for.
+        logprobs: [B, K, C] float32 (float64 of a model in float64) natural log-probabilities at the
+            temperature, 0 where the mask is False.
+        entropy: [B, K, C] of the same type, entropy in nats of the distribution that each token was
+            drawn from, 0 where the mask is False and never differentiable; None if not asked for.
     """
 
     logprobs: Tensor
@@ -231,7 +231,8 @@ def response_logprobs(
         parts = [slice(0, len(prompts))]
     else:
         parts = plan_micro_batches(prompts, mask, micro_batch_tokens)
-    logprobs = torch.zeros(mask.shape, dtype=torch.float32, device=device)
+    precision = torch.promote_types(parts_of(model).embeddings.weight.dtype, torch.float32)
+    logprobs = torch.zeros(mask.shape, dtype=precision, device=device)
     entropy = torch.zeros_like(logprobs) if with_entropy else None
     for part in parts:
         active = [b for b in range(part.start, part.stop) if any(lengths[b])]

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from tests.policy.families.cases import CASES
 from vqr1.config import ModelConfig
 from vqr1.errors import ModelError
 from vqr1.planning.shape import read_shape
@@ -18,11 +19,12 @@ from vqr1.policy.families.base import Family
 from vqr1.policy.loading import load_family, load_policy
 from vqr1.policy.packaged import tiny_policy_folder
 
-KNOWN = ("qwen2_5_vl",)
+KNOWN = FAMILIES
 
 
 def test_every_module_is_a_family() -> None:
-    assert FAMILIES == KNOWN
+    """And the suite of this folder runs for each (`cases.py`)."""
+    assert {case.model_type for case in CASES} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -71,7 +73,7 @@ def test_released_names_have_shapes(name: str) -> None:
 
 
 def test_a_model_of_no_known_family_is_refused_in_one_line(tmp_path: Path) -> None:
-    printed = r"the checkpoint is a bert, the policy must be one of: qwen2_5_vl$"
+    printed = rf"the checkpoint is a bert, the policy must be one of: {', '.join(KNOWN)}$"
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ModelError, match=printed):
         folder_family(tmp_path)

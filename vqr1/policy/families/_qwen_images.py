@@ -33,9 +33,6 @@ from vqr1.errors import ConfigError, DataError
 PATCH, MERGE, TEMPORAL = 14, 2, 2
 """Edge of a patch in pixels, patches merged along each side, frames in a patch."""
 
-FACTOR = PATCH * MERGE
-"""Both sides of an image are multiples of it."""
-
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 """Per-channel normalisation of the released checkpoints (CLIP's), of values in [0, 1]."""
@@ -94,12 +91,25 @@ class AreaRule:
         }
 
 
-def area_rule(image_processor: Any, min_pixels: int, max_pixels: int) -> AreaRule:
-    """The rule of a checkpoint's image processor; of the released ones where it is None."""
+def area_rule(
+    image_processor: Any, min_pixels: int, max_pixels: int, *, patch: int = PATCH
+) -> AreaRule:
+    """The rule of a checkpoint's image processor; of the released ones where it is None.
+
+    Args:
+        image_processor: the checkpoint's.
+        min_pixels: smallest area.
+        max_pixels: largest area.
+        patch: edge of a patch of the released ones.
+    """
     if image_processor is None:
-        return AreaRule(FACTOR, min_pixels, max_pixels)
+        return AreaRule(patch * MERGE, min_pixels, max_pixels)
     factor = int(image_processor.patch_size) * int(image_processor.merge_size)
     return AreaRule(factor, min_pixels, max_pixels)
+
+
+_SIZES = ("patch_size", "merge_size", "temporal_patch_size")
+"""What an image processor of these families has, and no other."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +141,16 @@ class PatchEncoding:
             title: its family, for the message.
 
         Raises:
-            ConfigError: it leaves grey levels as they are.
+            ConfigError: it makes no patches, or leaves grey levels as they are.
         """
+        if not all(hasattr(image_processor, name) for name in _SIZES):
+            raise ConfigError(
+                [
+                    f"model.path: preprocessor_config.json is of a {type(image_processor).__name__}"
+                    f", which makes no patches for {title}; copy the processor files of the base "
+                    "model into the folder"
+                ]
+            )
         if not (image_processor.do_rescale and image_processor.do_normalize):
             raise ConfigError(
                 [
@@ -147,6 +165,17 @@ class PatchEncoding:
             tuple(map(float, image_processor.image_mean)),
             tuple(map(float, image_processor.image_std)),
             float(image_processor.rescale_factor),
+        )
+
+    def problem(self, vision: Any) -> str | None:
+        """Why it does not belong to a tower with this `vision_config`; None where it does."""
+        own = (self.patch, self.merge, self.frames)
+        tower = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+        if own == tower:
+            return None
+        return (
+            f"preprocessor_config.json makes patches of {own} (pixels, merged, frames), the tower "
+            f"takes {tower}: the processor of another model"
         )
 
     def grid(self, image: Tensor) -> tuple[int, int, int]:
