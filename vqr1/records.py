@@ -193,8 +193,8 @@ class ScoredRollout:
         terms: each term's unweighted [B, K] reward by name.
         advantages: [B, K] float32, of the advantage rule (`conf/advantage`); of a rule with F
             fields [B, K, F], and [B, K, C] once they are given to the fields' tokens.
-        has_variance: [B] bool, False for groups whose rewards do not differ; they are excluded from
-            the update.
+        has_variance: [B] bool, False for groups whose rewards do not differ, or that the advantage
+            rule gives no advantages (`trained_groups`); they are excluded from the update.
     """
 
     rollout: Rollout

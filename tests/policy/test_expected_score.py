@@ -15,7 +15,7 @@ from tests.support.brute_numbers import Rows, Written, brute_force, write_out
 from tests.support.number_tokenizers import CHARACTERS, JOINED, PieceTokenizer, qwen_tokenizer
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from vqr1.errors import ModelError
-from vqr1.iqa.answers import ScoreRange, accepted_range
+from vqr1.iqa.answers import ScoreRange, TaggedAnswer, accepted_range
 from vqr1.policy import expected_score
 from vqr1.policy.expected_score import Entries, expected_scores, prune
 from vqr1.policy.prompt_state import read_prompts
@@ -27,6 +27,12 @@ from vqr1.records import PromptBatch
 pytestmark = pytest.mark.medium
 
 SCALES: tuple[ScoreRange, ...] = ((1.0, 5.0), (0.0, 10.0), (0.0, 100.0))
+
+
+def on(scale: ScoreRange) -> TaggedAnswer:
+    return TaggedAnswer(score_range=scale)
+
+
 BEGINNING = "an<answer>"
 QWEN_VOCABULARY = 151936
 
@@ -126,7 +132,7 @@ def found_by_tree(name: str, scale: ScoreRange, head: nn.Linear) -> tuple[float,
     old, model.lm_head = model.lm_head, head
     try:
         state = read_prompts(model, packed_of(name))
-        found = expected_scores(model, tokenizer_of(name), state, [BEGINNING], scale)
+        found = expected_scores(model, tokenizer_of(name), state, [BEGINNING], on(scale))
     finally:
         model.lm_head = old
     return float(found.score), float(found.std), float(found.mass)
@@ -170,9 +176,13 @@ def test_neighbours_and_the_size_of_a_pass_change_nothing(
     packed = pack_prompts(model, asked, encode_images(model, asked))
     beginnings = [BEGINNING, "<answer>", "answer<answer>"]
     with torch.no_grad():
-        together = expected_scores(model, tokenizer, read_prompts(model, packed), beginnings, scale)
+        together = expected_scores(
+            model, tokenizer, read_prompts(model, packed), beginnings, on(scale)
+        )
         monkeypatch.setattr(expected_score, "PASS_ROWS", 1)
-        in_parts = expected_scores(model, tokenizer, read_prompts(model, packed), beginnings, scale)
+        in_parts = expected_scores(
+            model, tokenizer, read_prompts(model, packed), beginnings, on(scale)
+        )
     assert len(set(together.score.tolist())) == 3
     for number in range(3):
         alone = packed.select(number, number + 1)
@@ -218,7 +228,7 @@ def written(monkeypatch: pytest.MonkeyPatch, texts: dict[str, float]) -> Any:
         texts: what is written after `<answer>`, with its probability.
     """
     tokenizer = tokenizer_of("characters")
-    tree = spelling_tree(tokenizer, SCALES[0])
+    tree = spelling_tree(tokenizer, on(SCALES[0]))
 
     def following(node: int) -> list[float]:
         """Log-probabilities of the columns after a node."""
@@ -257,7 +267,7 @@ def written(monkeypatch: pytest.MonkeyPatch, texts: dict[str, float]) -> Any:
     monkeypatch.setattr(expected_score, "_Passes", Passes)
     state: Any = None
     model: Any = None
-    return expected_scores(model, tokenizer, state, ["<answer>"], SCALES[0])
+    return expected_scores(model, tokenizer, state, ["<answer>"], on(SCALES[0]))
 
 
 @pytest.mark.parametrize(
@@ -304,4 +314,4 @@ def test_a_tokenizer_whose_tokens_are_no_text_is_refused() -> None:
             return [n + 1 for n in super().encode(text)]
 
     with pytest.raises(ModelError, match="does not spell numbers by their characters"):
-        spelling_tree(Numbered(CHARACTERS), SCALES[0])
+        spelling_tree(Numbered(CHARACTERS), on(SCALES[0]))

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from vqr1.config import ModelConfig, PromptConfig, SamplingConfig, read_choice, validate
+from vqr1.iqa.answers import TaggedAnswer
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.prompt_state import Continuation, PromptState, continue_prompts
@@ -88,14 +89,14 @@ def test_places_of_the_written_number_stand_in_for_others() -> None:
     # 8 ends with .3 and continues to 85 with .7.  E = .6 (.3 8 + .7 85) + .4 (.3 7 + .7 75)
     # = .6 61.9 + .4 54.6 = 58.98.
     tokens = [*OPENING, token("8", _8=0.6, _7=0.4), token("5", _5=0.7, _e=0.3), token("</")]
-    found = expected_from_tokens(tokens, (0.0, 100.0))
+    found = expected_from_tokens(tokens, TaggedAnswer(score_range=(0.0, 100.0)))
     assert found.score == pytest.approx(58.98)
     assert found.lost == pytest.approx(0.0)
     # "9" was written, 1 continues to 10 (.5): two digits were never written, so "10" ends as "9"
     # does, with .5; what else would follow, a third digit 0 (.5), is no number up to 125 but 100,
     # which ends with .5 again, and its 0 leads beyond.
     tokens = [*OPENING, token("9", _9=0.8, _1=0.2), token("</", _e=0.5, _0=0.5)]
-    found = expected_from_tokens(tokens, (0.0, 100.0))
+    found = expected_from_tokens(tokens, TaggedAnswer(score_range=(0.0, 100.0)))
     # 9: .8 .5; 90: .8 .5 .5; 1: .2 .5; 10: .2 .25; 100: .2 .125
     weights = {9: 0.4, 90: 0.2, 1: 0.1, 10: 0.05, 100: 0.025}
     mass = sum(weights.values())
@@ -107,7 +108,9 @@ def test_a_sign_that_is_one_with_the_tag() -> None:
     opening = [*OPENING[:-1], ReportedToken(">-", {">-": math.log(0.6), ">": math.log(0.2)})]
     # Given that the tag ends, ">-" has .75. "-2" ends: -2 with .75; without a sign the same digit
     # stands in: 2 with .25. E = -1.
-    found = expected_from_tokens([*opening, token("2"), token("</")], (0.0, 10.0))
+    found = expected_from_tokens(
+        [*opening, token("2"), token("</")], TaggedAnswer(score_range=(0.0, 10.0))
+    )
     assert found.score == pytest.approx(-1.0)
     assert found.lost == pytest.approx(0.0)
     # 1 to 5 knows no sign: nothing after it is known, and all is lost.

@@ -12,9 +12,9 @@ TOKENIZER = tiny_tokenizer()
 ENDS = end_tokens(TOKENIZER, ("<|im_end|>", "<|endoftext|>"))
 
 
-def first_end(text, at_answer=True):
+def first_end(text, end_text="</answer>"):
     """Tokens after which a response of this text ends, None if it does not."""
-    rule = StopRule(TOKENIZER, ENDS, 1, at_answer)
+    rule = StopRule(TOKENIZER, ENDS, 1, end_text)
     for place, token in enumerate(TOKENIZER.encode(text)):
         if rule.ended([0], [token]) == [True]:
             return place + 1
@@ -33,7 +33,7 @@ def test_the_tag_is_found_however_it_is_split():
     text = "x</answer>"
     vocab = TOKENIZER.get_vocab()
     by_characters = [vocab[c] for c in text]
-    rule = StopRule(TOKENIZER, ENDS, 1, True)
+    rule = StopRule(TOKENIZER, ENDS, 1, "</answer>")
     ended = [rule.ended([0], [token])[0] for token in by_characters]
     assert ended == [False] * (len(text) - 1) + [True]
     assert len(TOKENIZER.encode(text)) < len(by_characters)
@@ -45,16 +45,16 @@ def test_half_a_tag_is_not_an_end(text):
 
 
 def test_eos_only_ignores_the_tag():
-    assert first_end("3</answer>", at_answer=False) is None
-    assert first_end("3</answer><|im_end|>", at_answer=False) == len(
+    assert first_end("3</answer>", end_text=None) is None
+    assert first_end("3</answer><|im_end|>", end_text=None) == len(
         TOKENIZER.encode("3</answer><|im_end|>")
     )
-    assert first_end("<|endoftext|>", at_answer=False) == 1
+    assert first_end("<|endoftext|>", end_text=None) == 1
 
 
 def test_responses_do_not_mix():
     vocab = TOKENIZER.get_vocab()
-    rule = StopRule(TOKENIZER, ENDS, 2, True)
+    rule = StopRule(TOKENIZER, ENDS, 2, "</answer>")
     for character in "</answer":
         assert rule.ended([0], [vocab[character]]) == [False]
     assert rule.ended([1], [vocab[">"]]) == [False]

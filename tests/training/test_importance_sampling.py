@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vqr1.training.importance_sampling import importance_weights, mismatch_metrics
-from vqr1.training.losses.grpo import grpo_loss
+from vqr1.training.losses import GrpoLoss, LossInputs
 
 # log-ratios p/q: log 2, log 4, log .5, and a token outside of the mask
 TRAINER = torch.tensor([[[-1.0, -1.0, -2.0, -9.0]]])
@@ -44,18 +44,15 @@ def test_weighted_draws_from_the_engine_give_the_trainers_gradient() -> None:
         """Every token is one response, weighted with the probability of drawing it."""
         logprobs = logits.log_softmax(0)[:, None, None]
         before = logprobs.detach()
-        loss = grpo_loss(
-            logprobs,
-            before,
-            None,
-            advantages[:, None],
-            drawn_from[:, None, None],
-            kl_weight=0.0,
-            clip=0.2,
-            importance=importance_weights(before, engine[:, None, None], 1e6)
-            if corrected
-            else None,
-        ).loss
+        weights = drawn_from[:, None, None]
+        found = importance_weights(before, engine[:, None, None], 1e6) if corrected else None
+        mask = weights > 0
+        loss = GrpoLoss()(
+            LossInputs(
+                logprobs, before, None, None, mask, advantages[:, None], weights, found,
+                mask.sum(dim=2),
+            )
+        ).loss  # fmt: skip
         return torch.autograd.grad(loss, logits)[0]
 
     on_policy = gradient(logits.detach().softmax(0), corrected=False)
@@ -65,9 +62,11 @@ def test_weighted_draws_from_the_engine_give_the_trainers_gradient() -> None:
 
 def test_the_kl_term_is_not_weighted() -> None:
     def loss(importance: torch.Tensor | None) -> float:
-        return grpo_loss(
-            TRAINER, TRAINER, TRAINER - 0.5, torch.zeros(1, 1), MASK.float(),
-            kl_weight=1.0, clip=0.2, importance=importance,
+        return GrpoLoss(kl_weight=1.0)(
+            LossInputs(
+                TRAINER, TRAINER, None, TRAINER - 0.5, MASK, torch.zeros(1, 1), MASK.float(),
+                importance, MASK.sum(dim=2),
+            )
         ).loss.item()  # fmt: skip
 
     assert loss(torch.full_like(TRAINER, 7.0)) == loss(None) != 0

@@ -19,6 +19,13 @@ EARLIER: dict[str, Any] = {
     "mode.sampling.repetition_penalty": 1.0,
     "backend.name": "local",
     "loss._target_": "vqr1.training.losses.GrpoLoss",
+    "loss.kl": "k3",
+    "loss.ratio": "token",
+    "loss.clip_high": None,
+    "loss.ratio_cap": None,
+    "loss.entropy_quantile": None,
+    "loss.off_policy_limit": None,
+    "grpo.resample_zero_variance": 0,
     "advantage._target_": "vqr1.training.advantages.GroupNormalised",
 }
 """By dotted key, the value in every record that lacks it. Requests to a server lacked sampling

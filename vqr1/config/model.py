@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+import logging
+from dataclasses import field, replace
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo
@@ -18,6 +19,8 @@ from vqr1.config.types import (
     PositiveFloat,
     PositiveInt,
 )
+
+_log = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -91,6 +94,9 @@ class RecommendedConfig:
     """`model.min_pixels`."""
     max_pixels: PositiveInt
     """`model.max_pixels`."""
+    model_types: list[str] | None = None
+    """Families that these values are for, by `model_type` of a checkpoint's `config.json`:
+    `model.path` of another is refused. null: any."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -144,6 +150,19 @@ class PromptConfig:
     (published)."""
 
 
+ANSWER_END = "</answer>"
+"""What ends the published answer."""
+
+STOP_TEXT = "text:"
+"""How `stop` names a text."""
+
+
+def _known_stop(value: str) -> str:
+    if value in ("answer", "eos") or (value.startswith(STOP_TEXT) and len(value) > len(STOP_TEXT)):
+        return value
+    raise ValueError("must be answer, eos, or text: and the text that ends a response")
+
+
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class SamplingConfig:
     """How one response is drawn. Nothing is inherited from the model's generation config."""
@@ -160,8 +179,34 @@ class SamplingConfig:
     only: a training refuses it."""
     max_new_tokens: PositiveInt = 256
     """Length limit of one response."""
-    stop: Literal["answer", "eos"] = "eos"
-    """End a response at `</answer>` or the end of the turn, or at the end of the turn only."""
+    stop: Annotated[str, AfterValidator(_known_stop)] = "eos"
+    """Where a response ends beside the end of the turn: nowhere (`eos`), where the answer form ends
+    (`answer`: `</answer>`, as published, or the form's closing text, where it has one), or at a
+    text of your own (`text:`, and the text)."""
+
+    @property
+    def end_text(self) -> str | None:
+        """The text that ends a response; None: only the end of the turn does."""
+        if self.stop == "answer":
+            return ANSWER_END
+        return self.stop.removeprefix(STOP_TEXT) if self.stop.startswith(STOP_TEXT) else None
+
+    def ending_with(self, closing: str | None) -> SamplingConfig:
+        """The same with `stop=answer` at the closing text of an answer form.
+
+        Args:
+            closing: that text; None where the form has none: the end of the turn alone ends a
+                response then, which is logged.
+        """
+        if self.stop != "answer" or closing == ANSWER_END:
+            return self
+        if closing is None:
+            _log.warning(
+                "stop=answer: no fixed text ends an answer of this form (answer), so that the end "
+                "of the turn alone does; stop=eos says the same"
+            )
+            return replace(self, stop="eos")
+        return replace(self, stop=f"{STOP_TEXT}{closing}")
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

@@ -60,6 +60,7 @@ class RankingDataModule(lightning.LightningDataModule):
         self._dataset = dataset
         self._loader = loader
         self._prompts = prompts
+        self.prompt_text = prompts.text
         self._seed = seed
         self._sampler: RankingBatchSampler | None = None
         self._saved_position: Mapping[str, Any] | None = None

@@ -45,10 +45,12 @@ class ImageSource(Protocol):
     Attributes:
         images: images of a prompt, which each row of a data set has to have.
         rule: the resizing rule, which decides what a cache keeps.
+        text: the prompt as the template writes it; empty where only a server knows it.
     """
 
     images: int
     rule: ResizeRule
+    text: str
 
     def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing."""

@@ -35,6 +35,7 @@ class ResizedImages:
 
     def __init__(self, rule: ResizeRule, images: int = 1) -> None:
         self.rule = rule
+        self.text = ""
         self.images = images
 
     def resize(self, image: Image.Image) -> Tensor:

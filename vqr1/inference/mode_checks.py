@@ -5,22 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vqr1.config import AnyBackend, EvalModeConfig, SamplingConfig, ServerConfig
-from vqr1.iqa.answers import PUBLISHED, AnswerForm
-from vqr1.iqa.number_grammar import NumberGrammar
+from vqr1.iqa.answers import AnswerForm
+from vqr1.iqa.number_grammar import grammar_of
 from vqr1.rollout.chat_request import held_instead, unsupported_problems
 
 
 def mode_problems(mode: EvalModeConfig, answer: AnswerForm) -> list[str]:
     """Every rule that is broken, one line each."""
     problems = []
-    grammar = NumberGrammar(answer.score_range)
     expected = mode.name == "expected" and answer.scored
-    if expected and answer.opening != PUBLISHED.opening:
+    if expected and answer.opening is None:
         problems.append(
-            f"mode=expected, answer: a score begins after {answer.opening} there, and an expected "
-            f"score is read after {PUBLISHED.opening}; use mode=greedy or mode=sampled"
+            "mode=expected, answer: no fixed text stands before the score of this form, after "
+            "which probabilities of scores could be read; use mode=greedy or mode=sampled"
         )
-    if expected and not grammar.continues(""):
+    elif expected and not grammar_of(answer).continues(""):
         problems.append(
             f"mode=expected, answer.score_range={list(answer.score_range)}: no number of "
             "at most two decimals is accepted there; choose another scale"

@@ -60,7 +60,7 @@ def expected_replies(engine: LocalEngine, prompts: PromptBatch, request: Request
         engine,
         prompts,
         reasoning=request.sampling if reasons else None,
-        score_range=request.answer.score_range,
+        form=request.answer,
     )
     table = torch.stack([found.score, found.std, found.lost], dim=1).tolist()
     return [

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from vqr1.config import EvalModeConfig, PromptConfig, SamplingConfig
-from vqr1.iqa.answers import AnswerForm
+from vqr1.config.model import ANSWER_END
+from vqr1.iqa.answers import AnswerForm, already_written
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Reply:
     """What a model states of one image.
 
     Attributes:
-        texts: the answers; empty where none was generated (`expected` without reasoning).
+        texts: the answers, with what the template wrote of them; empty where none was generated
+            (`expected` without reasoning).
         score: expected score; None where not asked for, or where the answer never begins or gives
             the numbers of the grammar too little probability.
         std: its standard deviation, likewise.
@@ -57,6 +59,18 @@ class Reply:
     error: str | None = None
 
 
+def with_beginning(reply: Reply, form: AnswerForm, prompt: str) -> Reply:
+    """The reply with what the template had written of it already in front of its texts.
+
+    Args:
+        reply: what the model wrote.
+        form: how an answer begins.
+        prompt: the whole prompt as the template writes it.
+    """
+    written = already_written(form, prompt)
+    return replace(reply, texts=tuple(written + text for text in reply.texts)) if written else reply
+
+
 def build_request(
     mode: EvalModeConfig, prompt: PromptConfig, answer: AnswerForm, seed: int
 ) -> Request:
@@ -69,10 +83,12 @@ def build_request(
         seed: seed of sampled answers.
     """
     sampled = mode.name == "sampled"
+    closing = answer.closing if answer.scored else ANSWER_END
+    sampling = mode.sampling.ending_with(closing)
     return Request(
         prompt=prompt,
         answer=answer,
-        sampling=mode.sampling if sampled else replace(mode.sampling, temperature=0.0),
+        sampling=sampling if sampled else replace(sampling, temperature=0.0),
         samples=mode.samples if sampled and answer.scored else 1,
         seed=seed,
         expected=mode.name == "expected" and answer.scored,

@@ -85,7 +85,9 @@ def load_config(config: ModelConfig) -> tuple[Family, Any]:
     """
     source = source_of(config)
     who = f"model.path={source}"
-    own = _family(_read(config), who)
+    values = _read(config)
+    own = _family(values, who)
+    _check_choice(config, str(values["model_type"]))
     try:
         found = AutoConfig.from_pretrained(source, **origin_of(config), trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -97,6 +99,24 @@ def load_config(config: ModelConfig) -> tuple[Family, Any]:
             "prompt; take a checkpoint without sliding windows"
         )
     return own, found
+
+
+def _check_choice(config: ModelConfig, kind: str) -> None:
+    """Whether a checkpoint is of a family that its configuration is for.
+
+    Args:
+        config: which checkpoint, with the values of its configuration.
+        kind: `model_type` of its `config.json`.
+
+    Raises:
+        ModelError: it is not: learning rate and image sizes would be those of another family.
+    """
+    wanted = None if config.recommended is None else config.recommended.model_types
+    if wanted is not None and kind not in wanted:
+        raise ModelError(
+            f"model.path={config.path}: the checkpoint is a {kind}, and the values of "
+            f"{config.name} are for {' or '.join(wanted)}; choose the model=... of its family"
+        )
 
 
 def _family(values: dict[str, Any], who: str) -> Family:

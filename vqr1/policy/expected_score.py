@@ -11,8 +11,9 @@ then begins the closing tag, summed over all sequences of tokens that write it
 So E is the mean GIVEN that the answer is a number of the grammar, and `1 - mass` is the probability
 of everything else: other numbers, words, more decimals, blanks, an answer that does not end. It is
 reported beside E, and where `mass` is below `MIN_MASS` the expectation states little, and the
-caller treats the answer as invalid. The deviation states how undecided the model is between
-numbers; it knows nothing of what another reasoning would have led to.
+caller treats the answer as invalid. Of words (`AnswerForm.levels`) every mass counts: the published
+methods compare their probabilities with each other alone. The deviation states how undecided the
+model is between numbers; it knows nothing of what another reasoning would have led to.
 
 Prompt and beginning are computed once. The spellings continue them as a tree, in which every token
 sees the prompt, the beginning and those it comes after (`vqr1.policy.prompt_state`): its first
@@ -38,11 +39,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
+from vqr1.iqa.answers import PUBLISHED, AnswerForm
 from vqr1.policy.finite import check_answer_logprobs
 from vqr1.policy.output_head import target_logprobs
 from vqr1.policy.prompt_state import Continuation, PromptState, continue_prompts
-from vqr1.policy.spelling_tree import OPEN_TAG, FloatArray, IntArray, SpellingTree, spelling_tree
+from vqr1.policy.spelling_tree import FloatArray, IntArray, SpellingTree, spelling_tree
 from vqr1.policy.unwrap import parts_of
 
 MIN_MASS = 0.5
@@ -55,10 +56,10 @@ PASS_ROWS = 16384
 """Nodes of all images that a pass computes at most, about."""
 
 
-def until_answer(text: str) -> str | None:
-    """The response up to and including its last `<answer>`; None where it has none."""
-    place = text.rfind(OPEN_TAG)
-    return None if place < 0 else text[: place + len(OPEN_TAG)]
+def until_answer(text: str, opening: str) -> str | None:
+    """The response up to and including its last `<answer>`, or other opening; None without one."""
+    place = text.rfind(opening)
+    return None if place < 0 else text[: place + len(opening)]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def expected_scores(
     tokenizer: Any,
     prompt: PromptState,
     beginnings: Sequence[str],
-    score_range: ScoreRange = ASKED_RANGE,
+    form: AnswerForm = PUBLISHED,
 ) -> ExpectedScores:
     """Expected score of each of B answers.
 
@@ -111,14 +112,14 @@ def expected_scores(
         model: the policy, bare or wrapped, in eval mode.
         tokenizer: its tokenizer.
         prompt: B prompts that the model has read.
-        beginnings: B beginnings of a response, up to and including `<answer>`.
-        score_range: the scale that the prompt asks for.
+        beginnings: B beginnings of a response, up to and including the form's opening.
+        form: how scores are written.
 
     Raises:
         ModelError: the tokenizer does not spell numbers by their characters.
         NonFiniteError: logits hold NaN or infinity.
     """
-    tree = spelling_tree(tokenizer, score_range)
+    tree = spelling_tree(tokenizer, form)
     # The beginning's last token is the tree's affair: it may be one with the number's first.
     begun = [tokenizer.encode(text, add_special_tokens=False)[:-1] for text in beginnings]
     passes = _Passes(model, tree, prompt, begun)
@@ -190,7 +191,9 @@ class _Sums:
         p = np.exp(logprobs)
         value = tree.value[entries.node]
         whole = np.isfinite(value)
-        closing = p[:, len(tree.tokens.pieces) :].sum(axis=1)
+        ending = p[:, len(tree.tokens.pieces) :].sum(axis=1)
+        # Where nothing has to follow, a score ends where it is whole.
+        closing = ending if tree.tokens.ends else np.ones_like(ending)
         self._parts.append(
             (entries.image[whole], (entries.mass * closing)[whole], value[whole]),
         )

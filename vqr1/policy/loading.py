@@ -128,6 +128,11 @@ def load_policy(
     own, parts = family_of(model), parts_of(model)
     use_fast_layers(model)
     model.image_encoding = own.image_encoding(processor.image_processor)
+    problem = own.encoding_problem(model.config, model.image_encoding)
+    if problem is not None:
+        raise ModelError(
+            f"model.path={source}: {problem}; copy the processor files of the base model into it"
+        )
     if config.freeze_vision:
         parts.vision.requires_grad_(False)
     if gradient_checkpointing:

@@ -1,6 +1,8 @@
-r"""How a tokenizer's tokens spell the numbers of a grammar after `<answer>`.
+r"""How a tokenizer's tokens spell a grammar's scores after a form's opening, such as `<answer>`.
 
 A number is written where the text after `<answer>` is the number and then begins the closing tag.
+Other forms have other texts in the place of the two (`AnswerForm.opening`, `score_ends`); where
+nothing has to follow a score, as after words, it ends where it is whole.
 Tokens need not respect those seams: one may hold several digits ("42"), the end of the opening tag
 with a sign (">-" in some vocabularies) or the last digit with the beginning of the closing tag. So
 the tree holds EVERY sequence of tokens whose text is right, the tokenizer's own way of writing a
@@ -13,6 +15,7 @@ number and all others: a model may take any of them, and the probability of a te
 - A number ends where the next token begins the closing tag: a token whose text is a part of
   `</answer>` from its first character on ("<", "</"), or begins with the whole of it. What follows
   that token is not looked at.
+- A score that is a word is one token.
 
 The tree of 1 to 5 has 677 nodes where each digit is a token, that of 0 to 100 16,810; nodes are
 made when they are asked for. Nothing is learnt of an image here.
@@ -33,10 +36,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vqr1.errors import ModelError
-from vqr1.iqa.answers import ScoreRange
-from vqr1.iqa.number_grammar import CHARACTERS, NumberGrammar
+from vqr1.iqa.answers import AnswerForm
+from vqr1.iqa.number_grammar import Grammar, LevelGrammar, grammar_of
 
-OPEN_TAG, CLOSE_TAG = "<answer>", "</answer>"
+_BLANKS = str.maketrans({"\u0120": " ", "\u010a": "\n", "\u2581": " "})
+"""How vocabularies of bytes, and of characters, write blanks and the ends of lines."""
 
 TOP_NODES = 96
 """Nodes that are computed with the beginning, whatever their probability: 1 to 5 has 76 up to the
@@ -51,48 +55,67 @@ class NumberTokens:
     """What of a tokenizer's vocabulary matters to numbers in answers.
 
     Attributes:
-        tail: number of the last token of `<answer>`.
+        tail: number of the last token of the opening.
         starts: tokens whose text begins with the tail's, with the rest of their text.
         pieces: tokens that begin with a character of numbers and may stand in an answer, by text.
-        closing: tokens with which the closing tag begins.
+        closing: tokens with which a text that may follow begins.
+        ends: the texts that may follow; empty where nothing has to.
     """
 
     tail: int
     starts: tuple[tuple[int, str], ...]
     pieces: tuple[tuple[int, str], ...]
     closing: tuple[int, ...]
+    ends: tuple[str, ...]
 
 
-def number_tokens(tokenizer: Any) -> NumberTokens:
+def number_tokens(
+    tokenizer: Any, grammar: Grammar, opening: str, ends: tuple[str, ...]
+) -> NumberTokens:
     """Sorts a vocabulary; special tokens, which leave no text, are excluded.
 
     Only ASCII matters, which vocabularies of bytes and of characters write alike.
     """
     special = set(tokenizer.all_special_ids)
-    texts = [(n, t) for t, n in tokenizer.get_vocab().items() if t and n not in special]
-    tail = tokenizer.encode(OPEN_TAG, add_special_tokens=False)[-1]
+    texts = [
+        (number, text.translate(_BLANKS))
+        for text, number in tokenizer.get_vocab().items()
+        if text and number not in special
+    ]
+    tail = tokenizer.encode(opening, add_special_tokens=False)[-1]
     tail_text = next((text for number, text in texts if number == tail), "")
-    if not tail_text or not OPEN_TAG.endswith(tail_text):
+    if not tail_text or not opening.endswith(tail_text):
         raise _unreadable()
     starts = [(n, text[len(tail_text) :]) for n, text in texts if text.startswith(tail_text)]
-    pieces = [(n, text) for n, text in texts if text[0] in CHARACTERS and _fits(text)]
-    closing = [n for n, text in texts if text[0] == CLOSE_TAG[0] and _fits(text)]
-    return NumberTokens(tail, tuple(sorted(starts)), tuple(sorted(pieces)), tuple(sorted(closing)))
+
+    def fits(text: str) -> bool:
+        """Whether characters of scores, and then perhaps an end's beginning, make a text."""
+        found = split_at_end(text, ends)
+        return found is not None and grammar.holds(found[0])
+
+    firsts = {end[0] for end in ends}
+    pieces = [(n, text) for n, text in texts if text[0] not in firsts and fits(text)]
+    closing = [n for n, text in texts if text[0] in firsts and fits(text)]
+    return NumberTokens(
+        tail, tuple(sorted(starts)), tuple(sorted(pieces)), tuple(sorted(closing)), ends
+    )
 
 
-def split_at_close(text: str) -> tuple[str, bool] | None:
-    """The part before the closing tag, and whether that begins; None for another tag there."""
-    number, mark, _ = text.partition(CLOSE_TAG[0])
-    rest = text[len(number) :]
-    if mark and not (CLOSE_TAG.startswith(rest) or rest.startswith(CLOSE_TAG)):
-        return None
-    return number, bool(mark)
+def split_at_end(text: str, ends: Sequence[str]) -> tuple[str, bool] | None:
+    """The part before what may follow a score, and whether that begins; None for other texts there.
 
-
-def _fits(text: str) -> bool:
-    """Whether characters of numbers, and then perhaps the closing tag's beginning, make a text."""
-    found = split_at_close(text)
-    return found is not None and CHARACTERS.issuperset(found[0])
+    Args:
+        text: what stands after the opening.
+        ends: the texts that may follow.
+    """
+    places = [place for place in (text.find(end[0]) for end in ends) if place >= 0]
+    if not places:
+        return text, False
+    place = min(places)
+    rest = text[place:]
+    if any(end.startswith(rest) or rest.startswith(end) for end in ends):
+        return text[:place], True
+    return None
 
 
 class SpellingTree:
@@ -100,8 +123,8 @@ class SpellingTree:
 
     Attributes:
         tokens: the vocabulary's part in it.
-        grammar: the numbers.
-        columns: [C] tokens: pieces, then those that begin the closing tag.
+        grammar: the texts of the scores.
+        columns: [C] tokens: pieces, then those that begin what may follow.
         roots: [R] the first nodes, 0 to R - 1, whose columns count `tokens.starts`.
         top: nodes of the first levels, as many whole ones as have `TOP_NODES` together; they are
             0 to top - 1.
@@ -112,7 +135,7 @@ class SpellingTree:
         value: [N] the number that its text is, NaN where it is none.
     """
 
-    def __init__(self, tokens: NumberTokens, grammar: NumberGrammar) -> None:
+    def __init__(self, tokens: NumberTokens, grammar: Grammar) -> None:
         self.tokens = tokens
         self.grammar = grammar
         self.columns = np.array([n for n, _ in tokens.pieces] + list(tokens.closing), np.int64)
@@ -159,7 +182,7 @@ class SpellingTree:
         ]
 
     def spells(self, numbers: Iterable[int]) -> bool:
-        """Whether tokens, from the tail on, are a number and the beginning of the closing tag."""
+        """Whether tokens, from the tail on, are a score and the beginning of what may follow."""
         node = -1
         for number in numbers:
             if node >= 0 and number in self.tokens.closing:
@@ -169,7 +192,7 @@ class SpellingTree:
             if not len(found):
                 return any(self.columns[c] == number for c, _ in self._fused.get(node, ()))
             node = int(found[0])
-        return False
+        return not self.tokens.ends and node >= 0 and bool(np.isfinite(self.value[node]))
 
     def _add(
         self, parent: int, depth: int, pieces: Sequence[tuple[int, str]]
@@ -178,7 +201,7 @@ class SpellingTree:
         before = self._text[parent] if parent >= 0 else ""
         ends = []
         for column, (number, piece) in enumerate(pieces):
-            found = split_at_close(before + piece)
+            found = split_at_end(before + piece, self.tokens.ends)
             if found is None:
                 continue
             text, closed = found
@@ -199,31 +222,39 @@ class SpellingTree:
             self.value: FloatArray = table[4]
 
 
-@lru_cache(maxsize=8)
-def spelling_tree(tokenizer: Any, score_range: ScoreRange) -> SpellingTree:
-    """The tree of a tokenizer and a scale; kept, since it grows with use.
+def spelling_tree(tokenizer: Any, form: AnswerForm) -> SpellingTree:
+    """The tree of a tokenizer and a form's scores; kept, since it grows with use.
+
+    Args:
+        tokenizer: the model's.
+        form: one with an opening.
 
     Raises:
-        ModelError: the tokenizer's own spelling of some number is not in the tree.
+        ModelError: the tokenizer's own spelling of some score is not in the tree.
     """
-    grammar = NumberGrammar(score_range)
-    tree = SpellingTree(number_tokens(tokenizer), grammar)
-    begun = tokenizer.encode(OPEN_TAG, add_special_tokens=False)[:-1]
-    for number in _samples(grammar):
-        text = f"{OPEN_TAG}{number}{CLOSE_TAG}"
+    if form.opening is None:
+        raise ValueError("the form has no text after which its score begins")
+    return _tree(tokenizer, grammar_of(form), form.opening, form.score_ends)
+
+
+@lru_cache(maxsize=8)
+def _tree(tokenizer: Any, grammar: Grammar, opening: str, ends: tuple[str, ...]) -> SpellingTree:
+    tree = SpellingTree(number_tokens(tokenizer, grammar, opening, ends), grammar)
+    begun = tokenizer.encode(opening, add_special_tokens=False)[:-1]
+    for score in grammar.samples():
+        text = f"{opening}{score}{ends[0] if ends else ''}"
         written = tokenizer.encode(text, add_special_tokens=False)
         if written[: len(begun)] != begun or not tree.spells(written[len(begun) :]):
-            raise _unreadable()
+            raise _not_one_token(score) if isinstance(grammar, LevelGrammar) else _unreadable()
     return tree
 
 
-def _samples(grammar: NumberGrammar) -> list[str]:
-    """Numbers from all over the range, with every digit at every place after the point."""
-    low, high = grammar.score_range
-    middle = [low + (high - low) * share / 10 for share in range(11)]
-    texts = [f"{value:.{n}f}" for value in middle for n in range(3)]
-    texts += [f"{int(value)}.{d}{9 - d}" for value in middle for d in range(10)]
-    return [text for text in texts if grammar.value(text) is not None]
+def _not_one_token(word: str) -> ModelError:
+    return ModelError(
+        f"mode=expected, answer.levels: {word.strip()!r} is not one token of this model's "
+        "tokenizer, so that its probability cannot be compared; choose another word, or "
+        "mode=greedy or mode=sampled"
+    )
 
 
 def _unreadable() -> ModelError:

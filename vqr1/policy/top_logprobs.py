@@ -26,10 +26,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
-from vqr1.iqa.number_grammar import NumberGrammar
+from vqr1.iqa.answers import PUBLISHED, AnswerForm
+from vqr1.iqa.number_grammar import Grammar, grammar_of
 from vqr1.policy.expected_score import MIN_MASS, until_answer
-from vqr1.policy.spelling_tree import split_at_close
+from vqr1.policy.spelling_tree import split_at_end
 
 LEAST = 1e-9
 """Probability of a number's beginning below which it is not followed; it counts as lost."""
@@ -79,38 +79,38 @@ class _Place:
 
 
 def expected_from_tokens(
-    tokens: Sequence[ReportedToken], score_range: ScoreRange = ASKED_RANGE
+    tokens: Sequence[ReportedToken], form: AnswerForm = PUBLISHED
 ) -> TokenExpectation:
     """Expected score, standard deviation and lost probability of an answer.
 
     Args:
         tokens: all tokens of the answer.
-        score_range: the scale that the prompt asks for.
+        form: how scores are written; it has an opening.
 
     Returns:
         No score where no `<answer>` begins, or where the numbers of the grammar have less than half
         of the probability there.
     """
-    places = list(_places(tokens))
+    places = list(_places(tokens, form.opening or ""))
     if not places:
         return TokenExpectation()
-    numbers = _numbers(places, NumberGrammar(score_range))
+    numbers = _numbers(places, grammar_of(form), form.score_ends)
     mass = math.fsum(numbers.values())
     lost = min(max(0.0, 1 - mass), 1.0)
-    if not mass >= MIN_MASS:
+    if not (mass > 0 if form.levels else mass >= MIN_MASS):
         return TokenExpectation(lost=lost)
     score = math.fsum(weight * number for number, weight in numbers.items()) / mass
     squares = math.fsum(weight * (number - score) ** 2 for number, weight in numbers.items())
     return TokenExpectation(score, math.sqrt(squares / mass), lost)
 
 
-def _places(tokens: Sequence[ReportedToken]) -> Iterator[_Place]:
-    """The places after the last `<answer>`, from the token on that ends it.
+def _places(tokens: Sequence[ReportedToken], opening: str) -> Iterator[_Place]:
+    """The places after the last `<answer>` (or other opening), from the token on that ends it.
 
     That token may end the tag and begin the number (">-"); its alternatives are those that end the
     tag too.
     """
-    beginning = until_answer("".join(token.text for token in tokens))
+    beginning = until_answer("".join(token.text for token in tokens), opening)
     if beginning is None:
         return
     length = 0
@@ -129,7 +129,7 @@ def _places(tokens: Sequence[ReportedToken]) -> Iterator[_Place]:
         return
 
 
-def _numbers(places: Sequence[_Place], grammar: NumberGrammar) -> dict[float, float]:
+def _numbers(places: Sequence[_Place], grammar: Grammar, ends: Sequence[str]) -> dict[float, float]:
     """Probability of each number of the grammar."""
     first = places[0]
     # What is written after a number is no beginning of one.
@@ -141,12 +141,13 @@ def _numbers(places: Sequence[_Place], grammar: NumberGrammar) -> dict[float, fl
         further: dict[str, float] = {}
         for text, mass in level.items():
             for piece, share in follows[text].items():
-                found = split_at_close(text + piece)
+                found = split_at_end(text + piece, ends)
                 weight = mass * share
                 if found is None or weight < LEAST:
                     continue
                 number, closed = found
                 value = grammar.value(number)
+                closed = closed or (not ends and value is not None)
                 if not closed and grammar.continues(number):
                     further[number] = further.get(number, 0.0) + weight
                 elif closed and value is not None:

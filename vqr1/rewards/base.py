@@ -147,6 +147,11 @@ class WeightedRewards:
         return any(reward.ranks for _, reward in self.terms.values())
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Each term's weight by name."""
+        return {name: weight for name, (weight, _) in self.terms.items()}
+
+    @property
     def absolute(self) -> list[str]:
         """Names of the terms to which distances between scores and MOS count."""
         return [name for name, (_, r) in self.terms.items() if getattr(r, "absolute", False)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from vqr1.policy.top_logprobs import ReportedToken
-from vqr1.rollout.stopping import ANSWER_END
 
 
 class Model(BaseModel):
@@ -60,22 +59,22 @@ class Choice(BaseModel):
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
 
-    def text(self, at_answer: bool = False) -> str:
+    def text(self, end_text: str | None = None) -> str:
         """The answer as the model wrote it: servers may cut the reasoning out and aside.
 
         Args:
-            at_answer: end at the first `</answer>`.
+            end_text: end at the first such text (`</answer>`).
         """
         aside = self.message.reasoning_content or self.message.reasoning
         text = f"{f'<think>{aside}</think>' if aside else ''}{self.message.content or ''}"
-        place = text.find(ANSWER_END) if at_answer else -1
-        return text if place < 0 else text[: place + len(ANSWER_END)]
+        place = -1 if end_text is None else text.find(end_text)
+        return text if end_text is None or place < 0 else text[: place + len(end_text)]
 
-    def tokens(self, at_answer: bool = False) -> tuple[ReportedToken, ...]:
+    def tokens(self, end_text: str | None = None) -> tuple[ReportedToken, ...]:
         """The answer's tokens with their alternatives; none where the server gave none.
 
         Args:
-            at_answer: end with the token that completes the first `</answer>`.
+            end_text: end with the token that completes the first such text.
         """
         found: list[ReportedToken] = []
         text = ""
@@ -83,7 +82,7 @@ class Choice(BaseModel):
             others = {other.token: other.logprob for other in token.top_logprobs or ()}
             found.append(ReportedToken(token.token, {token.token: token.logprob} | others))
             text += token.token
-            if at_answer and ANSWER_END in text:
+            if end_text is not None and end_text in text:
                 break
         return tuple(found)
 

@@ -1,8 +1,9 @@
 """Answers by expectation: greedy reasoning where the prompt asks for it, then the expected score.
 
 Image and prompt are computed once: the reasoning and the tree of spellings after it
-(`vqr1.policy.expected_score`) continue the same keys. An answer is invalid where no `<answer>`
-begins, or where the numbers of the grammar have less than half of the probability there.
+(`vqr1.policy.expected_score`) continue the same keys. An answer is invalid where no `<answer>` (or
+whatever stands before the score in the answer form) is, or where the numbers of the grammar have
+less than half of the probability there.
 
 Not here: sampled and greedy answers (`local.py`), the mean over several answers.
 """
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 
 from vqr1.config import SamplingConfig
-from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
+from vqr1.iqa.answers import PUBLISHED, AnswerForm
 from vqr1.policy.expected_score import MIN_MASS, expected_scores, until_answer
 from vqr1.policy.prompt_state import PromptState
-from vqr1.policy.spelling_tree import OPEN_TAG, TOP_NODES
+from vqr1.policy.spelling_tree import TOP_NODES
 from vqr1.policy.unwrap import eval_mode
 from vqr1.records import PromptBatch
 from vqr1.rollout.local import LocalEngine
@@ -29,7 +30,7 @@ class ExpectedAnswers:
     """Scores of B images.
 
     Attributes:
-        texts: B greedy answers; `<answer>` alone where no reasoning was asked for.
+        texts: B greedy answers; the form's beginning alone where no reasoning was asked for.
         score: [B] float64 expected score, NaN where the answer is invalid.
         std: [B] float64 standard deviation of the number, NaN where the answer is invalid.
         lost: [B] float64 probability, in [0, 1], of answers that are no number of the grammar, over
@@ -47,7 +48,7 @@ def expected_answers(
     prompts: PromptBatch,
     *,
     reasoning: SamplingConfig | None,
-    score_range: ScoreRange = ASKED_RANGE,
+    form: AnswerForm = PUBLISHED,
 ) -> ExpectedAnswers:
     """Expected scores of B images.
 
@@ -57,7 +58,7 @@ def expected_answers(
         reasoning: how long the greedy reasoning before the answer may be, when it ends, and its
             repetition penalty (the digits' probabilities are the model's own); None where the
             prompt asks for none.
-        score_range: the scale that the prompt asks for.
+        form: how scores are written; it has an opening.
 
     Raises:
         ModelError: the tokenizer does not spell numbers by their characters.
@@ -68,32 +69,32 @@ def expected_answers(
     numbers = []
     with eval_mode(engine.model):
         for part, state in engine.read_turns(prompts, entries):
-            written = [OPEN_TAG] * len(state.last_hidden)
+            written = [form.beginning or ""] * len(state.last_hidden)
             if reasoning is not None:
                 greedy = replace(reasoning, temperature=0.0)
                 responses = engine.decode_turn(part, state, 1, greedy, None)
                 written = [text for (text,) in engine.rollout([responses]).texts]
             texts += written
-            numbers.append(_after(engine, state, written, score_range))
+            numbers.append(_after(engine, state, written, form))
     return ExpectedAnswers(texts, *torch.cat(numbers, dim=1))
 
 
-def _after(
-    engine: LocalEngine, state: PromptState, written: list[str], score_range: ScoreRange
-) -> Tensor:
+def _after(engine: LocalEngine, state: PromptState, written: list[str], form: AnswerForm) -> Tensor:
     """[3, A] expected scores, deviations and lost probabilities of A answers so far."""
-    beginnings = [until_answer(text) for text in written]
+    opening = form.opening or ""
+    beginnings = [until_answer(text, opening) for text in written]
     # An answer that never begins is still computed, as an empty one, and thrown away: such answers
     # are rare, and the batch stays whole.
     found = expected_scores(
         engine.model,
         engine.tokenizer,
         state,
-        [text or OPEN_TAG for text in beginnings],
-        score_range,
+        [text or opening for text in beginnings],
+        form,
     )
     begun = torch.tensor([text is not None for text in beginnings])
-    invalid = ~(begun & (found.mass >= MIN_MASS))
+    enough = found.mass > 0 if form.levels else found.mass >= MIN_MASS
+    invalid = ~(begun & enough)
     numbers = torch.stack([found.score, found.std]).masked_fill(invalid, torch.nan)
     # Rounding may take the mass beyond 1.
     lost = (1 - found.mass).clamp(min=0.0).masked_fill(~begun, torch.nan)

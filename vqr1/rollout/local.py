@@ -180,8 +180,7 @@ class LocalEngine:
         images, slots, limit = run.tokens.shape
         graph = self._cuda_graph and run.tokens.is_cuda
         decoder = (StaticDecoder if graph else Decoder)(self.model, state, slots, limit)
-        at_answer = sampling.stop == "answer"
-        stop = StopRule(self.tokenizer, self._ends, images * slots, at_answer)
+        stop = StopRule(self.tokenizer, self._ends, images * slots, sampling.end_text)
         live = list(range(images * slots))
         logits = decoder.first_logits().repeat_interleave(slots, dim=0)
         noise = noise.reshape(images * slots, limit)

@@ -187,7 +187,7 @@ class OpenAiClient:
         if logprobs:
             self._check_logprobs(found)
         return [
-            _reply(found[first : first + samples], sampling.stop == "answer", logprobs)
+            _reply(found[first : first + samples], sampling.end_text, logprobs)
             for first in range(0, len(found), samples)
         ]
 
@@ -339,17 +339,19 @@ class _Failure:
     kind: Literal["refused", "withheld", "malformed"]
 
 
-def _reply(answers: Sequence[Choice | _Failure], at_answer: bool, logprobs: bool) -> ServerReply:
+def _reply(
+    answers: Sequence[Choice | _Failure], end_text: str | None, logprobs: bool
+) -> ServerReply:
     """The answers to one image; where only some are missing, these are empty, which is invalid."""
     failures = [answer for answer in answers if isinstance(answer, _Failure)]
     refused = [failure for failure in failures if failure.kind == "refused"]
     if refused or len(failures) == len(answers):
         return ServerReply(refusal=(refused or failures)[0].why)
     choices = [None if isinstance(answer, _Failure) else answer for answer in answers]
-    texts = tuple("" if choice is None else choice.text(at_answer) for choice in choices)
+    texts = tuple("" if choice is None else choice.text(end_text) for choice in choices)
     if not logprobs:
         return ServerReply(texts)
-    rows = tuple(() if choice is None else choice.tokens(at_answer) for choice in choices)
+    rows = tuple(() if choice is None else choice.tokens(end_text) for choice in choices)
     return ServerReply(texts, rows)
 
 

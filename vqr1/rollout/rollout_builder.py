@@ -39,7 +39,7 @@ def rollout_of(
 
 
 def response_end(
-    tokens: Sequence[int], tokenizer: Any, ends: frozenset[int], at_answer: bool
+    tokens: Sequence[int], tokenizer: Any, ends: frozenset[int], end_text: str | None
 ) -> tuple[int, bool]:
     """Where a response of an engine with stop rules of its own ends by ours.
 
@@ -47,12 +47,12 @@ def response_end(
         tokens: of the response.
         tokenizer: spells them.
         ends: tokens that end a turn.
-        at_answer: `</answer>` ends a response too.
+        end_text: a text that ends a response too, such as `</answer>`.
 
     Returns:
         Number of its tokens, and whether a stop rule ended it.
     """
-    rule = StopRule(tokenizer, ends, 1, at_answer)
+    rule = StopRule(tokenizer, ends, 1, end_text)
     for count, token in enumerate(tokens, start=1):
         if rule.ended([0], [token])[0]:
             return count, True

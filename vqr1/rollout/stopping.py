@@ -1,10 +1,11 @@
 """When a response ends, and which tokens can never be part of one.
 
 A response ends at the end of the turn, or, with `stop=answer`, as soon as its text contains
-`</answer>`. Decoding the text at every step would cost more than sampling it; instead each live
-response keeps the last characters of its text, piece by piece. The tag is printable ASCII, and
-every byte-level or sentencepiece vocabulary spells printable ASCII as itself in its pieces, so
-pieces can be joined without decoding, however the tokenizer splits or merges the tag.
+`</answer>` or whatever else ends the answer form. Decoding the text at every step would cost more
+than sampling it; instead each live response keeps the last characters of its text, piece by piece.
+The texts are printable ASCII, and every byte-level or sentencepiece vocabulary spells printable
+ASCII as itself in its pieces, so pieces can be joined without decoding, however the tokenizer
+splits or merges the text.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-ANSWER_END = "</answer>"
 _CONTROL = re.compile(r"<\|.*\|>")
 
 
@@ -66,12 +66,12 @@ class StopRule:
     """Follows the live responses and states which of them end."""
 
     def __init__(
-        self, tokenizer: Any, ends: frozenset[int], responses: int, at_answer: bool
+        self, tokenizer: Any, ends: frozenset[int], responses: int, end_text: str | None
     ) -> None:
-        """Follows `responses` responses; with `at_answer` they also end at `</answer>`."""
+        """Follows `responses` responses; they also end where `end_text` is whole."""
         self._ends = ends
         self._tokenizer = tokenizer
-        self._at_answer = at_answer
+        self._end_text = end_text
         self._tails = [""] * responses
         self._pieces: dict[int, str] = {}
 
@@ -80,10 +80,10 @@ class StopRule:
         result = []
         for row, token in zip(rows, tokens, strict=True):
             done = token in self._ends
-            if self._at_answer and not done:
+            if self._end_text is not None and not done:
                 text = self._tails[row] + self._piece(token)
-                done = ANSWER_END in text
-                self._tails[row] = text[1 - len(ANSWER_END) :]
+                done = self._end_text in text
+                self._tails[row] = text[max(0, len(text) + 1 - len(self._end_text)) :]
             result.append(done)
         return result
 

@@ -22,7 +22,7 @@ from vqr1.policy.unwrap import family_of, unwrap
 from vqr1.records import Rollout
 from vqr1.rollout.rollout_builder import padded, response_end, rollout_of
 from vqr1.rollout.sampling import prompt_seed
-from vqr1.rollout.stopping import ANSWER_END, banned_tokens, end_tokens, padding_token
+from vqr1.rollout.stopping import banned_tokens, end_tokens, padding_token
 
 NEVER = -100.0
 """Added to the logit of a token that a response must not hold."""
@@ -68,8 +68,8 @@ class VllmRequests:
         }
         if sampling.temperature > 0:
             fields["seed"] = seed
-        if sampling.stop == "answer":
-            fields |= {"stop": [ANSWER_END], "include_stop_str_in_output": True}
+        if sampling.end_text is not None:
+            fields |= {"stop": [sampling.end_text], "include_stop_str_in_output": True}
         return fields
 
     def check_prompt(self, served: Sequence[int], prompt: Sequence[int], remedy: str) -> None:
@@ -110,7 +110,6 @@ class VllmRequests:
             ModelError: other responses than were asked for.
             NonFiniteError: a token's log-probability is NaN or infinite.
         """
-        at_answer = sampling.stop == "answer"
         wanted = asked_for(group_size, sampling)
         tokens: list[list[list[int]]] = []
         logprobs: list[list[list[float]]] = []
@@ -118,7 +117,9 @@ class VllmRequests:
         for rows, values in answers:
             if len(rows) != wanted:
                 raise ModelError(f"{self._who} gives {len(rows)} responses instead of {wanted}")
-            cut = [response_end(row, self._tokenizer, self._ends, at_answer) for row in rows]
+            cut = [
+                response_end(row, self._tokenizer, self._ends, sampling.end_text) for row in rows
+            ]
             times = group_size // wanted
             ends.append(times * cut)
             tokens.append(times * [row[:n] for row, (n, _) in zip(rows, cut, strict=True)])

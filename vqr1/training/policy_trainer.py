@@ -19,6 +19,7 @@ from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import NonFiniteError
 from vqr1.evaluation.metrics import metrics_of
 from vqr1.evaluation.predictions import Predictions
+from vqr1.iqa.answers import AnswerForm, form_after
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.finite import non_finite_weights
 from vqr1.policy.loading import Policy
@@ -86,9 +87,11 @@ class PolicyTrainer:
         self.engine = raise_on_all_ranks(
             lambda: build_engine(config, policy, run_log.run_dir, vision_cache)
         )
-        self.modes = _modes(config)
+        # What the template writes of a response counts as part of it.
+        answer = form_after(config.answer.form, data.prompt_text)
+        self.modes = _modes(config, answer)
         published = [s.name for s in data.sets.values() if s.config.mos_scale == "published"]
-        settings = _step_settings(config, steps, published)
+        settings = _step_settings(config, answer, steps, published)
         self.metrics = metrics_of(config.metrics)
         validator = Validator(self.engine, self.modes, self.metrics)
         self.module = GrpoModule(policy, self.engine, rewards, validator, settings, vision_cache)
@@ -216,24 +219,26 @@ class PolicyTrainer:
         return predictions
 
 
-def _modes(config: TrainConfig) -> ValidationModes:
+def _modes(config: TrainConfig, answer: AnswerForm) -> ValidationModes:
     return validation_modes(
-        config.rollout.sampling,
+        config.rollout.sampling.ending_with(answer.closing),
         config.validation.samples,
         config.seed,
         config.prompt,
-        config.answer.form,
+        answer,
     )
 
 
-def _step_settings(config: TrainConfig, steps: int, published_mos: Sequence[str]) -> StepSettings:
+def _step_settings(
+    config: TrainConfig, answer: AnswerForm, steps: int, published_mos: Sequence[str]
+) -> StepSettings:
     return StepSettings(
         grpo=config.grpo,
         loss=build_loss(config.loss),
         advantage=build_advantage(config.advantage),
-        sampling=config.rollout.sampling,
+        sampling=config.rollout.sampling.ending_with(answer.closing),
         optimizer=config.optimizer,
-        answer=config.answer.form,
+        answer=answer,
         micro_batch_tokens=config.hardware.micro_batch_tokens,
         total_steps=steps,
         seed=config.seed,

@@ -31,7 +31,7 @@ from vqr1.training.advantages.base import (
     AdvantageRule,
     checked_advantages,
     fields_of,
-    groups_with_variance,
+    trained_groups,
 )
 from vqr1.training.advantages.group_normalised import GroupNormalised
 
@@ -204,9 +204,10 @@ def score_rollout(
     ]
     total = torch.cat([part for part, _ in parts])
     terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
-    inputs = AdvantageInputs(total, terms, whole.valid, whole.lengths)
+    scores = to_reward_scale(whole.scores, answer.score_range)
+    inputs = AdvantageInputs(total, terms, whole.valid, whole.lengths, scores, rewards.weights)
     advantages = checked_advantages(advantage(inputs), total, fields_of(advantage))
-    has_variance = groups_with_variance(total)
+    has_variance = trained_groups(advantage, total, advantages)
     own = _own_rows(ranks)
     scored = ScoredRollout(
         rollout=rollout,

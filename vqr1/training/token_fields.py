@@ -23,6 +23,9 @@ from torch import Tensor
 from vqr1.iqa.answers import AnswerForm, Span
 from vqr1.records import Rollout
 
+RESPONSE = "response"
+"""Field of every form: all tokens of a response."""
+
 
 def token_span(length_of: Callable[[int], int], count: int, span: Span) -> Span:
     """The tokens that spell some characters of a response: the first, and the one after the last.
@@ -60,6 +63,10 @@ def field_masks(
         tokenizer: what the responses' tokens belong to.
     """
     masks = {name: torch.zeros_like(rollout.mask) for name in fields}
+    if RESPONSE in masks:
+        masks[RESPONSE] |= rollout.mask
+    if masks.keys() <= {RESPONSE}:
+        return masks
     for b, texts in enumerate(rollout.texts):
         for k, text in enumerate(texts):
             spans = form.spans(text)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig
 from vqr1.inference.policy_replies import expected_replies, sampled_replies
-from vqr1.inference.request import Reply, Request
+from vqr1.inference.request import Reply, Request, with_beginning
 from vqr1.policy.loading import Policy
 from vqr1.policy.prompts import PromptBuilder, prompt_builder, resize_rule
 from vqr1.rollout.local import LocalEngine
@@ -64,8 +64,10 @@ class LocalBackend:
         prompts = builder.from_resized(images).to(self._device)
         engine = self._engine(request.micro_batch_tokens)
         if request.expected:
-            return expected_replies(engine, prompts, request)
-        return sampled_replies(engine, prompts, request)
+            replies = expected_replies(engine, prompts, request)
+        else:
+            replies = sampled_replies(engine, prompts, request)
+        return [with_beginning(reply, request.answer, builder.text) for reply in replies]
 
     def _builder(self, prompt: PromptConfig) -> PromptBuilder:
         key = (prompt.text, prompt.images, prompt.system, prompt.vision_id)

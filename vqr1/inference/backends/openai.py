@@ -70,5 +70,5 @@ def _read(reply: ServerReply, request: Request) -> Reply:
         return Reply(error=reply.refusal)
     if not request.expected or reply.tokens is None:
         return Reply(reply.texts)
-    numbers = expected_from_tokens(reply.tokens[0], request.answer.score_range)
+    numbers = expected_from_tokens(reply.tokens[0], request.answer)
     return Reply(reply.texts, numbers.score, numbers.std, numbers.lost)

@@ -18,7 +18,7 @@ from torch import Tensor
 from vqr1.config import ModelConfig, VllmBackendConfig
 from vqr1.data.prompts import image_groups
 from vqr1.distributed.environment import is_launched
-from vqr1.inference.request import Reply, Request
+from vqr1.inference.request import Reply, Request, with_beginning
 from vqr1.policy.chat_content import chat_content
 from vqr1.policy.checkpoint_config import load_family
 from vqr1.policy.loading import load_processor
@@ -99,11 +99,12 @@ class VllmBackend:
         outputs = self._engine.generate(
             prompts, [self._sampling(shown, request) for shown in groups], use_tqdm=False
         )
-        return [_read(output.outputs, request) for output in outputs]
+        replies = [_read(output.outputs, request) for output in outputs]
+        return [with_beginning(reply, request.answer, text) for reply in replies]
 
     def _sampling(self, images: Sequence[Tensor], request: Request) -> Any:
         sampling = request.sampling
-        at_answer = sampling.stop == "answer"
+        end = sampling.end_text
         return self._parameters(
             n=request.samples,
             temperature=sampling.temperature,
@@ -114,8 +115,8 @@ class VllmBackend:
             presence_penalty=0.0,
             frequency_penalty=0.0,
             max_tokens=sampling.max_new_tokens,
-            stop=["</answer>"] if at_answer else None,
-            include_stop_str_in_output=at_answer,
+            stop=None if end is None else [end],
+            include_stop_str_in_output=end is not None,
             seed=prompt_seed(request.seed, images) if sampling.temperature > 0 else None,
             logprobs=TOP_LOGPROBS if request.expected else None,
         )
@@ -151,7 +152,7 @@ def _read(outputs: Sequence[Any], request: Request) -> Reply:
             _token(number, place)
             for number, place in zip(outputs[0].token_ids, outputs[0].logprobs, strict=True)
         ],
-        request.answer.score_range,
+        request.answer,
     )
     return replace(reply, score=numbers.score, std=numbers.std, lost=numbers.lost)
 

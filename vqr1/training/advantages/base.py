@@ -9,7 +9,7 @@ Shape legend, beside that of `vqr1.records`: G images of all ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -39,12 +39,17 @@ class AdvantageInputs:
         terms: each term's unweighted [G, K] reward by name.
         valid: [G, K] bool, the answer could be parsed.
         lengths: [G, K] int64 tokens of the response.
+        scores: [G, K] float32 parsed scores on [1, 5] (`vqr1.rewards.scale`), NaN where not valid;
+            None where a caller has none.
+        weights: the terms' weights by name; a term that is not named has 1.
     """
 
     rewards: Tensor
     terms: Mapping[str, Tensor]
     valid: Tensor
     lengths: Tensor
+    scores: Tensor | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 class AdvantageRule(Protocol):
@@ -52,14 +57,19 @@ class AdvantageRule(Protocol):
 
     A class may also have `fields = ("reasoning", "score")`, names of fields of the answer
     (`AnswerForm.spans`): it then gives [G, K, F], an advantage of each of the F fields, which goes
-    to the tokens of that field only (`vqr1.training.token_fields`).
+    to the tokens of that field only (`vqr1.training.token_fields`). The field `response` is the
+    whole of a response.
+
+    A class may have `trains_equal_groups = True` where it compares more than a group's total
+    rewards: a group then takes part in the update where any of its advantages is not 0, and not
+    only where its total rewards differ.
     """
 
     def __call__(self, inputs: AdvantageInputs) -> Tensor:
         """[G, K] finite advantage of each response, floating point, on the device of the rewards.
 
         Groups whose total rewards are equal (`groups_with_variance`) are not trained on, whatever
-        their advantages are.
+        their advantages are, without `trains_equal_groups`.
         """
         ...
 
@@ -67,6 +77,19 @@ class AdvantageRule(Protocol):
 def fields_of(rule: AdvantageRule) -> tuple[str, ...]:
     """The fields of the answer that a rule gives an advantage each; empty for whole responses."""
     return tuple(getattr(rule, "fields", ()))
+
+
+def trained_groups(rule: AdvantageRule, rewards: Tensor, advantages: Tensor) -> Tensor:
+    """[G] bool, the groups that take part in the update.
+
+    Args:
+        rule: the advantage rule.
+        rewards: [G, K] total rewards.
+        advantages: [G, K] or [G, K, F] of the rule.
+    """
+    if getattr(rule, "trains_equal_groups", False):
+        return (advantages != 0).flatten(1).any(dim=1)
+    return groups_with_variance(rewards)
 
 
 def checked_advantages(value: object, rewards: Tensor, fields: Sequence[str] = ()) -> Tensor:

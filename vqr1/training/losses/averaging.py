@@ -6,12 +6,14 @@ micro-batches and ranks add up. Shapes: see `vqr1.records`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-Averaging = Literal["response_mean", "token_mean", "dr_grpo"]
+Averaging = Literal["response_mean", "token_mean", "dr_grpo", "response_sum"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,38 @@ class Denominators:
         return cls((lengths > 0).sum(), lengths.sum())
 
 
+def _response_mean(tokens: Tensor, counts: Denominators, _: int) -> Tensor:
+    lengths = tokens.sum(dim=2, keepdim=True)
+    return tokens / lengths.clamp_min(1) / counts.responses.clamp_min(1)
+
+
+def _token_mean(tokens: Tensor, counts: Denominators, _: int) -> Tensor:
+    return tokens / counts.tokens.clamp_min(1)
+
+
+def _dr_grpo(tokens: Tensor, counts: Denominators, limit: int) -> Tensor:
+    return tokens / (counts.responses.clamp_min(1) * limit)
+
+
+def _response_sum(tokens: Tensor, counts: Denominators, _: int) -> Tensor:
+    return tokens / counts.responses.clamp_min(1)
+
+
+_RULES: Mapping[Averaging, Callable[[Tensor, Denominators, int], Tensor]] = {
+    "response_mean": _response_mean,
+    "token_mean": _token_mean,
+    "dr_grpo": _dr_grpo,
+    "response_sum": _response_sum,
+}
+
+
 def token_weights(
     mask: Tensor,
     include: Tensor,
     averaging: Averaging,
     max_new_tokens: int,
     step: Denominators | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Weight of every response token in the loss.
 
@@ -47,22 +75,16 @@ def token_weights(
         include: [B] bool, the groups that take part. Groups excluded keep their place in the
             denominator: the step of the others does not grow because some images taught nothing.
         averaging: `response_mean` averages in each response, then over responses (published);
-            `token_mean` averages over all tokens; `dr_grpo` divides the sum by responses times
-            the length limit, so that long wrong answers are not favoured.
+            `token_mean` averages over all tokens (DAPO); `dr_grpo` divides the sum by responses
+            times the length limit, so that long wrong answers are not favoured; `response_sum`
+            adds up each response, then averages over responses (LUSPO, arXiv 2602.05261).
         max_new_tokens: the length limit, for `dr_grpo`.
         step: counts of the whole step where other processes have responses too; None counts `mask`.
+        dtype: of the weights.
 
     Returns:
-        [B, K, C] float32, 0 outside mask and in groups excluded.
+        [B, K, C], 0 outside mask and in groups excluded.
     """
-    tokens = mask.float()
-    lengths = tokens.sum(dim=2, keepdim=True)
     counts = Denominators.of(mask) if step is None else step
-    responses = counts.responses.clamp_min(1)
-    if averaging == "response_mean":
-        weights = tokens / lengths.clamp_min(1) / responses
-    elif averaging == "token_mean":
-        weights = tokens / counts.tokens.clamp_min(1)
-    else:
-        weights = tokens / (responses * max_new_tokens)
-    return weights * include[:, None, None].float()
+    weights = _RULES[averaging](mask.to(dtype), counts, max_new_tokens)
+    return weights * include[:, None, None].to(dtype)

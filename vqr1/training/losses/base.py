@@ -64,14 +64,17 @@ class PolicyLoss(ABC):
         averaging: how token losses are averaged.
         kl_weight: weight of a KL term to the reference, a key of the loss's YAML; at 0 no reference
             is kept and `LossInputs.reference` is None.
-        needs_entropies: ask for `LossInputs.entropies`, computed with the log-probabilities.
         fields: names of the answer's fields (`AnswerForm.spans`) that `LossInputs.fields` holds.
     """
 
     averaging: Averaging = "response_mean"
     kl_weight: float = 0.0
-    needs_entropies: ClassVar[bool] = False
     fields: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def needs_entropies(self) -> bool:
+        """Whether `LossInputs.entropies` are computed; a class of one's own may set it to True."""
+        return False
 
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> LossOutput:

@@ -1,103 +1,51 @@
-"""The GRPO objective on response tokens as pure functions.
+"""The clipped objective of GRPO, and what differs from it by its clips only.
 
-    ratio_t  = exp(logprob_t - old_logprob_t)
-    policy_t = -min(ratio_t A, clip(ratio_t, 1 - c, 1 + c) A) m_t
-    kl_t     = exp(ref_t - logprob_t) - (ref_t - logprob_t) - 1        (k3 estimator)
-    loss     = sum_t w_t (policy_t + beta kl_t)
+    ratio_t     = exp(log r_t)                                       (`policy_gradient.py`)
+    objective_t = min(ratio_t A, clip(ratio_t, 1 - c, 1 + c') A)
+    two-sided   : min(ratio_t, d) in the first place, which bounds it where A < 0 too
 
-with m_t = 1, or the importance weight of `importance_sampling.py`.
+| method | keys |
+|---|---|
+| GRPO (arXiv 2402.03300), as in the public VisualQuality-R1 code | the defaults |
+| Dr.GRPO (2503.20783) | averaging=dr_grpo, and advantages without a standard deviation |
+| DAPO (2503.14476) | averaging=token_mean, clip_high=.28 |
+| GSPO (2507.18071) | ratio=sequence, clip=3e-4, clip_high=4e-4 |
+| LUSPO (2602.05261) | the same with averaging=response_sum |
+| two-sided clip (INTELLECT-2, 2505.07291) | ratio_cap=4 |
 
-exp is bounded (`kl.py`). The weights w_t hold the averaging rule (`averaging.py`).
-
-Source: GRPO (arXiv 2402.03300) as in the public VisualQuality-R1 code.
-Shapes: see `vqr1.records`.
+exp is bounded (`kl.py`). Shapes: see `vqr1.records`.
 """
 
 from __future__ import annotations
 
-import torch
-from pydantic.dataclasses import dataclass
-from torch import Tensor
+from typing import Annotated
 
-from vqr1.config.types import STRICT_KEYS, NonNegativeFloat, PositiveFloat
-from vqr1.records import LossOutput
-from vqr1.training.losses.averaging import Averaging
-from vqr1.training.losses.base import LossInputs, PolicyLoss
-from vqr1.training.losses.kl import bounded_exp, k3_kl
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vqr1.config.types import STRICT_KEYS, PositiveFloat
+from vqr1.training.losses.kl import bounded_exp
+from vqr1.training.losses.policy_gradient import Objective, PolicyGradientLoss, Tokens
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True, frozen=True)
-class GrpoLoss(PolicyLoss):
-    """`conf/loss/grpo.yaml`."""
+class GrpoLoss(PolicyGradientLoss):
+    """`conf/loss/grpo.yaml` and its relatives."""
 
-    averaging: Averaging = "response_mean"
-    """How token losses are averaged: mean in each response then over responses (published),
-    over all tokens, or the sum over tokens divided by the length limit (Dr.GRPO)."""
     clip: PositiveFloat = 0.2
     """Probability ratios are clipped to [1 - clip, 1 + clip]."""
-    kl_weight: NonNegativeFloat = 0.0
-    """beta: weight of the k3 estimate of KL(policy || reference); 0 needs no reference."""
+    clip_high: PositiveFloat | None = None
+    """Upper half of the clip, to 1 + clip_high (DAPO .28); null is `clip`."""
+    ratio_cap: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    """Largest ratio where the advantage is negative (two-sided clip); null: any."""
 
-    def __call__(self, inputs: LossInputs) -> LossOutput:
-        """See `PolicyLoss`, and `grpo_loss`."""
-        return grpo_loss(
-            inputs.logprobs,
-            inputs.old,
-            inputs.reference,
-            inputs.advantages,
-            inputs.weights,
-            kl_weight=self.kl_weight,
-            clip=self.clip,
-            importance=inputs.importance,
-        )
-
-
-def grpo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    reference_logprobs: Tensor | None,
-    advantages: Tensor,
-    weights: Tensor,
-    *,
-    kl_weight: float,
-    clip: float,
-    importance: Tensor | None = None,
-) -> LossOutput:
-    """Clipped policy gradient plus KL to the reference.
-
-    Args:
-        logprobs: [B, K, C] log-probabilities under the policy being trained, with gradient.
-        old_logprobs: [B, K, C] under the policy that sampled, no gradient.
-        reference_logprobs: [B, K, C] under the frozen reference, or None when `kl_weight` is 0.
-        advantages: [B, K] of each response, or [B, K, C] of each token.
-        weights: [B, K, C] from `token_weights`, of the whole batch or of this part of it.
-        kl_weight: beta.
-        clip: half width of the ratio's interval around 1.
-        importance: [B, K, C] factors of the policy loss against an engine that samples from a
-            slightly other policy (`vqr1.training.importance_sampling`); None is 1.
-
-    Returns:
-        Sums over the given part: parts of one batch add up to the loss of the batch. `kl` and
-        `clip_fraction` are weighted by the same weights.
-    """
-    used = weights > 0
-    logprobs = torch.where(used, logprobs, torch.zeros_like(logprobs))
-    log_ratio = logprobs - torch.where(used, old_logprobs, torch.zeros_like(old_logprobs))
-    ratio = bounded_exp(log_ratio)
-    advantage = advantages if advantages.ndim == 3 else advantages[:, :, None]
-    unclipped = ratio * advantage
-    clipped = ratio.clamp(1.0 - clip, 1.0 + clip) * advantage
-    objective = torch.minimum(unclipped, clipped)
-    if importance is not None:
-        objective = objective * torch.where(used, importance, torch.zeros_like(importance))
-    policy_loss = -(weights * objective).sum()
-    kl = torch.zeros((), device=logprobs.device)
-    if reference_logprobs is not None:
-        kl = (weights * k3_kl(logprobs, torch.where(used, reference_logprobs, logprobs))).sum()
-    bound = (clipped < unclipped).float()
-    return LossOutput(
-        loss=policy_loss + kl_weight * kl,
-        policy_loss=policy_loss.detach(),
-        kl=kl.detach(),
-        clip_fraction=(weights * bound).sum().detach(),
-    )
+    def objective(self, tokens: Tokens) -> Objective:
+        """See the module header."""
+        ratio = bounded_exp(tokens.log_ratio)
+        high = self.clip if self.clip_high is None else self.clip_high
+        clipped = ratio.clamp(1.0 - self.clip, 1.0 + high) * tokens.advantage
+        if self.ratio_cap is not None:
+            ratio = ratio.clamp(max=self.ratio_cap)
+        unclipped = ratio * tokens.advantage
+        return Objective(torch.minimum(unclipped, clipped), clipped < unclipped)

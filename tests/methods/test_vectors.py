@@ -1,0 +1,64 @@
+"""Every function of `method_vectors.json` that is implemented, on the inputs and outputs of the
+public code it is named after."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.methods import losses
+
+FUNCTIONS = {**losses.FUNCTIONS}
+
+ABSENT: dict[str, str] = {}
+"""Why the others are not here, by key."""
+
+NO_REWARD = "a response without a reward: ours has one for every response (vqr1.rewards.Reward)"
+
+SKIPPED: dict[str, dict[int, str]] = {
+    "dr_grpo_advantages": {9: NO_REWARD},
+    "gdpo_advantages": {9: NO_REWARD, 10: NO_REWARD},
+    "grpo_batch_scaled_advantages": {9: NO_REWARD},
+    "grpo_group_advantages": {9: NO_REWARD},
+    "rloo_advantages": {9: NO_REWARD},
+}
+"""Cases in which ours differs on purpose, by key and number."""
+
+
+@cache
+def vectors(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text()))
+
+
+def number(value: Any) -> Any:
+    """Non-finite numbers are strings there."""
+    names = {"NaN": math.nan, "nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def assert_close(found: Any, expected: Any, tolerance: float, where: str) -> None:
+    expected = number(expected)
+    if isinstance(expected, dict):
+        for key, value in expected.items():
+            assert_close(found[key], value, tolerance, f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for n, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_close(one, other, tolerance, f"{where}[{n}]")
+    elif isinstance(expected, float | int) and not isinstance(expected, bool):
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance, nan_ok=True), where
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.parametrize("key", sorted(FUNCTIONS))
+def test_equals_the_public_code(key: str, shared: Path) -> None:
+    entry = vectors(shared / "reference" / "method_vectors.json")[key]
+    for n, (case, expected) in enumerate(zip(entry["inputs"], entry["outputs"], strict=True)):
+        if n not in SKIPPED.get(key, {}):
+            assert_close(FUNCTIONS[key](case), expected, entry["tolerance"], f"{key}[{n}]")
