@@ -88,7 +88,26 @@ def load_family(config: ModelConfig) -> Family:
         kind = AutoConfig.from_pretrained(source, **_origin(config)).model_type
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path={source}: {_first_line(error)}") from error
+    check_family(config, kind)
     return family(kind, f"model.path={source}: the checkpoint")
+
+
+def check_family(config: ModelConfig, kind: str) -> None:
+    """Whether a checkpoint is of a family that its configuration is for.
+
+    Args:
+        config: which checkpoint, with the values of its configuration.
+        kind: `model_type` of its `config.json`.
+
+    Raises:
+        ModelError: it is not: learning rate and image sizes would be those of another family.
+    """
+    wanted = None if config.recommended is None else config.recommended.model_types
+    if wanted is not None and kind not in wanted:
+        raise ModelError(
+            f"model.path={config.path}: the checkpoint is a {kind}, and the values of "
+            f"{config.name} are for {' or '.join(wanted)}; choose the model=... of its family"
+        )
 
 
 def load_policy(
@@ -118,6 +137,11 @@ def load_policy(
     own, parts = family_of(model), parts_of(model)
     use_fast_layers(model)
     model.image_encoding = own.image_encoding(processor.image_processor)
+    problem = own.encoding_problem(model.config, model.image_encoding)
+    if problem is not None:
+        raise ModelError(
+            f"model.path={source}: {problem}; copy the processor files of the base model into it"
+        )
     if config.freeze_vision:
         parts.vision.requires_grad_(False)
     if gradient_checkpointing:

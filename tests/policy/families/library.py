@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from tests.policy.families.cases import FamilyCase
 from tests.support.images import noise_image
@@ -28,9 +28,13 @@ TEXT = "How good is this photo? <think></think>"
 _ROW_TYPES = ("mm_token_type_ids", "token_type_ids")
 
 
-def builder_of(case: FamilyCase, policy: Policy, *, vision_id: bool = False) -> PromptBuilder:
+def builder_of(
+    case: FamilyCase, policy: Policy, *, images: int = 1, vision_id: bool = False
+) -> PromptBuilder:
     """The package's prompt builder of a case."""
-    return PromptBuilder(policy.family, policy.processor, TEXT, *case.area, vision_id=vision_id)
+    return PromptBuilder(
+        policy.family, policy.processor, TEXT, *case.area, vision_id=vision_id, images=images
+    )
 
 
 def images_of(sizes: Sequence[tuple[int, int]]) -> list[Image.Image]:
@@ -38,21 +42,23 @@ def images_of(sizes: Sequence[tuple[int, int]]) -> list[Image.Image]:
     return [noise_image(number, *size) for number, size in enumerate(sizes)]
 
 
-def prompts_of(case: FamilyCase, policy: Policy) -> PromptBatch:
-    """The case's batch, as the package builds it."""
-    return builder_of(case, policy)(images_of(case.sizes))
+def prompts_of(case: FamilyCase, policy: Policy, images: int = 1) -> PromptBatch:
+    """The case's batch, as the package builds it; prompts of several images share some."""
+    made = images_of(case.sizes)
+    groups = [[made[(b + i) % len(made)] for i in range(images)] for b in range(len(made))]
+    return builder_of(case, policy, images=images)(groups)
 
 
 def own_inputs(case: FamilyCase, policy: Policy, prompts: PromptBatch) -> list[dict[str, Tensor]]:
     """What the family's own processor makes of the images of B prompts, resized already."""
     processor = policy.processor
-    content = [{"type": "image"}, {"type": "text", "text": TEXT}]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
     made = []
-    for image in prompts.images:
-        pixels = Image.fromarray(np.asarray(image))
+    for group in prompts.images:
+        content = [*({"type": "image"} for _ in group), {"type": "text", "text": TEXT}]
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        pixels = [Image.fromarray(np.asarray(image)) for image in group]
         inputs = processor(text=[text], images=[pixels], return_tensors="pt", **case.as_resized)
         made.append(dict(inputs))
     return made
@@ -121,22 +127,26 @@ def own_responses(
     return found
 
 
-class InDouble(TorchFunctionMode):
+@contextmanager
+def in_double() -> Iterator[None]:
     """Lets a model in float64 compute in float64 where the library writes `.float()`.
 
     Norms and rotations would go through float32 and leave its rounding in values and gradients.
     """
+    narrow, convert = torch.Tensor.float, torch.Tensor.to
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
-            if function is torch.Tensor.float:
-                return args[0]
-            if function is torch.Tensor.to:
-                args = tuple(torch.float64 if one is torch.float32 else one for one in args)
-        return function(*args, **kwargs)
+    def kept(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return tensor if tensor.dtype == torch.float64 else narrow(tensor, *args, **kwargs)
+
+    def converted(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if tensor.dtype == torch.float64:
+            args = tuple(torch.float64 if one is torch.float32 else one for one in args)
+            if kwargs.get("dtype") is torch.float32:
+                kwargs["dtype"] = torch.float64
+        return convert(tensor, *args, **kwargs)
+
+    with patch.object(torch.Tensor, "float", kept), patch.object(torch.Tensor, "to", converted):
+        yield
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from tests.policy.families.cases import FamilyCase
-from tests.policy.families.library import InDouble, own_inputs, own_logprobs, prompts_of
+from tests.policy.families.library import in_double, own_inputs, own_logprobs, prompts_of
 from tests.support.tiny_models import random_responses
 from vqr1.config import ModelConfig
 from vqr1.policy.loading import Policy
@@ -38,6 +38,7 @@ class Setting:
     checkpointing: bool = False
     lora: bool = False
     frozen: bool = False
+    images: int = 1
     tolerance: float = 1e-5
 
 
@@ -45,13 +46,32 @@ RAGGED = ((4, 7, 1, 0, 2, 5), (5, 5, 5, 5, 5, 5), (0, 0, 0, 0, 0, 0), (0, 1, 1, 
 PAIRS = ((6, 6), (1, 4), (0, 2), (3, 3))
 SINGLE = ((5,), (1,), (3,), (0,))
 
+F32, F64 = torch.float32, torch.float64
 SETTINGS = (
-    Setting("whole", torch.float32, RAGGED),
-    Setting("checkpointing-frozen", torch.float32, PAIRS, checkpointing=True, frozen=True),
-    Setting("checkpointing-lora", torch.float32, SINGLE, checkpointing=True, lora=True),
-    Setting("double-checkpointing", torch.float64, RAGGED, checkpointing=True, tolerance=1e-9),
-    Setting("double-lora-frozen", torch.float64, PAIRS, lora=True, frozen=True, tolerance=1e-9),
+    Setting("whole", F32, RAGGED),
+    Setting("checkpointing-frozen", F32, PAIRS, checkpointing=True, frozen=True),
+    Setting("checkpointing-lora-two", F32, SINGLE, checkpointing=True, lora=True, images=2),
+    Setting("double-checkpointing", F64, RAGGED, checkpointing=True, tolerance=1e-9),
+    Setting("double-three", F64, PAIRS, images=3, tolerance=1e-9),
 )
+FURTHER = tuple(
+    Setting(
+        f"{len(lengths[0])}-{images}-{'checkpointing' * checkpointing}-{'lora' * lora}-"
+        f"{'frozen' * frozen}",
+        F64,
+        lengths,
+        checkpointing,
+        lora,
+        frozen,
+        images,
+        tolerance=1e-9,
+    )
+    for lengths, images in ((RAGGED, 1), (PAIRS, 2), (SINGLE, 4))
+    for checkpointing in (False, True)
+    for lora in (False, True)
+    for frozen in (False, True)
+)
+"""All ways together, in float64."""
 
 
 @pytest.fixture(scope="session")
@@ -94,43 +114,40 @@ def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float,
     )
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *SETTINGS,
+        *(pytest.param(one, marks=pytest.mark.slow, id=one.name) for one in FURTHER),
+    ],
+    ids=lambda setting: setting.name,
+)
 def test_logprobs_and_all_gradients_equal_full_rows_of_the_library(
-    case: FamilyCase,
-    policy: Policy,
-    library_model: Any,
-    setting: Setting,
+    case: FamilyCase, policy: Policy, library_model: Any, setting: Setting
 ) -> None:
     family = policy.family
     targets = family.adapter_targets(["q_proj", "v_proj", "o_proj", "down_proj"])
     plain = prepared(library_model, setting, targets, lambda model: family.parts(model).vision)
     shared = prepared(policy.model, setting, targets, lambda model: parts_of(model).vision)
-    prompts = prompts_of(case, policy)
+    prompts = prompts_of(case, policy, setting.images)
     tokens, mask = random_responses(setting.lengths)
     if setting.checkpointing:
         shared.gradient_checkpointing_enable({"use_reentrant": False})
         shared.enable_input_require_grads()
     rows = own_inputs(case, policy, prompts)
     features: VisionFeatures | None = None
-    with InDouble() if setting.dtype == torch.float64 else nullcontext():
+    options: dict[str, Any] = {"temperature": TEMPERATURE, "with_entropy": True}
+    with in_double() if setting.dtype == F64 else nullcontext():
         if setting.frozen:
             features = VisionCache().encode(shared, prompts)
-        found = response_logprobs(
-            shared,
-            prompts,
-            tokens,
-            mask,
-            temperature=TEMPERATURE,
-            vision=features,
-            with_entropy=True,
-        )
+        found = response_logprobs(shared, prompts, tokens, mask, vision=features, **options)
         expected = own_logprobs(plain, rows, tokens, mask, TEMPERATURE)
         difference, name = worst(gradients(shared, found.logprobs), gradients(plain, expected))
+    print(f"\n{case.model_type} {setting.name}: {difference:.1e} ({name})")
     assert found.logprobs.dtype == expected.dtype == setting.dtype
     tolerance = setting.tolerance
     torch.testing.assert_close(found.logprobs, expected, rtol=tolerance, atol=tolerance)
     assert (found.logprobs[~mask] == 0).all()
     assert found.entropy is not None
     assert (found.entropy[mask] > 0).all()
-    print(f"\n{case.model_type} {setting.name}: {difference:.1e} ({name})")
     assert difference < tolerance, name

@@ -16,6 +16,7 @@ from tests.policy.families.library import (
     images_of,
     own_inputs,
     own_logits,
+    prompts_of,
 )
 from vqr1.errors import DataError
 from vqr1.policy.loading import Policy
@@ -38,12 +39,14 @@ def test_tokens_pixels_and_positions_are_the_familys_own(case: FamilyCase, polic
     the same module on both sides.
     """
     model, family = policy.model, policy.family
-    prompts = builder_of(case, policy)(images_of((*case.sizes, *case.extreme)))
+    several = prompts_of(case, policy, images=3)
+    all_sizes = builder_of(case, policy)(images_of((*case.sizes, *case.extreme)))
     parts, config = parts_of(model), unwrap(model).config
     encoding = family.image_encoding(policy.processor.image_processor)
     further = torch.zeros(1, dtype=torch.int64)
-    for b, inputs in enumerate(own_inputs(case, policy, prompts)):
-        alone = prompts.select(b, b + 1)
+    for prompts in [all_sizes.select(b, b + 1) for b in range(len(all_sizes))] + [several]:
+        inputs = own_inputs(case, policy, prompts)[0]
+        alone = prompts.select(0, 1)
         ids = alone.input_ids[0]
         assert torch.equal(inputs["input_ids"][0], ids)
         hooks = first_inputs(parts.vision_layers[0], parts.text.rotary_emb)
@@ -54,7 +57,7 @@ def test_tokens_pixels_and_positions_are_the_familys_own(case: FamilyCase, polic
         assert torch.equal(own, ours)
         place = one_argument(rotations[0], 1, "position_ids")
         expected = place.reshape(-1, place.shape[-1])
-        found, following = family.prompt_positions(config, encoding, ids, (alone.images[0],))
+        found, following = family.prompt_positions(config, encoding, ids, alone.images[0])
         assert torch.equal(found, expected[:, :-1].expand_as(found))
         # What comes next is where the model's own pass has one more token.
         assert expected[:, -1].unique().tolist() == [following]
@@ -69,11 +72,14 @@ def test_what_is_too_narrow_is_refused_in_one_line(case: FamilyCase, policy: Pol
 
 def test_numbered_images(case: FamilyCase, policy: Policy) -> None:
     label = policy.family.image_label
-    plain, numbered = (builder_of(case, policy, vision_id=flag).text for flag in (False, True))
+    plain, numbered = (
+        builder_of(case, policy, images=2, vision_id=flag).text for flag in (False, True)
+    )
     assert TEXT in plain
-    assert "Picture 1" not in plain
+    assert "Picture" not in plain
     assert (numbered == plain) == (label == "")
-    assert numbered.count(label) == 1 or not label
+    for number in (1, 2):
+        assert label == "" or numbered.count(label.format(number)) == 1
 
 
 def test_a_bound_of_the_prompts_length_holds(case: FamilyCase, policy: Policy) -> None:
