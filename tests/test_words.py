@@ -23,7 +23,7 @@ WORDS = {
     "MOS": r"(?<!mean )\bopinion[ -]scores?\b|\bexpected opinions?\b",
     "standard deviation": r"\bspreads?\b",
     # `Picture 1: ` is what chat templates write, `this picture` the published question.
-    "image": r"(?<!quality of this )\bpictures?\b(?! ?\d)",
+    "image": r"(?<!quality of this )\bpictures?\b(?! ?(\d|\{\}))",
     "format-compliant": r"\bwell[ _-]formed|\bdemanded form",
     "zero variance": r"\b(carry|carries|carried|no|zero)[ _]signal\b|\bteach(es)? nothing\b",
     "optimizer state": r"\boptimi[sz]er('s)? moments\b|\bwhole moments\b",

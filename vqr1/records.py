@@ -2,9 +2,9 @@
 
 Shape legend, used in the whole package:
 
-    B  images in one ranking batch (on this process)
-    K  responses sampled for each image
-    P  prompt tokens of one image, its image tokens included (differs between images)
+    B  prompts in one ranking batch (on this process), of one to four images each
+    K  responses sampled for each prompt
+    P  tokens of one prompt, its images' tokens included (differs between prompts)
     C  response tokens, padded to the longest response of the batch
 
 Records hold data only. They know neither models nor configuration, so every floor may import them.
@@ -13,49 +13,56 @@ Records hold data only. They know neither models nor configuration, so every flo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """B tokenised prompts, each with exactly one image.
+    """B tokenised prompts, each with its images.
 
     Attributes:
-        input_ids: B tensors of shape [P_b], int64, not padded; the image placeholder is already
-            expanded to the image's tokens. They stay on the host, where positions are counted.
-        images: B tensors of shape [H_b, W_b, 3], uint8: the images in the size that the model
-            takes. Whoever runs a model encodes them.
-        keys: B digests of what the model makes of each image, by which its features are found
-            again and its samples are drawn; None where they have not been computed ahead.
+        input_ids: B tensors of shape [P_b], int64, not padded; image placeholders are already
+            expanded to their images' tokens. They stay on the host, where positions are counted.
+        images: of each of B prompts, in the prompt's order, its images: tensors of shape [H, W, 3],
+            uint8, in the size that the model takes. Whoever runs a model encodes them.
+        keys: likewise, digests of what the model makes of each image, by which its features are
+            found again and its samples are drawn; None where they have not been computed ahead.
     """
 
     input_ids: tuple[Tensor, ...]
-    images: tuple[Tensor, ...]
-    keys: tuple[bytes, ...] | None = None
+    images: tuple[tuple[Tensor, ...], ...]
+    keys: tuple[tuple[bytes, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     @property
+    def flat_images(self) -> tuple[Tensor, ...]:
+        """The images of all prompts, one prompt after the other."""
+        return tuple(image for images in self.images for image in images)
+
+    @property
     def device(self) -> torch.device:
         """Where the images are."""
-        return self.images[0].device
+        return self.images[0][0].device
 
     def to(self, device: torch.device | str) -> PromptBatch:
         """The same batch with the images on `device`."""
-        return replace(self, images=tuple(image.to(device) for image in self.images))
+        return replace(self, images=map_once(lambda image: image.to(device), self.images))
 
     def select(self, start: int, stop: int) -> PromptBatch:
         """The prompts `start <= b < stop`."""
         return self.choose(range(len(self))[start:stop])
 
     def choose(self, numbers: Sequence[int]) -> PromptBatch:
-        """The prompts of some images, in the given order."""
+        """Some of the prompts, in the given order."""
         return PromptBatch(
             tuple(self.input_ids[b] for b in numbers),
             tuple(self.images[b] for b in numbers),
@@ -64,10 +71,24 @@ class PromptBatch:
 
     def __reduce__(self) -> Any:
         # Each tensor that goes to another process takes a file descriptor and a message of its own.
-        flat = torch.cat([image.reshape(-1) for image in self.images])
-        sizes = [tuple(image.shape) for image in self.images]
+        distinct = list({id(image): image for image in self.flat_images}.values())
+        number = {id(image): i for i, image in enumerate(distinct)}
+        places = [[number[id(image)] for image in images] for images in self.images]
+        flat = torch.cat([image.reshape(-1) for image in distinct])
+        sizes = [tuple(image.shape) for image in distinct]
         lengths = [len(ids) for ids in self.input_ids]
-        return _unpack, (torch.cat(self.input_ids), lengths, flat, sizes, self.keys)
+        return _unpack, (torch.cat(self.input_ids), lengths, flat, sizes, places, self.keys)
+
+
+def map_once(
+    change: Callable[[Tensor], _T], groups: Sequence[Sequence[Tensor]]
+) -> tuple[tuple[_T, ...], ...]:
+    """What `change` makes of every tensor; one that comes several times is changed once."""
+    changed: dict[int, _T] = {}
+    for tensor in (tensor for group in groups for tensor in group):
+        if id(tensor) not in changed:
+            changed[id(tensor)] = change(tensor)
+    return tuple(tuple(changed[id(tensor)] for tensor in group) for group in groups)
 
 
 def _unpack(
@@ -75,35 +96,42 @@ def _unpack(
     lengths: list[int],
     flat: Tensor,
     sizes: list[tuple[int, ...]],
-    keys: tuple[bytes, ...] | None,
+    places: list[list[int]],
+    keys: tuple[tuple[bytes, ...], ...] | None,
 ) -> PromptBatch:
     """The batch that `PromptBatch.__reduce__` took apart; its tensors are views."""
     counts = [math.prod(size) for size in sizes]
-    images = [part.view(size) for part, size in zip(flat.split(counts), sizes, strict=True)]
-    return PromptBatch(ids.split(lengths), tuple(images), keys)
+    distinct = [part.view(size) for part, size in zip(flat.split(counts), sizes, strict=True)]
+    images = tuple(tuple(distinct[i] for i in numbers) for numbers in places)
+    return PromptBatch(ids.split(lengths), images, keys)
 
 
 @dataclass(frozen=True)
 class RankingBatch:
-    """B images of ONE data set with their MOS: the unit that is ranked.
+    """B rows of ONE data set with their MOS: the unit that is ranked.
 
     Attributes:
-        dataset: name of the one data set that all B images come from.
-        images: B image names, relative to the data set's image root.
+        dataset: name of the one data set that all B rows come from.
+        images: of each of B rows, the names of its images, relative to the data set's image root.
         prompts: their tokenised prompts and resized images.
         mos: [B] float32 Mean opinion score, higher is better, scaled min-max over the whole set
             to [1, 5] (the published training files' scale), or as published (`mos_scale`).
-        index: [B] int64 row of each image in its data set's label table.
+        index: [B] int64 row in the data set's label table.
     """
 
     dataset: str
-    images: tuple[str, ...]
+    images: tuple[tuple[str, ...], ...]
     prompts: PromptBatch
     mos: Tensor
     index: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name of each of B rows (`row_name`)."""
+        return tuple(map(row_name, self.images))
 
     def to(self, device: torch.device | str) -> RankingBatch:
         """The same batch with images, scores and rows on `device`."""
@@ -113,6 +141,15 @@ class RankingBatch:
             mos=self.mos.to(device),
             index=self.index.to(device),
         )
+
+
+def row_name(images: Sequence[str]) -> str:
+    """By what a row of one or several images is named in predictions and reports.
+
+    >>> row_name(["a.png"]), row_name(["a.png", "b.png"])
+    ('a.png', 'a.png + b.png')
+    """
+    return " + ".join(images)
 
 
 @dataclass(frozen=True)

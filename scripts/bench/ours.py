@@ -89,7 +89,7 @@ class _Batches(Dataset[RankingBatch]):
         with self._clock.phase("images"):
             prompts = prompt_batch(self._reader, self._images)
         count = torch.arange(len(prompts))
-        names = tuple(f"{number}.png" for number in range(len(prompts)))
+        names = tuple((f"{number}.png",) for number in range(len(prompts)))
         return RankingBatch("bench", names, prompts, 1.0 + count.float(), count)
 
 
@@ -160,7 +160,7 @@ def run(
     prompts = prompt_batch(processor(), loaded_images(size)[:1])
     # Images are of the final size already.
     rule = policy.family.resize_rule(None, MIN_PIXELS, MAX_PIXELS)
-    height, width = prompts.images[0].shape[:2]
+    height, width = prompts.flat_images[0].shape[:2]
     tower = policy.family.tower_cost(policy.model.config, rule, (width, height))
     counted = step_flops(
         policy.model.config,

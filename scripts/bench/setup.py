@@ -93,7 +93,7 @@ def prompt_batch(reader: Qwen2_5_VLProcessor, images: list[Image.Image]) -> Prom
     ids = [
         reader(text=[text], images=[image], return_tensors="pt")["input_ids"][0] for image in images
     ]
-    return PromptBatch(tuple(ids), tuple(rule.pixels(image) for image in images))
+    return PromptBatch(tuple(ids), tuple((rule.pixels(image),) for image in images))
 
 
 class EndlessTokenizer:

@@ -40,7 +40,7 @@ def same(first: RankingBatch, second: RankingBatch) -> bool:
         (first.dataset, first.images) == (second.dataset, second.images)
         and torch.equal(first.mos, second.mos)
         and torch.equal(first.index, second.index)
-        and all(map(torch.equal, first.prompts.images, second.prompts.images))
+        and all(map(torch.equal, first.prompts.flat_images, second.prompts.flat_images))
         and first.prompts.keys == second.prompts.keys
     )
 
@@ -52,12 +52,14 @@ def test_training_batches(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
     labelled = data.sets["csv"]
     for batch in batches:
         rows = labelled.table.loc[batch.index.tolist()]
-        assert batch.images == tuple(rows["image"])
+        assert batch.names == tuple(rows["image"])
         assert batch.mos.tolist() == pytest.approx(rows["mos_scaled"].tolist())
         images = [load_image(labelled.image_path(row)) for row in batch.index.tolist()]
         expected = prompts(images)
-        assert all(map(torch.equal, batch.prompts.images, expected.images))
-        assert batch.prompts.keys == tuple(map(prompts.encoding.key, expected.images))
+        assert all(map(torch.equal, batch.prompts.flat_images, expected.flat_images))
+        assert batch.prompts.keys == tuple(
+            (prompts.encoding.key(image),) for image in expected.flat_images
+        )
         assert all(map(torch.equal, batch.prompts.input_ids, expected.input_ids))
     # Scores 100 to 91 become 5 to 1.
     assert labelled.table["mos_scaled"].tolist() == pytest.approx(
@@ -134,8 +136,8 @@ def test_short_edge_comes_before_the_models_resizing(
     plain = next(iter(module(make_csv(4, "plain"), prompts).train_dataloader()))
     large = next(iter(module(make_csv(4, "large", short_edge=84), prompts).train_dataloader()))
     # 4 x 6 and 6 x 8 patches of 14 pixels.
-    assert plain.prompts.images[0].shape == (56, 84, 3)
-    assert large.prompts.images[0].shape == (84, 112, 3)
+    assert plain.prompts.flat_images[0].shape == (56, 84, 3)
+    assert large.prompts.flat_images[0].shape == (84, 112, 3)
 
 
 def test_images_in_subfolders_are_found_and_scores_turned(
@@ -147,7 +149,7 @@ def test_images_in_subfolders_are_found_and_scores_turned(
         noise_image(1).save(tmp_path / "dst_imgs" / folder / name)
     config = DatasetConfig(name="csiq", root=str(tmp_path), split=WHOLE)
     (batch,) = module(config, prompts).eval_dataloader("test")
-    assert batch.images == ("awgn/1600.AWGN.1.png", "blur/1600.BLUR.5.png")
+    assert batch.names == ("awgn/1600.AWGN.1.png", "blur/1600.BLUR.5.png")
     assert batch.mos.tolist() == [5.0, 1.0]
     assert open_dataset(config).table["mos"].tolist() == pytest.approx([0.9, 0.1])
 

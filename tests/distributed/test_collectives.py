@@ -63,7 +63,7 @@ def share(rank: int, world: int) -> RankingBatch:
     """This process's images of the step's four, of four sizes."""
     prompts = tiny_prompts([(2, 2), (2, 4), (4, 2), (3, 3)], [3, 5, 4, 2])
     own = rows_of(rank, world)
-    names = ("a", "b", "c", "d")[own]
+    names = (("a",), ("b",), ("c",), ("d",))[own]
     return RankingBatch(
         "demo", names, prompts.select(own.start, own.stop), MOS[own], torch.arange(4)[own]
     )

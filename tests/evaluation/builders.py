@@ -50,9 +50,11 @@ def batch(images: Sequence[str], mos: Sequence[float], dataset: str = "demo") ->
     n = len(images)
     prompts = PromptBatch(
         tuple(torch.tensor([1]) for _ in range(n)),
-        (torch.zeros((28, 28, 3), dtype=torch.uint8),) * n,
+        ((torch.zeros((28, 28, 3), dtype=torch.uint8),),) * n,
     )
-    return RankingBatch(dataset, tuple(images), prompts, torch.tensor(mos), torch.arange(n))
+    return RankingBatch(
+        dataset, tuple((image,) for image in images), prompts, torch.tensor(mos), torch.arange(n)
+    )
 
 
 class ListEngine:

@@ -75,7 +75,7 @@ def test_images_survive_the_loader() -> None:
     batch = pickle.loads(
         pickle.dumps(ResizedImages(FAMILY.resize_rule(None, 784, 10**6)).from_resized(images))
     )
-    found = batch.images
+    found = batch.flat_images
     assert [len(ids) for ids in batch.input_ids] == [0, 0]
     assert all(torch.equal(a, b) for a, b in zip(found, images, strict=True))
 

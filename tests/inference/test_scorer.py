@@ -27,6 +27,7 @@ from vqr1.inference.request import Reply, build_request
 from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
 from vqr1.iqa.answers import PUBLISHED
+from vqr1.policy.chat_content import chat_content
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.prompts import PromptBuilder
@@ -151,7 +152,7 @@ def test_expected_scores_are_those_of_evaluation(
 ) -> None:
     config = settings()
     prompts = builder(policy, config)([load_image(path) for path in files[:3]])
-    batch = RankingBatch("any", ("a", "b", "c"), prompts, torch.ones(3), torch.arange(3))
+    batch = RankingBatch("any", (("a",), ("b",), ("c",)), prompts, torch.ones(3), torch.arange(3))
     request = build_request(config.mode, config.prompt, config.answer.form, 0)
     replies = LocalBackend(policy, config.model).reply(prompts.images, request)
     evaluated = predictions_of(batch, replies, request)
@@ -353,14 +354,13 @@ def test_prompts_are_the_published_ones(shared: Path) -> None:
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_server_renders_the_same_prompt(policy: Policy, prompt: str, vision_id: bool) -> None:
     """What the client sends is what the template writes with and without the option."""
-    text = settings(f"prompt={prompt}").prompt.text
+    asked = replace(settings(f"prompt={prompt}").prompt, vision_id=vision_id)
     config = ServerConfig(name="openai", url="http://127.0.0.1/v1")
     body = chat_body(
-        config, "m", "data:,", text,
-        vision_id=vision_id, sampling=SamplingConfig(), seed=0, logprobs=False,
+        config, "m", ["data:,"], asked, sampling=SamplingConfig(), seed=0, logprobs=False
     )  # fmt: skip
     rendered = policy.processor.apply_chat_template(
         body["messages"], tokenize=False, add_generation_prompt=True, **body["chat_template_kwargs"]
     )
-    assert rendered == FAMILY.chat_text(policy.processor, text, vision_id)
+    assert rendered == FAMILY.chat_text(policy.processor, chat_content(asked.text), vision_id)
     assert ("Picture 1: <|vision_start|>" in rendered) == vision_id

@@ -24,7 +24,7 @@ def test_counts_equal_the_profilers():
     assert (tower.rows, tower.tokens) == (512, 128)
     counted = step_flops(model.config, tower.flops, len(ids), images=1, group=1, tokens=1)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model.get_image_features(*encoding_of(model).encode(prompts.images))
+        model.get_image_features(*encoding_of(model).encode(prompts.flat_images))
     assert counted.vision == pytest.approx(counter.get_total_flops(), rel=1e-6)
     hidden = torch.randn(1, len(ids), 48)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):

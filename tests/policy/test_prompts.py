@@ -18,6 +18,8 @@ from vqr1.policy.families._qwen_images import AreaRule
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.prompts import PromptBuilder
 
+CONTENT = [{"type": "image"}, {"type": "text", "text": SENTENCE}]
+
 
 @pytest.mark.parametrize("vision_id", [False, True])
 def test_text_is_the_published_template(processor: Any, shared: Path, vision_id: bool) -> None:
@@ -40,8 +42,8 @@ def test_text_is_the_published_template(processor: Any, shared: Path, vision_id:
         video_processor=processor.video_processor,
         chat_template=template,
     )
-    assert FAMILY.chat_text(processor_with_it, SENTENCE, vision_id) == rendered
-    assert FAMILY.chat_text(processor, SENTENCE, vision_id) == rendered
+    assert FAMILY.chat_text(processor_with_it, CONTENT, vision_id) == rendered
+    assert FAMILY.chat_text(processor, CONTENT, vision_id) == rendered
 
 
 @pytest.mark.parametrize("vision_id", [False, True])
@@ -63,7 +65,7 @@ def test_prompts_equal_the_published_path(processor: Any, vision_id: bool) -> No
         expected = processor(text=[text], images=images, return_tensors="pt")
         own = batch.select(position, position + 1)
         assert torch.equal(own.input_ids[0], expected["input_ids"][0])
-        patches, grid = builder.encoding.encode(own.images)
+        patches, grid = builder.encoding.encode(own.flat_images)
         assert torch.equal(grid, expected["image_grid_thw"])
         assert torch.equal(patches, expected["pixel_values"])
 
@@ -76,7 +78,7 @@ def test_area_limits_equal_qwen_vl_utils(processor: Any) -> None:
         element = {"type": "image", "image": image, **limits}
         (expected,), _ = process_vision_info([{"role": "user", "content": [element]}])
         assert builder.rule.size(*size) == expected.size
-        assert builder([image]).images[0].shape == (expected.size[1], expected.size[0], 3)
+        assert builder([image]).flat_images[0].shape == (expected.size[1], expected.size[0], 3)
 
 
 def test_shapes_and_image_tokens(processor: Any) -> None:
@@ -84,11 +86,11 @@ def test_shapes_and_image_tokens(processor: Any) -> None:
         [noise_image(0, 56, 84), noise_image(1, 112, 112)]
     )
     # 56 x 84 pixels: 2 x 3 tokens of 28 x 28; 112 x 112: 4 x 4.
-    assert [tuple(image.shape) for image in batch.images] == [(84, 56, 3), (112, 112, 3)]
+    assert [tuple(image.shape) for image in batch.flat_images] == [(84, 56, 3), (112, 112, 3)]
     tokens = [int((ids == processor.image_token_id).sum()) for ids in batch.input_ids]
     assert tokens == [6, 16]
     assert batch.input_ids[0].dtype == torch.int64
-    assert {image.dtype for image in batch.images} == {torch.uint8}
+    assert {image.dtype for image in batch.flat_images} == {torch.uint8}
 
 
 @given(
@@ -113,7 +115,7 @@ def test_very_narrow_images_are_refused(prompts: PromptBuilder) -> None:
     with pytest.raises(DataError, match="an image of 2 x 402 pixels is too narrow"):
         prompts([noise_image(0, 2, 402)])
     # Long but allowed, and above the largest area: the published rule's short side would be 0.
-    assert prompts([noise_image(0, 28, 28 * 190)]).images[0].shape[1] == 28
+    assert prompts([noise_image(0, 28, 28 * 190)]).flat_images[0].shape[1] == 28
 
 
 def test_contradictions_are_config_errors(processor: Any) -> None:

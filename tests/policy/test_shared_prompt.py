@@ -89,7 +89,7 @@ def test_masked_responses_and_groups_are_as_if_they_were_not_there():
     assert_equal_paths(model, prompts, tokens, mask)
     # The second image has no response: its features are never asked for.
     vision = encode_images(model, prompts)
-    broken = (vision.embeds[0], torch.full_like(vision.embeds[1], torch.nan), *vision.embeds[2:])
+    broken = (vision.embeds[0], (torch.full_like(vision.flat[1], torch.nan),), *vision.embeds[2:])
     found = response_logprobs(model, prompts, tokens, mask, vision=VisionFeatures(broken))
     assert found.logprobs.isfinite().all()
 
@@ -198,7 +198,7 @@ def test_frozen_tower_reuses_features_and_gets_no_gradient():
     tokens, mask = random_responses(RAGGED)
     assert_equal_paths(model, prompts, tokens, mask)
     vision = encode_images(model, prompts)
-    assert not any(embed.requires_grad for embed in vision.embeds)
+    assert not any(embed.requires_grad for embed in vision.flat)
     expected = response_logprobs(model, prompts, tokens, mask).logprobs
     runs = []
     model.model.visual.register_forward_pre_hook(lambda *_: runs.append(1))

@@ -30,9 +30,9 @@ def tower_runs(frozen):
 
 def test_features_of_each_image_do_not_depend_on_the_batch(frozen):
     together = encode_images(frozen, PROMPTS)
-    assert [tuple(embed.shape) for embed in together.embeds] == [(4, 48), (15, 48), (8, 48)]
-    for b, embed in enumerate(together.embeds):
-        alone = encode_images(frozen, PROMPTS.select(b, b + 1)).embeds[0]
+    assert [tuple(embed.shape) for embed in together.flat] == [(4, 48), (15, 48), (8, 48)]
+    for b, embed in enumerate(together.flat):
+        alone = encode_images(frozen, PROMPTS.select(b, b + 1)).flat[0]
         torch.testing.assert_close(embed, alone, rtol=1e-5, atol=1e-5)
 
 
@@ -41,12 +41,12 @@ def test_leaves_carry_gradients_to_the_tower_once():
     weight = model.model.visual.patch_embed.proj.weight
     features = encode_images(model, PROMPTS)
     (expected,) = torch.autograd.grad(
-        sum((embed**2).sum() for embed in features.embeds), weight, retain_graph=True
+        sum((embed**2).sum() for embed in features.flat), weight, retain_graph=True
     )
     leaves = features.leaves()
-    for embed in leaves.embeds[:2]:
+    for embed in leaves.flat[:2]:
         (embed**2).sum().backward()
-    (leaves.embeds[2] ** 2).sum().backward()
+    (leaves.flat[2] ** 2).sum().backward()
     assert weight.grad is None
     features.backward_from(leaves)
     torch.testing.assert_close(weight.grad, expected)
@@ -57,7 +57,7 @@ def test_checkpointing_recomputes_the_tower_in_eval_mode():
     weight = model.model.visual.patch_embed.proj.weight
 
     def gradient():
-        total = sum((embed**2).sum() for embed in encode_images(model, PROMPTS).embeds)
+        total = sum((embed**2).sum() for embed in encode_images(model, PROMPTS).flat)
         return torch.autograd.grad(total, weight)[0]
 
     expected = gradient()
@@ -74,15 +74,15 @@ def test_keys_follow_the_image_not_the_batch():
     keys = image_keys(model, PROMPTS)
     assert len(set(keys)) == 3
     assert image_keys(model, PROMPTS.select(1, 3)) == keys[1:]
-    changed = PROMPTS.images[0].clone()
+    changed = PROMPTS.flat_images[0].clone()
     changed[0, 0, 0] ^= 1
-    other = image_keys(model, replace(PROMPTS, images=(changed, *PROMPTS.images[1:])))
+    other = image_keys(model, replace(PROMPTS, images=((changed,), *PROMPTS.images[1:])))
     assert other[0] != keys[0]
     assert other[1:] == keys[1:]
 
 
 def test_keys_of_the_loader_are_not_computed_again():
-    keys = (b"a" * 16, b"b" * 16, b"c" * 16)
+    keys = ((b"a" * 16,), (b"b" * 16,), (b"c" * 16,))
     prompts = replace(PROMPTS, keys=keys)
     assert image_keys(tiny_model(), prompts) == keys
     assert image_keys(tiny_model(), prompts.choose([2, 0])) == (keys[2], keys[0])
@@ -96,7 +96,7 @@ def test_cache_runs_the_tower_for_unknown_images_only(frozen, tower_runs):
     found = cache.encode(frozen, PROMPTS)
     assert len(tower_runs) == 3
     assert (cache.hits, cache.misses) == (2, 3)
-    for embed, truth in zip(found.embeds, expected.embeds, strict=True):
+    for embed, truth in zip(found.flat, expected.flat, strict=True):
         torch.testing.assert_close(embed, truth, rtol=1e-5, atol=1e-5)
 
 
@@ -116,7 +116,7 @@ def test_cache_on_disk_outlives_the_process(frozen, tower_runs, tmp_path):
     tower_runs.clear()
     second = VisionCache(folder=tmp_path / "features").encode(frozen, PROMPTS)
     assert tower_runs == []
-    for embed, truth in zip(second.embeds, first.embeds, strict=True):
+    for embed, truth in zip(second.flat, first.flat, strict=True):
         assert torch.equal(embed, truth)
 
 
@@ -127,17 +127,17 @@ def test_cache_on_disk_belongs_to_one_tower_and_survives_a_torn_file(frozen, tow
     tower_runs.clear()
     again = VisionCache(folder=tmp_path).encode(frozen, PROMPTS)
     assert len(tower_runs) == 3
-    assert all(map(torch.equal, again.embeds, first.embeds))
+    assert all(map(torch.equal, again.flat, first.flat))
     with torch.no_grad():
         frozen.model.visual.patch_embed.proj.weight.mul_(1.5)
     other = VisionCache(folder=tmp_path).encode(frozen, PROMPTS)
-    assert not torch.allclose(other.embeds[0], first.embeds[0])
+    assert not torch.allclose(other.flat[0], first.flat[0])
 
 
 def test_cached_features_are_the_same_bits_whatever_the_batch(frozen):
     together = VisionCache().encode(frozen, PROMPTS)
     alone = VisionCache().encode(frozen, PROMPTS.select(1, 2))
-    assert torch.equal(together.embeds[1], alone.embeds[0])
+    assert torch.equal(together.flat[1], alone.flat[0])
 
 
 def test_cache_refuses_a_tower_that_is_trained():

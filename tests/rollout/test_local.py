@@ -26,7 +26,7 @@ def generated(model, prompts, limit, **further):
     """Greedy responses of the model library, one image at a time."""
     rows = []
     for b, ids in enumerate(prompts.input_ids):
-        patches, grid = encoding_of(model).encode(prompts.images[b : b + 1])
+        patches, grid = encoding_of(model).encode(prompts.images[b])
         out = model.generate(
             input_ids=ids[None],
             attention_mask=torch.ones_like(ids[None]),

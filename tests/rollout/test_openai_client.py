@@ -15,7 +15,7 @@ import torch
 
 from tests.support.chat_server import ChatLog, Scripted, chat_server, completion, image_in
 from tests.support.images import noise_image
-from vqr1.config import SamplingConfig, ServerConfig
+from vqr1.config import PromptConfig, SamplingConfig, ServerConfig
 from vqr1.errors import ModelError
 from vqr1.rollout.chat_request import held_instead, unsupported_problems
 from vqr1.rollout.openai_client import STRAY, OpenAiClient, ServerReply
@@ -25,15 +25,19 @@ WARM = SamplingConfig(temperature=0.7, top_p=0.9, top_k=50, max_new_tokens=40)
 QUICK = {"retry-after-ms": "1"}
 
 
-def pixels(count: int) -> list[torch.Tensor]:
-    return [torch.from_numpy(np.array(noise_image(n, 56, 28 * (n + 1)))) for n in range(count)]
+PROMPT = PromptConfig(name="which", text="Which quality?", vision_id=False)
+
+
+def pixels(count: int) -> list[tuple[torch.Tensor]]:
+    return [(torch.from_numpy(np.array(noise_image(n, 56, 28 * (n + 1)))),) for n in range(count)]
 
 
 def ask(log: ChatLog, count: int = 1, **settings: Any) -> list[ServerReply]:
-    call: dict[str, Any] = {"samples": 1, "sampling": GREEDY, "seed": 0, "vision_id": False}
+    call: dict[str, Any] = {"samples": 1, "sampling": GREEDY, "seed": 0}
     call |= {key: settings.pop(key) for key in list(settings) if key in (*call, "logprobs")}
+    prompt = replace(PROMPT, vision_id=settings.pop("vision_id", False))
     with OpenAiClient(ServerConfig(name="openai", url=log.url, **settings)) as server:
-        return server.answers(pixels(count), "Which quality?", **call)
+        return server.answers(pixels(count), prompt, **call)
 
 
 OFF = {
@@ -52,7 +56,7 @@ def test_what_is_sent(monkeypatch: pytest.MonkeyPatch, vision_id: bool) -> None:
     # Answers keep the order of the images, whichever comes first.
     assert [reply.texts for reply in replies] == [("(28, 56, 3)",), ("(56, 56, 3)",)]
     bodies = sorted(log.bodies, key=lambda body: image_in(body).shape)
-    for body, image in zip(bodies, pixels(2), strict=True):
+    for body, (image,) in zip(bodies, pixels(2), strict=True):
         assert np.array_equal(image_in(body), image.numpy())
         (message,) = body.pop("messages")
         assert message["role"] == "user"
@@ -332,13 +336,13 @@ def test_a_server_that_breaks_for_good_ends_the_run() -> None:
         config = ServerConfig(name="openai", url=log.url, concurrency=1)
         with OpenAiClient(config) as server:
             call: dict[str, Any] = {
-                "samples": 1, "sampling": GREEDY, "seed": 0, "vision_id": False,
+                "samples": 1, "sampling": GREEDY, "seed": 0,
             }  # fmt: skip
-            assert server.answers(pixels(1), "?", **call)[0].texts == ("fine",)
+            assert server.answers(pixels(1), PROMPT, **call)[0].texts == ("fine",)
             for _ in range(STRAY - 1):
-                assert server.answers(pixels(1), "?", **call)[0].refusal is not None
+                assert server.answers(pixels(1), PROMPT, **call)[0].refusal is not None
             with pytest.raises(ModelError, match="no chat completion"):
-                server.answers(pixels(1), "?", **call)
+                server.answers(pixels(1), PROMPT, **call)
 
 
 def test_answers_end_where_our_own_end() -> None:
@@ -391,7 +395,7 @@ def test_an_empty_answer_does_not_mean_that_a_server_gives_no_log_probabilities(
     tokens = [("<answer>", {"<answer>": -0.1}), ("4", {"4": -0.5})]
     good = completion("<answer>4", tokens)
     call: dict[str, Any] = {
-        "samples": 1, "sampling": GREEDY, "seed": 0, "vision_id": False, "logprobs": True,
+        "samples": 1, "sampling": GREEDY, "seed": 0, "logprobs": True,
     }  # fmt: skip
     for bad in (EMPTY, completion("", None), completion("no log-probabilities", None)):
         for place in (0, 2):
@@ -400,8 +404,8 @@ def test_an_empty_answer_does_not_mean_that_a_server_gives_no_log_probabilities(
                 chat_server(lambda _, number, printed=printed: printed[number]) as log,  # type: ignore[misc]
                 OpenAiClient(ServerConfig(name="openai", url=log.url, concurrency=1)) as server,
             ):
-                found = server.answers(pixels(3), "?", **call)
-                later = server.answers(pixels(1), "?", **call)
+                found = server.answers(pixels(3), PROMPT, **call)
+                later = server.answers(pixels(1), PROMPT, **call)
             known = [bool(reply.tokens and reply.tokens[0]) for reply in (*found, *later)]
             assert known == [number != place for number in range(3)] + [False]
 

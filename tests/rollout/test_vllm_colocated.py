@@ -16,7 +16,7 @@ from peft import get_peft_model
 
 from tests.support.images import noise_image
 from tests.support.real_vllm import needs_vllm
-from vqr1.config import ColocatedConfig, ModelConfig, SamplingConfig
+from vqr1.config import ColocatedConfig, ModelConfig, PromptConfig, SamplingConfig
 from vqr1.errors import ModelError
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
@@ -36,6 +36,7 @@ QUESTION = (
     "to two decimal places, with 1 representing very poor quality and 5 representing excellent "
     "quality. Please only output the final answer with only one score in <answer> </answer> tags."
 )
+PROMPT = PromptConfig(name="question", text=QUESTION, vision_id=True)
 MODEL = ModelConfig(name="tiny", path=None, min_pixels=28 * 28, max_pixels=112 * 112)
 SAMPLING = SamplingConfig(top_k=50, max_new_tokens=24, stop="answer")
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=24, stop="answer")
@@ -51,8 +52,7 @@ def policy() -> Policy:
 def engine(policy: Policy) -> VllmColocatedEngine:
     return VllmColocatedEngine(
         policy,
-        QUESTION,
-        True,
+        PROMPT,
         ColocatedConfig(kv_cache_gib=0.0625, enforce_eager=True),
         MODEL,
         SAMPLING,
@@ -181,7 +181,7 @@ def test_an_image_at_the_largest_size_fits(engine: VllmColocatedEngine, policy: 
 def test_a_second_engine_is_refused(engine: VllmColocatedEngine, policy: Policy) -> None:
     with pytest.raises(ModelError, match="hydra/launcher=processes"):
         VllmColocatedEngine(
-            policy, QUESTION, True, ColocatedConfig(), MODEL, SAMPLING,
+            policy, PROMPT, ColocatedConfig(), MODEL, SAMPLING,
             dtype="float32", seed=0, alone=True,
         )  # fmt: skip
 

@@ -10,7 +10,13 @@ import torch
 
 from tests.support.images import SENTENCE, noise_image
 from tests.support.real_vllm import needs_vllm, served
-from vqr1.config import ColocatedConfig, ModelConfig, RolloutServerConfig, SamplingConfig
+from vqr1.config import (
+    ColocatedConfig,
+    ModelConfig,
+    PromptConfig,
+    RolloutServerConfig,
+    SamplingConfig,
+)
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.packaged import tiny_policy_folder
@@ -24,6 +30,7 @@ from vqr1.rollout.vllm_server import VllmServerEngine
 pytestmark = [pytest.mark.gpu, needs_vllm]
 
 MODEL = ModelConfig(name="tiny", path=None, min_pixels=56 * 56, max_pixels=112 * 112)
+PROMPT = PromptConfig(name="sentence", text=SENTENCE, vision_id=True)
 SAMPLING = SamplingConfig(top_k=50, max_new_tokens=32, stop="answer")
 
 
@@ -63,7 +70,7 @@ def test_in_the_process() -> None:
     policy = load_policy(MODEL, device="cuda:0")
     config = ColocatedConfig(kv_cache_gib=0.5, enforce_eager=True)
     engine = VllmColocatedEngine(
-        policy, SENTENCE, True, config, MODEL, SAMPLING, dtype="float32", seed=0, alone=True
+        policy, PROMPT, config, MODEL, SAMPLING, dtype="float32", seed=0, alone=True
     )
     free, _ = torch.cuda.mem_get_info()
     check_follows(policy, engine)
@@ -81,6 +88,6 @@ def test_as_a_server() -> None:
         config = RolloutServerConfig(url=url)
         link = VllmLink(config, SAMPLING, torch.device("cuda:0"), True, Path())
         engine = VllmServerEngine(
-            policy.model, policy.processor, SENTENCE, True, config, link, lambda call: call(), True
+            policy.model, policy.processor, PROMPT, config, link, lambda call: call(), True
         )
         check_follows(policy, engine, waits=True)

@@ -13,7 +13,7 @@ from peft import get_peft_model
 from tests.support.images import SENTENCE, noise_image
 from tests.support.real_vllm import needs_vllm
 from tools.faults import vllm_transport
-from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
+from vqr1.config import ModelConfig, PromptConfig, RolloutServerConfig, SamplingConfig
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.prompts import PromptBuilder
@@ -25,6 +25,7 @@ from vqr1.rollout.vllm_server import VllmServerEngine
 pytestmark = needs_vllm
 
 MODEL = ModelConfig(name="tiny", path=None, min_pixels=28 * 28, max_pixels=112 * 112)
+PROMPT = PromptConfig(name="sentence", text=SENTENCE, vision_id=True)
 SAMPLING = SamplingConfig(top_k=50, max_new_tokens=24, stop="answer")
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=24, stop="answer")
 
@@ -36,7 +37,7 @@ class Asked:
         self.model = model
         link = VllmLink(config, SAMPLING, torch.device("cpu"), True, folder)
         self.engine = VllmServerEngine(
-            model, policy.processor, SENTENCE, True, config, link, lambda call: call(), True
+            model, policy.processor, PROMPT, config, link, lambda call: call(), True
         )
         self.local = LocalEngine(model, policy.processor.tokenizer, 10**6)
         builder = PromptBuilder(

@@ -16,7 +16,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from tests.support.images import SENTENCE, noise_image
 from tools.faults import vllm_transport
 from tools.faults.vllm_transport import RunningServer, vllm_server
-from vqr1.config import ModelConfig, RolloutServerConfig, SamplingConfig
+from vqr1.config import ModelConfig, PromptConfig, RolloutServerConfig, SamplingConfig
 from vqr1.errors import ModelError, RolloutLostError
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import load_policy
@@ -85,9 +85,8 @@ def engine_of(
         limits["group_port"] = found.getsockname()[1]
     config = RolloutServerConfig(**({"url": server.url} | limits | keys))
     link = VllmLink(config, sampling, torch.device("cpu"), True, folder)
-    return VllmServerEngine(
-        model, POLICY.processor, SENTENCE, vision_id, config, link, agree, alone
-    )
+    prompt = PromptConfig(name="sentence", text=SENTENCE, vision_id=vision_id)
+    return VllmServerEngine(model, POLICY.processor, prompt, config, link, agree, alone)
 
 
 def asked(engine: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> Rollout:

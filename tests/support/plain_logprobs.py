@@ -57,7 +57,7 @@ def plain_logprobs(
     real = real.to(device).repeat_interleave(group, dim=0)
     responses = tokens.view(images * group, longest).masked_fill(~mask.view(-1, longest), pad)
     rows = torch.cat([ids, responses], dim=1)
-    copies = [image.to(device) for image in prompts.images for _ in range(group)]
+    copies = [image.to(device) for shown in prompts.images for _ in range(group) for image in shown]
     patches, grids = encoding_of(model).encode(copies)
     is_image = (rows == core.config.image_token_id) & torch.cat(
         [real.bool(), torch.zeros_like(responses, dtype=torch.bool)], dim=1

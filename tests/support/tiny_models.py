@@ -90,7 +90,7 @@ def tiny_prompts(grids: Sequence[tuple[int, int]], texts: Sequence[int], seed: i
         ids.append(torch.cat([words[:3], start, places, end, words[3:]]))
         size = (2 * rows * PATCH, 2 * columns * PATCH, 3)
         images.append(torch.randint(0, 256, size, dtype=torch.uint8, generator=generator))
-    return PromptBatch(tuple(ids), tuple(images))
+    return PromptBatch(tuple(ids), tuple((image,) for image in images))
 
 
 def random_responses(lengths: Sequence[Sequence[int]], seed: int = 0) -> tuple[Tensor, Tensor]:

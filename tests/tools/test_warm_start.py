@@ -151,7 +151,7 @@ def test_a_few_steps_teach_the_form() -> None:
     ids, tokens, mask = writer.write(
         torch.from_numpy(pool.types[:8]), torch.from_numpy(pool.levels[:8]), 2
     )
-    batch = PromptBatch(ids, torch.from_numpy(pool.pixels[:8]).unbind())
+    batch = PromptBatch(ids, tuple((image,) for image in torch.from_numpy(pool.pixels[:8])))
     assert tokenizer.decode(tokens[0, 0][mask[0, 0]].tolist()).endswith("<|im_end|>")
 
     def loss() -> float:

@@ -74,7 +74,7 @@ class KeepRollout(LocalEngine):
 def ranking_batch() -> RankingBatch:
     prompts = tiny_prompts([(2, 2), (2, 4), (4, 2)], [3, 5, 4])
     return RankingBatch(
-        "demo", ("a", "b", "c"), prompts, torch.tensor([1.0, 3.0, 5.0]), torch.arange(B)
+        "demo", (("a",), ("b",), ("c",)), prompts, torch.tensor([1.0, 3.0, 5.0]), torch.arange(B)
     )
 
 

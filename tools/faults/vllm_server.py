@@ -228,6 +228,9 @@ class Served:
         """One prompt by the processor's own code."""
         messages, images = [], []
         for message in body["messages"]:
+            if isinstance(message["content"], str):
+                messages.append(message)
+                continue
             parts = []
             for part in message["content"]:
                 if part["type"] == "image_url":
@@ -242,10 +245,12 @@ class Served:
         )
         sizes = {name: self.options[name] for name in SIZES if name in self.options}
         made = self.processor(text=[text], images=images, return_tensors="pt", **sizes)
-        _, rows, columns = made["image_grid_thw"][0].tolist()
-        # The same size where the image comes resized, as it should.
-        resized = images[0].resize((columns * PATCH, rows * PATCH), Image.Resampling.BICUBIC)
-        return PromptBatch((made["input_ids"][0],), (torch.from_numpy(np.array(resized)),))
+        resized = []
+        for image, (_, rows, columns) in zip(images, made["image_grid_thw"].tolist(), strict=True):
+            # The same size where the image comes resized, as it should.
+            own = image.resize((columns * PATCH, rows * PATCH), Image.Resampling.BICUBIC)
+            resized.append(torch.from_numpy(np.array(own)))
+        return PromptBatch((made["input_ids"][0],), (tuple(resized),))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class QualityHeads(nn.Module):
 
     def forward(self, features: VisionFeatures) -> tuple[Tensor, Tensor]:
         """Type logits [n, CLEAN + 1] and MOS [n] of images of equal size."""
-        tokens = torch.stack(features.embeds)  # [n, 16, D]
+        tokens = torch.stack(features.flat)  # [n, 16, D]
         output = self.linear(torch.cat([tokens.mean(dim=1), tokens.std(dim=1)], dim=-1))
         return output[:, :-1], output[:, -1] + 3.0
 
@@ -214,7 +214,8 @@ def train_vision(
     task = progress.add_task("vision tower", total=settings.vision_steps)
     for _ in range(settings.vision_steps):
         pixels, types, _, mos = batches.draw(settings.vision_batch)
-        loss = heads.loss(encode_images(model, PromptBatch(none, pixels.unbind())), types, mos)
+        batch = PromptBatch(none, tuple((image,) for image in pixels))
+        loss = heads.loss(encode_images(model, batch), types, mos)
         loss.backward()
         schedule.step()
         progress.update(task, advance=1, description=f"vision tower, loss {loss.item():.2f}")
@@ -280,7 +281,7 @@ def train_answers(
     for _ in range(settings.answer_steps):
         pixels, types, levels, mos = batches.draw(settings.answer_batch)
         ids, tokens, mask = writer.write(types, levels, settings.answers)
-        batch = PromptBatch(ids, pixels.unbind())
+        batch = PromptBatch(ids, tuple((image,) for image in pixels))
         features = encode_images(model, batch)
         logprobs = response_logprobs(model, batch, tokens, mask, vision=features).logprobs
         loss = -logprobs.sum() / mask.sum()

@@ -37,12 +37,15 @@ from vqr1.config.machine import (
     ReferencePlace,
 )
 from vqr1.config.model import (
+    IMAGE_PLACEHOLDER,
+    MOST_IMAGES,
     ColocatedConfig,
     LoraConfig,
     ModelConfig,
     PromptConfig,
     RolloutServerConfig,
     SamplingConfig,
+    placeholder_problem,
 )
 from vqr1.config.scoring import (
     ComparisonConfig,
@@ -73,6 +76,8 @@ from vqr1.config.validation import (
 )
 
 __all__ = [
+    "IMAGE_PLACEHOLDER",
+    "MOST_IMAGES",
     "AdvantageConfig",
     "AnswerConfig",
     "AnyAnswer",
@@ -116,6 +121,7 @@ __all__ = [
     "WatchConfig",
     "WatchdogsConfig",
     "config_dir",
+    "placeholder_problem",
     "read_choice",
     "validate",
 ]

@@ -13,6 +13,8 @@ from vqr1.config.renamed import renamed_keys
 
 EARLIER: dict[str, Any] = {
     "prompt.vision_id": True,
+    "prompt.images": 1,
+    "prompt.system": None,
     "rollout.sampling.repetition_penalty": 1.0,
     "mode.sampling.repetition_penalty": 1.0,
     "backend.name": "local",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from vqr1.config.types import (
     STRICT_KEYS,
@@ -18,6 +19,28 @@ from vqr1.config.types import (
 )
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+
+IMAGE_PLACEHOLDER = "<image>"
+"""In a prompt's text: an image stands here."""
+
+MOST_IMAGES = 4
+"""Images of one prompt."""
+
+
+def placeholder_problem(text: str, images: int) -> str | None:
+    """What is wrong with the placeholders of a prompt's text; None where nothing is.
+
+    Args:
+        text: `prompt.text`.
+        images: `prompt.images`.
+    """
+    found = text.count(IMAGE_PLACEHOLDER)
+    if found in (0, images):
+        return None
+    return (
+        f"it holds {IMAGE_PLACEHOLDER} {found} times, and prompt.images={images}; write it once "
+        "for each image, or not at all (all images then come first)"
+    )
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -94,17 +117,30 @@ class ModelConfig:
     whose size is nearest."""
 
 
+def _placeholders_match(text: str, info: ValidationInfo) -> str:
+    problem = placeholder_problem(text, info.data.get("images", 1))
+    if problem is not None:
+        raise PydanticCustomError("placeholders", "{problem}", {"problem": problem})
+    return text
+
+
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class PromptConfig:
     """What the model is asked; how it has to answer is the group `answer`."""
 
     name: str
     """Short name for logs and table captions."""
-    text: str
-    """The user's message that follows the image."""
+    images: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
+    """Images that one prompt takes, such as 2 to compare, or a reference beside the image."""
+    text: Annotated[str, AfterValidator(_placeholders_match)]
+    """The user's message. `<image>`, once for each image, marks where images stand in it; without
+    any they all come first."""
+    system: str | None = None
+    """System message; null: what the checkpoint's chat template writes without one (published)."""
     vision_id: bool | None = None
-    """Put "Picture 1: " before the image, as chat templates that number images do. null: as the
-    checkpoint was trained, where its folder records it, and without otherwise (published)."""
+    """Put "Picture 1: " before the first image, and so on, as chat templates that number images do.
+    null: as the checkpoint was trained, where its folder records it, and without otherwise
+    (published)."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

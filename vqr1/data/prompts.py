@@ -11,6 +11,7 @@ from typing import Protocol
 from PIL import Image
 from torch import Tensor
 
+from vqr1.errors import DataError
 from vqr1.records import PromptBatch
 
 
@@ -42,19 +43,43 @@ class ImageSource(Protocol):
     """What a loader needs to make batches of images.
 
     Attributes:
+        images: images of a prompt, which each row of a data set has to have.
         rule: the resizing rule, which decides what a cache keeps.
     """
 
+    images: int
     rule: ResizeRule
 
     def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing."""
         ...
 
-    def from_resized(self, pixels: Sequence[Tensor]) -> PromptBatch:
-        """Prompts of B resized images [H_b, W_b, 3] uint8."""
+    def from_resized(self, pixels: Sequence[Tensor | Sequence[Tensor]]) -> PromptBatch:
+        """B prompts of resized images [H, W, 3] uint8, `images` of each or one by itself."""
         ...
 
     def with_keys(self, prompts: PromptBatch) -> PromptBatch:
         """The same batch with its images' keys, where whoever takes it asks for them."""
         ...
+
+
+def image_groups(
+    pixels: Sequence[Tensor | Sequence[Tensor]], images: int
+) -> tuple[tuple[Tensor, ...], ...]:
+    """The images of each of B prompts.
+
+    Args:
+        pixels: of each prompt its images [H, W, 3], or one image by itself.
+        images: that each prompt takes.
+
+    Raises:
+        DataError: a prompt takes another number of images.
+    """
+    groups = tuple((one,) if isinstance(one, Tensor) else tuple(one) for one in pixels)
+    for group in groups:
+        if len(group) != images:
+            raise DataError(
+                f"{len(group)} image{'s' * (len(group) != 1)} for one prompt: prompt.images="
+                f"{images} of them are asked about together"
+            )
+    return groups

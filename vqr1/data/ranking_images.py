@@ -26,7 +26,7 @@ from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.loader_workers import end_where_a_batch_is_lost, start_method, watched
 from vqr1.data.prompts import ImageSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler
-from vqr1.errors import DataError
+from vqr1.errors import ConfigError, DataError
 from vqr1.records import RankingBatch
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class SetImages:
         self.skips = labelled.config.on_bad_image == "skip"
         self.max_bad = labelled.config.max_bad_share * (len(labelled.table) + labelled.skipped)
         self.skipped = labelled.skipped
-        self.images: list[str] = rows["image"].tolist()
+        self.images: list[tuple[str, ...]] = [(image,) for image in rows["image"].tolist()]
         self.mos = torch.tensor(rows["mos_scaled"].to_numpy(), dtype=torch.float32)
         self.rows = torch.tensor(rows.index.to_numpy(), dtype=torch.int64)
         self.bad = bad
@@ -59,12 +59,27 @@ class SetImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def path(self, position: int) -> Path:
-        """Full path of an image."""
-        return self.root / self.images[position]
+    def paths(self, position: int) -> list[Path]:
+        """Full paths of a row's images."""
+        return [self.root / image for image in self.images[position]]
+
+    def check_fits(self, images: int) -> None:
+        """Check that each row has as many images as a prompt takes.
+
+        Raises:
+            ConfigError: another number.
+        """
+        found = next((len(row) for row in self.images if len(row) != images), images)
+        if found != images:
+            raise ConfigError(
+                [
+                    f"prompt.images={images}: {self.key}: a row of {self.name} has {found} "
+                    f"image{'s' * (found != 1)}; use a prompt for {found}, or another set"
+                ]
+            )
 
     def mark_bad(self, position: int, error: DataError) -> None:
-        """Count an image that does not decode.
+        """Count a row with an image that does not decode.
 
         Raises:
             DataError: bad images stop the run, or there are now too many of them.
@@ -102,6 +117,9 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         cache: resized images kept on disk; None decodes each time.
         replace_bad: fill the place of an image that does not decode with the next one of the set
             that the step does not hold.
+
+    Raises:
+        ConfigError: a row of a set has another number of images than a prompt takes.
     """
 
     def __init__(
@@ -112,6 +130,8 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         replace_bad: bool,
     ) -> None:
         self.sets = dict(sets)
+        for images in self.sets.values():
+            images.check_fits(prompts.images)
         self.prompts = prompts
         self.cache = cache
         self.replace_bad = replace_bad
@@ -130,12 +150,13 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
             DataError: an image does not decode and the set's rule stops the run.
         """
         images = self.sets[plan.dataset]
-        found: dict[int, Tensor] = {}
+        found: dict[int, list[Tensor]] = {}
+        loaded: dict[Path, Tensor] = {}
         for wanted in plan.positions:
             for position in self._candidates(wanted, plan, found, len(images)):
-                image = self._pixels(images, position)
-                if image is not None:
-                    found[position] = image
+                row = self._pixels(images, position, loaded)
+                if row is not None:
+                    found[position] = row
                     break
         positions, pixels = list(found), list(found.values())
         if not positions:
@@ -166,16 +187,27 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         if not chosen and wanted == plan.positions[-1]:
             yield from (position for position in others if position not in plan.positions)
 
-    def _pixels(self, images: SetImages, position: int) -> Tensor | None:
-        """[H, W, 3] uint8 resized image, or None if it does not decode and is excluded."""
+    def _pixels(
+        self, images: SetImages, position: int, loaded: dict[Path, Tensor]
+    ) -> list[Tensor] | None:
+        """[H, W, 3] uint8 resized images of a row, or None if one does not decode: then excluded.
+
+        Args:
+            images: the set.
+            position: of the row.
+            loaded: the batch's images so far; an image of several rows is one tensor.
+        """
         if images.bad[images.rows[position]]:
             return None
-        path = images.path(position)
+        paths = images.paths(position)
         try:
-            return self._load(path, images.short_edge)
+            for path in paths:
+                if path not in loaded:
+                    loaded[path] = self._load(path, images.short_edge)
         except DataError as error:
             images.mark_bad(position, error)
-        return None
+            return None
+        return [loaded[path] for path in paths]
 
     def _load(self, path: Path, short_edge: int | None) -> Tensor:
         if self.cache is None:

@@ -26,7 +26,7 @@ from vqr1.distributed.collectives import (
     get_rank,
     get_world_size,
 )
-from vqr1.distributed.sharding import Features, Leaves
+from vqr1.distributed.sharding import Features
 
 
 def zero_config(stage: int, offload: bool, max_grad_norm: float | None) -> dict[str, Any]:
@@ -128,13 +128,9 @@ class DeepSpeedSharding:
         # Otherwise the next pass would replace the gradients of this one (ZeRO-3).
         self.engine.optimizer.clear_backward_seen_flag()
 
-    def backward_vision(self, vision: Features, leaves: Leaves) -> None:
+    def backward_vision(self, vision: Features, leaves: Features) -> None:
         """Gradients of the image features, on through the tower."""
-        pairs = [
-            (embed, leaf.grad)
-            for embed, leaf in zip(vision.embeds, leaves.embeds, strict=True)
-            if leaf.grad is not None
-        ]
+        pairs = vision.gradients(leaves)
         if pairs:
             total = torch.stack([(embed * grad).sum() for embed, grad in pairs]).sum()
             # These gradients count the processes already.

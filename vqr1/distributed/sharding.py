@@ -44,17 +44,12 @@ class ShardedModule:
     full: frozenset[nn.Parameter] = frozenset()
 
 
-class Leaves(Protocol):
-    """Copies of image features that collect gradients for the vision tower."""
+class Features(Protocol):
+    """Image features with history (`vqr1.policy.vision.VisionFeatures`), or their leaves."""
 
-    @property
-    def embeds(self) -> tuple[Tensor, ...]:
-        """One leaf an image, [tokens, hidden]."""
+    def gradients(self, leaves: Any) -> list[tuple[Tensor, Tensor]]:
+        """Features of each image with the gradient that its leaf has collected, if any."""
         ...
-
-
-class Features(Leaves, Protocol):
-    """Image features with history (`vqr1.policy.vision.VisionFeatures`)."""
 
     def backward_from(self, leaves: Any) -> None:
         """Send the gradients that `leaves` have collected through the vision tower."""
@@ -85,7 +80,7 @@ class Sharding(Protocol):
         """
         ...
 
-    def backward_vision(self, vision: Features, leaves: Leaves) -> None:
+    def backward_vision(self, vision: Features, leaves: Features) -> None:
         """Send the gradients that `leaves` have collected through the vision tower."""
         ...
 
@@ -121,7 +116,7 @@ class _OwnPasses:
         """See `Sharding`."""
         module.manual_backward(loss)
 
-    def backward_vision(self, vision: Features, leaves: Leaves) -> None:
+    def backward_vision(self, vision: Features, leaves: Features) -> None:
         """See `Sharding`."""
         vision.backward_from(leaves)
 

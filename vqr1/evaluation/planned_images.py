@@ -16,13 +16,13 @@ from torch import Tensor
 from vqr1.config import EvalConfig
 from vqr1.data.datamodule import RankingDataModule, open_sets
 from vqr1.data.labels import Split
-from vqr1.data.prompts import ResizeRule
+from vqr1.data.prompts import ResizeRule, image_groups
 from vqr1.data.ranking_images import RankingImages, RankingLoader
 from vqr1.evaluation.labels import whole_sets
 from vqr1.evaluation.partial_predictions import PlannedBatch
 from vqr1.evaluation.predictions import Predictions
 from vqr1.inference.setup import InferenceSetup
-from vqr1.records import PromptBatch
+from vqr1.records import PromptBatch, row_name
 
 
 class ResizedImages:
@@ -30,19 +30,21 @@ class ResizedImages:
 
     Args:
         rule: how an image is resized.
+        images: images of a prompt.
     """
 
-    def __init__(self, rule: ResizeRule) -> None:
+    def __init__(self, rule: ResizeRule, images: int = 1) -> None:
         self.rule = rule
+        self.images = images
 
     def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing."""
         return self.rule.pixels(image)
 
-    def from_resized(self, pixels: Sequence[Tensor]) -> PromptBatch:
-        """B resized images [H_b, W_b, 3] uint8."""
+    def from_resized(self, pixels: Sequence[Tensor | Sequence[Tensor]]) -> PromptBatch:
+        """B prompts' resized images [H, W, 3] uint8."""
         none = torch.empty(0, dtype=torch.int64)
-        return PromptBatch((none,) * len(pixels), tuple(pixels))
+        return PromptBatch((none,) * len(pixels), image_groups(pixels, self.images))
 
     def with_keys(self, prompts: PromptBatch) -> PromptBatch:
         """The batch as it is: features are kept by nobody."""
@@ -61,7 +63,7 @@ class PlannedImages:
         dataset = whole_sets(config.dataset) if config.split == "all" else config.dataset
         # Before the model's own files, which a hub name may have to fetch.
         sets = open_sets(dataset)
-        source = ResizedImages(InferenceSetup.of(config).resize_rule())
+        source = ResizedImages(InferenceSetup.of(config).resize_rule(), config.prompt.images)
         self.data = RankingDataModule(dataset, config.loader, source, seed=config.seed, sets=sets)
         self._workers = config.loader.workers
         loader = self.data.eval_dataloader(self._split)
@@ -71,7 +73,7 @@ class PlannedImages:
         self.plan = [
             PlannedBatch(
                 plan.dataset,
-                tuple(self._images.sets[plan.dataset].images[i] for i in plan.positions),
+                tuple(row_name(self._images.sets[plan.dataset].images[i]) for i in plan.positions),
             )
             for plan in self._plans
         ]

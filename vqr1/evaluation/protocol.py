@@ -45,7 +45,7 @@ def predictions_of(batch: RankingBatch, replies: Sequence[Reply], request: Reque
     format_compliant = np.array([answer.format_compliant for answer in answers], dtype=np.bool_)
     lost = [math.nan if reply.lost is None else reply.lost for reply in replies]
     return Predictions(
-        images=batch.images,
+        images=batch.names,
         datasets=(batch.dataset,) * len(batch),
         index=batch.index.cpu().numpy().astype(np.int64),
         mos=batch.mos.detach().cpu().double().numpy(),

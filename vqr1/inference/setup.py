@@ -105,7 +105,9 @@ class InferenceSetup:
         # Importing PyTorch takes seconds; a mistake on the command line is reported before.
         from vqr1.inference.backends import build_backend
 
-        backend = build_backend(self.backend, self.model, self.hardware, local_rank)
+        backend = build_backend(
+            self.backend, self.model, self.hardware, local_rank, self.prompt.images
+        )
         backend.prepare(self.request)
         return backend
 
@@ -120,6 +122,8 @@ class InferenceSetup:
             "model.min_pixels": model.min_pixels,
             "model.max_pixels": model.max_pixels,
             "prompt.text": self.prompt.text,
+            "prompt.images": self.prompt.images,
+            "prompt.system": self.prompt.system,
             "prompt.vision_id": vision_id_of(self.prompt, model, hub=not server),
             **self.answer.settings(),
             "mode.name": mode.name,

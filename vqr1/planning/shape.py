@@ -25,7 +25,6 @@ from vqr1.policy.families.base import TowerCost
 from vqr1.policy.loading import PROCESSOR_FILE
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.prompts import load_prompts, resize_rule
-from vqr1.policy.training_prompt import vision_id_of
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,7 @@ def text_tokens(model: ModelConfig, prompt: PromptConfig, family: Family) -> int
     """Tokens of a prompt beside the image's: counted where the model's tokenizer is at hand."""
     if model.path is not None and not (Path(model.path) / PROCESSOR_FILE).is_file():
         return family.text_tokens
-    builder = load_prompts(model, prompt.text, vision_id=vision_id_of(prompt, model))
-    return builder.text_tokens
+    return load_prompts(model, prompt).text_tokens
 
 
 def share_of_work(

@@ -65,6 +65,7 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         size = x.shape[-1]
+        grad = grad.contiguous()  # of heads, which were transposed afterwards
         product = (grad * x).view(-1, size)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[1]:

@@ -1,10 +1,10 @@
 """From images to tokenised prompts, as the published training made them.
 
-A prompt is the model's chat template around one image and the prompt text (`chat_text`, the one
-function that makes it), with the image numbered ("Picture 1: ") where `prompt.vision_id` asks for
-it. The image is resized by its family's rule and stays an image of bytes. The text is tokenised
-once; in place of the template's one image token come the tokens that the family gives an image of
-that size.
+A prompt is the model's chat template around one to four images and the prompt text (`chat_text` of
+the family, the one function that makes it), with images numbered ("Picture 1: ") where
+`prompt.vision_id` asks for it. Images are resized by their family's rule and stay images of bytes.
+The text is tokenised once; in place of each image token of the template come the tokens that the
+family gives an image of that size.
 
 Nothing here pads: sequence lengths differ, and `PromptBatch` keeps them apart. Not here: what a
 family makes of images and templates (`families/`).
@@ -20,12 +20,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vqr1.config import ModelConfig
-from vqr1.data.prompts import ResizeRule
+from vqr1.config import ModelConfig, PromptConfig
+from vqr1.data.prompts import ResizeRule, image_groups
 from vqr1.errors import ConfigError
+from vqr1.policy.chat_content import chat_content
 from vqr1.policy.families import Family, served_family
 from vqr1.policy.loading import load_family, load_processor
-from vqr1.records import PromptBatch
+from vqr1.policy.training_prompt import vision_id_of
+from vqr1.records import PromptBatch, map_once
 
 
 def resize_rule(
@@ -60,20 +62,24 @@ class PromptBuilder:
     Args:
         family: the model's.
         processor: the model's (image processor, tokenizer, chat template).
-        prompt_text: the user's message after the image.
+        prompt_text: the user's message (`prompt.text`).
         min_pixels: smallest area, in pixels, that an image is resized to.
         max_pixels: largest area.
-        vision_id: put "Picture 1: " before the image.
+        vision_id: number the images ("Picture 1: ").
+        images: images of a prompt (`prompt.images`).
+        system: the system message; None: what the template writes without one.
 
     Attributes:
+        images: images of a prompt.
         rule: the resizing rule.
         encoding: what the model makes of a resized image.
-        text: the prompt with one image token.
-        text_tokens: tokens of a prompt beside the image's.
+        text: the prompt with one image token for each image.
+        text_tokens: tokens of a prompt beside the images'.
 
     Raises:
         ConfigError: the area limits contradict each other, the image processor does not normalise,
-            or the template and the prompt text together do not hold exactly one image token.
+            the prompt text has placeholders for another number of images, or the template and the
+            text together do not hold exactly one image token for each.
     """
 
     def __init__(
@@ -85,90 +91,130 @@ class PromptBuilder:
         max_pixels: int,
         *,
         vision_id: bool,
+        images: int = 1,
+        system: str | None = None,
     ) -> None:
+        self.images = images
         self._family = family
         self._processor = processor
         self.encoding = family.image_encoding(processor.image_processor)
         self.rule = resize_rule(family, processor.image_processor, min_pixels, max_pixels)
-        self.text = family.chat_text(processor, prompt_text, vision_id)
-        self._before, self._after = _split_at_image(processor, self.text)
-        self.text_tokens = len(self._before) + len(self._after)
+        content = chat_content(prompt_text, images)
+        self.text = family.chat_text(processor, content, vision_id, system)
+        self._segments = _split_at_images(processor, self.text, images)
+        self.text_tokens = sum(map(len, self._segments))
 
-    def __call__(self, images: Sequence[Image.Image]) -> PromptBatch:
-        """One prompt for each image.
+    def __call__(self, images: Sequence[Image.Image | Sequence[Image.Image]]) -> PromptBatch:
+        """One prompt for each image, or for each sequence of images.
 
         Args:
-            images: B RGB images of any size.
+            images: of each of B prompts, its RGB images of any size in the prompt's order; one
+                image by itself where a prompt takes one.
 
         Raises:
-            DataError: an image is too narrow.
+            DataError: an image is too narrow, or a prompt takes another number of images.
         """
-        return self.from_resized([self.resize(image) for image in images])
+        groups = [[group] if isinstance(group, Image.Image) else group for group in images]
+        resized = {id(image): self.resize(image) for group in groups for image in group}
+        return self.from_resized([[resized[id(image)] for image in group] for group in groups])
 
     def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing: all that a cache must keep."""
         return self.rule.pixels(image)
 
-    def from_resized(self, pixels: Sequence[Tensor]) -> PromptBatch:
+    def from_resized(self, pixels: Sequence[Tensor | Sequence[Tensor]]) -> PromptBatch:
         """Prompts of resized images.
 
         Args:
-            pixels: B tensors [H_b, W_b, 3] uint8, as `resize` gives them.
+            pixels: of each of B prompts, its images [H, W, 3] uint8, as `resize` gives them; one
+                image by itself where a prompt takes one.
+
+        Raises:
+            DataError: a prompt takes another number of images.
         """
-        return PromptBatch(tuple(self.token_ids(image) for image in pixels), tuple(pixels))
+        groups = image_groups(pixels, self.images)
+        return PromptBatch(tuple(self.token_ids(*group) for group in groups), groups)
 
     def with_keys(self, prompts: PromptBatch) -> PromptBatch:
         """The same batch with its images' keys: a loader's worker has the time to compute them."""
-        return replace(prompts, keys=tuple(self.encoding.key(image) for image in prompts.images))
+        return replace(prompts, keys=map_once(self.encoding.key, prompts.images))
 
-    def token_ids(self, image: Tensor) -> Tensor:
-        """[P] int64 prompt of a resized image [H, W, 3]."""
-        own = self._family.image_ids(self._processor, self.encoding, image)
-        return torch.tensor(self._before + own + self._after, dtype=torch.int64)
+    def token_ids(self, *images: Tensor) -> Tensor:
+        """[P] int64 prompt of resized images [H, W, 3], all that a prompt takes."""
+        ids = list(self._segments[0])
+        for image, segment in zip(images, self._segments[1:], strict=True):
+            ids += self._family.image_ids(self._processor, self.encoding, image)
+            ids += segment
+        return torch.tensor(ids, dtype=torch.int64)
 
     def template_ids(self) -> list[int]:
-        """The prompt as the template writes it: with one token in the image's place."""
-        return [*self._before, int(self._processor.image_token_id), *self._after]
+        """The prompt as the template writes it: with one token in the place of each image."""
+        token = [int(self._processor.image_token_id)]
+        first, *rest = self._segments
+        return sum((token + segment for segment in rest), first)
 
     def most_tokens(self) -> int:
         """A bound of the length of any prompt."""
-        return self.text_tokens + self.rule.most_tokens()
+        return self.text_tokens + self.images * self.rule.most_tokens()
 
 
-def load_prompts(config: ModelConfig, prompt_text: str, *, vision_id: bool) -> PromptBuilder:
+def load_prompts(model: ModelConfig, prompt: PromptConfig) -> PromptBuilder:
     """The builder of a checkpoint's prompts; its weights are not loaded.
 
     Args:
-        config: which checkpoint, and the area limits of images.
-        prompt_text: the user's message after the image.
-        vision_id: put "Picture 1: " before the image.
+        model: which checkpoint, and the area limits of images.
+        prompt: what it is asked.
 
     Raises:
         ModelError: no such checkpoint, no processor beside it, or one of no known family.
         ConfigError: see `PromptBuilder`.
     """
     # A checkpoint that is not there is reported by what every command needs of it first.
-    processor = load_processor(config)
+    processor = load_processor(model)
+    return prompt_builder(load_family(model), processor, model, prompt)
+
+
+def prompt_builder(
+    family: Family, processor: Any, model: ModelConfig, prompt: PromptConfig
+) -> PromptBuilder:
+    """The builder of a loaded checkpoint's prompts.
+
+    Args:
+        family: the model's.
+        processor: the model's.
+        model: its area limits of images, and where it was loaded from.
+        prompt: what it is asked.
+
+    Raises:
+        ConfigError: see `PromptBuilder`.
+    """
     return PromptBuilder(
-        load_family(config),
+        family,
         processor,
-        prompt_text,
-        config.min_pixels,
-        config.max_pixels,
-        vision_id=vision_id,
+        prompt.text,
+        model.min_pixels,
+        model.max_pixels,
+        vision_id=vision_id_of(prompt, model),
+        images=prompt.images,
+        system=prompt.system,
     )
 
 
-def _split_at_image(processor: Any, text: str) -> tuple[list[int], list[int]]:
-    """Token ids before and after the template's image token."""
+def _split_at_images(processor: Any, text: str, images: int) -> list[list[int]]:
+    """Token ids before, between and after the template's image tokens, one for each image."""
     ids = list(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     image_token = int(processor.image_token_id)
-    if ids.count(image_token) != 1:
+    if ids.count(image_token) != images:
         raise ConfigError(
             [
                 f"prompt.text: the chat template gives {ids.count(image_token)} image tokens for "
-                f"one image; the text must not hold {processor.image_token} itself"
+                f"prompt.images={images}; the text must not hold {processor.image_token} itself"
             ]
         )
-    position = ids.index(image_token)
-    return ids[:position], ids[position + 1 :]
+    segments: list[list[int]] = [[]]
+    for token in ids:
+        if token == image_token:
+            segments.append([])
+        else:
+            segments[-1].append(token)
+    return segments

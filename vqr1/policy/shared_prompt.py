@@ -1,6 +1,6 @@
-"""Log-probabilities of K responses per image, with image and prompt computed once.
+"""Log-probabilities of K responses per prompt, with its images and the prompt computed once.
 
-All K responses of an image continue the same prompt. Here the prompts of a batch and all responses
+All K responses to a prompt continue it. Here the prompts of a batch and all responses
 lie in one row without padding (`tree_attention.TreeLayout`); every response restarts at the
 position after its prompt, attends to the prompt and to itself, and its first token is predicted by
 the prompt's last position, which is computed once for all K. The prompt's gradient is therefore
@@ -14,7 +14,7 @@ A training step over micro batches:
         result = response_logprobs(model, chosen, tokens[part], mask[part])
         loss(result.logprobs, ...).backward()
 
-Shapes: B images, K responses each, C tokens a response; P_b tokens of prompt b; L tokens of the
+Shapes: B prompts, K responses each, C tokens a response; P_b tokens of prompt b; L tokens of the
 packed row; W width of embedded rows (`families/base.py`); X axes of rotary positions (three in
 multimodal ones, else one).
 
@@ -47,10 +47,10 @@ class ResponseLogprobs:
     """A policy's log-probabilities of given responses.
 
     Attributes:
-        logprobs: [B, K, C] float32 natural log-probabilities at the temperature, 0 where the mask
-            is False.
-        entropy: [B, K, C] float32 entropy in nats of the distribution that each token was drawn
-            from, 0 where the mask is False and never differentiable; None if not asked for.
+        logprobs: [B, K, C] float32 (float64 of a model in float64) natural log-probabilities at the
+            temperature, 0 where the mask is False.
+        entropy: [B, K, C] of the same type, entropy in nats of the distribution that each token was
+            drawn from, 0 where the mask is False and never differentiable; None if not asked for.
     """
 
     logprobs: Tensor
@@ -72,10 +72,10 @@ def response_lengths(mask: Tensor) -> list[list[int]]:
 
 
 def plan_micro_batches(prompts: PromptBatch, mask: Tensor, micro_batch_tokens: int) -> list[slice]:
-    """Cuts a batch into runs of images that fit a token budget.
+    """Cuts a batch into runs of prompts that fit a token budget.
 
-    Every part holds at least one image, so one image above the budget makes a part of its own.
-    Images whose responses are all masked cost nothing.
+    Every part holds at least one prompt, so one above the budget makes a part of its own. Prompts
+    whose responses are all masked cost nothing.
 
     Args:
         prompts: B prompts.
@@ -83,7 +83,7 @@ def plan_micro_batches(prompts: PromptBatch, mask: Tensor, micro_batch_tokens: i
         micro_batch_tokens: most tokens of a part, prompts counted once and responses K times.
 
     Returns:
-        Slices of image numbers in order, which together cover every image with a response; empty
+        Slices of prompt numbers in order, which together cover every prompt with a response; empty
         if there is none.
     """
     counts = mask.sum(dim=(1, 2)).tolist()
@@ -105,13 +105,13 @@ def plan_micro_batches(prompts: PromptBatch, mask: Tensor, micro_batch_tokens: i
 
 @dataclass(frozen=True)
 class PackedPrompts:
-    """Prompts of A images as one row of embeddings.
+    """A prompts as one row of embeddings.
 
     Attributes:
         embeds: [sum P_a, W] token embeddings with the image features in place.
         positions: [X, sum P_a] rotary positions.
         lengths: tokens of each prompt.
-        next_positions: position of the first response token of each image.
+        next_positions: position of the first response token after each prompt.
     """
 
     embeds: Tensor
@@ -134,7 +134,7 @@ def pack_prompts(model: nn.Module, prompts: PromptBatch, vision: VisionFeatures)
     """Embeds prompts one after the other, without padding.
 
     Raises:
-        ModelError: a prompt's placeholders do not match its image.
+        ModelError: a prompt's placeholders do not match its images.
     """
     family, config = family_of(model), unwrap(model).config
     parts = parts_of(model)
@@ -143,12 +143,12 @@ def pack_prompts(model: nn.Module, prompts: PromptBatch, vision: VisionFeatures)
     # Positions are computed where the prompts are: small integer work, needed on the host.
     positions, following = [], []
     encoding = encoding_of(model)
-    for prompt, image in zip(prompts.input_ids, prompts.images, strict=True):
-        place, after = family.prompt_positions(config, encoding, prompt, (image,))
+    for prompt, shown in zip(prompts.input_ids, prompts.images, strict=True):
+        place, after = family.prompt_positions(config, encoding, prompt, shown)
         positions.append(place)
         following.append(after)
     embeds = family.embed(parts, ids)
-    images = torch.cat(vision.embeds).to(embeds)
+    images = torch.cat(vision.flat).to(embeds)
     image_rows = (ids == family.image_token(config)).nonzero()[:, 0]
     if image_rows.shape[0] != images.shape[0]:
         raise ModelError(
@@ -208,10 +208,10 @@ def response_logprobs(
         prompts: B prompts.
         tokens: [B, K, C] int64 response tokens.
         mask: [B, K, C] bool, True from each response's first token to its last. Responses may be
-            empty; an image with only empty responses is not computed at all.
+            empty; a prompt with only empty responses is not computed at all.
         temperature: divides the logits, above 0.
-        vision: features of the B images; None runs the vision tower here, for images that have
-            responses.
+        vision: features of the B prompts' images; None runs the vision tower here, for prompts that
+            have responses.
         micro_batch_tokens: most tokens in one forward pass (see `plan_micro_batches`); None puts
             all into one. Bounds memory where no gradient is recorded; for training loop over the
             plan and send each part backwards by itself.
@@ -231,7 +231,8 @@ def response_logprobs(
         parts = [slice(0, len(prompts))]
     else:
         parts = plan_micro_batches(prompts, mask, micro_batch_tokens)
-    logprobs = torch.zeros(mask.shape, dtype=torch.float32, device=device)
+    precision = torch.promote_types(parts_of(model).embeddings.weight.dtype, torch.float32)
+    logprobs = torch.zeros(mask.shape, dtype=precision, device=device)
     entropy = torch.zeros_like(logprobs) if with_entropy else None
     for part in parts:
         active = [b for b in range(part.start, part.stop) if any(lengths[b])]
@@ -242,7 +243,7 @@ def response_logprobs(
         if vision is None:
             encoded = encode_images(model, prompts.choose(active))
         else:
-            encoded = VisionFeatures(tuple(vision.embeds[b] for b in active))
+            encoded = vision.choose(active)
         values, entropies = _packed_logprobs(
             model,
             pack_prompts(model, prompts.choose(active), encoded),
@@ -259,7 +260,7 @@ def response_logprobs(
 
 
 def _mask_places(mask: Tensor, active: list[int]) -> Tensor:
-    """Flat places in [B, K, C] of the tokens of `active` images: first tokens, then the rest.
+    """Flat places in [B, K, C] of the tokens of `active` prompts: first tokens, then the rest.
 
     The order is that of `_packed_logprobs`.
     """
@@ -277,7 +278,7 @@ def _packed_logprobs(
     temperature: float,
     with_entropy: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities (and entropies) of A images' tokens: all first tokens, then the rest."""
+    """Log-probabilities (and entropies) of A prompts' tokens: all first tokens, then the rest."""
     parts = parts_of(model)
     device = tokens.device
     # The last token of a response predicts nothing that is asked for, so it is not an input.

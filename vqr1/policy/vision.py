@@ -1,9 +1,11 @@
 """Image features: computed once per image and weights version, then reused.
 
-Shapes: B images; T_b image tokens of image b; W width of features, as the family has them.
+Shapes: B prompts, of one or several images each; T tokens of an image; W width of features, as the
+family has them.
 
 Batches carry resized images; their patches are made here, for the time of a pass. All K responses,
-the reference pass and the update of one step can use one `VisionFeatures`. Where the tower is
+the reference pass and the update of one step can use one `VisionFeatures`; an image that comes in
+several prompts of a batch, or several times in one, goes through the tower once. Where the tower is
 frozen, `VisionCache` keeps the features across steps and epochs, in memory and optionally on disk.
 
 Not here: what an image looks like in the token sequence (`shared_prompt.py`).
@@ -15,6 +17,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from torch import Tensor, nn
 from vqr1.durable import replacing
 from vqr1.errors import ModelError
 from vqr1.policy.unwrap import checkpointing_in_eval_mode, family_of, parts_of, unwrap
-from vqr1.records import PromptBatch
+from vqr1.records import PromptBatch, map_once
 
 _CPU_PATCHES = 3072
 """Patches that go through the tower together on a CPU: what lies between two layers then stays in
@@ -38,21 +41,31 @@ class VisionFeatures:
     """Image features of B prompts.
 
     Attributes:
-        embeds: B tensors of shape [T_b, W], which stand in for the prompt's image tokens.
+        embeds: of each of B prompts, for each of its images in order, a tensor of shape [T, W],
+            which stands in for the image's tokens; the same tensor wherever an image comes again.
     """
 
-    embeds: tuple[Tensor, ...]
+    embeds: tuple[tuple[Tensor, ...], ...]
 
     def __len__(self) -> int:
         return len(self.embeds)
 
+    @property
+    def flat(self) -> tuple[Tensor, ...]:
+        """The features of all prompts' images, one prompt after the other."""
+        return tuple(embed for embeds in self.embeds for embed in embeds)
+
     def select(self, start: int, stop: int) -> VisionFeatures:
-        """The features of images `start <= b < stop`."""
+        """The features of prompts `start <= b < stop`."""
         return VisionFeatures(self.embeds[start:stop])
+
+    def choose(self, numbers: Sequence[int]) -> VisionFeatures:
+        """The features of some of the prompts, in the given order."""
+        return VisionFeatures(tuple(self.embeds[b] for b in numbers))
 
     def detach(self) -> VisionFeatures:
         """The same values without their history: for rollouts and the reference."""
-        return VisionFeatures(tuple(embed.detach() for embed in self.embeds))
+        return VisionFeatures(map_once(Tensor.detach, self.embeds))
 
     def leaves(self) -> VisionFeatures:
         """Copies that collect gradients, so that the tower is passed backwards once.
@@ -60,15 +73,16 @@ class VisionFeatures:
         Several micro batches can be sent backwards one after the other through the leaves; then
         `backward_from` sends the summed gradients through the tower.
         """
-        return VisionFeatures(tuple(embed.detach().requires_grad_() for embed in self.embeds))
+        return VisionFeatures(map_once(lambda embed: embed.detach().requires_grad_(), self.embeds))
+
+    def gradients(self, leaves: VisionFeatures) -> list[tuple[Tensor, Tensor]]:
+        """Features of each distinct image with the gradient that its leaf collected, if any."""
+        distinct = {id(e): (e, leaf) for e, leaf in zip(self.flat, leaves.flat, strict=True)}
+        return [(embed, leaf.grad) for embed, leaf in distinct.values() if leaf.grad is not None]
 
     def backward_from(self, leaves: VisionFeatures) -> None:
         """Sends the gradients that `leaves` collected through the vision tower."""
-        pairs = [
-            (embed, leaf.grad)
-            for embed, leaf in zip(self.embeds, leaves.embeds, strict=True)
-            if leaf.grad is not None and embed.requires_grad
-        ]
+        pairs = [pair for pair in self.gradients(leaves) if pair[0].requires_grad]
         if pairs:
             torch.autograd.backward([embed for embed, _ in pairs], [grad for _, grad in pairs])
 
@@ -89,7 +103,7 @@ def encoding_of(model: nn.Module) -> Any:
 def encode_images(
     model: nn.Module, prompts: PromptBatch, *, at_once: bool = False
 ) -> VisionFeatures:
-    """Runs the vision tower once over all images of a batch.
+    """Runs the vision tower once over all images of a batch, over equal ones once.
 
     Gradients are recorded as everywhere in PyTorch: call it under `torch.no_grad()` for rollouts
     and references; a frozen tower records none.
@@ -101,20 +115,37 @@ def encode_images(
             hold pieces of the tower have to make the same number of passes.
 
     Returns:
-        Features of B images.
+        Features of the images of B prompts.
     """
     core, family, parts = unwrap(model), family_of(model), parts_of(model)
     encoding = encoding_of(model)
     device = next(parts.vision.parameters()).device
-    sizes = [encoding.rows(image) for image in prompts.images]
+    distinct, numbers = _distinct_images(prompts)
+    sizes = [encoding.rows(image) for image in distinct]
     in_pieces = device.type == "cpu" and not at_once
     runs = runs_within(sizes, _CPU_PATCHES) if in_pieces else [(0, len(sizes))]
     features: list[Tensor] = []
     with checkpointing_in_eval_mode(parts.vision_layers):
         for first, last in runs:
-            images = [image.to(device) for image in prompts.images[first:last]]
+            images = [image.to(device) for image in distinct[first:last]]
             features += family.image_features(core, encoding, images)
-    return VisionFeatures(tuple(features))
+    return VisionFeatures(tuple(tuple(features[i] for i in group) for group in numbers))
+
+
+def _distinct_images(prompts: PromptBatch) -> tuple[list[Tensor], list[list[int]]]:
+    """The images of a batch without their copies, and by prompt the numbers of its images there."""
+    flat = prompts.flat_images
+    names: list[Any] = list(map(id, flat))
+    if prompts.keys is not None:
+        names = [key for keys in prompts.keys for key in keys]
+    elif len(flat) > 1:
+        names = [(tuple(image.shape), image.cpu().numpy().tobytes()) for image in flat]
+    distinct = dict(zip(names, flat, strict=True))
+    number = {name: i for i, name in enumerate(distinct)}
+    rest = iter(names)
+    return list(distinct.values()), [
+        [number[next(rest)] for _ in group] for group in prompts.images
+    ]
 
 
 def runs_within(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
@@ -132,8 +163,8 @@ def runs_within(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
     return [*runs, (first, len(sizes))] if sizes else []
 
 
-def image_keys(model: nn.Module, prompts: PromptBatch) -> tuple[bytes, ...]:
-    """The B images' keys: those that the loader computed, else computed here.
+def image_keys(model: nn.Module, prompts: PromptBatch) -> tuple[tuple[bytes, ...], ...]:
+    """By prompt, its images' keys: those that the loader computed, else computed here.
 
     Args:
         model: the policy, bare or wrapped.
@@ -141,7 +172,7 @@ def image_keys(model: nn.Module, prompts: PromptBatch) -> tuple[bytes, ...]:
     """
     if prompts.keys is not None:
         return prompts.keys
-    return tuple(map(encoding_of(model).key, prompts.images))
+    return map_once(encoding_of(model).key, prompts.images)
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -178,7 +209,7 @@ class VisionCache:
         self._tower_folder: Path | None = None
 
     def encode(self, model: nn.Module, prompts: PromptBatch) -> VisionFeatures:
-        """Features of all B images; only images that are not known go through the tower.
+        """Features of all B prompts' images; only those not known go through the tower.
 
         Raises:
             ModelError: the vision tower is trained, so that kept features would be stale.
@@ -193,18 +224,25 @@ class VisionCache:
         if self.folder is not None and self._tower_folder is None:
             self._tower_folder = self.folder / weights_digest(tower)
             self._tower_folder.mkdir(parents=True, exist_ok=True)
-        kind = device.type
-        lower = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "plain"
-        keys = [f"{lower.removeprefix('torch.')}-{key.hex()}" for key in image_keys(model, prompts)]
-        found: list[Tensor | None] = [self._load(key) for key in keys]
-        unknown = [b for b, embed in enumerate(found) if embed is None]
+        where = device.type
+        lower = (
+            str(torch.get_autocast_dtype(where)) if torch.is_autocast_enabled(where) else "plain"
+        )
+        kind = lower.removeprefix("torch.")
+        keys = [[f"{kind}-{key.hex()}" for key in group] for group in image_keys(model, prompts)]
+        images = dict(zip(chain(*keys), prompts.flat_images, strict=True))
+        known = {key: self._load(key) for key in images}
+        found = {key: embed.to(device) for key, embed in known.items() if embed is not None}
+        unknown = [key for key in images if key not in found]
+        nothing = torch.empty(0, dtype=torch.int64)
         with torch.no_grad():
-            for b in unknown:
-                found[b] = encode_images(model, prompts.select(b, b + 1)).embeds[0]
-        self._keep([keys[b] for b in unknown], [found[b] for b in unknown])
+            for key in unknown:
+                alone = PromptBatch((nothing,), ((images[key],),))
+                ((found[key],),) = encode_images(model, alone).embeds
+        self._keep(unknown, [found[key] for key in unknown])
         self.misses += len(unknown)
-        self.hits += len(keys) - len(unknown)
-        return VisionFeatures(tuple(embed.to(device) for embed in found if embed is not None))
+        self.hits += len(images) - len(unknown)
+        return VisionFeatures(tuple(tuple(found[key] for key in group) for group in keys))
 
     def forget(self) -> None:
         """Keep nothing of the tower that was encoded with so far: its weights have changed."""
@@ -227,10 +265,8 @@ class VisionCache:
         self._remember(key, embed)
         return embed
 
-    def _keep(self, keys: Sequence[str], embeds: Sequence[Tensor | None]) -> None:
+    def _keep(self, keys: Sequence[str], embeds: Sequence[Tensor]) -> None:
         for key, embed in zip(keys, embeds, strict=True):
-            if embed is None:
-                continue
             # A copy: a view would keep the whole batch's features alive.
             kept = embed.detach().cpu().clone()
             self._remember(key, kept)

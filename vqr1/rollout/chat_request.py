@@ -6,7 +6,7 @@ therefore sent with every request, off where it is not used. A field that a serv
 listed in `backend.unsupported`, with the value that holds there; a value asked for that cannot hold
 is refused beforehand.
 
-The prompt: "Picture 1: " is sent as text before the image (what the family's template would write
+The prompt: "Picture 1: " is sent as text before an image (what the family's template would write
 there), and the template's own is switched off, so that neither a server without
 `chat_template_kwargs` nor one with defaults for them changes the prompt.
 
@@ -15,9 +15,11 @@ Not here: sending it (`server.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from vqr1.config import SamplingConfig, ServerConfig
+from vqr1.config import PromptConfig, SamplingConfig, ServerConfig
+from vqr1.policy.chat_content import chat_content
 
 TOP_LOGPROBS = 20
 """Alternatives asked for at each token: the most that the protocol allows."""
@@ -61,10 +63,9 @@ def sampling_fields(sampling: SamplingConfig) -> dict[str, Any]:
 def chat_body(
     config: ServerConfig,
     model: str,
-    url: str,
-    question: str,
+    urls: Sequence[str],
+    prompt: PromptConfig,
     *,
-    vision_id: bool,
     sampling: SamplingConfig,
     seed: int,
     logprobs: bool,
@@ -74,9 +75,8 @@ def chat_body(
     Args:
         config: what the server takes beside the common fields, and what it does not take.
         model: its name for the model.
-        url: the image, as an address that holds it.
-        question: the text after the image.
-        vision_id: put "Picture 1: " before the image.
+        urls: the prompt's images in order, as addresses that hold them.
+        prompt: what is asked, its `vision_id` decided.
         sampling: how the answer is drawn; `stop` is not sent (`server.py` cuts answers).
         seed: of the answer; not sent with greedy decoding.
         logprobs: ask for the likeliest tokens at each place.
@@ -85,12 +85,11 @@ def chat_body(
     from vqr1.policy.families import served_family
 
     family = served_family()
-    content: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": url}},
-        {"type": "text", "text": question},
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": _content(urls, prompt, family.image_label)}
     ]
-    if vision_id:
-        content.insert(0, {"type": "text", "text": family.image_label})
+    if prompt.system is not None:
+        messages.insert(0, {"role": "system", "content": prompt.system})
     fields = sampling_fields(sampling)
     if sampling.temperature > 0:
         fields["seed"] = seed
@@ -98,7 +97,7 @@ def chat_body(
         fields.pop(name, None)
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": "user", "content": content}],
+        "messages": messages,
         "max_tokens": sampling.max_new_tokens,
         **fields,
         **config.extra_body,
@@ -110,6 +109,21 @@ def chat_body(
     if logprobs:
         body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
     return body
+
+
+def _content(urls: Sequence[str], prompt: PromptConfig, label: str) -> list[dict[str, Any]]:
+    """Items of the user's message; `label` numbers an image (`Family.image_label`)."""
+    content: list[dict[str, Any]] = []
+    rest = enumerate(urls, start=1)
+    for item in chat_content(prompt.text, prompt.images):
+        if item["type"] != "image":
+            content.append(item)
+            continue
+        number, url = next(rest)
+        if prompt.vision_id:
+            content.append({"type": "text", "text": label.format(number)})
+        content.append({"type": "image_url", "image_url": {"url": url}})
+    return content
 
 
 def unsupported_problems(config: ServerConfig, sampling: SamplingConfig) -> list[str]:

@@ -1,7 +1,7 @@
 """Answers from an OpenAI-compatible server: vLLM, SGLang, `transformers serve`, ...
 
     with OpenAiClient(config) as server:
-        replies = server.answers(pixels, question, samples=6, sampling=sampling, seed=0)
+        replies = server.answers(images, prompt, samples=6, sampling=sampling, seed=0)
 
 Scoring wires it as a backend (`vqr1.inference.backends.openai`); evaluation may use it in the same
 way. Every answer is a request of its own, so that servers without the field `n` work too, and all
@@ -9,8 +9,8 @@ requests of a call are under way together, at most `concurrency` of them. The `o
 retries what may pass (408, 409, 429, 5xx, time-outs, lost connections) with growing pauses, or the
 pause that the server asks for.
 
-The image goes out as a lossless PNG, already resized as the model does it; the rest of a request
-is in `chat_request.py`. Answers end by our stop rule, whatever the server does.
+Images go out as lossless PNGs, already resized as the model does it; the rest of a request is
+in `chat_request.py`. Answers end by our stop rule, whatever the server does.
 
 One bad reply costs one answer, not the run: an image that the server refuses, and replies that are
 no chat completion, are withheld by a content filter, or hold no tokens where log-probabilities were
@@ -20,7 +20,7 @@ replies after each other.
 Not here: probabilities of sampled tokens (a server cannot take part in training), and
 what an answer means.
 
-Shape legend: B images of a call.
+Shape legend: B prompts of a call.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from vqr1.config import SamplingConfig, ServerConfig
+from vqr1.config import PromptConfig, SamplingConfig, ServerConfig
 from vqr1.errors import ModelError
 from vqr1.policy.top_logprobs import ReportedToken
 from vqr1.rollout.chat_reply import Choice, Completion, Models
 from vqr1.rollout.chat_request import chat_body
 from vqr1.rollout.messages import shortened
-from vqr1.rollout.sampling import image_seed
+from vqr1.rollout.sampling import prompt_seed
 
 STRAY = 16
 """Malformed replies after each other that end a run, whatever came before them."""
@@ -139,24 +139,22 @@ class OpenAiClient:
 
     def answers(
         self,
-        pixels: Sequence[Tensor],
-        question: str,
+        images: Sequence[Sequence[Tensor]],
+        prompt: PromptConfig,
         *,
-        vision_id: bool,
         samples: int,
         sampling: SamplingConfig,
         seed: int,
         logprobs: bool = False,
     ) -> list[ServerReply]:
-        """`samples` answers to each of B images.
+        """`samples` answers to each of B prompts.
 
         Args:
-            pixels: B resized images [H, W, 3] uint8.
-            question: the text after the image.
-            vision_id: put "Picture 1: " before the image.
+            images: of each of B prompts, its resized images [H, W, 3] uint8.
+            prompt: what is asked, its `vision_id` decided.
             samples: answers to each.
             sampling: how one is drawn and where it ends.
-            seed: of the draws. With the image and the number of the answer it decides the seed
+            seed: of the draws. With the images and the number of the answer it decides the seed
                 that is sent; whether that decides the answer is the server's affair.
             logprobs: ask for the likeliest tokens at each place.
 
@@ -167,17 +165,16 @@ class OpenAiClient:
         """
         model = self.model()
         pending = []
-        for image in pixels:
-            url = _data_url(image)
+        for shown in images:
+            urls = [_data_url(image) for image in shown]
             for k in range(samples):
                 body = chat_body(
                     self._config,
                     model,
-                    url,
-                    question,
-                    vision_id=vision_id,
+                    urls,
+                    prompt,
                     sampling=sampling,
-                    seed=image_seed(seed, image, k),
+                    seed=prompt_seed(seed, shown, k),
                     logprobs=logprobs,
                 )
                 pending.append(self._pool.submit(self._answer, body))

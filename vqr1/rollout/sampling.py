@@ -25,13 +25,15 @@ from torch import Tensor
 from vqr1.config import SamplingConfig
 
 
-def uniform_noise(seed: int, image_keys: Sequence[bytes], group_size: int, length: int) -> Tensor:
+def uniform_noise(
+    seed: int, image_keys: Sequence[Sequence[bytes]], group_size: int, length: int
+) -> Tensor:
     """Noise of every token that may be drawn.
 
     Args:
         seed: at least 0.
-        image_keys: B digests of the images (`vqr1.policy.vision.image_keys`). An image that comes
-            twice in a batch gets other noise the second time.
+        image_keys: by prompt, digests of its images (`vqr1.policy.vision.image_keys`). Images that
+            come twice in a batch, together and in the same order, get other noise the second time.
         group_size: K.
         length: most tokens of a response.
 
@@ -40,7 +42,7 @@ def uniform_noise(seed: int, image_keys: Sequence[bytes], group_size: int, lengt
     """
     seen: Counter[bytes] = Counter()
     noise = np.empty((len(image_keys), group_size, length))
-    for b, key in enumerate(image_keys):
+    for b, key in enumerate(map(_prompt_key, image_keys)):
         words = np.frombuffer(key, dtype=np.uint32).tolist()
         for k in range(group_size):
             noise[b, k] = np.random.default_rng([seed, seen[key], k, *words]).random(length)
@@ -48,10 +50,19 @@ def uniform_noise(seed: int, image_keys: Sequence[bytes], group_size: int, lengt
     return torch.from_numpy(noise)
 
 
-def image_seed(seed: int, pixels: Tensor, k: int = 0) -> int:
-    """Seed of answer `k` to an image [H, W, 3]; 31 bits, some servers take no more."""
-    digest = hashlib.sha256(f"{seed} {k} {tuple(pixels.shape)}".encode())
-    digest.update(pixels.cpu().contiguous().numpy().tobytes())
+def _prompt_key(image_keys: Sequence[bytes]) -> bytes:
+    """The digest of a prompt's images: that of the one image, or of all in order."""
+    if len(image_keys) == 1:
+        return image_keys[0]
+    return hashlib.sha256(b"".join(image_keys)).digest()[:16]
+
+
+def prompt_seed(seed: int, images: Sequence[Tensor], k: int = 0) -> int:
+    """Seed of answer `k` to a prompt's images [H, W, 3]; 31 bits, some servers take no more."""
+    digest = hashlib.sha256(f"{seed} {k}".encode())
+    for pixels in images:
+        digest.update(f" {tuple(pixels.shape)}".encode())
+        digest.update(pixels.cpu().contiguous().numpy().tobytes())
     return int.from_bytes(digest.digest()[:4], "big") >> 1
 
 

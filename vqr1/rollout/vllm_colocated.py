@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vqr1.config import ColocatedConfig, ModelConfig, SamplingConfig
+from vqr1.config import ColocatedConfig, ModelConfig, PromptConfig, SamplingConfig
 from vqr1.errors import ModelError
 from vqr1.policy.loading import Policy
-from vqr1.policy.prompts import PromptBuilder
+from vqr1.policy.prompts import prompt_builder
 from vqr1.policy.served_weights import served_weights
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
@@ -55,8 +55,7 @@ class VllmColocatedEngine:
 
     Args:
         policy: the policy, on its device, and where it was loaded from.
-        question: the text after the image.
-        vision_id: put "Picture 1: " before the image.
+        prompt: what is asked.
         config: memory and start-up.
         model: sizes of the images.
         sampling: how the training draws responses.
@@ -73,8 +72,7 @@ class VllmColocatedEngine:
     def __init__(
         self,
         policy: Policy,
-        question: str,
-        vision_id: bool,
+        prompt: PromptConfig,
         config: ColocatedConfig,
         model: ModelConfig,
         sampling: SamplingConfig,
@@ -93,14 +91,7 @@ class VllmColocatedEngine:
         self._parameters = vllm.SamplingParams
         self._model = policy.model
         self._requests = VllmRequests(policy.model, policy.processor, f"{WHO}: vLLM")
-        self._builder = PromptBuilder(
-            policy.family,
-            policy.processor,
-            question,
-            model.min_pixels,
-            model.max_pixels,
-            vision_id=vision_id,
-        )
+        self._builder = prompt_builder(policy.family, policy.processor, model, prompt)
         device = next(policy.model.parameters()).device
         # vLLM frees a GPU's memory only.
         self._sleeps = config.sleep and device.type == "cuda"
@@ -112,6 +103,7 @@ class VllmColocatedEngine:
             policy.source,
             model,
             policy.family,
+            images=self._builder.images,
             dtype=dtype,
             seed=seed,
             max_model_len=longest,
@@ -153,15 +145,15 @@ class VllmColocatedEngine:
         Raises:
             ModelError: vLLM builds another prompt, or answers something else than was asked for.
         """
-        images = [image.cpu() for image in prompts.images]
-        # vLLM puts the image's tokens in place of one.
+        images = prompts.to("cpu").images
+        # vLLM puts each image's tokens in place of one.
         tokens = self._builder.template_ids()
         asked = [
             {
                 "prompt_token_ids": tokens,
-                "multi_modal_data": {"image": Image.fromarray(loaded.numpy())},
+                "multi_modal_data": {"image": [Image.fromarray(one.numpy()) for one in shown]},
             }
-            for loaded in images
+            for shown in images
         ]
         how = [
             self._parameters(

@@ -1,7 +1,7 @@
-"""What vLLM is asked for one image, and its answers as a `Rollout`; however it is reached.
+"""What vLLM is asked for one prompt, and its answers as a `Rollout`; however it is reached.
 
 Responses are cut by our stop rules: vLLM's own only save it work. A response's seed depends on the
-step's seed and its image; whether that decides the response is vLLM's affair.
+step's seed and its images; whether that decides the response is vLLM's affair.
 
 Not here: asking (`vllm_server.py`, `vllm_colocated.py`).
 """
@@ -21,14 +21,14 @@ from vqr1.policy.finite import check_logprobs
 from vqr1.policy.unwrap import family_of, unwrap
 from vqr1.records import Rollout
 from vqr1.rollout.rollout_builder import padded, response_end, rollout_of
-from vqr1.rollout.sampling import image_seed
+from vqr1.rollout.sampling import prompt_seed
 from vqr1.rollout.stopping import ANSWER_END, banned_tokens, end_tokens, padding_token
 
 NEVER = -100.0
 """Added to the logit of a token that a response must not hold."""
 
 Answer = tuple[list[list[int]], list[list[float]]]
-"""Tokens of the responses to one image, and the log-probability of each."""
+"""Tokens of the responses to one prompt, and the log-probability of each."""
 
 
 class VllmRequests:
@@ -56,7 +56,7 @@ class VllmRequests:
 
         Args:
             sampling: how a response is drawn.
-            seed: of the image's responses.
+            seed: of the prompt's responses.
         """
         fields: dict[str, Any] = {
             "stop_token_ids": sorted(self._ends),
@@ -98,10 +98,10 @@ class VllmRequests:
         group_size: int,
         device: torch.device,
     ) -> Rollout:
-        """The answers for B images as B x K responses that end by our rules.
+        """The answers to B prompts as B x K responses that end by our rules.
 
         Args:
-            answers: those of each image, `asked_for` of them.
+            answers: those of each prompt, `asked_for` of them.
             sampling: how they were drawn.
             group_size: K.
             device: where the tensors shall be.
@@ -153,17 +153,17 @@ def fitting_logprobs(sampling: SamplingConfig) -> tuple[str, ...]:
     return raw if cut else (*raw, "processed_logprobs")
 
 
-def seeds_of(images: Sequence[Tensor], seed: int) -> list[int]:
-    """One seed for each image; an image that comes twice has two.
+def seeds_of(images: Sequence[Sequence[Tensor]], seed: int) -> list[int]:
+    """One seed for each prompt; images that come twice, together, have two.
 
     Args:
-        images: B images [H_b, W_b, 3] uint8.
+        images: of each of B prompts, its images [H, W, 3] uint8.
         seed: the step's.
     """
     seen: Counter[int] = Counter()
     seeds = []
-    for image in images:
-        first = image_seed(seed, image)
-        seeds.append(image_seed(seed, image, seen[first]) if seen[first] else first)
+    for shown in images:
+        first = prompt_seed(seed, shown)
+        seeds.append(prompt_seed(seed, shown, seen[first]) if seen[first] else first)
         seen[first] += 1
     return seeds

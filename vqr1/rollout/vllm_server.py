@@ -1,6 +1,6 @@
 """Responses from a vLLM server whose weights follow the policy's.
 
-Every image is one request for its K responses, with the image as a lossless PNG that is already
+Every prompt is one request for its K responses, with its images as lossless PNGs that are already
 resized; the server renders the checkpoint's own chat template. The prompt that it states it was
 given is compared with the one that the training will compute, token by token.
 
@@ -24,8 +24,9 @@ import requests
 from PIL import Image
 from torch import Tensor, nn
 
-from vqr1.config import RolloutServerConfig, SamplingConfig
+from vqr1.config import PromptConfig, RolloutServerConfig, SamplingConfig
 from vqr1.errors import ModelError, RolloutLostError
+from vqr1.policy.chat_content import chat_content, chat_messages
 from vqr1.policy.unwrap import family_of
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
@@ -53,8 +54,7 @@ class VllmServerEngine:
     Args:
         model: the policy, bare or with adapters.
         processor: its processor.
-        question: the text after the image.
-        vision_id: put "Picture 1: " before the image.
+        prompt: what is asked, its `vision_id` decided.
         config: address and limits.
         link: the connection; opened here.
         agree: calls its argument in the process that sends the weights, and gives all its value.
@@ -68,16 +68,15 @@ class VllmServerEngine:
         self,
         model: nn.Module,
         processor: Any,
-        question: str,
-        vision_id: bool,
+        prompt: PromptConfig,
         config: RolloutServerConfig,
         link: VllmLink,
         agree: Agree,
         alone: bool,
     ) -> None:
         self._model = model
-        self._question = question
-        self._template = family_of(model).template_options(vision_id)
+        self._prompt = prompt
+        self._template = family_of(model).template_options(bool(prompt.vision_id))
         self._config = config
         self._link = link
         self._agree = agree
@@ -126,7 +125,7 @@ class VllmServerEngine:
             ModelError: it serves another prompt or another tokenizer, or answers something else
                 than responses with log-probabilities.
         """
-        images = [image.cpu() for image in prompts.images]
+        images = prompts.to("cpu").images
         seeds = seeds_of(images, seed)
         count = asked_for(group_size, sampling)
 
@@ -156,20 +155,20 @@ class VllmServerEngine:
 
     def _ask(
         self,
-        image: Tensor,
+        images: Sequence[Tensor],
         prompt: Sequence[int],
         count: int,
         sampling: SamplingConfig,
         fields: dict[str, Any],
     ) -> Answer:
-        """Responses to one image; a malformed reply is asked for again.
+        """Responses to one prompt; a malformed reply is asked for again.
 
         Raises:
             ModelError: every reply is malformed, or the server was given another prompt.
         """
         for left in range(MALFORMED - 1, -1, -1):
             try:
-                served, tokens, logprobs = self._chat(image, count, sampling, fields)
+                served, tokens, logprobs = self._chat(images, count, sampling, fields)
                 break
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 reason = f"{type(error).__name__}: {error}"
@@ -183,18 +182,19 @@ class VllmServerEngine:
         return tokens, logprobs
 
     def _chat(
-        self, image: Tensor, count: int, sampling: SamplingConfig, fields: dict[str, Any]
+        self, images: Sequence[Tensor], count: int, sampling: SamplingConfig, fields: dict[str, Any]
     ) -> tuple[list[int], list[list[int]], list[list[float]]]:
         """One request: prompt, responses and log-probabilities of their tokens.
 
         TRL's client has no argument for the `fields`.
         """
-        content = [
-            {"type": "image", "image": Image.fromarray(image.numpy())},
-            {"type": "text", "text": self._question},
+        shown = (Image.fromarray(image.numpy()) for image in images)
+        content: list[dict[str, Any]] = [
+            {**item, "image": next(shown)} if item["type"] == "image" else item
+            for item in chat_content(self._prompt.text, self._prompt.images)
         ]
         reply = self._link.client.chat(
-            [[{"role": "user", "content": content}]],
+            [chat_messages(content, self._prompt.system)],
             n=count,
             temperature=sampling.temperature,
             top_p=sampling.top_p,

@@ -1,4 +1,4 @@
-"""vLLM in this process: imported, started, and asked for one image a prompt, taken as it is.
+"""vLLM in this process: imported, started, and asked with images taken as they are.
 
 Not here: a server (`vllm_link.py`), and what is asked (`vllm_requests.py`).
 """
@@ -36,7 +36,14 @@ def import_vllm(who: str, instead: str) -> Any:
 
 
 def start_vllm(
-    vllm: Any, who: str, source: str, model: ModelConfig, family: Family, **arguments: Any
+    vllm: Any,
+    who: str,
+    source: str,
+    model: ModelConfig,
+    family: Family,
+    *,
+    images: int,
+    **arguments: Any,
 ) -> Any:
     """An engine of vLLM.
 
@@ -46,6 +53,7 @@ def start_vllm(
         source: the checkpoint.
         model: its revision, and the sizes of images.
         family: its family.
+        images: most images of a prompt.
         arguments: further ones of `vllm.LLM`.
 
     Raises:
@@ -58,7 +66,7 @@ def start_vllm(
             model=source,
             revision=model.revision,
             trust_remote_code=False,
-            limit_mm_per_prompt={"image": 1, "video": 0},
+            limit_mm_per_prompt={"image": images, "video": 0},
             mm_processor_kwargs=family.serving_arguments(model.min_pixels, model.max_pixels),
             **arguments,
         )

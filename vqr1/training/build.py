@@ -6,6 +6,7 @@ Not here: rewards (`vqr1.rewards.build`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -95,8 +96,7 @@ def _server_engine(config: TrainConfig, policy: Policy, run_dir: Path) -> Rollou
     return VllmServerEngine(
         policy.model,
         policy.processor,
-        config.prompt.text,
-        vision_id_of(config.prompt, config.model),
+        replace(config.prompt, vision_id=vision_id_of(config.prompt, config.model)),
         config.rollout.server,
         _link(config, next(policy.model.parameters()).device, run_dir),
         agree=broadcast_from_rank0,
@@ -108,8 +108,7 @@ def _colocated_engine(config: TrainConfig, policy: Policy) -> RolloutEngine:
     half = config.hardware.precision == "bf16-mixed"
     return VllmColocatedEngine(
         policy,
-        config.prompt.text,
-        vision_id_of(config.prompt, config.model),
+        config.prompt,
         config.rollout.colocated,
         config.model,
         config.rollout.sampling,

@@ -8,7 +8,6 @@ from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.distributed.collectives import get_rank
 from vqr1.policy.prompts import load_prompts
-from vqr1.policy.training_prompt import vision_id_of
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
 from vqr1.training.command import RunCommand
 from vqr1.training.description import parameters, run_name, run_tags
@@ -23,8 +22,7 @@ def open_data(config: TrainConfig, compares: bool) -> RankingDataModule:
         config: of the training.
         compares: the rewards compare images with each other.
     """
-    vision_id = vision_id_of(config.prompt, config.model)
-    prompts = load_prompts(config.model, config.prompt.text, vision_id=vision_id)
+    prompts = load_prompts(config.model, config.prompt)
     data = RankingDataModule(
         config.dataset,
         config.loader,

@@ -43,11 +43,25 @@ _NARROW = ((1, 1), (1, 150), (199, 1), (37, 101), (613, 7))
 
 CASES: tuple[FamilyCase, ...] = (
     FamilyCase(
+        "qwen2_vl",
+        sizes=((60, 60), (140, 84), (56, 56), (56, 112)),
+        extreme=_NARROW,
+        too_narrow=(201, 1),
+        area=(56 * 56, 112 * 112),
+    ),
+    FamilyCase(
         "qwen2_5_vl",
         sizes=((60, 60), (140, 84), (56, 56), (56, 112)),
         extreme=_NARROW,
         too_narrow=(201, 1),
         area=(56 * 56, 112 * 112),
+    ),
+    FamilyCase(
+        "qwen3_vl",
+        sizes=((60, 60), (140, 84), (64, 64), (64, 128)),
+        extreme=_NARROW,
+        too_narrow=(201, 1),
+        area=(64 * 64, 128 * 128),
     ),
     *(
         FamilyCase(
@@ -59,5 +73,21 @@ CASES: tuple[FamilyCase, ...] = (
             notes="tiles of 32 pixels, at most 2 x 2 of them and the whole image as one more",
         )
         for name in ("idefics3", "smolvlm")
+    ),
+    FamilyCase(
+        "fast_vlm",
+        sizes=((60, 60), (140, 40), (30, 100), (64, 64)),
+        extreme=_NARROW,
+        too_narrow=(201, 1),
+        area=(64 * 64, 64 * 64),
+        notes="the centre of every image, 64 x 64 pixels; 2 x 2 cells of a tower of timm",
+    ),
+    FamilyCase(
+        "llava",
+        sizes=((60, 60), (140, 40), (30, 100), (42, 42)),
+        extreme=_NARROW,
+        too_narrow=(201, 1),
+        area=(42 * 42, 42 * 42),
+        notes="the centre of every image, 42 x 42 pixels; 3 x 3 patches of two layers of CLIP",
     ),
 )

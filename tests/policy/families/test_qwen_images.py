@@ -100,17 +100,17 @@ def test_a_batch_takes_an_eighth_of_its_patches_to_the_trainer(processor: Any) -
         FAMILY, processor, "How good is it?", 112 * 112, 112 * 112, vision_id=False
     )
     batch = builder.with_keys(builder([noise_image(n, 112, 112) for n in range(16)]))
-    patches, grids = builder.encoding.encode(batch.images)
+    patches, grids = builder.encoding.encode(batch.flat_images)
     before = len(pickle.dumps((batch.input_ids, patches, grids), protocol=5))
     sent = pickle.dumps(batch, protocol=5)
     # 37,632 bytes of an image are 301,056 bytes of patches; its tokens are sent either way.
     assert len(sent) <= 0.15 * before
     back: PromptBatch = pickle.loads(sent)
     assert back.keys == batch.keys
-    assert all(map(torch.equal, back.images, batch.images))
+    assert all(map(torch.equal, back.flat_images, batch.flat_images))
     assert all(map(torch.equal, back.input_ids, batch.input_ids))
     # Two tensors go out, however many images there are.
-    storages = {t.untyped_storage().data_ptr() for t in (*back.images, *back.input_ids)}
+    storages = {t.untyped_storage().data_ptr() for t in (*back.flat_images, *back.input_ids)}
     assert len(storages) == 2
 
 
@@ -119,13 +119,13 @@ def test_some_of_a_batch_travel_without_the_rest(processor: Any) -> None:
         FAMILY, processor, "How good is it?", 28 * 28, 112 * 112, vision_id=False
     )
     batch = builder([noise_image(n, 56 + 28 * n, 56) for n in range(3)])
-    assert [tuple(image.shape) for image in batch.images] == [
+    assert [tuple(image.shape) for image in batch.flat_images] == [
         (56, 56, 3),
         (56, 84, 3),
         (56, 112, 3),
     ]
     part: PromptBatch = pickle.loads(pickle.dumps(batch.choose([2, 0])))
-    assert [tuple(image.shape) for image in part.images] == [(56, 112, 3), (56, 56, 3)]
-    assert torch.equal(part.images[0], batch.images[2])
+    assert [tuple(image.shape) for image in part.flat_images] == [(56, 112, 3), (56, 56, 3)]
+    assert torch.equal(part.flat_images[0], batch.flat_images[2])
     assert len(part.input_ids[0]) - len(part.input_ids[1]) == 8 - 4
     assert part.keys is None

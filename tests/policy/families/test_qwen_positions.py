@@ -14,7 +14,7 @@ from vqr1.policy.vision import encoding_of
 def test_positions_equal_the_model_library() -> None:
     model = tiny_model()
     prompts = tiny_prompts([(2, 2), (3, 5), (7, 2), (1, 1)], [5, 9, 0, 1])
-    _, grids = encoding_of(model).encode(prompts.images)
+    _, grids = encoding_of(model).encode(prompts.flat_images)
     for ids, grid in zip(prompts.input_ids, grids, strict=True):
         found, following = prompt_positions(ids, [grid.tolist()], IMAGE_TOKEN, 2)
         expected, delta = model.model.get_rope_index(
@@ -27,7 +27,7 @@ def test_positions_equal_the_model_library() -> None:
 def test_positions_of_several_images_equal_the_model_library() -> None:
     model = tiny_model()
     prompts = tiny_prompts([(2, 2), (3, 5), (7, 2), (1, 1)], [5, 9, 0, 1])
-    _, grids = encoding_of(model).encode(prompts.images)
+    _, grids = encoding_of(model).encode(prompts.flat_images)
     ids = torch.cat(prompts.input_ids)
     found, following = prompt_positions(ids, grids.tolist(), IMAGE_TOKEN, 2)
     expected, delta = model.model.get_rope_index(

@@ -3,7 +3,7 @@
 A backend knows nothing of scores' means, invalid answers or files, nor of MOS. Backends: `local`
 (our engine), `openai` (any OpenAI-compatible server), `vllm` (in this process).
 
-Shape legend: B images of a batch.
+Shape legend: B prompts of a batch, of one or several images each.
 """
 
 from __future__ import annotations
@@ -37,10 +37,16 @@ class Backend(Protocol):
         """
         ...
 
-    def reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
-        """One reply for each of B resized images.
+    def reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
+        """One reply for each of B prompts.
+
+        Args:
+            images: of each prompt its resized images [H, W, 3] uint8, `prompt.images` of them; one
+                image by itself where a prompt takes one.
+            request: what is asked.
 
         Raises:
+            DataError: a prompt takes another number of images.
             ModelError: the model or its server cannot be used at all.
         """
         ...

@@ -11,7 +11,11 @@ from vqr1.inference.backends.base import Backend
 
 
 def build_backend(
-    backend: AnyBackend, model: ModelConfig, hardware: HardwareConfig, local_rank: int = 0
+    backend: AnyBackend,
+    model: ModelConfig,
+    hardware: HardwareConfig,
+    local_rank: int = 0,
+    images: int = 1,
 ) -> Backend:
     """Load the model, or prepare the client of a server.
 
@@ -20,6 +24,7 @@ def build_backend(
         model: checkpoint and image sizes; with a server, the image sizes only.
         hardware: where a model in this process goes.
         local_rank: number of this process on its machine, and of its GPU.
+        images: most images of a prompt, for which vLLM has to be started.
 
     Raises:
         ConfigError: a device that is not there, or image sizes that contradict each other.
@@ -32,7 +37,7 @@ def build_backend(
     if isinstance(backend, VllmBackendConfig):
         from vqr1.inference.backends.vllm import VllmBackend
 
-        return VllmBackend(backend, model, local_rank)
+        return VllmBackend(backend, model, local_rank, images)
     return _local(model, hardware, local_rank)
 
 

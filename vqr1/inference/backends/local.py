@@ -13,8 +13,7 @@ from vqr1.config import ModelConfig, PromptConfig
 from vqr1.inference.policy_replies import expected_replies, sampled_replies
 from vqr1.inference.request import Reply, Request
 from vqr1.policy.loading import Policy
-from vqr1.policy.prompts import PromptBuilder, resize_rule
-from vqr1.policy.training_prompt import vision_id_of
+from vqr1.policy.prompts import PromptBuilder, prompt_builder, resize_rule
 from vqr1.rollout.local import LocalEngine
 
 
@@ -35,7 +34,7 @@ class LocalBackend:
         self._config = model
         reader = policy.processor.image_processor
         self._rule = resize_rule(policy.family, reader, model.min_pixels, model.max_pixels)
-        self._builders: dict[tuple[str, bool], PromptBuilder] = {}
+        self._builders: dict[tuple[object, ...], PromptBuilder] = {}
         self._engines: dict[int, LocalEngine] = {}
         self._device = next(policy.model.parameters()).device
         self._turn = threading.Lock()
@@ -53,32 +52,27 @@ class LocalBackend:
         self._builder(request.prompt)
 
     @torch.no_grad()
-    def reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
+    def reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
         """See `Backend.reply`."""
-        if not pixels:
+        if not images:
             return []
         with self._turn:
-            return self._reply(pixels, request)
+            return self._reply(images, request)
 
-    def _reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
+    def _reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
         builder = self._builder(request.prompt)
-        prompts = builder.from_resized(pixels).to(self._device)
+        prompts = builder.from_resized(images).to(self._device)
         engine = self._engine(request.micro_batch_tokens)
         if request.expected:
             return expected_replies(engine, prompts, request)
         return sampled_replies(engine, prompts, request)
 
     def _builder(self, prompt: PromptConfig) -> PromptBuilder:
-        model = self._config
-        key = (prompt.text, vision_id_of(prompt, model))
+        key = (prompt.text, prompt.images, prompt.system, prompt.vision_id)
         if key not in self._builders:
-            self._builders[key] = PromptBuilder(
-                self._policy.family,
-                self._policy.processor,
-                prompt.text,
-                model.min_pixels,
-                model.max_pixels,
-                vision_id=key[1],
+            policy = self._policy
+            self._builders[key] = prompt_builder(
+                policy.family, policy.processor, self._config, prompt
             )
         return self._builders[key]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, ServerConfig
+from vqr1.data.prompts import image_groups
 from vqr1.errors import ConfigError
 from vqr1.inference.request import Reply, Request
 from vqr1.policy.prompts import served_resize_rule
@@ -49,12 +51,12 @@ class OpenAiBackend:
             raise ConfigError(problems)
         self._server.model()
 
-    def reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
+    def reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
         """See `Backend.reply`."""
+        vision_id = vision_id_of(request.prompt, self._model, hub=False)
         found = self._server.answers(
-            pixels,
-            request.prompt.text,
-            vision_id=vision_id_of(request.prompt, self._model, hub=False),
+            image_groups(images, request.prompt.images),
+            replace(request.prompt, vision_id=vision_id),
             samples=request.samples,
             sampling=request.sampling,
             seed=request.seed,

@@ -1,6 +1,6 @@
 """vLLM in this process as a backend, where it is installed (`pip install 'vqr1[vllm]'`).
 
-The published prompt is rendered by the checkpoint's own template and handed over with the image,
+The published prompt is rendered by the checkpoint's own template and handed over with the images,
 so that nothing of it depends on vLLM's own chat code. Whether batches change a score in the last
 digits is vLLM's affair.
 """
@@ -16,15 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, VllmBackendConfig
+from vqr1.data.prompts import image_groups
 from vqr1.distributed.environment import is_launched
 from vqr1.inference.request import Reply, Request
+from vqr1.policy.chat_content import chat_content
 from vqr1.policy.loading import load_family, load_processor
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.prompts import resize_rule
 from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rollout.chat_request import TOP_LOGPROBS
-from vqr1.rollout.sampling import image_seed
+from vqr1.rollout.sampling import prompt_seed
 from vqr1.rollout.vllm_start import import_vllm, start_vllm
 
 
@@ -35,13 +37,16 @@ class VllmBackend:
         config: how vLLM is started.
         model: checkpoint and image sizes.
         local_rank: number of this process on its machine; each has an engine on GPUs of its own.
+        images: most images of a prompt.
 
     Raises:
         ConfigError: image sizes that contradict each other.
         ModelError: vLLM is not installed, or cannot load the checkpoint.
     """
 
-    def __init__(self, config: VllmBackendConfig, model: ModelConfig, local_rank: int = 0) -> None:
+    def __init__(
+        self, config: VllmBackendConfig, model: ModelConfig, local_rank: int = 0, images: int = 1
+    ) -> None:
         os.environ.update(_engine_variables(local_rank, config.tensor_parallel_size, os.environ))
         vllm = import_vllm("backend=vllm", "backend=local")
         self._parameters = vllm.SamplingParams
@@ -57,6 +62,7 @@ class VllmBackend:
             source,
             model,
             self._family,
+            images=images,
             dtype=model.dtype,
             gpu_memory_utilization=config.gpu_memory_utilization,
             max_model_len=config.max_model_len,
@@ -71,25 +77,30 @@ class VllmBackend:
     def prepare(self, request: Request) -> None:
         """Nothing can be wrong that loading has not found; see `Backend.prepare`."""
 
-    def reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:
+    def reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
         """See `Backend.reply`."""
-        if not pixels:
+        if not images:
             return []
-        vision_id = vision_id_of(request.prompt, self._model)
-        text = self._family.chat_text(self._processor, request.prompt.text, vision_id)
+        prompt = request.prompt
+        vision_id = vision_id_of(prompt, self._model)
+        content = chat_content(prompt.text, prompt.images)
+        text = self._family.chat_text(self._processor, content, vision_id, prompt.system)
+        groups = image_groups(images, prompt.images)
         prompts = [
             {
                 "prompt": text,
-                "multi_modal_data": {"image": Image.fromarray(image.cpu().numpy())},
+                "multi_modal_data": {
+                    "image": [Image.fromarray(image.cpu().numpy()) for image in shown]
+                },
             }
-            for image in pixels
+            for shown in groups
         ]
         outputs = self._engine.generate(
-            prompts, [self._sampling(image, request) for image in pixels], use_tqdm=False
+            prompts, [self._sampling(shown, request) for shown in groups], use_tqdm=False
         )
         return [_read(output.outputs, request) for output in outputs]
 
-    def _sampling(self, pixels: Tensor, request: Request) -> Any:
+    def _sampling(self, images: Sequence[Tensor], request: Request) -> Any:
         sampling = request.sampling
         at_answer = sampling.stop == "answer"
         return self._parameters(
@@ -104,7 +115,7 @@ class VllmBackend:
             max_tokens=sampling.max_new_tokens,
             stop=["</answer>"] if at_answer else None,
             include_stop_str_in_output=at_answer,
-            seed=image_seed(request.seed, pixels) if sampling.temperature > 0 else None,
+            seed=prompt_seed(request.seed, images) if sampling.temperature > 0 else None,
             logprobs=TOP_LOGPROBS if request.expected else None,
         )
 

@@ -23,8 +23,20 @@ def limitation(facts: CardFacts) -> str | None:
   releases give the prompt of the training."""
 
 
-def usage_code(facts: CardFacts, architecture: str) -> str:
-    """Python that scores images with the checkpoint; see `Family.usage_code`."""
+def usage_code(facts: CardFacts, architecture: str, *, patch: int = 14) -> str:
+    """Python that scores images with the checkpoint; see `Family.usage_code`.
+
+    Args:
+        facts: of the checkpoint.
+        architecture: its class in transformers.
+        patch: edge of a patch in pixels. With another than qwen-vl-utils takes by itself, the
+            processor must leave the resized images as they are: its own area limits are others.
+    """
+    own = patch != 14
+    vision = f", image_patch_size={patch}" if own else ""
+    arguments = 'text=text, images=images, videos=videos, padding=True, return_tensors="pt"'
+    if own:
+        arguments = f"\n        {arguments}, do_resize=False\n    "
     lines = textwrap.wrap(facts.prompt, 80, drop_whitespace=False)
     prompt = "\n".join(f"    {line!r}" for line in lines)
     return f"""\
@@ -65,8 +77,8 @@ def answers(paths):
         )
         for message in messages
     ]
-    images, videos = process_vision_info(messages)
-    inputs = processor(text=text, images=images, videos=videos, padding=True, return_tensors="pt")
+    images, videos = process_vision_info(messages{vision})
+    inputs = processor({arguments})
     inputs = inputs.to(model.device)
     # Greedy, and without the repetition penalty that a checkpoint's generation config may hold.
     ids = model.generate(

@@ -1,14 +1,14 @@
-"""Shapes of the released Qwen2.5-VL models, and of a small one for CPUs.
+"""Shapes of the released Qwen2.5-VL and Qwen2-VL models, and of a small one for CPUs.
 
 Not here: weights. The numbers are those of the checkpoints' `config.json`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import Qwen2_5_VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen2VLConfig
 
 _TEXT_3B = {
     "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
@@ -41,6 +41,16 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 """Text and vision configurations: a small model for CPUs and the shapes of the released ones."""
 
+QWEN2_TEXTS: dict[str, dict[str, Any]] = {
+    "2b": {
+        "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "7b": _TEXT_7B,
+}  # fmt: skip
+"""Text configurations of Qwen2-VL; its sizes have the same tower."""
+
 
 def shape_config(shape: str, number: Callable[[str], int] = lambda token: 0) -> Qwen2_5_VLConfig:
     """The configuration of a model of one of `SHAPES`.
@@ -50,24 +60,49 @@ def shape_config(shape: str, number: Callable[[str], int] = lambda token: 0) -> 
         number: id of a special token; the sizes of weights do not depend on it.
     """
     text, vision = SHAPES[shape]
-    head = text["hidden_size"] // text["num_attention_heads"] // 2
     return Qwen2_5_VLConfig(
-        text_config={
-            **text,
-            "max_position_embeddings": 32768,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [head - 2 * (head * 3 // 8), head * 3 // 8, head * 3 // 8],
-            },
-            "bos_token_id": number("<|endoftext|>"),
-            "eos_token_id": number("<|im_end|>"),
-            "pad_token_id": number("<|endoftext|>"),
-        },
+        text_config=_text_config(text, number),
         vision_config={**vision, "out_hidden_size": text["hidden_size"]},
-        image_token_id=number("<|image_pad|>"),
-        video_token_id=number("<|video_pad|>"),
-        vision_start_token_id=number("<|vision_start|>"),
-        vision_end_token_id=number("<|vision_end|>"),
+        **_numbers(number),
         tie_word_embeddings=text["tie_word_embeddings"],
     )
+
+
+def qwen2_vl_config(shape: str, number: Callable[[str], int] = lambda token: 0) -> Qwen2VLConfig:
+    """The configuration of a Qwen2-VL of one of `QWEN2_TEXTS`; see `shape_config`."""
+    text = QWEN2_TEXTS[shape]
+    return Qwen2VLConfig(
+        text_config=_text_config(text, number),
+        vision_config={
+            "depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4,
+            "hidden_size": text["hidden_size"],
+        },
+        **_numbers(number),
+        tie_word_embeddings=text["tie_word_embeddings"],
+    )  # fmt: skip
+
+
+def _text_config(text: Mapping[str, Any], number: Callable[[str], int]) -> dict[str, Any]:
+    head = text["hidden_size"] // text["num_attention_heads"] // 2
+    return {
+        **text,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "mrope_section": [head - 2 * (head * 3 // 8), head * 3 // 8, head * 3 // 8],
+        },
+        "bos_token_id": number("<|endoftext|>"),
+        "eos_token_id": number("<|im_end|>"),
+        "pad_token_id": number("<|endoftext|>"),
+    }
+
+
+def _numbers(number: Callable[[str], int]) -> dict[str, int]:
+    """Special tokens of images and videos."""
+    return {
+        "image_token_id": number("<|image_pad|>"),
+        "video_token_id": number("<|video_pad|>"),
+        "vision_start_token_id": number("<|vision_start|>"),
+        "vision_end_token_id": number("<|vision_end|>"),
+    }

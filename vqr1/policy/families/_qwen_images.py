@@ -33,9 +33,6 @@ from vqr1.errors import ConfigError, DataError
 PATCH, MERGE, TEMPORAL = 14, 2, 2
 """Edge of a patch in pixels, patches merged along each side, frames in a patch."""
 
-FACTOR = PATCH * MERGE
-"""Both sides of an image are multiples of it."""
-
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 """Per-channel normalisation of the released checkpoints (CLIP's), of values in [0, 1]."""
@@ -94,10 +91,19 @@ class AreaRule:
         }
 
 
-def area_rule(image_processor: Any, min_pixels: int, max_pixels: int) -> AreaRule:
-    """The rule of a checkpoint's image processor; of the released ones where it is None."""
+def area_rule(
+    image_processor: Any, min_pixels: int, max_pixels: int, *, patch: int = PATCH
+) -> AreaRule:
+    """The rule of a checkpoint's image processor; of the released ones where it is None.
+
+    Args:
+        image_processor: the checkpoint's.
+        min_pixels: smallest area.
+        max_pixels: largest area.
+        patch: edge of a patch of the released ones.
+    """
     if image_processor is None:
-        return AreaRule(FACTOR, min_pixels, max_pixels)
+        return AreaRule(patch * MERGE, min_pixels, max_pixels)
     factor = int(image_processor.patch_size) * int(image_processor.merge_size)
     return AreaRule(factor, min_pixels, max_pixels)
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.data.prompts import ResizeRule
+from vqr1.policy.chat_content import chat_messages
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
@@ -109,8 +110,8 @@ class Family(ABC):
         shapes: names that `shape_config` takes.
         text_tokens: prompt tokens beside the image's of the published prompt, about.
         end_of_turn: special tokens that end a turn; the tokenizer's own where it has none of them.
-        image_label: what the chat template writes before the first image where it numbers images;
-            empty where it cannot.
+        image_label: what the chat template writes before an image where it numbers images, with
+            `{}` for the number, counted from 1; empty where it cannot.
         position_axes: X.
     """
 
@@ -187,13 +188,36 @@ class Family(ABC):
 
     # Prompts
 
-    @abstractmethod
-    def chat_text(self, processor: Any, prompt_text: str, vision_id: bool) -> str:
-        """The chat template around one image and the prompt text, up to the assistant's turn."""
+    def chat_text(
+        self,
+        processor: Any,
+        content: Sequence[Mapping[str, str]],
+        vision_id: bool,
+        system: str | None = None,
+    ) -> str:
+        """The chat template around images and text, up to the assistant's turn.
+
+        Args:
+            processor: the checkpoint's.
+            content: items of the user's message in order: `{"type": "image"}` for each image, and
+                `{"type": "text", "text": ...}` (`vqr1.policy.chat_content`).
+            vision_id: number the images, as `image_label` has it.
+            system: a system message before it; None: what the template does without one.
+
+        Returns:
+            Text with one image token of the tokenizer for each image.
+        """
+        text: str = processor.apply_chat_template(
+            chat_messages(content, system),
+            tokenize=False,
+            add_generation_prompt=True,
+            **self.template_options(vision_id),
+        )
+        return text
 
     @abstractmethod
     def image_ids(self, processor: Any, encoding: Any, image: Tensor) -> list[int]:
-        """Tokens that take the place of the template's one image token.
+        """Tokens that take the place of one image token of the template.
 
         T_b image tokens, and whatever this family writes around and between them.
 

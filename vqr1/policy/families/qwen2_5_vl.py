@@ -40,7 +40,7 @@ class Qwen25VL(Family):
     # System turn, question and instruction of the published prompt.
     text_tokens = 110
     end_of_turn = ("<|im_end|>", "<|endoftext|>")
-    image_label = "Picture 1: "
+    image_label = "Picture {}: "
     position_axes = 3
 
     def parts(self, core: Any) -> Parts:
@@ -92,17 +92,6 @@ class Qwen25VL(Family):
         patches, grids = encoding.encode(images)
         output = core.model.get_image_features(patches, grids.to(patches.device), return_dict=True)
         return list(output.pooler_output)
-
-    def chat_text(self, processor: Any, prompt_text: str, vision_id: bool) -> str:
-        """The checkpoint's own template; `add_vision_id` writes "Picture 1: "."""
-        content = [{"type": "image"}, {"type": "text", "text": prompt_text}]
-        text: str = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=False,
-            add_generation_prompt=True,
-            **self.template_options(vision_id),
-        )
-        return text
 
     def image_ids(self, processor: Any, encoding: PatchEncoding, image: Tensor) -> list[int]:
         """One image token for each merged patch."""

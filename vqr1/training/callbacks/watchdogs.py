@@ -134,9 +134,9 @@ def offending_content(batch: RankingBatch, scored: ScoredRollout) -> dict[str, A
     """What there is to inspect, in plain containers: images, tokens, texts, scores, rewards."""
     return {
         "dataset": batch.dataset,
-        "images": list(batch.images),
+        "images": [list(images) for images in batch.images],
         "mos": batch.mos,
-        "pixels": list(batch.prompts.images),
+        "pixels": [list(images) for images in batch.prompts.images],
         "input_ids": list(batch.prompts.input_ids),
         "tokens": scored.rollout.tokens,
         "mask": scored.rollout.mask,

@@ -1,0 +1,90 @@
+"""Prompts of every family: tokens, pixels and positions are its own processor's and model's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.policy.families.cases import FamilyCase
+from tests.policy.families.library import (
+    TEXT,
+    builder_of,
+    first_inputs,
+    images_of,
+    own_inputs,
+    own_logits,
+    prompts_of,
+)
+from vqr1.errors import DataError
+from vqr1.policy.loading import Policy
+from vqr1.policy.unwrap import parts_of, unwrap
+from vqr1.policy.vision import encode_images
+
+pytestmark = pytest.mark.medium
+
+
+def one_argument(call: tuple[tuple[Any, ...], dict[str, Any]], place: int, name: str) -> Tensor:
+    args, kwargs = call
+    found: Tensor = kwargs[name] if name in kwargs else args[place]
+    return found
+
+
+def test_tokens_pixels_and_positions_are_the_familys_own(case: FamilyCase, policy: Policy) -> None:
+    """Of images of all sizes: the text model's positions, and what enters the first vision block.
+
+    Two pixels that differ in one grey level differ there too; the embedding of patches before it is
+    the same module on both sides.
+    """
+    model, family = policy.model, policy.family
+    several = prompts_of(case, policy, images=3)
+    all_sizes = builder_of(case, policy)(images_of((*case.sizes, *case.extreme)))
+    parts, config = parts_of(model), unwrap(model).config
+    encoding = family.image_encoding(policy.processor.image_processor)
+    further = torch.zeros(1, dtype=torch.int64)
+    for prompts in [all_sizes.select(b, b + 1) for b in range(len(all_sizes))] + [several]:
+        inputs = own_inputs(case, policy, prompts)[0]
+        alone = prompts.select(0, 1)
+        ids = alone.input_ids[0]
+        assert torch.equal(inputs["input_ids"][0], ids)
+        hooks = first_inputs(parts.vision_layers[0], parts.text.rotary_emb)
+        with torch.no_grad(), hooks as (blocks, rotations):
+            own_logits(model, inputs, further)
+            encode_images(model, alone, at_once=True)
+        own, ours = (one_argument(call, 0, "hidden_states") for call in blocks)
+        assert torch.equal(own, ours)
+        place = one_argument(rotations[0], 1, "position_ids")
+        expected = place.reshape(-1, place.shape[-1])
+        found, following = family.prompt_positions(config, encoding, ids, alone.images[0])
+        assert torch.equal(found, expected[:, :-1].expand_as(found))
+        # What comes next is where the model's own pass has one more token.
+        assert expected[:, -1].unique().tolist() == [following]
+
+
+def test_what_is_too_narrow_is_refused_in_one_line(case: FamilyCase, policy: Policy) -> None:
+    if case.too_narrow is None:
+        pytest.skip("this family's rule takes every shape")
+    with pytest.raises(DataError, match=r"^an image of .* pixels is too narrow: [^\n]*$"):
+        builder_of(case, policy)(images_of([case.too_narrow]))
+
+
+def test_numbered_images(case: FamilyCase, policy: Policy) -> None:
+    label = policy.family.image_label
+    plain, numbered = (
+        builder_of(case, policy, images=2, vision_id=flag).text for flag in (False, True)
+    )
+    assert TEXT in plain
+    assert "Picture" not in plain
+    assert (numbered == plain) == (label == "")
+    for number in (1, 2):
+        assert label == "" or numbered.count(label.format(number)) == 1
+
+
+def test_a_bound_of_the_prompts_length_holds(case: FamilyCase, policy: Policy) -> None:
+    builder = builder_of(case, policy)
+    batch = builder(images_of((*case.sizes, *case.extreme)))
+    lengths = [len(ids) for ids in batch.input_ids]
+    assert max(lengths) <= builder.most_tokens()
+    assert builder.text_tokens < min(lengths)

@@ -1,0 +1,73 @@
+"""A tiny LLaVA: two layers of a CLIP tower without its class token, Llama on top."""
+
+from __future__ import annotations
+
+from transformers import (
+    CLIPImageProcessor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from tools.tiny_checkpoints._folder import Checkpoint
+from tools.tiny_checkpoints._qwen_tokenizer import QWEN2_SPECIAL, qwen_tokenizer
+from tools.tiny_checkpoints._qwen_vl import generation
+
+SIDE, PATCH = 42, 14
+"""Side of every image, and of its patches."""
+
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['role'].upper() + ': ' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for item in message['content'] %}"
+    "{{ '<image>\\n' if item['type'] == 'image' else item['text'] }}{% endfor %}{% endif %}"
+    "{{ ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def checkpoint() -> Checkpoint:
+    """Model and processor; see `Checkpoint`."""
+    tokenizer = qwen_tokenizer((*QWEN2_SPECIAL, "<image>"))
+    number = tokenizer.convert_tokens_to_ids
+    config = LlavaConfig(
+        text_config={
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 32768,
+            "bos_token_id": number("<|endoftext|>"),
+            "eos_token_id": number("<|im_end|>"),
+            "pad_token_id": number("<|endoftext|>"),
+            "tie_word_embeddings": False,
+        },
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": SIDE,
+            "patch_size": PATCH,
+            "projection_dim": 32,
+        },
+        image_token_index=number("<image>"),
+        image_seq_length=(SIDE // PATCH) ** 2,
+        vision_feature_layer=[-3, -2],
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    )
+    return Checkpoint(LlavaForConditionalGeneration(config), processor, generation(tokenizer))
