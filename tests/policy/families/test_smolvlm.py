@@ -174,7 +174,7 @@ def test_costs_are_those_of_the_prompt_and_of_what_pytorch_saves(tiny: Any) -> N
         batch = prompts([noise_image(0, *size)] * 2)
         assert cost.tokens == len(batch.input_ids[0]) - prompts.text_tokens
         assert cost.rows == 64 * model.image_encoding.count(torch.zeros(*prompts.rule.size(*size)))
-    assert FAMILY.tower_cost(model.config, prompts.rule, None).tokens == 37  # 4 * 6 + 2 + 4 + 3
+    assert FAMILY.tower_cost(model.config, prompts.rule, None).tokens == 33  # 4 * 6 + 2 + 7
     single = builder(tiny.processor, 32)
     assert FAMILY.tower_cost(model.config, single.rule, None).tokens == 7
 
