@@ -93,6 +93,21 @@ def sync(path: Path) -> None:
     _sync_folder(path.parent)
 
 
+def place_folder(source: Path, target: Path) -> None:
+    """Give a folder that was filled aside its name, once all that it holds is on the disk.
+
+    Args:
+        source: the folder.
+        target: its new path on the same file system; nothing is there.
+
+    Raises:
+        OSError: the disk does not take it, or `target` is a folder that is not empty.
+    """
+    os.sync()
+    os.rename(source, target)
+    _sync_folder(target.parent)
+
+
 def remove_asides(folder: Path) -> None:
     """Delete what killed writers left in a folder that nobody else writes to now."""
     for path in folder.glob(f"*{ASIDE}"):

@@ -1,10 +1,11 @@
-"""`vqr1 data inspect|prepare`: look at a data set, or write the published training JSONL.
+"""`vqr1 data inspect|prepare|download|verify|list`: data sets before a training.
 
     vqr1 data inspect dataset=koniq dataset.root=data/koniq10k
     vqr1 data prepare dataset=kadid dataset.root=data/kadid10k
     vqr1 data prepare --split all --out all.jsonl dataset=kadid+spaq dataset.parts...
 
-Not here: what each prints and writes (`vqr1.data.inspection`, `vqr1.data.preparation`).
+Not here: what each prints and writes (`vqr1.data.inspection`, `vqr1.data.preparation`), and the
+tasks around downloads (`vqr1.cli.download`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vqr1.cli import download
 from vqr1.cli.help import keys_if_asked
 from vqr1.cli.options import named_parts, run_options
 from vqr1.config import DataConfig
@@ -26,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `vqr1 data`; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] in (["-h"], ["--help"]):
-        print(f"usage: {name_of('data')} inspect|prepare ... (each has --help)\n")
+        print(f"usage: {name_of('data')} {'|'.join(TASKS)} ... (each has --help)\n")
+        print("  download  fetch a set, check it, and lay it where dataset=SET finds it")
+        print("  list      which sets are known, and which are here")
+        print("  verify    whether a set is complete and every image decodes")
         print("  inspect   counts, histogram, splits, damaged images, contact sheet of a set")
         print("  prepare   the published training JSONL from a set's label files")
         return 0
@@ -98,5 +103,11 @@ def decode_count(text: str) -> str:
     return text
 
 
-TASKS: dict[str, Callable[[Sequence[str]], int]] = {"inspect": inspect, "prepare": prepare}
+TASKS: dict[str, Callable[[Sequence[str]], int]] = {
+    "download": download.download,
+    "list": download.list_sets,
+    "verify": download.verify,
+    "inspect": inspect,
+    "prepare": prepare,
+}
 """What `vqr1 data` can be asked for."""

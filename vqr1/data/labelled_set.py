@@ -20,6 +20,7 @@ import pandas as pd
 from vqr1.config import DatasetConfig
 from vqr1.data.image_index import ImageIndex
 from vqr1.data.labels import LabelFormat, Split, label_format, load_labels
+from vqr1.data.location import set_folder
 from vqr1.data.splits import assign_splits, draw_subset
 from vqr1.errors import ConfigError, DataError
 
@@ -136,7 +137,7 @@ def open_dataset(
             images (at most ten).
     """
     declared = label_format(config.name, key)
-    root = _root(config, key)
+    root = set_folder(config, key)
     labels = read_labels(config, root, key)
     scaled = scale_min_max(labels["mos"].to_numpy(), f"{key}.root={str(root)!r}")
     labels["mos_scaled"] = scaled if config.mos_scale == "minmax" else labels["mos"]
@@ -193,21 +194,6 @@ def scale_min_max(mos: np.ndarray, origin: str, low: float = 1.0, high: float = 
         raise DataError(f"{origin}: all {len(mos)} scores are {smallest}; nothing can be ranked")
     scaled: np.ndarray = (mos - smallest) / (largest - smallest) * (high - low) + low
     return scaled
-
-
-def _root(config: DatasetConfig, key: str) -> Path:
-    if config.root is not None:
-        return Path(config.root).expanduser()
-    if config.name == "demo":
-        from vqr1.data.demo import ensure_demo_set  # builds images; no other set needs it
-
-        return ensure_demo_set()
-    raise ConfigError(
-        [
-            f"{key}.root=None: set it to the folder that holds the {config.name} labels and "
-            f"images, for example {key}.root=data/{config.name}"
-        ]
-    )
 
 
 def _image_root(config: DatasetConfig, declared: LabelFormat, root: Path, key: str) -> Path:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,7 +21,8 @@ import pandas as pd
 
 from vqr1.config import DatasetConfig, MixtureConfig, SplitConfig
 from vqr1.data.labelled_set import LabelledSet, read_labels
-from vqr1.errors import ConfigError, DataError
+from vqr1.data.location import set_folder
+from vqr1.errors import DataError
 from vqr1.evaluation.predictions import Predictions
 
 EvalSplit = Literal["all", "train", "val", "test"]
@@ -100,9 +100,7 @@ def label_tables(
 
 
 def _label_table(config: DatasetConfig, key: str, split: EvalSplit) -> pd.DataFrame:
-    if config.root is None:
-        raise ConfigError([f"{key}.root=None: set it to the folder that holds the labels"])
-    root = Path(config.root).expanduser()
+    root = set_folder(config, key)
     table = read_labels(config, root, key)
     labelled = LabelledSet(config.name, config, key, config.name, root, table)
     rows = labelled.rows("test" if split == "all" else split)

@@ -1,0 +1,136 @@
+"""The command from a set's name to its folder, against a real server on the loopback address."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.data.download.file_server import FileServer, serving
+from tools.faults.small_set import write_kadid
+from vqr1.cli.data import main
+from vqr1.data.download import catalogue, install
+from vqr1.data.labels import FORMATS
+
+PATH = "/datasets/VQA-CityU/IQA_data/resolve/main/kadid10k.zip"
+
+
+def zipped(folder: Path, skip: tuple[str, ...] = ()) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.name not in skip:
+                archive.write(path, f"kadid10k/{path.relative_to(folder)}")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_kadid(tmp_path_factory.mktemp("kadid"))
+
+
+@pytest.fixture
+def hub(small: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """A server in the hub's place that has a small KADID-10k, and a catalogue that knows it."""
+    with serving({}) as server:
+        offer(server, zipped(small), monkeypatch)
+        yield server
+
+
+def offer(server: FileServer, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files[PATH] = content
+    known = catalogue.HOSTED["kadid"]
+    file = replace(known.files[0], size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(catalogue.HOSTED, "kadid", replace(known, files=(file,)))
+
+
+def command(server: FileServer, root: Path, *more: str) -> int:
+    return main(["download", "kadid", "--root", str(root), "--mirror", server.url(""), *more])
+
+
+def test_a_set_is_fetched_checked_and_found(
+    hub: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert command(hub, tmp_path, "--yes") == 0
+    printed = capsys.readouterr().out
+    assert "24 of 24 labelled images, 10125 in the complete set" in printed
+    assert f"installed: {tmp_path / 'kadid'}" in printed
+    assert {p.name for p in tmp_path.iterdir()} <= {"kadid", ".kadid.lock", ".downloads"}
+    # `dataset=kadid` finds it without a root.
+    monkeypatch.setenv("VQR1_DATA", str(tmp_path))
+    assert main(["verify", "dataset=kadid"]) == 0
+    assert main(["list"]) == 0
+    assert "installed" in capsys.readouterr().out
+    # A second download touches nothing.
+    assert command(hub, tmp_path, "--yes") == 2
+    assert "there already" in capsys.readouterr().err
+
+
+def test_nothing_is_fetched_unasked(
+    hub: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(hub, tmp_path) == 2
+    assert "confirm with --yes" in capsys.readouterr().err
+    assert hub.asked == []
+
+
+def test_a_set_without_an_image_is_not_installed(
+    hub: FileServer, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    offer(hub, zipped(small, skip=("I02_01_03.png",)), monkeypatch)
+    assert command(hub, tmp_path, "--yes") == 2
+    assert "1 images are missing or damaged: I02_01_03.png" in capsys.readouterr().err
+    assert not (tmp_path / "kadid").exists()
+
+
+def test_a_damaged_image_is_found(
+    hub: FileServer, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    image = small / "images" / "I02_01_03.png"
+    image.write_bytes(image.read_bytes()[:200])
+    offer(hub, zipped(small), monkeypatch)
+    assert command(hub, tmp_path, "--yes") == 2
+    assert "1 images are missing or damaged" in capsys.readouterr().err
+
+
+def test_an_archive_fetched_by_hand(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "mine.zip"
+    archive.write_bytes(zipped(small))
+    root = tmp_path / "data"
+    assert main(["download", "kadid", "--root", str(root), "--from", str(archive)]) == 0
+    assert archive.is_file()
+    assert (root / "kadid" / "dmos.csv").is_file()
+    assert main(["download", "kadid", "--root", str(root), "--from", "nowhere.zip"]) == 2
+    assert "--from nowhere.zip: no such file" in capsys.readouterr().err
+
+
+def test_a_set_that_cannot_be_fetched_states_what_to_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["download", "biq2021", "--root", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "place under" in error
+    assert "Train (Images and MOS).csv" in error
+    assert main(["download", "kadit", "--root", str(tmp_path)]) == 2
+    assert "vqr1 data download kadit: no such set; one of agiqa3k" in capsys.readouterr().err
+
+
+def test_every_official_format_is_in_the_catalogue() -> None:
+    assert set(catalogue.HOSTED) == set(FORMATS) - {"csv", "jsonl", "demo"}
+    assert all(known.files or known.by_hand for known in catalogue.HOSTED.values())
+
+
+def test_the_sets_folder_is_found_under_wrappers(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "images").mkdir(parents=True)
+    (tmp_path / "__MACOSX").mkdir()
+    assert install._set_folder(tmp_path, ("images",)) == tmp_path / "a" / "b"

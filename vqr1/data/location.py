@@ -1,0 +1,51 @@
+"""Where data sets lie unless their configuration says otherwise.
+
+Not here: what is in a set's folder (`labels/`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vqr1.config import DatasetConfig
+from vqr1.data.labels import label_format
+from vqr1.errors import ConfigError
+
+VARIABLE = "VQR1_DATA"
+"""Environment variable that holds the folder of all sets."""
+
+
+def data_folder() -> Path:
+    """The folder of all sets: `$VQR1_DATA`, or `data` in the current folder."""
+    return Path(os.environ.get(VARIABLE) or "data").expanduser()
+
+
+def set_folder(config: DatasetConfig, key: str) -> Path:
+    """A set's folder: `root`, or the one that `vqr1 data download` lays it into.
+
+    Args:
+        config: the set.
+        key: its dotted configuration key, for error messages.
+
+    Raises:
+        ConfigError: no `root`, and the set is not where it would be downloaded to.
+    """
+    if config.root is not None:
+        return Path(config.root).expanduser()
+    if config.name == "demo":
+        from vqr1.data.demo import ensure_demo_set  # builds images; no other set needs it
+
+        return ensure_demo_set()
+    hint = f"for example {key}.root=data/{config.name}"
+    if label_format(config.name, key).published_range is not None:
+        folder = data_folder() / config.name
+        if folder.is_dir():
+            return folder
+        hint = f"or fetch the set with `vqr1 data download {config.name}` ({folder} is not there)"
+    raise ConfigError(
+        [
+            f"{key}.root=None: set it to the folder that holds the {config.name} labels and "
+            f"images, {hint}"
+        ]
+    )
