@@ -138,7 +138,8 @@ def imported_names(file: Path) -> set[str]:
 
 
 COMMANDS = {
-    "data", "doctor", "download", "evaluate", "export", "plan", "score", "serve", "summarize", "sync", "train",
+    "data", "doctor", "download", "evaluate", "export", "plan", "score", "serve", "summarize",
+    "sync", "train",
 }  # fmt: skip
 
 
