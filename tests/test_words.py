@@ -35,6 +35,12 @@ WORDS = {
     "skipped, excluded": r"\bleft[ _-]out\b|\bleaves? out\b|\bleaving out\b",
     "alarm": r"\bbarks?\b",
     "reconcile": r"\bsettle[sd]?\b",
+    # `whole`, `piece`, `part` and `place` are English words too: these are their private meanings.
+    "full": r"\bweights,? (which )?((are|is|stay|lie) )?whole\b|\bwhole in (every|each|this)\b",
+    "shard, sharded": r"\bpieces? of (each|the|its|every) (weight|block|tower|parameter)s?\b"
+    r"|\b(into|hold) (their )?pieces\b|\b(whole or|weights are|cut (the|full)) (cut|weights)\b",
+    "split": r"\bin no part\b|\bpart that the image\b|\bparts? of (a|the|each) data ?sets?\b",
+    "rank info": r"(?<!in )\bplaces? of (a|the|this|each|every) (process|rank)\b",
 }
 """What to write, and what not to."""
 

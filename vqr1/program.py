@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PROGRAM = "vqr1"
+MODULE = f"python -m {PROGRAM}"
 
 SCRIPTS = {"train": "train.py", "eval": "eval.py", "score": "score.py", "serve": "score.py serve"}
 """Commands that a checkout has a file for, and how that is called."""
@@ -28,35 +29,42 @@ _MODULES = ("vqr1", "cli")
 
 
 def started_as(environment: Mapping[str, str] = os.environ) -> str:
-    """The name that the user started this command by, such as `train.py` or `vqr1 train`."""
+    """What the user started this command by: `train.py`, `vqr1 train`, `python -m vqr1 train`."""
     if STARTED_AS in environment:
         return environment[STARTED_AS]
     path = Path(sys.argv[0])
+    if path.parts[-2:] == (PROGRAM, "__main__.py"):
+        return MODULE
     # `python -m vqr1.cli.train` has the module's path here.
     return PROGRAM if path.absolute().parts[-3:-1] == _MODULES else path.name
 
 
+def installed_program() -> str:
+    """The program with every command, as this process was started: `vqr1` or `python -m vqr1`."""
+    return MODULE if started_as().startswith(MODULE) else PROGRAM
+
+
 def name_of(command: str) -> str:
-    """A command as a message calls it: `train.py` or `vqr1 train`."""
+    """A command as a message calls it: `train.py`, `vqr1 train` or `python -m vqr1 train`."""
     file = SCRIPTS.get(command)
     by_file = started_as() in {name.partition(" ")[0] for name in SCRIPTS.values()}
-    return file if file is not None and by_file else f"{PROGRAM} {command}"
+    return file if file is not None and by_file else f"{installed_program()} {command}"
 
 
 def program(command: str) -> str:
-    """A command as the user types it: `python train.py` or `vqr1 train`."""
+    """A command as the user types it: `python train.py`, `vqr1 train` or `python -m vqr1 train`."""
     name = name_of(command)
-    return name if name.startswith(f"{PROGRAM} ") else f"python {name}"
+    return f"python {name}" if name in SCRIPTS.values() else name
 
 
 def under_torchrun(name: str) -> str:
     """What torchrun is given for a name of `name_of`: `train.py` or `-m vqr1 train`."""
-    return f"-m {name}" if name.startswith(f"{PROGRAM} ") else name
+    return name if name in SCRIPTS.values() else f"-m {name.removeprefix('python -m ')}"
 
 
 def own_command() -> list[str]:
     """Program and first arguments of a process that runs this process's command again."""
-    name, _, command = Path(sys.argv[0]).name.partition(" ")
+    name, _, command = Path(sys.argv[0]).name.removeprefix("python -m ").partition(" ")
     if name == PROGRAM and command:
         # `-P` keeps files of the working directory from hiding packages.
         return [sys.executable, "-P", "-m", PROGRAM, command]

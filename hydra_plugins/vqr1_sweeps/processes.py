@@ -8,6 +8,7 @@ however sudden, is its own.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from vqr1.program import own_command
+from vqr1.program import STARTED_AS, own_command, started_as
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class ProcessLauncher(Launcher):
             return subprocess.Popen(
                 [*own_command(), *self._hydra_arguments(), *overrides,
                  f"hydra.run.dir='{folder}'"],
+                env={**os.environ, STARTED_AS: started_as()},
                 stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 start_new_session=True,  # one interrupt each, from here, not two
             )  # fmt: skip

@@ -149,4 +149,4 @@ def test_its_sweep_is_refused_in_one_line(folder: Path, resume: str) -> None:
     (line,) = outcome.stderr.splitlines()
     assert "an earlier version began this sweep (" in line
     assert all(key in line for key in ("grpo.loss", "grpo.clip", "loader.images_per_batch"))
-    assert "`vqr1 summarize folder=sweep` still shows it" in line
+    assert "`python -m vqr1 summarize folder=sweep` still shows it" in line

@@ -91,6 +91,14 @@ TORCHRUN, NODES = RankInfo(0, 2, 0, 2, None, True), RankInfo(0, 4, 0, 2, None, T
         ("/bin/vqr1-train", ALONE, False, "vqr1 train resume=run"),
         (MODULE, ALONE, False, "vqr1 train resume=run"),
         ("/site-packages/submitit/core/_submit.py", ALONE, False, "vqr1 train resume=run"),
+        ("python -m vqr1 train", ALONE, False, "python -m vqr1 train resume=run"),
+        ("/site-packages/vqr1/__main__.py", ALONE, False, "python -m vqr1 train resume=run"),
+        (
+            "python -m vqr1 train",
+            TORCHRUN,
+            True,
+            "torchrun --nproc-per-node 2 -m vqr1 train resume=run",
+        ),
         ("vqr1 train", TORCHRUN, True, "torchrun --nproc-per-node 2 -m vqr1 train resume=run"),
         ("vqr1 train", NODES, True, f"vqr1 train {AS_BEFORE} (2 x 2 processes)"),
     ],
@@ -114,8 +122,9 @@ def test_processes_of_a_command_keep_its_name(monkeypatch: pytest.MonkeyPatch) -
 def test_a_command_is_started_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [CHECKOUT])
     assert own_command() == [sys.executable, CHECKOUT]
-    monkeypatch.setattr(sys, "argv", ["vqr1 eval", "seed=1"])
-    assert own_command() == [sys.executable, "-P", "-m", "vqr1", "eval"]
+    for started in ("vqr1 eval", "python -m vqr1 eval"):
+        monkeypatch.setattr(sys, "argv", [started, "seed=1"])
+        assert own_command() == [sys.executable, "-P", "-m", "vqr1", "eval"]
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from tests.evaluation.builders import predictions
 from vqr1.errors import DataError
 from vqr1.evaluation.compare import EvaluatedRun, compare_runs, read_runs
 from vqr1.evaluation.compare_report import comparison_tables, comparison_values
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.prediction_file import write_predictions
-from vqr1.evaluation.set_metrics import MetricOptions
 from vqr1.iqa.correlation import srcc
 
 FAST = MetricOptions(draws=200)

@@ -14,8 +14,8 @@ from tests.evaluation.builders import predictions
 from vqr1.cli.evaluate import main
 from vqr1.errors import DataError
 from vqr1.evaluation.compare_settings import compare_settings, settings_tables, settings_values
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.set_metrics import MetricOptions
 from vqr1.evaluation.summary import set_seed
 from vqr1.iqa.bootstrap import bootstrap_draws, interval_of_draws
 from vqr1.iqa.correlation import srcc

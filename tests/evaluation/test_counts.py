@@ -15,6 +15,7 @@ from tests.evaluation.builders import predictions
 from vqr1.config import ReportConfig
 from vqr1.evaluation.compare import EvaluatedRun, compare_runs
 from vqr1.evaluation.compare_report import comparison_tables, comparison_values
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.report import (
     Evaluation,
@@ -24,7 +25,7 @@ from vqr1.evaluation.report import (
 )
 from vqr1.evaluation.report_values import json_values, metric_values, summary_values
 from vqr1.evaluation.report_writer import write_outcome
-from vqr1.evaluation.set_metrics import MetricOptions, set_metrics
+from vqr1.evaluation.set_metrics import set_metrics
 from vqr1.evaluation.summary import paired_gain, set_seed, summarise
 from vqr1.evaluation.tables import Table, to_latex, to_markdown, to_rich
 from vqr1.iqa.bootstrap import bootstrap_draws

@@ -9,6 +9,7 @@ import pytest
 from tests.evaluation.builders import predictions
 from vqr1.config.metrics import MetricConfig
 from vqr1.errors import ConfigError
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import (
     FITTED,
     METRICS,
@@ -24,7 +25,7 @@ from vqr1.evaluation.metrics import (
 from vqr1.evaluation.predictions import concatenate
 from vqr1.evaluation.report import Evaluation, main_table
 from vqr1.evaluation.report_values import json_values, metric_values
-from vqr1.evaluation.set_metrics import MetricOptions, set_metrics
+from vqr1.evaluation.set_metrics import set_metrics
 from vqr1.evaluation.summary import summarise
 from vqr1.sweeps.results import JobResult
 from vqr1.sweeps.summary import best_of

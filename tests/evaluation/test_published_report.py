@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from tests.evaluation.builders import predictions
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.published import FILE, published_groups
 from vqr1.evaluation.published_report import published_tables
 from vqr1.evaluation.report import Evaluation, main_table
 from vqr1.evaluation.report_values import json_values, metric_values, summary_values
-from vqr1.evaluation.set_metrics import MetricOptions, SetMetrics, set_metrics
+from vqr1.evaluation.set_metrics import SetMetrics, set_metrics
 from vqr1.evaluation.tables import Table, to_latex
 from vqr1.evaluation.trained_on import TrainedOn
 

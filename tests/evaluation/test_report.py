@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tests.evaluation.builders import predictions
 from vqr1.config import ReportConfig
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.predictions import Predictions, concatenate
 from vqr1.evaluation.published import published_groups
 from vqr1.evaluation.published_report import published_tables
@@ -27,7 +28,7 @@ from vqr1.evaluation.report_values import (
     with_skipped,
 )
 from vqr1.evaluation.report_writer import all_tables, write_outcome
-from vqr1.evaluation.set_metrics import MetricOptions, set_metrics
+from vqr1.evaluation.set_metrics import set_metrics
 from vqr1.evaluation.tables import Table, to_csv, to_latex, to_markdown, to_rich
 from vqr1.evaluation.worst_sheet import worst_images, worst_sheet
 from vqr1.tracking import RunLog

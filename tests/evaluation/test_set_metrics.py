@@ -12,7 +12,8 @@ from scipy import stats
 from tests.evaluation.builders import predictions
 from vqr1.evaluation.compare import EvaluatedRun, compare_runs
 from vqr1.evaluation.dataset_averages import set_means
-from vqr1.evaluation.set_metrics import MetricOptions, set_metrics
+from vqr1.evaluation.metric_options import MetricOptions
+from vqr1.evaluation.set_metrics import set_metrics
 from vqr1.evaluation.summary import paired_gain, set_seed, summarise
 from vqr1.iqa.bootstrap import bootstrap_draws, interval_of_draws, paired_gain_interval
 from vqr1.iqa.correlation import srcc

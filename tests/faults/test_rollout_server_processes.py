@@ -72,7 +72,7 @@ def asked(alone: Path, server: RunningServer) -> dict[str, int]:
 def cut(
     tmp_path_factory: pytest.TempPathFactory, asked: dict[str, int], server: RunningServer
 ) -> tuple[Path, dict[str, int]]:
-    """Two processes that hold pieces of all weights and send adapters; what the server did."""
+    """Two processes that shard all weights and send adapters; what the server did."""
     folder = tmp_path_factory.mktemp("cut")
     server.set()
     strategy = "hardware.strategy=fsdp2"

@@ -95,7 +95,7 @@ def test_matrix_products_equal_the_flash_kernel(causal, heads):
     torch.testing.assert_close(lse, math_lse, rtol=1e-5, atol=1e-6)
     for found, expected in zip(
         flash.backward(grad, q, k, v, out, lse, causal=causal, scale=0.3),
-        flash.math_backward(grad, q, k, v, out, lse, causal=causal, scale=0.3),
+        flash.math_backward(grad, q, k, v, out=out, lse=lse, causal=causal, scale=0.3),
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from vqr1.errors import UserError
-from vqr1.program import PROGRAM
+from vqr1.program import PROGRAM, installed_program
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def main() -> None:
     """Entry point of `vqr1` and of `python -m vqr1`."""
     arguments = sys.argv[1:]
     if not arguments:
-        _refuse(f"name a command: {', '.join(COMMANDS)}; `{PROGRAM} --help` lists what each does")
+        known = ", ".join(COMMANDS)
+        _refuse(f"name a command: {known}; `{installed_program()} --help` lists what each does")
     name, rest = arguments[0], arguments[1:]
     if name in ("-h", "--help"):
         sys.stdout.write(help_text())
@@ -78,7 +79,7 @@ def main() -> None:
     if command is None:
         _refuse(unknown_command(name))
     # One word, as if the command were a program of its own: Hydra and argparse read it there.
-    sys.argv = [f"{PROGRAM} {name}", *command.first, *rest]
+    sys.argv = [f"{installed_program()} {name}", *command.first, *rest]
     sys.exit(importlib.import_module(f"vqr1.cli.{command.module}").main())
 
 
@@ -86,10 +87,11 @@ def help_text() -> str:
     """What `--help` prints."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{command.summary}" for name, command in COMMANDS.items()]
+    called = installed_program()
     return (
-        f"usage: {PROGRAM} COMMAND ...\n\n"
+        f"usage: {called} COMMAND ...\n\n"
         + "\n".join(lines)
-        + f"\n\n`{PROGRAM} COMMAND --help` explains a command; `{PROGRAM} --version`.\n"
+        + f"\n\n`{called} COMMAND --help` explains a command; `{called} --version`.\n"
     )
 
 
@@ -97,7 +99,7 @@ def unknown_command(name: str) -> str:
     """The message for a name that is no command."""
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     if near:
-        return f"{name}: no such command; did you mean `{PROGRAM} {near[0]}`?"
+        return f"{name}: no such command; did you mean `{installed_program()} {near[0]}`?"
     return f"{name}: no such command; there are {', '.join(COMMANDS)}"
 
 

@@ -44,7 +44,7 @@ class CsvColumns:
     reference: str | None = None
     """Reference or content that the image derives from."""
     split: str | None = None
-    """Part that the image belongs to: train, val or test."""
+    """Split that the image belongs to: train, val or test."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

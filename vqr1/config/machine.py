@@ -55,7 +55,7 @@ class HardwareConfig:
     update; larger batches accumulate gradients."""
     reference: Annotated[ReferencePlace, Affects.NOTHING] = "device"
     """Where the frozen reference's weights lie between its passes. `host`: in pinned host memory,
-    one copy for each process; `sharded`: a piece of each weight on each process's device. They come
+    one copy for each process; `sharded`: a shard of each weight on each process's device. They come
     to the device, or together, for the reference pass. Adapters and
     `loss.kl_weight=0` need no second set of weights."""
     vision_cache_mib: Annotated[NonNegativeInt, Affects.NOTHING] = 2048

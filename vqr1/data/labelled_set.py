@@ -42,7 +42,7 @@ class LabelledSet:
         image_root: folder that the image paths are relative to.
         table: one row an image, numbered from 0: image (path relative to `image_root`), mos
             (published scale, higher is better), std, reference, split (train, val, test, or None:
-            in no part), distortion, mos_scaled (what rewards see: in [1, 5], or mos itself with
+            in no split), distortion, mos_scaled (what rewards see: in [1, 5], or mos itself with
             `mos_scale=published`), label_name (the image's name as the label file writes it, which
             differs from `image` where letter case or folder do on this disk).
         bad_images: `name: problem` of the images excluded because they are missing or empty.

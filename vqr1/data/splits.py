@@ -96,7 +96,7 @@ def assign_splits(
         key: dotted configuration key of the set.
 
     Returns:
-        [rows] of train, val, test or None (in no part), indexed as the table.
+        [rows] of train, val, test or None (in no split), indexed as the table.
 
     Raises:
         ConfigError: the rule does not fit the set.

@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from vqr1.errors import DataError
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import Measured, headline, measure
 from vqr1.evaluation.partial_predictions import finished_file
 from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.evaluation.predictions import BoolArray, Predictions, bootstrap_clusters
-from vqr1.evaluation.set_metrics import MetricOptions
 from vqr1.evaluation.summary import set_seed
 from vqr1.iqa.bootstrap import Units, bootstrap_draws
 from vqr1.iqa.comparison import (

@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 
 from vqr1.evaluation.compare import EvaluatedRun, SetComparison
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import HEADLINE, Measured, headline
 from vqr1.evaluation.report import TRAINED, number, with_interval
 from vqr1.evaluation.report_values import finite
-from vqr1.evaluation.set_metrics import MetricOptions
 from vqr1.evaluation.tables import Table
 
 

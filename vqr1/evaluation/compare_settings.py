@@ -21,10 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vqr1.evaluation.compare import EvaluatedRun, aligned_parts, sets_of
+from vqr1.evaluation.metric_options import MetricOptions
+from vqr1.evaluation.metrics import Measured, measure
 from vqr1.evaluation.predictions import Predictions, bootstrap_clusters
 from vqr1.evaluation.report import number, with_interval
 from vqr1.evaluation.report_values import finite
-from vqr1.evaluation.set_metrics import Measured, MetricOptions, measure
 from vqr1.evaluation.summary import set_seed
 from vqr1.evaluation.tables import Table
 from vqr1.iqa.bootstrap import Units, bootstrap_draws

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import FITTED, Measured, all_entries, measure
-from vqr1.evaluation.set_metrics import MetricOptions, SetMetrics
+from vqr1.evaluation.set_metrics import SetMetrics
 from vqr1.iqa.correlation import MetricValue
 
 

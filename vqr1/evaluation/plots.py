@@ -14,10 +14,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import Measured, headline
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.report import number
-from vqr1.evaluation.set_metrics import MetricOptions, SetMetrics
+from vqr1.evaluation.set_metrics import SetMetrics
 from vqr1.evaluation.summary import scored_rows, set_seed
 from vqr1.iqa.bootstrap import Units, resample_counts
 from vqr1.iqa.correlation import FloatArray

@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vqr1.evaluation.dataset_averages import SetMeans, all_metrics, set_means
+from vqr1.evaluation.group_metrics import ReferenceMeans
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import FITTED, HEADLINE, Measured, labels
-from vqr1.evaluation.set_metrics import MetricOptions, ReferenceMeans, SetMetrics
+from vqr1.evaluation.set_metrics import SetMetrics
 from vqr1.evaluation.tables import Table
 
 TRAINED = " †"

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from vqr1.evaluation.group_metrics import ReferenceMeans
 from vqr1.evaluation.metrics import HEADLINE, Measured
 from vqr1.evaluation.report import Evaluation
-from vqr1.evaluation.set_metrics import ReferenceMeans, SetMetrics
+from vqr1.evaluation.set_metrics import SetMetrics
 from vqr1.evaluation.trained_on import TrainedOn
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from vqr1.config import ReportConfig
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.plots import mean_plot, set_plots
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.published_report import published_tables
@@ -27,7 +28,6 @@ from vqr1.evaluation.report import (
     main_table,
 )
 from vqr1.evaluation.report_values import json_values, metric_values
-from vqr1.evaluation.set_metrics import MetricOptions
 from vqr1.evaluation.tables import Table, to_csv, to_latex, to_markdown
 from vqr1.evaluation.worst_sheet import worst_images, worst_sheet
 from vqr1.tracking import RunLog

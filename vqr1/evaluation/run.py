@@ -22,6 +22,7 @@ from rich.console import Console
 from vqr1.config import EvalConfig, MixtureConfig
 from vqr1.config.affects import Affects, affects
 from vqr1.distributed.environment import RankInfo
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import HEADLINE, headline, metrics_of
 from vqr1.evaluation.partial_predictions import check_settings, finished_file
 from vqr1.evaluation.predictions import Predictions
@@ -33,7 +34,7 @@ from vqr1.evaluation.report_values import (
     with_trained_on,
     with_warning,
 )
-from vqr1.evaluation.set_metrics import MetricOptions, SetMetrics, set_metrics
+from vqr1.evaluation.set_metrics import SetMetrics, set_metrics
 from vqr1.evaluation.tables import to_rich
 from vqr1.inference.mode_checks import held_values
 from vqr1.policy.training_prompt import vision_id_note

@@ -1,69 +1,48 @@
-"""Every metric of one data set: correlations, fits, errors, per-reference means, distortions.
+"""Every metric of one data set: correlations, fits, errors, and what is known of its groups.
 
 What it does: takes the predictions of ONE set and computes each metric with its bootstrap interval
 and, where it does not exist, the reason. A set whose predictions fall while its MOS rise
 is flagged and keeps its negative sign.
 
-Not here: which metrics there are (`vqr1.evaluation.metrics`), means over sets
+Not here: which metrics there are (`vqr1.evaluation.metrics`), metrics among the images of a
+reference or a distortion (`group_metrics.py`), means over sets
 (`vqr1.evaluation.dataset_averages`), tables and plots.
 
-Shape legend: n images with a score, D bootstrap draws, R references.
+Shape legend: n images with a score, D bootstrap draws.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from vqr1.evaluation.calibration import Calibration, calibrate
+from vqr1.evaluation.group_metrics import (
+    DistortionRow,
+    ReferenceMeans,
+    distortion_rows,
+    reference_means,
+)
+from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import (
     FITTED,
     HEADLINE,
-    METRICS,
     FittedMetric,
     Measured,
-    Metric,
     measure,
 )
 from vqr1.evaluation.predictions import (
     Predictions,
-    Resample,
-    ScoreRule,
     bootstrap_clusters,
 )
 from vqr1.evaluation.summary import scored_rows, set_seed
 from vqr1.evaluation.trained_on import TrainedOn
 from vqr1.iqa.bootstrap import Units, bootstrap_draws, resample_counts
-from vqr1.iqa.correlation import MIN_PAIRS, FloatArray, MetricValue
+from vqr1.iqa.correlation import FloatArray
 from vqr1.iqa.logistic import Curve, LogisticFit, fit_logistic
-
-
-@dataclass(frozen=True)
-class MetricOptions:
-    """How metrics are computed.
-
-    Attributes:
-        curves: logistic maps to fit; the first is the one of plots and calibration.
-        rule: which images have a score.
-        resample: what the bootstrap draws; `auto` takes references where at least five are shared
-            by images, else images.
-        draws: D; 0 computes no intervals.
-        level: confidence level.
-        seed: seed of the draws.
-        metrics: the metrics of scores as they are.
-    """
-
-    curves: tuple[Curve, ...] = ("logistic4", "logistic5")
-    rule: ScoreRule = "valid_mean"
-    resample: Resample = "auto"
-    draws: int = 1000
-    level: float = 0.95
-    seed: int = 0
-    metrics: tuple[Metric, ...] = METRICS
 
 
 @dataclass(frozen=True)
@@ -72,55 +51,6 @@ class FitMetrics:
 
     fit: LogisticFit
     metrics: Mapping[str, Measured]
-
-
-@dataclass(frozen=True)
-class ReferenceMeans:
-    """Correlations within each reference, averaged over the references.
-
-    Attributes:
-        references: R, the references that enter.
-        excluded: references without a correlation.
-        reasons: how many of them by the reason why there is none.
-        metrics: mean of the references' metrics by name, its interval over references.
-    """
-
-    references: int
-    excluded: int
-    reasons: Mapping[str, int]
-    metrics: Mapping[str, Measured]
-
-    @property
-    def srcc(self) -> Measured:
-        """The headline."""
-        return self.metrics[HEADLINE]
-
-    @property
-    def total(self) -> int:
-        """All references of the set."""
-        return self.references + self.excluded
-
-
-@dataclass(frozen=True)
-class DistortionRow:
-    """Correlations among the images of one distortion.
-
-    Attributes:
-        name: the distortion.
-        images: its images with a score: those that enter.
-        total: all its images.
-        metrics: by name.
-    """
-
-    name: str
-    images: int
-    total: int
-    metrics: Mapping[str, MetricValue]
-
-    @property
-    def srcc(self) -> MetricValue:
-        """The headline."""
-        return self.metrics[HEADLINE]
 
 
 @dataclass(frozen=True)
@@ -234,8 +164,8 @@ def set_metrics(predictions: Predictions, options: MetricOptions) -> SetMetrics:
         unit_count=units.count,
         metrics=measured,
         fits=fits,
-        per_reference=_reference_means(predictions, seed, options),
-        distortions=_distortion_rows(predictions, options),
+        per_reference=reference_means(predictions, seed, options),
+        distortions=distortion_rows(predictions, options),
         calibration=calibrate(scored, scores, main_fit),
         warnings=_warnings(predictions, len(scored), measured[HEADLINE], note),
         draws=draws,
@@ -312,73 +242,6 @@ def _fit_draws(
             for metric in metrics:
                 values[metric.name].append(metric.read(refit).value)
     return {name: np.asarray(found) for name, found in values.items()}
-
-
-def _reference_means(
-    predictions: Predictions, seed: int, options: MetricOptions
-) -> ReferenceMeans | None:
-    # References of all images: one whose images have no score is missing, and counted.
-    labels = predictions.clusters()
-    if labels is None:
-        return None
-    scores = predictions.image_scores(options.rule)
-    rows: dict[str, list[int]] = {}
-    for row, label in enumerate(labels):
-        rows.setdefault(label, [])
-        if np.isfinite(scores[row]):
-            rows[label].append(row)
-    metrics = [metric for metric in options.metrics if metric.by_group]
-    values: dict[str, list[float]] = {metric.name: [] for metric in metrics}
-    reasons: Counter[str] = Counter()
-    for members in rows.values():
-        found = {
-            metric.name: metric.compute(scores[members], predictions.mos[members])
-            for metric in metrics
-        }
-        obstacles = [result.reason for result in found.values() if result.reason]
-        if obstacles:
-            few = len(members) < MIN_PAIRS
-            reasons[f"fewer than {MIN_PAIRS} images with a score" if few else obstacles[0]] += 1
-            continue
-        for name, result in found.items():
-            values[name].append(result.value)
-    count = len(values[HEADLINE])
-    means = {name: _mean_over_units(values[name], seed, options) for name in values}
-    return ReferenceMeans(count, len(rows) - count, dict(reasons), means)
-
-
-def _mean_over_units(values: Sequence[float], seed: int, options: MetricOptions) -> Measured:
-    """Mean of one value a unit, with the units resampled."""
-    if not values:
-        reason = "no reference has three scored images with different scores"
-        return measure(MetricValue(math.nan, reason), np.empty(0), 0, options.level)
-    array = np.asarray(values)
-    blocks = resample_counts(Units.of(len(array), None), options.draws, seed)
-    draws = [block @ array / len(array) for block in blocks]
-    drawn = np.concatenate(draws) if draws else np.empty(0)
-    return measure(MetricValue(float(array.mean())), drawn, len(array), options.level)
-
-
-def _distortion_rows(predictions: Predictions, options: MetricOptions) -> tuple[DistortionRow, ...]:
-    names = dict.fromkeys(name for name in predictions.distortions if name is not None)
-    if len(names) < 2:
-        return ()
-    labels = np.asarray(predictions.distortions, dtype=object)
-    scores = predictions.image_scores(options.rule)
-    rows = []
-    for name in names:
-        named = labels == name
-        members = named & np.isfinite(scores)
-        found = {
-            metric.name: metric.compute(scores[members], predictions.mos[members])
-            for metric in options.metrics
-            if metric.by_group
-        }
-        rows.append(DistortionRow(str(name), int(members.sum()), int(named.sum()), found))
-    # Metrics that do not exist come last.
-    return tuple(
-        sorted(rows, key=lambda row: (math.isnan(row.srcc.value), row.srcc.value, row.name))
-    )
 
 
 def _warnings(

@@ -138,7 +138,7 @@ def backward(
         return _CUDA_BACKWARD(
             grad, q, k, v, out, lse.contiguous(), *sizes, 0.0, causal, unused, unused, scale=scale
         )
-    return math_backward(grad, q, k, v, out, lse, causal=causal, scale=scale)
+    return math_backward(grad, q, k, v, out=out, lse=lse, causal=causal, scale=scale)
 
 
 def _scores(
@@ -180,9 +180,9 @@ def math_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    *,
     out: Tensor,
     lse: Tensor,
-    *,
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:

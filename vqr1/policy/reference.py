@@ -43,7 +43,7 @@ class FrozenCopy:
         model: the policy on its device.
         vision_frozen: its tower does not train.
         place: where the copy lies between its passes: on the device, in host memory, or sharded: a
-            piece of each weight on each process's device.
+            shard of each weight on each process's device.
 
     Attributes:
         model: the copy.
@@ -56,11 +56,11 @@ class FrozenCopy:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.shares_vision = vision_frozen
         self.device = next(model.parameters()).device
-        self._pieces: dict[str, DTensor] = {}
+        self._shards: dict[str, DTensor] = {}
         if place == "sharded" and dist.is_initialized():
             mesh = init_device_mesh(self.device.type, (dist.get_world_size(),))
             for name, weight in self.model.named_parameters():
-                self._pieces[name] = distribute_tensor(weight.data, mesh, [Shard(0)])
+                self._shards[name] = distribute_tensor(weight.data, mesh, [Shard(0)])
                 weight.data = weight.data.new_empty(0)
         elif place == "host":
             for tensor in self._tensors().values():
@@ -72,8 +72,8 @@ class FrozenCopy:
 
     def _whole(self, name: str, kept: Tensor) -> Tensor:
         """A weight as passes need it."""
-        if name in self._pieces:
-            return self._pieces[name].full_tensor()
+        if name in self._shards:
+            return self._shards[name].full_tensor()
         return kept.to(self.device, non_blocking=True)
 
     @contextmanager
@@ -103,12 +103,12 @@ class FrozenCopy:
             # A head that is the embedding too comes under two names.
             if name not in own:
                 continue
-            piece = self._pieces.get(name)
-            if piece is None:
+            shard = self._shards.get(name)
+            if shard is None:
                 own[name].data.lerp_(value.detach().to(own[name]), share)
             else:
-                target = value.detach().to(piece.device, piece.dtype)
-                piece.lerp_(distribute_tensor(target, piece.device_mesh, [Shard(0)]), share)
+                target = value.detach().to(shard.device, shard.dtype)
+                shard.lerp_(distribute_tensor(target, shard.device_mesh, [Shard(0)]), share)
 
     def state(self, keep: bool = True) -> dict[str, Tensor]:
         """The weights by name, on the host, for a checkpoint.
@@ -118,7 +118,7 @@ class FrozenCopy:
         """
         found = {}
         for name, weight in self.model.named_parameters():
-            whole = self._whole(name, weight.data) if name in self._pieces else weight.data
+            whole = self._whole(name, weight.data) if name in self._shards else weight.data
             if keep:
                 found[name] = whole.detach().cpu().clone()
         return found

@@ -24,7 +24,7 @@ def served_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     Adapters are added to a copy: taking them out of the weights again would leave rounding.
 
     Args:
-        model: the policy, bare or with active adapters; its weights whole in this process.
+        model: the policy, bare or with active adapters; its weights in full in this process.
     """
     core = unwrap(model)
     for name, parameter in core.named_parameters():

@@ -112,7 +112,7 @@ def encode_images(
         model: the policy, bare or wrapped.
         prompts: B prompts with their images.
         at_once: in one pass on a CPU too, whose caches would rather have several: processes that
-            hold pieces of the tower have to make the same number of passes.
+            hold shards of the tower have to make the same number of passes.
 
     Returns:
         Features of the images of B prompts.

@@ -46,7 +46,7 @@ class RolloutEngine(SamplingEngine, Protocol):
     """Samples responses from a policy that is trained."""
 
     def synchronise(self) -> None:
-        """Takes over the policy's current weights, which are whole in every process.
+        """Takes over the policy's current weights, which are full in every process.
 
         Called by all processes at the same point, after every update and before whatever samples
         next.

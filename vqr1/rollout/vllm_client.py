@@ -237,7 +237,7 @@ class VllmLink:
         """Give the server the policy's weights, and let it forget what it computed with others.
 
         Args:
-            model: the policy, bare or with adapters; its weights whole in this process.
+            model: the policy, bare or with adapters; its weights in full in this process.
         """
         if self._config.weights == "adapter":
             self._send_adapter(model)
@@ -260,7 +260,7 @@ class VllmLink:
         self.current = True
 
     def _send_adapter(self, model: Any) -> None:
-        # Not its state dict: asking for that would cut sharded weights into their pieces again.
+        # Not its state dict: asking for that would shard the weights again.
         whole = {name: weight.detach() for name, weight in model.named_parameters()}
         model.save_pretrained(self._adapter_dir, state_dict=whole)
         session, url = self.client.session, f"{self._url}/v1"

@@ -140,7 +140,7 @@ class VllmColocatedEngine:
         seed: int,
         vision: VisionFeatures | None = None,
     ) -> Rollout:
-        """Samples `group_size` responses for every prompt; see `RolloutEngine.sample`.
+        """As `SamplingEngine.sample`, by the engine in this process.
 
         Raises:
             ModelError: vLLM builds another prompt, or answers something else than was asked for.

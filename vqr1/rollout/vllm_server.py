@@ -118,7 +118,7 @@ class VllmServerEngine:
         seed: int,
         vision: VisionFeatures | None = None,
     ) -> Rollout:
-        """Samples `group_size` responses for every prompt; see `RolloutEngine.sample`.
+        """As `SamplingEngine.sample`, by the server.
 
         Raises:
             RolloutLostError: the server does not answer any more.

@@ -133,7 +133,7 @@ class GrpoModule(L.LightningModule):
         self.model.eval()
         vision, scored, answer_metrics = self._sample(batch)
         sampled = time.perf_counter()
-        # A second set of weights is whole in every process.
+        # A second set of weights is full in every process.
         own_weights = isinstance(self.reference, FrozenCopy)
         with nullcontext() if own_weights else self.sharding.unsharded():
             reference = self._reference_logprobs(batch, scored, vision.detach())
@@ -240,7 +240,7 @@ class GrpoModule(L.LightningModule):
         self, batch: RankingBatch, scored: ScoredRollout, vision: VisionFeatures
     ) -> Tensor | None:
         reference, signal = self.reference, bool(scored.has_variance.any())
-        # Pieces of it are put together by all processes, or by none.
+        # Its shards are gathered by all processes, or by none.
         if reference is None or not all_reduce_max(signal):
             return None
         mask = scored.rollout.mask & scored.has_variance[:, None, None]

@@ -67,7 +67,7 @@ class ReplicatedStrategy(DDPStrategy):
 
 
 class ShardedStrategy(ReplicatedStrategy):
-    """Every process holds a piece of each block (FSDP2).
+    """Every process holds a shard of each block (FSDP2).
 
     Args:
         half_passes: the passes compute in bfloat16.
@@ -80,7 +80,7 @@ class ShardedStrategy(ReplicatedStrategy):
         self._half_passes = half_passes
 
     def configure_ddp(self) -> None:
-        """Cut the weights, which are rank 0's in all of them, into pieces."""
+        """Shard the weights, which are rank 0's in all of them."""
         super().configure_ddp()
         module = self.lightning_module
         assert isinstance(module, GrpoModule)
@@ -97,13 +97,13 @@ class ShardedStrategy(ReplicatedStrategy):
         return state
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Cut full optimizer state as the weights are cut."""
-        cut = []
+        """Shard full optimizer state as the weights are."""
+        sharded = []
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             state = {i: shard_like(values, parameters[i]) for i, values in saved["state"].items()}
-            cut.append({**saved, "state": state})
-        super().load_optimizer_state_dict({**checkpoint, "optimizer_states": cut})
+            sharded.append({**saved, "state": state})
+        super().load_optimizer_state_dict({**checkpoint, "optimizer_states": sharded})
 
 
 class ZeroStrategy(ReplicatedStrategy):
@@ -155,7 +155,7 @@ class ZeroStrategy(ReplicatedStrategy):
         self._sharding.load_optimizer_state(checkpoint["optimizer_states"][0])
 
     def teardown(self) -> None:
-        """Leave the weights where they are: the pieces are put together after the fit."""
+        """Leave the weights where they are: the shards are gathered after the fit."""
         if self._sharding is None:
             super().teardown()
             return
