@@ -18,6 +18,7 @@ from tests.cli.bad_input_cases import CASES, Case
 from tests.cli.conftest import Command
 from tests.support.images import noise_image
 from tools.faults.small_set import write_kadid
+from tools.tiny_checkpoints import build
 from vqr1.cli import compose, data, evaluate, export, score, summarize, sync, train
 from vqr1.cli import main as vqr1
 from vqr1.config import config_dir
@@ -117,6 +118,15 @@ def write_folders(place: Path) -> None:
         (place / name / file).write_text(content)
     (place / "sheets").mkdir()
     noise_image(1).save(place / "sheets" / "kadid.png")
+
+
+def write_checkpoints(place: Path) -> None:
+    """A checkpoint, and one with the image processor of another family."""
+    build("qwen3_vl", place / "qwen3")
+    build("qwen3_vl", place / "mixed")
+    build("qwen2_5_vl", place / "other")
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        shutil.copyfile(place / "other" / name, place / "mixed" / name)
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,11 @@ def load_processor(config: ModelConfig) -> Any:
         processor = AutoProcessor.from_pretrained(
             source, **origin_of(config), trust_remote_code=False
         )
+    except ImportError as error:
+        raise ModelError(
+            f"model.path={source}: its processor needs a package that is not installed here "
+            f"({first_line(error)})"
+        ) from error
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model.path={source}: its processor cannot be loaded; copy the processor and "
@@ -128,6 +133,11 @@ def load_policy(
     own, parts = family_of(model), parts_of(model)
     use_fast_layers(model)
     model.image_encoding = own.image_encoding(processor.image_processor)
+    problem = own.encoding_problem(model.config, model.image_encoding)
+    if problem is not None:
+        raise ModelError(
+            f"model.path={source}: {problem}; copy the processor files of the base model into it"
+        )
     if config.freeze_vision:
         parts.vision.requires_grad_(False)
     if gradient_checkpointing:

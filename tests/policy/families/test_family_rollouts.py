@@ -1,7 +1,7 @@
 """Responses of every family, against its own class.
 
-Greedy ones are those of `generate`, sampled ones fit its probabilities, expected scores are sums over
-all numbers, and what is exported is the same model.
+Greedy ones are those of `generate`, sampled ones fit its probabilities, expected scores are sums
+over all numbers, and what is exported is the same model.
 """
 
 from __future__ import annotations

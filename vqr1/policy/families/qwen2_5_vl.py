@@ -78,6 +78,10 @@ class Qwen25VL(Family):
         """Patches, as the checkpoint's numbers ask for them."""
         return PatchEncoding.of(image_processor, self.title)
 
+    def encoding_problem(self, config: Any, encoding: PatchEncoding) -> str | None:
+        """Patches of another size."""
+        return encoding.problem(config.vision_config)
+
     def released_encoding(self, config: Any) -> PatchEncoding:
         """CLIP's normalisation."""
         vision = config.vision_config
