@@ -142,6 +142,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tables(place)
     write_folders(place)
     write_checkpoints(place)
+    write_refused_checkpoints(place)
     (place / "jsonl" / "deep.jsonl").write_text("[" * 100_000)
     (place / "jsonl" / "list.jsonl").write_text("[1]\n")
     (place / "matlab" / "dmos_realigned.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\x00" * 200)
@@ -157,7 +158,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def write_checkpoints(place: Path) -> None:
+def write_refused_checkpoints(place: Path) -> None:
     """Checkpoints that are refused before their weights are looked at."""
     tiny = json.loads((tiny_policy_folder() / "config.json").read_text(encoding="utf-8"))
     for name, values in (
