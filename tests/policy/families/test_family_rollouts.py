@@ -60,7 +60,7 @@ def test_greedy_equals_generate_token_for_token(
     case: FamilyCase, policy: Policy, images: int
 ) -> None:
     model, limit = policy.model, 10
-    prompts = prompts_of(case, policy, images).select(0, 5 - 2 * images)
+    prompts = prompts_of(case, policy, images).select(0, 4 - images)
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=limit)
     engine = LocalEngine(model, policy.processor.tokenizer, LARGE)
     found = engine.sample(prompts, group_size=1, sampling=greedy, seed=0)
@@ -151,7 +151,7 @@ def test_expected_scores_equal_brute_force(case: FamilyCase, policy: Policy) -> 
     ]
     mass = sum(shares)
     mean = sum(s * value for s, value in zip(shares, written.values, strict=True)) / mass
-    assert mass > 0.001
+    assert mass > 1e-4
     assert float(found.mass) == pytest.approx(mass, rel=1e-5)
     assert float(found.score) == pytest.approx(mean, abs=1e-6)
 
