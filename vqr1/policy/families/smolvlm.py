@@ -92,17 +92,6 @@ class SmolVLM(Family):
         features = core.model.connector(tower(pixel_values=tiles).last_hidden_state)
         return [part.flatten(0, 1) for part in features.split(counts)]
 
-    def chat_text(self, processor: Any, prompt_text: str, vision_id: bool) -> str:
-        """The checkpoint's own template, which numbers no images."""
-        content = [{"type": "image"}, {"type": "text", "text": prompt_text}]
-        text: str = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=False,
-            add_generation_prompt=True,
-            **self.template_options(vision_id),
-        )
-        return text
-
     def image_ids(self, processor: Any, encoding: TileEncoding, image: Tensor) -> list[int]:
         """Markers, image tokens and line breaks of all tiles."""
         around, places = processor.fake_image_token, processor.image_token * processor.image_seq_len
