@@ -28,7 +28,8 @@ from rich.table import Table
 from vqr1.cli.options import run_options
 from vqr1.config import DataConfig, LoaderConfig, SamplingConfig
 from vqr1.data.datamodule import RankingDataModule
-from vqr1.policy.loading import load_family, load_policy, load_processor
+from vqr1.policy.checkpoint_config import load_family
+from vqr1.policy.loading import load_policy, load_processor
 from vqr1.policy.prompts import PromptBuilder
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.records import RankingBatch

@@ -27,15 +27,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.clock import now
-from bench.setup import Size, build_model, loaded_images, processor, prompt_batch
+from bench.setup import SUBJECTS, Size, loaded_images
 
 from vqr1.outputs import own_json, target, write_json
 from vqr1.planning.rates import copy_rate
 from vqr1.policy.cpu_linear import packed_weights
-from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.prompt_state import PromptState, read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
+from vqr1.policy.unwrap import parts_of
 from vqr1.policy.vision import encode_images
 from vqr1.rollout.cuda_graph_decode import StaticDecoder
 from vqr1.rollout.decode import Decoder
@@ -44,7 +44,8 @@ from vqr1.rollout.decode import Decoder
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=FAMILY.shapes, default="39m", help="shape of the model")
+    parser.add_argument("--family", choices=SUBJECTS, default="qwen2_5_vl", help="the model's")
+    parser.add_argument("--shape", help="of the model; default: the family's for CPUs")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--images", type=int, default=8, help="B")
@@ -60,12 +61,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def step_bytes(model: Any, prompt: PromptState, slots: int, tokens: int) -> float:
     """Bytes that the middle step of a response must read (C / 2 own tokens)."""
-    text, head = model.model.language_model, model.lm_head
-    layers = sum(p.nbytes for p in (*text.layers.parameters(), *text.norm.parameters()))
+    parts = parts_of(model)
+    layers = sum(p.nbytes for p in (*parts.text_layers.parameters(), *parts.text.norm.parameters()))
     keys = sum(part.nbytes for layer in (*prompt.keys, *prompt.values) for part in layer)
     row = sum(layer[0][0, :, 0].nbytes for layer in (*prompt.keys, *prompt.values))
     own = prompt.last_hidden.shape[0] * slots * row * tokens / 2
-    return float(layers + head.weight.nbytes + keys + own)
+    return float(layers + parts.head.weight.nbytes + keys + own)
 
 
 def decode_seconds(decoder: Decoder, rows: int, tokens: int, device: torch.device) -> list[float]:
@@ -86,11 +87,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    subject = SUBJECTS[options.family]
+    options.shape = options.shape or subject.family.shapes[0]
     print(f"building a {options.shape} model on {device} ...", file=sys.stderr, flush=True)
-    model = build_model(options.shape, dtype, device).eval()
+    model, reader = subject.model(options.shape, dtype, device).eval(), subject.processor()
+    model.image_encoding = subject.family.image_encoding(reader.image_processor)
     use_fast_layers(model)
     size = Size("", options.width, options.height, options.images, options.group, options.tokens)
-    prompts = prompt_batch(processor(), loaded_images(size)).to(device)
+    prompts = subject.builder(reader)(loaded_images(size)).to(device)
     state = read_prompts(model, pack_prompts(model, prompts, encode_images(model, prompts)))
     rows = options.images * options.group
     needed, rate = step_bytes(model, state, options.group, options.tokens), copy_rate(device)
@@ -105,7 +109,7 @@ def main() -> None:
         kinds["graph"] = StaticDecoder
     for name, kind in kinds.items():
         decoder = kind(model, state, options.group, options.tokens)
-        with packed_weights(model.model.language_model, rows):
+        with packed_weights(parts_of(model).text, rows):
             started = time.perf_counter()
             times = decode_seconds(decoder, rows, options.tokens, device)
             whole = time.perf_counter() - started

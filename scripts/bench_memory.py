@@ -2,6 +2,7 @@
 
     python scripts/bench_memory.py                 # the tiny policy and the 39 M model, seven sizes
     python scripts/bench_memory.py --quick         # the 39 M model's smallest size only
+    python scripts/bench_memory.py --quick --family smolvlm
 
 The tiny policy trains by `train.py` on the demo set; the 39 M model, whose answers are noise that
 no reward could rank, by the same step under the benchmark's reward (`bench/ours.py`). Each line is
@@ -16,20 +17,20 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.setup import Size, save_weights
+from bench.setup import SUBJECTS, Size, Subject, loaded_images
 from bench_step import run_in_process
 
 from vqr1.cli.plan import libraries, load_train_config
 from vqr1.planning.check import STEPS, measured_peak
 from vqr1.planning.memory import MemoryPlan, plan_memory
 from vqr1.planning.shape import Work, read_shape, share_of_work
-from vqr1.policy.prompts import resize_rule
 
 TINY = ((16, 6, 48), (32, 8, 32))
 """B, K, C with the demo set's images of 112 x 112."""
@@ -56,16 +57,19 @@ def tiny(images: int, group: int, tokens: int) -> tuple[MemoryPlan, float]:
     return plan_memory(config, shape, work, process=libraries()), found
 
 
-def larger(size: Size, weights: Path) -> tuple[MemoryPlan, float]:
-    """The plan of the 39 M model's step, and its measured peak in MiB."""
+def larger(subject: Subject, size: Size, weights: Path) -> tuple[MemoryPlan, float]:
+    """The plan of a step of a family's model for CPUs, and its measured peak in MiB."""
     config = load_train_config([f"model.path={weights}"])
-    options = argparse.Namespace(threads=1, steps=STEPS - 1, device="cpu")
+    options = argparse.Namespace(
+        threads=1, steps=STEPS - 1, device="cpu", family=subject.model_type
+    )
     result = run_in_process(options, "ours", size, weights)
-    shape = read_shape(config.model)
-    rule = resize_rule(shape.family, None, config.model.min_pixels, 2**22)
-    tower = shape.family.tower_cost(shape.config, rule, (size.width, size.height))
-    text = result["prompt_tokens"] - tower.tokens
-    work = Work(size.images, size.group, tower, text, size.tokens)
+    if "failed" in result:
+        sys.exit(result["failed"])
+    shape, builder = read_shape(config.model), subject.builder(subject.processor())
+    tower = shape.family.tower_cost(shape.config, builder.rule, (size.width, size.height))
+    length = len(builder(loaded_images(replace(size, images=1))).input_ids[0])
+    work = Work(size.images, size.group, tower, length - tower.tokens, size.tokens)
     plan = plan_memory(config, shape, work, process=libraries())
     return plan, result["peak_mib"]
 
@@ -85,17 +89,20 @@ def main() -> None:
     """Plan, measure and print each size."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the 39 M model's smallest size only")
-    quick = parser.parse_args().quick
+    parser.add_argument("--family", choices=SUBJECTS, default="qwen2_5_vl", help="the model's")
+    options = parser.parse_args()
+    subject = SUBJECTS[options.family]
+    shape = subject.family.shapes[0]
     libraries()  # before anything else is in this process
     print("                 B  K    C  planned MiB  measured MiB  ratio  on top only")
-    for sizes in () if quick else TINY:
+    for sizes in () if options.quick else TINY:
         show("tiny 112x112", sizes, *tiny(*sizes))
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder)
-        save_weights("39m", torch.float32, torch.device("cpu"), weights)
-        for size in LARGER[:1] if quick else LARGER:
+        subject.save_weights(shape, torch.float32, torch.device("cpu"), weights)
+        for size in LARGER[:1] if options.quick else LARGER:
             sizes = (size.images, size.group, size.tokens)
-            show(f"39m {size.name}", sizes, *larger(size, weights))
+            show(f"{shape} {size.name}", sizes, *larger(subject, size, weights))
 
 
 if __name__ == "__main__":

@@ -190,7 +190,9 @@ class OwnScorer:
         )
         sampling: SamplingConfig = replace(mode.sampling, max_new_tokens=exactly or MOST_TOKENS)
         if exactly is not None:
-            policy.processor.tokenizer = EndlessTokenizer(policy.processor.tokenizer)
+            policy.processor.tokenizer = EndlessTokenizer(
+                policy.processor.tokenizer, policy.family.end_of_turn
+            )
         self._scorer = Scorer(
             LocalBackend(policy, config),
             prompt,

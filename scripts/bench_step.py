@@ -6,10 +6,12 @@ Every contestant runs in a process of its own, one after the other, so that peak
 
     python scripts/bench_step.py --quick --json bench.json     # 448x336 only
     python scripts/bench_step.py --json bench.json             # all sizes and sweeps
+    python scripts/bench_step.py --family smolvlm --no-sweep   # another family, 448x336
     python scripts/bench_step.py --shape 3b --device cuda      # shapes of the released models
 
-What is compared, and what came out: docs/performance.md. Not here: rewards that mean anything; the
-text of the responses is noise.
+`counted_ratio` is TRL's number of operations over ours, counted from shapes: what sharing alone
+could gain. What is compared, and what came out: docs/performance.md. Not here: rewards that mean
+anything; the text of the responses is noise.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +34,11 @@ import trl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.setup import SIZES, Size, save_weights
+from bench.counts import Counts, counted
+from bench.setup import SIZES, SUBJECTS, Size
 
 from vqr1.outputs import own_json, target, write_json
 from vqr1.planning.rates import peak_rates
-from vqr1.policy.families.qwen2_5_vl import FAMILY
 
 CONTESTANTS = ("trl", "ours", "ours, PyTorch linears")
 GROUPS = (2, 4, 8, 16)
@@ -47,7 +50,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the first size only, no sweep")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
-    parser.add_argument("--shape", choices=FAMILY.shapes, default="39m", help="shape of the model")
+    parser.add_argument("--family", choices=SUBJECTS, default="qwen2_5_vl", help="the model's")
+    parser.add_argument("--shape", help="of the model; default: the family's for CPUs")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after one warm-up")
@@ -59,35 +63,40 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=target(own_json("bench_step")), help="file for every metric")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    shapes = SUBJECTS[options.family].family.shapes
+    options.shape = options.shape or shapes[0]
+    if options.shape not in shapes:
+        parser.error(f"--shape {options.shape}: {options.family} has {', '.join(shapes)}")
+    return options
 
 
 def work(options: argparse.Namespace) -> None:
     """Runs one contestant in this process and prints its metrics as the last line."""
     torch.set_num_threads(options.threads)
     task = json.loads(options.worker)
-    size = Size(**task["size"])
+    size, subject = Size(**task["size"]), SUBJECTS[options.family]
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         if task["contestant"] == "trl":
             from bench import peer
 
-            result = peer.run(size, options.weights, work, device, options.steps)
+            result = peer.run(subject, size, options.weights, work, device, options.steps)
         else:
             from bench import ours
 
             fast = task["contestant"] == "ours"
-            result = ours.run(size, options.weights, work, device, options.steps, fast)
+            result = ours.run(subject, size, options.weights, work, device, options.steps, fast)
     print(json.dumps(result))
 
 
 def run_in_process(options: argparse.Namespace, contestant: str, size: Size, weights: Path) -> Any:
-    """One contestant at one size; None if its process was killed or failed."""
+    """One contestant at one size; `failed` and the reason if its process was killed or failed."""
     task = json.dumps({"contestant": contestant, "size": vars(size)})
     command = [sys.executable, __file__, "--worker", task, "--weights", str(weights)]
     command += ["--threads", str(options.threads), "--steps", str(options.steps)]
-    command += ["--device", options.device]
+    command += ["--device", options.device, "--family", options.family]
     print(
         f"  {size.name}, K={size.group}: {contestant}, {options.steps + 1} steps ...",
         file=sys.stderr,
@@ -96,7 +105,8 @@ def run_in_process(options: argparse.Namespace, contestant: str, size: Size, wei
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print(f"  {contestant}: exit code {done.returncode}\n{done.stderr[-2000:]}", flush=True)
-        return None
+        printed = done.stderr.strip().splitlines()
+        return {"failed": f"exit code {done.returncode}: {printed[-1] if printed else ''}"}
     return summarise(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
@@ -109,33 +119,42 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def with_ratios(results: dict[str, Any], peaks: dict[str, float]) -> dict[str, Any]:
-    """Ratios to TRL and shares of the measured matrix-product rates."""
-    peer = results.get("trl")
+def with_ratios(results: dict[str, Any], counts: Counts, peaks: dict[str, float]) -> dict[str, Any]:
+    """Counts, ratios to TRL, and shares of the measured matrix-product rates."""
+    peer = results.get("trl", {"failed": "not run"})
     for name, result in results.items():
-        if result is None or name == "trl":
+        if "failed" in result or name == "trl":
             continue
-        median, flops = result["median"], result["flops"]
+        median = result["median"]
+        result["prompt_tokens"] = counts.prompt_tokens
+        result["flops"] = {
+            part: getattr(counts.ours, part) for part in ("forward", "update", "step")
+        }
         result["share_of_peak"] = {
             kind: {
-                "step": flops["step"] / median["total"] / rate,
-                "update": flops["update"] / median["update"] / rate,
+                "step": counts.ours.step / median["total"] / rate,
+                "update": counts.ours.update / median["update"] / rate,
             }
             for kind, rate in peaks.items()
         }
-        if peer is not None:
+        if "failed" not in peer:
             result["times_faster"] = peer["median"]["total"] / median["total"]
             result["times_less_cpu"] = peer["median"]["cpu"] / median["cpu"]
             result["share_of_memory"] = result["peak_mib"] / peer["peak_mib"]
     return results
 
 
-def show(size: Size, results: dict[str, Any]) -> None:
-    """Prints one line for each contestant."""
-    print(f"{size.name}: B={size.images}, K={size.group}, C={size.tokens}")
+def show(size: Size, results: dict[str, Any], counts: Counts) -> None:
+    """Prints the counts, and one line for each contestant."""
+    shares = ", ".join(f"{part} {share:.0%}" for part, share in counts.shares.items())
+    print(
+        f"{size.name}: B={size.images}, K={size.group}, C={size.tokens}; prompt "
+        f"{counts.prompt_tokens} tokens, {counts.image_tokens} of the image; TRL's operations: "
+        f"{shares}; {counts.ratio:.2f} x ours"
+    )
     for name, result in results.items():
-        if result is None:
-            print(f"  {name:<22} no result")
+        if "failed" in result:
+            print(f"  {name:<22} no result: {result['failed']}")
             continue
         median = result["median"]
         # Ours counts image processing apart; the peer's update holds it.
@@ -146,7 +165,11 @@ def show(size: Size, results: dict[str, Any]) -> None:
             f"  cpu {median['cpu']:7.2f} s  peak {result['peak_mib']:7.0f} MiB"
         )
         if "times_faster" in result:
-            line += f"  {result['times_faster']:.1f} x faster, {result['times_less_cpu']:.1f} x CPU"
+            reached = result["times_faster"] / counts.ratio
+            line += (
+                f"  {result['times_faster']:.1f} x faster ({reached:.2f} of the counted ratio), "
+                f"{result['times_less_cpu']:.1f} x CPU"
+            )
         for kind, share in result.get("share_of_peak", {}).items():
             line += f"  update {share['update']:.0%} of {kind} peak"
         print(line, flush=True)
@@ -161,7 +184,9 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
+    subject = SUBJECTS[options.family]
     report: dict[str, Any] = {
+        "family": options.family,
         "shape": options.shape,
         "device": options.device,
         "threads": options.threads,
@@ -175,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights"
-        save_weights(options.shape, dtype, device, weights)
+        subject.save_weights(options.shape, dtype, device, weights)
         report["peak_rates"] = peaks = peak_rates(device, dtype)
         print({name: f"{rate / 1e9:.0f} GFLOP/s" for name, rate in peaks.items()}, flush=True)
         contestants = [name for name in CONTESTANTS if name in options.only]
@@ -183,32 +208,39 @@ def main(argv: list[str] | None = None) -> None:
             contestants = [name for name in contestants if "linears" not in name]
         names = list(SIZES)[:1] if options.quick else options.sizes
         for name in [] if options.sweep_only else names:
-            size = SIZES[name]
-            results = {side: run_in_process(options, side, size, weights) for side in contestants}
-            report["sizes"][name] = with_ratios(results, peaks)
-            show(size, results)
+            report["sizes"][name] = measure(options, SIZES[name], contestants, weights, peaks)
             save(report, options.json)
         if not (options.quick or options.no_sweep):
             sweep(options, weights, report)
     save(report, options.json)
 
 
+def measure(
+    options: argparse.Namespace,
+    size: Size,
+    contestants: Sequence[str],
+    weights: Path,
+    peaks: dict[str, float],
+) -> dict[str, Any]:
+    """Counts and measures one size, and prints it."""
+    counts = counted(SUBJECTS[options.family], options.shape, size)
+    results = {side: run_in_process(options, side, size, weights) for side in contestants}
+    show(size, with_ratios(results, counts, peaks), counts)
+    return {**results, "counted_ratio": counts.ratio, "counted_shares": counts.shares}
+
+
 def sweep(options: argparse.Namespace, weights: Path, report: dict[str, Any]) -> None:
     """Our cost against K at the largest size, and both sides' cost against the prompt's length."""
-    largest = SIZES[list(SIZES)[-1]]
+    largest, peaks = SIZES[list(SIZES)[-1]], report["peak_rates"]
     report["sweep"] = {"group": {}, "prompt": {}}
     for group in GROUPS:
-        size = replace(largest, group=group)
-        result = run_in_process(options, "ours", size, weights)
-        report["sweep"]["group"][str(group)] = result
-        show(size, {"ours": result})
+        found = measure(options, replace(largest, group=group), ["ours"], weights, peaks)
+        report["sweep"]["group"][str(group)] = found["ours"]
         save(report, options.json)
     for width, height in IMAGES:
         size = replace(largest, name=f"{width}x{height}", width=width, height=height)
         sides = [side for side in ("trl", "ours") if side in options.only]
-        results = {side: run_in_process(options, side, size, weights) for side in sides}
-        report["sweep"]["prompt"][size.name] = results
-        show(size, results)
+        report["sweep"]["prompt"][size.name] = measure(options, size, sides, weights, peaks)
         save(report, options.json)
 
 

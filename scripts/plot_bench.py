@@ -17,9 +17,14 @@ from vqr1.errors import ConfigError
 from vqr1.outputs import check_file, own_png, png_metadata
 
 
+def measured(result: dict[str, Any] | None) -> bool:
+    """Whether a contestant has a result."""
+    return result is not None and "median" in result
+
+
 def plot_group_sizes(report: dict[str, Any], unit: str, path: Path) -> None:
     """Cost of one step against K, relative to the smallest K."""
-    sweep = {int(k): v["median"][unit] for k, v in report["sweep"]["group"].items() if v}
+    sweep = {int(k): v["median"][unit] for k, v in report["sweep"]["group"].items() if measured(v)}
     groups = sorted(sweep)
     figure = Figure(figsize=(4.6, 3.2), layout="tight")
     axes = figure.subplots()
@@ -36,7 +41,8 @@ def plot_prompt_lengths(report: dict[str, Any], unit: str, path: Path) -> None:
     """Cost of one step against the prompt's length, both sides; B, K and C stay the same."""
     figure = Figure(figsize=(4.6, 3.2), layout="tight")
     axes = figure.subplots()
-    rows = [row for row in report["sweep"]["prompt"].values() if row.get("trl") and row.get("ours")]
+    rows = report["sweep"]["prompt"].values()
+    rows = [row for row in rows if measured(row.get("trl")) and measured(row.get("ours"))]
     for side, label in {"trl": "TRL 1.16", "ours": "this project"}.items():
         points = [(row["ours"]["prompt_tokens"], row[side]["median"][unit]) for row in rows]
         axes.plot(*zip(*sorted(points), strict=True), "o-", label=label)

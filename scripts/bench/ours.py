@@ -13,25 +13,15 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from bench.clock import Clock
-from bench.setup import (
-    KL_WEIGHT,
-    LEARNING_RATE,
-    EndlessTokenizer,
-    Size,
-    loaded_images,
-    processor,
-    prompt_batch,
-)
-from tools.tiny_policy.factory import MAX_PIXELS, MIN_PIXELS
+from bench.setup import KL_WEIGHT, LEARNING_RATE, EndlessTokenizer, Size, Subject, loaded_images
 from vqr1.config import GrpoConfig, OptimizerConfig, PromptConfig, SamplingConfig
 from vqr1.iqa.answers import FreeText
-from vqr1.planning.flops import step_flops
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.loading import Policy
 from vqr1.policy.memory import peak_memory_mib
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.records import RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
@@ -77,8 +67,8 @@ class _Timed(GrpoModule):
 class _Batches(Dataset[RankingBatch]):
     """The same images at every step, processed anew; begins the clock of each step."""
 
-    def __init__(self, size: Size, clock: Clock, steps: int) -> None:
-        self._images, self._reader = loaded_images(size), processor()
+    def __init__(self, builder: PromptBuilder, size: Size, clock: Clock, steps: int) -> None:
+        self._images, self._builder = loaded_images(size), builder
         self._clock, self._steps = clock, steps
 
     def __len__(self) -> int:
@@ -87,7 +77,7 @@ class _Batches(Dataset[RankingBatch]):
     def __getitem__(self, index: int) -> RankingBatch:
         self._clock.begin()
         with self._clock.phase("images"):
-            prompts = prompt_batch(self._reader, self._images)
+            prompts = self._builder(self._images)
         count = torch.arange(len(prompts))
         names = tuple((f"{number}.png",) for number in range(len(prompts)))
         return RankingBatch("bench", names, prompts, 1.0 + count.float(), count)
@@ -101,20 +91,21 @@ class _StepEnd(L.Callback):
         self._clock.end()
 
 
-def load(folder: Path, device: torch.device, fast: bool) -> Policy:
+def load(subject: Subject, folder: Path, device: torch.device, fast: bool) -> Policy:
     """The policy; `fast` puts the layers of `use_fast_layers` in."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    model = subject.family.model_class().from_pretrained(folder, dtype=dtype)
+    reader = subject.processor()
+    model.image_encoding = subject.family.image_encoding(reader.image_processor)
     if fast:
         use_fast_layers(model)
-    return Policy(model.to(device).eval(), processor(), str(folder))
+    return Policy(model.to(device).eval(), reader, str(folder))
 
 
 def _module(policy: Policy, size: Size, clock: Clock, steps: int) -> GrpoModule:
     sampling = SamplingConfig(max_new_tokens=size.tokens)
-    engine = LocalEngine(
-        policy.model, EndlessTokenizer(policy.processor.tokenizer), MICRO_BATCH_TOKENS
-    )
+    endless = EndlessTokenizer(policy.processor.tokenizer, policy.family.end_of_turn)
+    engine = LocalEngine(policy.model, endless, MICRO_BATCH_TOKENS)
     prompt = PromptConfig(name="any", text="")
     _Timed.clock = clock
     return _Timed(
@@ -137,13 +128,19 @@ def _module(policy: Policy, size: Size, clock: Clock, steps: int) -> GrpoModule:
 
 
 def run(
-    size: Size, folder: Path, work: Path, device: torch.device, steps: int, fast: bool
+    subject: Subject,
+    size: Size,
+    folder: Path,
+    work: Path,
+    device: torch.device,
+    steps: int,
+    fast: bool,
 ) -> dict[str, Any]:
     """Runs one warm-up step and `steps` timed ones; see `peer.run`.
 
     `fast` False leaves PyTorch's own layers in.
     """
-    policy, clock = load(folder, device, fast), Clock()
+    policy, clock = load(subject, folder, device, fast), Clock()
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
@@ -155,24 +152,6 @@ def run(
         enable_model_summary=False,
         default_root_dir=work,
     )
-    loader = DataLoader(_Batches(size, clock, steps + 1), batch_size=None)
-    trainer.fit(_module(policy, size, clock, steps + 1), loader)
-    prompts = prompt_batch(processor(), loaded_images(size)[:1])
-    # Images are of the final size already.
-    rule = policy.family.resize_rule(None, MIN_PIXELS, MAX_PIXELS)
-    height, width = prompts.flat_images[0].shape[:2]
-    tower = policy.family.tower_cost(policy.model.config, rule, (width, height))
-    counted = step_flops(
-        policy.model.config,
-        tower.flops,
-        len(prompts.input_ids[0]),
-        size.images,
-        size.group,
-        size.tokens,
-    )
-    return {
-        "steps": clock.steps[1:],
-        "peak_mib": peak_memory_mib(device),
-        "prompt_tokens": len(prompts.input_ids[0]),
-        "flops": {"forward": counted.forward, "update": counted.update, "step": counted.step},
-    }
+    batches = _Batches(subject.builder(policy.processor), size, clock, steps + 1)
+    trainer.fit(_module(policy, size, clock, steps + 1), DataLoader(batches, batch_size=None))
+    return {"steps": clock.steps[1:], "peak_mib": peak_memory_mib(device)}

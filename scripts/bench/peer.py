@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
-from transformers import Qwen2_5_VLForConditionalGeneration, TrainerCallback
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from bench.clock import Clock
-from bench.setup import KL_WEIGHT, LEARNING_RATE, Size, conversation, loaded_images, processor
+from bench.setup import KL_WEIGHT, LEARNING_RATE, QUESTION, Size, Subject, loaded_images
 from vqr1.policy.memory import peak_memory_mib
 
 
@@ -52,10 +52,13 @@ def _any_reward(completions: list[Any], **_: Any) -> list[float]:
     return [float(number % 3) for number in range(len(completions))]
 
 
-def run(size: Size, folder: Path, work: Path, device: torch.device, steps: int) -> dict[str, Any]:
+def run(
+    subject: Subject, size: Size, folder: Path, work: Path, device: torch.device, steps: int
+) -> dict[str, Any]:
     """Runs one warm-up step and `steps` timed ones.
 
     Args:
+        subject: the model's family.
         size: the problem.
         folder: weights.
         work: folder for the trainer's own files.
@@ -67,7 +70,7 @@ def run(size: Size, folder: Path, work: Path, device: torch.device, steps: int) 
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    model = subject.family.model_class().from_pretrained(folder, dtype=dtype)
     rows = size.images * size.group
     config = GRPOConfig(
         output_dir=str(work),
@@ -88,7 +91,7 @@ def run(size: Size, folder: Path, work: Path, device: torch.device, steps: int) 
         disable_tqdm=True,
         shuffle_dataset=False,
     )
-    question = [{"role": "user", "content": conversation()[0]["content"][1]["text"]}]
+    question = [{"role": "user", "content": QUESTION}]
     images = loaded_images(size)
     repeated = [images[i % len(images)] for i in range(len(images) * (steps + 1))]
     data = Dataset.from_dict(
@@ -101,7 +104,7 @@ def run(size: Size, folder: Path, work: Path, device: torch.device, steps: int) 
         reward_funcs=_any_reward,
         args=config,
         train_dataset=data,
-        processing_class=processor(),
+        processing_class=subject.processor(),
         callbacks=[_StepClock(clock)],
     )
     trainer.train()

@@ -5,19 +5,19 @@ Both contestants load the weights from one folder and see the same images and pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from tools.tiny_policy.factory import MAX_PIXELS, MIN_PIXELS, build_processor, build_tokenizer
-from vqr1.policy.families.qwen2_5_vl import FAMILY
-from vqr1.policy.prompts import resize_rule
-from vqr1.records import PromptBatch
+from vqr1.policy.families import Family, family
+from vqr1.policy.prompts import PromptBuilder
 
 QUESTION = (
     "You are doing the image quality assessment task. Here is the question: What is your overall "
@@ -48,24 +48,93 @@ SIZES = {
 }
 
 
-def processor() -> Qwen2_5_VLProcessor:
-    """A real Qwen2.5-VL processor over a small tokenizer that knows the question's words."""
-    return build_processor(
-        build_tokenizer([QUESTION, "system user assistant You are a helpful assistant."], 512)
+@dataclass(frozen=True)
+class Subject:
+    """A family whose training step is timed.
+
+    Attributes:
+        model_type: the family's.
+        limits: `model.min_pixels` and `model.max_pixels`.
+        image_options: settings of the tiny checkpoint's image processor.
+        options: settings of its processor.
+    """
+
+    model_type: str
+    limits: tuple[int, int] = (MIN_PIXELS, MAX_PIXELS)
+    image_options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> Family:
+        """What the package knows of it."""
+        return family(self.model_type, "the benchmark's model")
+
+    def processor(self) -> Any:
+        """A real processor of the family over a small tokenizer."""
+        if self.model_type == "qwen2_5_vl":
+            # Knows the question's words.
+            texts = [QUESTION, "system user assistant You are a helpful assistant."]
+            return build_processor(build_tokenizer(texts, 512))
+        module = importlib.import_module(f"tools.tiny_checkpoints.{self.model_type}")
+        processor = module.checkpoint().processor
+        images = processor.image_processor
+        processor.image_processor = images.from_dict(images.to_dict() | dict(self.image_options))
+        for name, value in self.options.items():
+            setattr(processor, name, value)
+        return processor
+
+    def config(self, shape: str, reader: Any) -> Any:
+        """The configuration of a model of a shape that knows all tokens of a processor."""
+        config = self.family.shape_config(shape, reader.tokenizer.convert_tokens_to_ids)
+        text = config.get_text_config()
+        text.vocab_size = max(text.vocab_size, len(reader.tokenizer))
+        return config
+
+    def builder(self, reader: Any) -> PromptBuilder:
+        """Makes our side's prompts."""
+        return PromptBuilder(self.family, reader, QUESTION, *self.limits, vision_id=False)
+
+    def save_weights(
+        self, shape: str, dtype: torch.dtype, device: torch.device, folder: Path
+    ) -> None:
+        """Writes the weights that all contestants start from."""
+        self.model(shape, dtype, device).save_pretrained(folder)
+
+    def model(self, shape: str, dtype: torch.dtype, device: torch.device) -> Any:
+        """A model of the given shape with random weights."""
+        config = self.config(shape, self.processor())
+        torch.manual_seed(0)
+        with torch.device(device):
+            return self.family.model_class()._from_config(config, dtype=dtype)
+
+
+FAST_VLM_SIDE, TILE = 384, 512
+"""Sides of the squares that FastVLM and SmolVLM see. The released ones make 1024 x 1024 pixels of
+any image, or 13 such tiles: more than TRL's step has room for on a machine of 24 GiB."""
+
+SUBJECTS = {
+    subject.model_type: subject
+    for subject in (
+        Subject("qwen2_5_vl"),
+        Subject("qwen3_vl"),
+        Subject(
+            "fast_vlm",
+            (FAST_VLM_SIDE**2, FAST_VLM_SIDE**2),
+            {
+                "size": {"shortest_edge": FAST_VLM_SIDE},
+                "crop_size": {"height": FAST_VLM_SIDE, "width": FAST_VLM_SIDE},
+            },
+            {"patch_size": 64},
+        ),
+        Subject(
+            "smolvlm",
+            (TILE**2, TILE**2),
+            {"size": {"longest_edge": TILE}, "max_image_size": {"longest_edge": TILE}},
+            {"image_seq_len": 64},
+        ),
     )
-
-
-def build_model(shape: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """A model of the given shape with random weights."""
-    config = FAMILY.shape_config(shape, processor().tokenizer.convert_tokens_to_ids)
-    torch.manual_seed(0)
-    with torch.device(device):
-        return Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=dtype)
-
-
-def save_weights(shape: str, dtype: torch.dtype, device: torch.device, folder: Path) -> None:
-    """Writes the weights that both contestants start from."""
-    build_model(shape, dtype, device).save_pretrained(folder)
+}
+"""By `model_type`."""
 
 
 def loaded_images(size: Size) -> list[Image.Image]:
@@ -80,30 +149,14 @@ def loaded_images(size: Size) -> list[Image.Image]:
     return result
 
 
-def conversation() -> list[dict[str, Any]]:
-    """The chat that asks about one image."""
-    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
-    return [{"role": "user", "content": content}]
-
-
-def prompt_batch(reader: Qwen2_5_VLProcessor, images: list[Image.Image]) -> PromptBatch:
-    """Tokenised prompts of the images."""
-    text = reader.apply_chat_template(conversation(), add_generation_prompt=True, tokenize=False)
-    rule = resize_rule(FAMILY, reader.image_processor, MIN_PIXELS, MAX_PIXELS)
-    ids = [
-        reader(text=[text], images=[image], return_tensors="pt")["input_ids"][0] for image in images
-    ]
-    return PromptBatch(tuple(ids), tuple((rule.pixels(image),) for image in images))
-
-
 class EndlessTokenizer:
     """The tokenizer without tokens that end a turn: every response fills its length limit."""
 
     pad_token_id = 0
     eos_token_id = -1
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, ends: Sequence[str]) -> None:
+        self._tokenizer, self._ends = tokenizer, {*ends, tokenizer.eos_token}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -113,6 +166,6 @@ class EndlessTokenizer:
         return self._tokenizer(*texts, **options)
 
     def get_vocab(self) -> dict[str, int]:
-        """The vocabulary without the two ends of a turn, which are then never drawn."""
+        """The vocabulary without the ends of a turn, which are then never drawn."""
         vocab: dict[str, int] = self._tokenizer.get_vocab()
-        return {k: v for k, v in vocab.items() if k not in ("<|im_end|>", "<|endoftext|>")}
+        return {word: number for word, number in vocab.items() if word not in self._ends}

@@ -18,10 +18,12 @@ from tests.cli.bad_input_cases import CASES, Case
 from tests.cli.conftest import Command
 from tests.support.images import noise_image
 from tools.faults.small_set import write_kadid
+from tools.tiny_checkpoints import build
 from vqr1.cli import compose, data, evaluate, export, score, summarize, sync, train
 from vqr1.cli import main as vqr1
 from vqr1.config import config_dir
 from vqr1.errors import ConfigError
+from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.sweeps.folder import SweepRecord
 from vqr1.tracking.journal import Journal
 
@@ -130,6 +132,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_label_sets(place)
     write_tables(place)
     write_folders(place)
+    write_checkpoints(place)
     (place / "jsonl" / "deep.jsonl").write_text("[" * 100_000)
     (place / "jsonl" / "list.jsonl").write_text("[1]\n")
     (place / "matlab" / "dmos_realigned.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\x00" * 200)
@@ -143,6 +146,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     journal.start("vqr1", {}, "sqlite:///x.db")
     journal.close()
     return place
+
+
+def write_checkpoints(place: Path) -> None:
+    """Checkpoints that are refused before their weights are looked at."""
+    build("qwen3_vl", place / "qwen3")
+    build("qwen3_vl", place / "mixed")
+    build("qwen2_5_vl", place / "other")
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        shutil.copyfile(place / "other" / name, place / "mixed" / name)
+    tiny = json.loads((tiny_policy_folder() / "config.json").read_text(encoding="utf-8"))
+    for name, values in (
+        ("gemma", {"model_type": "gemma3", "text_config": {"layer_types": ["sliding_attention"]}}),
+        ("remote", {"model_type": "llava_qwen2", "auto_map": {"AutoConfig": "llava_qwen.Config"}}),
+        ("windows", tiny | {"use_sliding_window": True, "max_window_layers": 1}),
+        ("nothing", {}),
+    ):
+        (place / name).mkdir()
+        (place / name / "config.json").write_text(json.dumps(values), encoding="utf-8")
 
 
 KEPT = ("trained", "job", "evaluated", "reported", "swept", "summed", "sheets", "photos", "good")

@@ -7,7 +7,7 @@ import socket
 import huggingface_hub
 import pytest
 
-from vqr1.policy.loading import hub_is_away
+from vqr1.policy.checkpoint_config import hub_is_away
 
 
 def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

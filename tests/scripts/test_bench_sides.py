@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import bench_decode
 from bench import ours
-from bench.setup import Size
+from bench.counts import counted
+from bench.setup import QUESTION, SUBJECTS, Size, loaded_images
 
 
 @pytest.fixture
@@ -32,22 +33,45 @@ def small_weights(tmp_path, monkeypatch):
     vision = {**vision, "depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2,
               "fullatt_block_indexes": [0]}  # fmt: skip
     monkeypatch.setitem(released.SHAPES, "39m", (text, vision))
-    setup.save_weights("39m", torch.float32, torch.device("cpu"), tmp_path / "weights")
+    subject = setup.SUBJECTS["qwen2_5_vl"]
+    subject.save_weights("39m", torch.float32, torch.device("cpu"), tmp_path / "weights")
     return tmp_path / "weights"
 
 
 @pytest.mark.medium
 def test_our_side_times_whole_steps_of_exactly_c_tokens(small_weights, tmp_path):
     size = Size("small", 112, 84, images=2, group=3, tokens=5)
-    result = ours.run(size, small_weights, tmp_path, torch.device("cpu"), steps=2, fast=True)
+    result = ours.run(
+        SUBJECTS["qwen2_5_vl"], size, small_weights, tmp_path, torch.device("cpu"), steps=2,
+        fast=True,
+    )  # fmt: skip
     assert len(result["steps"]) == 2
     for step in result["steps"]:
         assert {"images", "generation", "reference", "update"} <= step.keys()
         phases = sum(seconds for name, seconds in step.items() if name not in ("total", "cpu"))
         assert phases == pytest.approx(step["total"])
-    # One forward pass is counted for rollout and reference each, three for the update, which
-    # does not run the tower forwards again.
-    assert 4 * result["flops"]["forward"] < result["flops"]["step"] < 5 * result["flops"]["forward"]
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_both_sides_see_the_same_prompt_and_are_counted(name):
+    subject = SUBJECTS[name]
+    reader, size = subject.processor(), Size("small", 180, 100, images=2, group=3, tokens=5)
+    prompts = subject.builder(reader)(loaded_images(size))
+    question = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = reader.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+    )
+    theirs = reader(text=[text], images=[loaded_images(size)[0]], return_tensors="pt")
+    assert theirs["input_ids"][0].tolist() == prompts.input_ids[0].tolist()
+    counts = counted(subject, subject.family.shapes[0], size)
+    assert counts.prompt_tokens == len(prompts.input_ids[0])
+    assert sum(counts.shares.values()) == pytest.approx(1)
+    # Three responses an image: TRL sends each prompt three times through the model, five passes;
+    # ours takes the tower's forward pass of the update from the rollout.
+    ours, theirs = counts.ours, counts.peer
+    assert (theirs.vision, theirs.prompt) == (3 * ours.vision, 3 * ours.prompt)
+    assert counts.ratio == pytest.approx(5 * theirs.forward / (5 * ours.forward - ours.vision))
+    assert 1 < counts.ratio < 3.75
 
 
 def test_bytes_of_a_decoding_step_by_hand():

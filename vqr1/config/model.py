@@ -90,6 +90,9 @@ class RecommendedConfig:
     """`model.min_pixels`."""
     max_pixels: PositiveInt
     """`model.max_pixels`."""
+    model_types: list[str] | None = None
+    """Families that these values are for, by `model_type` of a checkpoint's `config.json`:
+    `model.path` of another is refused. null: any."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

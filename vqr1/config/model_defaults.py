@@ -3,8 +3,8 @@
 Each file of `conf/model` has them under `recommended`, and other keys take them by the
 interpolation `${model_default:NAME}` where nothing else sets them: not the command line, an
 experiment, nor a file that was chosen (`optimizer=paper`). `model.path` of another size than the
-chosen file's takes those of the file whose size is nearest. A composed configuration that is
-resolved holds plain numbers, so that a run's record does not change with a later default.
+chosen file's takes those of the file of its family whose size is nearest. A composed configuration
+that is resolved holds plain numbers, so that a run's record does not change with a later default.
 
 | name | key | depends on |
 |---|---|---|
@@ -78,7 +78,8 @@ def source_of(model: Mapping[str, Any]) -> Source:
     if owners:
         file, values = next(iter(owners.items()))
         return Source(file, values["recommended"], values["recommended"]["parameters"])
-    size = _size(str(path))
+    checkpoint = _read_config(str(path))
+    size = _size(str(path), checkpoint)
     if size is None:
         chosen = own or files["qwen2_5_vl_7b"]["recommended"]
         return Source(name, chosen, unknown=True)
@@ -86,11 +87,36 @@ def source_of(model: Mapping[str, Any]) -> Source:
     def distance(values: Mapping[str, Any]) -> float:
         return abs(math.log(size / values["parameters"]))
 
-    recommended = {file: values["recommended"] for file, values in files.items()}
+    kinds = {checkpoint["model_type"]} if "model_type" in checkpoint else _named(files, str(path))
+    recommended = _of_families(files, kinds)
     nearest = min(recommended, key=lambda file: distance(recommended[file]))
     if own is not None and distance(own) <= distance(recommended[nearest]):
         return Source(name, own)
     return Source(nearest, recommended[nearest], size)
+
+
+def _of_families(files: Mapping[str, Any], kinds: set[Any]) -> dict[str, Any]:
+    """The `recommended` of files for some families, and of those for any; of all where none is."""
+    recommended = {file: values["recommended"] for file, values in files.items()}
+    families = {file: values.get("model_types") for file, values in recommended.items()}
+    if not any(kinds & set(types) for types in families.values() if types is not None):
+        return recommended
+    return {
+        file: values
+        for file, values in recommended.items()
+        if families[file] is None or kinds & set(families[file])
+    }
+
+
+def _named(files: Mapping[str, Any], path: str) -> set[Any]:
+    """Families of the files whose checkpoint's name, up to its size, occurs in a hub name."""
+    found: set[Any] = set()
+    for values in files.values():
+        name = str(values["path"]).rpartition("/")[2]
+        size = _SIZE_IN_NAME.search(name)
+        if size is not None and name[: size.start()].lower() in path.lower():
+            found |= set(values["recommended"].get("model_types") or ())
+    return found
 
 
 def default_of(name: str, values: Mapping[str, Any], *, adapters: bool, training: bool) -> Any:
@@ -167,11 +193,12 @@ def parameter_count(config: Mapping[str, Any]) -> float | None:
             int(text[key]) for key in ("hidden_size", "num_hidden_layers", "intermediate_size")
         )
         heads, groups = int(text["num_attention_heads"]), int(text["num_key_value_heads"])
+        head = int(text.get("head_dim") or hidden // heads)
         vocabulary = int(text["vocab_size"])
     except (KeyError, TypeError, ValueError):
         return None
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
-    attention = 2 * hidden * hidden * (1 + groups / heads)
+    attention = 2 * hidden * head * (heads + groups)
     return float(
         vocabulary * hidden * (1 if tied else 2) + layers * (attention + 3 * hidden * inner)
     )
@@ -212,15 +239,20 @@ def _files() -> dict[str, dict[str, Any]]:
     return files
 
 
-def _size(path: str) -> float | None:
+def _read_config(path: str) -> dict[str, Any]:
+    """The `config.json` of a checkpoint's folder; empty of a hub name, or of a damaged one."""
+    try:
+        config = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # loading it states what is wrong there
+    return config if isinstance(config, dict) else {}
+
+
+def _size(path: str, config: Mapping[str, Any]) -> float | None:
     """Parameters of a checkpoint: of a folder by its configuration, of a hub name by the name."""
     folder = Path(path).expanduser()
     if folder.is_dir():
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None  # loading it states what is wrong there
-        return parameter_count(config) if isinstance(config, dict) else None
+        return parameter_count(config)
     found = _SIZE_IN_NAME.findall(folder.name)
     return float(found[0]) * 1e9 if found and float(found[0]) > 0 else None
 

@@ -6,6 +6,9 @@ embedding, sampling, optimiser; recomputation is never counted.
 
     forward  of image and prompt once and K responses:  V + P + R
     rollout = reference = V + P + R,   update = 3 (V + P + R), of which V is shared with the rollout
+
+A trainer that sends image and prompt through the model once for each response computes `unshared`:
+the passes of B x K images with one response each, nothing shared between them.
 """
 
 from __future__ import annotations
@@ -43,6 +46,21 @@ class StepFlops:
         """Rollout, reference and update."""
         return 2 * self.forward + self.update
 
+    @property
+    def unshared(self) -> float:
+        """Rollout, reference and update, where no pass takes anything from another."""
+        return 5 * self.forward
+
+
+def attention_widths(text: Any) -> tuple[int, int]:
+    """Numbers of one row's queries, and of its keys (its values have as many).
+
+    Args:
+        text: the text model's configuration; heads may be wider than their share of the row.
+    """
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return text.num_attention_heads * head, text.num_key_value_heads * head
+
 
 def step_flops(
     config: Any, vision: float, prompt: int, images: int, group: int, tokens: int
@@ -59,11 +77,8 @@ def step_flops(
     """
     text = config.text_config
     width, layers = text.hidden_size, text.num_hidden_layers
-    head = width // text.num_attention_heads
-    linear = layers * (
-        2 * width**2 + 2 * width * head * text.num_key_value_heads
-        + 3 * width * text.intermediate_size
-    )  # fmt: skip
+    queries, keys = attention_widths(text)
+    linear = layers * (2 * width * (queries + keys) + 3 * width * text.intermediate_size)
     # The last token of a response is never fed.
     fed = tokens - 1
     prompt_pairs = prompt * (prompt + 1) / 2
@@ -72,6 +87,6 @@ def step_flops(
     logits = 2 * width * text.vocab_size * (images + rows * fed)
     return StepFlops(
         images * vision,
-        images * (2 * prompt * linear + 4 * width * layers * prompt_pairs),
-        rows * (2 * fed * linear + 4 * width * layers * response_pairs) + logits,
+        images * (2 * prompt * linear + 4 * queries * layers * prompt_pairs),
+        rows * (2 * fed * linear + 4 * queries * layers * response_pairs) + logits,
     )

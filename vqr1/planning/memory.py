@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqr1.config import TrainConfig
+from vqr1.planning.flops import attention_widths
 from vqr1.planning.shape import ModelShape, Work
 from vqr1.policy.cpu_linear import fast_linears_help
 from vqr1.policy.families.base import TowerCost
@@ -164,12 +165,12 @@ def text_row(config: Any, size: Sizes) -> float:
     """Bytes that one layer of the text model keeps of one token for the backward pass."""
     text = config.text_config
     width, heads = text.hidden_size, text.num_attention_heads
-    head = width // heads
-    keys = text.num_key_value_heads * head
+    queries, keys = attention_widths(text)
+    head = queries // heads
     # Residual stream before attention and before the feed-forward layer, and the inverse norms.
     stream = 2 * width + 2
     # Both norms' results, q and the attention's result, k and v, gate, up and their product.
-    inner = 4 * width + 2 * keys + 3 * text.intermediate_size
+    inner = 2 * (width + queries + keys) + 3 * text.intermediate_size
     # The attention's log-sum-exps and the rotary table are float32.
     return (
         stream * size.weight + inner * size.inner + (heads + 2 * head / text.num_hidden_layers) * 4
@@ -213,7 +214,7 @@ def sampling(config: TrainConfig, shape: ModelShape, work: Work) -> Terms:
     images = images_at_once(budget, work.images, work.entries)
     slots = max(1, min(work.group, budget // (work.response * images)))
     entries = images * (work.prompt + slots * work.response)
-    width = text.hidden_size // text.num_attention_heads * text.num_key_value_heads
+    _, width = attention_widths(text)
     packs = config.hardware.accelerator == "cpu" and fast_linears_help()
     return {
         "keys and values": 2.0 * text.num_hidden_layers * width * entries * size.inner,

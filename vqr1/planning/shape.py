@@ -15,15 +15,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from vqr1.config import LoraConfig, ModelConfig, PromptConfig, TrainConfig
 from vqr1.distributed.hardware import share_of_step, share_problem
 from vqr1.errors import ConfigError, ModelError
+from vqr1.policy.checkpoint_config import load_config, source_of
 from vqr1.policy.families import FAMILIES, Family, family
 from vqr1.policy.families.base import TowerCost
 from vqr1.policy.loading import PROCESSOR_FILE
-from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.prompts import load_prompts, resize_rule
 
 
@@ -114,7 +113,7 @@ def read_shape(config: ModelConfig) -> ModelShape:
 
 def _model_config(config: ModelConfig) -> tuple[Family, Any]:
     """The family and the configuration of a model."""
-    source = str(tiny_policy_folder()) if config.path is None else config.path
+    source = source_of(config)
     known = [family(name, "a known model") for name in FAMILIES]
     for own in known:
         if source in own.released:
@@ -125,8 +124,7 @@ def _model_config(config: ModelConfig) -> tuple[Family, Any]:
             f"model.path={source}: the shape of this model is not known; give a folder with its "
             f"config.json, or one of {', '.join(names)}"
         )
-    found = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    return family(found.model_type, f"model.path={source}: the checkpoint"), found
+    return load_config(config)
 
 
 def _adapters(text: nn.Module, lora: LoraConfig) -> int:

@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 
 from vqr1.config import TrainConfig
-from vqr1.planning.flops import step_flops
+from vqr1.planning.flops import attention_widths, step_flops
 from vqr1.planning.memory import Sizes, images_at_once, tower_trains
 from vqr1.planning.shape import ModelShape, Work
 
@@ -139,7 +139,7 @@ def decoded_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float:
         if config.hardware.strategy == "fsdp2":
             weight = float(size.inner)
     weights = (shape.text + (shape.head or shape.embedding)) * weight + shape.adapters * 4
-    width = text.hidden_size // text.num_attention_heads * text.num_key_value_heads
+    _, width = attention_widths(text)
     row = 2 * text.num_hidden_layers * width * size.inner
     prompts = work.images * work.prompt * math.ceil(work.group / slots)
     own = work.images * work.group * work.response / 2

@@ -5,27 +5,22 @@ Code that a checkpoint carries is never executed, and pickled weights are never 
 
 from __future__ import annotations
 
-import functools
 import logging
-import socket
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import huggingface_hub
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoProcessor
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from vqr1.config import LoraConfig, ModelConfig
-from vqr1.errors import ModelError
-from vqr1.policy.families import Family, family
+from vqr1.errors import ModelError, first_line
+from vqr1.policy.checkpoint_config import load_config, load_family, origin_of, source_of
+from vqr1.policy.families import Family
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.finite import non_finite_weights
-from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.unwrap import family_of, parts_of
 
 logger = logging.getLogger(__name__)
@@ -59,9 +54,11 @@ def load_processor(config: ModelConfig) -> Any:
     """The processor (chat template, tokenizer, image processor) of a model, without its weights.
 
     Raises:
-        ModelError: no such checkpoint, or no processor in its folder.
+        ModelError: no such checkpoint, one of no known family, no processor in its folder, or one
+            of another model.
     """
-    source = _source(config)
+    source = source_of(config)
+    own, found = load_config(config)
     folder = Path(source)
     if folder.is_dir() and not (folder / PROCESSOR_FILE).is_file():
         raise ModelError(
@@ -69,26 +66,44 @@ def load_processor(config: ModelConfig) -> Any:
             "tokenizer files of the base model into it"
         )
     try:
-        return AutoProcessor.from_pretrained(source, **_origin(config), trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(
+            source, **origin_of(config), trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"model.path={source}: no checkpoint folder and no model that the hub knows or this "
-            f"machine can reach; give a folder or a hub name ({_first_line(error)})"
+            f"model.path={source}: its processor cannot be loaded; copy the processor and "
+            f"tokenizer files of the base model ({first_line(error)})"
         ) from error
+    _check_processor(processor, own, found, f"model.path={source}")
+    return processor
 
 
-def load_family(config: ModelConfig) -> Family:
-    """The family of a checkpoint, by its `config.json`.
+def _check_processor(processor: Any, own: Family, config: Any, who: str) -> None:
+    """Whether a processor belongs to a model.
 
     Raises:
-        ModelError: no such checkpoint, or one of no known family.
+        ModelError: it has no image processor, other tokens than the model, or patches of other
+            sizes.
+        ConfigError: it makes no images of the family's.
     """
-    source = _source(config)
-    try:
-        kind = AutoConfig.from_pretrained(source, **_origin(config)).model_type
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.path={source}: {_first_line(error)}") from error
-    return family(kind, f"model.path={source}: the checkpoint")
+    fix = "copy the processor and tokenizer files of the base model into its folder"
+    if getattr(processor, "image_processor", None) is None:
+        raise ModelError(f"{who}: a {type(processor).__name__} takes no images; {fix}")
+    token, expected = processor.image_token_id, own.image_token(config)
+    if token != expected:
+        raise ModelError(
+            f"{who}: the image token of its {type(processor).__name__} is {token}, the model's "
+            f"{expected}: the processor of another model; {fix}"
+        )
+    known, rows = len(processor.tokenizer), config.get_text_config().vocab_size
+    if known > rows:
+        raise ModelError(
+            f"{who}: its tokenizer has {known} tokens, the model {rows}: the tokenizer of another "
+            f"model; {fix}"
+        )
+    problem = own.encoding_problem(config, own.image_encoding(processor.image_processor))
+    if problem is not None:
+        raise ModelError(f"{who}: {problem}; {fix}")
 
 
 def load_policy(
@@ -112,7 +127,7 @@ def load_policy(
             with NaN or infinity.
         ConfigError: its processor does not normalise images.
     """
-    source = _source(config)
+    source = source_of(config)
     processor = load_processor(config)
     model = _load_weights(source, config, attention)
     own, parts = family_of(model), parts_of(model)
@@ -154,16 +169,23 @@ def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
     try:
         model, report = model_class.from_pretrained(
             source,
-            **_origin(config),
+            **origin_of(config),
             dtype=getattr(torch, config.dtype),
             attn_implementation=best_attention() if attention == "auto" else attention,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below, in one line
             output_loading_info=True,
         )
     except ImportError as error:
-        raise ModelError(f"hardware.attention={attention}: {_first_line(error)}") from error
+        raise ModelError(f"hardware.attention={attention}: {first_line(error)}") from error
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"model.path={source}: {_first_line(error)}") from error
+        raise ModelError(f"model.path={source}: {first_line(error)}") from error
+    other = sorted(name for name, *_ in report["mismatched_keys"])
+    if other:
+        raise ModelError(
+            f"model.path={source}: {len(other)} weights have other sizes than config.json states, "
+            f"{other[0]} first; its config.json is that of another model"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
@@ -183,34 +205,6 @@ def _check_finite(model: torch.nn.Module, source: str, config: ModelConfig) -> N
         )
 
 
-def _origin(config: ModelConfig) -> dict[str, Any]:
-    """Which revision, and whether the hub is asked for it.
-
-    Without a hub the libraries ask again for every file, for minutes; the local cache is looked at
-    at once.
-    """
-    away = not Path(_source(config)).is_dir() and hub_is_away()
-    return {"revision": config.revision, "local_files_only": away}
-
-
-@functools.cache
-def hub_is_away() -> bool:
-    """Whether no connection to the hub can be made; asked once in a process."""
-    if urllib.request.getproxies():
-        return False  # a proxy knows names and ways that this machine does not
-    hub = urlsplit(huggingface_hub.constants.ENDPOINT)
-    port = hub.port or (443 if hub.scheme == "https" else 80)
-    try:
-        socket.create_connection((hub.hostname, port), timeout=10).close()
-    except OSError:
-        return True
-    return False
-
-
-def _source(config: ModelConfig) -> str:
-    return str(tiny_policy_folder()) if config.path is None else config.path
-
-
 def _add_adapters(model: Any, config: LoraConfig) -> torch.nn.Module:
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
@@ -224,7 +218,3 @@ def _add_adapters(model: Any, config: LoraConfig) -> torch.nn.Module:
             target_modules=family_of(model).adapter_targets(config.target_modules),
         ),
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

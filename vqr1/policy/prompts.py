@@ -24,8 +24,9 @@ from vqr1.config import ModelConfig, PromptConfig
 from vqr1.data.prompts import ResizeRule, image_groups
 from vqr1.errors import ConfigError
 from vqr1.policy.chat_content import chat_content
+from vqr1.policy.checkpoint_config import load_family
 from vqr1.policy.families import Family, served_family
-from vqr1.policy.loading import load_family, load_processor
+from vqr1.policy.loading import load_processor
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.records import PromptBatch, map_once
 

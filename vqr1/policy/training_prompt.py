@@ -112,7 +112,7 @@ def _from_hub(name: str, revision: str | None, file: str) -> Path | None:
     """A file of a hub repository, None where it has none or cannot be reached."""
     from transformers.utils import cached_file
 
-    from vqr1.policy.loading import hub_is_away
+    from vqr1.policy.checkpoint_config import hub_is_away
 
     try:
         found = cached_file(

@@ -10,19 +10,22 @@ import pytest
 import torch
 import transformers
 
+from tests.policy.families.cases import CASES
 from vqr1.config import ModelConfig
 from vqr1.errors import ModelError
 from vqr1.planning.shape import read_shape
+from vqr1.policy.checkpoint_config import load_family
 from vqr1.policy.families import FAMILIES, family, folder_family, served_family
 from vqr1.policy.families.base import Family
-from vqr1.policy.loading import load_family, load_policy
+from vqr1.policy.loading import load_policy
 from vqr1.policy.packaged import tiny_policy_folder
 
-KNOWN = ("idefics3", "qwen2_5_vl", "smolvlm")
+KNOWN = FAMILIES
 
 
 def test_every_module_is_a_family() -> None:
-    assert FAMILIES == KNOWN
+    """And the suite of this folder runs for each (`cases.py`)."""
+    assert {case.model_type for case in CASES} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -71,7 +74,9 @@ def test_released_names_have_shapes(name: str) -> None:
 
 
 def test_a_model_of_no_known_family_is_refused_in_one_line(tmp_path: Path) -> None:
-    printed = rf"the checkpoint is a bert, the policy must be one of: {', '.join(KNOWN)}$"
+    printed = (
+        rf"the checkpoint is a bert, the policy must be one of: {', '.join(FAMILIES)}; missing"
+    )
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ModelError, match=printed):
         folder_family(tmp_path)

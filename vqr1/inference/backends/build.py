@@ -69,7 +69,8 @@ def build_resize_rule(backend: AnyBackend, model: ModelConfig) -> ResizeRule:
         ConfigError: image sizes that contradict each other.
         ModelError: the checkpoint's processor cannot be loaded.
     """
-    from vqr1.policy.loading import load_family, load_processor
+    from vqr1.policy.checkpoint_config import load_family
+    from vqr1.policy.loading import load_processor
     from vqr1.policy.prompts import resize_rule, served_resize_rule
 
     limits = model.min_pixels, model.max_pixels

@@ -20,7 +20,8 @@ from vqr1.data.prompts import image_groups
 from vqr1.distributed.environment import is_launched
 from vqr1.inference.request import Reply, Request
 from vqr1.policy.chat_content import chat_content
-from vqr1.policy.loading import load_family, load_processor
+from vqr1.policy.checkpoint_config import load_family
+from vqr1.policy.loading import load_processor
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.prompts import resize_rule
 from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from vqr1.errors import ModelError
@@ -27,19 +28,22 @@ FAMILIES: tuple[str, ...] = tuple(
 """Every family's `model_type`."""
 
 
-def family(model_type: str, who: str) -> Family:
+def family(model_type: str, who: str, lacks: Sequence[str] = ()) -> Family:
     """The family of a model.
 
     Args:
         model_type: as in `config.json`.
         who: begins the message of a refusal, such as `model.path=folder: the checkpoint`.
+        lacks: what a family of such models would need that no pass here computes.
 
     Raises:
         ModelError: no module here knows it.
     """
     if model_type not in FAMILIES:
+        more = f" and {', '.join(lacks)}" if lacks else ""
         raise ModelError(
-            f"{who} is a {model_type}, the policy must be one of: {', '.join(FAMILIES)}"
+            f"{who} is a {model_type}, the policy must be one of: {', '.join(FAMILIES)}; missing: "
+            f"a family of its own{more} (docs/families.md)"
         )
     declared: Family = importlib.import_module(f"{__name__}.{model_type}").FAMILY
     return declared

@@ -108,6 +108,10 @@ def area_rule(
     return AreaRule(factor, min_pixels, max_pixels)
 
 
+_SIZES = ("patch_size", "merge_size", "temporal_patch_size")
+"""What an image processor of these families has, and no other."""
+
+
 @dataclass(frozen=True)
 class PatchEncoding:
     """The numbers of one checkpoint's image processor, and what follows from them.
@@ -137,8 +141,16 @@ class PatchEncoding:
             title: its family, for the message.
 
         Raises:
-            ConfigError: it leaves grey levels as they are.
+            ConfigError: it makes no patches, or leaves grey levels as they are.
         """
+        if not all(hasattr(image_processor, name) for name in _SIZES):
+            raise ConfigError(
+                [
+                    f"model.path: preprocessor_config.json is of a {type(image_processor).__name__}"
+                    f", which makes no patches for {title}; copy the processor files of the base "
+                    "model into the folder"
+                ]
+            )
         if not (image_processor.do_rescale and image_processor.do_normalize):
             raise ConfigError(
                 [
@@ -153,6 +165,17 @@ class PatchEncoding:
             tuple(map(float, image_processor.image_mean)),
             tuple(map(float, image_processor.image_std)),
             float(image_processor.rescale_factor),
+        )
+
+    def problem(self, vision: Any) -> str | None:
+        """Why it does not belong to a tower with this `vision_config`; None where it does."""
+        own = (self.patch, self.merge, self.frames)
+        tower = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+        if own == tower:
+            return None
+        return (
+            f"preprocessor_config.json makes patches of {own} (pixels, merged, frames), the tower "
+            f"takes {tower}: the processor of another model"
         )
 
     def grid(self, image: Tensor) -> tuple[int, int, int]:

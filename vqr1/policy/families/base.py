@@ -169,6 +169,16 @@ class Family(ABC):
             ConfigError: its image processor asks for something that no pass here does.
         """
 
+    def encoding_problem(self, config: Any, encoding: Any) -> str | None:
+        """Why the images of a processor are not those of a model; None where they are.
+
+        Args:
+            config: the model's.
+            encoding: of its folder's image processor.
+        """
+        del config, encoding
+        return None
+
     @abstractmethod
     def released_encoding(self, config: Any) -> ImageEncoding:
         """The encoding of a model without an image processor: as in the released checkpoints."""
