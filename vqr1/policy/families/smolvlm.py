@@ -74,6 +74,16 @@ class SmolVLM(Family):
         """Tiles, as the checkpoint's numbers ask for them."""
         return TileEncoding.of(image_processor, self.title)
 
+    def encoding_problem(self, config: Any, encoding: TileEncoding) -> str | None:
+        """Tiles of another size than the tower's."""
+        size = config.vision_config.image_size
+        if encoding.tile == size:
+            return None
+        return (
+            f"its image processor cuts images into tiles of {encoding.tile} pixels, the model's "
+            f"tower takes {size}"
+        )
+
     def released_encoding(self, config: Any) -> TileEncoding:
         """Tiles of the tower's image size."""
         return TileEncoding(int(config.vision_config.image_size))
