@@ -28,6 +28,7 @@ from vqr1.policy.families._smolvlm_images import TileEncoding, TileRule, tile_ru
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.loading import load_processor
 from vqr1.policy.prompts import PromptBuilder
+from vqr1.policy.sharded_modules import sharded_modules
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.policy.vision import encode_images
 
@@ -199,6 +200,16 @@ def test_image_tokens_that_do_not_match_the_tiles_are_refused(tiny: Any) -> None
         FAMILY.prompt_positions(
             tiny.model.config, encoding, batch.input_ids[0], (torch.zeros(32, 64, 3),)
         )
+
+
+def test_every_sharded_module_of_the_tower_has_a_pass_of_its_own(tiny: Any) -> None:
+    """A list of modules is never called, so that nothing would unshard its weights."""
+    text, *tower = sharded_modules(tiny.model)
+    core = tiny.model.model
+    assert text.root is core.text_model
+    assert [module.root for module in tower] == [core.vision_model, core.connector]
+    assert list(tower[0].blocks) == list(core.vision_model.encoder.layers)
+    assert not tower[1].blocks
 
 
 def test_costs_are_those_of_the_prompt_and_of_what_pytorch_saves(tiny: Any) -> None:
