@@ -1,4 +1,4 @@
-"""Prompts of several images: some come again, between prompts and in one (families/ has the rest)."""
+"""Prompts of several images, some of which come again in others or in the same one."""
 
 from __future__ import annotations
 
