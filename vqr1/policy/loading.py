@@ -54,8 +54,8 @@ def load_processor(config: ModelConfig) -> Any:
     """The processor (chat template, tokenizer, image processor) of a model, without its weights.
 
     Raises:
-        ModelError: no such checkpoint, one of no known family, no processor in its folder, or one
-            of another model.
+        ModelError: no such checkpoint, one of no known family, no processor in its folder, one of
+            another model, or one that asks for a package that is not installed.
     """
     source = source_of(config)
     own, found = load_config(config)
@@ -69,6 +69,8 @@ def load_processor(config: ModelConfig) -> Any:
         processor = AutoProcessor.from_pretrained(
             source, **origin_of(config), trust_remote_code=False
         )
+    except ImportError as error:
+        raise ModelError(f"model.path={source}: {first_line(error)}") from error
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model.path={source}: its processor cannot be loaded; copy the processor and "
