@@ -70,7 +70,10 @@ def load_processor(config: ModelConfig) -> Any:
             source, **origin_of(config), trust_remote_code=False
         )
     except ImportError as error:
-        raise ModelError(f"model.path={source}: {first_line(error)}") from error
+        raise ModelError(
+            f"model.path={source}: its processor needs a package that is not installed here "
+            f"({first_line(error)})"
+        ) from error
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model.path={source}: its processor cannot be loaded; copy the processor and "

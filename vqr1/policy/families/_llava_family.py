@@ -109,11 +109,20 @@ class LlavaFamily(Family):
         output = core.model.get_image_features(encoding.encode(images), return_dict=True)
         return list(output.pooler_output)
 
-    def chat_text(self, processor: Any, prompt_text: str, vision_id: bool) -> str:
-        """The checkpoint's own template, which cannot number images."""
-        del vision_id
-        content = [{"type": "image"}, {"type": "text", "text": prompt_text}]
-        return prompts.chat_text(processor, content)
+    def chat_text(
+        self,
+        processor: Any,
+        content: Sequence[Mapping[str, str]],
+        vision_id: bool,
+        system: str | None = None,
+    ) -> str:
+        """The checkpoint's own template, which cannot number images.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        prompts.check_template(processor)
+        return super().chat_text(processor, content, vision_id, system)
 
     def image_ids(self, processor: Any, encoding: FixedEncoding, image: Tensor) -> list[int]:
         """One image token for each row that the tower gives."""

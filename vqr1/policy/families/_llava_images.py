@@ -74,7 +74,11 @@ class FixedRule:
         """[H, W, 3] uint8 pixels of an image after resizing, by the checkpoint's processor."""
         self.size(*image.size)
         output = self.image_processor(
-            image, do_rescale=False, do_normalize=False, return_tensors="pt"
+            image,
+            do_rescale=False,
+            do_normalize=False,
+            input_data_format="channels_first",
+            return_tensors="pt",
         )
         pixels: Tensor = output["pixel_values"][0]
         return pixels.permute(1, 2, 0).contiguous()

@@ -42,20 +42,19 @@ def tokens_of_size(processor: Any, width: int, height: int) -> int:
     return int(count)
 
 
-def chat_text(processor: Any, content: list[dict[str, str]]) -> str:
-    """The chat template around a user's message, up to the assistant's turn.
+def check_template(processor: Any) -> None:
+    """Check that a processor has a chat template; the first checkpoints of LLaVA have none.
 
     Raises:
-        ConfigError: the checkpoint has no chat template.
+        ConfigError: it has none.
     """
-    try:
-        text: str = processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    if getattr(processor, "chat_template", None) is None:
+        raise ConfigError(
+            [
+                f"model.path: its processor, {type(processor).__name__}, has no chat template; "
+                "take the chat_template.jinja of the base model"
+            ]
         )
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError([f"model.path: its processor has no chat template ({reason})"]) from error
-    return text
 
 
 def row_positions(input_ids: Tensor, image_token: int, images: int) -> tuple[Tensor, int]:
