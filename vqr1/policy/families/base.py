@@ -132,6 +132,10 @@ class Family(ABC):
 
         return getattr(transformers, self.architecture)
 
+    def missing_library(self) -> str | None:
+        """Which library this family needs that is not installed, and the fix; None: it has all."""
+        return None
+
     @abstractmethod
     def parts(self, core: Any) -> Parts:
         """The modules of a model of this family."""
