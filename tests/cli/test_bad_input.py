@@ -132,7 +132,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_label_sets(place)
     write_tables(place)
     write_folders(place)
-    write_checkpoints(place)
     write_refused_checkpoints(place)
     (place / "jsonl" / "deep.jsonl").write_text("[" * 100_000)
     (place / "jsonl" / "list.jsonl").write_text("[1]\n")
