@@ -113,6 +113,7 @@ class Family(ABC):
         image_label: what the chat template writes before an image where it numbers images, with
             `{}` for the number, counted from 1; empty where it cannot.
         position_axes: X.
+        head_norms: queries and keys are normalised, each head by itself, before rotation.
     """
 
     title: ClassVar[str]
@@ -123,6 +124,7 @@ class Family(ABC):
     end_of_turn: ClassVar[tuple[str, ...]]
     image_label: ClassVar[str] = ""
     position_axes: ClassVar[int] = 1
+    head_norms: ClassVar[bool] = False
 
     # The model and its parts
 
