@@ -259,6 +259,18 @@ def test_host_memory_of_a_node(capsys: pytest.CaptureFixture[str]) -> None:
     assert "host memory besides: 31,632 MiB of each process, 265 GB of a node's 8\n" in printed
 
 
+def test_every_image_of_a_prompt_is_counted() -> None:
+    one, two = (load_train_config([f"prompt.images={count}"]) for count in (1, 2))
+    shape = read_shape(one.model)
+    single, double = share_of_work(one, shape), share_of_work(two, shape)
+    # 112 x 112 pixels each: 16 tokens, 64 patches; what a row keeps is the same.
+    assert (single.tower.tokens, double.tower.tokens) == (16, 32)
+    assert (single.tower.rows, double.tower.rows) == (64, 128)
+    assert double.tower.flops == 2 * single.tower.flops
+    assert double.prompt > single.prompt + 16
+    assert tower_row(single.tower, PLAIN) == tower_row(double.tower, PLAIN)
+
+
 def test_images_that_cannot_be_shared_are_refused_as_the_training_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
