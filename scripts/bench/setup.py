@@ -116,7 +116,7 @@ SUBJECTS = {
     subject.model_type: subject
     for subject in (
         Subject("qwen2_5_vl"),
-        Subject("qwen3_vl"),
+        Subject("qwen3_vl", (256 * 256, MAX_PIXELS)),
         Subject(
             "fast_vlm",
             (FAST_VLM_SIDE**2, FAST_VLM_SIDE**2),

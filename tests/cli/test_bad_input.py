@@ -120,15 +120,6 @@ def write_folders(place: Path) -> None:
     noise_image(1).save(place / "sheets" / "kadid.png")
 
 
-def write_checkpoints(place: Path) -> None:
-    """A checkpoint, and one with the image processor of another family."""
-    build("qwen3_vl", place / "qwen3")
-    build("qwen3_vl", place / "mixed")
-    build("qwen2_5_vl", place / "other")
-    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
-        shutil.copyfile(place / "other" / name, place / "mixed" / name)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which every case is tried; none may change it."""
@@ -141,8 +132,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_label_sets(place)
     write_tables(place)
     write_folders(place)
-    write_checkpoints(place)
-    write_configurations(place)
+    write_refused_checkpoints(place)
     (place / "jsonl" / "deep.jsonl").write_text("[" * 100_000)
     (place / "jsonl" / "list.jsonl").write_text("[1]\n")
     (place / "matlab" / "dmos_realigned.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\x00" * 200)
@@ -158,8 +148,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def write_configurations(place: Path) -> None:
+def write_refused_checkpoints(place: Path) -> None:
     """Checkpoints that are refused before their weights are looked at."""
+    build("qwen3_vl", place / "qwen3")
+    build("qwen3_vl", place / "mixed")
+    build("qwen2_5_vl", place / "other")
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        shutil.copyfile(place / "other" / name, place / "mixed" / name)
     tiny = json.loads((tiny_policy_folder() / "config.json").read_text(encoding="utf-8"))
     for name, values in (
         ("gemma", {"model_type": "gemma3", "text_config": {"layer_types": ["sliding_attention"]}}),

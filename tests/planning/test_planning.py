@@ -24,6 +24,7 @@ from vqr1.planning.speed import (
     exchanged_bytes,
     expected_seconds,
 )
+from vqr1.policy.families import family
 from vqr1.policy.families.base import TowerCost
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.fast_layers import use_fast_layers
@@ -258,6 +259,18 @@ def test_host_memory_of_a_node(capsys: pytest.CaptureFixture[str]) -> None:
     assert "host memory besides: 31,632 MiB of each process, 265 GB of a node's 8\n" in printed
 
 
+def test_every_image_of_a_prompt_is_counted() -> None:
+    one, two = (load_train_config([f"prompt.images={count}"]) for count in (1, 2))
+    shape = read_shape(one.model)
+    single, double = share_of_work(one, shape), share_of_work(two, shape)
+    # 112 x 112 pixels each: 16 tokens, 64 patches; what a row keeps is the same.
+    assert (single.tower.tokens, double.tower.tokens) == (16, 32)
+    assert (single.tower.rows, double.tower.rows) == (64, 128)
+    assert double.tower.flops == 2 * single.tower.flops
+    assert double.prompt > single.prompt + 16
+    assert tower_row(single.tower, PLAIN) == tower_row(double.tower, PLAIN)
+
+
 def test_images_that_cannot_be_shared_are_refused_as_the_training_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -283,13 +296,16 @@ def test_a_real_training_takes_what_was_planned() -> None:
 
 
 @pytest.mark.slow
-def test_a_step_of_39_million_weights_takes_what_was_planned() -> None:
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "fast_vlm", "smolvlm"])
+def test_a_step_of_40_million_weights_takes_what_was_planned(name: str) -> None:
     command = [sys.executable, str(REPOSITORY / "scripts/bench_memory.py"), "--quick"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])}
+    done = subprocess.run(
+        [*command, "--family", name], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    name, size, *_, ratio, _ = done.stdout.splitlines()[-1].split()
-    assert (name, size) == ("39m", "224x168")
+    shape, size, *_, ratio, _ = done.stdout.splitlines()[-1].split()
+    assert (shape, size) == (family(name, "the model").shapes[0], "224x168")
     assert 0.85 < float(ratio) < 1.15, done.stdout
 
 

@@ -15,8 +15,8 @@ _TURN = (
     "{%- else -%}"
     "{%- for part in turn['content'] -%}"
     "{%- if part['type'] == 'image' or 'image' in part or 'image_url' in part -%}"
-    "{%- set pictures.seen = pictures.seen + 1 -%}"
-    "{%- if add_vision_id -%}{{- 'Picture ' + pictures.seen | string + ': ' -}}{%- endif -%}"
+    "{%- set images.seen = images.seen + 1 -%}"
+    "{%- if add_vision_id -%}{{- 'Picture {}: '.format(images.seen) -}}{%- endif -%}"
     "{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
     "{%- elif 'text' in part -%}{{- part['text'] -}}{%- endif -%}"
     "{%- endfor -%}"
@@ -37,7 +37,7 @@ def chat_template(*, system: bool) -> str:
         "{%- endif -%}"
     )
     return (
-        "{%- set pictures = namespace(seen=0) -%}"
+        "{%- set images = namespace(seen=0) -%}"
         "{%- for turn in messages -%}" + (default if system else "") + _TURN + "{%- endfor -%}"
         "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
     )

@@ -87,25 +87,36 @@ def source_of(model: Mapping[str, Any]) -> Source:
     def distance(values: Mapping[str, Any]) -> float:
         return abs(math.log(size / values["parameters"]))
 
-    kind = checkpoint.get("model_type")
-    recommended = _of_family(files, kind)
+    kinds = {checkpoint["model_type"]} if "model_type" in checkpoint else _named(files, str(path))
+    recommended = _of_families(files, kinds)
     nearest = min(recommended, key=lambda file: distance(recommended[file]))
     if own is not None and distance(own) <= distance(recommended[nearest]):
         return Source(name, own)
     return Source(nearest, recommended[nearest], size)
 
 
-def _of_family(files: Mapping[str, Any], kind: Any) -> dict[str, Any]:
-    """The `recommended` of the files for a family, and of those for any; of all where none is."""
+def _of_families(files: Mapping[str, Any], kinds: set[Any]) -> dict[str, Any]:
+    """The `recommended` of files for some families, and of those for any; of all where none is."""
     recommended = {file: values["recommended"] for file, values in files.items()}
     families = {file: values.get("model_types") for file, values in recommended.items()}
-    if not any(kind in types for types in families.values() if types is not None):
+    if not any(kinds & set(types) for types in families.values() if types is not None):
         return recommended
     return {
         file: values
         for file, values in recommended.items()
-        if families[file] is None or kind in families[file]
+        if families[file] is None or kinds & set(families[file])
     }
+
+
+def _named(files: Mapping[str, Any], path: str) -> set[Any]:
+    """Families of the files whose checkpoint's name, up to its size, occurs in a hub name."""
+    found: set[Any] = set()
+    for values in files.values():
+        name = str(values["path"]).rpartition("/")[2]
+        size = _SIZE_IN_NAME.search(name)
+        if size is not None and name[: size.start()].lower() in path.lower():
+            found |= set(values["recommended"].get("model_types") or ())
+    return found
 
 
 def default_of(name: str, values: Mapping[str, Any], *, adapters: bool, training: bool) -> Any:

@@ -161,8 +161,14 @@ def held(config: TrainConfig, shape: ModelShape) -> Held:
     )
 
 
-def text_row(config: Any, size: Sizes) -> float:
-    """Bytes that one layer of the text model keeps of one token for the backward pass."""
+def text_row(config: Any, size: Sizes, *, head_norms: bool = False) -> float:
+    """Bytes that one layer of the text model keeps of one token for the backward pass.
+
+    Args:
+        config: the model's.
+        size: bytes of a number.
+        head_norms: see `Family`.
+    """
     text = config.text_config
     width, heads = text.hidden_size, text.num_attention_heads
     queries, keys = attention_widths(text)
@@ -171,6 +177,9 @@ def text_row(config: Any, size: Sizes) -> float:
     stream = 2 * width + 2
     # Both norms' results, q and the attention's result, k and v, gate, up and their product.
     inner = 2 * (width + queries + keys) + 3 * text.intermediate_size
+    if head_norms:
+        # What the norms of queries and keys take, and the inverse norm of each head.
+        inner += queries + keys + heads + text.num_key_value_heads
     # The attention's log-sum-exps and the rotary table are float32.
     return (
         stream * size.weight + inner * size.inner + (heads + 2 * head / text.num_hidden_layers) * 4
@@ -231,7 +240,7 @@ def response_pass(config: TrainConfig, shape: ModelShape, work: Work) -> tuple[T
     images = images_at_once(config.hardware.micro_batch_tokens, work.images, work.entries)
     fed = work.group * (work.response - 1)
     rows = images * (work.prompt + fed)
-    row = text_row(shape.config, size)
+    row = text_row(shape.config, size, head_norms=shape.family.head_norms)
     layers, stream = text.num_hidden_layers, text.hidden_size * size.weight
     kept = kept_rows(row, layers, stream, config.hardware.gradient_checkpointing)
     positions = min(images * (1 + fed), MAX_LOGITS // text.vocab_size)

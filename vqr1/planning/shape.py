@@ -9,7 +9,7 @@ Not here: bytes (`memory.py`) and seconds (`speed.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from vqr1.config import LoraConfig, ModelConfig, PromptConfig, TrainConfig
+from vqr1.data.prompts import ResizeRule
 from vqr1.distributed.hardware import share_of_step, share_problem
 from vqr1.errors import ConfigError, ModelError
 from vqr1.policy.checkpoint_config import load_config, source_of
@@ -59,10 +60,10 @@ class Work:
     """What one process does in one step, at its longest.
 
     Attributes:
-        images: B of this process.
+        images: B of this process: prompts, of one or several images each.
         group: K.
-        tower: what the vision tower does for one image.
-        text_tokens: tokens of a prompt beside the image's.
+        tower: what the vision tower does for the images of one prompt.
+        text_tokens: tokens of a prompt beside the images'.
         response: C, the length limit.
     """
 
@@ -136,11 +137,26 @@ def _adapters(text: nn.Module, lora: LoraConfig) -> int:
     return sum(lora.rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
-def text_tokens(model: ModelConfig, prompt: PromptConfig, family: Family) -> int:
-    """Tokens of a prompt beside the image's: counted where the model's tokenizer is at hand."""
+def _prompts(model: ModelConfig, prompt: PromptConfig, family: Family) -> tuple[ResizeRule, int]:
+    """How images are resized, and tokens of a prompt beside theirs.
+
+    Both are the checkpoint's own where its processor is at hand, else those of released ones.
+    """
     if model.path is not None and not (Path(model.path) / PROCESSOR_FILE).is_file():
-        return family.text_tokens
-    return load_prompts(model, prompt).text_tokens
+        return resize_rule(family, None, model.min_pixels, model.max_pixels), family.text_tokens
+    builder = load_prompts(model, prompt)
+    return builder.rule, builder.text_tokens
+
+
+def _several(tower: TowerCost, images: int) -> TowerCost:
+    """What the tower does for several images, all different, as each by itself."""
+    return replace(
+        tower,
+        tokens=images * tower.tokens,
+        pixels=images * tower.pixels,
+        rows=images * tower.rows,
+        flops=images * tower.flops,
+    )
 
 
 def share_of_work(
@@ -165,11 +181,11 @@ def share_of_work(
         if share is None:
             raise ConfigError([share_problem(wanted, processes)])
         images = share
-    rule = resize_rule(shape.family, None, model.min_pixels, model.max_pixels)
+    rule, text = _prompts(model, config.prompt, shape.family)
     return Work(
         images,
         config.grpo.group_size,
-        shape.family.tower_cost(shape.config, rule, size),
-        text_tokens(model, config.prompt, shape.family),
+        _several(shape.family.tower_cost(shape.config, rule, size), config.prompt.images),
+        text,
         config.rollout.sampling.max_new_tokens,
     )

@@ -85,9 +85,7 @@ def load_config(config: ModelConfig) -> tuple[Family, Any]:
     """
     source = source_of(config)
     who = f"model.path={source}"
-    values = _read(config)
-    own = _family(values, who)
-    _check_choice(config, str(values["model_type"]))
+    own = _family(config, _read(config))
     try:
         found = AutoConfig.from_pretrained(source, **origin_of(config), trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -101,31 +99,13 @@ def load_config(config: ModelConfig) -> tuple[Family, Any]:
     return own, found
 
 
-def _check_choice(config: ModelConfig, kind: str) -> None:
-    """Whether a checkpoint is of a family that its configuration is for.
-
-    Args:
-        config: which checkpoint, with the values of its configuration.
-        kind: `model_type` of its `config.json`.
-
-    Raises:
-        ModelError: it is not: learning rate and image sizes would be those of another family.
-    """
-    wanted = None if config.recommended is None else config.recommended.model_types
-    if wanted is not None and kind not in wanted:
-        raise ModelError(
-            f"model.path={config.path}: the checkpoint is a {kind}, and the values of "
-            f"{config.name} are for {' or '.join(wanted)}; choose the model=... of its family"
-        )
-
-
-def _family(values: dict[str, Any], who: str) -> Family:
+def _family(config: ModelConfig, values: dict[str, Any]) -> Family:
     """The family that `config.json` names.
 
     Raises:
-        ModelError: it names none that is known.
+        ModelError: it names none that is known, or another than the configuration is for.
     """
-    kind = str(values.get("model_type"))
+    who, kind = f"model.path={source_of(config)}", str(values.get("model_type"))
     code = values.get("auto_map")
     if kind not in FAMILIES and isinstance(code, dict) and code:
         # A class is written as "file.Class" or "repository--file.Class".
@@ -135,7 +115,15 @@ def _family(values: dict[str, Any], who: str) -> Family:
             "never executed; take one that transformers loads by its own classes, of one of: "
             f"{', '.join(FAMILIES)}"
         )
-    return family(kind, f"{who}: the checkpoint", lacks=_lacks(values))
+    own = family(kind, f"{who}: the checkpoint", lacks=_lacks(values))
+    wanted = None if config.recommended is None else config.recommended.model_types
+    if wanted is not None and kind not in wanted:
+        # Learning rate and image sizes would be those of another family.
+        raise ModelError(
+            f"{who}: the checkpoint is a {kind}, and the values of {config.name} are for "
+            f"{' or '.join(wanted)}; choose the model=... of its family"
+        )
+    return own
 
 
 def _lacks(values: dict[str, Any]) -> tuple[str, ...]:

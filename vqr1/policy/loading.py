@@ -54,8 +54,8 @@ def load_processor(config: ModelConfig) -> Any:
     """The processor (chat template, tokenizer, image processor) of a model, without its weights.
 
     Raises:
-        ModelError: no such checkpoint, one of no known family, no processor in its folder, or one
-            of another model.
+        ModelError: no such checkpoint, one of no known family, no processor in its folder, one of
+            another model, or one that asks for a package that is not installed.
     """
     source = source_of(config)
     own, found = load_config(config)
@@ -69,6 +69,11 @@ def load_processor(config: ModelConfig) -> Any:
         processor = AutoProcessor.from_pretrained(
             source, **origin_of(config), trust_remote_code=False
         )
+    except ImportError as error:
+        raise ModelError(
+            f"model.path={source}: its processor needs a package that is not installed here "
+            f"({first_line(error)})"
+        ) from error
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model.path={source}: its processor cannot be loaded; copy the processor and "
@@ -82,7 +87,9 @@ def _check_processor(processor: Any, own: Family, config: Any, who: str) -> None
     """Whether a processor belongs to a model.
 
     Raises:
-        ModelError: it has no image processor, or other tokens than the model.
+        ModelError: it has no image processor, other tokens than the model, or patches of other
+            sizes.
+        ConfigError: it makes no images of the family's.
     """
     fix = "copy the processor and tokenizer files of the base model into its folder"
     if getattr(processor, "image_processor", None) is None:
@@ -99,6 +106,9 @@ def _check_processor(processor: Any, own: Family, config: Any, who: str) -> None
             f"{who}: its tokenizer has {known} tokens, the model {rows}: the tokenizer of another "
             f"model; {fix}"
         )
+    problem = own.encoding_problem(config, own.image_encoding(processor.image_processor))
+    if problem is not None:
+        raise ModelError(f"{who}: {problem}; {fix}")
 
 
 def load_policy(
@@ -128,11 +138,6 @@ def load_policy(
     own, parts = family_of(model), parts_of(model)
     use_fast_layers(model)
     model.image_encoding = own.image_encoding(processor.image_processor)
-    problem = own.encoding_problem(model.config, model.image_encoding)
-    if problem is not None:
-        raise ModelError(
-            f"model.path={source}: {problem}; copy the processor files of the base model into it"
-        )
     if config.freeze_vision:
         parts.vision.requires_grad_(False)
     if gradient_checkpointing:

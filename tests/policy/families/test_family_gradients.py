@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -66,12 +67,13 @@ FURTHER = tuple(
         images,
         tolerance=1e-9,
     )
-    for lengths, images in ((RAGGED, 1), (PAIRS, 2), (SINGLE, 4))
+    for number, (lengths, images) in enumerate(((RAGGED, 1), (PAIRS, 2), (SINGLE, 4)))
     for checkpointing in (False, True)
     for lora in (False, True)
     for frozen in (False, True)
+    if (number + checkpointing + lora + frozen) % 2 == 0
 )
-"""All ways together, in float64."""
+"""Every two ways together, in float64."""
 
 
 @pytest.fixture(scope="session")
@@ -105,13 +107,24 @@ def gradients(model: Any, logprobs: Tensor) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
+CANCELLED = re.compile(r"vision.*\.self_attn\.k_proj\.bias")
+"""Biases of keys that no rotary embedding turns add the same to all scores of a query: the softmax
+cancels them, and their gradient is nothing but rounding."""
+
+
 def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
-    """Largest difference of a gradient, relative to its norm, and whose it is."""
+    """Largest difference of a gradient, relative to its norm, and whose it is.
+
+    Cancelled gradients are compared relative to those of the same layer's weight.
+    """
     assert found.keys() == expected.keys()
-    return max(
-        (float((found[name] - truth).norm() / truth.norm().clamp_min(1e-12)), name)
-        for name, truth in expected.items()
-    )
+    errors = []
+    for name, truth in expected.items():
+        scale = truth
+        if CANCELLED.search(name):
+            scale = expected[f"{name.removesuffix('bias')}weight"]
+        errors.append((float((found[name] - truth).norm() / scale.norm().clamp_min(1e-12)), name))
+    return max(errors)
 
 
 @pytest.mark.parametrize(

@@ -59,17 +59,16 @@ def tokens_of(policy: Policy) -> tuple[list[int], list[int]]:
 def test_greedy_equals_generate_token_for_token(
     case: FamilyCase, policy: Policy, images: int
 ) -> None:
-    model = policy.model
-    prompts = prompts_of(case, policy, images)
-    greedy = SamplingConfig(temperature=0.0, max_new_tokens=12)
+    model, limit = policy.model, 10
+    prompts = prompts_of(case, policy, images).select(0, 4 - images)
+    greedy = SamplingConfig(temperature=0.0, max_new_tokens=limit)
     engine = LocalEngine(model, policy.processor.tokenizer, LARGE)
     found = engine.sample(prompts, group_size=1, sampling=greedy, seed=0)
     rows = own_inputs(case, policy, prompts)
     ends, banned = tokens_of(policy)
-    expected = own_responses(model, rows, limit=12, ends=ends, banned=banned)
+    expected = own_responses(model, rows, limit=limit, ends=ends, banned=banned)
     ours = [row[0][real[0]].tolist() for row, real in zip(found.tokens, found.mask, strict=True)]
     assert ours == expected
-    assert len({tuple(row) for row in ours}) > 1
     with torch.no_grad():
         own = own_logprobs(model, rows, found.tokens, found.mask, 1.0)
     torch.testing.assert_close(found.logprobs, own, rtol=1e-5, atol=2e-5)
@@ -81,7 +80,7 @@ def test_sampled_tokens_fit_the_familys_probabilities(case: FamilyCase, policy: 
     prompts = prompts_of(case, policy).select(0, 1)
     sampling = SamplingConfig(max_new_tokens=2, temperature=temperature)
     rollout = LocalEngine(policy.model, policy.processor.tokenizer, LARGE).sample(
-        prompts, group_size=4000, sampling=sampling, seed=11
+        prompts, group_size=3000, sampling=sampling, seed=11
     )
     (inputs,) = own_inputs(case, policy, prompts)
     _, banned = tokens_of(policy)
@@ -96,25 +95,28 @@ def test_sampled_tokens_fit_the_familys_probabilities(case: FamilyCase, policy: 
         counts = np.bincount(tokens.numpy(), minlength=len(probabilities))
         assert counts[banned].sum() == 0
         expected = probabilities * counts.sum()
-        # Tokens that are too rare for the test are counted together.
-        many = expected >= 5
-        assert many.sum() >= 3
-        observed = np.append(counts[many], counts[~many].sum())
-        expected = np.append(expected[many], expected[~many].sum())
+        # Tokens that are too rare for the test are counted together with their neighbours.
+        bins = np.floor(np.cumsum(expected) / max(10.0, counts.sum() / 40)).astype(int)
+        observed, expected = (np.bincount(bins, weights=x) for x in (counts, expected))
+        observed, expected = observed[expected > 0], expected[expected > 0]
+        assert len(observed) >= 3
         assert stats.chisquare(observed, expected).pvalue > 0.001
 
 
-NUMERIC = set("-.0123456789<>/")
+NUMERIC, LIKELY = set("-.0123456789<>/"), set("01.</")
 
 
 @contextmanager
 def fond_of_numbers(model: Any, tokenizer: Any) -> Iterator[None]:
     """Makes pieces of numbers and tags likely, for whoever asks the output head."""
-    pieces = [number for text, number in tokenizer.get_vocab().items() if set(text) <= NUMERIC]
+    known = tokenizer.get_vocab().items()
+    pieces = [number for text, number in known if set(text) <= NUMERIC]
+    likely = [number for text, number in known if set(text) <= LIKELY]
 
     def raised(_: Any, __: Any, logits: Tensor) -> Tensor:
         logits = logits.clone()
         logits[..., pieces] += 12.0
+        logits[..., likely] += 6.0
         return logits
 
     handle = model.lm_head.register_forward_hook(raised)
@@ -148,7 +150,7 @@ def test_expected_scores_equal_brute_force(case: FamilyCase, policy: Policy) -> 
     ]
     mass = sum(shares)
     mean = sum(s * value for s, value in zip(shares, written.values, strict=True)) / mass
-    assert mass > 0.001
+    assert mass > 1e-4
     assert float(found.mass) == pytest.approx(mass, rel=1e-5)
     assert float(found.score) == pytest.approx(mean, abs=1e-6)
 

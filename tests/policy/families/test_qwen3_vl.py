@@ -12,7 +12,11 @@ import torch
 from omegaconf import OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2VLImageProcessor, SiglipImageProcessor
+from transformers import (
+    AutoModelForImageTextToText,
+    Qwen2VLImageProcessor,
+    SiglipImageProcessor,
+)
 
 from tests.policy.families.cases import CASES
 from tests.policy.families.library import images_of, prompts_of
@@ -100,15 +104,16 @@ def test_model_files_name_released_checkpoints(size: str) -> None:
 def test_the_towers_operations_are_the_profilers(
     checkpoint: Callable[[str], Path], name: str
 ) -> None:
-    policy = loaded(checkpoint, name)
-    model: Any = unwrap(policy.model)
-    rule = policy.family.resize_rule(policy.processor.image_processor, 4096, 2**20)
+    own = family(name, "the model")
+    # The library's layers: the profiler does not know the products of other libraries.
+    model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint(name))
+    rule: Any = own.resize_rule(None, 1024, 2**20)
     (image,) = images_of([(rule.factor * 5, rule.factor * 3)])
     pixels = rule.pixels(image)
-    tower = policy.family.tower_cost(model.config, rule, image.size)
+    tower = own.tower_cost(model.config, rule, image.size)
     assert (tower.tokens, tower.rows, tower.pixels) == (15, 60, pixels.numel())
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        policy.family.image_features(model, encoding_of(model), [pixels])
+        own.image_features(model, encoding_of(model), [pixels])
     assert tower.flops == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
 
@@ -147,11 +152,12 @@ def test_patches_of_another_size_are_refused() -> None:
 
 
 def test_the_card_leaves_resized_images_as_they_are() -> None:
-    """qwen-vl-utils is told the patch, and the processor does not resize again."""
+    """qwen-vl-utils is given the patch, and the processor does not resize again."""
     from vqr1.policy.families import _qwen2_5_vl_card as card
 
     class Facts:
         prompt, vision_id, min_pixels, max_pixels, max_new_tokens = "How?", False, 1, 2, 3
+        images, system = 1, None
 
     facts: Any = Facts()
     code = QWEN3.usage_code(facts)

@@ -5,24 +5,30 @@ Tokens, pixels, positions, gradients and responses are compared by the suite of 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from transformers import Idefics3ImageProcessor, SmolVLMImageProcessor
+from transformers.models.smolvlm import processing_smolvlm
 
 from tests.planning.test_planning import PLAIN, saved_bytes
 from tests.support.images import noise_image
+from tools.tiny_checkpoints import build
 from tools.tiny_checkpoints.smolvlm import checkpoint
-from vqr1.config import ModelConfig
+from vqr1.config import ModelConfig, config_dir
 from vqr1.errors import ConfigError, ModelError
 from vqr1.planning.memory import text_row, tower_row
 from vqr1.planning.shape import read_shape
 from vqr1.policy.families import idefics3, smolvlm
 from vqr1.policy.families._smolvlm_images import TileEncoding, TileRule, tile_rule
 from vqr1.policy.fast_layers import use_fast_layers
+from vqr1.policy.loading import load_processor
 from vqr1.policy.prompts import PromptBuilder
+from vqr1.policy.sharded_modules import sharded_modules
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.policy.vision import encode_images
 
@@ -120,6 +126,38 @@ def test_processors_that_do_not_belong_are_refused() -> None:
         FAMILY.resize_rule(reader(size={"height": 512, "width": 512}), 1, 512 * 512)
 
 
+def test_tiles_of_another_size_than_the_towers_are_refused(tiny: Any) -> None:
+    config = tiny.model.config
+    assert FAMILY.encoding_problem(config, TileEncoding(32)) is None
+    problem = FAMILY.encoding_problem(config, TileEncoding(512))
+    assert problem is not None
+    assert "into tiles of 512 pixels, the model's tower takes 32" in problem
+
+
+def test_a_checkpoint_whose_processor_asks_for_a_missing_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build("smolvlm", tmp_path, seed=1)
+    monkeypatch.setattr(processing_smolvlm, "num2words", None)
+    config = ModelConfig(name="m", path=str(folder), min_pixels=1, max_pixels=64 * 64)
+    with pytest.raises(
+        ModelError, match=r"^model\.path=.*: its processor needs .*Package `num2words` is"
+    ):
+        load_processor(config)
+
+
+@pytest.mark.parametrize("name", ["smolvlm_256m", "smolvlm_500m"])
+def test_model_files_name_released_checkpoints_and_fitting_areas(name: str) -> None:
+    values: Any = OmegaConf.load(config_dir() / "model" / f"{name}.yaml")
+    assert FAMILY.released[values.path] == name.removeprefix("smolvlm_")
+    shape = read_shape(ModelConfig(name="m", path=values.path, min_pixels=1, max_pixels=2**20))
+    own = values.recommended
+    size = shape.text + shape.embedding + shape.head
+    assert own.parameters == pytest.approx(size, rel=0.02)
+    assert FAMILY.resize_rule(None, own.min_pixels, own.max_pixels) == TileRule(512, 1024)
+    assert list(own.model_types) == ["smolvlm", "idefics3"]
+
+
 def test_the_same_pixels_in_another_shape_have_another_key() -> None:
     encoding = TileEncoding(tile=32)
     flat = torch.full((32, 128, 3), 7, dtype=torch.uint8)
@@ -164,6 +202,16 @@ def test_image_tokens_that_do_not_match_the_tiles_are_refused(tiny: Any) -> None
         FAMILY.prompt_positions(
             tiny.model.config, encoding, batch.input_ids[0], (torch.zeros(32, 64, 3),)
         )
+
+
+def test_every_sharded_module_of_the_tower_has_a_pass_of_its_own(tiny: Any) -> None:
+    """A list of modules is never called, so that nothing would unshard its weights."""
+    text, *tower = sharded_modules(tiny.model)
+    core = tiny.model.model
+    assert text.root is core.text_model
+    assert [module.root for module in tower] == [core.vision_model, core.connector]
+    assert list(tower[0].blocks) == list(core.vision_model.encoder.layers)
+    assert not tower[1].blocks
 
 
 def test_costs_are_those_of_the_prompt_and_of_what_pytorch_saves(tiny: Any) -> None:

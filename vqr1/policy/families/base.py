@@ -113,6 +113,7 @@ class Family(ABC):
         image_label: what the chat template writes before an image where it numbers images, with
             `{}` for the number, counted from 1; empty where it cannot.
         position_axes: X.
+        head_norms: queries and keys are normalised, each head by itself, before rotation.
     """
 
     title: ClassVar[str]
@@ -123,6 +124,7 @@ class Family(ABC):
     end_of_turn: ClassVar[tuple[str, ...]]
     image_label: ClassVar[str] = ""
     position_axes: ClassVar[int] = 1
+    head_norms: ClassVar[bool] = False
 
     # The model and its parts
 
@@ -131,6 +133,10 @@ class Family(ABC):
         import transformers
 
         return getattr(transformers, self.architecture)
+
+    def missing_library(self) -> str | None:
+        """Which library this family needs that is not installed, and the fix; None: it has all."""
+        return None
 
     @abstractmethod
     def parts(self, core: Any) -> Parts:

@@ -43,13 +43,27 @@ class FastVlm(LlavaFamily):
         """As in `config.json`."""
         return "fast_vlm"
 
+    def missing_library(self) -> str | None:
+        """Towers are made by timm."""
+        if importlib.util.find_spec("timm") is not None:
+            return None
+        return (
+            "a FastVLM's vision tower is made by timm, which is not installed here; install it "
+            'with pip install "vqr1[timm]"'
+        )
+
+    def _require_timm(self) -> None:
+        missing = self.missing_library()
+        if missing is not None:
+            raise ModelError(f"model: {missing}")
+
     def model_class(self) -> Any:
         """The class of transformers, once towers of this package are registered with timm.
 
         Raises:
             ModelError: timm is not installed.
         """
-        require_timm()
+        self._require_timm()
         importlib.import_module("vqr1.policy.towers")
         return super().model_class()
 
@@ -70,7 +84,7 @@ class FastVlm(LlavaFamily):
 
     def shape_config(self, shape: str, number: Any = lambda token: 0) -> Any:
         """Of a released checkpoint, or of a small one for CPUs; needs timm."""
-        require_timm()
+        self._require_timm()
         return super().shape_config(shape, number)
 
     def usage_needs(self) -> str:
@@ -98,19 +112,6 @@ def _flat(module: nn.Module) -> Iterator[nn.Module]:
             yield from _flat(child)
         else:
             yield child
-
-
-def require_timm() -> None:
-    """Check that towers can be made.
-
-    Raises:
-        ModelError: timm is not installed.
-    """
-    if importlib.util.find_spec("timm") is None:
-        raise ModelError(
-            "model: a FastVLM's vision tower is made by timm, which is not installed here; install "
-            'it with pip install "vqr1[timm]"'
-        )
 
 
 FAMILY = FastVlm()

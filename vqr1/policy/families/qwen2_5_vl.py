@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -36,7 +36,7 @@ class Qwen25VL(Family):
         "Qwen/Qwen2.5-VL-7B-Instruct": "7b",
         "TianheWu/VisualQuality-R1-7B": "7b",
     }
-    shapes = ("39m", "3b", "7b")
+    shapes: ClassVar[tuple[str, ...]] = ("39m", "3b", "7b")
     # System turn, question and instruction of the published prompt.
     text_tokens = 110
     end_of_turn = ("<|im_end|>", "<|endoftext|>")

@@ -49,6 +49,7 @@ class Qwen3VL(Qwen25VL):
     shapes = ("38m", "2b", "4b", "8b")
     # Without a system turn.
     text_tokens = 100
+    head_norms = True
 
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Norms and feed-forward layers of the text model, patch embedding and attention."""

@@ -74,6 +74,16 @@ class SmolVLM(Family):
         """Tiles, as the checkpoint's numbers ask for them."""
         return TileEncoding.of(image_processor, self.title)
 
+    def encoding_problem(self, config: Any, encoding: TileEncoding) -> str | None:
+        """Tiles of another size than the tower's."""
+        size = config.vision_config.image_size
+        if encoding.tile == size:
+            return None
+        return (
+            f"its image processor cuts images into tiles of {encoding.tile} pixels, the model's "
+            f"tower takes {size}"
+        )
+
     def released_encoding(self, config: Any) -> TileEncoding:
         """Tiles of the tower's image size."""
         return TileEncoding(int(config.vision_config.image_size))
@@ -91,17 +101,6 @@ class SmolVLM(Family):
         tiles = tiles.to(tower.embeddings.patch_embedding.weight.dtype)
         features = core.model.connector(tower(pixel_values=tiles).last_hidden_state)
         return [part.flatten(0, 1) for part in features.split(counts)]
-
-    def chat_text(self, processor: Any, prompt_text: str, vision_id: bool) -> str:
-        """The checkpoint's own template, which numbers no images."""
-        content = [{"type": "image"}, {"type": "text", "text": prompt_text}]
-        text: str = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=False,
-            add_generation_prompt=True,
-            **self.template_options(vision_id),
-        )
-        return text
 
     def image_ids(self, processor: Any, encoding: TileEncoding, image: Tensor) -> list[int]:
         """Markers, image tokens and line breaks of all tiles."""
