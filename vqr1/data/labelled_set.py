@@ -41,8 +41,9 @@ class LabelledSet:
         image_root: folder that the image paths are relative to.
         table: one row an image, numbered from 0: image (path relative to `image_root`), mos
             (published scale, higher is better), std, reference, split (train, val, test, or None:
-            in no part), distortion, mos_scaled (what rewards see: in [1, 5], or mos itself with
-            `mos_scale=published`), label_name (the image's name as the label file writes it, which
+            in no part), distortion, further (a dict of further columns), mos_scaled (what rewards
+            see: in [1, 5], or mos itself with `mos_scale=published`), std_scaled (std on the scale
+            of mos_scaled), label_name (the image's name as the label file writes it, which
             differs from `image` where letter case or folder do on this disk).
         bad_images: `name: problem` of the images excluded because they are missing or empty.
     """
@@ -139,7 +140,10 @@ def open_dataset(
     root = _root(config, key)
     labels = read_labels(config, root, key)
     scaled = scale_min_max(labels["mos"].to_numpy(), f"{key}.root={str(root)!r}")
-    labels["mos_scaled"] = scaled if config.mos_scale == "minmax" else labels["mos"]
+    minmax = config.mos_scale == "minmax"
+    labels["mos_scaled"] = scaled if minmax else labels["mos"]
+    width = labels["mos"].max() - labels["mos"].min()
+    labels["std_scaled"] = labels["std"] * declared.std_unit * (4.0 / width if minmax else 1.0)
     image_root = _image_root(config, declared, root, key)
     table, bad_images = _with_found_images(labels, image_root, declared, config, key)
     return LabelledSet(
