@@ -199,6 +199,14 @@ def pair_loss(case: Case) -> dict[str, Any]:
     return {"loss": loss.item(), "grad_pred_A": first.grad.tolist()}
 
 
+def binary_losses(case: Case) -> tuple[float, float]:
+    first, second, *mos = (
+        torch.tensor(case[key], dtype=F64) for key in ("pred_A", "pred_B", "mos_A", "mos_B")
+    )
+    fidelity_, entropy = levels.binary_level_losses(first, second, (mos[0], mos[1]))
+    return fidelity_.item(), entropy.item()
+
+
 def level_logits(case: Case, low: float, high: float) -> float:
     logits = torch.tensor([case["logits"][name] for name in levels.LEVELS], dtype=F64)
     return levels.level_score(logits, low, high).item()
@@ -254,6 +262,8 @@ FUNCTIONS: dict[str, Callable[[Case], Any]] = {
     "deqa_score_from_logits": lambda case: level_logits(case, 1.0, 5.0),
     "deqa_fitted_correlations": fitted,
     "deqa_fidelity_loss": pair_loss,
+    "deqa_binary_rating_loss_fidelity": lambda case: binary_losses(case)[0],
+    "deqa_binary_rating_loss_bce": lambda case: binary_losses(case)[1],
     "deqa_softkl_loss": soft_kl,
     "q_align_score_from_logits": lambda case: level_logits(case, 0.0, 1.0),
     "qrealign_map_score": lambda case: levels.level_of_upper(case["score"], case["lo"], case["hi"]),

@@ -62,7 +62,7 @@ def test_a_step_samples_again_until_rewards_differ() -> None:
         sample, drawn = engine.sample, []
         engine.sample = lambda p, _s=sample, _d=drawn, **k: (
             _d.append((len(p), k["seed"])) or _s(p, **k)
-        )  # type: ignore[method-assign, func-returns-value, misc]  # noqa: E501
+        )  # type: ignore[method-assign, func-returns-value, misc]
         fit(module, ranking_batch(), 1)
         assert module.last_step is not None
         seeds.append(drawn)

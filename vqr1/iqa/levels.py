@@ -145,3 +145,21 @@ def level_kl_loss(logits: Tensor, levels: Tensor, labels: Tensor) -> Tensor:
     """
     logprobs = logits.log_softmax(dim=-1)[:, levels]
     return functional.kl_div(logprobs, labels, reduction="batchmean")
+
+
+def binary_level_losses(
+    first: Tensor, second: Tensor, mos: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The losses of DeQA's ablations on the order of MOS alone; [] each.
+
+    Args:
+        first: [n] scores of the pairs' first images, with gradient.
+        second: [n] scores of their second images, with gradient.
+        mos: [n] MOS of both.
+
+    Returns:
+        Mean of 1 - sqrt(p), and mean of -log p, with p the probability of the true order.
+    """
+    p = torch.special.ndtr((first - second) / math.sqrt(2.0))
+    right = torch.where(mos[0] > mos[1], p, 1 - p)
+    return (1 - right.sqrt()).mean(), -right.log().mean()

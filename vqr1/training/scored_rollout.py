@@ -60,18 +60,14 @@ def own_rewards(rewards: WeightedRewards, inputs: RewardInputs) -> dict[str, Ten
             as `checked_reward`.
         RunFaultError: a reward is not finite.
     """
-    found = inputs.details
-    texts = all(len(row) == inputs.scores.shape[1] for row in found.texts)
-    lacking = {"texts": not texts or not found.texts, "logprobs": found.logprobs is None}
-    problems = [
-        f"reward.terms.{name}: needs {need} of the responses, and this engine (rollout.engine) "
-        "gives none; choose rollout=local, or another reward"
-        for need, lacks in lacking.items()
-        if lacks
-        for name in rewards.needing(need)  # type: ignore[arg-type]
-    ]
-    if problems:
-        raise ConfigError(problems)
+    if inputs.details.logprobs is None and rewards.needing("logprobs"):
+        raise ConfigError(
+            [
+                f"reward.terms.{name}: needs sampler log-probabilities, and this engine "
+                "(rollout.engine) reports none; choose rollout=local, or another reward"
+                for name in rewards.needing("logprobs")
+            ]
+        )
     return rewards.of_kind(inputs, ranks=False)
 
 
@@ -131,6 +127,7 @@ def score_rollout(
         RunFaultError: a reward or an advantage is not finite.
         DataError: another process ranks another data set.
     """
+    check_texts(rollout)
     parsed = [[answer.parse(text) for text in texts] for texts in rollout.texts]
     mine = read_answers(parsed, rollout, mos, dataset, images, labels)
     details = own_details(parsed, rollout, labels)
@@ -164,6 +161,19 @@ def score_rollout(
         has_variance=has_variance[own],
     )
     return scored, rollout_metrics(whole, total, terms, has_variance)
+
+
+def check_texts(rollout: Rollout) -> None:
+    """Check that every response has a text, which scores and rewards are read from.
+
+    Raises:
+        ConfigError: the engine gives none.
+    """
+    if any(len(texts) != rollout.mask.shape[1] for texts in rollout.texts) or not rollout.texts:
+        raise ConfigError(
+            ["rollout.engine: this engine gives no texts of its responses, and scores and rewards "
+             "are read from them; choose rollout=local"]
+        )  # fmt: skip
 
 
 def _ranked(
