@@ -13,8 +13,8 @@ Records hold data only. They know neither models nor configuration, so every flo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -107,6 +107,24 @@ def _unpack(
 
 
 @dataclass(frozen=True)
+class BatchLabels:
+    """What the label files state of B images beside their MOS, for rewards that look at it.
+
+    Attributes:
+        std: [B] float32 standard deviation of the single ratings on the scale of the MOS; NaN where
+            the set has none.
+        references: names of the undistorted images that the B images derive from, or None.
+        distortions: kinds of distortion, or None.
+        columns: B values of each further label column by name, None where one is empty.
+    """
+
+    std: Tensor
+    references: tuple[str | None, ...]
+    distortions: tuple[str | None, ...]
+    columns: Mapping[str, tuple[float | str | None, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RankingBatch:
     """B rows of ONE data set with their MOS: the unit that is ranked.
 
@@ -117,6 +135,7 @@ class RankingBatch:
         mos: [B] float32 Mean opinion score, higher is better, scaled min-max over the whole set
             to [1, 5] (the published training files' scale), or as published (`mos_scale`).
         index: [B] int64 row in the data set's label table.
+        labels: what else the labels state; None where nobody has read it.
     """
 
     dataset: str
@@ -124,6 +143,7 @@ class RankingBatch:
     prompts: PromptBatch
     mos: Tensor
     index: Tensor
+    labels: BatchLabels | None = None
 
     def __len__(self) -> int:
         return len(self.images)

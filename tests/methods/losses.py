@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vqr1.iqa.uncertainty import group_uncertainty
 from vqr1.training.advantages import (
     AdvantageInputs,
     BatchNormalised,
@@ -18,7 +19,6 @@ from vqr1.training.advantages import (
 )
 from vqr1.training.advantages.by_component import eligible_advantages
 from vqr1.training.advantages.gdpo import WHITENING, normalised_terms
-from vqr1.training.advantages.uncertainty import group_uncertainty
 from vqr1.training.losses import (
     CispoLoss,
     ClipCovLoss,

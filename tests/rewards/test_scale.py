@@ -16,7 +16,7 @@ from vqr1.rewards import (
     WeightedRewards,
 )
 from vqr1.rewards.scale import mos_fit, to_reward_scale
-from vqr1.training.scored_rollout import GroupAnswers, reward_pool
+from vqr1.training.group_answers import GroupAnswers, reward_inputs
 
 NAN = math.nan
 MOS = torch.tensor([3.0, 4.0])
@@ -35,10 +35,12 @@ def rewards_of(
     count = torch.ones_like(scores, dtype=torch.int64)
     same = torch.zeros(2).long()
     rows = torch.arange(2)
-    answers = GroupAnswers(scores, count.bool(), count.bool(), count, mos, same, rows)
-    return reward_pool(
-        answers, WeightedRewards({"own": (1.0, reward)}), score_range, mos_range
-    )[0]  # fmt: skip
+    answers = GroupAnswers(
+        scores, count.bool(), count.bool(), count, mos, same, rows, torch.full((2,), NAN), rows
+    )
+    return WeightedRewards({"own": (1.0, reward)})(reward_inputs(answers, score_range, mos_range))[
+        0
+    ]
 
 
 def test_the_scale_by_hand() -> None:

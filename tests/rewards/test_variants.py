@@ -116,7 +116,10 @@ def test_invalid_answers_gain_nothing_and_change_nobody(reward: Reward) -> None:
 def test_an_image_without_two_scores_is_no_opponent() -> None:
     # image 1 has one valid score: no distribution; image 0 is compared with image 2 only
     scores = [[1.0, 2.0], [5.0, NAN], [4.0, 4.0]]
-    for reward in (BinaryReward(), ProbabilityReward(), MarginReward()):
+    # A fixed width needs no distribution: MR-IQA compares with an image of one answer too.
+    alone = MarginReward()(inputs(scores, [1.0, 3.0, 4.0]))
+    assert alone[1, 0] > 0
+    for reward in (BinaryReward(), ProbabilityReward(), MarginReward(width=None)):
         with_it = reward(inputs(scores, [1.0, 3.0, 4.0]))
         without = reward(inputs([scores[0], scores[2]], [1.0, 4.0]))
         torch.testing.assert_close(with_it[0], without[0])

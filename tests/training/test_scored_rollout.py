@@ -10,7 +10,8 @@ from vqr1.errors import RunFaultError
 from vqr1.iqa.answers import PUBLISHED, TaggedAnswer
 from vqr1.records import Rollout
 from vqr1.rewards import BinaryReward, FormatReward, MseReward, RewardInputs, WeightedRewards
-from vqr1.training.scored_rollout import GroupAnswers, pools_of, reward_pool, score_rollout
+from vqr1.training.group_answers import GroupAnswers, reward_inputs
+from vqr1.training.scored_rollout import pools_of, score_rollout
 
 
 def rollout(texts: list[list[str]], lengths: list[list[int]], limit: int) -> Rollout:
@@ -132,11 +133,12 @@ def pool_rewards(world: int, pool: Any) -> torch.Tensor:
     whole = GroupAnswers(
         scores, scores > 0, scores > 0, scores.long(),
         torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 1.5, 2.5, 3.5]), torch.zeros(8).long(),
-        torch.arange(8),
+        torch.arange(8), torch.full((8,), math.nan), torch.full((8,), -1),
     )  # fmt: skip
     ranks = list(whole.table().split(8 // world))
     rewards = WeightedRewards({"own": (1.0, AboveThePool())})
-    return torch.cat([reward_pool(answers, rewards)[0] for answers in pools_of(ranks, pool)])
+    pools = [whole.from_table(table) for table in pools_of(ranks, pool)]
+    return torch.cat([rewards(reward_inputs(answers))[0] for answers in pools])
 
 
 @pytest.mark.parametrize("pool", [2, 4, 8, "global"])

@@ -45,6 +45,10 @@ class CsvColumns:
     """Reference or content that the image derives from."""
     split: str | None = None
     """Split that the image belongs to: train, val or test."""
+    distortion: str | None = None
+    """Kind of distortion."""
+    further: tuple[str, ...] = ()
+    """Further columns that a reward looks at (numbers or words), such as scores of attributes."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

@@ -86,6 +86,9 @@ class GrpoConfig:
     (`rank`), or so many of all processes' at a time, in the order of the batches, whatever the
     number of processes; it must divide the step's images. The published training compares the 8
     images of one GPU: 8, or `rank` with 8 images a process."""
+    resample_zero_variance: Annotated[int, Field(ge=0, le=100)] = 0
+    """Times that images whose rewards do not differ are answered again in a step (DAPO); 0 leaves
+    them out at once (published)."""
     num_iterations: PositiveInt = 1
     """mu: optimiser steps on each rollout."""
     reference_sync_every: PositiveInt | None = None

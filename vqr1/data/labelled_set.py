@@ -42,9 +42,10 @@ class LabelledSet:
         image_root: folder that the image paths are relative to.
         table: one row an image, numbered from 0: image (path relative to `image_root`), mos
             (published scale, higher is better), std, reference, split (train, val, test, or None:
-            in no split), distortion, mos_scaled (what rewards see: in [1, 5], or mos itself with
-            `mos_scale=published`), label_name (the image's name as the label file writes it, which
-            differs from `image` where letter case or folder do on this disk).
+            in no split), distortion, further (a dict of further columns), mos_scaled (what rewards
+            see: in [1, 5], or mos itself with `mos_scale=published`), std_mos and std_scaled (std
+            on the scales of mos and mos_scaled), label_name (the image's name as the label file
+            writes it, which differs from `image` where letter case or folder do on this disk).
         bad_images: `name: problem` of the images excluded because they are missing or empty.
     """
 
@@ -140,7 +141,10 @@ def open_dataset(
     root = set_folder(config, key)
     labels = read_labels(config, root, key)
     scaled = scale_min_max(labels["mos"].to_numpy(), f"{key}.root={str(root)!r}")
-    labels["mos_scaled"] = scaled if config.mos_scale == "minmax" else labels["mos"]
+    minmax = config.mos_scale == "minmax"
+    labels["mos_scaled"] = scaled if minmax else labels["mos"]
+    width = labels["mos"].max() - labels["mos"].min()
+    labels["std_scaled"] = labels["std_mos"] * (4.0 / width if minmax else 1.0)
     image_root = _image_root(config, declared, root, key)
     table, bad_images = _with_found_images(labels, image_root, declared, config, key)
     return LabelledSet(
@@ -151,8 +155,8 @@ def open_dataset(
 def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
     """All rows of a set's label files, each with the split that it belongs to; no image is needed.
 
-    Columns of `load_labels`, and `label_name`: `image`, which stays when `image` becomes the path
-    found on disk.
+    Columns of `load_labels`, `std_mos` (std on the scale of mos), and `label_name`: `image`, which
+    stays when `image` becomes the path found on disk.
 
     Args:
         config: the set.
@@ -174,6 +178,7 @@ def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
     )
     labels["split"] = assign_splits(labels, config.split, root, key)
     labels["label_name"] = labels["image"]
+    labels["std_mos"] = labels["std"] * label_format(config.name, key).std_unit
     return labels
 
 

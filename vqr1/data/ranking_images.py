@@ -27,7 +27,7 @@ from vqr1.data.loader_workers import end_where_a_batch_is_lost, start_method, wa
 from vqr1.data.prompts import ImageSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler
 from vqr1.errors import ConfigError, DataError
-from vqr1.records import RankingBatch
+from vqr1.records import BatchLabels, RankingBatch
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,11 @@ class SetImages:
         self.skipped = labelled.skipped
         self.images: list[tuple[str, ...]] = [(image,) for image in rows["image"].tolist()]
         self.mos = torch.tensor(rows["mos_scaled"].to_numpy(), dtype=torch.float32)
+        self.std = torch.tensor(rows["std_scaled"].to_numpy(), dtype=torch.float32)
+        self.references = [_name(value) for value in rows["reference"]]
+        self.distortions = [_name(value) for value in rows["distortion"]]
+        self.further: list[dict[str, float | str]] = rows["further"].tolist()
+        self.columns = tuple(dict.fromkeys(name for row in self.further for name in row))
         self.rows = torch.tensor(rows.index.to_numpy(), dtype=torch.int64)
         self.bad = bad
 
@@ -77,6 +82,17 @@ class SetImages:
                     f"image{'s' * (found != 1)}; use a prompt for {found}, or another set"
                 ]
             )
+
+    def labels(self, positions: Sequence[int]) -> BatchLabels:
+        """What the labels state of some images beside their MOS."""
+        return BatchLabels(
+            std=self.std[list(positions)],
+            references=tuple(self.references[p] for p in positions),
+            distortions=tuple(self.distortions[p] for p in positions),
+            columns={
+                name: tuple(self.further[p].get(name) for p in positions) for name in self.columns
+            },
+        )
 
     def mark_bad(self, position: int, error: DataError) -> None:
         """Count a row with an image that does not decode.
@@ -106,6 +122,11 @@ class _Failure:
     """A data error that a worker met: raised by the loader, without the worker's traceback."""
 
     message: str
+
+
+def _name(value: object) -> str | None:
+    """A name from a table, None for a missing one."""
+    return None if value is None or value != value else str(value)
 
 
 class RankingImages(Dataset[RankingBatch | _Failure | None]):
@@ -167,6 +188,7 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
             prompts=self.prompts.with_keys(self.prompts.from_resized(pixels)),
             mos=images.mos[positions],
             index=images.rows[positions],
+            labels=images.labels(positions),
         )
 
     def _candidates(

@@ -30,20 +30,26 @@ EvalSplit = Literal["all", "train", "val", "test"]
 
 
 def with_labels(predictions: Predictions, tables: Mapping[str, pd.DataFrame]) -> Predictions:
-    """Predictions with mos, reference and distortion of their sets' label tables.
+    """Predictions with mos, its std, reference and distortion of their sets' label tables.
 
     Args:
         predictions: rows of any sets; `index` is the row in the set's table.
-        tables: by set, one row an image: mos (higher is better), reference, distortion.
+        tables: by set, one row an image: mos (higher is better), reference, distortion, std_mos
+            where it is known.
     """
     columns = {
         name: {key: table[key].tolist() for key in ("mos", "reference", "distortion")}
+        for name, table in tables.items()
+    }
+    deviations = {
+        name: table["std_mos"].to_numpy() if "std_mos" in table else np.full(len(table), np.nan)
         for name, table in tables.items()
     }
     rows = list(zip(predictions.datasets, predictions.index.tolist(), strict=True))
     return replace(
         predictions,
         mos=np.array([columns[name]["mos"][row] for name, row in rows], dtype=np.float64),
+        std=np.array([deviations[name][row] for name, row in rows], dtype=np.float64),
         references=tuple(label_name(columns[name]["reference"][row]) for name, row in rows),
         distortions=tuple(label_name(columns[name]["distortion"][row]) for name, row in rows),
     )

@@ -16,10 +16,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from vqr1.config.metrics import HEADLINE as HEADLINE
 from vqr1.config.metrics import MetricConfig
 from vqr1.errors import ConfigError
-from vqr1.iqa.bootstrap import Interval, Statistic, interval_of_draws
+from vqr1.iqa.bootstrap import Interval, Statistic, bootstrap_draws, interval_of_draws
 from vqr1.iqa.correlation import (
     FloatArray,
     MetricValue,
@@ -41,10 +43,18 @@ class MetricInputs:
     Attributes:
         scores: [n] float64 predicted scores, finite, higher is better.
         mos: [n] float64 MOS, finite, higher is better.
+        mos_std: [n] float64 standard deviation of the single ratings on the scale of `mos`; NaN
+            where the set has none.
     """
 
     scores: FloatArray
     mos: FloatArray
+    mos_std: FloatArray
+
+    @classmethod
+    def of(cls, scores: FloatArray, mos: FloatArray, std: FloatArray | None = None) -> MetricInputs:
+        """Inputs of which the standard deviations may be unknown."""
+        return cls(scores, mos, np.full(len(mos), np.nan) if std is None else std)
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ class Metric:
             `callbacks.checkpoint.monitor`.
         by_group: also computed within each reference and each distortion.
         interval: has a bootstrap interval.
+        observed: the metric where it looks at standard deviations of the MOS too; None: `compute`.
     """
 
     name: str
@@ -88,6 +99,46 @@ class Metric:
     watched: bool = True
     by_group: bool = False
     interval: bool = True
+    observed: Callable[[MetricInputs], MetricValue] | None = None
+
+    def value(self, inputs: MetricInputs) -> MetricValue:
+        """The metric, or the reason why there is none."""
+        if self.observed is not None:
+            return self.observed(inputs)
+        return self.compute(inputs.scores, inputs.mos)
+
+    def draws(
+        self,
+        inputs: MetricInputs,
+        count: int,
+        seed: int,
+        clusters: Sequence[object] | None = None,
+    ) -> FloatArray:
+        """[D] the metric in bootstrap draws (`vqr1.iqa.bootstrap.bootstrap_draws`).
+
+        Args:
+            inputs: of one set.
+            count: D; a metric without interval has none.
+            seed: of the draws.
+            clusters: [n] references to draw by; None draws images.
+        """
+        count = count if self.interval else 0
+        if self.observed is None:
+            return bootstrap_draws(
+                self.statistic, inputs.scores, inputs.mos,
+                clusters=clusters, draws=count, seed=seed,
+            )  # fmt: skip
+        observed = self.observed
+
+        def of_rows(scores: FloatArray, drawn: FloatArray) -> float:
+            # A draw is told by its rows, so that the standard deviations are drawn too.
+            rows = drawn.astype(np.int64)
+            return observed(MetricInputs(scores, inputs.mos[rows], inputs.mos_std[rows])).value
+
+        rows = np.arange(len(inputs.mos), dtype=np.float64)
+        return bootstrap_draws(
+            of_rows, inputs.scores, rows, clusters=clusters, draws=count, seed=seed
+        )
 
 
 @dataclass(frozen=True)
@@ -212,15 +263,19 @@ def metrics_of(chosen: Mapping[str, MetricConfig]) -> tuple[Metric, ...]:
 def _own(name: str, config: MetricConfig) -> Metric:
     function = config.function(f"metrics.{name}")
 
+    def observed(inputs: MetricInputs) -> MetricValue:
+        reason = obstacle(inputs.scores, inputs.mos)
+        if reason:
+            return MetricValue(math.nan, reason)
+        found: object = function(inputs)
+        if not isinstance(found, MetricValue):
+            found = MetricValue(float(found))  # type: ignore[arg-type]
+        if math.isfinite(found.value):
+            return found
+        return MetricValue(math.nan, found.reason or f"{name} is not a finite number")
+
     def metric(scores: FloatArray, mos: FloatArray) -> MetricValue:
-        reason = obstacle(scores, mos)
-        value = math.nan if reason else float(function(MetricInputs(scores, mos)))
-        undefined = f"{name} is not a finite number"
-        return (
-            MetricValue(value)
-            if math.isfinite(value)
-            else MetricValue(math.nan, reason or undefined)
-        )
+        return observed(MetricInputs.of(scores, mos))
 
     return Metric(
         name,
@@ -230,6 +285,7 @@ def _own(name: str, config: MetricConfig) -> Metric:
         higher_is_better=config.higher_is_better,
         averageable=config.averageable,
         interval=config.interval,
+        observed=observed,
     )
 
 

@@ -50,6 +50,8 @@ class Predictions:
         distortions: n names of the distortion, None where unknown.
         lost: [n] float64 mode `expected`: probability of answers that are no number of the grammar,
             over which the expectation is not taken; NaN where unknown, and in other modes.
+        std: [n] float64 standard deviation of the single ratings on the scale of `mos`, NaN where
+            unknown.
     """
 
     images: tuple[str, ...]
@@ -63,6 +65,7 @@ class Predictions:
     references: tuple[str | None, ...] = ()
     distortions: tuple[str | None, ...] = ()
     lost: FloatArray = field(default_factory=lambda: np.empty(0))
+    std: FloatArray = field(default_factory=lambda: np.empty(0))
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -72,7 +75,11 @@ class Predictions:
             object.__setattr__(self, "distortions", (None,) * n)
         if not len(self.lost):
             object.__setattr__(self, "lost", np.full(n, np.nan))
-        for name in ("datasets", "index", "mos", "scores", "valid", "texts", "references", "lost"):
+        if not len(self.std):
+            object.__setattr__(self, "std", np.full(n, np.nan))
+        for name in (
+            "datasets", "index", "mos", "scores", "valid", "texts", "references", "lost", "std",
+        ):  # fmt: skip
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} has {len(getattr(self, name))} rows for {n} images")
 
@@ -118,6 +125,7 @@ class Predictions:
             references=pick(self.references),
             distortions=pick(self.distortions),
             lost=self.lost[numbers],
+            std=self.std[numbers],
         )
 
     def by_dataset(self) -> dict[str, Predictions]:
@@ -178,4 +186,5 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         references=tuple(name for part in parts for name in part.references),
         distortions=tuple(name for part in parts for name in part.distortions),
         lost=np.concatenate([part.lost for part in parts]),
+        std=np.concatenate([part.std for part in parts]),
     )

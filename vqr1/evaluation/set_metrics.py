@@ -32,6 +32,7 @@ from vqr1.evaluation.metrics import (
     HEADLINE,
     FittedMetric,
     Measured,
+    MetricInputs,
     measure,
 )
 from vqr1.evaluation.predictions import (
@@ -40,7 +41,7 @@ from vqr1.evaluation.predictions import (
 )
 from vqr1.evaluation.summary import scored_rows, set_seed
 from vqr1.evaluation.trained_on import TrainedOn
-from vqr1.iqa.bootstrap import Units, bootstrap_draws, resample_counts
+from vqr1.iqa.bootstrap import Units, resample_counts
 from vqr1.iqa.correlation import FloatArray
 from vqr1.iqa.logistic import Curve, LogisticFit, fit_logistic
 
@@ -143,7 +144,8 @@ def set_metrics(predictions: Predictions, options: MetricOptions) -> SetMetrics:
     clusters, note = bootstrap_clusters(scored, options.resample)
     units = Units.of(len(scored), clusters)
     seed = set_seed(options.seed, dataset)
-    measured, draws = _unfitted(scores, scored.mos, clusters, units, seed, options)
+    inputs = MetricInputs(scores, scored.mos, scored.std)
+    measured, draws = _unfitted(inputs, clusters, units, seed, options)
     fits = {}
     for curve in options.curves:
         fits[curve], drawn = _fitted(scores, scored.mos, units, seed, curve, options)
@@ -180,8 +182,7 @@ def _lost(predictions: Predictions) -> LostProbability | None:
 
 
 def _unfitted(
-    scores: FloatArray,
-    mos: FloatArray,
+    inputs: MetricInputs,
     clusters: Sequence[object] | None,
     units: Units,
     seed: int,
@@ -190,15 +191,8 @@ def _unfitted(
     measured, draws = {}, {}
     for metric in options.metrics:
         name = metric.name
-        draws[name] = bootstrap_draws(
-            metric.statistic,
-            scores,
-            mos,
-            clusters=clusters,
-            draws=options.draws if metric.interval else 0,
-            seed=seed,
-        )
-        result = metric.compute(scores, mos)
+        draws[name] = metric.draws(inputs, options.draws, seed, clusters)
+        result = metric.value(inputs)
         measured[name] = measure(result, draws[name], units.count, options.level)
     return measured, draws
 

@@ -19,13 +19,19 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vqr1.evaluation.metrics import HEADLINE, METRICS, Measured, Metric, headline
+from vqr1.evaluation.metrics import (
+    HEADLINE,
+    METRICS,
+    Measured,
+    Metric,
+    MetricInputs,
+    headline,
+)
 from vqr1.evaluation.predictions import Predictions, ScoreRule, bootstrap_clusters
 from vqr1.iqa.bootstrap import (
     Interval,
     Statistic,
     Units,
-    bootstrap_draws,
     interval_of_draws,
     paired_gain_interval,
 )
@@ -103,17 +109,11 @@ def summarise(
         scored, scores = scored_rows(part, rule)
         clusters, _ = bootstrap_clusters(scored)
         units.append(Units.of(len(scored), clusters).count)
-        results[dataset] = {metric.name: metric.compute(scores, scored.mos) for metric in metrics}
+        inputs = MetricInputs(scores, scored.mos, scored.std)
+        results[dataset] = {metric.name: metric.value(inputs) for metric in metrics}
         for metric in metrics:
             drawn[metric.name].append(
-                bootstrap_draws(
-                    metric.statistic,
-                    scores,
-                    scored.mos,
-                    clusters=clusters,
-                    draws=draws if metric.interval else 0,
-                    seed=set_seed(seed, dataset),
-                )
+                metric.draws(inputs, draws, set_seed(seed, dataset), clusters)
             )
     parts = {
         dataset: _summary(

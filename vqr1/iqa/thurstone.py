@@ -99,7 +99,11 @@ def true_preferences(mos: Tensor) -> Tensor:
 
 
 def mean_over_opponents(
-    pairwise: Tensor, statistics: ScoreStatistics, valid: Tensor, images: Tensor | None = None
+    pairwise: Tensor,
+    statistics: ScoreStatistics,
+    valid: Tensor,
+    images: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Average a pairwise reward over the comparable opponents j != i.
 
@@ -109,6 +113,7 @@ def mean_over_opponents(
         valid: [B, K] bool, the responses that have a score.
         images: [B] a number for each image, equal for copies of one image, which are no opponents
             of each other; None: all differ.
+        known: [B, B] bool, the pairs of which an order is known; None: all.
 
     Returns:
         [B, K]; 0 for invalid responses, for images that are not comparable themselves, and where
@@ -117,6 +122,8 @@ def mean_over_opponents(
     if images is None:
         images = torch.arange(len(statistics.comparable), device=pairwise.device)
     opponents = statistics.comparable[None, :] & (images[:, None] != images[None, :])
+    if known is not None:
+        opponents = opponents & known
     total = torch.where(opponents[:, None, :], pairwise, torch.zeros_like(pairwise)).sum(dim=2)
     mean = total / opponents.sum(dim=1).clamp_min(1)[:, None]
     earned = valid.bool() & statistics.comparable[:, None]
@@ -148,6 +155,42 @@ def fidelity_reward(
         [B, K] in [0, 1.001], the type of `scores`. A predictor that cannot distinguish any pair
         earns sqrt(1/2) = .707 with every pair of different MOS.
     """
+    return preference_fidelity(
+        scores,
+        true_preferences(mos.to(scores.dtype)),
+        valid,
+        gamma=gamma,
+        variance_floor=variance_floor,
+        fixed_variance=fixed_variance,
+        images=images,
+    )
+
+
+def preference_fidelity(
+    scores: Tensor,
+    preferences: Tensor,
+    valid: Tensor | None = None,
+    *,
+    gamma: float = GAMMA,
+    variance_floor: float = 0.0,
+    fixed_variance: float | None = None,
+    images: Tensor | None = None,
+) -> Tensor:
+    """The same with a stated preference of each pair in place of the order of MOS.
+
+    EvoQuality (arXiv 2509.25787) takes the majority of its own comparisons
+    (`vqr1.iqa.votes.majority_preference`).
+
+    Args:
+        scores: [B, K] scores on any common scale.
+        preferences: [B, B] in [0, 1], that image i is better than image j; NaN where nothing is
+            known of a pair, which is then not compared.
+        valid: [B, K] bool; None takes every finite score as valid.
+        gamma: see `comparison_probabilities`.
+        variance_floor: see `comparison_probabilities`.
+        fixed_variance: see `comparison_probabilities`.
+        images: see `mean_over_opponents`.
+    """
     valid = torch.isfinite(scores) if valid is None else valid.bool()
     statistics = score_statistics(scores, valid)
     predicted = comparison_probabilities(
@@ -157,11 +200,12 @@ def fidelity_reward(
         variance_floor=variance_floor,
         fixed_variance=fixed_variance,
     )
-    true = true_preferences(mos.to(scores.dtype))[:, None, :]
+    known = torch.isfinite(preferences)
+    true = torch.where(known, preferences, torch.zeros_like(preferences))[:, None, :]
     fidelity = (true * predicted + FIDELITY_EPSILON).sqrt() + (
         (1.0 - true) * (1.0 - predicted) + FIDELITY_EPSILON
     ).sqrt()
-    return mean_over_opponents(fidelity, statistics, valid, images)
+    return mean_over_opponents(fidelity, statistics, valid, images, known)
 
 
 def probability_reward(

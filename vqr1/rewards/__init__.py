@@ -1,25 +1,41 @@
 """Rewards: one class a file, each a thin wrapper over pure functions of `vqr1.iqa`."""
 
-from vqr1.rewards.base import Reward, RewardInputs, WeightedRewards
+from vqr1.rewards.base import OwnDetails, Reward, RewardInputs, WeightedRewards
 from vqr1.rewards.binary import BinaryReward
+from vqr1.rewards.closeness import ExponentialReward, GaussianReward, RelativeReward
 from vqr1.rewards.fidelity import FidelityReward
 from vqr1.rewards.format import FormatReward
-from vqr1.rewards.margin import MarginReward
+from vqr1.rewards.margin import MarginReward, MosMarginReward
 from vqr1.rewards.mse import MseReward
 from vqr1.rewards.probability import ProbabilityReward
 from vqr1.rewards.shuffled import ShuffledFidelityReward
+from vqr1.rewards.text import (
+    DegradationReward,
+    OverlongReward,
+    RepetitionReward,
+    WordCountReward,
+)
 from vqr1.rewards.threshold import ThresholdReward
 
 __all__ = [
     "BinaryReward",
+    "DegradationReward",
+    "ExponentialReward",
     "FidelityReward",
     "FormatReward",
+    "GaussianReward",
     "MarginReward",
+    "MosMarginReward",
     "MseReward",
+    "OverlongReward",
+    "OwnDetails",
     "ProbabilityReward",
+    "RelativeReward",
+    "RepetitionReward",
     "Reward",
     "RewardInputs",
     "ShuffledFidelityReward",
     "ThresholdReward",
     "WeightedRewards",
+    "WordCountReward",
 ]

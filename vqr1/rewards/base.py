@@ -7,13 +7,14 @@ tensor, named by `_target_` in a YAML file under `conf/reward/`. Shapes: see `vq
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from vqr1.errors import ConfigError, RunFaultError
+from vqr1.iqa.uncertainty import group_uncertainty
 
 LARGEST_REWARD = 1e15
 """Largest size of a reward: the square of 1e19 and more overflows float32, and with it a group's
@@ -39,9 +40,43 @@ def check_constant(name: str, value: float, *, square: bool = False) -> None:
         raise ValueError(f"{name}={value}: must be above 0 ({least:.1g} at least), and finite")
 
 
+Need = Literal["mos_std", "reference", "distortion", "texts", "logprobs"]
+"""What a reward may ask for by its attribute `needs`, so that a run that lacks it is refused."""
+
+OWN_ONLY: frozenset[Need] = frozenset({"distortion", "texts", "logprobs"})
+"""What is not sent to other processes: only rewards that do not rank may need it."""
+
+
+@dataclass(frozen=True)
+class OwnDetails:
+    """What only rewards that do not rank may look at: it stays in the process that sampled it.
+
+    Attributes:
+        texts: B lists of K responses; empty where the engine gives none.
+        reasoning: B lists of K texts between the tags of reasoning, None where there is none.
+        distortions: B kinds of distortion, None where unknown.
+        references: B names of the undistorted image, None where unknown.
+        columns: B values of each further label column by name, words included.
+        logprobs: [B, K, C] sampler log-probabilities of the tokens; None where the engine reports
+            none.
+        mask: [B, K, C] bool, the sampled tokens.
+    """
+
+    texts: Sequence[Sequence[str]]
+    reasoning: Sequence[Sequence[str | None]]
+    distortions: Sequence[str | None]
+    references: Sequence[str | None]
+    columns: Mapping[str, Sequence[float | str | None]]
+    logprobs: Tensor | None
+    mask: Tensor
+
+
 @dataclass(frozen=True)
 class RewardInputs:
-    """Everything a reward may look at: one comparison pool, all of one data set.
+    """Everything a reward may look at, all of one data set.
+
+    A reward that ranks is given one comparison pool, which may hold images of other processes; one
+    that does not is given the images of its own process, with `own`.
 
     Scores and MOS are on one scale, whatever scale the prompt asks for (`vqr1.rewards.scale`).
 
@@ -54,6 +89,15 @@ class RewardInputs:
             asked range with `mos_scale=published`.
         images: [B] int64 row of each image in its set's label table; copies of one image, which
             must not be compared with each other, have the same. None: all images differ.
+        mos_std: [B] float32 standard deviation of the single ratings, on the same scale; NaN where
+            the set has none.
+        references: [B] int64, equal for images of one undistorted image; -1 unknown.
+        lengths: [B, K] int64 tokens of each response.
+        attributes: [B, K] scores of each further attribute of the answer by name, on the asked
+            scale; NaN where one could not be read.
+        columns: [B] numbers of each further label column by name, as the file has them; NaN where
+            one is empty or a word.
+        own: texts, log-probabilities and label words; None for rewards that rank.
     """
 
     scores: Tensor
@@ -61,6 +105,29 @@ class RewardInputs:
     format_compliant: Tensor
     mos: Tensor
     images: Tensor | None = None
+    mos_std: Tensor | None = None
+    references: Tensor | None = None
+    lengths: Tensor | None = None
+    attributes: Mapping[str, Tensor] = field(default_factory=dict)
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    own: OwnDetails | None = None
+
+    @property
+    def uncertainty(self) -> Tensor:
+        """[B] how much an image's valid scores disagree, in [0, 1] (`vqr1.iqa.uncertainty`)."""
+        return group_uncertainty(self.scores.masked_fill(~self.valid, math.nan))
+
+    @property
+    def details(self) -> OwnDetails:
+        """`own`, of a reward that does not rank."""
+        if self.own is None:
+            raise ConfigError(
+                [
+                    "reward.terms: a term looks at texts or label words, and has been given none; "
+                    "a class that ranks images (ranks=True) cannot"
+                ]
+            )
+        return self.own
 
 
 class Reward(Protocol):
@@ -68,6 +135,8 @@ class Reward(Protocol):
 
     A class may also have `absolute = True`: distances between scores and MOS count, and not their
     order only. Where MOS are as published, these have to be on the scale that the prompt asks for.
+    And it may have `needs = ("mos_std",)`: names of `Need` without which it cannot be computed; a
+    run whose labels or engine lack one is refused at its start.
 
     Attributes:
         ranks: True when the reward compares images with each other and so needs a pool of two or
@@ -82,6 +151,11 @@ class Reward(Protocol):
         Finite for invalid responses too, within +-`LARGEST_REWARD`.
         """
         ...
+
+
+def needs_of(reward: object) -> tuple[Need, ...]:
+    """What a reward asks for."""
+    return tuple(getattr(reward, "needs", ()))
 
 
 def checked_reward(name: str, value: object, inputs: RewardInputs) -> Tensor:
@@ -156,6 +230,32 @@ class WeightedRewards:
         """Names of the terms to which distances between scores and MOS count."""
         return [name for name, (_, r) in self.terms.items() if getattr(r, "absolute", False)]
 
+    def needing(self, need: Need) -> list[str]:
+        """Names of the terms that cannot be computed without something."""
+        return [name for name, (_, reward) in self.terms.items() if need in needs_of(reward)]
+
+    def of_kind(self, inputs: RewardInputs, *, ranks: bool) -> dict[str, Tensor]:
+        """The unweighted [B, K] rewards by name of the terms that rank, or of those that do not.
+
+        Raises:
+            ConfigError, RunFaultError: as `checked_reward`.
+        """
+        return {
+            name: checked_reward(name, reward(inputs), inputs)
+            for name, (_, reward) in self.terms.items()
+            if reward.ranks == ranks
+        }
+
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """[B, K] weighted sum of all terms' rewards.
+
+        Raises:
+            RunFaultError: it is not finite.
+        """
+        total = sum(weight * parts[name] for name, (weight, _) in self.terms.items())
+        assert isinstance(total, Tensor), "a reward needs at least one term"
+        return finite_reward("reward.terms (weighted sum)", total)
+
     def __call__(self, inputs: RewardInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the terms.
 
@@ -166,10 +266,6 @@ class WeightedRewards:
             ConfigError: a term gave no [B, K] floating-point tensor on the scores' device.
             RunFaultError: a term's reward, or the sum, is not finite.
         """
-        parts = {
-            name: checked_reward(name, reward(inputs), inputs)
-            for name, (_, reward) in self.terms.items()
-        }
-        total = sum(weight * parts[name] for name, (weight, _) in self.terms.items())
-        assert isinstance(total, Tensor), "a reward needs at least one term"
-        return finite_reward("reward.terms (weighted sum)", total), parts
+        found = {**self.of_kind(inputs, ranks=True), **self.of_kind(inputs, ranks=False)}
+        parts = {name: found[name] for name in self.terms}
+        return self.total(parts), parts

@@ -10,6 +10,7 @@ from vqr1.config import RewardConfig
 from vqr1.config.targets import build_target
 from vqr1.errors import ConfigError
 from vqr1.rewards import Reward, WeightedRewards
+from vqr1.rewards.base import OWN_ONLY, needs_of
 
 
 def build_rewards(config: RewardConfig) -> WeightedRewards:
@@ -54,6 +55,13 @@ def _instantiate(key: str, values: Mapping[str, Any], problems: list[str]) -> Re
         problems.append(
             f"{key}: {target}: no reward; its objects need the attribute ranks (True or False) and "
             "__call__(inputs), as vqr1.rewards.Reward has them"
+        )
+        return None
+    unsent = sorted(OWN_ONLY.intersection(needs_of(reward))) if reward.ranks else []
+    if unsent:
+        problems.append(
+            f"{key}: {target}: compares images of several processes (ranks=True) and needs "
+            f"{', '.join(unsent)}, which stay in their own; set ranks to False, or look at scores"
         )
         return None
     return reward

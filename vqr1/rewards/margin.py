@@ -40,3 +40,18 @@ class MarginReward:
             gamma=self.gamma,
             images=inputs.images,
         )
+
+
+class MosMarginReward:
+    """The same with the standard deviations of both images' MOS as width (MR-IQA, `sigma`)."""
+
+    ranks = True
+    absolute = True
+    needs = ("mos_std",)
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] in [0, 1]; 0 for invalid answers."""
+        assert inputs.mos_std is not None, "checked at the start (needs)"
+        return margin_reward(
+            inputs.scores, inputs.mos, inputs.valid, images=inputs.images, mos_std=inputs.mos_std
+        )

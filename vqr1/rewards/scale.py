@@ -34,6 +34,18 @@ def to_reward_scale(values: Tensor, given: ScoreRange) -> Tensor:
     return first + (values - low) * (last - first) / (high - low)
 
 
+def to_reward_width(values: Tensor, given: ScoreRange) -> Tensor:
+    """Differences or standard deviations on a given range, on [1, 5].
+
+    Args:
+        values: [...] widths.
+        given: the values that become 1 and 5.
+    """
+    if tuple(given) == ASKED_RANGE:
+        return values
+    return values * (ASKED_RANGE[1] - ASKED_RANGE[0]) / (given[1] - given[0])
+
+
 def mos_fit(lowest: float, highest: float, asked: ScoreRange) -> bool:
     """Whether MOS of this extent can be on the scale that a prompt asks for.
 

@@ -15,6 +15,7 @@ class ThresholdReward:
 
     Args:
         width: errors below this earn 1 (published: .35).
+        inclusive: an error of exactly `width` does too (Refine-IQA, .5).
 
     Raises:
         ValueError: the width is out of range.
@@ -23,11 +24,14 @@ class ThresholdReward:
     ranks = False
     absolute = True
 
-    def __init__(self, width: float = THRESHOLD) -> None:
+    def __init__(self, width: float = THRESHOLD, inclusive: bool = False) -> None:
         if not 0 < width < math.inf:
             raise ValueError(f"width={width}: must be above 0")
         self.width = width
+        self.inclusive = inclusive
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] of 0 and 1; 0 for invalid answers."""
-        return threshold_reward(inputs.scores, inputs.mos, inputs.valid, width=self.width)
+        return threshold_reward(
+            inputs.scores, inputs.mos, inputs.valid, width=self.width, inclusive=self.inclusive
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from vqr1.config import TrainConfig
@@ -10,6 +10,7 @@ from vqr1.distributed.hardware import hardware_problems, share_of_step, share_pr
 from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import metrics_of, monitored
 from vqr1.rewards import WeightedRewards
+from vqr1.rewards.base import Need
 from vqr1.rewards.scale import mos_fit
 from vqr1.rollout.vllm_client import RECONNECTIONS
 from vqr1.rollout.vllm_requests import fitting_logprobs
@@ -50,7 +51,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             f"optimizer.ema_decay={decay}, hardware.strategy={strategy}: an average needs whole "
             "weights in every process; use hardware.strategy=auto, or optimizer.ema_decay=null"
         )
-    problems += _engine_problems(config)
+    problems += _engine_problems(config, rewards)
     if not config.answer.form.scored:
         problems.append(
             f"prompt={config.prompt.name}, answer: it asks for no score, so there is nothing to "
@@ -108,15 +109,16 @@ def _metric_problems(config: TrainConfig) -> list[str]:
     ]
 
 
-def check_mos_scales(
+def check_labels(
     config: TrainConfig, rewards: WeightedRewards, sets: Iterable[LabelledSet]
 ) -> None:
-    """Check that scores can be subtracted from MOS where a reward does so.
+    """Check that scores can be subtracted from MOS where a reward does so, and what labels lack.
 
     Raises:
         ConfigError: every set whose MOS are as published and not on the scale that the prompt asks
-            for.
+            for, and every set whose training images lack a label that a reward needs.
     """
+    sets = list(sets)
     asked = config.answer.form.score_range
     problems = []
     for labelled in sets if rewards.absolute else ():
@@ -129,8 +131,32 @@ def check_mos_scales(
                 "mos_scale=minmax, or ask for scores on that scale (answer.score_range and "
                 "prompt.text)"
             )
+    problems += _label_problems(rewards, sets)
     if problems:
         raise ConfigError(problems)
+
+
+_LABELS: Mapping[Need, str] = {
+    "mos_std": "std", "reference": "reference", "distortion": "distortion"
+}  # fmt: skip
+"""Column of the labels that a reward may need."""
+
+
+def _label_problems(rewards: WeightedRewards, sets: Iterable[LabelledSet]) -> list[str]:
+    """Sets whose training images lack what a reward needs of the labels, a line for each."""
+    problems = []
+    for need, column in _LABELS.items():
+        terms = ", ".join(f"reward.terms.{name}" for name in rewards.needing(need))
+        for labelled in sets if terms else ():
+            rows = labelled.rows("train")
+            missing = int(rows[column].isna().sum())
+            if missing:
+                problems.append(
+                    f"{labelled.key}: {missing} of {len(rows)} training images of {labelled.name} "
+                    f"have no {column}, and {terms} needs it; leave the set out, or choose another "
+                    "reward"
+                )
+    return problems
 
 
 def _pool_problems(
@@ -157,7 +183,7 @@ def _pool_problems(
     ]
 
 
-def _engine_problems(config: TrainConfig) -> list[str]:
+def _engine_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
     """Why an engine cannot serve this training."""
     rollout, sampling, hardware = config.rollout, config.rollout.sampling, config.hardware
     problems = []
@@ -178,6 +204,13 @@ def _engine_problems(config: TrainConfig) -> list[str]:
             f"server {RECONNECTIONS + 1} times as long as the first two, {longest:g} s in all, and "
             "the others stop waiting for it before; lower them, or raise the last"
         )
+    if rollout.engine == "vllm_server" and not fitting_logprobs(sampling):
+        problems += [
+            f"rollout.engine=vllm_server, reward.terms.{name}: needs sampler log-probabilities, "
+            f"and at rollout.sampling.temperature={sampling.temperature} vLLM reports none of the "
+            "whole distribution; use temperature 1, or rollout=local"
+            for name in rewards.needing("logprobs")
+        ]
     if rollout.engine == "vllm_colocated" and not fitting_logprobs(sampling):
         problems.append(
             f"rollout.engine=vllm_colocated, rollout.sampling.temperature={sampling.temperature}: "

@@ -23,21 +23,22 @@ import torch
 from torch import Tensor
 
 from vqr1.distributed.collectives import all_reduce_max, raise_on_all_ranks
-from vqr1.distributed.sharding import Replicated, Sharding, split_parameters
-from vqr1.policy.loading import Policy, trainable_parameters, vision_trains
+from vqr1.distributed.sharding import Replicated, Sharding
+from vqr1.policy.loading import Policy, vision_trains
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.reference import FrozenCopy, Reference, make_reference
 from vqr1.policy.shared_prompt import plan_micro_batches, response_logprobs
 from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
-from vqr1.records import LossOutput, RankingBatch, Rollout, ScoredRollout
+from vqr1.records import LossOutput, PromptBatch, RankingBatch, Rollout, ScoredRollout
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.training.advantages.base import fields_of
-from vqr1.training.importance_sampling import importance_weights, mismatch_metrics
+from vqr1.training.importance_sampling import importance_factors, mismatch_metrics
 from vqr1.training.losses.averaging import token_weights
 from vqr1.training.losses.base import LossInputs
 from vqr1.training.losses.over_ranks import denominators_over_ranks, total_over_ranks
-from vqr1.training.schedule import learning_rate_factor
+from vqr1.training.resampling import Scored, resample_zero_variance
+from vqr1.training.schedule import adamw
 from vqr1.training.scored_rollout import sampled_entropy, score_rollout
 from vqr1.training.step import StepRecord, StepSettings, non_finite_cause, step_seed
 from vqr1.training.token_fields import credit_tokens, field_masks
@@ -111,19 +112,8 @@ class GrpoModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW over all trainable parameters, and its schedule stepped with every update."""
-        config = self.settings.optimizer
-        # A fused update takes whole and sharded weights apart only.
-        groups = [g for g in split_parameters(trainable_parameters(self.model)) if g]
-        optimizer = torch.optim.AdamW(
-            [{"params": group} for group in groups],
-            lr=config.lr,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: learning_rate_factor(step, self.settings.total_steps, config),
-        )
+        settings = self.settings
+        optimizer, schedule = adamw(self.model, settings.optimizer, settings.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: RankingBatch, batch_idx: int) -> None:
@@ -204,16 +194,35 @@ class GrpoModule(L.LightningModule):
                 # By full weights: processes need not know the same images already.
                 vision = self._encode_frozen(self.model, batch)
             self.engine.synchronise()
-            rollout = raise_on_all_ranks(
-                lambda: self.engine.sample(
-                    batch.prompts,
-                    group_size=settings.grpo.group_size,
-                    sampling=settings.sampling,
-                    seed=step_seed(settings.seed, self.global_step),
-                    vision=vision.detach(),
-                )
+            rollout = self._responses(batch.prompts, 0, vision.detach())
+        scored, metrics = self._score(batch, rollout)
+        if settings.grpo.resample_zero_variance:
+            scored, metrics = self._resampled(batch, (scored, metrics))
+        fields = fields_of(settings.advantage)
+        if fields:
+            masks = self._fields(scored.rollout, fields)
+            scored = replace(scored, advantages=credit_tokens(scored.advantages, masks))
+        return vision, scored, metrics
+
+    def _responses(
+        self, prompts: PromptBatch, attempt: int, vision: VisionFeatures | None = None
+    ) -> Rollout:
+        """K responses to each prompt, drawn in this step for the so many-th time again."""
+        settings = self.settings
+        return raise_on_all_ranks(
+            lambda: self.engine.sample(
+                prompts,
+                group_size=settings.grpo.group_size,
+                sampling=settings.sampling,
+                seed=step_seed(settings.seed, self.global_step, attempt),
+                vision=vision,
             )
-        scored, metrics = score_rollout(
+        )
+
+    def _score(self, batch: RankingBatch, rollout: Rollout) -> Scored:
+        """Rewards and advantages of a batch's responses."""
+        settings = self.settings
+        return score_rollout(
             rollout,
             batch.mos,
             self.rewards,
@@ -223,12 +232,18 @@ class GrpoModule(L.LightningModule):
             pool=settings.grpo.pool,
             images=batch.index,
             mos_range=settings.mos_range(batch.dataset),
+            labels=batch.labels,
         )
-        fields = fields_of(settings.advantage)
-        if fields:
-            masks = self._fields(rollout, fields)
-            scored = replace(scored, advantages=credit_tokens(scored.advantages, masks))
-        return vision, scored, metrics
+
+    def _resampled(self, batch: RankingBatch, first: Scored) -> Scored:
+        with self.sharding.unsharded():
+            return resample_zero_variance(
+                first,
+                self.settings.grpo.resample_zero_variance,
+                # Features of some images only: the engine finds or computes them.
+                lambda rows, attempt: self._responses(batch.prompts.choose(rows), attempt),
+                lambda rollout: self._score(batch, rollout),
+            )
 
     def _fields(self, rollout: Rollout, names: Sequence[str]) -> dict[str, Tensor]:
         """[B, K, C] bool tokens of fields of the answer, by name; nothing is looked for in vain."""
@@ -337,7 +352,9 @@ class GrpoModule(L.LightningModule):
                     mask=mask[part],
                     advantages=scored.advantages[part],
                     weights=weights[part],
-                    importance=self._importance(before, rollout, part),
+                    importance=importance_factors(
+                        before, rollout.logprobs, part, self.settings.importance_cap
+                    ),
                     lengths=rollout.lengths[part],
                     entropies=found.entropy,
                     fields={name: mask_[part] for name, mask_ in fields.items()},
@@ -361,15 +378,6 @@ class GrpoModule(L.LightningModule):
         optimizer.step()
         schedule.step()
         return total_over_ranks(outputs, weights), grad_norm, logprobs
-
-    def _importance(self, trainer: Tensor, rollout: Rollout, part: slice) -> Tensor | None:
-        """Factors of a part's policy loss, None where nothing is corrected."""
-        cap, engine = self.settings.importance_cap, rollout.logprobs
-        return (
-            None
-            if cap is None or engine is None
-            else importance_weights(trainer, engine[part], cap)
-        )
 
     def _idle_pass(self, batch: RankingBatch, rollout: Rollout, leaves: VisionFeatures) -> None:
         """A pass that adds nothing, while another process makes one that does."""

@@ -39,6 +39,22 @@ def importance_weights(trainer: Tensor, engine: Tensor, cap: float) -> Tensor:
     return (trainer - engine).detach().exp().clamp(max=cap)
 
 
+def importance_factors(
+    trainer: Tensor, engine: Tensor | None, part: slice, cap: float | None
+) -> Tensor | None:
+    """`importance_weights` of some images of a step; None where nothing is corrected.
+
+    Args:
+        trainer: [b, K, C] of these images.
+        engine: [B, K, C] of all images of the step; None where the engine reports none.
+        part: these images.
+        cap: largest weight; None corrects nothing.
+    """
+    if cap is None or engine is None:
+        return None
+    return importance_weights(trainer, engine[part], cap)
+
+
 def mismatch_metrics(
     trainer: Tensor, engine: Tensor, mask: Tensor, cap: float | None
 ) -> dict[str, float]:

@@ -31,7 +31,7 @@ from vqr1.process_memory import only_new_objects_collected
 from vqr1.rewards import WeightedRewards
 from vqr1.rewards.build import build_rewards
 from vqr1.training.build import check_engine, load_trained_policy
-from vqr1.training.checks import check_mos_scales
+from vqr1.training.checks import check_labels
 from vqr1.training.command import RunCommand
 from vqr1.training.description import describe
 from vqr1.training.faults import machine_faults
@@ -97,7 +97,7 @@ def _open_and_train(
         raise_on_all_ranks(lambda: check_engine(config))
         data = raise_on_all_ranks(lambda: open_data(config, rewards.ranks))
         raise_on_all_ranks(data.check_same_in_all_processes)
-        raise_on_all_ranks(lambda: check_mos_scales(config, rewards, data.sets.values()))
+        raise_on_all_ranks(lambda: check_labels(config, rewards, data.sets.values()))
         run = broadcast_from_rank0(partial(run.with_data, data.digests(), config.resume_force))
         policy = raise_on_all_ranks(lambda: load_trained_policy(config))
         steps = total_steps(config, data)

@@ -1,10 +1,33 @@
-"""Learning-rate schedules as a pure function of the step."""
+"""AdamW, and learning-rate schedules as a pure function of the step."""
 
 from __future__ import annotations
 
 import math
 
+import torch
+from torch import nn
+
 from vqr1.config import OptimizerConfig
+from vqr1.distributed.sharding import split_parameters
+from vqr1.policy.loading import trainable_parameters
+
+
+def adamw(
+    model: nn.Module, config: OptimizerConfig, total_steps: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW over all trainable parameters, and its schedule."""
+    # A fused update takes whole and sharded weights apart only.
+    groups = [g for g in split_parameters(trainable_parameters(model)) if g]
+    optimizer = torch.optim.AdamW(
+        [{"params": group} for group in groups],
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, total_steps, config)
+    )
+    return optimizer, schedule
 
 
 def learning_rate_factor(step: int, total_steps: int, config: OptimizerConfig) -> float:

@@ -1,10 +1,12 @@
 """From sampled texts to rewards and advantages: the middle of the ranking step.
 
-The images of all processes are compared with each other (`pool=global`). Each process sends what
-its answers state as a small table of numbers, and computes the rewards of all. `pool=rank` compares
-within one process only. `pool=N` compares the step's images N by N, in the order of the sampler,
-which deals them to the processes in turn: the pools are the same for any number of processes. The
-published training compares the 8 images of one GPU.
+Each process computes the rewards that compare nothing, from texts and log-probabilities where they
+ask for them. It sends them, and what its answers state, as a small table of numbers, and ranks the
+images of all processes (`pool=global`), of its own (`pool=rank`), or the step's images N by N in
+the order of the sampler (`pool=N`), which deals them to the processes in turn: the pools are the
+same for any number of processes. The published training compares the 8 images of one GPU.
+
+Not here: the table (`group_answers.py`), the rewards (`vqr1.rewards`), advantages.
 
 Shape legend, beside that of `vqr1.records`: G images of all processes.
 """
@@ -12,18 +14,21 @@ Shape legend, beside that of `vqr1.records`: G images of all processes.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from vqr1.distributed.collectives import all_gather_rows, all_reduce_sum, get_rank
-from vqr1.errors import DataError
+from vqr1.distributed.collectives import (
+    all_gather_rows,
+    all_reduce_sum,
+    get_rank,
+    raise_on_all_ranks,
+)
+from vqr1.errors import ConfigError, DataError
 from vqr1.iqa.answers import ASKED_RANGE, AnswerForm, ScoreRange
-from vqr1.records import Rollout, ScoredRollout
+from vqr1.records import BatchLabels, Rollout, ScoredRollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rewards.scale import to_reward_scale
 from vqr1.training.advantages.base import (
@@ -34,113 +39,39 @@ from vqr1.training.advantages.base import (
     trained_groups,
 )
 from vqr1.training.advantages.group_normalised import GroupNormalised
+from vqr1.training.group_answers import (
+    GroupAnswers,
+    label_number,
+    own_details,
+    read_answers,
+    reward_inputs,
+)
 
 Pool = Literal["global", "rank"] | int
 
 _PUBLISHED = GroupNormalised()
 
 
-@dataclass(frozen=True)
-class GroupAnswers:
-    """What K answers to each of some images state, without their texts.
-
-    Attributes:
-        scores: [B, K] float32 parsed scores on the asked scale, NaN where not valid.
-        format_compliant: [B, K] bool, the response has the required format.
-        finished: [B, K] bool, a stop rule ended the response.
-        lengths: [B, K] int64 tokens of the response.
-        mos: [B] float32 MOS scaled to [1, 5], or as published (`mos_scale`).
-        dataset: [B] int64 `label_number` of each image's data set.
-        images: [B] int64 row of each image in its set's label table, below 2^24; -1 unknown.
-    """
-
-    scores: Tensor
-    format_compliant: Tensor
-    finished: Tensor
-    lengths: Tensor
-    mos: Tensor
-    dataset: Tensor
-    images: Tensor
-
-    @property
-    def valid(self) -> Tensor:
-        """[B, K] bool, a score could be parsed."""
-        return torch.isfinite(self.scores)
-
-    def table(self) -> Tensor:
-        """Everything as [B, 4 K + 3] float32, which holds each of these numbers exactly."""
-        wide = (self.scores, self.format_compliant, self.finished, self.lengths)
-        narrow = (self.mos[:, None], self.dataset[:, None], self.images[:, None])
-        return torch.cat([part.float() for part in (*wide, *narrow)], dim=1)
-
-    @classmethod
-    def from_table(cls, table: Tensor) -> GroupAnswers:
-        """The inverse of `table`."""
-        scores, format_compliant, finished, lengths = table[:, :-3].chunk(4, dim=1)
-        return cls(
-            scores, format_compliant.bool(), finished.bool(), lengths.long(), table[:, -3],
-            table[:, -2].long(), table[:, -1].long(),
-        )  # fmt: skip
-
-
-def read_answers(
-    rollout: Rollout,
-    mos: Tensor,
-    form: AnswerForm,
-    dataset: str,
-    images: Tensor | None = None,
-) -> GroupAnswers:
-    """Parse this process's answers; `images` as in `score_rollout`."""
-    answers = [[form.parse(text) for text in texts] for texts in rollout.texts]
-    device = rollout.tokens.device
-    scores = [[math.nan if a.score is None else a.score for a in row] for row in answers]
-    return GroupAnswers(
-        scores=torch.tensor(scores, dtype=torch.float32, device=device),
-        format_compliant=torch.tensor(
-            [[a.format_compliant for a in row] for row in answers], device=device
-        ),
-        finished=rollout.finished,
-        lengths=rollout.lengths,
-        mos=mos.to(device),
-        dataset=torch.full((len(mos),), label_number(dataset), device=device),
-        images=(torch.full((len(mos),), -1) if images is None else images).to(device),
-    )
-
-
-def reward_pool(
-    answers: GroupAnswers,
-    rewards: WeightedRewards,
-    score_range: ScoreRange = ASKED_RANGE,
-    mos_range: ScoreRange = ASKED_RANGE,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rewards of one comparison pool, all of one data set.
-
-    Args:
-        answers: the pool's.
-        rewards: the reward terms.
-        score_range: scale of the scores.
-        mos_range: scale of the MOS.
-
-    Returns:
-        [B, K] weighted sum, and each term's own [B, K] reward by name.
+def own_rewards(rewards: WeightedRewards, inputs: RewardInputs) -> dict[str, Tensor]:
+    """[B, K] of each term that compares nothing, by name.
 
     Raises:
-        ConfigError: a reward term gave no [B, K] floating-point tensor.
+        ConfigError: a term that needs texts or log-probabilities, from an engine without them, or
+            as `checked_reward`.
         RunFaultError: a reward is not finite.
     """
-    images = answers.images if bool((answers.images >= 0).all()) else None
-    return rewards(
-        RewardInputs(
-            to_reward_scale(answers.scores, score_range),
-            answers.valid,
-            answers.format_compliant,
-            to_reward_scale(answers.mos, mos_range),
-            images,
+    if inputs.details.logprobs is None and rewards.needing("logprobs"):
+        raise ConfigError(
+            [
+                f"reward.terms.{name}: needs sampler log-probabilities, and this engine "
+                "(rollout.engine) reports none; choose rollout=local, or another reward"
+                for name in rewards.needing("logprobs")
+            ]
         )
-    )
+    return rewards.of_kind(inputs, ranks=False)
 
 
-def pools_of(ranks: Sequence[Tensor], pool: Pool) -> list[GroupAnswers]:
+def pools_of(ranks: Sequence[Tensor], pool: Pool) -> list[Tensor]:
     """The images that are compared with each other, in the order of all processes' images.
 
     Args:
@@ -150,13 +81,13 @@ def pools_of(ranks: Sequence[Tensor], pool: Pool) -> list[GroupAnswers]:
             pool before it, since alone it could be compared with none.
     """
     if pool == "rank":
-        return [GroupAnswers.from_table(table) for table in ranks]
+        return list(ranks)
     whole = torch.cat(list(ranks))
     size = len(whole) if pool == "global" else int(pool)
     tables = list(whole.split(size))
     if len(tables) > 1 and len(tables[-1]) == 1:
         tables[-2:] = [torch.cat(tables[-2:])]
-    return [GroupAnswers.from_table(table) for table in tables]
+    return tables
 
 
 def score_rollout(
@@ -170,6 +101,7 @@ def score_rollout(
     pool: Pool = "global",
     mos_range: ScoreRange = ASKED_RANGE,
     images: Tensor | None = None,
+    labels: BatchLabels | None = None,
 ) -> tuple[ScoredRollout, dict[str, float]]:
     """Parse the answers, compare them in their pool, and reward them.
 
@@ -185,6 +117,7 @@ def score_rollout(
         mos_range: scale of the MOS: [1, 5], or the asked scale where MOS are as published.
         images: [B] row of each image in its set's label table, by which copies of an image are
             known in all processes; None: all images differ.
+        labels: what else the labels state of the images.
 
     Returns:
         This process's B groups, and the metrics (`rollout_metrics`) of the groups of all processes.
@@ -194,16 +127,24 @@ def score_rollout(
         RunFaultError: a reward or an advantage is not finite.
         DataError: another process ranks another data set.
     """
-    mine = read_answers(rollout, mos, answer, dataset, images)
-    ranks = all_gather_rows(mine.table())
-    whole = GroupAnswers.from_table(torch.cat(ranks))
+    check_texts(rollout)
+    parsed = [[answer.parse(text) for text in texts] for texts in rollout.texts]
+    mine = read_answers(parsed, rollout, mos, dataset, images, labels)
+    details = own_details(parsed, rollout, labels)
+    inputs = reward_inputs(mine, answer.score_range, mos_range, details)
+    own_terms = raise_on_all_ranks(lambda: own_rewards(rewards, inputs))
+    stated = mine.table()
+    gathered = all_gather_rows(torch.cat([stated, *own_terms.values()], dim=1))
+    ranks = [table[:, : stated.shape[1]] for table in gathered]
+    whole = mine.from_table(torch.cat(ranks))
     check_one_dataset(whole.dataset, dataset)
-    parts = [
-        reward_pool(answers, rewards, answer.score_range, mos_range)
-        for answers in pools_of(ranks, pool)
-    ]
-    total = torch.cat([part for part, _ in parts])
-    terms = {name: torch.cat([part[name] for _, part in parts]) for name in parts[0][1]}
+    columns = torch.cat(gathered)[:, stated.shape[1] :].chunk(max(len(own_terms), 1), dim=1)
+    found = dict(zip(own_terms, columns, strict=False)) | _ranked(
+        [mine.from_table(table) for table in pools_of(ranks, pool)],
+        rewards, answer.score_range, mos_range,
+    )  # fmt: skip
+    terms = {name: found[name] for name in rewards.terms}
+    total = rewards.total(terms)
     scores = to_reward_scale(whole.scores, answer.score_range)
     inputs = AdvantageInputs(total, terms, whole.valid, whole.lengths, scores, rewards.weights)
     advantages = checked_advantages(advantage(inputs), total, fields_of(advantage))
@@ -220,6 +161,35 @@ def score_rollout(
         has_variance=has_variance[own],
     )
     return scored, rollout_metrics(whole, total, terms, has_variance)
+
+
+def check_texts(rollout: Rollout) -> None:
+    """Check that every response has a text, which scores and rewards are read from.
+
+    Raises:
+        ConfigError: the engine gives none.
+    """
+    if any(len(texts) != rollout.mask.shape[1] for texts in rollout.texts) or not rollout.texts:
+        raise ConfigError(
+            ["rollout.engine: this engine gives no texts of its responses, and scores and rewards "
+             "are read from them; choose rollout=local"]
+        )  # fmt: skip
+
+
+def _ranked(
+    pools: Sequence[GroupAnswers],
+    rewards: WeightedRewards,
+    score_range: ScoreRange,
+    mos_range: ScoreRange,
+) -> dict[str, Tensor]:
+    """[G, K] of each term that compares images, by name."""
+    if not rewards.ranks:
+        return {}
+    parts = [
+        rewards.of_kind(reward_inputs(answers, score_range, mos_range), ranks=True)
+        for answers in pools
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _own_rows(ranks: Sequence[Tensor]) -> slice:
@@ -301,11 +271,6 @@ def sampled_entropy(rollout: Rollout) -> dict[str, float]:
     surprise = -(rollout.logprobs * rollout.mask).sum()
     total, tokens = all_reduce_sum(torch.stack([surprise, rollout.mask.sum().float()])).unbind()
     return {"entropy": float(total / tokens.clamp_min(1))}
-
-
-def label_number(text: str) -> int:
-    """A number of 24 bits that distinguish texts and that float32 holds exactly."""
-    return zlib.crc32(text.encode()) & 0xFFFFFF
 
 
 def check_one_dataset(numbers: Tensor, name: str) -> None:

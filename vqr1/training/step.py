@@ -92,11 +92,12 @@ def non_finite_cause(scored: ScoredRollout, reference: Tensor | None, policy: Te
     return ""
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Seed of one step's samples: a function of the run's seed and the step.
+def step_seed(seed: int, step: int, attempt: int = 0) -> int:
+    """Seed of one step's samples: a function of the run's seed, the step and the try.
 
     It is the same in every process: an image's samples depend on the seed and its content, so that
     it is the same sample however the images are dealt out.
     """
-    state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]
+    words = (seed, step, attempt) if attempt else (seed, step)
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
     return int(state >> np.uint64(1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,7 @@ class LabelRow:
         reference: the undistorted image (content) that the image derives from, or None.
         split: official split, or None.
         distortion: kind of distortion that the file or its name states, or None.
+        further: numbers or words of further columns, by name.
     """
 
     image: str
@@ -50,6 +51,7 @@ class LabelRow:
     reference: str | None = None
     split: Split | None = None
     distortion: str | None = None
+    further: Mapping[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class LabelFormat:
         images: number of images of the complete set; None where it is not fixed.
         search_subfolders: the label file names bare files that lie in subfolders of the image
             folder.
+        std_unit: units of the published score in one unit of `LabelRow.std`, where the two are on
+            different scales.
     """
 
     name: str
@@ -137,6 +141,7 @@ class LabelFormat:
     parse: Callable[[LabelSource], list[LabelRow]]
     images: int | None = None
     search_subfolders: bool = False
+    std_unit: float = 1.0
 
 
 def split_word(word: str, where: str) -> Split | None:

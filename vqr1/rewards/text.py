@@ -1,0 +1,160 @@
+"""Rewards of a response's words and length: `vqr1.iqa.text_rules` with its constants bound."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from vqr1.iqa.text_rules import (
+    degradation_reward,
+    overlong_penalty,
+    repetition_penalty,
+    within_words,
+)
+from vqr1.rewards.base import RewardInputs
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def _of_each(inputs: RewardInputs, rule: Callable[[int, str], float]) -> Tensor:
+    """[B, K] of a rule on image number and response."""
+    texts: Sequence[Sequence[str]] = inputs.details.texts
+    values = [[rule(b, text) for text in row] for b, row in enumerate(texts)]
+    return torch.tensor(values, dtype=inputs.scores.dtype, device=inputs.scores.device)
+
+
+def answer_of(text: str) -> str:
+    """What the last answer tags hold; the whole response without them."""
+    found = _ANSWER.findall(text)
+    return str(found[-1]) if found else text
+
+
+class RepetitionReward:
+    """Minus the repetitions within the answer (Q-Hawkeye).
+
+    Args:
+        each: of every occurrence of a word or character that is seen more than five times.
+        most: the largest penalty.
+
+    Raises:
+        ValueError: a constant is out of range.
+    """
+
+    ranks = False
+    needs = ("texts",)
+
+    def __init__(self, each: float = 0.25, most: float = 2.0) -> None:
+        for name, value in (("each", each), ("most", most)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value}: must be 0 or above, and finite")
+        self.each = each
+        self.most = most
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] in [-most, 0]."""
+        return _of_each(
+            inputs, lambda _, text: repetition_penalty(answer_of(text), self.each, self.most)
+        )
+
+
+class OverlongReward:
+    """Minus the share of the last tokens before a limit that a response uses (DAPO).
+
+    Args:
+        longest: tokens from which on the penalty is `most`; `rollout.sampling.max_new_tokens`.
+        cache: tokens before it over which it rises.
+        most: the largest penalty.
+
+    Raises:
+        ValueError: a constant is out of range.
+    """
+
+    ranks = False
+
+    def __init__(self, longest: int, cache: int, most: float = 1.0) -> None:
+        if not 0 < cache <= longest:
+            raise ValueError(f"cache={cache}, longest={longest}: must be above 0 and rise")
+        if not 0 <= most < math.inf:
+            raise ValueError(f"most={most}: must be 0 or above, and finite")
+        self.longest = longest
+        self.cache = cache
+        self.most = most
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] in [-most, 0]."""
+        assert inputs.lengths is not None, "a step has lengths"
+        penalty = overlong_penalty(inputs.lengths, self.longest, self.cache, self.most)
+        return penalty.to(inputs.scores.dtype)
+
+
+class WordCountReward:
+    """1 for a response of allowed length in words, else 0 (TATAR).
+
+    Args:
+        fewest: fewest words.
+        most: most words; None: any number.
+
+    Raises:
+        ValueError: a bound is out of range.
+    """
+
+    ranks = False
+    needs = ("texts",)
+
+    def __init__(self, fewest: int = 0, most: int | None = 65) -> None:
+        if fewest < 0 or (most is not None and most < fewest):
+            raise ValueError(f"fewest={fewest}, most={most}: must be 0 or above, and rise")
+        self.fewest = fewest
+        self.most = most
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] of 0 and 1."""
+        return _of_each(inputs, lambda _, t: float(within_words(t, self.fewest, self.most)))
+
+
+class DegradationReward:
+    """.25 for the right class of distortion, .75 more for its severity (Q-Insight).
+
+    The answer is JSON with the keys `distortion_class` and `severity`; the class is compared with
+    the label's distortion, the severity with a further label column.
+
+    Args:
+        severity: name of the column; None: the labels have none, and only the class can be right.
+    """
+
+    ranks = False
+    needs = ("texts", "distortion")
+
+    def __init__(self, severity: str | None = "severity") -> None:
+        self.severity = severity
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] in [0, 1]."""
+        found = inputs.details
+        severities = found.columns.get(self.severity or "", (None,) * len(found.texts))
+
+        def rule(image: int, text: str) -> float:
+            severity = severities[image]
+            true = (found.distortions[image], None if severity is None else str(severity))
+            return degradation_reward(stated_degradation(text), true)
+
+        return _of_each(inputs, rule)
+
+
+def stated_degradation(text: str) -> tuple[str | None, str | None]:
+    """Class and severity that an answer between tags states; None for what it does not."""
+    found = _ANSWER.search(text)
+    try:
+        stated = json.loads(found[1]) if found else None
+    except ValueError:
+        return None, None
+    if not isinstance(stated, dict):
+        return None, None
+    values = (stated.get("distortion_class"), stated.get("severity"))
+    first, second = (value if isinstance(value, str) else None for value in values)
+    return first, second
