@@ -334,6 +334,8 @@ def _settings(config: EvalConfig, images: PlannedImages) -> dict[str, Any]:
         asked[f"images of {name}"] = sum(len(b.images) for b in images.plan if b.dataset == name)
         asked[f"image names of {name} (SHA-256)"] = plan_digest(images.plan, name)
         asked[f"{labelled.key}.short_edge"] = labelled.config.short_edge
+    if config.perturbation is not None:
+        asked["perturbation"] = config.perturbation
     return {
         **InferenceSetup.of(config).settings(),
         "loader.batch_size": config.loader.batch_size,
