@@ -36,12 +36,12 @@ def test_nothing_to_compare() -> None:
 
 
 def test_passes_are_matched_by_image() -> None:
-    base = predictions([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
-    turned = base.rows(np.array([2, 0]))
+    base = predictions([1.0, 2.0, 3.0, 5.0], [1.0, 2.0, 3.0, 4.0])
+    turned = base.rows(np.array([3, 2, 0]))
     (row,) = compare_passes(base, {"flip": turned}, "valid_mean")["demo"].values()
-    assert (row.images, row.lost, row.difference, row.srcc) == (2, 1, 0.0, 1.0)
+    assert (row.images, row.lost, row.difference, row.srcc) == (3, 1, 0.0, 1.0)
     (table,) = consistency_tables({"demo": {"flip": row}})
-    assert table.rows == (("mirrored left to right", "2", "1", "0.000", "1.000", "0.0%"),)
+    assert table.rows == (("mirrored left to right", "3", "1", "0.000", "1.000", "0.0%"),)
 
 
 def test_changes_of_an_image() -> None:
