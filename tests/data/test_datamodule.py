@@ -13,15 +13,16 @@ import lightning
 import pytest
 import torch
 
-from tests.support.images import noise_image
+from tests.support.images import SENTENCE, noise_image
 from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig, SplitConfig
 from vqr1.data.datamodule import RankingDataModule, open_sets
 from vqr1.data.images import load_image
 from vqr1.data.jsonl import read_jsonl
 from vqr1.data.labelled_set import open_dataset
 from vqr1.data.ranking_batches import BatchPlan
-from vqr1.data.ranking_images import RankingImages
+from vqr1.data.ranking_images import RankingImages, SetImages
 from vqr1.errors import ConfigError, DataError
+from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.prompts import PromptBuilder
 from vqr1.records import RankingBatch
 
@@ -301,6 +302,36 @@ def test_too_few_images_to_compare_are_refused(
     data = module(make_csv(9, **settings), prompts, **loader)
     with pytest.raises(DataError, match=printed):
         data.check_comparable(within)
+
+
+def test_rows_of_several_images(make_csv: MakeCsv, processor: Any) -> None:
+    """A pair of neighbouring images a row: each is loaded once, and named once in its row."""
+    builder = PromptBuilder(FAMILY, processor, SENTENCE, 3136, 12544, vision_id=False, images=2)
+    data = module(make_csv(4), builder)
+    with pytest.raises(ConfigError, match=r"^prompt\.images=2: dataset: a row of csv has 1 image;"):
+        data.train_dataloader()
+    labelled = data.sets["csv"]
+    bad = torch.zeros(4, dtype=torch.uint8)
+    rows = SetImages(labelled, labelled.rows("train"), bad)
+    names = [row[0] for row in rows.images]
+    rows.images = [(names[n], names[(n + 1) % 4]) for n in range(4)]
+    images = RankingImages({"csv": rows}, builder, None, replace_bad=False)
+    batch = images.batch(BatchPlan("csv", (0, 1, 2)))
+    assert batch is not None
+    assert batch.images == tuple(rows.images[:3])
+    assert batch.names[0] == f"{names[0]} + {names[1]}"
+    assert batch.prompts.images[0][1] is batch.prompts.images[1][0]
+    assert batch.prompts.keys is not None
+    assert batch.prompts.keys[0][1] == batch.prompts.keys[1][0] != batch.prompts.keys[0][0]
+    expected = builder([[load_image(path) for path in rows.paths(n)] for n in range(3)])
+    assert all(map(torch.equal, batch.prompts.input_ids, expected.input_ids))
+    assert all(map(torch.equal, batch.prompts.flat_images, expected.flat_images))
+    # A row with one image that does not decode is excluded whole.
+    (rows.root / names[1]).write_bytes(b"no image")
+    rows.skips, rows.max_bad = True, 4
+    less = images.batch(BatchPlan("csv", (0, 1, 2)))
+    assert less is not None
+    assert less.images == (rows.images[2],)
 
 
 def test_two_images_can_be_compared(make_csv: MakeCsv, prompts: PromptBuilder) -> None:

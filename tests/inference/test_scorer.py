@@ -30,7 +30,7 @@ from vqr1.iqa.answers import PUBLISHED
 from vqr1.policy.chat_content import chat_content
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
-from vqr1.policy.prompts import PromptBuilder
+from vqr1.policy.prompts import PromptBuilder, prompt_builder
 from vqr1.records import RankingBatch
 from vqr1.rollout.chat_request import chat_body
 from vqr1.rollout.local import LocalEngine
@@ -364,3 +364,25 @@ def test_a_server_renders_the_same_prompt(policy: Policy, prompt: str, vision_id
     )
     assert rendered == FAMILY.chat_text(policy.processor, chat_content(asked.text), vision_id)
     assert ("Picture 1: <|vision_start|>" in rendered) == vision_id
+
+
+def test_several_images_of_one_prompt(policy: Policy, files: list[Path]) -> None:
+    two = ("prompt.images=2", "mode.sampling.max_new_tokens=24")
+    pairs = [(files[0], files[1]), (files[1], files[0]), (files[0], files[1])]
+    config = settings("mode=greedy", *two)
+    found = scorer(policy, "mode=greedy", *two).score(pairs)
+    assert found[0].path == f"{files[0]} + {files[1]}"
+    loaded = [tuple(load_image(path) for path in pair) for pair in pairs]
+    prompts = prompt_builder(FAMILY, policy.processor, config.model, config.prompt)(loaded)
+    engine = LocalEngine(policy.model, policy.processor.tokenizer, 16384)
+    greedy = replace(config.mode.sampling, temperature=0.0)
+    rollout = engine.sample(prompts, group_size=1, sampling=greedy, seed=0)
+    assert [[result.text] for result in found] == rollout.texts
+    assert found[0] == found[2]
+    expected, _, again = scorer(policy, *two).score(loaded)
+    assert (expected.path, expected.score) == (None, again.score)
+    assert scorer(policy, *two).score([(files[0], Path("none.png"))])[0].error is not None
+    with pytest.raises(DataError, match=r"^1 image for one prompt: prompt\.images=2 of them"):
+        scorer(policy, *two).score(files[:1])
+    with pytest.raises(DataError, match=r"^2 images for one prompt: prompt\.images=1 of them"):
+        scorer(policy).score([(files[0], files[1])])

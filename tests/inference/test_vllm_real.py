@@ -51,6 +51,19 @@ def test_answers_are_those_of_the_local_engine(place: str, request: Any) -> None
     assert results(IMAGES, *sampled, "seed=4") != first
 
 
+@pytest.mark.parametrize("place", ["process", "server"])
+def test_answers_to_two_images_are_those_of_the_local_engine(place: str, request: Any) -> None:
+    backend: tuple[str, ...] = ENGINE
+    if place == "server":
+        backend = ("backend=openai", f"backend.url={request.getfixturevalue('real_vllm')}/v1")
+    asked = (
+        "mode=greedy", "mode.sampling.max_new_tokens=60", "prompt.images=2",
+        "prompt.text='Left <image>, right <image>: which is better?'", "prompt.system='Compare.'",
+    )  # fmt: skip
+    pairs = [(IMAGES[0], IMAGES[3]), (IMAGES[3], IMAGES[0]), (IMAGES[4], IMAGES[4])]
+    assert results(pairs, *asked, *backend) == results(pairs, *asked)
+
+
 def test_eval_has_the_metrics_of_the_local_engine(
     run: Command,  # noqa: F811
     tmp_path: Path,

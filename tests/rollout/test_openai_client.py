@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.chat_server import ChatLog, Scripted, chat_server, completion, image_in
+from tests.support.chat_server import (
+    ChatLog,
+    Scripted,
+    chat_server,
+    completion,
+    image_in,
+    images_in,
+)
 from tests.support.images import noise_image
 from vqr1.config import PromptConfig, SamplingConfig, ServerConfig
 from vqr1.errors import ModelError
@@ -68,6 +75,32 @@ def test_what_is_sent(monkeypatch: pytest.MonkeyPatch, vision_id: bool) -> None:
             "chat_template_kwargs": {"add_vision_id": False},
         }  # fmt: skip
     assert log.keys == ["Bearer secret"] * 2
+
+
+@pytest.mark.parametrize("vision_id", [False, True])
+def test_several_images_are_sent_in_order(vision_id: bool) -> None:
+    prompt = PromptConfig(
+        name="compare", text="First <image>, second <image>: which?", images=2,
+        system="You compare images.", vision_id=vision_id,
+    )  # fmt: skip
+    (first,), (second,) = pixels(2)
+    pairs = [(first, second), (second, first)]
+    with chat_server(
+        lambda body, _: completion(str([image.shape for image in images_in(body)]))
+    ) as log, OpenAiClient(ServerConfig(name="openai", url=log.url)) as server:  # fmt: skip
+        replies = server.answers(pairs, prompt, samples=2, sampling=WARM, seed=0)
+    shapes = [str([tuple(image.shape) for image in pair]) for pair in pairs]
+    assert [reply.texts for reply in replies] == [(shape,) * 2 for shape in shapes]
+    # Every answer to every order of images has a seed of its own.
+    assert len({body["seed"] for body in log.bodies}) == 4
+    for body in log.bodies:
+        system, user = body["messages"]
+        assert system == {"role": "system", "content": "You compare images."}
+        items = [part.get("text", "IMAGE") for part in user["content"]]
+        labels = [["Picture 1: "], ["Picture 2: "]] if vision_id else [[], []]
+        assert items == [
+            "First ", *labels[0], "IMAGE", ", second ", *labels[1], "IMAGE", ": which?"
+        ]  # fmt: skip
 
 
 DEFAULTS = {

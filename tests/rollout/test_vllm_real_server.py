@@ -16,7 +16,7 @@ from tools.faults import vllm_transport
 from vqr1.config import ModelConfig, PromptConfig, RolloutServerConfig, SamplingConfig
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import Policy, load_policy
-from vqr1.policy.prompts import PromptBuilder
+from vqr1.policy.prompts import PromptBuilder, prompt_builder
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.vllm_client import VllmLink
@@ -66,6 +66,27 @@ class Asked:
         )
         assert served.texts == local.texts
 
+    def check_two_images(self, policy: Policy) -> None:
+        """Greedy answers to two images, in both orders, with a system message.
+
+        Args:
+            policy: the processor and the family.
+        """
+        prompt = PromptConfig(
+            name="two", text="Left <image>, right <image>: which?", images=2, vision_id=True,
+            system="You compare images.",
+        )  # fmt: skip
+        builder = prompt_builder(policy.family, policy.processor, MODEL, prompt)
+        first, second = noise_image(0, 56, 56), noise_image(1, 84, 56)
+        prompts = builder([[first, second], [second, first]])
+        self.engine._prompt = prompt
+        served, local = (
+            engine.sample(prompts, group_size=2, sampling=GREEDY, seed=0)
+            for engine in (self.engine, self.local)
+        )
+        self.engine._prompt = PROMPT
+        assert served.texts == local.texts
+
 
 def move(model: Any, part: str, seed: int) -> None:
     """Something like an update of the weights that have `part` in their name."""
@@ -95,3 +116,4 @@ def test_responses_follow_the_weights(real_vllm: str, weights: Any, tmp_path: Pa
         asked.engine.synchronise()
         assert asked.gap() < 1e-4
     asked.check_greedy()
+    asked.check_two_images(policy)

@@ -20,7 +20,7 @@ from vqr1.config import ModelConfig, PromptConfig, RolloutServerConfig, Sampling
 from vqr1.errors import ModelError, RolloutLostError
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.loading import load_policy
-from vqr1.policy.prompts import PromptBuilder
+from vqr1.policy.prompts import PromptBuilder, prompt_builder
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.vllm_client import ServerAwayError, VllmLink, _free_port_after
@@ -78,14 +78,16 @@ def engine_of(
     folder: Path = Path(),
     **keys: Any,
 ) -> VllmServerEngine:
-    vision_id = bool(keys.pop("vision_id", True))
+    asked = PromptConfig(
+        name="sentence", text=SENTENCE, vision_id=bool(keys.pop("vision_id", True))
+    )
+    prompt = keys.pop("prompt", asked)
     limits: dict[str, Any] = {"patience_s": 0.3, "retries": 1}
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         limits["group_port"] = found.getsockname()[1]
     config = RolloutServerConfig(**({"url": server.url} | limits | keys))
     link = VllmLink(config, sampling, torch.device("cpu"), True, folder)
-    prompt = PromptConfig(name="sentence", text=SENTENCE, vision_id=vision_id)
     return VllmServerEngine(model, POLICY.processor, prompt, config, link, agree, alone)
 
 
@@ -93,17 +95,22 @@ def asked(engine: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> Ro
     return engine.sample(PROMPTS, group_size=3, sampling=sampling, seed=seed)
 
 
-def one_by_one(model: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> list[Rollout]:
-    """What the policy itself samples for each image from the seed that goes to the server."""
-    seeds = seeds_of(PROMPTS.images, seed)
+def one_by_one(
+    model: Any,
+    sampling: SamplingConfig = SAMPLING,
+    seed: int = 7,
+    prompts: PromptBatch = PROMPTS,
+) -> list[Rollout]:
+    """What the policy itself samples for each prompt from the seed that goes to the server."""
+    seeds = seeds_of(prompts.images, seed)
     local = LocalEngine(model, TOKENIZER, 10**6)
 
     def only(b: int) -> PromptBatch:
-        return PROMPTS.select(b, b + 1)
+        return prompts.select(b, b + 1)
 
     return [
         local.sample(only(b), group_size=3, sampling=sampling, seed=seeds[b])
-        for b in range(len(PROMPTS))
+        for b in range(len(prompts))
     ]
 
 
@@ -260,6 +267,19 @@ def test_the_prompt_of_the_training_is_asked_for(server: RunningServer) -> None:
         engine_of(server, POLICY.model).sample(
             plain(IMAGES), group_size=1, sampling=SAMPLING, seed=0
         )
+
+
+def test_several_images_and_a_system_message_are_asked_for(server: RunningServer) -> None:
+    prompt = PromptConfig(
+        name="two", text="Left <image>, right <image>: which?", images=2, system="You compare.",
+        vision_id=True,
+    )  # fmt: skip
+    prompts = prompt_builder(FAMILY, POLICY.processor, MODEL, prompt)(
+        [[IMAGES[0], IMAGES[1]], [IMAGES[1], IMAGES[0]], [IMAGES[2], IMAGES[2]]]
+    )
+    engine = engine_of(server, POLICY.model, prompt=prompt)
+    rollout = engine.sample(prompts, group_size=3, sampling=SAMPLING, seed=7)
+    check_same(rollout, one_by_one(POLICY.model, prompts=prompts))
 
 
 def test_nothing_at_the_address() -> None:

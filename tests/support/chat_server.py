@@ -59,15 +59,20 @@ def completion(text: str, tokens: list[tuple[str, dict[str, float]]] | None = No
 
 
 def image_in(body: dict[str, Any]) -> np.ndarray:
-    """The image of a request's body, as pixels [H, W, 3]."""
-    (url,) = (
-        part["image_url"]["url"]
-        for part in body["messages"][0]["content"]
-        if part["type"] == "image_url"
-    )
-    kind, data = url.split(",", 1)
-    assert kind == "data:image/png;base64"
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    """The one image of a request's body, as pixels [H, W, 3]."""
+    (image,) = images_in(body)
+    return image
+
+
+def images_in(body: dict[str, Any]) -> list[np.ndarray]:
+    """The images of a request's body in order, as pixels [H, W, 3]."""
+    found = []
+    for part in body["messages"][-1]["content"]:
+        if part["type"] == "image_url":
+            kind, data = part["image_url"]["url"].split(",", 1)
+            assert kind == "data:image/png;base64"
+            found.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))))
+    return found
 
 
 @contextmanager

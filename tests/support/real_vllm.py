@@ -37,7 +37,7 @@ def served(command: Sequence[str], **environment: str) -> Iterator[str]:
          "--logprobs-mode", "raw_logprobs", "--max-model-len", "1024",
          "--weight-transfer-config", '{"backend": "nccl"}',
          "--mm-processor-kwargs", '{"do_resize": false, "max_pixels": 12544}',
-         "--limit-mm-per-prompt", '{"image": 1}'],
+         "--limit-mm-per-prompt", '{"image": 2}'],
         env={**os.environ, "VLLM_SERVER_DEV_MODE": "1", **environment},
     )  # fmt: skip
     end = time.monotonic() + START_SECONDS

@@ -14,14 +14,27 @@ from torch import Tensor
 
 from vqr1.data.images import load_image, to_rgb
 from vqr1.errors import DataError
+from vqr1.records import row_name
 
 ImageSource = str | Path | Image.Image | Tensor
 """One image: a file, a Pillow image, or pixels [3, H, W] in [0, 1]."""
 
 
-def name_of(image: ImageSource) -> str | None:
-    """The path of a file as it was given; None for images and tensors."""
+ImageGroup = ImageSource | tuple[ImageSource, ...]
+"""What one prompt is about: one image, or a tuple of several in the prompt's order."""
+
+
+def name_of(image: ImageGroup) -> str | None:
+    """The path of a file as it was given, of several those of all; None for images and tensors."""
+    if isinstance(image, tuple):
+        names = [name for one in image if (name := name_of(one)) is not None]
+        return row_name(names) if len(names) == len(image) else None
     return str(image) if isinstance(image, str | Path) else None
+
+
+def members(image: ImageGroup) -> tuple[ImageSource, ...]:
+    """The images that one prompt is about."""
+    return image if isinstance(image, tuple) else (image,)
 
 
 def open_image(image: ImageSource) -> Image.Image:
@@ -74,8 +87,8 @@ def image_of_tensor(pixels: Tensor) -> Image.Image:
     return Image.fromarray(eight_bits.permute(1, 2, 0).contiguous().numpy())
 
 
-def split_images(images: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
-    """One image or several, [N, 3, H, W] too, as single images.
+def split_images(images: ImageSource | Iterable[ImageGroup]) -> Iterable[ImageGroup]:
+    """One image or several, [N, 3, H, W] too, as what each prompt is about.
 
     Raises:
         DataError: a tensor with another number of dimensions.

@@ -28,7 +28,7 @@ from vqr1.config import (
 from vqr1.config.folder import answer_of_prompt
 from vqr1.errors import ConfigError, DataError
 from vqr1.inference.backends.local import LocalBackend
-from vqr1.inference.images import ImageSource
+from vqr1.inference.images import ImageGroup, ImageSource
 from vqr1.inference.scorer import Scorer
 from vqr1.policy.loading import load_policy
 
@@ -51,7 +51,7 @@ class QualityMetric:
         self.score_range = scorer.score_range
         self._device = device
 
-    def __call__(self, images: ImageSource | Iterable[ImageSource]) -> Tensor:
+    def __call__(self, images: ImageSource | Iterable[ImageGroup]) -> Tensor:
         """Scores of images.
 
         Args:

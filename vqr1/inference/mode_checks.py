@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vqr1.config import AnyBackend, EvalModeConfig, SamplingConfig, ServerConfig
+from vqr1.config import AnyBackend, EvalModeConfig, PromptConfig, SamplingConfig, ServerConfig
 from vqr1.iqa.answers import AnswerForm
 from vqr1.iqa.number_grammar import grammar_of
 from vqr1.rollout.chat_request import held_instead, unsupported_problems
@@ -35,6 +35,22 @@ def mode_problems(mode: EvalModeConfig, answer: AnswerForm) -> list[str]:
             "alike; raise the temperature, or choose mode=greedy"
         )
     return problems
+
+
+def single_image_problems(prompt: PromptConfig, who: str, key: str = "prompt") -> list[str]:
+    """Why a prompt cannot be asked where images come one by one; one line, or none.
+
+    Args:
+        prompt: what is asked.
+        who: the command, such as `score.py`.
+        key: of the prompt.
+    """
+    if prompt.images == 1:
+        return []
+    return [
+        f"{key}.images={prompt.images}: {who} asks about one image at a time; use a prompt for "
+        "one, or give tuples of images to vqr1.inference.scorer.Scorer"
+    ]
 
 
 def backend_problems(backend: AnyBackend, mode: EvalModeConfig) -> list[str]:

@@ -9,7 +9,12 @@ from pathlib import Path
 from vqr1.config import ScoreConfig, ServeConfig, ServerConfig
 from vqr1.errors import ConfigError
 from vqr1.inference.files import is_list
-from vqr1.inference.mode_checks import backend_problems, held_values, mode_problems
+from vqr1.inference.mode_checks import (
+    backend_problems,
+    held_values,
+    mode_problems,
+    single_image_problems,
+)
 from vqr1.inference.own_files import written_kind
 from vqr1.inference.writers import Format
 from vqr1.outputs import not_own
@@ -32,6 +37,7 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
         *_inputs(config, patterns),
         *mode_problems(config.mode, config.answer.form),
         *backend_problems(config.backend, config.mode),
+        *single_image_problems(config.prompt, "score.py"),
         *(_comparing(config) if config.task == "compare" else _scoring(config)),
     ]
     if config.hardware.devices * config.hardware.nodes > 1:

@@ -13,7 +13,8 @@ read is invalid and its score is None. In mode `expected` an answer is invalid w
 begins, or where the numbers of the grammar (`vqr1.iqa.number_grammar`) have less than half of the
 probability there; the rest of the probability is each result's `lost`.
 
-A `free` prompt gives descriptions: text without a score.
+A prompt about several images (`prompt.images`) takes a tuple of images where others take one image:
+`scorer.score([("first.png", "second.png")])`. A `free` prompt gives descriptions: text without a score.
 
 Not here: who answers (`vqr1.inference.backends`), comparing images (`vqr1.inference.compare`), the
 command line (`vqr1.cli.score`), MOS and metrics (`vqr1.evaluation`).
@@ -30,10 +31,18 @@ from itertools import islice
 from torch import Tensor
 
 from vqr1.config import EvalModeConfig, PromptConfig
+from vqr1.data.prompts import image_groups
 from vqr1.errors import DataError
 from vqr1.inference.answers import read_reply
 from vqr1.inference.backends import Backend
-from vqr1.inference.images import ImageSource, name_of, open_image, split_images
+from vqr1.inference.images import (
+    ImageGroup,
+    ImageSource,
+    members,
+    name_of,
+    open_image,
+    split_images,
+)
 from vqr1.inference.request import Reply, build_request
 from vqr1.inference.result import Result
 from vqr1.iqa.answers import AnswerForm, ScoreRange
@@ -78,36 +87,38 @@ class Scorer:
         """Lowest and highest score that the prompt asks for."""
         return self._request.answer.score_range
 
-    def score(self, images: ImageSource | Iterable[ImageSource]) -> list[Result]:
+    def score(self, images: ImageSource | Iterable[ImageGroup]) -> list[Result]:
         """Results of images in their order.
 
         Args:
             images: one image or several: paths, Pillow images, tensors [3, H, W], or one tensor
-                [N, 3, H, W], RGB in [0, 1].
+                [N, 3, H, W], RGB in [0, 1]; with a prompt about several images tuples of them, each
+                with one result.
 
         Raises:
-            DataError: a tensor that is no image. Images that do not decode do not raise; their
+            DataError: a tensor that is no image, or another number of images than the prompt takes.
+                Images that do not decode do not raise; their
                 result carries the error.
             ModelError: the model or its server cannot be used any more.
         """
         return list(self.stream(images))
 
-    def stream(self, images: ImageSource | Iterable[ImageSource]) -> Iterator[Result]:
+    def stream(self, images: ImageSource | Iterable[ImageGroup]) -> Iterator[Result]:
         """As `score`, result by result: `images` may be an endless iterator."""
         rest = iter(split_images(images))
         while batch := list(islice(rest, self._batch_size)):
             yield from self._batch(batch)
 
-    def _batch(self, images: Sequence[ImageSource]) -> list[Result]:
+    def _batch(self, images: Sequence[ImageGroup]) -> list[Result]:
         """Results of one batch; equal images are computed once and get the same result."""
         errors: dict[int, str] = {}
         keys: dict[int, bytes] = {}
-        pixels: dict[bytes, Tensor] = {}
+        pixels: dict[bytes, Sequence[Tensor]] = {}
         for position, image in enumerate(images):
             try:
-                resized = self.resize(image)
+                resized = self.resize_all(image)
             except DataError as error:
-                if isinstance(image, Tensor):
+                if any(isinstance(one, Tensor) for one in members(image)):
                     raise
                 errors[position] = _named(str(error), name_of(image))
                 continue
@@ -129,17 +140,23 @@ class Scorer:
         """
         return self._backend.resize(open_image(image))
 
-    def score_resized(self, pixels: Sequence[Tensor]) -> list[Result]:
+    def resize_all(self, image: ImageGroup) -> list[Tensor]:
+        """As `resize`, of all images that one prompt is about."""
+        return [self.resize(one) for one in members(image)]
+
+    def score_resized(self, pixels: Sequence[Tensor | Sequence[Tensor]]) -> list[Result]:
         """Results of one batch of images as `resize` gives them; the path of each is None.
 
         Raises:
+            DataError: another number of images than the prompt takes.
             ModelError: the model or its server cannot be used any more.
         """
-        keys = [_content(image) for image in pixels]
-        found = self._replies(dict(zip(keys, pixels, strict=True)))
+        groups = image_groups(pixels, self._request.prompt.images)
+        keys = [_content(group) for group in groups]
+        found = self._replies(dict(zip(keys, groups, strict=True)))
         return [self._read(found[key], None) for key in keys]
 
-    def _replies(self, pixels: Mapping[bytes, Tensor]) -> dict[bytes, Reply]:
+    def _replies(self, pixels: Mapping[bytes, Sequence[Tensor]]) -> dict[bytes, Reply]:
         replies = self._backend.reply(list(pixels.values()), self._request)
         return dict(zip(pixels, replies, strict=True))
 
@@ -167,10 +184,12 @@ class Scorer:
         )
 
 
-def _content(pixels: Tensor) -> bytes:
-    """Digest of a resized image [H, W, 3] uint8."""
-    digest = hashlib.sha256(repr(tuple(pixels.shape)).encode())
-    digest.update(pixels.contiguous().numpy().tobytes())
+def _content(images: Sequence[Tensor]) -> bytes:
+    """Digest of the resized images [H, W, 3] uint8 of one prompt."""
+    digest = hashlib.sha256()
+    for pixels in images:
+        digest.update(repr(tuple(pixels.shape)).encode())
+        digest.update(pixels.contiguous().numpy().tobytes())
     return digest.digest()
 
 

@@ -66,13 +66,15 @@ class CardFacts:
         rewards: names of the reward terms.
         prompt_name: `thinking` or `non_thinking`.
         prompt: the user's message that the policy was trained with.
-        vision_id: whether "Picture 1: " stood before the image.
+        vision_id: whether "Picture 1: " stood before the first image, and so on.
         score_range: lowest and highest score that the prompt asks for.
         min_pixels: smallest image area at training.
         max_pixels: largest image area at training.
         max_new_tokens: length limit of a response at training.
         metrics: the training run's metrics.
         weights: which weights of the run these are; None where unknown.
+        images: images of a prompt.
+        system: the system message; None: what the chat template writes without one.
         config_yaml: the composed configuration, without places of the machine it ran on.
         version: version of vqr1.
     """
@@ -95,6 +97,8 @@ class CardFacts:
     config_yaml: str
     version: str
     weights: str | None = None
+    images: int = 1
+    system: str | None = None
 
 
 def model_card(facts: CardFacts) -> str:
@@ -155,11 +159,13 @@ def _summary(facts: CardFacts) -> str:
 
 
 def _vision_words(facts: CardFacts) -> str:
-    return ', "Picture 1: " before the image' if facts.vision_id else ""
+    several = f", {facts.images} images" if facts.images > 1 else ""
+    where = "each image, numbered" if facts.images > 1 else "the image"
+    return several + (f', "Picture 1: " before {where}' if facts.vision_id else "")
 
 
 def _use(facts: CardFacts) -> str:
-    return f"""\
+    command = f"""\
 With vqr1, deterministic and with an uncertainty:
 
 ```bash
@@ -167,7 +173,10 @@ vqr1-score photos/ model.path=FOLDER prompt={facts.prompt_name} \\
     model.min_pixels={facts.min_pixels} model.max_pixels={facts.max_pixels}
 ```
 
-With {facts.family.usage_needs()} alone:
+"""
+    # That command asks about one image at a time.
+    return f"""\
+{command if facts.images == 1 else ""}With {facts.family.usage_needs()} alone:
 
 ```python
 {facts.family.usage_code(facts)}

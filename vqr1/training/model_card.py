@@ -107,6 +107,8 @@ def _facts(
         prompt_name=config["prompt"]["name"],
         prompt=config["prompt"]["text"],
         vision_id=run_vision_id(config),
+        images=config["prompt"].get("images", EARLIER["prompt.images"]),
+        system=config["prompt"].get("system", EARLIER["prompt.system"]),
         score_range=(low, high),
         min_pixels=model["min_pixels"],
         max_pixels=model["max_pixels"],

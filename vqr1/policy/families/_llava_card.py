@@ -5,8 +5,9 @@ Not here: the rest of the card (`vqr1.policy.model_card`).
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
+
+from vqr1.policy.families._card_prompt import example_call, prompt_constants
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
@@ -18,30 +19,24 @@ OWN_TOWERS = """\
 
 def usage_code(facts: CardFacts, architecture: str) -> str:
     """Python that scores images with the checkpoint; see `Family.usage_code`."""
-    lines = textwrap.wrap(facts.prompt, 80, drop_whitespace=False)
-    prompt = "\n".join(f"    {line!r}" for line in lines)
     return f"""\
 from PIL import Image
 from transformers import AutoProcessor, {architecture}
 
 FOLDER = "."  # this checkpoint: its folder or hub name
-PROMPT = (
-{prompt}
-)
+{prompt_constants(facts)}
 
 model = {architecture}.from_pretrained(FOLDER, torch_dtype="auto")
 processor = AutoProcessor.from_pretrained(FOLDER)
 processor.tokenizer.padding_side = "left"
 
 
-def answers(paths):
-    content = [{{"type": "image"}}, {{"type": "text", "text": PROMPT}}]
-    text = processor.apply_chat_template(
-        [{{"role": "user", "content": content}}], tokenize=False, add_generation_prompt=True
-    )
-    images = [Image.open(path).convert("RGB") for path in paths]
+def answers(prompts):
+    messages = [*SYSTEM, {{"role": "user", "content": CONTENT}}]
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    images = [Image.open(path).convert("RGB") for paths in prompts for path in paths]
     inputs = processor(
-        images=images, text=[text] * len(images), padding=True, return_tensors="pt"
+        images=images, text=[text] * len(prompts), padding=True, return_tensors="pt"
     )
     inputs = inputs.to(model.device, model.dtype)
     # Greedy, and without the repetition penalty that a checkpoint's generation config may hold.
@@ -51,4 +46,4 @@ def answers(paths):
     return processor.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
 
 
-print(answers(["photo.png"]))"""
+{example_call(facts)}"""

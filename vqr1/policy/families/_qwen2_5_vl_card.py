@@ -5,8 +5,9 @@ Not here: the rest of the card (`vqr1.policy.model_card`).
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
+
+from vqr1.policy.families._card_prompt import example_call, prompt_constants
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
@@ -37,40 +38,30 @@ def usage_code(facts: CardFacts, architecture: str, *, patch: int = 14) -> str:
     arguments = 'text=text, images=images, videos=videos, padding=True, return_tensors="pt"'
     if own:
         arguments = f"\n        {arguments}, do_resize=False\n    "
-    lines = textwrap.wrap(facts.prompt, 80, drop_whitespace=False)
-    prompt = "\n".join(f"    {line!r}" for line in lines)
     return f"""\
 from qwen_vl_utils import process_vision_info
 from transformers import AutoProcessor, {architecture}
 
 FOLDER = "."  # this checkpoint: its folder or hub name
-PROMPT = (
-{prompt}
-)
+{prompt_constants(facts)}
 
 model = {architecture}.from_pretrained(FOLDER, torch_dtype="auto")
 processor = AutoProcessor.from_pretrained(FOLDER)
 processor.tokenizer.padding_side = "left"
 
 
-def answers(paths):
-    messages = [
-        [
-            {{
-                "role": "user",
-                "content": [
-                    {{
-                        "type": "image",
-                        "image": path,
-                        "min_pixels": {facts.min_pixels},
-                        "max_pixels": {facts.max_pixels},
-                    }},
-                    {{"type": "text", "text": PROMPT}},
-                ],
-            }}
+SIZES = {{"min_pixels": {facts.min_pixels}, "max_pixels": {facts.max_pixels}}}
+
+
+def answers(prompts):
+    messages = []
+    for paths in prompts:
+        rest = iter(paths)
+        content = [
+            {{**item, "image": next(rest), **SIZES}} if item["type"] == "image" else item
+            for item in CONTENT
         ]
-        for path in paths
-    ]
+        messages.append([*SYSTEM, {{"role": "user", "content": content}}])
     text = [
         processor.apply_chat_template(
             message, tokenize=False, add_generation_prompt=True, add_vision_id={facts.vision_id}
@@ -87,4 +78,4 @@ def answers(paths):
     return processor.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
 
 
-print(answers(["photo.png"]))"""
+{example_call(facts)}"""
