@@ -69,7 +69,8 @@ def experiments() -> list[str]:
 @pytest.mark.parametrize("name", experiments())
 def test_every_training_experiment(name: str) -> None:
     config = train_config(f"experiment={name}")
-    assert build_rewards(config.reward).ranks
+    assert build_rewards(config.reward).terms
+    assert config.answer.form.scored
 
 
 @pytest.mark.parametrize("sweeper", ["grid", "optuna"])

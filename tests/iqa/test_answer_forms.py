@@ -54,7 +54,7 @@ FORMS: tuple[AnswerForm, ...] = (
         ('{"score": 3}', None, False),
         ("{'rating': 3}", None, False),
         ('{"rating": NaN}', None, False),
-        ('I say {"rating": 3}', None, False),
+        ('So {"rating": 3}', None, False),
         ('{"rating": 3} and so on', None, False),
         ("[3]", None, False),
         ("3", None, False),

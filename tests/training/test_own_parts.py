@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401 - a fixture
+from tests.support.commands import REPOSITORY
 from vqr1.cli.train import main
 
 pytestmark = pytest.mark.slow
@@ -149,6 +151,45 @@ def own_set(folder: Path) -> Path:
     lines = [f"{row.dist_img} {row.dmos} {row.ref_img}" for row in table.itertuples()]
     (root / "labels.txt").write_text("\n".join(lines) + "\n")
     return root
+
+
+def from_recipe(folder: Path) -> None:
+    """The files that docs/extending.md prints under "A method", as they are printed."""
+    text = (REPOSITORY / "docs" / "extending.md").read_text()
+    part = text[text.index("## A method\n") : text.index("## Answer forms\n")]
+    files: dict[str, list[str]] = {}
+    for line in part.splitlines():
+        if line.startswith("    # mine/"):
+            files[line.removeprefix("    # mine/").partition(":")[0].strip()] = lines = []
+        elif files and (line.startswith("    ") or not line):
+            lines.append(line.removeprefix("    "))
+    for name, printed in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("\n".join(printed) + "\n")
+    assert set(files) == {"method/nearness.yaml", "reward/nearness.yaml", "nearness.py"}
+    assert len(files["nearness.py"]) <= 30
+
+
+def test_a_method_by_the_recipe_of_the_docs(
+    run: Command,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "mine"
+    from_recipe(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    outcome = run(
+        main, f"hydra.searchpath=[file://{folder}]", "method=nearness", "dataset=kadid",
+        f"dataset.root={write_kadid(tmp_path / 'set')}", "max_steps=2", "loader.batch_size=4",
+        "loader.workers=0", "validation.every_steps=2", "validation.samples=1",
+        "validation.bootstrap_draws=20", "hardware.threads=1", "logger=none", "run_dir=run",
+        "rollout.sampling.max_new_tokens=24",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["method"]["name"] == "nearness"
+    assert list(config["reward"]["terms"]) == ["nearness"]
+    assert config["grpo"]["group_size"] == 4
 
 
 def test_three_steps_with_all_parts_of_ones_own(

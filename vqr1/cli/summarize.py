@@ -4,6 +4,9 @@
     vqr1 summarize folder=multirun/...   # a sweep's folder
 
 Further: `metric=val/srcc_best`, `curve=val/plcc`, `tracking_uri=sqlite:///FILE`, `output=FOLDER`.
+A folder whose sweep is over `method` gets a leaderboard too: several metrics on every test set with
+intervals over images and seeds, cost, and published numbers (`leaderboard.md`, `.json`, `.csv`).
+
 With a parent the files go to its artifacts too. `output` is a new folder, an empty one, or one that
 holds an earlier summary of the same sweep.
 """
@@ -13,13 +16,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vqr1.errors import ConfigError, UserError
+from vqr1.errors import ConfigError, DataError, UserError
 from vqr1.outputs import check_summary_folder
 from vqr1.sweeps.folder import SweepFolder
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
 from vqr1.sweeps.report import SweepReport, log_report, write_report
 from vqr1.sweeps.results import read_children, read_sweep
 from vqr1.tracking.store import default_tracking_uri
+
+METHOD = "method"
+"""The swept key of a sweep that gets a leaderboard."""
 
 KEYS = ("parent", "folder", "metric", "curve", "tracking_uri", "output")
 
@@ -45,6 +51,8 @@ def summarise(options: dict[str, str]) -> SweepReport:
         results = read_sweep(folder, parent, list(record.space), curve)
         report = SweepReport.build(record.command, results, metric, sweep)
         write_report(report, output, curve)
+        if METHOD in record.space:
+            print(_leaderboard(folder.path, output))
         return report
     uri = options.get("tracking_uri", default_tracking_uri())
     parent = ParentRun.open(uri, options["parent"])
@@ -59,6 +67,21 @@ def summarise(options: dict[str, str]) -> SweepReport:
     files = write_report(report, output, curve)
     log_report(report, files, parent)
     return report
+
+
+def _leaderboard(folder: Path, output: Path) -> str:
+    """The leaderboard of a sweep over methods, as Markdown; a line where it cannot be made yet."""
+    # They import pandas and scipy, which the one-metric summary of a running sweep does without.
+    from vqr1.evaluation.set_metrics import MetricOptions
+    from vqr1.sweeps.leaderboard import build_boards, read_costs, write_boards
+    from vqr1.sweeps.predictions import read_settings
+
+    options = MetricOptions()
+    try:
+        boards = build_boards(read_settings(folder), options)
+    except DataError as error:
+        return f"no leaderboard: {error}"
+    return write_boards(boards, read_costs(folder), options, output)[1]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,6 +17,8 @@ from vqr1.config.metrics import OwnMetrics
 from vqr1.config.model import ModelConfig, PromptConfig, SamplingConfig
 from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt, Seed
 
+Perturbation = Literal["flip", "crop", "resize", "jpeg"]
+
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class EvalModelConfig(ModelConfig):
@@ -134,6 +136,11 @@ class EvalConfig:
     whose settings are compared: nothing is scored."""
     output: Literal["csv", "parquet"] = "csv"
     """Format of the finished predictions."""
+    perturbation: Annotated[Perturbation | None, Affects.ANSWERS] = None
+    """Alter each image before it is resized (`vqr1.evaluation.consistency`); null: as it is."""
+    consistency: bool = False
+    """Score all images again under each perturbation, with another wording of the prompt and with
+    another seed, and report how the scores move."""
     suite: str | None = None
     """Name of the suite, for the caption; set by `experiment=eval_...`."""
     seed: Annotated[Seed, Affects.ANSWERS]

@@ -203,7 +203,7 @@ class SamplingConfig:
         if closing is None:
             _log.warning(
                 "stop=answer: no fixed text ends an answer of this form (answer), so that the end "
-                "of the turn alone does; stop=eos says the same"
+                "of the turn alone does; stop=eos does the same"
             )
             return replace(self, stop="eos")
         return replace(self, stop=f"{STOP_TEXT}{closing}")

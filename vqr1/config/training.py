@@ -203,6 +203,46 @@ class ValidationConfig:
     """Draws of the 95 % bootstrap intervals."""
 
 
+Part = Literal[
+    "contrastive_stage",
+    "image_editor",
+    "perception_term",
+    "probability_gain",
+    "pseudo_labels",
+    "score_tokens",
+    "supervised_stage",
+    "task_mixture",
+    "tool_calls",
+    "video",
+]
+
+PARTS: dict[Part, str] = {
+    "contrastive_stage": "a contrastive stage that trains an image encoder",
+    "image_editor": "an image editor and a model that evaluates edits",
+    "perception_term": "a loss term that compares the answers to an image and to a degraded copy",
+    "probability_gain": "the probability of an answer without its reasoning",
+    "pseudo_labels": "a round in which the model votes on pairs of images",
+    "score_tokens": "tokens of its own for scores",
+    "supervised_stage": "a supervised stage (labels as answers)",
+    "task_mixture": "several tasks in one training, each with its own prompt and rewards",
+    "tool_calls": "tools that the model calls, over several turns",
+    "video": "video",
+}
+"""What methods may need that a training has not, in words."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class MethodConfig:
+    """Where a method's configuration comes from (`conf/method`)."""
+
+    name: str
+    """Its name."""
+    source: str | None = None
+    """Its paper and its public code."""
+    requires: list[Part] = field(default_factory=list)
+    """Parts that it needs and that are not here: a training refuses to start."""
+
+
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class TrainConfig:
     """`python train.py`."""
@@ -236,6 +276,8 @@ class TrainConfig:
     `run_dir` with this configuration, else a new one)."""
     resume_force: Annotated[bool, Affects.START] = False
     """Continue although the configuration has changed in keys that change what is computed."""
+    method: MethodConfig | None = None
+    """Of which method the groups are a configuration; null: of none."""
     metrics: OwnMetrics = field(default_factory=dict)
     """Metrics beside those of `vqr1.evaluation.metrics`, by name (docs/extending.md)."""
 

@@ -34,6 +34,7 @@ def check_evaluation(config: EvalConfig) -> None:
             f"prompt={config.prompt.name}, answer: it asks for no score; choose prompt=thinking or "
             "prompt=non_thinking, without answer=free"
         )
+    problems += _consistency_problems(config, scores)
     problems += mode_problems(config.mode, config.answer.form)
     problems += backend_problems(config.backend, config.mode)
     if isinstance(config.backend, ServerConfig) and config.model.run is not None:
@@ -52,6 +53,23 @@ def check_evaluation(config: EvalConfig) -> None:
         problems += _metric_problems(config)
     if problems:
         raise ConfigError(problems)
+
+
+def _consistency_problems(config: EvalConfig, scores: bool) -> list[str]:
+    """Why images cannot be scored again, in at most one line."""
+    if not config.consistency:
+        return []
+    if not scores:
+        return [
+            "consistency=true: nothing is scored here, so that nothing can be scored again; give a "
+            "model instead of predictions or compare"
+        ]
+    if config.perturbation is not None:
+        return [
+            f"consistency=true, perturbation={config.perturbation}: the report has every "
+            "perturbation; set one of them only"
+        ]
+    return []
 
 
 def _metric_problems(config: EvalConfig) -> list[str]:

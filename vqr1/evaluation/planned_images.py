@@ -7,7 +7,8 @@ prompts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -20,6 +21,7 @@ from vqr1.data.prompts import ResizeRule, image_groups
 from vqr1.data.ranking_images import RankingImages, RankingLoader
 from vqr1.evaluation.labels import whole_sets
 from vqr1.evaluation.partial_predictions import PlannedBatch
+from vqr1.evaluation.perturbations import CHANGES
 from vqr1.evaluation.predictions import Predictions
 from vqr1.inference.setup import InferenceSetup
 from vqr1.records import PromptBatch, row_name
@@ -31,16 +33,23 @@ class ResizedImages:
     Args:
         rule: how an image is resized.
         images: images of a prompt.
+        change: what is done to an image before; None: nothing.
     """
 
-    def __init__(self, rule: ResizeRule, images: int = 1) -> None:
+    def __init__(
+        self,
+        rule: ResizeRule,
+        images: int = 1,
+        change: Callable[[Image.Image], Image.Image] | None = None,
+    ) -> None:
         self.rule = rule
+        self._change = change
         self.text = ""
         self.images = images
 
     def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing."""
-        return self.rule.pixels(image)
+        return self.rule.pixels(image if self._change is None else self._change(image))
 
     def from_resized(self, pixels: Sequence[Tensor | Sequence[Tensor]]) -> PromptBatch:
         """B prompts' resized images [H, W, 3] uint8."""
@@ -64,8 +73,16 @@ class PlannedImages:
         dataset = whole_sets(config.dataset) if config.split == "all" else config.dataset
         # Before the model's own files, which a hub name may have to fetch.
         sets = open_sets(dataset)
-        source = ResizedImages(InferenceSetup.of(config).resize_rule(), config.prompt.images)
-        self.data = RankingDataModule(dataset, config.loader, source, seed=config.seed, sets=sets)
+        change, loader_config = None, config.loader
+        if config.perturbation is not None:
+            # A cache would keep altered images under the names of the others.
+            change, loader_config = (
+                CHANGES[config.perturbation],
+                replace(loader_config, cache_dir=None),
+            )
+        rule = InferenceSetup.of(config).resize_rule()
+        source = ResizedImages(rule, config.prompt.images, change)
+        self.data = RankingDataModule(dataset, loader_config, source, seed=config.seed, sets=sets)
         self._workers = config.loader.workers
         loader = self.data.eval_dataloader(self._split)
         assert isinstance(loader.dataset, RankingImages)

@@ -68,6 +68,7 @@ def write_outcome(
     report: ReportConfig,
     run_log: RunLog,
     load_image: LoadImage | None,
+    further: Sequence[Table] = (),
 ) -> None:
     """Write everything that an evaluation shows.
 
@@ -77,8 +78,10 @@ def write_outcome(
         report: what is wanted.
         run_log: where it goes.
         load_image: finds the images; None where there are none (predictions from a file).
+        further: tables after the main one.
     """
-    write_tables(all_tables(evaluation, report.published), "Evaluation", run_log)
+    main, *others = all_tables(evaluation, report.published)
+    write_tables([main, *further, *others], "Evaluation", run_log)
     write_values(json_values(evaluation), run_log)
     run_log.metrics(metric_values(evaluation))
     parts = predictions.by_dataset()

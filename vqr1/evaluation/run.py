@@ -22,6 +22,15 @@ from rich.console import Console
 from vqr1.config import EvalConfig, MixtureConfig
 from vqr1.config.affects import Affects, affects
 from vqr1.distributed.environment import RankInfo
+from vqr1.evaluation.consistency import (
+    WORDS,
+    Stability,
+    compare_passes,
+    consistency_metrics,
+    consistency_tables,
+    consistency_values,
+    passes,
+)
 from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import HEADLINE, headline, metrics_of
 from vqr1.evaluation.partial_predictions import check_settings, finished_file
@@ -116,6 +125,7 @@ def _evaluate_model(config: EvalConfig, composed: DictConfig, info: RankInfo) ->
     console = _console()
     started = time.monotonic()
     scored = score_model(config, console, composed, info)
+    again = _score_again(config, console, composed, info) if config.consistency else {}
     if scored is None:
         return None
     config = replace(config, run_dir=str(scored.run_dir))
@@ -131,7 +141,24 @@ def _evaluate_model(config: EvalConfig, composed: DictConfig, info: RankInfo) ->
     for key, value in scored.used.items():
         OmegaConf.update(composed, key, value, force_add=True)
     caption = _caption(config, f"{scored.source.name}, {mode_words(config)}")
-    return _report(config, composed, scored.predictions, caption, started, scored)
+    found = compare_passes(scored.predictions, again, config.mode.score_rule) if again else {}
+    return _report(config, composed, scored.predictions, caption, started, scored, found)
+
+
+def _score_again(
+    config: EvalConfig, console: Console, composed: DictConfig, info: RankInfo
+) -> dict[str, Predictions]:
+    """Predictions of the passes of the consistency report, by name; empty on all but rank 0."""
+    from vqr1.evaluation.score_model import score_model
+
+    found = {}
+    for name, again in passes(config).items():
+        if info.rank == 0:
+            console.print(f"consistency: {WORDS[name]}")
+        scored = score_model(again, console, composed, info)
+        if scored is not None:
+            found[name] = scored.predictions
+    return found
 
 
 def _evaluate_file(config: EvalConfig, composed: DictConfig) -> float:
@@ -177,6 +204,7 @@ def _report(
     caption: str,
     started: float,
     scored: ScoredModel | None,
+    consistency: Mapping[str, Mapping[str, Stability]] | None = None,
 ) -> float:
     """Compute, write and print everything; returns the SRCC."""
     from vqr1.evaluation.report_writer import write_outcome
@@ -190,6 +218,9 @@ def _report(
     )
     evaluation = Evaluation(caption, sets, options)
     console.print(to_rich(main_table(evaluation, detailed=False)))
+    moved = consistency_tables(consistency or {})
+    for table in moved:
+        console.print(to_rich(table))
     if config.report.published:
         for table in published_tables(evaluation):
             console.print(to_rich(table))
@@ -197,7 +228,8 @@ def _report(
     overall = means.plain[HEADLINE] if means is not None else sets[0].srcc
     with _open_log(config, composed, "+".join(metrics.dataset for metrics in sets)) as run_log:
         load_image = None if scored is None else scored.load_image
-        write_outcome(evaluation, predictions, config.report, run_log, load_image)
+        write_outcome(evaluation, predictions, config.report, run_log, load_image, moved)
+        run_log.metrics(consistency_metrics(consistency or {}))
         if skipped:
             run_log.metrics({f"data/skipped/{name}": float(n) for name, n in skipped.items()})
         finished = finished_file(run_log.run_dir)
@@ -206,6 +238,7 @@ def _report(
         values = {
             **summary_values(evaluation, overall, skipped),
             "predictions": config.predictions or (finished and str(finished)),
+            **({"consistency": consistency_values(consistency)} if consistency else {}),
         }
         _end(run_log, values, started, console)
     return overall.value

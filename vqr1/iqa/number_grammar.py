@@ -67,7 +67,7 @@ class Grammar(Protocol):
         ...
 
 
-def grammar_of(form: AnswerForm) -> Grammar:
+def grammar_of(form: AnswerForm) -> LevelGrammar | NumberGrammar:
     """The texts that stand for a form's scores."""
     if form.levels:
         return LevelGrammar(tuple(form.levels.items()), form.spaced)

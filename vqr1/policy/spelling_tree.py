@@ -37,7 +37,7 @@ import numpy.typing as npt
 
 from vqr1.errors import ModelError
 from vqr1.iqa.answers import AnswerForm
-from vqr1.iqa.number_grammar import Grammar, LevelGrammar, grammar_of
+from vqr1.iqa.number_grammar import Grammar, LevelGrammar, NumberGrammar, grammar_of
 
 _BLANKS = str.maketrans({"\u0120": " ", "\u010a": "\n", "\u2581": " "})
 """How vocabularies of bytes, and of characters, write blanks and the ends of lines."""
@@ -234,11 +234,14 @@ def spelling_tree(tokenizer: Any, form: AnswerForm) -> SpellingTree:
     """
     if form.opening is None:
         raise ValueError("the form has no text after which its score begins")
-    return _tree(tokenizer, grammar_of(form), form.opening, form.score_ends)
+    grammar = grammar_of(form)
+    return _tree(tokenizer, grammar, form.opening, form.score_ends)
 
 
 @lru_cache(maxsize=8)
-def _tree(tokenizer: Any, grammar: Grammar, opening: str, ends: tuple[str, ...]) -> SpellingTree:
+def _tree(
+    tokenizer: Any, grammar: LevelGrammar | NumberGrammar, opening: str, ends: tuple[str, ...]
+) -> SpellingTree:
     tree = SpellingTree(number_tokens(tokenizer, grammar, opening, ends), grammar)
     begun = tokenizer.encode(opening, add_special_tokens=False)[:-1]
     for score in grammar.samples():

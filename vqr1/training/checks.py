@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from vqr1.config import TrainConfig
+from vqr1.config.training import PARTS
 from vqr1.distributed.hardware import hardware_problems, share_of_step, share_problem, this_machine
 from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import metrics_of, monitored
@@ -29,7 +30,7 @@ learning rate, and half a unit in the last place of a weight of .05 is 1e-4."""
 
 def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     """Raise one ConfigError with every problem of a training configuration."""
-    problems = logger_problems(config.logger)
+    problems = logger_problems(config.logger) + _missing_parts(config)
     processes = config.hardware.devices * config.hardware.nodes
     wanted = config.loader.global_batch_size
     pool = wanted or config.loader.batch_size * processes
@@ -218,6 +219,17 @@ def _engine_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
             "or rollout.sampling.top_k=0 and rollout.sampling.top_p=1"
         )
     return problems
+
+
+def _missing_parts(config: TrainConfig) -> list[str]:
+    """What the method needs that is not here, in at most one line."""
+    if config.method is None or not config.method.requires:
+        return []
+    missing = " and ".join(PARTS[part] for part in config.method.requires)
+    return [
+        f"method={config.method.name}: it needs {missing}, which no training here has yet; choose "
+        "another method, or train what is here of it with method.requires=[]"
+    ]
 
 
 def _part_problems(config: TrainConfig) -> list[str]:

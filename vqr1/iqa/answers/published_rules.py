@@ -146,7 +146,7 @@ def _only_answer(text: str, start: int) -> str | None:
 
 
 def _after(text: str, tag: str) -> int | None:
-    """Where the text goes on after a leading pair of tags with text in it; None without."""
+    """Where the text continues after a leading pair of tags with text in it; None without."""
     lead = len(text) - len(text.lstrip())
     if not text.startswith(f"<{tag}>", lead):
         return None
