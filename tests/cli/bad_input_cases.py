@@ -423,7 +423,7 @@ SCORE = (
     case("score", "photos prompt.vision_id=maybe", "prompt.vision_id='maybe'"),
     case("score", "photos prompt.images=5", "prompt.images=5: input should be less than or equal"),
     case("score", "photos prompt.images=2", "prompt.images=2: score.py asks about one image at a"),
-    case("score", "photos prompt.text='<image><image>'", "prompt.text=", "it holds <image> 2 times"),
+    case("score", "photos prompt.text='<image><image>'", "prompt.text=", "holds <image> 2 times"),
     case("train", "prompt.images=2", "prompt.images=2: dataset: a row of demo has 1 image"),
     case("score", "photos backend.name=mine", "backend={'name': 'mine'}: its key name must be"),
     case("score", "photos prompt=poem", "prompt/poem"),
