@@ -64,8 +64,8 @@ def in_pieces(rank: int, port: int) -> None:
     reference = FrozenCopy(model, vision_frozen=False, place="sharded")
     # Between its passes there is nothing of it but half of every weight.
     assert not sum(weight.numel() for weight in reference.model.parameters())
-    pieces = sum(piece.to_local().numel() for piece in reference._pieces.values())
-    assert pieces < 0.51 * sum(weight.numel() for weight in model.parameters())
+    sharded = sum(shard.to_local().numel() for shard in reference._shards.values())
+    assert sharded < 0.51 * sum(weight.numel() for weight in model.parameters())
     with reference.weights() as copy:
         assert not torch.is_grad_enabled()
         for whole, expected in zip(copy.parameters(), model.parameters(), strict=True):
