@@ -17,7 +17,7 @@ from vqr1.policy.families.fast_vlm import FAMILY
 SIDE, GRID = 64, 2
 """Side of every image, and image tokens along it."""
 
-STD = {"model.multi_modal_projector.linear_1.weight": 1.0, "lm_head": 0.3}
+STD = {"model.vision_tower": 0.4, "lm_head": 0.3}
 """Noise looks alike where it is averaged: wide enough that an image makes a difference."""
 
 TEMPLATE = (
