@@ -70,4 +70,5 @@ def checkpoint() -> Checkpoint:
         num_additional_image_tokens=1,
         chat_template=TEMPLATE,
     )
-    return Checkpoint(LlavaForConditionalGeneration(config), processor, generation(tokenizer))
+    model = LlavaForConditionalGeneration(config)
+    return Checkpoint(model, processor, generation(tokenizer), std={"lm_head": 0.3})
