@@ -69,7 +69,6 @@ def test_greedy_equals_generate_token_for_token(
     expected = own_responses(model, rows, limit=limit, ends=ends, banned=banned)
     ours = [row[0][real[0]].tolist() for row, real in zip(found.tokens, found.mask, strict=True)]
     assert ours == expected
-    assert len({tuple(row) for row in ours}) > 1
     with torch.no_grad():
         own = own_logprobs(model, rows, found.tokens, found.mask, 1.0)
     torch.testing.assert_close(found.logprobs, own, rtol=1e-5, atol=2e-5)

@@ -29,8 +29,8 @@ def prompt_constants(facts: CardFacts) -> str:
         return "\n".join([*lines, "SYSTEM = []"])
     parts = [f"    {part!r}" for part in _wrapped(facts.system)]
     text = "\n".join(["SYSTEM_TEXT = (", *parts, ")"])
-    item = '{"type": "text", "text": SYSTEM_TEXT}'
-    return "\n".join([*lines, text, f'SYSTEM = [{{"role": "system", "content": [{item}]}}]'])
+    only = '{"type": "text", "text": SYSTEM_TEXT}'
+    return "\n".join([*lines, text, f'SYSTEM = [{{"role": "system", "content": [{only}]}}]'])
 
 
 def example_call(facts: CardFacts) -> str:
