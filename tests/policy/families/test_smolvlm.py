@@ -186,7 +186,7 @@ def test_a_tile_of_zeros_is_a_tile(tiny: Any) -> None:
     core.image_encoding = TileEncoding(32, (0.2,) * 3, (0.5,) * 3)
     try:
         batch = builder(tiny.processor)([Image.new("RGB", (9, 9), (51, 51, 51))])
-        features = encode_images(core, batch).embeds[0]
+        features = encode_images(core, batch).embeds[0][0]
         values, _ = core.image_encoding.encode([torch.full((64, 64, 3), 51, dtype=torch.uint8)])
     finally:
         core.image_encoding = FAMILY.image_encoding(tiny.processor.image_processor)
@@ -226,7 +226,7 @@ def test_costs_are_those_of_the_prompt_and_of_what_pytorch_saves(tiny: Any) -> N
     single = builder(tiny.processor, 32)
     assert FAMILY.tower_cost(model.config, single.rule, None).tokens == 7
 
-    batch = prompts([noise_image(0, 60, 60)] * 4)
+    batch = prompts([noise_image(number, 60, 60) for number in range(4)])
     cost = FAMILY.tower_cost(model.config, prompts.rule, (60, 60))
     found = saved_bytes(model, lambda: encode_images(model, batch))
     planned = 4 * cost.rows * (cost.depth * tower_row(cost, PLAIN) + cost.ends * 4)
