@@ -25,30 +25,15 @@ class _Timed(GRPOTrainer):
 
     clock: Clock
 
-    def _generate_single_turn(
-        self, prompt_ids: Any, images: Any, fields: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> Any:
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         with self.clock.phase("generation"):
-            stacked = {name: _stacked(value) for name, value in fields.items()}
-            return super()._generate_single_turn(prompt_ids, images, stacked, *args, **kwargs)
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         if model is self.ref_model:
             with self.clock.phase("reference"):
                 return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-
-
-def _stacked(value: Any) -> Any:
-    """Tiles of images in one tensor.
-
-    SmolVLM's processor gives lists of lists of them where no kind of tensor is asked for, and TRL
-    makes tensors of lists of numbers only.
-    """
-    if isinstance(value, list) and value and isinstance(value[0], list | tuple):
-        if value[0] and isinstance(value[0][0], torch.Tensor):
-            return torch.stack([torch.stack(list(tiles)) for tiles in value])
-    return value
 
 
 class _StepClock(TrainerCallback):
