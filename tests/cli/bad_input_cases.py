@@ -230,11 +230,7 @@ TRAIN = (
     case("train", "dataset=[", "dataset=["),
     case("train", "model.path=gone/model", "model.path=gone/model"),
     case("train", "model.path=text.txt", "model.path=text.txt"),
-    case("train", "model.path=empty", "model.path=empty: no config.json in this folder"),
-    case("train", "model.path=gemma", "the checkpoint is a gemma3, the policy must be one of",
-         "a family of its own and sliding windows", "docs/families.md"),
-    case("train", "model.path=windows", "config.json sets use_sliding_window: true"),
-    case("train", "model.path=nothing", "it names no model_type"),
+    case("train", "model.path=empty", "model.path=empty"),
     case("train", "model=qwen2_5_vl_7b model.path=qwen3", "model.path=qwen3: the checkpoint is a "
          "qwen3_vl", "qwen2.5-vl-7b are for qwen2_5_vl or qwen2_vl", "choose the model=..."),
     case("train", "model.path=mixed", "model.path=mixed: preprocessor_config.json makes patches of "
@@ -363,8 +359,6 @@ SCORE = (
     case("score", "photos mode=best", "Available options"),
     case("score", "photos mode.samples=3", "mode.samples=3"),
     case("score", "photos model.path=gone", "model.path=gone"),
-    case("score", "photos model.path=remote", "a llava_qwen2 that brings code of its own",
-         "never executed"),
     case("score", "photos model=qwen2_5_vl_3b model.path=qwen3", "model.path=qwen3: the checkpoint "
          "is a qwen3_vl", "qwen2.5-vl-3b are for qwen2_5_vl or qwen2_vl"),
     case("score", "photos hardware=1gpu hardware.devices=2", "hardware.devices=2"),

@@ -168,11 +168,14 @@ def test_equals_brute_force(name: str, scale: ScoreRange, first: str) -> None:
 def test_neighbours_and_the_size_of_a_pass_change_nothing(
     monkeypatch: pytest.MonkeyPatch, name: str, scale: ScoreRange
 ) -> None:
-    # Three images of which the first is the other test's, with beginnings of three lengths.
+    # Three prompts, the last of two images, with beginnings of three lengths.
     model, tokenizer = model_of(name), tokenizer_of(name)
     head, alike = numerical_head(name, "4", 2.0)
     monkeypatch.setattr(model, "lm_head", head)
-    asked = tiny_prompts([(1, 2), (1, 2), (2, 3)], [4, 4, 7])
+    single, pair = tiny_prompts([(1, 2), (1, 2)], [4, 4]), tiny_prompts([(2, 3), (1, 2)], [7, 2], 1)
+    asked = PromptBatch(
+        (*single.input_ids, torch.cat(pair.input_ids)), (*single.images, pair.flat_images)
+    )
     packed = pack_prompts(model, asked, encode_images(model, asked))
     beginnings = [BEGINNING, "<answer>", "answer<answer>"]
     with torch.no_grad():
