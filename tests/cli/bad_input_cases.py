@@ -230,7 +230,11 @@ TRAIN = (
     case("train", "dataset=[", "dataset=["),
     case("train", "model.path=gone/model", "model.path=gone/model"),
     case("train", "model.path=text.txt", "model.path=text.txt"),
-    case("train", "model.path=empty", "model.path=empty"),
+    case("train", "model.path=empty", "model.path=empty: no config.json in this folder"),
+    case("train", "model.path=gemma", "the checkpoint is a gemma3, the policy must be one of",
+         "a family of its own and sliding windows", "docs/families.md"),
+    case("train", "model.path=windows", "config.json sets use_sliding_window: true"),
+    case("train", "model.path=nothing", "it names no model_type"),
     case("train", "model=qwen2_5_vl_7b model.path=qwen3", "model.path=qwen3: the checkpoint is a "
          "qwen3_vl", "qwen2.5-vl-7b are for qwen2_5_vl or qwen2_vl", "choose the model=..."),
     case("train", "model.path=mixed", "model.path=mixed: preprocessor_config.json makes patches of "
@@ -359,6 +363,8 @@ SCORE = (
     case("score", "photos mode=best", "Available options"),
     case("score", "photos mode.samples=3", "mode.samples=3"),
     case("score", "photos model.path=gone", "model.path=gone"),
+    case("score", "photos model.path=remote", "a llava_qwen2 that brings code of its own",
+         "never executed"),
     case("score", "photos model=qwen2_5_vl_3b model.path=qwen3", "model.path=qwen3: the checkpoint "
          "is a qwen3_vl", "qwen2.5-vl-3b are for qwen2_5_vl or qwen2_vl"),
     case("score", "photos hardware=1gpu hardware.devices=2", "hardware.devices=2"),
@@ -423,7 +429,8 @@ SCORE = (
     case("score", "photos prompt.vision_id=maybe", "prompt.vision_id='maybe'"),
     case("score", "photos prompt.images=5", "prompt.images=5: input should be less than or equal"),
     case("score", "photos prompt.images=2", "prompt.images=2: score.py asks about one image at a"),
-    case("score", "photos prompt.text='<image><image>'", "prompt.text=", "holds <image> 2 times"),
+    case("score", "photos prompt.text='<image><image>'", "prompt.text=",
+         "it holds <image> 2 times"),
     case("train", "prompt.images=2", "prompt.images=2: dataset: a row of demo has 1 image"),
     case("score", "photos backend.name=mine", "backend={'name': 'mine'}: its key name must be"),
     case("score", "photos prompt=poem", "prompt/poem"),
