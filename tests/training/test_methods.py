@@ -18,6 +18,7 @@ from vqr1.config import TrainConfig, config_dir, validate
 from vqr1.config.training import PARTS
 from vqr1.errors import ConfigError
 from vqr1.rewards.build import build_rewards
+from vqr1.training.checkpoint_files import step_of
 from vqr1.training.checks import check_training
 
 METHODS = sorted(file.stem for file in (config_dir() / "method").glob("*.yaml"))
@@ -71,10 +72,13 @@ def test_two_steps(run: Command, tmp_path: Path, method: str) -> None:  # noqa: 
     root = write_kadid(tmp_path / "set")
     outcome = run(
         main, f"method={method}", "dataset=kadid", f"dataset.root={root}", *SMALL, "max_steps=2",
-        "loader.batch_size=4", "validation.every_steps=2", "logger=none", "run_dir=run",
+        "loader.batch_size=4", "validation.every_steps=2", "validation.test=false", "logger=none",
+        "run_dir=run",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 2
+    # A rollout with four updates ends with the last of them.
+    saved = (tmp_path / "run/checkpoints").glob("step_*.ckpt")
+    assert max(map(step_of, saved)) in (2, 4)
 
 
 @pytest.mark.slow
@@ -84,14 +88,14 @@ def test_twenty_steps_killed_resumed_to_the_same_bits_and_evaluated(
 ) -> None:
     arguments = (
         f"method={method}", *SMALL, "max_steps=20", "validation.every_steps=10",
-        "callbacks.checkpoint.every_steps=5", "validation.test=false", "logger=csv", "run_dir=run",
+        "callbacks.checkpoint.every_steps=4", "validation.test=false", "logger=csv", "run_dir=run",
     )  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
     run_command(whole, *arguments)
     training = Training(killed, *arguments)
-    training.wait_for(lambda: any((killed / "run/checkpoints").glob("step_00000005*")))
+    training.wait_for(lambda: any((killed / "run/checkpoints").glob("step_00000004*")))
     training.process.send_signal(signal.SIGKILL)
     training.process.wait(60)
     assert not (killed / "run/summary.json").exists()
