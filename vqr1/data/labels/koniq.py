@@ -36,6 +36,6 @@ FORMAT = LabelFormat(
     image_folders=IMAGE_FOLDERS,
     parse=parse,
     images=10073,
-    # Five levels are spread over 0 to 100.
+    # Five levels are 0, 25, ... 100.
     std_unit=25.0,
 )
