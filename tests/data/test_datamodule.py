@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.support.images import SENTENCE, noise_image
-from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig, SplitConfig
+from vqr1.config import CsvColumns, DatasetConfig, LoaderConfig, MixtureConfig, SplitConfig
 from vqr1.data.datamodule import RankingDataModule, open_sets
 from vqr1.data.images import load_image
 from vqr1.data.jsonl import read_jsonl
@@ -74,6 +74,27 @@ def test_published_scores_stay_as_they_are(make_csv: MakeCsv, prompts: PromptBui
     rows = data.sets["csv"].table.loc[batch.index.tolist()]
     assert sorted(rows["mos"]) == [97, 98, 99, 100]
     assert batch.mos.tolist() == rows["mos"].tolist()
+
+
+def test_batches_carry_what_else_the_labels_state(
+    make_csv: MakeCsv, prompts: PromptBuilder
+) -> None:
+    columns = CsvColumns(std="sd", reference="ref", distortion="kind", further=("sharp", "word"))
+    config = make_csv(4, columns=columns)
+    assert config.root is not None
+    lines = ["image,mos,sd,ref,kind,sharp,word"]
+    # MOS of 0 to 80 become 1 to 5: a twentieth, and so does each standard deviation.
+    lines += [f"{n:03d}.png,{80 - n * 80 / 3},{10 + n},r{n % 2},blur,{n},w{n}" for n in range(4)]
+    lines[2] = lines[2].replace("blur", "").replace("w1", "")
+    (Path(config.root) / "labels.csv").write_text("\n".join(lines) + "\n")
+    (batch,) = module(config, prompts).train_dataloader()
+    assert batch.labels is not None
+    rows = batch.index.tolist()
+    assert batch.labels.std.tolist() == pytest.approx([(10 + n) / 20 for n in rows])
+    assert batch.labels.references == tuple(f"r{n % 2}" for n in rows)
+    assert batch.labels.distortions == tuple(None if n == 1 else "blur" for n in rows)
+    assert batch.labels.columns["sharp"] == tuple(float(n) for n in rows)
+    assert batch.labels.columns["word"] == tuple(None if n == 1 else f"w{n}" for n in rows)
 
 
 def test_workers_give_the_same_batches(make_csv: MakeCsv, prompts: PromptBuilder) -> None:

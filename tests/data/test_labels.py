@@ -135,7 +135,9 @@ def test_koniq_follows_the_raters_distribution(shared: Path) -> None:
     with (shared / "labels/koniq/koniq10k_distributions_sets.csv").open() as file:
         rows = list(csv.DictReader(file))
     mean = [sum(k * float(row[f"c{k}"]) for k in range(1, 6)) for row in rows]
-    assert spearmanr(mean, labels_of("koniq", shared)["mos"]).statistic > 0.99
+    mos = labels_of("koniq", shared)["mos"]
+    assert spearmanr(mean, mos).statistic > 0.99
+    assert np.polyfit(mean, mos, 1)[0] == pytest.approx(label_format("koniq").std_unit, abs=0.1)
 
 
 def test_spaq_follows_sharpness(shared: Path) -> None:

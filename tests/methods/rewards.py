@@ -135,7 +135,7 @@ def bonuses(case: Case) -> list[float]:
 
 
 def tatar_to_100(case: Case) -> float:
-    """The public code guesses the scale of each number; ours is told."""
+    """The public code guesses the scale of each number; ours is given it."""
     top = {"iaa_score": 10.0 if case["gt"] <= 10 else 100.0, "x": 100.0}.get(case["task"])
     if top is None:
         top = 1.0 if case["gt"] <= 1 else 5.0 if case["gt"] <= 5 else 100.0

@@ -9,6 +9,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from vqr1.records import BatchLabels, RankingBatch
 from vqr1.rewards import OverlongReward, RewardInputs, WeightedRewards
 from vqr1.rewards.build import build_rewards
 from vqr1.training.advantages import AdvantageInputs, ByComponent, build_advantage
+from vqr1.training.checks import check_labels
 from vqr1.training.losses import LossInputs, build_loss
 from vqr1.training.losses.averaging import token_weights
 from vqr1.training.token_fields import credit_tokens
@@ -250,6 +252,27 @@ def test_constants_of_advantages_out_of_range(override: str, printed: str) -> No
 def test_constants_of_rewards_out_of_range(override: str, printed: str) -> None:
     with pytest.raises(ConfigError, match=printed):
         build_rewards(train_config(*override.split()).reward)
+
+
+def test_sets_without_what_a_reward_needs_are_named() -> None:
+    config = config_of("reward=margin_sigma")
+
+    def labelled(name: str, std: list[float]) -> Any:
+        table = pd.DataFrame({"mos": [1.0, 3.0, 5.0], "std": std})
+        return SimpleNamespace(
+            key=f"dataset.parts.{name}", name=name, table=table, rows=lambda _: table,
+            config=SimpleNamespace(mos_scale="minmax"),
+        )  # fmt: skip
+
+    with pytest.raises(ConfigError) as caught:
+        check_labels(
+            config, build_rewards(config.reward),
+            [labelled("spaq", [math.nan] * 3), labelled("kadid", [0.5, 0.6, 0.7])],
+        )  # fmt: skip
+    assert caught.value.problems == [
+        "dataset.parts.spaq: 3 of 3 training images of spaq have no std, and reward.terms.margin "
+        "needs it; train without the set, or choose another reward"
+    ]
 
 
 class Wordy:

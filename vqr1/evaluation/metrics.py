@@ -131,7 +131,7 @@ class Metric:
         observed = self.observed
 
         def of_rows(scores: FloatArray, drawn: FloatArray) -> float:
-            # A draw is told by its rows, so that the standard deviations are drawn too.
+            # A draw is given as rows, so that the standard deviations are drawn too.
             rows = drawn.astype(np.int64)
             return observed(MetricInputs(scores, inputs.mos[rows], inputs.mos_std[rows])).value
 

@@ -103,7 +103,7 @@ def soft_labels(
 
 
 def level_score(logits: Tensor, low: float = 1.0, high: float = 5.0) -> Tensor:
-    """[...] expected value of five levels spread evenly over [low, high]; softmax of [..., 5].
+    """[...] expected value of five levels at even steps of [low, high]; softmax of [..., 5].
 
     DeQA: 1 to 5. Q-Align: 0 to 1.
     """

@@ -1,11 +1,11 @@
-r"""Statistics that judge a metric by pairs of images, and by how much observers differ.
+r"""Statistics of pairs of images, and of errors beside how much observers differ.
 
     pair accuracy   share of the pairs of different MOS whose order the scores have, ties 1/2 (2AFC)
     Krasula         a pair is significantly different where
                         |MOS_i - MOS_j| > 1.96 sqrt((s_i^2 + s_j^2) / N)       N observers
-                    different / similar: AUC of |score difference| telling different pairs from
+                    different / similar: AUC of |score difference|, different pairs against
                     others; better / worse: AUC of the score difference, within different pairs,
-                    telling i better from j better
+                    i better against j better
     outlier ratio   share of images with |fitted score - MOS| > 2 s
     residual F      variance of the residuals of the fit / mean of s^2: how far beyond one
                     observer's own scatter the errors are; below 1 a metric errs less

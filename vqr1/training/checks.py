@@ -154,8 +154,8 @@ def _label_problems(rewards: WeightedRewards, sets: Iterable[LabelledSet]) -> li
             if missing:
                 problems.append(
                     f"{labelled.key}: {missing} of {len(rows)} training images of {labelled.name} "
-                    f"have no {column}, and {terms} needs it; leave the set out, or choose another "
-                    "reward"
+                    f"have no {column}, and {terms} needs it; train without the set, or choose "
+                    "another reward"
                 )
     return problems
 

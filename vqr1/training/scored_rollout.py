@@ -146,8 +146,8 @@ def score_rollout(
     terms = {name: found[name] for name in rewards.terms}
     total = rewards.total(terms)
     scores = to_reward_scale(whole.scores, answer.score_range)
-    inputs = AdvantageInputs(total, terms, whole.valid, whole.lengths, scores, rewards.weights)
-    advantages = checked_advantages(advantage(inputs), total, fields_of(advantage))
+    given = AdvantageInputs(total, terms, whole.valid, whole.lengths, scores, rewards.weights)
+    advantages = checked_advantages(advantage(given), total, fields_of(advantage))
     has_variance = trained_groups(advantage, total, advantages)
     own = _own_rows(ranks)
     scored = ScoredRollout(

@@ -1,4 +1,4 @@
-"""Which tokens a policy loss leaves out, and which it chooses by their covariance.
+"""Which tokens a policy loss excludes, and which it chooses by their covariance.
 
     entropy      tokens below a quantile of the entropies (arXiv 2506.01939: the top 20 % remain)
     off-policy   responses with A < 0 whose mean log(q / p) over their tokens is above a limit
@@ -24,7 +24,7 @@ def high_entropy_tokens(entropies: Tensor, mask: Tensor, quantile: float) -> Ten
     Args:
         entropies: [B, K, C] in nats.
         mask: [B, K, C] bool, the tokens that count.
-        quantile: share of the tokens that is left out, in [0, 1); linearly interpolated.
+        quantile: share of the tokens that is excluded, in [0, 1); linearly interpolated.
 
     Returns:
         [B, K, C] bool, False outside `mask`; a group without tokens has none.
