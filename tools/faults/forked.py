@@ -37,6 +37,11 @@ Stream = IO[Any] | int | None
 """As `subprocess` takes it."""
 
 
+def preload(module: str) -> None:
+    """Let the fork server import one more module; without effect once it runs."""
+    _context.set_forkserver_preload(["tools.faults.child", module])
+
+
 def start(target: Callable[..., object], *arguments: object) -> ForkServerProcess:
     """Start a function of a module in a process."""
     process = _context.Process(target=target, args=arguments)

@@ -1,4 +1,4 @@
-"""Where data sets lie unless their configuration says otherwise.
+"""Where data sets lie unless their configuration states otherwise.
 
 Not here: what is in a set's folder (`labels/`).
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.download.file_server import FileServer, serving
+from tools.faults.file_server import FileServer, serving
 from vqr1.data.download.fetch import Patience, Remote, fetch
 from vqr1.errors import DataError
 

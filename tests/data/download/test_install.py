@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.data.download.file_server import FileServer, serving
+from tools.faults.file_server import FileServer, serving
+from tools.faults.killed_download import PATH, kill_downloads, offered, zipped
 from tools.faults.small_set import write_kadid
 from vqr1.cli.data import main
 from vqr1.data.download import catalogue, install
 from vqr1.data.labels import FORMATS
-
-PATH = "/datasets/VQA-CityU/IQA_data/resolve/main/kadid10k.zip"
-
-
-def zipped(folder: Path, skip: tuple[str, ...] = ()) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.name not in skip:
-                archive.write(path, f"kadid10k/{path.relative_to(folder)}")
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -44,9 +30,7 @@ def hub(small: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 
 def offer(server: FileServer, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files[PATH] = content
-    known = catalogue.HOSTED["kadid"]
-    file = replace(known.files[0], size=len(content), sha256=hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(catalogue.HOSTED, "kadid", replace(known, files=(file,)))
+    monkeypatch.setitem(catalogue.HOSTED, "kadid", offered(content))
 
 
 def command(server: FileServer, root: Path, *more: str) -> int:
@@ -134,3 +118,11 @@ def test_the_sets_folder_is_found_under_wrappers(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "images").mkdir(parents=True)
     (tmp_path / "__MACOSX").mkdir()
     assert install._set_folder(tmp_path, ("images",)) == tmp_path / "a" / "b"
+
+
+@pytest.mark.slow
+def test_killed_downloads_end_complete(tmp_path: Path) -> None:
+    found = kill_downloads(tmp_path, kills=6)
+    assert found.kills == 6
+    assert found.code == 0
+    assert found.complete

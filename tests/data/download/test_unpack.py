@@ -86,7 +86,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "zip: drive": (lambda p: write_zip(p / "a.zip", {"C:/x": b"1"}), "leaves"),
     "zip: backslash": (lambda p: write_zip(p / "a.zip", {"..\\x": b"1"}), "leaves"),
     "zip: bomb": (lambda p: write_zip(p / "a.zip", {"x": b"\0" * 50_000_000}), "more than 200"),
-    "no archive": (lambda p: write(p / "a.zip", b"<html>"), "damaged, or not what its name says"),
+    "no archive": (lambda p: write(p / "a.zip", b"<html>"), "damaged, or not what its name states"),
     "cut": (lambda p: cut(write_tar(p / "a.tgz", files={"x": bytes(range(256)) * 400})), "damaged"),
     "another kind": (lambda p: write(p / "a.rar", b"Rar!"), "not an archive known here"),
 }

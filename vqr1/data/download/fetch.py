@@ -81,7 +81,7 @@ def fetch(
     Args:
         remote: the file.
         path: where it goes; its folder exists. A file that is there already is checked only.
-        advance: told the bytes that are here and, where known, of how many.
+        advance: called with the bytes that are here and, where known, of how many.
         patience: with a server that does not answer.
 
     Returns:

@@ -55,7 +55,7 @@ def unpack(archive: Path, folder: Path, advance: Callable[[int], None] = lambda 
     Args:
         archive: the file.
         folder: an existing empty folder.
-        advance: told the number of bytes that were written.
+        advance: called with the number of bytes that were written.
 
     Returns:
         Files that were written.
@@ -98,13 +98,15 @@ def _members(archive: Path) -> Iterator[list[Member]]:
                 yield [_tar_member(archive, packed, item) for item in packed if not item.isdir()]
     except _DAMAGED as error:
         raise DataError(
-            f"{archive}: damaged, or not what its name says ({first_line(error)}); remove it and "
+            f"{archive}: damaged, or not what its name states ({first_line(error)}); remove it and "
             "fetch it again"
         ) from error
 
 
 def _zip_member(archive: Path, opened: zipfile.ZipFile, item: zipfile.ZipInfo) -> Member:
-    kind = item.external_attr >> 28  # the file type of Unix in the upper bits; 0 where none is told
+    kind = (
+        item.external_attr >> 28
+    )  # the file type of Unix in the upper bits; 0 where none is given
     if kind not in (0, 0o10):
         raise DataError(f"{archive}: {item.filename!r} is a link or a device; refused")
     if item.flag_bits & 1:
