@@ -1,6 +1,6 @@
 """Vision towers that timm lacks, registered as timm architectures under names of their own.
 
-`fast_vlm` takes the last map of a timm architecture and no other, but what tells a good photograph
+`fast_vlm` takes the last map of a timm architecture and no other, but what distinguishes a good photograph
 from a bad one is mostly in the middle of a network. A tower of this module hands out the maps of
 several stages as one: each is averaged over the cells of one common grid, and they are joined over
 channels,
@@ -113,7 +113,7 @@ class StagedEfficientNet(EfficientNet):
     ) -> StagedEfficientNet:
         """Makes a staged tower of an EfficientNet without a classifier, in place.
 
-        What comes after the last of the stages is left out.
+        What comes after the last of the stages is removed.
 
         Raises:
             ValueError: stages that are not ascending, or that the network lacks.

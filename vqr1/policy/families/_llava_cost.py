@@ -74,7 +74,7 @@ def count(family: Family, config: Any, size: tuple[int, int]) -> Counted:
 
 
 class _Passed:
-    """Hands a configuration through a cache that tells calls apart by its text."""
+    """Hands a configuration through a cache that distinguishes calls by its text."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
