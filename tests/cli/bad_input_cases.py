@@ -232,7 +232,7 @@ TRAIN = (
     case("train", "model.path=text.txt", "model.path=text.txt"),
     case("train", "model.path=empty", "model.path=empty: no config.json in this folder"),
     case("train", "model.path=gemma", "the checkpoint is a gemma3, the policy must be one of",
-         "a family of its own and sliding windows", "docs/families.md"),
+         "a family of its own and sliding windows"),
     case("train", "model.path=windows", "config.json sets use_sliding_window: true"),
     case("train", "model.path=nothing", "it names no model_type"),
     case("train", "model=qwen2_5_vl_7b model.path=qwen3", "model.path=qwen3: the checkpoint is a "

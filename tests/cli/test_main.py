@@ -91,7 +91,7 @@ def test_bash_asks_the_program(tmp_path: Path) -> None:
 def test_help_shows_the_groups_that_a_command_reads(run: Command) -> None:
     shown = run(train.main, "--help").out
     groups, _, keys = shown.partition("\nkeys:\n")
-    assert "binary [fidelity]" in groups
+    assert " [fidelity] " in groups
     assert "  loss " in groups
     for other in ("mode ", "comparison ", "eval_from_predictions"):
         assert f"  {other}" not in groups

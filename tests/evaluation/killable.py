@@ -32,7 +32,7 @@ def scored(batch: PlannedBatch, number: int) -> Predictions:
     scores = rng.uniform(1, 5, (n, 2))
     scores[rng.random((n, 2)) < 0.1] = np.nan
     return Predictions(
-        images=batch.names,
+        images=batch.images,
         datasets=(batch.dataset,) * n,
         index=np.arange(n) + n * number,
         mos=rng.uniform(1, 5, n),

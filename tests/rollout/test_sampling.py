@@ -76,7 +76,7 @@ def test_noise_at_the_edges_never_leaves_the_allowed_tokens():
 
 
 def test_noise_is_uniform_and_a_function_of_seed_image_and_response():
-    keys = [b"a" * 16, b"b" * 16]
+    keys = [(b"a" * 16,), (b"b" * 16,)]
     noise = uniform_noise(7, keys, 50, 100)
     assert noise.shape == (2, 50, 100)
     assert stats.kstest(noise.flatten().numpy(), "uniform").pvalue > 0.01
@@ -92,7 +92,7 @@ def test_noise_does_not_touch_the_global_random_state():
     torch.manual_seed(0)
     np.random.seed(0)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    uniform_noise(1, [b"c" * 16], 2, 3)
+    uniform_noise(1, [(b"c" * 16,)], 2, 3)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
 

@@ -60,11 +60,15 @@ class RankingDataModule(lightning.LightningDataModule):
         self._dataset = dataset
         self._loader = loader
         self._prompts = prompts
-        self.prompt_text = prompts.text
         self._seed = seed
         self._sampler: RankingBatchSampler | None = None
         self._saved_position: Mapping[str, Any] | None = None
         self._train_loader: RankingLoader | None = None
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt with the chat template around it, up to the response."""
+        return self._prompts.text
 
     @cached_property
     def sets(self) -> dict[str, LabelledSet]:

@@ -19,6 +19,7 @@ from vqr1.inference.own_files import written_kind
 from vqr1.inference.writers import Format
 from vqr1.outputs import not_own
 from vqr1.policy.training_prompt import trained_vision_id, vision_id_note
+from vqr1.program import name_of
 
 FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".txt": "table"}
 """What the ending of a file states about its format."""
@@ -37,7 +38,7 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
         *_inputs(config, patterns),
         *mode_problems(config.mode, config.answer.form),
         *backend_problems(config.backend, config.mode),
-        *single_image_problems(config.prompt, "score.py"),
+        *single_image_problems(config.prompt, name_of("score")),
         *(_comparing(config) if config.task == "compare" else _scoring(config)),
     ]
     if config.hardware.devices * config.hardware.nodes > 1:

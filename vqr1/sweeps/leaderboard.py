@@ -257,7 +257,7 @@ def _table(board: SetBoard, costs: Mapping[str, Cost], options: MetricOptions) -
             "PLCC, raw: of scores as they are. PLCC, fitted: after a four-parameter logistic map. "
             "No isotonic regression on test images.",
             "Published numbers stand where the set has any; their training sets, splits and "
-            "protocols are their own (eval.py shows each with its source).",
+            "protocols are their own (an evaluation shows each with its source).",
         ),
         (ours,) if len(rows) > ours else (),
     )

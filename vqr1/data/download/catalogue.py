@@ -187,17 +187,17 @@ HOSTED: dict[str, Hosting] = {
     "deblur": Hosting(
         page="the authors of Liu et al. 2013 (motion deblurring)",
         licence=_ASK,
-        by_hand=("the label file and the images as in docs/data.md",),
+        by_hand=("Deblur_test_all.txt", "images/",),
     ),
     "dehaze": Hosting(
         page="the authors of Min et al. 2019 (dehazing)",
         licence=_ASK,
-        by_hand=("the label file and the images as in docs/data.md",),
+        by_hand=("dehaze_test_all.txt", "images/",),
     ),
     "sriqa": Hosting(
         page="the authors of SRIQA-Bench",
         licence=_ASK,
-        by_hand=("the label file and the images as in docs/data.md",),
+        by_hand=("SRIQA-Bench_test_all.txt", "images/",),
     ),
 }  # fmt: skip
 """By the configuration's word for the set."""

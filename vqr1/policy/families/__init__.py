@@ -43,7 +43,7 @@ def family(model_type: str, who: str, lacks: Sequence[str] = ()) -> Family:
         more = f" and {', '.join(lacks)}" if lacks else ""
         raise ModelError(
             f"{who} is a {model_type}, the policy must be one of: {', '.join(FAMILIES)}; missing: "
-            f"a family of its own{more} (docs/families.md)"
+            f"a family of its own{more}"
         )
     declared: Family = importlib.import_module(f"{__name__}.{model_type}").FAMILY
     return declared
