@@ -58,7 +58,7 @@ def labels_only(dataset: str, root: Path, **split: Any) -> LabelledSet:
     config = load_data_config(overrides + [f"dataset.split.{k}={v}" for k, v in split.items()])
     assert isinstance(config.dataset, DatasetConfig)
     table = read_labels(config.dataset, root, "dataset")
-    table["mos_scaled"] = table["mos"]
+    table["mos_scaled"], table["std_scaled"] = table["mos"], table["std_mos"]
     return LabelledSet(dataset, config.dataset, "dataset", dataset, root, table)
 
 
