@@ -1,7 +1,7 @@
 """Rewards, level labels and importance weights as `method_vectors.json` calls them.
 
-Where a vector starts from text, the number is read here in the plainest way: reading is tested
-with the answer forms.
+Where a vector starts from text, the number is read as its method reads it
+(`vqr1.iqa.answers.published_rules`), or, where that has no rule, in the plainest way.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from typing import Any
 
 import torch
 
+from tests.methods.parsers import stated
 from vqr1.iqa import closeness, levels, text_rules
+from vqr1.iqa.answers import TaggedAnswer
 from vqr1.iqa.correlation import srcc
 from vqr1.iqa.logistic import fit_logistic
 from vqr1.iqa.margin import margin_reward
+from vqr1.iqa.preference_response import preference_response_reward
+from vqr1.iqa.soft_preference import soft_preference_reward
 from vqr1.iqa.thurstone import fidelity_reward
 from vqr1.rewards.text import answer_of, stated_degradation
 
@@ -25,16 +29,7 @@ Case = Mapping[str, Any]
 F64 = torch.float64
 
 
-def stated(text: str, block: str = r"<answer>(.*?)</answer>", last: bool = True) -> float:
-    """The number of an answer block, bare or as a JSON rating; NaN without one."""
-    found = re.findall(block, text, re.DOTALL | re.IGNORECASE)
-    if not found:
-        return math.nan
-    content = found[-1 if last else 0].strip()
-    rating = re.search(r'"(?:rating|score)"\s*:\s*([+-]?\d+(?:\.\d*)?)(?=[,}\s])', content)
-    if rating is None and not re.fullmatch(r"[+-]?\d+(?:\.\d*)?", content):
-        return math.nan
-    return float(rating[1] if rating else content)
+NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")
 
 
 def one(score: float, mos: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -42,8 +37,14 @@ def one(score: float, mos: float) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return scores, torch.tensor([mos], dtype=F64), torch.isfinite(scores)
 
 
+def bare(text: str) -> float:
+    """The number that an answer is, whatever its prompt's scale; NaN without one."""
+    found = TaggedAnswer(score_range=(0, 100)).parse(text).score
+    return math.nan if found is None else found
+
+
 def q_insight_score(case: Case) -> float:
-    score = stated(case["completion"], last=False)
+    score = stated("q_insight", case["completion"])
     return closeness.threshold_reward(*one(score, case["solution"])).item()
 
 
@@ -55,10 +56,7 @@ def q_insight_degradation(case: Case) -> float:
 
 
 def refine(case: Case) -> float:
-    text = case["completion"]
-    found = re.findall(r"<answer>Score: (\d\.\d\d)</answer>", text)
-    ok = re.match(r"<think>.+?</think>", text) is not None
-    score = float(found[-1]) if found and ok else math.nan
+    score = stated("refine_iqa", case["completion"])
     return closeness.threshold_reward(*one(score, case["answer"]), width=0.5, inclusive=True).item()
 
 
@@ -89,6 +87,10 @@ def margin(case: Case, names: str, sigma: bool, read: Callable[[str], float]) ->
     return [found[b, k].item() for b, row in enumerate(rows) for k in range(len(row))]
 
 
+def mr_iqa(text: str) -> float:
+    return stated("mr_iqa", text)
+
+
 def json_rating(text: str) -> float:
     try:
         value = json.loads(text)["rating"]
@@ -99,26 +101,19 @@ def json_rating(text: str) -> float:
 
 def fidelity(case: Case) -> list[float]:
     size = case.get("num_generations")
-    mos = [stated(text) for text in case["solution"]]
+    mos = [bare(text) for text in case["solution"]]
     size = size or next(n for n in range(1, len(mos) + 1) if n == len(mos) or mos[n] != mos[0])
-    scores = torch.tensor([stated(text) for text in case["completions"]]).view(-1, size)
+    scores = torch.tensor([bare(text) for text in case["completions"]]).view(-1, size)
     return list(fidelity_reward(scores, torch.tensor(mos)[::size]).flatten().tolist())
 
 
 def q_hawkeye_score(case: Case) -> float:
-    score = stated(case["completion"])
-    if score < 0:
-        score = math.nan  # no sign is read there; here it lies outside of the accepted range
-    found = closeness.exponential_reward(
-        *one(score, stated(case["solution"])), decay=0.3, clamp=True
-    )
-    return found.item()
+    score, mos = (stated("q_hawkeye", case[key]) for key in ("completion", "solution"))
+    return closeness.exponential_reward(*one(score, mos), decay=0.3, clamp=True).item()
 
 
 def relative(case: Case) -> float:
-    return closeness.relative_reward(
-        *one(stated(case["completion"]), stated(case["solution"]))
-    ).item()
+    return closeness.relative_reward(*one(bare(case["completion"]), bare(case["solution"]))).item()
 
 
 def bonuses(case: Case) -> list[float]:
@@ -134,6 +129,39 @@ def bonuses(case: Case) -> list[float]:
     return list(total.tolist())
 
 
+def five_ratings(text: str) -> list[float]:
+    """The public code takes any five numbers: the last ones, else the first one several times."""
+    found = [float(number) for number in NUMBER.findall(text)]
+    return found[-5:] if len(found) >= 5 else found + (found or [3.0])[:1] * (5 - len(found))
+
+
+def preference_response(case: Case) -> list[float]:
+    size = case["num_generations"]
+    ratings = torch.tensor([five_ratings(text) for text in case["completions"]], dtype=F64)
+    ratings = ratings.view(-1, size, 5)
+    mos = torch.tensor([float(text) for text in case["solution"][::size]], dtype=F64)
+    valid = torch.ones(ratings.shape[:2], dtype=torch.bool)
+    return list(preference_response_reward(ratings, mos, valid).flatten().tolist())
+
+
+def soft_preferences(case: Case, names: list[str], own_variance: bool) -> list[float]:
+    """Aesthetic answers alone are compared; the others earn 0."""
+    chosen = [n for n, task in enumerate(case["tasks"]) if task == "iaa_score"]
+    found = [0.0] * len(case["tasks"])
+    if not chosen:
+        return found
+    scores, (mos,), rows = grouped(
+        [names[n] for n in chosen],
+        [stated("tatar", case["answers"][n]) / 100 for n in chosen],
+        [case["solution"][n] / 100 for n in chosen],
+    )
+    rewards = soft_preference_reward(scores, mos, scores.isfinite(), own_variance=own_variance)
+    for b, row in enumerate(rows):
+        for k, n in enumerate(row):
+            found[chosen[n]] = rewards[b, k].item()
+    return found
+
+
 def tatar_to_100(case: Case) -> float:
     """The public code guesses the scale of each number; ours is given it."""
     top = {"iaa_score": 10.0 if case["gt"] <= 10 else 100.0, "x": 100.0}.get(case["task"])
@@ -146,7 +174,7 @@ def tatar_score(case: Case) -> float:
     quality = case["task"] == "iqa_score"
     words = " ".join(["word"] * (case["words"] - 1) + ["answer"])
     fits = text_rules.within_words(words, *((0, 65) if quality else (125, None)))
-    scores, _, valid = one(stated(case["answer"]), 0.0)
+    scores, _, valid = one(stated("tatar", case["answer"]), 0.0)
     mos = torch.tensor([tatar_to_100({"task": case["task"], "gt": case["solution"]})], dtype=F64)
     sigma = 8.75 / math.sqrt(2 * math.log(2))
     found = closeness.gaussian_reward(
@@ -230,8 +258,8 @@ FUNCTIONS: dict[str, Callable[[Case], Any]] = {
     "q_insight_score_reward": q_insight_score,
     "q_insight_dist_reward": q_insight_degradation,
     "refine_iqa_answer_reward": refine,
-    "mr_iqa_margin_reward_unit": lambda case: margin(case, "sample_id", False, stated),
-    "mr_iqa_margin_reward_sigma": lambda case: margin(case, "sample_id", True, stated),
+    "mr_iqa_margin_reward_unit": lambda case: margin(case, "sample_id", False, mr_iqa),
+    "mr_iqa_margin_reward_sigma": lambda case: margin(case, "sample_id", True, mr_iqa),
     "mr_iqa2_margin_reward": lambda case: margin(case, "sample_ids", False, json_rating),
     "mr_iqa2_signed_improvement_reward": lambda case: text_rules.signed_improvement(
         torch.tensor(float(case["delta"]), dtype=F64), case["tau_s"]
@@ -252,6 +280,15 @@ FUNCTIONS: dict[str, Callable[[Case], Any]] = {
     ),
     "vq_insight_regression_reward": relative,
     "vq_insight_bonus_rewards": bonuses,
+    "preresq_r1_reward": preference_response,
+    "tatar_rank_reward": lambda case: soft_preferences(
+        case, [str(n) for n in range(len(case["tasks"]))], False
+    ),
+    "tatar_rank_reward_thurstone": lambda case: soft_preferences(
+        case,
+        [f"{path} {mos}" for path, mos in zip(case["paths"], case["solution"], strict=True)],
+        True,
+    ),
     "tatar_gt_to_100": tatar_to_100,
     "tatar_score_reward": tatar_score,
     "zoom_iqa_rating_to_score": lambda case: text_rules.scaled_to_100(case["rating"], 1.0, 5.0),

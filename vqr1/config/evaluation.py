@@ -138,7 +138,7 @@ class EvalConfig:
     """Format of the finished predictions."""
     perturbation: Annotated[Perturbation | None, Affects.ANSWERS] = None
     """Alter each image before it is resized (`vqr1.evaluation.consistency`); null: as it is."""
-    consistency: bool = False
+    consistency: Annotated[bool, Affects.NOTHING] = False
     """Score all images again under each perturbation, with another wording of the prompt and with
     another seed, and report how the scores move."""
     suite: str | None = None

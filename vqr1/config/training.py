@@ -276,7 +276,7 @@ class TrainConfig:
     `run_dir` with this configuration, else a new one)."""
     resume_force: Annotated[bool, Affects.START] = False
     """Continue although the configuration has changed in keys that change what is computed."""
-    method: MethodConfig | None = None
+    method: Annotated[MethodConfig | None, Affects.NOTHING] = None
     """Of which method the groups are a configuration; null: of none."""
     metrics: OwnMetrics = field(default_factory=dict)
     """Metrics beside those of `vqr1.evaluation.metrics`, by name (docs/extending.md)."""

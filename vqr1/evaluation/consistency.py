@@ -79,7 +79,7 @@ def passes(config: EvalConfig) -> dict[str, EvalConfig]:
     plain = replace(
         config, consistency=False, loader=replace(config.loader, cache_dir=None), output="csv"
     )
-    found = {name: replace(plain, perturbation=name) for name in CHANGES}
+    found: dict[str, EvalConfig] = {n: replace(plain, perturbation=n) for n in CHANGES}
     found["wording"] = replace(plain, prompt=replace(config.prompt, text=reworded(config)))
     if config.mode.name == "sampled":
         found["seed"] = replace(plain, seed=config.seed + 1)

@@ -7,8 +7,10 @@ from vqr1.rewards.fidelity import FidelityReward
 from vqr1.rewards.format import FormatReward
 from vqr1.rewards.margin import MarginReward, MosMarginReward
 from vqr1.rewards.mse import MseReward
+from vqr1.rewards.preference_response import PreferenceResponseReward
 from vqr1.rewards.probability import ProbabilityReward
 from vqr1.rewards.shuffled import ShuffledFidelityReward
+from vqr1.rewards.soft_preference import SoftPreferenceReward
 from vqr1.rewards.text import (
     DegradationReward,
     OverlongReward,
@@ -29,12 +31,14 @@ __all__ = [
     "MseReward",
     "OverlongReward",
     "OwnDetails",
+    "PreferenceResponseReward",
     "ProbabilityReward",
     "RelativeReward",
     "RepetitionReward",
     "Reward",
     "RewardInputs",
     "ShuffledFidelityReward",
+    "SoftPreferenceReward",
     "ThresholdReward",
     "WeightedRewards",
     "WordCountReward",

@@ -40,7 +40,7 @@ def check_constant(name: str, value: float, *, square: bool = False) -> None:
         raise ValueError(f"{name}={value}: must be above 0 ({least:.1g} at least), and finite")
 
 
-Need = Literal["mos_std", "reference", "distortion", "texts", "logprobs"]
+Need = Literal["mos_std", "reference", "distortion", "attributes", "texts", "logprobs"]
 """What a reward may ask for by its attribute `needs`, so that a run that lacks it is refused."""
 
 OWN_ONLY: frozenset[Need] = frozenset({"distortion", "texts", "logprobs"})
@@ -136,7 +136,8 @@ class Reward(Protocol):
     A class may also have `absolute = True`: distances between scores and MOS count, and not their
     order only. Where MOS are as published, these have to be on the scale that the prompt asks for.
     And it may have `needs = ("mos_std",)`: names of `Need` without which it cannot be computed; a
-    run whose labels or engine lack one is refused at its start.
+    run whose labels, answer form or engine lack one is refused at its start. Names of further label
+    columns that it looks at stand in `label_columns`, likewise.
 
     Attributes:
         ranks: True when the reward compares images with each other and so needs a pool of two or
@@ -229,6 +230,14 @@ class WeightedRewards:
     def absolute(self) -> list[str]:
         """Names of the terms to which distances between scores and MOS count."""
         return [name for name, (_, r) in self.terms.items() if getattr(r, "absolute", False)]
+
+    def label_columns(self) -> dict[str, list[str]]:
+        """By name of a further label column, the terms that cannot be computed without it."""
+        found: dict[str, list[str]] = {}
+        for name, (_, reward) in self.terms.items():
+            for column in getattr(reward, "label_columns", ()):
+                found.setdefault(column, []).append(name)
+        return found
 
     def needing(self, need: Need) -> list[str]:
         """Names of the terms that cannot be computed without something."""

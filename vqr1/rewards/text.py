@@ -132,6 +132,7 @@ class DegradationReward:
 
     def __init__(self, severity: str | None = "severity") -> None:
         self.severity = severity
+        self.label_columns = () if severity is None else (severity,)
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] in [0, 1]."""

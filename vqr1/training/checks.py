@@ -46,6 +46,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
         )
     problems += _reference_problems(config)
     problems += _part_problems(config)
+    problems += _attribute_problems(config, rewards)
     decay, strategy = config.optimizer.ema_decay, config.hardware.strategy
     if decay is not None and strategy != "auto":
         problems.append(
@@ -132,7 +133,7 @@ def check_labels(
                 "mos_scale=minmax, or ask for scores on that scale (answer.score_range and "
                 "prompt.text)"
             )
-    problems += _label_problems(rewards, sets)
+    problems += _label_problems(rewards, sets) + _column_problems(rewards, sets)
     if problems:
         raise ConfigError(problems)
 
@@ -158,6 +159,34 @@ def _label_problems(rewards: WeightedRewards, sets: Iterable[LabelledSet]) -> li
                     "another reward"
                 )
     return problems
+
+
+def _column_problems(rewards: WeightedRewards, sets: Iterable[LabelledSet]) -> list[str]:
+    """Sets whose training images all lack a further label column that a reward looks at."""
+    problems = []
+    for column, terms in rewards.label_columns().items():
+        named = ", ".join(f"reward.terms.{name}" for name in terms)
+        for labelled in sets:
+            further = labelled.rows("train")["further"]
+            if not any(column in (values or ()) for values in further):
+                known = sorted({name for values in further for name in values or ()})
+                problems.append(
+                    f"{labelled.key}: the labels of {labelled.name} have no further column "
+                    f"{column!r} (they have {', '.join(known) or 'none'}), and {named} needs it; "
+                    "add it to the labels, or name another column"
+                )
+    return problems
+
+
+def _attribute_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
+    """Rewards of several ratings, with an answer that states one."""
+    if config.answer.form.attributes:
+        return []
+    return [
+        f"reward.terms.{name}: it needs further ratings beside the score, and the answer form has "
+        "none; use a form with attributes, such as prompt=preresq (answer=five_ratings)"
+        for name in rewards.needing("attributes")
+    ]
 
 
 def _pool_problems(

@@ -236,15 +236,39 @@ def _tatar_score(text: str) -> Read | None:
     return Read(float(number), (start, start + len(number)))
 
 
-def _zoom_iqa_score(text: str) -> Read | None:
+def _zoom_iqa_object(text: str) -> tuple[dict[str, object], Span] | None:
     span = next(answer_blocks(text), None)
     try:
         values = None if span is None else json.loads(text[slice(*span)])
-        rating = values.get("rating") if isinstance(values, dict) else None
-        value = float(rating) if isinstance(rating, int | float | str) else math.nan
-    except (ValueError, OverflowError, RecursionError):
+    except (ValueError, RecursionError):
         return None
-    return Read(value, span) if span is not None and math.isfinite(value) else None
+    return (values, span) if isinstance(values, dict) and span is not None else None
+
+
+def _zoom_iqa_score(text: str) -> Read | None:
+    found = _zoom_iqa_object(text)
+    if found is None:
+        return None
+    rating = found[0].get("rating")
+    try:
+        value = float(rating) if isinstance(rating, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return Read(value, found[1]) if math.isfinite(value) else None
+
+
+def requests_crop(text: str) -> bool | None:
+    """Whether a response of Zoom-IQA asks for a crop; None where its answer lacks one of its keys.
+
+    It does unless its tool is `final` or its box is all 0.
+    """
+    found = _zoom_iqa_object(text)
+    if found is None or not {"bbox_2d", "rating", "tool"} <= found[0].keys():
+        return None
+    box = found[0]["bbox_2d"]
+    if not isinstance(box, list | str | dict):
+        return None
+    return found[0]["tool"] != "final" and not all(corner == 0 for corner in box)
 
 
 def _no_score(text: str) -> Read | None:
