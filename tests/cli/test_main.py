@@ -106,6 +106,13 @@ def test_help_shows_the_groups_that_a_command_reads(run: Command) -> None:
     assert not list(Path().iterdir()), "help makes no folder"
 
 
+def test_help_names_every_model(run: Command) -> None:
+    for command in ("score", "serve"):
+        shown = run(main.main, command, "--help").out.partition("prompt=")[0]
+        named = "".join(shown.partition("choices: model=")[2].split()).partition("(")[0]
+        assert named.split("|") == sorted(file.stem for file in (ROOT / "conf/model").iterdir())
+
+
 def test_help_shows_the_values_of_what_is_chosen(run: Command) -> None:
     shown = run(train.main, "--help", "model=qwen2_5_vl_3b", "optimizer.lr=3e-6").out
     assert "[qwen2_5_vl_3b]" in shown
