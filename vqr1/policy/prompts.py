@@ -201,9 +201,24 @@ def prompt_builder(
     )
 
 
+def adds_special_tokens(tokenizer: Any, text: str) -> bool:
+    """Whether the tokenizer's own beginning comes before a template's text, as processors have it.
+
+    Most tokenizers add nothing. One that does, such as Llama's, adds it where the template has not
+    written it already.
+
+    Args:
+        tokenizer: the checkpoint's.
+        text: what its chat template wrote.
+    """
+    begin = tokenizer.bos_token
+    return begin is None or not text.startswith(begin)
+
+
 def _split_at_images(processor: Any, text: str, images: int) -> list[list[int]]:
     """Token ids before, between and after the template's image tokens, one for each image."""
-    ids = list(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    special = adds_special_tokens(processor.tokenizer, text)
+    ids = list(processor.tokenizer(text, add_special_tokens=special)["input_ids"])
     image_token = int(processor.image_token_id)
     if ids.count(image_token) != images:
         raise ConfigError(

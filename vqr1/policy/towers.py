@@ -1,9 +1,9 @@
 """Vision towers that timm lacks, registered as timm architectures under names of their own.
 
-`fast_vlm` takes the last map of a timm architecture and no other, but what distinguishes a good photograph
-from a bad one is mostly in the middle of a network. A tower of this module hands out the maps of
-several stages as one: each is averaged over the cells of one common grid, and they are joined over
-channels,
+`fast_vlm` takes the last map of a timm architecture and no other, but what distinguishes a good
+photograph from a bad one is mostly in the middle of a network. A tower of this module hands out the
+maps of several stages as one: each is averaged over the cells of one common grid, and they are
+joined over channels,
 
     out[:, offset_s + c, i, j] = mean of stage s, channel c, over the pixels of cell (i, j)
 

@@ -51,6 +51,10 @@ class Qwen3VL(Qwen25VL):
     text_tokens = 100
     head_norms = True
 
+    def mergers(self, visual: Any) -> nn.Module:
+        """The last one, and those of DeepStack."""
+        return nn.ModuleList([visual.merger, *visual.deepstack_merger_list])
+
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Norms and feed-forward layers of the text model, patch embedding and attention."""
         from vqr1.policy.families._qwen3_vl_layers import FAST_LAYERS
