@@ -35,6 +35,8 @@ class Qwen25VL(Family):
         "Qwen/Qwen2.5-VL-3B-Instruct": "3b",
         "Qwen/Qwen2.5-VL-7B-Instruct": "7b",
         "TianheWu/VisualQuality-R1-7B": "7b",
+        "ByteDance/Q-Insight": "7b",
+        "ByteDance/EvoQuality": "7b",
     }
     shapes: ClassVar[tuple[str, ...]] = ("39m", "3b", "7b")
     # System turn, question and instruction of the published prompt.

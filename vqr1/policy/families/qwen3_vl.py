@@ -45,6 +45,7 @@ class Qwen3VL(Qwen25VL):
         "Qwen/Qwen3-VL-2B-Instruct": "2b",
         "Qwen/Qwen3-VL-4B-Instruct": "4b",
         "Qwen/Qwen3-VL-8B-Instruct": "8b",
+        "RobinY99/MR-IQA": "2b",
     }
     shapes = ("38m", "2b", "4b", "8b")
     # Without a system turn.
