@@ -201,15 +201,11 @@ def prompt_builder(
     )
 
 
-def adds_special_tokens(tokenizer: Any, text: str) -> bool:
-    """Whether the tokenizer's own beginning comes before a template's text, as processors have it.
+def _adds_special_tokens(tokenizer: Any, text: str) -> bool:
+    """The `add_special_tokens` with which a model's own processor tokenises a template's text.
 
-    Most tokenizers add nothing. One that does, such as Llama's, adds it where the template has not
-    written it already.
-
-    Args:
-        tokenizer: the checkpoint's.
-        text: what its chat template wrote.
+    Most tokenizers add nothing. One that does, such as Llama's, adds a beginning, which the
+    template may have written already.
     """
     begin = tokenizer.bos_token
     return begin is None or not text.startswith(begin)
@@ -217,7 +213,7 @@ def adds_special_tokens(tokenizer: Any, text: str) -> bool:
 
 def _split_at_images(processor: Any, text: str, images: int) -> list[list[int]]:
     """Token ids before, between and after the template's image tokens, one for each image."""
-    special = adds_special_tokens(processor.tokenizer, text)
+    special = _adds_special_tokens(processor.tokenizer, text)
     ids = list(processor.tokenizer(text, add_special_tokens=special)["input_ids"])
     image_token = int(processor.image_token_id)
     if ids.count(image_token) != images:
