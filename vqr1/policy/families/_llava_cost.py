@@ -69,8 +69,11 @@ def count(family: Family, config: Any, size: tuple[int, int]) -> Counted:
         config: its configuration.
         size: width and height of the resized image.
     """
-    text = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    return _count(family, text, size, _Passed(config))
+    return _count(family, _text(config), size, _Passed(config))
+
+
+def _text(config: Any) -> str:
+    return json.dumps(config.to_dict(), sort_keys=True, default=str)
 
 
 class _Passed:
@@ -131,7 +134,13 @@ def rows_of(family: Family, config: Any, size: tuple[int, int]) -> int:
         config: its configuration.
         size: width and height of the resized image.
     """
-    model, pixels = _on_meta(family, config, size)
+    return _rows(family, _text(config), size, _Passed(config))
+
+
+@lru_cache(maxsize=32)
+def _rows(family: Family, text: str, size: tuple[int, int], passed: _Passed) -> int:
+    del text  # it is the key
+    model, pixels = _on_meta(family, passed.config, size)
     with torch.no_grad():
         features = model.model.get_image_features(pixels, return_dict=True).pooler_output
     return int(features[0].shape[0])
