@@ -239,6 +239,16 @@ TRAIN = (
          "qwen3_vl", "qwen2.5-vl-7b are for qwen2_5_vl or qwen2_vl", "choose the model=..."),
     case("train", "model.path=mixed", "model.path=mixed: preprocessor_config.json makes patches of "
          "(14, 2, 2)", "the tower takes (16, 2, 2)"),
+    case("train", "model.path=patches model.min_pixels=1764", "model.path=patches: its processor "
+         "counts 36 tokens for an image of 42 x 42 pixels (patch_size 7)", "tower gives 9"),
+    case("train", "model.path=llava", "model.min_pixels=", "model.max_pixels=", "makes 42 x 42 of "
+         "every image; the limits must admit 1764 pixels"),
+    case("train", "model.path=fastvlm", "tower is made by timm", 'pip install "vqr1[timm]"'),
+    case("train", "model.freeze_vision=tower model.lora={rank:4} model.dtype=bfloat16 "
+         "rollout=vllm_server rollout.server.weights=adapter", "the projector trains too",
+         "model.dtype=bfloat16, model.freeze_vision=tower", lines=2),
+    case("train", "model.freeze_vision=projector", "model.freeze_vision='projector'",
+         "must be true, false or tower"),
     case("train", "model.min_pixels=0", "model.min_pixels=0"),
     case("train", "dataset=kadid", "dataset.root"),
     case("train", "dataset=kadid+tid", "dataset.parts.kadid.root", "dataset.parts.tid.root",

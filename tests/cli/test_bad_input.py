@@ -153,6 +153,11 @@ def write_refused_checkpoints(place: Path) -> None:
     build("qwen3_vl", place / "qwen3")
     build("qwen3_vl", place / "mixed")
     build("qwen2_5_vl", place / "other")
+    build("llava", place / "llava")
+    build("llava", place / "patches")
+    own = place / "patches" / "processor_config.json"
+    values = json.loads(own.read_text(encoding="utf-8")) | {"patch_size": 7}
+    own.write_text(json.dumps(values), encoding="utf-8")
     for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
         shutil.copyfile(place / "other" / name, place / "mixed" / name)
     tiny = json.loads((tiny_policy_folder() / "config.json").read_text(encoding="utf-8"))
@@ -160,6 +165,7 @@ def write_refused_checkpoints(place: Path) -> None:
         ("gemma", {"model_type": "gemma3", "text_config": {"layer_types": ["sliding_attention"]}}),
         ("remote", {"model_type": "llava_qwen2", "auto_map": {"AutoConfig": "llava_qwen.Config"}}),
         ("windows", tiny | {"use_sliding_window": True, "max_window_layers": 1}),
+        ("fastvlm", {"model_type": "fast_vlm"}),
         ("nothing", {}),
     ):
         (place / name).mkdir()
@@ -184,7 +190,8 @@ def test_one_message(
     run: Command, place: Path, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    monkeypatch.setitem(sys.modules, "vllm", None)  # as where it is not installed
+    for name in ("vllm", "timm"):
+        monkeypatch.setitem(sys.modules, name, None)  # as where it is not installed
     arguments = list(case.arguments)
     before = kept_files(place)
     own_folder = any(word == "-m" or word.startswith("run_dir=") for word in arguments)

@@ -91,6 +91,7 @@ def test_bash_asks_the_program(tmp_path: Path) -> None:
 def test_help_shows_the_groups_that_a_command_reads(run: Command) -> None:
     shown = run(train.main, "--help").out
     groups, _, keys = shown.partition("\nkeys:\n")
+    assert "  reward " in groups
     assert " [fidelity] " in groups
     assert "  loss " in groups
     for other in ("mode ", "comparison ", "eval_from_predictions"):
@@ -104,6 +105,13 @@ def test_help_shows_the_groups_that_a_command_reads(run: Command) -> None:
     of_export = run(export.main, "--help").out
     assert "output=outputs/export/DATE_TIME/checkpoint" in of_export
     assert not list(Path().iterdir()), "help makes no folder"
+
+
+def test_help_names_every_model(run: Command) -> None:
+    for command in ("score", "serve"):
+        shown = run(main.main, command, "--help").out.partition("choices: model=")[2]
+        named = "".join(shown.partition("(")[0].split())
+        assert named.split("|") == sorted(file.stem for file in (ROOT / "conf/model").iterdir())
 
 
 def test_help_shows_the_values_of_what_is_chosen(run: Command) -> None:

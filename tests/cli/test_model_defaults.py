@@ -81,6 +81,10 @@ ADAPTERS = (1e-5, 256, "bfloat16", 1003520)
         # The released weights are bfloat16; training changes them in float32.
         ("model=visualquality_r1", FULL),
         ("model=qwen2_5_vl_3b model.lora={rank:8}", ADAPTERS),
+        (
+            "model=qwen2_5_vl_3b model.lora={rank:8} model.freeze_vision=tower",
+            (1e-5, 256, "float32", 1003520),
+        ),
         # An engine does not change how long the tiny policy's responses are.
         ("rollout=vllm_server", TINY),
         # What is set wins: by the command line, a chosen file, an experiment.

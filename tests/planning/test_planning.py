@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,15 @@ from tests.support.tiny_models import tiny_model, tiny_prompts
 from vqr1.cli.plan import load_train_config, main
 from vqr1.config import ModelConfig
 from vqr1.errors import ModelError
-from vqr1.planning.memory import Sizes, held, plan_memory, sampling, text_row, tower_row
+from vqr1.planning.memory import (
+    Sizes,
+    held,
+    plan_memory,
+    response_pass,
+    sampling,
+    text_row,
+    tower_row,
+)
 from vqr1.planning.shape import Work, read_shape, share_of_work
 from vqr1.planning.speed import (
     GPUS,
@@ -156,6 +165,41 @@ def test_adapters_hold_no_second_set_of_weights() -> None:
     assert own.always["reference"] == 0
     assert own.always["weights"] == 2 * shape.total + 4 * shape.adapters
     assert own.gradients == 4 * shape.adapters == own.text_gradients
+
+
+def test_a_merger_that_trains_after_a_frozen_tower() -> None:
+    model = ["model=qwen2_5_vl_3b", "hardware=1gpu"]
+    configs = [
+        load_train_config([*model, f"model.freeze_vision={freeze}"])
+        for freeze in ("false", "tower", "true")
+    ]
+    shape = read_shape(configs[0].model)
+    # A norm of 1280; 5120 to 5120 and 5120 to 2048, with biases.
+    assert shape.connector == 1280 + 5121 * (5120 + 2048)
+    rest = shape.total - shape.vision
+    trained = [shape.total, rest + shape.connector, rest]
+    size = Sizes.of(configs[0]).trained
+    assert [held(config, shape).gradients for config in configs] == [size * n for n in trained]
+    work = share_of_work(configs[0], shape)
+    whole, merger, frozen = (count_operations(config, shape, work) for config in configs)
+    assert whole.update > merger.update > frozen.update
+    # The reference's features are those of another merger.
+    assert whole.reference == merger.reference > frozen.reference
+    plans = [plan_memory(config, shape, work, process=0.0).peak for config in configs]
+    assert plans == sorted(plans, reverse=True)
+
+
+def test_rows_that_hold_features_of_several_layers() -> None:
+    """Of Qwen3-VL: the embedding, and DeepStack's for three layers."""
+    config = load_train_config(["model=qwen3_vl_2b", "hardware=1gpu"])
+    shape = read_shape(config.model)
+    work = Work(1, 2, share_of_work(config, shape).tower, text_tokens=100, response=11)
+    assert work.tower.features == 4 * 2048
+    narrow = replace(work, tower=replace(work.tower, features=2048))
+    (wide, _, _), (plain, _, _) = (response_pass(config, shape, one) for one in (work, narrow))
+    rows = work.prompt + 2 * 10
+    size = Sizes.of(config).weight
+    assert wide["text activations"] - plain["text activations"] == rows * 4 * 2048 * size
 
 
 def test_keys_and_values_within_the_token_budget() -> None:

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
+from vqr1.config import LoraConfig, ModelConfig
 from vqr1.errors import ModelError
+from vqr1.policy.loading import load_policy, vision_trains
+from vqr1.policy.reference import make_reference
+from vqr1.policy.unwrap import parts_of
 from vqr1.policy.vision import VisionCache, encode_images, image_keys
 
 PROMPTS = tiny_prompts([(2, 2), (3, 5), (4, 2)], [1, 2, 3])
@@ -143,3 +147,33 @@ def test_cached_features_are_the_same_bits_whatever_the_batch(frozen):
 def test_cache_refuses_a_tower_that_is_trained():
     with pytest.raises(ModelError, match=r"model\.freeze_vision=true"):
         VisionCache().encode(tiny_model(), PROMPTS)
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)])
+@pytest.mark.parametrize("freeze", [False, True, "tower"])
+def test_what_freezing_leaves_to_train(freeze, lora):
+    config = ModelConfig(
+        name="m", path=None, min_pixels=3136, max_pixels=12544, freeze_vision=freeze, lora=lora
+    )
+    model = load_policy(config).model
+    parts = parts_of(model)
+    merger = {*parts.connector.parameters()}
+    tower = {*parts.vision.parameters()} - merger
+    merged = freeze == "tower" or (freeze is False and lora is None)
+    assert merger
+    assert all(weight.requires_grad == (freeze is False and lora is None) for weight in tower)
+    assert all(weight.requires_grad == merged for weight in merger)
+    assert parts.embeddings.weight.requires_grad == (lora is None)
+    assert vision_trains(model) == merged
+    if merged:
+        # Kept features would be those of an old merger, and so would the reference's be.
+        with pytest.raises(ModelError, match=r"model\.freeze_vision=true"):
+            VisionCache().encode(model, PROMPTS)
+    reference = make_reference(model, kl_weight=0.1)
+    assert reference.shares_vision == (not merged)
+    with torch.no_grad():
+        before = encode_images(model, PROMPTS).flat[0]
+        for weight in merger if merged else ():
+            weight.add_(0.1)
+    with reference.weights() as kept:
+        assert torch.equal(encode_images(kept, PROMPTS).flat[0], before)

@@ -1,17 +1,23 @@
-"""A tiny LLaVA: two layers of a CLIP tower without its class token, Llama on top."""
+"""A tiny LLaVA: two layers of a CLIP tower without its class token, Llama on top.
+
+Its tokenizer writes `<s>` before every text, as Llama's does, and its template does not.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPImageProcessor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedTokenizerFast,
 )
 
 from tools.tiny_checkpoints._folder import Checkpoint
-from tools.tiny_checkpoints._qwen_tokenizer import QWEN2_SPECIAL, qwen_tokenizer
-from tools.tiny_checkpoints._qwen_vl import generation
+from tools.tiny_checkpoints._qwen_tokenizer import qwen_tokenizer
 
 SIDE, PATCH = 42, 14
 """Side of every image, and of its patches."""
@@ -27,9 +33,32 @@ TEMPLATE = (
 )
 
 
+BEGIN, END, PAD = "<s>", "</s>", "<pad>"
+
+
+def llava_tokenizer() -> PreTrainedTokenizerFast:
+    """Qwen's cut down vocabulary with the special tokens of Llama, of which it writes the first."""
+    core: Any = qwen_tokenizer(
+        (BEGIN, END, PAD, "<image>"), end_of_turn=END, padding=PAD
+    ).backend_tokenizer
+    core.post_processor = TemplateProcessing(
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, core.token_to_id(BEGIN))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
+        unk_token=PAD,
+        additional_special_tokens=["<image>"],
+        clean_up_tokenization_spaces=False,
+        model_max_length=32768,
+    )
+
+
 def checkpoint() -> Checkpoint:
     """Model and processor; see `Checkpoint`."""
-    tokenizer = qwen_tokenizer((*QWEN2_SPECIAL, "<image>"))
+    tokenizer = llava_tokenizer()
     number = tokenizer.convert_tokens_to_ids
     config = LlavaConfig(
         text_config={
@@ -41,9 +70,9 @@ def checkpoint() -> Checkpoint:
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 32768,
-            "bos_token_id": number("<|endoftext|>"),
-            "eos_token_id": number("<|im_end|>"),
-            "pad_token_id": number("<|endoftext|>"),
+            "bos_token_id": number(BEGIN),
+            "eos_token_id": number(END),
+            "pad_token_id": number(PAD),
             "tie_word_embeddings": False,
         },
         vision_config={
@@ -71,4 +100,7 @@ def checkpoint() -> Checkpoint:
         chat_template=TEMPLATE,
     )
     model = LlavaForConditionalGeneration(config)
-    return Checkpoint(model, processor, generation(tokenizer), std={"lm_head": 0.3})
+    generation = {
+        "bos_token_id": number(BEGIN), "eos_token_id": number(END), "pad_token_id": number(PAD),
+    }  # fmt: skip
+    return Checkpoint(model, processor, generation, std={"lm_head": 0.3})

@@ -73,6 +73,16 @@ def configuration_help(config: str, schema: type, overrides: Sequence[str] = ())
     return f"groups (choose with GROUP=CHOICE; [ ] is chosen):\n{groups}\n\nkeys:\n{keys}\n"
 
 
+def model_choices() -> str:
+    """The line of a command's `choices:` that names the files of `conf/model`, wrapped."""
+    names = sorted(path.stem for path in (config_dir() / "model").glob("*.yaml"))
+    lines = textwrap.wrap(
+        f"choices: model={'| '.join(names)} (model.path=FOLDER)", WIDTH, break_on_hyphens=False,
+        subsequent_indent=" " * len("choices: model="),
+    )  # fmt: skip
+    return "\n".join(lines).replace("| ", "|")
+
+
 def group_lines(choices: Mapping[str, Any], schema: type) -> Iterator[str]:
     """A line for each group that the command reads.
 

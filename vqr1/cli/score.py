@@ -19,7 +19,7 @@ from functools import partial
 
 from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher, reports, stop
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
-from vqr1.cli.help import keys_if_asked
+from vqr1.cli.help import keys_if_asked, model_choices
 from vqr1.cli.serve import serve
 from vqr1.config import ScoreConfig, validate
 from vqr1.config.model_defaults import lines_about
@@ -47,7 +47,7 @@ MODES = {
 """Words of `--mode`, and the override that each is short for."""
 
 _EXAMPLES = """\
-choices: model=tiny|qwen2_5_vl_3b|qwen2_5_vl_7b|visualquality_r1 (model.path=FOLDER)
+MODELS
          prompt=thinking|non_thinking|describe   mode=expected|greedy|sampled (mode.samples=N)
          backend=local|openai|transformers_serve|vllm (backend.url=... backend.model=...)
          hardware=cpu|1gpu   seed=N   batch_size=N   output=FILE   format=table|csv|jsonl
@@ -76,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     refuse_launcher(name_of("score"), torchrun=True)
     parser = argparse.ArgumentParser(
         description="Score the quality of images, describe it, or compare images.",
-        epilog=_EXAMPLES.replace("SCORE", program("score")).replace("SERVE", program("serve"))
+        epilog=_EXAMPLES.replace("MODELS", model_choices())
+        .replace("SCORE", program("score"))
+        .replace("SERVE", program("serve"))
         + keys_if_asked("score", ScoreConfig, given),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

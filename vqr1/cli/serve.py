@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.help import keys_if_asked
+from vqr1.cli.help import keys_if_asked, model_choices
 from vqr1.config import ServeConfig, ServerConfig, validate
 from vqr1.config.folder import answer_of_prompt
 from vqr1.config.model_defaults import lines_about
@@ -20,7 +20,7 @@ from vqr1.program import name_of, program
 from vqr1.standard_streams import guard_output
 
 _EXAMPLES = """\
-choices: model=tiny|qwen2_5_vl_3b|qwen2_5_vl_7b|visualquality_r1 (model.path=FOLDER)
+MODELS
          prompt=thinking|non_thinking   mode=expected|sampled (mode.samples=N)|greedy
          backend=local|openai|vllm   hardware=cpu|1gpu   host=ADDRESS   port=N
          limits.KEY=N   batching.KEY=N
@@ -43,7 +43,7 @@ def serve(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=name_of("serve"),
         description="Serve scores, comparisons and descriptions of images over HTTP.",
-        epilog=_EXAMPLES.replace("SERVE", program("serve"))
+        epilog=_EXAMPLES.replace("MODELS", model_choices()).replace("SERVE", program("serve"))
         + keys_if_asked("serve", ServeConfig, arguments),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -99,6 +99,12 @@ class RecommendedConfig:
     `model.path` of another is refused. null: any."""
 
 
+def _freezing(value: Any) -> Any:
+    if isinstance(value, bool) or value == "tower":
+        return value
+    raise ValueError("must be true, false or tower")
+
+
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class ModelConfig:
     """The vision-language model."""
@@ -111,8 +117,12 @@ class ModelConfig:
     """Hub revision to pin."""
     dtype: Dtype = "float32"
     """Type of the weights in memory."""
-    freeze_vision: Annotated[bool, Affects.RESULTS] = False
-    """Keep the vision tower (and its merger) as loaded."""
+    freeze_vision: Annotated[
+        Literal["tower"] | bool, BeforeValidator(_freezing), Affects.RESULTS
+    ] = False
+    """Keep as loaded: the vision tower with the merger or projector after it (`true`), or the tower
+    alone (`tower`): image features then change with the projector, and none are kept. With
+    adapters (`lora`), `false` freezes both too, and `tower` trains the projector beside them."""
     lora: Annotated[LoraConfig | None, Affects.RESULTS] = None
     """Train adapters instead of the weights; null trains all weights that are not frozen."""
     min_pixels: PositiveInt

@@ -209,10 +209,13 @@ def _resolve(name: str, factor: float = 1.0, *, _root_: DictConfig) -> Any:
     node = _root_.get("model")
     if not isinstance(node, DictConfig):
         raise ConfigError([f"model: missing, and ${{{RESOLVER}:{name}}} takes its value from it"])
+    adapters = node.get("lora") is not None
+    if name == "dtype" and node.get("freeze_vision") == "tower":
+        adapters = False  # the projector trains as it is
     value = default_of(
         name,
         source_of(_plain(node)).values,
-        adapters=node.get("lora") is not None,
+        adapters=adapters,
         training="optimizer" in _root_,
     )
     return value if factor == 1.0 else float(f"{value * factor:.6g}")

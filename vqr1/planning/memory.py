@@ -92,9 +92,22 @@ class MemoryPlan:
         return sum(self.phases[self.worst].values())
 
 
-def tower_trains(config: TrainConfig) -> bool:
-    """Whether the vision tower gets gradients: adapters sit in the text model only."""
-    return not config.model.freeze_vision and config.model.lora is None
+def vision_trains(config: TrainConfig) -> bool:
+    """Whether the vision tower or what comes after it trains."""
+    freeze = config.model.freeze_vision
+    return freeze == "tower" or (not freeze and config.model.lora is None)
+
+
+def trained_vision(config: TrainConfig, shape: ModelShape) -> int:
+    """Weights that train of the vision tower and what comes after it."""
+    if not vision_trains(config):
+        return 0
+    return shape.connector if config.model.freeze_vision == "tower" else shape.vision
+
+
+def has_copy(config: TrainConfig, shape: ModelShape) -> bool:
+    """Whether the reference is a second set of weights."""
+    return config.loss.has_reference and not (shape.adapters and not vision_trains(config))
 
 
 @dataclass(frozen=True)
@@ -124,20 +137,21 @@ def held(config: TrainConfig, shape: ModelShape) -> Held:
     """What a process holds of the weights, by strategy."""
     hardware, size = config.hardware, Sizes.of(config)
     strategy, processes = hardware.strategy, hardware.devices * hardware.nodes
-    tower = shape.vision if tower_trains(config) else 0
+    tower = trained_vision(config, shape)
+    frozen = 0 if vision_trains(config) else shape.vision
     ends = shape.embedding + shape.head
     # FSDP2 leaves embedding, head and a frozen tower whole; ZeRO divides everything.
-    whole = {"fsdp2": shape.total - shape.text - tower, "zero3": 0}.get(strategy, shape.total)
+    whole = {"fsdp2": ends + frozen, "zero3": 0}.get(strategy, shape.total)
     weights = whole + (shape.total - whole) / processes
-    trained = shape.adapters or shape.text + tower + ends
+    trained = (shape.adapters or shape.text + ends) + tower
     parts = 1 if strategy == "auto" else processes
     left = ends if strategy == "fsdp2" and not shape.adapters else 0
     own = left + (trained - left) / parts
-    own_text = own if shape.adapters else own - tower / parts
+    own_text = own - tower / parts
     moments = 2 * own * size.trained
     # DeepSpeed updates a float32 copy of its share.
     master = own * 4 if strategy in ("zero2", "zero3") else 0
-    reference = 0 if not config.loss.has_reference or shape.adapters else shape.total * size.weight
+    reference = shape.total * size.weight if has_copy(config, shape) else 0
     on_host = hardware.reference == "host" and hardware.accelerator == "gpu"
     sharded = hardware.reference == "sharded" and processes > 1
     always = {
@@ -251,14 +265,17 @@ def response_pass(config: TrainConfig, shape: ModelShape, work: Work) -> tuple[T
         adapter = 4.0 * config.model.lora.rank * modules * rows
     # The last norm's input, and the head's.
     ends = 2 * text.hidden_size * size.weight
+    # Rows that hold more than the first layer's input last as long as the pass.
+    wide = work.tower.features if work.tower.features > text.hidden_size else 0
+    embeds = rows * wide * size.weight
     with_gradients = {
-        "text activations": rows * (kept + ends) + adapter,
+        "text activations": rows * (kept + ends) + embeds + adapter,
         # Logits, their exponentials and their gradient.
         "logits": 3 * logits,
     }
     return (
         with_gradients,
-        {"one layer's rows": rows * row, "logits": 2 * logits},
+        {"one layer's rows": rows * row + embeds, "logits": 2 * logits},
         (images < work.images),
     )
 
@@ -268,10 +285,12 @@ def history(config: TrainConfig, work: Work) -> Terms:
     tower, size = work.tower, Sizes.of(config)
     # The batch carries bytes; what the tower takes are numbers, which last as long as their pass.
     terms = {"images": float(work.images * tower.pixels)}
-    if tower_trains(config):
+    if vision_trains(config):
         stream = tower.width * size.weight
         checkpointing = config.hardware.gradient_checkpointing
         row = kept_rows(tower_row(tower, size), tower.depth, stream, checkpointing)
+        if config.model.freeze_vision == "tower":
+            row = 0.0  # its blocks keep nothing
         kept = row + tower.ends * size.inner
         terms["tower activations"] = work.images * tower.rows * kept
     return terms
@@ -294,7 +313,7 @@ def plan_memory(
     training, forward, several = response_pass(config, shape, work)
     whole = {"gathered weights": own.gathered}
     # Only a reference that is the policy without its adapters needs the policy's full weights.
-    referred = whole if shape.adapters else {"reference on a visit": own.visiting}
+    referred = whole if not has_copy(config, shape) else {"reference on a visit": own.visiting}
     old = {"gradients": own.gradients}
     row = tower_row(work.tower, Sizes.of(config)) * work.images * work.tower.rows
     update_gradients = {"gradients": own.text_gradients if several else 0.0}
@@ -309,11 +328,11 @@ def plan_memory(
         "update": {**vision, **update_gradients, **training, "bfloat16 copies": own.cast},
         "optimiser": {"gradients": own.gradients, "intermediate results": beside},
     }
-    if tower_trains(config):
+    if vision_trains(config):
         phases["tower's update"] = {
             **vision,
             "gradients": own.text_gradients,
-            "one layer's rows": row,
+            "one layer's rows": 0.0 if config.model.freeze_vision == "tower" else row,
             "bfloat16 copies": own.cast,
         }
     if not config.loss.has_reference:

@@ -38,6 +38,7 @@ class ModelShape:
         head: numbers in the output head; 0 where it shares the embedding's.
         text: numbers in the blocks of the text model.
         vision: numbers in the vision tower and what leads from it to the text model.
+        connector: those of them that come after the tower.
         adapters: numbers in the adapters; 0 without.
     """
 
@@ -47,6 +48,7 @@ class ModelShape:
     head: int
     text: int
     vision: int
+    connector: int
     adapters: int
 
     @property
@@ -108,6 +110,7 @@ def read_shape(config: ModelConfig) -> ModelShape:
         head=0 if tied else parts.head.weight.numel(),
         text=sum(p.numel() for p in blocks),
         vision=sum(p.numel() for p in parts.vision.parameters()),
+        connector=sum(p.numel() for p in parts.connector.parameters()),
         adapters=0 if config.lora is None else _adapters(parts.text, config.lora),
     )
 

@@ -18,7 +18,13 @@ from dataclasses import dataclass
 
 from vqr1.config import TrainConfig
 from vqr1.planning.flops import attention_widths, step_flops
-from vqr1.planning.memory import Sizes, images_at_once, tower_trains
+from vqr1.planning.memory import (
+    Sizes,
+    has_copy,
+    images_at_once,
+    trained_vision,
+    vision_trains,
+)
 from vqr1.planning.shape import ModelShape, Work
 
 
@@ -90,19 +96,20 @@ def count_operations(config: TrainConfig, shape: ModelShape, work: Work) -> Oper
     counted = step_flops(
         shape.config, work.tower.flops, work.prompt, work.images, work.group, work.response
     )
-    text, tower = counted.prompt + counted.responses, tower_trains(config)
+    text, vision = counted.prompt + counted.responses, vision_trains(config)
     iterations = config.grpo.num_iterations
     # Adapters: gradients of the rows, but none of the weights they sit on.
     backward = 1 if shape.adapters else 2
     update = iterations * (1 + backward) * text
     again = iterations * text
-    if tower:
-        # The first forward pass was the rollout's.
-        update += (iterations - 1 + 2 * iterations) * counted.vision
-        again += iterations * counted.vision
+    if vision:
+        # The first forward pass was the rollout's; backward goes as far as weights train.
+        share = trained_vision(config, shape) / shape.vision
+        update += (iterations - 1 + 2 * iterations * share) * counted.vision
+        again += iterations * share * counted.vision
     reference = 0.0
     if config.loss.has_reference:
-        reference = text + (counted.vision if tower else 0.0)
+        reference = text + (counted.vision if vision else 0.0)
     return Operations(
         counted.vision + counted.prompt,
         counted.responses,
@@ -148,7 +155,7 @@ def decoded_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float:
 
 def trained_numbers(config: TrainConfig, shape: ModelShape) -> int:
     """Weights that train."""
-    return shape.adapters or shape.total - (0 if tower_trains(config) else shape.vision)
+    return (shape.adapters or shape.total - shape.vision) + trained_vision(config, shape)
 
 
 def passes_of_update(config: TrainConfig, work: Work) -> int:
@@ -181,11 +188,6 @@ def exchanged_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float
     # Put together for its pass.
     reference = shape.total * size.weight if sharded else 0.0
     return ring * (sent.get(hardware.strategy, divided) + reference)
-
-
-def has_copy(config: TrainConfig, shape: ModelShape) -> bool:
-    """Whether the reference is a second set of weights."""
-    return config.loss.has_reference and not shape.adapters
 
 
 def host_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float:

@@ -123,6 +123,9 @@ def _family(config: ModelConfig, values: dict[str, Any]) -> Family:
             f"{who}: the checkpoint is a {kind}, and the values of {config.name} are for "
             f"{' or '.join(wanted)}; choose the model=... of its family"
         )
+    missing = own.missing_library()
+    if missing is not None:
+        raise ModelError(f"{who}: {missing}")
     return own
 
 

@@ -106,7 +106,7 @@ def _check_processor(processor: Any, own: Family, config: Any, who: str) -> None
             f"{who}: its tokenizer has {known} tokens, the model {rows}: the tokenizer of another "
             f"model; {fix}"
         )
-    problem = own.encoding_problem(config, own.image_encoding(processor.image_processor))
+    problem = own.processor_problem(config, processor)
     if problem is not None:
         raise ModelError(f"{who}: {problem}; {fix}")
 
@@ -144,6 +144,8 @@ def load_policy(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.lora is not None:
         model = _add_adapters(model, config.lora)
+    if config.freeze_vision == "tower":
+        parts.connector.requires_grad_(True)
     model = model.to(device).eval()
     _check_finite(model, source, config)
     return Policy(model, processor, source, config.revision)
@@ -165,7 +167,7 @@ def trainable_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 def vision_trains(model: torch.nn.Module) -> bool:
-    """Whether any weight of the vision tower receives gradients."""
+    """Whether any weight of the vision tower, or of what comes after it, receives gradients."""
     return any(parameter.requires_grad for parameter in parts_of(model).vision.parameters())
 
 

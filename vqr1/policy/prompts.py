@@ -201,9 +201,20 @@ def prompt_builder(
     )
 
 
+def _adds_special_tokens(tokenizer: Any, text: str) -> bool:
+    """The `add_special_tokens` with which a model's own processor tokenises a template's text.
+
+    Most tokenizers add nothing. One that does, such as Llama's, adds a beginning, which the
+    template may have written already.
+    """
+    begin = tokenizer.bos_token
+    return begin is None or not text.startswith(begin)
+
+
 def _split_at_images(processor: Any, text: str, images: int) -> list[list[int]]:
     """Token ids before, between and after the template's image tokens, one for each image."""
-    ids = list(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    special = _adds_special_tokens(processor.tokenizer, text)
+    ids = list(processor.tokenizer(text, add_special_tokens=special)["input_ids"])
     image_token = int(processor.image_token_id)
     if ids.count(image_token) != images:
         raise ConfigError(

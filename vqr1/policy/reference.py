@@ -127,7 +127,7 @@ class FrozenCopy:
 class AdapterOff:
     """The policy itself with its adapters switched off: no second set of weights."""
 
-    shares_vision = True  # adapters sit in the text model only
+    shares_vision = True  # adapters sit in the text model only, and nothing else trains
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
@@ -151,6 +151,7 @@ def make_reference(
     """
     if kl_weight == 0:
         return None
-    if hasattr(model, "disable_adapter"):
+    trains = vision_trains(model)
+    if hasattr(model, "disable_adapter") and not trains:
         return AdapterOff(model)
-    return FrozenCopy(model, vision_frozen=not vision_trains(model), place=place)
+    return FrozenCopy(model, vision_frozen=not trains, place=place)

@@ -217,8 +217,8 @@ class VisionCache:
         tower = parts_of(model).vision
         if any(parameter.requires_grad for parameter in tower.parameters()):
             raise ModelError(
-                "vision cache: the vision tower's weights are trained, so features change at every "
-                "step; set model.freeze_vision=true or use encode_images"
+                "vision cache: weights of the vision tower or after it are trained, so features "
+                "change at every step; set model.freeze_vision=true or use encode_images"
             )
         device = next(tower.parameters()).device
         if self.folder is not None and self._tower_folder is None:

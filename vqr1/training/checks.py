@@ -72,19 +72,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "evaluation has mode.sampling.repetition_penalty)"
         )
     problems += hardware_problems(config.hardware, this_machine())
-    full = config.model.lora is None
-    if full and config.model.dtype == "float16":
-        problems.append(
-            "model.dtype=float16, model.lora=null: gradients and updates of float16 weights "
-            "overflow beyond 65504 and vanish below 6e-8; use model.dtype=float32 (with "
-            "hardware.precision=bf16-mixed on a GPU), or adapters (model.lora)"
-        )
-    elif full and config.model.dtype == "bfloat16" and config.optimizer.lr < LOST_IN_ROUNDING:
-        problems.append(
-            f"model.dtype={config.model.dtype}, optimizer.lr={config.optimizer.lr}: updates this "
-            "small are lost in the rounding of such weights; use model.dtype=float32 or adapters "
-            "(model.lora)"
-        )
+    problems += _dtype_problems(config)
     checkpoint = config.callbacks.checkpoint
     if config.validation.samples == 0 and checkpoint and checkpoint.monitor.endswith("_greedy"):
         problems.append(
@@ -213,6 +201,32 @@ def _pool_problems(
     ]
 
 
+def _dtype_problems(config: TrainConfig) -> list[str]:
+    """Why weights of a type cannot train."""
+    model, rate = config.model, config.optimizer.lr
+    if model.lora is not None:
+        if model.freeze_vision == "tower" and model.dtype != "float32":
+            return [
+                f"model.dtype={model.dtype}, model.freeze_vision=tower: the projector's weights "
+                "have this type, and its updates are lost in their rounding; use "
+                "model.dtype=float32"
+            ]
+        return []
+    if model.dtype == "float16":
+        return [
+            "model.dtype=float16, model.lora=null: gradients and updates of float16 weights "
+            "overflow beyond 65504 and vanish below 6e-8; use model.dtype=float32 (with "
+            "hardware.precision=bf16-mixed on a GPU), or adapters (model.lora)"
+        ]
+    if model.dtype == "bfloat16" and rate < LOST_IN_ROUNDING:
+        return [
+            f"model.dtype={model.dtype}, optimizer.lr={rate}: updates this "
+            "small are lost in the rounding of such weights; use model.dtype=float32 or adapters "
+            "(model.lora)"
+        ]
+    return []
+
+
 def _engine_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
     """Why an engine cannot serve this training."""
     rollout, sampling, hardware = config.rollout, config.rollout.sampling, config.hardware
@@ -222,6 +236,11 @@ def _engine_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
         problems.append(
             "rollout.server.weights=adapter, model.lora=null: there are no adapters to send; "
             "use rollout.server.weights=merged, or set model.lora"
+        )
+    elif served and rollout.server.weights == "adapter" and config.model.freeze_vision == "tower":
+        problems.append(
+            "rollout.server.weights=adapter, model.freeze_vision=tower: the projector trains too "
+            "and would not be sent; use rollout.server.weights=merged"
         )
     together = hardware.devices * hardware.nodes > 1
     server, minutes = rollout.server, hardware.process_group_timeout_minutes

@@ -26,6 +26,8 @@ class FamilyCase:
         area: `model.min_pixels` and `model.max_pixels` of all tests.
         as_resized: options with which the family's own processor takes images that are resized
             already by `resize_rule`, as they are.
+        twin: another family's passes are this one's: besides one test of each kind, its tests run
+            in the slow tier only.
         notes: what a reader of a failure should know.
     """
 
@@ -35,6 +37,7 @@ class FamilyCase:
     too_narrow: tuple[int, int] | None
     area: tuple[int, int]
     as_resized: Mapping[str, Any] = field(default_factory=lambda: {"do_resize": False})
+    twin: bool = False
     notes: str = ""
 
 
@@ -48,6 +51,7 @@ CASES: tuple[FamilyCase, ...] = (
         extreme=_NARROW,
         too_narrow=(201, 1),
         area=(56 * 56, 112 * 112),
+        twin=True,
     ),
     FamilyCase(
         "qwen2_5_vl",
@@ -70,6 +74,7 @@ CASES: tuple[FamilyCase, ...] = (
             extreme=_TILED,
             too_narrow=None,
             area=(32 * 64, 64 * 64),
+            twin=name == "idefics3",
             notes="tiles of 32 pixels, at most 2 x 2 of them and the whole image as one more",
         )
         for name in ("idefics3", "smolvlm")

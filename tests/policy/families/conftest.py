@@ -12,6 +12,21 @@ from tools.tiny_checkpoints import build
 from vqr1.config import ModelConfig
 from vqr1.policy.loading import Policy, load_policy
 
+_OF_TWINS = ("[{}-double]", "test_greedy_equals_generate", "test_family_prompts.py")
+"""In the names of tests that run for twins in every tier."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that a family's twin makes superfluous most of the time are slow."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        case = None if callspec is None else callspec.params.get("case")
+        if isinstance(case, FamilyCase) and case.twin:
+            kept = (part.format(case.model_type) for part in _OF_TWINS)
+            if not any(part in item.nodeid for part in kept):
+                item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:

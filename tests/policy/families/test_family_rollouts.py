@@ -30,7 +30,7 @@ from tests.policy.families.library import (
 )
 from tests.support.brute_numbers import write_out
 from vqr1.config import LoraConfig, ModelConfig, SamplingConfig
-from vqr1.iqa.answers import accepted_range
+from vqr1.iqa.answers import TaggedAnswer, accepted_range
 from vqr1.policy.expected_score import expected_scores
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, load_policy
@@ -55,7 +55,7 @@ def tokens_of(policy: Policy) -> tuple[list[int], list[int]]:
     return sorted(ends), banned_tokens(tokenizer, ends, vocabulary)
 
 
-@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("images", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_greedy_equals_generate_token_for_token(
     case: FamilyCase, policy: Policy, images: int
 ) -> None:
@@ -130,11 +130,12 @@ def test_expected_scores_equal_brute_force(case: FamilyCase, policy: Policy) -> 
     """Every way to write every number, each after a full row of the family's own pass."""
     model, tokenizer = copy.deepcopy(policy.model).double(), policy.processor.tokenizer
     scale, beginning = (1.0, 1.08), "<answer>"
+    form = TaggedAnswer(score_range=scale)
     prompts = prompts_of(case, policy).select(1, 2)
     (inputs,) = own_inputs(case, policy, prompts)
     with fond_of_numbers(model, tokenizer), torch.no_grad():
         state = read_prompts(model, pack_prompts(model, prompts, encode_images(model, prompts)))
-        found = expected_scores(model, tokenizer, state, [beginning], scale)
+        found = expected_scores(model, tokenizer, state, [beginning], form)
         written = write_out(tokenizer, *accepted_range(scale))
         begun = tokenizer.encode(beginning, add_special_tokens=False)[:-1]
         after: dict[tuple[int, ...], Tensor] = {}

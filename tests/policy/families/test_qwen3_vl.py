@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +28,6 @@ from vqr1.config import ModelConfig, config_dir
 from vqr1.errors import ConfigError
 from vqr1.planning.shape import read_shape
 from vqr1.policy.families import family
-from vqr1.policy.families._qwen_images import PatchEncoding
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.shared_prompt import response_logprobs
 from vqr1.policy.unwrap import unwrap
@@ -141,11 +141,12 @@ def test_an_image_processor_that_makes_no_patches_is_refused() -> None:
 def test_patches_of_another_size_are_refused() -> None:
     config = QWEN3.shape_config("2b")
     own = Qwen2VLImageProcessor(patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    assert QWEN3.encoding_problem(config, QWEN3.image_encoding(own)) is None
+    assert QWEN3.processor_problem(config, SimpleNamespace(image_processor=own)) is None
     # The released checkpoints' numbers, where there is no image processor.
     assert QWEN3.image_encoding(own) == QWEN3.released_encoding(config)
     assert QWEN3.resize_rule(None, 1, 2**20) == QWEN3.resize_rule(own, 1, 2**20)
-    problem = QWEN3.encoding_problem(config, PatchEncoding())
+    other = SimpleNamespace(image_processor=Qwen2VLImageProcessor())
+    problem = QWEN3.processor_problem(config, other)
     assert problem is not None
     assert "patches of (14, 2, 2)" in problem
     assert "the tower takes (16, 2, 2)" in problem

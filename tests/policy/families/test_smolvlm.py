@@ -6,6 +6,7 @@ Tokens, pixels, positions, gradients and responses are compared by the suite of 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,8 +129,8 @@ def test_processors_that_do_not_belong_are_refused() -> None:
 
 def test_tiles_of_another_size_than_the_towers_are_refused(tiny: Any) -> None:
     config = tiny.model.config
-    assert FAMILY.encoding_problem(config, TileEncoding(32)) is None
-    problem = FAMILY.encoding_problem(config, TileEncoding(512))
+    assert FAMILY.processor_problem(config, tiny.processor) is None
+    problem = FAMILY.processor_problem(config, SimpleNamespace(image_processor=reader()))
     assert problem is not None
     assert "into tiles of 512 pixels, the model's tower takes 32" in problem
 

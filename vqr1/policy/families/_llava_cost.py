@@ -69,8 +69,11 @@ def count(family: Family, config: Any, size: tuple[int, int]) -> Counted:
         config: its configuration.
         size: width and height of the resized image.
     """
-    text = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    return _count(family, text, size, _Passed(config))
+    return _count(family, _text(config), size, _Passed(config))
+
+
+def _text(config: Any) -> str:
+    return json.dumps(config.to_dict(), sort_keys=True, default=str)
 
 
 class _Passed:
@@ -89,9 +92,7 @@ class _Passed:
 @lru_cache(maxsize=32)
 def _count(family: Family, text: str, size: tuple[int, int], passed: _Passed) -> Counted:
     del text  # it is the key
-    with torch.device("meta"):
-        model = family.model_class()(copy.deepcopy(passed.config)).eval()
-        pixels = torch.empty(1, 3, size[1], size[0])
+    model, pixels = _on_meta(family, passed.config, size)
     core = model.model
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         features = core.get_image_features(pixels, return_dict=True).pooler_output
@@ -117,6 +118,34 @@ def _count(family: Family, text: str, size: tuple[int, int], passed: _Passed) ->
     )
 
 
+def _on_meta(family: Family, config: Any, size: tuple[int, int]) -> tuple[Any, Tensor]:
+    """A model without weights, whose text model has one layer, and pixels [1, 3, H, W] for it."""
+    config = copy.deepcopy(config)
+    config.text_config.num_hidden_layers = 1
+    with torch.device("meta"):
+        return family.model_class()(config).eval(), torch.empty(1, 3, size[1], size[0])
+
+
+def rows_of(family: Family, config: Any, size: tuple[int, int]) -> int:
+    """Rows that a model's tower and projector give for one image.
+
+    Args:
+        family: the model's.
+        config: its configuration.
+        size: width and height of the resized image.
+    """
+    return _rows(family, _text(config), size, _Passed(config))
+
+
+@lru_cache(maxsize=32)
+def _rows(family: Family, text: str, size: tuple[int, int], passed: _Passed) -> int:
+    del text  # it is the key
+    model, pixels = _on_meta(family, passed.config, size)
+    with torch.no_grad():
+        features = model.model.get_image_features(pixels, return_dict=True).pooler_output
+    return int(features[0].shape[0])
+
+
 def tower_cost(family: Family, config: Any, size: tuple[int, int]) -> TowerCost:
     """The planner's numbers of one image; see `count`.
 
@@ -129,6 +158,7 @@ def tower_cost(family: Family, config: Any, size: tuple[int, int]) -> TowerCost:
     depth = max(1, math.ceil(in_blocks / max(counted.blocks, default=1)))
     return TowerCost(
         tokens=counted.tokens,
+        features=config.text_config.hidden_size,
         pixels=3 * math.prod(size),
         rows=rows,
         flops=counted.flops,

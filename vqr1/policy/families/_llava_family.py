@@ -17,7 +17,12 @@ from vqr1.data.prompts import ResizeRule
 from vqr1.errors import ModelError
 from vqr1.policy.families import _llava_card as card
 from vqr1.policy.families import _llava_prompts as prompts
-from vqr1.policy.families._llava_images import FixedEncoding, FixedRule, fixed_rule
+from vqr1.policy.families._llava_images import (
+    FixedEncoding,
+    FixedRule,
+    fixed_rule,
+    fixed_size,
+)
 from vqr1.policy.families.base import Family, Parts, TowerCost
 
 if TYPE_CHECKING:
@@ -55,6 +60,7 @@ class LlavaFamily(Family):
             text_layers=text.layers,
             vision=nn.ModuleList([tower, core.model.multi_modal_projector]),
             vision_layers=self.tower_layers(tower),
+            connector=core.model.multi_modal_projector,
         )
 
     def _check_parts(self, text: str, tower: str) -> None:
@@ -83,7 +89,7 @@ class LlavaFamily(Family):
 
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Norms and feed-forward layers of the text model."""
-        from vqr1.policy.families._llava_layers import FAST_LAYERS
+        from vqr1.policy.families._text_layers import FAST_LAYERS
 
         return FAST_LAYERS
 
@@ -95,6 +101,26 @@ class LlavaFamily(Family):
     def image_encoding(self, image_processor: Any) -> FixedEncoding:
         """Normalisation, as the checkpoint's numbers ask for it."""
         return FixedEncoding.of(image_processor, self.title)
+
+    def processor_problem(self, config: Any, processor: Any) -> str | None:
+        """Images of another size than the tower's, or another number of tokens than its rows."""
+        width, height = fixed_size(processor.image_processor, self.title)
+        side = getattr(config.vision_config, "image_size", None)
+        if side is not None and (width, height) != (side, side):
+            return (
+                f"its image processor makes images of {width} x {height} pixels, the model's tower "
+                f"takes {side} x {side}"
+            )
+        from vqr1.policy.families._llava_cost import rows_of
+
+        tokens = prompts.tokens_of_size(processor, width, height)
+        rows = rows_of(self, config, (width, height))
+        if tokens == rows:
+            return None
+        return (
+            f"its processor counts {tokens} tokens for an image of {width} x {height} pixels "
+            f"(patch_size {processor.patch_size}), the model's tower gives {rows}"
+        )
 
     def released_encoding(self, config: Any) -> FixedEncoding:
         """That of the released checkpoints."""

@@ -1,6 +1,6 @@
 """Faster layers of Qwen2-VL and Qwen2.5-VL: the library's classes with other forward passes.
 
-Not here: those passes (`_qwen_layers.py`) and which models get them.
+Not here: those passes (`_qwen_layers.py`, `_text_layers.py`) and which models get them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ from torch import nn
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
 
-from vqr1.policy.families._qwen_layers import (
-    GatedFeedForward,
-    LeanRmsNorm,
-    PatchProduct,
-    WindowedAttention,
-)
+from vqr1.policy.families._qwen_layers import PatchProduct, WindowedAttention
+from vqr1.policy.families._text_layers import GatedFeedForward, LeanRmsNorm
 
 
 class FastRmsNorm(LeanRmsNorm, qwen.Qwen2_5_VLRMSNorm):

@@ -1,7 +1,7 @@
 """Faster layers of Qwen3-VL: the library's classes with other forward passes.
 
-Not here: those passes (`_qwen_layers.py`) and which models get them. The tower's norms are layer
-norms and its feed-forward layers have no gate: PyTorch's own are as lean.
+Not here: those passes (`_qwen_layers.py`, `_text_layers.py`) and which models get them. The tower's
+norms are layer norms and its feed-forward layers have no gate: PyTorch's own are as lean.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ from __future__ import annotations
 from torch import nn
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen
 
-from vqr1.policy.families._qwen_layers import (
-    GatedFeedForward,
-    LeanRmsNorm,
-    PatchProduct,
-    WindowedAttention,
-)
+from vqr1.policy.families._qwen_layers import PatchProduct, WindowedAttention
+from vqr1.policy.families._text_layers import GatedFeedForward, LeanRmsNorm
 
 
 class FastRmsNorm(LeanRmsNorm, qwen.Qwen3VLTextRMSNorm):

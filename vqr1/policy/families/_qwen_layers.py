@@ -1,49 +1,21 @@
-"""Forward passes that the faster layers of the Qwen-VL families share.
+"""Forward passes that the faster layers of the Qwen-VL families' towers share.
 
 They stand before a class of the library (`class Fast(PatchProduct, library.PatchEmbed)`), whose own
 pass remains for the cases in which nothing is gained.
 
-Not here: the classes (`_qwen2_5_vl_layers.py`, `_qwen3_vl_layers.py`), and the mathematics
-(`vqr1.policy.fast_layers`).
+Not here: the classes (`_qwen2_5_vl_layers.py`, `_qwen3_vl_layers.py`), text models
+(`_text_layers.py`), and the mathematics (`vqr1.policy.fast_layers`).
 """
 
 from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
 from vqr1.policy.cpu_linear import fast_product
-from vqr1.policy.fast_layers import rms_norm, swiglu, window_attention
-
-
-class LeanRmsNorm:
-    """An RMS norm; float32 inputs go through `rms_norm`."""
-
-    weight: Tensor
-    variance_epsilon: float
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[..., n] -> [..., n]."""
-        if hidden_states.dtype != torch.float32 or self.weight.dtype != torch.float32:
-            rows: Tensor = cast(Any, super()).forward(hidden_states)
-            return rows
-        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
-
-
-class GatedFeedForward:
-    """A gated feed-forward layer through `swiglu`."""
-
-    gate_proj: Any
-    up_proj: Any
-    down_proj: Any
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., H] -> [..., H]."""
-        out: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
-        return out
+from vqr1.policy.fast_layers import window_attention
 
 
 class PatchProduct:

@@ -45,6 +45,7 @@ def full_attention_cost(
     merger = mergers * ((merged * width) ** 2 + merged * width * out)
     return TowerCost(
         tokens=rows // merged,
+        features=mergers * out,
         pixels=vision.in_channels * pixels,
         rows=rows,
         flops=2 * rows * linear + 2 * rows / merged * merger + 4 * width * rows * depth * rows,

@@ -61,6 +61,8 @@ class Parts:
         vision: the tower with what leads from it to the text model; several modules as one
             `nn.ModuleList`.
         vision_layers: blocks of the tower.
+        connector: what of `vision` comes after the tower: merger, projector; several modules as
+            one `nn.ModuleList`.
     """
 
     text: Any
@@ -69,6 +71,7 @@ class Parts:
     text_layers: Any
     vision: Any
     vision_layers: Any
+    connector: Any
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class TowerCost:
 
     Attributes:
         tokens: tokens of the image in a prompt.
+        features: W.
         pixels: numbers of the resized image.
         rows: rows that go through the blocks.
         flops: operations of a forward pass, connection to the text model included.
@@ -89,6 +93,7 @@ class TowerCost:
     """
 
     tokens: int
+    features: int
     pixels: int
     rows: int
     flops: float
@@ -175,14 +180,14 @@ class Family(ABC):
             ConfigError: its image processor asks for something that no pass here does.
         """
 
-    def encoding_problem(self, config: Any, encoding: Any) -> str | None:
+    def processor_problem(self, config: Any, processor: Any) -> str | None:
         """Why the images of a processor are not those of a model; None where they are.
 
         Args:
             config: the model's.
-            encoding: of its folder's image processor.
+            processor: that of its folder, which `image_encoding` takes.
         """
-        del config, encoding
+        del config, processor
         return None
 
     @abstractmethod

@@ -35,6 +35,8 @@ class Qwen25VL(Family):
         "Qwen/Qwen2.5-VL-3B-Instruct": "3b",
         "Qwen/Qwen2.5-VL-7B-Instruct": "7b",
         "TianheWu/VisualQuality-R1-7B": "7b",
+        "ByteDance/Q-Insight": "7b",
+        "ByteDance/EvoQuality": "7b",
     }
     shapes: ClassVar[tuple[str, ...]] = ("39m", "3b", "7b")
     # System turn, question and instruction of the published prompt.
@@ -53,7 +55,13 @@ class Qwen25VL(Family):
             text_layers=text.layers,
             vision=visual,
             vision_layers=visual.blocks,
+            connector=self.mergers(visual),
         )
+
+    def mergers(self, visual: Any) -> nn.Module:
+        """What follows the blocks."""
+        merger: nn.Module = visual.merger
+        return merger
 
     def adapter_targets(self, names: Sequence[str]) -> str:
         """The tower has layers of the same names."""
@@ -78,9 +86,9 @@ class Qwen25VL(Family):
         """Patches, as the checkpoint's numbers ask for them."""
         return PatchEncoding.of(image_processor, self.title)
 
-    def encoding_problem(self, config: Any, encoding: PatchEncoding) -> str | None:
+    def processor_problem(self, config: Any, processor: Any) -> str | None:
         """Patches of another size."""
-        return encoding.problem(config.vision_config)
+        return self.image_encoding(processor.image_processor).problem(config.vision_config)
 
     def released_encoding(self, config: Any) -> PatchEncoding:
         """CLIP's normalisation."""
@@ -140,6 +148,7 @@ class Qwen25VL(Family):
         pairs = full * rows + (depth - full) * min(window, rows)
         return TowerCost(
             tokens=rows // merged,
+            features=vision.out_hidden_size,
             pixels=vision.in_channels * pixels,
             rows=rows,
             flops=2 * rows * linear + 2 * rows / merged * merger + 4 * width * rows * pairs,

@@ -45,11 +45,16 @@ class Qwen3VL(Qwen25VL):
         "Qwen/Qwen3-VL-2B-Instruct": "2b",
         "Qwen/Qwen3-VL-4B-Instruct": "4b",
         "Qwen/Qwen3-VL-8B-Instruct": "8b",
+        "RobinY99/MR-IQA": "2b",
     }
     shapes = ("38m", "2b", "4b", "8b")
     # Without a system turn.
     text_tokens = 100
     head_norms = True
+
+    def mergers(self, visual: Any) -> nn.Module:
+        """The last one, and those of DeepStack."""
+        return nn.ModuleList([visual.merger, *visual.deepstack_merger_list])
 
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Norms and feed-forward layers of the text model, patch embedding and attention."""

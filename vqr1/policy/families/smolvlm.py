@@ -8,7 +8,7 @@ tile, and line breaks after every row of tiles:
     \n<fake_token_around_image><global-img><image> x 64<fake_token_around_image>
 
 Not here: resizing and tiles (`_smolvlm_images.py`), released shapes (`_smolvlm_shapes.py`), the
-code on model cards (`_smolvlm_card.py`), fast layers of the text model (`_llama_layers.py`);
+code on model cards (`_smolvlm_card.py`), fast layers of the text model (`_text_layers.py`);
 videos.
 """
 
@@ -54,6 +54,7 @@ class SmolVLM(Family):
             text_layers=text.layers,
             vision=nn.ModuleList([tower, core.model.connector]),
             vision_layers=tower.encoder.layers,
+            connector=core.model.connector,
         )
 
     def adapter_targets(self, names: Sequence[str]) -> str:
@@ -62,7 +63,7 @@ class SmolVLM(Family):
 
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Norms and feed-forward layers of the text model."""
-        from vqr1.policy.families._llama_layers import FAST_LAYERS
+        from vqr1.policy.families._text_layers import FAST_LAYERS
 
         return FAST_LAYERS
 
@@ -74,14 +75,15 @@ class SmolVLM(Family):
         """Tiles, as the checkpoint's numbers ask for them."""
         return TileEncoding.of(image_processor, self.title)
 
-    def encoding_problem(self, config: Any, encoding: TileEncoding) -> str | None:
+    def processor_problem(self, config: Any, processor: Any) -> str | None:
         """Tiles of another size than the tower's."""
+        tile = self.image_encoding(processor.image_processor).tile
         size = config.vision_config.image_size
-        if encoding.tile == size:
+        if tile == size:
             return None
         return (
-            f"its image processor cuts images into tiles of {encoding.tile} pixels, the model's "
-            f"tower takes {size}"
+            f"its image processor cuts images into tiles of {tile} pixels, the model's tower takes "
+            f"{size}"
         )
 
     def released_encoding(self, config: Any) -> TileEncoding:
@@ -161,6 +163,7 @@ class SmolVLM(Family):
         markers = 2 * tiles + 1 + (high // rule.tile if grid > 1 else 0)
         return TowerCost(
             tokens=tiles * tokens + markers,
+            features=config.text_config.hidden_size,
             pixels=vision.num_channels * wide * high,
             rows=rows,
             flops=2.0 * rows * linear + 2.0 * connector + 4.0 * width * rows * patches * depth,

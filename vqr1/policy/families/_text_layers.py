@@ -1,0 +1,70 @@
+"""Faster layers of text models: passes that all families share, and Llama's and Qwen2's with them.
+
+A pass stands before a class of the library (`class Fast(LeanRmsNorm, library.RMSNorm)`), whose own
+remains for the cases in which nothing is gained.
+
+Not here: the mathematics (`vqr1.policy.fast_layers`), and text models that are part of a family
+(`_qwen2_5_vl_layers.py`, `_qwen3_vl_layers.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
+
+from vqr1.policy.fast_layers import rms_norm, swiglu
+
+
+class LeanRmsNorm:
+    """An RMS norm; float32 inputs go through `rms_norm`."""
+
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[..., n] -> [..., n]."""
+        if hidden_states.dtype != torch.float32 or self.weight.dtype != torch.float32:
+            rows: Tensor = cast(Any, super()).forward(hidden_states)
+            return rows
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
+
+
+class GatedFeedForward:
+    """A gated feed-forward layer through `swiglu`."""
+
+    gate_proj: Any
+    up_proj: Any
+    down_proj: Any
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., H] -> [..., H]."""
+        out: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        return out
+
+
+class FastLlamaRmsNorm(LeanRmsNorm, LlamaRMSNorm):
+    """Llama's."""
+
+
+class FastLlamaMlp(GatedFeedForward, LlamaMLP):
+    """Llama's."""
+
+
+class FastQwen2RmsNorm(LeanRmsNorm, Qwen2RMSNorm):
+    """Qwen2's."""
+
+
+class FastQwen2Mlp(GatedFeedForward, Qwen2MLP):
+    """Qwen2's."""
+
+
+FAST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    LlamaRMSNorm: FastLlamaRmsNorm,
+    LlamaMLP: FastLlamaMlp,
+    Qwen2RMSNorm: FastQwen2RmsNorm,
+    Qwen2MLP: FastQwen2Mlp,
+}
