@@ -230,7 +230,7 @@ def _with_found_images(
     key: str,
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows whose images exist, with the paths of the disk, and what is wrong with the rest."""
-    index = ImageIndex(image_root, declared.search_subfolders)
+    index = ImageIndex(image_root, declared.search_subfolders, declared.published_range is None)
     found = index.find_all(labels["image"].tolist())
     bad = [
         f"{image}: {result.problem}"

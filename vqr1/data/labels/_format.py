@@ -70,6 +70,7 @@ class LabelSource:
         label_file: label file relative to `root` in place of the format's own names.
         columns: column names of a user's CSV file.
         select: `dataset_name` of the lines to take from a JSONL file that holds several sets.
+        notes: what a parser recognised of a file of anyone's own, for the log.
     """
 
     root: Path
@@ -77,6 +78,7 @@ class LabelSource:
     label_file: str | None = None
     columns: CsvColumns | None = None
     select: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     def main_file(self, *names: str) -> Path:
         """The label file: the configured one, or the first of `names` that exists under the root.

@@ -50,7 +50,8 @@ def read_labels_of(declared: LabelFormat, source: LabelSource) -> tuple[list[Lab
     """
     meta = declared.meta
     if meta is None:
-        return declared.parse(source), OFFICIAL
+        rows = declared.parse(source)
+        return rows, "; ".join(source.notes) or OFFICIAL
     path = _meta_file(meta, source)
     if path is None:
         try:
