@@ -31,24 +31,41 @@ class SplitConfig:
     name, a line (further blank-separated columns are ignored)."""
 
 
+Column = NonNegativeInt | str
+"""A column of a user's own table: its name in the header, or its number, the first being 0."""
+
+
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class CsvColumns:
-    """Column names of a user's own CSV file."""
+    """How a user's own table is read: the columns by name or by number (from 0), and its form."""
 
-    image: str = "image"
-    """Image path relative to the image folder."""
-    mos: str = "mos"
-    """MOS."""
-    std: str | None = None
+    image: Column = "image"
+    """Image path relative to the image folder, or name of an image in any of its subfolders, with
+    or without the file's ending; or what `name_pattern` makes a name of."""
+    mos: Column | tuple[Column, ...] = "mos"
+    """MOS. Several columns, or a name with `*`, are single observers' ratings: their mean is the
+    MOS, and their standard deviation (n - 1) `std`; empty cells are no ratings."""
+    std: Column | None = None
     """Standard deviation of the MOS, on the scale of `mos`."""
-    reference: str | None = None
+    reference: Column | None = None
     """Reference or content that the image derives from."""
-    split: str | None = None
+    split: Column | None = None
     """Split that the image belongs to: train, val or test."""
-    distortion: str | None = None
+    distortion: Column | None = None
     """Kind of distortion."""
     further: tuple[str, ...] = ()
     """Further columns that a reward looks at (numbers or words), such as scores of attributes."""
+    header: bool | None = None
+    """Whether the table has a header line; null: yes where a column is given by name, else no."""
+    separator: Literal[",", ";", "tab"] | None = None
+    """Mark between the columns of a text file; null: the only one of them in the first line."""
+    decimal: Literal["point", "comma"] | None = None
+    """Decimal mark of the numbers; null: a comma where the numbers leave no doubt, else a point."""
+    sheet: str | None = None
+    """Sheet of an .xlsx file; null: the only one that is not empty."""
+    name_pattern: str | None = None
+    """Name of the image file, `{}` being the cell of `image`, `{:04}` its number with zeros in
+    front to four digits: `DatabaseImage{:04}.JPG`."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -70,7 +87,7 @@ class DatasetConfig:
     lower_is_better: bool = False
     """csv and jsonl only: the published score falls with quality. Official formats know this."""
     columns: CsvColumns | None = None
-    """csv only: the names of the columns."""
+    """csv only: the columns, and the table's form."""
     select: str | None = None
     """jsonl only: take the lines with this `dataset_name` from a file that holds several sets."""
     mos_scale: Literal["minmax", "published"] = "minmax"

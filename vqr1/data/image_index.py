@@ -1,7 +1,8 @@
 """Finding the image files that a label file names, below one folder and nowhere else.
 
 Names are matched exactly first, then without regard to letter case (label files and archives of
-several sets disagree in it); two candidates that differ only in case are an error. Folders are
+several sets disagree in it); two candidates that differ only in case are an error. In a table of
+anyone's own a name may lack its ending or its subfolder. Folders are
 listed once each instead of asking the file system about every name. A symbolic link that leads out
 of the folder is refused.
 """
@@ -12,6 +13,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+
+from PIL import Image
 
 from vqr1.errors import DataError
 
@@ -35,13 +38,17 @@ class ImageIndex:
 
     Attributes:
         folder: the image folder; no image outside it is ever found.
-        search_subfolders: look for a bare file name in all subfolders too.
+        search_subfolders: look for a file name in all subfolders too.
+        own_names: the names are of anyone's own table: one that states a subfolder is in that one
+            only, and one without an ending is the image file that has it before its ending.
     """
 
     folder: Path
     search_subfolders: bool = False
+    own_names: bool = False
     _listings: dict[str, dict[str, list[os.DirEntry[str]]]] = field(default_factory=dict)
     _below: dict[str, list[str]] | None = None
+    _stems: dict[str, list[str]] | None = None
 
     def __post_init__(self) -> None:
         self._real_folder = os.path.realpath(self.folder)
@@ -75,10 +82,7 @@ class ImageIndex:
         missing = FoundImage(None, "no such file")
         if not self.search_subfolders:
             return missing
-        name = PurePosixPath(image).name
-        candidates = self._files_below().get(name.lower(), [])
-        exact = [path for path in candidates if PurePosixPath(path).name == name]
-        candidates = exact or candidates
+        candidates = self._named_below(image)
         if not candidates:
             return missing
         if len(candidates) > 1:
@@ -86,6 +90,29 @@ class ImageIndex:
         folder, _, _ = candidates[0].rpartition("/")
         entry = self._entry(f"{folder}/" if folder else "", candidates[0].rpartition("/")[2], image)
         return missing if entry is None else self._check(entry, candidates[0])
+
+    def _named_below(self, image: str) -> list[str]:
+        """Files below the folder that a name fits: exactly, or without regard to letter case."""
+        path = PurePosixPath(image)
+        candidates = self._files_below().get(path.name.lower(), [])
+        if self.own_names:
+            if path.parent != PurePosixPath("."):
+                candidates = []
+            return candidates or self._stems_below().get(image.lower(), [])
+        exact = [found for found in candidates if PurePosixPath(found).name == path.name]
+        return exact or candidates
+
+    def _stems_below(self) -> dict[str, list[str]]:
+        """Image files by their path and by their name, both without the ending."""
+        if self._stems is None:
+            endings = Image.registered_extensions()
+            self._stems = {}
+            for paths in self._files_below().values():
+                for path in map(PurePosixPath, paths):
+                    if path.suffix.lower() in endings:
+                        for stem in {path.stem.lower(), str(path.with_suffix("")).lower()}:
+                            self._stems.setdefault(stem, []).append(str(path))
+        return self._stems
 
     def _check(self, entry: os.DirEntry[str], path: str) -> FoundImage:
         if entry.is_symlink():

@@ -154,6 +154,7 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     console.print(
         f"{len(labelled.table)} images{expected}, in {labelled.image_root}", soft_wrap=True
     )
+    console.print(f"label form: {labelled.form}", soft_wrap=True, highlight=False)
     published = declared.published_direction
     turned = config.lower_is_better or published == "lower"
     console.print(

@@ -47,6 +47,7 @@ class LabelledSet:
             on the scales of mos and mos_scaled), label_name (the image's name as the label file
             writes it, which differs from `image` where letter case or folder do on this disk).
         bad_images: `name: problem` of the images excluded because they are missing or empty.
+        form: which form of label files the set's folder has, in words.
     """
 
     name: str
@@ -56,6 +57,7 @@ class LabelledSet:
     image_root: Path
     table: pd.DataFrame
     bad_images: tuple[str, ...] = ()
+    form: str = ""
 
     @property
     def skipped(self) -> int:
@@ -147,9 +149,8 @@ def open_dataset(
     labels["std_scaled"] = labels["std_mos"] * (4.0 / width if minmax else 1.0)
     image_root = _image_root(config, declared, root, key)
     table, bad_images = _with_found_images(labels, image_root, declared, config, key)
-    return LabelledSet(
-        name or config.name, config, key, declared.title, image_root, table, bad_images
-    )
+    name, form = name or config.name, str(labels.attrs["form"])
+    return LabelledSet(name, config, key, declared.title, image_root, table, bad_images, form)
 
 
 def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
@@ -229,7 +230,7 @@ def _with_found_images(
     key: str,
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows whose images exist, with the paths of the disk, and what is wrong with the rest."""
-    index = ImageIndex(image_root, declared.search_subfolders)
+    index = ImageIndex(image_root, declared.search_subfolders, declared.published_range is None)
     found = index.find_all(labels["image"].tolist())
     bad = [
         f"{image}: {result.problem}"

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from vqr1.config import SplitConfig
-from vqr1.data.labels._format import Split
+from vqr1.data.labels._format import Split, refuse_pickle
 from vqr1.data.labels._reading import text_lines
 from vqr1.errors import ConfigError, DataError
 
@@ -199,6 +199,7 @@ def _by_files(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> 
             raise ConfigError([f"{key}.split.files.{part}={file!r}: leaves {key}.root"])
         if not path.is_file():
             raise ConfigError([f"{key}.split.files.{part}={file!r}: no such file in {root}"])
+        refuse_pickle(path, f"{key}.split.files.{part}")
         for where, line in text_lines(path):
             for row in _listed_rows(line, rows_of, where):
                 if parts[row] not in (None, part):

@@ -106,18 +106,20 @@ def read_csv(path: Path) -> CsvTable:
     return parse_csv(read_text(path), path)
 
 
-def parse_csv(text: str, path: Path) -> CsvTable:
+def parse_csv(text: str, path: Path, separator: str = ",", has_header: bool = True) -> CsvTable:
     """The table in a text, as `read_csv`.
 
     Args:
         text: the whole text, without a byte order mark.
         path: the file that it came from, for error messages.
+        separator: the mark between columns.
+        has_header: the first line names the columns; else they are named 0, 1, and so on.
 
     Raises:
         DataError: as `read_csv`.
     """
     # `strict` makes an unclosed quote an error; it would take the rest of the file for one field.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     header: tuple[str, ...] | None = None
     header_line = begin = 1
     rows: list[list[str]] = []
@@ -129,9 +131,12 @@ def parse_csv(text: str, path: Path) -> CsvTable:
                 if not any(field.strip() for field in fields):
                     continue
                 if header is None:
-                    header, header_line = tuple(name.strip() for name in fields), line
+                    numbers = map(str, range(len(fields)))
+                    header = tuple(n.strip() for n in (fields if has_header else numbers))
+                    header_line = line
                     check_unique(header, f"{path}:{line}")
-                    continue
+                    if has_header:
+                        continue
                 _check_fields(fields, header, f"{path}:{line}")
                 rows.append(fields)
                 lines.append(line)

@@ -8,6 +8,7 @@ its import path (`dataset.name=own_parts.lab`).
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pandas as pd
 
 from vqr1.config import CsvColumns
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Split
+from vqr1.data.labels._meta import OFFICIAL, read_labels_of
 from vqr1.data.labels._table import to_table
 from vqr1.errors import ConfigError
 
@@ -27,6 +29,8 @@ __all__ = [
     "label_format",
     "load_labels",
 ]
+
+logger = logging.getLogger(__name__)
 
 FORMATS: tuple[str, ...] = tuple(
     sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
@@ -89,7 +93,9 @@ def load_labels(
         One row an image in file order: `image` (path relative to the image folder, as the label
         file writes it), `mos` (published scale, turned so that HIGHER IS BETTER), `std` (same
         scale unless the set's page states otherwise; NaN if none), `reference` (None if none),
-        `split` (train, val, test or None), `distortion` (None if not given).
+        `split` (train, val, test or None), `distortion` (None if not given), `further` and
+        `splits` (dicts of further columns and of split columns). `attrs["form"]` states which form
+        of label files was read.
 
     Raises:
         ConfigError: unknown format, missing folder or file, or an option of another format.
@@ -105,6 +111,10 @@ def load_labels(
             [f"{key}.lower_is_better=True: {name} labels know their direction; remove the key"]
         )
     source = LabelSource(folder, key, label_file, columns, select)
-    rows = declared.parse(source)
+    rows, form = read_labels_of(declared, source)
+    if form != OFFICIAL:
+        logger.info("%s: label form: %s", key, form)
     falls = lower_is_better or declared.published_direction == "lower"
-    return to_table(rows, declared, falls, f"{key}.root={str(root)!r}")
+    table = to_table(rows, declared, falls, f"{key}.root={str(root)!r}")
+    table.attrs["form"] = form
+    return table

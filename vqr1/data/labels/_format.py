@@ -42,6 +42,7 @@ class LabelRow:
         split: official split, or None.
         distortion: kind of distortion that the file or its name states, or None.
         further: numbers or words of further columns, by name.
+        splits: the split in each protocol that the file has a column for, by the column's name.
     """
 
     image: str
@@ -52,6 +53,11 @@ class LabelRow:
     split: Split | None = None
     distortion: str | None = None
     further: Mapping[str, float | str] = field(default_factory=dict)
+    splits: Mapping[str, Split] = field(default_factory=dict)
+
+
+class MissingLabelsError(DataError):
+    """None of a format's label files is in the set's folder."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class LabelSource:
         label_file: label file relative to `root` in place of the format's own names.
         columns: column names of a user's CSV file.
         select: `dataset_name` of the lines to take from a JSONL file that holds several sets.
+        notes: what a parser recognised of a file of anyone's own, for the log.
     """
 
     root: Path
@@ -71,6 +78,7 @@ class LabelSource:
     label_file: str | None = None
     columns: CsvColumns | None = None
     select: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     def main_file(self, *names: str) -> Path:
         """The label file: the configured one, or the first of `names` that exists under the root.
@@ -90,6 +98,7 @@ class LabelSource:
                 raise ConfigError(
                     [f"{self.key}.label_file={self.label_file!r}: no such file in {self.root}"]
                 )
+            refuse_pickle(path, f"{self.key}.label_file")
             return path
         if not names:
             raise ConfigError(
@@ -97,7 +106,7 @@ class LabelSource:
             )
         found = self.optional_file(*names)
         if found is None:
-            raise DataError(
+            raise MissingLabelsError(
                 f"{self.key}.root={str(self.root)!r}: none of {', '.join(names)} is there; set it "
                 f"to the folder that holds this label file, or name the file with "
                 f"{self.key}.label_file"
@@ -111,6 +120,35 @@ class LabelSource:
             if path is not None:
                 return path
         return None
+
+
+@dataclass(frozen=True)
+class MetaForm:
+    """A set's labels as the CSV file of pyiqa (IQA-PyTorch): `_meta.py` reads it.
+
+    Attributes:
+        file: the file's name, `meta_info_...csv`.
+        image: column of the image's path.
+        score: column of the score, on the official scale and in the official direction.
+        reference: column of the reference, where there is one.
+        std: column of the standard deviation, where there may be one.
+        complete: makes the row what the official file's parser would make it: the image's name
+            as there, and what follows from the name; None for a row that is not of the set proper.
+        split_codes: words of the split columns beside train, val and test.
+        split_columns: names of further split columns.
+        made_from: the official file that the scores were taken from, where there are several with
+            different scores.
+    """
+
+    file: str
+    image: str
+    score: str
+    reference: str | None = None
+    std: str | None = "std"
+    complete: Callable[[LabelRow], LabelRow | None] = lambda row: row
+    split_codes: Mapping[str, Split] = field(default_factory=dict)
+    split_columns: tuple[str, ...] = ()
+    made_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +169,7 @@ class LabelFormat:
             folder.
         std_unit: units of the published score in one unit of `LabelRow.std`, where the two are on
             different scales.
+        meta: the set's CSV file of pyiqa, which may lie beside or in place of the official file.
     """
 
     name: str
@@ -142,6 +181,7 @@ class LabelFormat:
     images: int | None = None
     search_subfolders: bool = False
     std_unit: float = 1.0
+    meta: MetaForm | None = None
 
 
 def split_word(word: str, where: str) -> Split | None:
@@ -158,6 +198,22 @@ def split_word(word: str, where: str) -> Split | None:
             f"{where}: unknown split {word!r}; use train, val or test (or leave it empty)"
         )
     return _SPLIT_WORDS[key]
+
+
+def refuse_pickle(path: Path, key: str) -> None:
+    """Refuse a pickled file: unpickling runs whatever code the file holds.
+
+    Raises:
+        ConfigError: the name ends as a pickle's.
+    """
+    if path.suffix.lower() in (".pkl", ".pickle"):
+        raise ConfigError(
+            [
+                f"{key}={path.name!r}: pickles are never read, they can run code; take the CSV "
+                "form, whose split columns (official_split, ratio802_seed123_split_01) hold the "
+                "same"
+            ]
+        )
 
 
 def _find_ignoring_case(root: Path, name: str) -> Path | None:

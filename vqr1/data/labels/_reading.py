@@ -14,6 +14,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError  # nosec B405: the error's name; openpyxl parses
@@ -28,6 +29,8 @@ __all__ = [
     "csv_rows",
     "mat_arrays",
     "number",
+    "open_book",
+    "sheet_cells",
     "sheet_rows",
     "standard_deviation",
     "text_lines",
@@ -82,39 +85,54 @@ def sheet_rows(
         DataError: not a spreadsheet, no such sheet, no header row, a column named twice, or a row
             without a required value.
     """
+    with open_book(path) as book:
+        yield from _sheet_rows(book, path, required, sheet)
+
+
+def _sheet_rows(
+    book: Any, path: Path, required: Sequence[str], sheet: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    if sheet is not None and sheet not in book.sheetnames:
+        raise DataError(f"{path}: no sheet {sheet!r}; it has {', '.join(book.sheetnames)}")
+    header: dict[int, str] = {}
+    for row_number, cells in sheet_cells(book, sheet or book.worksheets[0].title):
+        if header:
+            # Cells after the last one that is filled are not in the row.
+            row = {name: cells[i] if i < len(cells) else None for i, name in header.items()}
+            if any(value is not None for value in row.values()):
+                _check_filled(row, required, f"{path}:{row_number}")
+                yield f"{path}:{row_number}", row
+            continue
+        names = {i: cell.strip() for i, cell in enumerate(cells) if isinstance(cell, str)}
+        if set(required) <= set(names.values()):
+            check_unique([names.get(i, "") for i in range(len(cells))], f"{path}:{row_number}")
+            header = names
+    if not header:
+        raise DataError(f"{path}: no header row with {', '.join(required)}")
+
+
+@contextmanager
+def open_book(path: Path) -> Iterator[Any]:
+    """A spreadsheet, closed after use.
+
+    Raises:
+        DataError: no such file, or no spreadsheet that can be read.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        yield from _sheet_rows(path, required, sheet)
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        try:
+            yield book
+        finally:
+            book.close()
     except _BAD_SHEET as error:
         raise DataError(f"{path}: not readable as an .xlsx spreadsheet ({error})") from error
 
 
-def _sheet_rows(
-    path: Path, required: Sequence[str], sheet: str | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    try:
-        if sheet is not None and sheet not in book.sheetnames:
-            raise DataError(f"{path}: no sheet {sheet!r}; it has {', '.join(book.sheetnames)}")
-        header: dict[int, str] = {}
-        page = book[sheet] if sheet is not None else book.worksheets[0]
-        for row_number, cells in enumerate(page.iter_rows(values_only=True), start=1):
-            if header:
-                # Cells after the last one that is filled are not in the row.
-                row = {name: cells[i] if i < len(cells) else None for i, name in header.items()}
-                if any(value is not None for value in row.values()):
-                    _check_filled(row, required, f"{path}:{row_number}")
-                    yield f"{path}:{row_number}", row
-                continue
-            names = {i: cell.strip() for i, cell in enumerate(cells) if isinstance(cell, str)}
-            if set(required) <= set(names.values()):
-                check_unique([names.get(i, "") for i in range(len(cells))], f"{path}:{row_number}")
-                header = names
-        if not header:
-            raise DataError(f"{path}: no header row with {', '.join(required)}")
-    finally:
-        book.close()
+def sheet_cells(book: Any, sheet: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Every row of a sheet with its number, from 1."""
+    yield from enumerate(book[sheet].iter_rows(values_only=True), start=1)
 
 
 def _check_filled(row: Mapping[str, Any], required: Sequence[str], where: str) -> None:

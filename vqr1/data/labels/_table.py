@@ -16,7 +16,7 @@ import pandas as pd
 from vqr1.data.labels._format import LabelFormat, LabelRow
 from vqr1.errors import DataError
 
-COLUMNS = ("image", "mos", "std", "reference", "split", "distortion", "further")
+COLUMNS = ("image", "mos", "std", "reference", "split", "distortion", "further", "splits")
 
 # A published file that was re-exported may differ in its last digits, and the demo set shares a
 # format; a score that lies further out than this share of the range is a slip (45.7 for 4.57).
@@ -36,7 +36,8 @@ def to_table(
 
     Returns:
         One row an image, in file order: image, mos, std (NaN if none), reference, split and
-        distortion (None if none), further (a dict of further columns). Turning reflects a score
+        distortion (None if none), further (a dict of further columns), splits (a dict of the
+        file's split columns). Turning reflects a score
         about the middle of the published range (of the observed range for a user's own set), so
         the range stays as it is.
 
@@ -57,7 +58,8 @@ def to_table(
     table = pd.DataFrame({"image": images, "mos": mos, "std": [row.std for row in rows]})
     for column in ("reference", "split", "distortion"):
         table[column] = pd.Series([getattr(row, column) for row in rows], dtype=object)
-    table["further"] = pd.Series([dict(row.further) for row in rows], dtype=object)
+    for column in ("further", "splits"):
+        table[column] = pd.Series([dict(getattr(row, column)) for row in rows], dtype=object)
     return table
 
 

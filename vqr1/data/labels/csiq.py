@@ -6,9 +6,11 @@ in one subfolder a distortion.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm
+from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import number, sheet_rows, standard_deviation, text_rows
 from vqr1.errors import DataError
 
@@ -52,21 +54,19 @@ def _parse_sheet(path: Path) -> list[LabelRow]:
 
 
 def _parse_text(path: Path) -> list[LabelRow]:
-    rows = []
-    for where, (image, score) in text_rows(path, 2):
-        parts = image.split(".")
-        if len(parts) != 4:
-            raise DataError(f"{where}: {image!r} is not named as in CSIQ (1600.AWGN.1.png)")
-        rows.append(
-            LabelRow(
-                image=image,
-                mos=number(score, where, "dmos"),
-                where=where,
-                reference=parts[0],
-                distortion=_SHEET_WORDS.get(parts[1]),
-            )
-        )
-    return rows
+    return [
+        _with_name_parts(LabelRow(image, number(score, where, "dmos"), where))
+        for where, (image, score) in text_rows(path, 2)
+    ]
+
+
+def _with_name_parts(row: LabelRow) -> LabelRow:
+    """The row with the reference and distortion that its image's name states."""
+    named = base_name(row)
+    parts = named.image.split(".")
+    if len(parts) != 4:
+        raise DataError(f"{row.where}: {row.image!r} is not named as in CSIQ (1600.AWGN.1.png)")
+    return replace(named, reference=parts[0], distortion=_SHEET_WORDS.get(parts[1]))
 
 
 FORMAT = LabelFormat(
@@ -78,4 +78,7 @@ FORMAT = LabelFormat(
     parse=parse,
     images=866,
     search_subfolders=True,
+    meta=MetaForm(
+        "meta_info_CSIQDataset.csv", "dist_name", "dmos", "ref_name", complete=_with_name_parts
+    ),
 )

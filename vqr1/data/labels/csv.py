@@ -1,38 +1,88 @@
-"""Anyone's own set as a CSV file with a header line; `dataset.columns` names the columns."""
+"""Anyone's own set: a table of text or a spreadsheet; `dataset.columns` states its columns.
+
+One row an image: its MOS, or the ratings of several observers, which are averaged.
+"""
 
 from __future__ import annotations
 
 import math
+import statistics
 
 from vqr1.config import CsvColumns
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, split_word
-from vqr1.data.labels._reading import csv_rows, number, standard_deviation
+from vqr1.data.labels._own_table import (
+    Column,
+    OwnTable,
+    name_maker,
+    read_own_table,
+    with_decimal_mark,
+)
+from vqr1.errors import ConfigError, DataError
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
-    """Rows of the configured CSV file."""
+    """Rows of the configured table."""
     columns = source.columns or CsvColumns()
-    names = (
-        columns.image, columns.mos, columns.std, columns.reference, columns.split,
-        columns.distortion, *columns.further,
-    )  # fmt: skip
+    key = f"{source.key}.columns"
+    table = read_own_table(source.main_file(), columns, key)
+    scores = table.places(columns.mos, "mos")
+    std = None if columns.std is None else table.place(columns.std, "std")
+    if len(scores) > 1 and std is not None:
+        raise ConfigError(
+            [f"{key}.std={columns.std!r}: several columns of ratings have a deviation of their own"]
+        )
+    table = with_decimal_mark(table, scores if std is None else [*scores, std], columns)
+    source.notes.append(table.form)
+    name_of = name_maker(columns.name_pattern, key)
+    image = table.place(columns.image, "image")
+    texts = {
+        field: None if column is None else table.place(column, field)
+        for field, column in _text_columns(columns).items()
+    }
+    further = {name: table.place(name, "further") for name in columns.further}
     rows = []
-    for where, row in csv_rows(source.main_file(), [name for name in names if name]):
+    for row in range(len(table.rows)):
+        where = table.where(row)
+        mos, deviation = _score(table, row, scores, std)
+        words = {f: "" if place is None else table.text(row, place) for f, place in texts.items()}
+        values = {name: table.text(row, place) for name, place in further.items()}
         rows.append(
             LabelRow(
-                image=row[columns.image],
-                mos=number(row[columns.mos], where, columns.mos),
+                image=name_of(table.text(row, image), where),
+                mos=mos,
                 where=where,
-                std=standard_deviation(row[columns.std], where, columns.std)
-                if columns.std
-                else math.nan,
-                reference=(row[columns.reference] or None) if columns.reference else None,
-                split=split_word(row[columns.split], where) if columns.split else None,
-                distortion=(row[columns.distortion] or None) if columns.distortion else None,
-                further={name: _value(row[name]) for name in columns.further if row[name]},
+                std=deviation,
+                reference=words["reference"] or None,
+                split=split_word(words["split"], where),
+                distortion=words["distortion"] or None,
+                further={name: _value(text) for name, text in values.items() if text},
             )
         )
     return rows
+
+
+def _text_columns(columns: CsvColumns) -> dict[str, Column | None]:
+    return {
+        "reference": columns.reference,
+        "split": columns.split,
+        "distortion": columns.distortion,
+    }
+
+
+def _score(table: OwnTable, row: int, scores: list[int], std: int | None) -> tuple[float, float]:
+    """MOS and standard deviation of one image."""
+    if len(scores) > 1:
+        ratings = [table.number(row, place) for place in scores if table.text(row, place)]
+        if not ratings:
+            raise DataError(f"{table.where(row)}: none of the {len(scores)} observers rated it")
+        deviation = statistics.stdev(ratings) if len(ratings) > 1 else math.nan
+        return statistics.fmean(ratings), deviation
+    deviation = math.nan if std is None else table.number(row, std)
+    if deviation < 0 and std is not None:
+        raise DataError(
+            f"{table.where(row)}: {table.names[std]}={deviation:g} must not be negative"
+        )
+    return table.number(row, scores[0]), deviation
 
 
 def _value(text: str) -> float | str:
@@ -51,4 +101,5 @@ FORMAT = LabelFormat(
     published_range=None,
     image_folders=("images", "."),
     parse=parse,
+    search_subfolders=True,
 )

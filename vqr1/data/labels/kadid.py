@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Split
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, Split
+from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 
 # Numbers of the validation and test references of the VisualQuality-R1 release; the other 49 train.
@@ -70,4 +71,8 @@ FORMAT = LabelFormat(
     image_folders=("images",),
     parse=parse,
     images=10125,
-)
+    meta=MetaForm(
+        "meta_info_KADID10kDataset.csv", "dist_name", "dmos", "ref_name",
+        complete=lambda row: _with_name_parts(base_name(row)),
+    ),
+)  # fmt: skip

@@ -6,7 +6,14 @@ published. The set's other label file is the format `koniq_scores`.
 
 from __future__ import annotations
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, split_word
+from vqr1.data.labels._format import (
+    LabelFormat,
+    LabelRow,
+    LabelSource,
+    MetaForm,
+    split_word,
+)
+from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 
 IMAGE_FOLDERS = ("1024x768", "512x384", "koniq10k_1024x768", "koniq10k_512x384", "images")
@@ -38,4 +45,5 @@ FORMAT = LabelFormat(
     images=10073,
     # Slope of MOS on the mean of the file's own counts of ratings.
     std_unit=27.8,
+    meta=MetaForm("meta_info_KonIQ10kDataset.csv", "img_name", "mos", complete=base_name),
 )

@@ -8,9 +8,11 @@ copies and are excluded, which leaves 779 images.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm
 from vqr1.data.labels._reading import mat_arrays, number, standard_deviation
 from vqr1.errors import DataError
 
@@ -57,6 +59,15 @@ def parse(source: LabelSource) -> list[LabelRow]:
     return rows
 
 
+def _as_official(row: LabelRow) -> LabelRow:
+    """A row of pyiqa's file: `jp2k/img1.bmp`, whose reference is `refimgs/NAME`."""
+    folder, name = PurePosixPath(row.image).parts[-2:] if "/" in row.image else ("", row.image)
+    if not folder:
+        raise DataError(f"{row.where}: {row.image!r} is not named as in LIVE (jp2k/img1.bmp)")
+    reference = PurePosixPath(row.reference or "").name or None
+    return replace(row, image=f"{folder}/{name}", reference=reference, distortion=folder)
+
+
 FORMAT = LabelFormat(
     name="live",
     title="LIVE",
@@ -65,4 +76,8 @@ FORMAT = LabelFormat(
     image_folders=(".",),
     parse=parse,
     images=779,
-)
+    meta=MetaForm(
+        "meta_info_LIVEIQADataset.csv", "dist_name", "mos", "ref_name", complete=_as_official,
+        made_from="dmos.mat",
+    ),
+)  # fmt: skip

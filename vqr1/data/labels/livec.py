@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm
+from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import mat_arrays, number, standard_deviation
 from vqr1.errors import DataError
 
@@ -40,7 +41,12 @@ def parse_all(source: LabelSource) -> list[LabelRow]:
 
 def parse(source: LabelSource) -> list[LabelRow]:
     """The 1,162 images of the set proper."""
-    return [row for row in parse_all(source) if not _RATER_TRAINING.match(row.image)]
+    return [row for row in parse_all(source) if _of_set_proper(row)]
+
+
+def _of_set_proper(row: LabelRow) -> LabelRow | None:
+    named = base_name(row)
+    return None if _RATER_TRAINING.match(named.image) else named
 
 
 FORMAT = LabelFormat(
@@ -52,4 +58,5 @@ FORMAT = LabelFormat(
     parse=parse,
     images=1162,
     search_subfolders=True,
+    meta=MetaForm("meta_info_LIVEChallengeDataset.csv", "img_name", "mos", complete=_of_set_proper),
 )

@@ -7,8 +7,16 @@ folders may stay as they unpack.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from vqr1.data.labels._format import (
+    LabelFormat,
+    LabelRow,
+    LabelSource,
+    MetaForm,
+    MissingLabelsError,
+)
+from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import number, text_lines
 from vqr1.errors import ConfigError, DataError
 
@@ -24,7 +32,7 @@ def parse(source: LabelSource) -> list[LabelRow]:
         )
     files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
     if not files:
-        raise DataError(
+        raise MissingLabelsError(
             f"{source.key}.root={str(source.root)!r}: no Train_Label/*.txt there; set it to the "
             "folder that holds Train_Label"
         )
@@ -34,19 +42,18 @@ def parse(source: LabelSource) -> list[LabelRow]:
             fields = [field.strip() for field in line.split(",")]
             if len(fields) != 2:
                 raise DataError(f"{where}: {len(fields)} columns, expected 2: {line[:80]!r}")
-            match = _NAME.match(fields[0])
-            if match is None:
-                raise DataError(f"{where}: {fields[0]!r} is not named as in PIPAL")
-            rows.append(
-                LabelRow(
-                    image=fields[0],
-                    mos=number(fields[1], where, "score"),
-                    where=where,
-                    reference=match[1].upper(),
-                    distortion=f"type {match[2]}",
-                )
-            )
+            row = LabelRow(fields[0], number(fields[1], where, "score"), where)
+            rows.append(_with_name_parts(row))
     return rows
+
+
+def _with_name_parts(row: LabelRow) -> LabelRow:
+    """The row with the reference and distortion that its image's name states."""
+    named = base_name(row)
+    match = _NAME.match(named.image)
+    if match is None:
+        raise DataError(f"{row.where}: {row.image!r} is not named as in PIPAL")
+    return replace(named, reference=match[1].upper(), distortion=f"type {match[2]}")
 
 
 FORMAT = LabelFormat(
@@ -54,8 +61,12 @@ FORMAT = LabelFormat(
     title="PIPAL",
     published_direction="higher",
     published_range=(917.0, 1836.0),
-    image_folders=("Train_Dist", "Train_Distort", "."),
+    image_folders=("Train_Dist", "Train_Distort", "Dist_Imgs", "."),
     parse=parse,
     images=23200,
     search_subfolders=True,
-)
+    meta=MetaForm(
+        "meta_info_PIPALDataset.csv", "dist_name", "elo_score", "hq_name",
+        complete=_with_name_parts,
+    ),
+)  # fmt: skip

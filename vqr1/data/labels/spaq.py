@@ -5,7 +5,7 @@ The set's protocol resizes images to a short edge of 768 pixels first (`short_ed
 
 from __future__ import annotations
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm
 from vqr1.data.labels._reading import number, sheet_rows
 
 
@@ -27,4 +27,6 @@ FORMAT = LabelFormat(
     image_folders=("TestImage", "images", "."),
     parse=parse,
     images=11125,
+    # It has the spreadsheet's own columns, and those of the scene and EXIF sheets.
+    meta=MetaForm("meta_info_SPAQDataset.csv", "Image name", "MOS"),
 )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm
+from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import number, standard_deviation, text_rows
 from vqr1.errors import DataError
 
@@ -34,23 +36,21 @@ def parse(source: LabelSource) -> list[LabelRow]:
     path = source.main_file("mos_with_names.txt")
     lines = list(text_rows(path, 2))
     deviations = _aligned_stds(source.optional_file("mos_std.txt"), len(lines))
-    rows = []
-    for (where, (score, image)), std in zip(lines, deviations, strict=True):
-        match = _NAME.match(image)
-        if match is None:
-            raise DataError(f"{where}: {image!r} is not named as in TID2013 (I01_01_1.bmp)")
-        kind = int(match[2])
-        rows.append(
-            LabelRow(
-                image=image,
-                mos=number(score, where, "MOS"),
-                where=where,
-                std=std,
-                reference=match[1].upper(),
-                distortion=DISTORTIONS[kind - 1] if 1 <= kind <= len(DISTORTIONS) else None,
-            )
-        )
-    return rows
+    return [
+        _with_name_parts(LabelRow(image, number(score, where, "MOS"), where, std))
+        for (where, (score, image)), std in zip(lines, deviations, strict=True)
+    ]
+
+
+def _with_name_parts(row: LabelRow) -> LabelRow:
+    """The row with the reference and distortion that its image's name states."""
+    named = base_name(row)
+    match = _NAME.match(named.image)
+    if match is None:
+        raise DataError(f"{row.where}: {row.image!r} is not named as in TID2013 (I01_01_1.bmp)")
+    kind = int(match[2])
+    distortion = DISTORTIONS[kind - 1] if 1 <= kind <= len(DISTORTIONS) else None
+    return replace(named, reference=match[1].upper(), distortion=distortion)
 
 
 def _aligned_stds(path: Path | None, count: int) -> list[float]:
@@ -70,4 +70,7 @@ FORMAT = LabelFormat(
     image_folders=("distorted_images",),
     parse=parse,
     images=3000,
+    meta=MetaForm(
+        "meta_info_TID2013Dataset.csv", "dist_name", "mos", "ref_name", complete=_with_name_parts
+    ),
 )
