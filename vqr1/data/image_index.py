@@ -1,7 +1,8 @@
 """Finding the image files that a label file names, below one folder and nowhere else.
 
-Names are matched exactly first, then without regard to letter case (label files and archives of
-several sets disagree in it); two candidates that differ only in case are an error. Folders are
+Names are matched exactly first, then without regard to letter case and to how accents are composed
+in Unicode (label files and archives disagree in both; macOS writes them decomposed); two candidates
+that differ only in these are an error. Folders are
 listed once each instead of asking the file system about every name. A symbolic link that leads out
 of the folder is refused.
 """
@@ -9,6 +10,7 @@ of the folder is refused.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -76,7 +78,7 @@ class ImageIndex:
         if not self.search_subfolders:
             return missing
         name = PurePosixPath(image).name
-        candidates = self._files_below().get(name.lower(), [])
+        candidates = self._files_below().get(_folded(name), [])
         exact = [path for path in candidates if PurePosixPath(path).name == name]
         candidates = exact or candidates
         if not candidates:
@@ -107,7 +109,7 @@ class ImageIndex:
             )
 
     def _entry(self, folder: str, name: str, image: str) -> os.DirEntry[str] | None:
-        candidates = self._listing(folder).get(name.lower(), [])
+        candidates = self._listing(folder).get(_folded(name), [])
         for entry in candidates:
             if entry.name == name:
                 return entry
@@ -124,7 +126,7 @@ class ImageIndex:
             listing: dict[str, list[os.DirEntry[str]]] = {}
             with os.scandir(full_path) as entries:
                 for entry in entries:
-                    listing.setdefault(entry.name.lower(), []).append(entry)
+                    listing.setdefault(_folded(entry.name), []).append(entry)
             self._listings[folder] = listing
         return self._listings[folder]
 
@@ -136,8 +138,12 @@ class ImageIndex:
                 relative = os.path.relpath(folder, self.folder)
                 prefix = "" if relative == "." else f"{PurePosixPath(relative).as_posix()}/"
                 for name in files:
-                    self._below.setdefault(name.lower(), []).append(f"{prefix}{name}")
+                    self._below.setdefault(_folded(name), []).append(f"{prefix}{name}")
         return self._below
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).lower()
 
 
 def _ambiguous(folder: Path, image: str, candidates: Sequence[str]) -> str:
