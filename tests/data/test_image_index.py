@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
 import pytest
 
+from tests.support.images import noise_image
+from vqr1.config import DatasetConfig, SplitConfig
 from vqr1.data.image_index import FoundImage, ImageIndex
+from vqr1.data.labelled_set import open_dataset
 from vqr1.errors import DataError
 
 
@@ -28,6 +32,37 @@ def test_letter_case_of_name_extension_and_folder_is_ignored(folder: Path) -> No
     assert index.find("SUB/B.PNG") == FoundImage("sub/b.png")
     assert index.find("none.png").problem == "no such file"
     assert index.find("sub/none/b.png").problem == "no such file"
+
+
+def test_composed_and_decomposed_accents_are_one_name(folder: Path) -> None:
+    (folder / "cafe\u0301.png").write_bytes(b"x")  # as macOS unpacks it
+    assert ImageIndex(folder).find("caf\u00e9.png") == FoundImage("cafe\u0301.png")
+
+
+def test_names_that_look_odd_are_found_or_named(tmp_path: Path) -> None:
+    odd = ["a, b.png", "50%.png", "x=1.png", "two  words.png", "图片1.jpg", "q'1#&.png"]
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for name in [*odd, "sub/win.png", "back\\slash.png"]:
+        noise_image(0).save(tmp_path / "images" / name)
+    listed = [*odd, "sub\\win.png", "back\\slash.png", "%41.png"]
+    with (tmp_path / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "mos"])
+        writer.writerows([name, number] for number, name in enumerate(listed))
+    labelled = open_dataset(
+        DatasetConfig(
+            name="csv",
+            root=str(tmp_path),
+            label_file="labels.csv",
+            split=SplitConfig(by="none"),
+            on_bad_image="skip",
+            max_bad_share=0.5,
+        )
+    )
+    assert labelled.table["image"].tolist() == [*odd, "sub/win.png"]
+    assert all(labelled.image_path(row).is_file() for row in labelled.table.index)
+    # A backslash separates folders, and nothing is decoded as in an address.
+    assert labelled.bad_images == ("back/slash.png: no such file", "%41.png: no such file")
 
 
 def test_exact_match_wins_and_two_others_are_ambiguous(folder: Path) -> None:

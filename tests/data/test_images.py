@@ -132,6 +132,44 @@ def test_refusals_name_path_and_reason(make: object, reason: str, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+def test_formats_are_known_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.new("RGB", (16, 16), (200, 30, 30))
+    for name in ("a.avif", "b.jfif", "c.jp2", "d.tif", "e.webp", "f.ppm"):
+        form = "JPEG" if name == "b.jfif" else None
+        red, green, blue = pixel(load_image(save(image, tmp_path / name, format=form)), 8, 8)
+        assert red > 180, name
+        assert max(green, blue) < 50, name
+    # Pillow would start another program for it.
+    image.save(tmp_path / "g.png", format="EPS")
+    with pytest.raises(DataError, match="cannot identify its format"):
+        load_image(tmp_path / "g.png")
+    monkeypatch.setattr(images, "_register_heif", lambda: False)
+    (tmp_path / "h.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
+    with pytest.raises(DataError, match="HEIC needs the package pillow-heif"):
+        load_image(tmp_path / "h.heic")
+
+
+def test_a_jpeg_of_too_many_pixels_is_decoded_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shape = noise_image(3, 20, 20).resize((640, 480))
+    plain = save(shape, tmp_path / "a.jpg", quality=95)
+    progressive = save(shape, tmp_path / "b.jpg", quality=95, progressive=True)
+    monkeypatch.setenv("VQR1_MAX_IMAGE_PIXELS", "20000")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # beyond Pillow's own refusal
+    loaded = load_image(plain)
+    assert loaded.size == (160, 120)  # 320 x 240 are 76,800 pixels
+    assert "a.jpg: 640 x 480 pixels, more than 20000: decoded at 160 x 120" in caplog.text
+    expected = np.asarray(shape.reduce(4), np.float64)
+    assert np.abs(np.asarray(loaded, np.float64) - expected).mean() < 3
+    # 307,200 pixels are more than 4 x 20,000: its coefficients alone would need more memory.
+    with pytest.raises(DataError, match="640 x 480 pixels; more than 20000 are not decoded"):
+        load_image(progressive)
+    monkeypatch.setenv("VQR1_MAX_IMAGE_PIXELS", "4000")  # 80 x 60 at 1/8 are still too many
+    with pytest.raises(DataError, match="more than 4000 are not decoded"):
+        load_image(plain)
+
+
 def test_decompression_bombs_are_refused_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

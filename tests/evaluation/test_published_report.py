@@ -92,7 +92,14 @@ def test_our_own_training_images_stand_beside_the_number() -> None:
     ours = published_tables(evaluation)[0]
     assert [cell.endswith("†") for cell in ours.rows[-1][1:]] == [True, False, True]
     assert f"† this evaluation, spaq: {sentence}" in ours.notes
-    counts = {"images": 4, "trained": 3, "renamed": 1, "validation": 0, "name_only": 0}
+    counts = {
+        "images": 4,
+        "trained": 3,
+        "renamed": 1,
+        "validation": 0,
+        "name_only": 0,
+        "near_identical": 0,
+    }
     assert json_values(evaluation)["sets"]["spaq"]["trained_on"] == counts
     assert summary_values(evaluation, seen.srcc, {})["sets"]["spaq"]["trained_on"] == counts
     assert metric_values(evaluation)["eval/spaq/trained_on"] == 3
@@ -106,6 +113,7 @@ def test_our_own_training_images_stand_beside_the_number() -> None:
     [
         (TrainedOn(5, 0), []),
         (TrainedOn(5, 0, chosen=2), ["2 of these 5 images are the validation images that chose"]),
+        (TrainedOn(5, 0, near=2), ["2 of these 5 images are near-identical to training images"]),
         (TrainedOn(5, 0, name_only=1), ["1 of these 5 images have the name of a training image"]),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vqr1.errors import DataError
-from vqr1.inference.files import find_images
+from vqr1.inference.files import PassedOver, find_images
 
 
 def test_names_of_a_list_and_a_stream(tmp_path: Path) -> None:
@@ -26,6 +26,22 @@ def test_names_of_a_list_and_a_stream(tmp_path: Path) -> None:
         "two words.png",
         "three.png",
     ]
+
+
+def test_what_a_folder_holds_beside_images_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    images = ["a.AVIF", "b.jfif", "c.heic", "sub/图片 50%=,1.jpg"]
+    for name in [*images, "notes.txt", "sub/more.TXT", "README", ".hidden.png"]:
+        (tmp_path / name).write_bytes(b"x")
+    passed = PassedOver()
+    assert find_images([str(tmp_path)], passed=passed) == [tmp_path / name for name in images]
+    assert passed.sentences() == [
+        "4 files in folders are no images by their names (2 .txt, 1 hidden, 1 no ending)"
+    ]
+    # A file that is named itself is taken whatever it is called.
+    alone = PassedOver()
+    assert find_images([str(tmp_path / "notes.txt")], passed=alone) == [tmp_path / "notes.txt"]
+    assert alone.sentences() == []
 
 
 def test_lists_that_are_none(tmp_path: Path) -> None:

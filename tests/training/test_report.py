@@ -223,6 +223,7 @@ def test_a_run_without_a_defined_validation_and_the_images_it_knows(
         # 12 training images and 2 copies among 24.
         assert values["trained_on"] == {
             "images": 24, "trained": 14, "renamed": 2, "validation": 4, "name_only": 0,
+            "near_identical": 0,
         }  # fmt: skip
         assert "kadid †" in found.out
         assert "trained on 14 of these 24 images" in " ".join(found.out.split())

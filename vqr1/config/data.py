@@ -29,6 +29,11 @@ class SplitConfig:
     files: dict[Literal["train", "val", "test"], str] | None = None
     """Text files for `files`, relative to the data set's root: one image name, or one reference
     name, a line (further blank-separated columns are ignored)."""
+    near_duplicates: Literal["ignore", "report", "refuse", "exclude"] = "report"
+    """Near-identical images (perceptual hash) in two splits, in two sets of a mixture, and among
+    those that an evaluated model was trained on. `report` counts them beside the metrics;
+    `exclude` takes the image of the earlier split (train, val, test) out, and of an evaluation
+    those trained on; `refuse` stops before the first step; `ignore` makes no hashes."""
 
 
 Column = NonNegativeInt | str

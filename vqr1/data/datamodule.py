@@ -25,6 +25,7 @@ from vqr1.data.labels import Split
 from vqr1.data.prompts import ImageSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler, RankingPlan
 from vqr1.data.ranking_images import RankingImages, RankingLoader, SetImages
+from vqr1.data.split_duplicates import without_near_duplicates
 from vqr1.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -290,10 +291,11 @@ def open_sets(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
     Raises:
         ConfigError: a mixture is empty or holds a set twice, or a key does not fit its set; all
             splits' problems together.
-        DataError: labels or images are not as their format states.
+        DataError: labels or images are not as their format states, or near-identical images lie in
+            two splits and are refused.
     """
     if isinstance(dataset, DatasetConfig):
-        return {dataset.name: open_dataset(dataset)}
+        return without_near_duplicates({dataset.name: open_dataset(dataset)})
     if not dataset.parts:
         raise ConfigError(["dataset.parts={}: a mixture needs at least one set"])
     _check_distinct(dataset.parts)
@@ -306,7 +308,7 @@ def open_sets(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return sets
+    return without_near_duplicates(sets)
 
 
 def _check_distinct(parts: Mapping[str, DatasetConfig]) -> None:

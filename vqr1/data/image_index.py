@@ -1,15 +1,16 @@
 """Finding the image files that a label file names, below one folder and nowhere else.
 
-Names are matched exactly first, then without regard to letter case (label files and archives of
-several sets disagree in it); two candidates that differ only in case are an error. In a table of
-anyone's own a name may lack its ending or its subfolder. Folders are
-listed once each instead of asking the file system about every name. A symbolic link that leads out
-of the folder is refused.
+Names are matched exactly first, then without regard to letter case and to how accents are composed
+in Unicode (label files and archives disagree in both; macOS writes them decomposed); two candidates
+that differ only in these are an error. In a table of anyone's own a name may lack its ending or its
+subfolder. Folders are listed once each instead of asking the file system about every name. A
+symbolic link that leads out of the folder is refused.
 """
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -94,11 +95,11 @@ class ImageIndex:
     def _named_below(self, image: str) -> list[str]:
         """Files below the folder that a name fits: exactly, or without regard to letter case."""
         path = PurePosixPath(image)
-        candidates = self._files_below().get(path.name.lower(), [])
+        candidates = self._files_below().get(_folded(path.name), [])
         if self.own_names:
             if path.parent != PurePosixPath("."):
                 candidates = []
-            return candidates or self._stems_below().get(image.lower(), [])
+            return candidates or self._stems_below().get(_folded(image), [])
         exact = [found for found in candidates if PurePosixPath(found).name == path.name]
         return exact or candidates
 
@@ -110,7 +111,7 @@ class ImageIndex:
             for paths in self._files_below().values():
                 for path in map(PurePosixPath, paths):
                     if path.suffix.lower() in endings:
-                        for stem in {path.stem.lower(), str(path.with_suffix("")).lower()}:
+                        for stem in {_folded(path.stem), _folded(str(path.with_suffix("")))}:
                             self._stems.setdefault(stem, []).append(str(path))
         return self._stems
 
@@ -134,7 +135,7 @@ class ImageIndex:
             )
 
     def _entry(self, folder: str, name: str, image: str) -> os.DirEntry[str] | None:
-        candidates = self._listing(folder).get(name.lower(), [])
+        candidates = self._listing(folder).get(_folded(name), [])
         for entry in candidates:
             if entry.name == name:
                 return entry
@@ -151,7 +152,7 @@ class ImageIndex:
             listing: dict[str, list[os.DirEntry[str]]] = {}
             with os.scandir(full_path) as entries:
                 for entry in entries:
-                    listing.setdefault(entry.name.lower(), []).append(entry)
+                    listing.setdefault(_folded(entry.name), []).append(entry)
             self._listings[folder] = listing
         return self._listings[folder]
 
@@ -163,8 +164,12 @@ class ImageIndex:
                 relative = os.path.relpath(folder, self.folder)
                 prefix = "" if relative == "." else f"{PurePosixPath(relative).as_posix()}/"
                 for name in files:
-                    self._below.setdefault(name.lower(), []).append(f"{prefix}{name}")
+                    self._below.setdefault(_folded(name), []).append(f"{prefix}{name}")
         return self._below
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).lower()
 
 
 def _ambiguous(folder: Path, image: str, candidates: Sequence[str]) -> str:

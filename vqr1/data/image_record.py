@@ -7,10 +7,11 @@
     name     first 16 hexadecimal digits of SHA-256(dataset/name of the image in the set)
     size     bytes of the file
     content  first 32 hexadecimal digits of the SHA-256 of the whole file; empty: unreadable
+    perceptual_hash  of `near_duplicates.py`; empty: undecodable, one flat colour, or not wanted
 
 Names stand in it as digests only, since exports are made public. Whole files are read, because
 images of one reference can share long stretches (uncompressed formats); several threads do it,
-1.6 GB a second each at most, once for each run.
+1.6 GB a second each at most, once for each run. Records of before have no perceptual hash.
 
 Not here: looking evaluated images up (`vqr1.evaluation.trained_on`).
 """
@@ -21,11 +22,12 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from vqr1.data.near_duplicates import HASH_DIGITS, image_hashes
 from vqr1.durable import write_file
 from vqr1.errors import DataError
 
@@ -46,6 +48,7 @@ class RecordedImage:
     name: str
     size: int
     content: str
+    perceptual_hash: str = ""
 
 
 HEADER = [field.name for field in fields(RecordedImage)]
@@ -73,14 +76,34 @@ def file_digest(file: Path) -> str:
         return ""
 
 
-def recorded_images(images: Iterable[tuple[str, str, str, Path]]) -> list[RecordedImage]:
-    """Records of (dataset, split, name, file), in order; every file is read."""
+def recorded_images(
+    images: Iterable[tuple[str, str, str, Path]], unhashed: Container[str] = (), shown: bool = False
+) -> list[RecordedImage]:
+    """Records of (dataset, split, name, file), in order; every file is read.
+
+    Args:
+        images: of one or several sets.
+        unhashed: datasets whose images get no perceptual hash.
+        shown: with a progress bar.
+    """
     listed = list(images)
+    decoded = [number for number, image in enumerate(listed) if image[0] not in unhashed]
+    hashes = image_hashes([listed[number][3] for number in decoded], shown=shown)
+    hash_of = dict(zip(decoded, hashes, strict=True))
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
         contents = threads.map(file_digest, [file for *_, file in listed])
         return [
-            RecordedImage(dataset, split, name_digest(dataset, name), file_size(file), content)
-            for (dataset, split, name, file), content in zip(listed, contents, strict=True)
+            RecordedImage(
+                dataset,
+                split,
+                name_digest(dataset, name),
+                file_size(file),
+                content,
+                hash_of.get(number, ""),
+            )
+            for number, ((dataset, split, name, file), content) in enumerate(
+                zip(listed, contents, strict=True)
+            )
         ]
 
 
@@ -103,17 +126,27 @@ def read_record(folder: Path) -> list[RecordedImage] | None:
     if not file.is_file():
         return None
     lines = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8"))))
-    if not lines or lines[0] != HEADER:
+    known = HEADER[:-1] if lines and lines[0] == HEADER[:-1] else HEADER
+    if not lines or lines[0] != known:
         raise DataError(f"{file}: line 1: the header must be {','.join(HEADER)}; remove the file")
     found = []
     for number, line in enumerate(lines[1:], start=2):
-        if len(line) != len(HEADER) or not line[3].lstrip("-").isdigit():
+        if len(line) != len(known) or not line[3].lstrip("-").isdigit():
             raise DataError(
-                f"{file}: line {number}: {len(line)} fields, expected {len(HEADER)} with the size "
+                f"{file}: line {number}: {len(line)} fields, expected {len(known)} with the size "
                 "as a whole number; restore the file from the run, or remove it"
             )
-        found.append(RecordedImage(line[0], line[1], line[2], int(line[3]), line[4]))
+        if len(line) == len(HEADER) and not _is_hash(line[-1]):
+            raise DataError(
+                f"{file}: line {number}: perceptual_hash={line[-1][:20]!r} must be {HASH_DIGITS} "
+                "hexadecimal digits or empty; restore the file from the run, or remove it"
+            )
+        found.append(RecordedImage(line[0], line[1], line[2], int(line[3]), *line[4:]))
     return found
+
+
+def _is_hash(text: str) -> bool:
+    return not text or (len(text) == HASH_DIGITS and set(text) <= set("0123456789abcdef"))
 
 
 def record_of_model(path: str | Path | None) -> list[RecordedImage] | None:

@@ -7,23 +7,43 @@ Choices made here, for every caller:
 - 16-bit greyscale is scaled to 8 bits (not clipped); floating-point images are refused;
 - an animation or multi-page file gives its first frame;
 - colour profiles are not applied, as in the published evaluation;
-- an image of more than `MAX_IMAGE_PIXELS` pixels, and one whose data ends early, is refused. The
-  size in its header decides, before any pixel is decoded; the environment variable
-  `VQR1_MAX_IMAGE_PIXELS` sets another limit for a command and its workers.
+- a JPEG of more than `MAX_IMAGE_PIXELS` pixels is decoded at 1/2, 1/4 or 1/8 of its size, with the
+  memory of the reduced image, and a warning names it; other formats cannot be decoded so and are
+  refused, as is an image whose data ends early. The size in its header decides, before any pixel is
+  decoded; the environment variable `VQR1_MAX_IMAGE_PIXELS` sets another limit for a command and its
+  workers;
+- one rule of what an image file is, for data sets, command line and service: by content, one of
+  `image_formats()` (Pillow reads more, among them formats that start other programs); where a
+  folder is searched, by `IMAGE_SUFFIXES` first. HEIC is read where `pillow-heif` is installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from vqr1.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset(
+    (
+        ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm",
+        ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+    )
+)  # fmt: skip
+"""Endings, in lower case, by which images are known from other files in folders and globs."""
+
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 MAX_IMAGE_PIXELS = 89_478_485
 """Largest image that is decoded: 256 MB as RGB (Pillow's own bound for a warning)."""
@@ -74,12 +94,25 @@ def load_image(path: Path, short_edge: int | None = None) -> Image.Image:
     return image if short_edge is None else resize_short_edge(image, short_edge)
 
 
+def load_thumbnail(path: Path, edge: int) -> Image.Image:
+    """An image in grey, decoded at the smallest size that its format offers above `edge`.
+
+    Args:
+        path: the file.
+        edge: pixels that both sides have at least, where the image has them.
+
+    Raises:
+        DataError: as `load_image`.
+    """
+    return decode_image(path, str(path), thumbnail=edge).convert("L")
+
+
 def decode_image(
     file: Path | BinaryIO,
     name: str,
     *,
     max_pixels: int | None = None,
-    formats: tuple[str, ...] | None = None,
+    thumbnail: int | None = None,
 ) -> Image.Image:
     """Decode an image to 8-bit RGB.
 
@@ -87,21 +120,25 @@ def decode_image(
         file: a file, or a stream that can be rewound.
         name: what errors call it.
         max_pixels: a larger image is refused before it is decoded; None takes the common limit.
-        formats: Pillow's names of the formats that are tried; None tries all of them.
+        thumbnail: a JPEG may be decoded in grey, at a size not below this many pixels.
 
     Raises:
         DataError: damaged, too large or not an image; names the image and the reason.
     """
     try:
-        with Image.open(file, formats=formats) as opened:
+        with _opened(file) as opened:
+            if thumbnail is not None:
+                opened.draft("L", (thumbnail, thumbnail))
+            elif max_pixels is None:
+                _reduce_jpeg(opened, name)
             _check_size(opened, name, max_pixels)
             opened.load()
             return to_rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:
         # Pillow's own message shows the stream's address in memory.
-        raise DataError(
-            f"{name}: the image does not decode (cannot identify its format)"
-        ) from error
+        heic = Path(name).suffix.lower() in (".heic", ".heif") and not _register_heif()
+        reason = "HEIC needs the package pillow-heif" if heic else "cannot identify its format"
+        raise DataError(f"{name}: the image does not decode ({reason})") from error
     except _DECODE_ERRORS as error:
         raise DataError(f"{name}: the image does not decode ({error})") from error
 
@@ -132,6 +169,57 @@ def resize_short_edge(image: Image.Image, short_edge: int) -> Image.Image:
     longer = int(short_edge * max(width, height) / shorter)
     size = (short_edge, longer) if width <= height else (longer, short_edge)
     return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def image_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are decoded."""
+    return (*_FORMATS, "HEIF") if _register_heif() else _FORMATS
+
+
+@cache
+def _register_heif() -> bool:
+    """Whether HEIC can be read; adds it to Pillow where `pillow-heif` is installed."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return False
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    return True
+
+
+def _opened(file: Path | BinaryIO) -> Image.Image:
+    """An image whose header is read; of JPEG, beyond Pillow's own limit of pixels too."""
+    try:
+        return Image.open(file, formats=image_formats())
+    except Image.DecompressionBombError:
+        if not isinstance(file, Path):
+            raise
+        with file.open("rb") as content:
+            if content.read(3) != b"\xff\xd8\xff":
+                raise
+        return JpegImagePlugin.JpegImageFile(file)
+
+
+def _reduce_jpeg(image: Image.Image, name: str) -> None:
+    """Have a JPEG of too many pixels decoded at the largest of 1/2, 1/4, 1/8 that is allowed.
+
+    libjpeg holds all coefficients of a progressive file, whatever size it is decoded at: those of
+    more than four times the limit stay as they are, and are refused.
+    """
+    width, height = image.size
+    pixels, limit = width * height, _pixel_limit()
+    progressive = bool(image.info.get("progressive")) and pixels > 4 * limit
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or pixels <= limit or progressive:
+        return
+    for scale in (2, 4, 8):
+        size = (-(-width // scale), -(-height // scale))
+        if size[0] * size[1] <= limit:
+            image.draft(None, (width // scale, height // scale))
+            logger.warning(
+                "%s: %d x %d pixels, more than %d: decoded at %d x %d",
+                name, width, height, limit, *image.size,
+            )  # fmt: skip
+            return
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int | None) -> None:

@@ -25,6 +25,7 @@ from vqr1.data.contact_sheet import Tile, contact_sheet, spaced_positions
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import label_format
+from vqr1.data.split_duplicates import pairs_between_contents
 from vqr1.data.splits import SPLITS, hash_order
 from vqr1.errors import DataError
 from vqr1.outputs import check_file, check_records, own_png, png_metadata
@@ -167,10 +168,14 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     _print_problems(console, "missing, empty or folders", labelled.bad_images)
     total = len(labelled.table)
     count = total if extent.decode is None else min(extent.decode, total)
-    paths = [labelled.image_path(row) for row in labelled.sample(count).index]
+    rows = labelled.sample(count).index.to_numpy()
+    paths = [labelled.image_path(int(row)) for row in rows]
     problems = decode_problems(paths, extent.workers)
     _print_problems(console, f"undecodable among {count} opened", problems)
     _print_problems(console, f"copies of another file among {count} opened", repeated_files(paths))
+    if config.split.near_duplicates != "ignore":
+        pairs = pairs_between_contents(labelled, rows)
+        _print_problems(console, f"near-identical among {count} opened", pairs, "pairs of images")
     out.parent.mkdir(parents=True, exist_ok=True)
     title = f"{labelled.title}: worst (top left) to best (bottom right), {total} images"
     tiles = sheet_of(labelled, extent.columns, extent.rows)
@@ -181,8 +186,10 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     console.print(f"contact sheet: {out}", soft_wrap=True)
 
 
-def _print_problems(console: Console, kind: str, problems: Sequence[str]) -> None:
-    console.print(f"{len(problems)} images are {kind}")
+def _print_problems(
+    console: Console, kind: str, problems: Sequence[str], of: str = "images"
+) -> None:
+    console.print(f"{len(problems)} {of} are {kind}")
     for problem in problems[:SHOWN]:
         console.print(f"  {problem}", highlight=False, markup=False, soft_wrap=True)
     if len(problems) > SHOWN:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vqr1.config import EvalConfig
+from vqr1.config import EvalConfig, ServerConfig
 from vqr1.data.datamodule import RankingDataModule, open_sets
 from vqr1.data.labels import Split
 from vqr1.data.prompts import ResizeRule, image_groups
@@ -23,6 +23,7 @@ from vqr1.evaluation.labels import whole_sets
 from vqr1.evaluation.partial_predictions import PlannedBatch
 from vqr1.evaluation.perturbations import CHANGES
 from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.trained_on import without_trained
 from vqr1.inference.setup import InferenceSetup
 from vqr1.records import PromptBatch, row_name
 
@@ -72,7 +73,9 @@ class PlannedImages:
         self._split: Split = "test" if config.split == "all" else config.split
         dataset = whole_sets(config.dataset) if config.split == "all" else config.dataset
         # Before the model's own files, which a hub name may have to fetch.
-        sets = open_sets(dataset)
+        served = isinstance(config.backend, ServerConfig)
+        model = None if served else config.model.path
+        sets = without_trained(open_sets(dataset), self._split, model)
         change, loader_config = None, config.loader
         if config.perturbation is not None:
             # A cache would keep altered images under the names of the others.

@@ -323,6 +323,7 @@ def _trained_on(
                 image: sets[name].image_path(row)
                 for image, row in zip(part.images, part.index.tolist(), strict=True)
             },
+            hashed=sets[name].config.split.near_duplicates != "ignore",
         )
         for name, part in predictions.by_dataset().items()
     }

@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from vqr1.data.images import IMAGE_SUFFIXES
 from vqr1.data.tables import read_csv, separator_hint
 from vqr1.errors import DataError
-
-IMAGE_SUFFIXES = frozenset(
-    (
-        ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
-        ".webp",
-    )
-)  # fmt: skip
-"""Endings, in lower case, by which images are known from other files in folders and globs."""
 
 LIST_SUFFIX = ".csv"
 
@@ -29,8 +24,39 @@ STANDARD_INPUT = "-"
 DEFAULT_COLUMN = "image"
 
 
+@dataclass
+class PassedOver:
+    """Files of folders and globs that were not taken.
+
+    Attributes:
+        suffixes: number of files by their ending in lower case; `hidden` for those whose name
+            begins with a dot. What lies in hidden folders is not counted.
+    """
+
+    suffixes: Counter[str] = field(default_factory=Counter)
+
+    def takes(self, name: str) -> bool:
+        """Whether a file is an image by its name; counted where it is not."""
+        if _is_image(name):
+            return True
+        ending = "hidden" if name.startswith(".") else Path(name).suffix.lower()
+        self.suffixes[ending or "no ending"] += 1
+        return False
+
+    def sentences(self) -> list[str]:
+        """What is reported; nothing where every file was taken."""
+        if not self.suffixes:
+            return []
+        kinds = ", ".join(f"{count} {ending}" for ending, count in self.suffixes.most_common())
+        return [f"{self.suffixes.total()} files in folders are no images by their names ({kinds})"]
+
+
 def find_images(
-    patterns: Sequence[str], *, column: str | None = None, names: Iterable[str] = ()
+    patterns: Sequence[str],
+    *,
+    column: str | None = None,
+    names: Iterable[str] = (),
+    passed: PassedOver | None = None,
 ) -> list[Path]:
     """The files that a command line names, each once.
 
@@ -44,11 +70,13 @@ def find_images(
         patterns: files, folders, globs, lists, and `-` for `names`.
         column: column of the lists; None is `image`.
         names: lines of the stream that `-` stands for, read only when it is there.
+        passed: counts the files of folders and globs that are not taken.
 
     Raises:
         DataError: every pattern that gives no image, a folder that cannot be listed, or a list
             without the column or with rows that do not fit its header.
     """
+    passed = PassedOver() if passed is None else passed
     found: dict[str, Path] = {}
     problems = []
     for pattern in patterns:
@@ -58,7 +86,7 @@ def find_images(
         elif path.suffix.lower() == LIST_SUFFIX and os.path.isfile(path):
             matches = _named_in_list(path, column or DEFAULT_COLUMN)
         else:
-            matches = list(_matches(path))
+            matches = list(_matches(path, passed))
         if not matches:
             problems.append(f"{pattern}: {_why_nothing(pattern, path)}")
         for match in matches:
@@ -89,29 +117,29 @@ def _named_in_list(path: Path, column: str) -> list[Path]:
     return [path.parent / name for name in table.column(column) if name.strip()]
 
 
-def _matches(path: Path) -> Iterator[Path]:
+def _matches(path: Path, passed: PassedOver) -> Iterator[Path]:
     # Unlike Path.is_file and is_dir, these do not raise where the folder may not be looked into.
     if os.path.isfile(path):
         yield path
     elif os.path.isdir(path):
-        yield from _images_below(path)
+        yield from _images_below(path, passed)
     else:
         for match in sorted(glob.glob(str(path), recursive=True)):
             place = Path(match)
             if os.path.isdir(place) and "**" not in path.parts:
-                yield from _images_below(place)
-            elif os.path.isfile(place) and _is_image(place.name):
+                yield from _images_below(place, passed)
+            elif os.path.isfile(place) and passed.takes(place.name):
                 yield place
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def _images_below(folder: Path, passed: PassedOver) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: the folder cannot be listed ({error.strerror})")
 
     for place, folders, names in os.walk(folder, onerror=refuse):
         # The order of this very list decides where the walk goes next.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place) / name for name in sorted(names) if _is_image(name))
+        yield from (Path(place) / name for name in sorted(names) if passed.takes(name))
 
 
 def _is_image(name: str) -> bool:

@@ -26,7 +26,7 @@ from vqr1.config import ScoreConfig
 from vqr1.config.affects import Affects
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import DataError, ModelError
-from vqr1.inference.files import find_images
+from vqr1.inference.files import PassedOver, find_images
 from vqr1.inference.result import Result
 from vqr1.inference.result_file import (
     Lines,
@@ -132,8 +132,12 @@ def _load_for_share(job: Job, paths: Sequence[Path]) -> Scorer | None:
 
 def _found(job: Job, patterns: Sequence[str]) -> list[Path]:
     """The images that rank 0 finds: the others may see another standard input."""
-    column = job.config.column
-    return _from_rank0(job, lambda: find_images(patterns, column=column, names=sys.stdin))
+    passed, column = PassedOver(), job.config.column
+    found = _from_rank0(
+        job, lambda: find_images(patterns, column=column, names=sys.stdin, passed=passed)
+    )
+    sys.stderr.writelines(f"{line}\n" for line in passed.sentences())
+    return found
 
 
 def _score_to_file(job: Job, output: str, paths: Sequence[Path]) -> int:

@@ -43,10 +43,16 @@ def record_training_images(config: TrainConfig, data: RankingDataModule, run: Ru
         for split, limit in limits
         for name, file in _files(labelled, split, limit).items()
     ]
+    unhashed = {
+        labelled.config.name
+        for labelled in data.sets.values()
+        if labelled.config.split.near_duplicates == "ignore"
+    }
     base = record_of_model(config.model.path) or []
     # The base model's validation images have chosen nothing of this run's.
     learnt: list[RecordedImage] = [image for image in base if image.split == "train"]
-    write_record(run.run_dir, [*(before or []), *recorded_images(images), *learnt])
+    recorded = recorded_images(images, unhashed, shown=True)
+    write_record(run.run_dir, [*(before or []), *recorded, *learnt])
 
 
 def trained_test_images(data: RankingDataModule, run_dir: Path) -> dict[str, TrainedOn]:
@@ -57,7 +63,11 @@ def trained_test_images(data: RankingDataModule, run_dir: Path) -> dict[str, Tra
     """
     training = TrainingImages(read_record(run_dir) or [])
     return {
-        name: training.seen(labelled.config.name, _files(labelled, "test"))
+        name: training.seen(
+            labelled.config.name,
+            _files(labelled, "test"),
+            hashed=labelled.config.split.near_duplicates != "ignore",
+        )
         for name, labelled in data.sets.items()
     }
 

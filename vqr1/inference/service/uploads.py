@@ -1,7 +1,6 @@
 """From a request to images: multipart files or base64 in JSON, each decoded within limits.
 
-Only the raster formats of `FORMATS` are tried. Pillow reads more, among them formats that start
-other programs.
+What an image file is: `vqr1.data.images`.
 """
 
 from __future__ import annotations
@@ -22,9 +21,6 @@ from vqr1.data.images import decode_image
 from vqr1.errors import DataError
 from vqr1.inference.service.errors import RefusedError
 from vqr1.inference.service.schemas import FIELD, MAX_NAME, ImagesBody
-
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's names of the formats that are decoded."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def decode(upload: Upload, max_pixels: int) -> Image.Image:
     if not upload.file.read(1):
         raise DataError(f"{upload.name}: the image file is empty (0 bytes)")
     upload.file.seek(0)
-    return decode_image(upload.file, upload.name, max_pixels=max_pixels, formats=FORMATS)
+    return decode_image(upload.file, upload.name, max_pixels=max_pixels)
 
 
 async def _from_form(request: Request, most: int) -> list[Upload]:
