@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -18,6 +19,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     # Started by `nohup`: the commands under test would inherit that; a handler they do not.
     signal.signal(signal.SIGHUP, lambda *_: None)
+
+# A machine that is busy takes any time for an example.
+hypothesis.settings.register_profile("vqr1", deadline=None)
+hypothesis.settings.load_profile("vqr1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -48,6 +48,8 @@ OTHERS = {
 
 PLACEHOLDERS = {
     "python train.py reward=NAME": "NAME stands for each choice of the table below it",
+    "python train.py -m method=nearness,q_insight,mr_iqa seed=1,2,3": "nearness is the method that "
+    "the page adds",
     "vqr1 train reward=fid<TAB>": "what a shell completes",
 }
 """Commands that stand for others."""

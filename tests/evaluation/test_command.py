@@ -266,7 +266,7 @@ def test_mistakes(run: Command, arguments: list[str], message: str) -> None:  # 
 
 def test_a_checkpoint_without_a_processor(run: Command, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "bare").mkdir()
-    (tmp_path / "bare/config.json").write_text("{}")
+    (tmp_path / "bare/config.json").write_text('{"model_type": "qwen2_5_vl"}')
     found = run(main, "logger=none", "model.path=bare")
     assert found.code == 2
     assert "no preprocessor_config.json" in found.err

@@ -94,6 +94,9 @@ class RecommendedConfig:
     """`model.min_pixels`."""
     max_pixels: PositiveInt
     """`model.max_pixels`."""
+    nearest: bool = True
+    """Checkpoints of about this size without a file of their own take these values. false for what
+    was fine-tuned from a model that has a file: its values are its authors'."""
     model_types: list[str] | None = None
     """Families that these values are for, by `model_type` of a checkpoint's `config.json`:
     `model.path` of another is refused. null: any."""

@@ -96,8 +96,12 @@ def source_of(model: Mapping[str, Any]) -> Source:
 
 
 def _of_families(files: Mapping[str, Any], kinds: set[Any]) -> dict[str, Any]:
-    """The `recommended` of files for some families, and of those for any; of all where none is."""
-    recommended = {file: values["recommended"] for file, values in files.items()}
+    """The `recommended` of files for some families, and of those for any; of all where none is.
+
+    Fine-tuned checkpoints' files are for themselves alone (`recommended.nearest`).
+    """
+    every = {file: values["recommended"] for file, values in files.items()}
+    recommended = {file: values for file, values in every.items() if values.get("nearest", True)}
     families = {file: values.get("model_types") for file, values in recommended.items()}
     if not any(kinds & set(types) for types in families.values() if types is not None):
         return recommended

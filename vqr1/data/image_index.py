@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
+from vqr1.data.images import IMAGE_SUFFIXES
 from vqr1.errors import DataError
 
 
@@ -106,11 +105,10 @@ class ImageIndex:
     def _stems_below(self) -> dict[str, list[str]]:
         """Image files by their path and by their name, both without the ending."""
         if self._stems is None:
-            endings = Image.registered_extensions()
             self._stems = {}
             for paths in self._files_below().values():
                 for path in map(PurePosixPath, paths):
-                    if path.suffix.lower() in endings:
+                    if path.suffix.lower() in IMAGE_SUFFIXES:
                         for stem in {_folded(path.stem), _folded(str(path.with_suffix("")))}:
                             self._stems.setdefault(stem, []).append(str(path))
         return self._stems
