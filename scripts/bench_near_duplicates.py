@@ -6,7 +6,7 @@ A quarter each is re-encoded (JPEG, quality 30 to 70), resized (0.4 to 1.3), cro
 all sides, and cropped to 98 % at a random place. A found pair is false where a copy is paired with
 an image that is neither its source nor near-identical to the source itself (within twice
 `MAX_DISTANCE`). Pairs among the images as they came are counted apart; `--sheet FILE` shows them,
-since only eyes can say whether they are of one scene.
+since whether they are of one scene has to be looked at.
 """
 
 from __future__ import annotations

@@ -295,7 +295,8 @@ def open_sets(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
             two splits and are refused.
     """
     if isinstance(dataset, DatasetConfig):
-        return without_near_duplicates({dataset.name: open_dataset(dataset)})
+        one = {dataset.name: open_dataset(dataset)}
+        return without_near_duplicates(one, shown=_rank_and_world_size()[0] == 0)
     if not dataset.parts:
         raise ConfigError(["dataset.parts={}: a mixture needs at least one set"])
     _check_distinct(dataset.parts)
@@ -308,7 +309,7 @@ def open_sets(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return without_near_duplicates(sets)
+    return without_near_duplicates(sets, shown=_rank_and_world_size()[0] == 0)
 
 
 def _check_distinct(parts: Mapping[str, DatasetConfig]) -> None:

@@ -66,8 +66,8 @@ def perceptual_hash(file: Path) -> str:
         thumbnail = load_thumbnail(file, _THUMBNAIL)
     except DataError:
         return ""
-    low, high = thumbnail.getextrema()
-    return str(imagehash.phash(thumbnail, _HASH_SIZE)) if high - low >= _FLATTEST else ""
+    flat = np.ptp(np.asarray(thumbnail).astype(np.int64)) < _FLATTEST
+    return "" if flat else str(imagehash.phash(thumbnail, _HASH_SIZE))
 
 
 def image_hashes(files: Sequence[Path], *, shown: bool = False) -> list[str]:

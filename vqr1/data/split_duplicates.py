@@ -30,10 +30,16 @@ ACTING = ("refuse", "exclude")
 _SHOWN = 5
 
 
-def without_near_duplicates(sets: Mapping[str, LabelledSet]) -> dict[str, LabelledSet]:
+def without_near_duplicates(
+    sets: Mapping[str, LabelledSet], *, shown: bool = False
+) -> dict[str, LabelledSet]:
     """The sets without training and validation images that are near-identical to later splits'.
 
     Images are hashed only where a set has `split.near_duplicates` of `ACTING`.
+
+    Args:
+        sets: by name.
+        shown: with a progress bar.
 
     Raises:
         DataError: a set with `refuse` has such images; at most five are named.
@@ -45,7 +51,7 @@ def without_near_duplicates(sets: Mapping[str, LabelledSet]) -> dict[str, Labell
         for split in SPLITS
     }
     hashes = {
-        split: image_hashes([sets[name].image_path(row) for name, row in listed], shown=True)
+        split: image_hashes([sets[name].image_path(row) for name, row in listed], shown=shown)
         for split, listed in places.items()
     }
     twins: dict[tuple[str, int], tuple[str, int]] = {}

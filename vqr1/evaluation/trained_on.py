@@ -175,7 +175,8 @@ def without_trained(
     for name, labelled in sets.items():
         if labelled.config.split.near_duplicates not in ACTING:
             continue
-        row_of = {str(image): int(row) for row, image in labelled.rows(split)["image"].items()}
+        part = labelled.rows(split)
+        row_of = dict(zip(part["image"].tolist(), part.index.tolist(), strict=True))
         files = {image: labelled.image_path(row) for image, row in row_of.items()}
         known = training.known(labelled.config.name, files)
         rows = [row for image, row in row_of.items() if image in known]
