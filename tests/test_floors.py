@@ -160,8 +160,6 @@ FAMILY_WORDS = re.compile(
 MAY_NAME_A_FAMILY = {
     # Names of files in conf/model, which users choose from.
     "cli/plan.py": {"qwen2_5_vl_7b"},
-    "cli/score.py": {"qwen2_5_vl_3b", "qwen2_5_vl_7b"},
-    "cli/serve.py": {"qwen2_5_vl_3b", "qwen2_5_vl_7b"},
     "cli/help.py": {"qwen2_5_vl_3b"},
     "config/model_defaults.py": {"qwen2_5_vl_7b"},
     "doctor/machine.py": {"qwen2_5_vl_3b", "qwen2_5_vl_7b"},

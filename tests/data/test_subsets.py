@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -65,12 +66,12 @@ def labels_only(dataset: str, root: Path, **split: Any) -> LabelledSet:
 def validated(labelled: LabelledSet, max_images: int | None) -> list[str]:
     """Names of the images that a training validates on."""
     sets = {labelled.name: labelled}
-    data = RankingDataModule(
-        labelled.config, LoaderConfig(batch_size=8), None, 0, max_images, sets=sets  # type: ignore[arg-type]
-    )  # fmt: skip
+    prompts: Any = SimpleNamespace(images=1)  # nothing is decoded
+    loader = LoaderConfig(batch_size=8)
+    data = RankingDataModule(labelled.config, loader, prompts, 0, max_images, sets=sets)
     source = data.val_dataloader().dataset
     assert isinstance(source, RankingImages)
-    return source.sets[labelled.name].images
+    return [image for (image,) in source.sets[labelled.name].images]
 
 
 def default_limit() -> int:
