@@ -28,6 +28,13 @@ EARLIER: dict[str, Any] = {
     "loss.off_policy_limit": None,
     "grpo.resample_zero_variance": 0,
     "advantage._target_": "vqr1.training.advantages.GroupNormalised",
+    "dataset.columns.distortion": None,
+    "dataset.columns.further": [],
+    "dataset.columns.header": None,
+    "dataset.columns.separator": None,
+    "dataset.columns.decimal": None,
+    "dataset.columns.sheet": None,
+    "dataset.columns.name_pattern": None,
 }
 """By dotted key, the value in every record that lacks it. Requests to a server lacked sampling
 fields then, so that its own defaults held: `backend.unsupported` is not listed."""
