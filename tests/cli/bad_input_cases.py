@@ -143,6 +143,24 @@ TRAIN = (
     case("train", "advantage._target_=fractions.Fraction ~advantage.std",
          "advantage: fractions.Fraction: no advantage rule"),
     case("train", "method=nosuch", "method/nosuch", "visualquality_r1"),
+    case("train", "method=rali", "method=rali: it needs a contrastive stage"),
+    case("train", "reward=preresq", "reward.terms.ratings: it needs further ratings"),
+    case(
+        "train", "reward=degradation logger=none max_steps=2",
+        "dataset: the labels of demo have no further column 'severity'", "reward.terms.degradation",
+    ),
+    case(
+        "train",
+        "dataset=kadid+csv reward=margin_sigma logger=none max_steps=2 loader.batch_size=4 "
+        "loader.workers=0 dataset.parts.kadid.root=good dataset.parts.csv.root=good "
+        "dataset.parts.csv.label_file=dmos.csv dataset.parts.csv.image_folder=images "
+        "dataset.parts.csv.columns.image=dist_img dataset.parts.csv.columns.mos=dmos",
+        "dataset.parts.csv: ", "have no std, and reward.terms.margin needs it",
+    ),
+    case(
+        "eval", "prompt=levels mode=expected logger=none",
+        "mode=expected, answer.levels: 'good' is not one token of this model's tokenizer",
+    ),
     case("train", "method=visualquality_r1 loader.batch_size=12", "grpo.pool=8: the 12"),
     case("train", "grpo.pool=1", "grpo.pool=1", "must be global, rank, or a number of images"),
     case("train", "grpo.pool=2.5", "grpo.pool=2.5", "must be global, rank, or"),

@@ -47,11 +47,13 @@ def test_what_the_sources_do_not_state_is_not_claimed() -> None:
     text = FILE.read_text()
     assert "SRIQA-Bench over the whole file" not in text
     assert 'never trained on"' not in text
-    kadid, koniq = published_groups()
+    kadid, koniq, isotonic, _ = published_groups()
     assert "how SRIQA-Bench was aggregated is not stated" in kadid.protocol
     assert set(kadid.not_stated) == {"sriqa"}
     marked = {m.model: m.trained_sets for m in kadid.models if "spaq" in m.trained_sets}
     assert marked == {"VisualQuality-R1, KADID-10k + SPAQ": ("kadid", "spaq")}
+    # The one protocol that fits on the test images is never beside others, nor without its name.
+    assert [m.model for m in isotonic.models] == ["Zoom-IQA, after isotonic regression"]
     assert {m.trained_sets for m in koniq.models if m.model != "NIQE"} == {("koniq",)}
 
 

@@ -87,7 +87,8 @@ def test_twenty_steps_killed_resumed_to_the_same_bits_and_evaluated(
     tmp_path: Path, method: str
 ) -> None:
     arguments = (
-        f"method={method}", *SMALL, "max_steps=20", "validation.every_steps=10",
+        f"method={method}", *SMALL, "loader.batch_size=4", "dataset.max_images=40", "max_steps=20",
+        "validation.every_steps=20",
         "callbacks.checkpoint.every_steps=4", "validation.test=false", "logger=csv", "run_dir=run",
     )  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
