@@ -94,7 +94,8 @@ def test_each_advantage_rule_takes_steps(name: str, policy: Any) -> None:
 @pytest.mark.parametrize("name", choices("reward"))
 def test_each_reward_takes_steps(name: str, policy: Any) -> None:
     rewards = build_rewards(config_of(f"reward={name}").reward)
-    module = two_steps(policy, rewards)
+    form = "answer=five_ratings" if rewards.needing("attributes") else "answer=think_answer"
+    module = two_steps(policy, rewards, answer=config_of(form).answer.form)
     scored = module.last_step.scored
     assert scored.terms.keys() == rewards.terms.keys()
     assert all(term.shape == (B, K) for term in scored.terms.values())

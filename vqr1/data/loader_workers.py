@@ -29,8 +29,8 @@ _LOST = (OSError, EOFError, pickle.UnpicklingError, RuntimeError)
 """What receiving a batch raises where its sender has closed the connection. RuntimeError is what
 Python raises where a message came without the file descriptor that belongs to it."""
 
-_WORKERS_OWN = "in DataLoader worker process"
-"""What PyTorch writes before an error that a worker met at its work and sent."""
+_KNOWN = "DataLoader worker"
+"""In PyTorch's message of a worker's death, and before an error that a worker met and sent."""
 
 _SECONDS_TO_DIE = 5.0
 """How long a killed process may take from closing its sockets to being reported as dead; it is
@@ -69,7 +69,7 @@ def watched(batches: Iterator[_T]) -> Iterator[_T]:
         except StopIteration:
             return
         except _LOST as error:
-            if deaths is not None and _WORKERS_OWN not in str(error):
+            if deaths is not None and _KNOWN not in str(error):
                 _await_death(deaths)
             raise
         finally:
