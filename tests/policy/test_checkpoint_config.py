@@ -72,7 +72,7 @@ def test_every_other_model_of_images_and_text_is_refused_by_name(tmp_path: Path)
         ),
         (
             {"model_type": "qwen3_5", "text_config": {"layer_types": ["linear_attention"]}},
-            "missing: a family of its own and layers without keys and values (docs",
+            "missing: a family of its own and layers without keys and values",
         ),
         (
             {"model_type": "llava_qwen2", "auto_map": {"AutoConfig": "llava_qwen.LlavaConfig"}},
