@@ -46,11 +46,19 @@ def test_values_by_hand() -> None:
 
 def test_draws_over_seeds_are_means_of_chosen_rows() -> None:
     draws = np.array([[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]])
-    chosen = np.random.default_rng(3).integers(2, size=(3, 2))
-    by_hand = [(draws[chosen[d, 0], d] + draws[chosen[d, 1], d]) / 2 for d in range(3)]
-    assert over_seeds(draws, 3).tolist() == by_hand
+    chosen = np.random.default_rng((3, 1)).integers(2, size=(3, 2))
+    means = [(draws[chosen[d, 0], d] + draws[chosen[d, 1], d]) / 2 for d in range(3)]
+    # Deviations from the mean of both seeds, 1.5, 15 and 150, times sqrt(2 / 1).
+    by_hand = [m + 2**0.5 * (v - m) for m, v in zip((1.5, 15.0, 150.0), means, strict=True)]
+    assert over_seeds(draws, 3) == pytest.approx(by_hand)
     # With one seed there is no choice.
     assert over_seeds(draws[:1], 3).tolist() == [1.0, 10.0, 100.0]
+
+
+def test_the_variance_between_seeds_is_whole() -> None:
+    # Values 0 and 1: a variance of 1/2 between seeds, of their mean 1/4.
+    drawn = over_seeds(np.array([[0.0], [1.0]]).repeat(20_000, axis=1), 0)
+    assert drawn.var() == pytest.approx(0.25, rel=0.05)
 
 
 def test_intervals_hold_images_and_seeds() -> None:

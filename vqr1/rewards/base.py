@@ -93,8 +93,8 @@ class RewardInputs:
             the set has none.
         references: [B] int64, equal for images of one undistorted image; -1 unknown.
         lengths: [B, K] int64 tokens of each response.
-        attributes: [B, K] scores of each further attribute of the answer by name, on the asked
-            scale; NaN where one could not be read.
+        attributes: [B, K] scores of each further attribute of the answer by name, scaled as
+            `scores`; NaN where one could not be read.
         columns: [B] numbers of each further label column by name, as the file has them; NaN where
             one is empty or a word.
         own: texts, log-probabilities and label words; None for rewards that rank.

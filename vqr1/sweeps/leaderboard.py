@@ -181,14 +181,23 @@ def _mean(values: Sequence[MetricValue]) -> MetricValue:
 def over_seeds(draws: FloatArray, seed: int) -> FloatArray:
     """[D] means over S seeds drawn with replacement, of [S, D] metrics of resampled images.
 
+    Drawing S of S seeds has (S - 1) / S of the variance between seeds; the deviations from the mean
+    over all seeds are stretched by sqrt(S / (S - 1)). One seed has images' variance only.
+
     Args:
         draws: each seed's metric in each draw.
         seed: of the choice of seeds; methods with as many seeds choose alike.
     """
     count, number_of_draws = draws.shape
-    chosen = np.random.default_rng(seed).integers(count, size=(number_of_draws, count))
-    means: FloatArray = draws[chosen, np.arange(number_of_draws)[:, None]].mean(axis=1)
-    return means
+    if count == 1:
+        return draws[0]
+    # Another stream than that of the resampled images.
+    rng = np.random.default_rng((seed, 1))
+    chosen = rng.integers(count, size=(number_of_draws, count))
+    drawn = draws[chosen, np.arange(number_of_draws)[:, None]].mean(axis=1)
+    middle = draws.mean(axis=0)
+    stretched: FloatArray = middle + math.sqrt(count / (count - 1)) * (drawn - middle)
+    return stretched
 
 
 def read_costs(folder: Path) -> dict[str, Cost]:
@@ -252,8 +261,9 @@ def _table(board: SetBoard, costs: Mapping[str, Cost], options: MetricOptions) -
         tuple(rows),
         f"leaderboard_{board.dataset}",
         (
-            f"{options.level:.0%} intervals over {board.units} and seeds, {options.draws} draws, "
-            "the same for all methods; means over seeds.",
+            f"{options.level:.0%} intervals over {board.units} and, where a method has several, "
+            f"over seeds, {options.draws} draws, the same for all methods; means over seeds. "
+            "Of two or three seeds such an interval is still too narrow.",
             "PLCC, raw: of scores as they are. PLCC, fitted: after a four-parameter logistic map. "
             "No isotonic regression on test images.",
             "Published numbers stand where the set has any; their training sets, splits and "

@@ -158,7 +158,10 @@ def reward_inputs(
         mos_std=to_reward_width(answers.mos_std, mos_range),
         references=answers.references,
         lengths=answers.lengths,
-        attributes=answers.attributes,
+        attributes={
+            name: to_reward_scale(values, score_range)
+            for name, values in answers.attributes.items()
+        },
         columns=answers.columns,
         own=own,
     )

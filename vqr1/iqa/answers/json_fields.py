@@ -28,11 +28,15 @@ class Digits(str):
 
 
 def object_span(text: str, start: int, end: int) -> Span:
-    """A piece of text without the blanks around it, and without a fence ```` ```json ````."""
+    """A piece of text without the blanks around it, and without a fence ```` ```json ````.
+
+    A response that was ended at the object's last brace has no end of the fence.
+    """
     start, end = _stripped(text, start, end)
     fence = _FENCE.match(text, start, end)
-    if fence is not None and text.endswith(_FENCE_END, fence.end(), end):
-        return _stripped(text, fence.end(), end - len(_FENCE_END))
+    if fence is not None:
+        closed = text.endswith(_FENCE_END, fence.end(), end)
+        return _stripped(text, fence.end(), end - len(_FENCE_END) * closed)
     return start, end
 
 

@@ -91,6 +91,8 @@ class PublishedAnswer(AnswerForm):
         aside = reasoning_span(text, self._rule.reasoning)
         score = None if found is None else accepted_score(repr(found.value), self.score_range)
         ratings = preresq_ratings(text) if self.rules == "preresq" else None
+        if any(accepted_score(repr(one), self.score_range) is None for one in ratings or ()):
+            score = ratings = None
         return Answer(
             score=score,
             reasoning=None if aside is None else text[slice(*aside)].strip(),

@@ -12,9 +12,9 @@ length of the text. A number that a rule reads may still be outside of the accep
 | `q_insight_comparison` | none; the words of the first answer | the same with any text as the answer |
 | `mr_iqa` | the last answer that is a number, alone or as rating; 1 to 5 | a number in an answer, after thought or none |
 | `mr_iqa_thinking` | the same | thinking with text, then {"rating": number} |
-| `q_hawkeye` | the first number alone in an answer, without a sign; clamped to 1 to 5 | think, then a number alone |
+| `q_hawkeye` | the first number alone in an answer, without a sign | think, then a number alone |
 | `refine_iqa` | the last "Score: d.dd" in an answer | think with text, which such an answer ends |
-| `preresq` | mean of five lines, each a number | think, then five such lines, and nothing after |
+| `preresq` | mean of five lines, each a number in the accepted range | think, then five such lines, and nothing after |
 | `tatar` | the number that the first answer is, perhaps in a fence | as the score |
 | `zoom_iqa` | "rating" of the object in the answer: a number, or one in quotes | as the score |
 
@@ -170,7 +170,7 @@ def _q_hawkeye_score(text: str) -> Read | None:
     for span in answer_blocks(text, any_case=True):
         found = _UNSIGNED.fullmatch(text, *span)
         if found is not None:
-            return Read(min(max(float(found[1]), 1.0), 5.0), found.span(1))
+            return Read(float(found[1]), found.span(1))
     return None
 
 
@@ -250,6 +250,8 @@ def _zoom_iqa_score(text: str) -> Read | None:
     if found is None:
         return None
     rating = found[0].get("rating")
+    if isinstance(rating, str) and _PLAIN.fullmatch(rating.strip()) is None:
+        return None
     try:
         value = float(rating) if isinstance(rating, int | float | str) else math.nan
     except (ValueError, OverflowError):

@@ -45,7 +45,9 @@ class GrpoLoss(PolicyGradientLoss):
         ratio = bounded_exp(tokens.log_ratio)
         high = self.clip if self.clip_high is None else self.clip_high
         clipped = ratio.clamp(1.0 - self.clip, 1.0 + high) * tokens.advantage
+        capped = torch.zeros_like(ratio, dtype=torch.bool)
         if self.ratio_cap is not None:
+            capped = (ratio > self.ratio_cap) & (tokens.advantage < 0)
             ratio = ratio.clamp(max=self.ratio_cap)
         unclipped = ratio * tokens.advantage
-        return Objective(torch.minimum(unclipped, clipped), clipped < unclipped)
+        return Objective(torch.minimum(unclipped, clipped), (clipped < unclipped) | capped)
