@@ -381,7 +381,12 @@ def test_several_images_of_one_prompt(policy: Policy, files: list[Path]) -> None
     assert found[0] == found[2]
     expected, _, again = scorer(policy, *two).score(loaded)
     assert (expected.path, expected.score) == (None, again.score)
-    assert scorer(policy, *two).score([(files[0], Path("none.png"))])[0].error is not None
+    assert scorer(policy, *two).score([[files[0], Path("none.png")]])[0].error is not None
+    beside = scorer(policy, *two).score([(pixels_of(files[0]), Path("none.png"))])[0].error
+    assert beside is not None
+    assert "none.png" in beside
+    with pytest.raises(DataError, match="an image tensor of shape"):
+        scorer(policy, *two).score([(files[0], torch.zeros(2))])
     with pytest.raises(DataError, match=r"^1 image for one prompt: prompt\.images=2 of them"):
         scorer(policy, *two).score(files[:1])
     with pytest.raises(DataError, match=r"^2 images for one prompt: prompt\.images=1 of them"):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 
+from vqr1.errors import ModelError
 from vqr1.policy.checkpoint_config import hub_is_away
+from vqr1.policy.families import family
+from vqr1.policy.loading import _check_processor
 
 
 def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,3 +30,9 @@ def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.Monke
     hub_is_away.cache_clear()
     assert not hub_is_away()
     hub_is_away.cache_clear()
+
+
+def test_a_processor_without_image_tokens_is_refused_in_one_line() -> None:
+    clip = SimpleNamespace(image_processor=object())
+    with pytest.raises(ModelError, match=r"^here: a SimpleNamespace makes no prompts [^\n]*$"):
+        _check_processor(clip, family("qwen2_5_vl", "the model"), None, "here")

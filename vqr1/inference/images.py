@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageOps
@@ -20,13 +21,13 @@ ImageSource = str | Path | Image.Image | Tensor
 """One image: a file, a Pillow image, or pixels [3, H, W] in [0, 1]."""
 
 
-ImageGroup = ImageSource | tuple[ImageSource, ...]
-"""What one prompt is about: one image, or a tuple of several in the prompt's order."""
+ImageGroup = ImageSource | tuple[ImageSource, ...] | list[Any]
+"""What one prompt is about: one image, or a tuple or list of several in the prompt's order."""
 
 
 def name_of(image: ImageGroup) -> str | None:
     """The path of a file as it was given, of several those of all; None for images and tensors."""
-    if isinstance(image, tuple):
+    if isinstance(image, tuple | list):
         names = [name for one in image if (name := name_of(one)) is not None]
         return row_name(names) if len(names) == len(image) else None
     return str(image) if isinstance(image, str | Path) else None
@@ -34,7 +35,7 @@ def name_of(image: ImageGroup) -> str | None:
 
 def members(image: ImageGroup) -> tuple[ImageSource, ...]:
     """The images that one prompt is about."""
-    return image if isinstance(image, tuple) else (image,)
+    return tuple(image) if isinstance(image, tuple | list) else (image,)
 
 
 def open_image(image: ImageSource) -> Image.Image:

@@ -13,7 +13,7 @@ read is invalid and its score is None. In mode `expected` an answer is invalid w
 begins, or where the numbers of the grammar (`vqr1.iqa.number_grammar`) have less than half of the
 probability there; the rest of the probability is each result's `lost`.
 
-A prompt about several images (`prompt.images`) takes a tuple of images where others take one image:
+A prompt about several images (`prompt.images`) takes a tuple or list of images where others take one image:
 `scorer.score([("first.png", "second.png")])`. A `free` prompt gives descriptions: text without a score.
 
 Not here: who answers (`vqr1.inference.backends`), comparing images (`vqr1.inference.compare`), the
@@ -92,8 +92,8 @@ class Scorer:
 
         Args:
             images: one image or several: paths, Pillow images, tensors [3, H, W], or one tensor
-                [N, 3, H, W], RGB in [0, 1]; with a prompt about several images tuples of them, each
-                with one result.
+                [N, 3, H, W], RGB in [0, 1]; with a prompt about several images tuples or
+                lists of them, each with one result.
 
         Raises:
             DataError: a tensor that is no image, or another number of images than the prompt takes.
@@ -115,12 +115,16 @@ class Scorer:
         keys: dict[int, bytes] = {}
         pixels: dict[bytes, Sequence[Tensor]] = {}
         for position, image in enumerate(images):
-            try:
-                resized = self.resize_all(image)
-            except DataError as error:
-                if any(isinstance(one, Tensor) for one in members(image)):
-                    raise
-                errors[position] = _named(str(error), name_of(image))
+            resized = []
+            for one in members(image):
+                try:
+                    resized.append(self.resize(one))
+                except DataError as error:
+                    if isinstance(one, Tensor):
+                        raise
+                    errors[position] = _named(str(error), name_of(image))
+                    break
+            if position in errors:
                 continue
             keys[position] = _content(resized)
             pixels.setdefault(keys[position], resized)

@@ -87,13 +87,15 @@ def _check_processor(processor: Any, own: Family, config: Any, who: str) -> None
     """Whether a processor belongs to a model.
 
     Raises:
-        ModelError: it has no image processor, other tokens than the model, or patches of other
-            sizes.
+        ModelError: it has no image processor or no image token, other tokens than the model, or
+            patches of other sizes; or the model does not take its images.
         ConfigError: it makes no images of the family's.
     """
     fix = "copy the processor and tokenizer files of the base model into its folder"
     if getattr(processor, "image_processor", None) is None:
         raise ModelError(f"{who}: a {type(processor).__name__} takes no images; {fix}")
+    if not (hasattr(processor, "image_token_id") and hasattr(processor, "tokenizer")):
+        raise ModelError(f"{who}: a {type(processor).__name__} makes no prompts with images; {fix}")
     token, expected = processor.image_token_id, own.image_token(config)
     if token != expected:
         raise ModelError(

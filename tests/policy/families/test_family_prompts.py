@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.policy.families.cases import FamilyCase
+from tests.policy.families.cases import CASES, FamilyCase
 from tests.policy.families.library import (
     TEXT,
     builder_of,
@@ -18,7 +19,7 @@ from tests.policy.families.library import (
     own_logits,
     prompts_of,
 )
-from vqr1.errors import DataError
+from vqr1.errors import DataError, ModelError
 from vqr1.policy.loading import Policy
 from vqr1.policy.unwrap import parts_of, unwrap
 from vqr1.policy.vision import encode_images
@@ -88,3 +89,16 @@ def test_a_bound_of_the_prompts_length_holds(case: FamilyCase, policy: Policy) -
     lengths = [len(ids) for ids in batch.input_ids]
     assert max(lengths) <= builder.most_tokens()
     assert builder.text_tokens < min(lengths)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case.model_type == "llava"],
+    indirect=True,
+    ids=lambda case: case.model_type,
+)
+def test_a_tower_that_cannot_run_is_refused_in_one_line(case: FamilyCase, policy: Policy) -> None:
+    config = copy.deepcopy(policy.model.config)
+    config.vision_config.hidden_size += 1
+    with pytest.raises(ModelError, match=r"^model: the tower that config\.json describes [^\n]*$"):
+        policy.family.processor_problem(config, policy.processor)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vqr1.data.prompts import ResizeRule
-from vqr1.errors import ModelError
+from vqr1.errors import ModelError, first_line
 from vqr1.policy.families import _llava_card as card
 from vqr1.policy.families import _llava_prompts as prompts
 from vqr1.policy.families._llava_images import (
@@ -103,7 +103,11 @@ class LlavaFamily(Family):
         return FixedEncoding.of(image_processor, self.title)
 
     def processor_problem(self, config: Any, processor: Any) -> str | None:
-        """Images of another size than the tower's, or another number of tokens than its rows."""
+        """Images of another size than the tower's, or another number of tokens than its rows.
+
+        Raises:
+            ModelError: the tower that `config.json` describes cannot be built or run.
+        """
         width, height = fixed_size(processor.image_processor, self.title)
         side = getattr(config.vision_config, "image_size", None)
         if side is not None and (width, height) != (side, side):
@@ -114,7 +118,13 @@ class LlavaFamily(Family):
         from vqr1.policy.families._llava_cost import rows_of
 
         tokens = prompts.tokens_of_size(processor, width, height)
-        rows = rows_of(self, config, (width, height))
+        try:
+            rows = rows_of(self, config, (width, height))
+        except (AssertionError, ImportError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"model: the tower that config.json describes does not take images of {width} x "
+                f"{height} pixels ({first_line(error)}); choose another checkpoint with model.path"
+            ) from error
         if tokens == rows:
             return None
         return (
