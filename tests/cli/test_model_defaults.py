@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from vqr1.cli import mixtures
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import EvalConfig, TrainConfig, config_dir, model_defaults, read_choice, validate
-from vqr1.config.model_defaults import lines_about, parameter_count
+from vqr1.config.model_defaults import lines_about, parameter_count, source_of
 from vqr1.evaluation.model_source import ModelSource
 from vqr1.evaluation.score_model import _as_trained
 from vqr1.policy.packaged import tiny_policy_folder
@@ -192,6 +192,16 @@ def test_every_packaged_model_has_its_values() -> None:
         values = read_choice("model", file.stem, "model")
         assert values["max_pixels"] == values["recommended"]["max_pixels"]
         assert values["dtype"] == values["recommended"]["dtype_frozen"]
+
+
+def test_a_hub_name_of_no_file_takes_the_chosen_files_family() -> None:
+    own = read_choice("model", "qwen2_5_vl_3b", "model")
+    asked = {**own, "path": "Qwen/Qwen2-VL-2B-Instruct"}
+    assert source_of(asked).name == own["name"]
+    # A size may be given in millions.
+    small = read_choice("model", "smolvlm_256m", "model")
+    small = {**small, "path": "HuggingFaceTB/SmolVLM-500M-Instruct"}
+    assert source_of(small).name == "smolvlm_500m"
 
 
 def test_a_checkpoint_in_place_of_the_files_own_takes_its_own_image_sizes() -> None:

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from qwen_vl_utils import process_vision_info
 
 from tests.support.images import SENTENCE, noise_image
+from vqr1.config import ModelConfig, PromptConfig
 from vqr1.errors import ConfigError, DataError
+from vqr1.policy.families import family
 from vqr1.policy.families._qwen_images import AreaRule
 from vqr1.policy.families.qwen2_5_vl import FAMILY
-from vqr1.policy.prompts import PromptBuilder
+from vqr1.policy.prompts import PromptBuilder, prompt_builder
 
 CONTENT = [{"type": "image"}, {"type": "text", "text": SENTENCE}]
 
@@ -123,3 +125,10 @@ def test_contradictions_are_config_errors(processor: Any) -> None:
         PromptBuilder(FAMILY, processor, SENTENCE, 9000, 8000, vision_id=True)
     with pytest.raises(ConfigError, match=r"prompt.text: the chat template gives 2 image tokens"):
         PromptBuilder(FAMILY, processor, "Look: <|image_pad|>", 3136, 12544, vision_id=True)
+
+
+def test_numbering_that_the_template_cannot_do_is_refused() -> None:
+    own = family("llava", "the model")
+    model = ModelConfig(name="m", path="m", min_pixels=1, max_pixels=2**20)
+    with pytest.raises(ConfigError, match=r"vision_id=true: the chat template of LLaVA cannot"):
+        prompt_builder(own, None, model, PromptConfig(name="p", text=SENTENCE, vision_id=True))

@@ -36,7 +36,7 @@ from vqr1.errors import ConfigError
 
 RESOLVER = "model_default"
 _MARK = f"${{{RESOLVER}:"
-_SIZE_IN_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)B(?![a-z])", re.IGNORECASE)
+_SIZE_IN_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,10 @@ def source_of(model: Mapping[str, Any]) -> Source:
     def distance(values: Mapping[str, Any]) -> float:
         return abs(math.log(size / values["parameters"]))
 
-    kinds = {checkpoint["model_type"]} if "model_type" in checkpoint else _named(files, str(path))
+    if "model_type" in checkpoint:
+        kinds = {checkpoint["model_type"]}
+    else:
+        kinds = _named(files, str(path)) or set((own or {}).get("model_types") or ())
     recommended = _of_families(files, kinds)
     nearest = min(recommended, key=lambda file: distance(recommended[file]))
     if own is not None and distance(own) <= distance(recommended[nearest]):
@@ -260,8 +263,11 @@ def _size(path: str, config: Mapping[str, Any]) -> float | None:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return parameter_count(config)
-    found = _SIZE_IN_NAME.findall(folder.name)
-    return float(found[0]) * 1e9 if found and float(found[0]) > 0 else None
+    found = _SIZE_IN_NAME.search(folder.name)
+    if found is None:
+        return None
+    parameters = float(found[1]) * (1e9 if found[2].upper() == "B" else 1e6)
+    return parameters if parameters > 0 else None
 
 
 def _count(parameters: float) -> str:

@@ -187,8 +187,15 @@ def prompt_builder(
         prompt: what it is asked.
 
     Raises:
-        ConfigError: see `PromptBuilder`.
+        ConfigError: images are to be numbered, which the template cannot; or see `PromptBuilder`.
     """
+    if prompt.vision_id and not family.image_label:
+        raise ConfigError(
+            [
+                f"prompt.vision_id=true: the chat template of {family.title} cannot number images; "
+                "set prompt.vision_id=false"
+            ]
+        )
     return PromptBuilder(
         family,
         processor,
