@@ -60,6 +60,7 @@ def test_a_death_while_a_batch_is_waited_for_is_raised_there() -> None:
     batches = watched(iter(loader))
     worker = psutil.Process(next(batches))
     next(batches)
+    time.sleep(0.3)  # it waits for work, and holds no lock that others wait for
     # Stopped, it sends nothing more; killed, it never will.
     worker.suspend()
     worker.kill()

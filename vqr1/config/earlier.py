@@ -14,6 +14,7 @@ from vqr1.config.renamed import renamed_keys
 EARLIER: dict[str, Any] = {
     "prompt.vision_id": True,
     "perturbation": None,
+    "dataset.split.near_duplicates": "report",
     "prompt.images": 1,
     "prompt.system": None,
     "rollout.sampling.repetition_penalty": 1.0,
