@@ -181,9 +181,9 @@ def test_a_method_by_the_recipe_of_the_docs(
     outcome = run(
         main, f"hydra.searchpath=[file://{folder}]", "method=nearness", "dataset=kadid",
         f"dataset.root={write_kadid(tmp_path / 'set')}", "max_steps=2", "loader.batch_size=4",
-        "loader.workers=0", "validation.test=false", "validation.every_steps=2", "validation.samples=1",
-        "validation.bootstrap_draws=20", "hardware.threads=1", "logger=none", "run_dir=run",
-        "rollout.sampling.max_new_tokens=24",
+        "loader.workers=0", "validation.test=false", "validation.every_steps=2",
+        "validation.samples=1", "validation.bootstrap_draws=20", "hardware.threads=1",
+        "logger=none", "run_dir=run", "rollout.sampling.max_new_tokens=24",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())

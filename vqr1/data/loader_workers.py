@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
+import pickle  # nosec B403 - the name of an error; nothing is read with it
 import signal
 import threading
 import time
