@@ -427,6 +427,8 @@ SCORE = (
     case("score", "photos backend=vllm", "backend=vllm: vLLM cannot be imported"),
     case("score", "photos backend=openai backend.url=ftp://a", "backend.url='ftp://a': "),
     case("score", "photos backend=openai backend.retries=-1", "backend.retries=-1: "),
+    case("score", "photos model=qwen3_vl_2b backend=openai backend.model=m mode=greedy",
+         "a qwen3_vl on a server is not supported", "use backend=local"),
     case(
         "score",
         "photos backend=openai +backend.unsupported.topk=1",

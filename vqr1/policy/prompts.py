@@ -25,7 +25,7 @@ from vqr1.data.prompts import ResizeRule, image_groups
 from vqr1.errors import ConfigError
 from vqr1.policy.chat_content import chat_content
 from vqr1.policy.checkpoint_config import load_family
-from vqr1.policy.families import Family, served_family
+from vqr1.policy.families import SERVED, Family, served_family
 from vqr1.policy.loading import load_processor
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.records import PromptBatch, map_once
@@ -52,9 +52,22 @@ def resize_rule(
     return family.resize_rule(image_processor, min_pixels, max_pixels)
 
 
-def served_resize_rule(min_pixels: int, max_pixels: int) -> ResizeRule:
-    """The rule for a model that only a server has; see `resize_rule`."""
-    return resize_rule(served_family(), None, min_pixels, max_pixels)
+def served_resize_rule(model: ModelConfig) -> ResizeRule:
+    """The rule for a model that only a server has; see `resize_rule`.
+
+    Raises:
+        ConfigError: the limits contradict each other, or the chosen model is of another family,
+            whose images the server would resize again to other pixels.
+    """
+    kinds = None if model.recommended is None else model.recommended.model_types
+    if kinds is not None and SERVED not in kinds:
+        raise ConfigError(
+            [
+                f"model.name={model.name}: a {' or '.join(kinds)} on a server is not "
+                f"supported: images are prepared for a {SERVED} there; use backend=local"
+            ]
+        )
+    return resize_rule(served_family(), None, model.min_pixels, model.max_pixels)
 
 
 class PromptBuilder:

@@ -73,12 +73,11 @@ def build_resize_rule(backend: AnyBackend, model: ModelConfig) -> ResizeRule:
     from vqr1.policy.loading import load_processor
     from vqr1.policy.prompts import resize_rule, served_resize_rule
 
-    limits = model.min_pixels, model.max_pixels
     if isinstance(backend, ServerConfig):
-        return served_resize_rule(*limits)
+        return served_resize_rule(model)
     # A checkpoint that is not there is reported by what every command needs of it first.
     reader = load_processor(model).image_processor
-    return resize_rule(load_family(model), reader, *limits)
+    return resize_rule(load_family(model), reader, model.min_pixels, model.max_pixels)
 
 
 def with_server_model(backend: AnyBackend) -> AnyBackend:

@@ -27,11 +27,12 @@ class OpenAiBackend:
         model: the sizes that images are resized to before they are sent; those of the served model.
 
     Raises:
-        ConfigError: image sizes that contradict each other.
+        ConfigError: image sizes that contradict each other, or a model of another family than the
+            one that is known on servers.
     """
 
     def __init__(self, config: ServerConfig, model: ModelConfig) -> None:
-        self._rule = served_resize_rule(model.min_pixels, model.max_pixels)
+        self._rule = served_resize_rule(model)
         self._model = model
         self._config = config
         self._server = OpenAiClient(config)

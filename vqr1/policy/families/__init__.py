@@ -16,7 +16,7 @@ from pathlib import Path
 from vqr1.errors import ModelError
 from vqr1.policy.families.base import Family
 
-__all__ = ["FAMILIES", "Family", "family", "folder_family", "served_family"]
+__all__ = ["FAMILIES", "SERVED", "Family", "family", "folder_family", "served_family"]
 
 FAMILIES: tuple[str, ...] = tuple(
     sorted(
@@ -63,6 +63,10 @@ def folder_family(folder: Path) -> Family:
     return family(str(model_type), f"{folder}: the checkpoint")
 
 
+SERVED = "qwen2_5_vl"
+"""The one family of models that only a server has: their files state nothing here."""
+
+
 def served_family() -> Family:
-    """The family of a model that only a server has, so that its files state nothing here."""
-    return family("qwen2_5_vl", "the served model")
+    """The family of a model that only a server has."""
+    return family(SERVED, "the served model")
