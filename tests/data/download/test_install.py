@@ -51,9 +51,24 @@ def test_a_set_is_fetched_checked_and_found(
     assert main(["verify", "dataset=kadid"]) == 0
     assert main(["list"]) == 0
     assert "installed" in capsys.readouterr().out
-    # A second download touches nothing.
+    # A second one fetches nothing, and removes what one that was killed at its end has left.
+    leftovers = [tmp_path / ".kadid.unpacking", tmp_path / ".downloads" / "kadid"]
+    for leftover in leftovers:
+        leftover.mkdir(parents=True)
+    asked = len(hub.asked)
+    assert command(hub, tmp_path, "--yes") == 0
+    assert f"installed: {tmp_path / 'kadid'}" in capsys.readouterr().out
+    assert len(hub.asked) == asked
+    assert not any(leftover.exists() for leftover in leftovers)
+
+
+def test_a_folder_placed_by_hand_is_not_touched(
+    hub: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "kadid").mkdir()
     assert command(hub, tmp_path, "--yes") == 2
     assert "there already" in capsys.readouterr().err
+    assert hub.asked == []
 
 
 def test_nothing_is_fetched_unasked(

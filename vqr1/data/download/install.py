@@ -57,13 +57,18 @@ class Plan:
         return self.root / self.name
 
     @property
+    def unpacking(self) -> Path:
+        """Where archives are unpacked, before the set has its name."""
+        return self.root / f".{self.name}.unpacking"
+
+    @property
     def downloads(self) -> Path:
         """Where archives wait."""
         return self.root / ".downloads" / self.name
 
 
 def install(plan: Plan, image_folders: Sequence[str], check: Callable[[Path], None]) -> Path:
-    """Fetch, unpack, check and place a set.
+    """Fetch, unpack, check and place a set; one that was installed so is left as it is.
 
     Args:
         plan: what, from where, to where.
@@ -80,10 +85,14 @@ def install(plan: Plan, image_folders: Sequence[str], check: Callable[[Path], No
     plan.root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(plan.root / f".{plan.name}.lock", timeout=0):
+            if (plan.folder / RECORD).is_file():
+                _remove_leftovers(plan)
+                return plan.folder
             if plan.folder.exists():
                 raise DataError(
-                    f"{plan.folder}: there already; check it with `vqr1 data verify "
-                    f"dataset={plan.name} dataset.root={plan.folder}`, or remove it first"
+                    f"{plan.folder}: there already, and not by this command; check it with "
+                    f"`vqr1 data verify dataset={plan.name} dataset.root={plan.folder}`, or remove "
+                    "it first"
                 )
             return _install(plan, image_folders, check)
     except Timeout as error:
@@ -92,7 +101,7 @@ def install(plan: Plan, image_folders: Sequence[str], check: Callable[[Path], No
 
 def _install(plan: Plan, image_folders: Sequence[str], check: Callable[[Path], None]) -> Path:
     files = list(plan.given) or [_fetched(plan, file) for file in plan.files]
-    aside = plan.root / f".{plan.name}.unpacking"
+    aside = plan.unpacking
     if aside.exists():
         shutil.rmtree(aside)
     aside.mkdir()
@@ -106,11 +115,16 @@ def _install(plan: Plan, image_folders: Sequence[str], check: Callable[[Path], N
     sources = [file.name for file in files]
     write_file(found / RECORD, json.dumps({"set": plan.name, "files": sources}, indent=1))
     place_folder(found, plan.folder)
-    if aside.exists():
-        shutil.rmtree(aside)
-    if not plan.keep and not plan.given:
-        shutil.rmtree(plan.downloads)
+    _remove_leftovers(plan)
     return plan.folder
+
+
+def _remove_leftovers(plan: Plan) -> None:
+    """What an installed set no longer needs; a command that was killed may not have come to it."""
+    if plan.unpacking.exists():
+        shutil.rmtree(plan.unpacking)
+    if not plan.keep and not plan.given and plan.downloads.exists():
+        shutil.rmtree(plan.downloads)
 
 
 def _fetched(plan: Plan, file: HubFile) -> Path:
