@@ -95,7 +95,7 @@ def load_labels(
         scale unless the set's page states otherwise; NaN if none), `reference` (None if none),
         `split` (train, val, test or None), `distortion` (None if not given), `further` and
         `splits` (dicts of further columns and of split columns). `attrs["form"]` states which form
-        of label files was read.
+        of label files was read, `attrs["format"]` is `name`.
 
     Raises:
         ConfigError: unknown format, missing folder or file, or an option of another format.
@@ -116,5 +116,5 @@ def load_labels(
         logger.info("%s: label form: %s", key, form)
     falls = lower_is_better or declared.published_direction == "lower"
     table = to_table(rows, declared, falls, f"{key}.root={str(root)!r}")
-    table.attrs["form"] = form
+    table.attrs.update(form=form, format=declared.name)
     return table
