@@ -170,6 +170,8 @@ class LabelFormat:
         std_unit: units of the published score in one unit of `LabelRow.std`, where the two are on
             different scales.
         meta: the set's CSV file of pyiqa, which may lie beside or in place of the official file.
+        compare_within: `reference` where scores compare among the images of a reference only, so
+            that no others are ranked against each other.
     """
 
     name: str
@@ -182,6 +184,7 @@ class LabelFormat:
     search_subfolders: bool = False
     std_unit: float = 1.0
     meta: MetaForm | None = None
+    compare_within: Literal["set", "reference"] = "set"
 
 
 def split_word(word: str, where: str) -> Split | None:
