@@ -15,6 +15,7 @@ EARLIER: dict[str, Any] = {
     "prompt.vision_id": True,
     "perturbation": None,
     "dataset.split.near_duplicates": "report",
+    "dataset.score": None,
     "prompt.images": 1,
     "prompt.system": None,
     "rollout.sampling.repetition_penalty": 1.0,
