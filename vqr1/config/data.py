@@ -100,6 +100,9 @@ class DatasetConfig:
     """csv only: the columns, and the table's form."""
     select: str | None = None
     """jsonl only: take the lines with this `dataset_name` from a file that holds several sets."""
+    score: str | None = None
+    """Which of the scores of a set that publishes several is the MOS (agiqa3k: quality or align);
+    null: the first that its format declares. All of them are label columns by these names."""
     mos_scale: Literal["minmax", "published"] = "minmax"
     """MOS that rewards see: `minmax` is linear to [1, 5] over the whole set, as in the
     published training files; `published` leaves them as they are (higher is better either way)."""

@@ -16,6 +16,7 @@ EARLIER: dict[str, Any] = {
     "perturbation": None,
     "dataset.split.near_duplicates": "report",
     "dataset.split.protocol": None,
+    "dataset.score": None,
     "prompt.images": 1,
     "prompt.system": None,
     "rollout.sampling.repetition_penalty": 1.0,

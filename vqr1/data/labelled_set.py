@@ -198,6 +198,7 @@ def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
         lower_is_better=config.lower_is_better,
         columns=config.columns,
         select=config.select,
+        score=config.score,
     )
     labels["split"] = assign_splits(labels, config.split, root, key)
     labels["label_name"] = labels["image"]
