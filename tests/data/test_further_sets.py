@@ -250,38 +250,40 @@ def test_koniqpp(file: str, tmp_path: Path) -> None:
 
 def test_aigciqa2023_in_three_forms(tmp_path: Path) -> None:
     # Image 405 is the second of generator 2's second prompt: 405 = 400 + 1 * 4 + 1.
-    scores = np.linspace(30, 70, 2400)
-    scores[[0, 405]] = 60.16417843, 44.5
-    (tmp_path / "mat" / "DATA" / "MOS").mkdir(parents=True)
-    savemat(tmp_path / "mat" / "DATA" / "MOS" / "mosz1.mat", {"MOSz": scores[:, None]})
-    table = load_labels("aigciqa2023", tmp_path / "mat")
-    assert (len(table), table["reference"].nunique(), table["distortion"].nunique()) == (
-        2400,
-        100,
-        6,
-    )
+    columns = ("image", "mos", "reference", "distortion")
     expected = [
         ("0.png", 60.16417843, "prompt 1", "generator 1"),
         ("405.png", 44.5, "prompt 2", "generator 2"),
     ]
-    columns = ("image", "mos", "reference", "distortion")
-    assert rows(table.iloc[[0, 405]], *columns) == expected
+    (tmp_path / "mat" / "DATA" / "MOS").mkdir(parents=True)
+    for index, pair in enumerate([(60.16417843, 44.5), (47.25, 40), (60, 41)], start=1):
+        scores = np.linspace(30, 70, 2400)
+        scores[[0, 405]] = pair
+        savemat(tmp_path / f"mat/DATA/MOS/mosz{index}.mat", {"MOSz": scores[:, None]})
+    table = load_labels("aigciqa2023", tmp_path / "mat")
+    assert [table[column].nunique() for column in columns[2:]] == [100, 6]
+    assert (len(table), rows(table.iloc[[0, 405]], *columns)) == (2400, expected)
     text = (
         ",name,prompt,style,class,quality_mos,authenticity_mos,correspondence_mos,quality_std\n"
-        '0,0.png,"a corgi, sitting",Basic,Animals,60.16417843,47.2,59.9,0.885\n'
+        '0,0.png,"a corgi, sitting",Basic,Animals,60.16417843,47.25,60,0.885\n'
         "1,405.png,a girl,Basic,People,44.5,40,41,1.2\n"
     )
-    csv = write(
-        tmp_path / "csv",
-        {"AIGCIQA2023.csv": text},
-        ("allimg/0.png", "Image/allimg/0.png", "Image/allimg/405.png"),
-    )
+    images = ("allimg/0.png", "Image/allimg/0.png", "Image/allimg/405.png")
+    csv = write(tmp_path / "csv", {"AIGCIQA2023.csv": text}, images)
     assert rows(opened("aigciqa2023", csv), *columns) == expected
-    entries = [{"img": "0.png", "moz1": 60.16417843}, {"img": "405.png", "moz1": 44.5}]
+    entries = [
+        {"img": "0.png", "moz1": 60.16417843, "moz2": 47.25, "moz3": 60},
+        {"img": "405.png", "moz1": 44.5, "moz2": 40, "moz3": 41},
+    ]
     hub = write(tmp_path / "hub", {"AIGIQA2023.json": json.dumps([*entries, entries[0]])})
     assert rows(load_labels("aigciqa2023", hub), *columns) == expected
+    for root in (tmp_path / "mat", csv, hub):
+        table = load_labels("aigciqa2023", root, score="authenticity")
+        other = table.iloc[[0, -1 if len(table) == 2 else 405]]
+        assert other["mos"].tolist() == [47.25, 40.0]
+        assert [row["correspondence"] for row in other["further"]] == [60.0, 41.0]
     write(hub, {"AIGIQA2023.json": json.dumps([*entries, {"img": "0.png", "moz1": 1}])})
-    with pytest.raises(DataError, match=r"json:3: '0.png' has another score than at .*json:1"):
+    with pytest.raises(DataError, match=r"json:3: '0.png' has other scores than at .*json:1"):
         load_labels("aigciqa2023", hub)
 
 
@@ -316,6 +318,7 @@ def test_spaqs_standard_deviations(form: str, tmp_path: Path) -> None:
     table = load_labels("spaq", tmp_path)
     assert table["std"].tolist() == deviations
     assert table["mos"].tolist() == scores
+    assert load_labels("spaq", tmp_path, score="quality")["std"].tolist() == deviations
 
 
 def test_lists_of_other_deviations_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""SPAQ: `MOS and Image attribute scores.xlsx`; MOS of 0 to 100, no standard deviation.
+"""SPAQ: `MOS and Image attribute scores.xlsx`; MOS and five attributes of 0 to 100.
+
+All six scores are higher for better images (`Noisiness` too); `dataset.score` names an attribute.
 
 The standard deviations that the authors gave out later are read where they lie beside it: the text
 `SPAQ_mos_std.txt` (name, MOS, standard deviation), the same with MOS scaled to [1, 5] as in
@@ -12,13 +14,19 @@ The set's protocol resizes images to a short edge of 768 pixels first (`short_ed
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, Rating
 from vqr1.data.labels._reading import number, sheet_rows, standard_deviation, text_rows
 from vqr1.errors import DataError
+
+_SCORE_COLUMNS = {
+    "quality": "MOS", "brightness": "Brightness", "colorfulness": "Colorfulness",
+    "contrast": "Contrast", "noisiness": "Noisiness", "sharpness": "Sharpness",
+}  # fmt: skip
 
 _STD_COLUMNS = ("MOS_std", "MOS std", "std_MOS", "MOS STD", "std", "STD")
 _TOLERANCE = 0.01
@@ -29,13 +37,19 @@ def parse(source: LabelSource) -> list[LabelRow]:
     """Rows of SPAQ, with standard deviations where a file of them is there."""
     name = "MOS and Image attribute scores.xlsx"
     path = source.main_file(name, f"Annotations/{name}")
-    rows = [
-        LabelRow(str(row["Image name"]), number(row["MOS"], where, "MOS"), where)
-        for where, row in sheet_rows(path, ("Image name", "MOS"))
-    ]
+    rows = [_row(where, row) for where, row in sheet_rows(path, ("Image name", "MOS"))]
     texts = ("SPAQ_mos_std.txt", "SPAQ_test_all.txt", "SPAQ_mos_std.xlsx")
     deviations = source.optional_file(*texts, *(f"Annotations/{text}" for text in texts))
     return rows if deviations is None else _with_deviations(rows, deviations)
+
+
+def _row(where: str, row: Mapping[str, Any]) -> LabelRow:
+    scores = {
+        name: Rating(number(row[column], where, column))
+        for name, column in _SCORE_COLUMNS.items()
+        if row.get(column) is not None
+    }
+    return LabelRow(str(row["Image name"]), scores["quality"].mos, where, scores=scores)
 
 
 def _with_deviations(rows: Sequence[LabelRow], path: Path) -> list[LabelRow]:
@@ -53,7 +67,8 @@ def _with_deviations(rows: Sequence[LabelRow], path: Path) -> list[LabelRow]:
             raise DataError(
                 f"{where}: {row.image!r} has MOS {mos:g} here and {row.mos:g} at {row.where}"
             )
-        found.append(replace(row, std=std))
+        scores = {**row.scores, "quality": Rating(row.mos, std)}
+        found.append(replace(row, std=std, scores=scores))
     return found
 
 
@@ -96,4 +111,8 @@ FORMAT = LabelFormat(
     images=11125,
     # It has the spreadsheet's own columns, and those of the scene and EXIF sheets.
     meta=MetaForm("meta_info_SPAQDataset.csv", "Image name", "MOS"),
-)
+    scores={
+        "quality": (2.0, 96.0), "brightness": (0.2, 97.0), "colorfulness": (2.6, 96.0),
+        "contrast": (0.6, 95.67), "noisiness": (1.6, 98.0), "sharpness": (0.67, 96.33),
+    },
+)  # fmt: skip
