@@ -153,6 +153,7 @@ class MetaForm:
         split_columns: names of further split columns.
         made_from: the official file that the scores were taken from, where there are several with
             different scores.
+        repeated: names that several of its columns have, none of which is read.
     """
 
     file: str
@@ -164,6 +165,7 @@ class MetaForm:
     split_codes: Mapping[str, Split] = field(default_factory=dict)
     split_columns: tuple[str, ...] = ()
     made_from: str | None = None
+    repeated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ four to each of 100 prompts (the reference: images of one prompt show the same).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ SCORES = ("quality", "authenticity", "correspondence")
 """In the order of the numbers in the names of files and keys: mosz1 to mosz3, moz1 to moz3."""
 
 _PER_GENERATOR, _PER_PROMPT = 400, 4
+
+_NUMBER = re.compile("[0-9]{1,4}")
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
@@ -44,7 +47,7 @@ def parse(source: LabelSource) -> list[LabelRow]:
 
 def _row(where: str, image: str, scores: Mapping[str, Any]) -> LabelRow:
     stem = Path(image).stem
-    if not stem.isdecimal():
+    if not _NUMBER.fullmatch(stem):
         raise DataError(f"{where}: {image!r} is not named as in AIGCIQA2023 (0.png)")
     generator, rest = divmod(int(stem), _PER_GENERATOR)
     ratings = {name: Rating(number(score, where, name)) for name, score in scores.items()}

@@ -13,6 +13,7 @@ names), so the split by scene is the authors' in either case.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
@@ -25,6 +26,8 @@ from vqr1.data.labels._format import (
 )
 from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 from vqr1.errors import DataError
+
+_SCENE = re.compile("[A-Za-z]+_Scene_([0-9]{1,2})")
 
 # Numbers of the 15 scenes that the authors test on.
 _TEST_SCENES = {1, 5, 10, 11, 16, 17, 20, 28, 30, 31, 33, 34, 43, 45, 46}
@@ -68,10 +71,10 @@ def _row(
 
 
 def _scene_split(scene: str, where: str) -> Split:
-    number_of = scene.rpartition("_")[2]
-    if not number_of.isdecimal():
+    match = _SCENE.fullmatch(scene)
+    if match is None:
         raise DataError(f"{where}: SCENE={scene!r} is not named as in PIQ23 (Indoor_Scene_0)")
-    return "test" if int(number_of) in _TEST_SCENES else "train"
+    return "test" if int(match[1]) in _TEST_SCENES else "train"
 
 
 def _device_split(source: LabelSource) -> dict[str, Split | None]:

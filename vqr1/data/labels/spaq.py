@@ -109,8 +109,11 @@ FORMAT = LabelFormat(
     image_folders=("TestImage", "images", "."),
     parse=parse,
     images=11125,
-    # It has the spreadsheet's own columns, and those of the scene and EXIF sheets.
-    meta=MetaForm("meta_info_SPAQDataset.csv", "Image name", "MOS"),
+    # It has the spreadsheet's own columns, and those of the scene and EXIF sheets, where Brightness
+    # comes again.
+    meta=MetaForm(
+        "meta_info_SPAQDataset.csv", "Image name", "MOS", repeated=("Brightness",)
+    ),
     scores={
         "quality": (2.0, 96.0), "brightness": (0.2, 97.0), "colorfulness": (2.6, 96.0),
         "contrast": (0.6, 95.67), "noisiness": (1.6, 98.0), "sharpness": (0.67, 96.33),
