@@ -39,6 +39,13 @@ _TEXTS: Mapping[str, tuple[str, str, bytes]] = {
                 b"name,mos_quality,std_quality\na_1.jpg,2.5,0.1\nb_1.jpg,1,0.1\n"),
     "sriqa": ("SRIQA-Bench_test_all.txt", "vqr1_release/SRIQA-Bench_test_all.txt",
               b"a.png a_b.png 50.0\n"),
+    "piq23": ("Scores_Overall.csv", "",
+              b"IMAGE PATH,JOD,JOD STD,SCENE\n"
+              b"Overall\\6_Indoor_Scene_0.jpg,-3.7,0.4,Indoor_Scene_0\n"),
+    "aigciqa2023": ("AIGIQA2023.json", "",
+                    b'[{"img": "0.png", "moz1": 60.2}, {"img": "405.png", "moz1": 44.5}]'),
+    "flive": ("labels_image.csv", "", b"name,mos\na/b.jpg,75.4\na/c.jpg,72\n"),
+    "uhdiqa": ("uhd-iqa-metadata.csv", "", b"image_name,quality_mos,set\na.jpg,0.5,training\n"),
     "csv": ("labels.csv", "", b"image,mos\na.png,1\nb.png,2\n"),
     "jsonl": ("train.jsonl", "vqr1_release/RL-KADID-10K_train_scoring.jsonl", _TRAIN),
 }  # fmt: skip

@@ -526,3 +526,29 @@ def test_other_pixels_under_the_same_names_are_found(
     )
     with pytest.raises(DataError, match=printed):
         check(1, other)
+
+
+def test_steps_of_a_set_whose_scores_compare_within_a_reference(
+    tmp_path: Path, prompts: PromptBuilder, make_csv: MakeCsv
+) -> None:
+    root = tmp_path / "sriqa"
+    (root / "images").mkdir(parents=True)
+    lines = []
+    for number in range(8):
+        image = f"{number // 4}_Method{number}x4.png"
+        noise_image(number).save(root / "images" / image)
+        lines.append(f"{number // 4}.png {image} {number}")
+    (root / "SRIQA-Bench_test_all.txt").write_text("\n".join(lines) + "\n")
+    files = {"train": "train.txt"}
+    (root / "train.txt").write_text("0.png\n1.png\n")
+    one = DatasetConfig(name="sriqa", root=str(root), split=SplitConfig(by="files", files=files))
+    both = MixtureConfig(parts={"sriqa": one, "csv": make_csv(4)}, weights={"sriqa": 1, "csv": 1})
+    data = module(both, prompts, size=2)
+    batches = list(data.train_dataloader())
+    # 4 + 2 batches of two; equal weights share six batches as 3 and 3, of which two groups of
+    # equal size take 3 / 2 each: 2 and 1.
+    assert sorted(batch.dataset for batch in batches) == ["csv"] * 3 + ["sriqa"] * 3
+    groups = [set(b.labels.references) for b in batches if b.dataset == "sriqa" and b.labels]
+    assert all(len(group) == 1 for group in groups)
+    assert {name for group in groups for name in group} == {"0.png", "1.png"}
+    data.check_comparable(within_process=False)

@@ -60,8 +60,9 @@ KONIQ_OFFICIAL = "koniq10k_distributions_sets.csv"
          "hq_name,dist_name,elo_score\nA0001.bmp,A0001_00_03.bmp,1448.96\n",
          [("A0001_00_03.bmp", 1448.96, None, "A0001", None, "type 00")]),
         ("spaq", "meta_info_SPAQDataset.csv",
-         "Image name,MOS,Brightness,Colorfulness,Contrast,Noisiness,Sharpness,Animal\n"
-         "00001.jpg,42.5,50,40,60,30,20,0\n",
+         # As in pyiqa's own: EXIF data have a Brightness too.
+         "Image name,MOS,Brightness,Colorfulness,Contrast,Noisiness,Sharpness,ISO,Brightness\n"
+         "00001.jpg,42.5,50,40,60,30,20,200,-1.21\n",
          [("00001.jpg", 42.5, None, None, None, None)]),
     ],
 )  # fmt: skip

@@ -146,6 +146,20 @@ def test_spaq_follows_sharpness(shared: Path) -> None:
     assert spearmanr(sharpness, labels_of("spaq", shared)["mos"]).statistic > 0.5
 
 
+def test_spaqs_scores_and_the_releases_deviations(shared: Path, tmp_path: Path) -> None:
+    for file in ("spaq/MOS and Image attribute scores.xlsx", "vqr1_release/SPAQ_test_all.txt"):
+        path = shared / "labels" / file
+        (tmp_path / path.name).symlink_to(path)
+    table = load_labels("spaq", tmp_path)
+    released = {row[0]: float(row[2]) for row in release_rows(shared, "SPAQ_test_all.txt")}
+    assert table["std"].tolist() == [released[image] for image in table["image"]]
+    scores = pd.DataFrame(table["further"].tolist())
+    for name, published in label_format("spaq").scores.items():
+        assert (scores[name].min(), scores[name].max()) == pytest.approx(published)
+        # All are higher for better images, noisiness too.
+        assert spearmanr(scores[name], table["mos"]).statistic > 0.7
+
+
 def test_agiqa_newer_generators_score_higher(shared: Path) -> None:
     means = labels_of("agiqa3k", shared).groupby("distortion")["mos"].mean()
     assert means["midjourney"] > means["glide"] > 0
@@ -326,6 +340,6 @@ def test_bom_and_crlf_are_accepted(tmp_path: Path) -> None:
 
 
 def test_every_format_declares_its_own_name() -> None:
-    assert len(FORMATS) == 18
+    assert len(FORMATS) == 25
     for name in FORMATS:
         assert label_format(name).name == name

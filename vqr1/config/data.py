@@ -16,13 +16,18 @@ from vqr1.config.types import STRICT_KEYS, Fraction, NonNegativeInt, PositiveFlo
 class SplitConfig:
     """How a data set is divided into training, validation and test images."""
 
-    by: Literal["reference", "image", "official", "files", "none"]
+    by: Literal["reference", "image", "official", "protocol", "files", "none"]
     """`reference` keeps all images of one reference (content) together; `image` draws single
-    images; `official` uses the set's own split column; `files` reads lists; `none` puts the whole
-    set into the test split (evaluation only)."""
+    images; `official` uses the set's own split column; `protocol` a named split of the literature;
+    `files` reads lists; `none` puts the whole set into the test split (evaluation only)."""
+    protocol: str | None = None
+    """Name of the split for `protocol`: `deqa`, `visualquality_r1`, `ratio802_seed123_01`, a set's
+    own (`device` and `scene` of PIQ23), or the name of a split column of its label file. A wrong
+    name is answered with those that the set has."""
     fractions: tuple[Fraction, Fraction, Fraction] = (0.8, 0.1, 0.1)
-    """Shares of training, validation and test; used by `reference` and `image`. By `official`,
-    the validation share that is carved out of training where the set ships no validation split."""
+    """Shares of training, validation and test; used by `reference` and `image`. By `official` and
+    `protocol`, the validation share that is carved out of training where there is no validation
+    split."""
     seed: NonNegativeInt = 0
     """Seed of the draw, and of the subsets that `max_images` and `validation.max_images` take
     (official splits included); the same seed gives the same split and subsets on every machine."""
@@ -95,6 +100,9 @@ class DatasetConfig:
     """csv only: the columns, and the table's form."""
     select: str | None = None
     """jsonl only: take the lines with this `dataset_name` from a file that holds several sets."""
+    score: str | None = None
+    """Which of the scores of a set that publishes several is the MOS (agiqa3k: quality or align);
+    null: the first that its format declares. All of them are label columns by these names."""
     mos_scale: Literal["minmax", "published"] = "minmax"
     """MOS that rewards see: `minmax` is linear to [1, 5] over the whole set, as in the
     published training files; `published` leaves them as they are (higher is better either way)."""

@@ -15,6 +15,8 @@ EARLIER: dict[str, Any] = {
     "prompt.vision_id": True,
     "perturbation": None,
     "dataset.split.near_duplicates": "report",
+    "dataset.split.protocol": None,
+    "dataset.score": None,
     "prompt.images": 1,
     "prompt.system": None,
     "rollout.sampling.repetition_penalty": 1.0,

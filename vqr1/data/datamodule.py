@@ -9,6 +9,7 @@ one set's images to all processes, and Lightning's would mix them.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -152,19 +153,26 @@ class RankingDataModule(lightning.LightningDataModule):
         Raises:
             DataError: a set has no training images.
         """
-        parts = {
-            name: SetImages(labelled, labelled.rows("train"), self._bad[name])
-            for name, labelled in self.sets.items()
-        }
-        for name, part in parts.items():
-            if not len(part):
-                raise DataError(f"{part.key}.split: {name} has no training images")
+        parts = self._train_images()
         if self._sampler is None:
-            self._sampler = self._make_sampler({name: len(part) for name, part in parts.items()})
+            self._sampler = self._make_sampler(parts)
         images = RankingImages(parts, self._prompts, self._cache, replace_bad=True)
         self.close()
         self._train_loader = RankingLoader(images, self._sampler, self._loader.workers)
         return self._train_loader
+
+    def _train_images(self) -> dict[str, SetImages]:
+        """Training images by what the plan of batches takes for a set: those that compare."""
+        parts: dict[str, SetImages] = {}
+        for name, labelled in self.sets.items():
+            rows = labelled.rows("train")
+            groups = labelled.ranked_together(rows)
+            if not len(rows) or not groups:
+                what = "two training images of one reference" if len(rows) else "training images"
+                raise DataError(f"{labelled.key}.split: {name} has no {what}")
+            for part, group in groups.items():
+                parts[part] = SetImages(labelled, group, self._bad[name])
+        return parts
 
     def check_comparable(self, within_process: bool) -> None:
         """Check that each step holds two or more distinct images, for rewards that compare them.
@@ -178,8 +186,8 @@ class RankingDataModule(lightning.LightningDataModule):
         self.train_dataloader()
         assert self._sampler is not None
         plan = self._sampler.plan
-        for name, labelled in self.sets.items():
-            images, size = plan.fewest_images(name, within_process), plan.sizes[name]
+        for name, size in plan.sizes.items():
+            images, labelled = plan.fewest_images(name, within_process), self._set_of(name)
             if images >= 2:
                 continue
             if size >= plan.global_batch:
@@ -193,6 +201,10 @@ class RankingDataModule(lightning.LightningDataModule):
                 f"{' in some process (grpo.pool=rank)' if within_process else ''}; a ranking "
                 "reward compares images with each other, never one with its own copy, and needs 2"
             )
+
+    def _set_of(self, part: str) -> LabelledSet:
+        """The set of what the plan of batches takes for one."""
+        return self.sets.get(part) or self.sets[part.partition("/")[0]]
 
     def close(self) -> None:
         """End the worker processes of training."""
@@ -261,28 +273,54 @@ class RankingDataModule(lightning.LightningDataModule):
         if self._sampler is not None and self._saved_position is not None:
             self._sampler.load_state_dict(self._saved_position)
 
-    def _make_sampler(self, sizes: dict[str, int]) -> RankingBatchSampler:
+    def _make_sampler(self, parts: Mapping[str, SetImages]) -> RankingBatchSampler:
         weights = self._dataset.weights if isinstance(self._dataset, MixtureConfig) else None
+        sizes = {part: len(images) for part, images in parts.items()}
         rank, world_size = _rank_and_world_size()
         plan = RankingPlan(
             self._seed,
             sizes,
             self._loader.batch_size,
             world_size,
-            weights,
+            _shared_weights(weights, parts),
             self._loader.last_batch,
         )
-        for name, size in sizes.items():
-            if size < plan.global_batch:
+        small = Counter(p.name for p in parts.values() if len(p) < plan.global_batch)
+        for name, count in small.items():
+            if name in sizes:
                 logger.warning(
                     "%s: %d training images are fewer than the %d of a step; each step holds all "
                     "of them once",
-                    name, size, plan.global_batch,
+                    name, sizes[name], plan.global_batch,
+                )  # fmt: skip
+            else:
+                logger.warning(
+                    "%s: %d references have fewer training images than the %d of a step; a step "
+                    "of one holds all of them once",
+                    name, count, plan.global_batch,
                 )  # fmt: skip
         sampler = RankingBatchSampler(plan, rank)
         if self._saved_position is not None:
             sampler.load_state_dict(self._saved_position)
         return sampler
+
+
+def _shared_weights(
+    weights: Mapping[str, float] | None, parts: Mapping[str, SetImages]
+) -> dict[str, float] | None:
+    """A set's weight divided among its parts in proportion to their images."""
+    if weights is None:
+        return None
+    images = Counter[str]()
+    for part in parts.values():
+        images[part.name] += len(part)
+    shared = {
+        name: weights[part.name] * (len(part) / images[part.name])
+        for name, part in parts.items()
+        if part.name in weights
+    }
+    # Names of no set, or of sets that are not here, are for the plan to refuse.
+    return {**shared, **{name: w for name, w in weights.items() if name not in images}}
 
 
 def open_sets(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:

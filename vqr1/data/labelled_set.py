@@ -64,6 +64,28 @@ class LabelledSet:
         """Number of images excluded because they are missing or empty."""
         return len(self.bad_images)
 
+    def ranked_together(self, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Rows whose scores compare, by a name: all of them, or those of each reference.
+
+        Args:
+            rows: of `table`.
+
+        Returns:
+            One entry by the set's name, or (where its format compares within references) one a
+            reference by `set/reference`, without references of a single image.
+        """
+        if label_format(self.config.name, self.key).compare_within == "set":
+            return {self.name: rows}
+        groups = {
+            f"{self.name}/{reference}": group
+            for reference, group in rows.groupby("reference", sort=False)
+            if len(group) > 1
+        }
+        alone = len(rows) - sum(map(len, groups.values()))
+        if alone:
+            logger.warning("%s: %d images have no other of their reference", self.key, alone)
+        return groups
+
     def rows(self, split: Split, max_images: int | None = None) -> pd.DataFrame:
         """Rows of one split, or of its subset, in table order under their numbers in `table`.
 
@@ -176,6 +198,7 @@ def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
         lower_is_better=config.lower_is_better,
         columns=config.columns,
         select=config.select,
+        score=config.score,
     )
     labels["split"] = assign_splits(labels, config.split, root, key)
     labels["label_name"] = labels["image"]

@@ -183,7 +183,7 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         if not positions:
             return None
         return RankingBatch(
-            dataset=plan.dataset,
+            dataset=images.name,
             images=tuple(images.images[p] for p in positions),
             prompts=self.prompts.with_keys(self.prompts.from_resized(pixels)),
             mos=images.mos[positions],

@@ -4,12 +4,15 @@ Draws are by SHA-256 of seed and name, so that a seed gives the same split on ev
 and library version, in whatever order the rows come. Subsets are drawn in the same way: every n-th
 row of a table that is ordered by reference, distortion and level may be one level only. Whatever
 the rule, no reference (content) may lie in two splits; `check_no_leak` asserts that on every split
-that is made.
+that is made, except those of the literature, whose shared references are reported in the log.
+
+Not here: what the named splits of the literature are (`protocols.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +22,10 @@ import pandas as pd
 from vqr1.config import SplitConfig
 from vqr1.data.labels._format import Split, refuse_pickle
 from vqr1.data.labels._reading import text_lines
+from vqr1.data.protocols import protocol_split
 from vqr1.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 """The splits in the order of `SplitConfig.fractions`."""
@@ -106,11 +112,19 @@ def assign_splits(
         "reference": _by_reference,
         "image": _by_image,
         "official": _official,
+        "protocol": _by_protocol,
         "files": _by_files,
         "none": _whole,
     }
     parts = pd.Series(rules[split.by](table, split, root, key), index=table.index, dtype=object)
-    check_no_leak(table["reference"], parts, key)
+    if split.by != "protocol":
+        check_no_leak(table["reference"], parts, key)
+    elif shared := _leaks(table["reference"], parts):
+        logger.warning(
+            "%s.split.protocol=%s: images of %d references lie in more than one split, as this "
+            "protocol has it: a model is tested on content that it was trained on",
+            key, split.protocol, len(shared),
+        )  # fmt: skip
     return parts
 
 
@@ -120,15 +134,19 @@ def check_no_leak(references: pd.Series, parts: pd.Series, key: str = "dataset")
     Raises:
         DataError: references that lie in more than one split (at most five are named).
     """
-    known = references.notna() & parts.notna()
-    in_parts = parts[known].groupby(references[known]).nunique()
-    leaks = sorted(in_parts[in_parts > 1].index)
-    if leaks:
+    if leaks := _leaks(references, parts):
         shown = ", ".join(leaks[:_SHOWN]) + (", ..." if len(leaks) > _SHOWN else "")
         raise DataError(
             f"{key}.split: images of {len(leaks)} references lie in more than one split ({shown}); "
             f"a model would be tested on content it was trained on. Use {key}.split.by=reference"
         )
+
+
+def _leaks(references: pd.Series, parts: pd.Series) -> list[str]:
+    """References whose images lie in more than one split, sorted."""
+    known = references.notna() & parts.notna()
+    in_parts = parts[known].groupby(references[known]).nunique()
+    return sorted(in_parts[in_parts > 1].index)
 
 
 def _digest(seed: int, name: str) -> bytes:
@@ -173,7 +191,20 @@ def _official(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> 
                 "'image', 'files' or 'none'"
             ]
         )
-    if "val" in parts:
+    return _with_validation(parts, table, split)
+
+
+def _by_protocol(
+    table: pd.DataFrame, split: SplitConfig, root: Path, key: str
+) -> list[Split | None]:
+    return _with_validation(protocol_split(table, split.protocol, root, key), table, split)
+
+
+def _with_validation(
+    parts: list[Split | None], table: pd.DataFrame, split: SplitConfig
+) -> list[Split | None]:
+    """The splits, with validation images drawn out of training where there are none."""
+    if "val" in parts or "train" not in parts:
         return parts
     # Training content that validates: whole references where they are known, else single images.
     content = [

@@ -96,17 +96,27 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def read_csv(path: Path) -> CsvTable:
+def read_csv(path: Path, repeated: Sequence[str] = ()) -> CsvTable:
     """A CSV file with a header.
+
+    Args:
+        path: the file.
+        repeated: names that several columns may have.
 
     Raises:
         DataError: `read_text`'s; no header, a column named twice, a row with another number of
             fields, a quote that is never closed, or text in a column without a name.
     """
-    return parse_csv(read_text(path), path)
+    return parse_csv(read_text(path), path, repeated=repeated)
 
 
-def parse_csv(text: str, path: Path, separator: str = ",", has_header: bool = True) -> CsvTable:
+def parse_csv(
+    text: str,
+    path: Path,
+    separator: str = ",",
+    has_header: bool = True,
+    repeated: Sequence[str] = (),
+) -> CsvTable:
     """The table in a text, as `read_csv`.
 
     Args:
@@ -114,6 +124,7 @@ def parse_csv(text: str, path: Path, separator: str = ",", has_header: bool = Tr
         path: the file that it came from, for error messages.
         separator: the mark between columns.
         has_header: the first line names the columns; else they are named 0, 1, and so on.
+        repeated: names that several columns may have.
 
     Raises:
         DataError: as `read_csv`.
@@ -134,7 +145,8 @@ def parse_csv(text: str, path: Path, separator: str = ",", has_header: bool = Tr
                     numbers = map(str, range(len(fields)))
                     header = tuple(n.strip() for n in (fields if has_header else numbers))
                     header_line = line
-                    check_unique(header, f"{path}:{line}")
+                    once = [name for name in header if name not in repeated]
+                    check_unique(once, f"{path}:{line}")
                     if has_header:
                         continue
                 _check_fields(fields, header, f"{path}:{line}")
@@ -147,13 +159,20 @@ def parse_csv(text: str, path: Path, separator: str = ",", has_header: bool = Tr
     return CsvTable(path, header, rows, lines, header_line)
 
 
-def csv_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def csv_rows(
+    path: Path, required: Sequence[str], repeated: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows of a CSV file, as column name to text without blanks around it, with `file:line`.
+
+    Args:
+        path: the file.
+        required: columns that must be there.
+        repeated: names that several columns may have; the last one's text is given.
 
     Raises:
         DataError: a required column is missing, or as `read_csv`.
     """
-    table = read_csv(path)
+    table = read_csv(path, repeated)
     missing = [name for name in required if name not in table.columns]
     if missing:
         raise DataError(

@@ -54,6 +54,30 @@ class HubFile:
 
 
 @dataclass(frozen=True)
+class WebFile:
+    """A file on its owner's server, which no mirror of the hub has.
+
+    Attributes:
+        url: its address.
+        about: bytes, roughly, for the question before the download.
+        kind: an archive to unpack, or a label file to lay into the set's folder.
+    """
+
+    url: str
+    about: float
+    kind: Literal["archive", "labels"] = "archive"
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.url.rpartition("/")[2]
+
+    def remote(self, mirror: str | None) -> Remote:
+        """Its address, whatever the mirror of the hub."""
+        return Remote(self.url)
+
+
+@dataclass(frozen=True)
 class Hosting:
     """How a set is had.
 
@@ -67,7 +91,7 @@ class Hosting:
 
     page: str
     licence: str
-    files: tuple[HubFile, ...] = ()
+    files: tuple[HubFile | WebFile, ...] = ()
     by_hand: tuple[str, ...] = ()
     note: str = ""
 
@@ -78,6 +102,11 @@ _ASK = "research use; the owner's terms apply"
 def _labels(file: str) -> HubFile:
     return HubFile(_PYIQA_LABELS, file, 1e6, kind="labels")
 
+
+_KONIQ_IMAGES = HubFile(
+    _PYIQA, "koniq10k.tgz", 6348641188, 6348641188,
+    "18f4b664fed41ffdf37dd5cae6921901d86afddd952fdfa3d77eda25cc48370b",
+)  # fmt: skip
 
 HOSTED: dict[str, Hosting] = {
     "kadid": Hosting(
@@ -103,13 +132,7 @@ HOSTED: dict[str, Hosting] = {
     "koniq": Hosting(
         page="database.mmsp-kn.de/koniq-10k-database.html",
         licence=_ASK,
-        files=(
-            HubFile(
-                _PYIQA, "koniq10k.tgz", 6348641188, 6348641188,
-                "18f4b664fed41ffdf37dd5cae6921901d86afddd952fdfa3d77eda25cc48370b",
-            ),
-            _labels("meta_info_KonIQ10kDataset.csv"),
-        ),
+        files=(_KONIQ_IMAGES, _labels("meta_info_KonIQ10kDataset.csv")),
     ),
     "spaq": Hosting(
         page="github.com/h4nwei/SPAQ",
@@ -173,6 +196,60 @@ HOSTED: dict[str, Hosting] = {
         page="github.com/lcysyzxdxc/AGIQA-3k-Database",
         licence=_ASK,
         files=(HubFile(_PYIQA, "AGIQA-3K.zip", 98e6),),
+    ),
+    "flive": Hosting(
+        page="github.com/niu-haoran/FLIVE_Database",
+        licence=_ASK,
+        files=(
+            HubFile(
+                _PYIQA, "flive.tgz", 5414976833, 5414976833,
+                "85d257ebb00b99ff998e6aa4276be5cbd4762699874f57bcbf3261e441961696",
+            ),
+            _labels("meta_info_FLIVEDataset.csv"),
+        ),
+    ),
+    "gfiqa": Hosting(
+        page="database.mmsp-kn.de/gfiqa-20k-database.html",
+        licence=_ASK,
+        files=(HubFile(_PYIQA, "gfiqa-20k.tgz", 7.7e9),),
+    ),
+    "koniqpp": Hosting(
+        page="database.mmsp-kn.de/koniq-image-defects-database.html",
+        licence=_ASK,
+        files=(
+            _KONIQ_IMAGES,
+            _labels("meta_info_KonIQ10k++Dataset.csv"),
+            _labels("meta_info_KonIQ10kDataset.csv"),
+        ),
+        note="the images are KonIQ-10k's",
+    ),
+    "uhdiqa": Hosting(
+        page="database.mmsp-kn.de/uhd-iqa-benchmark-database.html",
+        licence=_ASK,
+        files=(
+            WebFile(
+                "https://datasets.vqa.mmsp-kn.de/archives/UHD-IQA/UHD-IQA-database.zip", 10.7e9
+            ),
+        ),
+    ),
+    "aigciqa2023": Hosting(
+        page="github.com/wangjiarui153/AIGCIQA2023",
+        licence="none stated; research use",
+        files=(
+            HubFile("IntMeGroup/AIGCIQA2023", "allimg.zip", 0.9e9),
+            HubFile("IntMeGroup/AIGCIQA2023", "AIGIQA2023.json", 1e7, kind="labels"),
+        ),
+    ),
+    "cid2013": Hosting(
+        page="zenodo.org/records/2647033",
+        licence="free with the authors' copyright notice; " + _ASK,
+        by_hand=("CID2013 data - version 12112014.xlsx", "the folders of CID2013.7z, unpacked"),
+    ),
+    "piq23": Hosting(
+        page="corp.dxomark.com/data-base-piq23 (on request; the splits are at "
+        "github.com/DXOMARK-Research/PIQ2023)",
+        licence="non-commercial research, on acceptance of the owner's terms",
+        by_hand=("Scores_Overall.csv", "Overall/", "Device Split.csv (for protocol=device)"),
     ),
     "koniq_scores": Hosting(
         page="database.mmsp-kn.de/koniq-10k-database.html",

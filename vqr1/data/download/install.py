@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vqr1.data.download.catalogue import HubFile
+from vqr1.data.download.catalogue import HubFile, WebFile
 from vqr1.data.download.fetch import fetch
 from vqr1.data.download.unpack import unpack, unpacked_size
 from vqr1.durable import place_folder, write_file
@@ -46,7 +46,7 @@ class Plan:
 
     name: str
     root: Path
-    files: Sequence[HubFile] = ()
+    files: Sequence[HubFile | WebFile] = ()
     given: Sequence[Path] = ()
     mirror: str | None = None
     keep: bool = False
@@ -127,9 +127,10 @@ def _remove_leftovers(plan: Plan) -> None:
         shutil.rmtree(plan.downloads)
 
 
-def _fetched(plan: Plan, file: HubFile) -> Path:
+def _fetched(plan: Plan, file: HubFile | WebFile) -> Path:
     plan.downloads.mkdir(parents=True, exist_ok=True)
-    total = file.size or round(file.about)
+    remote = file.remote(plan.mirror)
+    total = remote.size or round(file.about)
     with new_progress() as progress:
         task = progress.add_task(f"{file.name} (MB)", total=-(-total // MEGABYTE))
 
@@ -137,7 +138,7 @@ def _fetched(plan: Plan, file: HubFile) -> Path:
             size = of or total
             progress.update(task, completed=done // MEGABYTE, total=-(-size // MEGABYTE))
 
-        return fetch(file.remote(plan.mirror), plan.downloads / file.name, advance)
+        return fetch(remote, plan.downloads / file.name, advance)
 
 
 def _is_labels(file: Path) -> bool:

@@ -15,8 +15,9 @@ from pathlib import Path
 import pandas as pd
 
 from vqr1.config import CsvColumns
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Split
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Rating, Split
 from vqr1.data.labels._meta import OFFICIAL, read_labels_of
+from vqr1.data.labels._scores import chosen_score
 from vqr1.data.labels._table import to_table
 from vqr1.errors import ConfigError
 
@@ -25,6 +26,7 @@ __all__ = [
     "LabelFormat",
     "LabelRow",
     "LabelSource",
+    "Rating",
     "Split",
     "label_format",
     "load_labels",
@@ -77,6 +79,7 @@ def load_labels(
     lower_is_better: bool = False,
     columns: CsvColumns | None = None,
     select: str | None = None,
+    score: str | None = None,
 ) -> pd.DataFrame:
     """Read a set's label files.
 
@@ -88,6 +91,7 @@ def load_labels(
         lower_is_better: csv and jsonl only: the published score falls with quality.
         columns: csv only: column names.
         select: jsonl only: take the lines with this `dataset_name`.
+        score: sets with several scores only: which one is the MOS; None takes the first.
 
     Returns:
         One row an image in file order: `image` (path relative to the image folder, as the label
@@ -95,7 +99,7 @@ def load_labels(
         scale unless the set's page states otherwise; NaN if none), `reference` (None if none),
         `split` (train, val, test or None), `distortion` (None if not given), `further` and
         `splits` (dicts of further columns and of split columns). `attrs["form"]` states which form
-        of label files was read.
+        of label files was read, `attrs["format"]` is `name`.
 
     Raises:
         ConfigError: unknown format, missing folder or file, or an option of another format.
@@ -114,7 +118,8 @@ def load_labels(
     rows, form = read_labels_of(declared, source)
     if form != OFFICIAL:
         logger.info("%s: label form: %s", key, form)
+    rows, declared = chosen_score(rows, declared, score, key)
     falls = lower_is_better or declared.published_direction == "lower"
     table = to_table(rows, declared, falls, f"{key}.root={str(root)!r}")
-    table.attrs["form"] = form
+    table.attrs.update(form=form, format=declared.name)
     return table

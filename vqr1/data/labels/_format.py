@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from vqr1.config import CsvColumns
 from vqr1.errors import ConfigError, DataError
@@ -29,6 +29,18 @@ _SPLIT_WORDS: Mapping[str, Split] = {
 }
 
 
+class Rating(NamedTuple):
+    """One of the scores of an image, on its published scale.
+
+    Attributes:
+        mos: the mean score.
+        std: standard deviation of the single ratings; NaN where not given.
+    """
+
+    mos: float
+    std: float = math.nan
+
+
 @dataclass(frozen=True, slots=True)
 class LabelRow:
     """One labelled image as published.
@@ -42,6 +54,8 @@ class LabelRow:
         split: official split, or None.
         distortion: kind of distortion that the file or its name states, or None.
         further: numbers or words of further columns, by name.
+        scores: where the format declares several, the image's under their names, that of `mos`
+            included.
         splits: the split in each protocol that the file has a column for, by the column's name.
     """
 
@@ -54,6 +68,7 @@ class LabelRow:
     distortion: str | None = None
     further: Mapping[str, float | str] = field(default_factory=dict)
     splits: Mapping[str, Split] = field(default_factory=dict)
+    scores: Mapping[str, Rating] = field(default_factory=dict)
 
 
 class MissingLabelsError(DataError):
@@ -138,6 +153,7 @@ class MetaForm:
         split_columns: names of further split columns.
         made_from: the official file that the scores were taken from, where there are several with
             different scores.
+        repeated: names that several of its columns have, none of which is read.
     """
 
     file: str
@@ -149,6 +165,7 @@ class MetaForm:
     split_codes: Mapping[str, Split] = field(default_factory=dict)
     split_columns: tuple[str, ...] = ()
     made_from: str | None = None
+    repeated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +187,11 @@ class LabelFormat:
         std_unit: units of the published score in one unit of `LabelRow.std`, where the two are on
             different scales.
         meta: the set's CSV file of pyiqa, which may lie beside or in place of the official file.
+        compare_within: `reference` where scores compare among the images of a reference only, so
+            that no others are ranked against each other.
+        scores: of a set that publishes several scores of an image, the smallest and the largest of
+            each by name, in the published direction. The first is the one that the parser gives as
+            `mos`; `dataset.score` names another, and all become further columns.
     """
 
     name: str
@@ -182,6 +204,8 @@ class LabelFormat:
     search_subfolders: bool = False
     std_unit: float = 1.0
     meta: MetaForm | None = None
+    compare_within: Literal["set", "reference"] = "set"
+    scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def split_word(word: str, where: str) -> Split | None:

@@ -78,7 +78,7 @@ def parse_meta(path: Path, meta: MetaForm) -> list[LabelRow]:
     required = [name for name in (meta.image, meta.score, meta.reference) if name]
     return [
         row
-        for where, fields in csv_rows(path, required)
+        for where, fields in csv_rows(path, required, meta.repeated)
         if (row := meta.complete(_row(fields, where, meta))) is not None
     ]
 
@@ -117,7 +117,7 @@ def _meta_file(meta: MetaForm, source: LabelSource) -> Path | None:
     if Path(source.label_file).suffix.lower() != ".csv":
         return None
     path = source.main_file()
-    return path if {meta.image, meta.score} <= set(read_csv(path).columns) else None
+    return path if {meta.image, meta.score} <= set(read_csv(path, meta.repeated).columns) else None
 
 
 def _rows_to_compare(

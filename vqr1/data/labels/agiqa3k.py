@@ -1,4 +1,4 @@
-"""AGIQA-3K: `data.csv`; the QUALITY scores of its two kinds, not the alignment scores.
+"""AGIQA-3K: `data.csv`; QUALITY scores, and those of the alignment with the prompt (`align`).
 
 The first field of a file name is the generator (`AttnGAN_normal_000.jpg`); it takes the place of
 the distortion.
@@ -6,7 +6,9 @@ the distortion.
 
 from __future__ import annotations
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from collections.abc import Mapping
+
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Rating
 from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 
 
@@ -14,15 +16,22 @@ def parse(source: LabelSource) -> list[LabelRow]:
     """Rows of AGIQA-3K."""
     path = source.main_file("data.csv")
     return [
-        LabelRow(
-            image=row["name"],
-            mos=number(row["mos_quality"], where, "mos_quality"),
-            where=where,
-            std=standard_deviation(row["std_quality"], where, "std_quality"),
-            distortion=row["name"].split("_")[0],
-        )
-        for where, row in csv_rows(path, ("name", "mos_quality", "std_quality"))
+        _row(where, row) for where, row in csv_rows(path, ("name", "mos_quality", "std_quality"))
     ]
+
+
+def _row(where: str, row: Mapping[str, str]) -> LabelRow:
+    scores = {
+        name: Rating(
+            number(row[f"mos_{name}"], where, f"mos_{name}"),
+            standard_deviation(row[f"std_{name}"], where, f"std_{name}"),
+        )
+        for name in FORMAT.scores
+        if f"mos_{name}" in row and f"std_{name}" in row
+    }
+    mos, std = scores["quality"]
+    generator = row["name"].split("_")[0]
+    return LabelRow(row["name"], mos, where, std, distortion=generator, scores=scores)
 
 
 FORMAT = LabelFormat(
@@ -33,4 +42,5 @@ FORMAT = LabelFormat(
     image_folders=("images", "AGIQA-3K", "."),
     parse=parse,
     images=2982,
+    scores={"quality": (0.0, 4.489), "align": (0.021, 4.287)},
 )

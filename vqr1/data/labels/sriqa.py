@@ -18,4 +18,5 @@ FORMAT = LabelFormat(
     parse=parser("SRIQA-Bench_test_all.txt", method_in_name=True),
     images=1100,
     search_subfolders=True,
+    compare_within="reference",
 )

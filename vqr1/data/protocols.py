@@ -1,0 +1,208 @@
+"""Named splits of the literature: `dataset.split.by=protocol dataset.split.protocol=deqa`.
+
+- `visualquality_r1` (arXiv 2505.14460): KADID-10k's 49/16/16 references of the release; the sets
+  that it evaluates on are test sets as a whole. Its LIVE Challenge list holds the raters' seven
+  training images too, which the set proper here does not.
+- `deqa` (arXiv 2501.11561; Q-Insight, MR-IQA, RALI and Q-Hawkeye train and test on it): the lists
+  of KonIQ-10k, SPAQ, KADID-10k and PIPAL are read from DeQA-Score's own files, which lie beside the
+  set; CSIQ, LIVE Challenge, AGIQA-3K and TID2013 are test sets as a whole.
+- `ratio802_seed123_01` to `_10`, and all others of this form: pyiqa's random splits, from the
+  column `ratio802_seed123_split_01` of its label file. (They cannot be drawn again: some were drawn
+  from unordered collections of names.) Where such a column holds no test images, its validation
+  images, a fifth of the set, are the test split.
+- Any other split column of a label file, by the column's name, such as PIQ23's `device` and
+  `scene`.
+
+Not here: random splits and lists of one's own (`splits.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from vqr1.data.labels._format import Split
+from vqr1.data.tables import parse_json, read_text
+from vqr1.errors import ConfigError, DataError
+
+Rule = Callable[[pd.DataFrame, Path, str], list[Split | None]]
+"""From a set's labels, its folder and its configuration key to the split of every row."""
+
+_PYIQA = re.compile(r"(ratio\d+_seed\d+)_(\d+)")
+_PYIQA_COLUMN = re.compile(r"(ratio\d+_seed\d+)_split_(\d+)")
+
+
+def protocol_split(
+    table: pd.DataFrame, protocol: str | None, root: Path, key: str
+) -> list[Split | None]:
+    """The split of every row in a protocol; None for rows that are in none of its splits.
+
+    Args:
+        table: of `load_labels`; `attrs["format"]` names the set's format.
+        protocol: its name.
+        root: the set's folder, where lists of the protocol may lie.
+        key: dotted configuration key of the set.
+
+    Raises:
+        ConfigError: the set has no such protocol, or its lists are not there.
+        DataError: lists that are not those of the protocol.
+    """
+    name = str(table.attrs.get("format", ""))
+    declared = PROTOCOLS.get(name, {})
+    if protocol in declared:
+        return declared[protocol](table, root, key)
+    columns = {_name_of(column): column for row in table["splits"] for column in row}
+    column = columns.get(_name_of(protocol or ""))
+    if column is not None:
+        parts: list[Split | None] = [row.get(column) for row in table["splits"]]
+        no_test = _PYIQA_COLUMN.fullmatch(column) and "test" not in parts
+        return ["test" if part == "val" and no_test else part for part in parts]
+    known = ", ".join([*declared, *columns]) or "none"
+    asked = _PYIQA.fullmatch(protocol or "")
+    raise ConfigError(
+        [
+            f"{key}.split.protocol={protocol!r}: {name or 'this set'} has no such split; it has "
+            f"{known}"
+            + (
+                f" (column {asked[1]}_split_{asked[2]} of pyiqa's label file, meta_info_...csv, "
+                "would be it)"
+                if asked
+                else ""
+            )
+        ]
+    )
+
+
+def _name_of(column: str) -> str:
+    """The protocol's name of a split column: `ratio802_seed123_split_01` is `..._01`."""
+    return _PYIQA_COLUMN.sub(r"\1_\2", column)
+
+
+def _whole(table: pd.DataFrame, root: Path, key: str) -> list[Split | None]:
+    return ["test"] * len(table)
+
+
+def _own_column(table: pd.DataFrame, root: Path, key: str) -> list[Split | None]:
+    return list(table["split"])
+
+
+@dataclass(frozen=True)
+class DeqaLists:
+    """Training and test lists of DeQA-Score's release, read from its files.
+
+    These are `split.json` (`{"train": [names], "test": [names]}`), or the metas themselves (lists
+    of objects with an `image`), in the set's folder or its `metas/`.
+
+    Attributes:
+        files: names of the metas by split.
+        counts: images of each split as published, where that is known.
+    """
+
+    files: Mapping[Split, str]
+    counts: Mapping[Split, int] = field(default_factory=dict)
+
+    def __call__(self, table: pd.DataFrame, root: Path, key: str) -> list[Split | None]:
+        """The split of every row; see `protocol_split`."""
+        rows_of = {PurePosixPath(name).name.lower(): i for i, name in enumerate(table["image"])}
+        parts: list[Split | None] = [None] * len(table)
+        for path, split, names in self._lists(root, key):
+            for name in names:
+                row = rows_of.get(name.lower())
+                if row is None:
+                    raise DataError(f"{path}: {name!r} is no image of the set")
+                if parts[row] not in (None, split):
+                    raise DataError(f"{path}: {name!r} is in the {parts[row]} list too")
+                parts[row] = split
+        found = Counter(parts)
+        wrong = [
+            f"{found[split]} {split} images, published are {count}"
+            for split, count in self.counts.items()
+            if found[split] != count
+        ]
+        if wrong:
+            raise DataError(f"{key}.split.protocol='deqa': {'; '.join(wrong)}; another version?")
+        return parts
+
+    def _lists(self, root: Path, key: str) -> list[tuple[Path, Split, list[str]]]:
+        folders = (root, root / "metas")
+        for folder in folders:
+            metas = {split: folder / name for split, name in self.files.items()}
+            if all(path.is_file() for path in metas.values()):
+                return [(path, split, _images(path)) for split, path in metas.items()]
+            if (folder / "split.json").is_file():
+                return _split_json(folder / "split.json", self.files)
+        raise ConfigError(
+            [
+                f"{key}.split.protocol='deqa': needs {' and '.join(self.files.values())}, or "
+                f"split.json, of Data-DeQA-Score in {root} or its metas/"
+            ]
+        )
+
+
+def _images(path: Path) -> list[str]:
+    """Names of the images of a meta, without their folders."""
+    entries = parse_json(read_text(path), str(path))
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: not a list of objects with an image")
+    return [_base_name(_member(entry, "image", path), path) for entry in entries]
+
+
+def _split_json(path: Path, splits: Iterable[Split]) -> list[tuple[Path, Split, list[str]]]:
+    content = parse_json(read_text(path), str(path))
+    lists = []
+    for split in splits:
+        names = _member(content, split, path)
+        if not isinstance(names, list):
+            raise DataError(f"{path}: {split!r} is not a list of image names")
+        lists.append((path, split, [_base_name(name, path) for name in names]))
+    return lists
+
+
+def _member(entry: Any, name: str, path: Path) -> Any:
+    if not isinstance(entry, dict) or name not in entry:
+        raise DataError(f"{path}: no {name!r} in {str(entry)[:80]!r}")
+    return entry[name]
+
+
+def _base_name(name: Any, path: Path) -> str:
+    if not isinstance(name, str):
+        raise DataError(f"{path}: {str(name)[:80]!r} is not an image name")
+    return PurePosixPath(name.replace("\\", "/")).name
+
+
+_WHOLE_RELEASE: dict[str, Rule] = {"visualquality_r1": _whole}
+
+PROTOCOLS: Mapping[str, Mapping[str, Rule]] = {
+    "kadid": {
+        "visualquality_r1": _own_column,
+        "deqa": DeqaLists({"train": "train_kadid_8k.json", "test": "test_kadid_2k.json"}),
+    },
+    "koniq": {
+        **_WHOLE_RELEASE,
+        "deqa": DeqaLists(
+            {"train": "train_koniq_7k.json", "test": "test_koniq_2k.json"},
+            {"train": 7046, "test": 2010},
+        ),
+    },
+    "spaq": {
+        **_WHOLE_RELEASE,
+        "deqa": DeqaLists({"train": "train_spaq_9k.json", "test": "test_spaq_2k.json"}),
+    },
+    "pipal": {"deqa": DeqaLists({"test": "test_pipal_5k.json"}, {"test": 4640})},
+    "livec": {**_WHOLE_RELEASE, "deqa": _whole},
+    "agiqa3k": {**_WHOLE_RELEASE, "deqa": _whole},
+    "csiq": {"deqa": _whole},
+    "tid": {"deqa": _whole},
+    "koniq_scores": _WHOLE_RELEASE,
+    "bid": _WHOLE_RELEASE,
+    "deblur": _WHOLE_RELEASE,
+    "dehaze": _WHOLE_RELEASE,
+    "sriqa": _WHOLE_RELEASE,
+}
+"""By format, the protocols that its label file has no column for."""
