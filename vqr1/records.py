@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from vqr1.row_names import row_name
+
 _T = TypeVar("_T")
 
 
@@ -136,6 +138,7 @@ class RankingBatch:
             to [1, 5] (the published training files' scale), or as published (`mos_scale`).
         index: [B] int64 row in the data set's label table.
         labels: what else the labels state; None where nobody has read it.
+        row_names: how the data set names the rows; empty: after their images.
     """
 
     dataset: str
@@ -144,14 +147,15 @@ class RankingBatch:
     mos: Tensor
     index: Tensor
     labels: BatchLabels | None = None
+    row_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name of each of B rows (`row_name`)."""
-        return tuple(map(row_name, self.images))
+        """A name of each of B rows: the set's, or after its images (`row_name`)."""
+        return self.row_names or tuple(map(row_name, self.images))
 
     def to(self, device: torch.device | str) -> RankingBatch:
         """The same batch with images, scores and rows on `device`."""
@@ -161,15 +165,6 @@ class RankingBatch:
             mos=self.mos.to(device),
             index=self.index.to(device),
         )
-
-
-def row_name(images: Sequence[str]) -> str:
-    """By what a row of one or several images is named in predictions and reports.
-
-    >>> row_name(["a.png"]), row_name(["a.png", "b.png"])
-    ('a.png', 'a.png + b.png')
-    """
-    return " + ".join(images)
 
 
 @dataclass(frozen=True)

@@ -326,7 +326,7 @@ def test_too_few_images_to_compare_are_refused(
 
 
 def test_rows_of_several_images(make_csv: MakeCsv, processor: Any) -> None:
-    """A pair of neighbouring images a row: each is loaded once, and named once in its row."""
+    """A pair of neighbouring images a row: each is loaded once."""
     builder = PromptBuilder(FAMILY, processor, SENTENCE, 3136, 12544, vision_id=False, images=2)
     data = module(make_csv(4), builder)
     with pytest.raises(ConfigError, match=r"^prompt\.images=2: dataset: a row of csv has 1 image;"):
@@ -336,6 +336,7 @@ def test_rows_of_several_images(make_csv: MakeCsv, processor: Any) -> None:
     rows = SetImages(labelled, labelled.rows("train"), bad)
     names = [row[0] for row in rows.images]
     rows.images = [(names[n], names[(n + 1) % 4]) for n in range(4)]
+    rows.names = [" + ".join(row) for row in rows.images]
     images = RankingImages({"csv": rows}, builder, None, replace_bad=False)
     batch = images.batch(BatchPlan("csv", (0, 1, 2)))
     assert batch is not None

@@ -164,6 +164,7 @@ def test_pickled_splits_are_refused(tmp_path: Path) -> None:
     (tmp_path / "koniq10k_official.pkl").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     split = SplitConfig(by="files", files={"train": "koniq10k_official.pkl"})
     table = pd.DataFrame({"image": ["1.jpg"], "reference": [None], "split": [None]})
+    table["own_images"] = [("1.jpg",)]
     with pytest.raises(ConfigError, match=r"split\.files\.train='koniq10k_official\.pkl': pickles"):
         assign_splits(table, split, tmp_path)
     with pytest.raises(ConfigError, match=re.escape("take the CSV form")):

@@ -20,6 +20,7 @@ NOWHERE = Path("nowhere")
 def table_of(references: Sequence[str | None], splits: Sequence[str | None] = ()) -> pd.DataFrame:
     images = [f"img {number}.png" for number in range(len(references))]
     frame = pd.DataFrame({"image": images})
+    frame["own_images"] = [(image,) for image in images]
     frame["reference"] = pd.Series(list(references), dtype=object)
     frame["split"] = pd.Series(list(splits) or [None] * len(references), dtype=object)
     return frame

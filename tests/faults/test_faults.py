@@ -11,7 +11,7 @@ import pytest
 
 from tools.faults import kills, storage, surroundings
 from tools.faults.report import FaultResult, last_line
-from tools.faults.runs import Workshop, compare, read_result
+from tools.faults.runs import ARGUMENTS, Workshop, compare, read_result
 from vqr1.errors import EXIT_INTERRUPTED, RunFaultError
 from vqr1.training.checkpoint_files import read_checkpoint, step_name
 
@@ -52,6 +52,16 @@ def test_killed_and_resumed_is_the_same_run(workshop: Workshop, phase: str) -> N
     again = workshop.resume(name)
     assert again.wait() == 0
     assert "this run has finished" in again.output
+
+
+def test_rows_of_two_images_killed_and_resumed_are_the_same_run(tmp_path: Path) -> None:
+    pairs = ("dataset.full_reference=true", "prompt=full_reference")
+    workshop = Workshop(tmp_path, (*ARGUMENTS, *pairs))
+    kills.kill_in(workshop, "pairs", "update", random.Random("pairs"), resume=False)
+    training = workshop.resume("pairs")
+    assert training.wait() == 0, training.output
+    done = compare(read_result(training.folder), workshop.reference)
+    assert done.identical, done
 
 
 @pytest.mark.parametrize(

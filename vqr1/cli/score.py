@@ -46,9 +46,12 @@ MODES = {
 }
 """Words of `--mode`, and the override that each is short for."""
 
+FULL_REFERENCE = "prompt=full_reference"
+
 _EXAMPLES = """\
 MODELS
-         prompt=thinking|non_thinking|describe   mode=expected|greedy|sampled (mode.samples=N)
+         prompt=thinking|non_thinking|full_reference|describe
+         mode=expected|greedy|sampled (mode.samples=N)
          backend=local|openai|transformers_serve|vllm (backend.url=... backend.model=...)
          hardware=cpu|1gpu   seed=N   batch_size=N   output=FILE   format=table|csv|jsonl
 
@@ -57,6 +60,7 @@ examples: SCORE photos/ output=scores.csv          (again: continues where it st
           find . -name '*.png' | SCORE -           (names on standard input)
           SCORE 'photos/**/*.png' mode=sampled mode.samples=6 format=jsonl
           SCORE photo.jpg --mode describe
+          SCORE --reference sharp.png coded/       (full reference; or a folder of references)
           SCORE a.png b.png --mode compare         (a folder becomes a ranking)
           SCORE --mode compare results=scores.csv  (of what is scored already)
           SERVE --help                       (the same over HTTP)"""
@@ -94,19 +98,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=list(MODES),
         help="short for " + ", ".join(MODES.values()),
     )
+    parser.add_argument(
+        "--reference",
+        metavar="PATH",
+        help="undistorted image that all are compared with, or a folder with one of the name of "
+        f"each: references=PATH, and {FULL_REFERENCE} where no prompt is chosen",
+    )
     parsed = parser.parse_intermixed_args(given)
     paths, overrides = split_arguments(parsed.paths)
     if parsed.mode is not None:
         overrides.insert(0, MODES[parsed.mode])
-    sys.exit(_code_of(lambda: _score(overrides, paths, info), info))
+    if parsed.reference is not None and not any(o.startswith("prompt=") for o in overrides):
+        overrides.insert(0, FULL_REFERENCE)
+    sys.exit(_code_of(lambda: _score(overrides, paths, info, parsed.reference), info))
 
 
-def _score(overrides: Sequence[str], paths: Sequence[str], info: RankInfo) -> int:
+def _score(
+    overrides: Sequence[str], paths: Sequence[str], info: RankInfo, reference: str | None = None
+) -> int:
     closed = sys.stdout is None
     # The rows on standard output are the result: what does not take them ends the command.
     guard_output(stdout=False)
     composed = compose_config("score", overrides)
     values = plain_values(composed)
+    if reference is not None:
+        if values.get("references") is not None:
+            raise ConfigError([f"references={values['references']}: given by --reference too"])
+        # A path may hold marks that mean something to Hydra.
+        values["references"] = reference
     config = validate(ScoreConfig, values)
     if closed and config.output is None:
         raise ConfigError(["output=null: standard output is closed; name a file, output=FILE"])

@@ -14,7 +14,7 @@ from vqr1.config import ServeConfig, ServerConfig, validate
 from vqr1.config.folder import answer_of_prompt
 from vqr1.config.model_defaults import lines_about
 from vqr1.errors import ConfigError
-from vqr1.inference.mode_checks import backend_problems, mode_problems, single_image_problems
+from vqr1.inference.mode_checks import backend_problems, mode_problems, served_image_problems
 from vqr1.inference.score_checks import notes_on
 from vqr1.program import name_of, program
 from vqr1.standard_streams import guard_output
@@ -68,7 +68,8 @@ def serve(arguments: Sequence[str]) -> int:
 
     sys.stderr.writelines(f"{note}\n" for note in notes_on(config))
     listener = run.bind(config.host, config.port)
-    backend = build_backend(config.backend, config.model, config.hardware)
+    images = max(config.prompt.images, config.describe.images)
+    backend = build_backend(config.backend, config.model, config.hardware, images=images)
     sys.stderr.writelines(f"{line}\n" for line in lines_about(composed, if_other=True))
     app = create_app(
         Scorer(backend, config.prompt, config.answer.form, config.mode, seed=config.seed),
@@ -102,8 +103,8 @@ def check_serving(config: ServeConfig) -> None:
     """
     problems = mode_problems(config.mode, config.answer.form)
     problems += backend_problems(config.backend, config.mode)
-    problems += single_image_problems(config.prompt, "the service")
-    problems += single_image_problems(config.describe, "the service", "describe")
+    problems += served_image_problems(config.prompt)
+    problems += served_image_problems(config.describe, "describe")
     if not config.answer.form.scored:
         problems.append(
             f"prompt={config.prompt.name}: it asks for no score; descriptions are at /describe, "

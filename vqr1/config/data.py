@@ -49,9 +49,11 @@ Column = NonNegativeInt | str
 class CsvColumns:
     """How a user's own table is read: the columns by name or by number (from 0), and its form."""
 
-    image: Column = "image"
+    image: Column | tuple[Column, ...] = "image"
     """Image path relative to the image folder, or name of an image in any of its subfolders, with
-    or without the file's ending; or what `name_pattern` makes a name of."""
+    or without the file's ending; or what `name_pattern` makes a name of. Several columns are the
+    images of one prompt in its order (`prompt.images`), such as a reference and the image; the one
+    that is `reference` too is no image of the row's own."""
     mos: Column | tuple[Column, ...] = "mos"
     """MOS. Several columns, or a name with `*`, are single observers' ratings: their mean is the
     MOS, and their standard deviation (n - 1) `std`; empty cells are no ratings."""
@@ -103,6 +105,10 @@ class DatasetConfig:
     score: str | None = None
     """Which of the scores of a set that publishes several is the MOS (agiqa3k: quality or align);
     null: the first that its format declares. All of them are label columns by these names."""
+    full_reference: Annotated[bool, Affects.ANSWERS] = False
+    """Show each image's undistorted reference before it: two images a prompt
+    (`prompt=full_reference`). Of sets that come with their references (kadid, tid, csiq, live,
+    pipal, demo), and of csv with `columns.reference` naming files."""
     mos_scale: Literal["minmax", "published"] = "minmax"
     """MOS that rewards see: `minmax` is linear to [1, 5] over the whole set, as in the
     published training files; `published` leaves them as they are (higher is better either way)."""

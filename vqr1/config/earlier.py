@@ -6,10 +6,13 @@ something unknown, and cannot be continued with the key's present value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vqr1.config.renamed import renamed_keys
+
+_PART = re.compile(r"^dataset\.parts\.[^.]+\.")
 
 EARLIER: dict[str, Any] = {
     "prompt.vision_id": True,
@@ -17,6 +20,7 @@ EARLIER: dict[str, Any] = {
     "dataset.split.near_duplicates": "report",
     "dataset.split.protocol": None,
     "dataset.score": None,
+    "dataset.full_reference": False,
     "prompt.images": 1,
     "prompt.system": None,
     "rollout.sampling.repetition_penalty": 1.0,
@@ -43,9 +47,20 @@ EARLIER: dict[str, Any] = {
 fields then, so that its own defaults held: `backend.unsupported` is not listed."""
 
 
-def completed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record by dotted keys under their present names, with the keys that it lacks."""
-    return {**EARLIER, **renamed_keys(record)}
+def earlier_values(keys: Iterable[str]) -> dict[str, Any]:
+    """Of some keys, those of `EARLIER` with their values; also of the sets of a mixture."""
+    single = {key: _PART.sub("dataset.", key) for key in keys}
+    return {key: EARLIER[name] for key, name in single.items() if name in EARLIER}
+
+
+def completed(record: Mapping[str, Any], keys: Iterable[str] = ()) -> dict[str, Any]:
+    """A record by dotted keys under their present names, with the keys that it lacks.
+
+    Args:
+        record: of any version.
+        keys: those of now, by which the sets of a mixture are known.
+    """
+    return {**EARLIER, **earlier_values(keys), **renamed_keys(record)}
 
 
 def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any], begun: str) -> list[str]:
@@ -59,7 +74,7 @@ def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any], begun: st
     Returns:
         One line for each, to be continued with further ways out.
     """
-    old = completed(saved)
+    old = completed(saved, now)
     lines = []
     for key in sorted({*renamed_keys(saved), *now}):
         if key not in old:

@@ -46,8 +46,12 @@ class ScoreConfig:
     task: Literal["score", "compare"] = "score"
     """`score`: a score, or a description, for each image. `compare`: a ranking of all images, with
     the probability that one is better than another."""
-    column: str | None = None
-    """Column of a CSV list that names the images; null is `image`."""
+    column: str | tuple[str, ...] | None = None
+    """Column of a CSV list, or key of a JSON lines list, that names the images; null is `image`.
+    Several columns are the images of one prompt in its order, such as reference and image."""
+    references: str | None = None
+    """Undistorted references, each shown before its image by a prompt of two
+    (`prompt=full_reference`): one file for all images, or a folder with files of the same names."""
     batch_size: PositiveInt = 16
     """Images computed together; does not change a score."""
     seed: Annotated[Seed, Affects.ANSWERS] = 0

@@ -104,7 +104,7 @@ def sheet_of(labelled: LabelledSet, columns: int, rows: int) -> list[Tile]:
     for position in spaced_positions(len(ranked), columns * rows):
         row = ranked.iloc[position]
         try:
-            image = load_image(labelled.image_root / row["image"])
+            image = load_image(labelled.image_root / row["own_images"][-1])
         except DataError:
             image = None
         tiles.append(Tile(image, f"{row['mos']:.3f}", row["image"]))
@@ -169,7 +169,7 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     total = len(labelled.table)
     count = total if extent.decode is None else min(extent.decode, total)
     rows = labelled.sample(count).index.to_numpy()
-    paths = [labelled.image_path(int(row)) for row in rows]
+    paths = labelled.shown_files(map(int, rows))
     problems = decode_problems(paths, extent.workers)
     _print_problems(console, f"undecodable among {count} opened", problems)
     _print_problems(console, f"copies of another file among {count} opened", repeated_files(paths))

@@ -5,6 +5,7 @@ One object a line:
     {"id": 1, "dataset_name": "KADID-10K", "image": ["I01_01_01.png"], "conversations":
      [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": 4.633587786259543}]}
 
+`image` holds the images that are asked about together, in their order, one in the released file.
 Ids count from 1 over the whole file; the value is the MOS scaled min-max to [1, 5] over the whole
 set. The question is read but not used: the configured prompt asks.
 """
@@ -34,19 +35,21 @@ QUESTION = (
 
 @dataclass(frozen=True, slots=True)
 class JsonlLine:
-    """One labelled image of a training JSONL.
+    """One labelled image of a training JSONL, or one tuple of images.
 
     Attributes:
         dataset_name: the set that the image belongs to.
         image: its path relative to the image folder.
         mos: its score, by the published form in [1, 5].
         where: `file:line`, for error messages.
+        images: where the line has several images, all of them, `image` being the last.
     """
 
     dataset_name: str
     image: str
     mos: float
     where: str = ""
+    images: tuple[str, ...] = ()
 
 
 def read_jsonl(path: Path) -> list[JsonlLine]:
@@ -64,7 +67,7 @@ def jsonl_text(lines: Iterable[JsonlLine], question: str = QUESTION) -> Iterator
         record = {
             "id": number,
             "dataset_name": line.dataset_name,
-            "image": [line.image],
+            "image": list(line.images) or [line.image],
             "conversations": [
                 {"from": "human", "value": question},
                 {"from": "gpt", "value": line.mos},
@@ -88,15 +91,16 @@ def _parse_line(text: str, where: str) -> JsonlLine:
     name = record.get("dataset_name")
     if not isinstance(name, str) or not name:
         raise DataError(f"{where}: dataset_name={name!r} must be a non-empty text")
-    return JsonlLine(name, _one_image(record.get("image"), where), _score(record, where), where)
+    images = _images(record.get("image"), where)
+    several = images if len(images) > 1 else ()
+    return JsonlLine(name, images[-1], _score(record, where), where, several)
 
 
-def _one_image(images: Any, where: str) -> str:
-    if isinstance(images, str):
-        return images
-    if isinstance(images, list) and len(images) == 1 and isinstance(images[0], str):
-        return images[0]
-    raise DataError(f"{where}: image={images!r} must be a list of one file name")
+def _images(images: Any, where: str) -> tuple[str, ...]:
+    names = [images] if isinstance(images, str) else images
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    raise DataError(f"{where}: image={images!r} must be a list of file names")
 
 
 def _score(record: dict[str, Any], where: str) -> float:

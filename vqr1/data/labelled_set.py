@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -21,8 +23,10 @@ from vqr1.config import DatasetConfig
 from vqr1.data.image_index import ImageIndex
 from vqr1.data.labels import LabelFormat, Split, label_format, load_labels
 from vqr1.data.location import set_folder
+from vqr1.data.reference_images import with_references
 from vqr1.data.splits import assign_splits, draw_subset
 from vqr1.errors import ConfigError, DataError
+from vqr1.row_names import row_name
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +44,9 @@ class LabelledSet:
         key: its dotted configuration key.
         title: the set's name in papers and in the published training files.
         image_root: folder that the image paths are relative to.
-        table: one row an image, numbered from 0: image (path relative to `image_root`), mos
+        table: one row an image, or a tuple of images, numbered from 0: image (path relative to
+            `image_root`; of several own images `row_name`), images (paths of all that a prompt
+            shows, in its order), own_images (those without the row's reference), mos
             (published scale, higher is better), std, reference, split (train, val, test, or None:
             in no split), distortion, further (a dict of further columns), mos_scaled (what rewards
             see: in [1, 5], or mos itself with `mos_scale=published`), std_mos and std_scaled (std
@@ -131,11 +137,28 @@ class LabelledSet:
         That of an unreadable file is empty: what this means is for those who need its pixels.
         """
         rows = self.sample(_COMPARED).index
-        return {str(self.table["image"].iat[row]): _digest(self.image_path(row)) for row in rows}
+        names = dict.fromkeys(name for row in rows for name in self._names("images", row))
+        return {name: _digest(self.image_root / name) for name in names}
 
     def image_path(self, row: int) -> Path:
-        """Full path of the image in row `row` of `table`."""
-        return self.image_root / str(self.table["image"].iat[row])
+        """Full path of the image in row `row` of `table`, the last one that its prompt shows."""
+        return self.image_root / self._names("own_images", row)[-1]
+
+    def own_files(self, rows: Iterable[int]) -> dict[str, Path]:
+        """By name, the files of the images that rows are about, without their references.
+
+        A reference has no score and may be shared by all splits; it is no copy of an image.
+        """
+        names = (name for row in rows for name in self._names("own_images", row))
+        return {name: self.image_root / name for name in names}
+
+    def shown_files(self, rows: Iterable[int]) -> list[Path]:
+        """The files that prompts about rows show, each once."""
+        names = dict.fromkeys(name for row in rows for name in self._names("images", row))
+        return [self.image_root / name for name in names]
+
+    def _names(self, column: str, row: int) -> tuple[str, ...]:
+        return cast("tuple[str, ...]", self.table[column].iat[row])
 
 
 def _digest(file: Path) -> str:
@@ -171,6 +194,8 @@ def open_dataset(
     labels["std_scaled"] = labels["std_mos"] * (4.0 / width if minmax else 1.0)
     image_root = _image_root(config, declared, root, key)
     table, bad_images = _with_found_images(labels, image_root, declared, config, key)
+    if config.full_reference:
+        table = with_references(table, declared, root, image_root, key)
     name, form = name or config.name, str(labels.attrs["form"])
     return LabelledSet(name, config, key, declared.title, image_root, table, bad_images, form)
 
@@ -254,17 +279,21 @@ def _with_found_images(
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows whose images exist, with the paths of the disk, and what is wrong with the rest."""
     index = ImageIndex(image_root, declared.search_subfolders, declared.published_range is None)
-    found = index.find_all(labels["image"].tolist())
-    bad = [
-        f"{image}: {result.problem}"
-        for image, result in zip(labels["image"], found, strict=True)
-        if result.path is None
+    names = list(dict.fromkeys(name for images in labels["images"] for name in images))
+    found = dict(zip(names, index.find_all(names), strict=True))
+    problems = [
+        next((f"{name}: {found[name].problem}" for name in images if not found[name].path), None)
+        for images in labels["images"]
     ]
+    bad = [problem for problem in problems if problem is not None]
     if bad:
         _handle_bad_images(bad, len(labels), image_root, config, key)
-    usable = np.array([result.path is not None for result in found])
+    usable = np.array([problem is None for problem in problems])
     table = labels[usable].reset_index(drop=True)
-    table["image"] = [result.path for result in found if result.path is not None]
+    for column in ("images", "own_images"):
+        paths = [tuple(str(found[name].path) for name in images) for images in table[column]]
+        table[column] = pd.Series(paths, index=table.index, dtype=object)
+    table["image"] = [row_name(images) for images in table["own_images"]]
     repeated = table["image"][table["image"].duplicated()]
     if len(repeated):
         raise DataError(

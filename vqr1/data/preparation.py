@@ -24,8 +24,8 @@ def jsonl_lines(labelled: LabelledSet, split: str) -> list[JsonlLine]:
     """One set's lines; `split` is one of `SPLITS`."""
     rows = labelled.table if split == "all" else labelled.rows(split)  # type: ignore[arg-type]
     return [
-        JsonlLine(labelled.title, image, score)
-        for image, score in zip(rows["image"], rows["mos_scaled"].tolist(), strict=True)
+        JsonlLine(labelled.title, images[-1], score, images=images if len(images) > 1 else ())
+        for images, score in zip(rows["images"], rows["mos_scaled"].tolist(), strict=True)
     ]
 
 

@@ -51,7 +51,8 @@ class SetImages:
         self.skips = labelled.config.on_bad_image == "skip"
         self.max_bad = labelled.config.max_bad_share * (len(labelled.table) + labelled.skipped)
         self.skipped = labelled.skipped
-        self.images: list[tuple[str, ...]] = [(image,) for image in rows["image"].tolist()]
+        self.images: list[tuple[str, ...]] = rows["images"].tolist()
+        self.names: list[str] = rows["image"].tolist()
         self.mos = torch.tensor(rows["mos_scaled"].to_numpy(), dtype=torch.float32)
         self.std = torch.tensor(rows["std_scaled"].to_numpy(), dtype=torch.float32)
         self.references = [_name(value) for value in rows["reference"]]
@@ -79,7 +80,9 @@ class SetImages:
             raise ConfigError(
                 [
                     f"prompt.images={images}: {self.key}: a row of {self.name} has {found} "
-                    f"image{'s' * (found != 1)}; use a prompt for {found}, or another set"
+                    f"image{'s' * (found != 1)}; use a prompt for {found}, such as prompt="
+                    f"{'thinking' if found == 1 else 'full_reference'}, or rows of {images} ("
+                    f"{self.key}.full_reference, {self.key}.columns.image)"
                 ]
             )
 
@@ -189,6 +192,7 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
             mos=images.mos[positions],
             index=images.rows[positions],
             labels=images.labels(positions),
+            row_names=tuple(images.names[p] for p in positions),
         )
 
     def _candidates(

@@ -14,10 +14,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
 from vqr1.data.labelled_set import LabelledSet
+from vqr1.data.labels import Split
 from vqr1.data.near_duplicates import image_hashes, near_pairs
 from vqr1.data.splits import SPLITS
 from vqr1.errors import DataError
@@ -46,14 +48,16 @@ def without_near_duplicates(
     """
     if not any(s.config.split.near_duplicates in ACTING for s in sets.values()):
         return dict(sets)
-    places = {
-        split: [(name, int(row)) for name, s in sets.items() for row in s.rows(split).index]
-        for split in SPLITS
-    }
-    hashes = {
-        split: image_hashes([sets[name].image_path(row) for name, row in listed], shown=shown)
-        for split, listed in places.items()
-    }
+    places: dict[Split, list[tuple[str, int]]] = {split: [] for split in SPLITS}
+    hashes: dict[Split, list[str]] = {}
+    for split, listed in places.items():
+        files: list[Path] = []
+        for name, labelled in sets.items():
+            for row in labelled.rows(split).index:
+                own = labelled.own_files([row]).values()
+                files += own
+                listed += [(name, int(row))] * len(own)
+        hashes[split] = image_hashes(files, shown=shown)
     twins: dict[tuple[str, int], tuple[str, int]] = {}
     for early, late in combinations(SPLITS, 2):
         for i, j, _ in near_pairs(hashes[early], hashes[late]).tolist():
@@ -116,14 +120,22 @@ def pairs_between_contents(labelled: LabelledSet, rows: np.ndarray) -> list[str]
         labelled: the set.
         rows: [n] numbers in its table.
     """
-    hashes = image_hashes([labelled.image_path(int(row)) for row in rows])
-    images, references, splits = (
-        labelled.table[column].iloc[rows].tolist() for column in ("image", "reference", "split")
+    files = {name: (path, int(row)) for row in rows for name, path in _own(labelled, row)}
+    hashes = image_hashes([path for path, _ in files.values()])
+    images, places = list(files), [row for _, row in files.values()]
+    references, splits = (
+        labelled.table[column].iloc[places].tolist() for column in ("reference", "split")
     )
     lines = []
     for i, j, bits in near_pairs(hashes).tolist():
         if references[i] is not None and references[i] == references[j]:
             continue  # versions of one photograph, as such a set has them
+        if places[i] == places[j]:
+            continue  # images to compare, shown together
         across = f", in {splits[i]} and {splits[j]}" if splits[i] != splits[j] else ""
         lines.append((not across, f"{images[i]} and {images[j]} ({bits} of 256 bits{across})"))
     return [line for _, line in sorted(lines)]
+
+
+def _own(labelled: LabelledSet, row: int) -> list[tuple[str, Path]]:
+    return list(labelled.own_files([row]).items())

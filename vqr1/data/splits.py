@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from vqr1.config import SplitConfig
+from vqr1.data.contents import connected
 from vqr1.data.labels._format import Split, refuse_pickle
 from vqr1.data.labels._reading import text_lines
 from vqr1.data.protocols import protocol_split
@@ -96,7 +97,7 @@ def assign_splits(
     """The split of every row.
 
     Args:
-        table: columns image, reference and split of `load_labels`.
+        table: columns image, own_images, reference and split of `load_labels`.
         split: the rule.
         root: the set's folder, where `split.files` lie.
         key: dotted configuration key of the set.
@@ -178,8 +179,10 @@ def _by_reference(
 
 def _by_image(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> list[Split | None]:
     _check_fractions(split, key)
-    drawn = draw_splits(table["image"].tolist(), split.fractions, split.seed)
-    return [drawn[image] for image in table["image"]]
+    # Rows that share an image, such as pairs with one in common, stay together.
+    contents = connected(table["own_images"].tolist())
+    drawn = draw_splits(contents, split.fractions, split.seed)
+    return [drawn[content] for content in contents]
 
 
 def _official(table: pd.DataFrame, split: SplitConfig, root: Path, key: str) -> list[Split | None]:
@@ -209,7 +212,9 @@ def _with_validation(
     # Training content that validates: whole references where they are known, else single images.
     content = [
         image if reference is None else reference
-        for image, reference in zip(table["image"], table["reference"], strict=True)
+        for image, reference in zip(
+            connected(table["own_images"].tolist()), table["reference"], strict=True
+        )
     ]
     training = [name for name, part in zip(content, parts, strict=True) if part == "train"]
     share = split.fractions[1]
@@ -266,6 +271,10 @@ def _names_to_rows(table: pd.DataFrame) -> dict[str, np.ndarray]:
     for row, image in enumerate(table["image"]):
         names.setdefault(image.lower(), np.array([row]))
         names.setdefault(Path(image).name.lower(), np.array([row]))
+    for row, own in enumerate(table["own_images"]):
+        for image in own if len(own) > 1 else ():
+            known = names.get(image.lower(), np.empty(0, dtype=np.int64))
+            names[image.lower()] = np.append(known, row)
     return names
 
 

@@ -19,13 +19,14 @@ from vqr1.data.datamodule import RankingDataModule, open_sets
 from vqr1.data.labels import Split
 from vqr1.data.prompts import ResizeRule, image_groups
 from vqr1.data.ranking_images import RankingImages, RankingLoader
+from vqr1.evaluation.attributes import check_columns
 from vqr1.evaluation.labels import whole_sets
 from vqr1.evaluation.partial_predictions import PlannedBatch
 from vqr1.evaluation.perturbations import CHANGES
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.trained_on import without_trained
 from vqr1.inference.setup import InferenceSetup
-from vqr1.records import PromptBatch, row_name
+from vqr1.records import PromptBatch
 
 
 class ResizedImages:
@@ -76,6 +77,8 @@ class PlannedImages:
         served = isinstance(config.backend, ServerConfig)
         model = None if served else config.model.path
         sets = without_trained(open_sets(dataset), self._split, model)
+        tables = {name: labelled.table for name, labelled in sets.items()}
+        check_columns(config.answer.form, tables)
         change, loader_config = None, config.loader
         if config.perturbation is not None:
             # A cache would keep altered images under the names of the others.
@@ -94,11 +97,11 @@ class PlannedImages:
         self.plan = [
             PlannedBatch(
                 plan.dataset,
-                tuple(row_name(self._images.sets[plan.dataset].images[i]) for i in plan.positions),
+                tuple(self._images.sets[plan.dataset].names[i] for i in plan.positions),
             )
             for plan in self._plans
         ]
-        self.tables = {name: labelled.table for name, labelled in self.data.sets.items()}
+        self.tables = tables
 
     def skipped(self, scored: Predictions) -> dict[str, int]:
         """By set, the images that were excluded: missing or empty, or not decodable.

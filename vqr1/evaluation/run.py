@@ -22,6 +22,13 @@ from rich.console import Console
 from vqr1.config import EvalConfig, MixtureConfig
 from vqr1.config.affects import Affects, affects
 from vqr1.distributed.environment import RankInfo
+from vqr1.evaluation.attributes import (
+    Found,
+    attribute_metrics,
+    attribute_tables,
+    attribute_values,
+    tracked_metrics,
+)
 from vqr1.evaluation.consistency import (
     WORDS,
     Stability,
@@ -142,7 +149,9 @@ def _evaluate_model(config: EvalConfig, composed: DictConfig, info: RankInfo) ->
         OmegaConf.update(composed, key, value, force_add=True)
     caption = _caption(config, f"{scored.source.name}, {mode_words(config)}")
     found = compare_passes(scored.predictions, again, config.mode.score_rule) if again else {}
-    return _report(config, composed, scored.predictions, caption, started, scored, found)
+    return _report(
+        config, composed, scored.predictions, caption, started, scored, found, scored.tables
+    )
 
 
 def _score_again(
@@ -175,7 +184,7 @@ def _evaluate_file(config: EvalConfig, composed: DictConfig) -> float:
     if labels is not None:
         words += f", {config.split} images"
     caption = _caption(config, words)
-    return _report(config, composed, predictions, caption, started, None)
+    return _report(config, composed, predictions, caption, started, None, tables=labels)
 
 
 def _file_settings(config: EvalConfig, path: Path) -> dict[str, Any]:
@@ -205,6 +214,7 @@ def _report(
     started: float,
     scored: ScoredModel | None,
     consistency: Mapping[str, Mapping[str, Stability]] | None = None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
 ) -> float:
     """Compute, write and print everything; returns the SRCC."""
     from vqr1.evaluation.report_writer import write_outcome
@@ -218,7 +228,10 @@ def _report(
     )
     evaluation = Evaluation(caption, sets, options)
     console.print(to_rich(main_table(evaluation, detailed=False)))
-    moved = consistency_tables(consistency or {})
+    attributes: Found = {}
+    if tables:
+        attributes = attribute_metrics(predictions, config.answer.form, tables, options)
+    moved = [*attribute_tables(attributes), *consistency_tables(consistency or {})]
     for table in moved:
         console.print(to_rich(table))
     if config.report.published:
@@ -229,7 +242,7 @@ def _report(
     with _open_log(config, composed, "+".join(metrics.dataset for metrics in sets)) as run_log:
         load_image = None if scored is None else scored.load_image
         write_outcome(evaluation, predictions, config.report, run_log, load_image, moved)
-        run_log.metrics(consistency_metrics(consistency or {}))
+        run_log.metrics(consistency_metrics(consistency or {}) | tracked_metrics(attributes))
         if skipped:
             run_log.metrics({f"data/skipped/{name}": float(n) for name, n in skipped.items()})
         finished = finished_file(run_log.run_dir)
@@ -238,6 +251,7 @@ def _report(
         values = {
             **summary_values(evaluation, overall, skipped),
             "predictions": config.predictions or (finished and str(finished)),
+            **({"attributes": attribute_values(attributes)} if attributes else {}),
             **({"consistency": consistency_values(consistency)} if consistency else {}),
         }
         _end(run_log, values, started, console)

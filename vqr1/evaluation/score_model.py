@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
@@ -63,6 +64,7 @@ class ScoredModel:
             training left no record of them.
         unknown: by set, why that is unknown although a training of ours made the model.
         used: values by dotted key that were taken from the run or the server, for the record.
+        tables: the sets' label tables, by name.
     """
 
     predictions: Predictions
@@ -73,6 +75,7 @@ class ScoredModel:
     trained_on: dict[str, TrainedOn]
     unknown: dict[str, str]
     used: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
 
 
 def score_model(
@@ -292,6 +295,7 @@ def _scored(
         trained_on,
         unknown,
         _used(config),
+        images.tables,
     )
 
 
@@ -319,10 +323,7 @@ def _trained_on(
     return {
         name: training.seen(
             sets[name].config.name,
-            {
-                image: sets[name].image_path(row)
-                for image, row in zip(part.images, part.index.tolist(), strict=True)
-            },
+            sets[name].own_files(part.index.tolist()),
             hashed=sets[name].config.split.near_duplicates != "ignore",
         )
         for name, part in predictions.by_dataset().items()

@@ -176,12 +176,12 @@ def without_trained(
         if labelled.config.split.near_duplicates not in ACTING:
             continue
         part = labelled.rows(split)
-        row_of = dict(zip(part["image"].tolist(), part.index.tolist(), strict=True))
-        files = {image: labelled.image_path(row) for image, row in row_of.items()}
+        files = labelled.own_files(part.index)
         known = training.known(labelled.config.name, files)
-        rows = [row for image, row in row_of.items() if image in known]
+        own = part["own_images"]
+        rows = [int(row) for row in part.index if not known.isdisjoint(own[row])]
         text = (
-            f"{len(rows)} of {len(files)} images of {name} are, or are near-identical to, images "
+            f"{len(rows)} of {len(part)} images of {name} are, or are near-identical to, images "
             f"that {model} was trained on or chosen by"
         )
         found[name] = act_on(labelled, rows, text)

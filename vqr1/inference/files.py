@@ -1,6 +1,7 @@
-"""Which image files a command line names: files, folders, globs, CSV lists, names on a stream.
+"""Which image files a command line names: files, folders, globs, lists, names on a stream.
 
-Not here: whether they decode; that is seen when they are scored.
+Not here: what lists hold (`image_lists.py`), and whether images decode; that is seen when they are
+scored.
 """
 
 from __future__ import annotations
@@ -13,15 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqr1.data.images import IMAGE_SUFFIXES
-from vqr1.data.tables import read_csv, separator_hint
 from vqr1.errors import DataError
-
-LIST_SUFFIX = ".csv"
+from vqr1.inference.image_lists import Shown, images_of, is_list, named_in_list
 
 STANDARD_INPUT = "-"
 """The pattern that stands for names on a stream, one a line."""
-
-DEFAULT_COLUMN = "image"
 
 
 @dataclass
@@ -54,21 +51,22 @@ class PassedOver:
 def find_images(
     patterns: Sequence[str],
     *,
-    column: str | None = None,
+    column: str | Sequence[str] | None = None,
     names: Iterable[str] = (),
     passed: PassedOver | None = None,
-) -> list[Path]:
+) -> list[Shown]:
     """The files that a command line names, each once.
 
-    A file is taken whatever its ending, except `.csv`: that is a list, whose column names images
-    relative to the list's folder. Of folders (with all folders below them) and globs (`**` for any
-    depth), the files that end like images and are not hidden are taken, in the order of their
-    names. Names from lists and streams are taken as they are: one that is no image is an unreadable
-    image among others, not a mistake on the command line.
+    A file is taken whatever its ending, except `.csv` and `.jsonl`: these are lists, whose column
+    names images relative to the list's folder, or the images of one prompt. Of folders (with all
+    folders below them) and globs (`**` for any depth), the files that end like images and are not
+    hidden are taken, in the order of their names. Names from lists and streams are taken as they
+    are: one that is no image is an unreadable image among others, not a mistake on the command
+    line.
 
     Args:
         patterns: files, folders, globs, lists, and `-` for `names`.
-        column: column of the lists; None is `image`.
+        column: column of the lists, several for several images a prompt; None is `image`.
         names: lines of the stream that `-` stands for, read only when it is there.
         passed: counts the files of folders and globs that are not taken.
 
@@ -77,44 +75,29 @@ def find_images(
             without the column or with rows that do not fit its header.
     """
     passed = PassedOver() if passed is None else passed
-    found: dict[str, Path] = {}
+    found: dict[tuple[str, ...], Shown] = {}
     problems = []
     for pattern in patterns:
         path = Path(pattern).expanduser()
+        matches: Sequence[Shown]
         if pattern == STANDARD_INPUT:
             matches = _named_in_lines(names)
-        elif path.suffix.lower() == LIST_SUFFIX and os.path.isfile(path):
-            matches = _named_in_list(path, column or DEFAULT_COLUMN)
+        elif is_list(pattern) and os.path.isfile(path):
+            matches = named_in_list(path, column)
         else:
             matches = list(_matches(path, passed))
         if not matches:
             problems.append(f"{pattern}: {_why_nothing(pattern, path)}")
         for match in matches:
-            found.setdefault(os.path.abspath(match), match)
+            found.setdefault(tuple(map(os.path.abspath, images_of(match))), match)
     if problems:
         raise DataError("\n".join(problems))
     return list(found.values())
 
 
-def is_list(pattern: str) -> bool:
-    """Whether a pattern is a CSV list."""
-    return Path(pattern).suffix.lower() == LIST_SUFFIX
-
-
 def _named_in_lines(names: Iterable[str]) -> list[Path]:
     lines = (line.rstrip("\r\n") for line in names)
     return [Path(line) for line in lines if line.strip()]
-
-
-def _named_in_list(path: Path, column: str) -> list[Path]:
-    table = read_csv(path)
-    if column not in table.names:
-        raise DataError(
-            f"{path}:{table.header_line}: no column {column!r}; it has {', '.join(table.names)}; "
-            f"name the one that holds the images with column=...{separator_hint(table.columns)}"
-        )
-    # An empty cell names no image.
-    return [path.parent / name for name in table.column(column) if name.strip()]
 
 
 def _matches(path: Path, passed: PassedOver) -> Iterator[Path]:

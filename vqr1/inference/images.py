@@ -5,7 +5,8 @@ Not here: decoding files (`vqr1.data.images`), finding them (`files.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from vqr1.data.images import load_image, to_rgb
 from vqr1.errors import DataError
-from vqr1.records import row_name
+from vqr1.row_names import row_name
 
 ImageSource = str | Path | Image.Image | Tensor
 """One image: a file, a Pillow image, or pixels [3, H, W] in [0, 1]."""
@@ -103,3 +104,43 @@ def split_images(images: ImageSource | Iterable[ImageGroup]) -> Iterable[ImageGr
             )
         return [images]
     return [images] if isinstance(images, str | Path | Image.Image) else images
+
+
+def beside_references(
+    images: ImageSource | Iterable[ImageGroup], references: ImageSource | Iterable[ImageSource]
+) -> Iterator[ImageGroup]:
+    """Each image after its reference.
+
+    Args:
+        images: one image or several, as `split_images` takes them.
+        references: one reference for all images, or as many as there are images.
+
+    Raises:
+        DataError: another number of references than of images, or an image that is a group already.
+    """
+    single = isinstance(references, str | Path | Image.Image) or (
+        isinstance(references, Tensor) and references.ndim == 3
+    )
+    if single:
+        one: Any = references
+        for image in split_images(images):
+            yield (one, *_alone(image))
+        return
+    missing: Any = object()
+    every: Iterable[Any] = split_images(images)
+    others: Iterable[Any] = split_images(references)
+    for number, (image, reference) in enumerate(zip_longest(every, others, fillvalue=missing)):
+        if image is missing or reference is missing:
+            fewer, more = ("images", "references") if image is missing else ("references", "images")
+            raise DataError(
+                f"{number} {fewer}, and more {more}: give one reference for each image, or a "
+                "single one for all"
+            )
+        yield (reference, *_alone(image))
+
+
+def _alone(image: Any) -> tuple[ImageSource, ...]:
+    group = members(image)
+    if len(group) != 1:
+        raise DataError(f"an image with a reference is {len(group)} images already; give one")
+    return group

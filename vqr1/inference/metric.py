@@ -4,6 +4,9 @@
     scores = metric("photo.jpg")                # tensor [1]
     scores = metric(torch.rand(4, 3, 224, 224)) # tensor [4]
 
+    metric = vqr1.create_metric("tiny", prompt="full_reference")
+    scores = metric(["a.png", "b.png"], "reference.png")   # tensor [2]
+
 Not here: gradients with respect to the image. An answer is text, so there are none.
 """
 
@@ -51,21 +54,27 @@ class QualityMetric:
         self.score_range = scorer.score_range
         self._device = device
 
-    def __call__(self, images: ImageSource | Iterable[ImageGroup]) -> Tensor:
+    def __call__(
+        self,
+        images: ImageSource | Iterable[ImageGroup],
+        references: ImageSource | Iterable[ImageSource] | None = None,
+    ) -> Tensor:
         """Scores of images.
 
         Args:
             images: a path, a Pillow image, a tensor [N, 3, H, W] or [3, H, W] of RGB in [0, 1]
                 (rounded to 8 bits), or a sequence of these.
+            references: with a prompt of two images, the undistorted image of each, likewise; one
+                alone is that of all images.
 
         Returns:
             [N] float32 scores on the metric's device, without gradient; NaN where the model's
             answer is invalid.
 
         Raises:
-            DataError: an image cannot be read.
+            DataError: an image cannot be read, or references do not fit the prompt or the images.
         """
-        results = self.scorer.score(images)
+        results = self.scorer.score(images, references)
         errors = [
             f"image {number}: {result.error}"
             for number, result in enumerate(results)
@@ -96,7 +105,7 @@ def create_metric(
         model: checkpoint folder or hub name in place of the configuration's own.
         device: where the model goes and the scores are.
         mode: `expected` and `greedy` are deterministic, `sampled` averages `samples` answers.
-        prompt: `thinking` or `non_thinking` (files of `conf/prompt`).
+        prompt: `thinking`, `non_thinking` or `full_reference` (files of `conf/prompt`).
         samples: answers averaged in mode `sampled`.
         seed: seed of the sampled answers.
         batch_size: images computed together; does not change a score.

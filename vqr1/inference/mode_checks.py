@@ -37,19 +37,18 @@ def mode_problems(mode: EvalModeConfig, answer: AnswerForm) -> list[str]:
     return problems
 
 
-def single_image_problems(prompt: PromptConfig, who: str, key: str = "prompt") -> list[str]:
-    """Why a prompt cannot be asked where images come one by one; one line, or none.
+def served_image_problems(prompt: PromptConfig, key: str = "prompt") -> list[str]:
+    """Why a prompt cannot be asked where images come alone or with a reference; one line, or none.
 
     Args:
         prompt: what is asked.
-        who: the command, such as `score.py`.
         key: of the prompt.
     """
-    if prompt.images == 1:
+    if prompt.images <= 2:
         return []
     return [
-        f"{key}.images={prompt.images}: {who} asks about one image at a time; use a prompt for "
-        "one, or give tuples of images to vqr1.inference.scorer.Scorer"
+        f"{key}.images={prompt.images}: the service asks about one image, or one and its reference;"
+        " use a prompt for two at most, or give tuples of images to vqr1.inference.scorer.Scorer"
     ]
 
 

@@ -10,7 +10,8 @@ class Result:
     """What is known of one image afterwards.
 
     Attributes:
-        path: the file as it was given; None for images and tensors.
+        path: the file as it was given, of several images the files in the prompt's order joined by
+            ` + `; None for images and tensors.
         score: the score, normally within the scale that the prompt asks for; None where invalid,
             unreadable or not asked for.
         std: its standard deviation, where the mode has one.

@@ -26,6 +26,7 @@ from typing import Any, Literal
 from vqr1.data.tables import fields_of_any_length, parse_json, parse_number
 from vqr1.durable import write_file
 from vqr1.errors import ConfigError, DataError
+from vqr1.inference.image_lists import Shown, images_of
 from vqr1.inference.own_files import written_kind
 from vqr1.inference.result import Result
 from vqr1.inference.resume import (
@@ -38,6 +39,7 @@ from vqr1.inference.resume import (
 from vqr1.inference.writers import EARLIER_FIELDS, FIELDS, ResultWriter
 from vqr1.locks import FileLock
 from vqr1.program import name_of
+from vqr1.row_names import row_name
 
 Lines = Literal["csv", "jsonl"]
 
@@ -144,9 +146,9 @@ class ResultFile:
     def __exit__(self, *_: object) -> None:
         self._rows.close()
 
-    def holds(self, path: Path) -> bool:
-        """Whether the file held a result of this image already."""
-        return _key(str(path)) in self._done
+    def holds(self, shown: Shown) -> bool:
+        """Whether the file held a result of this image, or of these together, already."""
+        return _key(row_name([str(path) for path in images_of(shown)])) in self._done
 
     def write(self, result: Result) -> None:
         """Append one row."""

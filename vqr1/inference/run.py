@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vqr1.config import ScoreConfig
 from vqr1.config.affects import Affects
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import DataError, ModelError
 from vqr1.inference.files import PassedOver, find_images
+from vqr1.inference.image_lists import Shown, check_counts, with_references
+from vqr1.inference.progress_bar import print_above, scoring_bar
 from vqr1.inference.result import Result
 from vqr1.inference.result_file import (
     Lines,
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from vqr1.inference.scorer import Scorer
 
 EXIT_UNREADABLE = 1
-
-BAR_FROM = 8
-"""Images from which a progress bar is worth its lines."""
 
 T = TypeVar("T")
 
@@ -125,28 +122,34 @@ def load_scorer(job: Job) -> Scorer:
     )
 
 
-def _load_for_share(job: Job, paths: Sequence[Path]) -> Scorer | None:
+def _load_for_share(job: Job, paths: Sequence[Shown]) -> Scorer | None:
     """The scorer, None on a rank that has nothing to score."""
     return load_scorer(job) if _share(job, len(paths), job.info.rank) else None
 
 
-def _found(job: Job, patterns: Sequence[str]) -> list[Path]:
+def _found(job: Job, patterns: Sequence[str]) -> list[Shown]:
     """The images that rank 0 finds: the others may see another standard input."""
-    passed, column = PassedOver(), job.config.column
-    found = _from_rank0(
-        job, lambda: find_images(patterns, column=column, names=sys.stdin, passed=passed)
-    )
+    passed, config = PassedOver(), job.config
+
+    def find() -> list[Shown]:
+        found = find_images(patterns, column=config.column, names=sys.stdin, passed=passed)
+        if config.references is not None:
+            found = with_references(found, config.references)
+        check_counts(found, config.prompt.images, config.prompt.name)
+        return found
+
+    found = _from_rank0(job, find)
     sys.stderr.writelines(f"{line}\n" for line in passed.sentences())
     return found
 
 
-def _score_to_file(job: Job, output: str, paths: Sequence[Path]) -> int:
+def _score_to_file(job: Job, output: str, paths: Sequence[Shown]) -> int:
     """Append to the output what it does not hold yet."""
     place = Path(output).expanduser()
     form: Lines = "csv" if job.form == "csv" else "jsonl"
     files: list[ResultFile] = []
 
-    def begin() -> tuple[InferenceSetup, list[Path]]:
+    def begin() -> tuple[InferenceSetup, list[Shown]]:
         setup = InferenceSetup.of(job.config).named()
         # Its rows hold scores beside the answers.
         settings = answer_settings(replace(job.config, backend=setup.backend), Affects.SCORES)
@@ -168,7 +171,7 @@ def _score_to_file(job: Job, output: str, paths: Sequence[Path]) -> int:
 def _score_into(
     job: Job,
     scorer: Scorer | None,
-    paths: Sequence[Path],
+    paths: Sequence[Shown],
     place: Path,
     form: Lines,
     file: ResultFile | None,
@@ -252,7 +255,7 @@ def _earlier(results: str) -> list[Result]:
 def _score(
     job: Job,
     scorer: Scorer | None,
-    paths: Sequence[Path],
+    paths: Sequence[Shown],
     write: Write,
     stream: TextIO,
     keep: Write | None = None,
@@ -304,19 +307,19 @@ def _share(job: Job, images: int, rank: int) -> list[int]:
 
 
 def _score_share(
-    scorer: Scorer | None, paths: Sequence[Path], write: Write, stream: TextIO
+    scorer: Scorer | None, paths: Sequence[Shown], write: Write, stream: TextIO
 ) -> Counter[str]:
     """Score images one batch after the other in this process."""
     counts: Counter[str] = Counter()
     if scorer is None:
         return counts
-    with _progress(len(paths), stream) as progress:
+    with scoring_bar(len(paths), stream) as progress:
         task = progress.add_task("images", total=len(paths))
         for result in scorer.stream(paths):
             write(result)
             counts[_kind(result)] += 1
             if result.error is not None:
-                _say(progress, f"unreadable: {result.error}")
+                print_above(progress, f"unreadable: {result.error}")
             progress.advance(task)
     return counts
 
@@ -346,26 +349,6 @@ def _output(output: str | None, key: str = "output") -> Iterator[TextIO]:
         settings_file(path).unlink(missing_ok=True)
         with stream:
             yield stream
-
-
-def _progress(total: int, stream: TextIO) -> Progress:
-    """A bar on standard error; none where the rows appear on the same terminal."""
-    rows_on_terminal = stream is sys.stdout and stream.isatty()
-    shown = total >= BAR_FROM and sys.stderr.isatty() and not rows_on_terminal
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-
-
-def _say(progress: Progress, message: str) -> None:
-    progress.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def _kind(result: Result) -> str:

@@ -8,18 +8,16 @@ from pathlib import Path
 
 from vqr1.config import ScoreConfig, ServeConfig, ServerConfig
 from vqr1.errors import ConfigError
-from vqr1.inference.files import is_list
+from vqr1.inference.image_lists import is_list
 from vqr1.inference.mode_checks import (
     backend_problems,
     held_values,
     mode_problems,
-    single_image_problems,
 )
 from vqr1.inference.own_files import written_kind
 from vqr1.inference.writers import Format
 from vqr1.outputs import not_own
 from vqr1.policy.training_prompt import trained_vision_id, vision_id_note
-from vqr1.program import name_of
 
 FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".txt": "table"}
 """What the ending of a file states about its format."""
@@ -38,7 +36,7 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
         *_inputs(config, patterns),
         *mode_problems(config.mode, config.answer.form),
         *backend_problems(config.backend, config.mode),
-        *single_image_problems(config.prompt, name_of("score")),
+        *_several_images(config, patterns),
         *(_comparing(config) if config.task == "compare" else _scoring(config)),
     ]
     if config.hardware.devices * config.hardware.nodes > 1:
@@ -88,8 +86,31 @@ def _inputs(config: ScoreConfig, patterns: Sequence[str]) -> list[str]:
             f"results={config.results}: its images are compared; give no {', '.join(patterns)}"
         )
     if config.column is not None and not any(is_list(pattern) for pattern in patterns):
-        problems.append(f"column={config.column}: none of the paths is a list ending in .csv")
+        problems.append(
+            f"column={config.column}: none of the paths is a list ending in .csv or .jsonl"
+        )
     return problems
+
+
+def _several_images(config: ScoreConfig, patterns: Sequence[str]) -> list[str]:
+    """What does not fit the number of images that the prompt is about."""
+    prompt, columns = config.prompt, config.column
+    about = f"prompt={prompt.name} is about {prompt.images} image{'s' * (prompt.images != 1)}"
+    if config.references is not None:
+        if prompt.images != 2:
+            return [f"references={config.references}: {about}; use prompt=full_reference"]
+        if config.results is not None:
+            return [f"references={config.references}: results has scores already; remove the key"]
+        return []
+    if isinstance(columns, tuple) and len(columns) != prompt.images:
+        return [f"column={list(columns)}: {about}; name as many columns"]
+    if prompt.images > 1 and config.results is None and not any(map(is_list, patterns)):
+        return [
+            f"prompt.images={prompt.images}: {about}, and paths name one each; give the reference "
+            "with references=FILE or FOLDER (--reference), or a CSV or JSON lines list that names "
+            "all of them"
+        ]
+    return []
 
 
 def _scoring(config: ScoreConfig) -> list[str]:

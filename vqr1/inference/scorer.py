@@ -38,6 +38,7 @@ from vqr1.inference.backends import Backend
 from vqr1.inference.images import (
     ImageGroup,
     ImageSource,
+    beside_references,
     members,
     name_of,
     open_image,
@@ -83,29 +84,51 @@ class Scorer:
         backend.prepare(self._request)
 
     @property
+    def images(self) -> int:
+        """Images that one prompt is about."""
+        return self._request.prompt.images
+
+    @property
     def score_range(self) -> ScoreRange:
         """Lowest and highest score that the prompt asks for."""
         return self._request.answer.score_range
 
-    def score(self, images: ImageSource | Iterable[ImageGroup]) -> list[Result]:
+    def score(
+        self,
+        images: ImageSource | Iterable[ImageGroup],
+        references: ImageSource | Iterable[ImageSource] | None = None,
+    ) -> list[Result]:
         """Results of images in their order.
 
         Args:
             images: one image or several: paths, Pillow images, tensors [3, H, W], or one tensor
                 [N, 3, H, W], RGB in [0, 1]; with a prompt about several images tuples or
                 lists of them, each with one result.
+            references: with a prompt of two images, the undistorted one that is shown before each
+                image: one for all, or as many as there are images.
 
         Raises:
             DataError: a tensor that is no image, or another number of images than the prompt takes.
-                Images that do not decode do not raise; their
-                result carries the error.
+                Images that do not decode do not raise; their result carries the error.
             ModelError: the model or its server cannot be used any more.
         """
-        return list(self.stream(images))
+        return list(self.stream(images, references))
 
-    def stream(self, images: ImageSource | Iterable[ImageGroup]) -> Iterator[Result]:
+    def stream(
+        self,
+        images: ImageSource | Iterable[ImageGroup],
+        references: ImageSource | Iterable[ImageSource] | None = None,
+    ) -> Iterator[Result]:
         """As `score`, result by result: `images` may be an endless iterator."""
-        rest = iter(split_images(images))
+        if references is not None and self.images != 2:
+            raise DataError(
+                f"references were given, and the prompt {self._request.prompt.name!r} is about "
+                f"{self.images} image{'s' * (self.images != 1)}; use a prompt for two, such as "
+                "full_reference"
+            )
+        rest = iter(
+            split_images(images) if references is None else beside_references(images, references)
+        )
         while batch := list(islice(rest, self._batch_size)):
             yield from self._batch(batch)
 
@@ -114,11 +137,15 @@ class Scorer:
         errors: dict[int, str] = {}
         keys: dict[int, bytes] = {}
         pixels: dict[bytes, Sequence[Tensor]] = {}
+        known: dict[int, Tensor] = {}
         for position, image in enumerate(images):
             resized = []
-            for one in members(image):
+            for one in self._checked(image):
                 try:
-                    resized.append(self.resize(one))
+                    # An image of several prompts, such as a reference, is read once.
+                    if id(one) not in known:
+                        known[id(one)] = self.resize(one)
+                    resized.append(known[id(one)])
                 except DataError as error:
                     if isinstance(one, Tensor):
                         raise
@@ -135,6 +162,16 @@ class Scorer:
             else Result(name_of(image), error=errors[position])
             for position, image in enumerate(images)
         ]
+
+    def _checked(self, image: ImageGroup) -> tuple[ImageSource, ...]:
+        group = members(image)
+        if len(group) != self.images:
+            raise DataError(
+                f"{len(group)} image{'s' * (len(group) != 1)} for one prompt: prompt.images="
+                f"{self.images} of them are asked about together; give "
+                + ("references, or tuples of images" if self.images > 1 else "one image each")
+            )
+        return group
 
     def resize(self, image: ImageSource) -> Tensor:
         """[H, W, 3] uint8 pixels that the model will see of an image; safe in any thread.

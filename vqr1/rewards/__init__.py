@@ -1,5 +1,6 @@
 """Rewards: one class a file, each a thin wrapper over pure functions of `vqr1.iqa`."""
 
+from vqr1.rewards.attribute import AttributeFidelity
 from vqr1.rewards.base import OwnDetails, Reward, RewardInputs, WeightedRewards
 from vqr1.rewards.binary import BinaryReward
 from vqr1.rewards.closeness import ExponentialReward, GaussianReward, RelativeReward
@@ -20,6 +21,7 @@ from vqr1.rewards.text import (
 from vqr1.rewards.threshold import ThresholdReward
 
 __all__ = [
+    "AttributeFidelity",
     "BinaryReward",
     "DegradationReward",
     "ExponentialReward",

@@ -137,7 +137,9 @@ class Reward(Protocol):
     order only. Where MOS are as published, these have to be on the scale that the prompt asks for.
     And it may have `needs = ("mos_std",)`: names of `Need` without which it cannot be computed; a
     run whose labels, answer form or engine lack one is refused at its start. Names of further label
-    columns that it looks at stand in `label_columns`, likewise.
+    columns that it looks at stand in `label_columns`, likewise; those of them that must hold
+    numbers in `number_columns`. Names of the answer's further scores that it looks at stand in
+    `attribute_names`.
 
     Attributes:
         ranks: True when the reward compares images with each other and so needs a pool of two or
@@ -236,6 +238,14 @@ class WeightedRewards:
         found: dict[str, list[str]] = {}
         for name, (_, reward) in self.terms.items():
             for column in getattr(reward, "label_columns", ()):
+                found.setdefault(column, []).append(name)
+        return found
+
+    def number_columns(self) -> dict[str, list[str]]:
+        """By name of a further label column, the terms that need numbers there."""
+        found: dict[str, list[str]] = {}
+        for name, (_, reward) in self.terms.items():
+            for column in getattr(reward, "number_columns", ()):
                 found.setdefault(column, []).append(name)
         return found
 

@@ -122,6 +122,7 @@ def check_labels(
                 "prompt.text)"
             )
     problems += _label_problems(rewards, sets) + _column_problems(rewards, sets)
+    problems += _number_problems(rewards, sets)
     if problems:
         raise ConfigError(problems)
 
@@ -166,14 +167,41 @@ def _column_problems(rewards: WeightedRewards, sets: Iterable[LabelledSet]) -> l
     return problems
 
 
+def _number_problems(rewards: WeightedRewards, sets: Iterable[LabelledSet]) -> list[str]:
+    """The first row of each set and column that holds no number where a reward needs one."""
+    problems = []
+    for column, terms in rewards.number_columns().items():
+        named = ", ".join(f"reward.terms.{name}" for name in terms)
+        for labelled in sets:
+            rows = labelled.rows("train")
+            for image, values in zip(rows["image"], rows["further"], strict=True):
+                value = (values or {}).get(column)
+                if not isinstance(value, int | float):
+                    held = "nothing" if value is None else repr(value)
+                    problems.append(
+                        f"{labelled.key}: column {column!r} of {labelled.name} holds {held} for "
+                        f"{image}, and {named} needs a number there; correct the label, or train "
+                        "without the row"
+                    )
+                    break
+    return problems
+
+
 def _attribute_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
-    """Rewards of several ratings, with an answer that states one."""
-    if config.answer.form.attributes:
-        return []
+    """Rewards of several ratings, with an answer that states one, or others."""
+    form = config.answer.form
+    if not form.attributes:
+        return [
+            f"reward.terms.{name}: it needs further ratings beside the score, and the answer form "
+            "has none; use a form with attributes, such as prompt=preresq (answer=five_ratings)"
+            for name in rewards.needing("attributes")
+        ]
     return [
-        f"reward.terms.{name}: it needs further ratings beside the score, and the answer form has "
-        "none; use a form with attributes, such as prompt=preresq (answer=five_ratings)"
-        for name in rewards.needing("attributes")
+        f"reward.terms.{name}: it needs the score {attribute!r}, and the further scores of the "
+        f"answer form are {', '.join(form.further_scores) or 'none'}; name one of them"
+        for name, (_, reward) in rewards.terms.items()
+        for attribute in getattr(reward, "attribute_names", ())
+        if attribute not in form.further_scores
     ]
 
 

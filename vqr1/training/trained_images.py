@@ -80,8 +80,4 @@ def add_to_exports(run_dir: Path) -> None:
 
 def _files(labelled: LabelledSet, split: Split, limit: int | None = None) -> dict[str, Path]:
     """File of each image of a split by its name in the set."""
-    rows = labelled.rows(split, limit)
-    return {
-        str(image): labelled.image_path(row)
-        for row, image in zip(rows.index.tolist(), rows["image"], strict=True)
-    }
+    return labelled.own_files(labelled.rows(split, limit).index)

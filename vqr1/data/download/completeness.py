@@ -47,7 +47,7 @@ def completeness(name: str, key: str, config: DatasetConfig, workers: int) -> Co
         UserError: label files are not there or not as they should be.
     """
     labelled = open_dataset(replace(config, on_bad_image="skip", max_bad_share=1.0), key, name)
-    paths = [labelled.image_path(row) for row in labelled.table.index]
+    paths = labelled.shown_files(labelled.table.index)
     problems = list(labelled.bad_images)
     # Decoders release the interpreter lock.
     with ThreadPoolExecutor(workers) as pool, progress_bar("decoding", len(paths)) as advance:
@@ -56,12 +56,13 @@ def completeness(name: str, key: str, config: DatasetConfig, workers: int) -> Co
             if problem is not None:
                 problems.append(problem)
     complete = label_format(config.name, key).images
-    labels = len(paths) + len(labelled.bad_images)
+    here = len(labelled.table)
+    labels = here + len(labelled.bad_images)
     of = f", {complete} in the complete set" if complete else ""
     state = "complete" if not problems else "NOT complete"
     if complete and labels != complete:
         state = "another version"
-    line = f"{name}: {len(paths)} of {labels} labelled images{of}; {state} ({labelled.image_root})"
+    line = f"{name}: {here} of {labels} labelled images{of}; {state} ({labelled.image_root})"
     return Completeness(line, tuple(problems))
 
 

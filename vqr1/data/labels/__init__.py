@@ -94,12 +94,13 @@ def load_labels(
         score: sets with several scores only: which one is the MOS; None takes the first.
 
     Returns:
-        One row an image in file order: `image` (path relative to the image folder, as the label
-        file writes it), `mos` (published scale, turned so that HIGHER IS BETTER), `std` (same
-        scale unless the set's page states otherwise; NaN if none), `reference` (None if none),
-        `split` (train, val, test or None), `distortion` (None if not given), `further` and
-        `splits` (dicts of further columns and of split columns). `attrs["form"]` states which form
-        of label files was read, `attrs["format"]` is `name`.
+        One row an image, or a tuple of images, in file order: `image` (path relative to the image
+        folder, as the label file writes it), `images` and `own_images` (tuples; `to_table`), `mos`
+        (published scale, turned so that HIGHER IS BETTER), `std` (same scale unless the set's page
+        states otherwise; NaN if none), `reference` (None if none), `split` (train, val, test or
+        None), `distortion` (None if not given), `further` and `splits` (dicts of further columns
+        and of split columns). `attrs["form"]` states which form of label files was read,
+        `attrs["format"]` is `name`.
 
     Raises:
         ConfigError: unknown format, missing folder or file, or an option of another format.

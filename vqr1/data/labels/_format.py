@@ -46,7 +46,8 @@ class LabelRow:
     """One labelled image as published.
 
     Attributes:
-        image: path relative to the image folder, as the label file writes it.
+        image: path relative to the image folder, as the label file writes it; of a row of several
+            images the last one's.
         mos: MOS on the published scale and in the published direction.
         where: `file:line` of the label, for error messages.
         std: standard deviation of the single ratings on the file's scale; NaN where not given.
@@ -56,6 +57,8 @@ class LabelRow:
         further: numbers or words of further columns, by name.
         scores: where the format declares several, the image's under their names, that of `mos`
             included.
+        images: of a row of several images, all of them in the prompt's order, likewise. The one
+            that `reference` names is shared by rows; the others are the row's own.
         splits: the split in each protocol that the file has a column for, by the column's name.
     """
 
@@ -69,6 +72,13 @@ class LabelRow:
     further: Mapping[str, float | str] = field(default_factory=dict)
     splits: Mapping[str, Split] = field(default_factory=dict)
     scores: Mapping[str, Rating] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
+
+    @property
+    def own_images(self) -> tuple[str, ...]:
+        """The images that the row is about: all but its reference."""
+        own = tuple(image for image in self.images if image != self.reference)
+        return own or (self.image,)
 
 
 class MissingLabelsError(DataError):
@@ -192,6 +202,9 @@ class LabelFormat:
         scores: of a set that publishes several scores of an image, the smallest and the largest of
             each by name, in the published direction. The first is the one that the parser gives as
             `mos`; `dataset.score` names another, and all become further columns.
+        reference_folders: folders under the root where the undistorted images may lie, by the name
+            that rows state in `reference`, with or without its ending; empty where the set has
+            none.
     """
 
     name: str
@@ -206,6 +219,7 @@ class LabelFormat:
     meta: MetaForm | None = None
     compare_within: Literal["set", "reference"] = "set"
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    reference_folders: tuple[str, ...] = ()
 
 
 def split_word(word: str, where: str) -> Split | None:

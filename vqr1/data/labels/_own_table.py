@@ -209,8 +209,9 @@ def name_maker(pattern: str | None, key: str) -> Callable[[str, str], str]:
 
 def _wanted(columns: CsvColumns) -> list[Column]:
     mos = [columns.mos] if isinstance(columns.mos, int | str) else list(columns.mos)
-    others = (columns.image, columns.std, columns.reference, columns.split, columns.distortion)
-    return [*mos, *columns.further, *(column for column in others if column is not None)]
+    images = [columns.image] if isinstance(columns.image, int | str) else list(columns.image)
+    others = (columns.std, columns.reference, columns.split, columns.distortion)
+    return [*images, *mos, *columns.further, *(column for column in others if column is not None)]
 
 
 def _separator(text: str, path: Path, columns: CsvColumns, key: str) -> str:

@@ -7,6 +7,7 @@ at this door. Whether the images exist is not asked here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import PureWindowsPath
 
@@ -15,8 +16,9 @@ import pandas as pd
 
 from vqr1.data.labels._format import LabelFormat, LabelRow
 from vqr1.errors import DataError
+from vqr1.row_names import row_name
 
-COLUMNS = ("image", "mos", "std", "reference", "split", "distortion", "further", "splits")
+_SHOWN = 10
 
 # A published file that was re-exported may differ in its last digits, and the demo set shares a
 # format; a score that lies further out than this share of the range is a slip (45.7 for 4.57).
@@ -35,19 +37,26 @@ def to_table(
         origin: what to name when there are no rows.
 
     Returns:
-        One row an image, in file order: image, mos, std (NaN if none), reference, split and
+        One row an image, or a tuple of images, in file order: image (the name of the row: its
+        image, or `row_name` of its own images), images (all of the row's in the prompt's order),
+        own_images (those without its reference), mos, std (NaN if none), reference, split and
         distortion (None if none), further (a dict of further columns), splits (a dict of the
-        file's split columns). Turning reflects a score
-        about the middle of the published range (of the observed range for a user's own set), so
-        the range stays as it is.
+        file's split columns). Turning reflects a score about the middle of the published range (of
+        the observed range for a user's own set), so the range stays as it is.
 
     Raises:
-        DataError: no rows, a path that leaves the image folder, a duplicate image, or a score far
-            outside the published range.
+        DataError: no rows, a path that leaves the image folder, a duplicate image, rows of another
+            number of images than the others, or a score far outside the published range.
     """
     if not rows:
         raise DataError(f"{origin}: no labelled images")
-    images = [relative_image(row.image, row.where) for row in rows]
+    shown = [_relative(row.images or (row.image,), row.where) for row in rows]
+    own = [
+        _relative(row.own_images, row.where) if row.images else names
+        for names, row in zip(shown, rows, strict=True)
+    ]
+    images = [row_name(names) for names in own]
+    _check_counts(shown, rows)
     _check_duplicates(images, rows)
     if label_format.published_range is not None:
         _check_range(rows, label_format, label_format.published_range)
@@ -60,6 +69,8 @@ def to_table(
         table[column] = pd.Series([getattr(row, column) for row in rows], dtype=object)
     for column in ("further", "splits"):
         table[column] = pd.Series([dict(getattr(row, column)) for row in rows], dtype=object)
+    table["images"] = pd.Series(shown, dtype=object)
+    table["own_images"] = pd.Series(own, dtype=object)
     return table
 
 
@@ -81,6 +92,28 @@ def relative_image(image: str, where: str) -> str:
     if ".." in path.parts:
         raise DataError(f"{where}: image {image!r} leaves the image folder")
     return path.as_posix()
+
+
+def _relative(images: Sequence[str], where: str) -> tuple[str, ...]:
+    return tuple(relative_image(image, where) for image in images)
+
+
+def _check_counts(shown: Sequence[Sequence[str]], rows: Sequence[LabelRow]) -> None:
+    """Every row has as many images as the prompt that all are asked with."""
+    counts = Counter(map(len, shown))
+    usual = counts.most_common(1)[0][0]
+    others = [
+        f"{row.where}: {len(images)}"
+        for images, row in zip(shown, rows, strict=True)
+        if len(images) != usual
+    ]
+    if others:
+        more = f", and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        raise DataError(
+            f"images a row: {usual} in {counts[usual]} rows, but {', '.join(others[:_SHOWN])}"
+            f"{more}; a prompt takes the same number of images of every row, so correct these rows "
+            "or list them as another set"
+        )
 
 
 def _is_text(name: str) -> bool:

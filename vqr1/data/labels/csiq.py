@@ -77,6 +77,7 @@ FORMAT = LabelFormat(
     image_folders=("dst_imgs", "."),
     parse=parse,
     images=866,
+    reference_folders=("src_imgs",),
     search_subfolders=True,
     meta=MetaForm(
         "meta_info_CSIQDataset.csv", "dist_name", "dmos", "ref_name", complete=_with_name_parts

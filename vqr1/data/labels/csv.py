@@ -1,6 +1,7 @@
 """Anyone's own set: a table of text or a spreadsheet; `dataset.columns` states its columns.
 
-One row an image: its MOS, or the ratings of several observers, which are averaged.
+One row an image, or the images that are shown together: its MOS, or the ratings of several
+observers, which are averaged.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def parse(source: LabelSource) -> list[LabelRow]:
     table = with_decimal_mark(table, scores if std is None else [*scores, std], columns)
     source.notes.append(table.form)
     name_of = name_maker(columns.name_pattern, key)
-    image = table.place(columns.image, "image")
+    images = table.places(columns.image, "image")
     texts = {
         field: None if column is None else table.place(column, field)
         for field, column in _text_columns(columns).items()
@@ -46,9 +47,13 @@ def parse(source: LabelSource) -> list[LabelRow]:
         mos, deviation = _score(table, row, scores, std)
         words = {f: "" if place is None else table.text(row, place) for f, place in texts.items()}
         values = {name: table.text(row, place) for name, place in further.items()}
+        names = tuple(name_of(table.text(row, place), where) for place in images)
+        if texts["reference"] in images:
+            words["reference"] = names[images.index(texts["reference"])]
         rows.append(
             LabelRow(
-                image=name_of(table.text(row, image), where),
+                image=names[-1],
+                images=names if len(names) > 1 else (),
                 mos=mos,
                 where=where,
                 std=deviation,
@@ -102,4 +107,5 @@ FORMAT = LabelFormat(
     image_folders=("images", "."),
     parse=parse,
     search_subfolders=True,
+    reference_folders=("images", "."),
 )

@@ -33,5 +33,6 @@ FORMAT = LabelFormat(
     published_direction="higher",
     published_range=(1.0, 5.0),
     image_folders=("images",),
+    reference_folders=("images",),
     parse=parse,
 )

@@ -23,7 +23,7 @@ def parse(source: LabelSource) -> list[LabelRow]:
     if source.select is not None and source.select not in names:
         raise ConfigError([f"{key}={source.select!r}: {path} holds {', '.join(names)}"])
     return [
-        LabelRow(image=line.image, mos=line.mos, where=line.where)
+        LabelRow(line.image, line.mos, line.where, images=line.images)
         for line in lines
         if source.select is None or line.dataset_name == source.select
     ]

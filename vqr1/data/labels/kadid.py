@@ -71,6 +71,7 @@ FORMAT = LabelFormat(
     image_folders=("images",),
     parse=parse,
     images=10125,
+    reference_folders=("images",),
     meta=MetaForm(
         "meta_info_KADID10kDataset.csv", "dist_name", "dmos", "ref_name",
         complete=lambda row: _with_name_parts(base_name(row)),

@@ -76,6 +76,7 @@ FORMAT = LabelFormat(
     image_folders=(".",),
     parse=parse,
     images=779,
+    reference_folders=("refimgs",),
     meta=MetaForm(
         "meta_info_LIVEIQADataset.csv", "dist_name", "mos", "ref_name", complete=_as_official,
         made_from="dmos.mat",

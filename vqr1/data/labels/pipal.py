@@ -64,6 +64,7 @@ FORMAT = LabelFormat(
     image_folders=("Train_Dist", "Train_Distort", "Dist_Imgs", "."),
     parse=parse,
     images=23200,
+    reference_folders=("Train_Ref", "Ref_Imgs"),
     search_subfolders=True,
     meta=MetaForm(
         "meta_info_PIPALDataset.csv", "dist_name", "elo_score", "hq_name",

@@ -70,6 +70,7 @@ FORMAT = LabelFormat(
     image_folders=("distorted_images",),
     parse=parse,
     images=3000,
+    reference_folders=("reference_images",),
     meta=MetaForm(
         "meta_info_TID2013Dataset.csv", "dist_name", "mos", "ref_name", complete=_with_name_parts
     ),

@@ -31,7 +31,8 @@ from vqr1.inference.service.errors import RefusedError, answer_model_error, answ
 from vqr1.inference.service.limits import KEYED_PATHS, Admission, Gate
 from vqr1.inference.service.measures import Measures
 from vqr1.inference.service.pages import add_pages
-from vqr1.inference.service.uploads import Upload, decode, read_uploads
+from vqr1.inference.service.uploads import Upload, Uploads, decode, read_uploads
+from vqr1.row_names import row_name
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Service:
         comparison: ComparisonConfig,
     ) -> None:
         self._scorer = scorer
+        self._shown = {"score": scorer.images, "describe": describer.images}
         self._limits = limits
         self._comparison = comparison
         self.measures = Measures()
@@ -100,10 +102,10 @@ class Service:
         """
         with self._admission.enter() as take:
             uploads = await self._in_time(
-                read_uploads(request, least, self._limits.max_images),
+                read_uploads(request, least, self._limits.max_images, self._shown[task]),
                 RefusedError(408, f"the body did not arrive within {self._limits.timeout_s:g} s"),
             )
-            take(len(uploads) - 1)
+            take(len(uploads.images) + len(uploads.references) - 1)
             late = RefusedError(
                 503,
                 f"no answer within {self._limits.timeout_s:g} s; try again later, or send fewer "
@@ -127,17 +129,24 @@ class Service:
         except DataError as error:
             raise RefusedError(422, str(error)) from error
 
-    async def _answered(self, uploads: Sequence[Upload], task: Task) -> list[Result]:
+    async def _answered(self, uploads: Uploads, task: Task) -> list[Result]:
         loop = asyncio.get_running_loop()
+        every = [*uploads.references, *uploads.images]
         decoded = await asyncio.gather(
-            *(loop.run_in_executor(self._decoders, self._decoded, upload) for upload in uploads)
+            *(loop.run_in_executor(self._decoders, self._decoded, upload) for upload in every)
         )
         self._refuse([image for image in decoded if isinstance(image, str)])
+        pixels = {
+            id(upload): image
+            for upload, image in zip(every, decoded, strict=True)
+            if isinstance(image, Tensor)
+        }
         waiting = [
-            self._batcher.submit(task, pixels) for pixels in decoded if isinstance(pixels, Tensor)
+            self._batcher.submit(task, [pixels[id(upload)] for upload in prompt])
+            for prompt in uploads.prompts
         ]
         results = await asyncio.gather(*waiting)
-        names = [upload.name for upload in uploads]
+        names = [row_name([upload.name for upload in prompt]) for prompt in uploads.prompts]
         self._refuse(
             [
                 f"{name}: {result.error}"
@@ -199,7 +208,8 @@ def create_app(
     )
     app.add_exception_handler(RefusedError, answer_refusal)
     app.add_exception_handler(ModelError, answer_model_error)
-    _add_scoring(app, service, info, limits, keyed=key is not None)
+    shown = (scorer.images, describer.images)
+    _add_scoring(app, service, info, limits, shown, keyed=key is not None)
     _add_health(app, service, info, keyed=key is not None)
     add_pages(app)
     paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
@@ -210,10 +220,17 @@ def create_app(
 
 
 def _add_scoring(
-    app: FastAPI, service: Service, info: ServiceInfo, limits: LimitsConfig, *, keyed: bool
+    app: FastAPI,
+    service: Service,
+    info: ServiceInfo,
+    limits: LimitsConfig,
+    shown: tuple[int, int],
+    *,
+    keyed: bool,
 ) -> None:
     answers = schemas.problems(keyed=keyed)
-    some, several = (schemas.request_body(least, limits.max_images) for least in (1, 2))
+    some, several = (schemas.request_body(least, limits.max_images, shown[0]) for least in (1, 2))
+    described = schemas.request_body(1, limits.max_images, shown[1])
 
     @app.post("/score", responses=answers, openapi_extra=some)
     async def score(request: Request) -> schemas.ScoreAnswer:
@@ -244,7 +261,7 @@ def _add_scoring(
         results = await service.results(request, "score", least=2)
         return _compare_answer(await service.compared(results), results, info)
 
-    @app.post("/describe", responses=answers, openapi_extra=some)
+    @app.post("/describe", responses=answers, openapi_extra=described)
     async def describe(request: Request) -> schemas.DescribeAnswer:
         """Describe the quality of each image in words."""
         results = await service.results(request, "describe")

@@ -28,14 +28,14 @@ from vqr1.inference.service.measures import Measures
 Task = Literal["score", "describe"]
 """What an image is asked."""
 
-Answer = Callable[[Sequence[Tensor]], list[Result]]
-"""Results of one batch of resized images [H, W, 3]."""
+Answer = Callable[[Sequence[Sequence[Tensor]]], list[Result]]
+"""Results of one batch of prompts: of each its resized images [H, W, 3]."""
 
 
 @dataclass(frozen=True)
 class _Waiting:
     task: Task
-    pixels: Tensor
+    pixels: Sequence[Tensor]
     result: asyncio.Future[Result]
 
 
@@ -73,12 +73,12 @@ class Batcher:
             item.result.cancel()
         await asyncio.to_thread(self._worker.shutdown)
 
-    def submit(self, task: Task, pixels: Tensor) -> asyncio.Future[Result]:
-        """Put one image into the queue.
+    def submit(self, task: Task, pixels: Sequence[Tensor]) -> asyncio.Future[Result]:
+        """Put one image, with what it is compared with, into the queue.
 
         Args:
             task: what it is asked.
-            pixels: [H, W, 3] uint8 as the model will see it.
+            pixels: the images of one prompt, [H, W, 3] uint8 as the model will see them.
 
         Returns:
             Its result, once there is one. Cancel it when nobody wants it any more.

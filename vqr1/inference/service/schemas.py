@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 FIELD = "images"
 """Name of the form's files and of the JSON's list."""
 
+REFERENCES = "references"
+"""Likewise of the undistorted images, where the prompt compares with them."""
+
 MAX_NAME = 255
 """Longest name of an image; longer ones of files are cut."""
 
@@ -34,6 +37,7 @@ class ImagesBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     images: list[ImageBody]
+    references: list[ImageBody] | None = None
 
 
 class ScoredImage(BaseModel):
@@ -130,11 +134,17 @@ class Problem(BaseModel):
     detail: str
 
 
-def request_body(least: int, most: int) -> dict[str, Any]:
-    """OpenAPI of a body that holds `least` to `most` images, in both forms."""
+def request_body(least: int, most: int, shown: int = 1) -> dict[str, Any]:
+    """OpenAPI of a body that holds `least` to `most` images, in both forms.
+
+    Args:
+        least: fewest images.
+        most: most images, references included.
+        shown: images of a prompt: 2 with a reference.
+    """
     count = {"minItems": least, "maxItems": most}
     image = ImageBody.model_json_schema()
-    form = {
+    form: dict[str, Any] = {
         "type": "object",
         "required": [FIELD],
         "additionalProperties": False,
@@ -147,12 +157,19 @@ def request_body(least: int, most: int) -> dict[str, Any]:
             }
         },
     }
-    json = {
+    json: dict[str, Any] = {
         "type": "object",
         "required": [FIELD],
         "additionalProperties": False,
         "properties": {FIELD: {"type": "array", "items": image, **count}},
     }
+    if shown > 1:
+        note = "The undistorted image: one for all images, or one for each in their order."
+        for body, items in ((form, {"type": "string", "format": "binary"}), (json, image)):
+            body["properties"][REFERENCES] = {
+                "type": "array", "items": items, "minItems": 1, "description": note
+            }  # fmt: skip
+            body["required"].append(REFERENCES)
     return {
         "requestBody": {
             "required": True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -20,7 +21,7 @@ from starlette.exceptions import HTTPException
 from vqr1.data.images import decode_image
 from vqr1.errors import DataError
 from vqr1.inference.service.errors import RefusedError
-from vqr1.inference.service.schemas import FIELD, MAX_NAME, ImagesBody
+from vqr1.inference.service.schemas import FIELD, MAX_NAME, REFERENCES, ImageBody, ImagesBody
 
 
 @dataclass(frozen=True)
@@ -36,29 +37,67 @@ class Upload:
     file: BinaryIO
 
 
-async def read_uploads(request: Request, least: int, most: int) -> list[Upload]:
+@dataclass(frozen=True)
+class Uploads:
+    """The images of one request.
+
+    Attributes:
+        images: those that are asked about.
+        references: what they are compared with: none, one for all, or one for each.
+    """
+
+    images: list[Upload]
+    references: list[Upload]
+
+    @property
+    def prompts(self) -> list[tuple[Upload, ...]]:
+        """What each prompt shows, the reference first."""
+        if not self.references:
+            return [(image,) for image in self.images]
+        references = self.references * (len(self.images) if len(self.references) == 1 else 1)
+        return list(zip(references, self.images, strict=True))
+
+
+async def read_uploads(request: Request, least: int, most: int, shown: int = 1) -> Uploads:
     """The images of a request.
 
     Args:
         request: its body has not been read yet.
         least: fewest images.
-        most: most images.
+        most: most images, references included.
+        shown: images of a prompt: 2 with a reference, else 1.
 
     Raises:
         RefusedError: 413, 415, or 422 for a body that is not as the schema states.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        uploads = _from_json(await request.body())
+        images, references = _from_json(await request.body())
     elif kind == "multipart/form-data":
-        uploads = await _from_form(request, most)
+        images, references = await _from_form(request, most)
     else:
         raise RefusedError(
             415, "send the images as multipart/form-data or, in base64, as application/json"
         )
-    if not least <= len(uploads) <= most:
-        raise RefusedError(422, f"{len(uploads)} images; this takes {least} to {most} of them")
-    return uploads
+    _check_references(len(images), references, shown)
+    references = references or []
+    total = len(images) + len(references)
+    if len(images) < least or total > most:
+        counted = " with their references" if references else ""
+        raise RefusedError(422, f"{total} images{counted}; this takes {least} to {most} of them")
+    return Uploads(images, references)
+
+
+def _check_references(images: int, references: list[Upload] | None, shown: int) -> None:
+    if shown == 1 and references is not None:
+        raise RefusedError(422, f"{REFERENCES}: this asks about single images; send none")
+    count = len(references or ())
+    if shown > 1 and (not count or count not in (1, images)):
+        raise RefusedError(
+            422,
+            f"{count} {REFERENCES} for {images} images; this compares each image with its "
+            "reference: send one for all, or one for each in their order",
+        )
 
 
 def decode(upload: Upload, max_pixels: int) -> Image.Image:
@@ -73,47 +112,59 @@ def decode(upload: Upload, max_pixels: int) -> Image.Image:
     return decode_image(upload.file, upload.name, max_pixels=max_pixels)
 
 
-async def _from_form(request: Request, most: int) -> list[Upload]:
+async def _from_form(request: Request, most: int) -> tuple[list[Upload], list[Upload] | None]:
+    """Images and references; None where there is no such field."""
     try:
         # One file more than allowed, so that the answer can state how many came.
         form = await request.form(max_files=most + 1, max_fields=most + 1)
     except HTTPException as error:
         raise RefusedError(422, f"not a form that can be read: {error.detail}") from error
-    uploads: list[Upload] = []
+    uploads: dict[str, list[Upload]] = {FIELD: [], REFERENCES: []}
     for field, value in form.multi_items():
-        if field != FIELD or not isinstance(value, UploadFile):
+        if field not in uploads or not isinstance(value, UploadFile):
             raise RefusedError(
                 422, f"the form's part {_clean(field)!r} is no file named {FIELD}; send files only"
             )
-        uploads.append(Upload(_name(value.filename, len(uploads)), value.file))
-    return uploads
+        name = _name(value.filename, len(uploads[field]), field)
+        uploads[field].append(Upload(name, value.file))
+    return uploads[FIELD], uploads[REFERENCES] or None
 
 
-def _from_json(body: bytes) -> list[Upload]:
+def _from_json(body: bytes) -> tuple[list[Upload], list[Upload] | None]:
+    """Images and references; None where there is no such field."""
     try:
-        images = ImagesBody.model_validate_json(body).images
+        sent = ImagesBody.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         message = f"{place}: {first['msg']}" if place else first["msg"]
         raise RefusedError(422, f"the JSON is not as it should be: {_clean(message)}") from error
+    problems: list[str] = []
+    images = _decoded(sent.images, FIELD, problems)
+    references = None
+    if sent.references is not None:
+        references = _decoded(sent.references, REFERENCES, problems)
+    if problems:
+        raise RefusedError(422, "\n".join(problems))
+    return images, references
+
+
+def _decoded(sent: Sequence[ImageBody], field: str, problems: list[str]) -> list[Upload]:
     uploads = []
-    problems = []
-    for position, image in enumerate(images):
-        name = _name(image.name, position)
+    for position, image in enumerate(sent):
+        name = _name(image.name, position, field)
         try:
             content = base64.b64decode(image.data, validate=True)
         except (binascii.Error, ValueError) as error:
             problems.append(f"{name}: its data are not base64 ({error})")
             continue
         uploads.append(Upload(name, io.BytesIO(content)))
-    if problems:
-        raise RefusedError(422, "\n".join(problems))
     return uploads
 
 
-def _name(given: str | None, position: int) -> str:
-    return _clean(given)[:MAX_NAME] if given else f"image {position + 1}"
+def _name(given: str | None, position: int, field: str = FIELD) -> str:
+    kind = "image" if field == FIELD else "reference"
+    return _clean(given)[:MAX_NAME] if given else f"{kind} {position + 1}"
 
 
 def _clean(text: str) -> str:

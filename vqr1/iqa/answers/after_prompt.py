@@ -56,6 +56,11 @@ class ContinuedAnswer(AnswerForm):
         object.__setattr__(self, "attributes", self.form.attributes)
 
     @property
+    def further_scores(self) -> tuple[str, ...]:
+        """As the form."""
+        return self.form.further_scores
+
+    @property
     def reasons(self) -> bool:
         """As the form."""
         return self.form.reasons

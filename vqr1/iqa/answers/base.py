@@ -87,6 +87,11 @@ class AnswerForm(ABC):
     attributes: tuple[str, ...] = ()
 
     @property
+    def further_scores(self) -> tuple[str, ...]:
+        """Names of those attributes that are scores."""
+        return self.attributes
+
+    @property
     def reasons(self) -> bool:
         """Reasoning is written before the answer."""
         return False

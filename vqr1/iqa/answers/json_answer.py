@@ -70,6 +70,11 @@ class JsonAnswer(AnswerForm):
         return (*self.scores, *self.words)
 
     @property
+    def further_scores(self) -> tuple[str, ...]:
+        """Names of the further scores."""
+        return self.scores
+
+    @property
     def opening(self) -> str | None:  # type: ignore[override]
         """The score's key; None where it is in an object of the object."""
         return None if "." in self.key else f'"{self.key}":'
