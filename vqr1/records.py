@@ -136,6 +136,9 @@ class RankingBatch:
             to [1, 5] (the published training files' scale), or as published (`mos_scale`).
         index: [B] int64 row in the data set's label table.
         labels: what else the labels state; None where nobody has read it.
+        decoded_at: of each of B rows, width and height (`6000x5000`) that an image with too many
+            pixels was decoded at (of several images that of each, `whole + 6000x5000`), or None;
+            empty where all were decoded whole.
     """
 
     dataset: str
@@ -144,6 +147,7 @@ class RankingBatch:
     mos: Tensor
     index: Tensor
     labels: BatchLabels | None = None
+    decoded_at: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

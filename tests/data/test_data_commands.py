@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from scripts import bench_data
 from tests.support.images import noise_image
 from vqr1.cli.data import inspect, prepare
+from vqr1.cli.download import verify
 from vqr1.config import DatasetConfig, SplitConfig
 from vqr1.data.contact_sheet import Tile, contact_sheet, spaced_positions
 from vqr1.data.labelled_set import open_dataset
@@ -114,6 +116,25 @@ def test_inspection_shows_the_subsets_that_training_takes(
     assert numbers == ["2", str(rows.reference.nunique()), "1", *mos]
     assert "1 images are copies of another file among 20 opened" in printed
     assert "I07_01_03.png: the same bytes as I01_01_02.png" in printed
+
+
+def test_one_rule_of_image_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, kind in (("a.avif", "AVIF"), ("b.jfif", "JPEG"), ("more.jpg", "JPEG")):
+        noise_image(0).save(tmp_path / name, kind)
+    (tmp_path / "h.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
+    (tmp_path / "labels.csv").write_text("image,mos\na,1\nb,2\nh,3\n")
+    own = ["dataset=csv", f"dataset.root={tmp_path}", "dataset.split.by=none"]
+    assert verify(own) == 2
+    printed = capsys.readouterr()
+    assert "csv: 3 of 3 labelled images; NOT complete" in printed.out
+    if find_spec("pillow_heif") is None:
+        assert printed.err == (
+            f"error: csv: 1 images are missing or damaged: {tmp_path / 'h.heic'}: the image does "
+            "not decode (HEIC needs the package pillow-heif)\n"
+        )
+    assert inspect([*own, "--out", str(tmp_path / "sheets")]) == 0
+    printed = capsys.readouterr()
+    assert "1 further image files there have no label (more.jpg)" in printed.out
 
 
 def test_contact_sheet_keeps_order_and_size() -> None:

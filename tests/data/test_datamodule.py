@@ -117,6 +117,23 @@ def test_cache_gives_the_same_batches(
     assert len(list(folder.rglob("*.safetensors"))) == 8
 
 
+def test_images_of_too_many_pixels_are_named_and_not_cached(
+    make_csv: MakeCsv, prompts: PromptBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQR1_MAX_IMAGE_PIXELS", "20000")
+    config = make_csv(3, split=WHOLE)
+    noise_image(9, 640, 480).save(Path(str(config.root)) / "images" / "001.png", "JPEG")
+    folder = tmp_path / "cache"
+    for workers in (0, 1):
+        data = module(config, prompts, cache_dir=str(folder), workers=workers)
+        (batch,) = data.eval_dataloader("test")
+        assert batch.decoded_at == (None, "160x120", None)
+    assert len(list(folder.rglob("*.safetensors"))) == 2
+    monkeypatch.delenv("VQR1_MAX_IMAGE_PIXELS")
+    (batch,) = module(config, prompts, cache_dir=str(folder)).eval_dataloader("test")
+    assert batch.decoded_at == ()
+
+
 def test_evaluation_sees_every_image_once_in_order(
     make_csv: MakeCsv, prompts: PromptBuilder
 ) -> None:

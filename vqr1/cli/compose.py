@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -86,7 +87,8 @@ def user_message(error: Exception) -> str:
     if unknown is not None:
         return unknown
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: no readable override ({' '.join(str(error).split())})"
+        reason = " ".join(str(error).split())
+        return f"{error.override}: no readable override ({reason}){_quoting(error.override)}"
     printed = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
     lines = [line.strip() for line in f"{printed}\n{cause}".splitlines()]
     shown = list(dict.fromkeys(line for line in lines if line and not line.startswith(_NOISE)))
@@ -97,6 +99,24 @@ def user_message(error: Exception) -> str:
         listing = listing or before.endswith(":")
         text += line
     return text
+
+
+def _quoting(override: str) -> str:
+    """How a value is written that holds marks of Hydra's own, such as commas and brackets."""
+    key, equals, value = override.partition("=")
+    if not equals or not key or value[:1] in ("'", '"', "[", "{", "$", ""):
+        return ""
+    # The shell takes away the outer marks, Hydra the inner ones.
+    if not set(value) & set("'\"\\$`!"):
+        return f"; quote a text with marks in it twice: \"{key}='{value}'\""
+    return f"; quote a text with marks in it for Hydra and for the shell: {_in_shell(key, value)}"
+
+
+def _in_shell(key: str, value: str) -> str:
+    quote = '"' if "'" in value else "'"
+    end = len(value) - len(value.rstrip("\\"))
+    inner = (value + "\\" * end).replace(quote, f"\\{quote}")
+    return shlex.quote(f"{key}={quote}{inner}{quote}")
 
 
 def _unknown_key(message: str) -> str | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from vqr1.cli.app import refuse_launcher
 from vqr1.cli.compose import USER_ERRORS, user_message
 from vqr1.cli.help import keys_if_asked
-from vqr1.cli.options import load_data_config, named_parts, run_options
+from vqr1.cli.options import load_data_config, named_parts, positive, run_options
 from vqr1.config import DataConfig, DatasetConfig
 from vqr1.errors import ConfigError, DataError, UserError
 from vqr1.program import name_of
@@ -123,7 +123,7 @@ def verify(arguments: Sequence[str]) -> int:
         epilog=keys_if_asked("data", DataConfig, arguments),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workers", type=int, default=2, help="threads that open images")
+    parser.add_argument("--workers", type=positive, default=2, help="threads that open images")
     return run_options(parser, _verify, arguments)
 
 

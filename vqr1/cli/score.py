@@ -17,6 +17,9 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
 from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher, reports, stop
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
 from vqr1.cli.help import keys_if_asked, model_choices
@@ -105,7 +108,7 @@ def _score(overrides: Sequence[str], paths: Sequence[str], info: RankInfo) -> in
     closed = sys.stdout is None
     # The rows on standard output are the result: what does not take them ends the command.
     guard_output(stdout=False)
-    composed = compose_config("score", overrides)
+    composed = _composed(overrides)
     values = plain_values(composed)
     config = validate(ScoreConfig, values)
     if closed and config.output is None:
@@ -129,6 +132,18 @@ def _score(overrides: Sequence[str], paths: Sequence[str], info: RankInfo) -> in
             "command again, which continues an output of CSV or JSON lines"
         ) from error
     return code
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    try:
+        return compose_config("score", overrides)
+    except HydraException as error:
+        message = user_message(error)
+        for override in overrides:
+            if message.startswith(f"{override.partition('=')[0]}: no such key"):
+                # A file of such a name would have been taken for an image.
+                raise ConfigError([f"{message}; and there is no file {override}"]) from error
+        raise
 
 
 def _code_of(task: Callable[[], int], info: RankInfo) -> int:

@@ -48,6 +48,7 @@ class LabelledSet:
             writes it, which differs from `image` where letter case or folder do on this disk).
         bad_images: `name: problem` of the images excluded because they are missing or empty.
         form: which form of label files the set's folder has, in words.
+        excluded: sentences about images that were taken out of their splits after opening.
     """
 
     name: str
@@ -58,6 +59,7 @@ class LabelledSet:
     table: pd.DataFrame
     bad_images: tuple[str, ...] = ()
     form: str = ""
+    excluded: tuple[str, ...] = ()
 
     @property
     def skipped(self) -> int:

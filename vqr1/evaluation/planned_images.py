@@ -75,7 +75,7 @@ class PlannedImages:
         # Before the model's own files, which a hub name may have to fetch.
         served = isinstance(config.backend, ServerConfig)
         model = None if served else config.model.path
-        sets = without_trained(open_sets(dataset), self._split, model)
+        sets = without_trained(open_sets(dataset, compared=False), self._split, model)
         change, loader_config = None, config.loader
         if config.perturbation is not None:
             # A cache would keep altered images under the names of the others.

@@ -33,7 +33,7 @@ from vqr1.data.image_record import (
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.labels import Split
 from vqr1.data.near_duplicates import image_hashes, near_pairs
-from vqr1.data.split_duplicates import ACTING, act_on
+from vqr1.data.split_duplicates import ACTING, act_on, without_rows
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,30 @@ def without_trained(
     for name, labelled in sets.items():
         if labelled.config.split.near_duplicates not in ACTING:
             continue
-        part = labelled.rows(split)
-        row_of = dict(zip(part["image"].tolist(), part.index.tolist(), strict=True))
-        files = {image: labelled.image_path(row) for image, row in row_of.items()}
-        known = training.known(labelled.config.name, files)
-        rows = [row for image, row in row_of.items() if image in known]
+        rows: list[int] = []
+        looked_at: set[str] = set()
+        left = labelled
+        while new := _known_rows(left, split, training, looked_at):
+            rows += new
+            # With `max_images` others take their place, which nobody has looked up yet.
+            left = without_rows(labelled, rows)
         text = (
-            f"{len(rows)} of {len(files)} images of {name} are, or are near-identical to, images "
-            f"that {model} was trained on or chosen by"
+            f"{len(rows)} of {len(looked_at)} images of {name} are, or are near-identical to, "
+            f"images that {model} was trained on or chosen by"
         )
         found[name] = act_on(labelled, rows, text)
     return found
+
+
+def _known_rows(
+    labelled: LabelledSet, split: Split, training: TrainingImages, looked_at: set[str]
+) -> list[int]:
+    """Rows of a split that a training has seen; without those looked at before, which are added."""
+    part = labelled.rows(split)
+    row_of = dict(zip(part["image"].tolist(), part.index.tolist(), strict=True))
+    files = {
+        image: labelled.image_path(row) for image, row in row_of.items() if image not in looked_at
+    }
+    looked_at.update(files)
+    known = training.known(labelled.config.name, files)
+    return [row_of[image] for image in files if image in known]

@@ -10,9 +10,9 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
-from vqr1.data.images import IMAGE_SUFFIXES
+from vqr1.data.images import IMAGE_SUFFIXES, is_image_name
 from vqr1.data.tables import read_csv, separator_hint
 from vqr1.errors import DataError
 
@@ -37,7 +37,7 @@ class PassedOver:
 
     def takes(self, name: str) -> bool:
         """Whether a file is an image by its name; counted where it is not."""
-        if _is_image(name):
+        if is_image_name(name):
             return True
         ending = "hidden" if name.startswith(".") else Path(name).suffix.lower()
         self.suffixes[ending or "no ending"] += 1
@@ -80,7 +80,7 @@ def find_images(
     found: dict[str, Path] = {}
     problems = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = Path(os.path.expanduser(pattern))
         if pattern == STANDARD_INPUT:
             matches = _named_in_lines(names)
         elif path.suffix.lower() == LIST_SUFFIX and os.path.isfile(path):
@@ -114,7 +114,15 @@ def _named_in_list(path: Path, column: str) -> list[Path]:
             f"name the one that holds the images with column=...{separator_hint(table.columns)}"
         )
     # An empty cell names no image.
-    return [path.parent / name for name in table.column(column) if name.strip()]
+    return [_beside(path.parent, name) for name in table.column(column) if name.strip()]
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """A file of a list; a backslash separates folders, as on Windows, unless a name holds it."""
+    path = folder / name
+    if "\\" in name and not os.path.lexists(path):
+        return folder / PureWindowsPath(name).as_posix()
+    return path
 
 
 def _matches(path: Path, passed: PassedOver) -> Iterator[Path]:
@@ -140,10 +148,6 @@ def _images_below(folder: Path, passed: PassedOver) -> Iterator[Path]:
         # The order of this very list decides where the walk goes next.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place) / name for name in sorted(names) if passed.takes(name))
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _why_nothing(pattern: str, path: Path) -> str:

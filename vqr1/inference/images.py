@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vqr1.data.images import load_image, to_rgb
+from vqr1.data.images import WHOLE, decoded_at, load_image, to_rgb
 from vqr1.errors import DataError
 from vqr1.records import row_name
 
@@ -55,6 +55,18 @@ def open_image(image: ImageSource) -> Image.Image:
         return to_rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"the image does not decode ({error})") from error
+
+
+def decoded_sizes(images: Iterable[Image.Image]) -> str | None:
+    """What `Result.decoded_at` states of the images of one prompt.
+
+    Args:
+        images: as `open_image` gave them.
+    """
+    opened = list(images)
+    if not any(decoded_at(image) for image in opened):
+        return None
+    return row_name([decoded_at(image) or WHOLE for image in opened])
 
 
 def image_of_tensor(pixels: Tensor) -> Image.Image:

@@ -38,6 +38,7 @@ from vqr1.inference.backends import Backend
 from vqr1.inference.images import (
     ImageGroup,
     ImageSource,
+    decoded_sizes,
     members,
     name_of,
     open_image,
@@ -113,12 +114,14 @@ class Scorer:
         """Results of one batch; equal images are computed once and get the same result."""
         errors: dict[int, str] = {}
         keys: dict[int, bytes] = {}
+        sizes: dict[int, str | None] = {}
         pixels: dict[bytes, Sequence[Tensor]] = {}
         for position, image in enumerate(images):
-            resized = []
+            opened, resized = [], []
             for one in members(image):
                 try:
-                    resized.append(self.resize(one))
+                    opened.append(open_image(one))
+                    resized.append(self._backend.resize(opened[-1]))
                 except DataError as error:
                     if isinstance(one, Tensor):
                         raise
@@ -127,10 +130,11 @@ class Scorer:
             if position in errors:
                 continue
             keys[position] = _content(resized)
+            sizes[position] = decoded_sizes(opened)
             pixels.setdefault(keys[position], resized)
         found = self._replies(pixels)
         return [
-            self._read(found[keys[position]], name_of(image))
+            replace(self._read(found[keys[position]], name_of(image)), decoded_at=sizes[position])
             if position in keys
             else Result(name_of(image), error=errors[position])
             for position, image in enumerate(images)

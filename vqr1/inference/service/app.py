@@ -23,6 +23,7 @@ import vqr1
 from vqr1.config import BatchingConfig, ComparisonConfig, LimitsConfig
 from vqr1.errors import DataError, ModelError
 from vqr1.inference.compare import Comparison, compare
+from vqr1.inference.images import decoded_sizes
 from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
 from vqr1.inference.service import schemas
@@ -133,10 +134,10 @@ class Service:
             *(loop.run_in_executor(self._decoders, self._decoded, upload) for upload in uploads)
         )
         self._refuse([image for image in decoded if isinstance(image, str)])
-        waiting = [
-            self._batcher.submit(task, pixels) for pixels in decoded if isinstance(pixels, Tensor)
-        ]
-        results = await asyncio.gather(*waiting)
+        images = [image for image in decoded if not isinstance(image, str)]
+        results = await asyncio.gather(
+            *(self._batcher.submit(task, pixels) for pixels, _ in images)
+        )
         names = [upload.name for upload in uploads]
         self._refuse(
             [
@@ -145,12 +146,16 @@ class Service:
                 if result.error is not None
             ]
         )
-        return [replace(result, path=name) for name, result in zip(names, results, strict=True)]
+        return [
+            replace(result, path=name, decoded_at=size)
+            for name, result, (_, size) in zip(names, results, images, strict=True)
+        ]
 
-    def _decoded(self, upload: Upload) -> Tensor | str:
-        """Pixels as the model will see them, or why there are none."""
+    def _decoded(self, upload: Upload) -> tuple[Tensor, str | None] | str:
+        """Pixels as the model will see them with `Result.decoded_at`, or why there are none."""
         try:
-            return self._scorer.resize(decode(upload, self._limits.max_pixels))
+            image = decode(upload, self._limits.max_pixels)
+            return self._scorer.resize(image), decoded_sizes([image])
         except DataError as error:
             message = str(error)
             return message if message.startswith(upload.name) else f"{upload.name}: {message}"
@@ -233,6 +238,7 @@ def _add_scoring(
                     answers=r.answers,
                     valid_answers=r.valid_answers,
                     text=r.text,
+                    decoded_at=r.decoded_at,
                 )
                 for r in results
             ],
@@ -252,7 +258,9 @@ def _add_scoring(
             model=info.model,
             prompt=info.describe,
             results=[
-                schemas.DescribedImage(name=str(r.path), valid=r.valid, text=r.text)
+                schemas.DescribedImage(
+                    name=str(r.path), valid=r.valid, text=r.text, decoded_at=r.decoded_at
+                )
                 for r in results
             ],
         )
@@ -279,6 +287,7 @@ def _compare_answer(
                 std=ranked.std,
                 win_rate=ranked.win_rate,
                 text=comparison.results[ranked.position].text,
+                decoded_at=comparison.results[ranked.position].decoded_at,
             )
             for ranked in comparison.ranking
         ],
