@@ -64,8 +64,9 @@ PLACES = (
          {"labels.csv": "image,mos\na.png,1\n"}),
     Case("a pickle", f"{PREPARE} dataset.label_file=labels.pkl", "", {"set/labels.pkl": "x"}),
     Case("an image folder that is not there", f"{INSPECT} dataset.image_folder=gone", ""),
-    Case("an official set without its image folder", "inspect dataset=kadid dataset.root=set", "",
-         {"set/dmos.csv": "dist_img,ref_img,dmos,var\na.png,I01.png,4.57,0.25\n"}),
+    Case("an official set without its image folder", "inspect dataset=kadid dataset.root=set "
+         "dataset.split.by=none", "",
+         {"set/dmos.csv": "dist_img,ref_img,dmos,var\na.png,I01.png,4.57,0.25\nb.png,I01.png,2,0.25\n"}),
     Case("a set that there is not", "inspect dataset=kadit", ""),
     Case("a format that there is not", f"{INSPECT} dataset.name=kadit", ""),
     Case("an option of another set", "verify dataset=kadid dataset.root=set "
@@ -140,16 +141,15 @@ SPLITS = (
     Case("shares that do not sum to 1", f"{INSPECT} dataset.split.fractions=[.5,.4,.2]", ""),
     Case("no lists", f"{INSPECT} dataset.split.by=files", ""),
     Case("a list that is not there",
-         f"{INSPECT} dataset.split.by=files dataset.split.files.train=gone.txt", ""),
+         f"{INSPECT} dataset.split.by=files dataset.split.files={{train:gone.txt}}", ""),
     Case("a list with an unknown name",
-         f"{INSPECT} dataset.split.by=files dataset.split.files.train=train.txt", "",
+         f"{INSPECT} dataset.split.by=files dataset.split.files={{train:train.txt}}", "",
          {"set/train.txt": "a.png\nz.png\n"}),
     Case("a name in two lists", f"{INSPECT} dataset.split.by=files "
-         "dataset.split.files.train=train.txt dataset.split.files.test=test.txt", "",
+         "dataset.split.files={train:train.txt,test:test.txt}", "",
          {"set/train.txt": "a.png\nb.png\n", "set/test.txt": "b.png\n"}),
     Case("a reference in two splits", f"{INSPECT} dataset.columns.reference=reference "
-         "dataset.split.by=files dataset.split.files.train=train.txt "
-         "dataset.split.files.test=test.txt", "",
+         "dataset.split.by=files dataset.split.files={train:train.txt,test:test.txt}", "",
          {"set/labels.csv": LEAKS, "set/train.txt": "a.png\n", "set/test.txt": "b.png\n"}),
     Case("an answer to near-identical images that there is not",
          f"{INSPECT} dataset.split.near_duplicates=drop", ""),

@@ -130,7 +130,8 @@ def test_one_rule_of_image_files(tmp_path: Path, capsys: pytest.CaptureFixture[s
     if find_spec("pillow_heif") is None:
         assert printed.err == (
             f"error: csv: 1 images are missing or damaged: {tmp_path / 'h.heic'}: the image does "
-            "not decode (HEIC needs the package pillow-heif)\n"
+            "not decode (HEIC needs the package pillow-heif). Put them there, or leave such images "
+            "out with dataset.on_bad_image=skip\n"
         )
     assert inspect([*own, "--out", str(tmp_path / "sheets")]) == 0
     printed = capsys.readouterr()

@@ -182,9 +182,14 @@ def test_decompression_bombs_are_refused_before_decoding(
     )
     with pytest.raises(DataError, match=refusal):
         load_image(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow's own refusal, on opening
-    with pytest.raises(DataError, match=refusal):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 1000)  # Pillow's own refusal, on opening
+    with pytest.raises(DataError, match=refusal.replace("119999", "1000")):
         load_image(path)
+    frames = [Image.new("RGB", (400, 300), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "b.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match=r"b\.webp: .*more than 1000 are not decoded"):
+        load_image(tmp_path / "b.webp")
     with path.open("rb") as stream, pytest.raises(DataError, match=r"^it: .* more than 9 are not"):
         decode_image(stream, "it", max_pixels=9)
 

@@ -33,6 +33,9 @@ _SHOWN = 200
 _NO_KEY = re.compile(r"Could not override '([^']+)'")
 """Hydra's words for a key on the command line that the configuration does not have."""
 
+_SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
+"""Hydra's words for a value with commas that is no list."""
+
 _NOISE = (
     "full_key:",
     "object_type=",
@@ -83,6 +86,13 @@ def user_message(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     cause = "" if error.__cause__ is None else str(error.__cause__)
+    several = _SEVERAL.match(str(error))
+    if several is not None:
+        override = several[1]
+        return (
+            f"{override}: commas make several values of it, one run each with --multirun"
+            f"{_quoting(override)}"
+        )
     unknown = _unknown_key(str(error))
     if unknown is not None:
         return unknown

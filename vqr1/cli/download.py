@@ -64,6 +64,8 @@ def _download(options: argparse.Namespace) -> None:
     if known.note:
         print(f"note: {known.note}")
     _check_given(options.given)
+    if options.mirror is not None and not options.mirror.startswith(("https://", "http://")):
+        raise ConfigError([f"--mirror {options.mirror}: must begin with https:// or http://"])
     if not known.files and not options.given:
         raise ConfigError(
             [
@@ -112,7 +114,11 @@ def _check_set(name: str, key: str, config: DatasetConfig, workers: int) -> None
     print(found.line)
     if found.problems:
         shown = "; ".join(found.problems[:5])
-        raise DataError(f"{name}: {len(found.problems)} images are missing or damaged: {shown}")
+        more = f"; and {len(found.problems) - 5} more" if found.problems[5:] else ""
+        raise DataError(
+            f"{name}: {len(found.problems)} images are missing or damaged: {shown}{more}. Put them "
+            f"there, or leave such images out with {key}.on_bad_image=skip"
+        )
 
 
 def verify(arguments: Sequence[str]) -> int:

@@ -66,7 +66,6 @@ _DECODE_ERRORS = (
     TypeError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 """What Pillow's plugins raise on damaged files."""
 
@@ -137,14 +136,20 @@ def decode_image(
     Raises:
         DataError: damaged, too large or not an image; names the image and the reason.
     """
+    limit = _pixel_limit() if max_pixels is None else max_pixels
+    # The same number unless the variable raises ours; it is the user's word for the whole process.
+    if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = limit
+    fix = f" (the environment variable {LIMIT_VARIABLE} raises the limit)"
+    refusal = f"more than {limit} are not decoded{{}}{fix if max_pixels is None else ''}"
     try:
         with _opened(file) as opened:
             reduced = False
             if thumbnail is not None:
                 opened.draft("L", (thumbnail, thumbnail))
             else:
-                reduced = _reduce_jpeg(opened, name, max_pixels)
-            _check_size(opened, name, max_pixels)
+                reduced = _reduce_jpeg(opened, name, limit)
+            _check_size(opened, name, limit, refusal)
             opened.load()
             image = to_rgb(ImageOps.exif_transpose(opened))
             if reduced:
@@ -155,6 +160,8 @@ def decode_image(
         heic = Path(name).suffix.lower() in (".heic", ".heif") and not _register_heif()
         reason = "HEIC needs the package pillow-heif" if heic else "cannot identify its format"
         raise DataError(f"{name}: the image does not decode ({reason})") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: too many pixels; {refusal.format('')}") from error
     except _DECODE_ERRORS as error:
         raise DataError(f"{name}: the image does not decode ({error})") from error
 
@@ -234,7 +241,7 @@ def _opened(file: Path | BinaryIO) -> Image.Image:
     raise UnidentifiedImageError
 
 
-def _reduce_jpeg(image: Image.Image, name: str, max_pixels: int | None) -> bool:
+def _reduce_jpeg(image: Image.Image, name: str, limit: int) -> bool:
     """Have a JPEG of too many pixels decoded at the largest of 1/2, 1/4, 1/8 that is allowed.
 
     libjpeg holds all coefficients of a progressive file, whatever size it is decoded at: those of
@@ -244,7 +251,7 @@ def _reduce_jpeg(image: Image.Image, name: str, max_pixels: int | None) -> bool:
         Whether it will be.
     """
     width, height = image.size
-    pixels, limit = width * height, _pixel_limit() if max_pixels is None else max_pixels
+    pixels = width * height
     progressive = bool(image.info.get("progressive")) and pixels > 4 * limit
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or pixels <= limit or progressive:
         return False
@@ -260,17 +267,12 @@ def _reduce_jpeg(image: Image.Image, name: str, max_pixels: int | None) -> bool:
     return False
 
 
-def _check_size(image: Image.Image, name: str, max_pixels: int | None) -> None:
+def _check_size(image: Image.Image, name: str, limit: int, refusal: str) -> None:
     width, height = image.size
-    limit = _pixel_limit() if max_pixels is None else max_pixels
     if width * height > limit:
-        fix = f" (the environment variable {LIMIT_VARIABLE} raises the limit)"
         jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
         rule = "" if jpeg else f", and {image.format} cannot be decoded smaller, as JPEG can"
-        raise DataError(
-            f"{name}: {width} x {height} pixels; more than {limit} are not decoded{rule}"
-            f"{fix if max_pixels is None else ''}"
-        )
+        raise DataError(f"{name}: {width} x {height} pixels; {refusal.format(rule)}")
 
 
 def _pixel_limit() -> int:

@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,8 @@ from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import label_format
 from vqr1.data.split_duplicates import pairs_between_contents
 from vqr1.data.splits import SPLITS, hash_order
-from vqr1.errors import DataError
-from vqr1.outputs import check_file, check_records, own_png, png_metadata
+from vqr1.errors import ConfigError, DataError
+from vqr1.outputs import check_file, check_records, make_folders, own_png, png_metadata
 from vqr1.progress import progress_bar
 
 SHOWN = 10
@@ -172,12 +172,13 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     console = Console()
     out = extent.out / f"{name}.png"
     check_records(extent.out, None, "--out")
+    if extent.out.exists() and not extent.out.is_dir():
+        raise ConfigError([f"--out={extent.out}: this is a file; name a folder for the sheets"])
     check_file(out, "--out", own_png("inspect_dataset"))
-    lenient = replace(config, on_bad_image="skip", max_bad_share=1.0)
-    labelled = open_dataset(lenient, key, name)
+    labelled = open_dataset(config, key, name, listing=True)
     _print_labels(console, name, key, labelled)
     _print_images(console, extent, labelled)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(**{"--out": str(extent.out)})
     total = len(labelled.table)
     title = f"{labelled.title}: worst (top left) to best (bottom right), {total} images"
     tiles = sheet_of(labelled, extent.columns, extent.rows)

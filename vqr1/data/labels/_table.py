@@ -50,7 +50,7 @@ def to_table(
             outside the published range.
     """
     if not rows:
-        raise DataError(f"{origin}: no labelled images")
+        raise DataError(f"{origin}: no labelled images; its label file holds no row")
     images = [relative_image(row.image, row.where) for row in rows]
     _check_duplicates(images, rows)
     if label_format.published_range is not None:
@@ -77,7 +77,7 @@ def relative_image(image: str, where: str) -> str:
         return image
     path = PureWindowsPath(image)  # understands both separators and drive letters
     if not image.strip() or "\0" in image or path.as_posix() == ".":
-        raise DataError(f"{where}: empty image name {image!r}")
+        raise DataError(f"{where}: empty image name {image!r}; name the image, or remove the row")
     if not _is_text(image):
         raise DataError(f"{where}: image name {image!r} holds half a character; correct the name")
     if path.drive or path.root:
@@ -85,7 +85,10 @@ def relative_image(image: str, where: str) -> str:
             f"{where}: image {image!r} is an absolute path; paths are relative to the image folder"
         )
     if ".." in path.parts:
-        raise DataError(f"{where}: image {image!r} leaves the image folder")
+        raise DataError(
+            f"{where}: image {image!r} leaves the image folder; write its path from there, without "
+            "'..'"
+        )
     return path.as_posix()
 
 
@@ -101,7 +104,9 @@ def _check_duplicates(images: Sequence[str], rows: Sequence[LabelRow]) -> None:
     first: dict[str, str] = {}
     for image, row in zip(images, rows, strict=True):
         if image in first:
-            raise DataError(f"{row.where}: image {image!r} was already listed at {first[image]}")
+            raise DataError(
+                f"{row.where}: image {image!r} was already listed at {first[image]}; keep one row"
+            )
         first[image] = row.where
 
 
