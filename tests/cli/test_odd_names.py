@@ -20,7 +20,7 @@ from vqr1.inference.files import find_images
 
 ODD = (
     "a, b.png", "50%.png", "%41.png", "x=1.png", "two  words.png", " blank.png", "图片1.jpg",
-    "q'1#&.png", 'say "hi".png', "-dash.png", "--mode.png", "[a].png", "{b}.png", "$HOME.png",
+    "q'1#&.png", 'a "hi".png', "-dash.png", "--mode.png", "[a].png", "{b}.png", "$HOME.png",
     "~name.png", "a;b.png", "!c.png", "*.png", "d?.png", "naïve.png",
 )  # fmt: skip
 """Names that a folder can hold on any common system but Windows."""

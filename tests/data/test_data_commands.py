@@ -165,3 +165,7 @@ def test_bench_prints_a_rate_for_every_path(
     assert "15 labelled images opened in" in printed
     for path in ("plain single-process loop", "0 workers", "1 workers", "warm cache"):
         assert path in printed
+    assert bench_data.main(["--opening", "80", "loader.batch_size=4"]) == 0
+    printed = capsys.readouterr().out
+    assert "80 images, 1 workers" in printed
+    assert "not cached" in printed

@@ -100,11 +100,11 @@ def test_a_training_and_its_evaluations(
         assert names == [f"{n}.jpg" for n in (range(5) if images == 5 else (1, 2, 3))]
         counted = (values["trained_on"]["trained"], values["trained_on"]["near_identical"])
         assert counted == ((1, 1) if images == 5 else (0, 0))
-        told = (
+        printed = (
             "2 of 5 images of csv are, or are near-identical to, images that run/export was "
             "trained on or chosen by; excluded"
         )
-        assert (told in values["warnings"]) == (action == "exclude")
+        assert (printed in values["warnings"]) == (action == "exclude")
     refused = run(evaluate.main, *asked, "dataset.split.near_duplicates=refuse", "run_dir=no")
     assert refused.code == 2
     (line,) = refused.err.splitlines()

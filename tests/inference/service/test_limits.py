@@ -102,7 +102,7 @@ def test_names_and_formats(make_app: MakeApp) -> None:
     names = ["图片, 50%=.avif", "b 'c'.jfif", "-d\\e.jpg", "named.txt"]
     files = form(*zip(names, (avif, jfif, jfif, avif), strict=True))
     heic = form(("h.heic", b"\0\0\0\x18ftypheic" + b"\0" * 40))
-    coded = [{"data": base64.b64encode(avif).decode(), "name": 'say "two  words"'}]
+    coded = [{"data": base64.b64encode(avif).decode(), "name": 'the "two  words"'}]
     with TestClient(make_app("mode=greedy", "prompt=non_thinking")) as client:
         scored = client.post("/score", files=files).json()["results"]
         in_body = client.post("/score", json={"images": coded}).json()["results"]
@@ -110,7 +110,7 @@ def test_names_and_formats(make_app: MakeApp) -> None:
     assert [result["name"] for result in scored] == names
     assert all(result["valid"] for result in scored)
     # White space is one blank, so that the name stays on one line.
-    assert [result["name"] for result in in_body] == ['say "two words"']
+    assert [result["name"] for result in in_body] == ['the "two words"']
     if find_spec("pillow_heif") is None:
         assert refused.status_code == 422
         assert refused.json()["detail"] == (
