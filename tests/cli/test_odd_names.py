@@ -88,7 +88,7 @@ def test_arguments_of_the_command(run: Command, folder: Path) -> None:
     [
         (["y=1.png"], "y: no such key in this configuration; `--help` lists its keys, and another "
                       "choice of a group may have it; and there is no file y=1.png"),
-        (["./y=1.png"], "y=1.png: no such file or folder"),
+        (["./y=1.png"], "./y=1.png: no such file or folder"),
         (["[z].png"], "[z].png: no image matches; check the pattern, or name a folder"),
     ],
 )  # fmt: skip

@@ -27,11 +27,11 @@ def place(file: Path, seed: int, edge: int = 128) -> None:
     scene.resize((edge, edge)).save(file, "JPEG", quality=95)
 
 
-def csv_set(root: Path, seeds: str, splits: str) -> None:
+def csv_set(root: Path, seeds: str, splits: str, edge: int = 128) -> None:
     root.mkdir()
     lines = ["image,mos,split"]
     for number, (seed, split) in enumerate(zip(seeds.split(), splits.split(), strict=True)):
-        place(root / f"{number}.jpg", int(seed), 128 + number)
+        place(root / f"{number}.jpg", int(seed), edge + number)
         lines.append(f"{number}.jpg,{number},{split}")
     (root / "labels.csv").write_text("\n".join(lines) + "\n")
 
@@ -82,7 +82,7 @@ def test_a_training_and_its_evaluations(
     assert (seen["csv"]["near_identical"], seen["jsonl"]["near_identical"]) == (0, 1)
 
     # Of five new images one is a training image's near twin, and one is its file.
-    csv_set(tmp_path / "new", "1 21 22 23 24", "test test test test test")
+    csv_set(tmp_path / "new", "1 21 22 23 24", "test test test test test", 200)
     (tmp_path / "new" / "4.jpg").write_bytes((tmp_path / "a" / "3.jpg").read_bytes())
     asked = (
         "dataset=csv", "dataset.root=new", "dataset.split.by=none", "model.path=run/export",

@@ -64,6 +64,7 @@ def test_every_row_of_the_command_states_it(
     run: Command,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("VQR1_MAX_IMAGE_PIXELS", "20000")
     noise_image(0, 640, 480).save(tmp_path / "large.jpg")
@@ -78,6 +79,6 @@ def test_every_row_of_the_command_states_it(
         "large.png: 640 x 480 pixels; more than 20000 are not decoded, and PNG cannot be decoded "
         "smaller, as JPEG can (the environment variable VQR1_MAX_IMAGE_PIXELS raises the limit)"
     )
-    assert "large.jpg: 640 x 480 pixels, more than 20000: decoded at 160 x 120" in outcome.err
+    assert "large.jpg: 640 x 480 pixels, more than 20000: decoded at 160 x 120" in caplog.text
     table = run(score.main, "large.jpg", *cheap).out
     assert table.splitlines()[1].endswith("large.jpg  (decoded at 160x120)")

@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=list(MODES),
         help="short for " + ", ".join(MODES.values()),
     )
-    parsed = parser.parse_intermixed_args(given)
+    parsed = parser.parse_intermixed_args(_without_mark(given))
     paths, overrides = split_arguments(parsed.paths)
     if parsed.mode is not None:
         overrides.insert(0, MODES[parsed.mode])
@@ -159,6 +159,21 @@ def _code_of(task: Callable[[], int], info: RankInfo) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command continues an output of CSV or JSON lines\n")
         return EXIT_SIGINT
+
+
+def _without_mark(arguments: Sequence[str]) -> list[str]:
+    """Arguments without the mark `--`, files after it that begin with a dash named as `./-a.png`.
+
+    Where options and files are mixed, `argparse` takes what follows the mark for options too.
+    """
+    if "--" not in arguments:
+        return list(arguments)
+    place = list(arguments).index("--")
+    after = arguments[place + 1 :]
+    return [
+        *arguments[:place],
+        *(f".{os.sep}{name}" if name.startswith("-") and name != "-" else name for name in after),
+    ]
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

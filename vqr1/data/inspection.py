@@ -101,7 +101,9 @@ def repeated_files(paths: Sequence[Path]) -> list[str]:
 
 def unlabelled_images(labelled: LabelledSet) -> list[str]:
     """Image files, by their endings, below the image folder that no label names."""
-    named = set(labelled.table["image"])
+    # An image that cannot be used has a label too.
+    bad = (problem.rpartition(": ")[0] for problem in labelled.bad_images)
+    named = {*labelled.table["image"], *bad}
     found = []
     for folder, folders, names in os.walk(labelled.image_root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

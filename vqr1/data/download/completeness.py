@@ -60,7 +60,7 @@ def completeness(name: str, key: str, config: DatasetConfig, workers: int) -> Co
     of = f", {complete} in the complete set" if complete else ""
     state = "complete" if not problems else "NOT complete"
     if complete and labels != complete:
-        state = "another version"
+        state += ", and another version"
     line = f"{name}: {len(paths)} of {labels} labelled images{of}; {state} ({labelled.image_root})"
     return Completeness(line, tuple(problems))
 
