@@ -7,26 +7,36 @@ processor, one image at a time); the training loader with 0, 1, 2, ... workers; 
 cache of resized images. `--step` also samples K responses for one batch with the model's own
 weights: sampling alone, the smallest part of a step, must need fewer images per second than the
 loader gives.
+
+    python scripts/bench_data.py --opening 40000
+
+makes a set of so many small JPEGs instead, and measures from opening it to the first training
+batch, after imports: with the files in the page cache, and without (names and sizes of files stay
+cached by the kernel, which only its owner may drop).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from qwen_vl_utils import process_vision_info
 from rich.console import Console
 from rich.table import Table
 
 from vqr1.cli.options import run_options
-from vqr1.config import DataConfig, LoaderConfig, SamplingConfig
+from vqr1.config import DataConfig, DatasetConfig, LoaderConfig, SamplingConfig, SplitConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.policy.checkpoint_config import load_family
 from vqr1.policy.loading import load_policy, load_processor
@@ -82,6 +92,66 @@ def step_rate(config: DataConfig, data: RankingDataModule, group: int, tokens: i
     return len(batch) / (time.perf_counter() - start)
 
 
+def make_set(root: Path, count: int) -> DatasetConfig:
+    """A CSV set of small JPEGs, in folders of a thousand, whose bytes repeat."""
+    draw = np.random.default_rng(0)
+    contents = []
+    for number in range(64):
+        file = root / f"{number}.jpg"
+        pixels = draw.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((128, 96)).save(file, quality=80)
+        contents.append(file.read_bytes())
+        file.unlink()
+    lines = ["image,mos,std"]
+    for number in range(count):
+        name = f"{number // 1000:03d}/{number:06d}.jpg"
+        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "images" / name).write_bytes(contents[number % len(contents)])
+        lines.append(f"{name},{1 + number * 7919 % 4001 / 1000},0.5")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return DatasetConfig(
+        name="csv", root=str(root), label_file="labels.csv", split=SplitConfig(by="image")
+    )
+
+
+def evict(root: Path) -> None:
+    """Take the content of all files below a folder out of the page cache."""
+    os.sync()
+    for folder, _, names in os.walk(root):
+        for name in names:
+            file = os.open(os.path.join(folder, name), os.O_RDONLY)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
+
+
+def processor_seconds() -> float:
+    """Processor time of this process and of those that it has waited for."""
+    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(use.ru_utime + use.ru_stime for use in map(resource.getrusage, both))
+
+
+def bench_opening(config: DataConfig, prompts: PromptBuilder, count: int) -> None:
+    """Measure from opening a set to its first batch, and print the table."""
+    table = Table(title=f"{count} images, {config.loader.workers} workers", title_justify="left")
+    for heading in ("files", "opened [s]", "first batch [s]", "together [s]", "processor [s]"):
+        table.add_column(heading, justify="left" if heading == "files" else "right")
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = make_set(Path(folder), count)
+        for files in ("cached", "cached, again", "not cached"):
+            if files == "not cached":
+                evict(Path(folder))
+            used, start = processor_seconds(), time.perf_counter()
+            data = RankingDataModule(dataset, config.loader, prompts, config.seed)
+            opened = len(data.sets) and time.perf_counter()
+            next(iter(data.train_dataloader()))
+            end = time.perf_counter()
+            data.close()
+            used = processor_seconds() - used
+            times = (opened - start, end - opened, end - start, used)
+            table.add_row(files, *(f"{seconds:.2f}" for seconds in times))
+    Console().print(table)
+
+
 def bench(options: argparse.Namespace, config: DataConfig) -> None:
     """Measure and print the table."""
     processor = load_processor(config.model)
@@ -89,6 +159,10 @@ def bench(options: argparse.Namespace, config: DataConfig) -> None:
     vision_id = vision_id_of(config.prompt, config.model)
     family = load_family(config.model)
     prompts = PromptBuilder(family, processor, config.prompt.text, *limits, vision_id=vision_id)
+
+    if options.opening:
+        bench_opening(config, prompts, options.opening)
+        return
 
     def module(**changes: Any) -> RankingDataModule:
         loader: LoaderConfig = replace(config.loader, **changes)
@@ -126,6 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the data path.")
     parser.add_argument("--images", type=int, default=256, help="images in each measurement")
     parser.add_argument("--workers", type=int, default=2, help="largest number of workers")
+    parser.add_argument("--opening", type=int, help="images of a set made to be opened")
     parser.add_argument("--step", action="store_true", help="also sample with the model")
     parser.add_argument("--group-size", type=int, default=6, help="K of --step")
     parser.add_argument("--tokens", type=int, default=48, help="longest response of --step")

@@ -139,6 +139,9 @@ class RankingBatch:
         index: [B] int64 row in the data set's label table.
         labels: what else the labels state; None where nobody has read it.
         row_names: how the data set names the rows; empty: after their images.
+        decoded_at: of each of B rows, width and height (`6000x5000`) that an image with too many
+            pixels was decoded at (of several images that of each, `whole + 6000x5000`), or None;
+            empty where all were decoded whole.
     """
 
     dataset: str
@@ -148,6 +151,7 @@ class RankingBatch:
     index: Tensor
     labels: BatchLabels | None = None
     row_names: tuple[str, ...] = ()
+    decoded_at: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

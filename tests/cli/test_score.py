@@ -82,6 +82,7 @@ def test_csv_and_jsonl_hold_the_same(run: Command, folder: Path) -> None:
     for row, record in zip(rows, records, strict=True):
         assert list(row) == list(record) == [
             "path", "score", "std", "lost", "valid", "text", "error", "answers", "valid_answers",
+            "decoded_at",
         ]  # fmt: skip
         if record["error"]:
             assert (row["score"], row["valid"], row["error"]) == ("", "false", record["error"])
@@ -165,7 +166,7 @@ def test_the_script_is_the_command(run: Command) -> None:
     outcome = run(script, "gray image.png", "mode=greedy", "format=csv")
     assert outcome.code == 0
     header, row = outcome.out.splitlines()
-    assert header == "path,score,std,lost,valid,text,error,answers,valid_answers"
+    assert header == "path,score,std,lost,valid,text,error,answers,valid_answers,decoded_at"
     assert row.startswith("gray image.png,")
 
 

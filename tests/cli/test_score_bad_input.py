@@ -59,7 +59,7 @@ SOUND: dict[str, Callable[[Path], None]] = {
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "zero.png": (lambda path: png_of_size(0, 7, path), "does not decode"),
     "bomb.png": (lambda path: png_of_size(10_000, 10_000, path), "10000 x 10000 pixels; more than"),
-    "huge.png": (lambda path: png_of_size(100_000, 100_000, path), "bomb"),
+    "huge.png": (lambda path: png_of_size(100_000, 100_000, path), "100000 x 100000 pixels"),
     "text.jpg": (lambda path: path.write_text("no image"), "does not decode"),
     "empty.png": (lambda path: path.touch(), "empty (0 bytes)"),
     "narrow.png": (lambda path: Image.new("RGB", (900, 2)).save(path), "too narrow"),

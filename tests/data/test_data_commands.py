@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from scripts import bench_data
 from tests.support.images import noise_image
 from vqr1.cli.data import inspect, prepare
+from vqr1.cli.download import verify
 from vqr1.config import DatasetConfig, SplitConfig
 from vqr1.data.contact_sheet import Tile, contact_sheet, spaced_positions
 from vqr1.data.labelled_set import open_dataset
@@ -116,6 +118,26 @@ def test_inspection_shows_the_subsets_that_training_takes(
     assert "I07_01_03.png: the same bytes as I01_01_02.png" in printed
 
 
+def test_one_rule_of_image_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, kind in (("a.avif", "AVIF"), ("b.jfif", "JPEG"), ("more.jpg", "JPEG")):
+        noise_image(0).save(tmp_path / name, kind)
+    (tmp_path / "h.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
+    (tmp_path / "labels.csv").write_text("image,mos\na,1\nb,2\nh,3\n")
+    own = ["dataset=csv", f"dataset.root={tmp_path}", "dataset.split.by=none"]
+    assert verify(own) == 2
+    printed = capsys.readouterr()
+    assert "csv: 3 of 3 labelled images; NOT complete" in printed.out
+    if find_spec("pillow_heif") is None:
+        assert printed.err == (
+            f"error: csv: 1 images are missing or damaged: {tmp_path / 'h.heic'}: the image does "
+            "not decode (HEIC needs the package pillow-heif). Put them there, or leave such images "
+            "out with dataset.on_bad_image=skip\n"
+        )
+    assert inspect([*own, "--out", str(tmp_path / "sheets")]) == 0
+    printed = capsys.readouterr()
+    assert "1 further image files there have no label (more.jpg)" in printed.out
+
+
 def test_contact_sheet_keeps_order_and_size() -> None:
     tiles = [Tile(Image.new("RGB", (400, 200), color), "1", "x" * 90) for color in ("red", "blue")]
     sheet = contact_sheet("title", [*tiles, Tile(None, "3", "c")], columns=2)
@@ -143,3 +165,7 @@ def test_bench_prints_a_rate_for_every_path(
     assert "15 labelled images opened in" in printed
     for path in ("plain single-process loop", "0 workers", "1 workers", "warm cache"):
         assert path in printed
+    assert bench_data.main(["--opening", "80", "loader.batch_size=4"]) == 0
+    printed = capsys.readouterr().out
+    assert "80 images, 1 workers" in printed
+    assert "not cached" in printed

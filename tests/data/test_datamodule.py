@@ -117,6 +117,23 @@ def test_cache_gives_the_same_batches(
     assert len(list(folder.rglob("*.safetensors"))) == 8
 
 
+def test_images_of_too_many_pixels_are_named_and_not_cached(
+    make_csv: MakeCsv, prompts: PromptBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQR1_MAX_IMAGE_PIXELS", "20000")
+    config = make_csv(3, split=WHOLE)
+    noise_image(9, 640, 480).save(Path(str(config.root)) / "images" / "001.png", "JPEG")
+    folder = tmp_path / "cache"
+    for workers in (0, 1):
+        data = module(config, prompts, cache_dir=str(folder), workers=workers)
+        (batch,) = data.eval_dataloader("test")
+        assert batch.decoded_at == (None, "160x120", None)
+    assert len(list(folder.rglob("*.safetensors"))) == 2
+    monkeypatch.delenv("VQR1_MAX_IMAGE_PIXELS")
+    (batch,) = module(config, prompts, cache_dir=str(folder)).eval_dataloader("test")
+    assert batch.decoded_at == ()
+
+
 def test_evaluation_sees_every_image_once_in_order(
     make_csv: MakeCsv, prompts: PromptBuilder
 ) -> None:
@@ -469,7 +486,7 @@ def test_workers_of_an_evaluation_end_with_its_last_batch(
     assert set(multiprocessing.active_children()) <= set(before)
 
 
-def test_ten_thousand_rows_reach_the_first_batch_within_five_seconds(
+def test_ten_thousand_rows_reach_the_first_batch_within_two_seconds(
     shared: Path, tmp_path: Path, prompts: PromptBuilder
 ) -> None:
     labels = (shared / "labels" / "kadid" / "dmos.csv").read_bytes()
@@ -488,7 +505,7 @@ def test_ten_thousand_rows_reach_the_first_batch_within_five_seconds(
     assert len(batch) == 8
     assert len(data.sets["kadid"].rows("train")) == 6125
     print(f"first batch after {seconds:.2f} s")
-    assert seconds < 5
+    assert seconds < 2
 
 
 def test_a_worker_of_joblib_can_do_without_loader_workers(

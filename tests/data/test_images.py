@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.support.images import noise_image
 from vqr1.data import images
-from vqr1.data.images import load_image, resize_short_edge
+from vqr1.data.images import decode_image, decoded_at, load_image, resize_short_edge
 from vqr1.errors import DataError
 
 
@@ -159,6 +159,7 @@ def test_a_jpeg_of_too_many_pixels_is_decoded_smaller(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # beyond Pillow's own refusal
     loaded = load_image(plain)
     assert loaded.size == (160, 120)  # 320 x 240 are 76,800 pixels
+    assert decoded_at(loaded) == decoded_at(load_image(plain, short_edge=30)) == "160x120"
     assert "a.jpg: 640 x 480 pixels, more than 20000: decoded at 160 x 120" in caplog.text
     expected = np.asarray(shape.reduce(4), np.float64)
     assert np.abs(np.asarray(loaded, np.float64) - expected).mean() < 3
@@ -175,8 +176,29 @@ def test_decompression_bombs_are_refused_before_decoding(
 ) -> None:
     path = save(Image.new("1", (400, 300)), tmp_path / "a.png")
     monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 119_999)
-    with pytest.raises(DataError, match=r"400 x 300 pixels; more than 119999 are not decoded"):
+    refusal = (
+        r"a\.png: 400 x 300 pixels; more than 119999 are not decoded, and PNG cannot be decoded "
+        r"smaller, as JPEG can \(the environment variable VQR1_MAX_IMAGE_PIXELS raises the limit\)$"
+    )
+    with pytest.raises(DataError, match=refusal):
         load_image(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow's own refusal, on opening
-    with pytest.raises(DataError, match="decompression bomb"):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 1000)  # Pillow's own refusal, on opening
+    with pytest.raises(DataError, match=refusal.replace("119999", "1000")):
         load_image(path)
+    frames = [Image.new("RGB", (400, 300), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "b.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match=r"b\.webp: .*more than 1000 are not decoded"):
+        load_image(tmp_path / "b.webp")
+    with path.open("rb") as stream, pytest.raises(DataError, match=r"^it: .* more than 9 are not"):
+        decode_image(stream, "it", max_pixels=9)
+
+
+def test_the_limit_that_is_set_holds_beyond_that_of_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    image = noise_image(1, 40, 30)
+    for name in ("a.png", "a.tif", "a.webp", "a.avif", "a.jp2", "a.gif", "a.bmp", "a.ppm", "a.jpg"):
+        loaded = load_image(save(image, tmp_path / name))
+        assert (loaded.size, decoded_at(loaded)) == ((40, 30), None), name

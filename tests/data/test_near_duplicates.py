@@ -138,6 +138,18 @@ def test_images_in_two_splits_are_excluded_or_refused(
     mixed = open_sets(MixtureConfig(parts={"a": config, "b": other}))
     assert mixed["b"].rows("train")["image"].tolist() == ["1.jpg", "2.jpg"]
 
+    # With a subset, images that take the place of excluded ones are compared too: of four training
+    # images 0 and 1 are test images, whichever two the subset holds first.
+    crowded = shared("crowded", [15, 16, 17, 18, 14, 15, 16], "exclude")
+    table = (Path(str(crowded.root)) / "labels.csv").read_text().replace("3,val", "3,train")
+    (Path(str(crowded.root)) / "labels.csv").write_text(table)
+    for size in (1, 2, 3):
+        left = open_sets(replace(crowded, max_images=size))["csv"].rows("train")["image"].tolist()
+        tests = open_sets(replace(crowded, max_images=size))["csv"].rows("test")["image"].tolist()
+        twins = {"5.jpg": "0.jpg", "6.jpg": "1.jpg"}
+        assert len(left) == min(size, 4 - len(tests))
+        assert not {twins[image] for image in tests} & set(left)
+
     report(Extent(tmp_path / "out", None, 2, 2, 2), "own", "dataset", config)
     printed = capsys.readouterr().out
     assert "2 pairs of images are near-identical among 7 opened" in printed

@@ -46,11 +46,12 @@ def make(
         references=tuple(f"I{i // 2}" for i in range(n)),
         distortions=tuple("blur" if i % 2 else None for i in range(n)),
         lost=np.array([i / 7 if i % 2 else np.nan for i in range(n)]),
+        decoded_at=tuple("6000x5000" if i % 3 == 1 else None for i in range(n)),
     )
 
 
 def assert_equal(first: Predictions, second: Predictions) -> None:
-    for name in ("images", "datasets", "texts", "references", "distortions"):
+    for name in ("images", "datasets", "texts", "references", "distortions", "decoded_at"):
         assert getattr(first, name) == getattr(second, name), name
     for name in ("index", "mos", "scores", "valid", "format_compliant", "lost"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,10 @@ def test_one_rule_states_what_every_bootstrap_draws(references: int, units: str)
         draws=100,
         seed=3,
     )
+
+
+def test_images_that_were_decoded_smaller_are_counted() -> None:
+    rows = predictions([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0])
+    rows = replace(rows, decoded_at=(None, "6000x5000", None, "600x500"))
+    (warning,) = set_metrics(rows, FAST).warnings
+    assert warning.startswith("2 of 4 images have too many pixels, were decoded smaller")

@@ -17,7 +17,7 @@ from vqr1.inference.compare import compare
 from vqr1.inference.own_files import written_kind
 from vqr1.inference.result import Result
 from vqr1.inference.result_file import ResultFile, held, read_results, settings_file
-from vqr1.inference.writers import ResultWriter, write_pairs, write_ranking
+from vqr1.inference.writers import EARLIER_FIELDS, ResultWriter, write_pairs, write_ranking
 
 RESULTS = [
     Result("plain.png", 3.25, 0.5, 0.015, valid=True, text="<answer>3.25</answer>"),
@@ -26,6 +26,7 @@ RESULTS = [
     Result("short.png", 2.0, 0.25, valid=True),
     Result("last\nline.png", 4.5, 0.125, valid=True, text="ends with a line\n"),
     Result("some.png", 2.5, 0.5, valid=True, answers=6, valid_answers=4),
+    Result("large.jpg", 2.0, 0.5, valid=True, decoded_at="6000x5000"),
 ]
 SETTINGS = {"mode.name": "expected", "model.path": None, "mode.sampling.temperature": 0.0}
 
@@ -191,16 +192,21 @@ def test_files_that_are_none_of_ours(tmp_path: Path, text: str, words: str) -> N
     assert path.read_text() == text
 
 
-def test_a_file_from_before_the_counts_is_continued(tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", EARLIER_FIELDS)
+def test_a_file_of_an_earlier_version_is_continued(
+    earlier: tuple[str, ...], tmp_path: Path
+) -> None:
     path = tmp_path / "scores.csv"
-    path.write_text("path,score,std,valid,text,error\na.png,1.5,,true,,\n")
+    row = {"path": "a.png", "score": "1.5", "valid": "true"}
+    path.write_text(f"{','.join(earlier)}\n{','.join(row.get(name, '') for name in earlier)}\n")
+    assert written_kind(path) == "scores"
     settings_file(path).write_text(json.dumps(SETTINGS))
     new = Result("b.png", 2.0, valid=True, answers=2, valid_answers=1)
     assert fill(path, "csv", [Result("a.png", 1.5, valid=True), new]) == ["b.png"]
     assert path.read_text() == (
-        "path,score,std,lost,valid,text,error,answers,valid_answers\n"
-        "a.png,1.5,,,true,,,,\n"
-        "b.png,2.0,,,true,,,2,1\n"
+        "path,score,std,lost,valid,text,error,answers,valid_answers,decoded_at\n"
+        "a.png,1.5,,,true,,,,,\n"
+        "b.png,2.0,,,true,,,2,1,\n"
     )
 
 
@@ -209,7 +215,9 @@ def test_a_table_states_the_answers_that_a_mean_is_not_over() -> None:
     writer = ResultWriter(stream, "table")
     writer.write(RESULTS[5])
     writer.write(Result("all.png", 2.5, 0.5, valid=True, answers=6, valid_answers=6))
+    writer.write(RESULTS[6])
     assert stream.getvalue().splitlines()[1:] == [
         "  2.5000    0.5000  some.png  (mean of 4 of 6 answers; the others are invalid)",
         "  2.5000    0.5000  all.png",
+        "  2.0000    0.5000  large.jpg  (decoded at 6000x5000)",
     ]

@@ -18,10 +18,11 @@ from PIL import Image
 import vqr1
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import SamplingConfig, ScoreConfig, ServerConfig, validate
-from vqr1.data.images import load_image
+from vqr1.data.images import decoded_at, load_image
 from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation.protocol import predictions_of
 from vqr1.inference.backends.local import LocalBackend
+from vqr1.inference.images import decoded_sizes
 from vqr1.inference.metric import QualityMetric
 from vqr1.inference.request import Reply, build_request
 from vqr1.inference.result import Result
@@ -72,6 +73,19 @@ def scorer(policy: Policy, *overrides: str) -> Scorer:
         LocalBackend(policy, config.model), config.prompt, config.answer.form, config.mode,
         seed=config.seed, batch_size=config.batch_size,
     )  # fmt: skip
+
+
+def test_an_image_of_too_many_pixels_is_named_with_what_it_was_decoded_at(
+    policy: Policy, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQR1_MAX_IMAGE_PIXELS", "40000")
+    with Image.open(files[0]) as image:
+        image.resize((640, 480)).save(tmp_path / "large.jpg")
+    large, small = scorer(policy, "mode=greedy").score([tmp_path / "large.jpg", files[0]])
+    assert (large.decoded_at, small.decoded_at) == ("160x120", None)
+    with Image.open(files[0]) as image:
+        sizes = decoded_sizes([decoded_at(load_image(tmp_path / "large.jpg")), decoded_at(image)])
+    assert sizes == "160x120 + whole"
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,9 @@ _SHOWN = 200
 
 _NO_KEY = re.compile(r"Could not override '([^']+)'")
 """Hydra's words for a key on the command line that the configuration does not have."""
+
+_SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
+"""Hydra's words for a value with commas that is no list."""
 
 _NOISE = (
     "full_key:",
@@ -82,11 +86,19 @@ def user_message(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     cause = "" if error.__cause__ is None else str(error.__cause__)
+    several = _SEVERAL.match(str(error))
+    if several is not None:
+        override = several[1]
+        return (
+            f"{override}: commas make several values of it, one run each with --multirun"
+            f"{_quoting(override)}"
+        )
     unknown = _unknown_key(str(error))
     if unknown is not None:
         return unknown
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: no readable override ({' '.join(str(error).split())})"
+        reason = " ".join(str(error).split())
+        return f"{error.override}: no readable override ({reason}){_quoting(error.override)}"
     printed = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
     lines = [line.strip() for line in f"{printed}\n{cause}".splitlines()]
     shown = list(dict.fromkeys(line for line in lines if line and not line.startswith(_NOISE)))
@@ -97,6 +109,24 @@ def user_message(error: Exception) -> str:
         listing = listing or before.endswith(":")
         text += line
     return text
+
+
+def _quoting(override: str) -> str:
+    """How a value is written that holds marks of Hydra's own, such as commas and brackets."""
+    key, equals, value = override.partition("=")
+    if not equals or not key or value[:1] in ("'", '"', "[", "{", "$", ""):
+        return ""
+    # The shell takes away the outer marks, Hydra the inner ones.
+    if not set(value) & set("'\"\\$`!"):
+        return f"; quote a text with marks in it twice: \"{key}='{value}'\""
+    return f"; quote a text with marks in it for Hydra and for the shell: {_in_shell(key, value)}"
+
+
+def _in_shell(key: str, value: str) -> str:
+    quote = '"' if "'" in value else "'"
+    end = len(value) - len(value.rstrip("\\"))
+    inner = (value + "\\" * end).replace(quote, f"\\{quote}")
+    return shlex.quote(f"{key}={quote}{inner}{quote}")
 
 
 def _unknown_key(message: str) -> str | None:

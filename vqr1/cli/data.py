@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vqr1.cli import download
 from vqr1.cli.help import keys_if_asked
-from vqr1.cli.options import named_parts, run_options
+from vqr1.cli.options import named_parts, positive, run_options
 from vqr1.config import DataConfig
 from vqr1.errors import UserError
 from vqr1.program import name_of
@@ -57,9 +57,9 @@ def inspect(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("inspected"), help="folder for the sheets")
     parser.add_argument("--decode", type=decode_count, default="500", help="images to open, or all")
-    parser.add_argument("--workers", type=int, default=2, help="threads that open images")
-    parser.add_argument("--columns", type=int, default=8, help="columns of the contact sheet")
-    parser.add_argument("--rows", type=int, default=5, help="rows of the contact sheet")
+    parser.add_argument("--workers", type=positive, default=2, help="threads that open images")
+    parser.add_argument("--columns", type=positive, default=8, help="columns of the contact sheet")
+    parser.add_argument("--rows", type=positive, default=5, help="rows of the contact sheet")
     return run_options(parser, _inspect, arguments)
 
 

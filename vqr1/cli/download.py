@@ -19,7 +19,7 @@ from pathlib import Path
 from vqr1.cli.app import refuse_launcher
 from vqr1.cli.compose import USER_ERRORS, user_message
 from vqr1.cli.help import keys_if_asked
-from vqr1.cli.options import load_data_config, named_parts, run_options
+from vqr1.cli.options import load_data_config, named_parts, positive, run_options
 from vqr1.config import DataConfig, DatasetConfig
 from vqr1.errors import ConfigError, DataError, UserError
 from vqr1.program import name_of
@@ -64,6 +64,8 @@ def _download(options: argparse.Namespace) -> None:
     if known.note:
         print(f"note: {known.note}")
     _check_given(options.given)
+    if options.mirror is not None and not options.mirror.startswith(("https://", "http://")):
+        raise ConfigError([f"--mirror {options.mirror}: must begin with https:// or http://"])
     if not known.files and not options.given:
         raise ConfigError(
             [
@@ -112,7 +114,11 @@ def _check_set(name: str, key: str, config: DatasetConfig, workers: int) -> None
     print(found.line)
     if found.problems:
         shown = "; ".join(found.problems[:5])
-        raise DataError(f"{name}: {len(found.problems)} images are missing or damaged: {shown}")
+        more = f"; and {len(found.problems) - 5} more" if found.problems[5:] else ""
+        raise DataError(
+            f"{name}: {len(found.problems)} images are missing or damaged: {shown}{more}. Put them "
+            f"there, or leave such images out with {key}.on_bad_image=skip"
+        )
 
 
 def verify(arguments: Sequence[str]) -> int:
@@ -123,7 +129,7 @@ def verify(arguments: Sequence[str]) -> int:
         epilog=keys_if_asked("data", DataConfig, arguments),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workers", type=int, default=2, help="threads that open images")
+    parser.add_argument("--workers", type=positive, default=2, help="threads that open images")
     return run_options(parser, _verify, arguments)
 
 

@@ -32,6 +32,17 @@ def named_parts(config: DataConfig) -> dict[str, tuple[str, DatasetConfig]]:
     return {name: (f"dataset.parts.{name}", part) for name, part in dataset.parts.items()}
 
 
+def positive(text: str) -> int:
+    """A whole number above 0, for `argparse`.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
 def run_options(
     parser: argparse.ArgumentParser,
     task: Callable[[argparse.Namespace, T], None],

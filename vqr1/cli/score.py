@@ -17,6 +17,9 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
 from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher, reports, stop
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
 from vqr1.cli.help import keys_if_asked, model_choices
@@ -104,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="undistorted image that all are compared with, or a folder with one of the name of "
         f"each: references=PATH, and {FULL_REFERENCE} where no prompt is chosen",
     )
-    parsed = parser.parse_intermixed_args(given)
+    parsed = parser.parse_intermixed_args(_without_mark(given))
     paths, overrides = split_arguments(parsed.paths)
     if parsed.mode is not None:
         overrides.insert(0, MODES[parsed.mode])
@@ -119,7 +122,7 @@ def _score(
     closed = sys.stdout is None
     # The rows on standard output are the result: what does not take them ends the command.
     guard_output(stdout=False)
-    composed = compose_config("score", overrides)
+    composed = _composed(overrides)
     values = plain_values(composed)
     if reference is not None:
         if values.get("references") is not None:
@@ -150,6 +153,18 @@ def _score(
     return code
 
 
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    try:
+        return compose_config("score", overrides)
+    except HydraException as error:
+        message = user_message(error)
+        for override in overrides:
+            if message.startswith(f"{override.partition('=')[0]}: no such key"):
+                # A file of such a name would have been taken for an image.
+                raise ConfigError([f"{message}; and there is no file {override}"]) from error
+        raise
+
+
 def _code_of(task: Callable[[], int], info: RankInfo) -> int:
     """Exit code of a task; a user's mistake becomes one message."""
     try:
@@ -163,6 +178,21 @@ def _code_of(task: Callable[[], int], info: RankInfo) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command continues an output of CSV or JSON lines\n")
         return EXIT_SIGINT
+
+
+def _without_mark(arguments: Sequence[str]) -> list[str]:
+    """Arguments without the mark `--`, files after it that begin with a dash named as `./-a.png`.
+
+    Where options and files are mixed, `argparse` takes what follows the mark for options too.
+    """
+    if "--" not in arguments:
+        return list(arguments)
+    place = list(arguments).index("--")
+    after = arguments[place + 1 :]
+    return [
+        *arguments[:place],
+        *(f".{os.sep}{name}" if name.startswith("-") and name != "-" else name for name in after),
+    ]
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -29,7 +29,8 @@ class LimitsConfig:
     max_bytes: PositiveInt
     """Largest body of one request; more is answered 413."""
     max_pixels: Annotated[int, Field(gt=0, le=89_478_485)]
-    """Largest image, in pixels before resizing; more is answered 422."""
+    """Largest image that is decoded, in pixels before resizing; a JPEG of more is decoded at 1/2,
+    1/4 or 1/8 of its size, as the answer states (`decoded_at`), any other is answered 422."""
     max_images: PositiveInt
     """Most images in one request; more are answered 422."""
     queue_size: PositiveInt

@@ -9,6 +9,7 @@ one set's images to all processes, and Lightning's would mix them.
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
@@ -93,7 +94,7 @@ class RankingDataModule(lightning.LightningDataModule):
     @cached_property
     def _cache(self) -> ImageCache | None:
         folder = self._loader.cache_dir
-        return None if folder is None else ImageCache(Path(folder).expanduser())
+        return None if folder is None else ImageCache(Path(os.path.expanduser(folder)))
 
     def setup(self, stage: str | None = None) -> None:
         """Open the sets, so that data errors come before the first step."""
@@ -323,8 +324,15 @@ def _shared_weights(
     return {**shared, **{name: w for name, w in weights.items() if name not in images}}
 
 
-def open_sets(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
+def open_sets(
+    dataset: DatasetConfig | MixtureConfig, *, compared: bool = True
+) -> dict[str, LabelledSet]:
     """Open the set, or all sets of a mixture, by name.
+
+    Args:
+        dataset: the set or the mixture.
+        compared: with `split.near_duplicates`, images of different splits are compared. Nobody
+            needs it who trains on none of them.
 
     Raises:
         ConfigError: a mixture is empty or holds a set twice, or a key does not fit its set; all
@@ -332,9 +340,15 @@ def open_sets(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
         DataError: labels or images are not as their format states, or near-identical images lie in
             two splits and are refused.
     """
+    sets = _opened(dataset)
+    if not compared:
+        return sets
+    return without_near_duplicates(sets, shown=_rank_and_world_size()[0] == 0)
+
+
+def _opened(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
     if isinstance(dataset, DatasetConfig):
-        one = {dataset.name: open_dataset(dataset)}
-        return without_near_duplicates(one, shown=_rank_and_world_size()[0] == 0)
+        return {dataset.name: open_dataset(dataset)}
     if not dataset.parts:
         raise ConfigError(["dataset.parts={}: a mixture needs at least one set"])
     _check_distinct(dataset.parts)
@@ -347,13 +361,13 @@ def open_sets(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return without_near_duplicates(sets, shown=_rank_and_world_size()[0] == 0)
+    return sets
 
 
 def _check_distinct(parts: Mapping[str, DatasetConfig]) -> None:
     seen: dict[tuple[object, ...], str] = {}
     for name, part in parts.items():
-        root = None if part.root is None else Path(part.root).expanduser().resolve()
+        root = None if part.root is None else Path(os.path.expanduser(part.root)).resolve()
         identity = (part.name, root, part.label_file, part.select)
         if root is None and part.name != "demo":
             continue  # reported as a missing root

@@ -66,7 +66,7 @@ class ImageIndex:
 
     def find(self, image: str) -> FoundImage:
         """Look up one image; see `find_all`."""
-        parts = PurePosixPath(image).parts
+        parts = [part for part in image.split("/") if part not in ("", ".")]
         folder = ""
         for part in parts[:-1]:
             entry = self._entry(folder, part, image)

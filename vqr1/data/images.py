@@ -8,10 +8,10 @@ Choices made here, for every caller:
 - an animation or multi-page file gives its first frame;
 - colour profiles are not applied, as in the published evaluation;
 - a JPEG of more than `MAX_IMAGE_PIXELS` pixels is decoded at 1/2, 1/4 or 1/8 of its size, with the
-  memory of the reduced image, and a warning names it; other formats cannot be decoded so and are
-  refused, as is an image whose data ends early. The size in its header decides, before any pixel is
-  decoded; the environment variable `VQR1_MAX_IMAGE_PIXELS` sets another limit for a command and its
-  workers;
+  memory of the reduced image; a warning names it, and `decoded_at` is known of it from then on.
+  Other formats cannot be decoded so and are refused, as is an image whose data ends early. The size
+  in its header decides, before any pixel is decoded; the environment variable
+  `VQR1_MAX_IMAGE_PIXELS` sets another limit for a command and its workers, the service has its own;
 - one rule of what an image file is, for data sets, command line and service: by content, one of
   `image_formats()` (Pillow reads more, among them formats that start other programs); where a
   folder is searched, by `IMAGE_SUFFIXES` first. HEIC is read where `pillow-heif` is installed.
@@ -24,6 +24,7 @@ import logging
 import os
 import struct
 import zlib
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -50,6 +51,12 @@ MAX_IMAGE_PIXELS = 89_478_485
 
 LIMIT_VARIABLE = "VQR1_MAX_IMAGE_PIXELS"
 
+WHOLE = "whole"
+"""Stands in a `decoded_at` of several images for those that were decoded whole."""
+
+_DECODED_AT = "vqr1_decoded_at"
+"""Key of `Image.info`, which Pillow hands on to images that are made of one."""
+
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -59,9 +66,13 @@ _DECODE_ERRORS = (
     TypeError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 """What Pillow's plugins raise on damaged files."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of a folder is taken for an image: by its ending, hidden ones never."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def load_image(path: Path, short_edge: int | None = None) -> Image.Image:
@@ -119,28 +130,52 @@ def decode_image(
     Args:
         file: a file, or a stream that can be rewound.
         name: what errors call it.
-        max_pixels: a larger image is refused before it is decoded; None takes the common limit.
+        max_pixels: the largest image that is decoded whole; None takes the common limit.
         thumbnail: a JPEG may be decoded in grey, at a size not below this many pixels.
 
     Raises:
         DataError: damaged, too large or not an image; names the image and the reason.
     """
+    limit = _pixel_limit() if max_pixels is None else max_pixels
+    # The same number unless the variable raises ours; it is the user's word for the whole process.
+    if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = limit
+    fix = f" (the environment variable {LIMIT_VARIABLE} raises the limit)"
+    refusal = f"more than {limit} are not decoded{{}}{fix if max_pixels is None else ''}"
     try:
         with _opened(file) as opened:
+            reduced = False
             if thumbnail is not None:
                 opened.draft("L", (thumbnail, thumbnail))
-            elif max_pixels is None:
-                _reduce_jpeg(opened, name)
-            _check_size(opened, name, max_pixels)
+            else:
+                reduced = _reduce_jpeg(opened, name, limit)
+            _check_size(opened, name, limit, refusal)
             opened.load()
-            return to_rgb(ImageOps.exif_transpose(opened))
+            image = to_rgb(ImageOps.exif_transpose(opened))
+            if reduced:
+                image.info[_DECODED_AT] = f"{image.width}x{image.height}"
+            return image
     except UnidentifiedImageError as error:
         # Pillow's own message shows the stream's address in memory.
         heic = Path(name).suffix.lower() in (".heic", ".heif") and not _register_heif()
         reason = "HEIC needs the package pillow-heif" if heic else "cannot identify its format"
         raise DataError(f"{name}: the image does not decode ({reason})") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: too many pixels; {refusal.format('')}") from error
     except _DECODE_ERRORS as error:
         raise DataError(f"{name}: the image does not decode ({error})") from error
+
+
+def decoded_at(image: Image.Image) -> str | None:
+    """Width and height, as `6000x5000`, that an image with too many pixels was decoded at.
+
+    Args:
+        image: as `load_image` or `decode_image` gave it, resized since or not.
+
+    Returns:
+        None of an image that was decoded whole.
+    """
+    return image.info.get(_DECODED_AT)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -188,29 +223,38 @@ def _register_heif() -> bool:
 
 
 def _opened(file: Path | BinaryIO) -> Image.Image:
-    """An image whose header is read; of JPEG, beyond Pillow's own limit of pixels too."""
+    """An image whose header is read, beyond Pillow's own limit of pixels too: ours decides."""
     try:
         return Image.open(file, formats=image_formats())
     except Image.DecompressionBombError:
-        if not isinstance(file, Path):
-            raise
-        with file.open("rb") as content:
-            if content.read(3) != b"\xff\xd8\xff":
-                raise
-        return JpegImagePlugin.JpegImageFile(file)
+        pass
+    with file.open("rb") if isinstance(file, Path) else nullcontext(file) as content:
+        content.seek(0)
+        beginning = content.read(16)
+        content.seek(0)
+    for name in image_formats():
+        open_file, accepts = Image.OPEN[name]
+        # A text in place of a truth states which part of Pillow is missing for the format.
+        if accepts is not None and accepts(beginning) in (True, 1):
+            image: Image.Image = open_file(file, "")  # type: ignore[arg-type]
+            return image
+    raise UnidentifiedImageError
 
 
-def _reduce_jpeg(image: Image.Image, name: str) -> None:
+def _reduce_jpeg(image: Image.Image, name: str, limit: int) -> bool:
     """Have a JPEG of too many pixels decoded at the largest of 1/2, 1/4, 1/8 that is allowed.
 
     libjpeg holds all coefficients of a progressive file, whatever size it is decoded at: those of
     more than four times the limit stay as they are, and are refused.
+
+    Returns:
+        Whether it will be.
     """
     width, height = image.size
-    pixels, limit = width * height, _pixel_limit()
+    pixels = width * height
     progressive = bool(image.info.get("progressive")) and pixels > 4 * limit
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or pixels <= limit or progressive:
-        return
+        return False
     for scale in (2, 4, 8):
         size = (-(-width // scale), -(-height // scale))
         if size[0] * size[1] <= limit:
@@ -219,18 +263,16 @@ def _reduce_jpeg(image: Image.Image, name: str) -> None:
                 "%s: %d x %d pixels, more than %d: decoded at %d x %d",
                 name, width, height, limit, *image.size,
             )  # fmt: skip
-            return
+            return True
+    return False
 
 
-def _check_size(image: Image.Image, name: str, max_pixels: int | None) -> None:
+def _check_size(image: Image.Image, name: str, limit: int, refusal: str) -> None:
     width, height = image.size
-    limit = _pixel_limit() if max_pixels is None else max_pixels
     if width * height > limit:
-        fix = f" (the environment variable {LIMIT_VARIABLE} raises the limit)"
-        raise DataError(
-            f"{name}: {width} x {height} pixels; more than {limit} are not decoded"
-            f"{fix if max_pixels is None else ''}"
-        )
+        jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
+        rule = "" if jpeg else f", and {image.format} cannot be decoded smaller, as JPEG can"
+        raise DataError(f"{name}: {width} x {height} pixels; {refusal.format(rule)}")
 
 
 def _pixel_limit() -> int:

@@ -10,9 +10,10 @@ Not here: the command's options (`vqr1.cli.data`), the sheet's layout (`contact_
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,18 @@ from rich.table import Table
 
 from vqr1.config import DatasetConfig
 from vqr1.data.contact_sheet import Tile, contact_sheet, spaced_positions
-from vqr1.data.images import load_image
+from vqr1.data.images import is_image_name, load_image
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import label_format
 from vqr1.data.split_duplicates import pairs_between_contents
 from vqr1.data.splits import SPLITS, hash_order
-from vqr1.errors import DataError
-from vqr1.outputs import check_file, check_records, own_png, png_metadata
+from vqr1.errors import ConfigError, DataError
+from vqr1.outputs import check_file, check_records, make_folders, own_png, png_metadata
+from vqr1.progress import progress_bar
 
 SHOWN = 10
+MANY = 200
+"""Images from which a progress bar is worth its line."""
 BINS = 12
 BAR_WIDTH = 40
 
@@ -64,9 +68,19 @@ def undecodable(path: Path) -> str | None:
 
 
 def decode_problems(paths: Sequence[Path], workers: int) -> list[str]:
-    """Decode images; the problems met."""
-    with ThreadPoolExecutor(workers) as pool:  # decoders release the interpreter lock
-        return [problem for problem in pool.map(undecodable, paths) if problem is not None]
+    """Decode images; the problems met. With a progress bar, where there are many."""
+    problems = []
+    shown = len(paths) >= MANY
+    # Decoders release the interpreter lock.
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        progress_bar("decoding", len(paths), shown=shown) as advance,
+    ):
+        for problem in pool.map(undecodable, paths):
+            advance(1)
+            if problem is not None:
+                problems.append(problem)
+    return problems
 
 
 def repeated_files(paths: Sequence[Path]) -> list[str]:
@@ -83,6 +97,20 @@ def repeated_files(paths: Sequence[Path]) -> list[str]:
         if earlier != path:
             repeated.append(f"{path}: the same bytes as {earlier.name}")
     return repeated
+
+
+def unlabelled_images(labelled: LabelledSet) -> list[str]:
+    """Image files, by their endings, below the image folder that no label names."""
+    # An image that cannot be used has a label too.
+    bad = (problem.rpartition(": ")[0] for problem in labelled.bad_images)
+    named = {*labelled.table["image"], *bad}
+    found = []
+    for folder, folders, names in os.walk(labelled.image_root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        place = Path(folder).relative_to(labelled.image_root)
+        images = (name for name in sorted(names) if is_image_name(name))
+        found += [path for name in images if (path := (place / name).as_posix()) not in named]
+    return found
 
 
 def histogram_lines(scores: Sequence[float] | np.ndarray) -> list[str]:
@@ -146,15 +174,39 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     console = Console()
     out = extent.out / f"{name}.png"
     check_records(extent.out, None, "--out")
+    if extent.out.exists() and not extent.out.is_dir():
+        raise ConfigError([f"--out={extent.out}: this is a file; name a folder for the sheets"])
     check_file(out, "--out", own_png("inspect_dataset"))
-    lenient = replace(config, on_bad_image="skip", max_bad_share=1.0)
-    labelled = open_dataset(lenient, key, name)
+    labelled = open_dataset(config, key, name, listing=True)
+    _print_labels(console, name, key, labelled)
+    _print_images(console, extent, labelled)
+    make_folders(**{"--out": str(extent.out)})
+    total = len(labelled.table)
+    title = f"{labelled.title}: worst (top left) to best (bottom right), {total} images"
+    tiles = sheet_of(labelled, extent.columns, extent.rows)
+    known = PngInfo()
+    for word, text in png_metadata("inspect_dataset").items():
+        known.add_text(word, text)
+    contact_sheet(title, tiles, extent.columns).save(out, pnginfo=known)
+    console.print(f"contact sheet: {out}", soft_wrap=True)
+
+
+def _print_labels(console: Console, name: str, key: str, labelled: LabelledSet) -> None:
+    """What the label files state."""
+    config = labelled.config
     declared = label_format(config.name, key)
     console.rule(f"{name} ({labelled.title})")
     expected = f" of {declared.images} in the complete set" if declared.images else ""
     console.print(
         f"{len(labelled.table)} images{expected}, in {labelled.image_root}", soft_wrap=True
     )
+    further = unlabelled_images(labelled)
+    if further:
+        shown = ", ".join(further[:SHOWN]) + (", ..." if len(further) > SHOWN else "")
+        console.print(
+            f"{len(further)} further image files there have no label ({shown})",
+            soft_wrap=True, highlight=False, markup=False,
+        )  # fmt: skip
     console.print(f"label form: {labelled.form}", soft_wrap=True, highlight=False)
     published = declared.published_direction
     turned = config.lower_is_better or published == "lower"
@@ -165,6 +217,10 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     for line in histogram_lines(labelled.table["mos"].to_numpy()):
         console.print(line, highlight=False)
     console.print(split_table(labelled))
+
+
+def _print_images(console: Console, extent: Extent, labelled: LabelledSet) -> None:
+    """What is wrong with the files."""
     _print_problems(console, "missing, empty or folders", labelled.bad_images)
     total = len(labelled.table)
     count = total if extent.decode is None else min(extent.decode, total)
@@ -173,17 +229,9 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     problems = decode_problems(paths, extent.workers)
     _print_problems(console, f"undecodable among {count} opened", problems)
     _print_problems(console, f"copies of another file among {count} opened", repeated_files(paths))
-    if config.split.near_duplicates != "ignore":
+    if labelled.config.split.near_duplicates != "ignore":
         pairs = pairs_between_contents(labelled, rows)
         _print_problems(console, f"near-identical among {count} opened", pairs, "pairs of images")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    title = f"{labelled.title}: worst (top left) to best (bottom right), {total} images"
-    tiles = sheet_of(labelled, extent.columns, extent.rows)
-    known = PngInfo()
-    for key, text in png_metadata("inspect_dataset").items():
-        known.add_text(key, text)
-    contact_sheet(title, tiles, extent.columns).save(out, pnginfo=known)
-    console.print(f"contact sheet: {out}", soft_wrap=True)
 
 
 def _print_problems(

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = 10
 _COMPARED = 8
+_SKIP = ", or leave such images out with {key}.on_bad_image=skip"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class LabelledSet:
             writes it, which differs from `image` where letter case or folder do on this disk).
         bad_images: `name: problem` of the images excluded because they are missing or empty.
         form: which form of label files the set's folder has, in words.
+        excluded: sentences about images that were taken out of their splits after opening.
     """
 
     name: str
@@ -64,6 +66,7 @@ class LabelledSet:
     table: pd.DataFrame
     bad_images: tuple[str, ...] = ()
     form: str = ""
+    excluded: tuple[str, ...] = ()
 
     @property
     def skipped(self) -> int:
@@ -170,7 +173,11 @@ def _digest(file: Path) -> str:
 
 
 def open_dataset(
-    config: DatasetConfig, key: str = "dataset", name: str | None = None
+    config: DatasetConfig,
+    key: str = "dataset",
+    name: str | None = None,
+    *,
+    listing: bool = False,
 ) -> LabelledSet:
     """Read a set's labels, find its images and divide it into parts.
 
@@ -178,6 +185,8 @@ def open_dataset(
         config: the set.
         key: its dotted configuration key, for error messages (`dataset.parts.kadid` in a mixture).
         name: name in logs; the format's name if not given.
+        listing: for a command that lists bad images, which then neither stop it nor are logged,
+            whatever `on_bad_image` states.
 
     Raises:
         ConfigError: a key does not fit the set; names the key.
@@ -193,7 +202,9 @@ def open_dataset(
     width = labels["mos"].max() - labels["mos"].min()
     labels["std_scaled"] = labels["std_mos"] * (4.0 / width if minmax else 1.0)
     image_root = _image_root(config, declared, root, key)
-    table, bad_images = _with_found_images(labels, image_root, declared, config, key)
+    table, bad_images = _with_found_images(labels, image_root, declared, key)
+    if bad_images and not (listing and len(table)):
+        _handle_bad_images(bad_images, len(labels), image_root, config, key)
     if config.full_reference:
         table = with_references(table, declared, root, image_root, key)
     name, form = name or config.name, str(labels.attrs["form"])
@@ -274,7 +285,6 @@ def _with_found_images(
     labels: pd.DataFrame,
     image_root: Path,
     declared: LabelFormat,
-    config: DatasetConfig,
     key: str,
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows whose images exist, with the paths of the disk, and what is wrong with the rest."""
@@ -286,8 +296,6 @@ def _with_found_images(
         for images in labels["images"]
     ]
     bad = [problem for problem in problems if problem is not None]
-    if bad:
-        _handle_bad_images(bad, len(labels), image_root, config, key)
     usable = np.array([problem is None for problem in problems])
     table = labels[usable].reset_index(drop=True)
     for column in ("images", "own_images"):
@@ -304,18 +312,16 @@ def _with_found_images(
 
 
 def _handle_bad_images(
-    bad: list[str], total: int, image_root: Path, config: DatasetConfig, key: str
+    bad: tuple[str, ...], total: int, image_root: Path, config: DatasetConfig, key: str
 ) -> None:
     """Stop if the configuration asks for it, else log what is excluded."""
     shown = "; ".join(bad[:_SHOWN]) + (f"; and {len(bad) - _SHOWN} more" if bad[_SHOWN:] else "")
     summary = f"{len(bad)} of {total} labelled images cannot be used in {image_root}: {shown}"
-    if config.on_bad_image == "error":
-        raise DataError(
-            f"{summary}. Set {key}.root or {key}.image_folder right, or leave such images out with "
-            f"{key}.on_bad_image=skip"
-        )
+    if config.on_bad_image == "error" or len(bad) == total:
+        skipped = "" if len(bad) == total else _SKIP.format(key=key)
+        raise DataError(f"{summary}. Set {key}.root or {key}.image_folder right{skipped}")
     share = len(bad) / total
-    if len(bad) == total or share > config.max_bad_share:
+    if share > config.max_bad_share:
         raise DataError(
             f"{summary}. That is {share:.1%}, above {key}.max_bad_share={config.max_bad_share:g}"
         )

@@ -18,7 +18,7 @@ VARIABLE = "VQR1_DATA"
 
 def data_folder() -> Path:
     """The folder of all sets: `$VQR1_DATA`, or `data` in the current folder."""
-    return Path(os.environ.get(VARIABLE) or "data").expanduser()
+    return Path(os.path.expanduser(os.environ.get(VARIABLE) or "data"))
 
 
 def set_folder(config: DatasetConfig, key: str) -> Path:
@@ -32,7 +32,7 @@ def set_folder(config: DatasetConfig, key: str) -> Path:
         ConfigError: no `root`, and the set is not where it would be downloaded to.
     """
     if config.root is not None:
-        return Path(config.root).expanduser()
+        return Path(os.path.expanduser(config.root))
     if config.name == "demo":
         from vqr1.data.demo import ensure_demo_set  # builds images; no other set needs it
 

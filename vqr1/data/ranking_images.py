@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vqr1.data.cache import ImageCache
-from vqr1.data.images import load_image
+from vqr1.data.images import WHOLE, decoded_at, load_image
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.loader_workers import end_where_a_batch_is_lost, start_method, watched
 from vqr1.data.prompts import ImageSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler
 from vqr1.errors import ConfigError, DataError
-from vqr1.records import BatchLabels, RankingBatch
+from vqr1.records import BatchLabels, RankingBatch, row_name
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +159,7 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         self.prompts = prompts
         self.cache = cache
         self.replace_bad = replace_bad
+        self._reduced: dict[Path, str] = {}
 
     def __getitem__(self, plan: BatchPlan) -> RankingBatch | _Failure | None:
         """The batch; None if no image of it decodes; a failure to be raised by the loader."""
@@ -193,6 +194,18 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
             index=images.rows[positions],
             labels=images.labels(positions),
             row_names=tuple(images.names[p] for p in positions),
+            decoded_at=self._decoded_at([images.paths(p) for p in positions]),
+        )
+
+    def _decoded_at(self, rows: Sequence[Sequence[Path]]) -> tuple[str | None, ...]:
+        """`RankingBatch.decoded_at` of rows whose images are loaded."""
+        if not self._reduced:
+            return ()
+        return tuple(
+            row_name([self._reduced.get(path, WHOLE) for path in row])
+            if any(path in self._reduced for path in row)
+            else None
+            for row in rows
         )
 
     def _candidates(
@@ -245,11 +258,15 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         pixels = self.cache.get(key)
         if pixels is None:
             pixels = self._decode(path, short_edge)
-            self.cache.put(key, pixels)
+            if path not in self._reduced:  # an entry does not state what it was decoded at
+                self.cache.put(key, pixels)
         return pixels
 
     def _decode(self, path: Path, short_edge: int | None) -> Tensor:
         image = load_image(path, short_edge)
+        size = decoded_at(image)
+        if size is not None:
+            self._reduced[path] = size
         try:
             return self.prompts.resize(image)
         except DataError as error:

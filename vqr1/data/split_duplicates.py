@@ -11,7 +11,7 @@ Not here: images that an earlier training has seen (`vqr1.evaluation.trained_on`
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -31,6 +31,9 @@ ACTING = ("refuse", "exclude")
 
 _SHOWN = 5
 
+_Place = tuple[str, int]
+"""Name of a set, row of its table."""
+
 
 def without_near_duplicates(
     sets: Mapping[str, LabelledSet], *, shown: bool = False
@@ -48,6 +51,24 @@ def without_near_duplicates(
     """
     if not any(s.config.split.near_duplicates in ACTING for s in sets.values()):
         return dict(sets)
+    twins: dict[_Place, _Place] = {}
+    left = dict(sets)
+    while new := _new_twins(left, twins, shown=shown):
+        twins |= new
+        # With `max_images` others take their place, which nobody has compared yet.
+        left = {
+            name: without_rows(s, [row for part, row in twins if part == name])
+            if s.config.split.near_duplicates == "exclude"
+            else s
+            for name, s in sets.items()
+        }
+    return {name: _without(sets, name, twins) for name in sets}
+
+
+def _new_twins(
+    sets: Mapping[str, LabelledSet], known: Container[_Place], *, shown: bool
+) -> dict[_Place, _Place]:
+    """Images with a near-identical one in a later split, and that one; without those known."""
     places: dict[Split, list[tuple[str, int]]] = {split: [] for split in SPLITS}
     hashes: dict[Split, list[str]] = {}
     for split, listed in places.items():
@@ -58,15 +79,16 @@ def without_near_duplicates(
                 files += own
                 listed += [(name, int(row))] * len(own)
         hashes[split] = image_hashes(files, shown=shown)
-    twins: dict[tuple[str, int], tuple[str, int]] = {}
+    twins: dict[_Place, _Place] = {}
     for early, late in combinations(SPLITS, 2):
         for i, j, _ in near_pairs(hashes[early], hashes[late]).tolist():
-            twins.setdefault(places[early][i], places[late][j])
-    return {name: _without(sets, name, twins) for name in sets}
+            if places[early][i] not in known:
+                twins.setdefault(places[early][i], places[late][j])
+    return twins
 
 
 def without_rows(labelled: LabelledSet, rows: list[int]) -> LabelledSet:
-    """The set with some rows in no split."""
+    """The set with some rows in no split; with `max_images`, others take their place."""
     table = labelled.table.copy()
     table.loc[rows, "split"] = None
     return replace(labelled, table=table)
@@ -78,7 +100,7 @@ def act_on(labelled: LabelledSet, rows: list[int], found: str) -> LabelledSet:
     Args:
         labelled: the set.
         rows: numbers of the images in its table.
-        found: what was found of them.
+        found: what was found of them; `LabelledSet.excluded` holds it then.
 
     Raises:
         DataError: the set's `split.near_duplicates` is `refuse`.
@@ -89,11 +111,12 @@ def act_on(labelled: LabelledSet, rows: list[int], found: str) -> LabelledSet:
     if action == "refuse":
         raise DataError(f"{key}=refuse: {found}. {key}=exclude leaves these images out")
     logger.warning("%s=exclude: %s; excluded", key, found)
-    return without_rows(labelled, rows)
+    excluded = (*labelled.excluded, f"{found}; excluded")
+    return replace(without_rows(labelled, rows), excluded=excluded)
 
 
 def _without(
-    sets: Mapping[str, LabelledSet], name: str, twins: Mapping[tuple[str, int], tuple[str, int]]
+    sets: Mapping[str, LabelledSet], name: str, twins: Mapping[_Place, _Place]
 ) -> LabelledSet:
     labelled = sets[name]
     rows = [row for part, row in twins if part == name]
@@ -121,7 +144,7 @@ def pairs_between_contents(labelled: LabelledSet, rows: np.ndarray) -> list[str]
         rows: [n] numbers in its table.
     """
     files = {name: (path, int(row)) for row in rows for name, path in _own(labelled, row)}
-    hashes = image_hashes([path for path, _ in files.values()])
+    hashes = image_hashes([path for path, _ in files.values()], shown=True)
     images, places = list(files), [row for _, row in files.values()]
     references, splits = (
         labelled.table[column].iloc[places].tolist() for column in ("reference", "split")

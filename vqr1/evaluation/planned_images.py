@@ -76,7 +76,7 @@ class PlannedImages:
         # Before the model's own files, which a hub name may have to fetch.
         served = isinstance(config.backend, ServerConfig)
         model = None if served else config.model.path
-        sets = without_trained(open_sets(dataset), self._split, model)
+        sets = without_trained(open_sets(dataset, compared=False), self._split, model)
         tables = {name: labelled.table for name, labelled in sets.items()}
         check_columns(config.answer.form, tables)
         change, loader_config = None, config.loader

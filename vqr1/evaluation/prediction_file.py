@@ -1,8 +1,8 @@
 """Predictions from and to files: our own, and any table of image, score and MOS.
 
 What it does: reads CSV or Parquet with one row an answer (columns image and score, and optionally
-mos, dataset, sample, reference, distortion, format_compliant, index, lost, text; a score that
-is empty is an invalid answer), checks every row, and
+mos, dataset, sample, reference, distortion, format_compliant, index, lost, text, decoded_at; a
+score that is empty is an invalid answer), checks every row, and
 writes finished predictions in either format. A file that breaks a rule is refused with the line.
 `PredictionStream` appends batches while they are scored.
 
@@ -33,10 +33,11 @@ from vqr1.inference.resume import GrowingFile
 
 COLUMNS = (
     "dataset", "image", "index", "sample", "score", "valid", "format_compliant", "mos", "reference",
-    "distortion", "lost", "text",
+    "distortion", "lost", "text", "decoded_at",
 )  # fmt: skip
 """One row an answer: sample counts an image's answers from 0; score is empty where not valid; mos
-is turned so that higher is better; lost is empty where the mode has none."""
+is turned so that higher is better; lost is empty where the mode has none; decoded_at is empty where
+the image was decoded whole."""
 _SHOWN = 10
 _MISSING = ("", "nan", "NaN")
 _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
@@ -44,7 +45,7 @@ _WHERE = "where"
 """Column of a loaded table: the place of each row in its file, as messages name it."""
 OPTIONAL = (
     "mos", "dataset", "sample", "reference", "distortion", "lost", "text", "index",
-    "format_compliant",
+    "format_compliant", "decoded_at",
 )  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def rows_of(predictions: Predictions) -> Iterator[tuple[object, ...]]:
                 "" if math.isnan(predictions.lost[i]) else repr(float(predictions.lost[i])),
                 # Readers of CSV take a NUL byte for the end of the file.
                 text.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+                predictions.decoded_at[i] or "",
             )
 
 
@@ -322,6 +324,7 @@ def _gather(path: Path, table: pd.DataFrame) -> Predictions:
         references=tuple(str(name) or None for name in references),
         distortions=tuple(str(name) or None for name in distortions),
         lost=lost,
+        decoded_at=tuple(str(size) or None for size in column("decoded_at", "")[first]),
     )
 
 

@@ -52,6 +52,8 @@ class Predictions:
             over which the expectation is not taken; NaN where unknown, and in other modes.
         std: [n] float64 standard deviation of the single ratings on the scale of `mos`, NaN where
             unknown.
+        decoded_at: n times width and height (`6000x5000`) that an image with too many pixels was
+            decoded at; None where it was decoded whole.
     """
 
     images: tuple[str, ...]
@@ -66,19 +68,20 @@ class Predictions:
     distortions: tuple[str | None, ...] = ()
     lost: FloatArray = field(default_factory=lambda: np.empty(0))
     std: FloatArray = field(default_factory=lambda: np.empty(0))
+    decoded_at: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.images)
-        if not self.references:
-            object.__setattr__(self, "references", (None,) * n)
-        if not self.distortions:
-            object.__setattr__(self, "distortions", (None,) * n)
+        for name in ("references", "distortions", "decoded_at"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, (None,) * n)
         if not len(self.lost):
             object.__setattr__(self, "lost", np.full(n, np.nan))
         if not len(self.std):
             object.__setattr__(self, "std", np.full(n, np.nan))
         for name in (
             "datasets", "index", "mos", "scores", "valid", "texts", "references", "lost", "std",
+            "decoded_at",
         ):  # fmt: skip
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} has {len(getattr(self, name))} rows for {n} images")
@@ -126,6 +129,7 @@ class Predictions:
             distortions=pick(self.distortions),
             lost=self.lost[numbers],
             std=self.std[numbers],
+            decoded_at=pick(self.decoded_at),
         )
 
     def by_dataset(self) -> dict[str, Predictions]:
@@ -187,4 +191,5 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         distortions=tuple(name for part in parts for name in part.distortions),
         lost=np.concatenate([part.lost for part in parts]),
         std=np.concatenate([part.std for part in parts]),
+        decoded_at=tuple(size for part in parts for size in part.decoded_at),
     )

@@ -54,6 +54,7 @@ def predictions_of(batch: RankingBatch, replies: Sequence[Reply], request: Reque
         format_compliant=format_compliant.reshape(scores.shape),
         texts=tuple(a.texts or empty for a, empty in zip(answers, none, strict=True)),
         lost=np.array(lost, dtype=np.float64),
+        decoded_at=batch.decoded_at,
     )
 
 

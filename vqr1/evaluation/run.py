@@ -264,6 +264,8 @@ def _with_facts(metrics: SetMetrics, scored: ScoredModel | None, name: str) -> S
         return metrics
     metrics = with_skipped(metrics, scored.skipped.get(name, 0))
     metrics = with_trained_on(metrics, scored.trained_on.get(name))
+    for sentence in scored.excluded.get(name, ()):
+        metrics = with_warning(metrics, sentence)
     return with_warning(metrics, scored.unknown.get(name))
 
 

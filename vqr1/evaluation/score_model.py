@@ -63,6 +63,7 @@ class ScoredModel:
         trained_on: by set, how many of the images the model was trained on; empty where its
             training left no record of them.
         unknown: by set, why that is unknown although a training of ours made the model.
+        excluded: by set, what was excluded before scoring since the model was trained on it.
         used: values by dotted key that were taken from the run or the server, for the record.
         tables: the sets' label tables, by name.
     """
@@ -74,6 +75,7 @@ class ScoredModel:
     skipped: dict[str, int]
     trained_on: dict[str, TrainedOn]
     unknown: dict[str, str]
+    excluded: dict[str, tuple[str, ...]]
     used: dict[str, Any]
     tables: dict[str, pd.DataFrame]
 
@@ -294,6 +296,7 @@ def _scored(
         images.skipped(predictions),
         trained_on,
         unknown,
+        {name: labelled.excluded for name, labelled in sets.items()},
         _used(config),
         images.tables,
     )

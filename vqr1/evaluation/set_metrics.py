@@ -259,6 +259,12 @@ def _warnings(
         found.append(
             f"no means per reference: {unnamed} of {len(predictions)} images have no reference"
         )
+    reduced = sum(size is not None for size in predictions.decoded_at)
+    if reduced:
+        found.append(
+            f"{reduced} of {len(predictions)} images have too many pixels, were decoded smaller: "
+            "decoded_at in the predictions"
+        )
     if note:
         found.append(note)
     return tuple(found)

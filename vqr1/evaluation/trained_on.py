@@ -33,7 +33,7 @@ from vqr1.data.image_record import (
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.labels import Split
 from vqr1.data.near_duplicates import image_hashes, near_pairs
-from vqr1.data.split_duplicates import ACTING, act_on
+from vqr1.data.split_duplicates import ACTING, act_on, without_rows
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,27 @@ def without_trained(
     for name, labelled in sets.items():
         if labelled.config.split.near_duplicates not in ACTING:
             continue
-        part = labelled.rows(split)
-        files = labelled.own_files(part.index)
-        known = training.known(labelled.config.name, files)
-        own = part["own_images"]
-        rows = [int(row) for row in part.index if not known.isdisjoint(own[row])]
+        rows: list[int] = []
+        looked_at: set[int] = set()
+        left = labelled
+        while new := _known_rows(left, split, training, looked_at):
+            rows += new
+            # With `max_images` others take their place, which nobody has looked up yet.
+            left = without_rows(labelled, rows)
         text = (
-            f"{len(rows)} of {len(part)} images of {name} are, or are near-identical to, images "
-            f"that {model} was trained on or chosen by"
+            f"{len(rows)} of {len(looked_at)} images of {name} are, or are near-identical to, "
+            f"images that {model} was trained on or chosen by"
         )
         found[name] = act_on(labelled, rows, text)
     return found
+
+
+def _known_rows(
+    labelled: LabelledSet, split: Split, training: TrainingImages, looked_at: set[int]
+) -> list[int]:
+    """Rows of a split that a training has seen; without those looked at before, which are added."""
+    part = labelled.rows(split)
+    new = [int(row) for row in part.index if row not in looked_at]
+    looked_at.update(new)
+    known = training.known(labelled.config.name, labelled.own_files(new))
+    return [row for row in new if not known.isdisjoint(part["own_images"][row])]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vqr1.data.images import IMAGE_SUFFIXES
+from vqr1.data.images import IMAGE_SUFFIXES, is_image_name
 from vqr1.errors import DataError
 from vqr1.inference.image_lists import Shown, images_of, is_list, named_in_list
 
@@ -34,7 +34,7 @@ class PassedOver:
 
     def takes(self, name: str) -> bool:
         """Whether a file is an image by its name; counted where it is not."""
-        if _is_image(name):
+        if is_image_name(name):
             return True
         ending = "hidden" if name.startswith(".") else Path(name).suffix.lower()
         self.suffixes[ending or "no ending"] += 1
@@ -78,7 +78,7 @@ def find_images(
     found: dict[tuple[str, ...], Shown] = {}
     problems = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = Path(os.path.expanduser(pattern))
         matches: Sequence[Shown]
         if pattern == STANDARD_INPUT:
             matches = _named_in_lines(names)
@@ -123,10 +123,6 @@ def _images_below(folder: Path, passed: PassedOver) -> Iterator[Path]:
         # The order of this very list decides where the walk goes next.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place) / name for name in sorted(names) if passed.takes(name))
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _why_nothing(pattern: str, path: Path) -> str:

@@ -9,8 +9,9 @@ Not here: files, folders and globs of a command line (`files.py`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from vqr1.data.images import IMAGE_SUFFIXES
@@ -50,9 +51,17 @@ def named_in_list(path: Path, column: str | Sequence[str] | None) -> list[Shown]
             continue  # an empty cell names no image
         if not all(name.strip() for name in names):
             raise DataError(f"{where}: the row names only some of its {len(names)} images")
-        images = tuple(path.parent / name for name in names)
+        images = tuple(_beside(path.parent, name) for name in names)
         found.append(images if len(images) > 1 else images[0])
     return found
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """A file of a list; a backslash separates folders, as on Windows, unless a name holds it."""
+    path = folder / name
+    if "\\" in name and not os.path.lexists(path):
+        return folder / PureWindowsPath(name).as_posix()
+    return path
 
 
 def images_of(shown: Shown) -> tuple[Path, ...]:

@@ -5,7 +5,7 @@ Not here: decoding files (`vqr1.data.images`), finding them (`files.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vqr1.data.images import load_image, to_rgb
+from vqr1.data.images import WHOLE, load_image, to_rgb
 from vqr1.errors import DataError
 from vqr1.row_names import row_name
 
@@ -56,6 +56,15 @@ def open_image(image: ImageSource) -> Image.Image:
         return to_rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"the image does not decode ({error})") from error
+
+
+def decoded_sizes(sizes: Sequence[str | None]) -> str | None:
+    """What `Result.decoded_at` states of the images of one prompt.
+
+    Args:
+        sizes: `decoded_at` of each.
+    """
+    return row_name([size or WHOLE for size in sizes]) if any(sizes) else None
 
 
 def image_of_tensor(pixels: Tensor) -> Image.Image:

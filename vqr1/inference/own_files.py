@@ -34,7 +34,7 @@ def written_kind(path: Path) -> Written | None:
         return None
     heads: dict[str, Written] = {
         csv_row(FIELDS): "scores",
-        csv_row(EARLIER_FIELDS): "scores",
+        **dict.fromkeys(map(csv_row, EARLIER_FIELDS), "scores"),
         SCORES_HEAD: "scores",
         csv_row(ranking_fields()): "ranking",
         RANKING_HEAD: "ranking",
@@ -52,7 +52,7 @@ def _kind_of_object(line: str) -> Written | None:
         return None
     kinds: dict[tuple[str, ...], Written] = {
         FIELDS: "scores",
-        EARLIER_FIELDS: "scores",
+        **dict.fromkeys(EARLIER_FIELDS, "scores"),
         ranking_fields(): "ranking",
     }
     return kinds.get(tuple(row))

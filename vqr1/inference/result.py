@@ -22,6 +22,9 @@ class Result:
         error: why the image could not be read; None where it could.
         answers: answers that were sampled; None where the score is no mean of answers.
         valid_answers: those that hold a score: the ones that `score` and `std` are over.
+        decoded_at: width and height, as `6000x5000`, that an image with too many pixels was decoded
+            at; of several images of one row that of each (`whole + 6000x5000`); None where all
+            were decoded whole.
     """
 
     path: str | None
@@ -33,3 +36,4 @@ class Result:
     error: str | None = None
     answers: int | None = None
     valid_answers: int | None = None
+    decoded_at: str | None = None

@@ -263,7 +263,7 @@ def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
     if torn and rows:
         rows.pop()
     names = tuple(rows[0][1]) if rows else FIELDS
-    if names not in (FIELDS, EARLIER_FIELDS):
+    if names not in (FIELDS, *EARLIER_FIELDS):
         raise _no_row(path, 1)
     try:
         return [(line, dict(zip(names, row, strict=True))) for line, row in rows[1:]]
@@ -291,6 +291,7 @@ def _result(row: Mapping[str, Any]) -> Result:
         error=row["error"] or None,
         answers=None if answers in ("", None) else int(answers),
         valid_answers=None if valid_answers in ("", None) else int(valid_answers),
+        decoded_at=row.get("decoded_at") or None,
     )
 
 

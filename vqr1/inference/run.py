@@ -9,6 +9,7 @@ Not here: checks of the configuration (`score_checks.py`).
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections import Counter
@@ -145,7 +146,7 @@ def _found(job: Job, patterns: Sequence[str]) -> list[Shown]:
 
 def _score_to_file(job: Job, output: str, paths: Sequence[Shown]) -> int:
     """Append to the output what it does not hold yet."""
-    place = Path(output).expanduser()
+    place = Path(os.path.expanduser(output))
     form: Lines = "csv" if job.form == "csv" else "jsonl"
     files: list[ResultFile] = []
 
@@ -238,14 +239,14 @@ def _check_targets(config: ScoreConfig) -> None:
     for key, target in (("output", config.output), ("pairs", config.pairs)):
         if target is None:
             continue
-        path = Path(target).expanduser().resolve()
-        if path in [Path(other).expanduser().resolve() for other in read]:
+        path = Path(os.path.expanduser(target)).resolve()
+        if path in [Path(os.path.expanduser(other)).resolve() for other in read]:
             raise DataError(f"{key}={target}: another key names the same file; choose another one")
         read.append(target)
 
 
 def _earlier(results: str) -> list[Result]:
-    path = Path(results).expanduser()
+    path = Path(os.path.expanduser(results))
     form = FORMATS.get(path.suffix.lower())
     if form is None or form == "table":
         raise DataError(f"results={results}: give a .csv or .jsonl file of scores")
@@ -339,7 +340,7 @@ def _output(output: str | None, key: str = "output") -> Iterator[TextIO]:
     if output is None:
         yield sys.stdout
         return
-    path = Path(output).expanduser()
+    path = Path(os.path.expanduser(output))
     with held(path, key):
         try:
             stream = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")

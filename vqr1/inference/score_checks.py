@@ -144,7 +144,7 @@ def _places(config: ScoreConfig, form: Format | None, patterns: Sequence[str]) -
     for key, value in (("output", config.output), ("pairs", config.pairs)):
         if value is None:
             continue
-        path = Path(value).expanduser()
+        path = Path(os.path.expanduser(value))
         if not path.parent.is_dir():
             problems.append(
                 f"{key}={value}: there is no folder {path.parent}; make it, or choose another place"
@@ -161,7 +161,7 @@ def _places(config: ScoreConfig, form: Format | None, patterns: Sequence[str]) -
 
 
 def _is_same(path: Path, pattern: str) -> bool:
-    other = Path(pattern).expanduser()
+    other = Path(os.path.expanduser(pattern))
     return path.exists() and os.path.exists(other) and path.samefile(other)
 
 

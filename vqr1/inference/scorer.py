@@ -31,6 +31,7 @@ from itertools import islice
 from torch import Tensor
 
 from vqr1.config import EvalModeConfig, PromptConfig
+from vqr1.data.images import decoded_at
 from vqr1.data.prompts import image_groups
 from vqr1.errors import DataError
 from vqr1.inference.answers import read_reply
@@ -39,6 +40,7 @@ from vqr1.inference.images import (
     ImageGroup,
     ImageSource,
     beside_references,
+    decoded_sizes,
     members,
     name_of,
     open_image,
@@ -136,16 +138,18 @@ class Scorer:
         """Results of one batch; equal images are computed once and get the same result."""
         errors: dict[int, str] = {}
         keys: dict[int, bytes] = {}
+        sizes: dict[int, str | None] = {}
         pixels: dict[bytes, Sequence[Tensor]] = {}
-        known: dict[int, Tensor] = {}
+        known: dict[int, tuple[Tensor, str | None]] = {}
         for position, image in enumerate(images):
-            resized = []
+            shown: list[tuple[Tensor, str | None]] = []
             for one in self._checked(image):
                 try:
                     # An image of several prompts, such as a reference, is read once.
                     if id(one) not in known:
-                        known[id(one)] = self.resize(one)
-                    resized.append(known[id(one)])
+                        opened = open_image(one)
+                        known[id(one)] = self._backend.resize(opened), decoded_at(opened)
+                    shown.append(known[id(one)])
                 except DataError as error:
                     if isinstance(one, Tensor):
                         raise
@@ -153,11 +157,13 @@ class Scorer:
                     break
             if position in errors:
                 continue
+            resized = [pixels_ for pixels_, _ in shown]
             keys[position] = _content(resized)
+            sizes[position] = decoded_sizes([size for _, size in shown])
             pixels.setdefault(keys[position], resized)
         found = self._replies(pixels)
         return [
-            self._read(found[keys[position]], name_of(image))
+            replace(self._read(found[keys[position]], name_of(image)), decoded_at=sizes[position])
             if position in keys
             else Result(name_of(image), error=errors[position])
             for position, image in enumerate(images)

@@ -24,9 +24,12 @@ Format = Literal["table", "csv", "jsonl"]
 
 FIELDS = tuple(field.name for field in fields(Result))
 
-EARLIER_FIELDS = ("path", "score", "std", "valid", "text", "error")
-"""Columns of files from before answers were counted and lost probability was measured; they are
-read, known as ours, and continued with all columns."""
+EARLIER_FIELDS = (
+    ("path", "score", "std", "valid", "text", "error"),
+    ("path", "score", "std", "lost", "valid", "text", "error", "answers", "valid_answers"),
+)
+"""Columns of files from before answers were counted, and from before it was stated what an image
+was decoded at; they are read, known as ours, and continued with all columns."""
 
 PAIR_FIELDS = ("first", "second", "first_better")
 
@@ -81,7 +84,8 @@ class ResultWriter:
     def _row(self, result: Result) -> str:
         if self._descriptions:
             return f"{result.path}: {_note(result) or ' '.join((result.text or '').split())}"
-        note = _note(result)
+        size = "" if result.decoded_at is None else f"decoded at {result.decoded_at}"
+        note = "; ".join(part for part in (_note(result), size) if part)
         return f"{_numbers(result)}  {result.path}{f'  ({note})' if note else ''}"
 
 

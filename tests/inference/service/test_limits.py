@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,45 @@ def test_scores_are_those_of_the_scorer(make_app: MakeApp, scorer: Scorer) -> No
     assert compared["excluded"] == []
     assert health["status"] == "ok"
     assert health["needs_key"] is False
+
+
+def test_a_jpeg_beyond_the_limit_is_decoded_smaller(make_app: MakeApp, scorer: Scorer) -> None:
+    large = file_of(photo(3).resize((640, 480)), "JPEG", quality=95)
+    with Image.open(io.BytesIO(large)) as opened:
+        opened.draft(None, (160, 120))  # 320 x 240 are 76,800 pixels
+        (expected,) = scorer.score([opened.convert("RGB")])
+    files = form(("large.jpg", large), ("0.png", png(0)))
+    with TestClient(make_app("limits.max_pixels=60000")) as client:
+        scored = client.post("/score", files=files).json()["results"]
+        ranked = client.post("/compare", files=files).json()["ranking"]
+        described = client.post("/describe", files=files).json()["results"]
+    assert scored[0]["score"] == pytest.approx(expected.score, abs=1e-4)
+    for images in (scored, ranked, described):
+        assert {i["name"]: i["decoded_at"] for i in images} == {
+            "large.jpg": "160x120", "0.png": None
+        }  # fmt: skip
+
+
+def test_names_and_formats(make_app: MakeApp) -> None:
+    image = photo(3)
+    avif, jfif = file_of(image, "AVIF"), file_of(image, "JPEG")
+    names = ["图片, 50%=.avif", "b 'c'.jfif", "-d\\e.jpg", "named.txt"]
+    files = form(*zip(names, (avif, jfif, jfif, avif), strict=True))
+    heic = form(("h.heic", b"\0\0\0\x18ftypheic" + b"\0" * 40))
+    coded = [{"data": base64.b64encode(avif).decode(), "name": 'the "two  words"'}]
+    with TestClient(make_app("mode=greedy", "prompt=non_thinking")) as client:
+        scored = client.post("/score", files=files).json()["results"]
+        in_body = client.post("/score", json={"images": coded}).json()["results"]
+        refused = client.post("/score", files=heic)
+    assert [result["name"] for result in scored] == names
+    assert all(result["valid"] for result in scored)
+    # White space is one blank, so that the name stays on one line.
+    assert [result["name"] for result in in_body] == ['the "two words"']
+    if find_spec("pillow_heif") is None:
+        assert refused.status_code == 422
+        assert refused.json()["detail"] == (
+            "h.heic: the image does not decode (HEIC needs the package pillow-heif)"
+        )
 
 
 def broken_files() -> list[tuple[str, bytes, str]]:

@@ -6,7 +6,7 @@ Not here: what an image needs to be decodable (`vqr1.data.images`).
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -46,7 +46,7 @@ def completeness(name: str, key: str, config: DatasetConfig, workers: int) -> Co
     Raises:
         UserError: label files are not there or not as they should be.
     """
-    labelled = open_dataset(replace(config, on_bad_image="skip", max_bad_share=1.0), key, name)
+    labelled = open_dataset(config, key, name, listing=True)
     paths = labelled.shown_files(labelled.table.index)
     problems = list(labelled.bad_images)
     # Decoders release the interpreter lock.
@@ -61,7 +61,7 @@ def completeness(name: str, key: str, config: DatasetConfig, workers: int) -> Co
     of = f", {complete} in the complete set" if complete else ""
     state = "complete" if not problems else "NOT complete"
     if complete and labels != complete:
-        state = "another version"
+        state += ", and another version"
     line = f"{name}: {here} of {labels} labelled images{of}; {state} ({labelled.image_root})"
     return Completeness(line, tuple(problems))
 

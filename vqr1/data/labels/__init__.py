@@ -109,7 +109,9 @@ def load_labels(
     declared = label_format(name, key)
     folder = Path(root)
     if not folder.is_dir():
-        raise ConfigError([f"{key}.root={str(root)!r}: no such folder"])
+        raise ConfigError(
+            [f"{key}.root={str(root)!r}: no such folder; set it to the one with the set's labels"]
+        )
     own_set = declared.published_range is None
     if lower_is_better and not own_set:
         raise ConfigError(

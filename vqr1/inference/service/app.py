@@ -21,8 +21,10 @@ from torch import Tensor
 
 import vqr1
 from vqr1.config import BatchingConfig, ComparisonConfig, LimitsConfig
+from vqr1.data.images import decoded_at
 from vqr1.errors import DataError, ModelError
 from vqr1.inference.compare import Comparison, compare
+from vqr1.inference.images import decoded_sizes
 from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
 from vqr1.inference.service import schemas
@@ -136,17 +138,17 @@ class Service:
             *(loop.run_in_executor(self._decoders, self._decoded, upload) for upload in every)
         )
         self._refuse([image for image in decoded if isinstance(image, str)])
-        pixels = {
+        found = {
             id(upload): image
             for upload, image in zip(every, decoded, strict=True)
-            if isinstance(image, Tensor)
+            if not isinstance(image, str)
         }
-        waiting = [
-            self._batcher.submit(task, [pixels[id(upload)] for upload in prompt])
-            for prompt in uploads.prompts
-        ]
-        results = await asyncio.gather(*waiting)
+        prompts = [[found[id(upload)] for upload in prompt] for prompt in uploads.prompts]
+        results = await asyncio.gather(
+            *(self._batcher.submit(task, [pixels for pixels, _ in prompt]) for prompt in prompts)
+        )
         names = [row_name([upload.name for upload in prompt]) for prompt in uploads.prompts]
+        sizes = [decoded_sizes([size for _, size in prompt]) for prompt in prompts]
         self._refuse(
             [
                 f"{name}: {result.error}"
@@ -154,12 +156,16 @@ class Service:
                 if result.error is not None
             ]
         )
-        return [replace(result, path=name) for name, result in zip(names, results, strict=True)]
+        return [
+            replace(result, path=name, decoded_at=size)
+            for name, result, size in zip(names, results, sizes, strict=True)
+        ]
 
-    def _decoded(self, upload: Upload) -> Tensor | str:
-        """Pixels as the model will see them, or why there are none."""
+    def _decoded(self, upload: Upload) -> tuple[Tensor, str | None] | str:
+        """Pixels as the model will see them with `Result.decoded_at`, or why there are none."""
         try:
-            return self._scorer.resize(decode(upload, self._limits.max_pixels))
+            image = decode(upload, self._limits.max_pixels)
+            return self._scorer.resize(image), decoded_at(image)
         except DataError as error:
             message = str(error)
             return message if message.startswith(upload.name) else f"{upload.name}: {message}"
@@ -250,6 +256,7 @@ def _add_scoring(
                     answers=r.answers,
                     valid_answers=r.valid_answers,
                     text=r.text,
+                    decoded_at=r.decoded_at,
                 )
                 for r in results
             ],
@@ -269,7 +276,9 @@ def _add_scoring(
             model=info.model,
             prompt=info.describe,
             results=[
-                schemas.DescribedImage(name=str(r.path), valid=r.valid, text=r.text)
+                schemas.DescribedImage(
+                    name=str(r.path), valid=r.valid, text=r.text, decoded_at=r.decoded_at
+                )
                 for r in results
             ],
         )
@@ -296,6 +305,7 @@ def _compare_answer(
                 std=ranked.std,
                 win_rate=ranked.win_rate,
                 text=comparison.results[ranked.position].text,
+                decoded_at=comparison.results[ranked.position].decoded_at,
             )
             for ranked in comparison.ranking
         ],

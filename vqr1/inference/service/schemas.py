@@ -40,6 +40,13 @@ class ImagesBody(BaseModel):
     references: list[ImageBody] | None = None
 
 
+DECODED_AT = Field(
+    default=None,
+    description="Width and height, as 6000x5000, that a JPEG of too many pixels was decoded at; "
+    "null of an image that was decoded whole.",
+)
+
+
 class ScoredImage(BaseModel):
     """One image's score."""
 
@@ -63,6 +70,7 @@ class ScoredImage(BaseModel):
         default=None, description="Answers that hold a score: those that score and std are over."
     )
     text: str | None = Field(description="The model's answer with its reasoning, where it has one.")
+    decoded_at: str | None = DECODED_AT
 
 
 class ScoreAnswer(BaseModel):
@@ -86,6 +94,7 @@ class RankedImage(BaseModel):
     std: float
     win_rate: float = Field(description="Probability that it is better than another one of these.")
     text: str | None
+    decoded_at: str | None = DECODED_AT
 
 
 class CompareAnswer(BaseModel):
@@ -107,6 +116,7 @@ class DescribedImage(BaseModel):
     name: str
     valid: bool = Field(description="Whether there is a text.")
     text: str | None
+    decoded_at: str | None = DECODED_AT
 
 
 class DescribeAnswer(BaseModel):

@@ -103,6 +103,10 @@ def _check_references(images: int, references: list[Upload] | None, shown: int) 
 def decode(upload: Upload, max_pixels: int) -> Image.Image:
     """The image as 8-bit RGB.
 
+    Args:
+        upload: the image as it came in.
+        max_pixels: the largest image that is decoded whole; a JPEG of more is decoded smaller.
+
     Raises:
         DataError: it does not decode, or is too large.
     """
