@@ -295,7 +295,7 @@ def open_sets(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
             two splits and are refused.
     """
     if isinstance(dataset, DatasetConfig):
-        one = {dataset.name: open_dataset(dataset)}
+        one = {dataset.set_name: open_dataset(dataset)}
         return without_near_duplicates(one, shown=_rank_and_world_size()[0] == 0)
     if not dataset.parts:
         raise ConfigError(["dataset.parts={}: a mixture needs at least one set"])
@@ -316,8 +316,8 @@ def _check_distinct(parts: Mapping[str, DatasetConfig]) -> None:
     seen: dict[tuple[object, ...], str] = {}
     for name, part in parts.items():
         root = None if part.root is None else Path(part.root).expanduser().resolve()
-        identity = (part.name, root, part.label_file, part.select)
-        if root is None and part.name != "demo":
+        identity = (part.name, root, part.path, part.label_file, part.select)
+        if root is None and part.path is None and part.name != "demo":
             continue  # reported as a missing root
         if identity in seen:
             raise ConfigError(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -132,7 +132,7 @@ def open_dataset(
     Args:
         config: the set.
         key: its dotted configuration key, for error messages (`dataset.parts.kadid` in a mixture).
-        name: name in logs; the format's name if not given.
+        name: name in logs; its alias or the format's name if not given.
 
     Raises:
         ConfigError: a key does not fit the set; names the key.
@@ -140,6 +140,10 @@ def open_dataset(
             images (at most ten).
     """
     declared = label_format(config.name, key)
+    if name is not None and config.alias not in (None, name):
+        raise ConfigError(
+            [f"{key}.alias={config.alias!r}: in a mixture {name} is the set's name; remove it"]
+        )
     root = set_folder(config, key)
     labels = read_labels(config, root, key)
     scaled = scale_min_max(labels["mos"].to_numpy(), f"{key}.root={str(root)!r}")
@@ -147,9 +151,9 @@ def open_dataset(
     labels["mos_scaled"] = scaled if minmax else labels["mos"]
     width = labels["mos"].max() - labels["mos"].min()
     labels["std_scaled"] = labels["std_mos"] * (4.0 / width if minmax else 1.0)
-    image_root = _image_root(config, declared, root, key)
+    image_root = _image_root(config, labels, root, key)
     table, bad_images = _with_found_images(labels, image_root, declared, config, key)
-    name, form = name or config.name, str(labels.attrs["form"])
+    name, form = name or config.set_name, str(labels.attrs["form"])
     return LabelledSet(name, config, key, declared.title, image_root, table, bad_images, form)
 
 
@@ -177,6 +181,8 @@ def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
         columns=config.columns,
         select=config.select,
     )
+    if config.reference_folder:
+        labels["reference"] = _folder_references(labels, config, root, key)
     labels["split"] = assign_splits(labels, config.split, root, key)
     labels["label_name"] = labels["image"]
     labels["std_mos"] = labels["std"] * label_format(config.name, key).std_unit
@@ -202,7 +208,37 @@ def scale_min_max(mos: np.ndarray, origin: str, low: float = 1.0, high: float = 
     return scaled
 
 
-def _image_root(config: DatasetConfig, declared: LabelFormat, root: Path, key: str) -> Path:
+def _folder_references(
+    labels: pd.DataFrame, config: DatasetConfig, root: Path, key: str
+) -> list[str]:
+    """The folder that each image lies in; of an image that is not there, the one that is stated.
+
+    Raises:
+        ConfigError: an official format, or labels that name references.
+        DataError: an image that lies in the image folder itself.
+    """
+    declared = label_format(config.name, key)
+    if declared.published_range is not None or labels["reference"].notna().any():
+        raise ConfigError(
+            [f"{key}.reference_folder=True: the labels of {config.name} name references; remove it"]
+        )
+    image_root = _image_root(config, labels, root, key)
+    images = labels["image"].tolist()
+    found = ImageIndex(image_root, declared.own_names, declared.foreign_paths).find_all(images)
+    references = []
+    for image, result in zip(images, found, strict=True):
+        folder = str(PurePosixPath(result.path or image).parent)
+        if result.path is not None and folder == ".":
+            raise DataError(
+                f"{key}.reference_folder=True: {result.path} lies in no folder of its own below "
+                f"{image_root}; name references in the labels, or set {key}.image_folder right"
+            )
+        # One that is missing and names no folder is of its own reference until it is excluded.
+        references.append(image if folder == "." else folder)
+    return references
+
+
+def _image_root(config: DatasetConfig, labels: pd.DataFrame, root: Path, key: str) -> Path:
     if config.image_folder is not None:
         folder = root / config.image_folder
         if not folder.is_dir():
@@ -210,14 +246,18 @@ def _image_root(config: DatasetConfig, declared: LabelFormat, root: Path, key: s
                 [f"{key}.image_folder={config.image_folder!r}: no such folder in {root}"]
             )
         return folder
+    candidates = (
+        *label_format(config.name, key).image_folders,
+        *labels.attrs["image_folders"],
+    )
     folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
-    for candidate in declared.image_folders:
+    for candidate in candidates:
         if (root / candidate).is_dir():
             return root / candidate
         if candidate.lower() in folders:
             return folders[candidate.lower()]
     raise DataError(
-        f"{key}.root={str(root)!r}: no image folder {' or '.join(declared.image_folders)} there; "
+        f"{key}.root={str(root)!r}: no image folder {' or '.join(candidates)} there; "
         f"name it with {key}.image_folder"
     )
 
@@ -230,7 +270,7 @@ def _with_found_images(
     key: str,
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows whose images exist, with the paths of the disk, and what is wrong with the rest."""
-    index = ImageIndex(image_root, declared.search_subfolders, declared.published_range is None)
+    index = ImageIndex(image_root, declared.own_names, declared.foreign_paths)
     found = index.find_all(labels["image"].tolist())
     bad = [
         f"{image}: {result.problem}"

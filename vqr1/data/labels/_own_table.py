@@ -38,7 +38,7 @@ class OwnTable:
         path: the file.
         names: name of each column; its number as text where there is no header.
         rows: [rows][columns] texts, or a spreadsheet's values.
-        lines: line or row of the file that each row is.
+        lines: line or row of the file that each row is, or what else names the row.
         key: dotted configuration key of `columns`, for error messages.
         form: what was recognised, in words.
         decimal_comma: numbers in texts have a decimal comma.
@@ -47,7 +47,7 @@ class OwnTable:
     path: Path
     names: tuple[str, ...]
     rows: list[list[Any]]
-    lines: list[int]
+    lines: Sequence[int | str]
     key: str
     form: str
     decimal_comma: bool = False

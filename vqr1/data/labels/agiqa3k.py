@@ -6,7 +6,10 @@ the distortion.
 
 from __future__ import annotations
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from dataclasses import replace
+
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, SetList
+from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 
 
@@ -19,10 +22,19 @@ def parse(source: LabelSource) -> list[LabelRow]:
             mos=number(row["mos_quality"], where, "mos_quality"),
             where=where,
             std=standard_deviation(row["std_quality"], where, "std_quality"),
-            distortion=row["name"].split("_")[0],
+            distortion=_generator(row["name"]),
         )
         for where, row in csv_rows(path, ("name", "mos_quality", "std_quality"))
     ]
+
+
+def _generator(image: str) -> str:
+    return image.split("_")[0]
+
+
+def _as_official(row: LabelRow) -> LabelRow:
+    named = base_name(row)
+    return replace(named, distortion=_generator(named.image))
 
 
 FORMAT = LabelFormat(
@@ -33,4 +45,5 @@ FORMAT = LabelFormat(
     image_folders=("images", "AGIQA-3K", "."),
     parse=parse,
     images=2982,
+    lists=(SetList("DeQA-Score", "AGIQA3K", complete=_as_official),),
 )

