@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -297,12 +298,13 @@ def _handle_bad_images(
     """Stop if the configuration asks for it, else log what is excluded."""
     shown = "; ".join(bad[:_SHOWN]) + (f"; and {len(bad) - _SHOWN} more" if bad[_SHOWN:] else "")
     summary = f"{len(bad)} of {total} labelled images cannot be used in {image_root}: {shown}"
+    share = len(bad) / total
     if config.on_bad_image == "error":
+        allowed = f" {key}.max_bad_share={math.ceil(100 * share) / 100:g}"
         raise DataError(
             f"{summary}. Set {key}.root or {key}.image_folder right, or leave such images out with "
-            f"{key}.on_bad_image=skip"
+            f"{key}.on_bad_image=skip{allowed if share > config.max_bad_share else ''}"
         )
-    share = len(bad) / total
     if len(bad) == total or share > config.max_bad_share:
         raise DataError(
             f"{summary}. That is {share:.1%}, above {key}.max_bad_share={config.max_bad_share:g}"
