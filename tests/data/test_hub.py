@@ -119,7 +119,7 @@ def test_one_file_with_columns_of_its_own(tmp_path: Path) -> None:
     [
         ([b"x"], {"score": [1.0]}, [], r"columns\.mos='mos': no such column; .* has image, score"),
         ([b"x"], {"mos": ["good"]}, [], r"set:train\[0\]: mos='good' is not a number"),
-        ([b"x"], {"mos": [None]}, [], r"set:train\[0\]: mos=None is not a number"),
+        ([b"x", b"y"], {"mos": [1.0, None]}, [], r"set:train\[1\]: mos=None is not a number"),
         ([b"x", b""], {"mos": [1, 2]}, [], r"set:train\[1\]: no image is embedded$"),
         ([{"bytes": None, "path": "a.jpg"}], {"mos": [1]}, [],
          r"set:train\[0\]: no image is embedded, only the path 'a\.jpg'"),

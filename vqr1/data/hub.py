@@ -63,11 +63,15 @@ class _Place:
     Attributes:
         path: as configured.
         folder: the folder or file here; None on the hub.
+        column: of the images.
+        select: configuration of a set that has several.
         state: what tells this set from others, and from itself after a change.
     """
 
     path: str
     folder: Path | None
+    column: str
+    select: str | None
     state: dict[str, Any]
 
 
@@ -97,7 +101,7 @@ def ensure_hub_set(config: DatasetConfig, key: str) -> Path:
             shutil.rmtree(left, ignore_errors=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f"{digest}-", suffix=".part", dir=cache))
         try:
-            _lay_down(place, config, key, unfinished)
+            _lay_down(place, key, unfinished)
             # mkdtemp makes the folder private; the cache may be shared between users.
             unfinished.chmod(0o755)
             unfinished.rename(folder)
@@ -121,11 +125,11 @@ def _place(config: DatasetConfig, key: str) -> _Place:
         state["files"] = _file_states(folder)
         if not any(name.endswith(".parquet") for name, *_ in state["files"]):
             raise DataError(f"{key}.path={config.path!r}: no .parquet file in this folder")
-        return _Place(config.path, folder, state)
+        return _Place(config.path, folder, column, config.select, state)
     if not _HUB_NAME.fullmatch(config.path):
         raise ConfigError([f"{key}.path={config.path!r}: no such folder, nor a name on the hub"])
     state["name"] = config.path
-    return _Place(config.path, None, state)
+    return _Place(config.path, None, column, config.select, state)
 
 
 def _file_states(folder: Path) -> list[tuple[str, int, int]]:
@@ -138,7 +142,7 @@ def _file_states(folder: Path) -> list[tuple[str, int, int]]:
     return [(name, status.st_size, status.st_mtime_ns) for name, status in states]
 
 
-def _lay_down(place: _Place, config: DatasetConfig, key: str, out: Path) -> None:
+def _lay_down(place: _Place, key: str, out: Path) -> None:
     """Write a set's rows and images into a folder.
 
     Raises:
@@ -147,44 +151,55 @@ def _lay_down(place: _Place, config: DatasetConfig, key: str, out: Path) -> None
     """
     try:
         import datasets
-        import httpx2
-        import pyarrow as pa
     except ImportError as error:
         raise ConfigError(
             [f'{key}.name=hub: needs the package datasets; install it with pip install "vqr1[hub]"']
         ) from error
+    import httpx2
+    import pyarrow as pa
+
     named = f"{key}.path={place.path!r}"
     logger.info("%s: its rows and images are written once into %s", named, out.parent)
-    column = str(state_column) if (state_column := place.state["image"]) else "image"
     failures = (
         OSError, ValueError, RuntimeError, NotImplementedError, datasets.exceptions.DatasetsError,
         httpx2.HTTPError, pa.ArrowException,
     )  # fmt: skip
+    shown = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are one line of ours
     try:
-        builder = _builder(place, config.select, named)
-        total = sum(split.num_examples for split in (builder.info.splits or {}).values())
-        names = _Names()
-        console = Console(stderr=True)
-        with (
-            (out / ROWS).open("w", encoding="utf-8") as rows,
-            progress_bar(f"{place.path}", total, shown=total > 0, console=console) as advance,
-        ):
-            for split, stream in builder.as_streaming_dataset().items():
-                where = f"{place.path}:{split}"
-                for number, row in enumerate(_stream(stream, column, named)):
-                    image = _write_image(
-                        row.pop(column), f"{where}[{number}]", split, number, names, out
-                    )
-                    _write_row(rows, image, split, number, row)
-                    advance(1)
-        commit = getattr(builder, "hash", None) if place.folder is None else None
+        builder = _builder(place, named)
+        _write_set(builder, place, named, out)
+        commit = builder.hash if place.folder is None else None
         source = {"path": place.path, "commit": commit, **place.state}
         (out / SOURCE).write_text(json.dumps(source, indent=1), encoding="utf-8")
     except failures as error:
         raise DataError(f"{named}: cannot be read ({first_line(error)})") from error
+    finally:
+        datasets.logging.set_verbosity(shown)
 
 
-def _builder(place: _Place, select: str | None, named: str) -> Any:
+def _write_set(builder: Any, place: _Place, named: str, out: Path) -> None:
+    total = sum(split.num_examples for split in (builder.info.splits or {}).values())
+    names = _Names()
+    console = Console(stderr=True)
+    with (
+        (out / ROWS).open("w", encoding="utf-8") as rows,
+        progress_bar(place.path, total, shown=total > 0, console=console) as advance,
+    ):
+        for split, stream in builder.as_streaming_dataset().items():
+            for number, row in enumerate(_stream(stream, place.column, named)):
+                content, stated = _embedded(
+                    row.pop(place.column), f"{place.path}:{split}[{number}]"
+                )
+                image = names.of_image(content, stated, f"{split}/{number:06d}")
+                file = out / IMAGES / image
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+                _write_row(rows, image, split, number, row)
+                advance(1)
+
+
+def _builder(place: _Place, named: str) -> Any:
     """The library's reader of a set in Parquet.
 
     Raises:
@@ -204,7 +219,7 @@ def _builder(place: _Place, select: str | None, named: str) -> Any:
         source = ("parquet", {"data_files": str(place.folder.resolve())})
     else:
         source = (str(place.folder.resolve()), {})
-    builder = datasets.load_dataset_builder(source[0], select, **source[1], **settings)
+    builder = datasets.load_dataset_builder(source[0], place.select, **source[1], **settings)
     if not isinstance(builder, Parquet):
         raise DataError(f"{named}: not in Parquet; fetch its files, and read their table")
     return builder
@@ -254,48 +269,49 @@ class _Names:
         self._files: set[str] = set()
         self._folders: set[str] = set()
 
-    def take(self, name: str) -> bool:
+    def of_image(self, content: bytes, stated: str, row: str) -> str:
+        """The path that a row states of its image, if it is that of a new file; else split and row.
+
+        Args:
+            content: the encoded image, whose first bytes tell its ending.
+            stated: the path, or nothing.
+            row: split and number.
+        """
+        try:
+            name = relative_image(stated, row)
+        except DataError:
+            name = ""
+        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and self._take(name):
+            return name
+        endings = [ending for start, ending in _SUFFIXES if content.startswith(start)]
+        name = f"{row}{(*endings, '.image')[0]}"
+        while not self._take(name):
+            name = f"rows/{name}"
+        return name
+
+    def _take(self, name: str) -> bool:
         """Whether a name is free; then it is taken."""
         folded = PurePosixPath(name.lower())
         folders = {str(folder) for folder in folded.parents}
-        if str(folded) in self._files | self._folders or folders & self._files:
+        if str(folded) in self._files or str(folded) in self._folders or folders & self._files:
             return False
         self._files.add(str(folded))
         self._folders |= folders
         return True
 
 
-def _write_image(cell: Any, where: str, split: str, number: int, names: _Names, out: Path) -> str:
-    """Write a row's image; its name below the folder of images.
+def _embedded(cell: Any, where: str) -> tuple[bytes, str]:
+    """The bytes of a row's image, and the path that the row states of it.
 
     Raises:
         DataError: the row holds no image.
     """
     content = cell.get("bytes") if isinstance(cell, dict) else cell
+    path = str(cell.get("path") or "") if isinstance(cell, dict) else ""
     if not isinstance(content, bytes) or not content:
-        path = cell.get("path") if isinstance(cell, dict) else None
         only = f", only the path {path!r}" if path else ""
         raise DataError(f"{where}: no image is embedded{only}")
-    stated = str(cell.get("path") or "") if isinstance(cell, dict) else ""
-    name = _stated_name(stated, where)
-    if name is None or not names.take(name):
-        endings = [ending for start, ending in _SUFFIXES if content.startswith(start)]
-        name = f"{split}/{number:06d}{(*endings, '.image')[0]}"
-        while not names.take(name):
-            name = f"rows/{name}"
-    file = out / IMAGES / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
-    return name
-
-
-def _stated_name(path: str, where: str) -> str | None:
-    """The path that a row states of its image, where it can be that of a file below a folder."""
-    try:
-        name = relative_image(path, where)
-    except DataError:
-        return None
-    return name if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES else None
+    return content, path
 
 
 def _write_row(rows: IO[str], image: str, split: str, number: int, values: dict[str, Any]) -> None:
