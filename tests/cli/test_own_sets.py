@@ -112,7 +112,7 @@ def test_a_third_missing_names_the_keys_at_once(run: Command, tmp_path: Path) ->
     assert outcome.code == 2
     assert "20 of 60 labelled images cannot be used" in outcome.err
     assert "dataset.on_bad_image=skip dataset.max_bad_share=0.34" in outcome.err
-    # Without the numbers of its columns, the first line is said to be no header.
+    # Without the numbers of its columns, the first line is reported to be no header.
     outcome = run(data, "inspect", *folders_of_names(tmp_path / "other")[:3])
     assert "no line names the columns, give them by number, from 0" in outcome.err
 

@@ -128,7 +128,7 @@ def test_one_file_with_columns_of_its_own(tmp_path: Path) -> None:
         ([b"x"], {"mos": [1]}, ["dataset.columns.image=photo"],
          r"the column 'photo' is not there; columns\.image is one of image \(binary\), mos"),
         ([b"x"], {"mos": [1]}, ["dataset.columns.image=0"], r"columns\.image=0: Parquet columns"),
-        ([b"x"], {"mos": [1]}, ["dataset.columns.sheet=A"], r"columns\.sheet: not of a set"),
+        ([b"x"], {"mos": [1]}, ["+dataset.columns.sheet=A"], r"columns\.sheet: not of a set"),
         ([b"x"], {"mos": [1]}, ["dataset.root=data"], r"dataset\.root='data': a hub set is"),
         ([b"x"], {"mos": [1]}, ["dataset.select=other"], r"cannot be read \(.*'other' not found"),
     ],
@@ -173,7 +173,7 @@ def test_a_set_of_the_hub_is_fetched_once(tmp_path: Path, monkeypatch: pytest.Mo
     load = datasets.load_dataset_builder
 
     def loaded(path: str, name: str | None = None, **settings: Any) -> Any:
-        # What stands for the hub, and must be told of no code to trust.
+        # What stands for the hub; it must be asked to trust no code.
         asked.append((path, name, settings.pop("revision"), "trust_remote_code" in settings))
         return load(str(file.parent), name, **settings)
 

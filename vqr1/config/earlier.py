@@ -6,7 +6,8 @@ something unknown, and cannot be continued with the key's present value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vqr1.config.renamed import renamed_keys
@@ -43,10 +44,21 @@ EARLIER: dict[str, Any] = {
 """By dotted key, the value in every record that lacks it. Requests to a server lacked sampling
 fields then, so that its own defaults held: `backend.unsupported` is not listed."""
 
+_PART = re.compile(r"dataset\.parts\.[^.]+\.")
+
+
+def earlier_values(keys: Iterable[str]) -> dict[str, Any]:
+    """Of some dotted keys, those that are listed; a mixture's sets have the keys of a set."""
+    single = {key: _PART.sub("dataset.", key) for key in keys}
+    return {key: EARLIER[listed] for key, listed in single.items() if listed in EARLIER}
+
 
 def completed(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record by dotted keys under their present names, with the keys that it lacks."""
-    return {**EARLIER, **renamed_keys(record)}
+    parts = {match[0] for key in record if (match := _PART.match(key))}
+    below = [key.removeprefix("dataset.") for key in EARLIER if key.startswith("dataset.")]
+    lacking = earlier_values([f"{part}{key}" for part in sorted(parts) for key in below])
+    return {**EARLIER, **lacking, **renamed_keys(record)}
 
 
 def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any], begun: str) -> list[str]:

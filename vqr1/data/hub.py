@@ -1,7 +1,7 @@
 """Sets in Parquet with their images embedded: on the Hugging Face hub, or in a folder here.
 
-The rows are read once, as a stream of a few at a time through the library `datasets`, and laid down
-in the cache folder, every image byte for byte as an ordinary file:
+The library `datasets` finds a set's files, splits and columns. The rows are read once, as a stream
+of a few at a time, and laid down in the cache folder, each image byte for byte as an ordinary file:
 
     $VQR1_CACHE/hub/DIGEST/source.json   where it is from
                            rows.jsonl    a row a line: image, split, number, the other columns
@@ -23,7 +23,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -48,6 +48,9 @@ _FORMAT = 1
 _BATCH = 16
 """Rows that are in memory at a time."""
 
+_BUFFER = 2**20
+"""Bytes of a column that are read ahead."""
+
 _HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w./-]+)?")
 
 _SUFFIXES = (
@@ -65,7 +68,7 @@ class _Place:
         folder: the folder or file here; None on the hub.
         column: of the images.
         select: configuration of a set that has several.
-        state: what tells this set from others, and from itself after a change.
+        state: what differs between this set and others, or itself after a change.
     """
 
     path: str
@@ -186,11 +189,12 @@ def _write_set(builder: Any, place: _Place, named: str, out: Path) -> None:
         (out / ROWS).open("w", encoding="utf-8") as rows,
         progress_bar(place.path, total, shown=total > 0, console=console) as advance,
     ):
-        for split, stream in builder.as_streaming_dataset().items():
-            for number, row in enumerate(_stream(stream, place.column, named)):
-                content, stated = _embedded(
-                    row.pop(place.column), f"{place.path}:{split}[{number}]"
-                )
+        for name, files in builder.config.data_files.items():
+            split = str(name)
+            stream = _stream(map(str, files), builder.info.features, place.column, named)
+            for number, row in enumerate(stream):
+                cell, where = row.pop(place.column), f"{place.path}:{split}[{number}]"
+                content, stated = _embedded(cell, where)
                 image = names.of_image(content, stated, f"{split}/{number:06d}")
                 file = out / IMAGES / image
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -206,12 +210,8 @@ def _builder(place: _Place, named: str) -> Any:
         DataError: the set is in other files.
     """
     import datasets
-    import pyarrow.dataset
     from datasets.packaged_modules.parquet.parquet import Parquet
 
-    # By default a whole row group, which may be the whole file, is in memory.
-    options = pyarrow.dataset.ParquetFragmentScanOptions(use_buffered_stream=True, pre_buffer=False)
-    settings: dict[str, Any] = {"batch_size": _BATCH, "fragment_scan_options": options}
     if place.folder is None:
         name, _, revision = place.path.partition("@")
         source: tuple[str, dict[str, Any]] = (name, {"revision": revision or None})
@@ -219,39 +219,62 @@ def _builder(place: _Place, named: str) -> Any:
         source = ("parquet", {"data_files": str(place.folder.resolve())})
     else:
         source = (str(place.folder.resolve()), {})
-    builder = datasets.load_dataset_builder(source[0], place.select, **source[1], **settings)
+    builder = datasets.load_dataset_builder(source[0], place.select, **source[1])
     if not isinstance(builder, Parquet):
         raise DataError(f"{named}: not in Parquet; fetch its files, and read their table")
     return builder
 
 
-def _stream(stream: Any, column: str, named: str) -> Iterator[dict[str, Any]]:
+def _stream(
+    files: Iterable[str], features: Any, column: str, named: str
+) -> Iterator[dict[str, Any]]:
     """Rows of one split: the image undecoded, and every column of one number or word.
+
+    Args:
+        files: Parquet files, here or on the hub (`hf://`).
+        features: what the set states of its columns; None: what the first file does.
+        column: of the images.
+        named: key and value of the set's path, for messages.
 
     Raises:
         DataError: there is no such column of images.
     """
     import datasets
+    import fsspec
+    import pyarrow.parquet as pq
 
-    features: dict[str, Any] = dict(stream.features or {})
+    for file in files:
+        with fsspec.open(file, "rb") as content:
+            # By default a whole row group, which may be the whole file, is in memory.
+            parquet = pq.ParquetFile(content, buffer_size=_BUFFER, pre_buffer=False)
+            features = features or datasets.Features.from_arrow_schema(parquet.schema_arrow)
+            plain = _plain_columns(dict(features), column, named)
+            if lacking := {column, *plain} - set(parquet.schema_arrow.names):
+                raise DataError(f"{named}: {file} lacks the column {', '.join(sorted(lacking))}")
+            labels = {name: features[name] for name in plain if hasattr(features[name], "int2str")}
+            for batch in parquet.iter_batches(_BATCH, columns=[column, *plain], use_threads=False):
+                for row in batch.to_pylist():
+                    for name, feature in labels.items():
+                        if row[name] is not None:
+                            row[name] = feature.int2str(row[name])
+                    yield row
+
+
+def _plain_columns(features: dict[str, Any], column: str, named: str) -> list[str]:
+    """The columns of one number or word, after a look at that of the images.
+
+    Raises:
+        DataError: there is no such column of images.
+    """
     kind = features.get(column)
     struct = isinstance(kind, dict) and {"bytes", "path"} <= set(kind)
-    binary = getattr(kind, "dtype", "") in ("binary", "large_binary")
-    if not (isinstance(kind, datasets.Image) or struct or binary):
+    if not (struct or _kind(kind) in ("PIL.Image.Image", "binary", "large_binary")):
         known = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
-        problem = f"holds no images but {_kind(kind)}" if kind is not None else "is not there"
+        problem = "is not there" if kind is None else f"holds no images but {_kind(kind)}"
         raise DataError(
             f"{named}: the column {column!r} {problem}; columns.image is one of {known}"
         )
-    if isinstance(kind, datasets.Image):
-        stream = stream.cast_column(column, datasets.Image(decode=False))
-    plain = [name for name, feature in features.items() if name != column and _is_plain(feature)]
-    labels = {name: features[name] for name in plain if hasattr(features[name], "int2str")}
-    for row in stream.select_columns([column, *plain]):
-        for name, feature in labels.items():
-            if row[name] is not None:
-                row[name] = feature.int2str(row[name])
-        yield row
+    return [name for name, feature in features.items() if name != column and _is_plain(feature)]
 
 
 def _kind(feature: Any) -> str:
@@ -273,7 +296,7 @@ class _Names:
         """The path that a row states of its image, if it is that of a new file; else split and row.
 
         Args:
-            content: the encoded image, whose first bytes tell its ending.
+            content: the encoded image; its first bytes decide the ending.
             stated: the path, or nothing.
             row: split and number.
         """
