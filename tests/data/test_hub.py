@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.image_record import file_digest
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.near_duplicates import image_hashes
-from vqr1.errors import DataError, UserError
+from vqr1.errors import ConfigError, DataError, UserError
 from vqr1.policy.prompts import PromptBuilder
 
 EMBEDDED = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -239,3 +240,25 @@ def test_biq2021_in_parquet_is_the_folder(
         assert torch.equal(one.mos, other.mos)
         for left, right in zip(one.prompts.flat_images, other.prompts.flat_images, strict=True):
             assert torch.equal(left, right)
+
+
+def test_what_the_library_refuses_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    def gated(*_: Any, **__: Any) -> Any:
+        raise datasets.exceptions.DatasetNotFoundError(
+            "Dataset 'someone/photos' is a gated dataset on the Hub.\nAsk for access."
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", gated)
+    with pytest.raises(DataError) as caught:
+        opened("someone/photos")
+    assert str(caught.value) == (
+        "dataset.path='someone/photos': cannot be read (Dataset 'someone/photos' is a gated "
+        "dataset on the Hub.)"
+    )
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ConfigError, match=r"dataset\.name=hub: .*pip install \"vqr1\[hub\]\""):
+        opened("someone/photos")

@@ -113,7 +113,7 @@ def test_a_mixtures_sets_are_read_with_a_sets_earlier_values() -> None:
     assert changed_keys({"dataset": {"parts": {"tid": {"root": "x"}}}}, new) == []
     new["dataset"]["parts"]["tid"]["alias"] = "t"
     saved = {"dataset": {"parts": {"tid": {"root": "x"}}}}
-    assert changed_keys(saved, new) == ["dataset.parts.tid.alias: None -> 't'"]
+    assert changed_keys(saved, new) == ['dataset.parts.tid.alias: null -> "t"']
 
 
 def test_data_may_have_moved() -> None:
