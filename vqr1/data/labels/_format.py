@@ -80,6 +80,21 @@ class LabelSource:
     select: str | None = None
     notes: list[str] = field(default_factory=list)
 
+    def named_path(self) -> Path | None:
+        """The configured label file or folder, which need not be there.
+
+        Raises:
+            ConfigError: it is outside of the root.
+        """
+        if self.label_file is None:
+            return None
+        path = self.root / self.label_file
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise ConfigError(
+                [f"{self.key}.label_file={self.label_file!r}: leaves {self.key}.root"]
+            )
+        return path
+
     def main_file(self, *names: str) -> Path:
         """The label file: the configured one, or the first of `names` that exists under the root.
 
@@ -88,12 +103,8 @@ class LabelSource:
                 format has no fixed name.
             DataError: none of the format's own names exists.
         """
-        if self.label_file is not None:
-            path = self.root / self.label_file
-            if not path.resolve().is_relative_to(self.root.resolve()):
-                raise ConfigError(
-                    [f"{self.key}.label_file={self.label_file!r}: leaves {self.key}.root"]
-                )
+        path = self.named_path()
+        if path is not None:
             if not path.is_file():
                 raise ConfigError(
                     [f"{self.key}.label_file={self.label_file!r}: no such file in {self.root}"]

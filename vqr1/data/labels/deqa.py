@@ -18,11 +18,11 @@ def parse(source: LabelSource) -> list[LabelRow]:
 
 
 def _paths(source: LabelSource) -> list[Path]:
-    named = source.label_file
-    if named is not None and not (source.root / named).is_dir():
+    named = source.named_path()
+    if named is not None and not named.is_dir():
         return [source.main_file()]
     if named is not None:
-        folders = [source.root / named]
+        folders = [named]
     else:
         folders = [
             source.root,
@@ -35,11 +35,11 @@ def _paths(source: LabelSource) -> list[Path]:
         of = (
             f"{source.root} has lists in {shown}"
             if found
-            else f"no train_*.json or test_*.json in {source.root / (named or '.')}"
+            else f"no train_*.json or test_*.json in {named or source.root}"
         )
         raise ConfigError(
             [
-                f"{source.key}.label_file={named!r}: {of}; name the list, or the folder of one "
+                f"{source.key}.label_file={source.label_file!r}: {of}; name the list, or the folder of one "
                 f"set's lists, relative to {source.key}.root"
             ]
         )

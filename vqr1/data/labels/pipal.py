@@ -26,7 +26,7 @@ _NAME = re.compile(r"(A\d+)_(\d+)_(\d+)\.", re.IGNORECASE)
 
 def parse(source: LabelSource) -> list[LabelRow]:
     """Rows of all label files, in the order of their names."""
-    folder = source.root / (source.label_file or "Train_Label")
+    folder = source.named_path() or source.root / "Train_Label"
     if source.label_file is not None and not folder.is_dir():
         raise ConfigError(
             [f"{source.key}.label_file={source.label_file!r}: pipal needs the folder of its files"]
