@@ -39,8 +39,8 @@ def _paths(source: LabelSource) -> list[Path]:
         )
         raise ConfigError(
             [
-                f"{source.key}.label_file={source.label_file!r}: {of}; name the list, or the folder of one "
-                f"set's lists, relative to {source.key}.root"
+                f"{source.key}.label_file={source.label_file!r}: {of}; name the list, "
+                f"or the folder of one set's lists, relative to {source.key}.root"
             ]
         )
     return next(iter(found.values()))
