@@ -74,14 +74,27 @@ def test_exact_match_wins_and_two_others_are_ambiguous(folder: Path) -> None:
         index.find("PHOTO.jpg")
 
 
-def test_subfolders_are_searched_when_asked(folder: Path) -> None:
-    assert ImageIndex(folder).find("b.png").path is None
-    index = ImageIndex(folder, search_subfolders=True)
+def test_a_bare_name_is_searched_in_subfolders(folder: Path) -> None:
+    index = ImageIndex(folder)
     assert index.find("B.png").path == "sub/b.png"
+    assert index.find("elsewhere/b.png").path is None  # a stated subfolder is meant
     (folder / "other").mkdir()
     (folder / "other" / "b.png").write_bytes(b"x")
     with pytest.raises(DataError, match=r"fits 2 files \(other/b.png, sub/b.png\)"):
-        ImageIndex(folder, search_subfolders=True).find("b.png")
+        ImageIndex(folder).find("b.png")
+
+
+def test_paths_of_another_layout_lead_to_the_one_file_of_that_name(folder: Path) -> None:
+    index = ImageIndex(folder, foreign_paths=True)
+    assert index.find("SET/images/b.png").path == "sub/b.png"
+    for name in ("large/b.png", "large/deep/c.png", "small/deep/c.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    index = ImageIndex(folder, foreign_paths=True)
+    assert index.find("SET/large/b.png").path == "large/b.png"
+    assert index.find("SET/Small/deep/c.png").path == "small/deep/c.png"
+    with pytest.raises(DataError, match=r"'SET/deep/c.png' fits 2 files \(large/deep/c.png, small"):
+        index.find("SET/deep/c.png")
 
 
 def test_folder_and_empty_file_are_problems(folder: Path) -> None:

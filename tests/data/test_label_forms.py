@@ -120,7 +120,7 @@ def test_two_forms_that_agree(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         ("1.jpg,50,0.5,train\n2.jpg,61,0.6,test\n",
          rf"{KONIQ_META}:3: '2.jpg' has score 61 here and 60 at .*{KONIQ_OFFICIAL}:3; keep one"),
         ("1.jpg,50,0.5,test\n", rf"{KONIQ_META}:2: '1.jpg' is in split test here and in train at"),
-        ("3.jpg,50,0.5,test\n", rf"{KONIQ_META}: names none of the images of the official"),
+        ("3.jpg,50,0.5,test\n", rf"{KONIQ_META}: names none of the images of the other"),
         ("1.jpg,50,0.5,holdout\n", rf"{KONIQ_META}:2: unknown split 'holdout'"),
         ("1.jpg,50,-1,test\n", rf"{KONIQ_META}:2: std='-1' must not be negative"),
     ],

@@ -188,3 +188,44 @@ def test_names_without_ending_or_subfolder(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,mos\na.1,1\nx/c.jpg,3\n")
     with pytest.raises(DataError, match=r"1 of 2 labelled images cannot be used .*x/c\.jpg: no"):
         opened(tmp_path, "dataset.label_file=t.csv")
+
+
+def test_one_folder_a_reference(tmp_path: Path) -> None:
+    for path in ("Animal1/a.png", "Animal1/b.png", "Text/deep/c.png"):
+        place(tmp_path / path)
+    (tmp_path / "MOS.csv").write_text(
+        "a.png,1\nb.png,2\nText/deep/c.png,3\nText/gone.png,4\nd.png,5\n"
+    )
+    command = (
+        "dataset.label_file=MOS.csv", "dataset.columns.image=0", "dataset.columns.mos=1",
+        "dataset.reference_folder=true", "dataset.on_bad_image=skip", "dataset.max_bad_share=0.5",
+        "dataset.split.by=reference", "dataset.split.fractions=[0.5,0,0.5]",
+    )  # fmt: skip
+    table = opened(tmp_path, *command).table
+    assert table["reference"].tolist() == ["Animal1", "Animal1", "Text/deep"]
+    assert table.groupby("reference")["split"].nunique().tolist() == [1, 1]
+    place(tmp_path / "d.png")
+    with pytest.raises(
+        DataError, match=r"reference_folder=True: d\.png lies in no folder of its own"
+    ):
+        opened(tmp_path, *command)
+    (tmp_path / "MOS.csv").write_text("image,mos,content\na.png,1,x\nb.png,2,y\n")
+    with pytest.raises(ConfigError, match=r"reference_folder=True: the labels of csv name refer"):
+        opened(
+            tmp_path, "dataset.label_file=MOS.csv", "dataset.columns.reference=content",
+            "dataset.reference_folder=true",
+        )  # fmt: skip
+
+
+def test_a_name_of_ones_own_is_of_a_set_by_itself(tmp_path: Path) -> None:
+    place(tmp_path / "a.png")
+    place(tmp_path / "b.png")
+    (tmp_path / "t.csv").write_text("image,mos\na.png,1\nb.png,2\n")
+    command = ("dataset.label_file=t.csv", "dataset.alias=lab")
+    assert opened(tmp_path, *command).name == "lab"
+    config = load_data_config(["dataset=csv", f"dataset.root={tmp_path}", *command]).dataset
+    assert isinstance(config, DatasetConfig)
+    with pytest.raises(
+        ConfigError, match=r"parts\.csv\.alias='lab': in a mixture csv is the set's"
+    ):
+        open_dataset(config, "dataset.parts.csv", "csv")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vqr1.config.earlier import changed_settings
+from vqr1.config.earlier import changed_settings, completed
 from vqr1.errors import ConfigError, DataError
 from vqr1.training.run_record import (
     RunLock,
@@ -103,6 +103,17 @@ def test_a_record_with_renamed_keys_is_read_under_their_new_names() -> None:
     assert changed_keys(old, new) == [
         'loss._target_: "vqr1.training.losses.GrpoLoss" -> "mine.Loss"'
     ]
+
+
+def test_a_mixtures_sets_are_read_with_a_sets_earlier_values() -> None:
+    old = {"dataset.parts.tid.root": "x", "dataset.parts.tid.alias": "t"}
+    assert completed(old)["dataset.parts.tid.split.near_duplicates"] == "report"
+    assert completed(old)["dataset.parts.tid.alias"] == "t"
+    new = {"dataset": {"parts": {"tid": {"root": "x", "reference_folder": False, "alias": None}}}}
+    assert changed_keys({"dataset": {"parts": {"tid": {"root": "x"}}}}, new) == []
+    new["dataset"]["parts"]["tid"]["alias"] = "t"
+    saved = {"dataset": {"parts": {"tid": {"root": "x"}}}}
+    assert changed_keys(saved, new) == ['dataset.parts.tid.alias: null -> "t"']
 
 
 def test_data_may_have_moved() -> None:

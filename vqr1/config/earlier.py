@@ -35,6 +35,9 @@ EARLIER: dict[str, Any] = {
     "loss.off_policy_limit": None,
     "grpo.resample_zero_variance": 0,
     "advantage._target_": "vqr1.training.advantages.GroupNormalised",
+    "dataset.path": None,
+    "dataset.alias": None,
+    "dataset.reference_folder": False,
     "dataset.columns.distortion": None,
     "dataset.columns.further": [],
     "dataset.columns.header": None,
@@ -48,9 +51,9 @@ fields then, so that its own defaults held: `backend.unsupported` is not listed.
 
 
 def earlier_values(keys: Iterable[str]) -> dict[str, Any]:
-    """Of some keys, those of `EARLIER` with their values; also of the sets of a mixture."""
+    """Of some dotted keys, those that are listed; a mixture's sets have the keys of a set."""
     single = {key: _PART.sub("dataset.", key) for key in keys}
-    return {key: EARLIER[name] for key, name in single.items() if name in EARLIER}
+    return {key: EARLIER[listed] for key, listed in single.items() if listed in EARLIER}
 
 
 def completed(record: Mapping[str, Any], keys: Iterable[str] = ()) -> dict[str, Any]:

@@ -348,7 +348,7 @@ def open_sets(
 
 def _opened(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
     if isinstance(dataset, DatasetConfig):
-        return {dataset.name: open_dataset(dataset)}
+        return {dataset.set_name: open_dataset(dataset)}
     if not dataset.parts:
         raise ConfigError(["dataset.parts={}: a mixture needs at least one set"])
     _check_distinct(dataset.parts)
@@ -368,8 +368,8 @@ def _check_distinct(parts: Mapping[str, DatasetConfig]) -> None:
     seen: dict[tuple[object, ...], str] = {}
     for name, part in parts.items():
         root = None if part.root is None else Path(os.path.expanduser(part.root)).resolve()
-        identity = (part.name, root, part.label_file, part.select)
-        if root is None and part.name != "demo":
+        identity = (part.name, root, part.path, part.label_file, part.select)
+        if root is None and part.path is None and part.name != "demo":
             continue  # reported as a missing root
         if identity in seen:
             raise ConfigError(

@@ -2,9 +2,11 @@
 
 Names are matched exactly first, then without regard to letter case and to how accents are composed
 in Unicode (label files and archives disagree in both; macOS writes them decomposed); two candidates
-that differ only in these are an error. In a table of anyone's own a name may lack its ending or its
-subfolder. Folders are listed once each instead of asking the file system about every name. A
-symbolic link that leads out of the folder is refused.
+that differ only in these are an error. A bare name that is not in the folder itself is looked for
+in all subfolders: found when one file has it, refused when several do. A name that states a
+subfolder is in that one only, unless the paths are those of another layout. Folders are listed once
+each instead of asking the file system about every name. A symbolic link that leads out of the
+folder is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from vqr1.data.images import IMAGE_SUFFIXES
@@ -38,14 +41,15 @@ class ImageIndex:
 
     Attributes:
         folder: the image folder; no image outside it is ever found.
-        search_subfolders: look for a file name in all subfolders too.
-        own_names: the names are of anyone's own table: one that states a subfolder is in that one
-            only, and one without an ending is the image file that has it before its ending.
+        own_names: the names are of anyone's own table: one without an ending is the image file that
+            has it before its ending.
+        foreign_paths: the names are paths of another layout: where none leads to a file, the file
+            of that name is meant; of several, the one that shares the most folders at its end.
     """
 
     folder: Path
-    search_subfolders: bool = False
     own_names: bool = False
+    foreign_paths: bool = False
     _listings: dict[str, dict[str, list[os.DirEntry[str]]]] = field(default_factory=dict)
     _below: dict[str, list[str]] | None = None
     _stems: dict[str, list[str]] | None = None
@@ -80,8 +84,6 @@ class ImageIndex:
 
     def _find_below(self, image: str) -> FoundImage:
         missing = FoundImage(None, "no such file")
-        if not self.search_subfolders:
-            return missing
         candidates = self._named_below(image)
         if not candidates:
             return missing
@@ -94,13 +96,17 @@ class ImageIndex:
     def _named_below(self, image: str) -> list[str]:
         """Files below the folder that a name fits: exactly, or without regard to letter case."""
         path = PurePosixPath(image)
-        candidates = self._files_below().get(_folded(path.name), [])
-        if self.own_names:
-            if path.parent != PurePosixPath("."):
-                candidates = []
-            return candidates or self._stems_below().get(_folded(image), [])
-        exact = [found for found in candidates if PurePosixPath(found).name == path.name]
-        return exact or candidates
+        bare = path.parent == PurePosixPath(".")
+        candidates: list[str] = []
+        if bare or self.foreign_paths:
+            named = self._files_below().get(_folded(path.name), [])
+            exact = [found for found in named if PurePosixPath(found).name == path.name]
+            # Two files of anyone's own that differ in letter case only are both meant.
+            candidates = named if self.own_names else exact or named
+            candidates = candidates if bare else _most_alike(path, candidates)
+        if self.own_names and not candidates:
+            candidates = self._stems_below().get(_folded(image), [])
+        return candidates
 
     def _stems_below(self) -> dict[str, list[str]]:
         """Image files by their path and by their name, both without the ending."""
@@ -168,6 +174,17 @@ class ImageIndex:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).lower()
+
+
+def _most_alike(path: PurePosixPath, candidates: Sequence[str]) -> list[str]:
+    """The candidates that share the most folders with a path, counted from its end."""
+    wanted = _folded(str(path)).split("/")[::-1]
+    shared: dict[str, int] = {}
+    for candidate in candidates:
+        parts = zip(wanted, _folded(candidate).split("/")[::-1], strict=False)
+        shared[candidate] = len(list(takewhile(lambda pair: pair[0] == pair[1], parts)))
+    most = max(shared.values(), default=0)
+    return [candidate for candidate, count in shared.items() if count == most]
 
 
 def _ambiguous(folder: Path, image: str, candidates: Sequence[str]) -> str:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 import numpy as np
@@ -184,7 +185,7 @@ def open_dataset(
     Args:
         config: the set.
         key: its dotted configuration key, for error messages (`dataset.parts.kadid` in a mixture).
-        name: name in logs; the format's name if not given.
+        name: name in logs; its alias or the format's name if not given.
         listing: for a command that lists bad images, which then neither stop it nor are logged,
             whatever `on_bad_image` states.
 
@@ -194,6 +195,10 @@ def open_dataset(
             images (at most ten).
     """
     declared = label_format(config.name, key)
+    if name is not None and config.alias not in (None, name):
+        raise ConfigError(
+            [f"{key}.alias={config.alias!r}: in a mixture {name} is the set's name; remove it"]
+        )
     root = set_folder(config, key)
     labels = read_labels(config, root, key)
     scaled = scale_min_max(labels["mos"].to_numpy(), f"{key}.root={str(root)!r}")
@@ -201,13 +206,13 @@ def open_dataset(
     labels["mos_scaled"] = scaled if minmax else labels["mos"]
     width = labels["mos"].max() - labels["mos"].min()
     labels["std_scaled"] = labels["std_mos"] * (4.0 / width if minmax else 1.0)
-    image_root = _image_root(config, declared, root, key)
+    image_root = _image_root(config, labels, root, key)
     table, bad_images = _with_found_images(labels, image_root, declared, key)
     if bad_images and not (listing and len(table)):
         _handle_bad_images(bad_images, len(labels), image_root, config, key)
     if config.full_reference:
         table = with_references(table, declared, root, image_root, key)
-    name, form = name or config.name, str(labels.attrs["form"])
+    name, form = name or config.set_name, str(labels.attrs["form"])
     return LabelledSet(name, config, key, declared.title, image_root, table, bad_images, form)
 
 
@@ -236,6 +241,8 @@ def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
         select=config.select,
         score=config.score,
     )
+    if config.reference_folder:
+        labels["reference"] = _folder_references(labels, config, root, key)
     labels["split"] = assign_splits(labels, config.split, root, key)
     labels["label_name"] = labels["image"]
     labels["std_mos"] = labels["std"] * label_format(config.name, key).std_unit
@@ -261,7 +268,37 @@ def scale_min_max(mos: np.ndarray, origin: str, low: float = 1.0, high: float = 
     return scaled
 
 
-def _image_root(config: DatasetConfig, declared: LabelFormat, root: Path, key: str) -> Path:
+def _folder_references(
+    labels: pd.DataFrame, config: DatasetConfig, root: Path, key: str
+) -> list[str]:
+    """The folder that each image lies in; of an image that is not there, the one that is stated.
+
+    Raises:
+        ConfigError: an official format, or labels that name references.
+        DataError: an image that lies in the image folder itself.
+    """
+    declared = label_format(config.name, key)
+    if declared.published_range is not None or labels["reference"].notna().any():
+        raise ConfigError(
+            [f"{key}.reference_folder=True: the labels of {config.name} name references; remove it"]
+        )
+    image_root = _image_root(config, labels, root, key)
+    images = labels["image"].tolist()
+    found = ImageIndex(image_root, declared.own_names, declared.foreign_paths).find_all(images)
+    references = []
+    for image, result in zip(images, found, strict=True):
+        folder = str(PurePosixPath(result.path or image).parent)
+        if result.path is not None and folder == ".":
+            raise DataError(
+                f"{key}.reference_folder=True: {result.path} lies in no folder of its own below "
+                f"{image_root}; name references in the labels, or set {key}.image_folder right"
+            )
+        # One that is missing and names no folder is of its own reference until it is excluded.
+        references.append(image if folder == "." else folder)
+    return references
+
+
+def _image_root(config: DatasetConfig, labels: pd.DataFrame, root: Path, key: str) -> Path:
     if config.image_folder is not None:
         folder = root / config.image_folder
         if not folder.is_dir():
@@ -269,14 +306,18 @@ def _image_root(config: DatasetConfig, declared: LabelFormat, root: Path, key: s
                 [f"{key}.image_folder={config.image_folder!r}: no such folder in {root}"]
             )
         return folder
+    candidates = (
+        *label_format(config.name, key).image_folders,
+        *labels.attrs["image_folders"],
+    )
     folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
-    for candidate in declared.image_folders:
+    for candidate in candidates:
         if (root / candidate).is_dir():
             return root / candidate
         if candidate.lower() in folders:
             return folders[candidate.lower()]
     raise DataError(
-        f"{key}.root={str(root)!r}: no image folder {' or '.join(declared.image_folders)} there; "
+        f"{key}.root={str(root)!r}: no image folder {' or '.join(candidates)} there; "
         f"name it with {key}.image_folder"
     )
 
@@ -288,7 +329,7 @@ def _with_found_images(
     key: str,
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows whose images exist, with the paths of the disk, and what is wrong with the rest."""
-    index = ImageIndex(image_root, declared.search_subfolders, declared.published_range is None)
+    index = ImageIndex(image_root, declared.own_names, declared.foreign_paths)
     names = list(dict.fromkeys(name for images in labels["images"] for name in images))
     found = dict(zip(names, index.find_all(names), strict=True))
     problems = [
@@ -317,11 +358,14 @@ def _handle_bad_images(
     """Stop if the configuration asks for it, else log what is excluded."""
     shown = "; ".join(bad[:_SHOWN]) + (f"; and {len(bad) - _SHOWN} more" if bad[_SHOWN:] else "")
     summary = f"{len(bad)} of {total} labelled images cannot be used in {image_root}: {shown}"
-    if config.on_bad_image == "error" or len(bad) == total:
-        skipped = "" if len(bad) == total else _SKIP.format(key=key)
-        raise DataError(f"{summary}. Set {key}.root or {key}.image_folder right{skipped}")
     share = len(bad) / total
-    if share > config.max_bad_share:
+    if config.on_bad_image == "error":
+        allowed = f" {key}.max_bad_share={math.ceil(100 * share) / 100:g}"
+        raise DataError(
+            f"{summary}. Set {key}.root or {key}.image_folder right, or leave such images out with "
+            f"{key}.on_bad_image=skip{allowed if share > config.max_bad_share else ''}"
+        )
+    if len(bad) == total or share > config.max_bad_share:
         raise DataError(
             f"{summary}. That is {share:.1%}, above {key}.max_bad_share={config.max_bad_share:g}"
         )

@@ -22,15 +22,29 @@ def data_folder() -> Path:
 
 
 def set_folder(config: DatasetConfig, key: str) -> Path:
-    """A set's folder: `root`, or the one that `vqr1 data download` lays it into.
+    """A set's folder: `root`, the one that `vqr1 data download` lays it into, or a hub set's.
 
     Args:
         config: the set.
         key: its dotted configuration key, for error messages.
 
     Raises:
-        ConfigError: no `root`, and the set is not where it would be downloaded to.
+        ConfigError: no `root`, and the set is not where it would be downloaded to; or `root` and
+            `path` do not fit the set.
+        DataError: a hub set cannot be read.
     """
+    if config.name == "hub":
+        from vqr1.data.hub import ensure_hub_set  # of no other set
+
+        if config.root is not None:
+            raise ConfigError(
+                [f"{key}.root={config.root!r}: a hub set is at {key}.path; remove it"]
+            )
+        return ensure_hub_set(config, key)
+    if config.path is not None:
+        raise ConfigError(
+            [f"{key}.path={config.path!r}: of dataset=hub only; {config.name} is at {key}.root"]
+        )
     if config.root is not None:
         return Path(os.path.expanduser(config.root))
     if config.name == "demo":

@@ -80,7 +80,7 @@ def _folder(declared: LabelFormat, root: Path, image_root: Path, key: str) -> Pa
 
 def _files(names: list[str], folder: Path, asked: str) -> list[tuple[str, Path]]:
     """Each reference with its file."""
-    index = ImageIndex(folder, search_subfolders=True, own_names=True)
+    index = ImageIndex(folder, own_names=True)
     found = [(name, index.find(name)) for name in names]
     missing = [f"{folder / name}: {file.problem}" for name, file in found if file.path is None]
     if missing:

@@ -31,6 +31,7 @@ from vqr1.errors import DataError
 _SHOWN = 80
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+_BLANKS = re.compile(r"[ \t\r\n]*")
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 
@@ -217,6 +218,43 @@ def parse_json(text: str, where: str) -> Any:
         raise DataError(f"{where}: JSON that cannot be read ({error})") from error
 
 
+def parse_json_list(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Items of a JSON text that is one list, each with `file:line` of its beginning.
+
+    Args:
+        text: the whole text.
+        path: the file that it came from.
+
+    Raises:
+        DataError: no list, or as `parse_json`; names the line.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    at = _after_blanks(text, 0)
+    if text[at : at + 1] != "[":
+        raise DataError(f"{path}:1: expected a JSON list, found {text[at : at + _SHOWN]!r}")
+    line, counted, mark = 1, 0, ","
+    at = _after_blanks(text, at + 1)
+    if text[at : at + 1] == "]":
+        mark = "]"
+    while mark == ",":
+        line, counted = line + text.count("\n", counted, at), at
+        try:
+            item, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{line}: JSON that cannot be read ({error})") from error
+        yield f"{path}:{line}", item
+        end = _after_blanks(text, end)
+        mark = text[end : end + 1]
+        if mark not in (",", "]"):
+            line += text.count("\n", counted, end)
+            raise DataError(f"{path}:{line}: not JSON (expected ',' or ']', found {mark!r})")
+        at = _after_blanks(text, end + 1)
+    if text[at:].strip(" \t\r\n]"):
+        raise DataError(f"{path}: text follows the end of the list")
+
+
 def number(value: Any, where: str, column: str) -> float:
     """A finite float from a text or a spreadsheet's cell.
 
@@ -297,6 +335,11 @@ def fields_of_any_length() -> Iterator[None]:
         yield
     finally:
         csv.field_size_limit(before)
+
+
+def _after_blanks(text: str, at: int) -> int:
+    match = _BLANKS.match(text, at)
+    return at if match is None else match.end()
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

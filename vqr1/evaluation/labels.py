@@ -97,7 +97,7 @@ def label_tables(
     if isinstance(dataset, MixtureConfig):
         sets = {name: (config, f"dataset.parts.{name}") for name, config in dataset.parts.items()}
     else:
-        sets = {dataset.name: (dataset, "dataset")}
+        sets = {dataset.set_name: (dataset, "dataset")}
     tables = {name: _label_table(config, key, split) for name, (config, key) in sets.items()}
     if not any(table["evaluated"].any() for table in tables.values()):
         keys = ", ".join(f"{key}.split" for _, key in sets.values())
@@ -108,6 +108,6 @@ def label_tables(
 def _label_table(config: DatasetConfig, key: str, split: EvalSplit) -> pd.DataFrame:
     root = set_folder(config, key)
     table = read_labels(config, root, key)
-    labelled = LabelledSet(config.name, config, key, config.name, root, table)
+    labelled = LabelledSet(config.set_name, config, key, config.name, root, table)
     rows = labelled.rows("test" if split == "all" else split)
     return table.assign(evaluated=table.index.isin(rows.index))

@@ -196,7 +196,7 @@ def _file_settings(config: EvalConfig, path: Path) -> dict[str, Any]:
     }
     if config.labels == "dataset":
         dataset = config.dataset
-        sets = dataset.parts if isinstance(dataset, MixtureConfig) else {dataset.name: dataset}
+        sets = dataset.parts if isinstance(dataset, MixtureConfig) else {dataset.set_name: dataset}
         settings |= {"split": config.split}
         settings |= {f"labels.{key}.root": part.root for key, part in sets.items()}
     return settings

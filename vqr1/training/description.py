@@ -28,7 +28,7 @@ def run_name(config: TrainConfig, command: RunCommand) -> str:
     if isinstance(config.dataset, MixtureConfig):
         sets = "+".join(config.dataset.parts)
     else:
-        sets = config.dataset.name
+        sets = config.dataset.set_name
     return f"{sets}/{command.choices['reward']}/seed{config.seed}"
 
 

@@ -99,7 +99,7 @@ def changed_keys(
         moved: the data may lie elsewhere, because their content is compared too.
     """
     old, new = renamed_keys(_flat(saved)), _flat(current)
-    old |= {key: value for key, value in earlier_values(new).items() if key not in old}
+    old |= earlier_values(key for key in new if key not in old)
     return [
         f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
         for key in dict.fromkeys([*old, *new])

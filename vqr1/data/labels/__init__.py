@@ -16,7 +16,7 @@ import pandas as pd
 
 from vqr1.config import CsvColumns
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Rating, Split
-from vqr1.data.labels._meta import OFFICIAL, read_labels_of
+from vqr1.data.labels._forms import OFFICIAL, read_labels_of
 from vqr1.data.labels._scores import chosen_score
 from vqr1.data.labels._table import to_table
 from vqr1.errors import ConfigError
@@ -100,7 +100,8 @@ def load_labels(
         states otherwise; NaN if none), `reference` (None if none), `split` (train, val, test or
         None), `distortion` (None if not given), `further` and `splits` (dicts of further columns
         and of split columns). `attrs["form"]` states which form of label files was read,
-        `attrs["format"]` is `name`.
+        `attrs["format"]` is `name`, and `attrs["image_folders"]` names where its images may lie
+        beside the format's own folders.
 
     Raises:
         ConfigError: unknown format, missing folder or file, or an option of another format.
@@ -118,11 +119,11 @@ def load_labels(
             [f"{key}.lower_is_better=True: {name} labels know their direction; remove the key"]
         )
     source = LabelSource(folder, key, label_file, columns, select)
-    rows, form = read_labels_of(declared, source)
-    if form != OFFICIAL:
-        logger.info("%s: label form: %s", key, form)
-    rows, declared = chosen_score(rows, declared, score, key)
+    labels = read_labels_of(declared, source)
+    if labels.form != OFFICIAL:
+        logger.info("%s: label form: %s", key, labels.form)
+    rows, declared = chosen_score(labels.rows, declared, score, key)
     falls = lower_is_better or declared.published_direction == "lower"
     table = to_table(rows, declared, falls, f"{key}.root={str(root)!r}")
-    table.attrs.update(form=form, format=declared.name)
+    table.attrs.update(form=labels.form, format=declared.name, image_folders=labels.image_folders)
     return table

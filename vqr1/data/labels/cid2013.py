@@ -41,5 +41,4 @@ FORMAT = LabelFormat(
     image_folders=(".",),
     parse=parse,
     images=474,
-    search_subfolders=True,
 )

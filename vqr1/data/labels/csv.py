@@ -25,7 +25,22 @@ def parse(source: LabelSource) -> list[LabelRow]:
     """Rows of the configured table."""
     columns = source.columns or CsvColumns()
     key = f"{source.key}.columns"
-    table = read_own_table(source.main_file(), columns, key)
+    return table_rows(read_own_table(source.main_file(), columns, key), columns, key, source.notes)
+
+
+def table_rows(table: OwnTable, columns: CsvColumns, key: str, notes: list[str]) -> list[LabelRow]:
+    """Rows of a table whose columns are stated.
+
+    Args:
+        table: the table.
+        columns: which of its columns mean what.
+        key: dotted configuration key of `columns`.
+        notes: what was recognised of the table is added.
+
+    Raises:
+        ConfigError: there is no such column.
+        DataError: a cell is not what its column means.
+    """
     scores = table.places(columns.mos, "mos")
     std = None if columns.std is None else table.place(columns.std, "std")
     if len(scores) > 1 and std is not None:
@@ -33,7 +48,7 @@ def parse(source: LabelSource) -> list[LabelRow]:
             [f"{key}.std={columns.std!r}: several columns of ratings have a deviation of their own"]
         )
     table = with_decimal_mark(table, scores if std is None else [*scores, std], columns)
-    source.notes.append(table.form)
+    notes.append(table.form)
     name_of = name_maker(columns.name_pattern, key)
     images = table.places(columns.image, "image")
     texts = {
@@ -106,6 +121,5 @@ FORMAT = LabelFormat(
     published_range=None,
     image_folders=("images", "."),
     parse=parse,
-    search_subfolders=True,
     reference_folders=("images", "."),
 )

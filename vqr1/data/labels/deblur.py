@@ -13,5 +13,4 @@ FORMAT = LabelFormat(
     image_folders=("images", "."),
     parse=parser("Deblur_test_all.txt"),
     images=1199,
-    search_subfolders=True,
 )

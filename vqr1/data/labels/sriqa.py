@@ -17,6 +17,5 @@ FORMAT = LabelFormat(
     image_folders=("images", "."),
     parse=parser("SRIQA-Bench_test_all.txt", method_in_name=True),
     images=1100,
-    search_subfolders=True,
     compare_within="reference",
 )

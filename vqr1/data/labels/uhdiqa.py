@@ -32,5 +32,4 @@ FORMAT = LabelFormat(
     image_folders=(".",),
     parse=parse,
     images=6073,
-    search_subfolders=True,
 )
