@@ -55,8 +55,9 @@ def protocol_split(
     """
     name = str(table.attrs.get("format", ""))
     declared = PROTOCOLS.get(name, {})
-    if protocol in declared:
-        return declared[protocol](table, root, key)
+    rule = declared.get(protocol or "")
+    if rule is not None:
+        return rule(table, root, key)
     columns = {_name_of(column): column for row in table["splits"] for column in row}
     column = columns.get(_name_of(protocol or ""))
     if column is not None:

@@ -60,11 +60,15 @@ class WebFile:
     Attributes:
         url: its address.
         about: bytes, roughly, for the question before the download.
+        size: bytes, where they are known exactly.
+        sha256: digest, where it is known.
         kind: an archive to unpack, or a label file to lay into the set's folder.
     """
 
     url: str
     about: float
+    size: int | None = None
+    sha256: str | None = None
     kind: Literal["archive", "labels"] = "archive"
 
     @property
@@ -74,7 +78,7 @@ class WebFile:
 
     def remote(self, mirror: str | None) -> Remote:
         """Its address, whatever the mirror of the hub."""
-        return Remote(self.url)
+        return Remote(self.url, self.size, self.sha256)
 
 
 @dataclass(frozen=True)

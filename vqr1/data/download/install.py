@@ -129,8 +129,7 @@ def _remove_leftovers(plan: Plan) -> None:
 
 def _fetched(plan: Plan, file: HubFile | WebFile) -> Path:
     plan.downloads.mkdir(parents=True, exist_ok=True)
-    remote = file.remote(plan.mirror)
-    total = remote.size or round(file.about)
+    total = file.size or round(file.about)
     with new_progress() as progress:
         task = progress.add_task(f"{file.name} (MB)", total=-(-total // MEGABYTE))
 
@@ -138,7 +137,7 @@ def _fetched(plan: Plan, file: HubFile | WebFile) -> Path:
             size = of or total
             progress.update(task, completed=done // MEGABYTE, total=-(-size // MEGABYTE))
 
-        return fetch(remote, plan.downloads / file.name, advance)
+        return fetch(file.remote(plan.mirror), plan.downloads / file.name, advance)
 
 
 def _is_labels(file: Path) -> bool:

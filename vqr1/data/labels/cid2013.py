@@ -3,7 +3,7 @@
 Traps: the sheet has two scores. `Realigned MOS` puts the six image sets on one scale and is read;
 the other compares within an image set only. `Source_ID` (`IS_I_C01_D01`: image set, scene, device)
 is the image's name without its ending; the photographs of a scene have it as their reference, over
-all image sets, since the sheet does not say whether the sets photographed it anew. The images may
+all image sets, since the sheet does not state whether the sets photographed it anew. The images may
 lie in the archive's folders.
 """
 

@@ -89,10 +89,10 @@ def _of_text(path: Path, scores: Sequence[float]) -> dict[str, tuple[float, floa
         for where, fields in text_rows(path, 3)
     }  # fmt: skip
     low, high = min(scores), max(scores)
-    if max((mos for mos, _, _ in listed.values()), default=0) <= 5 < high:
-        step = (high - low) / 4
-        return {name: (low + (mos - 1) * step, *rest) for name, (mos, *rest) in listed.items()}
-    return listed
+    if max((mos for mos, _, _ in listed.values()), default=0) > 5 or high <= 5:
+        return listed
+    step = (high - low) / 4
+    return {n: (low + (mos - 1) * step, std, where) for n, (mos, std, where) in listed.items()}
 
 
 def _of_sheet(path: Path) -> dict[str, tuple[float, float, str]]:

@@ -1,7 +1,7 @@
 """UHD-IQA: `uhd-iqa-metadata.csv` with `image_name,quality_mos,set,...`; MOS of 0 to 1.
 
 The photographs, 3,840 pixels wide, lie in folders named after the set's split (`training/`,
-`validation/`, `test/`), which the names in the file leave out.
+`validation/`, `test/`), which the names in the file do not hold.
 """
 
 from __future__ import annotations
