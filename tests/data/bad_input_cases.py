@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from tests.support.images import png_bytes
 from vqr1.config import config_dir
 from vqr1.data.download.catalogue import HOSTED
-from vqr1.data.labels import FORMATS
 
 PNG = png_bytes(0)
 
