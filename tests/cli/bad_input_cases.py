@@ -294,7 +294,7 @@ TRAIN = (
     case("train", KADID + "link", "is a link that leaves the image folder"),
     case("train", KADID + "missing", "I02_01_03.png", "no such file"),
     case("train", KADID + "cut", "I02_01_03.png", "does not decode"),
-    case("train", KADID + "bomb", "I02_01_03.png", "does not decode"),
+    case("train", KADID + "bomb", "I02_01_03.png", "60000 x 60000 pixels; more than"),
     case("train", KADID + "good dataset.label_file=gone.csv", "dataset.label_file='gone.csv'"),
     case("train", KADID + "good dataset.label_file=../text.txt", "dataset.label_file"),
     case("train", KADID + "good dataset.image_folder=gone", "gone"),

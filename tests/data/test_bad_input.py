@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shlex
 from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
 from tests.data.bad_input_cases import CASES, Case
 from tests.support.images import png_bytes
-from vqr1.cli import data
+from vqr1.cli import data, options
+from vqr1.cli.compose import compose_config
 
 HERE = "HERE"
+
+
+@functools.cache
+def composed(config_name: str, overrides: tuple[str, ...]) -> DictConfig:
+    """Most cases have the overrides of others, and composing takes most of a case's time."""
+    GlobalHydra.instance().clear()
+    return compose_config(config_name, overrides)
 
 
 def make_place(place: Path, case: Case) -> None:
@@ -54,7 +64,7 @@ def test_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir(exist_ok=True)
     before = found_files(tmp_path)
-    GlobalHydra.instance().clear()
+    monkeypatch.setattr(options, "compose_config", lambda name, given: composed(name, tuple(given)))
     logging.getLogger().handlers.clear()
     code = data.main(shlex.split(case.command))
     printed = capsys.readouterr()

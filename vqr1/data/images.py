@@ -232,6 +232,7 @@ def _opened(file: Path | BinaryIO) -> Image.Image:
         content.seek(0)
         beginning = content.read(16)
         content.seek(0)
+    Image.init()
     for name in image_formats():
         open_file, accepts = Image.OPEN[name]
         # A text in place of a truth states which part of Pillow is missing for the format.
