@@ -26,7 +26,7 @@ from vqr1.iqa.preferences import (
 def stated(rows: list[tuple[int, int, float, float, float]], **rule: Any) -> StatedPairs:
     columns = np.array(rows, dtype=float).T.reshape(5, -1)
     first, second = columns[:2].astype(np.int64)
-    return StatedPairs.gather(first, second, *columns[2:], TieRule(**rule))
+    return StatedPairs.gather(first, second, *columns[2:], rule=TieRule(**rule))
 
 
 def drawn(n: int, m: int, seed: int = 0) -> StatedPairs:

@@ -195,7 +195,7 @@ def read_pairs(
             "remove the row"
         )
     rule = TieRule(config.pairs.tie_threshold, config.pairs.human_ties)
-    stated = StatedPairs.gather(first, second, *rows.votes.T, rule)
+    stated = StatedPairs.gather(first, second, *rows.votes.T, rule=rule)
     places = np.cumsum([path is not None for path in usable]) - 1
     places[[path is None for path in usable]] = -1
     kept = stated.renumbered(places)

@@ -101,7 +101,10 @@ class StatedPairs:
         low, high = np.where(turned, second, first), np.where(turned, first, second)
         up, down = np.where(turned, losses, wins), np.where(turned, wins, losses)
         keys, place = np.unique(_keys(low, high), return_inverse=True)
-        votes = [np.bincount(place, part, minlength=len(keys)) for part in (up, down, equal)]
+        votes = [
+            np.bincount(place, part, minlength=len(keys)).astype(np.float64)
+            for part in (up, down, equal)
+        ]
         return cls(keys >> 32, keys & 0xFFFFFFFF, votes[0], votes[1], votes[2], rule)
 
     def __len__(self) -> int:

@@ -192,11 +192,12 @@ def _ranked(
     """[G, K] of each term that compares images, by name."""
     if not rewards.ranks:
         return {}
+    known: Sequence[Tensor | None] = [None] * len(pools) if stated is None else stated
     parts = [
         rewards.of_kind(
             reward_inputs(answers, score_range, mos_range, preferences=preferences), ranks=True
         )
-        for answers, preferences in zip(pools, stated or [None] * len(pools), strict=True)
+        for answers, preferences in zip(pools, known, strict=True)
     ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
