@@ -98,7 +98,9 @@ class LabelledSet:
         Args:
             max_val_images: validation images that are used at most.
         """
-        rows = self.table[["image", "mos_scaled", "split"]]
+        # Fitted scores follow from the pairs, to the last digits of a machine's own arithmetic.
+        scores = ["mos_scaled"] if label_format(self.config.name, self.key).scored else []
+        rows = self.table[["image", *scores, "split"]]
         found = hashlib.sha256(pd.util.hash_pandas_object(rows, index=True).to_numpy().tobytes())
         limits: dict[Split, int | None] = {"train": None, "val": max_val_images, "test": None}
         for split, limit in limits.items():

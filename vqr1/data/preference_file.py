@@ -162,7 +162,6 @@ def read_pairs(
     key: str,
     names: Sequence[str],
     found: Sequence[str | None] | None = None,
-    rows: PreferenceRows | None = None,
 ) -> SetPairs | None:
     """The pairs of a set by row of its labels; None where it has no file of pairs.
 
@@ -173,7 +172,6 @@ def read_pairs(
         names: of the images as its label file writes them.
         found: of each of them, its path on this disk, None where it cannot be used: the pairs are
             then numbered by those that can, and the others are counted.
-        rows: of the file, where they have been read.
 
     Raises:
         ConfigError, DataError: as `read_preference_rows`; an image that the labels have not, or a
@@ -181,7 +179,7 @@ def read_pairs(
     """
     if config.pairs.file is None:
         return None
-    rows = read_preference_rows(config, root, key) if rows is None else rows
+    rows = read_preference_rows(config, root, key)
     usable = list(names) if found is None else found
     index = _NameIndex(zip(names, (path or "" for path in usable), strict=True))
     row_of = _rows_of(rows, index)
@@ -290,7 +288,7 @@ def _probability(table: OwnTable, row: int, place: int) -> tuple[float, float, f
 def _code(text: str) -> str:
     """A word without letter case, a whole number without its decimals (1.0)."""
     value = parse_number(text)
-    return str(int(value)) if value is not None and value == int(value) else text.casefold()
+    return str(int(value)) if value is not None and value.is_integer() else text.casefold()
 
 
 def _recognised(table: OwnTable, place: int, texts: Sequence[str]) -> str:
