@@ -29,7 +29,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from scipy.special import log_ndtr
 
 from vqr1.iqa.correlation import FloatArray
 
@@ -191,23 +190,6 @@ def pair_credits(difference: FloatArray, pairs: StatedPairs) -> tuple[FloatArray
     credit = 1.0 - 0.5 * np.abs(predicted - human)
     counted = human != 0 if pairs.rule.human == "exclude" else np.full(len(human), True)
     return credit, counted
-
-
-def preference_likelihood(
-    difference: FloatArray, variance: FloatArray, pairs: StatedPairs, gamma: float
-) -> float:
-    """Mean log-likelihood of a vote under Thurstone's model, in nats; -log 2 is a coin's.
-
-    mean over votes of  p log Phi(z) + (1 - p) log Phi(-z),  z = difference / sqrt(variance + gamma)
-
-    Args:
-        difference: [m] mu_i - mu_j of the predicted scores.
-        variance: [m] sigma_i^2 + sigma_j^2.
-        pairs: the m pairs; a vote for "equal" is half a vote for each image.
-        gamma: added to the variances.
-    """
-    z, p = difference / np.sqrt(variance + gamma), pairs.preference
-    return float(np.average(p * log_ndtr(z) + (1 - p) * log_ndtr(-z), weights=pairs.votes))
 
 
 @dataclass(frozen=True)
