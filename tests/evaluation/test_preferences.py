@@ -54,8 +54,9 @@ def test_the_report_by_hand() -> None:
     assert found.ceiling == pytest.approx((3 + 1 + 2 + 1 + 1) / 10)
     # 10 < 11, 10 < 14: 11-14 is a tie, so no triple has three majorities.
     assert (found.triples, found.cycles) == (0, 0)
-    assert found.likelihood_pairs == 5
-    assert found.values()["log_likelihood"] < 0
+    assert found.likelihood is not None
+    assert found.likelihood.pairs == 5
+    assert found.likelihood.published < found.likelihood.fitted < 0
     accuracy = metrics_of({}, "pairs")
     summary = summarise(six(), draws=0, metrics=accuracy)
     assert summary.metrics["preference_accuracy"].value == pytest.approx(3 / 5)
@@ -66,7 +67,7 @@ def test_the_report_by_hand() -> None:
     one_answer = replace(six(), scores=six().scores[:, :1], valid=six().valid[:, :1])
     single = preference_report(one_answer, "valid_mean")
     assert single is not None
-    assert single.values()["log_likelihood"] is None
+    assert single.values()["likelihood"] is None
     assert preference_report(replace(six(), pairs={}), "valid_mean") is None
 
 

@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from scipy.stats import norm
 
 from vqr1.iqa import preferences
+from vqr1.iqa.pairs import PairOutcomes
 from vqr1.iqa.preference_fit import PRIOR, fit_scores
 from vqr1.iqa.preferences import (
     StatedPairs,
@@ -19,7 +20,6 @@ from vqr1.iqa.preferences import (
     count_triples,
     groups_of,
     pair_credits,
-    preference_likelihood,
 )
 
 
@@ -99,11 +99,13 @@ def test_groups_and_likelihood() -> None:
     rows, group = groups_of(pairs)
     assert rows.tolist() == [0, 2, 3, 5, 7]
     assert group.tolist() == [0, 1, 1, 0, 0]
-    # Votes 1, 4 and 1: log Phi(1) + 3 log Phi(0.5) + log Phi(-0.5) + log Phi(-1), over 6.
+    # p is 1, 3/4 and 1: log Phi(1), 3/4 log Phi(0.5) + 1/4 log Phi(-0.5), log Phi(-1).
     difference, variance = np.array([1.0, 1.0, -1.0]), np.array([1.0, 4.0, 1.0])
-    expected = (norm.logcdf(1) + 3 * norm.logcdf(0.5) + norm.logcdf(-0.5) + norm.logcdf(-1)) / 6
+    halves = 0.75 * norm.logcdf(0.5) + 0.25 * norm.logcdf(-0.5)
+    expected = (norm.logcdf(1) + halves + norm.logcdf(-1)) / 3
     # The pairs are in order 0-5, 2-3, 5-7.
-    assert preference_likelihood(difference, variance, pairs, gamma=0) == pytest.approx(expected)
+    outcomes = PairOutcomes(difference, variance, pairs.preference)
+    assert -outcomes.log_loss(gamma=0) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("model", ["thurstone", "bradley_terry"])

@@ -100,7 +100,15 @@ class RankingDataModule(lightning.LightningDataModule):
         """
         if self._target == "mos":
             return {}
-        return {name: training_pairs(labelled) for name, labelled in self.sets.items()}
+        found, problems = {}, []
+        for name, labelled in self.sets.items():
+            try:
+                found[name] = training_pairs(labelled)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return found
 
     @cached_property
     def _bad(self) -> dict[str, torch.Tensor]:

@@ -22,14 +22,36 @@ from vqr1.data.preference_file import read_pairs
 from vqr1.errors import ConfigError
 from vqr1.evaluation.predictions import Predictions, ScoreRule
 from vqr1.evaluation.tables import Table
-from vqr1.iqa.preferences import StatedPairs, count_triples, pair_credits, preference_likelihood
-from vqr1.iqa.thurstone import GAMMA
+from vqr1.iqa.pairs import PairOutcomes, fit_comparison
+from vqr1.iqa.preferences import StatedPairs, count_triples, pair_credits
 
 if TYPE_CHECKING:
     from vqr1.evaluation.report import Evaluation
 
 COIN = -math.log(2)
-"""Mean log-likelihood of a vote by a coin, in nats."""
+"""Mean log-likelihood of a preference by a coin, in nats."""
+
+FITTED_PAIRS = 100_000
+"""Pairs that the scale of the standard deviations is fitted to at most."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Stated preferences under Thurstone's model with the standard deviations of the answers.
+
+    Attributes:
+        pairs: pairs of two images with a standard deviation.
+        published: mean log-likelihood with the published constants, in nats; a coin has -log 2.
+        fitted: the same with `std_scale` and `gamma`.
+        std_scale: factor of the standard deviations that makes the pairs most likely.
+        gamma: added variance that does (`vqr1.iqa.pairs`).
+    """
+
+    pairs: int
+    published: float
+    fitted: float
+    std_scale: float
+    gamma: float
 
 
 @dataclass(frozen=True)
@@ -51,9 +73,7 @@ class PreferenceReport:
         triples: triples of images whose three pairs have a majority; -1 where not counted.
         cycles: those of them in which each image beats the next.
         cycles_reason: why they were not counted.
-        log_likelihood: mean of a vote under Thurstone's model with the standard deviations of the
-            answers, in nats; NaN where none are known.
-        likelihood_pairs: pairs that it is over.
+        likelihood: of the preferences; None where no standard deviations are known.
     """
 
     pairs: int
@@ -70,8 +90,7 @@ class PreferenceReport:
     triples: int
     cycles: int
     cycles_reason: str | None
-    log_likelihood: float
-    likelihood_pairs: int
+    likelihood: Likelihood | None
 
     def values(self) -> dict[str, Any]:
         """As plain values; None for what is not known."""
@@ -140,7 +159,6 @@ def preference_report(predictions: Predictions, rule: ScoreRule) -> PreferenceRe
     predicted = np.where(np.abs(difference) <= scored.rule.threshold, 0, np.sign(difference))
     votes, p = scored.votes, scored.preference
     triples = count_triples(scored)
-    likelihood, likely = _likelihood(scores, std, scored)
     return PreferenceReport(
         pairs=len(scored),
         votes=float(votes.sum()),
@@ -156,8 +174,7 @@ def preference_report(predictions: Predictions, rule: ScoreRule) -> PreferenceRe
         triples=triples.complete,
         cycles=triples.cyclic,
         cycles_reason=triples.reason,
-        log_likelihood=likelihood,
-        likelihood_pairs=likely,
+        likelihood=_likelihood(scores, std, scored),
     )
 
 
@@ -165,14 +182,18 @@ def _share(values: np.ndarray, votes: np.ndarray) -> float:
     return float(np.average(values, weights=votes)) if len(votes) else math.nan
 
 
-def _likelihood(scores: np.ndarray, std: np.ndarray, pairs: StatedPairs) -> tuple[float, int]:
-    """Mean log-likelihood of a vote, and the pairs that it is over."""
+def _likelihood(scores: np.ndarray, std: np.ndarray, pairs: StatedPairs) -> Likelihood | None:
     known = pairs.within(np.flatnonzero(np.isfinite(std)))
     if not len(known):
-        return math.nan, 0
+        return None
     i, j = known.first, known.second
-    variance = std[i] ** 2 + std[j] ** 2
-    return preference_likelihood(scores[i] - scores[j], variance, known, GAMMA), len(known)
+    outcomes = PairOutcomes(scores[i] - scores[j], std[i] ** 2 + std[j] ** 2, known.preference)
+    chosen = np.random.default_rng(0).permutation(len(known))[:FITTED_PAIRS]
+    scale, gamma = fit_comparison(
+        PairOutcomes(outcomes.difference[chosen], outcomes.variance[chosen], outcomes.won[chosen])
+    )
+    fitted = -outcomes.log_loss(scale, gamma)
+    return Likelihood(len(known), -outcomes.log_loss(), fitted, scale, gamma)
 
 
 def preference_tables(evaluation: Evaluation) -> list[Table]:
@@ -182,7 +203,7 @@ def preference_tables(evaluation: Evaluation) -> list[Table]:
         return []
     heads = (
         "set", "pairs", "accuracy", "human ties", "predicted ties", "vote agreement", "at most",
-        "cycles", "log-likelihood",
+        "cycles", "log-likelihood", "fitted",
     )  # fmt: skip
     rows, notes = [], []
     for metrics, pairs in found:
@@ -195,7 +216,8 @@ def preference_tables(evaluation: Evaluation) -> list[Table]:
         rows.append((
             metrics.dataset, f"{pairs.counted}/{pairs.pairs}", shown, str(pairs.human_ties),
             str(pairs.predicted_ties), f"{pairs.agreement:.3f}", f"{pairs.ceiling:.3f}", cycles,
-            "" if math.isnan(pairs.log_likelihood) else f"{pairs.log_likelihood:.3f}",
+            "" if pairs.likelihood is None else f"{pairs.likelihood.published:.3f}",
+            "" if pairs.likelihood is None else f"{pairs.likelihood.fitted:.3f}",
         ))  # fmt: skip
         notes += [f"{metrics.dataset}: {text}" for text in _sentences(pairs, accuracy.value)]
     return [Table(f"stated pairs. {evaluation.caption}", heads, tuple(rows), "pairs", tuple(notes))]
@@ -225,10 +247,12 @@ def _sentences(pairs: PreferenceReport, accuracy: float) -> list[str]:
         found.append(f"{pairs.outside} pairs have an image that is not evaluated here")
     if pairs.unscored:
         found.append(f"{pairs.unscored} pairs are excluded: an image has no score")
-    if pairs.likelihood_pairs:
+    if pairs.likelihood is not None:
         found.append(
-            f"log-likelihood: mean of a vote under Thurstone's model with the answers' standard "
-            f"deviations, in nats, over {pairs.likelihood_pairs} pairs; a coin has {COIN:.3f}"
+            f"log-likelihood: mean of a preference under Thurstone's model with the answers' "
+            f"standard deviations, in nats, over {pairs.likelihood.pairs} pairs: with the published "
+            f"constants, and fitted to these pairs (deviations times {pairs.likelihood.std_scale:.3g}"
+            f", gamma {pairs.likelihood.gamma:.3g}); a coin has {COIN:.3f}"
         )
     if accuracy < 0.5:
         found.append(

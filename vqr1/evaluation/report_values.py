@@ -37,7 +37,9 @@ def metric_values(evaluation: Evaluation) -> dict[str, float]:
             values[f"{prefix}/trained_on"] = float(metrics.trained_on.trained)
         if metrics.preferences is not None:
             values[f"{prefix}/pairs"] = float(metrics.preferences.pairs)
-            values[f"{prefix}/pair_log_likelihood"] = metrics.preferences.log_likelihood
+            if metrics.preferences.likelihood is not None:
+                likelihood = metrics.preferences.likelihood.published
+                values[f"{prefix}/pair_log_likelihood"] = likelihood
             values[f"{prefix}/pair_cycles"] = float(metrics.preferences.cycles)
     means = evaluation.means
     if means is not None:
