@@ -248,11 +248,12 @@ def _sentences(pairs: PreferenceReport, accuracy: float) -> list[str]:
     if pairs.unscored:
         found.append(f"{pairs.unscored} pairs are excluded: an image has no score")
     if pairs.likelihood is not None:
+        known = pairs.likelihood
         found.append(
             f"log-likelihood: mean of a preference under Thurstone's model with the answers' "
-            f"standard deviations, in nats, over {pairs.likelihood.pairs} pairs: with the published "
-            f"constants, and fitted to these pairs (deviations times {pairs.likelihood.std_scale:.3g}"
-            f", gamma {pairs.likelihood.gamma:.3g}); a coin has {COIN:.3f}"
+            f"standard deviations, in nats, over {known.pairs} pairs: with the published constants, "
+            f"and fitted to these pairs (deviations times {known.std_scale:.3g}, gamma "
+            f"{known.gamma:.3g}); a coin has {COIN:.3f}"
         )
     if accuracy < 0.5:
         found.append(

@@ -84,6 +84,7 @@ class StatedPairs:
         wins: FloatArray,
         losses: FloatArray,
         equal: FloatArray,
+        *,
         rule: TieRule = TieRule(),
     ) -> StatedPairs:
         """Rows in any order and direction, the votes of one pair added up.
@@ -146,7 +147,12 @@ class StatedPairs:
         first, second = places[self.first], places[self.second]
         kept = self.only((first >= 0) & (second >= 0))
         return StatedPairs.gather(
-            places[kept.first], places[kept.second], kept.wins, kept.losses, kept.equal, self.rule
+            places[kept.first],
+            places[kept.second],
+            kept.wins,
+            kept.losses,
+            kept.equal,
+            rule=self.rule,
         )
 
     def block(self, rows: IntArray) -> FloatArray:
