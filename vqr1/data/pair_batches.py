@@ -82,10 +82,10 @@ def _step(graph: PairGraph, rank: IntArray, uses: IntArray, size: int, pool: int
     while len(chosen) < size:
         if len(chosen) % pool == 0:
             links[:] = 0
-        key = -_USES * uses + _LINKS * np.minimum(links, pool) - rank
-        linked = free & (links > 0)
-        among = np.flatnonzero(linked if linked.any() else free)
-        best = int(among[np.argmax(key[among])])
+        among = np.flatnonzero(free & (links > 0))
+        among = among if len(among) else np.flatnonzero(free)
+        worth = _LINKS * np.minimum(links[among], pool) - _USES * uses[among] - rank[among]
+        best = int(among[np.argmax(worth)])
         chosen.append(best)
         free[best] = False
         uses[best] += 1

@@ -251,8 +251,8 @@ def _sentences(pairs: PreferenceReport, accuracy: float) -> list[str]:
         known = pairs.likelihood
         found.append(
             f"log-likelihood: mean of a preference under Thurstone's model with the answers' "
-            f"standard deviations, in nats, over {known.pairs} pairs: with the published constants, "
-            f"and fitted to these pairs (deviations times {known.std_scale:.3g}, gamma "
+            f"standard deviations, in nats, over {known.pairs} pairs: with the published "
+            f"constants, and fitted to these pairs (deviations times {known.std_scale:.3g}, gamma "
             f"{known.gamma:.3g}); a coin has {COIN:.3f}"
         )
     if accuracy < 0.5:
