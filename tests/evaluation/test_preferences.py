@@ -102,7 +102,7 @@ def test_interval_cycles_and_table() -> None:
             for i, j in itertools.combinations(range(40), 2)]  # fmt: skip
     rows = [(i, j, w, 1 - w, 0) for i, j, w, _, _ in rows]
     found = replace(predictions(scores, scores + 1), pairs={"demo": stated(rows, TieRule())})
-    options = MetricOptions(draws=200, metrics=metrics_of({}, "pairs"))
+    options = MetricOptions(curves=(), draws=200, metrics=metrics_of({}, "pairs"))
     metrics = set_metrics(found, options)
     accuracy = metrics.metrics["preference_accuracy"]
     assert accuracy.value in accuracy.interval
@@ -131,6 +131,7 @@ def write_set(root: Path) -> None:
 
 
 OPTIONS = ("logger=none", "report.plots=false", "report.worst=0", "statistics.bootstrap_draws=100",
+           "statistics.curves=[]",
            "target=pairs", "labels=dataset", "split=all", "dataset.pairs.first=0",
            "dataset.pairs.second=1", "dataset.pairs.preference=2", "dataset.pairs.codes=one_two",
            "dataset.pairs.name_pattern='img{:03}.png'")  # fmt: skip

@@ -131,6 +131,7 @@ def read_preference_rows(config: DatasetConfig, root: Path, key: str) -> Prefere
 
 
 def _read(path: Path, pairs: PairsConfig, pattern: str | None, key: str) -> PreferenceRows:
+    _check_keys(pairs, key)
     columns = _columns(pairs)
     table = _read_json(path, key) if path.suffix == ".jsonl" else read_own_table(path, columns, key)
     values = list(pairs.votes or (pairs.preference,))
@@ -213,6 +214,19 @@ def _path(config: DatasetConfig, root: Path, key: str) -> Path:
     if not path.is_file():
         raise ConfigError([f"{name}={file!r}: no such file in {root}"])
     return path
+
+
+def _check_keys(pairs: PairsConfig, key: str) -> None:
+    """Raise one ConfigError with every key that would be passed over."""
+    problems = []
+    if pairs.equal_votes is not None and pairs.votes is None:
+        problems.append(f"{key}.equal_votes={pairs.equal_votes!r}: name {key}.votes too")
+    if pairs.words is not None and pairs.codes is not None:
+        problems.append(f"{key}.codes={pairs.codes}, {key}.words: only one of them may be given")
+    if pairs.votes is not None and (pairs.words is not None or pairs.codes is not None):
+        problems.append(f"{key}.votes: numbers of votes have no codes or words; remove these")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _columns(pairs: PairsConfig) -> CsvColumns:

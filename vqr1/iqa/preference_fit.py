@@ -22,6 +22,7 @@ import math
 from typing import Literal
 
 import numpy as np
+from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit, log_ndtr
 
@@ -58,11 +59,21 @@ def fit_scores(pairs: StatedPairs, n: int, model: PreferenceModel = "thurstone")
         gradient = np.bincount(i, slope, minlength=n) - np.bincount(j, slope, minlength=n)
         return -float(value) / scale, -(gradient - PRIOR * s) / scale
 
+    def curvature(s: FloatArray) -> sparse.csr_array:
+        d = s[i] - s[j]
+        weights = _curvatures(d, up, down, model)
+        diagonal = PRIOR + np.bincount(i, weights, minlength=n)
+        diagonal += np.bincount(j, weights, minlength=n)
+        places = np.arange(n)
+        rows, columns = np.concatenate([places, i, j]), np.concatenate([places, j, i])
+        values = np.concatenate([diagonal, -weights, -weights]) / scale
+        return sparse.csr_array((values, (rows, columns)), shape=(n, n))
+
     if not len(pairs):
         return np.zeros(n)
     found = minimize(
-        objective, np.zeros(n), jac=True, method="L-BFGS-B",
-        options={"maxiter": 5000, "maxfun": 10000, "ftol": 1e-15, "gtol": 1e-9},
+        objective, np.zeros(n), jac=True, hess=curvature, method="Newton-CG",
+        options={"xtol": 1e-9, "maxiter": 200},
     )  # fmt: skip
     return np.asarray(found.x, dtype=np.float64)
 
@@ -76,3 +87,13 @@ def _log_probabilities(
     won, lost = log_ndtr(d), log_ndtr(-d)
     density = -0.5 * d * d - 0.5 * math.log(2 * math.pi)
     return (won, lost), (np.exp(density - won), np.exp(density - lost))
+
+
+def _curvatures(
+    d: FloatArray, up: FloatArray, down: FloatArray, model: PreferenceModel
+) -> FloatArray:
+    """[m] minus the second derivative of a pair's log-likelihood by its difference."""
+    _, (won, lost) = _log_probabilities(d, model)
+    if model == "bradley_terry":
+        return np.asarray((up + down) * won * lost)
+    return np.asarray(up * won * (won + d) + down * lost * (lost - d))
