@@ -162,7 +162,7 @@ def test_spreadsheets_of_mos_and_pairs_by_number(tmp_path: Path) -> None:
          ("dataset.pairs.name_pattern='{}'",), r":2: .* are one image"),
         (NAMED + "..\\1,2,left\n", ("dataset.pairs.name_pattern='{}'",), r":2: .*leaves the image"),
         (NAMED, (), r"no pairs"),
-        (NAMED + "1,2,left\n", ("dataset.pairs.equal_votes=e",), r"equal_votes='e': name .*votes too"),
+        (NAMED + "1,2,left\n", ("dataset.pairs.equal_votes=e",), r"equal_votes='e': name .*votes"),
         (NAMED + "1,2,left\n", ("dataset.pairs.words={first:[x]}", "dataset.pairs.codes=words"),
          r"codes=words, .*words: only one"),
         (NAMED + "1,2,left\n", ("dataset.pairs.votes=[a,b]", "dataset.pairs.codes=words"),
