@@ -133,3 +133,12 @@ def test_a_held_run_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(RunLock, "acquire", lambda self: False)
     with pytest.raises(ConfigError, match="another process is working on this run"):
         RunLock(tmp_path).__enter__()
+
+
+def test_keys_that_came_later_have_their_value_in_records_of_mixtures_too() -> None:
+    saved = {"dataset": {"parts": {"kadid": {"root": "k"}}}}
+    now = {"dataset": {"parts": {"kadid": {"root": "k", "pairs": {"file": None}}}}, "target": "mos"}
+    assert changed_keys(saved, now) == []
+    now["dataset"]["parts"]["kadid"]["pairs"]["file"] = "pairs.csv"  # type: ignore[index]
+    now["target"] = "pairs"
+    assert changed_keys(saved, now, moved=True) == ['target: "mos" -> "pairs"']

@@ -9,10 +9,9 @@ a row (`labels/csv.py`).
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from vqr1.config import CsvColumns, DatasetConfig, PairsConfig
 from vqr1.data.labels._own_table import OwnTable, name_maker, read_own_table, with_decimal_mark
 from vqr1.data.labels._reading import text_lines
 from vqr1.data.labels._table import relative_image
+from vqr1.data.name_index import NameIndex
 from vqr1.data.tables import parse_json, parse_number
 from vqr1.errors import ConfigError, DataError
 from vqr1.iqa.correlation import FloatArray
@@ -182,7 +182,7 @@ def read_pairs(
         return None
     rows = read_preference_rows(config, root, key)
     usable = list(names) if found is None else found
-    index = _NameIndex(zip(names, (path or "" for path in usable), strict=True))
+    index = NameIndex(zip(names, (path or "" for path in usable), strict=True))
     row_of = _rows_of(rows, index)
     first = np.array([row_of[name] for name in rows.first], dtype=np.int64)
     second = np.array([row_of[name] for name in rows.second], dtype=np.int64)
@@ -339,7 +339,7 @@ def _contradicted(first: IntArray, second: IntArray, votes: FloatArray) -> int:
     return int((both[0] & both[1]).sum())
 
 
-def _rows_of(rows: PreferenceRows, index: _NameIndex) -> dict[str, int]:
+def _rows_of(rows: PreferenceRows, index: NameIndex) -> dict[str, int]:
     """Row of the labels of each name in a file.
 
     Raises:
@@ -366,35 +366,3 @@ def _rows_of(rows: PreferenceRows, index: _NameIndex) -> dict[str, int]:
             "pairs.name_pattern"
         )
     return found
-
-
-class _NameIndex:
-    """Rows by what an image may be called, the exact name first.
-
-    Args:
-        names: of each row, the names that it goes by; "" is none.
-    """
-
-    def __init__(self, names: Iterable[tuple[str, ...]]) -> None:
-        self._levels: tuple[dict[str, list[int]], ...] = ({}, {}, {}, {}, {})
-        for row, known in enumerate(names):
-            for name in filter(None, known):
-                for level, form in zip(self._levels, _forms(name), strict=True):
-                    rows = level.setdefault(form, [])
-                    if row not in rows[-1:]:
-                        rows.append(row)
-
-    def find(self, name: str) -> list[int]:
-        """Rows that a name fits: one, none, or several."""
-        exact, folded = _forms(name)[:2]
-        for level, form in zip(self._levels, (exact, *[folded] * 4), strict=True):
-            if form in level:
-                return level[form]
-        return []
-
-
-def _forms(name: str) -> tuple[str, ...]:
-    """A name as it is, without letter case, also without its ending, its folder, and both."""
-    folded = unicodedata.normalize("NFC", name).casefold()
-    path = PurePosixPath(folded)
-    return (name, folded, str(path.with_suffix("")), path.name, path.stem)
