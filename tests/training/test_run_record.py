@@ -136,9 +136,14 @@ def test_a_held_run_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_keys_that_came_later_have_their_value_in_records_of_mixtures_too() -> None:
-    saved = {"dataset": {"parts": {"kadid": {"root": "k"}}}}
-    now = {"dataset": {"parts": {"kadid": {"root": "k", "pairs": {"file": None}}}}, "target": "mos"}
-    assert changed_keys(saved, now) == []
-    now["dataset"]["parts"]["kadid"]["pairs"]["file"] = "pairs.csv"  # type: ignore[index]
-    now["target"] = "pairs"
-    assert changed_keys(saved, now, moved=True) == ['target: "mos" -> "pairs"']
+    def record(**pairs: str | None) -> dict[str, object]:
+        return {
+            "dataset": {"parts": {"kadid": {"root": "k", **({"pairs": pairs} if pairs else {})}}}
+        }
+
+    assert changed_keys(record(), {**record(file=None), "target": "mos"}) == []
+    changed = changed_keys(record(), {**record(fit="bradley_terry"), "target": "pairs"})
+    assert changed == [
+        'dataset.parts.kadid.pairs.fit: "thurstone" -> "bradley_terry"',
+        'target: "mos" -> "pairs"',
+    ]
