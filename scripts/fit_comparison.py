@@ -27,9 +27,9 @@ from PIL import Image
 
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import EvalConfig, LocalBackendConfig, validate
-from vqr1.data.datamodule import open_sets
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
+from vqr1.data.opened_sets import open_sets
 from vqr1.inference.backends import build_backend
 from vqr1.inference.compare import is_comparable
 from vqr1.inference.scorer import Scorer

@@ -15,10 +15,11 @@ import torch
 
 from tests.support.images import SENTENCE, noise_image
 from vqr1.config import CsvColumns, DatasetConfig, LoaderConfig, MixtureConfig, SplitConfig
-from vqr1.data.datamodule import RankingDataModule, open_sets
+from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.images import load_image
 from vqr1.data.jsonl import read_jsonl
 from vqr1.data.labelled_set import open_dataset
+from vqr1.data.opened_sets import open_sets
 from vqr1.data.ranking_batches import BatchPlan
 from vqr1.data.ranking_images import RankingImages, SetImages
 from vqr1.errors import ConfigError, DataError
@@ -527,7 +528,8 @@ def test_other_pixels_under_the_same_names_are_found(
         box[0] = sent[0]
 
     def check(rank: int, images: DatasetConfig) -> None:
-        monkeypatch.setattr("vqr1.data.datamodule._rank_and_world_size", lambda: (rank, 2))
+        monkeypatch.setattr("vqr1.data.datamodule.get_rank", lambda: rank)
+        monkeypatch.setattr("vqr1.data.datamodule.get_world_size", lambda: 2)
         module(images, prompts).check_same_in_all_processes()
 
     monkeypatch.setattr("torch.distributed.broadcast_object_list", broadcast)

@@ -12,9 +12,9 @@ from PIL import Image, ImageFilter
 
 from vqr1.config import DatasetConfig, MixtureConfig, SplitConfig
 from vqr1.data import near_duplicates
-from vqr1.data.datamodule import open_sets
 from vqr1.data.inspection import Extent, report
 from vqr1.data.near_duplicates import image_hashes, near_pairs, perceptual_hash
+from vqr1.data.opened_sets import open_sets
 from vqr1.errors import DataError
 
 

@@ -45,6 +45,23 @@ EARLIER: dict[str, Any] = {
     "dataset.columns.decimal": None,
     "dataset.columns.sheet": None,
     "dataset.columns.name_pattern": None,
+    "target": "mos",
+    "dataset.pairs.file": None,
+    "dataset.pairs.first": "first",
+    "dataset.pairs.second": "second",
+    "dataset.pairs.preference": "preference",
+    "dataset.pairs.codes": None,
+    "dataset.pairs.words": None,
+    "dataset.pairs.votes": None,
+    "dataset.pairs.equal_votes": None,
+    "dataset.pairs.name_pattern": None,
+    "dataset.pairs.tie_threshold": 0,
+    "dataset.pairs.human_ties": "half",
+    "dataset.pairs.fit": "thurstone",
+    "dataset.pairs.header": None,
+    "dataset.pairs.separator": None,
+    "dataset.pairs.decimal": None,
+    "dataset.pairs.sheet": None,
 }
 """By dotted key, the value in every record that lacks it. Requests to a server lacked sampling
 fields then, so that its own defaults held: `backend.unsupported` is not listed."""

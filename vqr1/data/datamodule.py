@@ -14,20 +14,22 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
 import torch.distributed
 
-from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig
+from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig, Target
 from vqr1.data.cache import ImageCache
-from vqr1.data.labelled_set import LabelledSet, open_dataset
+from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.labels import Split
+from vqr1.data.opened_sets import open_sets
+from vqr1.data.pair_training import TrainingPairs, training_pairs
 from vqr1.data.prompts import ImageSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler, RankingPlan
 from vqr1.data.ranking_images import RankingImages, RankingLoader, SetImages
-from vqr1.data.split_duplicates import without_near_duplicates
+from vqr1.distributed.collectives import get_rank, get_world_size
 from vqr1.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,9 @@ class RankingDataModule(lightning.LightningDataModule):
         val_max_images: at most this many validation images of each set; None uses all.
         val_batch_size: images evaluated together; the training batch's number if not given.
         sets: the sets of `dataset`, where they are opened already (`open_sets`).
+        target: training draws images by their MOS' sets alone, or so that they have pairs.
+        pool: images of a step that are compared, where pairs are: all, those of a process, or a
+            number.
     """
 
     def __init__(
@@ -55,9 +60,14 @@ class RankingDataModule(lightning.LightningDataModule):
         val_max_images: int | None = None,
         val_batch_size: int | None = None,
         sets: dict[str, LabelledSet] | None = None,
+        target: Target = "mos",
+        pool: Literal["global", "rank"] | int = "global",
     ) -> None:
         super().__init__()
         self._opened = sets
+        self._target = target
+        sizes = {"global": None, "rank": loader.batch_size}
+        self._pool = pool if isinstance(pool, int) else sizes[pool]
         self._val_batch_size = val_batch_size
         self._val_max_images = val_max_images
         self._dataset = dataset
@@ -84,6 +94,26 @@ class RankingDataModule(lightning.LightningDataModule):
         return open_sets(self._dataset) if self._opened is None else self._opened
 
     @cached_property
+    def training_pairs(self) -> dict[str, TrainingPairs]:
+        """By set, the pairs that are learnt from; empty where MOS are.
+
+        Raises:
+            ConfigError: sets without a file of pairs.
+            DataError: a set without a pair of training images.
+        """
+        if self._target == "mos":
+            return {}
+        found, problems = {}, []
+        for name, labelled in self.sets.items():
+            try:
+                found[name] = training_pairs(labelled)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return found
+
+    @cached_property
     def _bad(self) -> dict[str, torch.Tensor]:
         """By set, [rows] uint8 in memory shared with the workers: 1 where an image is bad."""
         return {
@@ -105,7 +135,7 @@ class RankingDataModule(lightning.LightningDataModule):
 
         Of those that do not decode, in a run of several processes, all of them have to ask.
         """
-        if _rank_and_world_size()[1] > 1:
+        if get_world_size() > 1:
             for bad in self._bad.values():
                 torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)
         return {
@@ -123,7 +153,7 @@ class RankingDataModule(lightning.LightningDataModule):
         Raises:
             DataError: this process has read something else.
         """
-        rank, world_size = _rank_and_world_size()
+        rank, world_size = get_rank(), get_world_size()
         if world_size == 1:
             return
         rows_of = self.digests()
@@ -165,7 +195,14 @@ class RankingDataModule(lightning.LightningDataModule):
     def _train_images(self) -> dict[str, SetImages]:
         """Training images by what the plan of batches takes for a set: those that compare."""
         parts: dict[str, SetImages] = {}
+        stated = self.training_pairs
         for name, labelled in self.sets.items():
+            if name in stated:
+                pairs = stated[name]
+                parts[name] = SetImages(labelled, pairs.rows, self._bad[name], pairs.scores)
+                if not len(parts[name]):
+                    raise DataError(f"{labelled.key}.split: {name} has no training images")
+                continue
             rows = labelled.rows("train")
             groups = labelled.ranked_together(rows)
             if not len(rows) or not groups:
@@ -215,7 +252,7 @@ class RankingDataModule(lightning.LightningDataModule):
     def val_dataloader(self) -> RankingLoader:
         """This process's share of the validation batches, for Lightning's loop."""
         return self.eval_dataloader(
-            "val", self._val_max_images, self._val_batch_size, *_rank_and_world_size()
+            "val", self._val_max_images, self._val_batch_size, get_rank(), get_world_size()
         )
 
     def eval_dataloader(
@@ -277,7 +314,7 @@ class RankingDataModule(lightning.LightningDataModule):
     def _make_sampler(self, parts: Mapping[str, SetImages]) -> RankingBatchSampler:
         weights = self._dataset.weights if isinstance(self._dataset, MixtureConfig) else None
         sizes = {part: len(images) for part, images in parts.items()}
-        rank, world_size = _rank_and_world_size()
+        rank, world_size = get_rank(), get_world_size()
         plan = RankingPlan(
             self._seed,
             sizes,
@@ -285,6 +322,8 @@ class RankingDataModule(lightning.LightningDataModule):
             world_size,
             _shared_weights(weights, parts),
             self._loader.last_batch,
+            {name: pairs.graph for name, pairs in self.training_pairs.items()},
+            self._pool,
         )
         small = Counter(p.name for p in parts.values() if len(p) < plan.global_batch)
         for name, count in small.items():
@@ -322,67 +361,3 @@ def _shared_weights(
     }
     # Names of no set, or of sets that are not here, are for the plan to refuse.
     return {**shared, **{name: w for name, w in weights.items() if name not in images}}
-
-
-def open_sets(
-    dataset: DatasetConfig | MixtureConfig, *, compared: bool = True
-) -> dict[str, LabelledSet]:
-    """Open the set, or all sets of a mixture, by name.
-
-    Args:
-        dataset: the set or the mixture.
-        compared: with `split.near_duplicates`, images of different splits are compared. Nobody
-            needs it who trains on none of them.
-
-    Raises:
-        ConfigError: a mixture is empty or holds a set twice, or a key does not fit its set; all
-            splits' problems together.
-        DataError: labels or images are not as their format states, or near-identical images lie in
-            two splits and are refused.
-    """
-    sets = _opened(dataset)
-    if not compared:
-        return sets
-    return without_near_duplicates(sets, shown=_rank_and_world_size()[0] == 0)
-
-
-def _opened(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
-    if isinstance(dataset, DatasetConfig):
-        return {dataset.set_name: open_dataset(dataset)}
-    if not dataset.parts:
-        raise ConfigError(["dataset.parts={}: a mixture needs at least one set"])
-    _check_distinct(dataset.parts)
-    sets: dict[str, LabelledSet] = {}
-    problems: list[str] = []
-    for name, part in dataset.parts.items():
-        try:
-            sets[name] = open_dataset(part, f"dataset.parts.{name}", name)
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return sets
-
-
-def _check_distinct(parts: Mapping[str, DatasetConfig]) -> None:
-    seen: dict[tuple[object, ...], str] = {}
-    for name, part in parts.items():
-        root = None if part.root is None else Path(os.path.expanduser(part.root)).resolve()
-        identity = (part.name, root, part.path, part.label_file, part.select)
-        if root is None and part.path is None and part.name != "demo":
-            continue  # reported as a missing root
-        if identity in seen:
-            raise ConfigError(
-                [
-                    f"dataset.parts.{name}: the same set as dataset.parts.{seen[identity]} "
-                    f"({part.name}, root {part.root}); list it once, and give it more batches with "
-                    "dataset.weights"
-                ]
-            )
-        seen[identity] = name
-
-
-def _rank_and_world_size() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

@@ -21,9 +21,11 @@ import numpy as np
 import pandas as pd
 
 from vqr1.config import DatasetConfig
+from vqr1.data.fitted_scores import with_fitted_scores, with_groups
 from vqr1.data.image_index import ImageIndex
 from vqr1.data.labels import LabelFormat, Split, label_format, load_labels
 from vqr1.data.location import set_folder
+from vqr1.data.preference_file import SetPairs, read_pairs
 from vqr1.data.reference_images import with_references
 from vqr1.data.splits import assign_splits, draw_subset
 from vqr1.errors import ConfigError, DataError
@@ -57,6 +59,7 @@ class LabelledSet:
         bad_images: `name: problem` of the images excluded because they are missing or empty.
         form: which form of label files the set's folder has, in words.
         excluded: sentences about images that were taken out of their splits after opening.
+        pairs: preferences between pairs of the images; None where the set has none.
     """
 
     name: str
@@ -68,6 +71,7 @@ class LabelledSet:
     bad_images: tuple[str, ...] = ()
     form: str = ""
     excluded: tuple[str, ...] = ()
+    pairs: SetPairs | None = None
 
     @property
     def skipped(self) -> int:
@@ -126,13 +130,17 @@ class LabelledSet:
         Args:
             max_val_images: validation images that are used at most.
         """
-        rows = self.table[["image", "mos_scaled", "split"]]
+        # Fitted scores follow from the pairs, to the last digits of a machine's own arithmetic.
+        scores = ["mos_scaled"] if label_format(self.config.name, self.key).scored else []
+        rows = self.table[["image", *scores, "split"]]
         found = hashlib.sha256(pd.util.hash_pandas_object(rows, index=True).to_numpy().tobytes())
         limits: dict[Split, int | None] = {"train": None, "val": max_val_images, "test": None}
         for split, limit in limits.items():
             used = self.rows(split, limit).index
             if len(used) < (self.table["split"] == split).sum():
                 found.update(f"{split}:{used.tolist()}".encode())
+        if self.pairs is not None:
+            found.update(self.pairs.stated.digest().encode())
         return found.hexdigest()
 
     def image_digests(self) -> dict[str, str]:
@@ -213,7 +221,19 @@ def open_dataset(
     if config.full_reference:
         table = with_references(table, declared, root, image_root, key)
     name, form = name or config.set_name, str(labels.attrs["form"])
-    return LabelledSet(name, config, key, declared.title, image_root, table, bad_images, form)
+    pairs = _pairs(config, root, key, labels, table)
+    return LabelledSet(
+        name, config, key, declared.title, image_root, table, bad_images, form, pairs=pairs
+    )
+
+
+def _pairs(
+    config: DatasetConfig, root: Path, key: str, labels: pd.DataFrame, table: pd.DataFrame
+) -> SetPairs | None:
+    """The pairs by row of the images that were found."""
+    path_of = dict(zip(table["label_name"], table["image"], strict=True))
+    names = labels["label_name"].tolist()
+    return read_pairs(config, root, key, names, [path_of.get(name) for name in names])
 
 
 def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
@@ -240,12 +260,18 @@ def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
         columns=config.columns,
         select=config.select,
         score=config.score,
+        config=config,
     )
     if config.reference_folder:
         labels["reference"] = _folder_references(labels, config, root, key)
+    declared = label_format(config.name, key)
+    if not declared.scored and config.split.by == "reference":
+        labels = with_groups(labels, config, root, key)
     labels["split"] = assign_splits(labels, config.split, root, key)
     labels["label_name"] = labels["image"]
-    labels["std_mos"] = labels["std"] * label_format(config.name, key).std_unit
+    if not declared.scored:
+        labels = with_fitted_scores(labels, config, root, key)
+    labels["std_mos"] = labels["std"] * declared.std_unit
     return labels
 
 

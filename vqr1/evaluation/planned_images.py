@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import EvalConfig, ServerConfig
-from vqr1.data.datamodule import RankingDataModule, open_sets
+from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.labels import Split
+from vqr1.data.opened_sets import open_sets
 from vqr1.data.prompts import ResizeRule, image_groups
 from vqr1.data.ranking_images import RankingImages, RankingLoader
 from vqr1.evaluation.attributes import check_columns

@@ -233,6 +233,7 @@ class GrpoModule(L.LightningModule):
             images=batch.index,
             mos_range=settings.mos_range(batch.dataset),
             labels=batch.labels,
+            pairs=settings.pairs.get(batch.dataset),
         )
 
     def _resampled(self, batch: RankingBatch, first: Scored) -> Scored:

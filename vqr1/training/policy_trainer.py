@@ -5,7 +5,7 @@ Not here: in which order a run does so (`run.py`), the step (`grpo.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -18,7 +18,8 @@ from vqr1.distributed.sharding import Replicated
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import NonFiniteError
 from vqr1.evaluation.metrics import metrics_of
-from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.predictions import Predictions, with_pairs
+from vqr1.evaluation.preferences import stated_pairs
 from vqr1.iqa.answers import AnswerForm, form_after
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.finite import non_finite_weights
@@ -90,10 +91,10 @@ class PolicyTrainer:
         # What the template writes of a response counts as part of it.
         answer = form_after(config.answer.form, data.prompt_text)
         self.modes = _modes(config, answer)
-        published = [s.name for s in data.sets.values() if s.config.mos_scale == "published"]
-        settings = _step_settings(config, answer, steps, published)
-        self.metrics = metrics_of(config.metrics)
-        validator = Validator(self.engine, self.modes, self.metrics)
+        settings = _step_settings(config, answer, steps, data)
+        self.metrics = metrics_of(config.metrics, config.target)
+        self.pairs = stated_pairs(data.sets) if config.target == "pairs" else {}
+        validator = Validator(self.engine, self.modes, self.metrics, self.pairs)
         self.module = GrpoModule(policy, self.engine, rewards, validator, settings, vision_cache)
         self.checkpoints = RunCheckpoints(
             config.callbacks.checkpoint,
@@ -203,7 +204,7 @@ class PolicyTrainer:
             return None
         kept = read_predictions(self.folder, step, kind) if get_rank() == 0 else None
         if broadcast_from_rank0(lambda: kept is not None):
-            return kept
+            return None if kept is None else with_pairs(kept, self.pairs)
         self.policy.model.to(self.device)
         self.engine.synchronise()
         predictions = evaluate_test(
@@ -216,7 +217,7 @@ class PolicyTrainer:
         )
         if predictions is not None:
             write_predictions(self.folder, step, predictions, kind)
-        return predictions
+        return None if predictions is None else with_pairs(predictions, self.pairs)
 
 
 def _modes(config: TrainConfig, answer: AnswerForm) -> ValidationModes:
@@ -230,8 +231,14 @@ def _modes(config: TrainConfig, answer: AnswerForm) -> ValidationModes:
 
 
 def _step_settings(
-    config: TrainConfig, answer: AnswerForm, steps: int, published_mos: Sequence[str]
+    config: TrainConfig, answer: AnswerForm, steps: int, data: RankingDataModule
 ) -> StepSettings:
+    pairs = {name: found.stated for name, found in data.training_pairs.items()}
+    # Scores fitted to pairs are on [1, 5].
+    published = [
+        name for name, labelled in data.sets.items()
+        if labelled.config.mos_scale == "published" and name not in pairs
+    ]  # fmt: skip
     return StepSettings(
         grpo=config.grpo,
         loss=build_loss(config.loss),
@@ -244,7 +251,8 @@ def _step_settings(
         seed=config.seed,
         importance_cap=config.rollout.importance_cap,
         reference=config.hardware.reference,
-        published_mos=frozenset(published_mos),
+        published_mos=frozenset(published),
+        pairs=pairs,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vqr1.config import CsvColumns
+from vqr1.config import CsvColumns, DatasetConfig
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Rating, Split
 from vqr1.data.labels._forms import OFFICIAL, read_labels_of
 from vqr1.data.labels._scores import chosen_score
@@ -80,6 +80,7 @@ def load_labels(
     columns: CsvColumns | None = None,
     select: str | None = None,
     score: str | None = None,
+    config: DatasetConfig | None = None,
 ) -> pd.DataFrame:
     """Read a set's label files.
 
@@ -92,6 +93,7 @@ def load_labels(
         columns: csv only: column names.
         select: jsonl only: take the lines with this `dataset_name`.
         score: sets with several scores only: which one is the MOS; None takes the first.
+        config: pairs only: the set's configuration, for its file of pairs.
 
     Returns:
         One row an image, or a tuple of images, in file order: `image` (path relative to the image
@@ -118,7 +120,7 @@ def load_labels(
         raise ConfigError(
             [f"{key}.lower_is_better=True: {name} labels know their direction; remove the key"]
         )
-    source = LabelSource(folder, key, label_file, columns, select)
+    source = LabelSource(folder, key, label_file, columns, select, config=config)
     labels = read_labels_of(declared, source)
     if labels.form != OFFICIAL:
         logger.info("%s: label form: %s", key, labels.form)

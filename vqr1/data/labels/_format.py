@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from vqr1.config import CsvColumns
+from vqr1.config import CsvColumns, DatasetConfig
 from vqr1.errors import ConfigError, DataError
 
 Split = Literal["train", "val", "test"]
@@ -96,6 +96,7 @@ class LabelSource:
         columns: column names of a user's CSV file.
         select: `dataset_name` of the lines to take from a JSONL file that holds several sets.
         notes: what a parser recognised of a file of anyone's own, for the log.
+        config: the whole configuration of the set, where it was opened by one.
     """
 
     root: Path
@@ -104,6 +105,7 @@ class LabelSource:
     columns: CsvColumns | None = None
     select: str | None = None
     notes: list[str] = field(default_factory=list)
+    config: DatasetConfig | None = None
 
     def named_path(self) -> Path | None:
         """The configured label file or folder, which need not be there.
@@ -238,6 +240,7 @@ class LabelFormat:
             that rows state in `reference`, with or without its ending; empty where the set has
             none.
         lists: the set's lists of other collections, which may do the same.
+        scored: the labels state MOS; else they are fitted to its pairs (`dataset.pairs`).
     """
 
     name: str
@@ -254,6 +257,7 @@ class LabelFormat:
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     reference_folders: tuple[str, ...] = ()
     lists: tuple[SetList, ...] = ()
+    scored: bool = True
 
     @property
     def own_names(self) -> bool:
