@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.conftest import Command
 from tests.cli.test_train import on
+from tests.inference.service.conftest import photo
 from tests.support.images import noise_image
 from tools.faults.small_set import write_kadid
 from vqr1.cli import evaluate, score, train
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.medium
 def folder(tmp_path: Path) -> Path:
     for number, name in enumerate(("sharp/a.png", "sharp/b.png", "coded/a.png", "coded/b.jpg")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        noise_image(number, 64, 48).save(tmp_path / name)
+        photo(number).save(tmp_path / name)
     return tmp_path
 
 
