@@ -57,9 +57,12 @@ def test_scoring_with_references(run: Command, folder: Path) -> None:
         assert [record["path"] for record in records] == [names[0], "sharp/b.png + coded/b.jpg"]
         for record in records:
             assert record["text"] == rows[record["path"]]["text"]
-    compared = run(score.main, "--reference", "sharp", "coded", "--mode", "compare")
+    head = "path,score,std,lost,valid,text,error,answers,valid_answers\n"
+    known = "".join(f"{name},{n},0.5,0,true,,,,\n" for n, name in enumerate(names, start=2))
+    Path("scored.csv").write_text(head + known)
+    compared = run(score.main, "--mode", "compare", "results=scored.csv", "format=csv")
     assert compared.code == 0, compared.err
-    assert "sharp/b.png + coded/b.jpg" in compared.out
+    assert [row["path"] for row in csv.DictReader(compared.out.splitlines())] == names[::-1]
     unreadable = run(score.main, "--reference", "pairs.csv", "coded/a.png", *short)
     assert unreadable.code == 1
     assert "unreadable: pairs.csv: " in unreadable.err
