@@ -65,7 +65,7 @@ def test_scoring_with_references(run: Command, folder: Path) -> None:
     assert [row["path"] for row in csv.DictReader(compared.out.splitlines())] == names[::-1]
     unreadable = run(score.main, "--reference", "pairs.csv", "coded/a.png", *short)
     assert unreadable.code == 1
-    assert "unreadable: pairs.csv: " in unreadable.err
+    assert "unreadable: pairs.csv + coded/a.png: pairs.csv: " in unreadable.err
 
 
 def test_training_and_evaluation(run: Command, tmp_path: Path) -> None:
