@@ -206,7 +206,9 @@ def only_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
         load(parser.parse_intermixed_args(arguments).overrides)
         return 0
 
-    def score_only(overrides: Sequence[str], paths: Sequence[str], info: object) -> int:
+    def score_only(
+        overrides: Sequence[str], paths: Sequence[str], info: object, reference: str | None
+    ) -> int:
         composes("score", ScoreConfig)(overrides)
         return 0
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.conftest import Command
 from tests.cli.test_train import on
+from tests.inference.service.conftest import photo
 from tests.support.images import noise_image
 from tools.faults.small_set import write_kadid
 from vqr1.cli import evaluate, score, train
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.medium
 def folder(tmp_path: Path) -> Path:
     for number, name in enumerate(("sharp/a.png", "sharp/b.png", "coded/a.png", "coded/b.jpg")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        noise_image(number, 64, 48).save(tmp_path / name)
+        photo(number).save(tmp_path / name)
     return tmp_path
 
 
@@ -56,12 +57,15 @@ def test_scoring_with_references(run: Command, folder: Path) -> None:
         assert [record["path"] for record in records] == [names[0], "sharp/b.png + coded/b.jpg"]
         for record in records:
             assert record["text"] == rows[record["path"]]["text"]
-    compared = run(score.main, "--reference", "sharp", "coded", "--mode", "compare")
+    head = "path,score,std,lost,valid,text,error,answers,valid_answers\n"
+    known = "".join(f"{name},{n},0.5,0,true,,,,\n" for n, name in enumerate(names, start=2))
+    Path("scored.csv").write_text(head + known)
+    compared = run(score.main, "--mode", "compare", "results=scored.csv", "format=csv")
     assert compared.code == 0, compared.err
-    assert "sharp/b.png + coded/b.jpg" in compared.out
+    assert [row["path"] for row in csv.DictReader(compared.out.splitlines())] == names[::-1]
     unreadable = run(score.main, "--reference", "pairs.csv", "coded/a.png", *short)
     assert unreadable.code == 1
-    assert "unreadable: pairs.csv: " in unreadable.err
+    assert "unreadable: pairs.csv + coded/a.png: pairs.csv: " in unreadable.err
 
 
 def test_training_and_evaluation(run: Command, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_the_attribute_is_compared_with_its_column() -> None:
 
 
 def config_of(*overrides: str) -> TrainConfig:
-    return validate(TrainConfig, plain_values(compose_config("train", overrides)))
+    return validate(TrainConfig, plain_values(compose_config("train", [*overrides, "run_dir=run"])))
 
 
 def labelled(further: list[dict[str, float | str]]) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from tests.inference.service.conftest import Server, photo
 from vqr1.data.demo import CROP, PHOTOGRAPHS, load_photograph
@@ -137,3 +137,29 @@ def test_endpoints_are_listed(page: Page, server: Server) -> None:
     page.goto(f"{server.url}/docs")
     for heading in ("POST /score", "POST /compare", "POST /describe", "GET /health"):
         expect(page.get_by_role("heading", name=heading)).to_be_visible(timeout=SLOW_MS)
+
+
+def test_a_reference_goes_with_every_image(page: Page, tmp_path: Path) -> None:
+    """Of a service whose prompt compares, here of an answer in its place."""
+    asked: list[bytes] = []
+    health = {"model": "m", "prompt": "p", "mode": "expected", "images": 2, "needs_key": False}
+    result = {"name": "r + a", "score": 3.2, "std": 0.1, "valid": True, "text": "clear"}
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.post_data_buffer or b"")
+        route.fulfill(json={"model": "m", "prompt": "p", "mode": "expected", "results": [result]})
+
+    page.route("**/health", lambda route: route.fulfill(json=health))
+    page.route("**/score", answer)
+    page.reload()
+    for name in ("coded.png", "sharp.png"):
+        photo(1).save(tmp_path / name)
+    expect(page.locator("#reference-row")).to_be_visible()
+    page.locator("#files").set_input_files(tmp_path / "coded.png")
+    expect(page.locator("#status")).to_have_text("choose the reference")
+    assert asked == []
+    page.locator("#reference").set_input_files(tmp_path / "sharp.png")
+    expect(page.locator(".score")).to_contain_text("3.20")
+    (body,) = asked
+    assert b'name="images"; filename="coded.png"' in body
+    assert b'name="references"; filename="sharp.png"' in body

@@ -63,6 +63,9 @@ class Service:
         limits: what is taken on.
         batching: how requests share the model.
         comparison: how images are compared.
+
+    Attributes:
+        shown: images of a prompt, by task.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Service:
         comparison: ComparisonConfig,
     ) -> None:
         self._scorer = scorer
-        self._shown = {"score": scorer.images, "describe": describer.images}
+        self.shown: dict[Task, int] = {"score": scorer.images, "describe": describer.images}
         self._limits = limits
         self._comparison = comparison
         self.measures = Measures()
@@ -104,7 +107,7 @@ class Service:
         """
         with self._admission.enter() as take:
             uploads = await self._in_time(
-                read_uploads(request, least, self._limits.max_images, self._shown[task]),
+                read_uploads(request, least, self._limits.max_images, self.shown[task]),
                 RefusedError(408, f"the body did not arrive within {self._limits.timeout_s:g} s"),
             )
             take(len(uploads.images) + len(uploads.references) - 1)
@@ -214,8 +217,7 @@ def create_app(
     )
     app.add_exception_handler(RefusedError, answer_refusal)
     app.add_exception_handler(ModelError, answer_model_error)
-    shown = (scorer.images, describer.images)
-    _add_scoring(app, service, info, limits, shown, keyed=key is not None)
+    _add_scoring(app, service, info, limits, keyed=key is not None)
     _add_health(app, service, info, keyed=key is not None)
     add_pages(app)
     paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
@@ -226,17 +228,12 @@ def create_app(
 
 
 def _add_scoring(
-    app: FastAPI,
-    service: Service,
-    info: ServiceInfo,
-    limits: LimitsConfig,
-    shown: tuple[int, int],
-    *,
-    keyed: bool,
+    app: FastAPI, service: Service, info: ServiceInfo, limits: LimitsConfig, *, keyed: bool
 ) -> None:
     answers = schemas.problems(keyed=keyed)
-    some, several = (schemas.request_body(least, limits.max_images, shown[0]) for least in (1, 2))
-    described = schemas.request_body(1, limits.max_images, shown[1])
+    most, shown = limits.max_images, service.shown
+    some, several = (schemas.request_body(least, most, shown["score"]) for least in (1, 2))
+    described = schemas.request_body(1, most, shown["describe"])
 
     @app.post("/score", responses=answers, openapi_extra=some)
     async def score(request: Request) -> schemas.ScoreAnswer:
@@ -324,6 +321,7 @@ def _add_health(app: FastAPI, service: Service, info: ServiceInfo, *, keyed: boo
             model=info.model,
             prompt=info.prompt,
             mode=info.mode,
+            images=service.shown["score"],
             needs_key=keyed,
         )
 

@@ -135,6 +135,7 @@ class Health(BaseModel):
     model: str
     prompt: str
     mode: str
+    images: int = Field(description="Images of a prompt of scores: 2 with a reference.")
     needs_key: bool
 
 

@@ -6,6 +6,8 @@ const AT_ONCE = 4; // requests under way; the service batches them
 const byId = (id) => document.getElementById(id);
 const items = [];
 let underWay = 0;
+let needsReference = false; // the prompt compares each image with one
+const reference = () => byId("reference").files[0];
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -17,6 +19,7 @@ function element(tag, className, text) {
 async function send(path, files) {
   const form = new FormData();
   for (const file of files) form.append("images", file, file.name);
+  if (needsReference) form.append("references", reference(), reference().name);
   const key = byId("key").value.trim();
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   for (;;) {
@@ -65,7 +68,7 @@ function showProblem(item, error) {
 }
 
 async function work() {
-  while (underWay < AT_ONCE) {
+  while (underWay < AT_ONCE && !(needsReference && !reference())) {
     const item = items.find((one) => one.state === "waiting");
     if (!item) break;
     item.state = "asked";
@@ -84,6 +87,7 @@ function show() {
   byId("clear").disabled = items.length === 0;
   byId("rank").disabled = scored < 2 || done < items.length;
   byId("status").textContent = items.length ? `${done} of ${items.length} done` : "";
+  if (needsReference && !reference()) byId("status").textContent = "choose the reference";
 }
 
 async function rank() {
@@ -127,6 +131,10 @@ byId("files").addEventListener("change", (event) => {
   addAll(event.target.files);
   event.target.value = "";
 });
+byId("reference").addEventListener("change", () => {
+  for (const item of items) if (item.state !== "asked") item.state = "waiting";
+  work();
+});
 byId("rank").addEventListener("click", rank);
 byId("clear").addEventListener("click", clear);
 const drop = byId("drop");
@@ -144,4 +152,7 @@ fetch("/health").then((response) => response.json()).then((health) => {
   byId("model").textContent =
     `model ${health.model}, prompt ${health.prompt}, mode ${health.mode}`;
   byId("key-row").hidden = !health.needs_key;
+  needsReference = health.images > 1;
+  byId("reference-row").hidden = !needsReference;
+  show();
 });
