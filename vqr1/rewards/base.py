@@ -93,8 +93,8 @@ class RewardInputs:
             the set has none.
         references: [B] int64, equal for images of one undistorted image; -1 unknown.
         lengths: [B, K] int64 tokens of each response.
-        attributes: [B, K] scores of each further attribute of the answer by name, scaled as
-            `scores`; NaN where one could not be read.
+        attributes: [B, K] of each number that the answer states beside the score
+            (`AnswerForm.ratings`) by name, scaled as `scores`; NaN where one could not be read.
         columns: [B] numbers of each further label column by name, as the file has them; NaN where
             one is empty or a word.
         own: texts, log-probabilities and label words; None for rewards that rank.
@@ -137,7 +137,8 @@ class Reward(Protocol):
     order only. Where MOS are as published, these have to be on the scale that the prompt asks for.
     And it may have `needs = ("mos_std",)`: names of `Need` without which it cannot be computed; a
     run whose labels, answer form or engine lack one is refused at its start. Names of further label
-    columns that it looks at stand in `label_columns`, likewise.
+    columns that it looks at stand in `label_columns`, likewise. Of `attributes`, the numbers that
+    an answer states beside the score, it needs `least_attributes` (1 where it does not say).
 
     Attributes:
         ranks: True when the reward compares images with each other and so needs a pool of two or
@@ -238,6 +239,13 @@ class WeightedRewards:
             for column in getattr(reward, "label_columns", ()):
                 found.setdefault(column, []).append(name)
         return found
+
+    def least_attributes(self) -> dict[str, int]:
+        """By name of a term that needs attributes, how many."""
+        return {
+            name: getattr(self.terms[name][1], "least_attributes", 1)
+            for name in self.needing("attributes")
+        }
 
     def needing(self, need: Need) -> list[str]:
         """Names of the terms that cannot be computed without something."""

@@ -70,6 +70,11 @@ class JsonAnswer(AnswerForm):
         return (*self.scores, *self.words)
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """`score`, `reasoning`, and the keys by their (dotted) names."""
+        return (*super().fields, self.key)
+
+    @property
     def opening(self) -> str | None:  # type: ignore[override]
         """The score's key; None where it is in an object of the object."""
         return None if "." in self.key else f'"{self.key}":'
