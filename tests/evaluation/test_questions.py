@@ -18,7 +18,8 @@ from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.evaluate import main
 from vqr1.config import EvalConfig, validate
 from vqr1.data.questions import read_questions
-from vqr1.evaluation.questions import ANSWERS, ask, plan_of
+from vqr1.evaluation.question_asking import ask, plan_of
+from vqr1.evaluation.questions import ANSWERS
 from vqr1.inference.request import build_request
 from vqr1.inference.setup import InferenceSetup
 from vqr1.iqa.answers import FreeText

@@ -112,3 +112,8 @@ def test_words_are_no_ratings() -> None:
     assert problems_of(*words) == [line.format("none")]
     assert problems_of(*words, "answer.scores=[sharpness]") == [line.format("sharpness")]
     assert problems_of(*words, "answer.scores=[sharpness,colour]") == []
+
+
+def test_questions_need_an_engine_that_takes_their_prompts() -> None:
+    (line,) = problems_of("validation.questions=q.json", "rollout=vllm_server")
+    assert line.startswith("validation.questions=q.json, rollout.engine=vllm_server: this engine")

@@ -201,6 +201,12 @@ class ValidationConfig:
     """Evaluate the test split before and after training."""
     bootstrap_draws: PositiveInt = 1000
     """Draws of the 95 % bootstrap intervals."""
+    questions: Annotated[str | None, Affects.NOTHING] = None
+    """JSON file of questions about images (`vqr1.data.questions`), asked of the policy before
+    training and of the one that is exported, greedily and of at most
+    `rollout.sampling.max_new_tokens`; needs `rollout=local`. null asks none."""
+    questions_root: Annotated[str | None, Affects.NOTHING] = None
+    """Folder of their images; null: the folder of the file."""
 
 
 Part = Literal[

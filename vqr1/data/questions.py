@@ -17,6 +17,8 @@ Not here: how answers are read and compared (`vqr1.iqa.question_answers`).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -92,6 +94,17 @@ def read_questions(path: Path, root: Path) -> list[Question]:
     if not found:
         raise DataError(f"{path}: holds no question")
     return _with_images(found, path, root)
+
+
+def digest_of(questions: Sequence[Question]) -> str:
+    """SHA-256 of what is asked: texts and names of images, in order."""
+    asked = [(question.text, question.images) for question in questions]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def image_root(path: Path, root: str | None) -> Path:
+    """The folder of a file's images: the one that is named, or the folder of the file."""
+    return path.parent if root is None else Path(root).expanduser()
 
 
 def _items(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:

@@ -9,27 +9,24 @@ Not here: the forms of files (`vqr1.data.questions`), metrics (`question_metrics
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from vqr1.config import EvalConfig, PromptConfig
-from vqr1.data.images import load_image
-from vqr1.data.questions import Question, read_questions
+from vqr1.config import EvalConfig
+from vqr1.data.questions import Question, digest_of, image_root, read_questions
 from vqr1.distributed.collectives import broadcast_from_rank0, raise_on_all_ranks
 from vqr1.distributed.environment import RankInfo
 from vqr1.durable import write_file
-from vqr1.errors import DataError
 from vqr1.evaluation.partial_predictions import check_settings
+from vqr1.evaluation.question_asking import ask, plan_of
 from vqr1.evaluation.question_metrics import (
     Graded,
     grade,
@@ -48,10 +45,9 @@ from vqr1.evaluation.score_model import (
     used_values,
 )
 from vqr1.evaluation.tables import to_rich
-from vqr1.inference.backends.base import Backend
 from vqr1.inference.parallel import Progress as Advance
 from vqr1.inference.parallel import share_work
-from vqr1.inference.request import Reply, Request, build_request
+from vqr1.inference.request import build_request
 from vqr1.inference.resume import GrowingFile, Partials, cut_to_committed, remaining
 from vqr1.inference.settings import answer_settings
 from vqr1.inference.setup import InferenceSetup
@@ -124,65 +120,19 @@ def questions_of(config: EvalConfig) -> list[Question]:
 def root_of(config: EvalConfig) -> Path:
     """The folder of the questions' images."""
     assert config.questions is not None
-    return Path(config.questions_root or Path(config.questions).parent).expanduser()
+    return image_root(Path(config.questions).expanduser(), config.questions_root)
 
 
 def settings_of(config: EvalConfig, questions: Sequence[Question]) -> dict[str, Any]:
     """What decides the answers; everything else may change when they are resumed."""
-    asked = [(question.text, question.images) for question in questions]
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     kept = {
         key: value for key, value in answer_settings(config).items() if key.startswith(_SETTINGS)
     }
     drawn = {"mode.sampling.temperature", "mode.sampling.top_k", "mode.sampling.top_p"}
     return {
         **{key: value for key, value in kept.items() if key not in drawn},
-        "questions (SHA-256)": digest,
+        "questions (SHA-256)": digest_of(questions),
     }
-
-
-def plan_of(questions: Sequence[Question], size: int) -> list[list[int]]:
-    """Numbers of the questions of each batch: of one number of images, in the file's order."""
-    by_images = sorted(range(len(questions)), key=lambda n: len(questions[n].images))
-    batches = []
-    for _, group in groupby(by_images, key=lambda n: len(questions[n].images)):
-        members = list(group)
-        batches += [members[k : k + size] for k in range(0, len(members), size)]
-    return batches
-
-
-def ask(
-    backend: Backend, questions: Sequence[Question], root: Path, prompt: PromptConfig,
-    request: Request,
-) -> list[str | None]:  # fmt: skip
-    """The answers to some questions about as many images each.
-
-    Args:
-        backend: who answers.
-        questions: one batch.
-        root: folder of the images.
-        prompt: its system message and numbering of images hold for all.
-        request: how an answer is drawn.
-
-    Returns:
-        None where an image could not be read, or the backend refuses it.
-    """
-    found: list[str | None] = [None] * len(questions)
-    readable, images = [], []
-    for number, question in enumerate(questions):
-        try:
-            images.append([backend.resize(load_image(root / image)) for image in question.images])
-        except DataError:
-            continue
-        readable.append(number)
-    prompts = [
-        replace(prompt, name="question", images=len(questions[n].images), text=questions[n].text)
-        for n in readable
-    ]
-    replies: Sequence[Reply] = backend.reply(images, request, prompts) if readable else []
-    for number, reply in zip(readable, replies, strict=True):
-        found[number] = None if reply.error is not None else reply.texts[0]
-    return found
 
 
 def _ask_started(config: EvalConfig, info: RankInfo, numbers: list[int], advance: Advance) -> None:

@@ -82,6 +82,12 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "greedy metrics are val/srcc and val/plcc themselves; name one of these"
         )
     problems += _metric_problems(config)
+    if config.validation.questions is not None and config.rollout.engine != "local":
+        problems.append(
+            f"validation.questions={config.validation.questions}, "
+            f"rollout.engine={config.rollout.engine}: this engine is given one prompt for all "
+            "images; use rollout=local, or ask the exported model (eval.py questions=...)"
+        )
     if problems:
         raise ConfigError(problems)
 

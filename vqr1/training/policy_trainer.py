@@ -19,6 +19,7 @@ from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import NonFiniteError
 from vqr1.evaluation.metrics import metrics_of
 from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.question_metrics import Row
 from vqr1.iqa.answers import AnswerForm, form_after
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.finite import non_finite_weights
@@ -48,6 +49,7 @@ from vqr1.training.evaluation import evaluate_test
 from vqr1.training.grpo import GrpoModule
 from vqr1.training.losses import build_loss
 from vqr1.training.prediction_cache import AVERAGE, POLICY, read_predictions, write_predictions
+from vqr1.training.questions import ask_policy, training_questions
 from vqr1.training.step import StepSettings
 from vqr1.training.validation import ValidationModes, Validator, validation_modes
 
@@ -217,6 +219,15 @@ class PolicyTrainer:
         if predictions is not None:
             write_predictions(self.folder, step, predictions, kind)
         return predictions
+
+    def ask(self, when: str, step: int) -> list[Row]:
+        """Metrics of the policy's answers to `validation.questions`, as `evaluate`."""
+        self.stops.check()
+        questions = training_questions(self.config)
+        if questions:
+            self.policy.model.to(self.device)
+            self.engine.synchronise()
+        return ask_policy(self.config, self.policy, self.engine, questions, self.folder, step, when)
 
 
 def _modes(config: TrainConfig, answer: AnswerForm) -> ValidationModes:
