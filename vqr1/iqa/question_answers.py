@@ -20,8 +20,8 @@ Descriptions are compared with a reference by which distortions they name (`NAME
 
     F1 = 2 m / (a + r)      m common items, a of the answer, r of the reference
 
-(both empty: 1 for distortions). Words are compared as multisets, without articles and marks. What
-either leaves out: whether a sentence is true of the image (Q-Bench and DepictQA ask GPT for that).
+(both empty: 1 for distortions). Words are compared as multisets, without articles and marks. Neither
+asks whether a sentence is true of the image (Q-Bench and DepictQA ask GPT for that).
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def stated_option(text: str, options: Sequence[str]) -> int | None:
     number = -1 if match is None else LETTERS.index(match[1].upper())
     if match is None or number >= len(options):
         return None
-    said = match["text"]
-    return number if said is None or known.get(_plain(said)) == number else None
+    option = match["text"]
+    return number if option is None or known.get(_plain(option)) == number else None
 
 
 def stated_distortions(text: str, known: frozenset[str] = DQ_DISTORTIONS) -> frozenset[str] | None:

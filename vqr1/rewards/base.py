@@ -138,7 +138,7 @@ class Reward(Protocol):
     And it may have `needs = ("mos_std",)`: names of `Need` without which it cannot be computed; a
     run whose labels, answer form or engine lack one is refused at its start. Names of further label
     columns that it looks at stand in `label_columns`, likewise. Of `attributes`, the numbers that
-    an answer states beside the score, it needs `least_attributes` (1 where it does not say).
+    an answer states beside the score, it needs `least_attributes` (1 where it has none).
 
     Attributes:
         ranks: True when the reward compares images with each other and so needs a pool of two or

@@ -7,7 +7,7 @@ For each method and set, with r(s, w) a metric of seed s under image weights w:
               and, from each method's S seeds, S of them with replacement: both are uncertain
     against   the first method: the difference of the two values; in each draw both see the same
     the first images and, where they have the same seeds, the same seeds; where they have not, each
-              draws its own, and the table says so
+              draws its own, and the table states it
 
 SRCC and PLCC are of raw scores (no map is fitted); PLCC after the four-parameter logistic map
 stands beside, without an interval. Maps fitted on the test images by isotonic regression, after

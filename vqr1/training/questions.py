@@ -1,6 +1,6 @@
 """Questions about images, asked of a policy before and after its training (`validation.questions`).
 
-So it is seen whether training for scores spoils what a model tells of images. Ranks share the
+So it is seen whether training for scores spoils what a model describes. Ranks share the
 questions; answers are kept beside the checkpoints, so that a resumed run asks each policy once.
 
 Not here: the forms of questions and what their answers earn (`vqr1.data.questions`,
