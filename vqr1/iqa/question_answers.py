@@ -20,8 +20,8 @@ Descriptions are compared with a reference by which distortions they name (`NAME
 
     F1 = 2 m / (a + r)      m common items, a of the answer, r of the reference
 
-(both empty: 1 for distortions). Words are compared as multisets, without articles and marks. Neither
-asks whether a sentence is true of the image (Q-Bench and DepictQA ask GPT for that).
+(both empty: 1 for distortions). Words are compared as multisets, without articles and marks.
+Neither asks whether a sentence is true of the image (Q-Bench and DepictQA ask GPT for that).
 """
 
 from __future__ import annotations
