@@ -35,9 +35,18 @@ class Asked(Protocol):
         ...
 
 
-def plan_of(questions: Sequence[Question], size: int) -> list[list[int]]:
-    """Numbers of the questions of each batch: of one number of images, in the file's order."""
-    by_images = sorted(range(len(questions)), key=lambda n: len(questions[n].images))
+def plan_of(
+    questions: Sequence[Question], size: int, numbers: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Numbers of the questions of each batch: about as many images each, in the file's order.
+
+    Args:
+        questions: all of them.
+        size: most questions of a batch.
+        numbers: those that are asked; None: all.
+    """
+    asked = range(len(questions)) if numbers is None else numbers
+    by_images = sorted(asked, key=lambda n: len(questions[n].images))
     batches = []
     for _, group in groupby(by_images, key=lambda n: len(questions[n].images)):
         members = list(group)

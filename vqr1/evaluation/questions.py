@@ -48,7 +48,7 @@ from vqr1.evaluation.tables import to_rich
 from vqr1.inference.parallel import Progress as Advance
 from vqr1.inference.parallel import share_work
 from vqr1.inference.request import build_request
-from vqr1.inference.resume import GrowingFile, Partials, cut_to_committed, remaining
+from vqr1.inference.resume import GrowingFile, Partials, cut_to_committed
 from vqr1.inference.settings import answer_settings
 from vqr1.inference.setup import InferenceSetup
 from vqr1.iqa.answers import FreeText
@@ -85,15 +85,15 @@ def evaluate_questions(config: EvalConfig, composed: DictConfig, info: RankInfo)
     run_dir = Path(broadcast_from_rank0(lambda: config.run_dir))
     config = replace(config, run_dir=str(run_dir))
     broadcast_from_rank0(lambda: check_settings(run_dir, settings_of(config, questions)))
-    plan = plan_of(questions, config.loader.batch_size)
     if info.rank == 0:
         for line in lines_of_defaults(config, composed):
             console.print(line)
-    left = broadcast_from_rank0(lambda: _left(plan, run_dir, console))
+    left = broadcast_from_rank0(lambda: _left(questions, run_dir, console))
+    plan = plan_of(questions, config.loader.batch_size, left)
     share_work(
         partial(_ask_share, config, questions, plan),
-        partial(_ask_started, config),
-        left,
+        partial(_ask_share, config, questions, plan),
+        range(len(plan)),
         list(map(len, plan)),
         info,
         config.hardware.devices,
@@ -135,13 +135,6 @@ def settings_of(config: EvalConfig, questions: Sequence[Question]) -> dict[str, 
     }
 
 
-def _ask_started(config: EvalConfig, info: RankInfo, numbers: list[int], advance: Advance) -> None:
-    """A started process reads the file anew."""
-    questions = questions_of(config)
-    plan = plan_of(questions, config.loader.batch_size)
-    _ask_share(config, questions, plan, info, numbers, advance)
-
-
 def _ask_share(
     config: EvalConfig, questions: Sequence[Question], plan: Sequence[Sequence[int]],
     info: RankInfo, numbers: list[int], advance: Advance,
@@ -173,14 +166,16 @@ def _partials(run_dir: Path) -> Partials:
     return Partials(run_dir, "answers.partial-", ".jsonl")
 
 
-def _left(plan: Sequence[Sequence[int]], run_dir: Path, console: Console) -> list[int]:
-    left = remaining(plan, _read(run_dir))
-    total = sum(map(len, plan))
-    done = total - sum(len(plan[number]) for number in left)
+def _left(questions: Sequence[Question], run_dir: Path, console: Console) -> list[int]:
+    """Numbers of the questions without an answer."""
+    done = _read(run_dir)
+    left = [number for number in range(len(questions)) if number not in done]
     if done:
-        console.print(f"continuing: {done} of {total} questions are answered")
+        console.print(f"continuing: {len(done)} of {len(questions)} questions are answered")
     else:
-        console.print(f"{total} questions; if this stops, continue it with run_dir={run_dir}")
+        console.print(
+            f"{len(questions)} questions; if this stops, continue it with run_dir={run_dir}"
+        )
     return left
 
 

@@ -86,7 +86,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
         problems.append(
             f"validation.questions={config.validation.questions}, "
             f"rollout.engine={config.rollout.engine}: this engine is given one prompt for all "
-            "images; use rollout=local, or ask the exported model (eval.py questions=...)"
+            "images; use rollout=local, or evaluate the exported model with questions=FILE"
         )
     if problems:
         raise ConfigError(problems)

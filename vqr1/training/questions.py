@@ -179,6 +179,8 @@ def log_questions(run_log: RunLog, rows: Mapping[str, Sequence[Row]], step: int)
         step: the last one.
     """
     asked = {when: found for when, found in rows.items() if found}
+    if not asked:
+        return
     run_log.metrics(
         {
             f"{name}_{when}": value
@@ -192,5 +194,4 @@ def log_questions(run_log: RunLog, rows: Mapping[str, Sequence[Row]], step: int)
         for when, found in asked.items()
         for table in tables_of(found, f"greedy answers, {when} training", 0.95)
     ]
-    if tables:
-        run_log.text("questions.md", "# Questions\n\n" + "\n".join(tables))
+    run_log.text("questions.md", "# Questions\n\n" + "\n".join(tables))

@@ -3,8 +3,7 @@
 Each evaluation and each step is done once, however often the run is resumed.
 
 Not here: which run a command means (`resume.py`), the ranks and their configuration (`startup.py`),
-what is built from the configuration (`build.py`, `opening.py`, `policy_trainer.py`), the step
-(`grpo.py`).
+what is built from it (`build.py`, `opening.py`, `policy_trainer.py`), the step (`grpo.py`).
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ from vqr1.training.faults import machine_faults
 from vqr1.training.model_card import write_model_card
 from vqr1.training.opening import log_configuration, open_data, open_log, total_steps
 from vqr1.training.policy_trainer import PolicyTrainer
-from vqr1.training.questions import log_questions, training_questions
 from vqr1.training.report import log_result, print_report, summary_values
 from vqr1.training.result import ExportedStep, TestResult
 from vqr1.training.resume import Run, finished, print_how_to_resume
@@ -99,8 +97,6 @@ def _open_and_train(
         data = raise_on_all_ranks(lambda: open_data(config, rewards.ranks))
         raise_on_all_ranks(data.check_same_in_all_processes)
         raise_on_all_ranks(lambda: check_labels(config, rewards, data.sets.values()))
-        # A mistake in their file is found before a model loads.
-        raise_on_all_ranks(lambda: training_questions(config))
         run = broadcast_from_rank0(partial(run.with_data, data.digests(), config.resume_force))
         policy = raise_on_all_ranks(lambda: load_trained_policy(config))
         steps = total_steps(config, data)
@@ -133,14 +129,13 @@ def _train(
 ) -> TestResult | None:
     """The result on rank 0, None on the others."""
     before = trainer.evaluate("before training", 0)
-    asked = {"before": trainer.ask("before training", 0)}
     trainer.fit(checkpoint)
     last = trainer.step
     after = after_last = trainer.evaluate("after training, last step", last)
     best = trainer.load_best()
     if best is not None and best != last:
         after = trainer.evaluate(f"after training, best step {best}", best)
-    asked["after"] = trainer.ask("after training", last if best is None else best)
+    trainer.ask_again(last if best is None else best)
     exported = trainer.export("export")
     average = trainer.evaluate_average(last)
     skipped = data.skipped_images()
@@ -152,5 +147,4 @@ def _train(
         before, after, after_last, average, chosen, exported, draws, trainer.metrics
     )
     log_result(trainer.run_log, result, skipped, last)
-    log_questions(trainer.run_log, asked, last)
     return result
