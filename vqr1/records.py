@@ -82,6 +82,14 @@ class PromptBatch:
         return _unpack, (torch.cat(self.input_ids), lengths, flat, sizes, places, self.keys)
 
 
+def joined_prompts(batches: Sequence[PromptBatch]) -> PromptBatch:
+    """One batch of the prompts of several, in their order; keys are not kept."""
+    return PromptBatch(
+        tuple(ids for batch in batches for ids in batch.input_ids),
+        tuple(images for batch in batches for images in batch.images),
+    )
+
+
 def map_once(
     change: Callable[[Tensor], _T], groups: Sequence[Sequence[Tensor]]
 ) -> tuple[tuple[_T, ...], ...]:

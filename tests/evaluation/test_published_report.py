@@ -8,7 +8,7 @@ import pytest
 
 from tests.evaluation.builders import predictions
 from vqr1.evaluation.metric_options import MetricOptions
-from vqr1.evaluation.published import FILE, published_groups
+from vqr1.evaluation.published import FILE, PLCC_WORDS, published_groups
 from vqr1.evaluation.published_report import published_tables
 from vqr1.evaluation.report import Evaluation, main_table
 from vqr1.evaluation.report_values import json_values, metric_values, summary_values
@@ -32,10 +32,10 @@ def test_a_set_that_a_published_model_was_trained_on_is_marked() -> None:
     rows = {row[0]: row[1:] for row in table.rows}
     # SPAQ .913/.917, Liu13 .845/.879; (.913 + .845) / 2 = .879, (.917 + .879) / 2 = .898.
     assert rows["VisualQuality-R1, KADID-10k + SPAQ"] == (
-        "0.913/0.917 †", "0.845/0.879", "0.879/0.898 †",
+        "not stated", "0.913/0.917 †", "0.845/0.879", "0.879/0.898 †",
     )  # fmt: skip
-    assert rows["VisualQuality-R1"][0] == "0.875/0.878"
-    assert not any("†" in cell for cell in rows["this evaluation, raw PLCC"])
+    assert rows["VisualQuality-R1"][1] == "0.875/0.878"
+    assert not any("†" in cell for cell in rows["this evaluation"])
     distinct = "† published: the model was trained on SPAQ, so SPAQ is not a set never trained on"
     assert any(note.startswith(distinct) for note in table.notes)
     assert r"0.913/0.917 \dag{}" in to_latex(table)
@@ -57,6 +57,20 @@ def test_what_the_sources_do_not_state_is_not_claimed() -> None:
     assert {m.trained_sets for m in koniq.models if m.model != "NIQE"} == {("koniq",)}
 
 
+def test_a_plcc_is_compared_with_those_of_its_kind() -> None:
+    options = replace(NONE, curves=("logistic4",))
+    spaq = set_metrics(predictions([1, 2, 4, 3, 6], [1, 2, 3, 4, 5], dataset="spaq"), options)
+    tables = published_tables(Evaluation("model, mode", (spaq,), options))
+    kinds = {row[0]: row[1] for row in tables[1].rows}
+    assert (kinds["MR-IQA"], kinds["DeQA"], kinds["Q-Insight"]) == ("raw", "4-p. fit", "not stated")
+    assert [row[:2] for row in tables[1].rows[-2:]] == [
+        ("this evaluation", "raw"), ("this evaluation", "4-p. fit"),
+    ]  # fmt: skip
+    assert {row[1] for row in tables[2].rows[:-2]} == {"isotonic fit"}
+    stated = {model.plcc_of for group in published_groups() for model in group.models}
+    assert stated == {"raw", "logistic4", "isotonic", "not stated"} == PLCC_WORDS.keys()
+
+
 def test_sriqa_is_given_both_ways() -> None:
     # Labels scaled within each reference: ranks within are right, 1 and 1; D is constant.
     sriqa = metrics(
@@ -65,13 +79,11 @@ def test_sriqa_is_given_both_ways() -> None:
     livec = metrics("livec", [1, 2, 4, 3])
     table = paper(sriqa, livec)
     whole, by_reference = table.rows[-2:]
-    assert whole[0] == "this evaluation, raw PLCC"
-    assert whole[1].startswith(f"{sriqa.srcc.value:.3f}/")
-    assert by_reference[0] == (
-        "this evaluation, raw PLCC, sriqa as the mean over 2 of 3 references"
-    )
+    assert whole[:2] == ("this evaluation", "raw")
+    assert whole[2].startswith(f"{sriqa.srcc.value:.3f}/")
+    assert by_reference[0] == "this evaluation, sriqa as the mean over 2 of 3 references"
     # CLIVE: 1 - 6 * 2 / 60 = .8; mean (1 + .8) / 2.
-    assert by_reference[1:] == ("1.000/1.000", "0.800/0.800", "0.900/0.900")
+    assert by_reference[1:] == ("raw", "1.000/1.000", "0.800/0.800", "0.900/0.900")
     assert (
         "sriqa: whether the published metrics are over the whole file or a mean per reference is "
         "not stated (the labels are scaled within each reference); ours is given both ways"
@@ -92,7 +104,7 @@ def test_our_own_training_images_stand_beside_the_number() -> None:
     assert table.rows[2][-1] == "the model was trained on images of 1 of these 2 sets (spaq)"
     assert f"spaq †: {sentence}" in main_table(evaluation, detailed=False).notes
     ours = published_tables(evaluation)[0]
-    assert [cell.endswith("†") for cell in ours.rows[-1][1:]] == [True, False, True]
+    assert [cell.endswith("†") for cell in ours.rows[-1][2:]] == [True, False, True]
     assert f"† this evaluation, spaq: {sentence}" in ours.notes
     counts = {
         "images": 4,

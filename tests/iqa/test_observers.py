@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from tests.cli.test_configs import train_config
+from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import MetricInputs, metrics_of
 from vqr1.iqa import observers
 
@@ -77,7 +78,14 @@ def test_outliers_and_residuals_of_a_known_fit() -> None:
 
 
 def test_registry_gives_each_an_interval_and_names_what_is_missing() -> None:
-    metrics = {m.name: m for m in metrics_of(train_config("metrics=observers").metrics)}
+    with pytest.raises(ConfigError) as caught:
+        metrics_of(train_config("metrics=observers").metrics)
+    assert [line.partition(":")[0] for line in caught.value.problems] == [
+        "metrics.different_similar.observers=null", "metrics.better_worse.observers=null",
+    ]  # fmt: skip
+    given = train_config("metrics=observers", "metrics.different_similar.observers=15").metrics
+    assert given["better_worse"].arguments == {"observers": 15}
+    metrics = {m.name: m for m in metrics_of(given)}
     scores, mos, std = example(60)
     inputs = MetricInputs(scores, mos, std)
     added = [name for name in metrics if name not in ("srcc", "krcc", "plcc")]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vqr1.iqa.answers import score_token
 from vqr1.iqa.answers.published_rules import (
     RULES,
     comparison_format,
@@ -37,7 +38,15 @@ def or_error(found: Any) -> Any:
     return {"error": "AnswerParseError"} if found is None else found
 
 
+def token_of(case: Case) -> Any:
+    try:
+        return score_token(case["n"])
+    except ValueError:
+        return {"error": "ValueError"}
+
+
 FUNCTIONS: dict[str, Callable[[Case], Any]] = {
+    "unipercept_score_token": token_of,
     "q_insight_format_reward": form("q_insight", "completion"),
     "q_insight_comparison_reward": lambda case: float(
         first_answer(case["completion"]) == case["solution"]

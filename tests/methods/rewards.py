@@ -43,9 +43,18 @@ def bare(text: str) -> float:
     return math.nan if found is None else found
 
 
+def within(score: float, mos: float, **keys: Any) -> float:
+    """The threshold reward in float64, checked to be that in float32, in which a step computes."""
+    scores, target, valid = one(score, mos)
+    found = closeness.threshold_reward(scores, target, valid, **keys)
+    assert closeness.threshold_reward(scores.float(), target.float(), valid, **keys).equal(
+        found.float()
+    )
+    return found.item()
+
+
 def q_insight_score(case: Case) -> float:
-    score = stated("q_insight", case["completion"])
-    return closeness.threshold_reward(*one(score, case["solution"])).item()
+    return within(stated("q_insight", case["completion"]), case["solution"])
 
 
 def q_insight_degradation(case: Case) -> float:
@@ -57,7 +66,7 @@ def q_insight_degradation(case: Case) -> float:
 
 def refine(case: Case) -> float:
     score = stated("refine_iqa", case["completion"])
-    return closeness.threshold_reward(*one(score, case["answer"]), width=0.5, inclusive=True).item()
+    return within(score, case["answer"], width=0.5, inclusive=True)
 
 
 def grouped(

@@ -16,7 +16,6 @@ from tests.methods import losses, parsers, rewards
 FUNCTIONS = {**losses.FUNCTIONS, **rewards.FUNCTIONS, **parsers.FUNCTIONS}
 
 ABSENT = {
-    "unipercept_score_token": "its tokens are not here (conf/method/unipercept.yaml)",
     "zoom_iqa_adjust_bbox": "its tool is not here (conf/method/zoom_iqa.yaml)",
     "zoom_iqa_isotonic_correlations": "a fit on the test images, which is no metric of ours",
     "truncated_importance_weights": "of its four modes only token_truncate without a floor is here",

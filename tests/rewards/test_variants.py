@@ -8,9 +8,11 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from tests.cli.test_configs import train_config
 from vqr1.rewards import (
     BinaryReward,
     FidelityReward,
+    LengthBonusReward,
     MarginReward,
     MseReward,
     ProbabilityReward,
@@ -19,6 +21,7 @@ from vqr1.rewards import (
     ThresholdReward,
 )
 from vqr1.rewards.base import SMALLEST_CONSTANT
+from vqr1.rewards.build import build_rewards
 
 NAN = math.nan
 
@@ -71,6 +74,34 @@ def test_threshold() -> None:
     reward = ThresholdReward()(inputs([[3.0, 3.6, 2.9, NAN]], [3.3]))
     assert reward.tolist() == [[1.0, 1.0, 0.0, 0.0]]
     assert ThresholdReward(width=0.5)(inputs([[2.9]], [3.3])).tolist() == [[1.0]]
+
+
+def test_thresholds_are_compared_in_decimals() -> None:
+    # |3.35 - 3| and |4.35 - 4| are .35, and not below it, though in floating point both can be;
+    # |3.34 - 3| is. Of .5 both ways: 2.5 and 3.5 against 3 are inside where .5 itself counts.
+    strict = ThresholdReward()(inputs([[3.35, 3.34, 2.65, 2.66]], [3.0]))
+    assert strict.tolist() == [[0.0, 1.0, 0.0, 1.0]]
+    assert ThresholdReward()(inputs([[4.35, 3.65, 4.349]], [4.0])).tolist() == [[0.0, 0.0, 1.0]]
+    inclusive = ThresholdReward(width=0.3, inclusive=True)
+    # In float32 and float64 4.1 - 3.8 is above .3.
+    assert inclusive(inputs([[4.1, 3.5, 4.11]], [3.8])).tolist() == [[1.0, 1.0, 0.0]]
+
+
+def test_length_bonus_of_vq_insight() -> None:
+    # On [0, 4]: scores 3, 2.9, 1, MOS 3: 1 - e / MOS = 1, .967, .333, all above .1; of their
+    # lengths 320 and 512 are allowed.
+    yes = torch.ones(2, 4, dtype=torch.bool)
+    found = LengthBonusReward()(
+        RewardInputs(
+            torch.tensor([[4.0, 3.9, 2.0, 4.0], [4.0, 1.2, 1.2, NAN]]),
+            torch.tensor([[True] * 4, [True] * 3 + [False]]), yes, torch.tensor([4.0, 4.0]),
+            lengths=torch.tensor([[320, 512, 513, 319], [400, 400, 400, 400]]),
+        )
+    )  # fmt: skip
+    # Image 1: only one response is right (.2 / 3 = .067 is not above .1), so that none has it.
+    assert found.tolist() == [[1.0, 1.0, 0.0, 0.0], [0.0] * 4]
+    terms = build_rewards(train_config("reward=vq_insight").reward).weights
+    assert terms == {"closeness": 1.0, "length": 0.2, "format": 1.0}
 
 
 def test_margin_of_fixed_width() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from tests.evaluation.builders import predictions
+from vqr1.cli import summarize
 from vqr1.cli.summarize import main
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.set_metrics import MetricOptions
@@ -79,8 +82,25 @@ def test_intervals_hold_images_and_seeds() -> None:
     assert (gain.value, gain.interval.low, gain.interval.high) == (0.0, 0.0, 0.0)
 
 
+def parent_of(sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A sweep's parent run without a store; its children have logged nothing."""
+    tags = {"vqr1.sweep_dir": str(sweep.path), "vqr1.command": "train.py -m"}
+    data = SimpleNamespace(tags=tags, params={"method": "a,b", "seed": "1,2"})
+    logged: list[str] = []
+    client = SimpleNamespace(
+        get_run=lambda _: SimpleNamespace(data=data),
+        log_artifact=lambda _run, path, _folder: logged.append(Path(path).name),
+        log_metric=lambda *_: None,
+    )
+    parent = SimpleNamespace(client=client, run_id="p", logged=logged, run=client.get_run("p"))
+    opened = SimpleNamespace(open=lambda *_: parent)
+    monkeypatch.setattr(summarize, "ParentRun", opened)
+    monkeypatch.setattr(summarize, "read_children", lambda *_: [])
+    return parent
+
+
 def test_a_sweep_over_methods_gets_a_leaderboard(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = SweepFolder(tmp_path / "sweep")
     jobs = {
@@ -110,12 +130,69 @@ def test_a_sweep_over_methods_gets_a_leaderboard(
     costs = {name: cost["seconds"] for name, cost in values["costs"].items()}
     assert costs == {"method=a": 21.0, "method=b": 25.0}
     assert "21 GPU s" in printed
-    assert "No isotonic regression" in printed
+    assert "isotonic regression on the test images, which is never done here" in printed
     assert (sweep.path / "leaderboard_demo.csv").is_file()
+    # By the parent in MLflow: from the same folder, where it is on this machine.
+    parent = parent_of(sweep, monkeypatch)
+    assert main(["parent=p", f"output={tmp_path / 'summary'}"]) == 0
+    assert json.loads((tmp_path / "summary/leaderboard.json").read_text()) == values
+    assert "leaderboard.md" in parent.logged
+    parent.run.data.tags["vqr1.sweep_dir"] = str(tmp_path / "elsewhere")
+    assert main(["parent=p", f"output={tmp_path / 'other'}"]) == 0
+    assert "elsewhere is not on this machine" in capsys.readouterr().out
     for number in range(4):
         (sweep.path / str(number) / OUTCOME_FILE).unlink()
     assert main([f"folder={sweep.path}"]) == 0
     assert "no leaderboard: compare: no job" in capsys.readouterr().out
+
+
+def test_seeds_are_paired_by_their_value() -> None:
+    rng = np.random.default_rng(1)
+    mos = rng.uniform(1, 5, 60)
+    near, far = (predictions(mos + w * rng.normal(size=60), mos) for w in (0.3, 3.0))
+    options = MetricOptions(draws=200)
+    # The same predictions of the same seeds, in another order: no difference in any draw.
+    same = {"a": {"1": near, "2": far}, "b": {"2": far, "1": near}}
+    gain = build_boards(same, options)[0].entries[1].differences["srcc"]
+    assert (gain.value, gain.interval.low, gain.interval.high) == (0.0, 0.0, 0.0)
+    # Of other seeds, or of more, each method draws its own.
+    other = {"a": {"1": near, "2": far}, "b": {"3": near, "4": far}}
+    (board,) = build_boards(other, options)
+    assert [entry.paired for entry in board.entries] == [True, False]
+    gain = board.entries[1].differences["srcc"]
+    assert gain.value == 0.0
+    assert gain.interval.low < -0.1 < 0.1 < gain.interval.high
+    (table,) = board_tables([board], {}, options)
+    assert sum(note.startswith("b: trained with other seeds") for note in table.notes) == 1
+    (table,) = board_tables(build_boards(same, options), {}, options)
+    assert not any("other seeds" in note for note in table.notes)
+
+
+def test_what_the_first_method_lacks_is_the_reason_of_every_difference() -> None:
+    flat = {"method=a": {"1": [3.0] * 5}, "method=b": {"1": [1.0, 2.0, 3.0, 4.0, 5.0]}}
+    (board,) = build_boards(of(flat), MetricOptions(draws=20))
+    first, second = board.entries
+    assert second.metrics["srcc"].reason is None
+    assert (
+        second.differences["srcc"].reason
+        == first.metrics["srcc"].reason
+        == "all predictions are equal"
+    )
+
+
+def test_a_published_plcc_stands_in_the_column_of_what_it_is_of() -> None:
+    predicted = predictions(np.array(MOS), np.array(MOS), dataset="koniq")
+    boards = build_boards({"a": {"1": predicted}}, MetricOptions(draws=0))
+    (table,) = board_tables(boards, {}, MetricOptions(draws=0))
+    places = [table.columns.index(f"PLCC, {kind}") for kind in ("raw", "fitted", "other")]
+    found = {row[0]: tuple(row[place] for place in places) for row in table.rows}
+    assert found["a"][0] == "1.000"
+    assert found["MR-IQA (KonIQ-10k)"] == ("0.949", "", "")
+    assert found["DeQA (KonIQ-10k)"] == ("", "0.953", "")
+    assert found["Q-Insight (KonIQ-10k)"] == ("", "", "0.933 (not stated)")
+    assert found["Zoom-IQA, after isotonic regression (KonIQ-10k)"] == (
+        "", "", "0.938 (isotonic fit)",
+    )  # fmt: skip
 
 
 def test_published_numbers_stand_beside() -> None:

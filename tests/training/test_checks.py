@@ -71,3 +71,49 @@ def test_a_step_that_the_processes_cannot_share() -> None:
         "loader.global_batch_size=9: 2 processes (hardware.devices x hardware.nodes) cannot share "
         "it equally; use 8 or 10, or another number of processes"
     ]
+
+
+def problems_of(*overrides: str) -> list[str]:
+    config = train_config(*overrides)
+    try:
+        check_training(config, build_rewards(config.reward))
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+BY_COMPONENT = ("reward=margin", "advantage=by_component", "loader.batch_size=6")
+
+
+def test_fields_and_terms_that_nothing_has_are_named_at_the_start() -> None:
+    assert problems_of(*BY_COMPONENT) == []
+    assert problems_of(*BY_COMPONENT, "advantage.components.score=[margin,style]") == [
+        "advantage: style: no term of the reward, which has margin, format; name these "
+        "(advantage.components)"
+    ]
+    assert problems_of(*BY_COMPONENT, "~advantage.components.response") == [
+        "advantage: no field is credited with reward.terms.format, which would train nothing; add "
+        "it to a field of advantage.components, or leave it out of the reward"
+    ]
+    assert problems_of(*BY_COMPONENT, "+advantage.components.evidence=[margin]") == [
+        "advantage: evidence: no field of the answer, which has response, score, reasoning; "
+        "credit one of these (advantage.components), or ask for an answer with that field (answer)"
+    ]
+    nested = ("answer=json", "answer.words=[a.b]", "+advantage.components={a.b:[margin]}")
+    assert problems_of(*BY_COMPONENT, *nested) == []
+
+
+def test_words_are_no_ratings() -> None:
+    words = ("reward=preresq", "answer=json", "answer.words=[noise,blur]", "loader.batch_size=6")
+    line = (
+        "reward.terms.ratings: it needs 2 or more numbers beside the score, and the answer form "
+        "has {}; use a form with ratings, such as prompt=preresq (answer=five_ratings)"
+    )
+    assert problems_of(*words) == [line.format("none")]
+    assert problems_of(*words, "answer.scores=[sharpness]") == [line.format("sharpness")]
+    assert problems_of(*words, "answer.scores=[sharpness,colour]") == []
+
+
+def test_questions_need_an_engine_that_takes_their_prompts() -> None:
+    (line,) = problems_of("validation.questions=q.json", "rollout=vllm_server")
+    assert line.startswith("validation.questions=q.json, rollout.engine=vllm_server: this engine")

@@ -94,7 +94,7 @@ def test_each_advantage_rule_takes_steps(name: str, policy: Any) -> None:
 @pytest.mark.parametrize("name", choices("reward"))
 def test_each_reward_takes_steps(name: str, policy: Any) -> None:
     rewards = build_rewards(config_of(f"reward={name}").reward)
-    form = "answer=five_ratings" if rewards.needing("attributes") else "answer=think_answer"
+    form = "answer=five_ratings" if rewards.least_attributes() else "answer=think_answer"
     module = two_steps(policy, rewards, answer=config_of(form).answer.form)
     scored = module.last_step.scored
     assert scored.terms.keys() == rewards.terms.keys()
@@ -141,16 +141,16 @@ def test_each_loss_against_a_textbook_on_the_unshared_path(name: str, policy: An
     mask = torch.arange(LIMIT) < lengths[:, :, None]
     tokens = torch.randint(5, 40, (B, K, LIMIT), generator=generator)
     loss = build_loss(config_of(f"loss={name}").loss)
-    ours, plain = copy.deepcopy(policy), copy.deepcopy(policy)
+    ours, plain = copy.deepcopy(policy).double(), copy.deepcopy(policy).double()
     shared = response_logprobs(ours, batch.prompts, tokens, mask, with_entropy=True)
     full = plain_logprobs(plain, batch.prompts, tokens, mask, with_entropy=True)
 
     def near(width: float) -> Tensor:
-        noise = torch.randn(B, K, LIMIT, generator=generator)
+        noise = torch.randn(B, K, LIMIT, generator=generator, dtype=torch.float64)
         return shared.logprobs.detach() + width * noise
 
     old, ref, sampler = near(0.4), near(0.3), near(0.8)
-    advantages = torch.randn(B, K, generator=generator)
+    advantages = torch.randn(B, K, generator=generator, dtype=torch.float64)
     every = torch.ones(B, dtype=torch.bool)
     weights = token_weights(mask, every, loss.averaging, LIMIT)
     found = loss(
@@ -176,10 +176,10 @@ def test_each_loss_against_a_textbook_on_the_unshared_path(name: str, policy: An
             }[loss.averaging]  # fmt: skip
             expected = expected + token.sum() * share
     expected.backward()
-    torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-5, atol=1e-10)
     for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
         if one.grad is not None and other.grad is not None:
-            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_credit_by_component_by_hand() -> None:
@@ -200,10 +200,6 @@ def test_credit_by_component_by_hand() -> None:
     # The second response has no score: it is not compared in a, and nothing is left to compare.
     alone = rule(AdvantageInputs(terms["a"], terms, torch.tensor([[True, False]]), valid.long()))
     assert alone.abs().max() == 0
-    with pytest.raises(ConfigError, match=r"advantage\.components: c: no term of the reward"):
-        ByComponent(components={"score": ["c"]})(
-            AdvantageInputs(terms["a"], terms, valid, valid.long())
-        )
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@
     vqr1 summarize folder=multirun/...   # a sweep's folder
 
 Further: `metric=val/srcc_best`, `curve=val/plcc`, `tracking_uri=sqlite:///FILE`, `output=FOLDER`.
-A folder whose sweep is over `method` gets a leaderboard too: several metrics on every test set with
-intervals over images and seeds, cost, and published numbers (`leaderboard.md`, `.json`, `.csv`).
+A sweep over `method` gets a leaderboard too: several metrics on every test set with intervals over
+images and seeds, cost, and published numbers (`leaderboard.md`, `.json`, `.csv`). It is made of the
+predictions in the sweep's folder, so with `parent` that folder has to be on this machine.
 
 With a parent the files go to its artifacts too. `output` is a new folder, an empty one, or one that
 holds an earlier summary of the same sweep.
@@ -52,7 +53,7 @@ def summarise(options: dict[str, str]) -> SweepReport:
         report = SweepReport.build(record.command, results, metric, sweep)
         write_report(report, output, curve)
         if METHOD in record.space:
-            print(_leaderboard(folder.path, output))
+            print(_leaderboard(folder.path, output)[1])
         return report
     uri = options.get("tracking_uri", default_tracking_uri())
     parent = ParentRun.open(uri, options["parent"])
@@ -65,12 +66,20 @@ def summarise(options: dict[str, str]) -> SweepReport:
     results = read_children(parent, list(run.data.params), curve)
     report = SweepReport.build(command, results, metric, parent.run_id)
     files = write_report(report, output, curve)
+    if METHOD in run.data.params:
+        folder = SweepFolder(Path(run.data.tags[FOLDER_TAG]))
+        if folder.record is None:
+            print(f"no leaderboard: the sweep's folder {folder.path} is not on this machine")
+        else:
+            made, page = _leaderboard(folder.path, output)
+            files = [*files, *made]
+            print(page)
     log_report(report, files, parent)
     return report
 
 
-def _leaderboard(folder: Path, output: Path) -> str:
-    """The leaderboard of a sweep over methods, as Markdown; a line where it cannot be made yet."""
+def _leaderboard(folder: Path, output: Path) -> tuple[list[Path], str]:
+    """Files of a sweep's leaderboard, and its Markdown; a line where it cannot be made yet."""
     # They import pandas and scipy, which the one-metric summary of a running sweep does without.
     from vqr1.evaluation.set_metrics import MetricOptions
     from vqr1.sweeps.leaderboard import build_boards, read_costs, write_boards
@@ -80,8 +89,8 @@ def _leaderboard(folder: Path, output: Path) -> str:
     try:
         boards = build_boards(read_settings(folder), options)
     except DataError as error:
-        return f"no leaderboard: {error}"
-    return write_boards(boards, read_costs(folder), options, output)[1]
+        return [], f"no leaderboard: {error}"
+    return write_boards(boards, read_costs(folder), options, output)
 
 
 def main(arguments: list[str] | None = None) -> int:

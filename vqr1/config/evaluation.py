@@ -137,6 +137,12 @@ class EvalConfig:
     compare: list[str] | None = None
     """Run directories (or predictions files) of the same images to compare, or one sweep's folder,
     whose settings are compared: nothing is scored."""
+    questions: str | None = None
+    """JSON file of questions about images (LLVisionQA, LLDescribe, DepictQA:
+    `vqr1.data.questions`): the model is asked these, greedily, and no image is scored. `prompt`
+    gives the system message only, `mode` the sampling but for the draw."""
+    questions_root: Annotated[str | None, Affects.LOCATION] = None
+    """Folder of the images of `questions`; null: the folder of the file."""
     output: Literal["csv", "parquet"] = "csv"
     """Format of the finished predictions."""
     perturbation: Annotated[Perturbation | None, Affects.ANSWERS] = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -43,7 +43,7 @@ class MetricConfig:
             key: dotted key of the metric, for messages.
 
         Raises:
-            ConfigError: there is no such function.
+            ConfigError: there is no such function, or an argument is null where it takes no null.
         """
         # Hydra takes long to import, and its grammar is not needed here otherwise.
         from hydra.utils import get_method
@@ -54,7 +54,25 @@ class MetricConfig:
             printed = " ".join(str(error).split())
             problem = f"{key}._target_={self.target}: no such function ({printed})"
             raise ConfigError([problem]) from error
+        missing = [
+            f"{key}.{name}=null: {self.target} takes a {hint.__name__} there, and no value stands "
+            "for what is not stated; give it"
+            for name, hint in _plain_hints(found).items()
+            if name in self.arguments and self.arguments[name] is None
+        ]
+        if missing:
+            raise ConfigError(missing)
         return partial(found, **self.arguments) if self.arguments else found
+
+
+def _plain_hints(function: Callable[..., Any]) -> dict[str, type]:
+    """The arguments of a function that are annotated with a class, which null is none of."""
+    try:
+        hints = get_type_hints(function)
+    except (NameError, TypeError):
+        # Annotations of the user's own that name nothing at run time.
+        return {}
+    return {name: hint for name, hint in hints.items() if isinstance(hint, type)}
 
 
 OwnMetrics = dict[

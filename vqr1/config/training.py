@@ -202,6 +202,12 @@ class ValidationConfig:
     """Evaluate the test split before and after training."""
     bootstrap_draws: PositiveInt = 1000
     """Draws of the 95 % bootstrap intervals."""
+    questions: Annotated[str | None, Affects.NOTHING] = None
+    """JSON file of questions about images (`vqr1.data.questions`), asked of the policy before
+    training and of the one that is exported, greedily and of at most
+    `rollout.sampling.max_new_tokens`; needs `rollout=local`. null asks none."""
+    questions_root: Annotated[str | None, Affects.NOTHING] = None
+    """Folder of their images; null: the folder of the file."""
 
 
 Part = Literal[
@@ -210,7 +216,6 @@ Part = Literal[
     "perception_term",
     "probability_gain",
     "pseudo_labels",
-    "score_tokens",
     "supervised_stage",
     "task_mixture",
     "tool_calls",
@@ -223,7 +228,6 @@ PARTS: dict[Part, str] = {
     "perception_term": "a loss term that compares the answers to an image and to a degraded copy",
     "probability_gain": "the probability of an answer without its reasoning",
     "pseudo_labels": "a round in which the model votes on pairs of images",
-    "score_tokens": "tokens of its own for scores",
     "supervised_stage": "a supervised stage (labels as answers)",
     "task_mixture": "several tasks in one training, each with its own prompt and rewards",
     "tool_calls": "tools that the model calls, over several turns",

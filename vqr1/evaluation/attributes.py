@@ -42,7 +42,7 @@ def check_columns(form: AnswerForm, tables: Mapping[str, pd.DataFrame]) -> None:
         DataError: a word; names set, column and row.
     """
     for name, table in tables.items():
-        for column in form.further_scores:
+        for column in form.ratings:
             column_numbers(table, column, name)
 
 
@@ -85,7 +85,7 @@ def attribute_metrics(
     for name, part in predictions.by_dataset().items():
         if name not in tables or "further" not in tables[name]:
             continue
-        for column in form.further_scores:
+        for column in form.ratings:
             labels = column_numbers(tables[name], column, name)[part.index]
             known = np.isfinite(labels)
             if known.any():

@@ -28,14 +28,17 @@ def check_evaluation(config: EvalConfig) -> None:
         problems.append("predictions=None: give the file to evaluate, predictions=FILE")
     if config.predictions is not None:
         problems += _column_problems(config)
-    scores = config.predictions is None and config.compare is None
+    problems += _question_problems(config)
+    unasked = config.questions is None
+    scores = unasked and config.predictions is None and config.compare is None
     if scores and not config.answer.form.scored:
         problems.append(
             f"prompt={config.prompt.name}, answer: it asks for no score; choose prompt=thinking or "
             "prompt=non_thinking, without answer=free"
         )
-    problems += _consistency_problems(config, scores)
-    problems += mode_problems(config.mode, config.answer.form)
+    if unasked:
+        problems += _consistency_problems(config, scores)
+        problems += mode_problems(config.mode, config.answer.form)
     problems += backend_problems(config.backend, config.mode)
     if isinstance(config.backend, ServerConfig) and config.model.run is not None:
         problems.append(
@@ -54,6 +57,25 @@ def check_evaluation(config: EvalConfig) -> None:
         problems += _metric_problems(config)
     if problems:
         raise ConfigError(problems)
+
+
+def _question_problems(config: EvalConfig) -> list[str]:
+    """Why questions cannot be asked together with what else is given."""
+    if config.questions is None:
+        if config.questions_root is None:
+            return []
+        return [f"questions_root={config.questions_root}: give questions=FILE too, or leave it out"]
+    others = {
+        "predictions": config.predictions is not None,
+        "compare": config.compare is not None,
+        "consistency": config.consistency,
+        "perturbation": config.perturbation is not None,
+    }
+    return [
+        f"questions={config.questions}, {name}: questions are asked alone; give one of them"
+        for name, given in others.items()
+        if given
+    ]
 
 
 def _consistency_problems(config: EvalConfig, scores: bool) -> list[str]:

@@ -16,12 +16,12 @@ def pair_accuracy(inputs: MetricInputs) -> MetricValue:
     return statistics.pair_accuracy(inputs.scores, inputs.mos)
 
 
-def different_similar(inputs: MetricInputs, observers: float = 15) -> MetricValue:
+def different_similar(inputs: MetricInputs, observers: float) -> MetricValue:
     """Krasula's AUC of different against similar pairs."""
     return statistics.different_similar(inputs.scores, inputs.mos, inputs.mos_std, observers)
 
 
-def better_worse(inputs: MetricInputs, observers: float = 15) -> MetricValue:
+def better_worse(inputs: MetricInputs, observers: float) -> MetricValue:
     """Krasula's AUC of better against worse within different pairs."""
     return statistics.better_worse(inputs.scores, inputs.mos, inputs.mos_std, observers)
 

@@ -14,6 +14,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
+
+PlccOf = Literal["raw", "logistic4", "isotonic", "not stated"]
+"""What a PLCC is taken of: scores as they are, or after a four-parameter logistic map or isotonic
+regression that is fitted on the test images."""
+
+PLCC_WORDS: Mapping[PlccOf, str] = {
+    "raw": "raw",
+    "logistic4": "4-p. fit",
+    "isotonic": "isotonic fit",
+    "not stated": "not stated",
+}
+"""What tables call them."""
 
 FILE = Path(__file__).with_name("published.json")
 
@@ -40,6 +53,7 @@ class PublishedModel:
         model: its name.
         trained_on: what it learnt quality from.
         source: where the metrics were published.
+        plcc_of: what its PLCC is taken of, where the source states it.
         metrics: by data set.
         trained_sets: data sets, by our names, that it was trained on.
     """
@@ -47,6 +61,7 @@ class PublishedModel:
     model: str
     trained_on: str
     source: str
+    plcc_of: PlccOf
     metrics: Mapping[str, PublishedMetrics]
     trained_sets: tuple[str, ...] = ()
 
@@ -98,6 +113,7 @@ def published_groups() -> tuple[PublishedGroup, ...]:
                     model["model"],
                     model["trained_on"],
                     group["sources"][model["source"]],
+                    model["plcc"],
                     {name: PublishedMetrics(**f) for name, f in model["metrics"].items()},
                     tuple(model["trained_sets"]),
                 )

@@ -2,7 +2,8 @@
 
 What it does: one table a group of published models, ours in the last rows. Where a source does not
 state how a set was aggregated, ours is given both ways: over the whole file, and as the mean per
-reference. A set that a model was trained on is marked, published or ours.
+reference. A set that a model was trained on is marked, published or ours. What a PLCC is taken of
+stands in a column of its own: raw scores, or scores after a map that is fitted on the test images.
 
 Not here: the published metrics themselves (`vqr1.evaluation.published`).
 """
@@ -11,7 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vqr1.evaluation.published import PublishedGroup, PublishedMetrics, published_groups
+from vqr1.evaluation.published import (
+    PLCC_WORDS,
+    PublishedGroup,
+    PublishedMetrics,
+    published_groups,
+)
 from vqr1.evaluation.report import TRAINED, Evaluation, number
 from vqr1.evaluation.set_metrics import SetMetrics
 from vqr1.evaluation.tables import Table
@@ -36,6 +42,7 @@ def _published_table(
     rows = [
         (
             model.model,
+            PLCC_WORDS[model.plcc_of],
             *_cells(known, model.metrics, model.trained_sets),
             *([_pair(model.mean(known), known, model.trained_sets)] if several else []),
         )
@@ -43,11 +50,12 @@ def _published_table(
     ]
     ours = {metrics.dataset: metrics for metrics in evaluation.sets if metrics.dataset in known}
     trained = [name for name, f in ours.items() if f.trained_on and f.trained_on.trained]
-    for label, values in _our_rows(evaluation, ours, group):
+    for label, plcc_of, values in _our_rows(evaluation, ours, group):
         mean = PublishedMetrics.mean([values[name] for name in known])
         rows.append(
             (
                 label,
+                plcc_of,
                 *_cells(known, values, trained),
                 *([_pair(mean, known, trained)] if several else []),
             )
@@ -55,11 +63,12 @@ def _published_table(
     sources = dict.fromkeys(model.source for model in group.models)
     return Table(
         f"SRCC/PLCC beside published metrics ({group.name}). Ours: {evaluation.caption}",
-        ("model", *known, *([f"mean of {len(known)} sets"] if several else [])),
+        ("model", "PLCC", *known, *([f"mean of {len(known)} sets"] if several else [])),
         tuple(rows),
         f"published_{number_ + 1}",
         (
             f"protocol of the published metrics: {group.protocol}",
+            "PLCC: compare it with rows of the same kind only, where the source states it",
             *_aggregation_notes(ours, group),
             *_trained_notes(ours, trained, group, known),
             f"from: {'; '.join(sources)}",
@@ -85,12 +94,16 @@ def _pair(metrics: PublishedMetrics | None, sets: Sequence[str], trained: Sequen
 
 def _our_rows(
     evaluation: Evaluation, ours: Mapping[str, SetMetrics], group: PublishedGroup
-) -> list[tuple[str, dict[str, PublishedMetrics]]]:
-    """Our rows: raw, raw with means per reference where that may be meant, after the first fit."""
+) -> list[tuple[str, str, dict[str, PublishedMetrics]]]:
+    """Our rows: raw, raw with means per reference where that may be meant, after the first fit.
+
+    Returns:
+        Of each its name, what its PLCC is taken of, and the metrics by set.
+    """
     raw = {
         name: PublishedMetrics(f.srcc.value, f.metrics["plcc"].value) for name, f in ours.items()
     }
-    rows = [("this evaluation, raw PLCC", raw)]
+    rows = [("this evaluation", PLCC_WORDS["raw"], raw)]
     means = {
         name: metrics.per_reference
         for name, metrics in ours.items()
@@ -105,14 +118,15 @@ def _our_rows(
             name: PublishedMetrics(found.srcc.value, found.metrics["plcc"].value)
             for name, found in means.items()
         }
-        rows.append((f"this evaluation, raw PLCC, {words}", raw | per_reference))
+        rows.append((f"this evaluation, {words}", PLCC_WORDS["raw"], raw | per_reference))
     if evaluation.options.curves:
         key = f"plcc_{evaluation.options.curves[0]}"
         fitted = {
             name: PublishedMetrics(f.srcc.value, evaluation.all_metrics(f)[key].value)
             for name, f in ours.items()
         }
-        rows.append((f"this evaluation, {evaluation.labels[key]}", fitted))
+        fit = evaluation.labels[key].removeprefix("PLCC, ")
+        rows.append(("this evaluation", fit, fitted))
     return rows
 
 

@@ -1,6 +1,6 @@
 """A whole evaluation: of a model, of a file of predictions, or a comparison; with its report.
 
-What needs a model is in `score_model.py`.
+What needs a model is in `score_model.py`, and of questions about images in `questions.py`.
 """
 
 from __future__ import annotations
@@ -72,11 +72,15 @@ def run_evaluation(config: EvalConfig, composed: DictConfig, info: RankInfo) -> 
             other ranks.
 
     Returns:
-        SRCC (the plain mean over sets); NaN where it does not exist; None on all but rank 0, and
-        for comparisons.
+        SRCC (the plain mean over sets), of questions their accuracy; NaN where it does not exist;
+        None on all but rank 0, and for comparisons.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    if config.questions is not None:
+        from vqr1.evaluation.questions import evaluate_questions
+
+        return evaluate_questions(config, composed, info)
     if needs_model(config):
         return _evaluate_model(config, composed, info)
     if info.rank:
@@ -89,7 +93,7 @@ def run_evaluation(config: EvalConfig, composed: DictConfig, info: RankInfo) -> 
 
 
 def needs_model(config: EvalConfig) -> bool:
-    """Whether images are scored."""
+    """Whether a model answers."""
     return config.predictions is None and config.compare is None
 
 
@@ -131,7 +135,7 @@ def _evaluate_model(config: EvalConfig, composed: DictConfig, info: RankInfo) ->
     # Loading torch models is the slow part of starting; files need none of it.
     from vqr1.evaluation.score_model import score_model
 
-    console = _console()
+    console = new_console()
     started = time.monotonic()
     scored = score_model(config, console, composed, info)
     again = _score_again(config, console, composed, info) if config.consistency else {}
@@ -232,7 +236,7 @@ def _report(
     from vqr1.evaluation.report_writer import write_outcome
 
     options = metric_options(config)
-    console = _console()
+    console = new_console()
     skipped = {} if scored is None else scored.skipped
     sets = tuple(
         _with_facts(set_metrics(part, options), scored, name)
@@ -255,7 +259,7 @@ def _report(
             console.print(to_rich(table))
     means = evaluation.means
     overall = means.plain[HEADLINE] if means is not None else sets[0].srcc
-    with _open_log(config, composed, "+".join(metrics.dataset for metrics in sets)) as run_log:
+    with open_log(config, composed, "+".join(metrics.dataset for metrics in sets)) as run_log:
         load_image = None if scored is None else scored.load_image
         write_outcome(evaluation, predictions, config.report, run_log, load_image, moved)
         run_log.metrics(consistency_metrics(consistency or {}) | tracked_metrics(attributes))
@@ -270,7 +274,7 @@ def _report(
             **({"attributes": attribute_values(attributes)} if attributes else {}),
             **({"consistency": consistency_values(consistency)} if consistency else {}),
         }
-        _end(run_log, values, started, console)
+        end_log(run_log, values, started, console)
     return overall.value
 
 
@@ -294,7 +298,7 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
     started = time.monotonic()
     assert config.compare is not None
     options = metric_options(config)
-    console = _console()
+    console = new_console()
     files = [str(Path(path).expanduser().resolve()) for path in config.compare]
     runs = read_runs(config.compare)
     check_settings(Path(config.run_dir), {"compare": sorted(files)})
@@ -303,7 +307,7 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
     for table in tables:
         console.print(to_rich(table))
     values = comparison_values(found)
-    with _open_log(config, composed, "comparison") as run_log:
+    with open_log(config, composed, "comparison") as run_log:
         write_tables(tables, "Comparison", run_log)
         write_values(values, run_log)
         for comparison in found:
@@ -315,7 +319,7 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
                         rows, headline().label, f"{comparison.dataset}, {comparison.images} images"
                     ),
                 )
-        _end(run_log, {"compared": config.compare, "sets": values}, started, console)
+        end_log(run_log, {"compared": config.compare, "sets": values}, started, console)
 
 
 def compare_sweep(
@@ -338,24 +342,24 @@ def compare_sweep(
 
     started = time.monotonic()
     options = metric_options(config)
-    console = _console()
+    console = new_console()
     check_settings(Path(config.run_dir), {"compare": [str(folder)]})
     found = compare_settings(settings, options)
     tables, values = settings_tables(found, options), settings_values(found)
     for table in tables:
         console.print(to_rich(table))
-    with _open_log(config, composed, "comparison") as run_log:
+    with open_log(config, composed, "comparison") as run_log:
         write_tables(tables, "Comparison", run_log)
         write_values(values, run_log)
         for one in found if config.report.plots else ():
             rows = [(row.name, row.mean) for row in one.settings]
             title = f"{one.dataset}, {one.images} images"
             run_log.plot(f"plots/comparison_{one.dataset}", forest_plot(rows, "SRCC", title))
-        _end(run_log, {"compared": config.compare, "sets": values}, started, console)
+        end_log(run_log, {"compared": config.compare, "sets": values}, started, console)
 
 
 @contextmanager
-def _open_log(config: EvalConfig, composed: DictConfig, sets: str) -> Iterator[RunLog]:
+def open_log(config: EvalConfig, composed: DictConfig, sets: str) -> Iterator[RunLog]:
     """The run's log, its configuration kept; closed with a true status however the block ends."""
     tags = {"vqr1.kind": "evaluation"}
     with open_run_log(config.logger, Path(config.run_dir), f"eval/{sets}", tags) as run_log:
@@ -369,7 +373,7 @@ def _open_log(config: EvalConfig, composed: DictConfig, sets: str) -> Iterator[R
         yield run_log
 
 
-def _end(run_log: RunLog, values: dict[str, Any], started: float, console: Console) -> None:
+def end_log(run_log: RunLog, values: dict[str, Any], started: float, console: Console) -> None:
     """Write `summary.json` and print where everything is."""
     seconds = round(time.monotonic() - started, 1)
     run_log.summary({**values, "seconds": seconds, "mlflow_run_id": run_log.mlflow_run_id})
@@ -379,7 +383,7 @@ def _end(run_log: RunLog, values: dict[str, Any], started: float, console: Conso
     console.print(str(run_log.run_dir), highlight=False)
 
 
-def _console() -> Console:
+def new_console() -> Console:
     """The terminal; wide enough for the tables where the output goes into a file."""
     # Paths, names and answers are printed as they are: [x] is no markup, :x: is no emoji.
     width = None if sys.stdout.isatty() else 130

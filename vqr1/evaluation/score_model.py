@@ -42,14 +42,15 @@ from vqr1.evaluation.preferences import stated_pairs
 from vqr1.evaluation.protocol import predictions_of, score_batches
 from vqr1.evaluation.trained_on import TrainedOn, TrainingImages
 from vqr1.inference.parallel import Progress as Advance
-from vqr1.inference.parallel import run_in_processes
-from vqr1.inference.resume import shares
+from vqr1.inference.parallel import share_work
 from vqr1.inference.settings import answer_settings
 from vqr1.inference.setup import InferenceSetup
 from vqr1.iqa.preferences import StatedPairs
 from vqr1.policy.training_prompt import trained_vision_id
-from vqr1.progress import progress_bar
 from vqr1.records import RankingBatch
+
+CONTINUE = "start the evaluation again with the same run_dir to continue it"
+"""What to do after a process has died."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def score_model(
     Raises:
         UserError: model, images or an evaluation to continue are not as they should be.
     """
-    source, config = _resolved(config, composed)
+    source, config = resolved_model(config, composed)
     # A damaged record is found before any image is scored.
     history = _History.of(None if isinstance(config.backend, ServerConfig) else source.config.path)
     # Hydra names it after the time, which ranks may read at different seconds.
@@ -105,7 +106,7 @@ def score_model(
     pairs = raise_on_all_ranks(lambda: _pairs(config, images))
     broadcast_from_rank0(lambda: check_settings(run_dir, _settings(config, images)))
     if info.rank == 0:
-        for line in _defaults(config, composed):
+        for line in lines_of_defaults(config, composed):
             console.print(line)
     finished = broadcast_from_rank0(lambda: finished_file(run_dir))
     if finished is not None:
@@ -115,30 +116,27 @@ def score_model(
         console.print(f"already scored: {finished}")
         return _scored(config, read_predictions(finished), source, run_dir, images, history, pairs)
     left = broadcast_from_rank0(lambda: _left(images, run_dir, console))
-    _score_left(config, images, left, run_dir, info)
+    share_work(
+        partial(_score, config, images, run_dir),
+        partial(_open_and_score, config, run_dir),
+        left,
+        [len(batch.images) for batch in images.plan],
+        info,
+        config.hardware.devices,
+        label="images",
+        resume_with=CONTINUE,
+    )
     if info.rank:
         return None
     merged = merge(run_dir, images.plan, f".{config.output}")
     return _scored(config, merged, source, run_dir, images, history, pairs)
 
 
-def _score_left(
-    config: EvalConfig, images: PlannedImages, left: Sequence[int], run_dir: Path, info: RankInfo
-) -> None:
-    """Score the batches that are left, shared by all ranks or by processes that are started here.
-
-    Returns once every rank has scored its share, or raises what one of them met.
-    """
-    processes = info.world_size if info.world_size > 1 else config.hardware.devices
-    dealt = shares(left, processes)
-    share = dealt[info.rank] if info.world_size > 1 else list(left)
-    total = sum(len(images.plan[number].images) for number in share)
-    with progress_bar("images", total, shown=info.rank == 0 and total > 0) as advance:
-        if processes > 1 and info.world_size == 1:
-            again = "start the evaluation again with the same run_dir to continue it"
-            run_in_processes(partial(_open_and_score, config, run_dir), dealt, advance, again)
-        else:
-            raise_on_all_ranks(lambda: score_share(config, images, run_dir, info, share, advance))
+def _score(
+    config: EvalConfig, images: PlannedImages, run_dir: Path, info: RankInfo, numbers: list[int],
+    advance: Advance,
+) -> None:  # fmt: skip
+    score_share(config, images, run_dir, info, numbers, advance)
 
 
 def _open_and_score(
@@ -182,7 +180,7 @@ def score_share(
         stream.close()
 
 
-def _resolved(config: EvalConfig, composed: DictConfig) -> tuple[ModelSource, EvalConfig]:
+def resolved_model(config: EvalConfig, composed: DictConfig) -> tuple[ModelSource, EvalConfig]:
     """What is evaluated, a checkpoint or the model of a server, and the configuration naming it.
 
     The configuration's `prompt.vision_id` is then true or false.
@@ -226,7 +224,7 @@ def _as_trained(config: EvalConfig, source: ModelSource, composed: DictConfig) -
     return config
 
 
-def _defaults(config: EvalConfig, composed: DictConfig) -> list[str]:
+def lines_of_defaults(config: EvalConfig, composed: DictConfig) -> list[str]:
     """What is printed of the values that nothing but the model has set."""
     if config.model.run is None:
         # With a server the model gives image sizes and the length of an answer only.
@@ -307,12 +305,12 @@ def _scored(
         trained_on,
         unknown,
         {name: labelled.excluded for name, labelled in sets.items()},
-        _used(config),
+        used_values(config),
         images.tables,
     )
 
 
-def _used(config: EvalConfig) -> dict[str, Any]:
+def used_values(config: EvalConfig) -> dict[str, Any]:
     """What a run, a checkpoint's record or a server has given to a resolved configuration."""
     model = config.model
     used: dict[str, Any] = {

@@ -17,9 +17,12 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from vqr1.config import HardwareConfig
+from vqr1.distributed.collectives import raise_on_all_ranks
 from vqr1.distributed.environment import RankInfo
 from vqr1.distributed.rendezvous import ChangedKeys, connect_ranks
 from vqr1.errors import UserError
+from vqr1.inference.resume import shares
+from vqr1.progress import progress_bar
 from vqr1.standard_streams import guard_output
 
 Progress = Callable[[int], None]
@@ -48,6 +51,42 @@ def connect_to_share(
     if info.world_size > 1:
         patient = replace(hardware, process_group_timeout_minutes=LONGEST_SHARE_MINUTES)
         connect_ranks(info, patient, values, None, changed_keys)
+
+
+def share_work(
+    here: Task,
+    started: Task,
+    left: Sequence[int],
+    sizes: Sequence[int],
+    info: RankInfo,
+    devices: int,
+    *,
+    label: str,
+    resume_with: str,
+) -> None:
+    """Answer batches by all ranks of a launcher, or by processes that are started here.
+
+    Returns once every rank has answered its share, or raises what one of them met.
+
+    Args:
+        here: answers a share in this process.
+        started: the same in a process that is started; picklable.
+        left: numbers of the batches.
+        sizes: images, or whatever is counted, of every batch.
+        info: rank information of this process.
+        devices: processes where no launcher has started any.
+        label: of the progress bar.
+        resume_with: how the user continues after a process has died.
+    """
+    processes = info.world_size if info.world_size > 1 else devices
+    dealt = shares(left, processes)
+    share = dealt[info.rank] if info.world_size > 1 else list(left)
+    total = sum(sizes[number] for number in share)
+    with progress_bar(label, total, shown=info.rank == 0 and total > 0) as advance:
+        if processes > 1 and info.world_size == 1:
+            run_in_processes(started, dealt, advance, resume_with)
+        else:
+            raise_on_all_ranks(lambda: here(info, share, advance))
 
 
 def run_in_processes(

@@ -7,6 +7,9 @@
     gaussian        exp(-e^2 / 2 s^2): UniPercept (2512.21675), TATAR (2603.19779)
     relative        1 - |q_k - MOS| / MOS: public code of VQ-Insight (2506.18564)
 
+Errors are compared with a threshold in decimals: scores and MOS in float32 are up to 5e-7 off the
+numbers that they stand for, so that 3.35 - 3 would be below .35.
+
 An invalid answer has no error. Under the squared error it earns what the worst possible answer on
 [1, 5] earns, and no valid answer earns less, so that being unreadable is never the better choice;
 under the others it earns 0. Shapes: see `vqr1.records`.
@@ -21,6 +24,9 @@ from vqr1.iqa.answers import ASKED_RANGE
 
 WORST_SQUARED_ERROR = (5.0 - 1.0) ** 2
 THRESHOLD = 0.35
+ERROR_DECIMALS = 5
+"""Decimals to which an error is rounded before it is compared with a threshold: the finest that
+float32 scores and MOS on [1, 5] have for certain, also where they were scaled from another one."""
 RELATIVE_EPSILON = 1e-8
 """Added to the MOS that is divided by (public code)."""
 
@@ -55,13 +61,13 @@ def threshold_reward(
         scores: [B, K] scores.
         mos: [B] MOS on [1, 5].
         valid: [B, K] bool.
-        width: the largest error.
+        width: the largest error; the errors that it is compared with have `ERROR_DECIMALS`.
         inclusive: an error of exactly `width` counts as close.
 
     Returns:
         [B, K] of 0 and 1, the type of `scores`.
     """
-    error = (scores - mos[:, None]).abs()
+    error = (scores.double() - mos[:, None].double()).abs().round(decimals=ERROR_DECIMALS)
     close = error <= width if inclusive else error < width
     return (close & valid).to(scores.dtype)
 

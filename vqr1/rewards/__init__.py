@@ -14,6 +14,7 @@ from vqr1.rewards.shuffled import ShuffledFidelityReward
 from vqr1.rewards.soft_preference import SoftPreferenceReward
 from vqr1.rewards.text import (
     DegradationReward,
+    LengthBonusReward,
     OverlongReward,
     RepetitionReward,
     WordCountReward,
@@ -28,6 +29,7 @@ __all__ = [
     "FidelityReward",
     "FormatReward",
     "GaussianReward",
+    "LengthBonusReward",
     "MarginReward",
     "MosMarginReward",
     "MseReward",

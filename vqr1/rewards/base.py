@@ -93,8 +93,8 @@ class RewardInputs:
             the set has none.
         references: [B] int64, equal for images of one undistorted image; -1 unknown.
         lengths: [B, K] int64 tokens of each response.
-        attributes: [B, K] scores of each further attribute of the answer by name, scaled as
-            `scores`; NaN where one could not be read.
+        attributes: [B, K] of each number that the answer states beside the score
+            (`AnswerForm.ratings`) by name, scaled as `scores`; NaN where one could not be read.
         columns: [B] numbers of each further label column by name, as the file has them; NaN where
             one is empty or a word.
         preferences: [B, B] float32 in [0, 1] where pairs are learnt from (`target=pairs`): stated
@@ -143,7 +143,8 @@ class Reward(Protocol):
     run whose labels, answer form or engine lack one is refused at its start. Names of further label
     columns that it looks at stand in `label_columns`, likewise; those of them that must hold
     numbers in `number_columns`. Names of the answer's further scores that it looks at stand in
-    `attribute_names`.
+    `attribute_names`. Of `attributes`, the numbers that an answer
+    states beside the score, it needs `least_attributes` (1 where it has none).
 
     Attributes:
         ranks: True when the reward compares images with each other and so needs a pool of two or
@@ -252,6 +253,13 @@ class WeightedRewards:
             for column in getattr(reward, "number_columns", ()):
                 found.setdefault(column, []).append(name)
         return found
+
+    def least_attributes(self) -> dict[str, int]:
+        """By name of a term that needs attributes, how many."""
+        return {
+            name: getattr(self.terms[name][1], "least_attributes", 1)
+            for name in self.needing("attributes")
+        }
 
     def needing(self, need: Need) -> list[str]:
         """Names of the terms that cannot be computed without something."""

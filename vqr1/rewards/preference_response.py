@@ -15,6 +15,7 @@ class PreferenceResponseReward:
     ranks = True
     absolute = True
     needs = ("attributes",)
+    least_attributes = 2
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K]; 0 for invalid answers."""

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from vqr1.iqa.text_rules import (
     degradation_reward,
+    length_bonus,
     overlong_penalty,
     repetition_penalty,
     within_words,
 )
 from vqr1.rewards.base import RewardInputs
+from vqr1.rewards.closeness import RelativeReward
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
@@ -90,6 +92,37 @@ class OverlongReward:
         assert inputs.lengths is not None, "a step has lengths"
         penalty = overlong_penalty(inputs.lengths, self.longest, self.cache, self.most)
         return penalty.to(inputs.scores.dtype)
+
+
+class LengthBonusReward:
+    """1 for a right response of allowed length, else 0 (VQ-Insight, public code).
+
+    Right is a response whose relative closeness (`RelativeReward`) is above .1; where only one of
+    an image's responses is, none has the bonus.
+
+    Args:
+        shortest: fewest tokens.
+        longest: most tokens.
+
+    Raises:
+        ValueError: a bound is out of range.
+    """
+
+    ranks = False
+    absolute = True
+
+    def __init__(self, shortest: int = 320, longest: int = 512) -> None:
+        if not 0 <= shortest <= longest:
+            raise ValueError(
+                f"shortest={shortest}, longest={longest}: must not be negative, and rise"
+            )
+        self.shortest = shortest
+        self.longest = longest
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] of 0 and 1; 0 for invalid answers."""
+        assert inputs.lengths is not None, "a step has lengths"
+        return length_bonus(inputs.lengths, RelativeReward()(inputs), self.shortest, self.longest)
 
 
 class WordCountReward:

@@ -140,7 +140,7 @@ class OpenAiClient:
     def answers(
         self,
         images: Sequence[Sequence[Tensor]],
-        prompt: PromptConfig,
+        prompt: PromptConfig | Sequence[PromptConfig],
         *,
         samples: int,
         sampling: SamplingConfig,
@@ -151,7 +151,7 @@ class OpenAiClient:
 
         Args:
             images: of each of B prompts, its resized images [H, W, 3] uint8.
-            prompt: what is asked, its `vision_id` decided.
+            prompt: what all are asked, or what each of them is; `vision_id` decided.
             samples: answers to each.
             sampling: how one is drawn and where it ends.
             seed: of the draws. With the images and the number of the answer it decides the seed
@@ -165,14 +165,15 @@ class OpenAiClient:
         """
         model = self.model()
         pending = []
-        for shown in images:
+        asked = [prompt] * len(images) if isinstance(prompt, PromptConfig) else prompt
+        for shown, question in zip(images, asked, strict=True):
             urls = [_data_url(image) for image in shown]
             for k in range(samples):
                 body = chat_body(
                     self._config,
                     model,
                     urls,
-                    prompt,
+                    question,
                     sampling=sampling,
                     seed=prompt_seed(seed, shown, k),
                     logprobs=logprobs,

@@ -6,11 +6,14 @@ For each method and set, with r(s, w) a metric of seed s under image weights w:
     interval  of D draws; draw d resamples the images (or references), the same for all methods,
               and, from each method's S seeds, S of them with replacement: both are uncertain
     against   the first method: the difference of the two values; in each draw both see the same
-    the first images and, where they have the same seeds, the same seeds
+    the first images and, where they have the same seeds, the same seeds; where they have not, each
+              draws its own, and the table states it
 
 SRCC and PLCC are of raw scores (no map is fitted); PLCC after the four-parameter logistic map
 stands beside, without an interval. Maps fitted on the test images by isotonic regression, after
-which one paper correlates, are not used. Cost is wall-clock seconds times processes.
+which one paper correlates, are not used. A published PLCC stands in the column of what it is taken
+of, and in one of its own where that is something else or not stated. Cost is wall-clock seconds
+times processes.
 
 Not here: the sweep's own summary (`summary.py`: one metric, a t-test over seeds).
 
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,12 @@ from vqr1.config.plain import flatten
 from vqr1.durable import write_file
 from vqr1.evaluation.compare import EvaluatedRun, aligned_parts, sets_of
 from vqr1.evaluation.predictions import Predictions, bootstrap_clusters
-from vqr1.evaluation.published import published_groups
+from vqr1.evaluation.published import (
+    PLCC_WORDS,
+    PublishedMetrics,
+    PublishedModel,
+    published_groups,
+)
 from vqr1.evaluation.report import number, with_interval
 from vqr1.evaluation.report_values import finite
 from vqr1.evaluation.set_metrics import Measured, MetricOptions, measure
@@ -57,6 +65,7 @@ class Entry:
     Attributes:
         method: its swept values.
         seeds: how many runs.
+        paired: its seeds are those of the first method, so that differences pair them.
         metrics: by name of `STATISTICS`.
         differences: to the first method, likewise; empty for the first.
         fitted_plcc: mean over seeds of PLCC after the logistic map; NaN where none fits.
@@ -64,6 +73,7 @@ class Entry:
 
     method: str
     seeds: int
+    paired: bool
     metrics: Mapping[str, Measured]
     differences: Mapping[str, Measured]
     fitted_plcc: float
@@ -152,25 +162,39 @@ def _board(
     entries: list[Entry] = []
     first: dict[str, tuple[MetricValue, FloatArray]] = {}
     units = Units.of(len(base), clusters)
-    begin = 0
-    for method, of_method in seeds.items():
-        rows = slice(begin, begin + len(of_method))
-        begin = rows.stop
+    for number_, (method, rows, paired) in enumerate(_rows_of(seeds)):
         metrics: dict[str, Measured] = {}
         differences: dict[str, Measured] = {}
         for name in STATISTICS:
-            value = _mean(values[name][rows])
-            drawn = over_seeds(draws[name][rows], seed)
+            value = _mean([values[name][row] for row in rows])
+            drawn = over_seeds(draws[name][rows], seed, 0 if paired else number_)
             metrics[name] = measure(value, drawn, units.count, options.level)
             if name in first:
-                gain = MetricValue(value.value - first[name][0].value, value.reason)
+                reason = value.reason or first[name][0].reason
+                gain = MetricValue(value.value - first[name][0].value, reason)
                 drawn = drawn - first[name][1]
                 differences[name] = measure(gain, drawn, units.count, options.level)
             else:
                 first[name] = (value, drawn)
-        plain = float(np.mean(fitted[rows]))
-        entries.append(Entry(method, len(of_method), metrics, differences, plain))
+        plain = float(np.mean([fitted[row] for row in rows]))
+        entries.append(Entry(method, len(rows), paired, metrics, differences, plain))
     return SetBoard(dataset, len(base), int((~common).sum()), units.name, tuple(entries))
+
+
+def _rows_of(seeds: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, list[int], bool]]:
+    """Of each method its name, the rows of its runs, and whether its seeds are the first one's.
+
+    Those runs are in the order of the first one's seeds, so that a place stands for a seed.
+    """
+    places = {seed: place for place, seed in enumerate(next(iter(seeds.values())))}
+    begin = 0
+    for method, own in seeds.items():
+        rows = list(range(begin, begin + len(own)))
+        begin += len(own)
+        paired = set(own) == places.keys()
+        if paired:
+            rows = [row for _, row in sorted(zip(map(places.__getitem__, own), rows, strict=True))]
+        yield method, rows, paired
 
 
 def _mean(values: Sequence[MetricValue]) -> MetricValue:
@@ -178,7 +202,7 @@ def _mean(values: Sequence[MetricValue]) -> MetricValue:
     return MetricValue(float(np.mean([value.value for value in values])), reason)
 
 
-def over_seeds(draws: FloatArray, seed: int) -> FloatArray:
+def over_seeds(draws: FloatArray, seed: int, stream: int = 0) -> FloatArray:
     """[D] means over S seeds drawn with replacement, of [S, D] metrics of resampled images.
 
     Drawing S of S seeds has (S - 1) / S of the variance between seeds; the deviations from the mean
@@ -186,13 +210,14 @@ def over_seeds(draws: FloatArray, seed: int) -> FloatArray:
 
     Args:
         draws: each seed's metric in each draw.
-        seed: of the choice of seeds; methods with as many seeds choose alike.
+        seed: of the choice of seeds.
+        stream: methods of one stream, which have the same seeds in the same order, choose alike.
     """
     count, number_of_draws = draws.shape
     if count == 1:
         return draws[0]
     # Another stream than that of the resampled images.
-    rng = np.random.default_rng((seed, 1))
+    rng = np.random.default_rng((seed, 1 + stream))
     chosen = rng.integers(count, size=(number_of_draws, count))
     drawn = draws[chosen, np.arange(number_of_draws)[:, None]].mean(axis=1)
     middle = draws.mean(axis=0)
@@ -242,6 +267,7 @@ def _table(board: SetBoard, costs: Mapping[str, Cost], options: MetricOptions) -
                 for cell in (_words(entry.metrics[name]), _words(entry.differences.get(name)))
             ),
             number(entry.fitted_plcc),
+            "",
             _cost(costs.get(entry.method)),
         )
         for entry in board.entries
@@ -251,13 +277,11 @@ def _table(board: SetBoard, costs: Mapping[str, Cost], options: MetricOptions) -
         for model in group.models:
             metrics = model.metrics.get(board.dataset)
             if metrics is not None:
-                name = f"{model.model} ({model.trained_on})"
-                values = (number(metrics.srcc), "", number(metrics.plcc), "")
-                rows.append((name, "published", *values, "", ""))
+                rows.append(_published_row(model, metrics))
     skipped = f", {board.excluded} excluded" if board.excluded else ""
     return Table(
         f"Methods on {board.dataset}: {board.images} images scored by all runs{skipped}",
-        (*heads, "PLCC, fitted", "cost"),
+        (*heads, "PLCC, fitted", "PLCC, other", "cost"),
         tuple(rows),
         f"leaderboard_{board.dataset}",
         (
@@ -265,12 +289,35 @@ def _table(board: SetBoard, costs: Mapping[str, Cost], options: MetricOptions) -
             f"over seeds, {options.draws} draws, the same for all methods; means over seeds. "
             "Of two or three seeds such an interval is still too narrow.",
             "PLCC, raw: of scores as they are. PLCC, fitted: after a four-parameter logistic map. "
-            "No isotonic regression on test images.",
+            "PLCC, other: published, after isotonic regression on the test images, which is never "
+            "done here, or of scores of which the source does not state whether a map was fitted.",
+            *_unpaired_note(board),
             "Published numbers stand where the set has any; their training sets, splits and "
             "protocols are their own (an evaluation shows each with its source).",
         ),
         (ours,) if len(rows) > ours else (),
     )
+
+
+def _published_row(model: PublishedModel, metrics: PublishedMetrics) -> tuple[str, ...]:
+    """A published model's row: its PLCC in the column of what it is taken of."""
+    plcc = number(metrics.plcc)
+    raw = plcc if model.plcc_of == "raw" else ""
+    fitted = plcc if model.plcc_of == "logistic4" else ""
+    other = "" if raw or fitted else f"{plcc} ({PLCC_WORDS[model.plcc_of]})"
+    name = f"{model.model} ({model.trained_on})"
+    return name, "published", number(metrics.srcc), "", raw, "", fitted, other, ""
+
+
+def _unpaired_note(board: SetBoard) -> list[str]:
+    """Which differences do not pair seeds, in at most one line."""
+    unpaired = [entry.method for entry in board.entries if not entry.paired]
+    if not unpaired:
+        return []
+    return [
+        f"{'; '.join(unpaired)}: trained with other seeds than the first, so that its difference "
+        "pairs images and not seeds."
+    ]
 
 
 def _words(measured: Measured | None) -> str:
@@ -303,6 +350,7 @@ def board_values(boards: Sequence[SetBoard], costs: Mapping[str, Cost]) -> dict[
                 "methods": {
                     entry.method: {
                         "seeds": entry.seeds,
+                        "seeds_paired_with_first": entry.paired,
                         **plain(entry.metrics),
                         "plcc_fitted": finite(entry.fitted_plcc),
                         "difference": plain(entry.differences),

@@ -16,8 +16,10 @@ from vqr1.rewards.scale import mos_fit
 from vqr1.rollout.vllm_client import RECONNECTIONS
 from vqr1.rollout.vllm_requests import fitting_logprobs
 from vqr1.tracking.other_loggers import logger_problems
-from vqr1.training.advantages import build_advantage
+from vqr1.training.advantages import AdvantageRule, build_advantage
+from vqr1.training.advantages.base import fields_of, terms_of
 from vqr1.training.losses import build_loss
+from vqr1.training.token_fields import RESPONSE
 
 if TYPE_CHECKING:
     # It imports pandas, which a mistake on the command line does not wait for.
@@ -45,7 +47,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "be a number; set the other to null"
         )
     problems += _reference_problems(config)
-    problems += _part_problems(config)
+    problems += _part_problems(config, rewards)
     problems += _attribute_problems(config, rewards)
     decay, strategy = config.optimizer.ema_decay, config.hardware.strategy
     if decay is not None and strategy != "auto":
@@ -86,6 +88,12 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "pairs have none; choose another reward, or target=mos"
             for name in rewards.needing("mos_std")
         ]
+    if config.validation.questions is not None and config.rollout.engine != "local":
+        problems.append(
+            f"validation.questions={config.validation.questions}, "
+            f"rollout.engine={config.rollout.engine}: this engine is given one prompt for all "
+            "images; use rollout=local, or evaluate the exported model with questions=FILE"
+        )
     if problems:
         raise ConfigError(problems)
 
@@ -195,20 +203,20 @@ def _number_problems(rewards: WeightedRewards, sets: Iterable[LabelledSet]) -> l
 
 
 def _attribute_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
-    """Rewards of several ratings, with an answer that states one, or others."""
-    form = config.answer.form
-    if not form.attributes:
-        return [
-            f"reward.terms.{name}: it needs further ratings beside the score, and the answer form "
-            "has none; use a form with attributes, such as prompt=preresq (answer=five_ratings)"
-            for name in rewards.needing("attributes")
-        ]
+    """Rewards of several numbers, with an answer that states fewer, or others."""
+    stated = config.answer.form.ratings
     return [
+        f"reward.terms.{name}: it needs {least} or more numbers beside the score, and the answer "
+        f"form has {', '.join(stated) or 'none'}; use a form with ratings, such as prompt=preresq "
+        "(answer=five_ratings)"
+        for name, least in rewards.least_attributes().items()
+        if len(stated) < least
+    ] + [
         f"reward.terms.{name}: it needs the score {attribute!r}, and the further scores of the "
-        f"answer form are {', '.join(form.further_scores) or 'none'}; name one of them"
+        f"answer form are {', '.join(stated) or 'none'}; name one of them"
         for name, (_, reward) in rewards.terms.items()
         for attribute in getattr(reward, "attribute_names", ())
-        if attribute not in form.further_scores
+        if attribute not in stated
     ]
 
 
@@ -315,14 +323,47 @@ def _missing_parts(config: TrainConfig) -> list[str]:
     ]
 
 
-def _part_problems(config: TrainConfig) -> list[str]:
-    """Why the loss or the advantage rule cannot be built."""
+def _part_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
+    """Why the loss or the advantage rule cannot be built, or has nothing to credit."""
     problems: list[str] = []
-    for build in (lambda: build_loss(config.loss), lambda: build_advantage(config.advantage)):
-        try:
-            build()
-        except ConfigError as error:
-            problems += error.problems
+    try:
+        build_loss(config.loss)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        problems += _credit_problems(config, build_advantage(config.advantage), rewards)
+    except ConfigError as error:
+        problems += error.problems
+    return problems
+
+
+def _credit_problems(
+    config: TrainConfig, rule: AdvantageRule, rewards: WeightedRewards
+) -> list[str]:
+    """Terms and fields of the advantage rule that the reward or the answer does not have."""
+    problems = []
+    terms, known = terms_of(rule), list(rewards.terms)
+    missing = [term for term in terms or () if term not in known]
+    if missing:
+        problems.append(
+            f"advantage: {', '.join(missing)}: no term of the reward, which has "
+            f"{', '.join(known)}; name these (advantage.components)"
+        )
+    left = [term for term in known if terms is not None and term not in terms]
+    if left:
+        problems.append(
+            f"advantage: no field is credited with {', '.join(f'reward.terms.{t}' for t in left)}, "
+            "which would train nothing; add it to a field of advantage.components, or leave it out "
+            "of the reward"
+        )
+    fields = (RESPONSE, *config.answer.form.fields)
+    strange = [field for field in fields_of(rule) if field not in fields]
+    if strange:
+        problems.append(
+            f"advantage: {', '.join(strange)}: no field of the answer, which has "
+            f"{', '.join(fields)}; credit one of these (advantage.components), or ask for an "
+            "answer with that field (answer)"
+        )
     return problems
 
 

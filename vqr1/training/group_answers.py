@@ -38,7 +38,7 @@ class GroupAnswers:
         images: [B] int64 row of each image in its set's label table, below 2^24; -1 unknown.
         mos_std: [B] float32 standard deviation on the scale of `mos`; NaN unknown.
         references: [B] int64 `label_number` of each image's reference; -1 unknown.
-        attributes: [B, K] float32 of each further attribute of the answer by name, NaN unreadable.
+        attributes: [B, K] float32 of each further number of the answer by name, NaN unreadable.
         columns: [B] float32 of each further label column by name, NaN where it is no number.
     """
 
@@ -93,10 +93,14 @@ def read_answers(
     dataset: str,
     images: Tensor | None = None,
     labels: BatchLabels | None = None,
+    ratings: Sequence[str] = (),
 ) -> GroupAnswers:
-    """What this process's parsed answers state; the other arguments as in `score_rollout`."""
+    """What this process's parsed answers state.
+
+    `ratings` names the answer's further numbers (`AnswerForm.ratings`); the other arguments are as
+    in `score_rollout`.
+    """
     device, unknown = rollout.tokens.device, torch.full((len(mos),), -1)
-    names = answers[0][0].attributes if answers else {}
     numbers = {} if labels is None else labels.columns
     return GroupAnswers(
         scores=_numbers([[a.score for a in row] for row in answers], device),
@@ -112,7 +116,7 @@ def read_answers(
         references=_label_numbers(unknown, labels).to(device),
         attributes={
             name: _numbers([[a.attributes[name] for a in row] for row in answers], device)
-            for name in names
+            for name in ratings
         },
         columns={name: _numbers(values, device) for name, values in numbers.items()},
     )

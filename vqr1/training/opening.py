@@ -11,6 +11,7 @@ from vqr1.policy.prompts import load_prompts
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
 from vqr1.training.command import RunCommand
 from vqr1.training.description import parameters, run_name, run_tags
+from vqr1.training.questions import training_questions
 from vqr1.training.resume import Run
 from vqr1.training.run_lookup import RUN_DIR_TAG
 
@@ -41,6 +42,7 @@ def open_data(config: TrainConfig, compares: bool) -> RankingDataModule:
     data.val_dataloader()
     if config.validation.test:
         data.eval_dataloader("test")
+    training_questions(config)
     return data
 
 

@@ -20,6 +20,7 @@ from vqr1.errors import NonFiniteError
 from vqr1.evaluation.metrics import metrics_of
 from vqr1.evaluation.predictions import Predictions, with_pairs
 from vqr1.evaluation.preferences import stated_pairs
+from vqr1.evaluation.question_metrics import Row
 from vqr1.iqa.answers import AnswerForm, form_after
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.finite import non_finite_weights
@@ -49,6 +50,7 @@ from vqr1.training.evaluation import evaluate_test
 from vqr1.training.grpo import GrpoModule
 from vqr1.training.losses import build_loss
 from vqr1.training.prediction_cache import AVERAGE, POLICY, read_predictions, write_predictions
+from vqr1.training.questions import ask_policy, log_questions, training_questions
 from vqr1.training.step import StepSettings
 from vqr1.training.validation import ValidationModes, Validator, validation_modes
 
@@ -131,11 +133,12 @@ class PolicyTrainer:
         return dict(self.checkpoints.best_metrics)
 
     def fit(self, checkpoint: Path | None) -> None:
-        """Train to the last step; its full weights are then in this process.
+        """Ask the policy as loaded, and train to the last step; its full weights are then here.
 
         Args:
             checkpoint: verified state to resume from; None validates and starts from the beginning.
         """
+        self._asked_before = self._ask("before training", 0)
         if checkpoint is None:
             self.trainer.validate(self.module, self.data, verbose=False)
             self.trainer.fit(self.module, self.data)
@@ -218,6 +221,21 @@ class PolicyTrainer:
         if predictions is not None:
             write_predictions(self.folder, step, predictions, kind)
         return None if predictions is None else with_pairs(predictions, self.pairs)
+
+    def _ask(self, when: str, step: int) -> list[Row]:
+        """Metrics of the policy's answers to `validation.questions`; empty where none are asked."""
+        questions = training_questions(self.config)
+        if not questions:
+            return []
+        self.stops.check()
+        self.policy.model.to(self.device)
+        self.engine.synchronise()
+        return ask_policy(self.config, self.policy, self.engine, questions, self.folder, step, when)
+
+    def ask_again(self, step: int) -> None:
+        """Ask the policy after `step` the questions that it was asked before training, and log."""
+        asked = {"before": self._asked_before, "after": self._ask("after training", step)}
+        log_questions(self.run_log, asked, self.step)
 
 
 def _modes(config: TrainConfig, answer: AnswerForm) -> ValidationModes:

@@ -3,8 +3,7 @@
 Each evaluation and each step is done once, however often the run is resumed.
 
 Not here: which run a command means (`resume.py`), the ranks and their configuration (`startup.py`),
-what is built from the configuration (`build.py`, `opening.py`, `policy_trainer.py`), the step
-(`grpo.py`).
+what is built from it (`build.py`, `opening.py`, `policy_trainer.py`), the step (`grpo.py`).
 """
 
 from __future__ import annotations
@@ -136,6 +135,7 @@ def _train(
     best = trainer.load_best()
     if best is not None and best != last:
         after = trainer.evaluate(f"after training, best step {best}", best)
+    trainer.ask_again(last if best is None else best)
     exported = trainer.export("export")
     average = trainer.evaluate_average(last)
     skipped = data.skipped_images()

@@ -133,7 +133,7 @@ def score_rollout(
     """
     check_texts(rollout)
     parsed = [[answer.parse(text) for text in texts] for texts in rollout.texts]
-    mine = read_answers(parsed, rollout, mos, dataset, images, labels)
+    mine = read_answers(parsed, rollout, mos, dataset, images, labels, answer.ratings)
     details = own_details(parsed, rollout, labels)
     inputs = reward_inputs(mine, answer.score_range, mos_range, details)
     own_terms = raise_on_all_ranks(lambda: own_rewards(rewards, inputs))

@@ -14,6 +14,7 @@ from typing import Protocol
 from PIL import Image
 from torch import Tensor
 
+from vqr1.config import PromptConfig
 from vqr1.inference.request import Reply, Request
 
 
@@ -37,13 +38,20 @@ class Backend(Protocol):
         """
         ...
 
-    def reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
+    def reply(
+        self,
+        images: Sequence[Tensor | Sequence[Tensor]],
+        request: Request,
+        prompts: Sequence[PromptConfig] | None = None,
+    ) -> list[Reply]:
         """One reply for each of B prompts.
 
         Args:
             images: of each prompt its resized images [H, W, 3] uint8, `prompt.images` of them; one
                 image by itself where a prompt takes one.
             request: what is asked.
+            prompts: the B questions, of as many images each, where they differ; None:
+                `request.prompt` is asked of all.
 
         Raises:
             DataError: a prompt takes another number of images.

@@ -14,6 +14,7 @@ from vqr1.inference.policy_replies import expected_replies, sampled_replies
 from vqr1.inference.request import Reply, Request, with_beginning
 from vqr1.policy.loading import Policy
 from vqr1.policy.prompts import PromptBuilder, prompt_builder, resize_rule
+from vqr1.records import joined_prompts
 from vqr1.rollout.local import LocalEngine
 
 
@@ -52,31 +53,52 @@ class LocalBackend:
         self._builder(request.prompt)
 
     @torch.no_grad()
-    def reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
+    def reply(
+        self,
+        images: Sequence[Tensor | Sequence[Tensor]],
+        request: Request,
+        prompts: Sequence[PromptConfig] | None = None,
+    ) -> list[Reply]:
         """See `Backend.reply`."""
         if not images:
             return []
         with self._turn:
-            return self._reply(images, request)
+            return self._reply(images, request, prompts)
 
-    def _reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
-        builder = self._builder(request.prompt)
-        prompts = builder.from_resized(images).to(self._device)
+    def _reply(
+        self,
+        images: Sequence[Tensor | Sequence[Tensor]],
+        request: Request,
+        questions: Sequence[PromptConfig] | None,
+    ) -> list[Reply]:
+        if questions is None:
+            builder = self._builder(request.prompt)
+            prompts = builder.from_resized(images).to(self._device)
+            begun = [builder.text] * len(prompts)
+        else:
+            # Questions are asked once each: their builders are not kept.
+            builders = [self._new_builder(question) for question in questions]
+            built = [b.from_resized([one]) for b, one in zip(builders, images, strict=True)]
+            prompts = joined_prompts(built).to(self._device)
+            begun = [builder.text for builder in builders]
         engine = self._engine(request.micro_batch_tokens)
         if request.expected:
             replies = expected_replies(engine, prompts, request)
         else:
             replies = sampled_replies(engine, prompts, request)
-        return [with_beginning(reply, request.answer, builder.text) for reply in replies]
+        return [
+            with_beginning(reply, request.answer, text)
+            for reply, text in zip(replies, begun, strict=True)
+        ]
 
     def _builder(self, prompt: PromptConfig) -> PromptBuilder:
         key = (prompt.text, prompt.images, prompt.system, prompt.vision_id)
         if key not in self._builders:
-            policy = self._policy
-            self._builders[key] = prompt_builder(
-                policy.family, policy.processor, self._config, prompt
-            )
+            self._builders[key] = self._new_builder(prompt)
         return self._builders[key]
+
+    def _new_builder(self, prompt: PromptConfig) -> PromptBuilder:
+        return prompt_builder(self._policy.family, self._policy.processor, self._config, prompt)
 
     def _engine(self, micro_batch_tokens: int) -> LocalEngine:
         if micro_batch_tokens not in self._engines:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from PIL import Image
 from torch import Tensor
 
-from vqr1.config import ModelConfig, ServerConfig
+from vqr1.config import ModelConfig, PromptConfig, ServerConfig
 from vqr1.data.prompts import image_groups
 from vqr1.errors import ConfigError
 from vqr1.inference.request import Reply, Request
@@ -52,12 +52,20 @@ class OpenAiBackend:
             raise ConfigError(problems)
         self._server.model()
 
-    def reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
+    def reply(
+        self,
+        images: Sequence[Tensor | Sequence[Tensor]],
+        request: Request,
+        prompts: Sequence[PromptConfig] | None = None,
+    ) -> list[Reply]:
         """See `Backend.reply`."""
-        vision_id = vision_id_of(request.prompt, self._model, hub=False)
+        asked = [
+            replace(prompt, vision_id=vision_id_of(prompt, self._model, hub=False))
+            for prompt in prompts or [request.prompt]
+        ]
         found = self._server.answers(
-            image_groups(images, request.prompt.images),
-            replace(request.prompt, vision_id=vision_id),
+            image_groups(images, asked[0].images),
+            asked[0] if prompts is None else asked,
             samples=request.samples,
             sampling=request.sampling,
             seed=request.seed,

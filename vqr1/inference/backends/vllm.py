@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from vqr1.config import ModelConfig, VllmBackendConfig
+from vqr1.config import ModelConfig, PromptConfig, VllmBackendConfig
 from vqr1.data.prompts import image_groups
 from vqr1.distributed.environment import is_launched
 from vqr1.inference.request import Reply, Request, with_beginning
@@ -78,29 +78,41 @@ class VllmBackend:
     def prepare(self, request: Request) -> None:
         """Nothing can be wrong that loading has not found; see `Backend.prepare`."""
 
-    def reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
+    def reply(
+        self,
+        images: Sequence[Tensor | Sequence[Tensor]],
+        request: Request,
+        prompts: Sequence[PromptConfig] | None = None,
+    ) -> list[Reply]:
         """See `Backend.reply`."""
         if not images:
             return []
-        prompt = request.prompt
-        vision_id = vision_id_of(prompt, self._model)
-        content = chat_content(prompt.text, prompt.images)
-        text = self._family.chat_text(self._processor, content, vision_id, prompt.system)
-        groups = image_groups(images, prompt.images)
-        prompts = [
+        texts = [self._text(p) for p in prompts or [request.prompt]]
+        if prompts is None:
+            texts *= len(images)
+        groups = image_groups(images, (prompts or [request.prompt])[0].images)
+        asked = [
             {
                 "prompt": text,
                 "multi_modal_data": {
                     "image": [Image.fromarray(image.cpu().numpy()) for image in shown]
                 },
             }
-            for shown in groups
+            for shown, text in zip(groups, texts, strict=True)
         ]
         outputs = self._engine.generate(
-            prompts, [self._sampling(shown, request) for shown in groups], use_tqdm=False
+            asked, [self._sampling(shown, request) for shown in groups], use_tqdm=False
         )
-        replies = [_read(output.outputs, request) for output in outputs]
-        return [with_beginning(reply, request.answer, text) for reply in replies]
+        return [
+            with_beginning(_read(output.outputs, request), request.answer, text)
+            for output, text in zip(outputs, texts, strict=True)
+        ]
+
+    def _text(self, prompt: PromptConfig) -> str:
+        """A prompt as the template writes it."""
+        vision_id = vision_id_of(prompt, self._model)
+        content = chat_content(prompt.text, prompt.images)
+        return self._family.chat_text(self._processor, content, vision_id, prompt.system)
 
     def _sampling(self, images: Sequence[Tensor], request: Request) -> Any:
         sampling = request.sampling

@@ -9,6 +9,7 @@ r"""From a response's text to its scores, or to the knowledge that it holds none
 | `JsonAnswer(tag="answer", reasoning="think")` | `<think>.*?</think>\s*<answer>.*?</answer>` around such an object |
 | `BoxedAnswer()` | text, then `\boxed{...}` at the end; `thinks=False`: the box alone |
 | `LevelAnswer(stem="The quality of the image is")` | the sentence with one of the words; without a stem the word alone |
+| `ScoreTokenAnswer(stem=...)` | likewise, with one of 101 words of two letters |
 | `RatingsAnswer(names=[...])` | `<answer>.*?</answer>` around as many numbers as names, one a line |
 | `PublishedAnswer(rules="q_insight")` | as that method's public code has it (`published_rules`) |
 | `FreeText()`: a description, without a score | any text |
@@ -78,6 +79,7 @@ from vqr1.iqa.answers.json_answer import JsonAnswer
 from vqr1.iqa.answers.levels import FIVE_LEVELS, LevelAnswer
 from vqr1.iqa.answers.published_answer import PublishedAnswer
 from vqr1.iqa.answers.ratings import RatingsAnswer
+from vqr1.iqa.answers.score_tokens import ScoreTokenAnswer, score_token
 from vqr1.iqa.answers.tagged import PUBLISHED, TaggedAnswer
 
 __all__ = [
@@ -97,10 +99,12 @@ __all__ = [
     "PublishedAnswer",
     "RatingsAnswer",
     "ScoreRange",
+    "ScoreTokenAnswer",
     "Span",
     "TaggedAnswer",
     "accepted_range",
     "accepted_score",
     "already_written",
     "form_after",
+    "score_token",
 ]

@@ -51,19 +51,20 @@ class ContinuedAnswer(AnswerForm):
 
     def __post_init__(self) -> None:
         # Attributes of the base class, which the form's own replace.
-        for name in ("score_range", "scored", "opening", "closing", "spaced", "levels"):
+        for name in (
+            "score_range", "scored", "opening", "closing", "spaced", "levels", "attributes", "words"
+        ):  # fmt: skip
             object.__setattr__(self, name, getattr(self.form, name))
-        object.__setattr__(self, "attributes", self.form.attributes)
-
-    @property
-    def further_scores(self) -> tuple[str, ...]:
-        """As the form."""
-        return self.form.further_scores
 
     @property
     def reasons(self) -> bool:
         """As the form."""
         return self.form.reasons
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """As the form."""
+        return self.form.fields
 
     @property
     def score_ends(self) -> tuple[str, ...]:

@@ -76,6 +76,7 @@ class AnswerForm(ABC):
         spaced: a blank may stand between `opening` and the score.
         levels: the words that stand for scores, with them; empty where scores are numbers.
         attributes: names of what else is read (`Answer.attributes`).
+        words: those of them that are texts; the others are ratings on the scale of the score.
     """
 
     score_range: ScoreRange = ASKED_RANGE
@@ -85,11 +86,19 @@ class AnswerForm(ABC):
     spaced: bool = False
     levels: Mapping[str, float] = {}
     attributes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
-    def further_scores(self) -> tuple[str, ...]:
-        """Names of those attributes that are scores."""
-        return self.attributes
+    def ratings(self) -> tuple[str, ...]:
+        """Names of the attributes that are numbers."""
+        return tuple(name for name in self.attributes if name not in self.words)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields of which `spans` may give the place."""
+        if type(self).spans is AnswerForm.spans:
+            return ()
+        return (SCORE, *((REASONING,) if self.reasons else ()), *self.attributes)
 
     @property
     def reasons(self) -> bool:

@@ -70,9 +70,9 @@ class JsonAnswer(AnswerForm):
         return (*self.scores, *self.words)
 
     @property
-    def further_scores(self) -> tuple[str, ...]:
-        """Names of the further scores."""
-        return self.scores
+    def fields(self) -> tuple[str, ...]:
+        """`score`, `reasoning`, and the keys by their (dotted) names."""
+        return (*super().fields, self.key)
 
     @property
     def opening(self) -> str | None:  # type: ignore[override]

@@ -29,7 +29,8 @@ FIVE_LEVELS = {"excellent": 5.0, "good": 4.0, "fair": 3.0, "poor": 2.0, "bad": 1
 _WRAP = r"[\s*_`\"'().]{0,100}"
 
 
-def _several(values: dict[str, float]) -> dict[str, float]:
+def several_words(values: dict[str, float]) -> dict[str, float]:
+    """The words, checked to be a scale."""
     if len(values) < 2 or len(set(values.values())) < 2:
         raise ValueError("must be two or more words with different scores")
     if len({word.casefold() for word in values}) < len(values):
@@ -44,7 +45,7 @@ Word = Annotated[str, Field(pattern=r"^[^\W\d_](?:[^\W\d_]|[ '-]){0,39}$")]
 class LevelAnswer(AnswerForm):
     """One word out of a scale of words."""
 
-    levels: Annotated[dict[Word, float], AfterValidator(_several)] = Field(
+    levels: Annotated[dict[Word, float], AfterValidator(several_words)] = Field(
         default_factory=lambda: dict(FIVE_LEVELS)
     )
     """The words, with the scores that they stand for."""

@@ -80,6 +80,11 @@ class PublishedAnswer(AnswerForm):
         return tuple(f"rating_{n}" for n in range(1, count + 1))
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """`score`, and `reasoning` where there is any; ratings have no place of their own."""
+        return (SCORE, REASONING) if self.reasons else (SCORE,)
+
+    @property
     def first_tags(self) -> tuple[str, str] | None:
         """The tags of the reasoning."""
         name = self._rule.reasoning

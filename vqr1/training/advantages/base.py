@@ -60,6 +60,9 @@ class AdvantageRule(Protocol):
     to the tokens of that field only (`vqr1.training.token_fields`). The field `response` is the
     whole of a response.
 
+    It may have `terms = ("margin", "format")`, names of the reward terms that it looks at where it
+    does not look at all: a run whose reward has other terms is refused at its start.
+
     A class may have `trains_equal_groups = True` where it compares more than a group's total
     rewards: a group then takes part in the update where any of its advantages is not 0, and not
     only where its total rewards differ.
@@ -77,6 +80,12 @@ class AdvantageRule(Protocol):
 def fields_of(rule: AdvantageRule) -> tuple[str, ...]:
     """The fields of the answer that a rule gives an advantage each; empty for whole responses."""
     return tuple(getattr(rule, "fields", ()))
+
+
+def terms_of(rule: AdvantageRule) -> tuple[str, ...] | None:
+    """The reward terms that a rule looks at; None for all that there are."""
+    found = getattr(rule, "terms", None)
+    return None if found is None else tuple(found)
 
 
 def trained_groups(rule: AdvantageRule, rewards: Tensor, advantages: Tensor) -> Tensor:

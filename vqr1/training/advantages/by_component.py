@@ -18,7 +18,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vqr1.config.types import STRICT_KEYS
-from vqr1.errors import ConfigError
 from vqr1.training.advantages.base import VARIANCE_TOLERANCE, AdvantageInputs
 
 STD_EPSILON = 1e-6
@@ -62,8 +61,7 @@ class ByComponent:
     def _named(self) -> ByComponent:
         if not self.components or not all(self.components.values()):
             raise ValueError("components: name at least one field, each with a reward term")
-        credited = {term for terms in self.components.values() for term in terms}
-        strange = set(self.of_valid or ()) - credited
+        strange = set(self.of_valid or ()) - set(self.terms)
         if strange:
             raise ValueError(f"of_valid: {', '.join(sorted(strange))}: no term of components")
         return self
@@ -73,21 +71,13 @@ class ByComponent:
         """Fields of the answer in the order of the advantages' last axis."""
         return tuple(self.components)
 
-    def __call__(self, inputs: AdvantageInputs) -> Tensor:
-        """[G, K, F], see the module header.
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The reward terms that are credited, each once."""
+        return tuple(dict.fromkeys(term for terms in self.components.values() for term in terms))
 
-        Raises:
-            ConfigError: a term that the reward does not have.
-        """
-        named = {term for terms in self.components.values() for term in terms}
-        missing = sorted(named - inputs.terms.keys())
-        if missing:
-            raise ConfigError(
-                [
-                    f"advantage.components: {', '.join(missing)}: no term of the reward; use "
-                    f"{', '.join(inputs.terms)}"
-                ]
-            )
+    def __call__(self, inputs: AdvantageInputs) -> Tensor:
+        """[G, K, F], see the module header; the reward has all of `terms`."""
         by_field = [
             torch.stack([self._credit(inputs, term) for term in terms]).sum(dim=0)
             for terms in self.components.values()
