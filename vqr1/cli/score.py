@@ -48,7 +48,8 @@ MODES = {
 
 _EXAMPLES = """\
 MODELS
-         prompt=thinking|non_thinking|describe   mode=expected|greedy|sampled (mode.samples=N)
+         prompt=thinking|non_thinking|levels|describe
+         mode=expected|greedy|levels|sampled (mode.samples=N)
          backend=local|openai|transformers_serve|vllm (backend.url=... backend.model=...)
          hardware=cpu|1gpu   seed=N   batch_size=N   output=FILE   format=table|csv|jsonl
 

@@ -20,10 +20,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vqr1.cli.app import reports, run_command, stop
+from vqr1.cli.chain import run_chain
 from vqr1.config import TrainConfig
 from vqr1.distributed.environment import RankInfo, exit_process, find_rank_info
 from vqr1.errors import EXIT_INTERRUPTED, PrunedError, UserError
 from vqr1.outputs import TRAINING, check_folder
+from vqr1.training.initial_run import take_initial_run
 from vqr1.training.resumed_arguments import arguments_of, quoted
 from vqr1.training.run_lookup import finished_metric, resume_command
 
@@ -41,12 +43,21 @@ def main() -> None:
     try:
         info = find_rank_info()
         reports_here = partial(reports, info)
+        if run_chain(info, sys.argv[1:], COMMAND, check):
+            return
         sys.argv[1:] = arguments_of(info, sys.argv[1:])
     except UserError as error:
         stop(error, reports_here)
     code = 0
     try:
-        run_command("train", TrainConfig, partial(train, info=info), check, reports_here)
+        run_command(
+            "train",
+            TrainConfig,
+            partial(train, info=info),
+            check,
+            reports_here,
+            complete=take_initial_run,
+        )
     except SystemExit as end:
         code = int(end.code or 0)
     if info.world_size > 1:

@@ -10,6 +10,7 @@ from vqr1.config.training import PARTS
 from vqr1.distributed.hardware import hardware_problems, share_of_step, share_problem, this_machine
 from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import metrics_of, monitored
+from vqr1.inference.mode_checks import level_problems
 from vqr1.rewards import WeightedRewards
 from vqr1.rewards.base import Need
 from vqr1.rewards.scale import mos_fit
@@ -18,6 +19,7 @@ from vqr1.rollout.vllm_requests import fitting_logprobs
 from vqr1.tracking.other_loggers import logger_problems
 from vqr1.training.advantages import build_advantage
 from vqr1.training.losses import build_loss
+from vqr1.training.stages import build_stage
 
 if TYPE_CHECKING:
     # It imports pandas, which a mistake on the command line does not wait for.
@@ -33,10 +35,12 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     problems = logger_problems(config.logger) + _missing_parts(config)
     processes = config.hardware.devices * config.hardware.nodes
     wanted = config.loader.global_batch_size
-    pool = wanted or config.loader.batch_size * processes
     if wanted is not None and share_of_step(wanted, processes) is None:
         problems.append(share_problem(wanted, processes))
-    problems += _pool_problems(config, rewards, pool, processes)
+    try:
+        problems += build_stage(config.stage).problems(config, rewards)
+    except ConfigError as error:
+        problems += error.problems
     if config.max_steps is None and config.max_epochs is None:
         problems.append("max_steps=None, max_epochs=None: one of them must be a number")
     if config.max_steps is not None and config.max_epochs is not None:
@@ -44,21 +48,58 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             f"max_steps={config.max_steps}, max_epochs={config.max_epochs}: only one of them may "
             "be a number; set the other to null"
         )
-    problems += _reference_problems(config)
-    problems += _part_problems(config)
-    problems += _attribute_problems(config, rewards)
     decay, strategy = config.optimizer.ema_decay, config.hardware.strategy
     if decay is not None and strategy != "auto":
         problems.append(
             f"optimizer.ema_decay={decay}, hardware.strategy={strategy}: an average needs whole "
             "weights in every process; use hardware.strategy=auto, or optimizer.ema_decay=null"
         )
-    problems += _engine_problems(config, rewards)
     if not config.answer.form.scored:
         problems.append(
             f"prompt={config.prompt.name}, answer: it asks for no score, so there is nothing to "
             "rank; choose prompt=thinking or prompt=non_thinking, without answer=free"
         )
+    problems += hardware_problems(config.hardware, this_machine())
+    problems += _dtype_problems(config)
+    problems += _validation_problems(config)
+    problems += _metric_problems(config)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _validation_problems(config: TrainConfig) -> list[str]:
+    """Why validations cannot be taken as asked."""
+    checkpoint, levels = config.callbacks.checkpoint, config.validation.mode == "levels"
+    problems = []
+    if levels:
+        problems += level_problems(
+            config.answer.form, "validation.mode=levels", "validation.mode=answers"
+        )
+    if levels and config.rollout.engine != "local":
+        problems.append(
+            f"validation.mode=levels, rollout.engine={config.rollout.engine}: the words' logits "
+            "are read from the policy in this process; use rollout=local"
+        )
+    if checkpoint is None or not checkpoint.monitor.endswith("_greedy"):
+        return problems
+    if levels or config.validation.samples == 0:
+        only = "validation.mode=levels" if levels else "validation.samples=0"
+        problems.append(
+            f"callbacks.checkpoint.monitor={checkpoint.monitor}: with {only} the greedy metrics "
+            "are val/srcc and val/plcc themselves; name one of these"
+        )
+    return problems
+
+
+def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
+    """Rules of a training by sampled responses (`stage=grpo`), one line each."""
+    processes = config.hardware.devices * config.hardware.nodes
+    pool = config.loader.global_batch_size or config.loader.batch_size * processes
+    problems = _pool_problems(config, rewards, pool, processes)
+    problems += _reference_problems(config)
+    problems += _part_problems(config)
+    problems += _attribute_problems(config, rewards)
+    problems += _engine_problems(config, rewards)
     if config.rollout.sampling.temperature == 0:
         problems.append(
             "rollout.sampling.temperature=0.0: greedy responses are all alike, so that every "
@@ -71,17 +112,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "another distribution than the policy whose gradient is taken; set it to 1 (an "
             "evaluation has mode.sampling.repetition_penalty)"
         )
-    problems += hardware_problems(config.hardware, this_machine())
-    problems += _dtype_problems(config)
-    checkpoint = config.callbacks.checkpoint
-    if config.validation.samples == 0 and checkpoint and checkpoint.monitor.endswith("_greedy"):
-        problems.append(
-            f"callbacks.checkpoint.monitor={checkpoint.monitor}: with validation.samples=0 the "
-            "greedy metrics are val/srcc and val/plcc themselves; name one of these"
-        )
-    problems += _metric_problems(config)
-    if problems:
-        raise ConfigError(problems)
+    return problems
 
 
 def _metric_problems(config: TrainConfig) -> list[str]:
@@ -137,15 +168,31 @@ def _label_problems(rewards: WeightedRewards, sets: Iterable[LabelledSet]) -> li
     problems = []
     for need, column in _LABELS.items():
         terms = ", ".join(f"reward.terms.{name}" for name in rewards.needing(need))
-        for labelled in sets if terms else ():
-            rows = labelled.rows("train")
-            missing = int(rows[column].isna().sum())
-            if missing:
-                problems.append(
-                    f"{labelled.key}: {missing} of {len(rows)} training images of {labelled.name} "
-                    f"have no {column}, and {terms} needs it; train without the set, or choose "
-                    "another reward"
-                )
+        problems += missing_labels(sets, column, terms, "reward") if terms else []
+    return problems
+
+
+def missing_labels(
+    sets: Iterable[LabelledSet], column: str, who: str, other: str = "stage"
+) -> list[str]:
+    """Sets whose training images lack a label, a line for each.
+
+    Args:
+        sets: the data sets.
+        column: of their label tables.
+        who: what needs it.
+        other: what else can be chosen in its place.
+    """
+    problems = []
+    for labelled in sets:
+        rows = labelled.rows("train")
+        missing = int(rows[column].isna().sum())
+        if missing:
+            problems.append(
+                f"{labelled.key}: {missing} of {len(rows)} training images of {labelled.name} "
+                f"have no {column}, and {who} needs it; train without the set, or choose another "
+                f"{other}"
+            )
     return problems
 
 
