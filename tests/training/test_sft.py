@@ -18,15 +18,23 @@ from PIL import Image
 from tests.evaluation.builders import THINKING
 from tests.support.plain_logprobs import plain_logprobs
 from tests.training.test_grpo import fit
-from vqr1.config import ModelConfig, OptimizerConfig, SamplingConfig, read_choice, validate
+from vqr1.config import (
+    LoraConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    read_choice,
+    validate,
+)
 from vqr1.errors import ConfigError, DataError, ModelError
 from vqr1.iqa.answers import PUBLISHED, AnswerForm, JsonAnswer, LevelAnswer, TaggedAnswer
 from vqr1.iqa.levels import soft_labels
 from vqr1.policy.families.qwen2_5_vl import FAMILY
 from vqr1.policy.level_score import level_tokens
-from vqr1.policy.loading import Policy, load_policy
+from vqr1.policy.loading import Policy, _add_adapters, load_policy
 from vqr1.policy.prompts import PromptBuilder
-from vqr1.policy.vision import encoding_of
+from vqr1.policy.unwrap import unwrap
+from vqr1.policy.vision import VisionCache, encoding_of
 from vqr1.records import PromptBatch, RankingBatch
 from vqr1.rollout.levels import level_answers
 from vqr1.rollout.local import LocalEngine
@@ -82,7 +90,12 @@ def batch(policy: Policy) -> RankingBatch:
 
 def one_step(policy: Policy, batch: RankingBatch, objective: Objective, budget: int) -> SftModule:
     """A step on a copy of the policy; the gradients stay."""
-    model = copy.deepcopy(policy.model)
+    module = make_module(policy, copy.deepcopy(policy.model), objective, budget)
+    fit(module, batch, 1)  # type: ignore[arg-type]
+    return module
+
+
+def make_module(policy: Policy, model: Any, objective: Objective, budget: int) -> SftModule:
     own = Policy(model, policy.processor, "none")
     engine = LocalEngine(model, policy.processor.tokenizer, 4096)
     sampling = SamplingConfig(max_new_tokens=8)
@@ -92,9 +105,7 @@ def one_step(policy: Policy, batch: RankingBatch, objective: Objective, budget: 
         total_steps=3,
     )
     validator = Validator(engine, validation_modes(sampling, 0, 0, THINKING, PUBLISHED))
-    module = SftModule(own, engine, validator, objective, settings)
-    fit(module, batch, 1)  # type: ignore[arg-type]
-    return module
+    return SftModule(own, engine, validator, objective, settings, VisionCache())
 
 
 def check_gradients(module: SftModule, plain: torch.nn.Module) -> None:
@@ -132,6 +143,30 @@ def test_cross_entropy_is_the_weighted_token_mean(
     assert module.last_step is not None
     assert module.last_step.metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
     check_gradients(module, plain)
+
+
+def test_adapters_learn_and_the_frozen_tower_sees_every_image_once(
+    policy: Policy, batch: RankingBatch
+) -> None:
+    given = {("demo", row): [WeightedText(f"<answer>{row}</answer>")] for row in range(B)}
+    adapted = _add_adapters(copy.deepcopy(policy.model), LoraConfig(rank=4, alpha=64.0))
+    before = {name: weight.clone() for name, weight in adapted.named_parameters()}
+    images: list[int] = []
+    unwrap(adapted).model.visual.register_forward_hook(
+        lambda _m, args, kwargs, _o: images.append(len(kwargs["grid_thw"])), with_kwargs=True
+    )
+    encode = ResponseTokens(policy.processor.tokenizer, FAMILY)
+    module = make_module(policy, adapted, CrossEntropy(given, encode), 4096)
+    losses: list[float] = []
+    log = module._log
+    module._log = lambda m, size=1: (losses.append(m["train/loss"]), log(m, size))[1]  # type: ignore[method-assign, func-returns-value]
+    fit(module, batch, 4)  # type: ignore[arg-type]
+    assert sum(images) == B
+    assert losses[-1] < losses[0]
+    changed = {n for n, weight in adapted.named_parameters() if not weight.equal(before[n])}
+    assert changed == {n for n, p in adapted.named_parameters() if p.requires_grad}
+    assert changed
+    assert all("lora_" in name for name in changed)
 
 
 def plain_logits(model: Any, prompts: PromptBatch, b: int, response: list[int]) -> torch.Tensor:

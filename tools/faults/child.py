@@ -26,7 +26,7 @@ from vqr1.cli.train import main
 
 PHASES = {
     "rollout": "vqr1.training.stages.grpo:GrpoModule._sample",
-    "update": "vqr1.training.stages.grpo:GrpoModule._update",
+    "update": "vqr1.training.stages.module:StageModule.update",
     "logging": "vqr1.training.stages.module:StageModule._log",
     "validation": "vqr1.training.validation:Validator.add",
     "checkpoint": "vqr1.training.checkpoint_files:_save",

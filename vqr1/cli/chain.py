@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
+from vqr1.cli.help import asks_for_help
 from vqr1.config import TrainConfig, validate
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import EXIT_INTERRUPTED, ConfigError, UserError
@@ -63,7 +64,8 @@ def run_chain(
     own = {key_of(a): a.partition("=")[2].strip("'\"") for a in arguments if "=" in a}
     resumed = Path(own.get("resume", ""))
     continues = KEY not in own and "resume" in own and (resumed / RECORD).is_file()
-    if info.report is not None or not (continues or KEY in own):
+    asked = continues or own.get(KEY, "null") != "null"
+    if info.report is not None or asks_for_help(list(arguments)) or not asked:
         return False
     if info.launched or {"-m", "--multirun"} & set(arguments):
         raise ConfigError(

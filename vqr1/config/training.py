@@ -287,6 +287,9 @@ class TrainConfig:
     """Finished run whose exported weights the training starts from, in place of `model.path`: its
     folder or its MLflow id. What the command does not choose of `model`, `prompt` and `answer` is
     that of the run. null: `model.path`."""
+    chain: Annotated[list[str] | None, Affects.START] = None
+    """On the command line: trainings one after the other, each from the export of the one before,
+    such as `[sft,'grpo prompt=thinking']` (docs/stages.md); null: one training."""
     run_dir: Annotated[str, Affects.START]
     """Folder that receives checkpoints, tables and `summary.json`."""
     resume: Annotated[str | None, Affects.START] = None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 
 from vqr1.durable import write_file
 from vqr1.errors import ConfigError, DataError
@@ -79,7 +79,7 @@ def _entries(given: str) -> list[str]:
     )
     try:
         value = OverridesParser.create().parse_override(given).value()
-    except OverrideParseException as error:
+    except HydraException as error:
         raise problem from error
     if not isinstance(value, list) or not value or not all(str(entry).strip() for entry in value):
         raise problem

@@ -33,6 +33,10 @@ learning rate, and half a unit in the last place of a weight of .05 is 1e-4."""
 def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     """Raise one ConfigError with every problem of a training configuration."""
     problems = logger_problems(config.logger) + _missing_parts(config)
+    if config.chain is not None:
+        problems.append(
+            f"chain={config.chain}: it is taken from the command line only; give it there"
+        )
     processes = config.hardware.devices * config.hardware.nodes
     wanted = config.loader.global_batch_size
     if wanted is not None and share_of_step(wanted, processes) is None:

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vqr1.distributed.collectives import all_reduce_sum, raise_on_all_ranks
+from vqr1.distributed.collectives import all_reduce_sum
 from vqr1.policy.loading import Policy, vision_trains
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.shared_prompt import response_logprobs
@@ -103,7 +103,7 @@ class SftModule(StageModule):
         vision = self._features(batch)
         encoded = time.perf_counter()
         learning_rate = self.learning_rate
-        targets = raise_on_all_ranks(lambda: self.objective.targets(batch))
+        targets = self.objective.targets(batch)
         grad_norm, terms = self._update(batch, targets, vision)
         metrics = {
             "loss": sum(targets.weights[name] * value for name, value in terms.items()),

@@ -115,6 +115,9 @@ class SoftLevels:
         density: how levels get their share of the label (`vqr1.iqa.levels.level_density`).
         label_weight: factor of cross-entropy and KL.
         fidelity_weight: factor of the fidelity.
+
+    Raises:
+        ModelError: the tokenizer joins a word with what follows it.
     """
 
     sets: Mapping[str, LabelledSet]
@@ -125,6 +128,11 @@ class SoftLevels:
     density: str
     label_weight: float
     fidelity_weight: float
+
+    def __post_init__(self) -> None:
+        # Found out now, and by all ranks.
+        for level in range(5):
+            self._responses(level)
 
     def targets(self, batch: RankingBatch) -> SoftLevelTargets:
         """See `vqr1.training.stages.sft.Objective`."""
