@@ -17,12 +17,11 @@ from safetensors.torch import load_file
 import vqr1
 from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
 from tests.cli.test_configs import train_config
-from vqr1.cli import chain as chain_command
 from vqr1.cli.train import main
 from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import HEADLINE
 from vqr1.rewards.build import build_rewards
-from vqr1.training.chain_plan import links_of, write_chain
+from vqr1.sweeps.chain_plan import links_of, write_chain
 from vqr1.training.checkpoint_files import read_checkpoint, step_name
 from vqr1.training.checks import check_training
 from vqr1.training.run_record import read_record, write_record
@@ -212,4 +211,3 @@ def test_a_link_that_fails_stops_the_chain(
     assert f"init_from='{folder}/1_sft'" in calls[2]
     again = run(main, *arguments)
     assert (again.code, again.out.count("has finished already")) == (0, 2)
-    assert chain_command.KEY == "chain"

@@ -272,7 +272,7 @@ def test_words_that_begin_alike_are_refused(policy: Policy) -> None:
     form = LevelAnswer(levels={"poor": 1.0, "poor one": 2.0, "good": 3.0}, stem=LEVELS.stem)
     with pytest.raises(ModelError, match=r"mode=levels, answer\.levels: 'poor' and 'poor one' "):
         level_tokens(tokenizer, form)
-    # In tags this tokenizer joins the bracket with some of the words, which tells them apart.
+    # In tags this tokenizer joins the bracket with some of the words, so that they differ.
     found = level_tokens(tokenizer, LevelAnswer(tag="answer"))
     assert tokenizer.convert_ids_to_tokens(found.stem) == ["<answer"]
     assert len(set(found.words)) == 5

@@ -3,8 +3,7 @@
 Each evaluation and each step is done once, however often the run is resumed.
 
 Not here: which run a command means (`resume.py`), the ranks and their configuration (`startup.py`),
-what is built from the configuration (`build.py`, `opening.py`, `policy_trainer.py`), the step
-(`stages/`).
+what is built from the configuration (`build.py`, `opening.py`, `policy_trainer.py`), `stages/`.
 """
 
 from __future__ import annotations

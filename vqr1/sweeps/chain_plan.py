@@ -4,7 +4,7 @@
 a stage and overrides of its own, in folders of the chain's folder. Each starts from the export of
 the one before (`init_from`); the command's other overrides hold for all of them.
 
-Not here: starting the trainings (`vqr1.cli.chain`).
+Not here: starting the trainings (`chain.py`).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _parsed(entry: str) -> tuple[str, list[str]]:
     strange = [word for word in own if "=" not in word and not word.startswith("~")]
     if "=" in stage or strange:
         raise ConfigError(
-            [f"{KEY}: {entry!r} must begin with a stage, and go on with overrides (KEY=VALUE)"]
+            [f"{KEY}: {entry!r} must begin with a stage, with overrides (KEY=VALUE) after it"]
         )
     if any(key_of(word) in _OF_CHAIN for word in own):
         raise ConfigError(

@@ -4,7 +4,7 @@ Each is an ordinary run in a process of its own, in a folder of the chain's fold
 composed and checked before the first begins. The same command again, or `resume=FOLDER`, continues:
 what has finished is not repeated, what was stopped is resumed.
 
-Not here: what the trainings of a chain are (`vqr1.training.chain_plan`), one training (`train.py`).
+Not here: what the trainings of a chain are (`chain_plan.py`), one training (`vqr1.cli.train`).
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
-from vqr1.cli.help import asks_for_help
-from vqr1.config import TrainConfig, validate
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import EXIT_INTERRUPTED, ConfigError, UserError
 from vqr1.outputs import CHAIN, check_folder
 from vqr1.program import STARTED_AS, program, started_as
-from vqr1.training.chain_plan import KEY, RECORD, Link, links_of, read_chain, write_chain
-from vqr1.training.initial_run import inherit
+from vqr1.sweeps.chain_plan import KEY, RECORD, Link, links_of, read_chain, write_chain
+from vqr1.training.resumed_arguments import quoted
 from vqr1.training.run_lookup import key_of
+
+CheckLink = Callable[[list[str], dict[str, Any] | None], dict[str, Any]]
+"""Composes and checks one training from its overrides and the values of the one before, and gives
+its values; a `ConfigError` has every rule that it breaks."""
 
 
 class _LinkError(UserError):
@@ -45,7 +46,7 @@ def run_chain(
     info: RankInfo,
     arguments: Sequence[str],
     command: Sequence[str],
-    check: Callable[[TrainConfig], None],
+    check: CheckLink,
 ) -> bool:
     """Run the chain that a command line asks for, or continues.
 
@@ -53,7 +54,7 @@ def run_chain(
         info: this process; a chain starts the processes of its trainings itself.
         arguments: the command line without the program.
         command: how one training is started, before its arguments.
-        check: rules of a training's configuration.
+        check: checks a training before any begins.
 
     Returns:
         Whether the command line was that of a chain; False does nothing.
@@ -65,7 +66,7 @@ def run_chain(
     resumed = Path(own.get("resume", ""))
     continues = KEY not in own and "resume" in own and (resumed / RECORD).is_file()
     asked = continues or own.get(KEY, "null") != "null"
-    if info.report is not None or asks_for_help(list(arguments)) or not asked:
+    if info.report is not None or not asked:
         return False
     if info.launched or {"-m", "--multirun"} & set(arguments):
         raise ConfigError(
@@ -90,8 +91,8 @@ def run_chain(
     return True
 
 
-def _check(links: Sequence[Link], folder: Path, check: Callable[[TrainConfig], None]) -> None:
-    """Compose and check all trainings, each with what it takes over from the one before.
+def _check(links: Sequence[Link], folder: Path, check: CheckLink) -> None:
+    """Check all trainings, each with what it takes over from the one before.
 
     Raises:
         ConfigError: every rule that one of them breaks, with its name.
@@ -100,14 +101,9 @@ def _check(links: Sequence[Link], folder: Path, check: Callable[[TrainConfig], N
     problems: list[str] = []
     for link in links:
         try:
-            composed = compose_config("train", [*link.overrides, f"run_dir={_quoted(folder)}"])
-            if recorded is not None:
-                inherit(composed, recorded, {key_of(o) for o in link.overrides})
-            recorded = plain_values(composed)
-            check(validate(TrainConfig, recorded))
-        except USER_ERRORS as error:
-            found = error.problems if isinstance(error, ConfigError) else [user_message(error)]
-            problems += [f"{KEY}, {link.name}: {problem}" for problem in found]
+            recorded = check([*link.overrides, f"run_dir={quoted(folder)}"], recorded)
+        except ConfigError as error:
+            problems += [f"{KEY}, {link.name}: {problem}" for problem in error.problems]
     if problems:
         raise ConfigError(problems)
 
@@ -120,10 +116,10 @@ def _run_link(link: Link, folder: Path, before: Path | None, command: Sequence[s
     if link.finished(folder):
         print(f"{KEY}: {link.name} has finished already", flush=True)
         return
-    arguments = [f"resume={_quoted(own)}"]
+    arguments = [f"resume={quoted(own)}"]
     if not link.begun(folder):
-        start = [] if before is None else [f"init_from={_quoted(before)}"]
-        place = [f"run_dir={_quoted(own)}", f"hydra.run.dir={_quoted(own)}"]
+        start = [] if before is None else [f"init_from={quoted(before)}"]
+        place = [f"run_dir={quoted(own)}", f"hydra.run.dir={quoted(own)}"]
         arguments = [*link.overrides, *start, *place]
     print(f"{KEY}: {link.name} in {own}", flush=True)
     started: list[subprocess.Popen[bytes]] = []
@@ -148,9 +144,3 @@ def _run_link(link: Link, folder: Path, before: Path | None, command: Sequence[s
         f"with {program('train')} resume={folder}{later}",
         code if code > 0 else 1,
     )
-
-
-def _quoted(path: Path) -> str:
-    from vqr1.training.resumed_arguments import quoted
-
-    return quoted(path)
