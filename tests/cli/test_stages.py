@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import vqr1
 from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
 from tests.cli.test_configs import train_config
+from vqr1.cli import evaluate, score
 from vqr1.cli.train import main
 from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import HEADLINE
@@ -211,3 +212,36 @@ def test_a_link_that_fails_stops_the_chain(
     assert f"init_from='{folder}/1_sft'" in calls[2]
     again = run(main, *arguments)
     assert (again.code, again.out.count("has finished already")) == (0, 2)
+
+
+@pytest.mark.medium
+def test_scores_of_words_by_the_commands(run: Command, tmp_path: Path) -> None:  # noqa: F811
+    noise = (torch.rand(48, 64, 3, generator=torch.Generator().manual_seed(0)) * 255).byte()
+    Image.fromarray(noise.numpy()).save("a.png")
+    asked = ("prompt=levels", "mode=levels")
+    outcome = run(score.main, "a.png", *asked, "format=jsonl")
+    assert outcome.code == 0, outcome.err
+    row = json.loads(outcome.out)
+    metric = vqr1.create_metric("tiny", mode="levels", prompt="levels")
+    assert row["score"] == pytest.approx(float(metric("a.png")), abs=1e-5)
+    assert (1 <= row["score"] <= 5, row["std"] > 0, 0 < row["lost"] < 1) == (True, True, True)
+    assert (row["valid"], row["text"]) == (True, None)
+    outcome = run(
+        evaluate.main, *asked, "dataset.max_images=8", "logger=none", "report.plots=false",
+        "loader.workers=0", "run_dir=scored",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "expectation over words of levels" in (tmp_path / "scored/report.md").read_text()
+    for wrong, printed in (
+        (("mode=levels",), "mode=levels, answer: this form has no words of levels"),
+        ((*asked, "answer.reasoning=think"), "one pass writes no reasoning"),
+        (
+            (*asked, "backend=openai", "backend.url=http://127.0.0.1:1/v1"),
+            "mode=levels, backend=openai: the words' logits are read from a model in this process",
+        ),
+    ):
+        outcome = run(score.main, "a.png", *wrong)
+        assert outcome.code == 2
+        assert printed in outcome.err
+    with pytest.raises(ConfigError, match="mode=levels, answer: this form has no words"):
+        vqr1.create_metric("tiny", mode="levels")
