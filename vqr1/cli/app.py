@@ -78,6 +78,11 @@ class Command(Generic[T]):
         self.composed_once = False
         self.run_dir: Path | None = None
 
+    def completed(self, composed: DictConfig, overrides: Sequence[str]) -> None:
+        """Complete a composed configuration, in place, as the command that has these overrides."""
+        if self.complete is not None:
+            self.complete(composed, overrides)
+
     def check(self, values: Mapping[str, Any]) -> None:
         """Check plain values without running anything.
 
@@ -116,8 +121,7 @@ class Command(Generic[T]):
             return None
 
     def _config(self, composed: DictConfig) -> T:
-        if self.complete is not None:
-            self.complete(composed, list(HydraConfig.get().overrides.task))
+        self.completed(composed, list(HydraConfig.get().overrides.task))
         return validate(self.schema, plain_values(composed))
 
 

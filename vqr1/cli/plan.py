@@ -31,6 +31,7 @@ from vqr1.planning.report import print_memory, print_time
 from vqr1.planning.shape import read_shape, share_of_work
 from vqr1.planning.speed import GPUS, Assumptions, Machine
 from vqr1.program import name_of, program
+from vqr1.training.initial_run import take_initial_run
 from vqr1.training.stages import GrpoStage, build_stage
 
 CPU_SHARES = Assumptions(compute=0.45, decode=0.5)
@@ -74,6 +75,7 @@ def load_train_config(overrides: Sequence[str]) -> TrainConfig:
     """
     # The composed folder needs a command that runs; nothing is written there.
     composed = compose_config("train", ["run_dir=plan", *overrides])
+    take_initial_run(composed, overrides)
     return validate(TrainConfig, plain_values(composed))
 
 
