@@ -59,8 +59,7 @@ class Command(Generic[T]):
         schema: dataclass that the composed configuration must fit.
         task: receives the typed configuration and the composed one (for logging it whole).
         check: further rules of a typed configuration, for the jobs of a sweep before any starts.
-        complete: completes a composed configuration before it is validated, given the command
-            line's overrides.
+        complete: completes a composed configuration, in place, by the command line's overrides.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Command(Generic[T]):
         schema: type[T],
         task: Callable[[T, DictConfig], Any],
         check: Callable[[T], None] | None = None,
-        complete: Complete | None = None,
+        complete: Complete = lambda composed, overrides: None,
     ) -> None:
         self.complete = complete
         self.schema = schema
@@ -77,11 +76,6 @@ class Command(Generic[T]):
         self.failures: list[Exception] = []
         self.composed_once = False
         self.run_dir: Path | None = None
-
-    def completed(self, composed: DictConfig, overrides: Sequence[str]) -> None:
-        """Complete a composed configuration, in place, as the command that has these overrides."""
-        if self.complete is not None:
-            self.complete(composed, overrides)
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Check plain values without running anything.
@@ -121,7 +115,7 @@ class Command(Generic[T]):
             return None
 
     def _config(self, composed: DictConfig) -> T:
-        self.completed(composed, list(HydraConfig.get().overrides.task))
+        self.complete(composed, list(HydraConfig.get().overrides.task))
         return validate(self.schema, plain_values(composed))
 
 
@@ -132,7 +126,7 @@ def run_command(
     check: Callable[[T], None] | None = None,
     reports_here: ReportsHere = _alone,
     go_on: str = "",
-    complete: Complete | None = None,
+    complete: Complete = lambda composed, overrides: None,
 ) -> None:
     """Compose, validate and run one command with the process's arguments.
 
