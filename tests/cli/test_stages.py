@@ -26,6 +26,7 @@ from vqr1.sweeps.chain_plan import links_of, write_chain
 from vqr1.training.checkpoint_files import read_checkpoint, step_name
 from vqr1.training.checks import check_training
 from vqr1.training.run_record import read_record, write_record
+from vqr1.training.stages import build_stage
 
 SMALL = (
     "dataset.max_images=8", "loader.batch_size=4", "loader.workers=0", "grpo.group_size=2",
@@ -67,6 +68,38 @@ def problems(*overrides: str) -> list[str]:
 def test_what_a_stage_refuses(overrides: str, printed: str) -> None:
     (line,) = problems(*overrides.split())
     assert printed in line
+
+
+OWN = """
+from vqr1.training.stages import Stage
+
+class Echo(Stage):
+    def __init__(self, times):
+        self.times = times
+
+    def build(self, parts):
+        raise NotImplementedError
+
+    def problems(self, config, rewards):
+        return [] if self.times > 1 else [f"stage.times={self.times}: must be above 1"]
+"""
+
+
+def test_a_stage_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_stage.py").write_text(OWN)
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage/echo.yaml").write_text("_target_: own_stage.Echo\ntimes: 2\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = (f"hydra.searchpath=[file://{tmp_path}]", "stage=echo")
+    config = train_config(*own)
+    stage = build_stage(config.stage)
+    assert (type(stage).__name__, stage.updates_per_batch(config)) == ("Echo", 1)
+    check_training(config, build_rewards(config.reward))
+    assert problems(*own, "stage.times=1") == ["stage.times=1: must be above 1"]
+    (line,) = problems(*own, "+stage.loud=true")
+    assert "stage: own_stage.Echo: got an unexpected keyword argument 'loud'" in line
+    (line,) = problems("stage._target_=collections.OrderedDict")
+    assert line.endswith("it is no subclass of vqr1.training.stages.Stage")
 
 
 def test_a_supervised_stage_needs_nothing_of_the_ranking_one() -> None:
