@@ -98,7 +98,7 @@ def test_a_stage_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert problems(*own, "stage.times=1") == ["stage.times=1: must be above 1"]
     (line,) = problems(*own, "+stage.loud=true")
     assert "stage: own_stage.Echo: got an unexpected keyword argument 'loud'" in line
-    (line,) = problems("stage._target_=collections.OrderedDict")
+    (line,) = problems("stage._target_=vqr1.iqa.answers.FreeText")
     assert line.endswith("it is no subclass of vqr1.training.stages.Stage")
 
 
