@@ -4,6 +4,7 @@ The published loop is the model card's: messages, chat template, `process_vision
 with padding, `model.generate` with do_sample, and decoding of the answers. Ours is `Scorer` in the
 mode `expected`, as `python score.py` runs it. Both read the files themselves, 32 at a time. Every
 side runs in processes of its own, one after the other and in turns, so that peak memory is its own.
+Beside our thinking mode stands `mode=levels`, one pass over words of levels, on the same files.
 
     python scripts/bench_score.py --json bench.json             # both models, both prompts
     python scripts/bench_score.py --models 39m --repeats 3
@@ -52,7 +53,7 @@ from vqr1.config import (
 )
 from vqr1.config import validate as checked
 from vqr1.config.folder import answer_of_prompt
-from vqr1.iqa.answers import AnswerForm
+from vqr1.iqa.answers import FIVE_LEVELS, AnswerForm
 from vqr1.outputs import own_json, target, write_json
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.packaged import tiny_policy_folder
@@ -60,6 +61,7 @@ from vqr1.policy.training_prompt import trained_vision_id
 
 SIDES = ("published", "ours")
 PROMPTS = ("non_thinking", "thinking")
+LEVELS = "levels"
 BATCH = 32
 MOST_TOKENS = 256
 EXACTLY = {"non_thinking": 12, "thinking": 64}
@@ -89,9 +91,11 @@ def write_model(name: str, folder: Path) -> Path:
     """The folder with weights and processor that both sides load."""
     if name == "tiny":
         return tiny_policy_folder()
-    prompts = [read_choice("prompt", prompt, "prompt")["text"] for prompt in PROMPTS]
+    prompts = [read_choice("prompt", prompt, "prompt")["text"] for prompt in (*PROMPTS, LEVELS)]
+    # Often enough for words of levels that begin with tokens of their own.
+    levels = [f"The quality of the image is {word}." for word in FIVE_LEVELS] * 50
     tokenizer = build_tokenizer(
-        [*prompts, "system user assistant You are a helpful assistant."], 512
+        [*prompts, *levels, "system user assistant You are a helpful assistant."], 512
     )
     save_policy_folder(random_tiny_model(tokenizer, WIDE), tokenizer, folder, WIDE)
     return folder
@@ -184,7 +188,7 @@ class OwnScorer:
                 **read_choice(
                     "mode", "sampled", "mode", model=read_choice("model", "tiny", "model")
                 ),
-                "name": "expected",
+                "name": "levels" if form.levels else "expected",
                 "samples": 1,
             },
         )
@@ -214,7 +218,7 @@ def work(options: argparse.Namespace) -> None:
     prompt = checked(PromptConfig, read_choice("prompt", task["prompt"], "prompt"))
     answer = read_choice("answer", answer_of_prompt(task["prompt"]) or "think_answer", "answer")
     form = checked(AnyAnswer, answer).form
-    exactly = EXACTLY[task["prompt"]] if task["model"] == "39m" else None
+    exactly = EXACTLY.get(task["prompt"]) if task["model"] == "39m" else None
     run: PublishedLoop | OwnScorer = (
         OwnScorer(config, prompt, form, exactly)
         if task["side"] == "ours"
@@ -261,13 +265,18 @@ def compare(options: argparse.Namespace, model: str, prompt: str, work: Path) ->
     result["times_faster"] = published["median"] / ours["median"]
     result["times_less_cpu"] = published["median_cpu"] / ours["median_cpu"]
     result["share_of_memory"] = ours["peak_mib"] / published["peak_mib"]
+    if prompt == "thinking":
+        result[LEVELS] = measure(options, {**task, "prompt": LEVELS, "side": "ours"})
+        result["levels_times_faster"] = ours["median"] / result[LEVELS]["median"]
     return result
 
 
 def show(name: str, result: dict[str, Any]) -> None:
     """Prints one line a side."""
     print(name)
-    for side in SIDES:
+    for side in (*SIDES, LEVELS):
+        if side not in result:
+            continue
         metrics = result[side]
         print(
             f"  {side:<10} median {metrics['median']:7.2f} s   processor "
@@ -278,6 +287,10 @@ def show(name: str, result: dict[str, Any]) -> None:
         f"processor time), with {result['share_of_memory']:.2f} of the memory",
         flush=True,
     )
+    if LEVELS in result:
+        print(
+            f"  mode=levels is {result['levels_times_faster']:.1f} x faster than ours", flush=True
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

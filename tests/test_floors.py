@@ -113,7 +113,7 @@ def test_one_function_sets_the_sharding_of_a_policy() -> None:
         for node in ast.walk(function)
         if sets_sharding(node)
     ]
-    assert writers == ["training/grpo.py:shard"]
+    assert writers == ["training/stages/module.py:shard"]
 
 
 def test_evaluation_imports_no_backend_and_no_engine() -> None:

@@ -23,12 +23,14 @@ from vqr1.errors import ConfigError
 TRAINING = "a training"
 SWEEP = "a sweep"
 EVALUATION = "an evaluation"
+CHAIN = "a chain of trainings"
 SUMMARY = "the summary of a sweep"
 
 RECORDS = {
     "run.json": TRAINING,
     "job.json": TRAINING,
     "sweep.json": SWEEP,
+    "chain.json": CHAIN,
     "evaluation.json": EVALUATION,
     "sweep_summary.json": SUMMARY,
 }

@@ -34,7 +34,7 @@ class SweepContext:
 
     Attributes:
         hydra: composes configurations.
-        task: the command; has a method `check` for composed values.
+        task: the command; has methods `complete` and `check` for what is composed.
         config: the composed configuration without the swept values.
     """
 
@@ -56,6 +56,7 @@ class SweepContext:
             ConfigError: the configuration breaks a rule.
         """
         composed = self.hydra.config_loader.load_sweep_config(self.config, list(overrides))
+        self.task.complete(composed, overrides)
         values = plain_task_values(composed)
         self.task.check(values)
         return values

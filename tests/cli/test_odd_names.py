@@ -12,10 +12,10 @@ import pytest
 from tests.cli.conftest import Command
 from tests.support.images import noise_image
 from vqr1.cli import data, score
-from vqr1.cli.score import split_arguments
 from vqr1.config import CsvColumns, DatasetConfig, SplitConfig
 from vqr1.data.jsonl import JsonlLine, write_jsonl
 from vqr1.data.labelled_set import open_dataset
+from vqr1.inference.arguments import split_arguments
 from vqr1.inference.files import find_images
 
 ODD = (

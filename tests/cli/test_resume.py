@@ -18,7 +18,6 @@ from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.train import main
 from vqr1.config import TrainConfig, validate
 from vqr1.errors import ConfigError, DataError
-from vqr1.training.grpo import GrpoModule
 from vqr1.training.resume import Run, claimed_run
 from vqr1.training.resumed_arguments import with_saved_overrides
 from vqr1.training.run_record import (
@@ -28,6 +27,7 @@ from vqr1.training.run_record import (
     read_record,
     write_record,
 )
+from vqr1.training.stages.grpo import GrpoModule
 
 pytestmark = pytest.mark.medium
 

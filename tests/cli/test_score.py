@@ -24,9 +24,10 @@ from tests.support.chat_server import Scripted, chat_server, completion, image_i
 from tests.support.images import noise_image
 from tools.faults.forked import start_command
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.score import MODES, main, split_arguments
+from vqr1.cli.score import MODES, main
 from vqr1.config import ScoreConfig, config_dir, validate
 from vqr1.errors import DataError
+from vqr1.inference.arguments import split_arguments
 from vqr1.inference.files import find_images
 
 pytestmark = pytest.mark.medium

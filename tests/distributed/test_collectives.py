@@ -22,8 +22,8 @@ from vqr1.records import RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
 from vqr1.training.advantages import GroupNormalised
-from vqr1.training.grpo import GrpoModule
 from vqr1.training.losses import GrpoLoss
+from vqr1.training.stages.grpo import GrpoModule
 from vqr1.training.step import StepSettings
 from vqr1.training.strategy import ReplicatedStrategy
 from vqr1.training.validation import Validator, validation_modes

@@ -16,7 +16,8 @@ from vqr1.errors import ConfigError
 from vqr1.iqa.thurstone import fidelity_reward
 from vqr1.rewards import AttributeFidelity, RewardInputs
 from vqr1.rewards.build import build_rewards
-from vqr1.training.checks import check_labels, check_training
+from vqr1.training.checks import check_training
+from vqr1.training.label_checks import check_labels
 
 TERM = (
     "answer=json", "answer.scores=[align]", "+reward.terms.align.attribute=align",

@@ -25,7 +25,7 @@ from vqr1.records import BatchLabels, RankingBatch
 from vqr1.rewards import OverlongReward, RewardInputs, WeightedRewards
 from vqr1.rewards.build import build_rewards
 from vqr1.training.advantages import AdvantageInputs, ByComponent, build_advantage
-from vqr1.training.checks import check_labels
+from vqr1.training.label_checks import check_labels
 from vqr1.training.losses import LossInputs, build_loss
 from vqr1.training.losses.averaging import token_weights
 from vqr1.training.token_fields import credit_tokens

@@ -26,8 +26,8 @@ from vqr1.records import PromptBatch, RankingBatch, Rollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
 from vqr1.training.advantages import GroupNormalised, group_advantages
-from vqr1.training.grpo import GrpoModule
 from vqr1.training.losses import GrpoLoss
+from vqr1.training.stages.grpo import GrpoModule
 from vqr1.training.step import StepSettings, non_finite_cause, step_seed
 from vqr1.training.validation import Validator, validation_modes
 

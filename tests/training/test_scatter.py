@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from tests.evaluation.builders import predictions
 from vqr1.tracking import RunLog
 from vqr1.training.callbacks import ScatterPlot
-from vqr1.training.grpo import GrpoModule
+from vqr1.training.stages.grpo import GrpoModule
 
 
 def metrics() -> int:

@@ -25,9 +25,9 @@ from tools.faults.forked import enter
 from vqr1.cli.train import main
 
 PHASES = {
-    "rollout": "vqr1.training.grpo:GrpoModule._sample",
-    "update": "vqr1.training.grpo:GrpoModule._update",
-    "logging": "vqr1.training.grpo:GrpoModule._log",
+    "rollout": "vqr1.training.stages.grpo:GrpoModule._sample",
+    "update": "vqr1.training.stages.module:StageModule.update",
+    "logging": "vqr1.training.stages.module:StageModule._log",
     "validation": "vqr1.training.validation:Validator.add",
     "checkpoint": "vqr1.training.checkpoint_files:_save",
     "commit": "vqr1.training.checkpoint_files:_write_checksum",
@@ -92,7 +92,7 @@ def _clock_jumps() -> None:
 
 def _nan_reward() -> None:
     """One training step's rewards hold a NaN, as a broken reward of one's own would give."""
-    from vqr1.training import grpo
+    from vqr1.training.stages import grpo
 
     original, calls = grpo.score_rollout, iter(range(10**9))
 

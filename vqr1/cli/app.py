@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -35,6 +35,7 @@ EXIT_USER_ERROR = UserError.exit_code
 T = TypeVar("T")
 
 ReportsHere = Callable[[str, int], bool]
+Complete = Callable[[DictConfig, Sequence[str]], None]
 
 
 def _alone(message: str, code: int) -> bool:
@@ -58,6 +59,7 @@ class Command(Generic[T]):
         schema: dataclass that the composed configuration must fit.
         task: receives the typed configuration and the composed one (for logging it whole).
         check: further rules of a typed configuration, for the jobs of a sweep before any starts.
+        complete: completes a composed configuration, in place, by the command line's overrides.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class Command(Generic[T]):
         schema: type[T],
         task: Callable[[T, DictConfig], Any],
         check: Callable[[T], None] | None = None,
+        complete: Complete = lambda composed, overrides: None,
     ) -> None:
+        self.complete = complete
         self.schema = schema
         self.task = task
         self.rules = check
@@ -111,6 +115,7 @@ class Command(Generic[T]):
             return None
 
     def _config(self, composed: DictConfig) -> T:
+        self.complete(composed, list(HydraConfig.get().overrides.task))
         return validate(self.schema, plain_values(composed))
 
 
@@ -121,6 +126,7 @@ def run_command(
     check: Callable[[T], None] | None = None,
     reports_here: ReportsHere = _alone,
     go_on: str = "",
+    complete: Complete = lambda composed, overrides: None,
 ) -> None:
     """Compose, validate and run one command with the process's arguments.
 
@@ -131,9 +137,10 @@ def run_command(
         check: further rules, checked for every job of a sweep before the first starts.
         reports_here: whether this process prints a message with an exit code, or another one does.
         go_on: how the user continues after an interrupt, with `{run_dir}` in place of the folder.
+        complete: completes a composed configuration, see `Command`.
     """
     guard_output()
-    command = Command(schema, task, check)
+    command = Command(schema, task, check, complete)
     mixtures.register()
     model_defaults.register()
     # Hydra shortens tracebacks and exits with code 1 by itself unless this is set; here every

@@ -31,6 +31,8 @@ from vqr1.planning.report import print_memory, print_time
 from vqr1.planning.shape import read_shape, share_of_work
 from vqr1.planning.speed import GPUS, Assumptions, Machine
 from vqr1.program import name_of, program
+from vqr1.training.initial_run import take_initial_run
+from vqr1.training.stages import GrpoStage, build_stage
 
 CPU_SHARES = Assumptions(compute=0.45, decode=0.5)
 GPU_SHARES = Assumptions(compute=0.4, decode=0.6)
@@ -73,6 +75,7 @@ def load_train_config(overrides: Sequence[str]) -> TrainConfig:
     """
     # The composed folder needs a command that runs; nothing is written there.
     composed = compose_config("train", ["run_dir=plan", *overrides])
+    take_initial_run(composed, overrides)
     return validate(TrainConfig, plain_values(composed))
 
 
@@ -98,6 +101,11 @@ def machine_of(config: TrainConfig, gpu: str) -> Machine:
 
 def plan(options: argparse.Namespace, config: TrainConfig) -> None:
     """Print the plan."""
+    if not isinstance(build_stage(config.stage), GrpoStage):
+        print(
+            "this is the plan of stage=grpo with these keys; a stage that samples nothing and has "
+            "no reference takes less time and memory"
+        )
     process = libraries() if config.hardware.accelerator == "cpu" else 0.0
     shape = read_shape(config.model)
     work = share_of_work(config, shape, options.image)

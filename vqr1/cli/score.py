@@ -12,7 +12,6 @@ Several processes of torchrun or srun share the images. Not here: the work itsel
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,6 +28,7 @@ from vqr1.config.model_defaults import lines_about
 from vqr1.distributed.environment import RankInfo, find_rank_info
 from vqr1.distributed.launcher_tasks import is_first_task
 from vqr1.errors import ConfigError, RunFaultError, UserError
+from vqr1.inference.arguments import files_after_mark, split_arguments
 from vqr1.inference.run import Job, run
 from vqr1.inference.score_checks import check_scoring
 from vqr1.process_memory import bound_memory
@@ -53,8 +53,8 @@ FULL_REFERENCE = "prompt=full_reference"
 
 _EXAMPLES = """\
 MODELS
-         prompt=thinking|non_thinking|full_reference|describe
-         mode=expected|greedy|sampled (mode.samples=N)
+         prompt=thinking|non_thinking|full_reference|levels|describe
+         mode=expected|greedy|levels|sampled (mode.samples=N)
          backend=local|openai|transformers_serve|vllm (backend.url=... backend.model=...)
          hardware=cpu|1gpu   seed=N   batch_size=N   output=FILE   format=table|csv|jsonl
 
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="undistorted image that all are compared with, or a folder with one of the name of "
         f"each: references=PATH, and {FULL_REFERENCE} where no prompt is chosen",
     )
-    parsed = parser.parse_intermixed_args(_without_mark(given))
+    parsed = parser.parse_intermixed_args(files_after_mark(given))
     paths, overrides = split_arguments(parsed.paths)
     if parsed.mode is not None:
         overrides.insert(0, MODES[parsed.mode])
@@ -178,33 +178,6 @@ def _code_of(task: Callable[[], int], info: RankInfo) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command continues an output of CSV or JSON lines\n")
         return EXIT_SIGINT
-
-
-def _without_mark(arguments: Sequence[str]) -> list[str]:
-    """Arguments without the mark `--`, files after it that begin with a dash named as `./-a.png`.
-
-    Where options and files are mixed, `argparse` takes what follows the mark for options too.
-    """
-    if "--" not in arguments:
-        return list(arguments)
-    place = list(arguments).index("--")
-    after = arguments[place + 1 :]
-    return [
-        *arguments[:place],
-        *(f".{os.sep}{name}" if name.startswith("-") and name != "-" else name for name in after),
-    ]
-
-
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Paths and overrides: an override has `=` before any folder separator and names no file."""
-    paths: list[str] = []
-    overrides: list[str] = []
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        separators = {os.sep, os.altsep or os.sep}
-        is_path = not equals or any(mark in key for mark in separators) or os.path.exists(argument)
-        (paths if is_path else overrides).append(argument)
-    return paths, overrides
 
 
 def _mistake(message: str, code: int, info: RankInfo) -> int:

@@ -21,7 +21,7 @@ from vqr1.standard_streams import guard_output
 
 _EXAMPLES = """\
 MODELS
-         prompt=thinking|non_thinking   mode=expected|sampled (mode.samples=N)|greedy
+         prompt=thinking|non_thinking   mode=expected|sampled (mode.samples=N)|greedy|levels
          backend=local|openai|vllm   hardware=cpu|1gpu   host=ADDRESS   port=N
          limits.KEY=N   batching.KEY=N
 

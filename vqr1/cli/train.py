@@ -14,18 +14,22 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vqr1.cli.app import reports, run_command, stop
-from vqr1.config import TrainConfig
+from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
+from vqr1.cli.help import asks_for_help
+from vqr1.config import TrainConfig, validate
 from vqr1.distributed.environment import RankInfo, exit_process, find_rank_info
-from vqr1.errors import EXIT_INTERRUPTED, PrunedError, UserError
+from vqr1.errors import EXIT_INTERRUPTED, ConfigError, PrunedError, UserError
 from vqr1.outputs import TRAINING, check_folder
+from vqr1.sweeps.chain import run_chain
+from vqr1.training.initial_run import inherit, take_initial_run
 from vqr1.training.resumed_arguments import arguments_of, quoted
-from vqr1.training.run_lookup import finished_metric, resume_command
+from vqr1.training.run_lookup import finished_metric, key_of, resume_command
 
 if TYPE_CHECKING:
     from vqr1.training.command import RunCommand
@@ -41,12 +45,21 @@ def main() -> None:
     try:
         info = find_rank_info()
         reports_here = partial(reports, info)
+        if not asks_for_help(sys.argv[1:]) and run_chain(info, sys.argv[1:], COMMAND, check_link):
+            return
         sys.argv[1:] = arguments_of(info, sys.argv[1:])
     except UserError as error:
         stop(error, reports_here)
     code = 0
     try:
-        run_command("train", TrainConfig, partial(train, info=info), check, reports_here)
+        run_command(
+            "train",
+            TrainConfig,
+            partial(train, info=info),
+            check,
+            reports_here,
+            complete=take_initial_run,
+        )
     except SystemExit as end:
         code = int(end.code or 0)
     if info.world_size > 1:
@@ -70,6 +83,32 @@ def check(config: TrainConfig) -> None:
 
     check_training(config, build_rewards(config.reward))
     check_one_machine(config.hardware)
+
+
+def check_link(overrides: list[str], before: dict[str, Any] | None) -> dict[str, Any]:
+    """Compose and check one training of a chain.
+
+    Args:
+        overrides: its own.
+        before: plain values of the one that it starts from; None of the first.
+
+    Returns:
+        Its plain values.
+
+    Raises:
+        ConfigError: every rule that it breaks.
+    """
+    try:
+        composed = compose_config("train", overrides)
+        if before is not None:
+            inherit(composed, before, {key_of(override) for override in overrides})
+        values = plain_values(composed)
+        check(validate(TrainConfig, values))
+    except ConfigError:
+        raise
+    except USER_ERRORS as error:
+        raise ConfigError([user_message(error)]) from error
+    return values
 
 
 def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = None) -> float:

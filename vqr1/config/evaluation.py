@@ -38,17 +38,18 @@ class EvalModelConfig(ModelConfig):
 class EvalModeConfig:
     """How an image is asked for its score."""
 
-    name: Literal["sampled", "greedy", "expected"]
+    name: Literal["sampled", "greedy", "expected", "levels"]
     """`sampled`: mean over sampled answers; `greedy`: one answer, the likeliest token each time;
     `expected`: expectation over the probabilities of the answer's numbers (after greedy reasoning,
-    where the prompt asks for reasoning)."""
+    where the prompt asks for reasoning); `levels`: expectation over the first tokens of the
+    answer's words, in one pass (forms with `answer.levels`)."""
     samples: PositiveInt = 1
     """Answers averaged for each image (`sampled` only)."""
     score_rule: Annotated[Literal["valid_mean", "all_valid"], Affects.SCORES] = "valid_mean"
     """Which images have a score: those with at least one valid answer (its mean over the valid
     ones), or those with valid answers only. An invalid answer never becomes a number."""
     sampling: SamplingConfig
-    """How one answer is drawn; `greedy` and `expected` set the temperature to 0."""
+    """How one answer is drawn; all but `sampled` set the temperature to 0."""
     micro_batch_tokens: Annotated[PositiveInt, Affects.ROUNDING] = 16384
     """Most tokens computed together; does not change any metric."""
 

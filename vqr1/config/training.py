@@ -38,6 +38,16 @@ class RewardConfig:
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
+class StageConfig:
+    """The stage (`conf/stage`)."""
+
+    target: Annotated[str, Field(alias="_target_")]
+    """Class of the stage, a subclass of `vqr1.training.stages.Stage`."""
+    arguments: dict[str, Any]
+    """The class's arguments, which it checks itself."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class LossConfig:
     """The loss (`conf/loss`)."""
 
@@ -190,6 +200,9 @@ class ValidationConfig:
 
     every_steps: PositiveInt
     """Optimiser steps between validations."""
+    mode: Literal["answers", "levels"] = "answers"
+    """`answers`: responses are sampled, and greedy ones are evaluated too; `levels`: as
+    `mode=levels`, one pass over the words of the answer form, which `val/srcc` is then of."""
     samples: NonNegativeInt = 6
     """Responses sampled for each image, their mean score is evaluated; 0 evaluates greedy answers
     only."""
@@ -256,6 +269,7 @@ class TrainConfig:
     model: ModelConfig
     prompt: PromptConfig
     answer: AnyAnswer
+    stage: Annotated[StageConfig, arguments_apart()]
     reward: RewardConfig
     loss: Annotated[LossConfig, arguments_apart("kl_weight")]
     advantage: Annotated[AdvantageConfig, arguments_apart()]
@@ -277,6 +291,13 @@ class TrainConfig:
     """Passes over the training images; null: `max_steps` decides."""
     seed: Seed
     """Seed of batches, samples and initial adapters."""
+    init_from: str | None = None
+    """Finished run whose exported weights the training starts from, in place of `model.path`: its
+    folder or its MLflow id. What the command does not choose of `model`, `prompt` and `answer` is
+    that of the run. null: `model.path`."""
+    chain: Annotated[list[str] | None, Affects.START] = None
+    """On the command line: trainings one after the other, each from the export of the one before,
+    such as `[sft,'grpo prompt=thinking']` (docs/stages.md); null: one training."""
     run_dir: Annotated[str, Affects.START]
     """Folder that receives checkpoints, tables and `summary.json`."""
     resume: Annotated[str | None, Affects.START] = None

@@ -76,7 +76,7 @@ def launch(command: Sequence[str], processes: int, resume_with: str) -> None:
             "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30)
         )
         started: list[subprocess.Popen[bytes]] = []
-        with _passing_signals_on(started) as passed:
+        with passing_signals_on(started) as passed:
             for rank in range(processes):
                 variables = _variables(rank, processes, store.port, report)
                 # A session of its own: Ctrl-C in a terminal reaches the launcher, which passes it
@@ -130,7 +130,7 @@ def _variables(rank: int, count: int, port: int, report: Path) -> dict[str, str]
 
 
 @contextmanager
-def _passing_signals_on(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+def passing_signals_on(processes: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
     """Hand every stop signal to all processes, those started later included.
 
     Yields:

@@ -19,7 +19,7 @@ import numpy as np
 
 from vqr1.evaluation.predictions import Predictions, concatenate
 from vqr1.inference.answers import read_reply
-from vqr1.inference.policy_replies import SamplingEngine, sampled_replies
+from vqr1.inference.policy_replies import SamplingEngine, policy_replies
 from vqr1.inference.request import Reply, Request
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import RankingBatch
@@ -72,7 +72,7 @@ def score_batch(
         request: how an image is asked.
         vision: features of the B images, if already computed.
     """
-    return predictions_of(batch, sampled_replies(engine, batch.prompts, request, vision), request)
+    return predictions_of(batch, policy_replies(engine, batch.prompts, request, vision), request)
 
 
 def score_batches(

@@ -118,6 +118,8 @@ def mode_words(config: EvalConfig) -> str:
         how = "greedy answer"
     elif mode.name == "expected":
         how = "expected score"
+    elif mode.name == "levels":
+        how = "expectation over words of levels"
     else:
         how = (
             f"mean of {mode.samples} sampled answers (temperature {sampling.temperature:g}, "

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -32,10 +32,11 @@ from vqr1.config.folder import answer_of_prompt
 from vqr1.errors import ConfigError, DataError
 from vqr1.inference.backends.local import LocalBackend
 from vqr1.inference.images import ImageGroup, ImageSource
+from vqr1.inference.mode_checks import level_problems
 from vqr1.inference.scorer import Scorer
 from vqr1.policy.loading import load_policy
 
-Mode = Literal["expected", "greedy", "sampled"]
+Mode = Literal["expected", "greedy", "levels", "sampled"]
 
 
 class QualityMetric:
@@ -104,8 +105,9 @@ def create_metric(
             `visualquality-r1`, ... It decides image sizes, weight type and default checkpoint.
         model: checkpoint folder or hub name in place of the configuration's own.
         device: where the model goes and the scores are.
-        mode: `expected` and `greedy` are deterministic, `sampled` averages `samples` answers.
-        prompt: `thinking`, `non_thinking` or `full_reference` (files of `conf/prompt`).
+        mode: `expected` and `greedy` are deterministic, `levels` is one pass over words of levels
+            (`prompt="levels"`), `sampled` averages `samples` answers.
+        prompt: `thinking`, `non_thinking`, `levels` or `full_reference` (files of `conf/prompt`).
         samples: answers averaged in mode `sampled`.
         seed: seed of the sampled answers.
         batch_size: images computed together; does not change a score.
@@ -126,8 +128,9 @@ def create_metric(
     problems = []
     if not form.scored:
         problems.append(f"prompt={prompt!r}: it asks for no score; use thinking or non_thinking")
-    if mode not in ("expected", "greedy", "sampled"):
-        problems.append(f"mode={mode!r}: must be expected, greedy or sampled")
+    if mode not in get_args(Mode):
+        problems.append(f"mode={mode!r}: must be expected, greedy, levels or sampled")
+    problems += level_problems(form) if mode == "levels" and form.scored else []
     problems += [
         f"{key}={value!r}: must be {least} or more"
         for key, value, least in (

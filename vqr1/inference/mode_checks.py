@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vqr1.config import AnyBackend, EvalModeConfig, PromptConfig, SamplingConfig, ServerConfig
+from vqr1.config import (
+    AnyBackend,
+    EvalModeConfig,
+    LocalBackendConfig,
+    PromptConfig,
+    SamplingConfig,
+    ServerConfig,
+)
 from vqr1.iqa.answers import AnswerForm
 from vqr1.iqa.number_grammar import grammar_of
 from vqr1.rollout.chat_request import held_instead, unsupported_problems
@@ -13,6 +20,7 @@ from vqr1.rollout.chat_request import held_instead, unsupported_problems
 def mode_problems(mode: EvalModeConfig, answer: AnswerForm) -> list[str]:
     """Every rule that is broken, one line each."""
     problems = []
+    problems += level_problems(answer) if mode.name == "levels" and answer.scored else []
     expected = mode.name == "expected" and answer.scored
     if expected and answer.opening is None:
         problems.append(
@@ -37,6 +45,23 @@ def mode_problems(mode: EvalModeConfig, answer: AnswerForm) -> list[str]:
     return problems
 
 
+def level_problems(
+    answer: AnswerForm, mode: str = "mode=levels", other: str = "mode=expected"
+) -> list[str]:
+    """Why the words of levels of a form cannot be compared in one pass (`mode=levels`)."""
+    if not answer.levels:
+        return [
+            f"{mode}, answer: this form has no words of levels; choose prompt=levels (or "
+            f"answer=levels), or {other}"
+        ]
+    if answer.reasons:
+        return [
+            f"{mode}, answer.reasoning: one pass writes no reasoning; set answer.reasoning=null, "
+            f"or choose {other}"
+        ]
+    return []
+
+
 def served_image_problems(prompt: PromptConfig, key: str = "prompt") -> list[str]:
     """Why a prompt cannot be asked where images come alone or with a reference; one line, or none.
 
@@ -54,6 +79,11 @@ def served_image_problems(prompt: PromptConfig, key: str = "prompt") -> list[str
 
 def backend_problems(backend: AnyBackend, mode: EvalModeConfig) -> list[str]:
     """Why a backend cannot draw answers as the mode asks, one line each."""
+    if mode.name == "levels" and not isinstance(backend, LocalBackendConfig):
+        return [
+            f"mode=levels, backend={backend.name}: the words' logits are read from a model in this "
+            "process; use backend=local, or mode=expected"
+        ]
     if not isinstance(backend, ServerConfig):
         return []
     return unsupported_problems(backend, _drawn(mode))

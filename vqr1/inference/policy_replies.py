@@ -4,7 +4,7 @@ The local backend asks a loaded checkpoint by these functions, and training asks
 trains, so that greedy, sampled and expected answers come about in one place.
 
 Not here: how an engine samples (`vqr1.rollout`), nor how an expected score is computed
-(`vqr1.rollout.expected`).
+(`vqr1.rollout.expected`, `vqr1.rollout.levels`).
 
 Shape legend: B images of a batch.
 """
@@ -20,7 +20,49 @@ from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch
 from vqr1.rollout.engine import SamplingEngine as SamplingEngine
 from vqr1.rollout.expected import expected_answers
+from vqr1.rollout.levels import level_answers
 from vqr1.rollout.local import LocalEngine
+
+
+def policy_replies(
+    engine: SamplingEngine,
+    prompts: PromptBatch,
+    request: Request,
+    vision: VisionFeatures | None = None,
+) -> list[Reply]:
+    """Replies to B images, in the way that the request asks for.
+
+    Args:
+        engine: samples the answers; a `LocalEngine` where a distribution is asked for.
+        prompts: B prompts.
+        request: what is asked.
+        vision: features of the B images, if already computed.
+    """
+    if not request.expected:
+        return sampled_replies(engine, prompts, request, vision)
+    assert isinstance(engine, LocalEngine), "checks of the configuration refuse other engines"
+    if request.levels:
+        return level_replies(engine, prompts, request, vision)
+    return expected_replies(engine, prompts, request)
+
+
+def level_replies(
+    engine: LocalEngine,
+    prompts: PromptBatch,
+    request: Request,
+    vision: VisionFeatures | None = None,
+) -> list[Reply]:
+    """Scores of B images from the words of the answer form; nothing is written.
+
+    Args:
+        engine: reads the prompts.
+        prompts: B prompts.
+        request: what is asked.
+        vision: features of the B images, if already computed.
+    """
+    found = level_answers(engine, prompts, request.answer, vision)
+    table = torch.stack([found.score, found.std, found.lost], dim=1).tolist()
+    return [Reply((), *numbers) for numbers in table]
 
 
 def sampled_replies(

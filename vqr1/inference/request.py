@@ -25,6 +25,8 @@ class Request:
         seed: of the draws.
         expected: the distribution over the answer's numbers is wanted too; the sampling is greedy
             then, and `samples` is 1.
+        levels: with `expected`: that over the first tokens of the answer's words, in one pass
+            without an answer (`vqr1.policy.level_score`).
         micro_batch_tokens: most tokens that a backend in this process computes together.
     """
 
@@ -34,6 +36,7 @@ class Request:
     samples: int = 1
     seed: int = 0
     expected: bool = False
+    levels: bool = False
     micro_batch_tokens: int = 16384
 
 
@@ -43,7 +46,7 @@ class Reply:
 
     Attributes:
         texts: the answers, with what the template wrote of them; empty where none was generated
-            (`expected` without reasoning).
+            (`expected` without reasoning, `levels`).
         score: expected score; None where not asked for, or where the answer never begins or gives
             the numbers of the grammar too little probability.
         std: its standard deviation, likewise.
@@ -74,7 +77,7 @@ def with_beginning(reply: Reply, form: AnswerForm, prompt: str) -> Reply:
 def build_request(
     mode: EvalModeConfig, prompt: PromptConfig, answer: AnswerForm, seed: int
 ) -> Request:
-    """What a mode asks; `greedy` and `expected` take one greedy answer.
+    """What a mode asks; all but `sampled` take one greedy answer, or none (`levels`).
 
     Args:
         mode: how an answer becomes a score.
@@ -91,6 +94,7 @@ def build_request(
         sampling=sampling if sampled else replace(sampling, temperature=0.0),
         samples=mode.samples if sampled and answer.scored else 1,
         seed=seed,
-        expected=mode.name == "expected" and answer.scored,
+        expected=mode.name in ("expected", "levels") and answer.scored,
+        levels=mode.name == "levels" and answer.scored,
         micro_batch_tokens=mode.micro_batch_tokens,
     )

@@ -15,8 +15,9 @@ class Result:
         score: the score, normally within the scale that the prompt asks for; None where invalid,
             unreadable or not asked for.
         std: its standard deviation, where the mode has one.
-        lost: mode `expected`: probability of answers that are no number of the grammar, over which
-            the expectation is not taken; None in other modes, or where no answer begins.
+        lost: modes `expected` and `levels`: probability of answers that are no number of the
+            grammar, or no word, over which the expectation is not taken; None in other modes, or
+            where no answer begins.
         valid: a score could be read; for descriptions, that there is a text.
         text: the model's answer (the first one of several); None where none was generated.
         error: why the image could not be read; None where it could.

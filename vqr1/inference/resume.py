@@ -171,5 +171,5 @@ def check_settings(
 
 def _deciding(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Saved settings without the seed where nothing is drawn, which earlier versions kept too."""
-    drawn = saved.get("mode.name") not in ("greedy", "expected")
+    drawn = saved.get("mode.name") not in ("greedy", "expected", "levels")
     return {key: value for key, value in saved.items() if drawn or key != "seed"}

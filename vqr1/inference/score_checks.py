@@ -134,7 +134,8 @@ def _comparing(config: ScoreConfig) -> list[str]:
     if mode.name == "greedy" or (mode.name == "sampled" and mode.samples < 2):
         problems.append(
             f"task=compare, mode={mode.name}, mode.samples={mode.samples}: one answer does not "
-            "state how sure it is; use mode=expected, or mode=sampled with mode.samples=2 or more"
+            "state how sure it is; use mode=expected or mode=levels, or mode=sampled with "
+            "mode.samples=2 or more"
         )
     return problems
 

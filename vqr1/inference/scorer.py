@@ -4,6 +4,7 @@
 |---|---|---|
 | `greedy` | the number in the likeliest answer | none |
 | `expected` | expectation over the probabilities of the numbers that the answer may be, after greedy reasoning where the prompt asks for it | of that distribution (`vqr1.policy.expected_score`) |
+| `levels` | expectation over the first tokens of the words of levels, in one pass (forms with `answer.levels`) | of that distribution (`vqr1.policy.level_score`) |
 | `sampled` | mean of the valid ones among N sampled answers | unbiased, over the valid ones; none for fewer than two |
 
 An image's result depends on its pixels, the weights and the settings only, up to floating-point
@@ -11,7 +12,7 @@ rounding: batch size, order, neighbours and repetition do not enter, and the ran
 sampled answers come from the seed and the image's content. An answer from which no score can be
 read is invalid and its score is None. In mode `expected` an answer is invalid where no `<answer>`
 begins, or where the numbers of the grammar (`vqr1.iqa.number_grammar`) have less than half of the
-probability there; the rest of the probability is each result's `lost`.
+probability there; the rest of the probability is each result's `lost`, in mode `levels` too.
 
 A prompt about several images (`prompt.images`) takes a tuple or list of images where others take one image:
 `scorer.score([("first.png", "second.png")])`. A `free` prompt gives descriptions: text without a score.

@@ -39,21 +39,33 @@ _FRACTION = 1e-8
 FIDELITY_EPSILON = 1e-8
 
 
-def level_of(mos: float, low: float, high: float) -> str:
-    """The level of a MOS: five equal bins of [low, high]; an upper edge is in the lower level."""
-    edges = [low + k / 5 * (high - low) for k in range(1, 5)]
-    return LEVELS[4 - sum(mos > edge for edge in edges)]
+def level_number(mos: float, low: float, high: float, count: int = 5) -> int:
+    """Number of the level of a MOS, the lowest is 0: `count` equal bins of [low, high].
+
+    An upper edge is in the lower level (DeQA-Score, Q-Align).
+    """
+    return sum(mos > low + k / count * (high - low) for k in range(1, count))
 
 
-def level_of_upper(mos: float, low: float, high: float) -> str:
+def level_number_upper(mos: float, low: float, high: float, count: int = 5) -> int:
     """The same with a lower edge in the higher level (Q-ReAlign); limited to [low, high].
 
     A range without width has the lowest level only.
     """
     if high <= low:
-        return LEVELS[4]
-    place = math.floor((mos - low) / (high - low) * 5 + 1e-9)
-    return LEVELS[4 - min(max(place, 0), 4)]
+        return 0
+    place = math.floor((mos - low) / (high - low) * count + 1e-9)
+    return min(max(place, 0), count - 1)
+
+
+def level_of(mos: float, low: float, high: float) -> str:
+    """The word of `level_number` among five."""
+    return LEVELS[4 - level_number(mos, low, high)]
+
+
+def level_of_upper(mos: float, low: float, high: float) -> str:
+    """The word of `level_number_upper` among five."""
+    return LEVELS[4 - level_number_upper(mos, low, high)]
 
 
 def two_level_labels(mos: float) -> FloatArray:
@@ -114,7 +126,14 @@ def level_score(logits: Tensor, low: float = 1.0, high: float = 5.0) -> Tensor:
 def level_fidelity_loss(
     first: Tensor, second: Tensor, mos: tuple[Tensor, Tensor], std: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Mean of 1 - fidelity of pairs (DeQA); [].
+    """Mean of `level_fidelity_losses`; []."""
+    return level_fidelity_losses(first, second, mos, std).mean()
+
+
+def level_fidelity_losses(
+    first: Tensor, second: Tensor, mos: tuple[Tensor, Tensor], std: tuple[Tensor, Tensor]
+) -> Tensor:
+    """[n] 1 - fidelity of pairs (DeQA).
 
     p = Phi((a - b) / sqrt 2) of scores, g = Phi((MOS_a - MOS_b) / sqrt(var_a + var_b + e)).
 
@@ -127,12 +146,8 @@ def level_fidelity_loss(
     e = FIDELITY_EPSILON
     p = torch.special.ndtr((first - second) / math.sqrt(2.0))
     width = (std[0] ** 2 + std[1] ** 2 + e).sqrt()
-    return _fidelity_loss(p, torch.special.ndtr((mos[0] - mos[1]) / width))
-
-
-def _fidelity_loss(p: Tensor, g: Tensor) -> Tensor:
-    e = FIDELITY_EPSILON
-    return (1 - (p * g + e).sqrt() - ((1 - p) * (1 - g) + e).sqrt()).mean()
+    g = torch.special.ndtr((mos[0] - mos[1]) / width)
+    return 1 - (p * g + e).sqrt() - ((1 - p) * (1 - g) + e).sqrt()
 
 
 def level_kl_loss(logits: Tensor, levels: Tensor, labels: Tensor) -> Tensor:
@@ -143,8 +158,17 @@ def level_kl_loss(logits: Tensor, levels: Tensor, labels: Tensor) -> Tensor:
         levels: [5] int64 tokens of the levels.
         labels: [n, 5] soft labels; all other tokens have the target 0.
     """
-    logprobs = logits.log_softmax(dim=-1)[:, levels]
-    return functional.kl_div(logprobs, labels, reduction="batchmean")
+    return level_kl(logits.log_softmax(dim=-1)[:, levels], labels).mean()
+
+
+def level_kl(logprobs: Tensor, labels: Tensor) -> Tensor:
+    """[n] KL divergence of each image's distribution from its soft labels.
+
+    Args:
+        logprobs: [n, 5] log-probabilities of the levels' tokens among the whole vocabulary.
+        labels: [n, 5] soft labels; all other tokens have the target 0.
+    """
+    return functional.kl_div(logprobs, labels, reduction="none").sum(dim=-1)
 
 
 def binary_level_losses(

@@ -4,7 +4,7 @@ A model whose weights, activations or logits hold NaN or infinity gives answers 
 likeliest of NaN is token 0, and a draw from NaN is no token at all. Nothing of that may become a
 text or a score.
 
-Not here: updates whose gradient is not finite, which are skipped and counted (`GrpoModule`,
+Not here: updates whose gradient is not finite, which are skipped and counted (`StageModule`,
 `vqr1.training.callbacks.watchdogs`).
 """
 

@@ -52,6 +52,9 @@ class MetricValue:
         return f"{self.dataset}, {self.split}"
 
 
+RANKING = "reinforcement learning to rank"
+
+
 @dataclass(frozen=True)
 class CardFacts:
     """What a card states.
@@ -63,7 +66,7 @@ class CardFacts:
         base_is_hub_name: whether `base` may stand in the card's metadata.
         license: SPDX-like identifier; None: that of the base model.
         datasets: names of the training sets.
-        rewards: names of the reward terms.
+        rewards: names of the reward terms; empty of a training without rewards.
         prompt_name: `thinking` or `non_thinking`.
         prompt: the user's message that the policy was trained with.
         vision_id: whether "Picture 1: " stood before the first image, and so on.
@@ -75,6 +78,7 @@ class CardFacts:
         weights: which weights of the run these are; None where unknown.
         images: images of a prompt.
         system: the system message; None: what the chat template writes without one.
+        trained_by: the kind of training, in words.
         config_yaml: the composed configuration, without places of the machine it ran on.
         version: version of vqr1.
     """
@@ -99,6 +103,7 @@ class CardFacts:
     weights: str | None = None
     images: int = 1
     system: str | None = None
+    trained_by: str = RANKING
 
 
 def model_card(facts: CardFacts) -> str:
@@ -135,7 +140,11 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         base_model=facts.base if facts.base_is_hub_name else None,
-        tags=["image-quality-assessment", "reinforcement-learning-to-rank", "vqr1"],
+        tags=[
+            "image-quality-assessment",
+            *([RANKING.replace(" ", "-")] if facts.rewards else []),
+            "vqr1",
+        ],
         model_name=facts.title,
         eval_results=results or None,
     )
@@ -143,16 +152,16 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 
 def _summary(facts: CardFacts) -> str:
     weights = f"| weights | {facts.weights} |\n" if facts.weights else ""
+    reward = f"| reward | {' + '.join(facts.rewards)} |\n" if facts.rewards else ""
     low, high = facts.score_range
     return (
         f"A {facts.family.title} policy that evaluates how good an image looks, as a number from "
-        f"{low:g} (very poor) to {high:g} (excellent), trained by reinforcement learning to rank "
+        f"{low:g} (very poor) to {high:g} (excellent), trained by {facts.trained_by} "
         f"with vqr1 {facts.version}.\n\n"
         "| | |\n|---|---|\n"
         f"| base model | {facts.base} |\n"
         f"| training sets | {', '.join(facts.datasets)} |\n"
-        f"| reward | {' + '.join(facts.rewards)} |\n"
-        f"{weights}"
+        f"{reward}{weights}"
         f"| prompt | {facts.prompt_name}{_vision_words(facts)} |\n"
         f"| image area | {facts.min_pixels} to {facts.max_pixels} pixels |"
     )
@@ -206,11 +215,14 @@ def _metrics(metrics: Sequence[MetricValue]) -> str:
 
 
 def _limitations(facts: CardFacts) -> str:
+    order = """
+- Ranking rewards teach an order, so scores need not lie on the MOS scale of any set. Compare
+  scores of this checkpoint with each other only."""
     lines = f"""\
 - Trained on {", ".join(facts.datasets)} only. Other contents, distortions and image sizes were not
-  evaluated by this run; evaluate it on images like yours first (`vqr1-eval`).
-- Ranking rewards teach an order, so scores need not lie on the MOS scale of any set. Compare
-  scores of this checkpoint with each other only.
+  evaluated by this run; evaluate it on images like yours first (`vqr1-eval`).{
+        order if facts.rewards else ""
+    }
 - Images are resized to at most {facts.max_pixels} pixels; what is lost there cannot be seen.
 - An answer may be invalid, and a score may leave the range from 1 to 5.
 - The reasoning is the model's text, not an account of how the score came about."""

@@ -126,15 +126,19 @@ def build_vision_cache(config: HardwareConfig) -> VisionCache | None:
     return VisionCache(config.vision_cache_mib * 2**20, folder)
 
 
-def validation_interval(config: TrainConfig) -> int:
-    """Batches between validations; each takes `num_iterations` optimiser steps."""
-    return max(config.validation.every_steps // config.grpo.num_iterations, 1)
+def validation_interval(config: TrainConfig, updates_per_batch: int) -> int:
+    """Batches between validations; each takes so many optimiser steps."""
+    return max(config.validation.every_steps // updates_per_batch, 1)
 
 
 def build_trainer(
-    config: TrainConfig, loggers: Sequence[Logger], callbacks: list[L.Callback], max_steps: int
+    config: TrainConfig,
+    loggers: Sequence[Logger],
+    callbacks: list[L.Callback],
+    max_steps: int,
+    val_every: int,
 ) -> L.Trainer:
-    """The Lightning trainer of a run."""
+    """The Lightning trainer of a run of `max_steps` updates, validated every so many batches."""
     hardware: HardwareConfig = config.hardware
     strategy = _strategy(hardware, config.optimizer.max_grad_norm)
     return L.Trainer(
@@ -145,7 +149,7 @@ def build_trainer(
         precision=hardware.precision,
         max_steps=max_steps,
         max_epochs=-1,
-        val_check_interval=validation_interval(config),
+        val_check_interval=val_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=1,

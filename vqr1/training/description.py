@@ -21,6 +21,7 @@ from vqr1.program import name_of
 from vqr1.training.checkpoint_files import step_of
 from vqr1.training.command import RunCommand
 from vqr1.training.resume import Run
+from vqr1.training.stages import Stage
 
 
 def run_name(config: TrainConfig, command: RunCommand) -> str:
@@ -34,6 +35,7 @@ def run_name(config: TrainConfig, command: RunCommand) -> str:
 
 def describe(
     config: TrainConfig,
+    stage: Stage,
     policy: Policy,
     data: RankingDataModule,
     steps: int,
@@ -44,6 +46,7 @@ def describe(
 
     Args:
         config: typed configuration.
+        stage: what is done with a batch.
         policy: the policy.
         data: its images.
         steps: optimizer steps in all.
@@ -59,9 +62,8 @@ def describe(
         f"policy {config.model.name}: {trained / 1e6:.1f} M trained parameters",
         f"images (train/val/test): {counts}",
         *(f"target=pairs, {name}: {pairs}" for name, pairs in data.training_pairs.items()),
-        f"{steps} steps of {config.loader.batch_size} images x "
-        f"{config.grpo.group_size} responses{_on_processes(config)}; reward "
-        f"{' + '.join(config.reward.terms)}; run directory {run.run_dir}",
+        f"{steps} steps of {config.loader.batch_size} images{_on_processes(config)}"
+        f"{stage.described(config)}; run directory {run.run_dir}",
         *defaults,
     ]
     note = vision_id_note(config.prompt, trained_vision_id(config.model))
@@ -121,6 +123,7 @@ def run_tags(config: TrainConfig, command: RunCommand) -> dict[str, str]:
     return {
         "vqr1.command": " ".join([name_of("train"), *command.overrides]),
         "vqr1.model": config.model.name,
+        **({} if config.init_from is None else {"vqr1.init_from": config.init_from}),
         **command.sweep_tags(Path(config.run_dir)),
     }
 

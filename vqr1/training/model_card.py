@@ -20,7 +20,7 @@ from vqr1.durable import write_file
 from vqr1.errors import DataError
 from vqr1.evaluation.metrics import HEADLINE, headline, labels
 from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
-from vqr1.policy.model_card import CARD_FILE, CardFacts, MetricValue, model_card
+from vqr1.policy.model_card import CARD_FILE, RANKING, CardFacts, MetricValue, model_card
 from vqr1.policy.training_prompt import trained_vision_id, write_training_prompt
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -91,6 +91,8 @@ def _facts(
     model, dataset = config["model"], config["dataset"]
     base, is_hub_name = _base(model["path"])
     low, high = _asked_range(config)
+    stage = config.get("stage", {}).get("_target_", EARLIER["stage._target_"])
+    ranks = stage == EARLIER["stage._target_"]
     # It imports torch, which the commands that use this module do without until then.
     from vqr1.policy.families import folder_family
 
@@ -101,7 +103,8 @@ def _facts(
         base_is_hub_name=is_hub_name,
         license="apache-2.0" if license is None and model["path"] is None else license,
         datasets=list(dataset["parts"]) if dataset.get("parts") else [dataset["name"]],
-        rewards=list(config["reward"]["terms"]),
+        rewards=list(config["reward"]["terms"]) if ranks else [],
+        trained_by=_TRAINED_BY.get(stage, f"the stage {stage}"),
         prompt_name=config["prompt"]["name"],
         prompt=config["prompt"]["text"],
         vision_id=run_vision_id(config),
@@ -119,6 +122,13 @@ def _facts(
         version=vqr1.__version__,
         weights=_weights(summary),
     )
+
+
+_TRAINED_BY = {
+    EARLIER["stage._target_"]: RANKING,
+    "vqr1.training.stages.SftStage": "supervised training",
+}
+"""By class of the stage, in words."""
 
 
 def _asked_range(config: Mapping[str, Any]) -> ScoreRange:

@@ -21,7 +21,7 @@ def open_data(config: TrainConfig, compares: bool) -> RankingDataModule:
 
     Args:
         config: of the training.
-        compares: the rewards compare images with each other.
+        compares: the images of a step are compared with each other.
     """
     prompts = load_prompts(config.model, config.prompt)
     data = RankingDataModule(
@@ -63,9 +63,9 @@ def log_configuration(run_log: RunLog, composed: DictConfig, run: Run, command: 
         run_log.tags({"vqr1.forced_changes": "; ".join(run.changes)})
 
 
-def total_steps(config: TrainConfig, data: RankingDataModule) -> int:
+def total_steps(config: TrainConfig, data: RankingDataModule, updates_per_batch: int) -> int:
     """Optimiser steps of a whole run."""
     if config.max_steps is not None:
         return config.max_steps
     assert config.max_epochs is not None
-    return config.max_epochs * len(data.train_dataloader()) * config.grpo.num_iterations
+    return config.max_epochs * len(data.train_dataloader()) * updates_per_batch

@@ -1,6 +1,6 @@
 """A policy with what trains, evaluates and exports it, built from the configuration.
 
-Not here: in which order a run does so (`run.py`), the step (`grpo.py`).
+Not here: in which order a run does so (`run.py`), the step (`stages/`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from vqr1.policy.loading import Policy
 from vqr1.policy.training_prompt import vision_id_of, write_training_prompt
 from vqr1.rewards import WeightedRewards
 from vqr1.tracking import RunLog
-from vqr1.training.advantages import build_advantage
 from vqr1.training.build import (
     build_engine,
     build_trainer,
@@ -38,7 +37,6 @@ from vqr1.training.build import (
 )
 from vqr1.training.callbacks import (
     EmaWeights,
-    ReferenceSync,
     RunCheckpoints,
     SampleAnswers,
     ScatterPlot,
@@ -47,12 +45,10 @@ from vqr1.training.callbacks import (
 )
 from vqr1.training.checkpoint_files import read_checkpoint, step_of
 from vqr1.training.evaluation import evaluate_test
-from vqr1.training.grpo import GrpoModule
-from vqr1.training.losses import build_loss
 from vqr1.training.prediction_cache import AVERAGE, POLICY, read_predictions, write_predictions
 from vqr1.training.questions import ask_policy, log_questions, training_questions
-from vqr1.training.step import StepSettings
-from vqr1.training.validation import ValidationModes, Validator, validation_modes
+from vqr1.training.stages import Stage, StageParts
+from vqr1.training.validation import ValidationModes, Validator, level_mode, validation_modes
 
 
 class PolicyTrainer:
@@ -60,6 +56,7 @@ class PolicyTrainer:
 
     Args:
         config: typed configuration.
+        stage: what is done with a batch.
         policy: as loaded; after training its weights are those of the last step.
         data: the opened data sets.
         rewards: as configured.
@@ -72,6 +69,7 @@ class PolicyTrainer:
     def __init__(
         self,
         config: TrainConfig,
+        stage: Stage,
         policy: Policy,
         data: RankingDataModule,
         rewards: WeightedRewards,
@@ -93,27 +91,31 @@ class PolicyTrainer:
         # What the template writes of a response counts as part of it.
         answer = form_after(config.answer.form, data.prompt_text)
         self.modes = _modes(config, answer)
-        settings = _step_settings(config, answer, steps, data)
         self.metrics = metrics_of(config.metrics, config.target)
         self.pairs = stated_pairs(data.sets) if config.target == "pairs" else {}
         validator = Validator(self.engine, self.modes, self.metrics, self.pairs)
-        self.module = GrpoModule(policy, self.engine, rewards, validator, settings, vision_cache)
+        self.module = stage.build(
+            StageParts(
+                config, policy, data, rewards, self.engine, validator, answer, steps, vision_cache
+            )
+        )
+        interval = validation_interval(config, stage.updates_per_batch(config))
         self.checkpoints = RunCheckpoints(
             config.callbacks.checkpoint,
             self.folder,
             stops,
-            validation_interval(config),
+            interval,
             self.metrics,
         )
         decay = config.optimizer.ema_decay
         self.average = None if decay is None else EmaWeights(decay)
-        callbacks = _callbacks(config, run_log, stops)
+        callbacks = _callbacks(config, run_log, stops) + stage.callbacks(config)
         if get_rank() == 0:
             callbacks += sweep_callbacks(run_log.run_dir, config.sweep.curve)
         # Checkpoints come last: they hold what the others have made of a step.
         callbacks += [] if self.average is None else [self.average]
         callbacks.append(self.checkpoints)
-        self.trainer = build_trainer(config, run_log.loggers, callbacks, steps)
+        self.trainer = build_trainer(config, run_log.loggers, callbacks, steps, interval)
         # Lightning moves the policy to the CPU after every validate and fit.
         self.device = next(policy.model.parameters()).device
 
@@ -239,38 +241,15 @@ class PolicyTrainer:
 
 
 def _modes(config: TrainConfig, answer: AnswerForm) -> ValidationModes:
+    sampling = config.rollout.sampling.ending_with(answer.closing)
+    if config.validation.mode == "levels":
+        return level_mode(config.prompt, answer, sampling)
     return validation_modes(
-        config.rollout.sampling.ending_with(answer.closing),
+        sampling,
         config.validation.samples,
         config.seed,
         config.prompt,
         answer,
-    )
-
-
-def _step_settings(
-    config: TrainConfig, answer: AnswerForm, steps: int, data: RankingDataModule
-) -> StepSettings:
-    pairs = {name: found.stated for name, found in data.training_pairs.items()}
-    # Scores fitted to pairs are on [1, 5].
-    published = [
-        name for name, labelled in data.sets.items()
-        if labelled.config.mos_scale == "published" and name not in pairs
-    ]  # fmt: skip
-    return StepSettings(
-        grpo=config.grpo,
-        loss=build_loss(config.loss),
-        advantage=build_advantage(config.advantage),
-        sampling=config.rollout.sampling.ending_with(answer.closing),
-        optimizer=config.optimizer,
-        answer=answer,
-        micro_batch_tokens=config.hardware.micro_batch_tokens,
-        total_steps=steps,
-        seed=config.seed,
-        importance_cap=config.rollout.importance_cap,
-        reference=config.hardware.reference,
-        published_mos=frozenset(published),
-        pairs=pairs,
     )
 
 
@@ -283,8 +262,4 @@ def _callbacks(config: TrainConfig, run_log: RunLog, stops: StopRequests) -> lis
         callbacks.append(progress_callback(Console()))
     if config.callbacks.watchdogs is not None:
         callbacks.append(Watchdogs(config.callbacks.watchdogs, run_log, stops))
-    if config.grpo.reference_sync_every is not None:
-        callbacks.append(
-            ReferenceSync(config.grpo.reference_sync_every, config.grpo.reference_mixup)
-        )
     return callbacks

@@ -3,7 +3,7 @@
 Each evaluation and each step is done once, however often the run is resumed.
 
 Not here: which run a command means (`resume.py`), the ranks and their configuration (`startup.py`),
-what is built from it (`build.py`, `opening.py`, `policy_trainer.py`), the step (`grpo.py`).
+what is built from it (`build.py`, `opening.py`, `policy_trainer.py`), the step (`stages/`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from vqr1.process_memory import only_new_objects_collected
 from vqr1.rewards import WeightedRewards
 from vqr1.rewards.build import build_rewards
 from vqr1.training.build import check_engine, load_trained_policy
-from vqr1.training.checks import check_labels
 from vqr1.training.command import RunCommand
 from vqr1.training.description import describe
 from vqr1.training.faults import machine_faults
@@ -40,6 +39,7 @@ from vqr1.training.policy_trainer import PolicyTrainer
 from vqr1.training.report import log_result, print_report, summary_values
 from vqr1.training.result import ExportedStep, TestResult
 from vqr1.training.resume import Run, finished, print_how_to_resume
+from vqr1.training.stages import Stage, build_stage
 from vqr1.training.startup import connect, set_up_process, shared_run
 from vqr1.training.trained_images import add_to_exports, record_training_images, trained_test_images
 
@@ -63,7 +63,7 @@ def run_training(
         Interrupted: a signal stopped the run, which is saved.
         PrunedError: a search stopped the run.
     """
-    rewards = build_rewards(config.reward)
+    stage, rewards = build_stage(config.stage), build_rewards(config.reward)
     config = connect(config, composed, info)
     # With `auto` the run may resume in another folder; an empty one would be left over.
     own_folder = None if config.resume == "auto" or info.rank else config.run_dir
@@ -79,14 +79,14 @@ def run_training(
             return finished(run)
         try:
             with machine_faults(stops, run.run_dir):
-                return _open_and_train(config, composed, rewards, run, stops, command)
+                return _open_and_train(config, composed, stage, rewards, run, stops, command)
         except (Interrupted, RunFaultError) as error:
             print_how_to_resume(run, info, error, command.in_sweep(run.run_dir))
             raise
 
 
 def _open_and_train(
-    config: TrainConfig, composed: DictConfig, rewards: WeightedRewards, run: Run,
+    config: TrainConfig, composed: DictConfig, stage: Stage, rewards: WeightedRewards, run: Run,
     stops: StopRequests, command: RunCommand,
 ) -> float:  # fmt: skip
     started = time.monotonic()
@@ -94,22 +94,21 @@ def _open_and_train(
     console = Console(soft_wrap=True, quiet=get_rank() > 0)
     with run.starting():
         raise_on_all_ranks(lambda: check_engine(config))
-        data = raise_on_all_ranks(lambda: open_data(config, rewards.ranks))
+        data = raise_on_all_ranks(lambda: open_data(config, stage.compares(rewards)))
         raise_on_all_ranks(data.check_same_in_all_processes)
-        raise_on_all_ranks(lambda: check_labels(config, rewards, data.sets.values()))
+        raise_on_all_ranks(lambda: stage.check_data(config, rewards, data))
         run = broadcast_from_rank0(partial(run.with_data, data.digests(), config.resume_force))
         policy = raise_on_all_ranks(lambda: load_trained_policy(config))
-        steps = total_steps(config, data)
+        steps = total_steps(config, data, stage.updates_per_batch(config))
         lines = lines_about(composed)
-        console.print(describe(config, policy, data, steps, run, lines), markup=False)
+        console.print(describe(config, stage, policy, data, steps, run, lines), markup=False)
         broadcast_from_rank0(partial(record_training_images, config, data, run))
         opened = raise_on_all_ranks(lambda: open_log(config, run, command))
     with opened as run_log:
         log_configuration(run_log, composed, run, command)
         with closing(data), only_new_objects_collected():
-            trainer = PolicyTrainer(
-                config, policy, data, rewards, run_log, steps, stops, command.sweep_callbacks
-            )
+            trainer = PolicyTrainer(config, stage, policy, data, rewards, run_log, steps, stops,
+                                    command.sweep_callbacks)  # fmt: skip
             result = _train(trainer, run.checkpoint, data)
         if result is None:
             return float("nan")

@@ -28,12 +28,13 @@ RUN_DIR_TAG = "vqr1.run_dir"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def find_run(name: str, tracking_uri: str | None = None) -> Path:
+def find_run(name: str, tracking_uri: str | None = None, key: str = "resume") -> Path:
     """The directory of a run.
 
     Args:
         name: a run directory or an MLflow run id.
         tracking_uri: where MLflow looks the id up; None is `mlflow.db` in the working directory.
+        key: configuration key that named it, for messages.
 
     Raises:
         ConfigError: there is no such run.
@@ -43,7 +44,7 @@ def find_run(name: str, tracking_uri: str | None = None) -> Path:
         return folder.resolve()
     if _RUN_ID.fullmatch(name) is None:
         raise ConfigError(
-            [f"resume={name}: no run directory ({RECORD} is missing) and no MLflow run id"]
+            [f"{key}={name}: no run directory ({RECORD} is missing) and no MLflow run id"]
         )
     from vqr1.tracking.delivery import outage_errors
     from vqr1.tracking.store import default_tracking_uri, one_line, quick_client
@@ -52,10 +53,10 @@ def find_run(name: str, tracking_uri: str | None = None) -> Path:
     try:
         tags = quick_client(uri).get_run(name).data.tags
     except outage_errors() as error:
-        raise ConfigError([f"resume={name}: {one_line(error)}; give the run's folder"]) from error
+        raise ConfigError([f"{key}={name}: {one_line(error)}; give the run's folder"]) from error
     if RUN_DIR_TAG not in tags or not (Path(tags[RUN_DIR_TAG]) / RECORD).is_file():
         raise ConfigError(
-            [f"resume={name}: its folder {tags.get(RUN_DIR_TAG)} is not here; give the folder"]
+            [f"{key}={name}: its folder {tags.get(RUN_DIR_TAG)} is not here; give the folder"]
         )
     return Path(tags[RUN_DIR_TAG])
 

@@ -17,19 +17,31 @@ from vqr1.training.advantages import AdvantageRule
 from vqr1.training.losses import PolicyLoss
 
 
-@dataclass(frozen=True)
-class StepSettings:
-    """Everything the step needs beside models and rewards.
+@dataclass(frozen=True, kw_only=True)
+class UpdateSettings:
+    """What an optimiser step of any stage needs.
+
+    Attributes:
+        optimizer: AdamW and its schedule.
+        micro_batch_tokens: most tokens in one forward and backward pass.
+        total_steps: optimiser steps in all, for the schedule.
+    """
+
+    optimizer: OptimizerConfig
+    micro_batch_tokens: int
+    total_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings(UpdateSettings):
+    """Everything the ranking step needs beside models and rewards.
 
     Attributes:
         grpo: group size, pool, inner iterations.
         loss: the loss of the sampled tokens.
         advantage: the rule from rewards to advantages.
         sampling: how responses are drawn.
-        optimizer: AdamW and its schedule.
         answer: how a response has to be written, and how it is read.
-        micro_batch_tokens: most tokens in one forward and backward pass.
-        total_steps: optimiser steps in all, for the schedule.
         seed: seed of the sampled responses.
         importance_cap: largest importance weight between engine and trainer; None corrects nothing.
         reference: where a second set of weights lies between its passes.
@@ -42,10 +54,7 @@ class StepSettings:
     loss: PolicyLoss
     advantage: AdvantageRule
     sampling: SamplingConfig
-    optimizer: OptimizerConfig
     answer: AnswerForm
-    micro_batch_tokens: int
-    total_steps: int
     seed: int
     importance_cap: float | None = None
     reference: ReferencePlace = "device"
@@ -63,17 +72,26 @@ class StepRecord:
 
     Attributes:
         batch: its images.
-        scored: its responses.
         metrics: what it logged, by name.
         finite: False where the gradient was not and the update was excluded.
         cause: what else of the step was not finite then, on this rank; empty where nothing was.
     """
 
     batch: RankingBatch
-    scored: ScoredRollout
     metrics: dict[str, float]
     finite: bool
-    cause: str = ""
+    cause: str
+
+
+@dataclass(frozen=True)
+class RankingStep(StepRecord):
+    """A step on sampled responses.
+
+    Attributes:
+        scored: its responses.
+    """
+
+    scored: ScoredRollout
 
 
 def non_finite_cause(scored: ScoredRollout, reference: Tensor | None, policy: Tensor) -> str:

@@ -22,7 +22,7 @@ from vqr1.distributed.environment import get_local_rank
 from vqr1.distributed.sharding import FullySharded, full_state, shard_like
 from vqr1.policy.sharded_modules import external_weights, sharded_modules
 from vqr1.training.checkpoint_files import CheckpointNotWrittenError
-from vqr1.training.grpo import GrpoModule
+from vqr1.training.stages.module import StageModule
 
 
 class ConnectedEnvironment(TorchElasticEnvironment):
@@ -83,7 +83,7 @@ class ShardedStrategy(ReplicatedStrategy):
         """Shard the weights, which are rank 0's in all of them."""
         super().configure_ddp()
         module = self.lightning_module
-        assert isinstance(module, GrpoModule)
+        assert isinstance(module, StageModule)
         module.shard(FullySharded(sharded_modules(module.model), self._half_passes))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class ZeroStrategy(ReplicatedStrategy):
         """Make the optimiser, and the engine of policy and optimiser."""
         super().setup_optimizers(trainer)
         module = self.lightning_module
-        assert isinstance(module, GrpoModule)
+        assert isinstance(module, StageModule)
         self._sharding = DeepSpeedSharding(
             module.model, self.optimizers[0], self._config, external_weights(module.model)
         )

@@ -29,12 +29,22 @@ class ValidationModes:
     """The ways in which validation images are evaluated.
 
     Attributes:
-        primary: gives `val/srcc`; the mean of sampled scores unless none are sampled.
+        primary: gives `val/srcc`; the mean of sampled scores unless none are sampled, or that over
+            words of levels.
         greedy: gives `val/srcc_greedy`; None when it is the primary way already.
     """
 
     primary: Request
     greedy: Request | None
+
+
+def level_mode(
+    prompt: PromptConfig, answer: AnswerForm, sampling: SamplingConfig
+) -> ValidationModes:
+    """One pass over the words of levels."""
+    return ValidationModes(
+        Request(prompt, answer, sampling, expected=True, levels=True), greedy=None
+    )
 
 
 def validation_modes(

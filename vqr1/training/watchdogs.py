@@ -14,7 +14,7 @@ row. Each message states what is seen and what to do.
 
 A constant predictor gives every pair of images probability 1/2, and earns sqrt(1/2) with each pair
 (arXiv 2505.14460, equation of the fidelity reward). Non-finite updates are no matter of several
-steps: `GrpoModule` skips each, and the callback counts them.
+steps: `StageModule` skips each, and the callback counts them.
 
 Not here: printing warnings, and stopping (`callbacks/watchdogs.py`).
 """

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig
-from vqr1.inference.policy_replies import expected_replies, sampled_replies
+from vqr1.inference.policy_replies import policy_replies
 from vqr1.inference.request import Reply, Request, with_beginning
 from vqr1.policy.loading import Policy
 from vqr1.policy.prompts import PromptBuilder, prompt_builder, resize_rule
@@ -82,10 +82,7 @@ class LocalBackend:
             prompts = joined_prompts(built).to(self._device)
             begun = [builder.text for builder in builders]
         engine = self._engine(request.micro_batch_tokens)
-        if request.expected:
-            replies = expected_replies(engine, prompts, request)
-        else:
-            replies = sampled_replies(engine, prompts, request)
+        replies = policy_replies(engine, prompts, request)
         return [
             with_beginning(reply, request.answer, text)
             for reply, text in zip(replies, begun, strict=True)

@@ -59,8 +59,8 @@ class ScoredImage(BaseModel):
         description="Standard deviation of the score; null where the mode has none."
     )
     lost: float | None = Field(
-        description="Mode expected: probability of answers that are no number, which the score "
-        "excludes; null where the mode has none."
+        description="Modes expected and levels: probability of answers that are no number or word, "
+        "which the score excludes; null where the mode has none."
     )
     valid: bool = Field(description="Whether the answer holds a score.")
     answers: int | None = Field(

@@ -120,6 +120,17 @@ class AnswerForm(ABC):
         """The opening and closing tag of the reasoning with which a compliant response begins."""
         return None
 
+    def response_of(self, score: str) -> str | None:
+        """A whole response that states a score, None where reasoning is asked for.
+
+        Args:
+            score: as it is written: a number in digits, or one of `levels`.
+        """
+        if self.reasons:
+            return None
+        begun = self.beginning or ""
+        return begun + (" " if self.spaced and begun else "") + score + (self.closing or "")
+
     @abstractmethod
     def parse(self, text: str) -> Answer:
         """Read a decoded response, special tokens excluded; never raises on any string.

@@ -112,6 +112,13 @@ class JsonAnswer(AnswerForm):
         """The tags of the reasoning."""
         return None if self.reasoning is None else (f"<{self.reasoning}>", f"</{self.reasoning}>")
 
+    def response_of(self, score: str) -> str | None:
+        """See `AnswerForm.response_of`; None where further values are asked for too."""
+        if self.reasons or self.opening is None or self.attributes:
+            return None
+        end = "}" if self.tag is None else f"}}</{self.tag}>"
+        return f"{self.beginning} {score}{end}"
+
     def parse(self, text: str) -> Answer:
         """See `AnswerForm.parse` and the table of this package."""
         aside = reasoning_span(text, self.reasoning)

@@ -110,6 +110,11 @@ class LevelAnswer(AnswerForm):
     def _scores(self) -> Mapping[str, float]:
         return {word.casefold(): score for word, score in self.levels.items()}
 
+    def response_of(self, score: str) -> str | None:
+        """See `AnswerForm.response_of`; a sentence ends in a full stop, as published."""
+        written = super().response_of(score)
+        return written if written is None or self.stem is None else written + "."
+
     def parse(self, text: str) -> Answer:
         """See `AnswerForm.parse` and the table of this package."""
         spans = self.spans(text)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from vqr1.evaluation.predictions import Predictions
 from vqr1.tracking import RunLog
-from vqr1.training.grpo import GrpoModule
+from vqr1.training.stages.module import StageModule
 
 
 class SampleAnswers(L.Callback):
@@ -25,7 +25,7 @@ class SampleAnswers(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `answers/step_<step>`."""
-        assert isinstance(pl_module, GrpoModule)
+        assert isinstance(pl_module, StageModule)
         predictions = pl_module.validator.predictions
         if predictions is not None and self.count:
             table = answer_table(predictions, self.count)

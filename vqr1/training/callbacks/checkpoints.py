@@ -42,8 +42,8 @@ from vqr1.training.checkpoint_files import (
     verify_checkpoint,
     write_checkpoint,
 )
-from vqr1.training.grpo import GrpoModule
 from vqr1.training.random_state import random_state, set_random_state
+from vqr1.training.stages.module import StageModule
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ class RunCheckpoints(Checkpoint):
             self._stop_validation(trainer)
 
     def _stop_validation(self, trainer: L.Trainer) -> None:
-        assert isinstance(trainer.lightning_module, GrpoModule)
+        assert isinstance(trainer.lightning_module, StageModule)
         trainer.lightning_module.end_validation()
         if trainer.state.fn == "fit":
             self._stop(trainer)
@@ -254,7 +254,7 @@ class RunCheckpoints(Checkpoint):
             return
         if trainer.validating and get_world_size() > 1:
             return  # the other processes do not know
-        assert isinstance(trainer.lightning_module, GrpoModule)
+        assert isinstance(trainer.lightning_module, StageModule)
         trainer.lightning_module.end_validation()
         # The data count a batch when it is handed out.
         _data(trainer).load_state_dict(self._position)
@@ -343,7 +343,7 @@ def _data(trainer: L.Trainer) -> L.LightningDataModule:
 
 def _reason(trainer: L.Trainer, monitor: str) -> str:
     """Why the monitored metric of the last validation is undefined, where rank 0 knows."""
-    assert isinstance(trainer.lightning_module, GrpoModule)
+    assert isinstance(trainer.lightning_module, StageModule)
     reason = trainer.lightning_module.validator.reasons.get(monitor)
     return f" ({reason})" if reason else ""
 

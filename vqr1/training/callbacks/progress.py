@@ -14,6 +14,7 @@ from vqr1.progress import new_progress
 
 SHOWN = {
     "train/reward/total": "reward",
+    "train/cross_entropy": "cross-entropy",
     "train/kl": "KL",
     "train/score_std": "score std",
     f"val/{HEADLINE}": f"val {headline().label}",

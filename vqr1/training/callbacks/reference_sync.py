@@ -13,7 +13,7 @@ import torch
 
 from vqr1.distributed.collectives import get_rank
 from vqr1.policy.reference import FrozenCopy
-from vqr1.training.grpo import GrpoModule
+from vqr1.training.stages.module import StageModule
 
 
 class ReferenceSync(L.Callback):
@@ -41,7 +41,7 @@ class ReferenceSync(L.Callback):
         if due == self._moves:
             return
         self._moves = due
-        assert isinstance(pl_module, GrpoModule)
+        assert isinstance(pl_module, StageModule)
         reference = _copy_of(pl_module)
         with torch.no_grad():
             reference.follow(pl_module.sharding.full_weights(pl_module.model), self.mixup)
@@ -63,7 +63,7 @@ class ReferenceSync(L.Callback):
 
 
 def _copy_of(module: L.LightningModule) -> FrozenCopy:
-    assert isinstance(module, GrpoModule)
+    assert isinstance(module, StageModule)
     reference = module.reference
-    assert isinstance(reference, FrozenCopy), "vqr1.training.checks refuses every other reference"
+    assert isinstance(reference, FrozenCopy), "ranking_checks.py refuses every other"
     return reference

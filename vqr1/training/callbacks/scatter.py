@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vqr1.evaluation.predictions import Predictions
 from vqr1.iqa.correlation import srcc
 from vqr1.tracking import RunLog
-from vqr1.training.grpo import GrpoModule
+from vqr1.training.stages.module import StageModule
 
 
 class ScatterPlot(L.Callback):
@@ -26,7 +26,7 @@ class ScatterPlot(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `scatter/val_step_<step>.png`."""
-        assert isinstance(pl_module, GrpoModule)
+        assert isinstance(pl_module, StageModule)
         predictions = pl_module.validator.predictions
         if predictions is not None:
             self.run_log.plot_of_step(

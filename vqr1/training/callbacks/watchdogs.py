@@ -1,6 +1,6 @@
 """Reports a training that goes wrong, keeps what made an update non-finite, stops if asked to.
 
-Not here: the rules (`vqr1.training.watchdogs`), and skipping an update (`GrpoModule`).
+Not here: the rules (`vqr1.training.watchdogs`), and skipping an update (`StageModule`).
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import lightning as L
 from vqr1.config import WatchdogsConfig
 from vqr1.distributed.collectives import get_rank
 from vqr1.distributed.stop_requests import StopRequests
-from vqr1.records import RankingBatch, ScoredRollout
+from vqr1.records import ScoredRollout
 from vqr1.tracking import RunLog
 from vqr1.training.checkpoint_files import (
     CheckpointNotWrittenError,
     step_name,
     write_checkpoint,
 )
-from vqr1.training.grpo import GrpoModule
-from vqr1.training.step import StepRecord
+from vqr1.training.stages.module import StageModule
+from vqr1.training.step import RankingStep, StepRecord
 from vqr1.training.watchdogs import RULES, LengthGrowth, Watchdog
 from vqr1.training.zero_variance import FirstSteps
 
@@ -78,18 +78,20 @@ class Watchdogs(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, *unused: Any
     ) -> None:
         """Look at the step that was just taken."""
-        assert isinstance(pl_module, GrpoModule)
+        assert isinstance(pl_module, StageModule)
         step = pl_module.last_step
         assert step is not None
-        growth = self.growth.observe(step.metrics["response_length"])
-        metrics = {**step.metrics, "length_growth": growth}
+        metrics = dict(step.metrics)
+        if "response_length" in metrics:
+            metrics["length_growth"] = self.growth.observe(metrics["response_length"])
         for dog in self.dogs:
             message = dog.observe(metrics)
             if message is not None:
                 self._report_to_user(
                     dog.name, trainer.global_step, message, dog.config.action == "stop"
                 )
-        self._report_first_steps(trainer.global_step, self.first_steps.observe(step.metrics))
+        if isinstance(step, RankingStep):
+            self._report_first_steps(trainer.global_step, self.first_steps.observe(step.metrics))
         if not step.finite:
             self._count_skipped(trainer.global_step, step)
 
@@ -105,7 +107,7 @@ class Watchdogs(L.Callback):
     def _count_skipped(self, step: int, record: StepRecord) -> None:
         self.skipped += 1
         limit = self.config.non_finite_limit
-        kept = self._keep(step, record.batch, record.scored)
+        kept = self._keep(step, record)
         cause = f" ({record.cause} hold NaN or infinity)" if record.cause else ""
         message = (
             f"loss or gradient is not finite{cause}; the update is excluded ({self.skipped} of at "
@@ -113,11 +115,11 @@ class Watchdogs(L.Callback):
         )
         self._report_to_user("non_finite", step, message, self.skipped >= limit)
 
-    def _keep(self, step: int, batch: RankingBatch, scored: ScoredRollout) -> str:
+    def _keep(self, step: int, record: StepRecord) -> str:
         folder = FOLDER if get_rank() == 0 else f"{FOLDER}/rank_{get_rank()}"
         path = self.run_log.run_dir / folder / step_name("step", step)
         try:
-            write_checkpoint(offending_content(batch, scored), path)
+            write_checkpoint(offending_content(record), path)
         except CheckpointNotWrittenError as error:
             return f"Its batch could not be kept ({error})"
         return f"Its batch is in {path}"
@@ -130,14 +132,21 @@ class Watchdogs(L.Callback):
             self.stops.fault(f"watchdog {line}")
 
 
-def offending_content(batch: RankingBatch, scored: ScoredRollout) -> dict[str, Any]:
+def offending_content(record: StepRecord) -> dict[str, Any]:
     """What there is to inspect, in plain containers: images, tokens, texts, scores, rewards."""
-    return {
+    batch = record.batch
+    content = {
         "dataset": batch.dataset,
         "images": [list(images) for images in batch.images],
         "mos": batch.mos,
         "pixels": [list(images) for images in batch.prompts.images],
         "input_ids": list(batch.prompts.input_ids),
+    }
+    return content | _responses(record.scored) if isinstance(record, RankingStep) else content
+
+
+def _responses(scored: ScoredRollout) -> dict[str, Any]:
+    return {
         "tokens": scored.rollout.tokens,
         "mask": scored.rollout.mask,
         "texts": scored.rollout.texts,

@@ -3,10 +3,8 @@
 One step is one ranking batch: sample K responses per image, parse, reward and normalise them, then
 update the policy on the response tokens of all groups with non-zero variance. The mathematics lives
 in `losses/`, `advantages/` and `vqr1.iqa`; sampling and log-probabilities at the interfaces
-of `vqr1.rollout` and `vqr1.policy.shared_prompt`. In a run of several ranks each has its share of
-the step's images, and the full weights or a shard of them (`vqr1.distributed`); W ranks of B images
-take the step that one rank of W B images takes. Not here: checkpoints, tables and plots
-(callbacks). Shapes: see `vqr1.records`.
+of `vqr1.rollout` and `vqr1.policy.shared_prompt`. Not here: what all stages share (`module.py`).
+Shapes: see `vqr1.records`.
 """
 
 from __future__ import annotations
@@ -14,38 +12,38 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from vqr1.distributed.collectives import all_reduce_max, raise_on_all_ranks
-from vqr1.distributed.sharding import Replicated, Sharding
 from vqr1.policy.loading import Policy, vision_trains
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.reference import FrozenCopy, Reference, make_reference
 from vqr1.policy.shared_prompt import plan_micro_batches, response_logprobs
-from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
+from vqr1.policy.vision import VisionCache, VisionFeatures
 from vqr1.records import LossOutput, PromptBatch, RankingBatch, Rollout, ScoredRollout
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
+from vqr1.training.advantages import build_advantage
 from vqr1.training.advantages.base import fields_of
 from vqr1.training.importance_sampling import importance_factors, mismatch_metrics
+from vqr1.training.losses import build_loss
 from vqr1.training.losses.averaging import token_weights
 from vqr1.training.losses.base import LossInputs
 from vqr1.training.losses.over_ranks import denominators_over_ranks, total_over_ranks
 from vqr1.training.resampling import Scored, resample_zero_variance
-from vqr1.training.schedule import adamw
 from vqr1.training.scored_rollout import sampled_entropy, score_rollout
-from vqr1.training.step import StepRecord, StepSettings, non_finite_cause, step_seed
+from vqr1.training.stages.base import StageParts
+from vqr1.training.stages.module import StageModule
+from vqr1.training.step import RankingStep, StepSettings, non_finite_cause, step_seed
 from vqr1.training.token_fields import credit_tokens, field_masks
 from vqr1.training.validation import Validator
 
 
-class GrpoModule(L.LightningModule):
+class GrpoModule(StageModule):
     """Policy, frozen reference and the group-sampling step.
 
     Args:
@@ -58,6 +56,8 @@ class GrpoModule(L.LightningModule):
             frozen, else the reference's. None computes them at every step.
     """
 
+    last_step: RankingStep | None
+
     def __init__(
         self,
         policy: Policy,
@@ -67,21 +67,11 @@ class GrpoModule(L.LightningModule):
         settings: StepSettings,
         vision_cache: VisionCache | None = None,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.model = policy.model
-        self.policy = policy
-        self.engine = engine
+        super().__init__(policy, engine, validator, settings, vision_cache)
         self.rewards = rewards
-        self.validator = validator
         self.settings = settings
-        self.vision_cache = vision_cache
-        self.last_step: StepRecord | None = None
         # Why one of the step's updates was skipped; None where none was.
         self._cause: str | None = None
-        self.sharding: Sharding
-        self.shard(Replicated())
-        self._validating = ExitStack()
         # Not a submodule: checkpoints hold the policy only, and the copy never trains.
         self._reference: list[Reference | None] = [
             make_reference(policy.model, settings.loss.kl_weight, settings.reference)
@@ -91,30 +81,6 @@ class GrpoModule(L.LightningModule):
     def reference(self) -> Reference | None:
         """The frozen reference, None when the KL weight is 0."""
         return self._reference[0]
-
-    def shard(self, sharding: Sharding) -> None:
-        """Work with weights that are sharded so; strategies call it, nothing else sets it."""
-        self.sharding = sharding
-
-    def unshard(self, policy: Policy) -> None:
-        """Continue with full weights in this process, on all ranks at once.
-
-        Args:
-            policy: takes the weights.
-        """
-        with torch.no_grad():
-            places = policy.model.state_dict()
-            for name, full in self.sharding.full_weights(self.model):
-                places[name].copy_(full)
-        self.sharding.close()
-        self.shard(Replicated())
-        self.policy, self.model = policy, policy.model
-
-    def configure_optimizers(self) -> Any:
-        """AdamW over all trainable parameters, and its schedule stepped with every update."""
-        settings = self.settings
-        optimizer, schedule = adamw(self.model, settings.optimizer, settings.total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: RankingBatch, batch_idx: int) -> None:
         """Sample, reward and update on one ranking batch."""
@@ -128,7 +94,7 @@ class GrpoModule(L.LightningModule):
         with nullcontext() if own_weights else self.sharding.unsharded():
             reference = self._reference_logprobs(batch, scored, vision.detach())
         referred = time.perf_counter()
-        learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        learning_rate = self.learning_rate
         loss, grad_norm, mismatch = self._update(batch, scored, reference, vision)
         finished = time.perf_counter()
         metrics = {
@@ -147,41 +113,8 @@ class GrpoModule(L.LightningModule):
             "memory_mib": peak_memory_mib(self.device),
         }
         cause = self._cause
-        self.last_step = StepRecord(batch, scored, metrics, cause is None, cause or "")
+        self.last_step = RankingStep(batch, metrics, cause is None, cause or "", scored)
         self._log({f"train/{name}": value for name, value in metrics.items()}, len(batch))
-
-    def on_validation_epoch_start(self) -> None:
-        """Put the weights together: processes may evaluate different numbers of images."""
-        self._validating.enter_context(self.sharding.unsharded())
-        self.engine.synchronise()
-
-    def end_validation(self) -> None:
-        """Divide the weights again, after a validation or where it is broken off."""
-        self._validating.close()
-
-    def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
-        """Evaluate one batch of validation images."""
-        self.validator.add(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log `val/srcc` and its companions."""
-        self.end_validation()
-        # An undefined metric is logged as NaN, and never chooses the best checkpoint.
-        metrics = self.validator.finish()
-        self._log({f"val/{name}": value for name, value in metrics.items()})
-
-    def _encode_trained(self, batch: RankingBatch) -> VisionFeatures:
-        """Image features under the current weights, with history."""
-        alone = isinstance(self.sharding, Replicated)
-        with torch.enable_grad():
-            return encode_images(self.model, batch.prompts, at_once=not alone)
-
-    def _encode_frozen(self, model: torch.nn.Module, batch: RankingBatch) -> VisionFeatures:
-        """Image features of a tower that never changes."""
-        if self.vision_cache is not None:
-            return self.vision_cache.encode(model, batch.prompts)
-        with torch.no_grad():
-            return encode_images(model, batch.prompts)
 
     def _sample(
         self, batch: RankingBatch
@@ -313,8 +246,6 @@ class GrpoModule(L.LightningModule):
     ) -> tuple[LossOutput, float, Tensor]:
         """One optimiser step, its gradient added up over micro-batches of images."""
         rollout = scored.rollout
-        optimizer: Any = self.optimizers()
-        schedule: Any = self.lr_schedulers()
         weights = token_weights(
             rollout.mask,
             scored.has_variance,
@@ -325,13 +256,11 @@ class GrpoModule(L.LightningModule):
         mask = rollout.mask & scored.has_variance[:, None, None]
         planned = plan_micro_batches(batch.prompts, mask, self.settings.micro_batch_tokens)
         parts = [part for part in planned if bool(mask[part].any())]
-        self.sharding.zero_grad(optimizer)
         outputs: list[LossOutput] = []
         logprobs = torch.zeros_like(weights)
-        # Micro-batches collect their gradients on the leaves; the tower goes backwards once.
-        leaves = vision.leaves() if vision_trains(self.model) else vision
         loss, fields = self.settings.loss, self._fields(rollout, self.settings.loss.fields)
-        for part in parts:
+
+        def loss_of(part: slice, leaves: VisionFeatures) -> Tensor:
             found = response_logprobs(
                 self.model,
                 batch.prompts.select(part.start, part.stop),
@@ -361,42 +290,45 @@ class GrpoModule(L.LightningModule):
                     fields={name: mask_[part] for name, mask_ in fields.items()},
                 )
             )
-            self.sharding.backward(self, output.loss)
             outputs.append(output)
-        for _ in range(self.sharding.same_passes(len(parts)) - len(parts)):
-            self._idle_pass(batch, rollout, leaves)
-        if leaves is not vision:
-            self.sharding.backward_vision(vision, leaves)
-        limit = self.settings.optimizer.max_grad_norm
-        grad_norm = self.sharding.finish_gradients(self.model, limit)
+            return output.loss
+
+        grad_norm = self.update(
+            parts, vision, loss_of, lambda leaves: self._idle_pass(batch, rollout, leaves)
+        )
         if not math.isfinite(grad_norm):
-            # A loss that is no number has such a gradient, in all processes at once. AdamW's
-            # optimizer state would never get rid of it.
-            self.sharding.zero_grad(optimizer)
             self._cause = non_finite_cause(scored, reference, logprobs)
-        # Without any signal no parameter has a gradient and AdamW changes nothing; the step is
-        # still taken so that step count and schedule continue.
-        optimizer.step()
-        schedule.step()
         return total_over_ranks(outputs, weights), grad_norm, logprobs
 
-    def _idle_pass(self, batch: RankingBatch, rollout: Rollout, leaves: VisionFeatures) -> None:
-        """A pass that adds nothing, while another process makes one that does."""
-        logprobs = response_logprobs(
+    def _idle_pass(self, batch: RankingBatch, rollout: Rollout, leaves: VisionFeatures) -> Tensor:
+        """A scalar of a pass like those of the micro-batches."""
+        return response_logprobs(
             self.model,
             batch.prompts.select(0, 1),
             rollout.tokens[:1],
             rollout.mask[:1],
             vision=leaves.select(0, 1),
-        ).logprobs
-        self.sharding.backward(self, 0.0 * logprobs.sum())
+        ).logprobs.sum()
 
-    def _log(self, metrics: dict[str, float], batch_size: int = 1) -> None:
-        """Hand metrics to progress and checkpoints through Lightning, and to the log directly.
 
-        Lightning writes a step's metrics after the hooks that save it, so that a run killed in
-        between would lose them. Their step is the number of optimiser steps done.
-        """
-        self.log_dict(metrics, logger=False, batch_size=batch_size)
-        for log in self.loggers:
-            log.log_metrics(metrics, self.global_step)
+def step_settings(parts: StageParts) -> StepSettings:
+    """The step's settings from the configuration."""
+    config, sets = parts.config, parts.data.sets.values()
+    pairs = {name: found.stated for name, found in parts.data.training_pairs.items()}
+    # Scores fitted to pairs are on [1, 5].
+    published = {s.name for s in sets if s.config.mos_scale == "published"} - pairs.keys()
+    return StepSettings(
+        grpo=config.grpo,
+        loss=build_loss(config.loss),
+        advantage=build_advantage(config.advantage),
+        sampling=config.rollout.sampling.ending_with(parts.answer.closing),
+        optimizer=config.optimizer,
+        answer=parts.answer,
+        micro_batch_tokens=config.hardware.micro_batch_tokens,
+        total_steps=parts.total_steps,
+        seed=config.seed,
+        importance_cap=config.rollout.importance_cap,
+        reference=config.hardware.reference,
+        published_mos=frozenset(published),
+        pairs=pairs,
+    )

@@ -1,0 +1,203 @@
+"""Rules of a training by sampled responses (`stage=grpo`) that a configuration can break.
+
+Not here: those of every stage (`checks.py`), and of labels (`label_checks.py`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vqr1.config import TrainConfig
+from vqr1.errors import ConfigError
+from vqr1.rewards import WeightedRewards
+from vqr1.rollout.vllm_client import RECONNECTIONS
+from vqr1.rollout.vllm_requests import fitting_logprobs
+from vqr1.training.advantages import AdvantageRule, build_advantage
+from vqr1.training.advantages.base import fields_of, terms_of
+from vqr1.training.losses import build_loss
+from vqr1.training.token_fields import RESPONSE
+
+if TYPE_CHECKING:
+    # It imports pandas, which a mistake on the command line does not wait for.
+    pass
+
+LOST_IN_ROUNDING = 1e-4
+"""Learning rate below which AdamW leaves many bfloat16 weights as they are: its step is about the
+learning rate, and half a unit in the last place of a weight of .05 is 1e-4."""
+
+
+def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
+    """Rules of a training by sampled responses (`stage=grpo`), one line each."""
+    processes = config.hardware.devices * config.hardware.nodes
+    pool = config.loader.global_batch_size or config.loader.batch_size * processes
+    problems = _pool_problems(config, rewards, pool, processes)
+    problems += _reference_problems(config)
+    problems += _part_problems(config, rewards)
+    problems += _attribute_problems(config, rewards)
+    problems += _engine_problems(config, rewards)
+    if config.rollout.sampling.temperature == 0:
+        problems.append(
+            "rollout.sampling.temperature=0.0: greedy responses are all alike, so that every "
+            "group has zero variance; use a temperature above 0"
+        )
+    penalty = config.rollout.sampling.repetition_penalty
+    if penalty != 1:
+        problems.append(
+            f"rollout.sampling.repetition_penalty={penalty:g}: responses would be drawn from "
+            "another distribution than the policy whose gradient is taken; set it to 1 (an "
+            "evaluation has mode.sampling.repetition_penalty)"
+        )
+    if config.target == "pairs":
+        problems += [
+            f"target=pairs, reward.terms.{name}: it needs standard deviations of the MOS, and "
+            "pairs have none; choose another reward, or target=mos"
+            for name in rewards.needing("mos_std")
+        ]
+    return problems
+
+
+def _attribute_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
+    """Rewards of several numbers, with an answer that states fewer, or others."""
+    stated = config.answer.form.ratings
+    return [
+        f"reward.terms.{name}: it needs {least} or more numbers beside the score, and the answer "
+        f"form has {', '.join(stated) or 'none'}; use a form with ratings, such as prompt=preresq "
+        "(answer=five_ratings)"
+        for name, least in rewards.least_attributes().items()
+        if len(stated) < least
+    ] + [
+        f"reward.terms.{name}: it needs the score {attribute!r}, and the further scores of the "
+        f"answer form are {', '.join(stated) or 'none'}; name one of them"
+        for name, (_, reward) in rewards.terms.items()
+        for attribute in getattr(reward, "attribute_names", ())
+        if attribute not in stated
+    ]
+
+
+def _pool_problems(
+    config: TrainConfig, rewards: WeightedRewards, images: int, processes: int
+) -> list[str]:
+    """Why a step of so many images has no pools that a reward can compare."""
+    pool = config.grpo.pool
+    if isinstance(pool, int):
+        if images % pool == 0:
+            return []
+        fitting = ", ".join(str(n) for n in range(2, images + 1) if images % n == 0)
+        return [
+            f"grpo.pool={pool}: the {images} images of a step (of all processes) cannot be shared "
+            f"out {pool} by {pool}; use one of {fitting or 'global, rank'}, or another "
+            "loader.global_batch_size"
+        ]
+    share = images // processes if pool == "rank" else images
+    if not rewards.ranks or share >= 2:
+        return []
+    where = f"grpo.pool=rank, {processes} processes, " if pool == "rank" and processes > 1 else ""
+    return [
+        f"{where}loader.batch_size={share}: a ranking reward compares images with each other "
+        "and needs at least 2; raise it"
+    ]
+
+
+def _engine_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
+    """Why an engine cannot serve this training."""
+    rollout, sampling, hardware = config.rollout, config.rollout.sampling, config.hardware
+    problems = []
+    served = rollout.engine == "vllm_server"
+    if served and rollout.server.weights == "adapter" and config.model.lora is None:
+        problems.append(
+            "rollout.server.weights=adapter, model.lora=null: there are no adapters to send; "
+            "use rollout.server.weights=merged, or set model.lora"
+        )
+    elif served and rollout.server.weights == "adapter" and config.model.freeze_vision == "tower":
+        problems.append(
+            "rollout.server.weights=adapter, model.freeze_vision=tower: the projector trains too "
+            "and would not be sent; use rollout.server.weights=merged"
+        )
+    together = hardware.devices * hardware.nodes > 1
+    server, minutes = rollout.server, hardware.process_group_timeout_minutes
+    longest = (RECONNECTIONS + 1) * (server.patience_s + server.timeout_s)
+    if served and together and longest >= 60 * minutes:
+        problems.append(
+            f"rollout.server.patience_s={server.patience_s:g}, "
+            f"rollout.server.timeout_s={server.timeout_s:g}, "
+            f"hardware.process_group_timeout_minutes={minutes:g}: a process may wait for a lost "
+            f"server {RECONNECTIONS + 1} times as long as the first two, {longest:g} s in all, and "
+            "the others stop waiting for it before; lower them, or raise the last"
+        )
+    if rollout.engine == "vllm_server" and not fitting_logprobs(sampling):
+        problems += [
+            f"rollout.engine=vllm_server, reward.terms.{name}: needs sampler log-probabilities, "
+            f"and at rollout.sampling.temperature={sampling.temperature} vLLM reports none of the "
+            "whole distribution; use temperature 1, or rollout=local"
+            for name in rewards.needing("logprobs")
+        ]
+    if rollout.engine == "vllm_colocated" and not fitting_logprobs(sampling):
+        problems.append(
+            f"rollout.engine=vllm_colocated, rollout.sampling.temperature={sampling.temperature}: "
+            "vLLM reports no log-probabilities of the whole distribution there; use temperature 1, "
+            "or rollout.sampling.top_k=0 and rollout.sampling.top_p=1"
+        )
+    return problems
+
+
+def _part_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
+    """Why the loss or the advantage rule cannot be built, or has nothing to credit."""
+    problems: list[str] = []
+    try:
+        build_loss(config.loss)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        problems += _credit_problems(config, build_advantage(config.advantage), rewards)
+    except ConfigError as error:
+        problems += error.problems
+    return problems
+
+
+def _credit_problems(
+    config: TrainConfig, rule: AdvantageRule, rewards: WeightedRewards
+) -> list[str]:
+    """Terms and fields of the advantage rule that the reward or the answer does not have."""
+    problems = []
+    terms, known = terms_of(rule), list(rewards.terms)
+    missing = [term for term in terms or () if term not in known]
+    if missing:
+        problems.append(
+            f"advantage: {', '.join(missing)}: no term of the reward, which has "
+            f"{', '.join(known)}; name these (advantage.components)"
+        )
+    left = [term for term in known if terms is not None and term not in terms]
+    if left:
+        problems.append(
+            f"advantage: no field is credited with {', '.join(f'reward.terms.{t}' for t in left)}, "
+            "which would train nothing; add it to a field of advantage.components, or leave it out "
+            "of the reward"
+        )
+    fields = (RESPONSE, *config.answer.form.fields)
+    strange = [field for field in fields_of(rule) if field not in fields]
+    if strange:
+        problems.append(
+            f"advantage: {', '.join(strange)}: no field of the answer, which has "
+            f"{', '.join(fields)}; credit one of these (advantage.components), or ask for an "
+            "answer with that field (answer)"
+        )
+    return problems
+
+
+def _reference_problems(config: TrainConfig) -> list[str]:
+    """Why a reference that shall follow the policy cannot."""
+    every = config.grpo.reference_sync_every
+    if every is None:
+        return []
+    weight = config.loss.kl_weight
+    if not config.loss.has_reference:
+        return [
+            f"grpo.reference_sync_every={every}, loss.kl_weight={weight}: there is no reference; "
+            "raise the weight, or leave grpo.reference_sync_every=null"
+        ]
+    if config.model.lora is not None:
+        return [
+            f"grpo.reference_sync_every={every}, model.lora: the reference is the policy without "
+            "its adapters and cannot move; use model.lora=null, or grpo.reference_sync_every=null"
+        ]
+    return []
