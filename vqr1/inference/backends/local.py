@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vqr1.config import ModelConfig, PromptConfig
+from vqr1.config import ModelConfig
 from vqr1.inference.policy_replies import expected_replies, sampled_replies
 from vqr1.inference.request import Reply, Request, with_beginning
 from vqr1.policy.loading import Policy
-from vqr1.policy.prompts import PromptBuilder, prompt_builder, resize_rule
+from vqr1.policy.prompts import PromptBuilders
 from vqr1.rollout.local import LocalEngine
 
 
@@ -31,17 +31,14 @@ class LocalBackend:
     def __init__(self, policy: Policy, model: ModelConfig) -> None:
         policy.model.eval().requires_grad_(False)
         self._policy = policy
-        self._config = model
-        reader = policy.processor.image_processor
-        self._rule = resize_rule(policy.family, reader, model.min_pixels, model.max_pixels)
-        self._builders: dict[tuple[object, ...], PromptBuilder] = {}
+        self._builders = PromptBuilders(policy.family, policy.processor, model)
         self._engines: dict[int, LocalEngine] = {}
         self._device = next(policy.model.parameters()).device
         self._turn = threading.Lock()
 
     def resize(self, image: Image.Image) -> Tensor:
         """See `Backend.resize`."""
-        return self._rule.pixels(image)
+        return self._builders.rule.pixels(image)
 
     def prepare(self, request: Request) -> None:
         """Build what the prompt needs; see `Backend.prepare`.
@@ -49,7 +46,7 @@ class LocalBackend:
         Raises:
             ConfigError: a prompt text that the processor cannot use.
         """
-        self._builder(request.prompt)
+        self._builders.of(request.prompt)
 
     @torch.no_grad()
     def reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
@@ -60,7 +57,7 @@ class LocalBackend:
             return self._reply(images, request)
 
     def _reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
-        builder = self._builder(request.prompt)
+        builder = self._builders.of(request.prompt)
         prompts = builder.from_resized(images).to(self._device)
         engine = self._engine(request.micro_batch_tokens)
         if request.expected:
@@ -68,15 +65,6 @@ class LocalBackend:
         else:
             replies = sampled_replies(engine, prompts, request)
         return [with_beginning(reply, request.answer, builder.text) for reply in replies]
-
-    def _builder(self, prompt: PromptConfig) -> PromptBuilder:
-        key = (prompt.text, prompt.images, prompt.system, prompt.vision_id)
-        if key not in self._builders:
-            policy = self._policy
-            self._builders[key] = prompt_builder(
-                policy.family, policy.processor, self._config, prompt
-            )
-        return self._builders[key]
 
     def _engine(self, micro_batch_tokens: int) -> LocalEngine:
         if micro_batch_tokens not in self._engines:
