@@ -14,7 +14,6 @@ import os
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import nn
 
 from vqr1.config import ColocatedConfig, ModelConfig, PromptConfig, SamplingConfig
@@ -25,16 +24,17 @@ from vqr1.policy.served_weights import served_weights
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.vllm_requests import (
+    OTHER_PROCESSOR,
     Answer,
     VllmRequests,
     asked_for,
     fitting_logprobs,
+    prompt_inputs,
     seeds_of,
 )
 from vqr1.rollout.vllm_start import import_vllm, start_vllm
 
 WHO = "rollout.engine=vllm_colocated"
-REMEDY = "the processor files in model.path are not those that transformers reads here"
 
 
 def colocated_vllm() -> Any:
@@ -90,7 +90,7 @@ class VllmColocatedEngine:
         VllmColocatedEngine._started = True
         self._parameters = vllm.SamplingParams
         self._model = policy.model
-        self._requests = VllmRequests(policy.model, policy.processor, f"{WHO}: vLLM")
+        self._requests = VllmRequests.of(policy.model, policy.processor, f"{WHO}: vLLM")
         self._builder = prompt_builder(policy.family, policy.processor, model, prompt)
         device = next(policy.model.parameters()).device
         # vLLM frees a GPU's memory only.
@@ -101,8 +101,8 @@ class VllmColocatedEngine:
             vllm,
             f"{WHO}, rollout.colocated.kv_cache_gib={config.kv_cache_gib:g}",
             policy.source,
-            model,
-            policy.family,
+            model.revision,
+            policy.family.serving_arguments(self._builder.rule),
             images=self._builder.images,
             dtype=dtype,
             seed=seed,
@@ -146,15 +146,7 @@ class VllmColocatedEngine:
             ModelError: vLLM builds another prompt, or answers something else than was asked for.
         """
         images = prompts.to("cpu").images
-        # vLLM puts each image's tokens in place of one.
-        tokens = self._builder.template_ids()
-        asked = [
-            {
-                "prompt_token_ids": tokens,
-                "multi_modal_data": {"image": [Image.fromarray(one.numpy()) for one in shown]},
-            }
-            for shown in images
-        ]
+        asked = prompt_inputs(self._builder.template_ids(), images)
         how = [
             self._parameters(
                 n=asked_for(group_size, sampling),
@@ -171,7 +163,7 @@ class VllmColocatedEngine:
         outputs = self._llm.generate(asked, how, use_tqdm=False)
         self._rest()
         for output, prompt in zip(outputs, prompts.input_ids, strict=True):
-            self._requests.check_prompt(output.prompt_token_ids, prompt.tolist(), REMEDY)
+            self._requests.check_prompt(output.prompt_token_ids, prompt.tolist(), OTHER_PROCESSOR)
         return self._requests.rollout(
             [_answer(output) for output in outputs],
             sampling,

@@ -37,7 +37,7 @@ class FastVlm(LlavaFamily):
     }
     shapes = ("40m", "0.5b", "1.5b", "7b")
     towers = ("timm_wrapper",)
-    least_patch = 32
+    in_vllm = False
 
     def model_type(self) -> str:
         """As in `config.json`."""

@@ -19,10 +19,9 @@ class Llava(LlavaFamily):
     title = "LLaVA"
     architecture = "LlavaForConditionalGeneration"
     released = {"llava-hf/llava-1.5-7b-hf": "7b"}  # noqa: RUF012 (a class variable of the base)
-    shapes = ("7b",)
+    shapes = ("36m", "7b")
     # A tower of timm gives maps, whose channels this model's projector takes for columns.
     towers = ("clip_vision_model", "siglip_vision_model")
-    least_patch = 14
 
     def model_type(self) -> str:
         """As in `config.json`."""

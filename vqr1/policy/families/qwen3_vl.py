@@ -23,8 +23,9 @@ from vqr1.data.prompts import ResizeRule
 from vqr1.policy.families import _qwen2_5_vl_card as card
 from vqr1.policy.families._qwen_images import AreaRule, PatchEncoding, area_rule
 from vqr1.policy.families._qwen_tower import full_attention_cost
-from vqr1.policy.families.base import Parts, TowerCost
+from vqr1.policy.families.base import Parts
 from vqr1.policy.families.qwen2_5_vl import Qwen25VL
+from vqr1.policy.tower_cost import TowerCost
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
