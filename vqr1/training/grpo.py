@@ -330,6 +330,8 @@ class GrpoModule(L.LightningModule):
         # Micro-batches collect their gradients on the leaves; the tower goes backwards once.
         leaves = vision.leaves() if vision_trains(self.model) else vision
         loss, fields = self.settings.loss, self._fields(rollout, self.settings.loss.fields)
+        # Asked before the first pass: in one, the others may wait for this process already.
+        passes = self.sharding.same_passes(len(parts))
         for part in parts:
             found = response_logprobs(
                 self.model,
@@ -362,7 +364,7 @@ class GrpoModule(L.LightningModule):
             )
             self.sharding.backward(self, output.loss)
             outputs.append(output)
-        for _ in range(self.sharding.same_passes(len(parts)) - len(parts)):
+        for _ in range(passes - len(parts)):
             self._idle_pass(batch, rollout, leaves)
         if leaves is not vision:
             self.sharding.backward_vision(vision, leaves)
