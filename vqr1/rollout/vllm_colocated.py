@@ -95,6 +95,7 @@ class VllmColocatedEngine:
         device = next(policy.model.parameters()).device
         # vLLM frees a GPU's memory only.
         self._sleeps = config.sleep and device.type == "cuda"
+        self._on_cpu = device.type == "cpu"
         self._current = False
         longest = self._builder.most_tokens() + sampling.max_new_tokens
         self._llm = start_vllm(
@@ -117,7 +118,7 @@ class VllmColocatedEngine:
             logprobs_mode=fitting_logprobs(sampling)[0],
             # The processes of the training are known to PyTorch already.
             distributed_executor_backend=None if alone else "external_launcher",
-            **(_on_a_cpu(longest) if device.type == "cpu" else {}),
+            **(_on_a_cpu(longest) if self._on_cpu else {}),
         )
         self._rest()
 
@@ -181,6 +182,8 @@ class VllmColocatedEngine:
             self._llm.collective_rpc(
                 "reload_weights", kwargs={"weights_iterator": served_weights(self._model)}
             )
+            if self._on_cpu:
+                self._llm.apply_model(_pack_tied_heads)
             self._llm.reset_prefix_cache()
             # Image features are kept by image alone, whatever tower computed them.
             self._llm.llm_engine.reset_encoder_cache()
@@ -201,6 +204,17 @@ def _on_a_cpu(longest: int) -> dict[str, Any]:
     A prompt in pieces would turn its generator back, which those of a CPU cannot.
     """
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, longest)}
+
+
+def _pack_tied_heads(model: Any) -> None:
+    """Gives output heads that have the embedding's weights these again.
+
+    On a CPU vLLM multiplies with a copy in an order of its own, which it makes anew of the weights
+    that are handed over by a name of their own.
+    """
+    for module in model.modules():
+        if hasattr(module, "tie_weights") and hasattr(module, "cpu_linear"):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def _answer(output: Any) -> Answer:

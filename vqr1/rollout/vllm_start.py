@@ -35,19 +35,21 @@ def import_vllm(who: str, instead: str) -> Any:
     return vllm
 
 
-def check_family(family: Family, who: str, instead: str) -> None:
-    """Whether vLLM has a family's models, found out before anything is loaded.
+def check_computed(family: Family, config: Any, who: str, instead: str) -> None:
+    """Whether vLLM computes a model, found out before anything is loaded.
 
     Args:
         family: the model's.
+        config: the model's.
         who: the key that asks for vLLM, and its value.
         instead: what does without it.
 
     Raises:
-        ModelError: it has not.
+        ModelError: it does not.
     """
-    if not family.in_vllm:
-        raise ModelError(f"{who}: vLLM has no {family.title} models; use {instead}")
+    problem = family.serving_problem(config)
+    if problem is not None:
+        raise ModelError(f"{who}: vLLM has {problem}; use {instead}")
 
 
 def start_vllm(

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import Strategy
 
 from vqr1.config import HardwareConfig, TrainConfig
 from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, get_world_size
-from vqr1.policy.checkpoint_config import load_family
+from vqr1.policy.checkpoint_config import load_config
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.prompts import prompt_builder
 from vqr1.policy.training_prompt import vision_id_of
@@ -26,7 +26,7 @@ from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.vllm_client import VllmLink, at_start
 from vqr1.rollout.vllm_colocated import VllmColocatedEngine, colocated_vllm
 from vqr1.rollout.vllm_server import VllmServerEngine
-from vqr1.rollout.vllm_start import check_family
+from vqr1.rollout.vllm_start import check_computed
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
 from vqr1.training.strategy import (
     ConnectedEnvironment,
@@ -79,7 +79,8 @@ def check_engine(config: TrainConfig) -> None:
     """
     engine = config.rollout.engine
     if engine != "local":
-        check_family(load_family(config.model), f"rollout.engine={engine}", "rollout=local")
+        family, found = load_config(config.model)
+        check_computed(family, found, f"rollout.engine={engine}", "rollout=local")
     if engine == "vllm_colocated":
         colocated_vllm()
     if engine == "vllm_server":

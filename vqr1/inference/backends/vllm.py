@@ -26,7 +26,7 @@ from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
 from vqr1.rollout.chat_request import TOP_LOGPROBS
 from vqr1.rollout.sampling import prompt_seed
 from vqr1.rollout.vllm_requests import OTHER_PROCESSOR, VllmRequests, prompt_inputs
-from vqr1.rollout.vllm_start import check_family, import_vllm, start_vllm
+from vqr1.rollout.vllm_start import check_computed, import_vllm, start_vllm
 
 WHO = "backend=vllm"
 
@@ -51,7 +51,7 @@ class VllmBackend:
     ) -> None:
         os.environ.update(_engine_variables(local_rank, config.tensor_parallel_size, os.environ))
         family, found = load_config(model)
-        check_family(family, WHO, "backend=local")
+        check_computed(family, found, WHO, "backend=local")
         vllm = import_vllm(WHO, "backend=local")
         self._parameters = vllm.SamplingParams
         processor = load_processor(model)

@@ -90,7 +90,6 @@ class Family(ABC):
         position_axes: X.
         head_norms: queries and keys are normalised, each head by itself, before rotation.
         text_module: name of the text model's module.
-        in_vllm: vLLM has models of this family, under the same `architecture`.
     """
 
     title: ClassVar[str]
@@ -103,7 +102,6 @@ class Family(ABC):
     position_axes: ClassVar[int] = 1
     head_norms: ClassVar[bool] = False
     text_module: ClassVar[str] = "language_model"
-    in_vllm: ClassVar[bool] = True
 
     # The model and its parts
 
@@ -339,6 +337,23 @@ class Family(ABC):
         return both.unflatten(-1, (-1, size)), value.unflatten(-1, (-1, size))
 
     # Servers
+
+    def serving_problem(self, config: Any) -> str | None:
+        """What of a model vLLM does not compute, such as `no X models`; None where it does all.
+
+        Args:
+            config: the model's.
+        """
+        del config
+        return None
+
+    def served_name(self, name: str) -> str:
+        """A weight's name as vLLM loads it, of its name in the model.
+
+        vLLM takes the names of the family's class in transformers and, by some releases of it,
+        those of released checkpoints only.
+        """
+        return name
 
     def template_options(self, vision_id: bool) -> dict[str, Any]:
         """Variables of the chat template that a server is given; see `chat_text`."""
