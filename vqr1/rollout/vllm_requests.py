@@ -83,6 +83,21 @@ class VllmRequests:
             fields |= {"stop": [sampling.end_text], "include_stop_str_in_output": True}
         return fields
 
+    def text(self, tokens: Sequence[int], sampling: SamplingConfig) -> str:
+        """A response's tokens as text, up to where it ends by our rules.
+
+        vLLM's own text lacks what may be the beginning of a character.
+
+        Args:
+            tokens: of the response.
+            sampling: how it was drawn.
+        """
+        count, _ = response_end(tokens, self._tokenizer, self._ends, sampling.end_text)
+        found: str = self._tokenizer.decode(
+            list(tokens[:count]), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return found
+
     def check_prompt(self, served: Sequence[int], prompt: Sequence[int], remedy: str) -> None:
         """Check that vLLM was given the prompt that the training will compute.
 

@@ -98,7 +98,7 @@ class VllmBackend:
         )
         for output, ids in zip(outputs, prompts.input_ids, strict=True):
             self._requests.check_prompt(output.prompt_token_ids, ids.tolist(), OTHER_PROCESSOR)
-        replies = [_read(output.outputs, request) for output in outputs]
+        replies = [self._read(output.outputs, request) for output in outputs]
         return [with_beginning(reply, request.answer, builder.text) for reply in replies]
 
     def _sampling(self, images: Sequence[Tensor], request: Request) -> Any:
@@ -112,6 +112,20 @@ class VllmBackend:
             logprobs=TOP_LOGPROBS if request.expected else None,
             **self._requests.fields(sampling, prompt_seed(request.seed, images)),
         )
+
+    def _read(self, outputs: Sequence[Any], request: Request) -> Reply:
+        rows = [list(output.token_ids) for output in outputs]
+        reply = Reply(tuple(self._requests.text(row, request.sampling) for row in rows))
+        if not request.expected:
+            return reply
+        numbers = expected_from_tokens(
+            [
+                _token(number, place)
+                for number, place in zip(rows[0], outputs[0].logprobs, strict=True)
+            ],
+            request.answer,
+        )
+        return replace(reply, score=numbers.score, std=numbers.std, lost=numbers.lost)
 
 
 def _engine_variables(local_rank: int, gpus: int, environment: Mapping[str, str]) -> dict[str, str]:
@@ -133,20 +147,6 @@ def _engine_variables(local_rank: int, gpus: int, environment: Mapping[str, str]
         "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
         "CUDA_VISIBLE_DEVICES": ",".join(own),
     }
-
-
-def _read(outputs: Sequence[Any], request: Request) -> Reply:
-    reply = Reply(tuple(output.text for output in outputs))
-    if not request.expected:
-        return reply
-    numbers = expected_from_tokens(
-        [
-            _token(number, place)
-            for number, place in zip(outputs[0].token_ids, outputs[0].logprobs, strict=True)
-        ],
-        request.answer,
-    )
-    return replace(reply, score=numbers.score, std=numbers.std, lost=numbers.lost)
 
 
 def _token(number: int, place: Mapping[int, Any]) -> ReportedToken:
