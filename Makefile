@@ -66,7 +66,7 @@ $(ZERO)/.setup: $(VENV)/.setup-dev tests/support/deepspeed_cpu.txt
 test-vllm: $(VLLM)/.setup ## Rollouts by vLLM itself on this CPU (x86-64), in an environment of its own
 	VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_LOGGING_LEVEL=ERROR $(VLLM)/bin/python -m pytest \
 		tests/rollout/test_vllm_colocated.py tests/rollout/test_vllm_real_server.py \
-		tests/inference/test_vllm_real.py $(ARGS)
+		tests/rollout/test_vllm_families.py tests/inference/test_vllm_real.py $(ARGS)
 
 test-zero: $(ZERO)/.setup ## ZeRO-2 and ZeRO-3 by DeepSpeed on this CPU, in an environment of its own
 	$(ZERO)/bin/python -m pytest tests/distributed/test_deepspeed.py $(ARGS)

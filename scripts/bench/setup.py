@@ -108,30 +108,37 @@ class Subject:
             return self.family.model_class()._from_config(config, dtype=dtype)
 
 
-FAST_VLM_SIDE, TILE = 384, 512
-"""Sides of the squares that FastVLM and SmolVLM see. The released ones make 1024 x 1024 pixels of
-any image, or 13 such tiles: more than TRL's step has room for on a machine of 24 GiB."""
+FAST_VLM_SIDE, LLAVA_SIDE, TILE = 384, 336, 512
+"""Sides of the squares that FastVLM, LLaVA and SmolVLM see: LLaVA's as released. The other released
+ones make 1024 x 1024 pixels of any image, or 13 such tiles: more than TRL's step has room for on a
+machine of 24 GiB."""
+
+_ONE_TILE: Mapping[str, Any] = {
+    "limits": (TILE**2, TILE**2),
+    "image_options": {"size": {"longest_edge": TILE}, "max_image_size": {"longest_edge": TILE}},
+    "options": {"image_seq_len": 64},
+}
+
+
+def _square(model_type: str, side: int, options: Mapping[str, Any]) -> Subject:
+    """A family whose images are the squares in the middle."""
+    sizes = {
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
+    }
+    return Subject(model_type, (side**2, side**2), sizes, options)
+
 
 SUBJECTS = {
     subject.model_type: subject
     for subject in (
         Subject("qwen2_5_vl"),
         Subject("qwen3_vl", (256 * 256, MAX_PIXELS)),
-        Subject(
-            "fast_vlm",
-            (FAST_VLM_SIDE**2, FAST_VLM_SIDE**2),
-            {
-                "size": {"shortest_edge": FAST_VLM_SIDE},
-                "crop_size": {"height": FAST_VLM_SIDE, "width": FAST_VLM_SIDE},
-            },
-            {"patch_size": 64},
-        ),
-        Subject(
-            "smolvlm",
-            (TILE**2, TILE**2),
-            {"size": {"longest_edge": TILE}, "max_image_size": {"longest_edge": TILE}},
-            {"image_seq_len": 64},
-        ),
+        Subject("qwen2_vl", (56 * 56, MAX_PIXELS)),
+        _square("fast_vlm", FAST_VLM_SIDE, {"patch_size": 64}),
+        _square("llava", LLAVA_SIDE, {}),
+        Subject("smolvlm", **_ONE_TILE),
+        Subject("idefics3", **_ONE_TILE),
     )
 }
 """By `model_type`."""

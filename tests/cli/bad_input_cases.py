@@ -254,7 +254,7 @@ TRAIN = (
     case("train", "model.path=windows", "config.json sets use_sliding_window: true"),
     case("train", "model.path=nothing", "it names no model_type"),
     case("train", "model=qwen2_5_vl_7b model.path=qwen3", "model.path=qwen3: the checkpoint is a "
-         "qwen3_vl", "qwen2.5-vl-7b are for qwen2_5_vl or qwen2_vl", "choose the model=..."),
+         "qwen3_vl", "qwen2.5-vl-7b are for qwen2_5_vl or qwen2_vl", "choose model=qwen3_vl_2b or"),
     case("train", "model.path=mixed", "model.path=mixed: preprocessor_config.json makes patches of "
          "(14, 2, 2)", "the tower takes (16, 2, 2)"),
     case("train", "model.path=patches model.min_pixels=1764", "model.path=patches: its processor "

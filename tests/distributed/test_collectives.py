@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,30 @@ import pytest
 import torch
 
 from tests.evaluation.builders import THINKING
+from tests.support.images import noise_image
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from tools.faults.forked import run_ranks
-from vqr1.config import GrpoConfig, OptimizerConfig, SamplingConfig
+from tools.tiny_checkpoints import build
+from vqr1.config import GrpoConfig, ModelConfig, OptimizerConfig, PromptConfig, SamplingConfig
+from vqr1.distributed.sharding import full_tensor
 from vqr1.iqa.answers import PUBLISHED
-from vqr1.policy.loading import Policy
-from vqr1.records import RankingBatch
+from vqr1.policy.loading import Policy, load_policy
+from vqr1.policy.prompts import prompt_builder
+from vqr1.records import PromptBatch, RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
 from vqr1.training.advantages import GroupNormalised
 from vqr1.training.losses import GrpoLoss
 from vqr1.training.stages.grpo import GrpoModule
 from vqr1.training.step import StepSettings
-from vqr1.training.strategy import ReplicatedStrategy
+from vqr1.training.strategy import ReplicatedStrategy, ShardedStrategy
 from vqr1.training.validation import Validator, validation_modes
 
 pytestmark = pytest.mark.slow
 
-Cases = list[tuple[str, str | int]]
-"""(averaging, pool) of each run."""
+Cases = Sequence[tuple[Any, ...]]
+"""(averaging, pool), or (averaging, pool, checkpoint), of each run."""
 K, STEPS = 3, 2
 SAMPLING = SamplingConfig(max_new_tokens=8, stop="eos")
 MOS = torch.tensor([1.0, 2.0, 3.5, 5.0])
@@ -59,14 +64,31 @@ def rows_of(rank: int, world: int) -> slice:
     return slice(rank * 4 // world, (rank + 1) * 4 // world)
 
 
-def share(rank: int, world: int) -> RankingBatch:
-    """This process's images of the step's four, of four sizes."""
-    prompts = tiny_prompts([(2, 2), (2, 4), (4, 2), (3, 3)], [3, 5, 4, 2])
+def four_prompts() -> PromptBatch:
+    """Of the step, with images of four sizes."""
+    return tiny_prompts([(2, 2), (2, 4), (4, 2), (3, 3)], [3, 5, 4, 2])
+
+
+def share(rank: int, world: int, prompts: PromptBatch) -> RankingBatch:
+    """This process's part of the step."""
     own = rows_of(rank, world)
     names = (("a",), ("b",), ("c",), ("d",))[own]
     return RankingBatch(
         "demo", names, prompts.select(own.start, own.stop), MOS[own], torch.arange(4)[own]
     )
+
+
+def loaded_pairs(folder: str) -> tuple[Policy, PromptBatch]:
+    """A checkpoint whose tower is frozen, its projector not; prompts of two images each."""
+    config = ModelConfig(
+        name="m", path=folder, min_pixels=32 * 32, max_pixels=64 * 64, freeze_vision="tower"
+    )
+    prompt = PromptConfig(name="two", text="Which?", images=2)
+    policy = load_policy(config)
+    builder = prompt_builder(policy.family, policy.processor, config, prompt)
+    a, b, c = (noise_image(seed, *size) for seed, size in enumerate([(60, 60), (84, 56), (40, 90)]))
+    # One image stands twice in a prompt, another one in prompts of several processes.
+    return policy, builder([(a, b), (b, c), (c, c), (a, c)])
 
 
 class Repeated(torch.utils.data.Dataset[RankingBatch]):
@@ -80,10 +102,21 @@ class Repeated(torch.utils.data.Dataset[RankingBatch]):
         return self.batch
 
 
-def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
-    """Two steps; weights, metrics and this process's advantages afterwards."""
-    model = tiny_model(seed=1)
-    engine = LocalEngine(model, tiny_tokenizer(), 4096)
+def run(
+    rank: int, world: int, averaging: Any, pool: Any, checkpoint: str | None = None
+) -> dict[str, Any]:
+    """Two steps; weights, metrics and this process's advantages afterwards.
+
+    A checkpoint is asked about two images each, its weights are sharded, and its tower is frozen.
+    """
+    if checkpoint is None:
+        model, tokenizer, prompts = tiny_model(seed=1), tiny_tokenizer(), four_prompts()
+        strategy = ReplicatedStrategy()
+    else:
+        policy, prompts = loaded_pairs(checkpoint)
+        model, tokenizer = policy.model, policy.processor.tokenizer
+        strategy = ShardedStrategy(half_passes=False)
+    engine = LocalEngine(model, tokenizer, 4096)
     settings = StepSettings(
         grpo=GrpoConfig(group_size=K, pool=pool),
         loss=GrpoLoss(kl_weight=0.3, averaging=averaging),
@@ -109,18 +142,19 @@ def run(rank: int, world: int, averaging: Any, pool: Any) -> dict[str, Any]:
 
     module._sample = keep  # type: ignore[method-assign]
     trainer = L.Trainer(
-        accelerator="cpu", devices=world, strategy=ReplicatedStrategy() if world > 1 else "auto",
+        accelerator="cpu", devices=world, strategy=strategy if world > 1 else "auto",
         max_steps=STEPS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
-    loader = torch.utils.data.DataLoader(Repeated(share(rank, world)), batch_size=None)
+    loader = torch.utils.data.DataLoader(Repeated(share(rank, world, prompts)), batch_size=None)
     trainer.fit(module, loader)
     metrics = {
         name: float(value)
         for name, value in trainer.callback_metrics.items()
         if "time" not in name and "memory" not in name
     }
-    return {"weights": model.state_dict(), "metrics": metrics, "advantages": torch.cat(kept)}
+    weights = {name: full_tensor(weight) for name, weight in model.state_dict().items()}
+    return {"weights": weights, "metrics": metrics, "advantages": torch.cat(kept)}
 
 
 def child(rank: int, world: int, port: int, folder: str, cases: Cases) -> None:
@@ -130,7 +164,7 @@ def child(rank: int, world: int, port: int, folder: str, cases: Cases) -> None:
         "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "GROUP_RANK": "0",
         "LOCAL_WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "test",
     }  # fmt: skip
-    results = [run(rank, world, averaging, pool) for averaging, pool in cases]
+    results = [run(rank, world, *case) for case in cases]
     torch.save(results, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -150,8 +184,8 @@ def assert_advantages_of_one(results: list[dict[str, Any]], alone: dict[str, Any
         torch.testing.assert_close(result["advantages"], torch.cat(own), rtol=1e-5, atol=1e-6)
 
 
-def assert_steps_of_one(results: list[dict[str, Any]], averaging: str) -> None:
-    alone = run(0, 1, averaging, "global")
+def assert_steps_of_one(results: list[dict[str, Any]], averaging: str, *checkpoint: str) -> None:
+    alone = run(0, 1, averaging, "global", *checkpoint)
     assert_advantages_of_one(results, alone)
     for result in results:
         assert result["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-6)
@@ -160,9 +194,13 @@ def assert_steps_of_one(results: list[dict[str, Any]], averaging: str) -> None:
         for name, weight in alone["weights"].items():
             found = result["weights"][name]
             torch.testing.assert_close(found, weight, rtol=1e-4, atol=2e-5, msg=name)
-    start = tiny_model(seed=1).state_dict()
+    model = loaded_pairs(*checkpoint)[0].model if checkpoint else tiny_model(seed=1)
+    start = model.state_dict()
     moved = [float((alone["weights"][name] - weight).abs().max()) for name, weight in start.items()]
     assert max(moved) > 1e-3
+    frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    assert all(torch.equal(alone["weights"][name], start[name]) for name in frozen)
+    assert bool(frozen) is bool(checkpoint)
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
@@ -193,3 +231,13 @@ def test_processes_with_unequal_numbers_of_images_take_the_steps_of_one(tmp_path
     ranks = in_processes(3, tmp_path, [("response_mean", "global")])
     assert [len(results[0]["advantages"]) for results in ranks] == [STEPS, STEPS, 2 * STEPS]
     assert_steps_of_one([results[0] for results in ranks], "response_mean")
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "smolvlm"])
+def test_sharded_pairs_of_images_with_a_frozen_tower_take_the_steps_of_one(
+    model_type: str, tmp_path: Path
+) -> None:
+    """Projector and tower are one module, and two."""
+    folder = str(build(model_type, tmp_path / "model", seed=1))
+    ranks = in_processes(2, tmp_path, [("response_mean", "global", folder)])
+    assert_steps_of_one([results[0] for results in ranks], "response_mean", folder)

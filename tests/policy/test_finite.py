@@ -95,7 +95,7 @@ def test_weights_that_float16_cannot_hold_do_not_load_as_it(tmp_path: Path) -> N
 
 def test_a_servers_logprobs_are_checked_too() -> None:
     processor = SimpleNamespace(tokenizer=tiny_tokenizer(), image_token_id=IMAGE_TOKEN)
-    requests = VllmRequests(tiny_model(), processor, "rollout.engine=vllm_server: the server")
+    requests = VllmRequests.of(tiny_model(), processor, "rollout.engine=vllm_server: the server")
     sampling = SamplingConfig(max_new_tokens=4, stop="eos")
 
     def rollout(logprob: float) -> object:

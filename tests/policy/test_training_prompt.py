@@ -11,6 +11,7 @@ from vqr1.config import ModelConfig, PromptConfig
 from vqr1.errors import ModelError
 from vqr1.policy.training_prompt import (
     PROMPT_FILE,
+    prompt_notes,
     trained_vision_id,
     vision_id_note,
     vision_id_of,
@@ -58,6 +59,21 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / PROMPT_FILE).write_text(text)
     with pytest.raises(ModelError, match=PROMPT_FILE):
         trained_vision_id(checkpoint(tmp_path))
+
+
+def test_other_images_and_system_messages_than_the_trainings_are_stated(tmp_path: Path) -> None:
+    model, own = checkpoint(tmp_path), replace(PROMPT, images=2, system="Compare.")
+    assert prompt_notes(own, model) == []
+    write_training_prompt(tmp_path, False, own.images, own.system)
+    assert prompt_notes(own, model) == []
+    assert prompt_notes(PROMPT, model) == [
+        "note: the policy was trained with prompt.images=2, it is asked with prompt.images=1",
+        "note: the policy was trained with prompt.system='Compare.', it is asked with "
+        "prompt.system=null",
+    ]
+    # Versions before recorded the first value alone.
+    (tmp_path / PROMPT_FILE).write_text('{"vision_id": false}')
+    assert prompt_notes(PROMPT, model) == []
 
 
 def test_what_is_asked_otherwise_is_stated() -> None:

@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,39 @@ def test_a_server_that_cannot_be_used(printed: Scripted, requests: int, words: s
     assert len(log.bodies) == requests
     assert str(failed.value).startswith(f"backend.url={log.url}: ")
     assert "\n" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Qwen/Qwen3-VL-235B-Instruct-FP8", "a qwen3_vl on a server"),
+        ("HuggingFaceTB/SmolVLM-256M-Instruct", "a idefics3 on a server"),
+        ("{folder}", "a internvl on a server"),
+        ("Qwen/Qwen2-VL-2B-Instruct", None),
+        ("somebody/finetune-of-Qwen2.5-VL-7B", None),
+        ("quality", None),
+    ],
+)
+def test_a_served_model_that_is_known_to_be_of_another_family_is_refused(
+    name: str, found: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "internvl"}')
+    name = name.format(folder=tmp_path)
+
+    def answer(*_: object) -> Scripted:
+        return completion("fine")
+
+    ways: list[tuple[dict[str, str], dict[str, str]]] = [
+        ({"model": name}, {}), ({"root": name}, {}), ({}, {"model": name})
+    ]  # fmt: skip
+    for listed, settings in ways:
+        with chat_server(answer, **listed) as log:
+            if found is None:
+                assert ask(log, **settings)[0].texts == ("fine",)
+                continue
+            with pytest.raises(ModelError, match=rf"{name}: {found} is not supported: images are"):
+                ask(log, **settings)
+            assert log.bodies == []
 
 
 def test_a_server_that_is_late_or_not_there() -> None:

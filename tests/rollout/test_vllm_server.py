@@ -88,7 +88,8 @@ def engine_of(
         limits["group_port"] = found.getsockname()[1]
     config = RolloutServerConfig(**({"url": server.url} | limits | keys))
     link = VllmLink(config, sampling, torch.device("cpu"), True, folder)
-    return VllmServerEngine(model, POLICY.processor, prompt, config, link, agree, alone)
+    processing = {"do_resize": False}
+    return VllmServerEngine(model, POLICY.processor, prompt, config, link, agree, alone, processing)
 
 
 def asked(engine: Any, sampling: SamplingConfig = SAMPLING, seed: int = 7) -> Rollout:

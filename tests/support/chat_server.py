@@ -76,8 +76,8 @@ def images_in(body: dict[str, Any]) -> list[np.ndarray]:
 
 
 @contextmanager
-def chat_server(answer: Answer, model: str = "m") -> Iterator[ChatLog]:
-    """Serve until the block ends, a model of that name."""
+def chat_server(answer: Answer, model: str = "m", **stated: str) -> Iterator[ChatLog]:
+    """Serve until the block ends, a model of that name; `stated` is listed of it besides."""
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -90,7 +90,9 @@ def chat_server(answer: Answer, model: str = "m") -> Iterator[ChatLog]:
             self._say(answer(body, number))
 
         def do_GET(self) -> None:
-            self._say(Scripted({"object": "list", "data": [{"id": model, "object": "model"}]}))
+            self._say(
+                Scripted({"object": "list", "data": [{"id": model, "object": "model", **stated}]})
+            )
 
         def _say(self, printed: Scripted) -> None:
             text = printed.body if isinstance(printed.body, str) else json.dumps(printed.body)

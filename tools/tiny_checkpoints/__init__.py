@@ -16,7 +16,7 @@ import importlib
 import pkgutil
 from pathlib import Path
 
-from tools.tiny_checkpoints._folder import Checkpoint, write_folder
+from tools.tiny_checkpoints._folder import Checkpoint, in_vllm, write_folder
 
 __all__ = ["MODEL_TYPES", "build"]
 
@@ -28,13 +28,14 @@ MODEL_TYPES: tuple[str, ...] = tuple(
 """Every family's `model_type`."""
 
 
-def build(model_type: str, folder: Path, *, seed: int = 0) -> Path:
+def build(model_type: str, folder: Path, *, seed: int = 0, for_vllm: bool = False) -> Path:
     """Writes a checkpoint folder.
 
     Args:
         model_type: one of `MODEL_TYPES`.
         folder: created where absent; files of earlier builds are replaced.
         seed: names the weights.
+        for_vllm: what vLLM computes on a CPU, see `_folder.in_vllm`.
 
     Returns:
         `folder`.
@@ -46,5 +47,5 @@ def build(model_type: str, folder: Path, *, seed: int = 0) -> Path:
     if model_type not in MODEL_TYPES:
         raise KeyError(f"{model_type}: none of {', '.join(MODEL_TYPES)}")
     made: Checkpoint = importlib.import_module(f"{__name__}.{model_type}").checkpoint()
-    write_folder(made, folder, seed)
+    write_folder(in_vllm(made) if for_vllm else made, folder, seed)
     return folder

@@ -5,18 +5,24 @@ Not here: what a family's model, processor and tokenizer are (a module each).
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 WEIGHT_STD = 0.15
 """Of random weights: wide enough that a tiny model's outputs are far from uniform."""
+
+VLLM_HEAD = 32
+"""Least size of attention heads that vLLM computes on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,38 @@ class Checkpoint:
         generation: contents of `generation_config.json`.
         std: standard deviation of weights by the beginning of their names, where it is not
             `WEIGHT_STD`; the first that fits counts.
+        released: beginnings of weights' names that are others in released checkpoints.
     """
 
     model: Any
     processor: Any
     generation: Mapping[str, Any]
     std: Mapping[str, float] = field(default_factory=dict)
+    released: Mapping[str, str] = field(default_factory=dict)
+
+
+def in_vllm(made: Checkpoint) -> Checkpoint:
+    """The same as vLLM computes it on a CPU: wider heads in the text model, one tower layer."""
+    config, size = copy.deepcopy(made.model.config), VLLM_HEAD
+    text = config.text_config
+    text.hidden_size = size * text.num_attention_heads
+    if getattr(text, "head_dim", None) is not None:
+        text.head_dim = size
+    sections = text.rope_parameters.get("mrope_section")
+    if sections is not None:
+        rows, columns = (section * size // 2 // sum(sections) for section in sections[1:])
+        text.rope_parameters["mrope_section"] = [size // 2 - rows - columns, rows, columns]
+    vision = config.vision_config
+    if hasattr(vision, "embed_dim"):
+        vision.hidden_size = text.hidden_size
+    elif hasattr(vision, "out_hidden_size"):
+        vision.out_hidden_size = text.hidden_size
+    if isinstance(getattr(config, "vision_feature_layer", None), list):
+        config.vision_feature_layer = config.vision_feature_layer[-1]
+    # Wider rows of the same weights would make attention much sharper.
+    narrower = math.sqrt(made.model.config.text_config.hidden_size / text.hidden_size)
+    std = {start: narrower * value for start, value in (*made.std.items(), ("", WEIGHT_STD))}
+    return replace(made, model=type(made.model)(config), std=std)
 
 
 def write_folder(made: Checkpoint, folder: Path, seed: int) -> None:
@@ -42,6 +74,8 @@ def write_folder(made: Checkpoint, folder: Path, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     draw_weights(made.model, seed, made.std)
     made.model.save_pretrained(folder)
+    if made.released:
+        _rename(folder / "model.safetensors", made.released)
     # The library wrote one of a model that never generates.
     _write_json(folder / "generation_config.json", dict(made.generation))
     processor = made.processor
@@ -58,6 +92,15 @@ def write_folder(made: Checkpoint, folder: Path, seed: int) -> None:
     _write_json(folder / "processor_config.json", values)
     (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
     _write_json(folder / "chat_template.json", {"chat_template": processor.chat_template})
+
+
+def _rename(file: Path, beginnings: Mapping[str, str]) -> None:
+    """Gives weights in a file other names."""
+    renamed = {}
+    for name, weight in load_file(file).items():
+        start = next((start for start in beginnings if name.startswith(start)), "")
+        renamed[beginnings.get(start, "") + name.removeprefix(start)] = weight
+    save_file(renamed, file, metadata={"format": "pt"})
 
 
 def draw_weights(model: nn.Module, seed: int, std: Mapping[str, float]) -> None:

@@ -103,4 +103,7 @@ def checkpoint() -> Checkpoint:
     generation = {
         "bos_token_id": number(BEGIN), "eos_token_id": number(END), "pad_token_id": number(PAD),
     }  # fmt: skip
-    return Checkpoint(model, processor, generation, std={"lm_head": 0.3})
+    # The library leaves a module out that released checkpoints have, and has it back in what it
+    # saves of a model that was loaded with it.
+    released = {"vision_tower.": "vision_tower.vision_model."}
+    return Checkpoint(model, processor, generation, std={"lm_head": 0.3}, released=released)

@@ -90,12 +90,29 @@ def source_of(model: Mapping[str, Any]) -> Source:
     if "model_type" in checkpoint:
         kinds = {checkpoint["model_type"]}
     else:
-        kinds = _named(files, str(path)) or set((own or {}).get("model_types") or ())
+        kinds = families_named(str(path)) or set((own or {}).get("model_types") or ())
     recommended = _of_families(files, kinds)
     nearest = min(recommended, key=lambda file: distance(recommended[file]))
     if own is not None and distance(own) <= distance(recommended[nearest]):
         return Source(name, own)
     return Source(nearest, recommended[nearest], size)
+
+
+def choices_for(model_type: str) -> list[str]:
+    """The files of `conf/model` that checkpoints of a family may be loaded under.
+
+    Args:
+        model_type: as in their `config.json`.
+
+    Returns:
+        Names without fine-tuned checkpoints', which are for these alone.
+    """
+    return [
+        file
+        for file, values in _files().items()
+        if model_type in (values["recommended"].get("model_types") or ())
+        and values["recommended"].get("nearest", True)
+    ]
 
 
 def _of_families(files: Mapping[str, Any], kinds: set[Any]) -> dict[str, Any]:
@@ -115,10 +132,10 @@ def _of_families(files: Mapping[str, Any], kinds: set[Any]) -> dict[str, Any]:
     }
 
 
-def _named(files: Mapping[str, Any], path: str) -> set[Any]:
-    """Families of the files whose checkpoint's name, up to its size, occurs in a hub name."""
-    found: set[Any] = set()
-    for values in files.values():
+def families_named(path: str) -> set[str]:
+    """Families of a hub name: of files whose checkpoint's name, up to its size, occurs in it."""
+    found: set[str] = set()
+    for values in _files().values():
         name = str(values["path"]).rpartition("/")[2]
         size = _SIZE_IN_NAME.search(name)
         if size is not None and name[: size.start()].lower() in path.lower():

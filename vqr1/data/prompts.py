@@ -30,10 +30,6 @@ class ResizeRule(Protocol):
         """[H, W, 3] uint8 pixels of an image after resizing: all that a cache must keep."""
         ...
 
-    def most_tokens(self) -> int:
-        """A bound of the image tokens of any image."""
-        ...
-
     def identity(self) -> Mapping[str, int]:
         """Numbers that decide the result, by name: part of the key of a cached image."""
         ...

@@ -19,7 +19,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from vqr1.config import EvalConfig, MixtureConfig
+from vqr1.config import EvalConfig, MixtureConfig, ServerConfig
 from vqr1.config.affects import Affects, affects
 from vqr1.distributed.environment import RankInfo
 from vqr1.evaluation.attributes import (
@@ -55,7 +55,7 @@ from vqr1.evaluation.set_metrics import SetMetrics, set_metrics
 from vqr1.evaluation.tables import to_rich
 from vqr1.inference.mode_checks import held_values
 from vqr1.iqa.preferences import StatedPairs
-from vqr1.policy.training_prompt import vision_id_note
+from vqr1.policy.training_prompt import prompt_notes, vision_id_note
 from vqr1.tracking import RunLog, open_run_log
 
 if TYPE_CHECKING:
@@ -149,9 +149,12 @@ def _evaluate_model(config: EvalConfig, composed: DictConfig, info: RankInfo) ->
             f"note: the run was trained with prompt={scored.source.prompt}, it is evaluated with "
             f"prompt={config.prompt.name}"
         )
+    model = scored.source.config
+    server = isinstance(config.backend, ServerConfig)
     note = vision_id_note(config.prompt, scored.source.vision_id)
-    if note is not None:
-        console.print(note)
+    for line in (note, *prompt_notes(config.prompt, model, hub=not server)):
+        if line is not None:
+            console.print(line)
     # The record holds what was used, also where a run or a server has given it.
     for key, value in scored.used.items():
         OmegaConf.update(composed, key, value, force_add=True)

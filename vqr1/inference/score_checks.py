@@ -17,7 +17,7 @@ from vqr1.inference.mode_checks import (
 from vqr1.inference.own_files import written_kind
 from vqr1.inference.writers import Format
 from vqr1.outputs import not_own
-from vqr1.policy.training_prompt import trained_vision_id, vision_id_note
+from vqr1.policy.training_prompt import prompt_notes, trained_vision_id, vision_id_note
 
 FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".txt": "table"}
 """What the ending of a file states about its format."""
@@ -72,6 +72,7 @@ def notes_on(config: ScoreConfig | ServeConfig) -> list[str]:
     held = held_values(config.backend, config.mode)
     notes = (
         vision_id_note(config.prompt, trained),
+        *prompt_notes(config.prompt, config.model, hub=not server),
         held and f"note: answers are drawn with {held}",
     )
     return [note for note in notes if note]

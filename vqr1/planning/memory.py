@@ -28,8 +28,8 @@ from vqr1.config import TrainConfig
 from vqr1.planning.flops import attention_widths
 from vqr1.planning.shape import ModelShape, Work
 from vqr1.policy.cpu_linear import fast_linears_help
-from vqr1.policy.families.base import TowerCost
 from vqr1.policy.output_head import MAX_LOGITS
+from vqr1.policy.tower_cost import TowerCost
 
 HEAP_HOLES = 0.4
 """Holes that glibc's heap has after the first steps, relative to what comes and goes in a step:

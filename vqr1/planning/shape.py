@@ -20,11 +20,11 @@ from vqr1.config import LoraConfig, ModelConfig, PromptConfig, TrainConfig
 from vqr1.data.prompts import ResizeRule
 from vqr1.distributed.hardware import share_of_step, share_problem
 from vqr1.errors import ConfigError, ModelError
-from vqr1.policy.checkpoint_config import load_config, source_of
+from vqr1.policy.checkpoint_config import check_chosen, load_config, source_of
 from vqr1.policy.families import FAMILIES, Family, family
-from vqr1.policy.families.base import TowerCost
 from vqr1.policy.loading import PROCESSOR_FILE
-from vqr1.policy.prompts import load_prompts, resize_rule
+from vqr1.policy.prompts import check_numbering, load_prompts, resize_rule
+from vqr1.policy.tower_cost import TowerCost
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def read_shape(config: ModelConfig) -> ModelShape:
     """The shape of a model, without its weights.
 
     Raises:
-        ModelError: neither a folder with a `config.json` nor a released model.
+        ModelError: neither a folder with a `config.json` nor a released model, or a model of
+            another family than the chosen file of `conf/model` is for.
     """
     own, found = _model_config(config)
     with torch.device("meta"):
@@ -118,12 +119,13 @@ def read_shape(config: ModelConfig) -> ModelShape:
 def _model_config(config: ModelConfig) -> tuple[Family, Any]:
     """The family and the configuration of a model."""
     source = source_of(config)
-    known = [family(name, "a known model") for name in FAMILIES]
-    for own in known:
+    known = {name: family(name, "a known model") for name in FAMILIES}
+    for model_type, own in known.items():
         if source in own.released:
+            check_chosen(config, model_type)
             return own, own.shape_config(own.released[source])
     if not (Path(source) / "config.json").is_file():
-        names = [name for own in known for name in own.released]
+        names = [name for own in known.values() for name in own.released]
         raise ModelError(
             f"model.path={source}: the shape of this model is not known; give a folder with its "
             f"config.json, or one of {', '.join(names)}"
@@ -146,6 +148,7 @@ def _prompts(model: ModelConfig, prompt: PromptConfig, family: Family) -> tuple[
     Both are the checkpoint's own where its processor is at hand, else those of released ones.
     """
     if model.path is not None and not (Path(model.path) / PROCESSOR_FILE).is_file():
+        check_numbering(family, prompt)
         return resize_rule(family, None, model.min_pixels, model.max_pixels), family.text_tokens
     builder = load_prompts(model, prompt)
     return builder.rule, builder.text_tokens
@@ -174,7 +177,8 @@ def share_of_work(
             `model.max_pixels` admits.
 
     Raises:
-        ConfigError: the processes cannot share `loader.global_batch_size`.
+        ConfigError: the processes cannot share `loader.global_batch_size`, or the model takes no
+            such images or prompt.
     """
     hardware, model = config.hardware, config.model
     images, wanted = config.loader.batch_size, config.loader.global_batch_size

@@ -30,6 +30,7 @@ from huggingface_hub.errors import (
 from transformers import AutoConfig
 
 from vqr1.config import ModelConfig
+from vqr1.config.model_defaults import choices_for
 from vqr1.errors import ModelError, first_line
 from vqr1.policy.families import FAMILIES, Family, family
 from vqr1.policy.packaged import tiny_policy_folder
@@ -116,17 +117,31 @@ def _family(config: ModelConfig, values: dict[str, Any]) -> Family:
             f"{', '.join(FAMILIES)}"
         )
     own = family(kind, f"{who}: the checkpoint", lacks=_lacks(values))
-    wanted = None if config.recommended is None else config.recommended.model_types
-    if wanted is not None and kind not in wanted:
-        # Learning rate and image sizes would be those of another family.
-        raise ModelError(
-            f"{who}: the checkpoint is a {kind}, and the values of {config.name} are for "
-            f"{' or '.join(wanted)}; choose the model=... of its family"
-        )
+    check_chosen(config, kind)
     missing = own.missing_library()
     if missing is not None:
         raise ModelError(f"{who}: {missing}")
     return own
+
+
+def check_chosen(config: ModelConfig, model_type: str) -> None:
+    """Whether a checkpoint is of a family that the chosen file of `conf/model` is for.
+
+    Args:
+        config: with `recommended` of that file, which may be for any family.
+        model_type: of the checkpoint.
+
+    Raises:
+        ModelError: it is of another: learning rate and image sizes would be those of that one.
+    """
+    wanted = None if config.recommended is None else config.recommended.model_types
+    if wanted is None or model_type in wanted:
+        return
+    choices = " or ".join(f"model={name}" for name in choices_for(model_type))
+    raise ModelError(
+        f"model.path={source_of(config)}: the checkpoint is a {model_type}, and the values of "
+        f"{config.name} are for {' or '.join(wanted)}; choose {choices} and keep model.path"
+    )
 
 
 def _lacks(values: dict[str, Any]) -> tuple[str, ...]:

@@ -169,7 +169,8 @@ class PromptBuilder:
 
     def most_tokens(self) -> int:
         """A bound of the length of any prompt."""
-        return self.text_tokens + self.images * self.rule.most_tokens()
+        most = self._family.most_tokens(self._processor, self.rule)
+        return self.text_tokens + self.images * most
 
 
 def load_prompts(model: ModelConfig, prompt: PromptConfig) -> PromptBuilder:
@@ -202,13 +203,7 @@ def prompt_builder(
     Raises:
         ConfigError: images are to be numbered, which the template cannot; or see `PromptBuilder`.
     """
-    if prompt.vision_id and not family.image_label:
-        raise ConfigError(
-            [
-                f"prompt.vision_id=true: the chat template of {family.title} cannot number images; "
-                "set prompt.vision_id=false"
-            ]
-        )
+    check_numbering(family, prompt)
     return PromptBuilder(
         family,
         processor,
@@ -221,19 +216,80 @@ def prompt_builder(
     )
 
 
-def _adds_special_tokens(tokenizer: Any, text: str) -> bool:
+def check_numbering(family: Family, prompt: PromptConfig) -> None:
+    """Whether a model's chat template can number images, where a prompt asks for it.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if prompt.vision_id and not family.image_label:
+        raise ConfigError(
+            [
+                f"prompt.vision_id=true: the chat template of {family.title} cannot number images; "
+                "set prompt.vision_id=false"
+            ]
+        )
+
+
+class PromptBuilders:
+    """The builders of one loaded checkpoint's prompts, each made when its prompt is asked first.
+
+    Args:
+        family: the model's.
+        processor: the model's.
+        model: its area limits of images, and where it was loaded from.
+
+    Attributes:
+        rule: the resizing rule, which no prompt changes.
+
+    Raises:
+        ConfigError: the area limits contradict each other.
+    """
+
+    def __init__(self, family: Family, processor: Any, model: ModelConfig) -> None:
+        reader = processor.image_processor
+        self.rule = resize_rule(family, reader, model.min_pixels, model.max_pixels)
+        self._family, self._processor, self._model = family, processor, model
+        self._made: dict[tuple[object, ...], PromptBuilder] = {}
+
+    def of(self, prompt: PromptConfig) -> PromptBuilder:
+        """The builder of a prompt.
+
+        Raises:
+            ConfigError: see `prompt_builder`.
+        """
+        key = (prompt.text, prompt.images, prompt.system, prompt.vision_id)
+        if key not in self._made:
+            self._made[key] = self.new(prompt)
+        return self._made[key]
+
+    def new(self, prompt: PromptConfig) -> PromptBuilder:
+        """A builder that is not kept, of a prompt that is asked once; errors as those of `of`."""
+        return prompt_builder(self._family, self._processor, self._model, prompt)
+
+
+def adds_special_tokens(tokenizer: Any, text: str) -> bool:
     """The `add_special_tokens` with which a model's own processor tokenises a template's text.
 
     Most tokenizers add nothing. One that does, such as Llama's, adds a beginning, which the
     template may have written already.
+
+    Args:
+        tokenizer: the processor's.
+        text: the prompt as the template writes it.
+
+    Returns:
+        Whether the tokenizer adds something that the text lacks.
     """
     begin = tokenizer.bos_token
-    return begin is None or not text.startswith(begin)
+    if begin is not None and text.startswith(begin):
+        return False
+    return bool(tokenizer("", add_special_tokens=True)["input_ids"])
 
 
 def _split_at_images(processor: Any, text: str, images: int) -> list[list[int]]:
     """Token ids before, between and after the template's image tokens, one for each image."""
-    special = _adds_special_tokens(processor.tokenizer, text)
+    special = adds_special_tokens(processor.tokenizer, text)
     ids = list(processor.tokenizer(text, add_special_tokens=special)["input_ids"])
     image_token = int(processor.image_token_id)
     if ids.count(image_token) != images:

@@ -1,6 +1,6 @@
 """The policy's weights as a serving engine takes them: one by one, adapters added, nothing changed.
 
-Names are those of the family's class in transformers, which vLLM maps to its own.
+Names are those that vLLM maps to its own (`Family.served_name`).
 
 Not here: sending them (`vqr1.rollout`), files (`export.py`).
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from vqr1.policy.unwrap import unwrap
+from vqr1.policy.unwrap import family_of, unwrap
 
 _BASE, _LORA = ".base_layer.", ".lora_"
 
@@ -26,12 +26,12 @@ def served_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     Args:
         model: the policy, bare or with active adapters; its weights in full in this process.
     """
-    core = unwrap(model)
+    core, family = unwrap(model), family_of(model)
     for name, parameter in core.named_parameters():
         if _LORA in name:
             continue
         if _BASE not in name:
-            yield name, parameter.detach()
+            yield family.served_name(name), parameter.detach()
             continue
         place, _, kind = name.partition(_BASE)
         value = parameter.detach()
@@ -39,4 +39,4 @@ def served_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if kind == "weight":
             for adapter in layer.active_adapters:
                 value = value + layer.get_delta_weight(adapter).to(value.dtype)
-        yield f"{place}.{kind}", value
+        yield family.served_name(f"{place}.{kind}"), value

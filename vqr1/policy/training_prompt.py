@@ -1,4 +1,8 @@
-"""Whether a checkpoint was trained with "Picture 1: " before the image, kept beside its weights.
+"""What a checkpoint's folder records of its training's prompts, beside its weights.
+
+Recorded are whether "Picture 1: " stood before the image, how many images a prompt had, and the
+system message. The first is taken from there where a command leaves it open; that a command asks
+otherwise than the training did is printed (the user's message is chosen anew by every command).
 
 The published training has no "Picture 1: " in its prompts. Every policy that vqr1 trained before
 `prompt.vision_id` was a key had it. A checkpoint's
@@ -16,6 +20,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 from vqr1.config import ModelConfig, PromptConfig
 from vqr1.errors import ModelError
@@ -29,14 +34,18 @@ _CARD_MARKS = ("\n- vqr1\n", "add_vision_id=True")
 """What the cards of versions before `PROMPT_FILE` held, and no other card does."""
 
 
-def write_training_prompt(folder: Path, vision_id: bool) -> None:
+def write_training_prompt(
+    folder: Path, vision_id: bool, images: int = 1, system: str | None = None
+) -> None:
     """Record how a training asked, in its checkpoint's folder.
 
     Args:
         folder: the checkpoint.
         vision_id: whether "Picture 1: " stood before the image.
+        images: images of a prompt.
+        system: the system message; None: what the template writes without one.
     """
-    text = json.dumps({"vision_id": vision_id}, indent=2)
+    text = json.dumps({"vision_id": vision_id, "images": images, "system": system}, indent=2)
     (folder / PROMPT_FILE).write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -66,13 +75,38 @@ def trained_vision_id(model: ModelConfig, *, hub: bool = True) -> bool | None:
     Raises:
         ModelError: the record is damaged.
     """
-    folder = tiny_policy_folder() if model.path is None else Path(model.path).expanduser()
-    if folder.is_dir():
-        return _recorded(folder / PROMPT_FILE, folder / _CARD)
-    if not hub or model.path is None:
-        return None
-    files = [_from_hub(model.path, model.revision, name) for name in (PROMPT_FILE, _CARD)]
-    return _recorded(*files)
+    record, card = (_file(model, name, hub) for name in (PROMPT_FILE, _CARD))
+    if record is not None:
+        value = _read(record)["vision_id"]
+        if not isinstance(value, bool):
+            raise ModelError(f"{record}: vision_id={value!r} must be true or false; correct it")
+        return value
+    if card is not None:
+        text = card.read_text(encoding="utf-8", errors="replace")
+        return True if all(mark in text for mark in _CARD_MARKS) else None
+    return None
+
+
+def prompt_notes(prompt: PromptConfig, model: ModelConfig, *, hub: bool = True) -> list[str]:
+    """What to print where a command's prompt has other images or another system message.
+
+    Args:
+        prompt: what the command asks.
+        model: the checkpoint whose record is compared; where it lacks a value, nothing is printed.
+        hub: look for the record of a hub name too; without effect on folders.
+
+    Raises:
+        ModelError: the checkpoint's record is damaged.
+    """
+    record = _file(model, PROMPT_FILE, hub)
+    trained = {} if record is None else _read(record)
+    asked = {"images": prompt.images, "system": prompt.system}
+    return [
+        f"note: the policy was trained with prompt.{key}={_value(trained[key])}, it is asked with "
+        f"prompt.{key}={_value(value)}"
+        for key, value in asked.items()
+        if key in trained and trained[key] != value
+    ]
 
 
 def vision_id_note(prompt: PromptConfig, trained: bool | None) -> str | None:
@@ -90,21 +124,34 @@ def vision_id_note(prompt: PromptConfig, trained: bool | None) -> str | None:
     )
 
 
-def _recorded(record: Path | None, card: Path | None) -> bool | None:
-    if record is not None and record.is_file():
-        try:
-            value = json.loads(record.read_text(encoding="utf-8"))["vision_id"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{record}: not the record of a training's prompt; remove it"
-            ) from error
-        if not isinstance(value, bool):
-            raise ModelError(f"{record}: vision_id={value!r} must be true or false; correct it")
-        return value
-    if card is not None and card.is_file():
-        text = card.read_text(encoding="utf-8", errors="replace")
-        return True if all(mark in text for mark in _CARD_MARKS) else None
-    return None
+def _value(value: Any) -> str:
+    """A value as a command line has it."""
+    return "null" if value is None else repr(value)
+
+
+def _file(model: ModelConfig, name: str, hub: bool) -> Path | None:
+    """A file of a checkpoint; None where it has none."""
+    folder = tiny_policy_folder() if model.path is None else Path(model.path).expanduser()
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    if not hub or model.path is None:
+        return None
+    return _from_hub(model.path, model.revision, name)
+
+
+def _read(record: Path) -> dict[str, Any]:
+    """The values of a record.
+
+    Raises:
+        ModelError: it is none.
+    """
+    try:
+        values = json.loads(record.read_text(encoding="utf-8"))
+        if "vision_id" not in values or not isinstance(values, dict):
+            raise ValueError("no vision_id")
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{record}: not the record of a training's prompt; remove it") from error
+    return values
 
 
 @functools.cache

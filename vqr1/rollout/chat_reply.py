@@ -14,9 +14,10 @@ from vqr1.policy.top_logprobs import ReportedToken
 
 
 class Model(BaseModel):
-    """A model that a server lists."""
+    """A model that a server lists: its name and, by some servers, where it was loaded from."""
 
     id: str
+    root: str | None = None
 
 
 class Models(BaseModel):

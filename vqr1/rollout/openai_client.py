@@ -44,6 +44,7 @@ from torch import Tensor
 
 from vqr1.config import PromptConfig, SamplingConfig, ServerConfig
 from vqr1.errors import ModelError
+from vqr1.policy.families import check_served
 from vqr1.policy.top_logprobs import ReportedToken
 from vqr1.rollout.chat_reply import Choice, Completion, Models
 from vqr1.rollout.chat_request import chat_body
@@ -81,6 +82,9 @@ class OpenAiClient:
 
     Args:
         config: address, key, limits.
+
+    Raises:
+        ModelError: see `model`.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -93,6 +97,8 @@ class OpenAiClient:
             max_retries=config.retries,
         )
         self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="server")
+        if config.model is not None:
+            check_served(config.model, f"backend.model={config.model}")
         self._model = config.model
         self._answered = False
         self._gives_logprobs = False
@@ -118,7 +124,8 @@ class OpenAiClient:
         """Name of the model, asked of the server where the configuration has none.
 
         Raises:
-            ModelError: the server cannot be used, or lists no model.
+            ModelError: the server cannot be used, lists no model, or one whose name states that it
+                is of another family than images are prepared for.
         """
         if self._model is None:
             try:
@@ -134,6 +141,9 @@ class OpenAiClient:
                     f"backend.model=null: the server {self._config.url} lists no model; name the "
                     "one that it serves"
                 )
+            for name in (listed[0].id, listed[0].root):
+                if name is not None:
+                    check_served(name, f"backend.url={self._config.url}, model {name}")
             self._model = listed[0].id
         return self._model
 

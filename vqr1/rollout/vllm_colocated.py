@@ -14,7 +14,6 @@ import os
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import nn
 
 from vqr1.config import ColocatedConfig, ModelConfig, PromptConfig, SamplingConfig
@@ -25,16 +24,17 @@ from vqr1.policy.served_weights import served_weights
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.vllm_requests import (
+    OTHER_PROCESSOR,
     Answer,
     VllmRequests,
     asked_for,
     fitting_logprobs,
+    prompt_input,
     seeds_of,
 )
 from vqr1.rollout.vllm_start import import_vllm, start_vllm
 
 WHO = "rollout.engine=vllm_colocated"
-REMEDY = "the processor files in model.path are not those that transformers reads here"
 
 
 def colocated_vllm() -> Any:
@@ -90,19 +90,20 @@ class VllmColocatedEngine:
         VllmColocatedEngine._started = True
         self._parameters = vllm.SamplingParams
         self._model = policy.model
-        self._requests = VllmRequests(policy.model, policy.processor, f"{WHO}: vLLM")
+        self._requests = VllmRequests.of(policy.model, policy.processor, f"{WHO}: vLLM")
         self._builder = prompt_builder(policy.family, policy.processor, model, prompt)
         device = next(policy.model.parameters()).device
         # vLLM frees a GPU's memory only.
         self._sleeps = config.sleep and device.type == "cuda"
+        self._on_cpu = device.type == "cpu"
         self._current = False
         longest = self._builder.most_tokens() + sampling.max_new_tokens
         self._llm = start_vllm(
             vllm,
             f"{WHO}, rollout.colocated.kv_cache_gib={config.kv_cache_gib:g}",
             policy.source,
-            model,
-            policy.family,
+            model.revision,
+            policy.family.serving_arguments(self._builder.rule),
             images=self._builder.images,
             dtype=dtype,
             seed=seed,
@@ -117,7 +118,7 @@ class VllmColocatedEngine:
             logprobs_mode=fitting_logprobs(sampling)[0],
             # The processes of the training are known to PyTorch already.
             distributed_executor_backend=None if alone else "external_launcher",
-            **(_on_a_cpu(longest) if device.type == "cpu" else {}),
+            **(_on_a_cpu(longest) if self._on_cpu else {}),
         )
         self._rest()
 
@@ -146,15 +147,8 @@ class VllmColocatedEngine:
             ModelError: vLLM builds another prompt, or answers something else than was asked for.
         """
         images = prompts.to("cpu").images
-        # vLLM puts each image's tokens in place of one.
         tokens = self._builder.template_ids()
-        asked = [
-            {
-                "prompt_token_ids": tokens,
-                "multi_modal_data": {"image": [Image.fromarray(one.numpy()) for one in shown]},
-            }
-            for shown in images
-        ]
+        asked = [prompt_input(tokens, shown) for shown in images]
         how = [
             self._parameters(
                 n=asked_for(group_size, sampling),
@@ -171,7 +165,7 @@ class VllmColocatedEngine:
         outputs = self._llm.generate(asked, how, use_tqdm=False)
         self._rest()
         for output, prompt in zip(outputs, prompts.input_ids, strict=True):
-            self._requests.check_prompt(output.prompt_token_ids, prompt.tolist(), REMEDY)
+            self._requests.check_prompt(output.prompt_token_ids, prompt.tolist(), OTHER_PROCESSOR)
         return self._requests.rollout(
             [_answer(output) for output in outputs],
             sampling,
@@ -189,6 +183,8 @@ class VllmColocatedEngine:
             self._llm.collective_rpc(
                 "reload_weights", kwargs={"weights_iterator": served_weights(self._model)}
             )
+            if self._on_cpu:
+                self._llm.apply_model(_pack_tied_heads)
             self._llm.reset_prefix_cache()
             # Image features are kept by image alone, whatever tower computed them.
             self._llm.llm_engine.reset_encoder_cache()
@@ -209,6 +205,17 @@ def _on_a_cpu(longest: int) -> dict[str, Any]:
     A prompt in pieces would turn its generator back, which those of a CPU cannot.
     """
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(2048, longest)}
+
+
+def _pack_tied_heads(model: Any) -> None:
+    """Gives output heads that have the embedding's weights these again.
+
+    On a CPU vLLM multiplies with a copy in an order of its own, which it makes anew of the weights
+    that are handed over by a name of their own.
+    """
+    for module in model.modules():
+        if hasattr(module, "tie_weights") and hasattr(module, "cpu_linear"):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def _answer(output: Any) -> Answer:

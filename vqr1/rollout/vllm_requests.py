@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vqr1.config import SamplingConfig
 from vqr1.errors import ModelError
+from vqr1.policy.families import Family
 from vqr1.policy.finite import check_logprobs
 from vqr1.policy.unwrap import family_of, unwrap
 from vqr1.records import Rollout
@@ -27,26 +29,35 @@ from vqr1.rollout.stopping import banned_tokens, end_tokens, padding_token
 NEVER = -100.0
 """Added to the logit of a token that a response must not hold."""
 
+OTHER_PROCESSOR = "the processor files in model.path are not those that transformers reads here"
+"""Why vLLM in this process builds another prompt."""
+
 Answer = tuple[list[list[int]], list[list[float]]]
 """Tokens of the responses to one prompt, and the log-probability of each."""
 
 
 class VllmRequests:
-    """Requests for one policy's responses.
+    """Requests for one model's responses.
 
     Args:
-        model: the policy, bare or with adapters.
+        family: the model's.
+        vocabulary: columns of its logits.
         processor: its processor.
         who: how a message calls this vLLM, with the key that chose it.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, who: str) -> None:
+    def __init__(self, family: Family, vocabulary: int, processor: Any, who: str) -> None:
         self._who = who
         self._tokenizer = processor.tokenizer
         self._image_token = int(processor.image_token_id)
-        vocabulary = unwrap(model).config.text_config.vocab_size
-        self._ends = end_tokens(self._tokenizer, family_of(model).end_of_turn)
+        self._ends = end_tokens(self._tokenizer, family.end_of_turn)
         self._banned = frozenset(banned_tokens(self._tokenizer, self._ends, vocabulary))
+
+    @staticmethod
+    def of(model: nn.Module, processor: Any, who: str) -> VllmRequests:
+        """Of a loaded policy, bare or with adapters."""
+        vocabulary = unwrap(model).config.get_text_config().vocab_size
+        return VllmRequests(family_of(model), vocabulary, processor, who)
 
     def fields(self, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
         """Sampling parameters of vLLM beside temperature, top-k, top-p and the length limit.
@@ -71,6 +82,21 @@ class VllmRequests:
         if sampling.end_text is not None:
             fields |= {"stop": [sampling.end_text], "include_stop_str_in_output": True}
         return fields
+
+    def text(self, tokens: Sequence[int], sampling: SamplingConfig) -> str:
+        """A response's tokens as text, up to where it ends by our rules.
+
+        vLLM's own text lacks what may be the beginning of a character.
+
+        Args:
+            tokens: of the response.
+            sampling: how it was drawn.
+        """
+        count, _ = response_end(tokens, self._tokenizer, self._ends, sampling.end_text)
+        found: str = self._tokenizer.decode(
+            list(tokens[:count]), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return found
 
     def check_prompt(self, served: Sequence[int], prompt: Sequence[int], remedy: str) -> None:
         """Check that vLLM was given the prompt that the training will compute.
@@ -136,6 +162,20 @@ class VllmRequests:
         lengths = torch.tensor([[n for n, _ in cut] for cut in ends])
         finished = torch.tensor([[done for _, done in cut] for cut in ends])
         return rollout_of(ids.to(device), lengths, reported.to(device), finished, self._tokenizer)
+
+
+def prompt_input(tokens: Sequence[int], images: Sequence[Tensor]) -> dict[str, Any]:
+    """A prompt as vLLM in this process takes it.
+
+    Args:
+        tokens: the prompt with one token in the place of each image, for which vLLM puts the
+            image's own (`PromptBuilder.template_ids`).
+        images: its resized images [H, W, 3] uint8 on the host.
+    """
+    return {
+        "prompt_token_ids": list(tokens),
+        "multi_modal_data": {"image": [Image.fromarray(one.numpy()) for one in images]},
+    }
 
 
 def asked_for(group_size: int, sampling: SamplingConfig) -> int:

@@ -14,9 +14,10 @@ other arithmetic of the server does to the gradient (`vqr1.training.importance_s
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from vqr1.config import PromptConfig, RolloutServerConfig, SamplingConfig
 from vqr1.errors import ModelError, RolloutLostError
 from vqr1.policy.chat_content import chat_content, chat_messages
+from vqr1.policy.prompts import adds_special_tokens
 from vqr1.policy.unwrap import family_of
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
@@ -34,12 +36,6 @@ from vqr1.rollout.vllm_client import RECONNECTIONS, ServerAwayError, VllmLink, a
 from vqr1.rollout.vllm_requests import Answer, VllmRequests, asked_for, seeds_of
 
 logger = logging.getLogger(__name__)
-
-REMEDY = (
-    "it must serve the checkpoint of model.path, and take images as they are: "
-    """--mm-processor-kwargs '{"do_resize": false}'"""
-)
-"""What to do about a server that builds another prompt."""
 
 MALFORMED = 3
 """Malformed replies to one image after which the server is taken for another one than vLLM."""
@@ -59,6 +55,8 @@ class VllmServerEngine:
         link: the connection; opened here.
         agree: calls its argument in the process that sends the weights, and gives all its value.
         alone: no other process trains.
+        processing: arguments with which the server's processor takes images as they are
+            (`Family.serving_arguments`), for messages.
 
     Raises:
         ModelError: no server answers, or it cannot serve this training.
@@ -73,15 +71,23 @@ class VllmServerEngine:
         link: VllmLink,
         agree: Agree,
         alone: bool,
+        processing: Mapping[str, Any] | None = None,
     ) -> None:
         self._model = model
         self._prompt = prompt
-        self._template = family_of(model).template_options(bool(prompt.vision_id))
+        family, vision_id = family_of(model), bool(prompt.vision_id)
+        self._template = family.template_options(vision_id)
+        content = chat_content(prompt.text, prompt.images)
+        text = family.chat_text(processor, content, vision_id, prompt.system)
+        # A chat server adds nothing of the tokenizer's own unless asked.
+        added = adds_special_tokens(processor.tokenizer, text)
+        self._special = {"add_special_tokens": True} if added else {}
+        self._remedy = _remedy(processing or {})
         self._config = config
         self._link = link
         self._agree = agree
         self._alone = alone
-        self._requests = VllmRequests(
+        self._requests = VllmRequests.of(
             model, processor, f"rollout.server.url={config.url}: the server"
         )
         with at_start(config.url):
@@ -130,7 +136,7 @@ class VllmServerEngine:
         count = asked_for(group_size, sampling)
 
         def ask(b: int) -> Answer:
-            fields = self._requests.fields(sampling, seeds[b])
+            fields = self._requests.fields(sampling, seeds[b]) | self._special
             return self._ask(images[b], prompts.input_ids[b].tolist(), count, sampling, fields)
 
         def ask_all() -> list[Answer]:
@@ -178,7 +184,7 @@ class VllmServerEngine:
                         f"of vLLM ({reason}); versions 0.22 to 0.31 are known"
                     ) from error
                 logger.warning("%s: a malformed reply (%s)", self._config.url, reason)
-        self._requests.check_prompt(served, prompt, REMEDY)
+        self._requests.check_prompt(served, prompt, self._remedy)
         return tokens, logprobs
 
     def _chat(
@@ -240,3 +246,14 @@ class VllmServerEngine:
             f"rollout.server.url={self._config.url}: lost the rollout server ({reason}); start it "
             "again"
         )
+
+
+def _remedy(processing: Mapping[str, Any]) -> str:
+    """What to do about a server that builds another prompt."""
+    checkpoint = "it must serve the checkpoint of model.path"
+    if not processing:
+        return checkpoint
+    return (
+        f"{checkpoint}, and take images as they are: --mm-processor-kwargs "
+        f"'{json.dumps(dict(processing))}'"
+    )

@@ -5,11 +5,11 @@ Not here: a server (`vllm_link.py`), and what is asked (`vllm_requests.py`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from vqr1.config import ModelConfig
 from vqr1.errors import ModelError
 from vqr1.policy.families import Family
 from vqr1.rollout.messages import shortened
@@ -35,12 +35,29 @@ def import_vllm(who: str, instead: str) -> Any:
     return vllm
 
 
+def check_computed(family: Family, config: Any, who: str, instead: str) -> None:
+    """Whether vLLM computes a model, found out before anything is loaded.
+
+    Args:
+        family: the model's.
+        config: the model's.
+        who: the key that asks for vLLM, and its value.
+        instead: what does without it.
+
+    Raises:
+        ModelError: it does not.
+    """
+    problem = family.serving_problem(config)
+    if problem is not None:
+        raise ModelError(f"{who}: vLLM has {problem}; use {instead}")
+
+
 def start_vllm(
     vllm: Any,
     who: str,
     source: str,
-    model: ModelConfig,
-    family: Family,
+    revision: str | None,
+    processing: Mapping[str, Any],
     *,
     images: int,
     **arguments: Any,
@@ -51,8 +68,8 @@ def start_vllm(
         vllm: the package.
         who: the keys that a message names.
         source: the checkpoint.
-        model: its revision, and the sizes of images.
-        family: its family.
+        revision: of the checkpoint on the hub.
+        processing: arguments of its processor (`Family.serving_arguments`).
         images: most images of a prompt.
         arguments: further ones of `vllm.LLM`.
 
@@ -64,10 +81,10 @@ def start_vllm(
     try:
         return vllm.LLM(
             model=source,
-            revision=model.revision,
+            revision=revision,
             trust_remote_code=False,
             limit_mm_per_prompt={"image": images, "video": 0},
-            mm_processor_kwargs=family.serving_arguments(model.min_pixels, model.max_pixels),
+            mm_processor_kwargs=dict(processing),
             **arguments,
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:

@@ -16,7 +16,9 @@ from lightning.pytorch.strategies import Strategy
 
 from vqr1.config import HardwareConfig, TrainConfig
 from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, get_world_size
+from vqr1.policy.checkpoint_config import load_config
 from vqr1.policy.loading import Policy, load_policy
+from vqr1.policy.prompts import prompt_builder
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.policy.vision import VisionCache
 from vqr1.rollout.engine import RolloutEngine
@@ -24,6 +26,7 @@ from vqr1.rollout.local import LocalEngine
 from vqr1.rollout.vllm_client import VllmLink, at_start
 from vqr1.rollout.vllm_colocated import VllmColocatedEngine, colocated_vllm
 from vqr1.rollout.vllm_server import VllmServerEngine
+from vqr1.rollout.vllm_start import check_computed
 from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
 from vqr1.training.strategy import (
     ConnectedEnvironment,
@@ -72,11 +75,15 @@ def check_engine(config: TrainConfig) -> None:
 
     Raises:
         ModelError: no rollout server answers, or it cannot serve this training; vLLM is not
-            installed.
+            installed, or has no such models.
     """
-    if config.rollout.engine == "vllm_colocated":
+    engine = config.rollout.engine
+    if engine != "local":
+        family, found = load_config(config.model)
+        check_computed(family, found, f"rollout.engine={engine}", "rollout=local")
+    if engine == "vllm_colocated":
         colocated_vllm()
-    if config.rollout.engine == "vllm_server":
+    if engine == "vllm_server":
         with at_start(config.rollout.server.url):
             _link(config, torch.device("cpu"), Path(config.run_dir)).look()
 
@@ -93,6 +100,7 @@ def _link(config: TrainConfig, device: torch.device, run_dir: Path) -> VllmLink:
 
 
 def _server_engine(config: TrainConfig, policy: Policy, run_dir: Path) -> RolloutEngine:
+    builder = prompt_builder(policy.family, policy.processor, config.model, config.prompt)
     return VllmServerEngine(
         policy.model,
         policy.processor,
@@ -101,6 +109,7 @@ def _server_engine(config: TrainConfig, policy: Policy, run_dir: Path) -> Rollou
         _link(config, next(policy.model.parameters()).device, run_dir),
         agree=broadcast_from_rank0,
         alone=get_world_size() == 1,
+        processing=policy.family.serving_arguments(builder.rule),
     )
 
 

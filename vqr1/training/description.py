@@ -16,7 +16,7 @@ from vqr1.config.affects import Affects, affects
 from vqr1.config.plain import flatten, plain_values
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.policy.loading import Policy
-from vqr1.policy.training_prompt import trained_vision_id, vision_id_note
+from vqr1.policy.training_prompt import prompt_notes, trained_vision_id, vision_id_note
 from vqr1.program import name_of
 from vqr1.training.checkpoint_files import step_of
 from vqr1.training.command import RunCommand
@@ -67,7 +67,8 @@ def describe(
         *defaults,
     ]
     note = vision_id_note(config.prompt, trained_vision_id(config.model))
-    return "\n".join(lines) + _resumed_at(run) + ("" if note is None else f"\n{note}")
+    notes = [*([] if note is None else [note]), *prompt_notes(config.prompt, config.model)]
+    return "\n".join(lines) + _resumed_at(run) + "".join(f"\n{line}" for line in notes)
 
 
 def parameters(composed: DictConfig, command: RunCommand) -> dict[str, Any]:

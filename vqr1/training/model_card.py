@@ -60,7 +60,7 @@ def write_model_card(
             "of a training"
         ) from error
     write_file(folder / CARD_FILE, model_card(facts))
-    write_training_prompt(folder, facts.vision_id)
+    write_training_prompt(folder, facts.vision_id, facts.images, facts.system)
 
 
 def read_run_config(run_dir: Path) -> dict[str, Any]:

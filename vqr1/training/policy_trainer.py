@@ -189,7 +189,9 @@ class PolicyTrainer:
             )
         if get_rank() == 0:
             export_checkpoint(self.policy, folder)
-            write_training_prompt(folder, vision_id_of(self.config.prompt, self.config.model))
+            prompt = self.config.prompt
+            vision_id = vision_id_of(prompt, self.config.model)
+            write_training_prompt(folder, vision_id, prompt.images, prompt.system)
         return folder
 
     def evaluate(self, when: str, step: int, kind: str = POLICY) -> Predictions | None:

@@ -11,7 +11,9 @@ import torch
 import transformers
 
 from tests.policy.families.cases import CASES
-from vqr1.config import ModelConfig
+from vqr1.config import ModelConfig, read_choice, validate
+from vqr1.config.model import RecommendedConfig
+from vqr1.config.model_defaults import choices_for
 from vqr1.errors import ModelError
 from vqr1.planning.shape import read_shape
 from vqr1.policy.checkpoint_config import load_family
@@ -21,6 +23,8 @@ from vqr1.policy.loading import load_policy
 from vqr1.policy.packaged import tiny_policy_folder
 
 KNOWN = FAMILIES
+CHOICES = ("qwen3_vl_2b", "smolvlm_256m")
+"""Files of `conf/model` for different families."""
 
 
 def test_every_module_is_a_family() -> None:
@@ -71,6 +75,31 @@ def test_released_names_have_shapes(name: str) -> None:
         assert planned.family is found
     with pytest.raises(KeyError):
         found.shape_config("nosuch")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_family_has_a_file_of_conf_model_which_refusals_name(
+    name: str, tmp_path: Path
+) -> None:
+    """A checkpoint under another family's file, read and planned: the same line."""
+    choices = choices_for(name)
+    assert choices
+    values = read_choice("model", next(c for c in CHOICES if c not in choices), "model")
+    other = validate(RecommendedConfig, values["recommended"])
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": name}))
+    released = next(iter(family(name, "the model").released))
+    for source, read in ((str(tmp_path), load_family), (released, read_shape)):
+        config = ModelConfig(
+            name="m", path=source, min_pixels=1, max_pixels=2**20, recommended=other
+        )
+        with pytest.raises(ModelError) as caught:
+            read(config)
+        assert other.model_types is not None
+        assert str(caught.value) == (
+            f"model.path={source}: the checkpoint is a {name}, and the values of m are for "
+            f"{' or '.join(other.model_types)}; choose "
+            f"{' or '.join(f'model={choice}' for choice in choices)} and keep model.path"
+        )
 
 
 def test_a_model_of_no_known_family_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import (
+    CLIPImageProcessor,
+    CLIPImageProcessorPil,
+    LlavaImageProcessor,
+    LlavaImageProcessorPil,
+)
 
 from tests.policy.families.cases import CASES, FamilyCase
 from tests.policy.families.library import (
@@ -21,10 +28,13 @@ from tests.policy.families.library import (
 )
 from vqr1.errors import DataError, ModelError
 from vqr1.policy.loading import Policy
+from vqr1.policy.prompts import PromptBuilder
 from vqr1.policy.unwrap import parts_of, unwrap
 from vqr1.policy.vision import encode_images
 
 pytestmark = pytest.mark.medium
+
+LLAVAS = [case for case in CASES if case.model_type in ("fast_vlm", "llava")]
 
 
 def one_argument(call: tuple[tuple[Any, ...], dict[str, Any]], place: int, name: str) -> Tensor:
@@ -91,9 +101,50 @@ def test_a_bound_of_the_prompts_length_holds(case: FamilyCase, policy: Policy) -
     assert builder.text_tokens < min(lengths)
 
 
+@pytest.mark.parametrize("case", LLAVAS, indirect=True, ids=lambda case: case.model_type)
+def test_the_bound_follows_the_grid_of_the_tower(case: FamilyCase, policy: Policy) -> None:
+    """A tower may give finer maps than released ones do: one token for 2 x 2 pixels."""
+    processor = copy.copy(policy.processor)
+    processor.patch_size = 2
+    further = processor.num_additional_image_tokens - (case.model_type == "llava")
+    builder = PromptBuilder(policy.family, processor, TEXT, *case.area, vision_id=False)
+    (ids,) = builder(images_of(case.sizes[:1])).input_ids
+    assert len(ids) == builder.most_tokens()
+    assert builder.most_tokens() - builder.text_tokens == case.area[0] // 4 + further
+
+
+@pytest.mark.parametrize("case", LLAVAS, indirect=True, ids=lambda case: case.model_type)
+@pytest.mark.parametrize("pads", [False, True])
+def test_both_kinds_of_image_processor_resize_as_they_would(
+    case: FamilyCase, policy: Policy, pads: bool
+) -> None:
+    """Through torchvision and through Pillow; three pixels in a row, three channels."""
+    values = policy.processor.image_processor.to_dict()
+    kinds = (CLIPImageProcessor, CLIPImageProcessorPil)
+    if pads:
+        kinds = (LlavaImageProcessor, LlavaImageProcessorPil)
+        values["do_pad"] = True
+    resized = []
+    for kind in kinds:
+        own = kind(**{name: value for name, value in values.items() if "processor" not in name})
+        rule = policy.family.resize_rule(own, *case.area)
+        for image in images_of([*case.sizes, (3, 3), (1, 3), (3, 2)]):
+            pixels = rule.pixels(image)
+            assert (pixels.dtype, pixels.shape[-1]) == (torch.uint8, 3)
+            resized.append(pixels)
+            plain = own(
+                np.array(image), do_rescale=False, do_normalize=False, return_tensors="pt",
+                input_data_format="channels_last",
+            )["pixel_values"][0]  # fmt: skip
+            assert torch.equal(pixels, plain.permute(1, 2, 0))
+    # Filters of the two differ in rounding only, unless an axis was taken for another.
+    first, second = torch.stack(resized).double().chunk(2)
+    assert float((first - second).abs().max()) <= 2
+
+
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if case.model_type == "llava"],
+    [case for case in LLAVAS if case.model_type == "llava"],
     indirect=True,
     ids=lambda case: case.model_type,
 )

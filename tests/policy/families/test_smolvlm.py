@@ -97,8 +97,12 @@ def test_the_released_numbers() -> None:
     assert torch.equal(again["pixel_values"][0], encoding.encode([pixels])[0])
     # 16 tiles of 64 tokens and 2 markers, 4 line breaks (the last two are one token), the whole
     # image's 64 tokens and 3 markers.
-    assert 16 * 66 + 4 + 67 <= rule.most_tokens() == 16 * 66 + 4 + 68
-    assert FAMILY.serving_arguments(1, 2048 * 2048)["size"] == {"longest_edge": 2048}
+    assert 16 * 66 + 4 + 67 <= rule.most_tokens(64) == 16 * 66 + 4 + 68
+    assert FAMILY.serving_arguments(rule)["size"] == {"longest_edge": 2048}
+    # A checkpoint's own limit is not that of the released ones.
+    own.size = {"longest_edge": 1024}
+    rule = tile_rule(own, 1, 2048 * 2048)
+    assert FAMILY.serving_arguments(rule)["size"] == {"longest_edge": 1024}
 
 
 @pytest.mark.parametrize(

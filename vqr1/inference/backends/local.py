@@ -13,7 +13,7 @@ from vqr1.config import ModelConfig, PromptConfig
 from vqr1.inference.policy_replies import policy_replies
 from vqr1.inference.request import Reply, Request, with_beginning
 from vqr1.policy.loading import Policy
-from vqr1.policy.prompts import PromptBuilder, prompt_builder, resize_rule
+from vqr1.policy.prompts import PromptBuilders
 from vqr1.records import joined_prompts
 from vqr1.rollout.local import LocalEngine
 
@@ -32,17 +32,14 @@ class LocalBackend:
     def __init__(self, policy: Policy, model: ModelConfig) -> None:
         policy.model.eval().requires_grad_(False)
         self._policy = policy
-        self._config = model
-        reader = policy.processor.image_processor
-        self._rule = resize_rule(policy.family, reader, model.min_pixels, model.max_pixels)
-        self._builders: dict[tuple[object, ...], PromptBuilder] = {}
+        self._builders = PromptBuilders(policy.family, policy.processor, model)
         self._engines: dict[int, LocalEngine] = {}
         self._device = next(policy.model.parameters()).device
         self._turn = threading.Lock()
 
     def resize(self, image: Image.Image) -> Tensor:
         """See `Backend.resize`."""
-        return self._rule.pixels(image)
+        return self._builders.rule.pixels(image)
 
     def prepare(self, request: Request) -> None:
         """Build what the prompt needs; see `Backend.prepare`.
@@ -50,7 +47,7 @@ class LocalBackend:
         Raises:
             ConfigError: a prompt text that the processor cannot use.
         """
-        self._builder(request.prompt)
+        self._builders.of(request.prompt)
 
     @torch.no_grad()
     def reply(
@@ -72,12 +69,12 @@ class LocalBackend:
         questions: Sequence[PromptConfig] | None,
     ) -> list[Reply]:
         if questions is None:
-            builder = self._builder(request.prompt)
+            builder = self._builders.of(request.prompt)
             prompts = builder.from_resized(images).to(self._device)
             begun = [builder.text] * len(prompts)
         else:
             # Questions are asked once each: their builders are not kept.
-            builders = [self._new_builder(question) for question in questions]
+            builders = [self._builders.new(question) for question in questions]
             built = [b.from_resized([one]) for b, one in zip(builders, images, strict=True)]
             prompts = joined_prompts(built).to(self._device)
             begun = [builder.text for builder in builders]
@@ -87,15 +84,6 @@ class LocalBackend:
             with_beginning(reply, request.answer, text)
             for reply, text in zip(replies, begun, strict=True)
         ]
-
-    def _builder(self, prompt: PromptConfig) -> PromptBuilder:
-        key = (prompt.text, prompt.images, prompt.system, prompt.vision_id)
-        if key not in self._builders:
-            self._builders[key] = self._new_builder(prompt)
-        return self._builders[key]
-
-    def _new_builder(self, prompt: PromptConfig) -> PromptBuilder:
-        return prompt_builder(self._policy.family, self._policy.processor, self._config, prompt)
 
     def _engine(self, micro_batch_tokens: int) -> LocalEngine:
         if micro_batch_tokens not in self._engines:

@@ -1,7 +1,8 @@
 """vLLM in this process as a backend, where it is installed (`pip install 'vqr1[vllm]'`).
 
-The published prompt is rendered by the checkpoint's own template and handed over with the images,
-so that nothing of it depends on vLLM's own chat code. Whether batches change a score in the last
+The prompt is handed over as tokens with the resized images, so that nothing of it depends on
+vLLM's own chat code, and what vLLM made of both is compared with it. Answers end where the local
+engine's end and hold no tokens that these may not hold. Whether batches change a score in the last
 digits is vLLM's affair.
 """
 
@@ -16,19 +17,19 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig, VllmBackendConfig
-from vqr1.data.prompts import image_groups
 from vqr1.distributed.environment import is_launched
 from vqr1.inference.request import Reply, Request, with_beginning
-from vqr1.policy.chat_content import chat_content
-from vqr1.policy.checkpoint_config import load_family
+from vqr1.policy.checkpoint_config import load_config, source_of
 from vqr1.policy.loading import load_processor
-from vqr1.policy.packaged import tiny_policy_folder
-from vqr1.policy.prompts import resize_rule
+from vqr1.policy.prompts import PromptBuilders
 from vqr1.policy.top_logprobs import ReportedToken, expected_from_tokens
-from vqr1.policy.training_prompt import vision_id_of
+from vqr1.records import joined_prompts
 from vqr1.rollout.chat_request import TOP_LOGPROBS
 from vqr1.rollout.sampling import prompt_seed
-from vqr1.rollout.vllm_start import import_vllm, start_vllm
+from vqr1.rollout.vllm_requests import OTHER_PROCESSOR, VllmRequests, prompt_input
+from vqr1.rollout.vllm_start import check_computed, import_vllm, start_vllm
+
+WHO = "backend=vllm"
 
 
 class VllmBackend:
@@ -42,27 +43,29 @@ class VllmBackend:
 
     Raises:
         ConfigError: image sizes that contradict each other.
-        ModelError: vLLM is not installed, or cannot load the checkpoint.
+        ModelError: vLLM is not installed, has no models of this family, or cannot load the
+            checkpoint.
     """
 
     def __init__(
         self, config: VllmBackendConfig, model: ModelConfig, local_rank: int = 0, images: int = 1
     ) -> None:
         os.environ.update(_engine_variables(local_rank, config.tensor_parallel_size, os.environ))
-        vllm = import_vllm("backend=vllm", "backend=local")
+        family, found = load_config(model)
+        check_computed(family, found, WHO, "backend=local")
+        vllm = import_vllm(WHO, "backend=local")
         self._parameters = vllm.SamplingParams
-        self._model = model
-        self._processor = load_processor(model)
-        self._family = load_family(model)
-        reader = self._processor.image_processor
-        self._rule = resize_rule(self._family, reader, model.min_pixels, model.max_pixels)
-        source = str(tiny_policy_folder()) if model.path is None else model.path
+        processor = load_processor(model)
+        vocabulary = found.get_text_config().vocab_size
+        self._requests = VllmRequests(family, vocabulary, processor, f"{WHO}: vLLM")
+        self._builders = PromptBuilders(family, processor, model)
+        source = source_of(model)
         self._engine = start_vllm(
             vllm,
-            f"backend=vllm, model.path={source}",
+            f"{WHO}, model.path={source}",
             source,
-            model,
-            self._family,
+            model.revision,
+            family.serving_arguments(self._builders.rule),
             images=images,
             dtype=model.dtype,
             gpu_memory_utilization=config.gpu_memory_utilization,
@@ -73,10 +76,15 @@ class VllmBackend:
 
     def resize(self, image: Image.Image) -> Tensor:
         """See `Backend.resize`."""
-        return self._rule.pixels(image)
+        return self._builders.rule.pixels(image)
 
     def prepare(self, request: Request) -> None:
-        """Nothing can be wrong that loading has not found; see `Backend.prepare`."""
+        """Build what the prompt needs; see `Backend.prepare`.
+
+        Raises:
+            ConfigError: a prompt text that the processor cannot use.
+        """
+        self._builders.of(request.prompt)
 
     def reply(
         self,
@@ -87,51 +95,52 @@ class VllmBackend:
         """See `Backend.reply`."""
         if not images:
             return []
-        texts = [self._text(p) for p in prompts or [request.prompt]]
         if prompts is None:
-            texts *= len(images)
-        groups = image_groups(images, (prompts or [request.prompt])[0].images)
+            builders = [self._builders.of(request.prompt)] * len(images)
+        else:
+            builders = [self._builders.new(prompt) for prompt in prompts]
+        built = joined_prompts(
+            [b.from_resized([one]) for b, one in zip(builders, images, strict=True)]
+        ).to("cpu")
         asked = [
-            {
-                "prompt": text,
-                "multi_modal_data": {
-                    "image": [Image.fromarray(image.cpu().numpy()) for image in shown]
-                },
-            }
-            for shown, text in zip(groups, texts, strict=True)
+            prompt_input(builder.template_ids(), shown)
+            for builder, shown in zip(builders, built.images, strict=True)
         ]
         outputs = self._engine.generate(
-            asked, [self._sampling(shown, request) for shown in groups], use_tqdm=False
+            asked, [self._sampling(shown, request) for shown in built.images], use_tqdm=False
         )
+        for output, ids in zip(outputs, built.input_ids, strict=True):
+            self._requests.check_prompt(output.prompt_token_ids, ids.tolist(), OTHER_PROCESSOR)
         return [
-            with_beginning(_read(output.outputs, request), request.answer, text)
-            for output, text in zip(outputs, texts, strict=True)
+            with_beginning(self._read(output.outputs, request), request.answer, builder.text)
+            for output, builder in zip(outputs, builders, strict=True)
         ]
-
-    def _text(self, prompt: PromptConfig) -> str:
-        """A prompt as the template writes it."""
-        vision_id = vision_id_of(prompt, self._model)
-        content = chat_content(prompt.text, prompt.images)
-        return self._family.chat_text(self._processor, content, vision_id, prompt.system)
 
     def _sampling(self, images: Sequence[Tensor], request: Request) -> Any:
         sampling = request.sampling
-        end = sampling.end_text
         return self._parameters(
             n=request.samples,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
-            min_p=0.0,
-            repetition_penalty=sampling.repetition_penalty,
-            presence_penalty=0.0,
-            frequency_penalty=0.0,
             max_tokens=sampling.max_new_tokens,
-            stop=None if end is None else [end],
-            include_stop_str_in_output=end is not None,
-            seed=prompt_seed(request.seed, images) if sampling.temperature > 0 else None,
             logprobs=TOP_LOGPROBS if request.expected else None,
+            **self._requests.fields(sampling, prompt_seed(request.seed, images)),
         )
+
+    def _read(self, outputs: Sequence[Any], request: Request) -> Reply:
+        rows = [list(output.token_ids) for output in outputs]
+        reply = Reply(tuple(self._requests.text(row, request.sampling) for row in rows))
+        if not request.expected:
+            return reply
+        numbers = expected_from_tokens(
+            [
+                _token(number, place)
+                for number, place in zip(rows[0], outputs[0].logprobs, strict=True)
+            ],
+            request.answer,
+        )
+        return replace(reply, score=numbers.score, std=numbers.std, lost=numbers.lost)
 
 
 def _engine_variables(local_rank: int, gpus: int, environment: Mapping[str, str]) -> dict[str, str]:
@@ -153,20 +162,6 @@ def _engine_variables(local_rank: int, gpus: int, environment: Mapping[str, str]
         "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
         "CUDA_VISIBLE_DEVICES": ",".join(own),
     }
-
-
-def _read(outputs: Sequence[Any], request: Request) -> Reply:
-    reply = Reply(tuple(output.text for output in outputs))
-    if not request.expected:
-        return reply
-    numbers = expected_from_tokens(
-        [
-            _token(number, place)
-            for number, place in zip(outputs[0].token_ids, outputs[0].logprobs, strict=True)
-        ],
-        request.answer,
-    )
-    return replace(reply, score=numbers.score, std=numbers.std, lost=numbers.lost)
 
 
 def _token(number: int, place: Mapping[int, Any]) -> ReportedToken:

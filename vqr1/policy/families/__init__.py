@@ -13,10 +13,19 @@ import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from vqr1.config.model_defaults import families_named
 from vqr1.errors import ModelError
 from vqr1.policy.families.base import Family
 
-__all__ = ["FAMILIES", "SERVED", "Family", "family", "folder_family", "served_family"]
+__all__ = [
+    "FAMILIES",
+    "SERVED",
+    "Family",
+    "check_served",
+    "family",
+    "folder_family",
+    "served_family",
+]
 
 FAMILIES: tuple[str, ...] = tuple(
     sorted(
@@ -66,7 +75,39 @@ def folder_family(folder: Path) -> Family:
 SERVED = "qwen2_5_vl"
 """The one family of models that only a server has: their files state nothing here."""
 
+_SERVED_ALIKE = frozenset({SERVED, "qwen2_vl"})
+"""Families whose images are prepared alike."""
+
 
 def served_family() -> Family:
     """The family of a model that only a server has."""
     return family(SERVED, "the served model")
+
+
+def check_served(name: str, who: str) -> None:
+    """Whether images are prepared as a server's model takes them, as far as its name states it.
+
+    Args:
+        name: a hub name, or a folder that may lie on this machine.
+        who: begins the message of a refusal.
+
+    Raises:
+        ModelError: it is known to be of another family.
+    """
+    kinds = _named_families(name)
+    if kinds and not kinds & _SERVED_ALIKE:
+        raise ModelError(
+            f"{who}: a {' or '.join(sorted(kinds))} on a server is not supported: images are "
+            f"prepared for a {SERVED} there; use backend=local"
+        )
+
+
+def _named_families(name: str) -> set[str]:
+    """Families of a hub name, or of a folder that lies on this machine; empty: not known."""
+    try:
+        values = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+        return {str(values["model_type"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not a folder here
+    known = {kind for kind in FAMILIES if name in family(kind, "a known model").released}
+    return known or families_named(name)

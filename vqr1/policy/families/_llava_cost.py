@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vqr1.policy.families.base import Family, TowerCost
+from vqr1.policy.families.base import Family
+from vqr1.policy.tower_cost import TowerCost
 
 
 @dataclass(frozen=True)

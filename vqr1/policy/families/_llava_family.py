@@ -23,7 +23,8 @@ from vqr1.policy.families._llava_images import (
     fixed_rule,
     fixed_size,
 )
-from vqr1.policy.families.base import Family, Parts, TowerCost
+from vqr1.policy.families.base import Family, Parts
+from vqr1.policy.tower_cost import TowerCost
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
@@ -37,13 +38,11 @@ class LlavaFamily(Family):
 
     Attributes:
         towers: `model_type` of towers that the family's model can use.
-        least_patch: least side of a square of pixels that becomes a token.
     """
 
     text_tokens = 110
     end_of_turn = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>")
     towers: ClassVar[tuple[str, ...]]
-    least_patch: ClassVar[int]
 
     def parts(self, core: Any) -> Parts:
         """Tower and projector are two modules.
@@ -83,10 +82,6 @@ class LlavaFamily(Family):
     def released_processor(self) -> Any:
         """The image processor of the released checkpoints."""
 
-    def adapter_targets(self, names: Sequence[str]) -> str:
-        """Towers may have layers of the same names."""
-        return rf".*language_model.*\.({'|'.join(names)})"
-
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Norms and feed-forward layers of the text model."""
         from vqr1.policy.families._text_layers import FAST_LAYERS
@@ -96,7 +91,7 @@ class LlavaFamily(Family):
     def resize_rule(self, image_processor: Any, min_pixels: int, max_pixels: int) -> FixedRule:
         """Every image gets one size, which the limits must admit."""
         processor = self.released_processor() if image_processor is None else image_processor
-        return fixed_rule(processor, self.least_patch, self.title, min_pixels, max_pixels)
+        return fixed_rule(processor, self.title, min_pixels, max_pixels)
 
     def image_encoding(self, image_processor: Any) -> FixedEncoding:
         """Normalisation, as the checkpoint's numbers ask for it."""
@@ -145,6 +140,10 @@ class LlavaFamily(Family):
         output = core.model.get_image_features(encoding.encode(images), return_dict=True)
         return list(output.pooler_output)
 
+    def most_tokens(self, processor: Any, rule: FixedRule) -> int:
+        """As many for every image."""
+        return prompts.tokens_of_size(processor, rule.width, rule.height)
+
     def chat_text(
         self,
         processor: Any,
@@ -171,9 +170,9 @@ class LlavaFamily(Family):
         """Text and image tokens in a row."""
         return prompts.row_positions(input_ids, self.image_token(config), len(images))
 
-    def serving_arguments(self, min_pixels: int, max_pixels: int) -> dict[str, Any]:
+    def serving_arguments(self, rule: FixedRule) -> dict[str, Any]:
         """None: what the processor does to an image that has its size already is nothing."""
-        del min_pixels, max_pixels
+        del rule
         return {}
 
     def tower_cost(self, config: Any, rule: ResizeRule, size: tuple[int, int] | None) -> TowerCost:

@@ -3,11 +3,9 @@
 The checkpoint's own image processor resizes: the short side to a given length and the centre cut
 out, or both sides to given lengths, perhaps padded to a square first. It is asked to stop before
 it changes the type of numbers, so batches carry its pixels as uint8, and whoever runs the tower
-normalises them, to the bit as it would:
+normalises them.
 
-    value = (grey level - mean / rescale) / (std / rescale)
-
-Not here: the tower, and tokens (`_llava_prompts.py`).
+Not here: normalisation (`_normalisation.py`), the tower, and tokens (`_llava_prompts.py`).
 """
 
 from __future__ import annotations
@@ -18,11 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from vqr1.errors import ConfigError, DataError
+from vqr1.policy.families._normalisation import normalised, numbers_of
 
 MAX_RATIO = 200
 """One side may be at most so many times the other: beyond it, resizing the short side makes an
@@ -45,13 +45,11 @@ class FixedRule:
         image_processor: the checkpoint's.
         width: of resized images.
         height: of resized images.
-        patch: least side of a square of pixels that becomes a token.
     """
 
     image_processor: Any
     width: int
     height: int
-    patch: int
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Resized (width, height) of an image: always the same.
@@ -66,18 +64,15 @@ class FixedRule:
             )
         return self.width, self.height
 
-    def most_tokens(self) -> int:
-        """A bound of the image tokens of any image: one for each patch, and one for the whole."""
-        return (self.width // self.patch) * (self.height // self.patch) + 1
-
     def pixels(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing, by the checkpoint's processor."""
         self.size(*image.size)
+        # An array, whose order of axes no backend has to guess from an image of few pixels.
         output = self.image_processor(
-            image,
+            np.array(image),
             do_rescale=False,
             do_normalize=False,
-            input_data_format="channels_first",
+            input_data_format="channels_last",
             return_tensors="pt",
         )
         pixels: Tensor = output["pixel_values"][0]
@@ -124,14 +119,11 @@ def fixed_size(image_processor: Any, title: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def fixed_rule(
-    image_processor: Any, patch: int, title: str, min_pixels: int, max_pixels: int
-) -> FixedRule:
+def fixed_rule(image_processor: Any, title: str, min_pixels: int, max_pixels: int) -> FixedRule:
     """The rule of an image processor.
 
     Args:
         image_processor: the checkpoint's.
-        patch: least side of a square of pixels that becomes a token.
         title: its family, for the message.
         min_pixels: `model.min_pixels`.
         max_pixels: `model.max_pixels`.
@@ -148,7 +140,7 @@ def fixed_rule(
                 f"{width * height} pixels"
             ]
         )
-    return FixedRule(image_processor, width, height, patch)
+    return FixedRule(image_processor, width, height)
 
 
 @dataclass(frozen=True)
@@ -177,18 +169,7 @@ class FixedEncoding:
             ConfigError: it leaves grey levels as they are, or see `fixed_size`.
         """
         fixed_size(image_processor, title)
-        if not (image_processor.do_rescale and image_processor.do_normalize):
-            raise ConfigError(
-                [
-                    "model.path: preprocessor_config.json turns do_rescale or do_normalize off, "
-                    f"with which no {title} was trained; set both to true"
-                ]
-            )
-        return FixedEncoding(
-            tuple(map(float, image_processor.image_mean)),
-            tuple(map(float, image_processor.image_std)),
-            float(image_processor.rescale_factor),
-        )
+        return FixedEncoding(*numbers_of(image_processor, title))
 
     def rows(self, image: Tensor) -> int:
         """Rows of 256 pixels of an image [H, W, 3], by which passes are cut."""
@@ -197,18 +178,14 @@ class FixedEncoding:
     def encode(self, images: Sequence[Tensor]) -> Tensor:
         """What the vision tower takes.
 
-        The arithmetic is that of the image processor, operation by operation, so that every bit is.
-
         Args:
             images: B images [H, W, 3] uint8.
 
         Returns:
             [B, 3, H, W] float32 on the images' device.
         """
-        pixels = torch.stack(list(images)).permute(0, 3, 1, 2).to(torch.float32)
-        mean = torch.tensor(self.mean, device=pixels.device) * (1.0 / self.rescale)
-        std = torch.tensor(self.std, device=pixels.device) * (1.0 / self.rescale)
-        return pixels.contiguous().sub_(mean[:, None, None]).div_(std[:, None, None])
+        pixels = torch.stack(list(images)).permute(0, 3, 1, 2).contiguous()
+        return normalised(pixels, self.mean, self.std, self.rescale)
 
     def key(self, image: Tensor) -> bytes:
         """A 16-byte digest of an image and its normalisation, the same on every machine.

@@ -1,4 +1,4 @@
-"""Shapes of the released FastVLM and LLaVA-1.5 models, and of a small FastVLM for CPUs.
+"""Shapes of the released FastVLM and LLaVA-1.5 models, and of small ones for CPUs.
 
 Not here: weights. The numbers are those of the checkpoints' `config.json`.
 """
@@ -43,6 +43,30 @@ _SMALL_TOWER = {
 """The released tower with a quarter of its channels: the last map has twice its last width."""
 
 
+_LLAVA: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "36m": (
+        {
+            "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8,
+            "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 512,
+        },
+        {
+            "hidden_size": 320, "intermediate_size": 1280, "num_hidden_layers": 8,
+            "num_attention_heads": 5,
+        },
+    ),
+    "7b": (
+        {
+            "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064,
+        },
+        {
+            "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+        },
+    ),
+}  # fmt: skip
+
+
 def fast_vlm_config(shape: str, number: Number) -> FastVlmConfig:
     """The configuration of a FastVLM.
 
@@ -79,19 +103,15 @@ def llava_config(shape: str, number: Number) -> LlavaConfig:
         shape: a name in `llava.FAMILY.shapes`.
         number: id of a special token; the sizes of weights do not depend on it.
     """
-    if shape != "7b":
-        raise KeyError(shape)
+    text, vision = _LLAVA[shape]
     return LlavaConfig(
         text_config={
-            "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008,
-            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
-            "vocab_size": 32064, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+            **text, "model_type": "llama", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
             "tie_word_embeddings": False,
         },
         vision_config={
-            "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096,
-            "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 336,
-            "patch_size": 14, "projection_dim": 768, "vocab_size": 32000,
+            **vision, "model_type": "clip_vision_model", "image_size": 336, "patch_size": 14,
+            "projection_dim": 768, "vocab_size": 32000,
         },
         image_token_index=number("<image>"),
         vision_feature_layer=-2,

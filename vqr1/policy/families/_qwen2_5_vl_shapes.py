@@ -1,4 +1,4 @@
-"""Shapes of the released Qwen2.5-VL and Qwen2-VL models, and of a small one for CPUs.
+"""Shapes of the released Qwen2.5-VL and Qwen2-VL models, and of small ones for CPUs.
 
 Not here: weights. The numbers are those of the checkpoints' `config.json`.
 """
@@ -41,15 +41,22 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 """Text and vision configurations: a small model for CPUs and the shapes of the released ones."""
 
-QWEN2_TEXTS: dict[str, dict[str, Any]] = {
-    "2b": {
-        "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    },
-    "7b": _TEXT_7B,
+_QWEN2_VISION = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4}
+QWEN2_SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "36m": (
+        SHAPES["39m"][0], {"depth": 8, "embed_dim": 320, "num_heads": 4, "mlp_ratio": 4}
+    ),
+    "2b": (
+        {
+            "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+            "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936,
+            "tie_word_embeddings": True,
+        },
+        _QWEN2_VISION,
+    ),
+    "7b": (_TEXT_7B, _QWEN2_VISION),
 }  # fmt: skip
-"""Text configurations of Qwen2-VL; its sizes have the same tower."""
+"""The same of Qwen2-VL; its released sizes have the same tower."""
 
 
 def shape_config(shape: str, number: Callable[[str], int] = lambda token: 0) -> Qwen2_5_VLConfig:
@@ -69,17 +76,14 @@ def shape_config(shape: str, number: Callable[[str], int] = lambda token: 0) -> 
 
 
 def qwen2_vl_config(shape: str, number: Callable[[str], int] = lambda token: 0) -> Qwen2VLConfig:
-    """The configuration of a Qwen2-VL of one of `QWEN2_TEXTS`; see `shape_config`."""
-    text = QWEN2_TEXTS[shape]
+    """The configuration of a Qwen2-VL of one of `QWEN2_SHAPES`; see `shape_config`."""
+    text, vision = QWEN2_SHAPES[shape]
     return Qwen2VLConfig(
         text_config=_text_config(text, number),
-        vision_config={
-            "depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4,
-            "hidden_size": text["hidden_size"],
-        },
+        vision_config={**vision, "hidden_size": text["hidden_size"]},
         **_numbers(number),
         tie_word_embeddings=text["tie_word_embeddings"],
-    )  # fmt: skip
+    )
 
 
 def _text_config(text: Mapping[str, Any], number: Callable[[str], int]) -> dict[str, Any]:

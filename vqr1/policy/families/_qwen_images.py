@@ -1,7 +1,5 @@
 """How the Qwen-VL families take in an image: its size, its patches, its tokens, and its key.
 
-    patch value = (grey level - mean / rescale) / (std / rescale)
-
 An image has both sides in multiples of `patch` x `merge` pixels. It is cut into patches of `patch`
 x `patch` pixels; a still image fills the `frames` of a patch alike, and patches that the tower
 merges into one token lie next to each other. Batches carry the resized uint8 images, an eighth of
@@ -11,7 +9,7 @@ transformers.
 Images are resized by qwen-vl-utils' rule: both sides multiples of patch size x merge size, area
 within two limits, bicubic.
 
-Not here: the tower, and rotary positions (`_qwen_positions.py`).
+Not here: normalisation (`_normalisation.py`), rotary positions (`_qwen_positions.py`), the tower.
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ from qwen_vl_utils.vision_process import MAX_RATIO, smart_resize
 from torch import Tensor
 
 from vqr1.errors import ConfigError, DataError
+from vqr1.policy.families._normalisation import normalised, numbers_of
 
 PATCH, MERGE, TEMPORAL = 14, 2, 2
 """Edge of a patch in pixels, patches merged along each side, frames in a patch."""
@@ -151,20 +150,11 @@ class PatchEncoding:
                     "model into the folder"
                 ]
             )
-        if not (image_processor.do_rescale and image_processor.do_normalize):
-            raise ConfigError(
-                [
-                    "model.path: preprocessor_config.json turns do_rescale or do_normalize off, "
-                    f"with which no {title} was trained; set both to true"
-                ]
-            )
         return PatchEncoding(
             int(image_processor.patch_size),
             int(image_processor.merge_size),
             int(image_processor.temporal_patch_size),
-            tuple(map(float, image_processor.image_mean)),
-            tuple(map(float, image_processor.image_std)),
-            float(image_processor.rescale_factor),
+            *numbers_of(image_processor, title),
         )
 
     def problem(self, vision: Any) -> str | None:
@@ -195,8 +185,6 @@ class PatchEncoding:
     def patches(self, image: Tensor) -> Tensor:
         """The patches of an image.
 
-        The arithmetic is that of the image processor, operation by operation, so that every bit is.
-
         Args:
             image: [H, W, 3] uint8.
 
@@ -205,12 +193,10 @@ class PatchEncoding:
         """
         _, rows, columns = self.grid(image)
         size, merge = self.patch, self.merge
-        mean = torch.tensor(self.mean, device=image.device) * (1.0 / self.rescale)
-        std = torch.tensor(self.std, device=image.device) * (1.0 / self.rescale)
         # row, merge y, y, column, merge x, x, rgb -> row, column, merge y, merge x, rgb, y, x
         blocks = image.reshape(rows // merge, merge, size, columns // merge, merge, size, 3)
         blocks = blocks.permute(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3, 1, size * size)
-        values = blocks.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None])
+        values = normalised(blocks, self.mean, self.std, self.rescale)
         return values.expand(-1, -1, self.frames, -1).reshape(rows * columns, -1)
 
     def encode(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

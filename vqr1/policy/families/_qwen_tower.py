@@ -10,7 +10,7 @@ from typing import Any
 
 from vqr1.data.prompts import ResizeRule
 from vqr1.policy.families._qwen_images import AreaRule
-from vqr1.policy.families.base import TowerCost
+from vqr1.policy.tower_cost import TowerCost
 
 
 def full_attention_cost(

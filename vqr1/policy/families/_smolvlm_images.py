@@ -2,7 +2,6 @@
 
     longest = tile * floor(sqrt(max_pixels) / tile), and never more than the checkpoint's own
     width x height  ->  longest x ..., rounded up to multiples of `tile`  ->  tiles, row by row
-    tile value = (grey level - mean / rescale) / (std / rescale)
 
 Every image, however small, is resized until its longer side is `longest`; then both sides become
 multiples of a tile. What is larger than one tile is cut into tiles, after which the whole image
@@ -12,7 +11,7 @@ transformers, to the bit. Batches carry the resized uint8 image; whoever runs th
 `max_pixels` bounds the area of the resized image. `min_pixels` bounds it below: the narrowest image
 has `longest` x `tile` pixels, so that a larger `min_pixels` contradicts `max_pixels`.
 
-Not here: the tower.
+Not here: normalisation (`_normalisation.py`), the tower.
 """
 
 from __future__ import annotations
@@ -30,10 +29,11 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.errors import ConfigError
+from vqr1.policy.families._normalisation import normalised, numbers_of
 
-TILE, LONGEST, PATCH, SCALE = 512, 2048, 16, 4
+TILE, LONGEST, PATCH = 512, 2048, 16
 """Released checkpoints of 256M and 500M: edge of a tile and longest edge of an image in pixels,
-edge of a patch, patches that become one token along each side."""
+edge of a patch."""
 
 LANCZOS = int(Image.Resampling.LANCZOS)
 
@@ -85,16 +85,13 @@ class TileRule:
     def _up(self, side: int) -> int:
         return math.ceil(side / self.tile) * self.tile
 
-    def most_tokens(self) -> int:
+    def most_tokens(self, tokens: int) -> int:
         """A bound of the image tokens of any image, with what is written around its tiles.
 
-        A tile of 512 pixels becomes 64 tokens. The towers for other tiles, whose patches the image
-        processor does not state, take at least 28 x 28 pixels for a token.
+        Args:
+            tokens: of a tile.
         """
         edge = self.longest // self.tile if self.split else 1
-        tokens = (
-            (TILE // PATCH // SCALE) ** 2 if self.tile == TILE else math.ceil(self.tile / 28) ** 2
-        )
         if edge == 1:
             return tokens + 3
         return edge**2 * (tokens + 2) + edge + tokens + 4
@@ -213,18 +210,9 @@ class TileEncoding:
         Raises:
             ConfigError: it leaves grey levels as they are, or states no size of tiles.
         """
-        if not (image_processor.do_rescale and image_processor.do_normalize):
-            raise ConfigError(
-                [
-                    "model.path: preprocessor_config.json turns do_rescale or do_normalize off, "
-                    f"with which no {title} was trained; set both to true"
-                ]
-            )
         return TileEncoding(
             _edge(image_processor.max_image_size, "max_image_size"),
-            tuple(map(float, image_processor.image_mean)),
-            tuple(map(float, image_processor.image_std)),
-            float(image_processor.rescale_factor),
+            *numbers_of(image_processor, title),
             int(image_processor.resample),
         )
 
@@ -271,10 +259,7 @@ class TileEncoding:
             tiles of each.
         """
         levels = torch.cat([self.levels(image) for image in images])
-        # The arithmetic is that of the image processor, operation by operation.
-        mean = torch.tensor(self.mean, device=levels.device) * (1.0 / self.rescale)
-        std = torch.tensor(self.std, device=levels.device) * (1.0 / self.rescale)
-        values = levels.to(torch.float32).sub_(mean[:, None, None]).div_(std[:, None, None])
+        values = normalised(levels, self.mean, self.std, self.rescale)
         return values, [self.count(image) for image in images]
 
     def key(self, image: Tensor) -> bytes:

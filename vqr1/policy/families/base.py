@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from vqr1.data.prompts import ResizeRule
 from vqr1.policy.chat_content import chat_messages
+from vqr1.policy.tower_cost import TowerCost
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
@@ -74,37 +75,6 @@ class Parts:
     connector: Any
 
 
-@dataclass(frozen=True)
-class TowerCost:
-    """What the tower computes for one image and keeps of it, counted from shapes; for the planner.
-
-    Attributes:
-        tokens: tokens of the image in a prompt.
-        features: W.
-        pixels: numbers of the resized image.
-        rows: rows that go through the blocks.
-        flops: operations of a forward pass, connection to the text model included.
-        depth: blocks.
-        width: numbers of one row between two blocks.
-        residual: numbers of one row that a block keeps in the weights' type.
-        inner: numbers of one row that a block keeps in the type of its linear layers.
-        exact: numbers of one row that a block keeps in float32.
-        ends: numbers of one row that are kept outside of the blocks.
-    """
-
-    tokens: int
-    features: int
-    pixels: int
-    rows: int
-    flops: float
-    depth: int
-    width: int
-    residual: int
-    inner: int
-    exact: int
-    ends: int
-
-
 class Family(ABC):
     """One model family; see the module's header.
 
@@ -119,6 +89,7 @@ class Family(ABC):
             `{}` for the number, counted from 1; empty where it cannot.
         position_axes: X.
         head_norms: queries and keys are normalised, each head by itself, before rotation.
+        text_module: name of the text model's module.
     """
 
     title: ClassVar[str]
@@ -130,6 +101,7 @@ class Family(ABC):
     image_label: ClassVar[str] = ""
     position_axes: ClassVar[int] = 1
     head_norms: ClassVar[bool] = False
+    text_module: ClassVar[str] = "language_model"
 
     # The model and its parts
 
@@ -147,9 +119,12 @@ class Family(ABC):
     def parts(self, core: Any) -> Parts:
         """The modules of a model of this family."""
 
-    @abstractmethod
     def adapter_targets(self, names: Sequence[str]) -> str:
-        """Regular expression of the text model's linear layers with these names, and no others."""
+        """Regular expression of the text model's linear layers with these names, and no others.
+
+        Towers may have layers of the same names.
+        """
+        return rf".*\b{self.text_module}\..*\.({'|'.join(names)})"
 
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Classes of layers, each with one that computes the same faster; none by default."""
@@ -208,6 +183,15 @@ class Family(ABC):
         """
 
     # Prompts
+
+    @abstractmethod
+    def most_tokens(self, processor: Any, rule: Any) -> int:
+        """A bound of the tokens that any image gets (`image_ids`).
+
+        Args:
+            processor: the checkpoint's.
+            rule: of this family, as `resize_rule` gives it for the checkpoint.
+        """
 
     def chat_text(
         self,
@@ -354,14 +338,35 @@ class Family(ABC):
 
     # Servers
 
+    def serving_problem(self, config: Any) -> str | None:
+        """What of a model vLLM does not compute, such as `no X models`; None where it does all.
+
+        Args:
+            config: the model's.
+        """
+        del config
+        return None
+
+    def served_name(self, name: str) -> str:
+        """A weight's name as vLLM loads it, of its name in the model.
+
+        vLLM takes the names of the family's class in transformers and, by some releases of it,
+        those of released checkpoints only.
+        """
+        return name
+
     def template_options(self, vision_id: bool) -> dict[str, Any]:
         """Variables of the chat template that a server is given; see `chat_text`."""
         del vision_id
         return {}
 
     @abstractmethod
-    def serving_arguments(self, min_pixels: int, max_pixels: int) -> dict[str, Any]:
-        """Arguments with which vLLM's processor takes images that are resized already."""
+    def serving_arguments(self, rule: Any) -> dict[str, Any]:
+        """Arguments with which vLLM's processor takes images that are resized already.
+
+        Args:
+            rule: of this family, as `resize_rule` gives it for the checkpoint.
+        """
 
     # The planner and the model card
 

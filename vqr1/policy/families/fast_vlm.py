@@ -37,7 +37,6 @@ class FastVlm(LlavaFamily):
     }
     shapes = ("40m", "0.5b", "1.5b", "7b")
     towers = ("timm_wrapper",)
-    least_patch = 32
 
     def model_type(self) -> str:
         """As in `config.json`."""
@@ -81,6 +80,11 @@ class FastVlm(LlavaFamily):
             image_mean=[0.0, 0.0, 0.0],
             image_std=[1.0, 1.0, 1.0],
         )
+
+    def serving_problem(self, config: Any) -> str | None:
+        """VLLM lacks the family."""
+        del config
+        return f"no {self.title} models"
 
     def shape_config(self, shape: str, number: Any = lambda token: 0) -> Any:
         """Of a released checkpoint, or of a small one for CPUs; needs timm."""

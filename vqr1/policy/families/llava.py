@@ -19,10 +19,9 @@ class Llava(LlavaFamily):
     title = "LLaVA"
     architecture = "LlavaForConditionalGeneration"
     released = {"llava-hf/llava-1.5-7b-hf": "7b"}  # noqa: RUF012 (a class variable of the base)
-    shapes = ("7b",)
+    shapes = ("36m", "7b")
     # A tower of timm gives maps, whose channels this model's projector takes for columns.
     towers = ("clip_vision_model", "siglip_vision_model")
-    least_patch = 14
 
     def model_type(self) -> str:
         """As in `config.json`."""
@@ -39,6 +38,20 @@ class Llava(LlavaFamily):
         return CLIPImageProcessor(
             size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}
         )
+
+    def serving_problem(self, config: Any) -> str | None:
+        """VLLM's projector takes one layer of the tower."""
+        layers = config.vision_feature_layer
+        if isinstance(layers, int) or len(layers) == 1:
+            return None
+        return f"no {self.title} with several layers of the tower (vision_feature_layer={layers})"
+
+    def served_name(self, name: str) -> str:
+        """Towers are one module deeper in released checkpoints than in transformers."""
+        _, tower, rest = name.partition("model.vision_tower.")
+        if not tower or rest.startswith("vision_model."):
+            return name
+        return f"{tower}vision_model.{rest}"
 
     def usage_needs(self) -> str:
         """The first release whose processors have chat templates."""

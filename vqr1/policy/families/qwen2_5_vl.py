@@ -20,7 +20,8 @@ from vqr1.data.prompts import ResizeRule
 from vqr1.policy.families import _qwen2_5_vl_card as card
 from vqr1.policy.families._qwen_images import AreaRule, PatchEncoding, area_rule
 from vqr1.policy.families._qwen_positions import prompt_positions
-from vqr1.policy.families.base import Family, Parts, TowerCost
+from vqr1.policy.families.base import Family, Parts
+from vqr1.policy.tower_cost import TowerCost
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
@@ -63,10 +64,6 @@ class Qwen25VL(Family):
         merger: nn.Module = visual.merger
         return merger
 
-    def adapter_targets(self, names: Sequence[str]) -> str:
-        """The tower has layers of the same names."""
-        return rf".*language_model.*\.({'|'.join(names)})"
-
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Norms, feed-forward layers, patch embedding and window attention."""
         from vqr1.policy.families._qwen2_5_vl_layers import FAST_LAYERS
@@ -105,6 +102,11 @@ class Qwen25VL(Family):
         output = core.model.get_image_features(patches, grids.to(patches.device), return_dict=True)
         return list(output.pooler_output)
 
+    def most_tokens(self, processor: Any, rule: AreaRule) -> int:
+        """By the largest area."""
+        del processor
+        return rule.most_tokens()
+
     def image_ids(self, processor: Any, encoding: PatchEncoding, image: Tensor) -> list[int]:
         """One image token for each merged patch."""
         return [int(processor.image_token_id)] * encoding.tokens(image)
@@ -120,9 +122,10 @@ class Qwen25VL(Family):
         """Whether images are numbered."""
         return {"add_vision_id": vision_id}
 
-    def serving_arguments(self, min_pixels: int, max_pixels: int) -> dict[str, Any]:
+    def serving_arguments(self, rule: AreaRule) -> dict[str, Any]:
         """The processor would resize again."""
-        return {"do_resize": False, "min_pixels": min_pixels, "max_pixels": max_pixels}
+        limits = {"min_pixels": rule.min_pixels, "max_pixels": rule.max_pixels}
+        return {"do_resize": False, **limits}
 
     def shape_config(self, shape: str, number: Callable[[str], int] = lambda token: 0) -> Any:
         """Of a released checkpoint, or of a small one for CPUs."""

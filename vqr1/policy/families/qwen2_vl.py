@@ -13,8 +13,8 @@ from torch import nn
 
 from vqr1.data.prompts import ResizeRule
 from vqr1.policy.families._qwen_tower import full_attention_cost
-from vqr1.policy.families.base import TowerCost
 from vqr1.policy.families.qwen2_5_vl import Qwen25VL
+from vqr1.policy.tower_cost import TowerCost
 
 
 class Qwen2VL(Qwen25VL):
@@ -26,7 +26,7 @@ class Qwen2VL(Qwen25VL):
         "Qwen/Qwen2-VL-2B-Instruct": "2b",
         "Qwen/Qwen2-VL-7B-Instruct": "7b",
     }
-    shapes = ("2b", "7b")
+    shapes = ("36m", "2b", "7b")
 
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Norms and feed-forward layers of the text model, patch embedding and attention."""
@@ -35,7 +35,7 @@ class Qwen2VL(Qwen25VL):
         return FAST_LAYERS_2
 
     def shape_config(self, shape: str, number: Callable[[str], int] = lambda token: 0) -> Any:
-        """Of a released checkpoint."""
+        """Of a released checkpoint, or of a small one for CPUs."""
         from vqr1.policy.families._qwen2_5_vl_shapes import qwen2_vl_config
 
         return qwen2_vl_config(shape, number)

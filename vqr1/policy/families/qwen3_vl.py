@@ -23,8 +23,9 @@ from vqr1.data.prompts import ResizeRule
 from vqr1.policy.families import _qwen2_5_vl_card as card
 from vqr1.policy.families._qwen_images import AreaRule, PatchEncoding, area_rule
 from vqr1.policy.families._qwen_tower import full_attention_cost
-from vqr1.policy.families.base import Parts, TowerCost
+from vqr1.policy.families.base import Parts
 from vqr1.policy.families.qwen2_5_vl import Qwen25VL
+from vqr1.policy.tower_cost import TowerCost
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
@@ -84,7 +85,13 @@ class Qwen3VL(Qwen25VL):
         """[T_b, (1 + D) H] of each image: for each merged patch its feature and DeepStack's."""
         patches, grids = encoding.encode(images)
         output = core.model.get_image_features(patches, grids.to(patches.device), return_dict=True)
-        levels = (output.pooler_output, *output.deepstack_features)
+        counts = [len(rows) for rows in output.pooler_output]
+        # Older releases give DeepStack's rows of all images as one.
+        further = (
+            level.split(counts) if isinstance(level, Tensor) else level
+            for level in output.deepstack_features
+        )
+        levels = (output.pooler_output, *further)
         return [torch.cat(rows, dim=-1) for rows in zip(*levels, strict=True)]
 
     def embed(self, parts: Parts, tokens: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ from vqr1.data.prompts import ResizeRule
 from vqr1.errors import ModelError
 from vqr1.policy.families import _smolvlm_card as card
 from vqr1.policy.families._smolvlm_images import TileEncoding, TileRule, tile_rule
-from vqr1.policy.families.base import Family, Parts, TowerCost
+from vqr1.policy.families.base import Family, Parts
+from vqr1.policy.tower_cost import TowerCost
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
@@ -43,6 +44,7 @@ class SmolVLM(Family):
     # Question and instruction of the published prompt.
     text_tokens = 110
     end_of_turn = ("<end_of_utterance>",)
+    text_module = "text_model"
 
     def parts(self, core: Any) -> Parts:
         """The connector leads from the tower to the text model."""
@@ -56,10 +58,6 @@ class SmolVLM(Family):
             vision_layers=tower.encoder.layers,
             connector=core.model.connector,
         )
-
-    def adapter_targets(self, names: Sequence[str]) -> str:
-        """The tower's attention has layers of the same names."""
-        return rf".*text_model\..*\.({'|'.join(names)})"
 
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Norms and feed-forward layers of the text model."""
@@ -104,6 +102,10 @@ class SmolVLM(Family):
         features = core.model.connector(tower(pixel_values=tiles).last_hidden_state)
         return [part.flatten(0, 1) for part in features.split(counts)]
 
+    def most_tokens(self, processor: Any, rule: TileRule) -> int:
+        """Of a square image, all markers and line breaks included."""
+        return rule.most_tokens(int(processor.image_seq_len))
+
     def image_ids(self, processor: Any, encoding: TileEncoding, image: Tensor) -> list[int]:
         """Markers, image tokens and line breaks of all tiles."""
         around, places = processor.fake_image_token, processor.image_token * processor.image_seq_len
@@ -135,10 +137,9 @@ class SmolVLM(Family):
         edge = tile // config.vision_config.patch_size
         return int(edge**2 // config.scale_factor**2)
 
-    def serving_arguments(self, min_pixels: int, max_pixels: int) -> dict[str, Any]:
+    def serving_arguments(self, rule: TileRule) -> dict[str, Any]:
         """Resized images stay as they are, and are counted as such."""
-        longest = self.resize_rule(None, min_pixels, max_pixels).longest
-        return {"do_resize": False, "size": {"longest_edge": longest}}
+        return {"do_resize": False, "size": {"longest_edge": rule.longest}}
 
     def shape_config(self, shape: str, number: Callable[[str], int] = lambda token: 0) -> Any:
         """Of a released checkpoint, or of a small one for CPUs."""

@@ -125,9 +125,11 @@ class StageModule(L.LightningModule):
         self.sharding.zero_grad(optimizer)
         # Micro-batches collect their gradients on the leaves; the tower goes backwards once.
         leaves = vision.leaves() if vision_trains(self.model) else vision
+        # Asked before the first pass: in one, the others may wait for this process already.
+        passes = self.sharding.same_passes(len(parts))
         for part in parts:
             self.sharding.backward(self, loss_of(part, leaves))
-        for _ in range(self.sharding.same_passes(len(parts)) - len(parts)):
+        for _ in range(passes - len(parts)):
             self.sharding.backward(self, 0.0 * idle(leaves))
         if leaves is not vision:
             self.sharding.backward_vision(vision, leaves)
