@@ -79,7 +79,8 @@ PLACES = (
         "verify dataset=koniq dataset.root=set",
         "dataset.root='set': none of koniq10k_distributions_sets.csv is there; set it to "
         "the folder that holds this label file, or name the file with dataset.label_file "
-        "(pyiqa's meta_info_KonIQ10kDataset.csv would do too)",
+        "(pyiqa's meta_info_KonIQ10kDataset.csv or DeQA-Score's KONIQ/metas or KonIQ-10k.txt "
+        "would do too)",
     ),
     Case(
         "a label file that is not there",
@@ -264,9 +265,10 @@ FORMS = (
         "column 2)",
     ),
     jsonl(
-        "several images in one line",
-        record('["a.png", "b.png"]'),
-        "set/lines.jsonl:1: image=['a.png', 'b.png'] must be a list of one file name",
+        "lines of one image and of two",
+        record() + record('["a.png", "b.png"]'),
+        "images a row: 1 in 1 rows, but set/lines.jsonl:2: 2; a prompt takes the same number of "
+        "images of every row, so correct these rows or list them as another set",
     ),
     jsonl(
         "no score in a line", record(value="null"), "set/lines.jsonl:1: score None is not a number"
@@ -293,7 +295,7 @@ FORMS = (
         "two forms with different scores",
         "inspect dataset=koniq dataset.root=set",
         "set/meta_info_KonIQ10kDataset.csv:2: 'a.png' has score 60 here and 50 at "
-        "set/koniq10k_distributions_sets.csv:2; keep one of the two files, or name the one "
+        "set/koniq10k_distributions_sets.csv:2; keep one of them, or name the one "
         "to use with label_file",
         META,
     ),
@@ -301,15 +303,15 @@ FORMS = (
         "two forms in different splits",
         "inspect dataset=koniq dataset.root=set",
         "set/meta_info_KonIQ10kDataset.csv:2: 'a.png' is in split test here and in train "
-        "at set/koniq10k_distributions_sets.csv:2; keep one of the two files, or name the "
+        "at set/koniq10k_distributions_sets.csv:2; keep one of them, or name the "
         "one to use with label_file",
         META | {META_FILE: META_HEAD + "a.png,50,0.5,test\n"},
     ),
     Case(
         "two forms of different images",
         "inspect dataset=koniq dataset.root=set",
-        "set/meta_info_KonIQ10kDataset.csv: names none of the images of the official label "
-        "file; keep one of the two files, or name the one to use with label_file",
+        "set/meta_info_KonIQ10kDataset.csv: names none of the images of the other labels; "
+        "keep one of them, or name the one to use with label_file",
         META | {META_FILE: META_HEAD + "z.png,50,0.5,test\n"},
     ),
 )
@@ -378,7 +380,7 @@ IMAGES = (
         f"{PREPARE}",
         "1 of 3 labelled images cannot be used in set: b.png: no such file. Set "
         "dataset.root or dataset.image_folder right, or leave such images out with "
-        "dataset.on_bad_image=skip",
+        "dataset.on_bad_image=skip dataset.max_bad_share=0.34",
         {"set/b.png": None},
     ),
     Case(
@@ -386,7 +388,7 @@ IMAGES = (
         f"{PREPARE}",
         "1 of 3 labelled images cannot be used in set: b.png: is empty (0 bytes). Set "
         "dataset.root or dataset.image_folder right, or leave such images out with "
-        "dataset.on_bad_image=skip",
+        "dataset.on_bad_image=skip dataset.max_bad_share=0.34",
         {"set/b.png": b""},
     ),
     Case(
@@ -510,7 +512,8 @@ DOWNLOADS = (
         "download kadid --root data --from labels.csv",
         "dataset.root='data/.kadid.unpacking': none of dmos.csv is there; set it to the "
         "folder that holds this label file, or name the file with dataset.label_file "
-        "(pyiqa's meta_info_KADID10kDataset.csv would do too)",
+        "(pyiqa's meta_info_KADID10kDataset.csv or DeQA-Score's KADID10K/metas or "
+        "KADID-10k.txt would do too)",
         {"labels.csv": "image,mos\n"},
     ),
     Case(

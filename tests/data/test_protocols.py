@@ -26,6 +26,7 @@ def labels(
     for column in ("reference", "split"):
         values = columns.get(column, [None] * len(images))
         table[column] = pd.Series(list(values), dtype=object)
+    table["own_images"] = pd.Series([(image,) for image in images], dtype=object)
     table["splits"] = pd.Series(list(splits) or [{}] * len(images), dtype=object)
     table.attrs["format"] = name
     return table

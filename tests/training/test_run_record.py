@@ -107,8 +107,8 @@ def test_a_record_with_renamed_keys_is_read_under_their_new_names() -> None:
 
 def test_a_mixtures_sets_are_read_with_a_sets_earlier_values() -> None:
     old = {"dataset.parts.tid.root": "x", "dataset.parts.tid.alias": "t"}
-    assert completed(old)["dataset.parts.tid.split.near_duplicates"] == "report"
-    assert completed(old)["dataset.parts.tid.alias"] == "t"
+    keys = ["dataset.parts.tid.split.near_duplicates", "dataset.parts.tid.alias"]
+    assert [completed(old, keys)[key] for key in keys] == ["report", "t"]
     new = {"dataset": {"parts": {"tid": {"root": "x", "reference_folder": False, "alias": None}}}}
     assert changed_keys({"dataset": {"parts": {"tid": {"root": "x"}}}}, new) == []
     new["dataset"]["parts"]["tid"]["alias"] = "t"

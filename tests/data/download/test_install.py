@@ -127,6 +127,7 @@ def test_a_set_that_cannot_be_fetched_states_what_to_place(
 def test_every_official_format_is_in_the_catalogue() -> None:
     assert set(catalogue.HOSTED) == set(FORMATS) - {
         "csv",
+        "pairs",
         "deqa",
         "demo",
         "hub",
