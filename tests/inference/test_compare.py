@@ -70,7 +70,8 @@ def test_a_ranking_states_what_was_decoded_smaller(tmp_path: Path) -> None:
     found = compare(results)
     assert [entry.decoded_at for entry in found.ranking] == [None, "6000x5000"]
     written: dict[Format, list[str]] = {}
-    for form in ("table", "csv", "jsonl"):
+    forms: tuple[Format, ...] = ("table", "csv", "jsonl")
+    for form in forms:
         file = tmp_path / form
         with file.open("w") as stream:
             write_ranking(stream, form, found)
