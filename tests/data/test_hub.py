@@ -61,7 +61,7 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     rows = [{"bytes": b, "path": p} for b, p in zip(content, paths, strict=True)]
     write(
         tmp_path / "set" / "data" / "train-00000-of-00001.parquet", rows[:3],
-        mos=[1.5, 2, 3], sd=[0.1, 0.2, 0.3], kind=["blur", "noise", None],
+        mos=[1.5, 2, 3], sd=[0.1, 0.2, 0.3], kind=["blur", "two\u2028lines", None],
     )  # fmt: skip
     write(
         tmp_path / "set" / "data" / "test-00000-of-00001.parquet", rows[3:],
@@ -78,7 +78,7 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert table["mos"].tolist() == [1.5, 2.0, 3.0, 4.0, 5.0]
     assert table["std"].tolist() == [0.1, 0.2, 0.3, 0.4, 0.5]
-    assert table["distortion"].tolist() == ["blur", "noise", None, "blur", "jpeg"]
+    assert table["distortion"].tolist() == ["blur", "two\u2028lines", None, "blur", "jpeg"]
     assert table["split"].tolist() == ["train"] * 3 + ["test"] * 2
     assert [labelled.image_path(row).read_bytes() for row in table.index] == content
     assert labelled.form == f"Parquet, {tmp_path / 'set'} (train 3, test 2)"
@@ -86,6 +86,16 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     assert opened(tmp_path / "set").image_root == labelled.image_root
     write(tmp_path / "set" / "data" / "test-00000-of-00001.parquet", rows[3:4], mos=[4.0])
     assert opened(tmp_path / "set").table["mos"].tolist() == [1.5, 2.0, 3.0, 4.0]
+    # Files of one's own lie beside it, not in the cache.
+    (tmp_path / "set" / "pairs.csv").write_text("first,second,preference\na,sub/b.png,right\n")
+    (tmp_path / "set" / "test.txt").write_text("sub/b.png\n")
+    beside = opened(
+        tmp_path / "set", "dataset.pairs.file=pairs.csv", "dataset.split.by=files",
+        "dataset.split.files={test: test.txt}",
+    )  # fmt: skip
+    assert beside.pairs is not None
+    assert (beside.pairs.stated.first.tolist(), beside.pairs.stated.second.tolist()) == ([0], [2])
+    assert beside.rows("test")["image"].tolist() == ["sub/b.png"]
 
 
 def test_one_file_with_columns_of_its_own(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_deqas_metas(
     # The images where their authors put them, in whatever folder.
     own = opened("deqa", root, f"dataset.label_file={folder}/metas", "dataset.split.by=none")
     assert not own.bad_images
+    assert own.form == f"DeQA-Score ({', '.join(sorted(lists))})"
     turned = [one["gt_score"] for file in sorted(lists) for one in lists[file]]
     assert own.table["mos"].tolist() == turned
 

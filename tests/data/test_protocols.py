@@ -22,7 +22,7 @@ def labels(
     name: str, images: Sequence[str], splits: Sequence[dict[str, str]] = (), **columns: Any
 ) -> pd.DataFrame:
     """A table as `load_labels` gives it."""
-    table = pd.DataFrame({"image": list(images)})
+    table = pd.DataFrame({"image": list(images), "own_images": [(name,) for name in images]})
     for column in ("reference", "split"):
         values = columns.get(column, [None] * len(images))
         table[column] = pd.Series(list(values), dtype=object)
@@ -50,18 +50,23 @@ def meta(names: Sequence[str]) -> str:
 
 
 def lay(root: Path, train: Sequence[str] = TRAIN, test: Sequence[str] = TEST) -> None:
-    root.mkdir(exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
     (root / "train_koniq_7k.json").write_text(meta(train))
     (root / "test_koniq_2k.json").write_text(meta(test))
 
 
-@pytest.mark.parametrize("form", ["metas", "split"])
-def test_deqas_lists_of_koniq(form: str, tmp_path: Path) -> None:
-    if form == "metas":
-        lay(tmp_path / "metas")
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("koniq", "."), ("koniq", "metas"), ("koniq", "KONIQ/metas"), ("koniq_scores", "KONIQ/metas"),
+     ("koniq", "split.json"), ("koniq", "KONIQ/metas/split.json")],
+)  # fmt: skip
+def test_deqas_lists_of_koniq(name: str, place: str, tmp_path: Path) -> None:
+    if place.endswith("split.json"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(json.dumps({"train": TRAIN, "test": TEST}))
     else:
-        (tmp_path / "split.json").write_text(json.dumps({"train": TRAIN, "test": TEST}))
-    parts = by("deqa", labels("koniq", KONIQ), tmp_path)
+        lay(tmp_path / place)
+    parts = by("deqa", labels(name, KONIQ), tmp_path)
     assert [parts.count(part) for part in ("train", "test", "val", None)] == [7046, 2010, 0, 1017]
     assert (parts[0], parts[7050], parts[8058]) == ("train", None, "test")
 
@@ -75,19 +80,24 @@ def test_validation_is_drawn_from_a_protocols_training(tmp_path: Path) -> None:
 
 def test_lists_that_are_not_deqas(tmp_path: Path) -> None:
     table = labels("koniq", KONIQ)
-    with pytest.raises(ConfigError, match=r"needs train_koniq_7k.json and test_koniq_2k.json, or"):
+    lists = (
+        r"needs train_\*.json and test_\*.json, or split.json, of Data-DeQA-Score's KONIQ/metas "
+    )
+    with pytest.raises(ConfigError, match=lists):
         by("deqa", table, tmp_path)
     lay(tmp_path, TRAIN[1:])
     with pytest.raises(DataError, match=r"'deqa': 7045 train images, published are 7046; another"):
         by("deqa", table, tmp_path)
     lay(tmp_path, TRAIN, [*TEST, "x.jpg"])
-    with pytest.raises(DataError, match=r"test_koniq_2k.json: 'x.jpg' is no image of the set"):
+    with pytest.raises(DataError, match=r"test_koniq_2k.json:\d+: 'x.jpg' is no image of the set"):
         by("deqa", table, tmp_path)
     lay(tmp_path, TRAIN, [*TEST, KONIQ[0]])
-    with pytest.raises(DataError, match=r"test_koniq_2k.json: '0.jpg' is in the train list too"):
+    with pytest.raises(
+        DataError, match=r"train_koniq_7k.json:\d+: '0.jpg' is in the test list too"
+    ):
         by("deqa", table, tmp_path)
     (tmp_path / "test_koniq_2k.json").write_text('[{"name": "0.jpg"}]')
-    with pytest.raises(DataError, match=r"test_koniq_2k.json: no 'image' in .*'0.jpg'"):
+    with pytest.raises(ConfigError, match=lists):
         by("deqa", table, tmp_path)
 
 

@@ -19,7 +19,7 @@ from vqr1.config import CsvColumns, DatasetConfig, SplitConfig
 from vqr1.data.contents import connected
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import load_labels
-from vqr1.data.preparation import prepare
+from vqr1.data.preparation import jsonl_lines, prepare
 from vqr1.data.ranking_images import SetImages
 from vqr1.data.split_duplicates import pairs_between_contents, without_near_duplicates
 from vqr1.errors import ConfigError, DataError
@@ -184,6 +184,39 @@ def test_official_references_stand_before_their_images(name: str, tmp_path: Path
     (tmp_path / references[1]).unlink()
     with pytest.raises(DataError, match=r"full_reference=true: 1 of 2 reference images cannot"):
         open_dataset(config)
+
+
+def test_prepared_lines_name_nothing_outside_the_image_folder(tmp_path: Path) -> None:
+    file, text, own, references, _ = OFFICIAL["tid"]
+    (tmp_path / file).write_text(text)
+    images(tmp_path, *own, *references)
+    config = DatasetConfig(
+        name="tid", root=str(tmp_path), split=SplitConfig(by="none"), full_reference=True
+    )
+    with pytest.raises(DataError, match=r"I01\.BMP lies outside .*; set dataset\.image_folder=\. "):
+        jsonl_lines(open_dataset(config), "all")
+    config.image_folder = "."
+    lines = jsonl_lines(open_dataset(config), "all")
+    assert [line.images for line in lines] == list(zip(references, own, strict=True))
+
+
+def test_references_beside_a_linked_image_folder(tmp_path: Path) -> None:
+    file, text, own, references, _ = OFFICIAL["tid"]
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / file).write_text(text)
+    images(tmp_path / "set", *references)
+    images(tmp_path / "disk" / "far", *own)
+    folder = own[0].split("/")[0]
+    (tmp_path / "set" / folder).symlink_to(tmp_path / "disk" / "far" / folder)
+    config = DatasetConfig(
+        name="tid", root=str(tmp_path / "set"), split=SplitConfig(by="none"), full_reference=True
+    )
+    shown = open_dataset(config).shown_files(range(2))
+    assert [path.resolve() for path in shown] == [
+        tmp_path / place / name
+        for pair in zip(references, own, strict=True)
+        for place, name in zip(("set", "disk/far"), pair, strict=True)
+    ]
 
 
 def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from vqr1.data.inspection import split_table
 from vqr1.data.labelled_set import LabelledSet, open_dataset, read_labels
 from vqr1.data.ranking_images import RankingImages
 from vqr1.data.splits import draw_subset
-from vqr1.evaluation.labels import label_tables
+from vqr1.evaluation.labels import label_tables, whole_sets
 
 NAMES = [f"{letter}.png" for letter in "abcdefgh"]
 MakeCsv = Callable[..., DatasetConfig]
@@ -165,3 +165,10 @@ def test_the_digest_changes_with_the_subsets_only(make_csv: MakeCsv) -> None:
     assert len({whole, labelled.digest(3), labelled.digest(2)}) == 3
     limited = open_dataset(make_csv(8, "limited", split=split, max_images=3))
     assert limited.digest() not in (whole, labelled.digest(3))
+
+
+def test_all_images_keep_everything_of_the_split_but_its_rule() -> None:
+    split = SplitConfig(by="reference", seed=3, near_duplicates="exclude")
+    whole = whole_sets(DatasetConfig(name="kadid", root="x", split=split))
+    assert isinstance(whole, DatasetConfig)
+    assert whole.split == SplitConfig(by="none", seed=3, near_duplicates="exclude")

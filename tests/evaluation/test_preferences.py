@@ -142,15 +142,15 @@ def test_a_file_of_predictions_on_pairs(run: Command, tmp_path: Path) -> None:  
     write_set(tmp_path / "set")
     file = f"predictions={tmp_path / 'set' / 'scores.csv'}"
     own = (
-        file, "dataset=csv", f"dataset.root={tmp_path / 'set'}", "dataset.label_file=mos.csv",
-        "dataset.columns.image=0", "dataset.columns.mos=1",
+        file, "dataset=csv", "dataset.alias=mine", f"dataset.root={tmp_path / 'set'}",
+        "dataset.label_file=mos.csv", "dataset.columns.image=0", "dataset.columns.mos=1",
         "dataset.columns.name_pattern='img{:03}.png'",
     )  # fmt: skip
     found = run(main, *own, *OPTIONS, "dataset.pairs.file=pairs.csv", "run_dir=both")
     assert found.code == 0, found.err
     # One pair of 435 is wrong; "30 over 1" agrees with the pair that is there: a second vote.
     assert f"{434 / 435:.3f} [" in found.out
-    values = json.loads(Path("both/metrics.json").read_text())["sets"]["csv"]
+    values = json.loads(Path("both/metrics.json").read_text())["sets"]["mine"]
     assert values["preference_accuracy"]["value"] == pytest.approx(434 / 435)
     assert values["preference_accuracy"]["low"] < 434 / 435
     assert (values["pairs"]["votes"], values["pairs"]["cycles"]) == (436, 0)
@@ -174,7 +174,7 @@ def test_a_file_of_predictions_on_pairs(run: Command, tmp_path: Path) -> None:  
     plain = run(main, *own, *OPTIONS, "dataset.pairs.file=pairs.csv", "target=mos", "run_dir=mos")
     assert plain.code == 0
     assert "pair accuracy" not in plain.out
-    without = json.loads(Path("mos/metrics.json").read_text())["sets"]["csv"]
+    without = json.loads(Path("mos/metrics.json").read_text())["sets"]["mine"]
     assert without == {k: v for k, v in values.items() if k not in ("pairs", "preference_accuracy")}
     for arguments, message in (
         ((*own, *OPTIONS, "run_dir=x"), "target=pairs, dataset.pairs.file=None: name the file"),

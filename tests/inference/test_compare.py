@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import pytest
 from vqr1.config import ComparisonConfig
 from vqr1.errors import DataError
 from vqr1.inference.compare import compare
+from vqr1.inference.own_files import written_kind
 from vqr1.inference.result import Result
+from vqr1.inference.writers import Format, write_ranking
 from vqr1.iqa.thurstone import GAMMA
 
 
@@ -59,6 +63,25 @@ def test_ranking_of_many() -> None:
     )
     matrix = found.probabilities
     assert np.abs(matrix + matrix.T - 1).max() < 1e-12
+
+
+def test_a_ranking_states_what_was_decoded_smaller(tmp_path: Path) -> None:
+    results = [replace(result("a", 2.0, 0.8), decoded_at="6000x5000"), result("b", 3.0, 0.6)]
+    found = compare(results)
+    assert [entry.decoded_at for entry in found.ranking] == [None, "6000x5000"]
+    written: dict[Format, list[str]] = {}
+    forms: tuple[Format, ...] = ("table", "csv", "jsonl")
+    for form in forms:
+        file = tmp_path / form
+        with file.open("w") as stream:
+            write_ranking(stream, form, found)
+        written[form] = file.read_text().splitlines()
+        assert written_kind(file) == "ranking"
+    assert written["table"][2].endswith("  a  (decoded at 6000x5000)")
+    assert [line.rsplit(",", 1)[1] for line in written["csv"]] == ["decoded_at", "", "6000x5000"]
+    # Rankings of before it was stated are known too.
+    (tmp_path / "csv").write_text(written["csv"][0].removesuffix(",decoded_at") + "\n")
+    assert written_kind(tmp_path / "csv") == "ranking"
 
 
 def test_equal_scores_share_a_rank() -> None:

@@ -218,10 +218,13 @@ def _print_labels(console: Console, name: str, key: str, labelled: LabelledSet) 
     console.print(f"label form: {labelled.form}", soft_wrap=True, highlight=False)
     published = declared.published_direction
     turned = config.lower_is_better or published == "lower"
-    console.print(
-        f"published scores: {'LOWER' if turned else 'higher'} is better"
-        + (", turned here so that higher is better" if turned else "")
-    )
+    if declared.scored:
+        console.print(
+            f"published scores: {'LOWER' if turned else 'higher'} is better"
+            + (", turned here so that higher is better" if turned else "")
+        )
+    else:
+        console.print("published scores: none; those below are fitted to the pairs of each split")
     if labelled.pairs is not None:
         console.print(f"pairs: {labelled.pairs}; {cycle_words(labelled.pairs.stated)}")
     for line in histogram_lines(labelled.table["mos"].to_numpy()):

@@ -24,7 +24,7 @@ from vqr1.config import DatasetConfig
 from vqr1.data.fitted_scores import with_fitted_scores, with_groups
 from vqr1.data.image_index import ImageIndex
 from vqr1.data.labels import LabelFormat, Split, label_format, load_labels
-from vqr1.data.location import set_folder
+from vqr1.data.location import set_folder, side_folder
 from vqr1.data.preference_file import SetPairs, read_pairs
 from vqr1.data.reference_images import with_references
 from vqr1.data.splits import assign_splits, draw_subset
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = 10
 _COMPARED = 8
-_SKIP = ", or leave such images out with {key}.on_bad_image=skip"
 
 
 @dataclass(frozen=True)
@@ -267,7 +266,7 @@ def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
     declared = label_format(config.name, key)
     if not declared.scored and config.split.by == "reference":
         labels = with_groups(labels, config, root, key)
-    labels["split"] = assign_splits(labels, config.split, root, key)
+    labels["split"] = assign_splits(labels, config.split, side_folder(config, root), key)
     labels["label_name"] = labels["image"]
     if not declared.scored:
         labels = with_fitted_scores(labels, config, root, key)
@@ -373,7 +372,7 @@ def _with_found_images(
     if len(repeated):
         raise DataError(
             f"{image_root}: {len(repeated)} image files are labelled twice, under names that "
-            f"differ in letter case or folder: {', '.join(repeated[:_SHOWN])}"
+            f"differ in letter case, folder or ending: {', '.join(repeated[:_SHOWN])}"
         )
     return table, tuple(bad)
 

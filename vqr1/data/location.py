@@ -21,6 +21,19 @@ def data_folder() -> Path:
     return Path(os.path.expanduser(os.environ.get(VARIABLE) or "data"))
 
 
+def side_folder(config: DatasetConfig, root: Path) -> Path:
+    """The folder that files of a user's own lie in beside a set: pairs, lists of a split.
+
+    Args:
+        config: the set.
+        root: its folder; that of a hub set is one of the cache, and its own one here counts.
+    """
+    path = Path(os.path.expanduser(config.path or ""))
+    if config.name == "hub" and path.exists():
+        return path if path.is_dir() else path.parent
+    return root
+
+
 def set_folder(config: DatasetConfig, key: str) -> Path:
     """A set's folder: `root`, the one that `vqr1 data download` lays it into, or a hub set's.
 

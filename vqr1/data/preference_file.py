@@ -20,6 +20,7 @@ from vqr1.config import CsvColumns, DatasetConfig, PairsConfig
 from vqr1.data.labels._own_table import OwnTable, name_maker, read_own_table, with_decimal_mark
 from vqr1.data.labels._reading import text_lines
 from vqr1.data.labels._table import relative_image
+from vqr1.data.location import side_folder
 from vqr1.data.name_index import NameIndex
 from vqr1.data.tables import parse_json, parse_number
 from vqr1.errors import ConfigError, DataError
@@ -208,11 +209,12 @@ def _path(config: DatasetConfig, root: Path, key: str) -> Path:
     file, name = config.pairs.file, f"{key}.pairs.file"
     if file is None:
         raise ConfigError([f"{name}=None: name the file of pairs, relative to {key}.root"])
-    path = root / file
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise ConfigError([f"{name}={file!r}: leaves {key}.root"])
+    folder = side_folder(config, root)
+    path = folder / file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError([f"{name}={file!r}: leaves {folder}"])
     if not path.is_file():
-        raise ConfigError([f"{name}={file!r}: no such file in {root}"])
+        raise ConfigError([f"{name}={file!r}: no such file in {folder}"])
     return path
 
 

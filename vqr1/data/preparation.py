@@ -14,6 +14,7 @@ from pathlib import Path
 from vqr1.config import DatasetConfig
 from vqr1.data.jsonl import JsonlLine, jsonl_text, write_jsonl
 from vqr1.data.labelled_set import LabelledSet, open_dataset
+from vqr1.data.labels import label_format
 from vqr1.errors import ConfigError, DataError
 from vqr1.outputs import check_file
 
@@ -21,8 +22,21 @@ SPLITS = ("train", "val", "test", "all")
 
 
 def jsonl_lines(labelled: LabelledSet, split: str) -> list[JsonlLine]:
-    """One set's lines; `split` is one of `SPLITS`."""
+    """One set's lines; `split` is one of `SPLITS`.
+
+    Raises:
+        DataError: images outside the image folder, which no such file may name.
+    """
     rows = labelled.table if split == "all" else labelled.rows(split)  # type: ignore[arg-type]
+    if not label_format(labelled.config.name, labelled.key).scored:
+        rows = rows[rows["split"].notna()]  # the others are in no pair that a score is fitted to
+    outside = next((i for images in rows["images"] for i in images if i.startswith("../")), None)
+    if outside is not None:
+        raise DataError(
+            f"{labelled.key}.image_folder={labelled.config.image_folder!r}: {outside} lies outside "
+            f"{labelled.image_root}, where no such file may name it; set {labelled.key}."
+            "image_folder=. for paths from the set's root"
+        )
     return [
         JsonlLine(labelled.title, images[-1], score, images=images if len(images) > 1 else ())
         for images, score in zip(rows["images"], rows["mos_scaled"].tolist(), strict=True)

@@ -20,15 +20,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pandas as pd
 
+from vqr1.data.labels._deqa import listed_images
 from vqr1.data.labels._format import Split
-from vqr1.data.tables import parse_json, read_text
 from vqr1.errors import ConfigError, DataError
 
 Rule = Callable[[pd.DataFrame, Path, str], list[Split | None]]
@@ -95,112 +94,69 @@ def _own_column(table: pd.DataFrame, root: Path, key: str) -> list[Split | None]
 
 @dataclass(frozen=True)
 class DeqaLists:
-    """Training and test lists of DeQA-Score's release, read from its files.
-
-    These are `split.json` (`{"train": [names], "test": [names]}`), or the metas themselves (lists
-    of objects with an `image`), in the set's folder or its `metas/`.
+    """Training and test lists of DeQA-Score's release, read from its files (`labels/_deqa.py`).
 
     Attributes:
-        files: names of the metas by split.
+        folder: the set's folder in the release.
+        splits: those that it has lists of.
         counts: images of each split as published, where that is known.
     """
 
-    files: Mapping[Split, str]
+    folder: str
+    splits: tuple[Split, ...] = ("train", "test")
     counts: Mapping[Split, int] = field(default_factory=dict)
 
     def __call__(self, table: pd.DataFrame, root: Path, key: str) -> list[Split | None]:
         """The split of every row; see `protocol_split`."""
         rows_of = {PurePosixPath(name).name.lower(): i for i, name in enumerate(table["image"])}
         parts: list[Split | None] = [None] * len(table)
-        for path, split, names in self._lists(root, key):
-            for name in names:
-                row = rows_of.get(name.lower())
-                if row is None:
-                    raise DataError(f"{path}: {name!r} is no image of the set")
-                if parts[row] not in (None, split):
-                    raise DataError(f"{path}: {name!r} is in the {parts[row]} list too")
-                parts[row] = split
-        found = Counter(parts)
+        for listed in listed_images(root, self.folder):
+            name = PurePosixPath(listed.image.replace("\\", "/")).name
+            row = rows_of.get(name.lower())
+            if row is None:
+                raise DataError(f"{listed.where}: {name!r} is no image of the set")
+            if parts[row] not in (None, listed.split):
+                raise DataError(f"{listed.where}: {name!r} is in the {parts[row]} list too")
+            parts[row] = listed.split
+        self._check(parts, root, key)
+        return parts
+
+    def _check(self, parts: Sequence[Split | None], root: Path, key: str) -> None:
+        protocol, found = f"{key}.split.protocol='deqa'", Counter(parts)
+        if not all(found[split] for split in self.splits):
+            lists = " and ".join(f"{split}_*.json" for split in self.splits)
+            raise ConfigError(
+                [
+                    f"{protocol}: needs {lists}, or split.json, of Data-DeQA-Score's "
+                    f"{self.folder}/metas in {root}, in {self.folder}/metas or metas below it"
+                ]
+            )
         wrong = [
             f"{found[split]} {split} images, published are {count}"
             for split, count in self.counts.items()
             if found[split] != count
         ]
         if wrong:
-            raise DataError(f"{key}.split.protocol='deqa': {'; '.join(wrong)}; another version?")
-        return parts
-
-    def _lists(self, root: Path, key: str) -> list[tuple[Path, Split, list[str]]]:
-        folders = (root, root / "metas")
-        for folder in folders:
-            metas = {split: folder / name for split, name in self.files.items()}
-            if all(path.is_file() for path in metas.values()):
-                return [(path, split, _images(path)) for split, path in metas.items()]
-            if (folder / "split.json").is_file():
-                return _split_json(folder / "split.json", self.files)
-        raise ConfigError(
-            [
-                f"{key}.split.protocol='deqa': needs {' and '.join(self.files.values())}, or "
-                f"split.json, of Data-DeQA-Score in {root} or its metas/"
-            ]
-        )
+            raise DataError(f"{protocol}: {'; '.join(wrong)}; another version?")
 
 
-def _images(path: Path) -> list[str]:
-    """Names of the images of a meta, without their folders."""
-    entries = parse_json(read_text(path), str(path))
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: not a list of objects with an image")
-    return [_base_name(_member(entry, "image", path), path) for entry in entries]
-
-
-def _split_json(path: Path, splits: Iterable[Split]) -> list[tuple[Path, Split, list[str]]]:
-    content = parse_json(read_text(path), str(path))
-    lists = []
-    for split in splits:
-        names = _member(content, split, path)
-        if not isinstance(names, list):
-            raise DataError(f"{path}: {split!r} is not a list of image names")
-        lists.append((path, split, [_base_name(name, path) for name in names]))
-    return lists
-
-
-def _member(entry: Any, name: str, path: Path) -> Any:
-    if not isinstance(entry, dict) or name not in entry:
-        raise DataError(f"{path}: no {name!r} in {str(entry)[:80]!r}")
-    return entry[name]
-
-
-def _base_name(name: Any, path: Path) -> str:
-    if not isinstance(name, str):
-        raise DataError(f"{path}: {str(name)[:80]!r} is not an image name")
-    return PurePosixPath(name.replace("\\", "/")).name
-
+_KONIQ = DeqaLists("KONIQ", counts={"train": 7046, "test": 2010})
 
 _WHOLE_RELEASE: dict[str, Rule] = {"visualquality_r1": _whole}
 
 PROTOCOLS: Mapping[str, Mapping[str, Rule]] = {
     "kadid": {
         "visualquality_r1": _own_column,
-        "deqa": DeqaLists({"train": "train_kadid_8k.json", "test": "test_kadid_2k.json"}),
+        "deqa": DeqaLists("KADID10K"),
     },
-    "koniq": {
-        **_WHOLE_RELEASE,
-        "deqa": DeqaLists(
-            {"train": "train_koniq_7k.json", "test": "test_koniq_2k.json"},
-            {"train": 7046, "test": 2010},
-        ),
-    },
-    "spaq": {
-        **_WHOLE_RELEASE,
-        "deqa": DeqaLists({"train": "train_spaq_9k.json", "test": "test_spaq_2k.json"}),
-    },
-    "pipal": {"deqa": DeqaLists({"test": "test_pipal_5k.json"}, {"test": 4640})},
+    "koniq": {**_WHOLE_RELEASE, "deqa": _KONIQ},
+    "koniq_scores": {**_WHOLE_RELEASE, "deqa": _KONIQ},
+    "spaq": {**_WHOLE_RELEASE, "deqa": DeqaLists("SPAQ")},
+    "pipal": {"deqa": DeqaLists("PIPAL", ("test",), {"test": 4640})},
     "livec": {**_WHOLE_RELEASE, "deqa": _whole},
     "agiqa3k": {**_WHOLE_RELEASE, "deqa": _whole},
     "csiq": {"deqa": _whole},
     "tid": {"deqa": _whole},
-    "koniq_scores": _WHOLE_RELEASE,
     "bid": _WHOLE_RELEASE,
     "deblur": _WHOLE_RELEASE,
     "dehaze": _WHOLE_RELEASE,

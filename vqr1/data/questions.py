@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from vqr1.config.model import IMAGE_PLACEHOLDER, MOST_IMAGES
 from vqr1.data.image_index import ImageIndex
+from vqr1.data.labels._reading import text_lines
 from vqr1.data.tables import parse_json, read_text
 from vqr1.errors import DataError
 from vqr1.iqa.question_answers import LETTERS, stated_distortions
@@ -108,12 +109,10 @@ def image_root(path: Path, root: str | None) -> Path:
 
 
 def _items(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    text = read_text(path)
     if path.suffix.lower() == ".jsonl":
-        lines = [(line, f"{path}:{n}") for n, line in enumerate(text.splitlines(), 1)]
-        values = [(parse_json(line, where), where) for line, where in lines if line.strip()]
+        values = [(parse_json(line, where), where) for where, line in text_lines(path)]
     else:
-        whole = parse_json(text, str(path))
+        whole = parse_json(read_text(path), str(path))
         if not isinstance(whole, list):
             raise DataError(f"{path}: must be a JSON list of questions")
         values = [(item, f"{path}: item {n}") for n, item in enumerate(whole, 1)]

@@ -57,7 +57,12 @@ def with_references(
     found = _files(
         table["reference"].unique().tolist(), _folder(declared, root, image_root, key), asked
     )
-    paths = {name: Path(os.path.relpath(file, image_root)).as_posix() for name, file in found}
+    # Through a link, `..` leads to the parent of the folder that it links to.
+    base = image_root.resolve()
+    paths = {
+        name: Path(os.path.relpath(file.parent.resolve() / file.name, base)).as_posix()
+        for name, file in found
+    }
     pairs = [
         (paths[name], *images)
         for name, images in zip(table["reference"], table["images"], strict=True)

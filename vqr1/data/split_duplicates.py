@@ -155,7 +155,8 @@ def pairs_between_contents(labelled: LabelledSet, rows: np.ndarray) -> list[str]
             continue  # versions of one photograph, as such a set has them
         if places[i] == places[j]:
             continue  # images to compare, shown together
-        across = f", in {splits[i]} and {splits[j]}" if splits[i] != splits[j] else ""
+        apart = splits[i] != splits[j] and None not in (splits[i], splits[j])
+        across = f", in {splits[i]} and {splits[j]}" if apart else ""
         lines.append((not across, f"{images[i]} and {images[j]} ({bits} of 256 bits{across})"))
     return [line for _, line in sorted(lines)]
 

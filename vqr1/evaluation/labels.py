@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from vqr1.config import DatasetConfig, MixtureConfig, SplitConfig
+from vqr1.config import DatasetConfig, MixtureConfig
 from vqr1.data.labelled_set import LabelledSet, read_labels
 from vqr1.data.labels import label_format
 from vqr1.data.location import set_folder
@@ -64,7 +64,7 @@ def label_name(value: object) -> str | None:
 def whole_sets(dataset: DatasetConfig | MixtureConfig) -> DatasetConfig | MixtureConfig:
     """The same sets without a split: every image belongs to the test split.
 
-    `split.seed` stays: it draws the subset where `max_images` is set.
+    The rest of `split` stays: its seed draws the subset where `max_images` is set.
     """
     if isinstance(dataset, MixtureConfig):
         parts = {name: _whole_set(one) for name, one in dataset.parts.items()}
@@ -73,7 +73,7 @@ def whole_sets(dataset: DatasetConfig | MixtureConfig) -> DatasetConfig | Mixtur
 
 
 def _whole_set(dataset: DatasetConfig) -> DatasetConfig:
-    return replace(dataset, split=SplitConfig(by="none", seed=dataset.split.seed))
+    return replace(dataset, split=replace(dataset.split, by="none"))
 
 
 def label_tables(

@@ -126,7 +126,7 @@ def labelled_pairs(
     if isinstance(dataset, MixtureConfig):
         sets = {name: (part, f"dataset.parts.{name}") for name, part in dataset.parts.items()}
     else:
-        sets = {dataset.name: (dataset, "dataset")}
+        sets = {dataset.set_name: (dataset, "dataset")}
     found = {
         name: read_pairs(config, set_folder(config, key), key, tables[name]["image"].tolist())
         for name, (config, key) in sets.items()

@@ -231,7 +231,8 @@ def _notes(evaluation: Evaluation) -> tuple[str, ...]:
     notes.append(f"invalid: answers without a readable score; {rule}")
     notes += [
         f"{metrics.dataset}: expected scores exclude {metrics.lost.mean:.2%} of the probability "
-        f"on average (answers that are no number of at most two decimals in the accepted range), "
+        f"on average (answers that are no number of at most two decimals in the accepted range; "
+        f"with mode=levels, no word of a level), "
         f"{metrics.lost.highest:.1%} at most, over {metrics.lost.images} of {metrics.images} images"
         for metrics in evaluation.sets
         if metrics.lost is not None

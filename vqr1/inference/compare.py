@@ -37,6 +37,7 @@ class Ranked:
         win_rate: probability, in [0, 1], that it is better than another one of these images.
         rank_low: best rank that it may have, at the configured level.
         rank_high: worst rank that it may have.
+        decoded_at: as `Result.decoded_at`.
     """
 
     rank: int
@@ -47,6 +48,7 @@ class Ranked:
     win_rate: float
     rank_low: int
     rank_high: int
+    decoded_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def compare(
             # Ties make the drawn ranks finer than the shared one.
             rank_low=min(int(low[i]), int(ranks[i])),
             rank_high=max(int(high[i]), int(ranks[i])),
+            decoded_at=usable[i].decoded_at,
         )
         for i in np.argsort(-mean, kind="stable")
     )

@@ -8,6 +8,7 @@ from typing import Literal
 
 from vqr1.inference.writers import (
     EARLIER_FIELDS,
+    EARLIER_RANKING_FIELDS,
     FIELDS,
     PAIR_FIELDS,
     RANKING_HEAD,
@@ -37,6 +38,7 @@ def written_kind(path: Path) -> Written | None:
         **dict.fromkeys(map(csv_row, EARLIER_FIELDS), "scores"),
         SCORES_HEAD: "scores",
         csv_row(ranking_fields()): "ranking",
+        csv_row(EARLIER_RANKING_FIELDS): "ranking",
         RANKING_HEAD: "ranking",
         csv_row(PAIR_FIELDS): "pairs",
     }
@@ -54,5 +56,6 @@ def _kind_of_object(line: str) -> Written | None:
         FIELDS: "scores",
         **dict.fromkeys(EARLIER_FIELDS, "scores"),
         ranking_fields(): "ranking",
+        EARLIER_RANKING_FIELDS: "ranking",
     }
     return kinds.get(tuple(row))

