@@ -215,8 +215,9 @@ def test_the_first_of_a_chain_is_checked_with_the_run_that_it_starts_from(tmp_pa
     # The default prompt would be refused, see above.
     values = check_link(["stage=sft", f"init_from={first}", "run_dir=r"], None)
     assert values["prompt"]["name"] == "non_thinking"
-    with pytest.raises(ConfigError, match=f"holds several runs; give one, such as {first}"):
-        check_link(["stage=sft", f"init_from={tmp_path}", "run_dir=r"], None)
+    for beside in (tmp_path, first / "export"):  # a chain's folder, and weights without their run
+        with pytest.raises(ConfigError, match=f"not the folder of a run; give one, as {first}"):
+            check_link(["stage=sft", f"init_from={beside}", "run_dir=r"], None)
 
 
 @pytest.mark.medium

@@ -78,11 +78,11 @@ def inherit(composed: DictConfig, recorded: Mapping[str, Any], given: set[str]) 
 
 def _finished_run(name: str, tracking_uri: str | None) -> tuple[Path, Mapping[str, Any]]:
     """Folder and recorded configuration of a run whose weights are exported."""
-    several = sorted(str(record.parent) for record in Path(name).glob(f"*/{RECORD}"))
-    if several and not (Path(name) / RECORD).is_file():
-        raise ConfigError(
-            [f"init_from={name}: this folder holds several runs; give one, such as {several[-1]}"]
-        )
+    folder = Path(name)
+    near = [folder.parent] if folder.name == EXPORT else sorted(folder.glob("*/"))
+    runs = [str(place) for place in near if (place / RECORD).is_file()]
+    if runs and not (folder / RECORD).is_file():
+        raise ConfigError([f"init_from={name}: not the folder of a run; give one, as {runs[-1]}"])
     run_dir = find_run(name, tracking_uri, "init_from").resolve()
     record = read_record(run_dir)
     if record is None or not record.finished:
