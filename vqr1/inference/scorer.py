@@ -188,10 +188,6 @@ class Scorer:
         """
         return self._backend.resize(open_image(image))
 
-    def resize_all(self, image: ImageGroup) -> list[Tensor]:
-        """As `resize`, of all images that one prompt is about."""
-        return [self.resize(one) for one in members(image)]
-
     def score_resized(self, pixels: Sequence[Tensor | Sequence[Tensor]]) -> list[Result]:
         """Results of one batch of images as `resize` gives them; the path of each is None.
 
