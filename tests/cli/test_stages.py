@@ -279,6 +279,7 @@ def test_scores_of_words_by_the_commands(run: Command, tmp_path: Path) -> None: 
     asked = ("prompt=levels", "mode=levels")
     outcome = run(score.main, "a.png", *asked, "format=jsonl")
     assert outcome.code == 0, outcome.err
+    assert "stop=" not in outcome.err + outcome.out  # nothing is written that could end
     row = json.loads(outcome.out)
     metric = vqr1.create_metric("tiny", mode="levels", prompt="levels")
     assert row["score"] == pytest.approx(float(metric("a.png")), abs=1e-5)
