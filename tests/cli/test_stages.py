@@ -19,6 +19,7 @@ from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
 from tests.cli.test_configs import train_config
 from vqr1.cli import evaluate, score
 from vqr1.cli.compose import compose_config, plain_values
+from vqr1.cli.plan import load_train_config
 from vqr1.cli.train import check_link, main
 from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import HEADLINE
@@ -218,6 +219,11 @@ def test_the_first_of_a_chain_is_checked_with_the_run_that_it_starts_from(tmp_pa
     for beside in (tmp_path, first / "export"):  # a chain's folder, and weights without their run
         with pytest.raises(ConfigError, match=f"not the folder of a run; give one, as {first}"):
             check_link(["stage=sft", f"init_from={beside}", "run_dir=r"], None)
+
+
+def test_a_plan_is_of_one_training() -> None:
+    with pytest.raises(ConfigError, match=r"chain=\['sft', 'grpo'\]: a plan is of one training"):
+        load_train_config(["chain=[sft,grpo]"])
 
 
 @pytest.mark.medium
