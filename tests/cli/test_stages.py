@@ -18,14 +18,16 @@ import vqr1
 from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
 from tests.cli.test_configs import train_config
 from vqr1.cli import evaluate, score
-from vqr1.cli.train import main
+from vqr1.cli.compose import compose_config, plain_values
+from vqr1.cli.plan import load_train_config
+from vqr1.cli.train import check_link, main
 from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import HEADLINE
 from vqr1.rewards.build import build_rewards
 from vqr1.sweeps.chain_plan import links_of, write_chain
 from vqr1.training.checkpoint_files import read_checkpoint, step_name
 from vqr1.training.checks import check_training
-from vqr1.training.run_record import read_record, write_record
+from vqr1.training.run_record import RunRecord, read_record, write_record
 from vqr1.training.stages import build_stage
 
 SMALL = (
@@ -53,6 +55,10 @@ def problems(*overrides: str) -> list[str]:
             "stage.target=soft_levels, stage.answers=a.jsonl: soft labels come from",
         ),
         ("stage=sft prompt=levels stage.edge=middle", "stage.edge"),
+        (
+            "stage=sft prompt=non_thinking target=pairs",
+            "target=pairs, stage.target=answer: stated pairs are no labels",
+        ),
         ("stage=grpo +stage.target=answer", "stage.target"),
         ("validation.mode=levels", "validation.mode=levels, answer: this form has no words"),
         (
@@ -182,9 +188,12 @@ def test_the_links_of_a_chain() -> None:
     assert links[0].overrides == ("seed=3", "model.path=x", "stage=sft")
     # The second starts from the first, with a seed of its own.
     assert links[1].overrides == ("stage=grpo", "seed=4", "prompt=thinking")
-    for bad in ("chain=sft", "chain=[]", "chain=[seed=1]", "chain=['sft run_dir=x']"):
+    for bad in (
+        ["chain=sft"], ["chain=[]"], ["chain=[seed=1]"], ["chain=['sft run_dir=x']"],
+        ["chain=[sft]", "chain=[grpo]"], ["chain=['sft a=\"b']"],
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match="chain"):
-            links_of([bad])
+            links_of(bad)
 
 
 def test_a_folder_with_another_chain(tmp_path: Path) -> None:
@@ -196,6 +205,25 @@ def test_a_folder_with_another_chain(tmp_path: Path) -> None:
     (tmp_path / "1_sft/run.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match="holds the chain of another command"):
         write_chain(tmp_path, arguments)
+
+
+def test_the_first_of_a_chain_is_checked_with_the_run_that_it_starts_from(tmp_path: Path) -> None:
+    recorded = plain_values(compose_config("train", ["prompt=non_thinking", "run_dir=r"]))
+    first = tmp_path / "1_sft"
+    write_record(first, RunRecord("", "", (), recorded, finished=True))
+    (first / "export").mkdir()
+    (first / "export/config.json").write_text("{}")
+    # The default prompt would be refused, see above.
+    values = check_link(["stage=sft", f"init_from={first}", "run_dir=r"], None)
+    assert values["prompt"]["name"] == "non_thinking"
+    for beside in (tmp_path, first / "export"):  # a chain's folder, and weights without their run
+        with pytest.raises(ConfigError, match=f"not the folder of a run; give one, as {first}"):
+            check_link(["stage=sft", f"init_from={beside}", "run_dir=r"], None)
+
+
+def test_a_plan_is_of_one_training() -> None:
+    with pytest.raises(ConfigError, match=r"chain=\['sft', 'grpo'\]: a plan is of one training"):
+        load_train_config(["chain=[sft,grpo]"])
 
 
 @pytest.mark.medium
@@ -236,6 +264,9 @@ def test_a_link_that_fails_stops_the_chain(
     assert failed.code == 74
     assert "chain: 1_sft failed (exit code 74); the trainings after it have not begun" in failed.err
     assert f"resume={folder}" in failed.err
+    more = run(main, f"resume={folder}", "seed=5")
+    assert (more.code, more.err.count("\n")) == (2, 1)
+    assert "seed=5: a chain continues as it was started" in more.err
     done = run(main, f"resume={folder}")
     assert done.code == 0, done.err
     calls = (tmp_path / "calls").read_text().splitlines()
@@ -254,6 +285,7 @@ def test_scores_of_words_by_the_commands(run: Command, tmp_path: Path) -> None: 
     asked = ("prompt=levels", "mode=levels")
     outcome = run(score.main, "a.png", *asked, "format=jsonl")
     assert outcome.code == 0, outcome.err
+    assert "stop=" not in outcome.err + outcome.out  # nothing is written that could end
     row = json.loads(outcome.out)
     metric = vqr1.create_metric("tiny", mode="levels", prompt="levels")
     assert row["score"] == pytest.approx(float(metric("a.png")), abs=1e-5)

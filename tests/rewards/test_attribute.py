@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,6 +47,9 @@ def test_the_attribute_is_compared_with_its_column() -> None:
     assert torch.equal(
         fidelity_reward(align, column * 7 - 3, align.isfinite(), variance_floor=0.1), expected
     )
+    # Stated preferences (target=pairs) are about the ranked score, not about this one.
+    stated = replace(inputs, preferences=torch.rand(4, 4, generator=generator))
+    assert torch.equal(AttributeFidelity("align", "fit", variance_floor=0.1)(stated), expected)
 
 
 def config_of(*overrides: str) -> TrainConfig:

@@ -45,6 +45,12 @@ def test_values_by_hand() -> None:
         assert second.metrics[metric].value == pytest.approx((-1 + 0.8) / 2)
         assert second.differences[metric].value == pytest.approx(-0.1 - 0.95)
     assert (first.seeds, board.images, board.excluded, first.differences) == (2, 5, 0, {})
+    # A run that scores two images less is named.
+    few = {**SCORES, "method=c": {"1": [1.0, np.nan, 3.0, np.nan, 2.0], "2": [1.0, 2, 3, 4, 5]}}
+    (board,) = build_boards(of(few), MetricOptions(draws=20))
+    assert (board.images, board.excluded) == (3, 2)
+    (table,) = board_tables([board], {}, MetricOptions(draws=20))
+    assert any("no score of them: method=c, seed 1: 2 images." in note for note in table.notes)
 
 
 def test_draws_over_seeds_are_means_of_chosen_rows() -> None:

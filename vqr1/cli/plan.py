@@ -24,6 +24,7 @@ import torch
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.options import run_options
 from vqr1.config import TrainConfig, validate
+from vqr1.errors import ConfigError
 from vqr1.planning.check import measured_peak
 from vqr1.planning.memory import plan_memory
 from vqr1.planning.rates import copy_rate, peak_rates
@@ -71,10 +72,14 @@ def load_train_config(overrides: Sequence[str]) -> TrainConfig:
     """Compose and validate `conf/train.yaml`.
 
     Raises:
-        ConfigError: every key that breaks a rule.
+        ConfigError: every key that breaks a rule, or a chain of trainings.
     """
     # The composed folder needs a command that runs; nothing is written there.
     composed = compose_config("train", ["run_dir=plan", *overrides])
+    if composed.chain is not None:
+        raise ConfigError(
+            [f"chain={composed.chain}: a plan is of one training; give one of them with stage="]
+        )
     take_initial_run(composed, overrides)
     return validate(TrainConfig, plain_values(composed))
 

@@ -100,7 +100,9 @@ def check_link(overrides: list[str], before: dict[str, Any] | None) -> dict[str,
     """
     try:
         composed = compose_config("train", overrides)
-        if before is not None:
+        if before is None:
+            take_initial_run(composed, overrides)
+        else:
             inherit(composed, before, {key_of(override) for override in overrides})
         values = plain_values(composed)
         check(validate(TrainConfig, values))

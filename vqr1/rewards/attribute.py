@@ -48,5 +48,6 @@ class AttributeFidelity(FidelityReward):
                 scores=scores,
                 valid=scores.isfinite(),
                 mos=inputs.columns[self.column].to(inputs.mos),
+                preferences=None,  # those of pairs are about the ranked score
             )
         )

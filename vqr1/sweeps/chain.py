@@ -76,6 +76,13 @@ def run_chain(
     if KEY in own and "resume" in own:
         raise ConfigError([f"{KEY}, resume={own['resume']}: give one of them"])
     if continues:
+        further = [argument for argument in arguments if key_of(argument) != "resume"]
+        if further:
+            raise ConfigError(
+                [f"{KEY}, resume={resumed}, {' '.join(further)}: a chain continues as it was "
+                 "started; leave that out, or resume one of its trainings with it, such as "
+                 f"resume={resumed / links_of(read_chain(resumed))[0].name}"]
+            )  # fmt: skip
         folder, arguments = resumed.resolve(), read_chain(resumed)
     else:
         folder = Path(own.get("run_dir") or f"outputs/train/{datetime.now():%Y-%m-%d_%H-%M-%S}")

@@ -59,12 +59,14 @@ def links_of(arguments: Sequence[str]) -> list[Link]:
         arguments: those of a command with `chain=`.
 
     Raises:
-        ConfigError: `chain` is no list of stages.
+        ConfigError: `chain` is given twice, or is no list of stages.
     """
-    (given,) = [argument for argument in arguments if key_of(argument) == KEY]
+    chains = [argument for argument in arguments if key_of(argument) == KEY]
+    if len(chains) > 1:
+        raise ConfigError([f"{' '.join(chains)}: give one {KEY}"])
     common = [argument for argument in arguments if key_of(argument) not in _OF_CHAIN]
     links = []
-    for number, entry in enumerate(_entries(given), start=1):
+    for number, entry in enumerate(_entries(chains[0]), start=1):
         stage, own = _parsed(entry)
         named = {key_of(argument) for argument in own}
         dropped = named | (_OF_START if number > 1 else frozenset())
@@ -88,7 +90,10 @@ def _entries(given: str) -> list[str]:
 
 def _parsed(entry: str) -> tuple[str, list[str]]:
     """Stage and overrides of an entry: `grpo seed=2`."""
-    stage, *own = shlex.split(entry)
+    try:
+        stage, *own = shlex.split(entry)
+    except ValueError as error:
+        raise ConfigError([f"{KEY}: {entry!r}: {error}; close each quote in it"]) from error
     strange = [word for word in own if "=" not in word and not word.startswith("~")]
     if "=" in stage or strange:
         raise ConfigError(

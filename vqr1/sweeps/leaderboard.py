@@ -87,6 +87,7 @@ class SetBoard:
         dataset: its name.
         images: images with a score from every run.
         excluded: images without one from some run.
+        unscored: by run that lacks scores, images without one from it.
         units: what the bootstrap drew beside seeds.
         entries: in the sweep's order.
     """
@@ -94,6 +95,7 @@ class SetBoard:
     dataset: str
     images: int
     excluded: int
+    unscored: Mapping[str, int]
     units: str
     entries: tuple[Entry, ...]
 
@@ -142,6 +144,8 @@ def _board(
 ) -> SetBoard:
     aligned = aligned_parts(dataset, runs, parts)
     scores = np.stack([part.image_scores(options.rule) for part in aligned])
+    missing = (~np.isfinite(scores)).sum(axis=1).tolist()
+    lacking = {run.name: count for run, count in zip(runs, missing, strict=True) if count}
     common = np.all(np.isfinite(scores), axis=0)
     base, scores = aligned[0].rows(common), scores[:, common]
     clusters, _ = bootstrap_clusters(base, options.resample)
@@ -178,7 +182,7 @@ def _board(
                 first[name] = (value, drawn)
         plain = float(np.mean([fitted[row] for row in rows]))
         entries.append(Entry(method, len(rows), paired, metrics, differences, plain))
-    return SetBoard(dataset, len(base), int((~common).sum()), units.name, tuple(entries))
+    return SetBoard(dataset, len(base), int((~common).sum()), lacking, units.name, tuple(entries))
 
 
 def _rows_of(seeds: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, list[int], bool]]:
@@ -291,6 +295,7 @@ def _table(board: SetBoard, costs: Mapping[str, Cost], options: MetricOptions) -
             "PLCC, raw: of scores as they are. PLCC, fitted: after a four-parameter logistic map. "
             "PLCC, other: published, after isotonic regression on the test images, which is never "
             "done here, or of scores of which the source does not state whether a map was fitted.",
+            *_unscored_note(board),
             *_unpaired_note(board),
             "Published numbers stand where the set has any; their training sets, splits and "
             "protocols are their own (an evaluation shows each with its source).",
@@ -307,6 +312,12 @@ def _published_row(model: PublishedModel, metrics: PublishedMetrics) -> tuple[st
     other = "" if raw or fitted else f"{plcc} ({PLCC_WORDS[model.plcc_of]})"
     name = f"{model.model} ({model.trained_on})"
     return name, "published", number(metrics.srcc), "", raw, "", fitted, other, ""
+
+
+def _unscored_note(board: SetBoard) -> list[str]:
+    """Which runs took images from all of them, in at most one line."""
+    runs = "; ".join(f"{name}: {count} images" for name, count in board.unscored.items())
+    return [f"Excluded for all, since a run has no score of them: {runs}."] if runs else []
 
 
 def _unpaired_note(board: SetBoard) -> list[str]:
@@ -346,6 +357,7 @@ def board_values(boards: Sequence[SetBoard], costs: Mapping[str, Cost]) -> dict[
             board.dataset: {
                 "images": board.images,
                 "excluded": board.excluded,
+                "unscored": dict(board.unscored),
                 "bootstrap_over": [board.units, "seeds"],
                 "methods": {
                     entry.method: {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from vqr1.config import TrainConfig
 from vqr1.config.training import PARTS
 from vqr1.distributed.hardware import hardware_problems, share_of_step, share_problem, this_machine
@@ -13,10 +11,6 @@ from vqr1.inference.mode_checks import level_problems
 from vqr1.rewards import WeightedRewards
 from vqr1.tracking.other_loggers import logger_problems
 from vqr1.training.stages import build_stage
-
-if TYPE_CHECKING:
-    # It imports pandas, which a mistake on the command line does not wait for.
-    pass
 
 LOST_IN_ROUNDING = 1e-4
 """Learning rate below which AdamW leaves many bfloat16 weights as they are: its step is about the

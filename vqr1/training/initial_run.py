@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vqr1.config.plain import flatten
 from vqr1.errors import ConfigError
 from vqr1.training.run_lookup import find_run, key_of
-from vqr1.training.run_record import read_record
+from vqr1.training.run_record import RECORD, read_record
 
 EXPORT = "export"
 """Folder of a run that holds its exported weights."""
@@ -78,6 +78,11 @@ def inherit(composed: DictConfig, recorded: Mapping[str, Any], given: set[str]) 
 
 def _finished_run(name: str, tracking_uri: str | None) -> tuple[Path, Mapping[str, Any]]:
     """Folder and recorded configuration of a run whose weights are exported."""
+    folder = Path(name)
+    near = [folder.parent] if folder.name == EXPORT else sorted(folder.glob("*/"))
+    runs = [str(place) for place in near if (place / RECORD).is_file()]
+    if runs and not (folder / RECORD).is_file():
+        raise ConfigError([f"init_from={name}: not the folder of a run; give one, as {runs[-1]}"])
     run_dir = find_run(name, tracking_uri, "init_from").resolve()
     record = read_record(run_dir)
     if record is None or not record.finished:

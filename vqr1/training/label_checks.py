@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     # It imports pandas, which a mistake on the command line does not wait for.
     from vqr1.data.labelled_set import LabelledSet
 
-LOST_IN_ROUNDING = 1e-4
-"""Learning rate below which AdamW leaves many bfloat16 weights as they are: its step is about the
-learning rate, and half a unit in the last place of a weight of .05 is 1e-4."""
-
 
 def check_labels(
     config: TrainConfig, rewards: WeightedRewards, sets: Iterable[LabelledSet]

@@ -32,7 +32,7 @@ from vqr1.inference.policy_replies import SamplingEngine, sampled_replies
 from vqr1.inference.request import Reply, Request
 from vqr1.iqa.answers import FreeText
 from vqr1.policy.loading import Policy
-from vqr1.policy.prompts import prompt_builder, resize_rule
+from vqr1.policy.prompts import PromptBuilders
 from vqr1.progress import progress_bar
 from vqr1.records import joined_prompts
 from vqr1.tracking import RunLog
@@ -73,27 +73,23 @@ class AskedPolicy:
     """
 
     def __init__(self, policy: Policy, engine: SamplingEngine, model: ModelConfig) -> None:
-        self._policy = policy
+        self._device = next(policy.model.parameters()).device
         self._engine = engine
-        self._model = model
-        reader = policy.processor.image_processor
-        self._rule = resize_rule(policy.family, reader, model.min_pixels, model.max_pixels)
+        self._builders = PromptBuilders(policy.family, policy.processor, model)
 
     def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels that the model will see."""
-        return self._rule.pixels(image)
+        return self._builders.rule.pixels(image)
 
     def reply(
         self, images: Sequence[Sequence[Tensor]], request: Request, prompts: Sequence[PromptConfig]
     ) -> list[Reply]:
         """One reply for each of B prompts about as many images each."""
-        family, processor = self._policy.family, self._policy.processor
         built = [
-            prompt_builder(family, processor, self._model, prompt).from_resized([shown])
+            self._builders.new(prompt).from_resized([shown])
             for prompt, shown in zip(prompts, images, strict=True)
         ]
-        device = next(self._policy.model.parameters()).device
-        return sampled_replies(self._engine, joined_prompts(built).to(device), request)
+        return sampled_replies(self._engine, joined_prompts(built).to(self._device), request)
 
 
 def ask_policy(

@@ -5,8 +5,6 @@ Not here: those of every stage (`checks.py`), and of labels (`label_checks.py`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from vqr1.config import TrainConfig
 from vqr1.errors import ConfigError
 from vqr1.rewards import WeightedRewards
@@ -16,14 +14,6 @@ from vqr1.training.advantages import AdvantageRule, build_advantage
 from vqr1.training.advantages.base import fields_of, terms_of
 from vqr1.training.losses import build_loss
 from vqr1.training.token_fields import RESPONSE
-
-if TYPE_CHECKING:
-    # It imports pandas, which a mistake on the command line does not wait for.
-    pass
-
-LOST_IN_ROUNDING = 1e-4
-"""Learning rate below which AdamW leaves many bfloat16 weights as they are: its step is about the
-learning rate, and half a unit in the last place of a weight of .05 is 1e-4."""
 
 
 def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:

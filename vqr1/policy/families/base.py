@@ -120,10 +120,7 @@ class Family(ABC):
         """The modules of a model of this family."""
 
     def adapter_targets(self, names: Sequence[str]) -> str:
-        """Regular expression of the text model's linear layers with these names, and no others.
-
-        Towers may have layers of the same names.
-        """
+        """Regular expression of the text model's linear layers with these names, no tower's."""
         return rf".*\b{self.text_module}\..*\.({'|'.join(names)})"
 
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
@@ -339,11 +336,7 @@ class Family(ABC):
     # Servers
 
     def serving_problem(self, config: Any) -> str | None:
-        """What of a model vLLM does not compute, such as `no X models`; None where it does all.
-
-        Args:
-            config: the model's.
-        """
+        """What vLLM lacks for a model's configuration: `no X models`; None where it has all."""
         del config
         return None
 

@@ -95,6 +95,11 @@ class SftStage(Stage):
     def problems(self, config: TrainConfig, rewards: WeightedRewards) -> list[str]:
         """See `Stage.problems`."""
         form, problems = config.answer.form, []
+        if config.target == "pairs" and self.answers is None:
+            problems.append(
+                f"target=pairs, stage.target={self.target}: stated pairs are no labels that could "
+                "be written as answers; use target=mos, or give responses as stage.answers"
+            )
         if self.soft and self.answers is not None:
             problems.append(
                 f"stage.target=soft_levels, stage.answers={self.answers}: soft labels come from "
