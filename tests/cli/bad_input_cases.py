@@ -144,7 +144,7 @@ TRAIN = (
          "advantage: fractions.Fraction: no advantage rule"),
     case("train", "method=nosuch", "method/nosuch", "visualquality_r1"),
     case("train", "method=rali", "method=rali: it needs a contrastive stage"),
-    case("train", "reward=preresq", "reward.terms.ratings: it needs further ratings"),
+    case("train", "reward=preresq", "reward.terms.ratings: it needs 2 or more numbers"),
     case(
         "train", "reward=degradation logger=none max_steps=2",
         "dataset: the labels of demo have no further column 'severity'", "reward.terms.degradation",

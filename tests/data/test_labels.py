@@ -340,6 +340,6 @@ def test_bom_and_crlf_are_accepted(tmp_path: Path) -> None:
 
 
 def test_every_format_declares_its_own_name() -> None:
-    assert len(FORMATS) == 28
+    assert len(FORMATS) == 29
     for name in FORMATS:
         assert label_format(name).name == name
