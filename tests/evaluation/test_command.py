@@ -251,8 +251,8 @@ def test_comparing_two_files(run: Command, tmp_path: Path) -> None:  # noqa: F81
         # Every missing folder at once, before a model is looked for.
         (
             ["experiment=eval_koniq_trained", "model.path=nowhere", "dataset.parts.spaq.root=gone"],
-            "dataset.parts.spaq.root='gone': no such folder; set it to the one with the set's labels\n"
-            "dataset.parts.kadid.root=None",
+            "dataset.parts.spaq.root='gone': no such folder; set it to the one with the set's "
+            "labels\ndataset.parts.kadid.root=None",
         ),
         (["model.path=nowhere"], "model.path=nowhere"),
     ],
