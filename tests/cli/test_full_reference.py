@@ -68,6 +68,7 @@ def test_scoring_with_references(run: Command, folder: Path) -> None:
     assert "unreadable: pairs.csv + coded/a.png: pairs.csv: " in unreadable.err
 
 
+@pytest.mark.slow
 def test_training_and_evaluation(run: Command, tmp_path: Path) -> None:
     root = write_kadid(tmp_path / "kadid", references=4, levels=3)
     for number in range(1, 5):

@@ -65,6 +65,7 @@ def test_a_slurm_job_asks_for_the_gpus_of_its_processes() -> None:
     assert (launcher.params["gpus_per_node"], launcher.params["tasks_per_node"]) == (8, 1)
 
 
+@pytest.mark.medium
 def test_a_sweep_with_jobs_of_several_nodes_is_refused_before_the_first(
     run: Command,  # noqa: F811
 ) -> None:

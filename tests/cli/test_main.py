@@ -88,6 +88,7 @@ def test_bash_asks_the_program(tmp_path: Path) -> None:
     assert "fidelity_shuffled" in choices
 
 
+@pytest.mark.medium
 def test_help_shows_the_groups_that_a_command_reads(run: Command) -> None:
     shown = run(train.main, "--help").out
     groups, _, keys = shown.partition("\nkeys:\n")

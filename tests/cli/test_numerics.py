@@ -92,6 +92,7 @@ def test_a_reward_that_is_none_is_named(run: Command, kind: str, code: int, prin
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_a_run_of_zero_variance_groups_reports_why(run: Command) -> None:
     outcome = run(

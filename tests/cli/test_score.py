@@ -245,6 +245,7 @@ def test_comparison_of_images_and_of_results(run: Command, folder: Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_what_it_wrote_is_replaced_and_nothing_else(run: Command, folder: Path) -> None:
     asks = (
         ("photos", "mode=greedy", "output=table.txt"),
@@ -281,6 +282,7 @@ def test_words_of_the_mode_option(run: Command, folder: Path) -> None:
     assert described.err == "1 described, 0 unreadable, 0 invalid\n"
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(tmp_path: Path) -> None:
     """A real process, a real SIGKILL, in the middle of a batch; no image is lost or repeated."""
     for number in range(12):
@@ -416,6 +418,7 @@ def test_mistakes_are_found_before_torch_loads() -> None:
     assert light.stdout.split() == ["False"]
 
 
+@pytest.mark.slow
 def test_a_reader_who_has_seen_enough(tmp_path: Path) -> None:
     for number in range(40):
         noise_image(number).save(tmp_path / f"{number}.png")

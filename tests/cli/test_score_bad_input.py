@@ -131,6 +131,7 @@ def test_a_model_without_processor(run: Command, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("printed", "code", "words"),
     [

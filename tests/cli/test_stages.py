@@ -116,7 +116,7 @@ def test_a_supervised_stage_needs_nothing_of_the_ranking_one() -> None:
     check_training(config, build_rewards(config.reward))
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_run_that_starts_from_another(run: Command, tmp_path: Path) -> None:  # noqa: F811
     first, second = tmp_path / "first", tmp_path / "second"
     outcome = run(
@@ -278,7 +278,7 @@ def test_a_link_that_fails_stops_the_chain(
     assert (again.code, again.out.count("has finished already")) == (0, 2)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_scores_of_words_by_the_commands(run: Command, tmp_path: Path) -> None:  # noqa: F811
     noise = (torch.rand(48, 64, 3, generator=torch.Generator().manual_seed(0)) * 255).byte()
     Image.fromarray(noise.numpy()).save("a.png")

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.medium
 SECRET = "hunter2hunter2"
 
 
+@pytest.mark.slow
 def test_a_search_over_few_values_ends_and_reports_it_again(run: Command, tmp_path: Path) -> None:
     write_kadid(tmp_path / "kadid")
     argv = [

@@ -487,6 +487,7 @@ def test_workers_of_an_evaluation_end_with_its_last_batch(
     assert set(multiprocessing.active_children()) <= set(before)
 
 
+@pytest.mark.medium
 def test_ten_thousand_rows_reach_the_first_batch_within_two_seconds(
     shared: Path, tmp_path: Path, prompts: PromptBuilder
 ) -> None:

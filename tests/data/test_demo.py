@@ -60,6 +60,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.medium
 def test_labels_are_in_kadids_own_form(small_set: Path) -> None:
     table = pd.read_csv(small_set / "dmos.csv")
     assert list(table.columns) == ["dist_img", "ref_img", "dmos", "var"]
@@ -74,6 +75,7 @@ def test_labels_are_in_kadids_own_form(small_set: Path) -> None:
         assert (image.size, image.mode, image.format) == ((CROP, CROP), "RGB", "PNG")
 
 
+@pytest.mark.medium
 def test_two_generations_are_byte_identical(
     small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

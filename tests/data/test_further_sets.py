@@ -248,6 +248,7 @@ def test_koniqpp(file: str, tmp_path: Path) -> None:
     assert opened("koniqpp", tmp_path, "official")["split"].tolist() == ["train", "val"]
 
 
+@pytest.mark.medium
 def test_aigciqa2023_in_three_forms(tmp_path: Path) -> None:
     # Image 405 is the second of generator 2's second prompt: 405 = 400 + 1 * 4 + 1.
     columns = ("image", "mos", "reference", "distortion")

@@ -134,6 +134,7 @@ def test_two_forms_that_contradict(rows: str, message: str, tmp_path: Path) -> N
             assert len(load_labels("koniq", tmp_path, label_file=file)) == mos
 
 
+@pytest.mark.medium
 def test_lives_file_is_compared_with_the_scores_that_it_was_made_from(tmp_path: Path) -> None:
     originals = np.ones(982)
     originals[[1, 230]] = 0  # jp2k/img2.bmp and jpeg/img4.bmp

@@ -90,6 +90,7 @@ class DiesSlowly(Dataset[Tensor]):
         return torch.arange(3)
 
 
+@pytest.mark.medium
 def test_a_batch_that_a_dying_worker_does_not_hand_over_is_its_death() -> None:
     images = DiesSlowly()
     batches = watched(iter(DataLoader(images, batch_size=None, num_workers=1, prefetch_factor=2)))

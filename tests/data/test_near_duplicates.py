@@ -50,6 +50,7 @@ def test_pairs_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(near_pairs([], [""])) == 0
 
 
+@pytest.mark.medium
 def test_copies_are_near_and_others_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def test_validation_on_the_demo_set_has_all_distortions(count: int | None, tmp_p
     assert set(rows["distortion"]) == {distortion.name for distortion in DISTORTIONS}
 
 
+@pytest.mark.medium
 def test_training_evaluation_and_inspection_take_the_same_images(shared: Path) -> None:
     labelled = labels_only("kadid", shared / "labels" / "kadid")
     names = validated(labelled, 200)

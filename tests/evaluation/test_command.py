@@ -201,6 +201,7 @@ def test_an_evaluations_own_folder_takes_the_same_again(
     assert (tmp_path / "out/summary.json").read_bytes() == summary
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_in_one_folder(run: Command, tmp_path: Path) -> None:  # noqa: F811
     table = write_table(tmp_path / "livec.csv", 1)
     (tmp_path / "out").mkdir()

@@ -54,6 +54,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoggerConfig, dict[
     return LoggerConfig(name="mlflow", tracking_uri=uri), ids, folder / "export"
 
 
+@pytest.mark.medium
 def test_a_run_by_its_id(store: tuple[LoggerConfig, dict[str, str], Path]) -> None:
     logger, ids, folder = store
     found = resolve_model(replace(MODEL, run=ids["low"]), logger)

@@ -83,6 +83,7 @@ def asked_of(body: dict[str, Any]) -> str:
     return next(line for line in "".join(parts).splitlines() if line.startswith("q"))
 
 
+@pytest.mark.medium
 def test_accuracies_by_hand(run: Command, tmp_path: Path, file: Path) -> None:  # noqa: F811
     failing = {"q4"}
 

@@ -167,6 +167,7 @@ def test_mistakes(run: Command, arguments: tuple[str, ...], message: str) -> Non
     assert found.err.count("\n") == 1
 
 
+@pytest.mark.medium
 def test_one_bad_reply_makes_one_image_invalid(run: Command, tmp_path: Path) -> None:  # noqa: F811
     """By the expected score, in which an empty answer has no log-probabilities."""
     root = write_kadid(tmp_path / "kadid", references=3)

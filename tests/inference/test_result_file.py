@@ -103,6 +103,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     assert json.loads(settings_file(path).read_text()) == other
 
 
+@pytest.mark.medium
 def test_a_file_is_written_by_one_process(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     fill(path, "csv", RESULTS[:1])

@@ -77,6 +77,7 @@ def test_outliers_and_residuals_of_a_known_fit() -> None:
     assert observers.residual_f(scores, mos, std).value == pytest.approx(expected)
 
 
+@pytest.mark.medium
 def test_registry_gives_each_an_interval_and_names_what_is_missing() -> None:
     with pytest.raises(ConfigError) as caught:
         metrics_of(train_config("metrics=observers").metrics)

@@ -63,6 +63,7 @@ def test_greedy_equals_generate_token_for_token(seed, kv_heads):
     assert responses(rollout) == generated(model, PROMPTS, 24)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("penalty", [0.7, 1.3])
 def test_greedy_with_a_repetition_penalty_equals_generate(penalty):
     """Tokens of the prompt count too, and rows that end early leave the others theirs."""
@@ -78,6 +79,7 @@ def test_greedy_with_a_repetition_penalty_equals_generate(penalty):
     torch.testing.assert_close(rollout.logprobs, own, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.medium
 def test_nothing_is_taken_from_a_generation_config():
     model = tiny_model()
     engine = LocalEngine(model, TOKENIZER, LARGE)
@@ -88,6 +90,7 @@ def test_nothing_is_taken_from_a_generation_config():
     assert engine.sample(PROMPTS, group_size=2, sampling=SAMPLING, seed=1).texts == plain.texts
 
 
+@pytest.mark.medium
 def test_greedy_with_adapters_equals_generate():
     config = LoraConfig(
         r=4, target_modules=["q_proj", "k_proj", "up_proj"], init_lora_weights=False
@@ -140,6 +143,7 @@ def test_shapes_lengths_and_ends(rollout):
             assert rollout.texts[b][k] == text
 
 
+@pytest.mark.medium
 def test_samples_depend_on_seed_and_image_only(model, rollout):
     engine = LocalEngine(model, TOKENIZER, LARGE)
     torch.manual_seed(99)

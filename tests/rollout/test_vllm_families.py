@@ -113,6 +113,7 @@ def test_greedy_answers_are_the_local_engines(
         assert len({reply.texts for reply in ours}) > 1
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("model_type", "problem"),
     [

@@ -52,6 +52,7 @@ def test_our_side_times_whole_steps_of_exactly_c_tokens(small_weights, tmp_path)
         assert phases == pytest.approx(step["total"])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_both_sides_see_the_same_prompt_and_are_counted(name):
     subject = SUBJECTS[name]

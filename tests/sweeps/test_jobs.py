@@ -105,6 +105,7 @@ def test_a_named_sweep_may_grow(tmp_path: Path) -> None:
     assert find_folder(grown, str(kept.path), tmp_path / "b")[0].path == kept.path
 
 
+@pytest.mark.medium
 def test_a_folder_is_not_used_for_two_sweeps(tmp_path: Path) -> None:
     kept = keep(tmp_path / "a", key="other")
     with pytest.raises(ConfigError, match="holds another sweep"):

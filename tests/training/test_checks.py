@@ -85,6 +85,7 @@ def problems_of(*overrides: str) -> list[str]:
 BY_COMPONENT = ("reward=margin", "advantage=by_component", "loader.batch_size=6")
 
 
+@pytest.mark.medium
 def test_fields_and_terms_that_nothing_has_are_named_at_the_start() -> None:
     assert problems_of(*BY_COMPONENT) == []
     assert problems_of(*BY_COMPONENT, "advantage.components.score=[margin,style]") == [
