@@ -128,7 +128,7 @@ def _place(vision: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                     )
                 value = found.detach()
                 value = value.float() if value.is_floating_point() else value
-                holder[key] = kind(value.to(copy=True))  # type: ignore[assignment, operator]
+                holder[key] = kind(value.to(copy=True))
 
 
 def _width_of(own: Family, shell: nn.Module) -> int:
@@ -157,6 +157,9 @@ class TimmEncoder(ImageEncoder):
         ConfigError: timm is not installed or has no such architecture.
         ModelError: the weights' file cannot be used.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, architecture: str, image_size: int, weights: str | None = None,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from vqr1.config import ModelConfig
 from vqr1.data.prompts import ResizeRule
@@ -59,7 +59,8 @@ def save_student(
         **{n: t for n, t in student.state_dict().items() if not n.startswith(_ENCODER)},
         **{f"{_ENCODER}{name}": tensor for name, tensor in student.encoder.tensors().items()},
     }
-    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, folder / WEIGHTS)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_file(folder / WEIGHTS, save(plain))
     image_processor.save_pretrained(folder)
     record = {
         "model_type": MODEL_TYPE,

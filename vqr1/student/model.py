@@ -93,7 +93,8 @@ class Student(nn.Module):
     def standardised(self, embeddings: Tensor) -> Tensor:
         """[B] scores of [B, D] embeddings, standardised as the teacher's are."""
         if not bool(self.fitted):
-            return self.linear(embeddings)[:, 0]  # type: ignore[no-any-return]
+            scores: Tensor = self.linear(embeddings)[:, 0]
+            return scores
         components = (embeddings - self.centre) @ self.basis
         return prototype_scores(
             components, self.centres, self.values, self.used, self.log_scale.exp()

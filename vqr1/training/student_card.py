@@ -36,8 +36,8 @@ tags:
 
 # {run_dir.name}
 
-Scores the quality of an image from {low:g} (worst) to {high:g} (best) without a language model. It
-was distilled by vqr1 (`stage=distill`) from the scores{_texts(run_dir)} of a reasoning model; no MOS
+Scores the quality of an image from {low:g} (worst) to {high:g} (best) without a language model.
+Distilled by vqr1 (`stage=distill`) from the scores{_texts(run_dir)} of a reasoning model; no MOS
 was used. Encoder: {kind}; head: {record["sizes"]["head"]}.
 
 ## Use

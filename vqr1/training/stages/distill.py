@@ -8,8 +8,8 @@ with in-batch negatives, the K answers of an image all positive:
 
     - mean_ik log softmax_i'k'(s e_i t_i'k')_ik  - mean_ik log softmax_i'(s e_i' t_ik)_i,  halved
 
-In the last steps (`Phases.tuned`) the encoder stays, the head is fitted to all training images
-(`Student.fit`), and then it alone is tuned by the squared error. No MOS is used.
+In the last steps (`DistillSettings.tuned`) the encoder stays, the head is fitted to all training
+images (`Student.fit`), and then it alone is tuned by the squared error. No MOS is used.
 
 Not here: the teacher's answers (`teacher_answers.py`), the student (`vqr1.student`).
 
@@ -165,9 +165,10 @@ class DistillModule(StageModule):
             self._fit()
         terms = self._terms(batch, tuning=self.global_step >= begun)
         grad_norm = self._step(torch.stack(list(terms.values())).sum()) if terms else 0.0
+        values = {name: float(term.detach()) for name, term in terms.items()}
         metrics = {
-            "loss": sum(float(term) for term in terms.values()),
-            **{name: float(term) for name, term in terms.items()},
+            "loss": sum(values.values()),
+            **values,
             "grad_norm": grad_norm,
             "lr": learning_rate,
             "time/update": time.perf_counter() - started,
@@ -189,9 +190,8 @@ class DistillModule(StageModule):
             student.encoder.fit_mode()
         with torch.set_grad_enabled(learns or not tuning):
             embeddings = student.embed([images[b].to(self.device) for b in known])
-        targets = student.standardise(
-            self._answers.targets([rows[b] for b in known]).to(embeddings)
-        )
+        scores = self._answers.targets([rows[b] for b in known])
+        targets = student.standardise(scores.to(embeddings))
         with torch.enable_grad():
             errors = student.standardised(embeddings) - targets
             terms = {"score_loss": errors.square().mean()}

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vqr1.data.labels import Split
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.durable import CommittedFile, committed_mark
 from vqr1.errors import ConfigError
@@ -126,11 +127,14 @@ class _Writer:
         """Answer batch after batch; a batch is written as a whole."""
         validation = self._parts.config.validation
         data = self._parts.data
-        splits = (("train", None), ("val", validation.max_images))
-        total = sum(len(s.rows(n, most)) for n, most in splits for s in data.sets.values())  # type: ignore[arg-type]
+        splits: tuple[tuple[Split, int | None], ...] = (
+            ("train", None),
+            ("val", validation.max_images),
+        )
+        total = sum(len(s.rows(n, most)) for n, most in splits for s in data.sets.values())
         with progress_bar("images, the teacher's answers", total, shown=True) as advance:
             for split, most in splits:
-                loader = data.eval_dataloader(split, most, validation.batch_size)  # type: ignore[arg-type]
+                loader = data.eval_dataloader(split, most, validation.batch_size)
                 for batch in loader:
                     if not set(rows_of(batch)) <= self._done:
                         self._stops.check()
