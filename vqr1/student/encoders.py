@@ -103,7 +103,7 @@ def _deviation(features: Tensor) -> Tensor:
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """All parameters and buffers, those that a state dict leaves out too."""
+    """All parameters and buffers, those in no state dict too."""
     yield from module.named_parameters()
     yield from module.named_buffers()
 
