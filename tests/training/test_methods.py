@@ -82,8 +82,8 @@ def test_two_steps(run: Command, tmp_path: Path, method: str) -> None:  # noqa: 
     root = write_kadid(tmp_path / "set")
     outcome = run(
         main, f"method={method}", *beside(method), "dataset=kadid", f"dataset.root={root}", *SMALL,
-        "max_steps=2", "loader.batch_size=4", "validation.every_steps=2", "validation.test=false", "logger=none",
-        "run_dir=run",
+        "max_steps=2", "loader.batch_size=4", "validation.every_steps=2", "validation.test=false",
+        "logger=none", "run_dir=run",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     # A rollout with four updates ends with the last of them.
@@ -119,6 +119,7 @@ def test_twenty_steps_killed_resumed_to_the_same_bits_and_evaluated(
     run_command(
         killed, f"model.path={exported}", f"prompt={config.prompt.name}", "dataset.max_images=6",
         "mode=expected" if method == "rali" else "mode.samples=1", "logger=none",
-        "mode.sampling.max_new_tokens=32", "report.plots=false", "run_dir=scored", "loader.workers=0", script=REPOSITORY / "eval.py",
+        "mode.sampling.max_new_tokens=32", "report.plots=false", "run_dir=scored",
+        "loader.workers=0", script=REPOSITORY / "eval.py",
     )  # fmt: skip
     assert (killed / "scored/metrics.json").is_file()
