@@ -116,12 +116,12 @@ class DistillStage(Stage):
     def problems(self, config: TrainConfig, rewards: WeightedRewards) -> list[str]:
         """See `Stage.problems`."""
         model, problems = config.model, []
-        if model.path is None:
+        if model.path is None and config.init_from is None:
             problems.append(
                 "stage=distill: there is no teacher to learn from; give the run that trained it as "
                 "init_from=, or its checkpoint as model.path="
             )
-        elif _is_student(model.path):
+        elif model.path is not None and _is_student(model.path):
             problems.append(
                 f"stage=distill, model.path={model.path}: it is a student itself, which writes no "
                 "texts; give its teacher"
