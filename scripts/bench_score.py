@@ -186,7 +186,7 @@ class OwnScorer:
         from vqr1.inference.backends.student import StudentBackend
         from vqr1.inference.scorer import Scorer
         from vqr1.policy.loading import load_policy
-        from vqr1.student import is_student
+        from vqr1.student.files import is_student
 
         mode = checked(
             EvalModeConfig,

@@ -17,9 +17,10 @@ from vqr1.errors import ConfigError, ModelError
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.vision import encode_images
 from vqr1.records import PromptBatch
-from vqr1.student import Student, is_student, load_student, save_student
 from vqr1.student.encoders import TimmEncoder, TowerEncoder, tower_of
-from vqr1.student.model import StudentSizes
+from vqr1.student.files import is_student
+from vqr1.student.folder import load_student, save_student
+from vqr1.student.model import Student, StudentSizes
 from vqr1.training.stages.distill import contrastive_loss
 
 SIZES = StudentSizes(embedding=8, components=4, prototypes=6, bins=3)

@@ -6,10 +6,3 @@ It reads the images as its teacher does, resized by the same rule.
 Not here: its training (`vqr1.training.stages.distill`), scoring by it
 (`vqr1.inference.backends.student`).
 """
-
-from vqr1.student.folder import MODEL_TYPE, is_student, load_student, save_student
-from vqr1.student.model import Student, StudentEngine
-
-__all__ = [
-    "MODEL_TYPE", "Student", "StudentEngine", "is_student", "load_student", "save_student",
-]  # fmt: skip

@@ -13,32 +13,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from vqr1.config import ModelConfig
 from vqr1.data.prompts import ResizeRule
 from vqr1.durable import write_file
 from vqr1.errors import ModelError, first_line
 from vqr1.policy.families import family
 from vqr1.student.encoders import build_encoder
+from vqr1.student.files import CONFIG_FILE, MODEL_TYPE
 from vqr1.student.model import Student, StudentSizes
 
-MODEL_TYPE = "vqr1_student"
 WEIGHTS = "student.safetensors"
-_CONFIG = "config.json"
 _ENCODER = "encoder."
-
-
-def is_student(config: ModelConfig) -> bool:
-    """Whether `model.path` is a student's folder."""
-    return config.path is not None and is_student_folder(Path(config.path).expanduser())
-
-
-def is_student_folder(folder: Path) -> bool:
-    """Whether a folder holds a student."""
-    try:
-        values = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # whoever loads it as a policy's checkpoint reports it
-    return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
 
 
 def save_student(
@@ -67,7 +51,7 @@ def save_student(
         **student.record(),
         "images": {"model_type": kind, "min_pixels": min_pixels, "max_pixels": max_pixels},
     }
-    write_file(folder / _CONFIG, json.dumps(record, indent=2) + "\n")
+    write_file(folder / CONFIG_FILE, json.dumps(record, indent=2) + "\n")
 
 
 def load_student(path: str, device: torch.device | str = "cpu") -> tuple[Student, ResizeRule]:
@@ -80,7 +64,7 @@ def load_student(path: str, device: torch.device | str = "cpu") -> tuple[Student
     folder = Path(path).expanduser()
     who = f"model.path={path}"
     try:
-        record = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        record = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)
         reader = _image_processor(folder)
         encoder = build_encoder(record["encoder"], reader, {
@@ -107,7 +91,7 @@ def load_resize_rule(path: str) -> ResizeRule:
     """
     folder = Path(path).expanduser()
     try:
-        record = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        record = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         return resize_rule_of(record, _image_processor(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(

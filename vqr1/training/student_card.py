@@ -14,12 +14,16 @@ from vqr1.evaluation.metrics import labels
 from vqr1.policy.model_card import CARD_FILE
 
 
-def write_student_card(folder: Path, run_dir: Path) -> None:
+def write_student_card(
+    folder: Path, run_dir: Path, *, title: str | None = None, license: str | None = None
+) -> None:
     """Write the card of the student in `folder`, from the files of its run.
 
     Args:
         folder: the student.
         run_dir: the run's folder, with its `summary.json` where it has one.
+        title: on the card; None: the name of the run's folder.
+        license: of the weights; None: that of the teacher's base model.
     """
     record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     summary_file = run_dir / "summary.json"
@@ -34,7 +38,7 @@ tags:
 - vqr1
 ---
 
-# {run_dir.name}
+# {title or run_dir.name}
 
 Scores the quality of an image from {low:g} (worst) to {high:g} (best) without a language model.
 Distilled by vqr1 (`stage=distill`) from the scores{_texts(run_dir)} of a reasoning model; no MOS
@@ -57,7 +61,7 @@ It gives scores only (`mode=expected`), no text.
 
 ## Licence
 
-Weights of a tower are under the licence of the teacher's base model.
+{license or "That of the teacher's base model; see its page."}
 """
     write_file(folder / CARD_FILE, text)
 

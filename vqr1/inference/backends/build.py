@@ -74,7 +74,7 @@ def local_backend(model: ModelConfig, device: Any = "cpu", attention: str = "sdp
     """
     from vqr1.inference.backends.local import LocalBackend
     from vqr1.policy.loading import load_policy
-    from vqr1.student import is_student
+    from vqr1.student.files import is_student
 
     if is_student(model):
         from vqr1.inference.backends.student import StudentBackend
@@ -93,7 +93,7 @@ def build_resize_rule(backend: AnyBackend, model: ModelConfig) -> ResizeRule:
     from vqr1.policy.checkpoint_config import load_family
     from vqr1.policy.loading import load_processor
     from vqr1.policy.prompts import resize_rule, served_resize_rule
-    from vqr1.student import is_student
+    from vqr1.student.files import is_student
     from vqr1.student.folder import load_resize_rule
 
     if isinstance(backend, ServerConfig):

@@ -19,7 +19,7 @@ from vqr1.config import ModelConfig
 from vqr1.data.prompts import image_groups
 from vqr1.errors import ConfigError
 from vqr1.inference.request import Reply, Request
-from vqr1.student import load_student
+from vqr1.student.folder import load_student
 
 
 class StudentBackend:

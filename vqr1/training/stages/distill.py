@@ -34,7 +34,8 @@ from vqr1.policy.export import written_aside
 from vqr1.policy.loading import Policy
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.records import RankingBatch
-from vqr1.student import Student, StudentEngine, save_student
+from vqr1.student.folder import save_student
+from vqr1.student.model import Student, StudentEngine
 from vqr1.training.schedule import learning_rate_factor
 from vqr1.training.stages.module import StageModule
 from vqr1.training.stages.teacher_answers import TeacherAnswers, rows_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,11 +11,12 @@ from pydantic.dataclasses import dataclass
 
 from vqr1.config import TrainConfig
 from vqr1.rewards import WeightedRewards
+from vqr1.student.files import is_student
 from vqr1.training.stages.base import Stage, StageParts
 
 if TYPE_CHECKING:
     from vqr1.policy.loading import Policy
-    from vqr1.student import Student
+    from vqr1.student.model import Student
     from vqr1.training.stages.module import StageModule
 
 _Count = Annotated[int, Field(ge=1)]
@@ -64,7 +64,7 @@ class DistillStage(Stage):
         import torch
 
         from vqr1.inference.request import Request
-        from vqr1.student import StudentEngine
+        from vqr1.student.model import StudentEngine
         from vqr1.training.stages.distill import DistillModule, DistillSettings
         from vqr1.training.stages.teacher_answers import teacher_answers
         from vqr1.training.step import UpdateSettings
@@ -121,7 +121,7 @@ class DistillStage(Stage):
                 "stage=distill: there is no teacher to learn from; give the run that trained it as "
                 "init_from=, or its checkpoint as model.path="
             )
-        elif model.path is not None and _is_student(model.path):
+        elif is_student(model):
             problems.append(
                 f"stage=distill, model.path={model.path}: it is a student itself, which writes no "
                 "texts; give its teacher"
@@ -182,13 +182,3 @@ class DistillStage(Stage):
         """See `Stage.described`."""
         aligned = "texts and scores" if self.align and self.align_weight else "scores"
         return f"; student {self.student} with {self.head}, learns the teacher's {aligned}"
-
-
-def _is_student(path: str) -> bool:
-    """Whether a folder is a student's; reads its configuration alone."""
-    try:
-        text = (Path(path).expanduser() / "config.json").read_text(encoding="utf-8")
-        values = json.loads(text)
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and values.get("model_type") == "vqr1_student"
