@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -36,12 +37,15 @@ def test_killed_in_both_phases_and_resumed_to_the_same_bits(tmp_path: Path) -> N
     assert not (killed / "run/checkpoints").exists() or not any(
         (killed / "run/checkpoints").glob("step_*")
     )
+    # Whoever began again would make another file.
+    os.link(answers, killed / "kept")
     second = Training(killed, "resume=run")
     second.wait_for(lambda: any((killed / "run/checkpoints").glob("step_00000004*")))
     second.process.send_signal(signal.SIGKILL)
     second.process.wait(60)
     assert not (killed / "run/summary.json").exists()
     run(killed, "resume=run")
+    assert answers.samefile(killed / "kept")
     for name in ("teacher.jsonl", "teacher_states.bin", "export/student.safetensors"):
         assert filecmp.cmp(killed / "run" / name, whole / "run" / name, shallow=False), name
     ended, expected = state(killed / "run", 12), state(whole / "run", 12)
