@@ -4,7 +4,8 @@ The published loop is the model card's: messages, chat template, `process_vision
 with padding, `model.generate` with do_sample, and decoding of the answers. Ours is `Scorer` in the
 mode `expected`, as `python score.py` runs it. Both read the files themselves, 32 at a time. Every
 side runs in processes of its own, one after the other and in turns, so that peak memory is its own.
-Beside our thinking mode stands `mode=levels`, one pass over words of levels, on the same files.
+Beside our thinking mode stands `mode=levels`, one pass over words of levels, on the same files, and
+a student (`--student FOLDER`) where one is given.
 
     python scripts/bench_score.py --json bench.json             # both models, both prompts
     python scripts/bench_score.py --models 39m --repeats 3
@@ -62,6 +63,7 @@ from vqr1.policy.training_prompt import trained_vision_id
 SIDES = ("published", "ours")
 PROMPTS = ("non_thinking", "thinking")
 LEVELS = "levels"
+STUDENT = "student"
 BATCH = 32
 MOST_TOKENS = 256
 EXACTLY = {"non_thinking": 12, "thinking": 64}
@@ -82,6 +84,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
     parser.add_argument(
         "--json", type=target(own_json("bench_score")), help="file for every metric"
+    )
+    parser.add_argument(
+        "--student", type=Path, help="export of a stage=distill run of the tiny model, timed too"
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -178,10 +183,11 @@ class OwnScorer:
         self, config: ModelConfig, prompt: PromptConfig, form: AnswerForm, exactly: int | None
     ) -> None:
         from vqr1.inference.backends.local import LocalBackend
+        from vqr1.inference.backends.student import StudentBackend
         from vqr1.inference.scorer import Scorer
         from vqr1.policy.loading import load_policy
+        from vqr1.student.files import is_student
 
-        policy = load_policy(config)
         mode = checked(
             EvalModeConfig,
             {
@@ -193,12 +199,18 @@ class OwnScorer:
             },
         )
         sampling: SamplingConfig = replace(mode.sampling, max_new_tokens=exactly or MOST_TOKENS)
-        if exactly is not None:
-            policy.processor.tokenizer = EndlessTokenizer(
-                policy.processor.tokenizer, policy.family.end_of_turn
-            )
+        backend: LocalBackend | StudentBackend
+        if is_student(config):
+            backend = StudentBackend(config)
+        else:
+            policy = load_policy(config)
+            if exactly is not None:
+                policy.processor.tokenizer = EndlessTokenizer(
+                    policy.processor.tokenizer, policy.family.end_of_turn
+                )
+            backend = LocalBackend(policy, config)
         self._scorer = Scorer(
-            LocalBackend(policy, config),
+            backend,
             prompt,
             form,
             replace(mode, sampling=sampling),
@@ -268,13 +280,17 @@ def compare(options: argparse.Namespace, model: str, prompt: str, work: Path) ->
     if prompt == "thinking":
         result[LEVELS] = measure(options, {**task, "prompt": LEVELS, "side": "ours"})
         result["levels_times_faster"] = ours["median"] / result[LEVELS]["median"]
+    if prompt == "thinking" and model == "tiny" and options.student is not None:
+        student = {**task, "folder": str(options.student), "side": "ours"}
+        result[STUDENT] = measure(options, student)
+        result["student_times_faster"] = ours["median"] / result[STUDENT]["median"]
     return result
 
 
 def show(name: str, result: dict[str, Any]) -> None:
     """Prints one line a side."""
     print(name)
-    for side in (*SIDES, LEVELS):
+    for side in (*SIDES, LEVELS, STUDENT):
         if side not in result:
             continue
         metrics = result[side]
@@ -290,6 +306,10 @@ def show(name: str, result: dict[str, Any]) -> None:
     if LEVELS in result:
         print(
             f"  mode=levels is {result['levels_times_faster']:.1f} x faster than ours", flush=True
+        )
+    if STUDENT in result:
+        print(
+            f"  the student is {result['student_times_faster']:.1f} x faster than ours", flush=True
         )
 
 

@@ -16,6 +16,7 @@ FLOORS = {
     "distributed": 1.5,
     "data": 2, "rewards": 2, "tracking": 2,
     "policy": 3,
+    "student": 3.5,
     "rollout": 4,
     "inference": 4.5,
     "planning": 4.7, "doctor": 4.8,

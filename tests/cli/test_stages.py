@@ -258,7 +258,7 @@ def test_a_link_that_fails_stops_the_chain(
     (tmp_path / "calls").write_text("")
     command = (sys.executable, "-c", program)
     monkeypatch.setattr("vqr1.cli.train.COMMAND", command)
-    arguments = ("chain=[sft,grpo]", "prompt=non_thinking", "run_dir=c")
+    arguments = ("chain=[sft,grpo,distill]", "prompt=non_thinking", "run_dir=c")
     failed = run(main, *arguments)
     folder = tmp_path / "c"
     assert failed.code == 74
@@ -272,10 +272,12 @@ def test_a_link_that_fails_stops_the_chain(
     calls = (tmp_path / "calls").read_text().splitlines()
     assert [call.split()[0] for call in calls] == [
         "prompt=non_thinking", f"resume='{folder}/1_sft'", "prompt=non_thinking",
+        "prompt=non_thinking",
     ]  # fmt: skip
     assert f"init_from='{folder}/1_sft'" in calls[2]
+    assert f"init_from='{folder}/2_grpo'" in calls[3]
     again = run(main, *arguments)
-    assert (again.code, again.out.count("has finished already")) == (0, 2)
+    assert (again.code, again.out.count("has finished already")) == (0, 3)
 
 
 @pytest.mark.slow

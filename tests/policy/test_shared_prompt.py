@@ -18,6 +18,7 @@ from vqr1.errors import ModelError
 from vqr1.policy.shared_prompt import (
     plan_micro_batches,
     response_logprobs,
+    response_states,
 )
 from vqr1.policy.unwrap import unwrap
 from vqr1.policy.vision import VisionFeatures, encode_images
@@ -76,6 +77,20 @@ def test_group_sizes(group, ragged):
 def test_one_image_one_response_of_one_token():
     tokens, mask = random_responses([[1]])
     assert_equal_paths(tiny_model(), tiny_prompts([(3, 4)], [2]), tokens, mask)
+
+
+def test_states_are_the_means_of_the_plain_passs_last_hidden_states():
+    model, prompts = tiny_model(), tiny_prompts(GRIDS, TEXTS)
+    tokens, mask = random_responses([[4, 0, 1], [5, 5, 5], [2, 2, 8], [1, 1, 1]])
+    seen = []
+    norm = unwrap(model).model.language_model.norm
+    with norm.register_forward_hook(lambda *given: seen.append(given[2])):
+        plain_logprobs(model, prompts, tokens, mask)
+    hidden = seen[0][:, -mask.shape[2] :].unflatten(0, mask.shape[:2])
+    counts = mask.sum(dim=2, keepdim=True)
+    expected = (hidden * mask[..., None]).sum(dim=2) / counts.clamp(min=1)
+    found = response_states(model, prompts, tokens, mask, encode_images(model, prompts))
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_temperature_divides_the_logits():

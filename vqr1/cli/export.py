@@ -14,6 +14,7 @@ from vqr1.data.image_record import copy_record
 from vqr1.errors import ConfigError, DataError, ModelError, first_line
 from vqr1.policy.export import write_checkpoint, written_aside
 from vqr1.program import name_of
+from vqr1.student.files import is_student_folder
 from vqr1.training.model_card import read_run_config, write_model_card
 
 EXPORT_FOLDER = "export"
@@ -50,16 +51,25 @@ def export(config: ExportConfig, composed: DictConfig) -> None:
             _copy_export(run_dir, folder)
         else:
             _from_checkpoint(run_dir, config.checkpoint, folder)
-        write_model_card(
-            folder,
-            run_dir,
-            title=config.title,
-            license=config.license,
-            with_metrics=config.checkpoint != "last",
-        )
+        _write_card(config, folder, run_dir)
     if config.push is not None:
         sys.stdout.write(f"{_push(output, config.push, config.private)}\n")
     sys.stdout.write(f"{output}\n")
+
+
+def _write_card(config: ExportConfig, folder: Path, run_dir: Path) -> None:
+    if is_student_folder(folder):
+        from vqr1.training.student_card import write_student_card
+
+        write_student_card(folder, run_dir, title=config.title, license=config.license)
+        return
+    write_model_card(
+        folder,
+        run_dir,
+        title=config.title,
+        license=config.license,
+        with_metrics=config.checkpoint != "last",
+    )
 
 
 def _run_directory(run: str, config: ExportConfig) -> Path:
@@ -100,6 +110,11 @@ def _from_checkpoint(run_dir: Path, name: str, folder: Path) -> None:
         raise DataError(
             f"checkpoint={name}: there is no {KINDS[name]}_<step>.ckpt in {run_dir / 'checkpoints'}"
             + ("; no validation has chosen one yet: give checkpoint=last" if other else "")
+        )
+    if is_student_folder(run_dir / EXPORT_FOLDER):
+        raise DataError(
+            f"checkpoint={name}: {run_dir} has trained a student, whose checkpoints are not "
+            "exported one by one; leave checkpoint=null for its last step"
         )
     model = validate(ModelConfig, read_run_config(run_dir).get("model", {}))
 

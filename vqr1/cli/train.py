@@ -104,6 +104,7 @@ def check_link(overrides: list[str], before: dict[str, Any] | None) -> dict[str,
             take_initial_run(composed, overrides)
         else:
             inherit(composed, before, {key_of(override) for override in overrides})
+            composed.init_from = "the training before it"
         values = plain_values(composed)
         check(validate(TrainConfig, values))
     except ConfigError:

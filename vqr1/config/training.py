@@ -224,7 +224,6 @@ class ValidationConfig:
 
 
 Part = Literal[
-    "contrastive_stage",
     "image_editor",
     "perception_term",
     "probability_gain",
@@ -235,7 +234,6 @@ Part = Literal[
 ]
 
 PARTS: dict[Part, str] = {
-    "contrastive_stage": "a contrastive stage that trains an image encoder",
     "image_editor": "an image editor and a model that evaluates edits",
     "perception_term": "a loss term that compares the answers to an image and to a degraded copy",
     "probability_gain": "the probability of an answer without its reasoning",

@@ -19,7 +19,7 @@ import numpy as np
 
 from vqr1.evaluation.predictions import Predictions, concatenate
 from vqr1.inference.answers import read_reply
-from vqr1.inference.policy_replies import SamplingEngine, policy_replies
+from vqr1.inference.policy_replies import ReplyEngine, policy_replies
 from vqr1.inference.request import Reply, Request
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import RankingBatch
@@ -59,7 +59,7 @@ def predictions_of(batch: RankingBatch, replies: Sequence[Reply], request: Reque
 
 
 def score_batch(
-    engine: SamplingEngine,
+    engine: ReplyEngine,
     batch: RankingBatch,
     request: Request,
     vision: VisionFeatures | None = None,
@@ -89,7 +89,7 @@ def score_batches(
 
 
 def score_images(
-    engine: SamplingEngine,
+    engine: ReplyEngine,
     batches: Iterable[RankingBatch],
     *,
     request: Request,

@@ -30,11 +30,10 @@ from vqr1.config import (
 )
 from vqr1.config.folder import answer_of_prompt
 from vqr1.errors import ConfigError, DataError
-from vqr1.inference.backends.local import LocalBackend
+from vqr1.inference.backends.build import local_backend
 from vqr1.inference.images import ImageGroup, ImageSource
 from vqr1.inference.mode_checks import level_problems
 from vqr1.inference.scorer import Scorer
-from vqr1.policy.loading import load_policy
 
 Mode = Literal["expected", "greedy", "levels", "sampled"]
 
@@ -103,7 +102,8 @@ def create_metric(
     Args:
         name: a model configuration (file of `conf/model`), `-` or `_` alike: `tiny`,
             `visualquality-r1`, ... It decides image sizes, weight type and default checkpoint.
-        model: checkpoint folder or hub name in place of the configuration's own.
+        model: checkpoint folder or hub name in place of the configuration's own; a student's folder
+            (`stage=distill`) takes mode `expected` alone.
         device: where the model goes and the scores are.
         mode: `expected` and `greedy` are deterministic, `levels` is one pass over words of levels
             (`prompt="levels"`), `sampled` averages `samples` answers.
@@ -150,6 +150,6 @@ def create_metric(
             "samples": samples,
         },
     )
-    backend = LocalBackend(load_policy(config, device=device), config)
+    backend = local_backend(config, device)
     scorer = Scorer(backend, asked, form, answers, seed=seed, batch_size=batch_size)
     return QualityMetric(scorer, device)

@@ -19,13 +19,17 @@ from vqr1.inference.request import Reply, Request
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch
 from vqr1.rollout.engine import SamplingEngine as SamplingEngine
+from vqr1.rollout.engine import ScoringEngine
 from vqr1.rollout.expected import expected_answers
 from vqr1.rollout.levels import level_answers
 from vqr1.rollout.local import LocalEngine
 
+ReplyEngine = SamplingEngine | ScoringEngine
+"""Whatever replies to prompts in this process."""
+
 
 def policy_replies(
-    engine: SamplingEngine,
+    engine: ReplyEngine,
     prompts: PromptBatch,
     request: Request,
     vision: VisionFeatures | None = None,
@@ -33,11 +37,14 @@ def policy_replies(
     """Replies to B images, in the way that the request asks for.
 
     Args:
-        engine: samples the answers; a `LocalEngine` where a distribution is asked for.
+        engine: samples the answers; a `LocalEngine` where a distribution is asked for. One that
+            scores by itself is asked for nothing else.
         prompts: B prompts.
         request: what is asked.
         vision: features of the B images, if already computed.
     """
+    if isinstance(engine, ScoringEngine):
+        return [Reply((), score) for score in engine.scores(prompts)]
     if not request.expected:
         return sampled_replies(engine, prompts, request, vision)
     assert isinstance(engine, LocalEngine), "checks of the configuration refuse other engines"

@@ -259,6 +259,58 @@ def response_logprobs(
     return ResponseLogprobs(logprobs, entropy)
 
 
+@torch.no_grad()
+def response_states(
+    model: nn.Module, prompts: PromptBatch, tokens: Tensor, mask: Tensor, vision: VisionFeatures
+) -> Tensor:
+    """[B, K, H] float32 mean last hidden state over each response's tokens; 0 of an empty one.
+
+    Args:
+        model: the policy, bare or wrapped.
+        prompts: B prompts.
+        tokens: [B, K, C] int64 response tokens.
+        mask: [B, K, C] bool, True from each response's first token to its last.
+        vision: features of the B prompts' images.
+    """
+    packed = pack_prompts(model, prompts, vision)
+    tokens, mask = tokens.to(packed.embeds.device), mask.to(packed.embeds.device)
+    hidden, layout, fed = _run_responses(model, packed, tokens, response_lengths(mask))
+    rows = hidden[layout.prompt_rows :].float()
+    owners = torch.arange(fed.shape[0] * fed.shape[1], device=rows.device).view(*fed.shape[:2], 1)
+    sums = rows.new_zeros(owners.numel(), rows.shape[1])
+    sums.index_add_(0, owners.expand(fed.shape)[fed], rows)
+    return sums.view(*fed.shape[:2], -1) / fed.sum(dim=2, keepdim=True).clamp(min=1)
+
+
+def _run_responses(
+    model: nn.Module, packed: PackedPrompts, tokens: Tensor, lengths: list[list[int]]
+) -> tuple[Tensor, TreeLayout, Tensor]:
+    """The text model over A prompts and the first tokens of their responses.
+
+    Args:
+        model: the policy, bare or wrapped.
+        packed: A prompts.
+        tokens: [A, K, C] tokens.
+        lengths: [A][K] how many of each response's tokens are inputs.
+
+    Returns:
+        [L, H] hidden states, their layout, and [A, K, C] bool which tokens were inputs.
+    """
+    device = tokens.device
+    layout = TreeLayout.build(packed.lengths, lengths, device)
+    steps = torch.arange(tokens.shape[-1], device=device)
+    fed = steps < torch.tensor(lengths, device=device)[..., None]
+    following = torch.tensor(packed.next_positions, device=device)[:, None, None]
+    positions = (following + steps).expand(fed.shape)[fed]
+    hidden = run_packed(
+        model,
+        torch.cat([packed.embeds, family_of(model).embed(parts_of(model), tokens[fed])]),
+        torch.cat([packed.positions, positions.expand(len(packed.positions), -1)], dim=1),
+        layout,
+    )
+    return hidden, layout, fed
+
+
 def _mask_places(mask: Tensor, active: list[int]) -> Tensor:
     """Flat places in [B, K, C] of the tokens of `active` prompts: first tokens, then the rest.
 
@@ -280,22 +332,10 @@ def _packed_logprobs(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities (and entropies) of A prompts' tokens: all first tokens, then the rest."""
     parts = parts_of(model)
-    device = tokens.device
+    counts = torch.tensor(lengths, device=tokens.device)
     # The last token of a response predicts nothing that is asked for, so it is not an input.
-    layout = TreeLayout.build(
-        packed.lengths, [[max(n - 1, 0) for n in group] for group in lengths], device
-    )
-    counts = torch.tensor(lengths, device=device)
-    steps = torch.arange(tokens.shape[-1] - 1, device=device)
-    fed = steps < counts[..., None] - 1
-    following = torch.tensor(packed.next_positions, device=device)[:, None, None]
-    positions = (following + steps).expand(fed.shape)[fed]
-    inputs = tokens[..., :-1][fed]
-    hidden = run_packed(
-        model,
-        torch.cat([packed.embeds, family_of(model).embed(parts, inputs)]),
-        torch.cat([packed.positions, positions.expand(len(packed.positions), -1)], dim=1),
-        layout,
+    hidden, layout, fed = _run_responses(
+        model, packed, tokens[..., :-1], [[max(n - 1, 0) for n in group] for group in lengths]
     )
     logprobs_of = partial(
         target_logprobs, parts.head, temperature=temperature, with_entropy=with_entropy

@@ -5,7 +5,7 @@ The training step, validation and scoring know this protocol only.
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from torch import nn
 
@@ -39,6 +39,23 @@ class SamplingEngine(Protocol):
         Returns:
             B x K responses.
         """
+        ...
+
+
+@runtime_checkable
+class ScoringEngine(Protocol):
+    """Scores images without an answer."""
+
+    def scores(self, prompts: PromptBatch) -> list[float]:
+        """The score of each of B prompts' images, on the scale of the answer form."""
+        ...
+
+    def synchronise(self) -> None:
+        """See `RolloutEngine.synchronise`."""
+        ...
+
+    def with_model(self, model: nn.Module) -> Self:
+        """See `RolloutEngine.with_model`."""
         ...
 
 

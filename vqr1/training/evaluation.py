@@ -7,14 +7,14 @@ from vqr1.distributed.collectives import get_rank, get_world_size
 from vqr1.distributed.stop_requests import Looks, StopRequests
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.protocol import score_batch, score_batches
-from vqr1.inference.policy_replies import SamplingEngine
+from vqr1.inference.policy_replies import ReplyEngine
 from vqr1.inference.request import Request
 from vqr1.progress import progress_bar
 from vqr1.training.validation import in_table_order
 
 
 def evaluate_test(
-    engine: SamplingEngine,
+    engine: ReplyEngine,
     data: RankingDataModule,
     request: Request,
     batch_size: int,

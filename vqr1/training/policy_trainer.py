@@ -22,10 +22,8 @@ from vqr1.evaluation.predictions import Predictions, with_pairs
 from vqr1.evaluation.preferences import stated_pairs
 from vqr1.evaluation.question_metrics import Row
 from vqr1.iqa.answers import AnswerForm, form_after
-from vqr1.policy.export import export_checkpoint
 from vqr1.policy.finite import non_finite_weights
 from vqr1.policy.loading import Policy
-from vqr1.policy.training_prompt import vision_id_of, write_training_prompt
 from vqr1.rewards import WeightedRewards
 from vqr1.tracking import RunLog
 from vqr1.training.build import (
@@ -96,9 +94,13 @@ class PolicyTrainer:
         validator = Validator(self.engine, self.modes, self.metrics, self.pairs)
         self.module = stage.build(
             StageParts(
-                config, policy, data, rewards, self.engine, validator, answer, steps, vision_cache
+                config, policy, data, rewards, self.engine, validator, answer, steps,
+                vision_cache, run_log.run_dir, stops,
             )
-        )
+        )  # fmt: skip
+        # What is trained may be another model than the one that the run begins with.
+        self.policy = self.module.policy
+        self.chooses_best = stage.chooses_best
         interval = validation_interval(config, stage.updates_per_batch(config))
         self.checkpoints = RunCheckpoints(
             config.callbacks.checkpoint,
@@ -127,12 +129,12 @@ class PolicyTrainer:
     @property
     def best_step(self) -> int | None:
         """Step that validation found best; None where no validation chose."""
-        return self.checkpoints.best_step
+        return self.checkpoints.best_step if self.chooses_best else None
 
     @property
     def best_metrics(self) -> dict[str, float]:
         """Defined validation metrics of that step, by logged name."""
-        return dict(self.checkpoints.best_metrics)
+        return dict(self.checkpoints.best_metrics) if self.chooses_best else {}
 
     def fit(self, checkpoint: Path | None) -> None:
         """Ask the policy as loaded, and train to the last step; its full weights are then here.
@@ -152,7 +154,7 @@ class PolicyTrainer:
         """Take the weights that validation found best; their step, None where it chose none."""
         self.checkpoints.forget_damaged_best()
         best = self.checkpoints.best_path
-        if best is None:
+        if best is None or not self.chooses_best:
             return None
         self.module.load_state_dict(read_checkpoint(best)["state_dict"])
         return step_of(best)
@@ -163,7 +165,7 @@ class PolicyTrainer:
             return
         self.policy = load_trained_policy(self.config)
         self.module.unshard(self.policy)
-        self.engine = self.engine.with_model(self.policy.model)
+        self.module.engine = self.module.engine.with_model(self.policy.model)
 
     def evaluate_average(self, step: int) -> Predictions | None:
         """Evaluate and export the average of the weights after `step`; None without one."""
@@ -188,10 +190,7 @@ class PolicyTrainer:
                 f"{broken[0]} first"
             )
         if get_rank() == 0:
-            export_checkpoint(self.policy, folder)
-            prompt = self.config.prompt
-            vision_id = vision_id_of(prompt, self.config.model)
-            write_training_prompt(folder, vision_id, prompt.images, prompt.system)
+            self.module.export(folder, self.config)
         return folder
 
     def evaluate(self, when: str, step: int, kind: str = POLICY) -> Predictions | None:
@@ -212,12 +211,15 @@ class PolicyTrainer:
         kept = read_predictions(self.folder, step, kind) if get_rank() == 0 else None
         if broadcast_from_rank0(lambda: kept is not None):
             return None if kept is None else with_pairs(kept, self.pairs)
+        engine, modes = (
+            (self.module.engine, self.module.validator.modes) if step else (self.engine, self.modes)
+        )
         self.policy.model.to(self.device)
-        self.engine.synchronise()
+        engine.synchronise()
         predictions = evaluate_test(
-            self.engine,
+            engine,
             self.data,
-            self.modes.primary,
+            modes.primary,
             validation.batch_size,
             when,
             self.stops,

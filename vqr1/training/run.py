@@ -33,7 +33,6 @@ from vqr1.training.build import check_engine, load_trained_policy
 from vqr1.training.command import RunCommand
 from vqr1.training.description import describe
 from vqr1.training.faults import machine_faults
-from vqr1.training.model_card import write_model_card
 from vqr1.training.opening import log_configuration, open_data, open_log, total_steps
 from vqr1.training.policy_trainer import PolicyTrainer
 from vqr1.training.report import log_result, print_report, summary_values
@@ -117,7 +116,7 @@ def _open_and_train(
             result = replace(result, trained_on=trained_test_images(data, run.run_dir))
         add_to_exports(run.run_dir)
         run_log.summary(summary_values(result, seconds, run_log))
-        write_model_card(result.checkpoint, run_log.run_dir)
+        stage.write_card(result.checkpoint, run_log.run_dir)
     run.finish()
     print_report(console, result, seconds, run_log)
     return result.headline

@@ -17,7 +17,7 @@ from vqr1.evaluation.metrics import METRICS, Metric, watched
 from vqr1.evaluation.predictions import Predictions, concatenate, with_pairs
 from vqr1.evaluation.protocol import score_images
 from vqr1.evaluation.summary import Summary, summarise
-from vqr1.inference.policy_replies import SamplingEngine
+from vqr1.inference.policy_replies import ReplyEngine
 from vqr1.inference.request import Request
 from vqr1.iqa.answers import AnswerForm
 from vqr1.iqa.preferences import StatedPairs
@@ -70,7 +70,7 @@ class Validator:
 
     def __init__(
         self,
-        engine: SamplingEngine,
+        engine: ReplyEngine,
         modes: ValidationModes,
         metrics: Sequence[Metric] = METRICS,
         pairs: Mapping[str, StatedPairs] | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from vqr1.config import AnyBackend, HardwareConfig, ModelConfig, ServerConfig, VllmBackendConfig
 from vqr1.data.prompts import ResizeRule
@@ -45,9 +46,6 @@ def _local(model: ModelConfig, hardware: HardwareConfig, local_rank: int) -> Bac
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from vqr1.inference.backends.local import LocalBackend
-    from vqr1.policy.loading import load_policy
-
     gpu = hardware.accelerator == "gpu"
     if gpu and not torch.cuda.is_available():
         raise ConfigError(
@@ -59,7 +57,30 @@ def _local(model: ModelConfig, hardware: HardwareConfig, local_rank: int) -> Bac
         # The tiny policy loads in a blink; larger ones keep their bar.
         disable_progress_bar()
     device = f"cuda:{local_rank}" if gpu else "cpu"
-    return LocalBackend(load_policy(model, attention=hardware.attention, device=device), model)
+    return local_backend(model, device, hardware.attention)
+
+
+def local_backend(model: ModelConfig, device: Any = "cpu", attention: str = "sdpa") -> Backend:
+    """A model in this process: a policy, or a student where `model.path` is one.
+
+    Args:
+        model: checkpoint and image sizes.
+        device: where it goes.
+        attention: see `load_policy`.
+
+    Raises:
+        ConfigError: image sizes that contradict each other.
+        ModelError: the checkpoint cannot be loaded.
+    """
+    from vqr1.inference.backends.local import LocalBackend
+    from vqr1.policy.loading import load_policy
+    from vqr1.student.files import is_student
+
+    if is_student(model):
+        from vqr1.inference.backends.student import StudentBackend
+
+        return StudentBackend(model, device)
+    return LocalBackend(load_policy(model, attention=attention, device=device), model)
 
 
 def build_resize_rule(backend: AnyBackend, model: ModelConfig) -> ResizeRule:
@@ -72,9 +93,13 @@ def build_resize_rule(backend: AnyBackend, model: ModelConfig) -> ResizeRule:
     from vqr1.policy.checkpoint_config import load_family
     from vqr1.policy.loading import load_processor
     from vqr1.policy.prompts import resize_rule, served_resize_rule
+    from vqr1.student.files import is_student
+    from vqr1.student.folder import load_resize_rule
 
     if isinstance(backend, ServerConfig):
         return served_resize_rule(model)
+    if model.path is not None and is_student(model):
+        return load_resize_rule(model.path)
     # A checkpoint that is not there is reported by what every command needs of it first.
     reader = load_processor(model).image_processor
     return resize_rule(load_family(model), reader, model.min_pixels, model.max_pixels)

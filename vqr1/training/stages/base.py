@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqr1.config import TrainConfig
 from vqr1.config.targets import build_target
 from vqr1.config.training import StageConfig
+from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import ConfigError
 from vqr1.rewards import WeightedRewards
 
@@ -42,6 +44,8 @@ class StageParts:
         answer: how a response is written and read, without what the chat template writes of it.
         total_steps: optimiser steps in all.
         vision_cache: keeps features of a tower that does not change; None keeps none.
+        run_dir: the run's folder.
+        stops: asked for a stop after every batch of what a stage does before its steps.
     """
 
     config: TrainConfig
@@ -53,6 +57,8 @@ class StageParts:
     answer: AnswerForm
     total_steps: int
     vision_cache: VisionCache | None
+    run_dir: Path
+    stops: StopRequests
 
 
 class Stage(ABC):
@@ -86,6 +92,17 @@ class Stage(ABC):
     def callbacks(self, config: TrainConfig) -> list[L.Callback]:
         """Callbacks beside those of every run."""
         return []
+
+    @property
+    def chooses_best(self) -> bool:
+        """Whether the step that validation finds best is exported; False: the last one."""
+        return True
+
+    def write_card(self, folder: Path, run_dir: Path) -> None:
+        """Write the model card of the run's export."""
+        from vqr1.training.model_card import write_model_card
+
+        write_model_card(folder, run_dir)
 
     def described(self, config: TrainConfig) -> str:
         """What a step does with its images, as a run prints it after their number."""

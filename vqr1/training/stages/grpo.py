@@ -58,6 +58,8 @@ class GrpoModule(StageModule):
 
     last_step: RankingStep | None
 
+    engine: RolloutEngine
+
     def __init__(
         self,
         policy: Policy,

@@ -14,18 +14,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from vqr1.config import TrainConfig
 from vqr1.distributed.sharding import Replicated, Sharding
+from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, vision_trains
 from vqr1.policy.reference import Reference
+from vqr1.policy.training_prompt import vision_id_of, write_training_prompt
 from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
 from vqr1.records import RankingBatch
-from vqr1.rollout.engine import RolloutEngine
+from vqr1.rollout.engine import RolloutEngine, ScoringEngine
 from vqr1.training.schedule import adamw
 from vqr1.training.step import StepRecord, UpdateSettings
 from vqr1.training.validation import Validator
@@ -36,7 +40,7 @@ class StageModule(L.LightningModule):
 
     Args:
         policy: the model to train.
-        engine: samples responses from `policy.model`.
+        engine: samples responses from `policy.model`, or scores by it.
         validator: evaluates validation batches.
         settings: the optimiser steps' settings.
         vision_cache: keeps the features of the tower that does not change: the policy's where it is
@@ -48,7 +52,7 @@ class StageModule(L.LightningModule):
     def __init__(
         self,
         policy: Policy,
-        engine: RolloutEngine,
+        engine: RolloutEngine | ScoringEngine,
         validator: Validator,
         settings: UpdateSettings,
         vision_cache: VisionCache | None = None,
@@ -145,6 +149,18 @@ class StageModule(L.LightningModule):
         optimizer.step()
         schedule.step()
         return grad_norm
+
+    def export(self, folder: Path, config: TrainConfig) -> None:
+        """Write what was trained.
+
+        Args:
+            folder: made, or replaced as a whole once all is written.
+            config: of the run.
+        """
+        export_checkpoint(self.policy, folder)
+        prompt = config.prompt
+        vision_id = vision_id_of(prompt, config.model)
+        write_training_prompt(folder, vision_id, prompt.images, prompt.system)
 
     def on_validation_epoch_start(self) -> None:
         """Put the weights together: processes may evaluate different numbers of images."""

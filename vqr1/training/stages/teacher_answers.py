@@ -1,0 +1,234 @@
+"""What a teacher states of the training and validation images: sampled answers, scores, states.
+
+Two files in the run's folder grow batch by batch, so that a killed run resumes where it was:
+`teacher.jsonl`, whose first line holds what decides the answers and each other line one image, and
+`teacher_states.bin`, the mean last hidden states of the answers (float32). No MOS is in them.
+
+Not here: what a student learns of them (`distill.py`).
+
+Shape legend: B images of a batch, K answers each, H hidden size of the teacher's language model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vqr1.data.labels import Split
+from vqr1.distributed.stop_requests import StopRequests
+from vqr1.durable import CommittedFile, committed_mark
+from vqr1.errors import ConfigError
+from vqr1.iqa.answers import AnswerForm
+from vqr1.policy.shared_prompt import plan_micro_batches, response_states
+from vqr1.policy.vision import encode_images
+from vqr1.progress import progress_bar
+from vqr1.records import RankingBatch
+from vqr1.training.stages.base import StageParts
+
+FILE = "teacher.jsonl"
+STATES = "teacher_states.bin"
+LEAST_SCORED = 0.5
+"""Share of the training images that a teacher has to score."""
+
+Row = tuple[str, int]
+"""Data set and row of its label table."""
+
+
+@dataclass(frozen=True)
+class TeacherAnswers:
+    """What a teacher states, by image.
+
+    Attributes:
+        scores: mean of the valid scores; images without one are not in it.
+        states: [K, H] float32 mean hidden states of the answers.
+    """
+
+    scores: Mapping[Row, float]
+    states: Mapping[Row, Tensor]
+
+    def known(self, batch: RankingBatch) -> list[int]:
+        """Places in a batch of the images that have a score."""
+        return [b for b, row in enumerate(rows_of(batch)) if row in self.scores]
+
+    def targets(self, rows: Sequence[Row]) -> Tensor:
+        """[B] float32 scores of images that have one."""
+        return torch.tensor([self.scores[row] for row in rows], dtype=torch.float32)
+
+
+def rows_of(batch: RankingBatch) -> list[Row]:
+    """By what the images of a batch are known here."""
+    return [(batch.dataset, int(row)) for row in batch.index.tolist()]
+
+
+def teacher_answers(parts: StageParts, samples: int) -> TeacherAnswers:
+    """Ask the policy that a run begins with of all training and validation images, once.
+
+    Args:
+        parts: of the run.
+        samples: K.
+
+    Raises:
+        ConfigError: fewer than half of the training images got a score.
+        Interrupted: a stop was asked for; what has been answered is kept.
+    """
+    writer = _Writer(parts, samples)
+    with closing(writer):
+        writer.ask()
+    found = _read(parts.run_dir)
+    train = [
+        (name, int(row))
+        for name, labelled in parts.data.sets.items()
+        for row in labelled.rows("train").index
+    ]
+    scored = sum(row in found.scores for row in train)
+    if scored < LEAST_SCORED * len(train) or len({found.scores.get(row) for row in train}) < 3:
+        raise ConfigError(
+            [
+                f"stage=distill, answer: the teacher's answers state a score of {scored} of the "
+                f"{len(train)} training images in this answer form; take a teacher that was "
+                "trained with it, or choose its prompt= and answer="
+            ]
+        )
+    return found
+
+
+class _Writer:
+    """Asks for what the files lack."""
+
+    def __init__(self, parts: StageParts, samples: int) -> None:
+        self._parts, self._samples = parts, samples
+        self._stops: StopRequests = parts.stops
+        settings = _settings(parts, samples)
+        if _first_line(parts.run_dir / FILE) != settings:
+            for name in (FILE, STATES):
+                for file in (parts.run_dir / name, committed_mark(parts.run_dir / name)):
+                    file.unlink(missing_ok=True)
+        self._lines = CommittedFile(parts.run_dir / FILE)
+        self._states = CommittedFile(parts.run_dir / STATES)
+        if not self._lines.size:
+            self._lines.append((json.dumps(settings) + "\n").encode())
+        self._done = {(line["dataset"], line["row"]) for line in _image_lines(parts.run_dir)}
+
+    def close(self) -> None:
+        """Close the files."""
+        self._lines.close()
+        self._states.close()
+
+    def ask(self) -> None:
+        """Answer batch after batch; a batch is written as a whole."""
+        validation = self._parts.config.validation
+        data = self._parts.data
+        splits: tuple[tuple[Split, int | None], ...] = (
+            ("train", None),
+            ("val", validation.max_images),
+        )
+        total = sum(len(s.rows(n, most)) for n, most in splits for s in data.sets.values())
+        with progress_bar("images, the teacher's answers", total, shown=True) as advance:
+            for split, most in splits:
+                loader = data.eval_dataloader(split, most, validation.batch_size)
+                for batch in loader:
+                    if not set(rows_of(batch)) <= self._done:
+                        self._stops.check()
+                        self._answer(batch)
+                    advance(len(batch))
+
+    def _answer(self, batch: RankingBatch) -> None:
+        parts, model = self._parts, self._parts.policy.model
+        prompts = batch.prompts.to(next(model.parameters()).device)
+        sampling = parts.config.rollout.sampling.ending_with(parts.answer.closing)
+        with torch.no_grad():
+            vision = encode_images(model, prompts)
+        rollout = parts.engine.sample(
+            prompts,
+            group_size=self._samples,
+            sampling=sampling,
+            seed=parts.config.seed,
+            vision=vision,
+        )
+        mask = rollout.mask
+        states = None
+        for part in plan_micro_batches(prompts, mask, parts.config.hardware.micro_batch_tokens):
+            chosen = prompts.select(part.start, part.stop)
+            found = response_states(
+                model, chosen, rollout.tokens[part], mask[part],
+                vision.select(part.start, part.stop),
+            ).cpu()  # fmt: skip
+            if states is None:
+                states = torch.zeros(*mask.shape[:2], found.shape[-1])
+            states[part] = found
+        if states is None:
+            states = torch.zeros(*mask.shape[:2], 1)
+        first = self._states.size
+        self._states.append(states.numpy().tobytes())
+        step = states[0].numel() * 4
+        lines = [
+            {
+                "dataset": name,
+                "row": row,
+                "image": batch.names[b],
+                "texts": rollout.texts[b],
+                "scores": _scores(rollout.texts[b], parts.answer),
+                "states": [first + b * step, *states[b].shape],
+            }
+            for b, (name, row) in enumerate(rows_of(batch))
+        ]
+        self._lines.append("".join(json.dumps(line) + "\n" for line in lines).encode())
+        self._done |= set(rows_of(batch))
+
+
+def _settings(parts: StageParts, samples: int) -> dict[str, Any]:
+    """What decides a teacher's answers, as plain values."""
+    config = parts.config
+    plain = {
+        "teacher": parts.policy.source,
+        "samples": samples,
+        "seed": config.seed,
+        "prompt": config.prompt.text,
+        "sampling": repr(config.rollout.sampling),
+        # A form without a representation of its own has its place in memory there.
+        "form": re.sub(r" at 0x[0-9a-f]+", "", repr(parts.answer)),
+    }
+    found: dict[str, Any] = json.loads(json.dumps(plain))
+    return found
+
+
+def _scores(texts: Sequence[str], form: AnswerForm) -> list[float | None]:
+    return [form.parse(text).score for text in texts]
+
+
+def _first_line(file: Path) -> Any:
+    if not file.is_file() or not committed_mark(file).is_file():
+        return None
+    with file.open(encoding="utf-8") as lines:
+        first = lines.readline()
+    return json.loads(first) if first.endswith("\n") else None
+
+
+def _image_lines(run_dir: Path) -> list[dict[str, Any]]:
+    lines = (run_dir / FILE).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[1:]]
+
+
+def _read(run_dir: Path) -> TeacherAnswers:
+    scores: dict[Row, float] = {}
+    states: dict[Row, Tensor] = {}
+    raw = np.fromfile(run_dir / STATES, dtype=np.float32)
+    for line in _image_lines(run_dir):
+        row = (str(line["dataset"]), int(line["row"]))
+        valid = [score for score in line["scores"] if score is not None]
+        if valid:
+            scores[row] = math.fsum(valid) / len(valid)
+        place, count, width = line["states"]
+        values = raw[place // 4 : place // 4 + count * width]
+        states[row] = torch.from_numpy(values.reshape(count, width).copy())
+    return TeacherAnswers(scores, states)
