@@ -234,6 +234,15 @@ def test_mos_from_labels(tmp_path: Path) -> None:
     assert set(found.datasets) == {"livec"}
 
 
+def test_rows_of_several_sets_are_those_of_their_own_tables(tmp_path: Path) -> None:
+    path = tmp_path / "both.csv"
+    path.write_text("dataset,image,score\nx,a.png,1\ny,b.png,2\ny,a.png,3\n")
+    found = read_predictions(path, labels={"x": labels(["a.png"]), "y": labels(["a.png", "b.png"])})
+    assert list(zip(found.datasets, found.images, found.index.tolist(), strict=True)) == [
+        ("x", "a.png", 0), ("y", "b.png", 1), ("y", "a.png", 0),
+    ]  # fmt: skip
+
+
 def test_only_the_evaluated_labels_need_predictions(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_text("image,score\nd,4\nb,2\na,1\n")

@@ -133,3 +133,17 @@ def test_a_held_run_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(RunLock, "acquire", lambda self: False)
     with pytest.raises(ConfigError, match="another process is working on this run"):
         RunLock(tmp_path).__enter__()
+
+
+def test_keys_that_came_later_have_their_value_in_records_of_mixtures_too() -> None:
+    def record(**pairs: str | None) -> dict[str, object]:
+        return {
+            "dataset": {"parts": {"kadid": {"root": "k", **({"pairs": pairs} if pairs else {})}}}
+        }
+
+    assert changed_keys(record(), {**record(file=None), "target": "mos"}) == []
+    changed = changed_keys(record(), {**record(fit="bradley_terry"), "target": "pairs"})
+    assert changed == [
+        'dataset.parts.kadid.pairs.fit: "thurstone" -> "bradley_terry"',
+        'target: "mos" -> "pairs"',
+    ]

@@ -47,6 +47,10 @@ from vqr1.config.model import (
     SamplingConfig,
     placeholder_problem,
 )
+from vqr1.config.pairs import (
+    PairsConfig,
+    Target,
+)
 from vqr1.config.scoring import (
     ComparisonConfig,
     ScoreConfig,
@@ -104,6 +108,7 @@ __all__ = [
     "MixtureConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "PairsConfig",
     "PredictionColumns",
     "PromptConfig",
     "ReferencePlace",
@@ -116,6 +121,7 @@ __all__ = [
     "ServerConfig",
     "SplitConfig",
     "SweepConfig",
+    "Target",
     "TrainConfig",
     "VllmBackendConfig",
     "WatchConfig",

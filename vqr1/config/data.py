@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
 from vqr1.config.affects import Affects
-from vqr1.config.types import STRICT_KEYS, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from vqr1.config.pairs import PairsConfig
+from vqr1.config.types import (
+    STRICT_KEYS,
+    Column,
+    Fraction,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -34,10 +43,6 @@ class SplitConfig:
     those that an evaluated model was trained on. `report` counts them beside the metrics;
     `exclude` takes the image of the earlier split (train, val, test) out, and of an evaluation
     those trained on; `refuse` stops before the first step; `ignore` makes no hashes."""
-
-
-Column = NonNegativeInt | str
-"""A column of a user's own table: its name in the header, or its number, the first being 0."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -95,6 +100,8 @@ class DatasetConfig:
     """csv only: the columns, and the table's form."""
     select: str | None = None
     """jsonl only: take the lines with this `dataset_name` from a file that holds several sets."""
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    """A file of preferences between pairs of the images, beside the labels or in place of them."""
     mos_scale: Literal["minmax", "published"] = "minmax"
     """MOS that rewards see: `minmax` is linear to [1, 5] over the whole set, as in the
     published training files; `published` leaves them as they are (higher is better either way)."""

@@ -6,7 +6,8 @@ something unknown, and cannot be continued with the key's present value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vqr1.config.renamed import renamed_keys
@@ -39,9 +40,36 @@ EARLIER: dict[str, Any] = {
     "dataset.columns.decimal": None,
     "dataset.columns.sheet": None,
     "dataset.columns.name_pattern": None,
+    "target": "mos",
+    "dataset.pairs.file": None,
+    "dataset.pairs.first": "first",
+    "dataset.pairs.second": "second",
+    "dataset.pairs.preference": "preference",
+    "dataset.pairs.codes": None,
+    "dataset.pairs.words": None,
+    "dataset.pairs.votes": None,
+    "dataset.pairs.equal_votes": None,
+    "dataset.pairs.name_pattern": None,
+    "dataset.pairs.tie_threshold": 0,
+    "dataset.pairs.human_ties": "half",
+    "dataset.pairs.fit": "thurstone",
+    "dataset.pairs.header": None,
+    "dataset.pairs.separator": None,
+    "dataset.pairs.decimal": None,
+    "dataset.pairs.sheet": None,
 }
 """By dotted key, the value in every record that lacks it. Requests to a server lacked sampling
 fields then, so that its own defaults held: `backend.unsupported` is not listed."""
+
+
+_PART = re.compile(r"dataset\.parts\.[^.]+\.")
+"""Before a key of a set in a mixture."""
+
+
+def earlier_values(keys: Iterable[str]) -> dict[str, Any]:
+    """Those of some keys that earlier records lack, with their value in them; also of mixtures."""
+    found = {key: _PART.sub("dataset.", key) for key in keys}
+    return {key: EARLIER[plain] for key, plain in found.items() if plain in EARLIER}
 
 
 def completed(record: Mapping[str, Any]) -> dict[str, Any]:

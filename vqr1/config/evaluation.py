@@ -15,6 +15,7 @@ from vqr1.config.data import AnyDataset, LoaderConfig
 from vqr1.config.machine import HardwareConfig, LoggerConfig
 from vqr1.config.metrics import OwnMetrics
 from vqr1.config.model import ModelConfig, PromptConfig, SamplingConfig
+from vqr1.config.pairs import Target
 from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveInt, Seed
 
 Perturbation = Literal["flip", "crop", "resize", "jpeg"]
@@ -132,6 +133,8 @@ class EvalConfig:
     labels: Literal["file", "dataset"] = "file"
     """With `predictions`: MOS come from the file's own column, or from `split` of
     `dataset`, matched by image name (its images need not be there)."""
+    target: Target = "mos"
+    """`pairs`: how well the scores order the pairs of `dataset.pairs` too, beside MOS."""
     compare: list[str] | None = None
     """Run directories (or predictions files) of the same images to compare, or one sweep's folder,
     whose settings are compared: nothing is scored."""

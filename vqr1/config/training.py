@@ -14,6 +14,7 @@ from vqr1.config.data import AnyDataset, LoaderConfig
 from vqr1.config.machine import HardwareConfig, LoggerConfig
 from vqr1.config.metrics import OwnMetrics
 from vqr1.config.model import ModelConfig, PromptConfig, RolloutConfig
+from vqr1.config.pairs import Target
 from vqr1.config.sweep import SweepConfig
 from vqr1.config.targets import arguments_apart
 from vqr1.config.types import (
@@ -276,6 +277,9 @@ class TrainConfig:
     loader: LoaderConfig
     grpo: GrpoConfig
     validation: ValidationConfig
+    target: Target = "mos"
+    """What rewards compare answers with: the MOS of the images, or stated preferences between them
+    (`dataset.pairs`); rewards that need a number for each image get scores fitted to the pairs."""
     sweep: Annotated[SweepConfig, Affects.NOTHING]
     max_steps: PositiveInt | None
     """Optimiser steps in all; null: `max_epochs` decides."""

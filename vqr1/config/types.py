@@ -12,6 +12,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Column = NonNegativeInt | str
+"""A column of a user's own table: its name in the header, or its number, the first being 0."""
 
 ARGUMENTS = "arguments"
 """Field of the arguments that the schema does not type (`vqr1.config.targets.arguments_apart`)."""

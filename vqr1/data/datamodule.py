@@ -12,16 +12,17 @@ import logging
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
 import torch.distributed
 
-from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig
+from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig, Target
 from vqr1.data.cache import ImageCache
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import Split
+from vqr1.data.pair_training import TrainingPairs, training_pairs
 from vqr1.data.prompts import ImageSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler, RankingPlan
 from vqr1.data.ranking_images import RankingImages, RankingLoader, SetImages
@@ -42,6 +43,9 @@ class RankingDataModule(lightning.LightningDataModule):
         val_max_images: at most this many validation images of each set; None uses all.
         val_batch_size: images evaluated together; the training batch's number if not given.
         sets: the sets of `dataset`, where they are opened already (`open_sets`).
+        target: training draws images by their MOS' sets alone, or so that they have pairs.
+        pool: images of a step that are compared, where pairs are: all, those of a process, or a
+            number.
     """
 
     def __init__(
@@ -53,9 +57,14 @@ class RankingDataModule(lightning.LightningDataModule):
         val_max_images: int | None = None,
         val_batch_size: int | None = None,
         sets: dict[str, LabelledSet] | None = None,
+        target: Target = "mos",
+        pool: Literal["global", "rank"] | int = "global",
     ) -> None:
         super().__init__()
         self._opened = sets
+        self._target = target
+        sizes = {"global": None, "rank": loader.batch_size}
+        self._pool = pool if isinstance(pool, int) else sizes[pool]
         self._val_batch_size = val_batch_size
         self._val_max_images = val_max_images
         self._dataset = dataset
@@ -80,6 +89,26 @@ class RankingDataModule(lightning.LightningDataModule):
             DataError: labels or images are not as their format states.
         """
         return open_sets(self._dataset) if self._opened is None else self._opened
+
+    @cached_property
+    def training_pairs(self) -> dict[str, TrainingPairs]:
+        """By set, the pairs that are learnt from; empty where MOS are.
+
+        Raises:
+            ConfigError: sets without a file of pairs.
+            DataError: a set without a pair of training images.
+        """
+        if self._target == "mos":
+            return {}
+        found, problems = {}, []
+        for name, labelled in self.sets.items():
+            try:
+                found[name] = training_pairs(labelled)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return found
 
     @cached_property
     def _bad(self) -> dict[str, torch.Tensor]:
@@ -152,8 +181,11 @@ class RankingDataModule(lightning.LightningDataModule):
         Raises:
             DataError: a set has no training images.
         """
+        pairs = self.training_pairs
         parts = {
-            name: SetImages(labelled, labelled.rows("train"), self._bad[name])
+            name: SetImages(labelled, pairs[name].rows, self._bad[name], pairs[name].scores)
+            if name in pairs
+            else SetImages(labelled, labelled.rows("train"), self._bad[name])
             for name, labelled in self.sets.items()
         }
         for name, part in parts.items():
@@ -271,6 +303,8 @@ class RankingDataModule(lightning.LightningDataModule):
             world_size,
             weights,
             self._loader.last_batch,
+            {name: pairs.graph for name, pairs in self.training_pairs.items()},
+            self._pool,
         )
         for name, size in sizes.items():
             if size < plan.global_batch:

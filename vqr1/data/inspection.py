@@ -28,6 +28,7 @@ from vqr1.data.labels import label_format
 from vqr1.data.split_duplicates import pairs_between_contents
 from vqr1.data.splits import SPLITS, hash_order
 from vqr1.errors import DataError
+from vqr1.iqa.preferences import StatedPairs, count_triples, groups_of
 from vqr1.outputs import check_file, check_records, own_png, png_metadata
 
 SHOWN = 10
@@ -93,6 +94,13 @@ def histogram_lines(scores: Sequence[float] | np.ndarray) -> list[str]:
         f"{low:10.3f} to {high:9.3f} {'#' * round(count * scale):<{BAR_WIDTH}} {count}"
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
+
+
+def cycle_words(pairs: StatedPairs) -> str:
+    """How consistent the statements are, and whether they connect all images of pairs."""
+    triples, groups = count_triples(pairs), int(groups_of(pairs)[1].max(initial=0)) + 1
+    found = triples.reason or f"{triples.cyclic} of {triples.complete} triples are cycles"
+    return f"{found}; {groups} group{'s' * (groups != 1)} of connected images"
 
 
 def sheet_of(labelled: LabelledSet, columns: int, rows: int) -> list[Tile]:
@@ -162,6 +170,8 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
         f"published scores: {'LOWER' if turned else 'higher'} is better"
         + (", turned here so that higher is better" if turned else "")
     )
+    if labelled.pairs is not None:
+        console.print(f"pairs: {labelled.pairs}; {cycle_words(labelled.pairs.stated)}")
     for line in histogram_lines(labelled.table["mos"].to_numpy()):
         console.print(line, highlight=False)
     console.print(split_table(labelled))

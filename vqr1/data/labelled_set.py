@@ -18,9 +18,11 @@ import numpy as np
 import pandas as pd
 
 from vqr1.config import DatasetConfig
+from vqr1.data.fitted_scores import with_fitted_scores, with_groups
 from vqr1.data.image_index import ImageIndex
 from vqr1.data.labels import LabelFormat, Split, label_format, load_labels
 from vqr1.data.location import set_folder
+from vqr1.data.preference_file import SetPairs, read_pairs
 from vqr1.data.splits import assign_splits, draw_subset
 from vqr1.errors import ConfigError, DataError
 
@@ -48,6 +50,7 @@ class LabelledSet:
             writes it, which differs from `image` where letter case or folder do on this disk).
         bad_images: `name: problem` of the images excluded because they are missing or empty.
         form: which form of label files the set's folder has, in words.
+        pairs: preferences between pairs of the images; None where the set has none.
     """
 
     name: str
@@ -58,6 +61,7 @@ class LabelledSet:
     table: pd.DataFrame
     bad_images: tuple[str, ...] = ()
     form: str = ""
+    pairs: SetPairs | None = None
 
     @property
     def skipped(self) -> int:
@@ -94,13 +98,17 @@ class LabelledSet:
         Args:
             max_val_images: validation images that are used at most.
         """
-        rows = self.table[["image", "mos_scaled", "split"]]
+        # Fitted scores follow from the pairs, to the last digits of a machine's own arithmetic.
+        scores = ["mos_scaled"] if label_format(self.config.name, self.key).scored else []
+        rows = self.table[["image", *scores, "split"]]
         found = hashlib.sha256(pd.util.hash_pandas_object(rows, index=True).to_numpy().tobytes())
         limits: dict[Split, int | None] = {"train": None, "val": max_val_images, "test": None}
         for split, limit in limits.items():
             used = self.rows(split, limit).index
             if len(used) < (self.table["split"] == split).sum():
                 found.update(f"{split}:{used.tolist()}".encode())
+        if self.pairs is not None:
+            found.update(self.pairs.stated.digest().encode())
         return found.hexdigest()
 
     def image_digests(self) -> dict[str, str]:
@@ -150,7 +158,19 @@ def open_dataset(
     image_root = _image_root(config, declared, root, key)
     table, bad_images = _with_found_images(labels, image_root, declared, config, key)
     name, form = name or config.name, str(labels.attrs["form"])
-    return LabelledSet(name, config, key, declared.title, image_root, table, bad_images, form)
+    pairs = _pairs(config, root, key, labels, table)
+    return LabelledSet(
+        name, config, key, declared.title, image_root, table, bad_images, form, pairs
+    )
+
+
+def _pairs(
+    config: DatasetConfig, root: Path, key: str, labels: pd.DataFrame, table: pd.DataFrame
+) -> SetPairs | None:
+    """The pairs by row of the images that were found."""
+    path_of = dict(zip(table["label_name"], table["image"], strict=True))
+    names = labels["label_name"].tolist()
+    return read_pairs(config, root, key, names, [path_of.get(name) for name in names])
 
 
 def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
@@ -176,10 +196,16 @@ def read_labels(config: DatasetConfig, root: Path, key: str) -> pd.DataFrame:
         lower_is_better=config.lower_is_better,
         columns=config.columns,
         select=config.select,
+        config=config,
     )
+    declared = label_format(config.name, key)
+    if not declared.scored and config.split.by == "reference":
+        labels = with_groups(labels, config, root, key)
     labels["split"] = assign_splits(labels, config.split, root, key)
     labels["label_name"] = labels["image"]
-    labels["std_mos"] = labels["std"] * label_format(config.name, key).std_unit
+    if not declared.scored:
+        labels = with_fitted_scores(labels, config, root, key)
+    labels["std_mos"] = labels["std"] * declared.std_unit
     return labels
 
 

@@ -13,7 +13,9 @@ Rules, for sets of n_s images, B images per process and W processes (global batc
 3. Without weights an epoch is one pass over every set. With weights an epoch has as many batches
    as without; set s supplies a share w_s / sum(w) of them (largest remainders, at least one), and
    continues in the next epoch where it stopped, so that each set is still used evenly.
-4. Sets alternate evenly: batch j of the c_s batches of set s comes at time (j + 1/2) / c_s of the
+4. Where pairs are learnt from (`graphs`), a pass is made of steps of images that have pairs among
+   them (`pair_batches.py`), in place of a permutation.
+5. Sets alternate evenly: batch j of the c_s batches of set s comes at time (j + 1/2) / c_s of the
    epoch; ties are broken by a draw for each epoch.
 
 All draws are SHA-256 of seed and position: the same on every machine and library version.
@@ -23,11 +25,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch.utils.data import Sampler
 
+from vqr1.data.pair_batches import PairGraph, linked_steps
 from vqr1.data.splits import split_counts
 from vqr1.errors import ConfigError
 
@@ -61,6 +64,8 @@ class RankingPlan:
         weights: w_s, relative shares of the batches; None: in proportion to the sets' own numbers
             of batches.
         last_batch: what happens to the last, smaller batch of a pass.
+        graphs: by set, the stated pairs of its images, where pairs are learnt from.
+        pool: images that are compared with each other, where pairs are; None: all of a step.
     """
 
     seed: int
@@ -69,6 +74,8 @@ class RankingPlan:
     world_size: int = 1
     weights: Mapping[str, float] | None = None
     last_batch: LastBatch = "drop"
+    graphs: Mapping[str, PairGraph] = field(default_factory=dict)
+    pool: int | None = None
 
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes.values()) < 1:
@@ -122,6 +129,8 @@ class RankingPlan:
         order = permutation(self.sizes[dataset], self.seed, dataset, pass_number)
         size = min(self.global_batch, len(order))
         steps = self.pass_batches(dataset)
+        if dataset in self.graphs:
+            return linked_steps(self.graphs[dataset], order, steps, size, self.pool or size)
         return [
             [order[i % len(order)] for i in range(step * size, (step + 1) * size)]
             for step in range(steps)
@@ -248,6 +257,8 @@ class RankingBatchSampler(Sampler[BatchPlan]):
                 for name, size in plan.sizes.items()
                 if size < plan.global_batch
             },
+            **{f"pairs of {name}": graph.digest() for name, graph in plan.graphs.items()},
+            **({"images compared": plan.pool} if plan.graphs and plan.pool else {}),
         }
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
@@ -41,9 +42,13 @@ class SetImages:
         labelled: the set.
         rows: the rows of its table to draw from, under their numbers.
         bad: [rows of the whole table] uint8 in shared memory, 1 where an image did not decode.
+        scores: [rows] scores on [1, 5] in place of the MOS.
     """
 
-    def __init__(self, labelled: LabelledSet, rows: pd.DataFrame, bad: Tensor) -> None:
+    def __init__(
+        self, labelled: LabelledSet, rows: pd.DataFrame, bad: Tensor,
+        scores: npt.ArrayLike | None = None,
+    ) -> None:  # fmt: skip
         self.name = labelled.name
         self.key = labelled.key
         self.root = labelled.image_root
@@ -52,7 +57,8 @@ class SetImages:
         self.max_bad = labelled.config.max_bad_share * (len(labelled.table) + labelled.skipped)
         self.skipped = labelled.skipped
         self.images: list[tuple[str, ...]] = [(image,) for image in rows["image"].tolist()]
-        self.mos = torch.tensor(rows["mos_scaled"].to_numpy(), dtype=torch.float32)
+        mos = rows["mos_scaled"].to_numpy() if scores is None else scores
+        self.mos = torch.tensor(mos, dtype=torch.float32)
         self.std = torch.tensor(rows["std_scaled"].to_numpy(), dtype=torch.float32)
         self.references = [_name(value) for value in rows["reference"]]
         self.distortions = [_name(value) for value in rows["distortion"]]

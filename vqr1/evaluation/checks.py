@@ -49,6 +49,7 @@ def check_evaluation(config: EvalConfig) -> None:
         )
     if len(set(config.statistics.curves)) < len(config.statistics.curves):
         problems.append(f"statistics.curves={config.statistics.curves}: name each curve once")
+    problems += _target_problems(config)
     if config.metrics:
         problems += _metric_problems(config)
     if problems:
@@ -72,12 +73,29 @@ def _consistency_problems(config: EvalConfig, scores: bool) -> list[str]:
     return []
 
 
+def _target_problems(config: EvalConfig) -> list[str]:
+    """Why pairs cannot be evaluated, in at most one line."""
+    if config.target == "mos":
+        return []
+    if config.compare is not None:
+        return [
+            "target=pairs, compare: finished evaluations are compared by MOS; evaluate each with "
+            "target=pairs"
+        ]
+    if config.predictions is not None and config.labels == "file":
+        return [
+            "target=pairs, labels=file: pairs are those of a data set; set labels=dataset, dataset "
+            "and dataset.pairs.file"
+        ]
+    return []
+
+
 def _metric_problems(config: EvalConfig) -> list[str]:
     """Why metrics of the user's own cannot be computed."""
     from vqr1.evaluation.metrics import metrics_of
 
     try:
-        metrics_of(config.metrics)
+        metrics_of(config.metrics, config.target)
     except ConfigError as error:
         return error.problems
     return []

@@ -21,6 +21,7 @@ import pandas as pd
 
 from vqr1.config import DatasetConfig, MixtureConfig, SplitConfig
 from vqr1.data.labelled_set import LabelledSet, read_labels
+from vqr1.data.labels import label_format
 from vqr1.data.location import set_folder
 from vqr1.errors import DataError
 from vqr1.evaluation.predictions import Predictions
@@ -103,6 +104,17 @@ def label_tables(
         keys = ", ".join(f"{key}.split" for _, key in sets.values())
         raise DataError(f"{keys}: no {split} images")
     return tables
+
+
+def fitted_note(dataset: DatasetConfig | MixtureConfig, name: str) -> str | None:
+    """What a reader must know of the MOS of a set of pairs only; None for any other set."""
+    config = dataset.parts.get(name) if isinstance(dataset, MixtureConfig) else dataset
+    if config is None or label_format(config.name).scored:
+        return None
+    return (
+        f"the MOS are scores fitted to the pairs within the evaluated split "
+        f"({config.pairs.fit.replace('_', '-')}); correlations are with these"
+    )
 
 
 def _label_table(config: DatasetConfig, key: str, split: EvalSplit) -> pd.DataFrame:

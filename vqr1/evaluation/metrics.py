@@ -18,10 +18,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vqr1.config import Target
 from vqr1.config.metrics import HEADLINE as HEADLINE
 from vqr1.config.metrics import MetricConfig
 from vqr1.errors import ConfigError
-from vqr1.iqa.bootstrap import Interval, Statistic, bootstrap_draws, interval_of_draws
+from vqr1.iqa.bootstrap import (
+    Interval,
+    Statistic,
+    Units,
+    bootstrap_draws,
+    interval_of_draws,
+    resample_counts,
+)
 from vqr1.iqa.correlation import (
     FloatArray,
     MetricValue,
@@ -34,6 +42,7 @@ from vqr1.iqa.correlation import (
     srcc_value,
 )
 from vqr1.iqa.logistic import Curve, LogisticFit
+from vqr1.iqa.preferences import StatedPairs, pair_credits
 
 
 @dataclass(frozen=True)
@@ -45,11 +54,13 @@ class MetricInputs:
         mos: [n] float64 MOS, finite, higher is better.
         mos_std: [n] float64 standard deviation of the single ratings on the scale of `mos`; NaN
             where the set has none.
+        pairs: stated preferences between the n images; None where they are not evaluated.
     """
 
     scores: FloatArray
     mos: FloatArray
     mos_std: FloatArray
+    pairs: StatedPairs | None = None
 
     @classmethod
     def of(cls, scores: FloatArray, mos: FloatArray, std: FloatArray | None = None) -> MetricInputs:
@@ -161,6 +172,55 @@ class FittedMetric:
     averageable: bool = True
 
 
+class PreferenceMetric(Metric):
+    """Accuracy over stated pairs (`vqr1.iqa.preferences`); it looks at no MOS.
+
+    A draw takes images: a pair counts as often as both of its images are drawn, product by product.
+    """
+
+    def value(self, inputs: MetricInputs) -> MetricValue:
+        """The accuracy in [0, 1], or the reason why there is none."""
+        if inputs.pairs is None or not len(inputs.pairs):
+            return MetricValue(math.nan, "no stated pair of two scored images")
+        credit, counted = pair_credits(_differences(inputs), inputs.pairs)
+        if not counted.any():
+            return MetricValue(math.nan, "no stated pair has a majority")
+        return MetricValue(float(credit[counted].mean()))
+
+    def draws(
+        self,
+        inputs: MetricInputs,
+        count: int,
+        seed: int,
+        clusters: Sequence[object] | None = None,
+    ) -> FloatArray:
+        """[D] the accuracy in bootstrap draws of images or references."""
+        if self.value(inputs).reason or inputs.pairs is None:
+            return np.full(count, np.nan)
+        credit, counted = pair_credits(_differences(inputs), inputs.pairs)
+        i, j = inputs.pairs.first[counted], inputs.pairs.second[counted]
+        found = []
+        for block in resample_counts(Units.of(len(inputs.scores), clusters), count, seed):
+            for drawn in block:
+                weights = drawn[i] * drawn[j]
+                total = weights.sum()
+                found.append(float(weights @ credit[counted] / total) if total else math.nan)
+        return np.asarray(found, dtype=np.float64)
+
+
+def _differences(inputs: MetricInputs) -> FloatArray:
+    """[m] score_i - score_j of each stated pair."""
+    assert inputs.pairs is not None
+    return inputs.scores[inputs.pairs.first] - inputs.scores[inputs.pairs.second]
+
+
+_NO_PAIRS = MetricValue(math.nan, "it compares images in stated pairs")
+
+PREFERENCE_ACCURACY = PreferenceMetric(
+    "preference_accuracy", "pair accuracy", lambda scores, mos: _NO_PAIRS, lambda *_: math.nan
+)
+"""The metric that `target=pairs` adds."""
+
 METRICS = (
     Metric("srcc", "SRCC", srcc_value, srcc, by_group=True),
     Metric("krcc", "KRCC", krcc_value, krcc, by_group=True, watched=False),
@@ -237,18 +297,19 @@ def higher_is_better(logged: str, metrics: Sequence[Metric] = METRICS) -> bool:
     return found is None or found.higher_is_better
 
 
-def metrics_of(chosen: Mapping[str, MetricConfig]) -> tuple[Metric, ...]:
+def metrics_of(chosen: Mapping[str, MetricConfig], target: Target = "mos") -> tuple[Metric, ...]:
     """The entries of this file and those of a configuration.
 
     Args:
         chosen: by name, the group `metrics`.
+        target: `pairs` adds the accuracy over stated pairs.
 
     Raises:
         ConfigError: a name that is taken, or a function that does not exist.
     """
     own, problems = [], []
     for name, config in chosen.items():
-        if name in labels():
+        if name in (*labels(), PREFERENCE_ACCURACY.name):
             problems.append(f"metrics.{name}: there is a metric of this name; choose another")
             continue
         try:
@@ -257,7 +318,7 @@ def metrics_of(chosen: Mapping[str, MetricConfig]) -> tuple[Metric, ...]:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return (*METRICS, *own)
+    return (*METRICS, *([PREFERENCE_ACCURACY] if target == "pairs" else []), *own)
 
 
 def _own(name: str, config: MetricConfig) -> Metric:

@@ -354,7 +354,8 @@ def _labelled(
     matched = everything.iloc[[rows[key] for key in found]]
     return replace(
         predictions,
-        index=np.array([rows[key] for key in found], dtype=np.int64),
+        # Of each set by itself: the tables keep their own numbers.
+        index=matched.index.to_numpy(dtype=np.int64),
         mos=matched["mos"].to_numpy(dtype=np.float64),
         references=_names(matched["reference"]),
         distortions=_names(matched["distortion"]),

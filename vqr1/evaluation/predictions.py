@@ -14,7 +14,7 @@ Shape legend: n images, S answers an image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from vqr1.iqa.bootstrap import MIN_UNITS
 from vqr1.iqa.correlation import FloatArray
+from vqr1.iqa.preferences import StatedPairs
 
 T = TypeVar("T")
 BoolArray = npt.NDArray[np.bool_]
@@ -52,6 +53,8 @@ class Predictions:
             over which the expectation is not taken; NaN where unknown, and in other modes.
         std: [n] float64 standard deviation of the single ratings on the scale of `mos`, NaN where
             unknown.
+        pairs: by data set, stated preferences between images of its label table, by `index`; empty
+            where pairs are not evaluated.
     """
 
     images: tuple[str, ...]
@@ -66,6 +69,7 @@ class Predictions:
     distortions: tuple[str | None, ...] = ()
     lost: FloatArray = field(default_factory=lambda: np.empty(0))
     std: FloatArray = field(default_factory=lambda: np.empty(0))
+    pairs: Mapping[str, StatedPairs] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -133,10 +137,30 @@ class Predictions:
         names = np.asarray(self.datasets, dtype=object)
         return {name: self.rows(names == name) for name in dict.fromkeys(self.datasets)}
 
+    def row_pairs(self) -> StatedPairs | None:
+        """The stated pairs among the rows of ONE set, by row; None where the set has none."""
+        stated = self.pairs.get(self.datasets[0]) if self.datasets else None
+        if stated is None:
+            return None
+        table = int(max(self.index.max(initial=0), stated.second.max(initial=0))) + 1
+        places = np.full(table, -1, dtype=np.int64)
+        places[self.index] = np.arange(len(self))
+        return stated.renumbered(places)
+
     def clusters(self) -> tuple[str, ...] | None:
         """The n reference labels if every image has one and some share one, else None."""
         known = tuple(name for name in self.references if name is not None)
         return known if len(set(known)) < len(known) == len(self) else None
+
+
+def with_pairs(predictions: Predictions, pairs: Mapping[str, StatedPairs]) -> Predictions:
+    """Predictions whose pairs are evaluated too.
+
+    Args:
+        predictions: of any sets; `index` is the row in the set's label table.
+        pairs: by data set, by row of that table.
+    """
+    return replace(predictions, pairs=pairs)
 
 
 def bootstrap_clusters(
@@ -187,4 +211,5 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         distortions=tuple(name for part in parts for name in part.distortions),
         lost=np.concatenate([part.lost for part in parts]),
         std=np.concatenate([part.std for part in parts]),
+        pairs={name: pairs for part in parts for name, pairs in part.pairs.items()},
     )

@@ -35,6 +35,12 @@ def metric_values(evaluation: Evaluation) -> dict[str, float]:
             values[f"{prefix}/references_excluded"] = float(metrics.per_reference.excluded)
         if metrics.trained_on is not None:
             values[f"{prefix}/trained_on"] = float(metrics.trained_on.trained)
+        if metrics.preferences is not None:
+            values[f"{prefix}/pairs"] = float(metrics.preferences.pairs)
+            if metrics.preferences.likelihood is not None:
+                likelihood = metrics.preferences.likelihood.published
+                values[f"{prefix}/pair_log_likelihood"] = likelihood
+            values[f"{prefix}/pair_cycles"] = float(metrics.preferences.cycles)
     means = evaluation.means
     if means is not None:
         values |= {f"eval/mean/{name}": m.value for name, m in means.plain.items()}
@@ -99,6 +105,7 @@ def summary_values(
                 "invalid_rate": finite(metrics.invalid_rate),
                 "per_reference": _reference_summary(metrics.per_reference),
                 "trained_on": None if metrics.trained_on is None else metrics.trained_on.values(),
+                **({} if metrics.preferences is None else {"pairs": metrics.preferences.values()}),
                 "warnings": list(metrics.warnings),
             }
             for metrics in evaluation.sets
@@ -175,6 +182,7 @@ def _set_values(evaluation: Evaluation, metrics: SetMetrics) -> dict[str, Any]:
                 for part in metrics.calibration.bins
             ],
         },
+        **({} if metrics.preferences is None else {"pairs": metrics.preferences.values()}),
         "warnings": list(metrics.warnings),
     }
 

@@ -20,6 +20,7 @@ from vqr1.config import ReportConfig
 from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.plots import mean_plot, set_plots
 from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.preferences import preference_tables
 from vqr1.evaluation.published_report import published_tables
 from vqr1.evaluation.report import (
     Evaluation,
@@ -41,6 +42,7 @@ def all_tables(evaluation: Evaluation, published: bool) -> list[Table]:
     """Every table of the report, the main one with all intervals."""
     return [
         main_table(evaluation, detailed=True),
+        *preference_tables(evaluation),
         *(published_tables(evaluation) if published else []),
         *distortion_tables(evaluation),
         *calibration_tables(evaluation),

@@ -35,6 +35,7 @@ from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import HEADLINE, headline, metrics_of
 from vqr1.evaluation.partial_predictions import check_settings, finished_file
 from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.preferences import preference_tables
 from vqr1.evaluation.published_report import published_tables
 from vqr1.evaluation.report import Evaluation, main_table
 from vqr1.evaluation.report_values import (
@@ -46,6 +47,7 @@ from vqr1.evaluation.report_values import (
 from vqr1.evaluation.set_metrics import SetMetrics, set_metrics
 from vqr1.evaluation.tables import to_rich
 from vqr1.inference.mode_checks import held_values
+from vqr1.iqa.preferences import StatedPairs
 from vqr1.policy.training_prompt import vision_id_note
 from vqr1.tracking import RunLog, open_run_log
 
@@ -94,7 +96,7 @@ def metric_options(config: EvalConfig) -> MetricOptions:
         statistics.bootstrap_draws,
         statistics.level,
         statistics.seed,
-        metrics_of(config.metrics),
+        metrics_of(config.metrics, config.target),
     )
 
 
@@ -172,12 +174,21 @@ def _evaluate_file(config: EvalConfig, composed: DictConfig) -> float:
     path = Path(config.predictions).expanduser()
     labels = label_tables(config.dataset, config.split) if config.labels == "dataset" else None
     predictions = read_predictions(path, config.columns, labels)
+    if labels is not None:
+        predictions = replace(predictions, pairs=_file_pairs(config, labels))
     check_settings(Path(config.run_dir), _file_settings(config, path))
     words = f"predictions from {path.name}, {predictions.samples} score(s) an image"
     if labels is not None:
         words += f", {config.split} images"
     caption = _caption(config, words)
     return _report(config, composed, predictions, caption, started, None)
+
+
+def _file_pairs(config: EvalConfig, labels: Mapping[str, pd.DataFrame]) -> dict[str, StatedPairs]:
+    """The pairs of the data sets, where they are evaluated."""
+    from vqr1.evaluation.preferences import labelled_pairs
+
+    return labelled_pairs(config.dataset, labels) if config.target == "pairs" else {}
 
 
 def _file_settings(config: EvalConfig, path: Path) -> dict[str, Any]:
@@ -209,6 +220,7 @@ def _report(
     consistency: Mapping[str, Mapping[str, Stability]] | None = None,
 ) -> float:
     """Compute, write and print everything; returns the SRCC."""
+    from vqr1.evaluation.labels import fitted_note
     from vqr1.evaluation.report_writer import write_outcome
 
     options = metric_options(config)
@@ -218,8 +230,12 @@ def _report(
         _with_facts(set_metrics(part, options), scored, name)
         for name, part in predictions.by_dataset().items()
     )
+    if scored is not None or config.labels == "dataset":
+        sets = tuple(with_warning(m, fitted_note(config.dataset, m.dataset)) for m in sets)
     evaluation = Evaluation(caption, sets, options)
     console.print(to_rich(main_table(evaluation, detailed=False)))
+    for table in preference_tables(evaluation):
+        console.print(to_rich(table))
     moved = consistency_tables(consistency or {})
     for table in moved:
         console.print(to_rich(table))

@@ -6,7 +6,7 @@ report (`run.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,8 @@ from vqr1.evaluation.partial_predictions import (
 )
 from vqr1.evaluation.planned_images import PlannedImages
 from vqr1.evaluation.prediction_file import PredictionStream, read_predictions
-from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.predictions import Predictions, with_pairs
+from vqr1.evaluation.preferences import stated_pairs
 from vqr1.evaluation.protocol import predictions_of, score_batches
 from vqr1.evaluation.trained_on import TrainedOn, TrainingImages
 from vqr1.inference.parallel import Progress as Advance
@@ -44,6 +45,7 @@ from vqr1.inference.parallel import run_in_processes
 from vqr1.inference.resume import shares
 from vqr1.inference.settings import answer_settings
 from vqr1.inference.setup import InferenceSetup
+from vqr1.iqa.preferences import StatedPairs
 from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.progress import progress_bar
 from vqr1.records import RankingBatch
@@ -95,6 +97,7 @@ def score_model(
     # Hydra names it after the time, which ranks may read at different seconds.
     run_dir = Path(broadcast_from_rank0(lambda: config.run_dir))
     images = raise_on_all_ranks(lambda: PlannedImages(config))
+    pairs = raise_on_all_ranks(lambda: _pairs(config, images))
     broadcast_from_rank0(lambda: check_settings(run_dir, _settings(config, images)))
     if info.rank == 0:
         for line in _defaults(config, composed):
@@ -105,13 +108,13 @@ def score_model(
             return None
         partials(run_dir).remove()
         console.print(f"already scored: {finished}")
-        return _scored(config, read_predictions(finished), source, run_dir, images, history)
+        return _scored(config, read_predictions(finished), source, run_dir, images, history, pairs)
     left = broadcast_from_rank0(lambda: _left(images, run_dir, console))
     _score_left(config, images, left, run_dir, info)
     if info.rank:
         return None
     merged = merge(run_dir, images.plan, f".{config.output}")
-    return _scored(config, merged, source, run_dir, images, history)
+    return _scored(config, merged, source, run_dir, images, history, pairs)
 
 
 def _score_left(
@@ -260,6 +263,11 @@ class _History:
         return cls(recorded, frozenset() if recorded is not None else trained_sets(path))
 
 
+def _pairs(config: EvalConfig, images: PlannedImages) -> dict[str, StatedPairs]:
+    """The stated pairs that are evaluated, by set."""
+    return stated_pairs(images.data.sets) if config.target == "pairs" else {}
+
+
 def _scored(
     config: EvalConfig,
     predictions: Predictions,
@@ -267,7 +275,9 @@ def _scored(
     run_dir: Path,
     images: PlannedImages,
     history: _History,
+    pairs: Mapping[str, StatedPairs],
 ) -> ScoredModel:
+    predictions = with_pairs(predictions, pairs)
     sets: dict[str, LabelledSet] = images.data.sets
 
     def image(dataset: str, row: int) -> Image.Image:

@@ -39,6 +39,7 @@ from vqr1.evaluation.predictions import (
     Predictions,
     bootstrap_clusters,
 )
+from vqr1.evaluation.preferences import PreferenceReport, preference_report
 from vqr1.evaluation.summary import scored_rows, set_seed
 from vqr1.evaluation.trained_on import TrainedOn
 from vqr1.iqa.bootstrap import Units, resample_counts
@@ -94,6 +95,7 @@ class SetMetrics:
         warnings: what a reader must know before using the metrics.
         draws: D bootstrap draws of each metric by name, for means over sets.
         trained_on: how many of the images the model was trained on; None where that is unknown.
+        preferences: of stated pairs; None where they are not evaluated.
     """
 
     dataset: str
@@ -115,6 +117,7 @@ class SetMetrics:
     warnings: tuple[str, ...]
     draws: dict[str, FloatArray] = field(repr=False)
     trained_on: TrainedOn | None = None
+    preferences: PreferenceReport | None = None
 
     @property
     def srcc(self) -> Measured:
@@ -144,7 +147,7 @@ def set_metrics(predictions: Predictions, options: MetricOptions) -> SetMetrics:
     clusters, note = bootstrap_clusters(scored, options.resample)
     units = Units.of(len(scored), clusters)
     seed = set_seed(options.seed, dataset)
-    inputs = MetricInputs(scores, scored.mos, scored.std)
+    inputs = MetricInputs(scores, scored.mos, scored.std, scored.row_pairs())
     measured, draws = _unfitted(inputs, clusters, units, seed, options)
     fits = {}
     for curve in options.curves:
@@ -171,6 +174,7 @@ def set_metrics(predictions: Predictions, options: MetricOptions) -> SetMetrics:
         calibration=calibrate(scored, scores, main_fit),
         warnings=_warnings(predictions, len(scored), measured[HEADLINE], note),
         draws=draws,
+        preferences=preference_report(predictions, options.rule),
     )
 
 

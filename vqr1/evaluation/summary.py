@@ -109,7 +109,7 @@ def summarise(
         scored, scores = scored_rows(part, rule)
         clusters, _ = bootstrap_clusters(scored)
         units.append(Units.of(len(scored), clusters).count)
-        inputs = MetricInputs(scores, scored.mos, scored.std)
+        inputs = MetricInputs(scores, scored.mos, scored.std, scored.row_pairs())
         results[dataset] = {metric.name: metric.value(inputs) for metric in metrics}
         for metric in metrics:
             drawn[metric.name].append(

@@ -126,7 +126,7 @@ class PairOutcomes:
     Attributes:
         difference: [m] mu_i - mu_j.
         variance: [m] sigma_i^2 + sigma_j^2, unscaled.
-        won: [m] 1 where i is truly better, 0 where j is.
+        won: [m] 1 where i is truly better, 0 where j is; between them where people differ.
     """
 
     difference: FloatArray
@@ -141,7 +141,7 @@ class PairOutcomes:
     def log_loss(self, std_scale: float = 1.0, gamma: float = GAMMA) -> float:
         """Mean negative log-likelihood of the true orders, in nats; log 2 is a coin's."""
         z = self.difference / np.sqrt(std_scale**2 * self.variance + gamma)
-        return float(-np.mean(log_ndtr(np.where(self.won > 0.5, z, -z))))
+        return float(-np.mean(self.won * log_ndtr(z) + (1.0 - self.won) * log_ndtr(-z)))
 
 
 def pair_outcomes(mean: FloatArray, std: FloatArray, mos: FloatArray) -> PairOutcomes:

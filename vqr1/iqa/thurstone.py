@@ -200,8 +200,8 @@ def preference_fidelity(
         variance_floor=variance_floor,
         fixed_variance=fixed_variance,
     )
-    known = torch.isfinite(preferences)
-    true = torch.where(known, preferences, torch.zeros_like(preferences))[:, None, :]
+    stated, known = _stated(scores, torch.empty(0), preferences)
+    true = stated[:, None, :]
     fidelity = (true * predicted + FIDELITY_EPSILON).sqrt() + (
         (1.0 - true) * (1.0 - predicted) + FIDELITY_EPSILON
     ).sqrt()
@@ -215,8 +215,9 @@ def probability_reward(
     *,
     gamma: float = GAMMA,
     images: Tensor | None = None,
+    preferences: Tensor | None = None,
 ) -> Tensor:
-    """Probability that the comparison comes out as the MOS state.
+    """Probability that the comparison comes out as the MOS state, or stated preferences.
 
     Args:
         scores: [B, K] scores on any common scale.
@@ -224,6 +225,7 @@ def probability_reward(
         valid: [B, K] bool; None takes every finite score as valid.
         gamma: see `comparison_probabilities`.
         images: see `mean_over_opponents`.
+        preferences: [B, B] as of `preference_fidelity`, in place of the order of the MOS.
 
     Returns:
         [B, K] in [0, 1], the type of `scores`; every pair of equal MOS gives 1/2.
@@ -231,9 +233,20 @@ def probability_reward(
     valid = torch.isfinite(scores) if valid is None else valid.bool()
     statistics = score_statistics(scores, valid)
     predicted = comparison_probabilities(scores, statistics, gamma=gamma)
-    true = true_preferences(mos.to(scores.dtype))[:, None, :]
+    stated, known = _stated(scores, mos, preferences)
+    true = stated[:, None, :]
     agreement = true * predicted + (1.0 - true) * (1.0 - predicted)
-    return mean_over_opponents(agreement, statistics, valid, images)
+    return mean_over_opponents(agreement, statistics, valid, images, known)
+
+
+def _stated(
+    scores: Tensor, mos: Tensor, preferences: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """[B, B] preferences by MOS, or as given with 0 for unknown ones; which are known, if any."""
+    if preferences is None:
+        return true_preferences(mos.to(scores.dtype)), None
+    known = torch.isfinite(preferences)
+    return torch.where(known, preferences, torch.zeros_like(preferences)), known
 
 
 def binary_reward(
@@ -242,6 +255,7 @@ def binary_reward(
     valid: Tensor | None = None,
     *,
     images: Tensor | None = None,
+    preferences: Tensor | None = None,
 ) -> Tensor:
     """Share of the other images that a response ranks on the right side of itself.
 
@@ -252,6 +266,8 @@ def binary_reward(
         mos: [B] MOS of the same data set, higher is better; only their order counts.
         valid: [B, K] bool; None takes every finite score as valid.
         images: see `mean_over_opponents`.
+        preferences: [B, B] as of `preference_fidelity`, in place of the order of the MOS; a pair
+            is in the order of its majority (above or below 1/2).
 
     Returns:
         [B, K] in [0, 1], the type of `scores`.
@@ -259,5 +275,7 @@ def binary_reward(
     valid = torch.isfinite(scores) if valid is None else valid.bool()
     statistics = score_statistics(scores, valid)
     predicted = torch.sign(scores[:, :, None] - statistics.mean[None, None, :])
-    true = torch.sign(mos[:, None] - mos[None, :])[:, None, :]
-    return mean_over_opponents((predicted == true).to(scores.dtype), statistics, valid, images)
+    stated, known = _stated(scores, mos, preferences)
+    true = torch.sign(stated - 0.5)[:, None, :]
+    right = (predicted == true).to(scores.dtype)
+    return mean_over_opponents(right, statistics, valid, images, known)

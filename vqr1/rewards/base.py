@@ -97,6 +97,9 @@ class RewardInputs:
             `scores`; NaN where one could not be read.
         columns: [B] numbers of each further label column by name, as the file has them; NaN where
             one is empty or a word.
+        preferences: [B, B] float32 in [0, 1] where pairs are learnt from (`target=pairs`): stated
+            preference for row over column, NaN where nothing is stated; None elsewhere. Rewards
+            that do not look at it rank by `mos`, which are then scores fitted to all pairs.
         own: texts, log-probabilities and label words; None for rewards that rank.
     """
 
@@ -110,6 +113,7 @@ class RewardInputs:
     lengths: Tensor | None = None
     attributes: Mapping[str, Tensor] = field(default_factory=dict)
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    preferences: Tensor | None = None
     own: OwnDetails | None = None
 
     @property

@@ -15,4 +15,10 @@ class BinaryReward:
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] in [0, 1]; 0 for invalid answers."""
-        return binary_reward(inputs.scores, inputs.mos, inputs.valid, images=inputs.images)
+        return binary_reward(
+            inputs.scores,
+            inputs.mos,
+            inputs.valid,
+            images=inputs.images,
+            preferences=inputs.preferences,
+        )

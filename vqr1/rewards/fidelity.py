@@ -1,4 +1,7 @@
-"""Fidelity reward of VisualQuality-R1: agreement of comparison probabilities with the MOS order."""
+"""Fidelity reward of VisualQuality-R1: agreement of comparison probabilities with the MOS order.
+
+Where pairs are learnt from, with the stated preferences in place of that order.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import math
 
 from torch import Tensor
 
-from vqr1.iqa.thurstone import GAMMA, fidelity_reward
+from vqr1.iqa.thurstone import GAMMA, preference_fidelity, true_preferences
 from vqr1.rewards.base import RewardInputs, check_constant
 
 
 class FidelityReward:
-    """`vqr1.iqa.thurstone.fidelity_reward` with its constants bound; all three on [1, 5], squared.
+    """`vqr1.iqa.thurstone.preference_fidelity`, its constants bound; all on [1, 5], squared.
 
     Args:
         gamma: added to the summed variances (published: 1e-6).
@@ -42,9 +45,10 @@ class FidelityReward:
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] in [0, 1.001]; 0 for invalid answers."""
-        return fidelity_reward(
+        stated = inputs.preferences
+        return preference_fidelity(
             inputs.scores,
-            inputs.mos,
+            true_preferences(inputs.mos.to(inputs.scores.dtype)) if stated is None else stated,
             inputs.valid,
             gamma=self.gamma,
             variance_floor=self.variance_floor,

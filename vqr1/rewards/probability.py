@@ -27,5 +27,10 @@ class ProbabilityReward:
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] in [0, 1]; 0 for invalid answers."""
         return probability_reward(
-            inputs.scores, inputs.mos, inputs.valid, gamma=self.gamma, images=inputs.images
+            inputs.scores,
+            inputs.mos,
+            inputs.valid,
+            gamma=self.gamma,
+            images=inputs.images,
+            preferences=inputs.preferences,
         )

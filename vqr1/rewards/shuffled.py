@@ -17,8 +17,10 @@ from vqr1.rewards.fidelity import FidelityReward
 
 
 class ShuffledFidelityReward(FidelityReward):
-    """`FidelityReward` on MOS that belong to other images."""
+    """`FidelityReward` on MOS, or stated preferences, that belong to other images."""
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] in [0, 1.001]; 0 for invalid answers."""
-        return super().__call__(replace(inputs, mos=inputs.mos.roll(1)))
+        stated = inputs.preferences
+        moved = None if stated is None else stated.roll((1, 1), (0, 1))
+        return super().__call__(replace(inputs, mos=inputs.mos.roll(1), preferences=moved))

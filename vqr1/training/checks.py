@@ -116,13 +116,19 @@ def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
             "another distribution than the policy whose gradient is taken; set it to 1 (an "
             "evaluation has mode.sampling.repetition_penalty)"
         )
+    if config.target == "pairs":
+        problems += [
+            f"target=pairs, reward.terms.{name}: it needs standard deviations of the MOS, and "
+            "pairs have none; choose another reward, or target=mos"
+            for name in rewards.needing("mos_std")
+        ]
     return problems
 
 
 def _metric_problems(config: TrainConfig) -> list[str]:
     """Why a metric cannot be computed, or cannot choose the best checkpoint."""
     try:
-        names = monitored(metrics_of(config.metrics))
+        names = monitored(metrics_of(config.metrics, config.target))
     except ConfigError as error:
         return error.problems
     checkpoint = config.callbacks.checkpoint
@@ -146,7 +152,8 @@ def check_labels(
     sets = list(sets)
     asked = config.answer.form.score_range
     problems = []
-    for labelled in sets if rewards.absolute else ():
+    # Scores fitted to pairs are on [1, 5].
+    for labelled in sets if rewards.absolute and config.target == "mos" else ():
         lowest, highest = labelled.table["mos"].min(), labelled.table["mos"].max()
         if labelled.config.mos_scale == "published" and not mos_fit(lowest, highest, asked):
             problems.append(

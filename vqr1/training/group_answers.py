@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vqr1.iqa.answers import ASKED_RANGE, Answer, ScoreRange
+from vqr1.iqa.preferences import StatedPairs
 from vqr1.records import BatchLabels, Rollout
 from vqr1.rewards import RewardInputs
 from vqr1.rewards.base import OwnDetails
@@ -139,6 +140,7 @@ def reward_inputs(
     score_range: ScoreRange = ASKED_RANGE,
     mos_range: ScoreRange = ASKED_RANGE,
     own: OwnDetails | None = None,
+    preferences: Tensor | None = None,
 ) -> RewardInputs:
     """What rewards are given of some answers, all of one data set.
 
@@ -147,6 +149,7 @@ def reward_inputs(
         score_range: scale of the scores.
         mos_range: scale of the MOS.
         own: texts and log-probabilities of this process's responses.
+        preferences: [B, B] as in `RewardInputs`.
     """
     known = bool((answers.images >= 0).all())
     return RewardInputs(
@@ -163,8 +166,15 @@ def reward_inputs(
             for name, values in answers.attributes.items()
         },
         columns=answers.columns,
+        preferences=preferences,
         own=own,
     )
+
+
+def stated_preferences(answers: GroupAnswers, pairs: StatedPairs) -> Tensor:
+    """[B, B] float32 preferences between the images of a pool; NaN where nothing is stated."""
+    block = pairs.block(answers.images.cpu().numpy())
+    return torch.from_numpy(block).to(answers.scores)
 
 
 def own_details(

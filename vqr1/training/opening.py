@@ -30,6 +30,8 @@ def open_data(config: TrainConfig, compares: bool) -> RankingDataModule:
         seed=config.seed,
         val_max_images=config.validation.max_images,
         val_batch_size=config.validation.batch_size,
+        target=config.target,
+        pool=config.grpo.pool,
     )
     data.setup("fit")
     # Making the loaders is cheap and finds what is missing: a part without images, a wrong weight.

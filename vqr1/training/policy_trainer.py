@@ -18,7 +18,8 @@ from vqr1.distributed.sharding import Replicated
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import NonFiniteError
 from vqr1.evaluation.metrics import metrics_of
-from vqr1.evaluation.predictions import Predictions
+from vqr1.evaluation.predictions import Predictions, with_pairs
+from vqr1.evaluation.preferences import stated_pairs
 from vqr1.iqa.answers import AnswerForm, form_after
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.finite import non_finite_weights
@@ -88,8 +89,9 @@ class PolicyTrainer:
         # What the template writes of a response counts as part of it.
         answer = form_after(config.answer.form, data.prompt_text)
         self.modes = _modes(config, answer)
-        self.metrics = metrics_of(config.metrics)
-        validator = Validator(self.engine, self.modes, self.metrics)
+        self.metrics = metrics_of(config.metrics, config.target)
+        self.pairs = stated_pairs(data.sets) if config.target == "pairs" else {}
+        validator = Validator(self.engine, self.modes, self.metrics, self.pairs)
         self.module = stage.build(
             StageParts(
                 config, policy, data, rewards, self.engine, validator, answer, steps, vision_cache
@@ -204,7 +206,7 @@ class PolicyTrainer:
             return None
         kept = read_predictions(self.folder, step, kind) if get_rank() == 0 else None
         if broadcast_from_rank0(lambda: kept is not None):
-            return kept
+            return None if kept is None else with_pairs(kept, self.pairs)
         self.policy.model.to(self.device)
         self.engine.synchronise()
         predictions = evaluate_test(
@@ -217,7 +219,7 @@ class PolicyTrainer:
         )
         if predictions is not None:
             write_predictions(self.folder, step, predictions, kind)
-        return predictions
+        return None if predictions is None else with_pairs(predictions, self.pairs)
 
 
 def _modes(config: TrainConfig, answer: AnswerForm) -> ValidationModes:

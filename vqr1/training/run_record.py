@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vqr1.config import TrainConfig
 from vqr1.config.affects import Affects, affects
-from vqr1.config.earlier import EARLIER
+from vqr1.config.earlier import earlier_values
 from vqr1.config.plain import flatten
 from vqr1.config.renamed import renamed_keys
 from vqr1.durable import write_file
@@ -99,7 +99,7 @@ def changed_keys(
         moved: the data may lie elsewhere, because their content is compared too.
     """
     old, new = renamed_keys(_flat(saved)), _flat(current)
-    old |= {key: value for key, value in EARLIER.items() if key in new and key not in old}
+    old = {**earlier_values(new), **old}
     return [
         f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
         for key in dict.fromkeys([*old, *new])

@@ -28,6 +28,7 @@ from vqr1.distributed.collectives import (
 )
 from vqr1.errors import ConfigError, DataError
 from vqr1.iqa.answers import ASKED_RANGE, AnswerForm, ScoreRange
+from vqr1.iqa.preferences import StatedPairs
 from vqr1.records import BatchLabels, Rollout, ScoredRollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rewards.scale import to_reward_scale
@@ -45,6 +46,7 @@ from vqr1.training.group_answers import (
     own_details,
     read_answers,
     reward_inputs,
+    stated_preferences,
 )
 
 Pool = Literal["global", "rank"] | int
@@ -102,6 +104,7 @@ def score_rollout(
     mos_range: ScoreRange = ASKED_RANGE,
     images: Tensor | None = None,
     labels: BatchLabels | None = None,
+    pairs: StatedPairs | None = None,
 ) -> tuple[ScoredRollout, dict[str, float]]:
     """Parse the answers, compare them in their pool, and reward them.
 
@@ -118,6 +121,7 @@ def score_rollout(
         images: [B] row of each image in its set's label table, by which copies of an image are
             known in all processes; None: all images differ.
         labels: what else the labels state of the images.
+        pairs: stated preferences between images of the set, by row, where they are learnt from.
 
     Returns:
         This process's B groups, and the metrics (`rollout_metrics`) of the groups of all processes.
@@ -133,16 +137,17 @@ def score_rollout(
     details = own_details(parsed, rollout, labels)
     inputs = reward_inputs(mine, answer.score_range, mos_range, details)
     own_terms = raise_on_all_ranks(lambda: own_rewards(rewards, inputs))
-    stated = mine.table()
-    gathered = all_gather_rows(torch.cat([stated, *own_terms.values()], dim=1))
-    ranks = [table[:, : stated.shape[1]] for table in gathered]
+    numbers = mine.table()
+    gathered = all_gather_rows(torch.cat([numbers, *own_terms.values()], dim=1))
+    ranks = [table[:, : numbers.shape[1]] for table in gathered]
     whole = mine.from_table(torch.cat(ranks))
     check_one_dataset(whole.dataset, dataset)
-    columns = torch.cat(gathered)[:, stated.shape[1] :].chunk(max(len(own_terms), 1), dim=1)
+    columns = torch.cat(gathered)[:, numbers.shape[1] :].chunk(max(len(own_terms), 1), dim=1)
+    pools = [mine.from_table(table) for table in pools_of(ranks, pool)]
+    stated = None if pairs is None else [stated_preferences(p, pairs) for p in pools]
     found = dict(zip(own_terms, columns, strict=False)) | _ranked(
-        [mine.from_table(table) for table in pools_of(ranks, pool)],
-        rewards, answer.score_range, mos_range,
-    )  # fmt: skip
+        pools, rewards, answer.score_range, mos_range, stated
+    )
     terms = {name: found[name] for name in rewards.terms}
     total = rewards.total(terms)
     scores = to_reward_scale(whole.scores, answer.score_range)
@@ -160,7 +165,8 @@ def score_rollout(
         advantages=advantages[own],
         has_variance=has_variance[own],
     )
-    return scored, rollout_metrics(whole, total, terms, has_variance)
+    metrics = rollout_metrics(whole, total, terms, has_variance)
+    return scored, metrics if stated is None else metrics | pair_metrics(stated)
 
 
 def check_texts(rollout: Rollout) -> None:
@@ -181,13 +187,17 @@ def _ranked(
     rewards: WeightedRewards,
     score_range: ScoreRange,
     mos_range: ScoreRange,
+    stated: Sequence[Tensor] | None,
 ) -> dict[str, Tensor]:
     """[G, K] of each term that compares images, by name."""
     if not rewards.ranks:
         return {}
+    known: Sequence[Tensor | None] = [None] * len(pools) if stated is None else stated
     parts = [
-        rewards.of_kind(reward_inputs(answers, score_range, mos_range), ranks=True)
-        for answers in pools
+        rewards.of_kind(
+            reward_inputs(answers, score_range, mos_range, preferences=preferences), ranks=True
+        )
+        for answers, preferences in zip(pools, known, strict=True)
     ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -242,6 +252,20 @@ def rollout_metrics(
     if len(std):
         metrics["score_std"] = std.mean()
     return {name: float(value) for name, value in metrics.items()}
+
+
+def pair_metrics(stated: Sequence[Tensor]) -> dict[str, float]:
+    """Metrics of a step that learns from pairs, of its pools' [B, B] stated preferences.
+
+    Returns:
+        `unpaired_rate`: images without a stated pair in their pool, which earn nothing by
+        comparison / images; `pairs_per_image`: mean stated pairs of an image in its pool.
+    """
+    partners = torch.cat([torch.isfinite(block).sum(dim=1) for block in stated]).float()
+    return {
+        "unpaired_rate": float((partners == 0).float().mean()),
+        "pairs_per_image": float(partners.mean()),
+    }
 
 
 def _zero_variance_causes(answers: GroupAnswers, has_variance: Tensor) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from vqr1.config import GrpoConfig, OptimizerConfig, ReferencePlace, SamplingConfig
 from vqr1.iqa.answers import ASKED_RANGE, AnswerForm, ScoreRange
+from vqr1.iqa.preferences import StatedPairs
 from vqr1.records import RankingBatch, ScoredRollout
 from vqr1.training.advantages import AdvantageRule
 from vqr1.training.losses import PolicyLoss
@@ -45,6 +47,7 @@ class StepSettings(UpdateSettings):
         reference: where a second set of weights lies between its passes.
         published_mos: names of the data sets whose MOS are as published, on the asked scale where
             a reward looks at more than their order.
+        pairs: by data set, the stated preferences that are learnt from; empty where MOS are.
     """
 
     grpo: GrpoConfig
@@ -56,6 +59,7 @@ class StepSettings(UpdateSettings):
     importance_cap: float | None = None
     reference: ReferencePlace = "device"
     published_mos: frozenset[str] = frozenset()
+    pairs: Mapping[str, StatedPairs] = field(default_factory=dict)
 
     def mos_range(self, dataset: str) -> ScoreRange:
         """Scale on which the MOS of a data set are."""

@@ -6,7 +6,7 @@ earns a fidelity reward of .707, and a healthy run moves it by hundredths only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,12 +14,13 @@ import numpy as np
 from vqr1.config import PromptConfig, SamplingConfig
 from vqr1.distributed.collectives import broadcast_from_rank0, gather_objects_to_rank0
 from vqr1.evaluation.metrics import METRICS, Metric, watched
-from vqr1.evaluation.predictions import Predictions, concatenate
+from vqr1.evaluation.predictions import Predictions, concatenate, with_pairs
 from vqr1.evaluation.protocol import score_images
 from vqr1.evaluation.summary import Summary, summarise
 from vqr1.inference.policy_replies import SamplingEngine
 from vqr1.inference.request import Request
 from vqr1.iqa.answers import AnswerForm
+from vqr1.iqa.preferences import StatedPairs
 from vqr1.records import RankingBatch
 
 
@@ -64,6 +65,7 @@ class Validator:
         engine: samples responses from the current policy.
         modes: how images are evaluated.
         metrics: what is computed; those that are watched are logged.
+        pairs: by data set, stated preferences, where a metric looks at them.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Validator:
         engine: SamplingEngine,
         modes: ValidationModes,
         metrics: Sequence[Metric] = METRICS,
+        pairs: Mapping[str, StatedPairs] | None = None,
     ) -> None:
         self.engine = engine
+        self.pairs = pairs or {}
         self.metrics = metrics
         self.modes = modes
         self.predictions: Predictions | None = None
@@ -99,11 +103,12 @@ class Validator:
 
     def _all_metrics(self, greedy: Predictions | None) -> dict[str, float]:
         assert self.predictions is not None
+        self.predictions = with_pairs(self.predictions, self.pairs)
         summary = summarise(self.predictions, draws=0, metrics=self.metrics)
         results = _metrics(summary, "", watched(self.metrics))
         self.reasons = _reasons(summary, "")
         if greedy is not None:
-            summary = summarise(greedy, draws=0, metrics=self.metrics)
+            summary = summarise(with_pairs(greedy, self.pairs), draws=0, metrics=self.metrics)
             results |= {
                 **{
                     f"{m.name}_greedy": summary.metrics[m.name].value for m in watched(self.metrics)

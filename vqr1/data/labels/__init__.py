@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vqr1.config import CsvColumns
+from vqr1.config import CsvColumns, DatasetConfig
 from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Split
 from vqr1.data.labels._meta import OFFICIAL, read_labels_of
 from vqr1.data.labels._table import to_table
@@ -77,6 +77,7 @@ def load_labels(
     lower_is_better: bool = False,
     columns: CsvColumns | None = None,
     select: str | None = None,
+    config: DatasetConfig | None = None,
 ) -> pd.DataFrame:
     """Read a set's label files.
 
@@ -88,6 +89,7 @@ def load_labels(
         lower_is_better: csv and jsonl only: the published score falls with quality.
         columns: csv only: column names.
         select: jsonl only: take the lines with this `dataset_name`.
+        config: pairs only: the set's configuration, for its file of pairs.
 
     Returns:
         One row an image in file order: `image` (path relative to the image folder, as the label
@@ -110,7 +112,7 @@ def load_labels(
         raise ConfigError(
             [f"{key}.lower_is_better=True: {name} labels know their direction; remove the key"]
         )
-    source = LabelSource(folder, key, label_file, columns, select)
+    source = LabelSource(folder, key, label_file, columns, select, config=config)
     rows, form = read_labels_of(declared, source)
     if form != OFFICIAL:
         logger.info("%s: label form: %s", key, form)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vqr1.config import CsvColumns
+from vqr1.config import CsvColumns, DatasetConfig
 from vqr1.errors import ConfigError, DataError
 
 Split = Literal["train", "val", "test"]
@@ -71,6 +71,7 @@ class LabelSource:
         columns: column names of a user's CSV file.
         select: `dataset_name` of the lines to take from a JSONL file that holds several sets.
         notes: what a parser recognised of a file of anyone's own, for the log.
+        config: the whole configuration of the set, where it was opened by one.
     """
 
     root: Path
@@ -79,6 +80,7 @@ class LabelSource:
     columns: CsvColumns | None = None
     select: str | None = None
     notes: list[str] = field(default_factory=list)
+    config: DatasetConfig | None = None
 
     def main_file(self, *names: str) -> Path:
         """The label file: the configured one, or the first of `names` that exists under the root.
@@ -170,6 +172,7 @@ class LabelFormat:
         std_unit: units of the published score in one unit of `LabelRow.std`, where the two are on
             different scales.
         meta: the set's CSV file of pyiqa, which may lie beside or in place of the official file.
+        scored: the labels state MOS; else they are fitted to its pairs (`dataset.pairs`).
     """
 
     name: str
@@ -182,6 +185,7 @@ class LabelFormat:
     search_subfolders: bool = False
     std_unit: float = 1.0
     meta: MetaForm | None = None
+    scored: bool = True
 
 
 def split_word(word: str, where: str) -> Split | None:

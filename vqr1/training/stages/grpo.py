@@ -166,6 +166,7 @@ class GrpoModule(StageModule):
             images=batch.index,
             mos_range=settings.mos_range(batch.dataset),
             labels=batch.labels,
+            pairs=settings.pairs.get(batch.dataset),
         )
 
     def _resampled(self, batch: RankingBatch, first: Scored) -> Scored:
@@ -312,7 +313,13 @@ class GrpoModule(StageModule):
 
 def step_settings(parts: StageParts) -> StepSettings:
     """The step's settings from the configuration."""
-    config, sets = parts.config, parts.data.sets.values()
+    config, data = parts.config, parts.data
+    pairs = {name: found.stated for name, found in data.training_pairs.items()}
+    # Scores fitted to pairs are on [1, 5].
+    published = [
+        name for name, labelled in data.sets.items()
+        if labelled.config.mos_scale == "published" and name not in pairs
+    ]  # fmt: skip
     return StepSettings(
         grpo=config.grpo,
         loss=build_loss(config.loss),
@@ -325,5 +332,6 @@ def step_settings(parts: StageParts) -> StepSettings:
         seed=config.seed,
         importance_cap=config.rollout.importance_cap,
         reference=config.hardware.reference,
-        published_mos=frozenset(s.name for s in sets if s.config.mos_scale == "published"),
+        published_mos=frozenset(published),
+        pairs=pairs,
     )
