@@ -47,6 +47,22 @@ class StageConfig:
     """The class's arguments, which it checks itself."""
 
 
+Strength = PositiveFloat | tuple[PositiveFloat, PositiveFloat]
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class PerceptionConfig:
+    """The loss term between the answers to an image and to its degraded copy."""
+
+    weight: NonNegativeFloat = 0.0
+    """gamma at the start (Q-Hawkeye: 1e-4), falling by a cosine to 0; 0 makes no copies."""
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training after which it is 0."""
+    degradation: dict[str, Strength] = field(default_factory=dict)
+    """Kinds of the copies (`vqr1.data.distortions`), one drawn for each image, with their strength,
+    or [lowest, highest] between which it is drawn."""
+
+
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class LossConfig:
     """The loss (`conf/loss`)."""
@@ -55,6 +71,8 @@ class LossConfig:
     """Class of the loss, a subclass of `vqr1.training.losses.PolicyLoss`."""
     kl_weight: NonNegativeFloat | None = None
     """Weight of the KL term to the reference; 0, or no such key, needs no reference."""
+    perception: PerceptionConfig = field(default_factory=PerceptionConfig)
+    """The term of degraded copies, added to any loss."""
     arguments: dict[str, Any]
     """The class's further arguments, which it checks itself."""
 
@@ -220,7 +238,6 @@ class ValidationConfig:
 Part = Literal[
     "contrastive_stage",
     "image_editor",
-    "perception_term",
     "probability_gain",
     "pseudo_labels",
     "score_tokens",
@@ -233,7 +250,6 @@ Part = Literal[
 PARTS: dict[Part, str] = {
     "contrastive_stage": "a contrastive stage that trains an image encoder",
     "image_editor": "an image editor and a model that evaluates edits",
-    "perception_term": "a loss term that compares the answers to an image and to a degraded copy",
     "probability_gain": "the probability of an answer without its reasoning",
     "pseudo_labels": "a round in which the model votes on pairs of images",
     "score_tokens": "tokens of its own for scores",
@@ -267,7 +283,7 @@ class TrainConfig:
     answer: AnyAnswer
     stage: Annotated[StageConfig, arguments_apart()]
     reward: RewardConfig
-    loss: Annotated[LossConfig, arguments_apart("kl_weight")]
+    loss: Annotated[LossConfig, arguments_apart("kl_weight", "perception")]
     advantage: Annotated[AdvantageConfig, arguments_apart()]
     rollout: RolloutConfig
     optimizer: OptimizerConfig

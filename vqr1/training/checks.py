@@ -19,6 +19,7 @@ from vqr1.rollout.vllm_requests import fitting_logprobs
 from vqr1.tracking.other_loggers import logger_problems
 from vqr1.training.advantages import build_advantage
 from vqr1.training.losses import build_loss
+from vqr1.training.losses.perception import perception_problems
 from vqr1.training.stages import build_stage
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
     problems = _pool_problems(config, rewards, pool, processes)
     problems += _reference_problems(config)
     problems += _part_problems(config)
+    problems += perception_problems(config.loss.perception)
     problems += _attribute_problems(config, rewards)
     problems += _engine_problems(config, rewards)
     if config.rollout.sampling.temperature == 0:
