@@ -47,10 +47,7 @@ from vqr1.config.model import (
     SamplingConfig,
     placeholder_problem,
 )
-from vqr1.config.pairs import (
-    PairsConfig,
-    Target,
-)
+from vqr1.config.pairs import PairsConfig, Target, TrainingTarget
 from vqr1.config.scoring import (
     ComparisonConfig,
     ScoreConfig,
@@ -79,6 +76,7 @@ from vqr1.config.training import (
 from vqr1.config.validation import (
     validate,
 )
+from vqr1.config.votes import VotesConfig
 
 __all__ = [
     "IMAGE_PLACEHOLDER",
@@ -125,7 +123,9 @@ __all__ = [
     "SweepConfig",
     "Target",
     "TrainConfig",
+    "TrainingTarget",
     "VllmBackendConfig",
+    "VotesConfig",
     "WatchConfig",
     "WatchdogsConfig",
     "config_dir",

@@ -12,6 +12,13 @@ from typing import Any
 
 from vqr1.config.renamed import renamed_keys
 
+COMPARE = (
+    "<image><image> You are performing an image quality assessment task. Compare the two images "
+    "and decide which one has better perceptual quality. Answer strictly with the index of the "
+    "better image: 0 if the first image is better, or 1 if the second image is better."
+)
+"""The question of a comparison that `votes.text` came with (EvoQuality)."""
+
 EARLIER: dict[str, Any] = {
     "prompt.vision_id": True,
     "perturbation": None,
@@ -47,6 +54,11 @@ EARLIER: dict[str, Any] = {
     "dataset.columns.sheet": None,
     "dataset.columns.name_pattern": None,
     "target": "mos",
+    "votes.by": "comparisons",
+    "votes.count": 32,
+    "votes.pairs_per_image": 16,
+    "votes.rounds": 1,
+    "votes.text": COMPARE,
     "dataset.pairs.file": None,
     "dataset.pairs.first": "first",
     "dataset.pairs.second": "second",

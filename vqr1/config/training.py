@@ -14,7 +14,7 @@ from vqr1.config.data import AnyDataset, LoaderConfig
 from vqr1.config.machine import HardwareConfig, LoggerConfig
 from vqr1.config.metrics import OwnMetrics
 from vqr1.config.model import ModelConfig, PromptConfig, RolloutConfig
-from vqr1.config.pairs import Target
+from vqr1.config.pairs import TrainingTarget
 from vqr1.config.sweep import SweepConfig
 from vqr1.config.targets import arguments_apart
 from vqr1.config.types import (
@@ -26,6 +26,7 @@ from vqr1.config.types import (
     PositiveInt,
     Seed,
 )
+from vqr1.config.votes import VotesConfig
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -239,7 +240,6 @@ Part = Literal[
     "contrastive_stage",
     "image_editor",
     "probability_gain",
-    "pseudo_labels",
     "score_tokens",
     "supervised_stage",
     "task_mixture",
@@ -251,7 +251,6 @@ PARTS: dict[Part, str] = {
     "contrastive_stage": "a contrastive stage that trains an image encoder",
     "image_editor": "an image editor and a model that evaluates edits",
     "probability_gain": "the probability of an answer without its reasoning",
-    "pseudo_labels": "a round in which the model votes on pairs of images",
     "score_tokens": "tokens of its own for scores",
     "supervised_stage": "a supervised stage (labels as answers)",
     "task_mixture": "several tasks in one training, each with its own prompt and rewards",
@@ -293,9 +292,11 @@ class TrainConfig:
     loader: LoaderConfig
     grpo: GrpoConfig
     validation: ValidationConfig
-    target: Target = "mos"
-    """What rewards compare answers with: the MOS of the images, or stated preferences between them
-    (`dataset.pairs`); rewards that need a number for each image get scores fitted to the pairs."""
+    target: TrainingTarget = "mos"
+    """What rewards compare answers with: the MOS of the images, stated preferences between them
+    (`pairs`: `dataset.pairs`), or the policy's own votes on pairs (`self_vote`: `votes`); rewards
+    that need a number for each image get scores fitted to the pairs."""
+    votes: VotesConfig = field(default_factory=VotesConfig)
     sweep: Annotated[SweepConfig, Affects.NOTHING]
     max_steps: PositiveInt | None
     """Optimiser steps in all; null: `max_epochs` decides."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from vqr1.config import TrainConfig
+from vqr1.config import TrainConfig, VotesConfig, placeholder_problem
 from vqr1.config.training import PARTS
 from vqr1.distributed.hardware import hardware_problems, share_of_step, share_problem, this_machine
 from vqr1.errors import ConfigError
@@ -118,12 +118,30 @@ def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
             "another distribution than the policy whose gradient is taken; set it to 1 (an "
             "evaluation has mode.sampling.repetition_penalty)"
         )
-    if config.target == "pairs":
+    if config.target != "mos":
         problems += [
-            f"target=pairs, reward.terms.{name}: it needs standard deviations of the MOS, and "
-            "pairs have none; choose another reward, or target=mos"
+            f"target={config.target}, reward.terms.{name}: it needs standard deviations of the "
+            "MOS, and pairs have none; choose another reward, or target=mos"
             for name in rewards.needing("mos_std")
         ]
+    if config.target == "self_vote" and config.votes.by == "comparisons":
+        problems += _comparison_problems(config.votes)
+    return problems
+
+
+def _comparison_problems(votes: VotesConfig) -> list[str]:
+    """Why the policy cannot be asked to compare."""
+    problems = []
+    if votes.count % 2:
+        problems.append(
+            f"votes.count={votes.count}: half of the comparisons show the images in each order; "
+            "use an even number"
+        )
+    problem = placeholder_problem(votes.text, 2)
+    if problem is not None:
+        problems.append(
+            f"votes.text: {problem.replace('prompt.images=2', 'a comparison has 2 images')}"
+        )
     return problems
 
 

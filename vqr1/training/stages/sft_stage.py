@@ -95,6 +95,11 @@ class SftStage(Stage):
     def problems(self, config: TrainConfig, rewards: WeightedRewards) -> list[str]:
         """See `Stage.problems`."""
         form, problems = config.answer.form, []
+        if config.target == "self_vote":
+            problems.append(
+                "target=self_vote, stage=sft: votes are rewards of stage=grpo; in a chain give it "
+                "to that entry (chain=[sft,'grpo target=self_vote'])"
+            )
         if self.soft and self.answers is not None:
             problems.append(
                 f"stage.target=soft_levels, stage.answers={self.answers}: soft labels come from "
