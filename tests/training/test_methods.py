@@ -24,8 +24,12 @@ from vqr1.training.checks import check_training
 METHODS = sorted(file.stem for file in (config_dir() / "method").glob("*.yaml"))
 
 
+ROUND = ("votes.rounds=1",)
+"""Of a method of several trainings, one."""
+
+
 def config_of(method: str, *overrides: str) -> TrainConfig:
-    given = [f"method={method}", "run_dir=run", "loader.batch_size=24", *overrides]
+    given = [f"method={method}", "run_dir=run", "loader.batch_size=24", *ROUND, *overrides]
     return validate(TrainConfig, plain_values(compose_config("train", given)))
 
 
@@ -38,8 +42,15 @@ TRAINABLE = [method for method in METHODS if not needs(method)]
 SMALL = (
     "loader.batch_size=8", "loader.workers=0", "grpo.group_size=3", "grpo.pool=global",
     "validation.samples=1", "validation.bootstrap_draws=20", "validation.max_images=4",
-    "rollout.sampling.max_new_tokens=32", "hardware.threads=1",
+    "rollout.sampling.max_new_tokens=32", "hardware.threads=1", *ROUND,
 )  # fmt: skip
+OWN: dict[str, tuple[str, ...]] = {
+    # The packaged policy neither compares two images nor writes a box.
+    "evoquality": (
+        "votes.by=scores", "votes.count=2", "votes.pairs_per_image=4", "prompt=thinking",
+        "rollout.sampling.max_new_tokens=48",
+    ),
+}  # fmt: skip
 
 
 def test_some_methods_train() -> None:
@@ -71,9 +82,9 @@ def test_each_method_starts_or_states_what_it_needs() -> None:
 def test_two_steps(run: Command, tmp_path: Path, method: str) -> None:  # noqa: F811
     root = write_kadid(tmp_path / "set")
     outcome = run(
-        main, f"method={method}", "dataset=kadid", f"dataset.root={root}", *SMALL, "max_steps=2",
-        "loader.batch_size=4", "validation.every_steps=2", "validation.test=false", "logger=none",
-        "run_dir=run",
+        main, f"method={method}", "dataset=kadid", f"dataset.root={root}", *SMALL,
+        *OWN.get(method, ()), "max_steps=2", "loader.batch_size=4", "validation.every_steps=2",
+        "validation.test=false", "logger=none", "run_dir=run",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     # A rollout with four updates ends with the last of them.
@@ -87,8 +98,8 @@ def test_twenty_steps_killed_resumed_to_the_same_bits_and_evaluated(
     tmp_path: Path, method: str
 ) -> None:
     arguments = (
-        f"method={method}", *SMALL, "loader.batch_size=4", "dataset.max_images=40", "max_steps=20",
-        "validation.every_steps=20",
+        f"method={method}", *SMALL, *OWN.get(method, ()), "loader.batch_size=4",
+        "dataset.max_images=40", "max_steps=20", "validation.every_steps=20",
         "callbacks.checkpoint.every_steps=4", "validation.test=false", "logger=csv", "run_dir=run",
     )  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -105,7 +116,7 @@ def test_twenty_steps_killed_resumed_to_the_same_bits_and_evaluated(
     assert ended.keys() == expected.keys()
     assert all(torch.equal(ended[name], weight) for name, weight in expected.items())
     exported = json.loads((killed / "run/summary.json").read_text())["checkpoint"]
-    config = config_of(method)
+    config = config_of(method, *OWN.get(method, ()))
     run_command(
         killed, f"model.path={exported}", f"prompt={config.prompt.name}", "dataset.max_images=6",
         "mode.samples=1", "mode.sampling.max_new_tokens=32", "logger=none", "report.plots=false",

@@ -124,14 +124,22 @@ def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
             "MOS, and pairs have none; choose another reward, or target=mos"
             for name in rewards.needing("mos_std")
         ]
-    if config.target == "self_vote" and config.votes.by == "comparisons":
-        problems += _comparison_problems(config.votes)
+    if config.target == "self_vote":
+        problems += _vote_problems(config.votes)
     return problems
 
 
-def _comparison_problems(votes: VotesConfig) -> list[str]:
-    """Why the policy cannot be asked to compare."""
+def _vote_problems(votes: VotesConfig) -> list[str]:
+    """Why the policy cannot vote as asked."""
     problems = []
+    if votes.rounds > 1:
+        problems.append(
+            f"votes.rounds={votes.rounds}: rounds are trainings one after the other, which start "
+            "processes of their own: run them without a launcher and without -m, or one by one "
+            "with votes.rounds=1 and init_from"
+        )
+    if votes.by == "scores":
+        return problems
     if votes.count % 2:
         problems.append(
             f"votes.count={votes.count}: half of the comparisons show the images in each order; "

@@ -47,6 +47,7 @@ from vqr1.policy.loading import Policy
 from vqr1.policy.prompts import PromptBuilder, load_prompts
 from vqr1.progress import progress_bar
 from vqr1.records import PromptBatch
+from vqr1.rollout.engine import SamplingEngine
 from vqr1.rollout.local import LocalEngine
 from vqr1.tracking import RunLog
 from vqr1.training.build import build_vision_cache
@@ -135,7 +136,7 @@ class _Scores:
     """K sampled scores of each image, by the prompt and the answer form of the training."""
 
     def __init__(
-        self, config: TrainConfig, prompt_text: str, labelled: LabelledSet, engine: LocalEngine
+        self, config: TrainConfig, prompt_text: str, labelled: LabelledSet, engine: SamplingEngine
     ) -> None:
         self.labelled, self.engine, self.k = labelled, engine, config.votes.count
         self.form = form_after(config.answer.form, prompt_text)
@@ -169,7 +170,7 @@ class _Scores:
 class _Comparisons:
     """K comparisons of each pair, half in each order."""
 
-    def __init__(self, config: TrainConfig, labelled: LabelledSet, engine: LocalEngine) -> None:
+    def __init__(self, config: TrainConfig, labelled: LabelledSet, engine: SamplingEngine) -> None:
         self.labelled, self.engine, self.k = labelled, engine, config.votes.count
         sampling = config.rollout.sampling
         self.sampling = replace(sampling, stop="eos") if sampling.stop == "answer" else sampling
