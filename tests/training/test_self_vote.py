@@ -23,6 +23,7 @@ from vqr1.distributed.environment import RankInfo
 from vqr1.errors import ConfigError
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rewards.build import build_rewards
+from vqr1.sweeps.chain_plan import links_of
 from vqr1.training.checks import check_training
 from vqr1.training.self_vote import _Comparisons
 
@@ -124,6 +125,9 @@ def test_rounds_are_a_chain() -> None:
     entry = "'grpo votes.rounds=1'"
     asked = ["target=self_vote", "votes.rounds=3"]
     assert with_rounds(RankInfo(), asked) == [*asked, f"chain=[{entry},{entry},{entry}]"]
+    links = links_of(with_rounds(RankInfo(), asked))
+    assert [link.name for link in links] == ["1_grpo", "2_grpo", "3_grpo"]
+    assert links[2].overrides == ("target=self_vote", "stage=grpo", "votes.rounds=1")
     assert with_rounds(RankInfo(), ["method=evoquality"])[1:] == [f"chain=[{entry},{entry}]"]
     for alone in (
         ["votes.rounds=3"], ["-m", *asked], [*asked, "resume=run"], [*asked, "chain=[grpo]"],

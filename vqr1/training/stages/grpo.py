@@ -32,7 +32,7 @@ from vqr1.training.advantages import build_advantage
 from vqr1.training.advantages.base import fields_of
 from vqr1.training.importance_sampling import importance_factors, mismatch_metrics
 from vqr1.training.losses import build_loss
-from vqr1.training.losses.averaging import token_weights
+from vqr1.training.losses.averaging import Averaging, token_weights
 from vqr1.training.losses.base import LossInputs
 from vqr1.training.losses.over_ranks import denominators_over_ranks, total_over_ranks
 from vqr1.training.losses.perception import PerceptionTerm, perception_weight
@@ -267,9 +267,18 @@ class GrpoModule(StageModule):
                 else self._encode_frozen(self.model, copies),
                 micro_batch_tokens=self.settings.micro_batch_tokens,
             ).logprobs
-        counts = denominators_over_ranks(rollout.mask)
-        weights = token_weights(rollout.mask, scored.has_variance, "token_mean", 1, counts)
+        weights = self._token_weights(scored, "token_mean")
         return PerceptionTerm(gamma, degraded, weights.to(degraded.device))
+
+    def _token_weights(self, scored: ScoredRollout, averaging: Averaging) -> Tensor:
+        """[B, K, C] weight of each token in the mean over the step of all ranks."""
+        return token_weights(
+            scored.rollout.mask,
+            scored.has_variance,
+            averaging,
+            self.settings.sampling.max_new_tokens,
+            denominators_over_ranks(scored.rollout.mask),
+        )
 
     def _iterate(
         self,
@@ -282,13 +291,7 @@ class GrpoModule(StageModule):
     ) -> tuple[LossOutput, float, Tensor]:
         """One optimiser step, its gradient added up over micro-batches of images."""
         rollout = scored.rollout
-        weights = token_weights(
-            rollout.mask,
-            scored.has_variance,
-            self.settings.loss.averaging,
-            self.settings.sampling.max_new_tokens,
-            denominators_over_ranks(rollout.mask),
-        )
+        weights = self._token_weights(scored, self.settings.loss.averaging)
         mask = rollout.mask & scored.has_variance[:, None, None]
         planned = plan_micro_batches(batch.prompts, mask, self.settings.micro_batch_tokens)
         parts = [part for part in planned if bool(mask[part].any())]
