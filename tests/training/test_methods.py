@@ -48,6 +48,7 @@ OWN: dict[str, tuple[str, ...]] = {
     # The packaged policy neither compares two images nor writes a box.
     "evoquality": (
         "votes.by=scores", "votes.count=2", "votes.pairs_per_image=4", "prompt=thinking",
+        "answer=think_answer",
         "rollout.sampling.max_new_tokens=48",
     ),
 }  # fmt: skip

@@ -111,7 +111,7 @@ def test_refused() -> None:
 
     (line,) = problems("votes.count=3")
     assert line.startswith("votes.count=3: half of the comparisons")
-    (line,) = problems("votes.text=<image> better?")
+    (line,) = problems("votes.text='<image> better?'")
     assert line.startswith("votes.text: it holds <image> 1 times")
     (line,) = problems("votes.by=scores", "votes.rounds=2")
     assert line.startswith("votes.rounds=2: rounds are trainings")
