@@ -17,7 +17,14 @@ from tests.evaluation.builders import THINKING
 from tests.support.plain_logprobs import plain_logprobs
 from tests.support.tiny_models import tiny_model, tiny_prompts
 from tests.support.tiny_tokenizer import tiny_tokenizer
-from vqr1.config import GrpoConfig, LoraConfig, OptimizerConfig, SamplingConfig
+from vqr1.config import (
+    GrpoConfig,
+    LoraConfig,
+    OptimizerConfig,
+    PerceptionConfig,
+    SamplingConfig,
+)
+from vqr1.data.degraded import degraded_prompts
 from vqr1.distributed.sharding import Replicated
 from vqr1.iqa.answers import PUBLISHED
 from vqr1.policy.loading import Policy, _add_adapters
@@ -27,6 +34,7 @@ from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
 from vqr1.training.advantages import GroupNormalised, group_advantages
 from vqr1.training.losses import GrpoLoss
+from vqr1.training.losses.perception import perception_weight
 from vqr1.training.stages.grpo import GrpoModule
 from vqr1.training.step import StepSettings, non_finite_cause, step_seed
 from vqr1.training.validation import Validator, validation_modes
@@ -110,9 +118,17 @@ def fit(module: GrpoModule, batch: RankingBatch, steps: int) -> L.Trainer:
 
 
 def plain_gradients(
-    model: Any, reference: Any, batch: RankingBatch, rollout: Rollout, factors: Any = (1.0,) * B
+    model: Any,
+    reference: Any,
+    batch: RankingBatch,
+    rollout: Rollout,
+    factors: Any = (1.0,) * B,
+    copies: tuple[float, PromptBatch] | None = None,
 ) -> None:
-    """One GRPO step as a textbook has it: every response with its own prompt and image."""
+    """One GRPO step as a textbook has it: every response with its own prompt and image.
+
+    `copies`: weight of the perception term and prompts of the degraded images.
+    """
     rewards = PatternReward()(RewardInputs(torch.zeros(B, K), *[torch.ones(B, K)] * 3))
     advantages = group_advantages(rewards)
     logprobs = plain_logprobs(model, batch.prompts, rollout.tokens, rollout.mask, temperature=0.9)
@@ -129,6 +145,12 @@ def plain_gradients(
             kl = (ref - lp).exp() - (ref - lp) - 1
             policy = -(ratio * advantages[b, k]) * factors[b]
             loss = loss + (policy + 0.3 * kl).mean() / (B * K)
+    if copies is not None:
+        gamma, prompts = copies
+        with torch.no_grad():
+            seen = plain_logprobs(model, prompts, rollout.tokens, rollout.mask, temperature=0.9)
+        gap = (seen.logprobs - logprobs.logprobs)[:-1][rollout.mask[:-1]]
+        loss = loss - gamma * (gap.exp() - gap - 1).sum() / rollout.mask.sum()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
 
@@ -190,6 +212,41 @@ def test_gradients_of_the_second_step_equal_the_plain_ones(budget: int) -> None:
         assert ours.grad is not None, name
         scale = expected.grad.abs().max().item()
         assert (ours.grad - expected.grad).abs().max().item() <= 1e-5 * scale + 1e-9, name
+
+
+@pytest.mark.parametrize("freeze", [False, True], ids=["tower trains", "tower frozen"])
+def test_gradients_of_the_perception_term_equal_the_plain_ones(freeze: bool) -> None:
+    model = tiny_model(seed=1)
+    model.model.visual.requires_grad_(not freeze)
+    plain, reference = copy.deepcopy(model), copy.deepcopy(model)
+    config = PerceptionConfig(weight=2.0, until=0.5, degradation={"darkness": 0.1, "jpeg": (4, 9)})
+    batch = ranking_batch()
+    module, engine = make_module(
+        model, PatternReward(), micro_batch_tokens=40, total_steps=4, perception=config
+    )
+    trainer = fit(module, batch, 1)
+    names = [["demo/a"], ["demo/b"], ["demo/c"]]
+    prompts = degraded_prompts(batch.prompts, names, config.degradation, seed=3)
+    assert not any(map(torch.equal, prompts.flat_images, batch.prompts.flat_images))
+    plain_gradients(plain, reference, batch, engine.kept, copies=(2.0, prompts))
+    for (name, ours), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
+        if expected.grad is None:
+            assert ours.grad is None, name
+            continue
+        assert ours.grad is not None, name
+        scale = expected.grad.abs().max().item()
+        assert (ours.grad - expected.grad).abs().max().item() <= 1e-5 * scale + 1e-9, name
+    # What is logged: the mean over the tokens of the groups in the update.
+    with torch.no_grad():
+        copied, original = (
+            plain_logprobs(reference, p, engine.kept.tokens, engine.kept.mask, temperature=0.9)
+            for p in (prompts, batch.prompts)
+        )
+    gap = (copied.logprobs - original.logprobs)[:-1][engine.kept.mask[:-1]]
+    logged = trainer.callback_metrics["train/perception_kl"].item()
+    assert logged == pytest.approx((gap.exp() - gap - 1).mean().item(), rel=1e-3)
+    # Half the cosine after one of the two steps for which the term counts, none after both.
+    assert [perception_weight(config, s, 4) for s in range(3)] == pytest.approx([2.0, 1.0, 0.0])
 
 
 def test_no_signal_changes_no_weight_but_counts_the_step() -> None:

@@ -29,8 +29,12 @@ TEACHER = [f"model.path={tiny_policy_folder()}", "prompt=thinking", "answer=thin
 """`rali` distils the model that it begins with, which answers in this form only."""
 
 
+ROUND = ("votes.rounds=1",)
+"""Of a method of several trainings, one."""
+
+
 def config_of(method: str, *overrides: str) -> TrainConfig:
-    given = [f"method={method}", "run_dir=run", "loader.batch_size=24", *overrides]
+    given = [f"method={method}", "run_dir=run", "loader.batch_size=24", *ROUND, *overrides]
     given += beside(method)
     return validate(TrainConfig, plain_values(compose_config("train", given)))
 
@@ -48,8 +52,16 @@ TRAINABLE = [method for method in METHODS if not needs(method)]
 SMALL = (
     "loader.batch_size=8", "loader.workers=0", "grpo.group_size=3", "grpo.pool=global",
     "validation.samples=1", "validation.bootstrap_draws=20", "validation.max_images=4",
-    "rollout.sampling.max_new_tokens=32", "hardware.threads=1",
+    "rollout.sampling.max_new_tokens=32", "hardware.threads=1", *ROUND,
 )  # fmt: skip
+OWN: dict[str, tuple[str, ...]] = {
+    # The packaged policy neither compares two images nor writes a box.
+    "evoquality": (
+        "votes.by=scores", "votes.count=2", "votes.pairs_per_image=4", "prompt=thinking",
+        "answer=think_answer",
+        "rollout.sampling.max_new_tokens=48",
+    ),
+}  # fmt: skip
 
 
 def test_some_methods_train() -> None:
@@ -82,8 +94,8 @@ def test_two_steps(run: Command, tmp_path: Path, method: str) -> None:  # noqa: 
     root = write_kadid(tmp_path / "set")
     outcome = run(
         main, f"method={method}", *beside(method), "dataset=kadid", f"dataset.root={root}", *SMALL,
-        "max_steps=2", "loader.batch_size=4", "validation.every_steps=2", "validation.test=false",
-        "logger=none", "run_dir=run",
+        *OWN.get(method, ()), "max_steps=2", "loader.batch_size=4", "validation.every_steps=2",
+        "validation.test=false", "logger=none", "run_dir=run",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     # A rollout with four updates ends with the last of them.
@@ -97,8 +109,8 @@ def test_twenty_steps_killed_resumed_to_the_same_bits_and_evaluated(
     tmp_path: Path, method: str
 ) -> None:
     arguments = (
-        f"method={method}", *beside(method), *SMALL, "loader.batch_size=4", "dataset.max_images=40",
-        "max_steps=20", "validation.every_steps=20",
+        f"method={method}", *beside(method), *SMALL, *OWN.get(method, ()), "loader.batch_size=4",
+        "dataset.max_images=40", "max_steps=20", "validation.every_steps=20",
         "callbacks.checkpoint.every_steps=4", "validation.test=false", "logger=csv", "run_dir=run",
     )  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -115,7 +127,7 @@ def test_twenty_steps_killed_resumed_to_the_same_bits_and_evaluated(
     assert ended.keys() == expected.keys()
     assert all(torch.equal(ended[name], weight) for name, weight in expected.items())
     exported = json.loads((killed / "run/summary.json").read_text())["checkpoint"]
-    config = config_of(method)
+    config = config_of(method, *OWN.get(method, ()))
     run_command(
         killed, f"model.path={exported}", f"prompt={config.prompt.name}", "dataset.max_images=6",
         "mode=expected" if method == "rali" else "mode.samples=1", "logger=none",

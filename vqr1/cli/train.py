@@ -45,8 +45,10 @@ def main() -> None:
     try:
         info = find_rank_info()
         reports_here = partial(reports, info)
-        if not asks_for_help(sys.argv[1:]) and run_chain(info, sys.argv[1:], COMMAND, check_link):
-            return
+        if not asks_for_help(sys.argv[1:]):
+            arguments = with_rounds(info, sys.argv[1:])
+            if run_chain(info, arguments, COMMAND, check_link):
+                return
         sys.argv[1:] = arguments_of(info, sys.argv[1:])
     except UserError as error:
         stop(error, reports_here)
@@ -69,6 +71,32 @@ def main() -> None:
             wait_for_all_ranks(info)
         exit_process(code)
     sys.exit(code)
+
+
+def with_rounds(info: RankInfo, arguments: list[str]) -> list[str]:
+    """A command line with the chain of trainings that `votes.rounds` asks for.
+
+    Args:
+        info: this process.
+        arguments: the command line without the program.
+
+    Returns:
+        As it is where one training is asked for, or rounds cannot be: its check reports that.
+    """
+    keys = {key_of(argument) for argument in arguments}
+    single = info.launched or info.report is not None or {"chain", "resume"} & keys
+    flags = any(argument.startswith("-") for argument in arguments)
+    if single or flags or not {"votes.rounds", "method", "experiment"} & keys:
+        return arguments
+    try:
+        composed = compose_config("train", arguments)
+    except USER_ERRORS:
+        # Reported where the training is composed.
+        return arguments
+    rounds = composed.votes.rounds
+    if composed.target != "self_vote" or not isinstance(rounds, int) or rounds < 2:
+        return arguments
+    return [*arguments, f"chain=[{','.join(rounds * [repr('grpo votes.rounds=1')])}]"]
 
 
 def check(config: TrainConfig) -> None:

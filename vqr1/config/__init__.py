@@ -47,10 +47,7 @@ from vqr1.config.model import (
     SamplingConfig,
     placeholder_problem,
 )
-from vqr1.config.pairs import (
-    PairsConfig,
-    Target,
-)
+from vqr1.config.pairs import PairsConfig, Target, TrainingTarget
 from vqr1.config.scoring import (
     ComparisonConfig,
     ScoreConfig,
@@ -70,6 +67,7 @@ from vqr1.config.training import (
     GrpoConfig,
     LossConfig,
     OptimizerConfig,
+    PerceptionConfig,
     RewardConfig,
     TrainConfig,
     WatchConfig,
@@ -78,6 +76,7 @@ from vqr1.config.training import (
 from vqr1.config.validation import (
     validate,
 )
+from vqr1.config.votes import VotesConfig
 
 __all__ = [
     "IMAGE_PLACEHOLDER",
@@ -109,6 +108,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "PairsConfig",
+    "PerceptionConfig",
     "PredictionColumns",
     "PromptConfig",
     "ReferencePlace",
@@ -123,7 +123,9 @@ __all__ = [
     "SweepConfig",
     "Target",
     "TrainConfig",
+    "TrainingTarget",
     "VllmBackendConfig",
+    "VotesConfig",
     "WatchConfig",
     "WatchdogsConfig",
     "config_dir",

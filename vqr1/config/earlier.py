@@ -14,6 +14,13 @@ from vqr1.config.renamed import renamed_keys
 
 _PART = re.compile(r"^dataset\.parts\.[^.]+\.")
 
+COMPARE = (
+    "<image><image> You are performing an image quality assessment task. Compare the two images "
+    "and decide which one has better perceptual quality. Answer strictly with the index of the "
+    "better image: 0 if the first image is better, or 1 if the second image is better."
+)
+"""The question of a comparison that `votes.text` came with (EvoQuality)."""
+
 EARLIER: dict[str, Any] = {
     "prompt.vision_id": True,
     "perturbation": None,
@@ -36,6 +43,12 @@ EARLIER: dict[str, Any] = {
     "loss.ratio_cap": None,
     "loss.entropy_quantile": None,
     "loss.off_policy_limit": None,
+    "loss.perception.weight": 0.0,
+    "loss.perception.until": 1.0,
+    "loss.perception.degradation.white_noise": 0.176,
+    "loss.perception.degradation.gaussian_blur": 2.0,
+    "loss.perception.degradation.jpeg": 5.0,
+    "loss.perception.degradation.darkness": 0.6,
     "grpo.resample_zero_variance": 0,
     "advantage._target_": "vqr1.training.advantages.GroupNormalised",
     "dataset.path": None,
@@ -49,6 +62,11 @@ EARLIER: dict[str, Any] = {
     "dataset.columns.sheet": None,
     "dataset.columns.name_pattern": None,
     "target": "mos",
+    "votes.by": "comparisons",
+    "votes.count": 32,
+    "votes.pairs_per_image": 16,
+    "votes.rounds": 1,
+    "votes.text": COMPARE,
     "dataset.pairs.file": None,
     "dataset.pairs.first": "first",
     "dataset.pairs.second": "second",

@@ -10,7 +10,9 @@ from vqr1.config.affects import Affects
 from vqr1.config.types import STRICT_KEYS, Column, NonNegativeFloat
 
 Target = Literal["mos", "pairs"]
-"""What a training learns from, and what an evaluation measures beside MOS."""
+"""What an evaluation measures."""
+TrainingTarget = Literal["mos", "pairs", "self_vote"]
+"""What a training learns from."""
 
 Codes = Literal["words", "zero_one", "one_two", "sign", "probability"]
 

@@ -14,7 +14,7 @@ from vqr1.config.data import AnyDataset, LoaderConfig
 from vqr1.config.machine import HardwareConfig, LoggerConfig
 from vqr1.config.metrics import OwnMetrics
 from vqr1.config.model import ModelConfig, PromptConfig, RolloutConfig
-from vqr1.config.pairs import Target
+from vqr1.config.pairs import TrainingTarget
 from vqr1.config.sweep import SweepConfig
 from vqr1.config.targets import arguments_apart
 from vqr1.config.types import (
@@ -26,6 +26,7 @@ from vqr1.config.types import (
     PositiveInt,
     Seed,
 )
+from vqr1.config.votes import VotesConfig
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -47,6 +48,22 @@ class StageConfig:
     """The class's arguments, which it checks itself."""
 
 
+Strength = PositiveFloat | tuple[PositiveFloat, PositiveFloat]
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
+class PerceptionConfig:
+    """The loss term between the answers to an image and to its degraded copy."""
+
+    weight: NonNegativeFloat = 0.0
+    """gamma at the start (Q-Hawkeye: 1e-4), falling by a cosine to 0; 0 makes no copies."""
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training after which it is 0."""
+    degradation: dict[str, Strength] = field(default_factory=dict)
+    """Kinds of the copies (`vqr1.data.distortions`), one drawn for each image, with their strength,
+    or [lowest, highest] between which it is drawn."""
+
+
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class LossConfig:
     """The loss (`conf/loss`)."""
@@ -55,6 +72,8 @@ class LossConfig:
     """Class of the loss, a subclass of `vqr1.training.losses.PolicyLoss`."""
     kl_weight: NonNegativeFloat | None = None
     """Weight of the KL term to the reference; 0, or no such key, needs no reference."""
+    perception: PerceptionConfig = field(default_factory=PerceptionConfig)
+    """The term of degraded copies, added to any loss."""
     arguments: dict[str, Any]
     """The class's further arguments, which it checks itself."""
 
@@ -225,9 +244,7 @@ class ValidationConfig:
 
 Part = Literal[
     "image_editor",
-    "perception_term",
     "probability_gain",
-    "pseudo_labels",
     "task_mixture",
     "tool_calls",
     "video",
@@ -235,9 +252,7 @@ Part = Literal[
 
 PARTS: dict[Part, str] = {
     "image_editor": "an image editor and a model that evaluates edits",
-    "perception_term": "a loss term that compares the answers to an image and to a degraded copy",
     "probability_gain": "the probability of an answer without its reasoning",
-    "pseudo_labels": "a round in which the model votes on pairs of images",
     "task_mixture": "several tasks in one training, each with its own prompt and rewards",
     "tool_calls": "tools that the model calls, over several turns",
     "video": "video",
@@ -267,7 +282,7 @@ class TrainConfig:
     answer: AnyAnswer
     stage: Annotated[StageConfig, arguments_apart()]
     reward: RewardConfig
-    loss: Annotated[LossConfig, arguments_apart("kl_weight")]
+    loss: Annotated[LossConfig, arguments_apart("kl_weight", "perception")]
     advantage: Annotated[AdvantageConfig, arguments_apart()]
     rollout: RolloutConfig
     optimizer: OptimizerConfig
@@ -277,9 +292,11 @@ class TrainConfig:
     loader: LoaderConfig
     grpo: GrpoConfig
     validation: ValidationConfig
-    target: Target = "mos"
-    """What rewards compare answers with: the MOS of the images, or stated preferences between them
-    (`dataset.pairs`); rewards that need a number for each image get scores fitted to the pairs."""
+    target: TrainingTarget = "mos"
+    """What rewards compare answers with: the MOS of the images, stated preferences between them
+    (`pairs`: `dataset.pairs`), or the policy's own votes on pairs (`self_vote`: `votes`); rewards
+    that need a number for each image get scores fitted to the pairs."""
+    votes: VotesConfig = field(default_factory=VotesConfig)
     sweep: Annotated[SweepConfig, Affects.NOTHING]
     max_steps: PositiveInt | None
     """Optimiser steps in all; null: `max_epochs` decides."""

@@ -20,12 +20,12 @@ import lightning
 import torch
 import torch.distributed
 
-from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig, Target
+from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig, TrainingTarget
 from vqr1.data.cache import ImageCache
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.labels import Split
 from vqr1.data.opened_sets import open_sets
-from vqr1.data.pair_training import TrainingPairs, training_pairs
+from vqr1.data.pair_training import TrainingPairs, drawn_pairs, training_pairs
 from vqr1.data.prompts import ImageSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler, RankingPlan
 from vqr1.data.ranking_images import RankingImages, RankingLoader, SetImages
@@ -49,6 +49,7 @@ class RankingDataModule(lightning.LightningDataModule):
         target: training draws images by their MOS' sets alone, or so that they have pairs.
         pool: images of a step that are compared, where pairs are: all, those of a process, or a
             number.
+        pairs_per_image: random pairs of each training image, where the policy votes on pairs.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class RankingDataModule(lightning.LightningDataModule):
         val_max_images: int | None = None,
         val_batch_size: int | None = None,
         sets: dict[str, LabelledSet] | None = None,
-        target: Target = "mos",
+        target: TrainingTarget = "mos",
         pool: Literal["global", "rank"] | int = "global",
+        pairs_per_image: int = 16,
     ) -> None:
         super().__init__()
         self._opened = sets
         self._target = target
+        self._pairs_per_image = pairs_per_image
         sizes = {"global": None, "rank": loader.batch_size}
         self._pool = pool if isinstance(pool, int) else sizes[pool]
         self._val_batch_size = val_batch_size
@@ -97,12 +100,19 @@ class RankingDataModule(lightning.LightningDataModule):
     def training_pairs(self) -> dict[str, TrainingPairs]:
         """By set, the pairs that are learnt from; empty where MOS are.
 
+        Where the policy votes on pairs, they are drawn, and hold no votes before `learn_from`.
+
         Raises:
             ConfigError: sets without a file of pairs.
             DataError: a set without a pair of training images.
         """
         if self._target == "mos":
             return {}
+        if self._target == "self_vote":
+            return {
+                name: drawn_pairs(labelled, self._pairs_per_image, self._seed)
+                for name, labelled in self.sets.items()
+            }
         found, problems = {}, []
         for name, labelled in self.sets.items():
             try:
@@ -112,6 +122,10 @@ class RankingDataModule(lightning.LightningDataModule):
         if problems:
             raise ConfigError(problems)
         return found
+
+    def learn_from(self, name: str, pairs: TrainingPairs) -> None:
+        """Learn from these pairs of a set: the drawn ones with the votes on them."""
+        self.training_pairs[name] = pairs
 
     @cached_property
     def _bad(self) -> dict[str, torch.Tensor]:

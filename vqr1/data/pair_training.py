@@ -6,14 +6,17 @@ image without any is not drawn. Pairs across splits are counted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from vqr1.config import PairsConfig
 from vqr1.data.fitted_scores import fitted
 from vqr1.data.labelled_set import LabelledSet, scale_min_max
 from vqr1.data.pair_batches import PairGraph
+from vqr1.data.preference_file import read_pairs
 from vqr1.errors import ConfigError, DataError
 from vqr1.iqa.correlation import FloatArray
 from vqr1.iqa.preferences import StatedPairs, groups_of
@@ -84,3 +87,60 @@ def training_pairs(labelled: LabelledSet) -> TrainingPairs:
         rows, stated, scores, PairGraph.of(stated.renumbered(places), len(linked)),
         len(train) - len(linked), len(every) - len(stated), int(group.max()) + 1,
     )  # fmt: skip
+
+
+def drawn_pairs(labelled: LabelledSet, per_image: int, seed: int) -> TrainingPairs:
+    """Random pairs of training images, on which nobody has voted yet.
+
+    Each of `per_image / 2` drawn circles through all images pairs every image with its neighbours.
+
+    Args:
+        labelled: the set.
+        per_image: pairs that an image is in, about; at least its number of partners: all pairs.
+        seed: of the draw.
+
+    Raises:
+        DataError: fewer than two training images.
+    """
+    rows = labelled.rows("train")
+    n = len(rows)
+    if n < 2:
+        raise DataError(f"{labelled.key}.split: target=self_vote needs two training images")
+    if per_image >= n - 1:
+        first, second = np.triu_indices(n, 1)
+    else:
+        rng = np.random.default_rng((seed, n, per_image))
+        circles = [rng.permutation(n) for _ in range(-(-per_image // 2))]
+        first = np.concatenate(circles)
+        second = np.concatenate([np.roll(circle, -1) for circle in circles])
+    none = np.zeros(len(first))
+    places = StatedPairs.gather(first, second, none, none, none)
+    numbers = rows.index.to_numpy()
+    stated = replace(places, first=numbers[places.first], second=numbers[places.second])
+    return TrainingPairs(rows, stated, np.zeros(n), PairGraph.of(places, n), 0, 0, 1)
+
+
+def read_votes(file: Path, labelled: LabelledSet) -> StatedPairs:
+    """The preferences of a file of votes, by row of the set's table.
+
+    Raises:
+        DataError: it is not as it was written.
+    """
+    pairs = PairsConfig(file=file.name, codes="probability", name_pattern="{}")
+    config = replace(labelled.config, pairs=pairs)
+    names = labelled.table["label_name"].tolist()
+    found = read_pairs(config, file.parent, labelled.key, names)
+    assert found is not None, "the configuration names a file"
+    return found.stated
+
+
+def voted(drawn: TrainingPairs, stated: StatedPairs, labelled: LabelledSet) -> TrainingPairs:
+    """Drawn pairs with the votes on them; the order of batches stays that of the drawn ones.
+
+    Args:
+        drawn: as drawn.
+        stated: the votes, by row of the set's table.
+        labelled: the set.
+    """
+    scores = fitted(stated, drawn.rows.index.to_numpy(), labelled.config)
+    return replace(drawn, stated=stated, scores=scale_min_max(scores, f"{labelled.key}: votes"))

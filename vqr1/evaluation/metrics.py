@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqr1.config import Target
+from vqr1.config import TrainingTarget
 from vqr1.config.metrics import HEADLINE as HEADLINE
 from vqr1.config.metrics import MetricConfig
 from vqr1.errors import ConfigError
@@ -297,7 +297,9 @@ def higher_is_better(logged: str, metrics: Sequence[Metric] = METRICS) -> bool:
     return found is None or found.higher_is_better
 
 
-def metrics_of(chosen: Mapping[str, MetricConfig], target: Target = "mos") -> tuple[Metric, ...]:
+def metrics_of(
+    chosen: Mapping[str, MetricConfig], target: TrainingTarget = "mos"
+) -> tuple[Metric, ...]:
     """The entries of this file and those of a configuration.
 
     Args:

@@ -33,6 +33,7 @@ def open_data(config: TrainConfig, compares: bool) -> RankingDataModule:
         val_batch_size=config.validation.batch_size,
         target=config.target,
         pool=config.grpo.pool,
+        pairs_per_image=config.votes.pairs_per_image,
     )
     data.setup("fit")
     # Making the loaders is cheap and finds what is missing: a part without images, a wrong weight.

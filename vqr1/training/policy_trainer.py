@@ -108,6 +108,8 @@ class PolicyTrainer:
             stops,
             interval,
             self.metrics,
+            # The weights of the last step count: the monitored metric looks at MOS.
+            chooses=config.target != "self_vote",
         )
         decay = config.optimizer.ema_decay
         self.average = None if decay is None else EmaWeights(decay)

@@ -5,7 +5,7 @@ Not here: those of every stage (`checks.py`), and of labels (`label_checks.py`).
 
 from __future__ import annotations
 
-from vqr1.config import TrainConfig
+from vqr1.config import TrainConfig, VotesConfig, placeholder_problem
 from vqr1.errors import ConfigError
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.vllm_client import RECONNECTIONS
@@ -13,6 +13,7 @@ from vqr1.rollout.vllm_requests import fitting_logprobs
 from vqr1.training.advantages import AdvantageRule, build_advantage
 from vqr1.training.advantages.base import fields_of, terms_of
 from vqr1.training.losses import build_loss
+from vqr1.training.losses.perception import perception_problems
 from vqr1.training.token_fields import RESPONSE
 
 
@@ -23,6 +24,7 @@ def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
     problems = _pool_problems(config, rewards, pool, processes)
     problems += _reference_problems(config)
     problems += _part_problems(config, rewards)
+    problems += perception_problems(config.loss.perception)
     problems += _attribute_problems(config, rewards)
     problems += _engine_problems(config, rewards)
     if config.rollout.sampling.temperature == 0:
@@ -37,12 +39,14 @@ def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
             "another distribution than the policy whose gradient is taken; set it to 1 (an "
             "evaluation has mode.sampling.repetition_penalty)"
         )
-    if config.target == "pairs":
+    if config.target != "mos":
         problems += [
-            f"target=pairs, reward.terms.{name}: it needs standard deviations of the MOS, and "
-            "pairs have none; choose another reward, or target=mos"
+            f"target={config.target}, reward.terms.{name}: it needs standard deviations of the "
+            "MOS, and pairs have none; choose another reward, or target=mos"
             for name in rewards.needing("mos_std")
         ]
+    if config.target == "self_vote":
+        problems += _vote_problems(config.votes)
     return problems
 
 
@@ -191,3 +195,27 @@ def _reference_problems(config: TrainConfig) -> list[str]:
             "its adapters and cannot move; use model.lora=null, or grpo.reference_sync_every=null"
         ]
     return []
+
+
+def _vote_problems(votes: VotesConfig) -> list[str]:
+    """Why the policy cannot vote as asked."""
+    problems = []
+    if votes.rounds > 1:
+        problems.append(
+            f"votes.rounds={votes.rounds}: rounds are trainings one after the other, which start "
+            "processes of their own: run them without a launcher and without -m, or one by one "
+            "with votes.rounds=1 and init_from"
+        )
+    if votes.by == "scores":
+        return problems
+    if votes.count % 2:
+        problems.append(
+            f"votes.count={votes.count}: half of the comparisons show the images in each order; "
+            "use an even number"
+        )
+    problem = placeholder_problem(votes.text, 2)
+    if problem is not None:
+        problems.append(
+            f"votes.text: {problem.replace('prompt.images=2', 'a comparison has 2 images')}"
+        )
+    return problems

@@ -38,6 +38,7 @@ from vqr1.training.policy_trainer import PolicyTrainer
 from vqr1.training.report import log_result, print_report, summary_values
 from vqr1.training.result import ExportedStep, TestResult
 from vqr1.training.resume import Run, finished, print_how_to_resume
+from vqr1.training.self_vote import cast_votes
 from vqr1.training.stages import Stage, build_stage
 from vqr1.training.startup import connect, set_up_process, shared_run
 from vqr1.training.trained_images import add_to_exports, record_training_images, trained_test_images
@@ -106,6 +107,7 @@ def _open_and_train(
     with opened as run_log:
         log_configuration(run_log, composed, run, command)
         with closing(data), only_new_objects_collected():
+            cast_votes(config, data, policy, run_log, stops)
             trainer = PolicyTrainer(config, stage, policy, data, rewards, run_log, steps, stops,
                                     command.sweep_callbacks)  # fmt: skip
             result = _train(trainer, run.checkpoint, data)

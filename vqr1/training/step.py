@@ -9,7 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqr1.config import GrpoConfig, OptimizerConfig, ReferencePlace, SamplingConfig
+from vqr1.config import (
+    GrpoConfig,
+    OptimizerConfig,
+    PerceptionConfig,
+    ReferencePlace,
+    SamplingConfig,
+)
 from vqr1.iqa.answers import ASKED_RANGE, AnswerForm, ScoreRange
 from vqr1.iqa.preferences import StatedPairs
 from vqr1.records import RankingBatch, ScoredRollout
@@ -48,6 +54,7 @@ class StepSettings(UpdateSettings):
         published_mos: names of the data sets whose MOS are as published, on the asked scale where
             a reward looks at more than their order.
         pairs: by data set, the stated preferences that are learnt from; empty where MOS are.
+        perception: the term of degraded copies; None makes none.
     """
 
     grpo: GrpoConfig
@@ -60,6 +67,7 @@ class StepSettings(UpdateSettings):
     reference: ReferencePlace = "device"
     published_mos: frozenset[str] = frozenset()
     pairs: Mapping[str, StatedPairs] = field(default_factory=dict)
+    perception: PerceptionConfig | None = None
 
     def mos_range(self, dataset: str) -> ScoreRange:
         """Scale on which the MOS of a data set are."""

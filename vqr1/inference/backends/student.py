@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vqr1.config import ModelConfig
+from vqr1.config import ModelConfig, PromptConfig
 from vqr1.data.prompts import image_groups
 from vqr1.errors import ConfigError
 from vqr1.inference.request import Reply, Request
@@ -70,8 +70,13 @@ class StudentBackend:
             raise ConfigError(problems)
 
     @torch.no_grad()
-    def reply(self, images: Sequence[Tensor | Sequence[Tensor]], request: Request) -> list[Reply]:
-        """See `Backend.reply`."""
+    def reply(
+        self,
+        images: Sequence[Tensor | Sequence[Tensor]],
+        request: Request,
+        prompts: Sequence[PromptConfig] | None = None,
+    ) -> list[Reply]:
+        """See `Backend.reply`; what is asked decides nothing (`prepare`)."""
         if not images:
             return []
         pixels = [image.to(self._device) for (image,) in image_groups(images, 1)]

@@ -76,6 +76,7 @@ class RunCheckpoints(Checkpoint):
         stops: what asks the run to stop.
         val_every: batches from one validation to the next.
         metrics: what validations log, for the direction of the monitored metric.
+        chooses: keep the best weights; else those of the last step count.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class RunCheckpoints(Checkpoint):
         stops: StopRequests,
         val_every: int,
         metrics: Sequence[Metric] = METRICS,
+        chooses: bool = True,
     ) -> None:
         self.config = config
+        self._chooses = chooses
         self.folder = folder
         self.stops = stops
         self.val_every = val_every
@@ -273,7 +276,7 @@ class RunCheckpoints(Checkpoint):
         return trainer.global_step // every > (self._saved_step or 0) // every
 
     def _keep_best(self, trainer: L.Trainer) -> None:
-        if self.config is None:
+        if self.config is None or not self._chooses:
             return
         score = self._sign * float(trainer.callback_metrics[self.config.monitor])
         if not math.isfinite(score):

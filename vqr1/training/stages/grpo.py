@@ -18,12 +18,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from vqr1.data.degraded import degraded_prompts
 from vqr1.distributed.collectives import all_reduce_max, raise_on_all_ranks
 from vqr1.policy.loading import Policy, vision_trains
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.reference import FrozenCopy, Reference, make_reference
 from vqr1.policy.shared_prompt import plan_micro_batches, response_logprobs
-from vqr1.policy.vision import VisionCache, VisionFeatures
+from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
 from vqr1.records import LossOutput, PromptBatch, RankingBatch, Rollout, ScoredRollout
 from vqr1.rewards import WeightedRewards
 from vqr1.rollout.engine import RolloutEngine
@@ -31,9 +32,10 @@ from vqr1.training.advantages import build_advantage
 from vqr1.training.advantages.base import fields_of
 from vqr1.training.importance_sampling import importance_factors, mismatch_metrics
 from vqr1.training.losses import build_loss
-from vqr1.training.losses.averaging import token_weights
+from vqr1.training.losses.averaging import Averaging, token_weights
 from vqr1.training.losses.base import LossInputs
 from vqr1.training.losses.over_ranks import denominators_over_ranks, total_over_ranks
+from vqr1.training.losses.perception import PerceptionTerm, perception_weight
 from vqr1.training.resampling import Scored, resample_zero_variance
 from vqr1.training.scored_rollout import sampled_entropy, score_rollout
 from vqr1.training.stages.base import StageParts
@@ -97,12 +99,12 @@ class GrpoModule(StageModule):
             reference = self._reference_logprobs(batch, scored, vision.detach())
         referred = time.perf_counter()
         learning_rate = self.learning_rate
-        loss, grad_norm, mismatch = self._update(batch, scored, reference, vision)
+        loss, grad_norm, further = self._update(batch, scored, reference, vision)
         finished = time.perf_counter()
         metrics = {
             **answer_metrics,
             **sampled_entropy(scored.rollout),
-            **mismatch,
+            **further,
             "loss": float(loss.loss),
             "policy_loss": float(loss.policy_loss),
             "kl": float(loss.kl),
@@ -127,7 +129,7 @@ class GrpoModule(StageModule):
         with self.sharding.unsharded():
             if vision is None:
                 # By full weights: processes need not know the same images already.
-                vision = self._encode_frozen(self.model, batch)
+                vision = self._encode_frozen(self.model, batch.prompts)
             self.engine.synchronise()
             rollout = self._responses(batch.prompts, 0, vision.detach())
         scored, metrics = self._score(batch, rollout)
@@ -199,7 +201,7 @@ class GrpoModule(StageModule):
             if not signal:
                 return None
             if not reference.shares_vision:
-                vision = self._encode_frozen(model, batch)
+                vision = self._encode_frozen(model, batch.prompts)
             return response_logprobs(
                 model,
                 batch.prompts,
@@ -220,23 +222,65 @@ class GrpoModule(StageModule):
         """All inner iterations on one rollout.
 
         Returns:
-            Loss and gradient norm of the last one, and how far the engine was from the trainer.
+            Loss, gradient norm and further metrics of the last one, among them how far the engine
+            was from the trainer.
         """
         old: Tensor | None = None
         self._cause = None
         for iteration in range(self.settings.grpo.num_iterations):
             if iteration > 0 and vision_trains(self.model):
                 vision = self._encode_trained(batch)
-            loss, grad_norm, logprobs = self._iterate(batch, scored, reference, old, vision)
+            perception = self._perception_term(batch, scored)
+            loss, grad_norm, logprobs = self._iterate(
+                batch, scored, reference, old, vision, perception
+            )
             # On policy, the first pass's own log-probabilities are the old ones.
             old = logprobs if old is None else old
         assert old is not None
+        further = {} if perception is None else perception.metrics(logprobs)
         engine = scored.rollout.logprobs
         if engine is None:
-            return loss, grad_norm, {}
+            return loss, grad_norm, further
         mask = scored.rollout.mask & scored.has_variance[:, None, None]
         cap = self.settings.importance_cap
-        return loss, grad_norm, mismatch_metrics(old, engine, mask, cap)
+        return loss, grad_norm, {**further, **mismatch_metrics(old, engine, mask, cap)}
+
+    def _perception_term(self, batch: RankingBatch, scored: ScoredRollout) -> PerceptionTerm | None:
+        """The same responses given degraded copies, under the policy before an update."""
+        config = self.settings.perception
+        if config is None:
+            return None
+        gamma = perception_weight(config, self.global_step, self.settings.total_steps)
+        if gamma == 0:
+            return None
+        rollout = scored.rollout
+        names = [[f"{batch.dataset}/{name}" for name in images] for images in batch.images]
+        copies = degraded_prompts(batch.prompts, names, config.degradation, self.settings.seed)
+        # With full weights, processes need not make the same passes.
+        with self.sharding.unsharded(), torch.no_grad():
+            degraded = response_logprobs(
+                self.model,
+                copies,
+                rollout.tokens,
+                rollout.mask & scored.has_variance[:, None, None],
+                temperature=self.settings.sampling.temperature,
+                vision=encode_images(self.model, copies)
+                if vision_trains(self.model)
+                else self._encode_frozen(self.model, copies),
+                micro_batch_tokens=self.settings.micro_batch_tokens,
+            ).logprobs
+        weights = self._token_weights(scored, "token_mean")
+        return PerceptionTerm(gamma, degraded, weights.to(degraded.device))
+
+    def _token_weights(self, scored: ScoredRollout, averaging: Averaging) -> Tensor:
+        """[B, K, C] weight of each token in the mean over the step of all ranks."""
+        return token_weights(
+            scored.rollout.mask,
+            scored.has_variance,
+            averaging,
+            self.settings.sampling.max_new_tokens,
+            denominators_over_ranks(scored.rollout.mask),
+        )
 
     def _iterate(
         self,
@@ -245,16 +289,11 @@ class GrpoModule(StageModule):
         reference: Tensor | None,
         old: Tensor | None,
         vision: VisionFeatures,
+        perception: PerceptionTerm | None,
     ) -> tuple[LossOutput, float, Tensor]:
         """One optimiser step, its gradient added up over micro-batches of images."""
         rollout = scored.rollout
-        weights = token_weights(
-            rollout.mask,
-            scored.has_variance,
-            self.settings.loss.averaging,
-            self.settings.sampling.max_new_tokens,
-            denominators_over_ranks(rollout.mask),
-        )
+        weights = self._token_weights(scored, self.settings.loss.averaging)
         mask = rollout.mask & scored.has_variance[:, None, None]
         planned = plan_micro_batches(batch.prompts, mask, self.settings.micro_batch_tokens)
         parts = [part for part in planned if bool(mask[part].any())]
@@ -292,6 +331,8 @@ class GrpoModule(StageModule):
                     fields={name: mask_[part] for name, mask_ in fields.items()},
                 )
             )
+            if perception is not None:
+                output = replace(output, loss=output.loss + perception.loss(part, current))
             outputs.append(output)
             return output.loss
 
@@ -315,10 +356,12 @@ class GrpoModule(StageModule):
 
 def step_settings(parts: StageParts) -> StepSettings:
     """The step's settings from the configuration."""
-    config, sets = parts.config, parts.data.sets.values()
-    pairs = {name: found.stated for name, found in parts.data.training_pairs.items()}
+    config, data = parts.config, parts.data
+    pairs = {name: found.stated for name, found in data.training_pairs.items()}
     # Scores fitted to pairs are on [1, 5].
-    published = {s.name for s in sets if s.config.mos_scale == "published"} - pairs.keys()
+    published = {
+        name for name, labelled in data.sets.items() if labelled.config.mos_scale == "published"
+    } - pairs.keys()
     return StepSettings(
         grpo=config.grpo,
         loss=build_loss(config.loss),
@@ -333,4 +376,5 @@ def step_settings(parts: StageParts) -> StepSettings:
         reference=config.hardware.reference,
         published_mos=frozenset(published),
         pairs=pairs,
+        perception=config.loss.perception if config.loss.perception.weight else None,
     )

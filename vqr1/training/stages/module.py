@@ -28,7 +28,7 @@ from vqr1.policy.loading import Policy, vision_trains
 from vqr1.policy.reference import Reference
 from vqr1.policy.training_prompt import vision_id_of, write_training_prompt
 from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
-from vqr1.records import RankingBatch
+from vqr1.records import PromptBatch, RankingBatch
 from vqr1.rollout.engine import RolloutEngine, ScoringEngine
 from vqr1.training.schedule import adamw
 from vqr1.training.step import StepRecord, UpdateSettings
@@ -188,12 +188,12 @@ class StageModule(L.LightningModule):
         with torch.enable_grad():
             return encode_images(self.model, batch.prompts, at_once=not alone)
 
-    def _encode_frozen(self, model: torch.nn.Module, batch: RankingBatch) -> VisionFeatures:
+    def _encode_frozen(self, model: torch.nn.Module, prompts: PromptBatch) -> VisionFeatures:
         """Image features of a tower that never changes."""
         if self.vision_cache is not None:
-            return self.vision_cache.encode(model, batch.prompts)
+            return self.vision_cache.encode(model, prompts)
         with torch.no_grad():
-            return encode_images(model, batch.prompts)
+            return encode_images(model, prompts)
 
     def _log(self, metrics: dict[str, float], batch_size: int = 1) -> None:
         """Hand metrics to progress and checkpoints through Lightning, and to the log directly.

@@ -122,7 +122,7 @@ class SftModule(StageModule):
             return self._encode_trained(batch)
         # By full weights: processes need not know the same images already.
         with self.sharding.unsharded():
-            return self._encode_frozen(self.model, batch)
+            return self._encode_frozen(self.model, batch.prompts)
 
     def _update(
         self, batch: RankingBatch, targets: StepTargets, vision: VisionFeatures

@@ -100,6 +100,11 @@ class SftStage(Stage):
                 f"target=pairs, stage.target={self.target}: stated pairs are no labels that could "
                 "be written as answers; use target=mos, or give responses as stage.answers"
             )
+        if config.target == "self_vote":
+            problems.append(
+                "target=self_vote, stage=sft: votes are rewards of stage=grpo; in a chain give it "
+                "to that entry (chain=[sft,'grpo target=self_vote'])"
+            )
         if self.soft and self.answers is not None:
             problems.append(
                 f"stage.target=soft_levels, stage.answers={self.answers}: soft labels come from "

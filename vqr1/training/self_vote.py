@@ -1,0 +1,298 @@
+"""`target=self_vote`: the policy votes on random pairs of training images, before it is trained.
+
+EvoQuality (arXiv 2509.25787): the majority of K comparisons of a pair gives its preference, 1, 1/2
+or 0, and the training earns by these preferences as by stated ones (`target=pairs`). No MOS takes
+part: how often votes agree with the order of the MOS is logged, for evaluation only.
+
+The run's folder keeps what was voted: `votes/SET/N.jsonl` as it comes (a run that is stopped
+resumes after the last file), and `votes/SET.csv`, a file of preferences (`dataset.pairs`) that
+training reads. Votes depend on the seed, the weights at the start and the images, not on the number
+of processes: each takes every W-th file.
+
+Not here: which pairs (`vqr1.data.pair_training`), what a majority is (`vqr1.iqa.votes`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from vqr1.config import TrainConfig
+from vqr1.data.datamodule import RankingDataModule
+from vqr1.data.images import load_image
+from vqr1.data.labelled_set import LabelledSet
+from vqr1.data.pair_training import read_votes, voted
+from vqr1.distributed.collectives import (
+    broadcast_from_rank0,
+    gather_objects_to_rank0,
+    get_rank,
+    get_world_size,
+)
+from vqr1.distributed.stop_requests import Looks, StopRequests
+from vqr1.durable import write_file
+from vqr1.errors import DataError
+from vqr1.iqa.answers import form_after
+from vqr1.iqa.preferences import StatedPairs
+from vqr1.iqa.votes import majority_preference, order_agreement, stated_index, votes_of_scores
+from vqr1.policy.loading import Policy
+from vqr1.policy.prompts import PromptBuilder, load_prompts
+from vqr1.progress import progress_bar
+from vqr1.records import PromptBatch
+from vqr1.rollout.engine import SamplingEngine
+from vqr1.rollout.local import LocalEngine
+from vqr1.tracking import RunLog
+from vqr1.training.build import build_vision_cache
+from vqr1.training.step import step_seed
+
+FOLDER = "votes"
+_PROMPTS = 64
+"""Prompts that are answered together, and written together."""
+_ATTEMPT = 1000
+"""Apart from the samples of a step, which are drawn at most a hundred times again."""
+
+Record = dict[str, Any]
+
+
+def cast_votes(
+    config: TrainConfig, data: RankingDataModule, policy: Policy, run_log: RunLog,
+    stops: StopRequests,
+) -> None:  # fmt: skip
+    """With `target=self_vote`, let the policy vote, once in a run, for the training data.
+
+    Raises:
+        DataError: no vote on a set could be read, or an image does not decode.
+        Interrupted: a signal came; what was voted is kept.
+    """
+    for name, labelled in data.sets.items() if config.target == "self_vote" else ():
+        drawn, file = data.training_pairs[name], run_log.run_dir / FOLDER / f"{name}.csv"
+        if not broadcast_from_rank0(file.is_file):
+            ballot = _ballot(config, data.prompt_text, labelled, drawn.stated, policy)
+            records = _collect(ballot, file.with_suffix(""), f"votes on {name}", stops)
+            broadcast_from_rank0(partial(_write, ballot, records, file, run_log, config))
+        stated = broadcast_from_rank0(partial(read_votes, file, labelled))
+        data.learn_from(name, voted(drawn, stated, labelled))
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """What the policy is asked about one set.
+
+    Attributes:
+        labelled: the set.
+        pairs: the pairs to be voted on.
+        items: what is asked about, in order: rows of images, or of pairs of images.
+        size: items that are asked together.
+        ask: records of some items.
+        count: votes of each pair, from the records of all items: [m, 4] for the first image, for
+            the second, for neither, and not to be read.
+    """
+
+    labelled: LabelledSet
+    pairs: StatedPairs
+    items: Sequence[tuple[int, ...]]
+    size: int
+    ask: Callable[[Sequence[tuple[int, ...]]], list[Record]]
+    count: Callable[[list[Record]], np.ndarray[Any, Any]]
+
+    @property
+    def parts(self) -> list[Sequence[tuple[int, ...]]]:
+        """The items in the runs that are asked together."""
+        starts = range(0, len(self.items), self.size)
+        return [self.items[first : first + self.size] for first in starts]
+
+
+def _ballot(
+    config: TrainConfig, prompt_text: str, labelled: LabelledSet, pairs: StatedPairs, policy: Policy
+) -> Ballot:
+    engine = LocalEngine(
+        policy.model,
+        policy.processor.tokenizer,
+        config.rollout.micro_batch_tokens,
+        cuda_graph=config.rollout.cuda_graph,
+        vision_cache=build_vision_cache(config.hardware),
+    )
+    if config.votes.by == "scores":
+        scores = _Scores(config, prompt_text, labelled, engine)
+        rows = np.union1d(pairs.first, pairs.second).tolist()
+        items: list[tuple[int, ...]] = [(row,) for row in rows]
+        return Ballot(
+            labelled, pairs, items, _PROMPTS, scores.ask, lambda found: scores.count(pairs, found)
+        )
+    comparisons = _Comparisons(config, labelled, engine)
+    items = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+    return Ballot(labelled, pairs, items, _PROMPTS // 2, comparisons.ask, comparisons.count)
+
+
+class _Scores:
+    """K sampled scores of each image, by the prompt and the answer form of the training."""
+
+    def __init__(
+        self, config: TrainConfig, prompt_text: str, labelled: LabelledSet, engine: SamplingEngine
+    ) -> None:
+        self.labelled, self.engine, self.k = labelled, engine, config.votes.count
+        self.form = form_after(config.answer.form, prompt_text)
+        self.sampling = config.rollout.sampling.ending_with(self.form.closing)
+        self.seed = step_seed(config.seed, 0, _ATTEMPT)
+        self.prompts = load_prompts(config.model, config.prompt)
+
+    def ask(self, items: Sequence[tuple[int, ...]]) -> list[Record]:
+        """`{"row", "scores"}` of each image that decodes; a score is null where there is none."""
+        built, shown = _prompts(self.prompts, self.labelled, items)
+        if not shown:
+            return []
+        rollout = self.engine.sample(
+            built, group_size=self.k, sampling=self.sampling, seed=self.seed
+        )
+        return [
+            {"row": row, "scores": [self.form.parse(text).score for text in texts]}
+            for (row,), texts in zip(shown, rollout.texts, strict=True)
+        ]
+
+    def count(self, pairs: StatedPairs, records: list[Record]) -> np.ndarray[Any, Any]:
+        """See `Ballot.count`."""
+        scores = {r["row"]: [s for s in r["scores"] if s is not None] for r in records}
+        found = []
+        for i, j in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True):
+            votes = votes_of_scores(scores.get(i, []), scores.get(j, []))
+            found.append((*votes, self.k**2 - sum(votes)))
+        return np.array(found)
+
+
+class _Comparisons:
+    """K comparisons of each pair, half in each order."""
+
+    def __init__(self, config: TrainConfig, labelled: LabelledSet, engine: SamplingEngine) -> None:
+        self.labelled, self.engine, self.k = labelled, engine, config.votes.count
+        sampling = config.rollout.sampling
+        self.sampling = replace(sampling, stop="eos") if sampling.stop == "answer" else sampling
+        self.seed = step_seed(config.seed, 0, _ATTEMPT)
+        asked = replace(
+            config.prompt, name="comparison", images=2, text=config.votes.text, system=None
+        )
+        self.prompts = load_prompts(config.model, asked)
+
+    def ask(self, items: Sequence[tuple[int, ...]]) -> list[Record]:
+        """`{"pair", "votes"}` of each pair: as `Ballot.count` has them."""
+        both = [order for i, j in items for order in ((i, j), (j, i))]
+        built, shown = _prompts(self.prompts, self.labelled, both)
+        votes = {item: [0, 0, 0, 0] for item in items}
+        if shown:
+            rollout = self.engine.sample(
+                built, group_size=self.k // 2, sampling=self.sampling, seed=self.seed
+            )
+            for order, texts in zip(shown, rollout.texts, strict=True):
+                turned = order not in votes
+                own = votes[order[::-1] if turned else order]
+                for text in texts:
+                    index = stated_index(text)
+                    own[3 if index is None else index ^ int(turned)] += 1
+        return [{"pair": list(item), "votes": own} for item, own in votes.items()]
+
+    @staticmethod
+    def count(records: list[Record]) -> np.ndarray[Any, Any]:
+        """See `Ballot.count`."""
+        return np.array([record["votes"] for record in records])
+
+
+def _prompts(
+    builder: PromptBuilder, labelled: LabelledSet, items: Sequence[tuple[int, ...]]
+) -> tuple[PromptBatch, list[tuple[int, ...]]]:
+    """Prompts of the items of which all images decode, and these items.
+
+    Raises:
+        DataError: an image does not decode, and the set does not skip such images.
+    """
+    pixels: dict[int, Tensor | None] = {}
+    for row in {row for item in items for row in item}:
+        try:
+            path = labelled.image_path(row)
+            pixels[row] = builder.resize(load_image(path, labelled.config.short_edge))
+        except DataError:
+            if labelled.config.on_bad_image != "skip":
+                raise
+            pixels[row] = None
+    shown = [item for item in items if all(pixels[row] is not None for row in item)]
+    groups = [[image for row in item if (image := pixels[row]) is not None] for item in shown]
+    return builder.from_resized(groups), shown
+
+
+def _collect(ballot: Ballot, folder: Path, label: str, stops: StopRequests) -> list[Record]:
+    """The records of all items on rank 0; on the others those of this rank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = list(enumerate(ballot.parts))[get_rank() :: get_world_size()]
+    looks, found = Looks(stops, len(own)), {}
+    with progress_bar(label, len(ballot.items), shown=get_rank() == 0) as advance:
+        for number, items in own:
+            file = folder / f"{number:06d}.jsonl"
+            if file.is_file():
+                lines = file.read_text(encoding="utf-8").splitlines()
+                found[number] = [json.loads(line) for line in lines]
+            else:
+                found[number] = ballot.ask(items)
+                write_file(file, "".join(f"{json.dumps(r)}\n" for r in found[number]))
+            advance(len(items) * get_world_size())
+            if looks.after_batch():
+                stops.check()
+    if looks.after_all():
+        stops.check()
+    everyone = gather_objects_to_rank0(found)
+    whole = {n: part for rank in everyone or [found] for n, part in rank.items()}
+    return [record for number in sorted(whole) for record in whole[number]]
+
+
+def _write(
+    ballot: Ballot, records: list[Record], file: Path, run_log: RunLog, config: TrainConfig
+) -> None:
+    """Write the preferences and log what they are.
+
+    Raises:
+        DataError: no vote could be read.
+    """
+    pairs, labelled = ballot.pairs, ballot.labelled
+    votes = ballot.count(records)
+    readable = votes[:, :3].sum(axis=1) > 0
+    key = f"votes.by={config.votes.by}"
+    if not readable.any():
+        other = "scores" if config.votes.by == "comparisons" else "comparisons"
+        raise DataError(
+            f"target=self_vote, {key}: none of {votes.sum()} votes on {labelled.name} could be "
+            f"read; the policy does not answer as asked: use votes.by={other}, raise "
+            "rollout.sampling.max_new_tokens, or train it to answer first (stage=sft)"
+        )
+    names = labelled.table["label_name"].to_numpy()
+    preference = majority_preference(votes[:, 0], votes[:, 1])
+    table = pd.DataFrame(
+        {
+            "first": names[pairs.first],
+            "second": names[pairs.second],
+            "preference": preference,
+            **{n: votes[:, c] for c, n in enumerate(("wins", "losses", "equal", "unread"))},
+        }
+    )
+    mos = labelled.table["mos"].to_numpy(float)
+    at = (mos[pairs.first][readable], mos[pairs.second][readable])
+    agreement = order_agreement(preference[readable], *at)
+    metrics = {
+        "pairs": float(readable.sum()),
+        "tie_rate": float((preference[readable] == 0.5).mean()),
+        "unread_rate": float(votes[:, 3].sum() / votes.sum()),
+        "mos_agreement": agreement,
+    }
+    logged = {f"votes/{n}/{labelled.name}": v for n, v in metrics.items() if math.isfinite(v)}
+    run_log.metrics(logged, 0)
+    print(
+        f"votes on {labelled.name}: {metrics['pairs']:.0f} pairs, {metrics['tie_rate']:.1%} ties, "
+        f"{metrics['unread_rate']:.1%} of the votes unreadable; {agreement:.1%} of the pairs in "
+        "the order of their MOS (for evaluation only)",
+        flush=True,
+    )
+    write_file(file, table[readable].to_csv(index=False))
