@@ -23,7 +23,10 @@ from vqr1.cli import data, plan, score, summarize
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values
 from vqr1.cli.main import COMMANDS
 from vqr1.cli.options import load_data_config
+from vqr1.cli.train import check_link
 from vqr1.config import EvalConfig, ExportConfig, ScoreConfig, ServeConfig, TrainConfig, validate
+from vqr1.sweeps.chain_plan import links_of
+from vqr1.training.run_lookup import key_of
 
 pytestmark = pytest.mark.medium
 
@@ -161,6 +164,15 @@ def jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
         yield [value or first for value, (first, *_) in zip(job, values, strict=True)]
 
 
+def trained(arguments: Sequence[str]) -> None:
+    if not any(key_of(argument) == "chain" for argument in arguments):
+        composes("train", TrainConfig, "run_dir=run")(arguments)
+        return
+    before: dict[str, Any] | None = None
+    for link in links_of(arguments):
+        before = check_link([*link.overrides, "run_dir=run"], before)
+
+
 def scored(arguments: Sequence[str]) -> None:
     if arguments[:1] == ["serve"]:
         CHECKS["serve"](arguments[1:])
@@ -169,7 +181,7 @@ def scored(arguments: Sequence[str]) -> None:
 
 
 CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train": composes("train", TrainConfig, "run_dir=run"),
+    "train": trained,
     "eval": composes("eval", EvalConfig, "run_dir=run"),
     # Its default is in the folder that Hydra makes.
     "export": composes("export", ExportConfig, "output=checkpoint"),

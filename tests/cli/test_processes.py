@@ -110,7 +110,7 @@ def test_only_a_stopped_process_waits_for_the_others(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(rendezvous, "wait_for_all_ranks", lambda place: steps.append(place.rank))
     monkeypatch.setattr(sys, "argv", ["train.py"])
     for code, expected in ((75, [1, 75]), (74, [74])):
-        monkeypatch.setattr(train, "run_command", lambda *unused, code=code: sys.exit(code))
+        monkeypatch.setattr(train, "run_command", lambda *_, code=code, **__: sys.exit(code))
         with pytest.raises(SystemExit):
             train.main()
         assert steps == expected

@@ -13,7 +13,13 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.distributed.test_collectives import SAMPLING, STEPS, Repeated, share
+from tests.distributed.test_collectives import (
+    SAMPLING,
+    STEPS,
+    Repeated,
+    four_prompts,
+    share,
+)
 from tests.evaluation.builders import THINKING
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_tokenizer import tiny_tokenizer
@@ -64,7 +70,9 @@ def run(rank: int, world: int, kind: str) -> dict[str, Any]:
         max_steps=STEPS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
-    loader = torch.utils.data.DataLoader(Repeated(share(rank, world)), batch_size=None)
+    loader = torch.utils.data.DataLoader(
+        Repeated(share(rank, world, four_prompts())), batch_size=None
+    )
     trainer.fit(module, loader)
     metrics = {
         name: float(value)

@@ -75,6 +75,7 @@ class LastNumber(AnswerForm):
     """Answer form: the digit after the last tag, on a scale of 0 to 6."""
 
     score_range = (0.0, 6.0)
+    fields = ("before", "score")
 
     def __init__(self, mark):
         self.opening = mark

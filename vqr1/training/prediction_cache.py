@@ -28,25 +28,34 @@ versions have them too."""
 
 def read_predictions(folder: Path, step: int, kind: str = POLICY) -> Predictions | None:
     """The predictions of the policy after `step` optimiser steps; None if not intact."""
-    path = folder / step_name(kind, step)
-    if not path.exists():
-        return None
-    try:
-        content = read_checkpoint(path)
-    except CheckpointDamagedError as error:
-        logger.warning("damaged test answers, evaluated again: %s", error)
-        return None
-    return _from_plain(content)
+    content = read_kept(folder / step_name(kind, step), "test answers")
+    return None if content is None else _from_plain(content)
 
 
 def write_predictions(
     folder: Path, step: int, predictions: Predictions, kind: str = POLICY
 ) -> None:
     """Keep the predictions of the policy after `step` optimiser steps."""
+    write_kept(_to_plain(predictions), folder / step_name(kind, step), "test answers")
+
+
+def read_kept(path: Path, what: str) -> Any:
+    """The content of a kept file; None where there is none, or (with a warning) it is damaged."""
+    if not path.exists():
+        return None
     try:
-        write_checkpoint(_to_plain(predictions), folder / step_name(kind, step))
+        return read_checkpoint(path)
+    except CheckpointDamagedError as error:
+        logger.warning("damaged %s, made again: %s", what, error)
+        return None
+
+
+def write_kept(content: dict[str, Any], path: Path, what: str) -> None:
+    """Keep plain content for a resumed run; a disk that does not take it is a warning."""
+    try:
+        write_checkpoint(content, path)
     except CheckpointNotWrittenError as error:
-        logger.warning("test answers not kept for a resumed run: %s", error)
+        logger.warning("%s not kept for a resumed run: %s", what, error)
 
 
 def _to_plain(predictions: Predictions) -> dict[str, Any]:

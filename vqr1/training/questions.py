@@ -9,7 +9,6 @@ Not here: the forms of questions and what their answers earn (`vqr1.data.questio
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,15 +35,8 @@ from vqr1.policy.prompts import PromptBuilders
 from vqr1.progress import progress_bar
 from vqr1.records import joined_prompts
 from vqr1.tracking import RunLog
-from vqr1.training.checkpoint_files import (
-    CheckpointDamagedError,
-    CheckpointNotWrittenError,
-    read_checkpoint,
-    step_name,
-    write_checkpoint,
-)
-
-logger = logging.getLogger(__name__)
+from vqr1.training.checkpoint_files import step_name
+from vqr1.training.prediction_cache import read_kept, write_kept
 
 KEPT = "question_answers"
 """Beginning of the files that hold a policy's answers."""
@@ -149,21 +141,15 @@ def _ask_all(
 
 def _read(path: Path, questions: Sequence[Question]) -> list[str | None] | None:
     """The answers that are kept, where they are to the same questions."""
-    if not path.exists():
+    content = read_kept(path, "answers to questions")
+    if content is None or content["questions"] != digest_of(questions):
         return None
-    try:
-        content = read_checkpoint(path)
-    except CheckpointDamagedError as error:
-        logger.warning("damaged answers to questions, asked again: %s", error)
-        return None
-    return list(content["texts"]) if content["questions"] == digest_of(questions) else None
+    return list(content["texts"])
 
 
 def _write(path: Path, questions: Sequence[Question], texts: Sequence[str | None]) -> None:
-    try:
-        write_checkpoint({"questions": digest_of(questions), "texts": list(texts)}, path)
-    except CheckpointNotWrittenError as error:
-        logger.warning("answers to questions not kept for a resumed run: %s", error)
+    content = {"questions": digest_of(questions), "texts": list(texts)}
+    write_kept(content, path, "answers to questions")
 
 
 def log_questions(run_log: RunLog, rows: Mapping[str, Sequence[Row]], step: int) -> None:
