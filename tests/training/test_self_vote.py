@@ -14,7 +14,8 @@ import torch
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.train import main, with_rounds
+from vqr1.cli.train import main
+from vqr1.cli.vote_rounds import with_rounds
 from vqr1.config import TrainConfig, validate
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import open_dataset

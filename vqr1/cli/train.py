@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from vqr1.cli.app import reports, run_command, stop
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
 from vqr1.cli.help import asks_for_help
+from vqr1.cli.vote_rounds import with_rounds
 from vqr1.config import TrainConfig, validate
 from vqr1.distributed.environment import RankInfo, exit_process, find_rank_info
 from vqr1.errors import EXIT_INTERRUPTED, ConfigError, PrunedError, UserError
@@ -71,32 +72,6 @@ def main() -> None:
             wait_for_all_ranks(info)
         exit_process(code)
     sys.exit(code)
-
-
-def with_rounds(info: RankInfo, arguments: list[str]) -> list[str]:
-    """A command line with the chain of trainings that `votes.rounds` asks for.
-
-    Args:
-        info: this process.
-        arguments: the command line without the program.
-
-    Returns:
-        As it is where one training is asked for, or rounds cannot be: its check reports that.
-    """
-    keys = {key_of(argument) for argument in arguments}
-    single = info.launched or info.report is not None or {"chain", "resume"} & keys
-    flags = any(argument.startswith("-") for argument in arguments)
-    if single or flags or not {"votes.rounds", "method", "experiment"} & keys:
-        return arguments
-    try:
-        composed = compose_config("train", arguments)
-    except USER_ERRORS:
-        # Reported where the training is composed.
-        return arguments
-    rounds = composed.votes.rounds
-    if composed.target != "self_vote" or not isinstance(rounds, int) or rounds < 2:
-        return arguments
-    return [*arguments, f"chain=[{','.join(rounds * [repr('grpo votes.rounds=1')])}]"]
 
 
 def check(config: TrainConfig) -> None:
