@@ -12,18 +12,17 @@ import torch
 from PIL import Image
 
 import vqr1
+from tests.support.students import SIZES, random_images, saved, tower_student
 from vqr1.config import ModelConfig, read_choice, validate
 from vqr1.errors import ConfigError, ModelError
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.vision import encode_images
 from vqr1.records import PromptBatch
-from vqr1.student.encoders import TimmEncoder, TowerEncoder, tower_of
+from vqr1.student.encoders import TimmEncoder
 from vqr1.student.files import is_student
-from vqr1.student.folder import load_student, save_student
-from vqr1.student.model import Student, StudentSizes
+from vqr1.student.folder import load_student
+from vqr1.student.model import Student
 from vqr1.training.stages.distill import contrastive_loss
-
-SIZES = StudentSizes(embedding=8, components=4, prototypes=6, bins=3)
 
 
 @pytest.fixture(scope="module")
@@ -38,29 +37,12 @@ def teacher(config: ModelConfig) -> Policy:
 
 @pytest.fixture(scope="module")
 def images() -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    sizes = [(112, 112), (112, 56), (56, 112), (112, 112)]
-    return [torch.randint(0, 255, (*s, 3), dtype=torch.uint8, generator=generator) for s in sizes]
+    return random_images()
 
 
 @pytest.fixture(scope="module")
-def student(teacher: Policy, images: list[torch.Tensor]) -> Student:
-    torch.manual_seed(0)
-    encoder = TowerEncoder(
-        teacher.model.config, teacher.processor.image_processor, tower_of(teacher.model)
-    )
-    student = Student(encoder, SIZES, (1.0, 5.0)).eval()
-    student.mean.fill_(3.0)
-    with torch.no_grad():
-        student.fit(student.embed(images), torch.tensor([-1.0, 0.0, 0.5, 1.0]), seed=0)
-    return student
-
-
-def saved(student: Student, teacher: Policy, folder: Path) -> Path:
-    folder.mkdir()
-    reader = teacher.processor.image_processor
-    save_student(student, folder, reader, "qwen2_5_vl", 12544, 12544)
-    return folder
+def student(teacher: Policy) -> Student:
+    return tower_student(teacher)
 
 
 def test_the_tower_gives_the_teachers_features_and_shares_nothing_with_it(
@@ -91,11 +73,13 @@ def test_a_saved_student_scores_to_the_same_bits(
         expected = student(images)
         assert torch.equal(loaded(images), expected)
     assert rule.pixels(Image.new("RGB", (300, 200))).shape[2] == 3
-    metric = vqr1.create_metric("tiny", model=str(folder))
-    pixels = rule.pixels(Image.new("RGB", (300, 200), "red"))
+    metric, red = vqr1.create_metric("tiny", model=str(folder)), Image.new("RGB", (300, 200), "red")
     with torch.no_grad():
-        assert metric(Image.new("RGB", (300, 200), "red")).tolist() == loaded([pixels]).tolist()
+        assert metric(red).tolist() == loaded([rule.pixels(red)]).tolist()
     assert metric.score_range == (1.0, 5.0)
+    # No text and nothing lost; its error to the teacher's scores is the standard deviation.
+    (result,) = metric.scorer.score(red)
+    assert (result.valid, result.std, result.lost, result.text) == (True, 0.25, None, None)
 
 
 @pytest.mark.parametrize(

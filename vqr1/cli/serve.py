@@ -18,6 +18,7 @@ from vqr1.inference.mode_checks import backend_problems, mode_problems, served_i
 from vqr1.inference.score_checks import notes_on
 from vqr1.program import name_of, program
 from vqr1.standard_streams import guard_output
+from vqr1.student.files import is_student
 
 _EXAMPLES = """\
 MODELS
@@ -71,13 +72,20 @@ def serve(arguments: Sequence[str]) -> int:
     images = max(config.prompt.images, config.describe.images)
     backend = build_backend(config.backend, config.model, config.hardware, images=images)
     sys.stderr.writelines(f"{line}\n" for line in lines_about(composed, if_other=True))
-    app = create_app(
-        Scorer(backend, config.prompt, config.answer.form, config.mode, seed=config.seed),
-        Scorer(
+    scorer = Scorer(backend, config.prompt, config.answer.form, config.mode, seed=config.seed)
+    describer = None
+    if not is_student(config.model):
+        describer = Scorer(
             backend, config.describe, config.describe_answer.form, config.mode, seed=config.seed
-        ),
+        )
+    app = create_app(
+        scorer,
+        describer,
         ServiceInfo(
-            _model_name(config), config.prompt.name, config.describe.name, config.mode.name
+            _model_name(config),
+            config.prompt.name,
+            None if describer is None else config.describe.name,
+            config.mode.name,
         ),
         config.limits,
         config.batching,

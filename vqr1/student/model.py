@@ -57,11 +57,14 @@ class Student(nn.Module):
     Attributes:
         mean: [] mean of the teacher's scores of the training images.
         std: [] their standard deviation.
+        error: [] root mean squared error to the teacher's scores, of images that were not trained
+            on, when the head was fitted.
         fitted: [] bool, whether the prototypes score.
     """
 
     mean: Tensor
     std: Tensor
+    error: Tensor
     fitted: Tensor
     used: Tensor
     centre: Tensor
@@ -82,6 +85,7 @@ class Student(nn.Module):
         self.register_buffer("used", torch.zeros(n, dtype=torch.bool))
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("std", torch.tensor(1.0))
+        self.register_buffer("error", torch.tensor(0.0))
         self.register_buffer("fitted", torch.tensor(False))
 
     def embed(self, images: Sequence[Tensor]) -> Tensor:

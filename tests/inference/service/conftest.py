@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,13 +97,13 @@ class Server:
         return float(found.group(1)) if found else 0.0
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@contextmanager
+def serving(folder: Path, *overrides: str) -> Iterator[Server]:
     """`python score.py serve`, on a free port."""
-    log = tmp_path_factory.mktemp("server") / "log"
+    log = folder / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, ROOT / "score.py", "serve", "port=0"],
+            [sys.executable, ROOT / "score.py", "serve", "port=0", *overrides],
             stderr=stream, stdout=stream, text=True, cwd=log.parent,
             # Fixed, else the allocator keeps tens of megabytes of freed images and activations for
             # later, and the resident memory states little of what is held.
@@ -113,7 +114,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, "the service did not start"
         time.sleep(0.1)
-    yield Server(process, found.group(1), log)
-    if process.poll() is None:
-        process.kill()
-    process.wait(60)
+    try:
+        yield Server(process, found.group(1), log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The service with the packaged policy."""
+    with serving(tmp_path_factory.mktemp("server")) as server:
+        yield server

@@ -76,7 +76,7 @@ def test_scores_are_those_of_the_scorer(make_app: MakeApp, scorer: Scorer) -> No
             )
     assert compared["excluded"] == []
     assert health["status"] == "ok"
-    assert health["needs_key"] is False
+    assert (health["describe"], health["needs_key"]) == ("describe", False)
 
 
 def test_a_jpeg_beyond_the_limit_is_decoded_smaller(make_app: MakeApp, scorer: Scorer) -> None:

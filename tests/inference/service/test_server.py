@@ -12,6 +12,7 @@ import signal
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import hypothesis
@@ -22,8 +23,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.transport.serialization import Binary
 
-from tests.inference.service.conftest import Server, form, photo, png
+import vqr1
+from tests.inference.service.conftest import Server, form, photo, png, serving, settings
+from tests.support.students import saved, tower_student
 from vqr1.inference.scorer import Scorer
+from vqr1.policy.loading import load_policy
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +111,31 @@ def test_openapi_document_is_true(server: Server) -> None:
 
         check()
     assert checked >= 30
+
+
+def test_a_student_is_served_without_descriptions(tmp_path: Path) -> None:
+    teacher = load_policy(settings().model)
+    folder = saved(tower_student(teacher), teacher, tmp_path / "student")
+    metric = vqr1.create_metric("tiny", model=str(folder))
+    files = [png(seed) for seed in range(3)]
+    with serving(tmp_path, f"model.path={folder}") as server:
+        scored = post(server, "/score", *files).json()["results"]
+        compared = post(server, "/compare", *files).json()
+        described = post(server, "/describe", files[0])
+        health = httpx2.get(f"{server.url}/health").json()
+        document = httpx2.get(f"{server.url}/openapi.json").json()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(120) == 0, server.log.read_text()
+    scores = [image["score"] for image in scored]
+    assert scores == pytest.approx(metric([photo(seed) for seed in range(3)]).tolist(), abs=1e-5)
+    assert [(image["std"], image["text"]) for image in scored] == [(0.25, None)] * 3
+    best = max(range(3), key=scores.__getitem__)
+    assert (compared["ranking"][0]["position"], compared["excluded"]) == (best, [])
+    assert described.status_code == 404
+    assert described.json()["detail"] == f"{folder} gives scores and writes no text: see /score"
+    assert (health["describe"], health["mode"]) == (None, "expected")
+    assert {"/score", "/compare"} <= document["paths"].keys()
+    assert "/describe" not in document["paths"]
 
 
 def test_sigterm_finishes_what_is_in_flight(server: Server) -> None:

@@ -1,7 +1,8 @@
 """A student in this process: scores from an image encoder, without a language model.
 
-It is chosen where `model.path` is the export of a `stage=distill` run. It answers nothing: modes
-and prompts that ask for text are refused.
+It is chosen where `model.path` is the export of a `stage=distill` run. It writes no text: modes
+and prompts that ask for it are refused. The standard deviation of all scores is the student's error
+to its teacher's scores.
 
 Not here: the student (`vqr1.student`).
 """
@@ -82,4 +83,5 @@ class StudentBackend:
         pixels = [image.to(self._device) for (image,) in image_groups(images, 1)]
         with self._turn:
             scores = self._student(pixels).tolist()
-        return [Reply((), score) for score in scores]
+        error = float(self._student.error)
+        return [Reply(score=score, std=error) for score in scores]

@@ -44,13 +44,13 @@ class ServiceInfo:
     Attributes:
         model: its name.
         prompt: name of the prompt of scores.
-        describe: name of the prompt of descriptions.
+        describe: name of the prompt of descriptions; None where the model writes no text.
         mode: how an answer becomes a score.
     """
 
     model: str
     prompt: str
-    describe: str
+    describe: str | None
     mode: str
 
 
@@ -59,32 +59,33 @@ class Service:
 
     Args:
         scorer: gives scores.
-        describer: gives descriptions, with the same model.
+        describer: gives descriptions, with the same model; None where it writes no text.
         limits: what is taken on.
         batching: how requests share the model.
         comparison: how images are compared.
 
     Attributes:
-        shown: images of a prompt, by task.
+        shown: images of a prompt, by task that there is.
     """
 
     def __init__(
         self,
         scorer: Scorer,
-        describer: Scorer,
+        describer: Scorer | None,
         limits: LimitsConfig,
         batching: BatchingConfig,
         comparison: ComparisonConfig,
     ) -> None:
         self._scorer = scorer
-        self.shown: dict[Task, int] = {"score": scorer.images, "describe": describer.images}
+        tasks: dict[Task, Scorer] = {"score": scorer}
+        if describer is not None:
+            tasks["describe"] = describer
+        self.shown: dict[Task, int] = {task: own.images for task, own in tasks.items()}
         self._limits = limits
         self._comparison = comparison
         self.measures = Measures()
         self._batcher = Batcher(
-            {"score": scorer.score_resized, "describe": describer.score_resized},
-            batching,
-            self.measures,
+            {task: own.score_resized for task, own in tasks.items()}, batching, self.measures
         )
         self._admission = Admission(limits.queue_size, self._batcher.retry_after_s)
         self.measures.under_way.set_function(lambda: self._admission.taken)
@@ -187,7 +188,7 @@ class Service:
 
 def create_app(
     scorer: Scorer,
-    describer: Scorer,
+    describer: Scorer | None,
     info: ServiceInfo,
     limits: LimitsConfig,
     batching: BatchingConfig,
@@ -198,7 +199,7 @@ def create_app(
 
     Args:
         scorer: gives scores.
-        describer: gives descriptions, with the same model.
+        describer: gives descriptions, with the same model; None where it writes no text.
         info: what answers state of the model.
         limits: what is taken on.
         batching: how requests share the model.
@@ -233,7 +234,6 @@ def _add_scoring(
     answers = schemas.problems(keyed=keyed)
     most, shown = limits.max_images, service.shown
     some, several = (schemas.request_body(least, most, shown["score"]) for least in (1, 2))
-    described = schemas.request_body(1, most, shown["describe"])
 
     @app.post("/score", responses=answers, openapi_extra=some)
     async def score(request: Request) -> schemas.ScoreAnswer:
@@ -265,13 +265,23 @@ def _add_scoring(
         results = await service.results(request, "score", least=2)
         return _compare_answer(await service.compared(results), results, info)
 
-    @app.post("/describe", responses=answers, openapi_extra=described)
+    if info.describe is None:
+        _refuse_descriptions(app, info)
+    else:
+        body = schemas.request_body(1, most, shown["describe"])
+        _add_descriptions(app, service, info.model, info.describe, answers, body)
+
+
+def _add_descriptions(
+    app: FastAPI, service: Service, model: str, prompt: str, answers: Any, body: dict[str, Any]
+) -> None:
+    @app.post("/describe", responses=answers, openapi_extra=body)
     async def describe(request: Request) -> schemas.DescribeAnswer:
         """Describe the quality of each image in words."""
         results = await service.results(request, "describe")
         return schemas.DescribeAnswer(
-            model=info.model,
-            prompt=info.describe,
+            model=model,
+            prompt=prompt,
             results=[
                 schemas.DescribedImage(
                     name=str(r.path), valid=r.valid, text=r.text, decoded_at=r.decoded_at
@@ -279,6 +289,12 @@ def _add_scoring(
                 for r in results
             ],
         )
+
+
+def _refuse_descriptions(app: FastAPI, info: ServiceInfo) -> None:
+    @app.post("/describe", include_in_schema=False)
+    async def describe() -> None:
+        raise RefusedError(404, f"{info.model} gives scores and writes no text: see /score")
 
 
 def _compare_answer(
@@ -321,6 +337,7 @@ def _add_health(app: FastAPI, service: Service, info: ServiceInfo, *, keyed: boo
             model=info.model,
             prompt=info.prompt,
             mode=info.mode,
+            describe=info.describe,
             images=service.shown["score"],
             needs_key=keyed,
         )
@@ -358,7 +375,7 @@ def _document_key(app: FastAPI) -> None:
             document.setdefault("components", {})["securitySchemes"] = {
                 "key": {"type": "http", "scheme": "bearer"}
             }
-            for path in KEYED_PATHS:
+            for path in KEYED_PATHS & document["paths"].keys():
                 for operation in document["paths"][path].values():
                     operation["security"] = [{"key": []}]
             app.openapi_schema = document

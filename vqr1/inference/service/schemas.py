@@ -135,6 +135,9 @@ class Health(BaseModel):
     model: str
     prompt: str
     mode: str
+    describe: str | None = Field(
+        description="Prompt of descriptions; null where the model writes no text."
+    )
     images: int = Field(description="Images of a prompt of scores: 2 with a reference.")
     needs_key: bool
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
+from vqr1.data.labels import Split
 from vqr1.iqa.correlation import srcc
 from vqr1.policy.export import written_aside
 from vqr1.policy.loading import Policy
@@ -219,17 +220,23 @@ class DistillModule(StageModule):
 
     @torch.no_grad()
     def _fit(self) -> None:
-        """Fit the head to the embeddings of all training images."""
-        self.student.eval()
+        """Fit the head to all training images, and take its error on the validation images."""
+        student = self.student.eval()
+        student.fit(*self._embedded("train"), self._distill.seed)
+        embeddings, targets = self._embedded("val")
+        errors = student.std * (student.standardised(embeddings) - targets)
+        student.error.copy_(errors.square().mean().sqrt())
+
+    def _embedded(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Embeddings and standardised scores of a split's images that the teacher has scored."""
         found, targets = [], []
-        for batch in self._data.eval_dataloader("train"):
+        for batch in self._data.eval_dataloader(split):
             known, rows = self._answers.known(batch), rows_of(batch)
             if known:
                 images = [batch.prompts.flat_images[b].to(self.device) for b in known]
                 found.append(self.student.embed(images))
                 targets.append(self._answers.targets([rows[b] for b in known]))
-        scores = self.student.standardise(torch.cat(targets).to(self.device))
-        self.student.fit(torch.cat(found), scores, self._distill.seed)
+        return torch.cat(found), self.student.standardise(torch.cat(targets).to(self.device))
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/srcc` and its companions, and agreement with the teacher."""
