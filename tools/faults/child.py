@@ -32,7 +32,7 @@ PHASES = {
     "checkpoint": "vqr1.training.checkpoint_files:_save",
     "commit": "vqr1.training.checkpoint_files:_write_checksum",
     "test": "vqr1.training.policy_trainer:evaluate_test",
-    "export": "vqr1.training.policy_trainer:export_checkpoint",
+    "export": "vqr1.training.stages.module:StageModule.export",
     "summary": "vqr1.tracking.run_log:RunLog.summary",
     "sending": "vqr1.tracking.delivery:Delivery._send",
 }

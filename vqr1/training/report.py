@@ -207,8 +207,10 @@ def _answers_table(predictions: Predictions, count: int) -> Table:
     table.add_column("MOS")
     table.add_column("response", overflow="fold")
     for row in answer_table(predictions, count).itertuples():
+        # Students and words of levels score without a text.
+        stated = str(row.response) or f"{row.score:.2f}, without a text"
         # Text, because an answer may hold what rich takes for markup.
-        table.add_row(Text(str(row.image)), f"{row.mos:.2f}", Text(str(row.response)))
+        table.add_row(Text(str(row.image)), f"{row.mos:.2f}", Text(stated))
     return table
 
 

@@ -32,6 +32,8 @@ class DistillStage(Stage):
         weights: safetensors file of the architecture's weights; None: random ones.
         image_size: edge of an architecture's images, in pixels.
         samples: answers of the teacher to each image.
+        answers_from: folder of another run of this stage with the same teacher, images and draws,
+            whose answers are taken; None asks the teacher.
         align: align the images with the teacher's texts.
         align_weight: of the contrastive term.
         train_encoder: train the encoder; false trains what comes after it.
@@ -48,6 +50,7 @@ class DistillStage(Stage):
     weights: str | None = None
     image_size: Annotated[int, Field(ge=16)] = 224
     samples: _Count = 6
+    answers_from: str | None = None
     align: bool = True
     align_weight: _Weight = 0.1
     train_encoder: bool = True
@@ -71,7 +74,7 @@ class DistillStage(Stage):
         from vqr1.training.validation import ValidationModes, Validator
 
         config, policy = parts.config, parts.policy
-        answers = teacher_answers(parts, self.samples)
+        answers = teacher_answers(parts, self.samples, self.answers_from)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             student = self._student(policy, parts)

@@ -3,6 +3,7 @@
 Two files in the run's folder grow batch by batch, so that a killed run resumes where it was:
 `teacher.jsonl`, whose first line holds what decides the answers and each other line one image, and
 `teacher_states.bin`, the mean last hidden states of the answers (float32). No MOS is in them.
+Another run may begin with copies of them (`answers_from`).
 
 Not here: what a student learns of them (`distill.py`).
 
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from vqr1.data.labels import Split
 from vqr1.distributed.stop_requests import StopRequests
-from vqr1.durable import CommittedFile, committed_mark
+from vqr1.durable import CommittedFile, committed_mark, committed_size
 from vqr1.errors import ConfigError
 from vqr1.iqa.answers import AnswerForm
 from vqr1.policy.shared_prompt import plan_micro_batches, response_states
@@ -70,18 +71,22 @@ def rows_of(batch: RankingBatch) -> list[Row]:
     return [(batch.dataset, int(row)) for row in batch.index.tolist()]
 
 
-def teacher_answers(parts: StageParts, samples: int) -> TeacherAnswers:
+def teacher_answers(
+    parts: StageParts, samples: int, answers_from: str | None = None
+) -> TeacherAnswers:
     """Ask the policy that a run begins with of all training and validation images, once.
 
     Args:
         parts: of the run.
         samples: K.
+        answers_from: folder of another run whose answers are taken; None asks for all.
 
     Raises:
-        ConfigError: fewer than half of the training images got a score.
+        ConfigError: fewer than half of the training images got a score, or the other run has no
+            answers, or those of another teacher, other images or other draws.
         Interrupted: a stop was asked for; what has been answered is kept.
     """
-    writer = _Writer(parts, samples)
+    writer = _Writer(parts, samples, answers_from)
     with closing(writer):
         writer.ask()
     found = _read(parts.run_dir)
@@ -105,7 +110,7 @@ def teacher_answers(parts: StageParts, samples: int) -> TeacherAnswers:
 class _Writer:
     """Asks for what the files lack."""
 
-    def __init__(self, parts: StageParts, samples: int) -> None:
+    def __init__(self, parts: StageParts, samples: int, answers_from: str | None) -> None:
         self._parts, self._samples = parts, samples
         self._stops: StopRequests = parts.stops
         settings = _settings(parts, samples)
@@ -113,6 +118,8 @@ class _Writer:
             for name in (FILE, STATES):
                 for file in (parts.run_dir / name, committed_mark(parts.run_dir / name)):
                     file.unlink(missing_ok=True)
+            if answers_from is not None:
+                _copy(Path(answers_from).expanduser(), parts.run_dir, settings)
         self._lines = CommittedFile(parts.run_dir / FILE)
         self._states = CommittedFile(parts.run_dir / STATES)
         if not self._lines.size:
@@ -186,11 +193,36 @@ class _Writer:
         self._done |= set(rows_of(batch))
 
 
+def _copy(source: Path, run_dir: Path, settings: Mapping[str, Any]) -> None:
+    """Begin with another run's answers; a first line makes them valid, and so comes last."""
+    found = _first_line(source / FILE)
+    who = f"stage.answers_from={source}"
+    if found is None:
+        raise ConfigError([f"{who}: no {FILE} is there; give the folder of a run of this stage"])
+    other = [name for name, value in settings.items() if found.get(name) != value]
+    if other:
+        raise ConfigError(
+            [f"{who}: its answers are of another {', '.join(other)}; set null to ask for them"]
+        )
+    # The lines are read first: what grows meanwhile has more states than lines.
+    contents = {name: _committed(source / name) for name in (FILE, STATES)}
+    for name in (STATES, FILE):
+        with closing(CommittedFile(run_dir / name)) as file:
+            file.append(contents[name])
+
+
+def _committed(file: Path) -> bytes:
+    size = committed_size(file)
+    with file.open("rb") as content:
+        return content.read(size)
+
+
 def _settings(parts: StageParts, samples: int) -> dict[str, Any]:
     """What decides a teacher's answers, as plain values."""
     config = parts.config
     plain = {
         "teacher": parts.policy.source,
+        "data": parts.data.digests(),
         "samples": samples,
         "seed": config.seed,
         "prompt": config.prompt.text,
