@@ -144,6 +144,7 @@ TRAIN = (
          "advantage: fractions.Fraction: no advantage rule"),
     case("train", "method=nosuch", "method/nosuch", "visualquality_r1"),
     case("train", "method=rali", "stage=distill: there is no teacher to learn from", "init_from="),
+    case("train", "stage=distill model.path=student", "model.path=student: a student", "teacher"),
     case("train", "stage=distill model.path=x stage.components=99",
          "stage.components=99: must not exceed stage.embedding=64"),
     case("train", "stage=distill model.path=x stage.weights=w",

@@ -109,6 +109,7 @@ def write_folders(place: Path) -> None:
         ("job", "job.json", "{}"),
         ("evaluated", "evaluation.json", '{"model.path": null}'),
         ("reported", "metrics.json", "{}"),
+        ("student", "config.json", '{"model_type": "vqr1_student"}'),
         ("reported", "report.md", "# Comparison"),
         ("reported", "summary.json", "{}"),
         ("swept", "sweep.json", json.dumps(asdict(record))),

@@ -23,6 +23,7 @@ from vqr1.cli.plan import load_train_config
 from vqr1.cli.train import check_link, main
 from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import HEADLINE
+from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.rewards.build import build_rewards
 from vqr1.sweeps.chain_plan import links_of, write_chain
 from vqr1.training.checkpoint_files import read_checkpoint, step_name
@@ -162,6 +163,9 @@ def _refused_starts(run: Command, folder: Path) -> None:  # noqa: F811
     assert "two places to start from; give one of them" in both
     family = refused(f"init_from={folder}", "model=smolvlm_256m")
     assert "the checkpoint is a qwen2_5_vl, and the values of smolvlm" in family
+    teacher = (f"model.path={tiny_policy_folder()}", "stage=distill")
+    form = refused(*teacher, "answer=json", "validation.batch_size=2", "stage.samples=1")
+    assert "answers state a score of 0 of 8 training images in this answer form" in form
     record = read_record(folder)
     assert record is not None
     (folder / "export").rename(folder / "elsewhere")
@@ -216,6 +220,11 @@ def test_the_first_of_a_chain_is_checked_with_the_run_that_it_starts_from(tmp_pa
     # The default prompt would be refused, see above.
     values = check_link(["stage=sft", f"init_from={first}", "run_dir=r"], None)
     assert values["prompt"]["name"] == "non_thinking"
+    # A method's own prompt replaces it, where it has one.
+    for method, prompt in (("rali", "non_thinking"), ("visualquality_r1", "thinking")):
+        values = check_link([f"method={method}", f"init_from={first}", "run_dir=r"], None)
+        assert values["prompt"]["name"] == prompt
+        assert (values["answer"].get("reasoning") == "think") == (prompt == "thinking")
     for beside in (tmp_path, first / "export"):  # a chain's folder, and weights without their run
         with pytest.raises(ConfigError, match=f"not the folder of a run; give one, as {first}"):
             check_link(["stage=sft", f"init_from={beside}", "run_dir=r"], None)
@@ -228,6 +237,13 @@ def test_a_plan_is_of_one_training() -> None:
 
 @pytest.mark.medium
 def test_a_chain_is_checked_before_it_begins(run: Command) -> None:  # noqa: F811
+    for links, printed in (
+        ("distill,grpo", "1_distill: stage=distill: there is no teacher to learn from"),
+        ("sft,distill,grpo", "3_grpo: the training before it gives a student"),
+    ):
+        outcome = run(main, f"chain=[{links}]", "prompt=non_thinking", "run_dir=c")
+        assert (outcome.code, Path("c").exists()) == (2, False)
+        assert f"chain, {printed}" in outcome.err
     # The second would rank by a form that the first one's prompt does not have.
     outcome = run(
         main, "chain=[sft,'grpo validation.mode=levels']", "prompt=non_thinking", "run_dir=c"

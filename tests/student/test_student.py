@@ -112,10 +112,16 @@ def test_folders_that_are_not_whole_are_refused_in_one_line(
         load_student(str(folder))
 
 
-def test_a_student_without_its_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_without_its_library_is_one_line(
+    student: Student, teacher: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(student, teacher, tmp_path / "student")
+    record = json.loads((folder / "config.json").read_text())
+    record["encoder"] = {"kind": "timm", "architecture": "resnet18", "image_size": 64}
+    (folder / "config.json").write_text(json.dumps(record))
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"stage.student=resnet18: timm is not installed"):
-        TimmEncoder("resnet18", 64)
+    with pytest.raises(ConfigError, match=r"^model.path=.*student resnet18: timm is not installed"):
+        vqr1.create_metric("tiny", model=str(folder))
 
 
 def test_timm_students(teacher: Policy, images: list[torch.Tensor], tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from vqr1.student.model import Student, StudentSizes
 SIZES = StudentSizes(embedding=8, components=4, prototypes=6, bins=3)
 
 
-def tower_student(teacher: Policy) -> Student:
+def tower_student(teacher: Policy, blocks: int | None = None) -> Student:
     """A student with a copy of the tower, fitted to four random images."""
     torch.manual_seed(0)
     encoder = TowerEncoder(
-        teacher.model.config, teacher.processor.image_processor, tower_of(teacher.model)
+        teacher.model.config, teacher.processor.image_processor, tower_of(teacher.model), blocks
     )
     student = Student(encoder, SIZES, (1.0, 5.0)).eval()
     student.mean.fill_(3.0)

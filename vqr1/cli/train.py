@@ -106,6 +106,7 @@ def check_link(overrides: list[str], before: dict[str, Any] | None) -> dict[str,
         if before is None:
             take_initial_run(composed, overrides)
         else:
+            _check_continuable(before)
             inherit(composed, before, {key_of(override) for override in overrides})
             composed.init_from = "the training before it"
         values = plain_values(composed)
@@ -115,6 +116,16 @@ def check_link(overrides: list[str], before: dict[str, Any] | None) -> dict[str,
     except USER_ERRORS as error:
         raise ConfigError([user_message(error)]) from error
     return values
+
+
+def _check_continuable(before: dict[str, Any]) -> None:
+    from vqr1.training.stages import build_stage
+
+    if not build_stage(validate(TrainConfig, before).stage).gives_policy:
+        raise ConfigError(
+            ["the training before it gives a student, which is not trained further and teaches "
+             "nothing; a chain ends with stage=distill"]
+        )  # fmt: skip
 
 
 def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = None) -> float:

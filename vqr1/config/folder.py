@@ -58,6 +58,16 @@ def read_choice(
     return {str(key): value for key, value in values.items()}
 
 
+def method_has_prompt(name: str) -> bool:
+    """Whether a method's file chooses what is asked; files outside of the package are taken to."""
+    file = config_dir() / "method" / f"{name}.yaml"
+    if not file.is_file():
+        return True
+    values = OmegaConf.load(file)
+    assert isinstance(values, DictConfig)
+    return any("override /prompt" in entry for entry in values.get("defaults", []))
+
+
 def answer_of_prompt(name: str) -> str | None:
     """The form of `conf/answer` that a packaged prompt's file chooses; None where there is none.
 

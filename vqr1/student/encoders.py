@@ -59,12 +59,16 @@ class TowerEncoder(ImageEncoder):
         config: the policy's configuration (of transformers).
         image_processor: the policy's.
         tensors: weights and buffers of the tower, by name within it; copied to float32.
+        blocks: how many of its blocks are kept, from the first; None: all.
 
     Raises:
         ModelError: tensors are missing, or have other shapes.
     """
 
-    def __init__(self, config: Any, image_processor: Any, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, config: Any, image_processor: Any, tensors: Mapping[str, Tensor],
+        blocks: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         own = family(config.model_type, "the teacher")
         with torch.device("meta"):
@@ -72,6 +76,9 @@ class TowerEncoder(ImageEncoder):
                 config, dtype=torch.float32, attn_implementation="sdpa"
             )
         vision = parts_of(shell).vision
+        if blocks is not None:
+            del _blocks_of(vision)[blocks:]
+        self._blocks = blocks
         _place(vision, tensors)
         shell.image_encoding = own.image_encoding(image_processor)
         shell.eval()
@@ -90,7 +97,8 @@ class TowerEncoder(ImageEncoder):
 
     def record(self) -> dict[str, Any]:
         """See `ImageEncoder.record`."""
-        return {"kind": TOWER, "policy": self._shell[0].config.to_dict()}
+        policy = self._shell[0].config.to_dict()
+        return {"kind": TOWER, "policy": policy, "blocks": self._blocks}
 
     def tensors(self) -> dict[str, Tensor]:
         """See `ImageEncoder.tensors`; buffers that no state dict has are among them."""
@@ -111,6 +119,17 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def tower_of(policy: nn.Module) -> dict[str, Tensor]:
     """The weights and buffers of a policy's tower, by name within it."""
     return dict(named_tensors(parts_of(policy).vision))
+
+
+def _blocks_of(vision: nn.Module) -> nn.ModuleList:
+    """The blocks of a tower, which are its longest list of modules; none where it has no list."""
+    lists = [module for module in vision.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=nn.ModuleList())
+
+
+def share_of_blocks(policy: nn.Module, share: float) -> int:
+    """How many of the blocks of a policy's tower a share in (0, 1] is, one at least."""
+    return max(1, round(share * len(_blocks_of(parts_of(policy).vision))))
 
 
 def _place(vision: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -151,7 +170,6 @@ class TimmEncoder(ImageEncoder):
         architecture: its name in timm.
         image_size: edge of the squares, in pixels.
         weights: safetensors file of its weights; None: random ones.
-        key: of the configuration, for errors.
 
     Raises:
         ConfigError: timm is not installed or has no such architecture.
@@ -161,24 +179,17 @@ class TimmEncoder(ImageEncoder):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, architecture: str, image_size: int, weights: str | None = None,
-        key: str = "stage.student",
-    ) -> None:  # fmt: skip
+    def __init__(self, architecture: str, image_size: int, weights: str | None = None) -> None:
         super().__init__()
+        who = f"student {architecture}"
         try:
             import timm
         except ImportError as error:
             raise ConfigError(
-                [
-                    f"{key}={architecture}: timm is not installed; install the extra "
-                    "vqr1[timm], or use stage.student=tower"
-                ]
+                [f"{who}: timm is not installed; install the extra vqr1[timm]"]
             ) from error
         if not timm.is_model(architecture):
-            raise ConfigError(
-                [f"{key}={architecture}: timm has no such architecture; see timm.list_models()"]
-            )
+            raise ConfigError([f"{who}: timm has no such architecture; see timm.list_models()"])
         self.net = timm.create_model(architecture, pretrained=False, num_classes=0)
         self._architecture, self._size = architecture, image_size
         facts = self.net.pretrained_cfg
@@ -243,8 +254,9 @@ def build_encoder(
 
         prefix = "vision."
         inner = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        return TowerEncoder(AutoConfig.for_model(**record["policy"]), image_processor, inner)
-    encoder = TimmEncoder(record["architecture"], record["image_size"], key="model.path: a student")
+        policy = AutoConfig.for_model(**record["policy"])
+        return TowerEncoder(policy, image_processor, inner, record["blocks"])
+    encoder = TimmEncoder(record["architecture"], record["image_size"])
     try:
         encoder.load_state_dict(dict(tensors))
     except RuntimeError as error:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 
 from vqr1.data.prompts import ResizeRule
 from vqr1.durable import write_file
-from vqr1.errors import ModelError, first_line
+from vqr1.errors import ConfigError, ModelError, first_line
 from vqr1.policy.families import family
 from vqr1.student.encoders import build_encoder
 from vqr1.student.files import CONFIG_FILE, MODEL_TYPE
@@ -75,6 +75,8 @@ def load_student(path: str, device: torch.device | str = "cpu") -> tuple[Student
         names = student.state_dict()
         student.load_state_dict({n: t for n, t in tensors.items() if n in names})
         rule = resize_rule_of(record, reader)
+    except ConfigError as error:
+        raise ConfigError([f"{who}: {problem}" for problem in error.problems]) from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{who}: not a whole student ({type(error).__name__}: {first_line(error)}); export it "

@@ -9,6 +9,7 @@ from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import metrics_of, monitored
 from vqr1.inference.mode_checks import level_problems
 from vqr1.rewards import WeightedRewards
+from vqr1.student.files import is_student
 from vqr1.tracking.other_loggers import logger_problems
 from vqr1.training.stages import build_stage
 
@@ -23,6 +24,11 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     if config.chain is not None:
         problems.append(
             f"chain={config.chain}: it is taken from the command line only; give it there"
+        )
+    if is_student(config.model):
+        problems.append(
+            f"model.path={config.model.path}: a student (stage=distill), which is not trained "
+            "further and teaches nothing; give its teacher"
         )
     processes = config.hardware.devices * config.hardware.nodes
     wanted = config.loader.global_batch_size

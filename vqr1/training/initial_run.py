@@ -2,8 +2,8 @@
 
 The run's `export` becomes `model.path`. What the command does not choose of model, prompt and
 answer is that of the run: its LoRA settings and image sizes, its question and answer form. A prompt
-that is chosen (by `prompt=`, `answer=`, a method or an experiment) is taken with its own answer
-form, a model that is chosen with its own settings.
+that is chosen (by `prompt=`, `answer=`, a method that has one, or an experiment) is taken with its
+own answer form, a model that is chosen with its own settings.
 
 Not here: finding a run (`run_lookup.py`), resuming one (`resume.py`).
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from vqr1.config.folder import method_has_prompt
 from vqr1.config.plain import flatten
 from vqr1.errors import ConfigError
 from vqr1.training.run_lookup import find_run, key_of
@@ -71,6 +72,9 @@ def inherit(composed: DictConfig, recorded: Mapping[str, Any], given: set[str]) 
         recorded: plain values of the run that it starts from.
         given: keys of the new run's command line.
     """
+    method = composed.get("method")
+    if method is not None and not method_has_prompt(str(method.name)):
+        given = given - {"method"}
     for group, choices in _CHOSEN_BY.items():
         if not given & choices and isinstance(recorded.get(group), Mapping):
             _take_group(composed, group, recorded[group], given)

@@ -98,6 +98,11 @@ class Stage(ABC):
         """Whether the step that validation finds best is exported; False: the last one."""
         return True
 
+    @property
+    def gives_policy(self) -> bool:
+        """Whether another training can start from its export."""
+        return True
+
     def write_card(self, folder: Path, run_dir: Path) -> None:
         """Write the model card of the run's export."""
         from vqr1.training.model_card import write_model_card

@@ -39,7 +39,7 @@ from vqr1.student.folder import save_student
 from vqr1.student.model import Student, StudentEngine
 from vqr1.training.schedule import learning_rate_factor
 from vqr1.training.stages.module import StageModule
-from vqr1.training.stages.teacher_answers import TeacherAnswers, rows_of
+from vqr1.training.stages.teacher_answers import TeacherAnswers, rows_of, split_rows
 from vqr1.training.step import StepRecord, UpdateSettings
 from vqr1.training.validation import Validator
 
@@ -132,13 +132,7 @@ class DistillModule(StageModule):
         self._kind = str(teacher.family.model_class().config_class.model_type)
         self._answers, self._data, self._distill = answers, data, distill
         student.encoder.requires_grad_(distill.train_encoder)
-        train = [
-            answers.scores[(name, int(row))]
-            for name, labelled in data.sets.items()
-            for row in labelled.rows("train").index
-            if (name, int(row)) in answers.scores
-        ]
-        scores = torch.tensor(train)
+        scores = answers.targets([r for r in split_rows(data, "train") if r in answers.scores])
         student.mean.copy_(scores.mean())
         student.std.copy_(scores.std(correction=0).clamp(min=1e-4))
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vqr1.config import TrainConfig
 from vqr1.rewards import WeightedRewards
-from vqr1.student.files import is_student
 from vqr1.training.stages.base import Stage, StageParts
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ class DistillStage(Stage):
 
     Attributes:
         student: `tower` (the teacher's own, copied), or a timm architecture.
+        tower_share: share of the tower's blocks, from the first, that the copy has.
         weights: safetensors file of the architecture's weights; None: random ones.
         image_size: edge of an architecture's images, in pixels.
         samples: answers of the teacher to each image.
@@ -47,6 +47,7 @@ class DistillStage(Stage):
     """
 
     student: str = "tower"
+    tower_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     weights: str | None = None
     image_size: Annotated[int, Field(ge=16)] = 224
     samples: _Count = 6
@@ -104,13 +105,21 @@ class DistillStage(Stage):
 
     def _student(self, policy: Policy, parts: StageParts) -> Student:
         from vqr1.policy.unwrap import unwrap
-        from vqr1.student.encoders import TOWER, ImageEncoder, TimmEncoder, TowerEncoder, tower_of
+        from vqr1.student.encoders import (
+            TOWER,
+            ImageEncoder,
+            TimmEncoder,
+            TowerEncoder,
+            share_of_blocks,
+            tower_of,
+        )
         from vqr1.student.model import Student, StudentSizes
 
         encoder: ImageEncoder
         if self.student == TOWER:
-            reader: Any = policy.processor.image_processor
-            encoder = TowerEncoder(unwrap(policy.model).config, reader, tower_of(policy.model))
+            model, reader = policy.model, policy.processor.image_processor
+            blocks = share_of_blocks(model, self.tower_share)
+            encoder = TowerEncoder(unwrap(model).config, reader, tower_of(model), blocks)
         else:
             encoder = TimmEncoder(self.student, self.image_size, self.weights)
         sizes = StudentSizes(self.head, self.embedding, self.components, self.prototypes, self.bins)
@@ -123,11 +132,6 @@ class DistillStage(Stage):
             problems.append(
                 "stage=distill: there is no teacher to learn from; give the run that trained it as "
                 "init_from=, or its checkpoint as model.path="
-            )
-        elif is_student(model):
-            problems.append(
-                f"stage=distill, model.path={model.path}: it is a student itself, which writes no "
-                "texts; give its teacher"
             )
         if model.lora is not None:
             problems.append(
@@ -173,6 +177,11 @@ class DistillStage(Stage):
     @property
     def chooses_best(self) -> bool:
         """See `Stage.chooses_best`: validation looks at MOS, which a student never sees."""
+        return False
+
+    @property
+    def gives_policy(self) -> bool:
+        """See `Stage.gives_policy`: a student is not trained further."""
         return False
 
     def write_card(self, folder: Path, run_dir: Path) -> None:

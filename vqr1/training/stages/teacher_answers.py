@@ -25,12 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.labels import Split
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.durable import CommittedFile, committed_mark, committed_size
 from vqr1.errors import ConfigError
 from vqr1.iqa.answers import AnswerForm
 from vqr1.policy.shared_prompt import plan_micro_batches, response_states
+from vqr1.policy.unwrap import unwrap
 from vqr1.policy.vision import encode_images
 from vqr1.progress import progress_bar
 from vqr1.records import RankingBatch
@@ -40,6 +42,9 @@ FILE = "teacher.jsonl"
 STATES = "teacher_states.bin"
 LEAST_SCORED = 0.5
 """Share of the training images that a teacher has to score."""
+
+FIRST = 64
+"""Images after which a teacher that has scored none is asked no more."""
 
 Row = tuple[str, int]
 """Data set and row of its label table."""
@@ -82,29 +87,41 @@ def teacher_answers(
         answers_from: folder of another run whose answers are taken; None asks for all.
 
     Raises:
-        ConfigError: fewer than half of the training images got a score, or the other run has no
-            answers, or those of another teacher, other images or other draws.
+        ConfigError: fewer than half of the training images got a score, or all got the same, or
+            the other run has no answers, or those of another teacher, other images or other draws.
         Interrupted: a stop was asked for; what has been answered is kept.
     """
     writer = _Writer(parts, samples, answers_from)
     with closing(writer):
         writer.ask()
     found = _read(parts.run_dir)
-    train = [
-        (name, int(row))
-        for name, labelled in parts.data.sets.items()
-        for row in labelled.rows("train").index
-    ]
+    train = split_rows(parts.data, "train")
     scored = sum(row in found.scores for row in train)
-    if scored < LEAST_SCORED * len(train) or len({found.scores.get(row) for row in train}) < 3:
+    if scored < LEAST_SCORED * len(train):
+        raise _other_form(scored, len(train))
+    if len({found.scores.get(row) for row in train}) < 3:
         raise ConfigError(
-            [
-                f"stage=distill, answer: the teacher's answers state a score of {scored} of the "
-                f"{len(train)} training images in this answer form; take a teacher that was "
-                "trained with it, or choose its prompt= and answer="
-            ]
-        )
+            ["stage=distill: the teacher's scores of all training images are one or two numbers, "
+             "from which nothing is learned; take a teacher that tells images apart"]
+        )  # fmt: skip
     return found
+
+
+def split_rows(data: RankingDataModule, split: Split, most: int | None = None) -> list[Row]:
+    """The images of a split, at most so many of each set."""
+    return [
+        (name, int(row)) for name, own in data.sets.items() for row in own.rows(split, most).index
+    ]
+
+
+def _other_form(scored: int, asked: int) -> ConfigError:
+    return ConfigError(
+        [
+            f"stage=distill, answer: the teacher's answers state a score of {scored} of {asked} "
+            "training images in this answer form; take a teacher that was trained with it, or "
+            "choose its prompt= and answer="
+        ]
+    )
 
 
 class _Writer:
@@ -124,29 +141,46 @@ class _Writer:
         self._states = CommittedFile(parts.run_dir / STATES)
         if not self._lines.size:
             self._lines.append((json.dumps(settings) + "\n").encode())
-        self._done = {(line["dataset"], line["row"]) for line in _image_lines(parts.run_dir)}
+        self._done: set[Row] = set()
+        self._scored = 0
+        for line in _image_lines(parts.run_dir):
+            self._add(line)
 
     def close(self) -> None:
         """Close the files."""
         self._lines.close()
         self._states.close()
 
+    def _add(self, line: Mapping[str, Any]) -> None:
+        self._done.add((line["dataset"], line["row"]))
+        self._scored += any(score is not None for score in line["scores"])
+
     def ask(self) -> None:
-        """Answer batch after batch; a batch is written as a whole."""
+        """Answer batch after batch; a batch is written as a whole.
+
+        Raises:
+            ConfigError: none of the first images got a score.
+        """
         validation = self._parts.config.validation
         data = self._parts.data
         splits: tuple[tuple[Split, int | None], ...] = (
             ("train", None),
             ("val", validation.max_images),
         )
-        total = sum(len(s.rows(n, most)) for n, most in splits for s in data.sets.values())
+        asked = {split: split_rows(data, split, most) for split, most in splits}
+        total = sum(map(len, asked.values()))
         with progress_bar("images, the teacher's answers", total, shown=True) as advance:
             for split, most in splits:
+                if self._done.issuperset(asked[split]):
+                    advance(len(asked[split]))
+                    continue
                 loader = data.eval_dataloader(split, most, validation.batch_size)
                 for batch in loader:
                     if not set(rows_of(batch)) <= self._done:
                         self._stops.check()
                         self._answer(batch)
+                        if not self._scored and len(self._done) >= FIRST:
+                            raise _other_form(0, len(self._done))
                     advance(len(batch))
 
     def _answer(self, batch: RankingBatch) -> None:
@@ -163,18 +197,13 @@ class _Writer:
             vision=vision,
         )
         mask = rollout.mask
-        states = None
+        states = torch.zeros(*mask.shape[:2], unwrap(model).get_input_embeddings().embedding_dim)
         for part in plan_micro_batches(prompts, mask, parts.config.hardware.micro_batch_tokens):
             chosen = prompts.select(part.start, part.stop)
-            found = response_states(
+            states[part] = response_states(
                 model, chosen, rollout.tokens[part], mask[part],
                 vision.select(part.start, part.stop),
             ).cpu()  # fmt: skip
-            if states is None:
-                states = torch.zeros(*mask.shape[:2], found.shape[-1])
-            states[part] = found
-        if states is None:
-            states = torch.zeros(*mask.shape[:2], 1)
         first = self._states.size
         self._states.append(states.numpy().tobytes())
         step = states[0].numel() * 4
@@ -190,7 +219,8 @@ class _Writer:
             for b, (name, row) in enumerate(rows_of(batch))
         ]
         self._lines.append("".join(json.dumps(line) + "\n" for line in lines).encode())
-        self._done |= set(rows_of(batch))
+        for line in lines:
+            self._add(line)
 
 
 def _copy(source: Path, run_dir: Path, settings: Mapping[str, Any]) -> None:
