@@ -59,7 +59,7 @@ class Student(nn.Module):
         std: [] their standard deviation.
         error: [] root mean squared error to the teacher's scores, of images that were not trained
             on, when the head was fitted.
-        fitted: [] bool, whether the prototypes score.
+        fitted: [] bool, whether the head was fitted.
     """
 
     mean: Tensor
@@ -96,7 +96,7 @@ class Student(nn.Module):
 
     def standardised(self, embeddings: Tensor) -> Tensor:
         """[B] scores of [B, D] embeddings, standardised as the teacher's are."""
-        if not bool(self.fitted):
+        if self.sizes.head == "linear" or not self.fitted:
             scores: Tensor = self.linear(embeddings)[:, 0]
             return scores
         components = (embeddings - self.centre) @ self.basis
@@ -123,6 +123,7 @@ class Student(nn.Module):
             seed: of k-means.
         """
         sizes = self.sizes
+        self.fitted.fill_(True)
         if sizes.head == "linear":
             weights, bias = fit_ridge(embeddings, targets)
             self.linear.weight.copy_(weights[None])
@@ -146,7 +147,6 @@ class Student(nn.Module):
         self.values.copy_(found.values)
         self.used.copy_(found.used)
         self.log_scale.fill_(math.log(found.inverse_temperature))
-        self.fitted.fill_(True)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """What is new and not the encoder's."""

@@ -9,7 +9,8 @@ with in-batch negatives, the K answers of an image all positive:
     - mean_ik log softmax_i'k'(s e_i t_i'k')_ik  - mean_ik log softmax_i'(s e_i' t_ik)_i,  halved
 
 In the last steps (`DistillSettings.tuned`) the encoder stays, the head is fitted to all training
-images (`Student.fit`), and then it alone is tuned by the squared error. No MOS is used.
+images (`Student.fit`), and then it alone is tuned by the squared error. No MOS is used. The fit ends
+the step before them, or, where a stop was asked for meanwhile, begins the step after.
 
 Not here: the teacher's answers (`teacher_answers.py`), the student (`vqr1.student`).
 
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.labels import Split
+from vqr1.distributed.stop_requests import StopRequests
 from vqr1.iqa.correlation import srcc
 from vqr1.policy.export import written_aside
 from vqr1.policy.loading import Policy
@@ -112,6 +114,7 @@ class DistillModule(StageModule):
         settings: the optimiser steps' settings.
         distill: what else the steps need.
         hidden: H.
+        stops: asked for a stop after every batch of a fit.
     """
 
     def __init__(
@@ -124,13 +127,14 @@ class DistillModule(StageModule):
         settings: UpdateSettings,
         distill: DistillSettings,
         hidden: int,
+        stops: StopRequests,
     ) -> None:
         policy = Policy(student, teacher.processor, teacher.source, teacher.revision)
         super().__init__(policy, StudentEngine(student), validator, settings)
         self.student = student
         self.alignment = Alignment(hidden, student.sizes.embedding)
         self._kind = str(teacher.family.model_class().config_class.model_type)
-        self._answers, self._data, self._distill = answers, data, distill
+        self._answers, self._data, self._distill, self._stops = answers, data, distill, stops
         student.encoder.requires_grad_(distill.train_encoder)
         scores = answers.targets([r for r in split_rows(data, "train") if r in answers.scores])
         student.mean.copy_(scores.mean())
@@ -157,10 +161,13 @@ class DistillModule(StageModule):
         started = time.perf_counter()
         learning_rate = self.learning_rate
         begun = self._update_settings.total_steps - self._distill.tuned
+        tuning = self.global_step >= begun
+        if tuning and not self.student.fitted:
+            self._fit()
+        terms = self._terms(batch, tuning)
+        grad_norm = self._step(torch.stack(list(terms.values())).sum()) if terms else 0.0
         if self.global_step == begun:
             self._fit()
-        terms = self._terms(batch, tuning=self.global_step >= begun)
-        grad_norm = self._step(torch.stack(list(terms.values())).sum()) if terms else 0.0
         values = {name: float(term.detach()) for name, term in terms.items()}
         metrics = {
             "loss": sum(values.values()),
@@ -214,17 +221,29 @@ class DistillModule(StageModule):
 
     @torch.no_grad()
     def _fit(self) -> None:
-        """Fit the head to all training images, and take its error on the validation images."""
+        """Fit the head to all training images, and take its error on the validation images.
+
+        Where a stop is asked for, nothing is fitted.
+        """
         student = self.student.eval()
-        student.fit(*self._embedded("train"), self._distill.seed)
-        embeddings, targets = self._embedded("val")
+        train = self._embedded("train")
+        val = self._embedded("val")
+        if self._stops.asked():
+            return
+        student.fit(*train, self._distill.seed)
+        embeddings, targets = val
         errors = student.std * (student.standardised(embeddings) - targets)
         student.error.copy_(errors.square().mean().sqrt())
 
     def _embedded(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Embeddings and standardised scores of a split's images that the teacher has scored."""
+        """Embeddings and standardised scores of a split's images that the teacher has scored.
+
+        Of some of them only, where a stop is asked for.
+        """
         found, targets = [], []
         for batch in self._data.eval_dataloader(split):
+            if found and self._stops.asked():
+                break
             known, rows = self._answers.known(batch), rows_of(batch)
             if known:
                 images = [batch.prompts.flat_images[b].to(self.device) for b in known]

@@ -101,6 +101,7 @@ class DistillStage(Stage):
                     seed=config.seed,
                 ),
                 next(iter(answers.states.values())).shape[1],
+                parts.stops,
             )
 
     def _student(self, policy: Policy, parts: StageParts) -> Student:
