@@ -9,8 +9,8 @@ with in-batch negatives, the K answers of an image all positive:
     - mean_ik log softmax_i'k'(s e_i t_i'k')_ik  - mean_ik log softmax_i'(s e_i' t_ik)_i,  halved
 
 In the last steps (`DistillSettings.tuned`) the encoder stays, the head is fitted to all training
-images (`Student.fit`), and then it alone is tuned by the squared error. No MOS is used. The fit ends
-the step before them, or, where a stop was asked for meanwhile, begins the step after.
+images (`Student.fit`), and then it alone is tuned by the squared error. No MOS is used. The fit is
+a part of the step before them or, where a stop was asked for in it, of the first of them.
 
 Not here: the teacher's answers (`teacher_answers.py`), the student (`vqr1.student`).
 
@@ -44,6 +44,9 @@ from vqr1.training.stages.module import StageModule
 from vqr1.training.stages.teacher_answers import TeacherAnswers, rows_of, split_rows
 from vqr1.training.step import StepRecord, UpdateSettings
 from vqr1.training.validation import Validator
+
+SPLITS: tuple[Split, ...] = ("train", "val")
+"""What a head is fitted to, and what its error is of."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +166,11 @@ class DistillModule(StageModule):
         begun = self._update_settings.total_steps - self._distill.tuned
         tuning = self.global_step >= begun
         if tuning and not self.student.fitted:
-            self._fit()
+            self._fit(at_once=True)
         terms = self._terms(batch, tuning)
         grad_norm = self._step(torch.stack(list(terms.values())).sum()) if terms else 0.0
         if self.global_step == begun:
-            self._fit()
+            self._fit(at_once=False)
         values = {name: float(term.detach()) for name, term in terms.items()}
         metrics = {
             "loss": sum(values.values()),
@@ -220,29 +223,30 @@ class DistillModule(StageModule):
         return norm
 
     @torch.no_grad()
-    def _fit(self) -> None:
+    def _fit(self, at_once: bool) -> None:
         """Fit the head to all training images, and take its error on the validation images.
 
-        Where a stop is asked for, nothing is fitted.
+        Args:
+            at_once: whatever asks for a stop; False then fits nothing.
         """
         student = self.student.eval()
-        train = self._embedded("train")
-        val = self._embedded("val")
-        if self._stops.asked():
+        train, (embeddings, targets) = (self._embedded(s, at_once) for s in SPLITS)
+        if not at_once and self._stops.asked():
             return
         student.fit(*train, self._distill.seed)
-        embeddings, targets = val
         errors = student.std * (student.standardised(embeddings) - targets)
         student.error.copy_(errors.square().mean().sqrt())
 
-    def _embedded(self, split: Split) -> tuple[Tensor, Tensor]:
+    def _embedded(self, split: Split, whole: bool) -> tuple[Tensor, Tensor]:
         """Embeddings and standardised scores of a split's images that the teacher has scored.
 
-        Of some of them only, where a stop is asked for.
+        Args:
+            split: of the images.
+            whole: of all of them; False breaks off where a stop is asked for.
         """
         found, targets = [], []
         for batch in self._data.eval_dataloader(split):
-            if found and self._stops.asked():
+            if found and not whole and self._stops.asked():
                 break
             known, rows = self._answers.known(batch), rows_of(batch)
             if known:

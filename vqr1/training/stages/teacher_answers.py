@@ -99,6 +99,14 @@ def teacher_answers(
     scored = sum(row in found.scores for row in train)
     if scored < LEAST_SCORED * len(train):
         raise _other_form(scored, len(train))
+    validation = split_rows(parts.data, "val", parts.config.validation.max_images)
+    if not any(row in found.scores for row in validation):
+        raise ConfigError(
+            [
+                f"stage=distill: the teacher's answers state a score of none of the "
+                f"{len(validation)} validation images; raise stage.samples, or take another teacher"
+            ]
+        )
     if len({found.scores.get(row) for row in train}) < 3:
         raise ConfigError(
             ["stage=distill: the teacher's scores of all training images are one or two numbers, "
