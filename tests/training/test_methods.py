@@ -25,8 +25,8 @@ from vqr1.training.checks import check_training
 METHODS = sorted(file.stem for file in (config_dir() / "method").glob("*.yaml"))
 
 
-TEACHER = [f"model.path={tiny_policy_folder()}", "prompt=thinking", "answer=think_answer"]
-"""`rali` distils the model that it begins with, which answers in this form only."""
+TEACHER = [f"model.path={tiny_policy_folder()}"]
+"""`rali` distils the model that it begins with."""
 
 
 ROUND = ("votes.rounds=1",)

@@ -87,14 +87,20 @@ def teacher_answers(
         answers_from: folder of another run whose answers are taken; None asks for all.
 
     Raises:
-        ConfigError: fewer than half of the training images got a score, or all got the same, or
-            the other run has no answers, or those of another teacher, other images or other draws.
+        ConfigError: fewer than half of the training images got a score, or no validation image, or
+            all got the same; or the other run has no answers, or those of another teacher, other
+            images or other draws.
         Interrupted: a stop was asked for; what has been answered is kept.
     """
     writer = _Writer(parts, samples, answers_from)
     with closing(writer):
         writer.ask()
     found = _read(parts.run_dir)
+    _check(found, parts)
+    return found
+
+
+def _check(found: TeacherAnswers, parts: StageParts) -> None:
     train = split_rows(parts.data, "train")
     scored = sum(row in found.scores for row in train)
     if scored < LEAST_SCORED * len(train):
@@ -112,7 +118,6 @@ def teacher_answers(
             ["stage=distill: the teacher's scores of all training images are one or two numbers, "
              "from which nothing is learned; take a teacher that tells images apart"]
         )  # fmt: skip
-    return found
 
 
 def split_rows(data: RankingDataModule, split: Split, most: int | None = None) -> list[Row]:
