@@ -163,9 +163,14 @@ def _refused_starts(run: Command, folder: Path) -> None:  # noqa: F811
     assert "two places to start from; give one of them" in both
     family = refused(f"init_from={folder}", "model=smolvlm_256m")
     assert "the checkpoint is a qwen2_5_vl, and the values of smolvlm" in family
-    teacher = (f"model.path={tiny_policy_folder()}", "stage=distill")
-    form = refused(*teacher, "answer=json", "validation.batch_size=2", "stage.samples=1")
-    assert "answers state a score of 0 of 8 training images in this answer form" in form
+    outcome = run(
+        main, *SMALL, "run_dir=other_form", f"model.path={tiny_policy_folder()}", "stage=distill",
+        "stage.samples=1", "answer=json",
+    )  # fmt: skip
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith(
+        "error: stage=distill, answer: the teacher's answers state a score of 0 of 8 training images"
+    )
     record = read_record(folder)
     assert record is not None
     (folder / "export").rename(folder / "elsewhere")
