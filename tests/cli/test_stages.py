@@ -169,9 +169,7 @@ def _refused_starts(run: Command, folder: Path) -> None:  # noqa: F811
     )  # fmt: skip
     assert outcome.code == 2
     last = outcome.err.splitlines()[-1]
-    assert (
-        "stage=distill, answer: the teacher's answers state a score of 0 of 8 training im" in last
-    )
+    assert "answers state a score of 0 of 8 training images in this answer form" in last
     record = read_record(folder)
     assert record is not None
     (folder / "export").rename(folder / "elsewhere")
