@@ -47,7 +47,7 @@ class DistillStage(Stage):
     """
 
     student: str = "tower"
-    tower_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    tower_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     weights: str | None = None
     image_size: Annotated[int, Field(ge=16)] = 224
     samples: _Count = 6
