@@ -181,7 +181,8 @@ def command_page(command: str) -> str:
 
 
 def _entry(key: Key) -> str:
-    facts = [key.kind]
+    group = key.kind == "group" and "." not in key.name
+    facts = [f"[group](#{key.name})" if group else key.kind]
     if key.default:
         facts.append(f"default {key.default}")
     facts.append(f"affects {key.level.name.lower()}")

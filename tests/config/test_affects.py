@@ -106,9 +106,10 @@ def declare(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_schema_is_walked_whole() -> None:
     keys = {found.key for found in FIELDS[TrainConfig]}
     assert {
-        "seed", "target", "dataset.root", f"dataset.parts.{SET}.root", "dataset.split.by", "loss._target_",
-        "loss.own", "loss.kl_weight", "callbacks.checkpoint.monitor", "rollout.server.weights",
-        "answer.own", f"metrics.{SET}.label", "model.lora.rank", "reward.terms.own",
+        "seed", "target", "dataset.root", f"dataset.parts.{SET}.root", "dataset.split.by",
+        "loss._target_", "loss.own", "loss.kl_weight", "callbacks.checkpoint.monitor",
+        "rollout.server.weights", "answer.own", f"metrics.{SET}.label", "model.lora.rank",
+        "reward.terms.own",
     } <= keys  # fmt: skip
     assert {"backend.url", "backend.enforce_eager"} <= {f.key for f in FIELDS[EvalConfig]}
 
