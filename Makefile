@@ -12,7 +12,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test-fast test test-slow test-vllm test-zero check audit format ui clean
+.PHONY: help setup setup-dev train test-fast test test-slow test-vllm test-zero check audit docs format ui clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -81,6 +81,11 @@ check: setup-dev ## Lint, format, types, docstrings and insecure constructs
 audit: setup-dev ## Look the pinned packages up among known vulnerabilities (needs the network)
 	$(BIN)/pip-audit --requirement constraints.txt --disable-pip --no-deps
 
+# Notices about future versions of MkDocs, which strict builds do not need.
+docs: setup-dev ## Build the documentation into site/ (strictly: broken links fail)
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet
+	@echo "open site/index.html"
+
 format: setup-dev ## Format the code and sort the imports
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
@@ -89,4 +94,4 @@ ui: setup ## Open the MLflow page of the runs on this machine (loopback address 
 	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
 
 clean: ## Remove caches of the tools (runs and the environment stay)
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build site

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -21,11 +22,16 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_IN_A_WHEEL = re.compile(r"scripts/|train\.py|\btests\b")
-STEP = (
-    "dataset.max_images=10", "loader.workers=0", "loader.batch_size=2", "max_steps=2",
-    "validation.every_steps=2", "validation.samples=1", "validation.test=false",
-    "validation.bootstrap_draws=20", "grpo.group_size=2", "rollout.sampling.max_new_tokens=8",
-)  # fmt: skip
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SMALLER = {
+    "train": (
+        "dataset.max_images=10", "loader.workers=0", "loader.batch_size=2", "max_steps=2",
+        "validation.every_steps=2", "validation.samples=1", "validation.max_images=4",
+        "validation.bootstrap_draws=20", "grpo.group_size=2", "rollout.sampling.max_new_tokens=8",
+    ),
+    "eval": ("dataset.max_images=6", "report.plots=false", "statistics.bootstrap_draws=20"),
+}  # fmt: skip
+"""Overrides that make a tutorial's commands small, by command."""
 
 Vqr1 = Callable[..., str]
 
@@ -88,21 +94,65 @@ def test_help_of_every_command(vqr1: Vqr1) -> None:
         assert vqr1(*name.split(), "--help")
 
 
-def test_a_training_its_checkpoint_and_its_log(vqr1: Vqr1, folder: Path) -> None:
-    vqr1("train", *STEP, "run_dir=run")
-    assert "continues" in vqr1("train", "resume=run", "run_dir=run", code=2)
-    vqr1("export", "run=run", "output=exported")
+def blocks(page: str) -> Iterator[tuple[str, str]]:
+    """Language and text of each fenced block of a tutorial."""
+    text = (ROOT / "docs" / "tutorials" / f"{page}.md").read_text(encoding="utf-8")
+    yield from FENCED.findall(text)
+
+
+def follow(
+    page: str, vqr1: Vqr1, folder: Path, environment: dict[str, str], replace: dict[str, str]
+) -> str:
+    """Do what a tutorial says, in its order, with smaller sizes; everything that is printed.
+
+    Args:
+        replace: words of the page, and what stands in their place.
+    """
+    printed = ""
+    for language, text in blocks(page):
+        for old, new in replace.items():
+            text = text.replace(old, new)
+        if language == "python":
+            subprocess.run([sys.executable, "-c", text], cwd=folder, env=environment, check=True)
+            continue
+        for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+            program, command, *arguments = shlex.split(line, comments=True)
+            assert program == "vqr1"
+            printed += vqr1(command, *arguments, *SMALLER.get(command, ()))
+    return printed
+
+
+def test_the_first_run(vqr1: Vqr1, folder: Path, environment: dict[str, str]) -> None:
+    (folder / "photos").mkdir()
+    noise_image(2).save(folder / "photos" / "mine.png")
+    printed = follow("first_run", vqr1, folder, environment, {})
+    assert "photos/mine.png" in printed
+    assert (folder / "first_run" / "export" / "model.safetensors").is_file()
+    assert "continues" in vqr1("train", "resume=first_run", "run_dir=first_run", code=2)
+    vqr1("export", "run=first_run", "output=exported")
     assert (folder / "exported/model.safetensors").is_file()
-    assert "0 left" in vqr1("sync", "run")
-    assert vqr1("eval", "model.path=exported", "dataset.max_images=4", "mode=greedy",
-                "logger=none", "report.plots=false", "statistics.bootstrap_draws=0")  # fmt: skip
+    assert "0 left" in vqr1("sync", "first_run")
 
 
-def test_a_sweep_and_its_table(vqr1: Vqr1, folder: Path) -> None:
-    vqr1("train", "-m", *STEP, "seed=1,2", "hydra/launcher=processes")
-    (sweep,) = (folder / "multirun/train").iterdir()
-    assert vqr1("summarize", f"folder={sweep}").startswith("`vqr1 train -m ")
-    assert json.loads((sweep / "sweep_summary.json").read_text())["counts"] == {FINISHED: 2}
+def test_own_labels(vqr1: Vqr1, folder: Path, environment: dict[str, str]) -> None:
+    follow("own_labels", vqr1, folder, environment, {})
+    assert len((folder / "scores.csv").read_text().splitlines()) == 41
+
+
+def test_methods_compared(vqr1: Vqr1, folder: Path, environment: dict[str, str]) -> None:
+    sweeps = folder / "multirun" / "train"
+    smaller = {"seed=1,2": "seed=1", "multirun/train/DATE_TIME": "multirun/train/sweep"}
+    where = {"max_steps=20": "max_steps=1 hydra.sweep.dir=multirun/train/sweep"}
+    printed = follow("compare_methods", vqr1, folder, environment, {**smaller, **where})
+    assert "`vqr1 train -m " in printed
+    counts = json.loads((sweeps / "sweep" / "sweep_summary.json").read_text())["counts"]
+    assert counts == {FINISHED: 3}
+
+
+def test_the_papers_commands_compose(vqr1: Vqr1) -> None:
+    """Its data and its hours are not here; the planner and the list of sets are."""
+    assert "kadid" in vqr1("data", "list")
+    assert "seconds of a step" in vqr1("plan", "experiment=published_kadid")
 
 
 def test_commands_without_a_training(vqr1: Vqr1, folder: Path) -> None:

@@ -31,7 +31,7 @@ from vqr1.training.run_lookup import key_of
 pytestmark = pytest.mark.medium
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELL = ("", "bash", "sh", "console")
@@ -54,6 +54,7 @@ PLACEHOLDERS = {
     "python train.py -m method=nearness,q_insight,mr_iqa seed=1,2,3": "nearness is the method that "
     "the page adds",
     "vqr1 train reward=fid<TAB>": "what a shell completes",
+    "vqr1 data verify dataset=kadid": "of the set that the line above fetches",
 }
 """Commands that stand for others."""
 

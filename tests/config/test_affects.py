@@ -60,7 +60,8 @@ def marks(hint: Any) -> list[Affects]:
 def walk(owner: type, prefix: str = "") -> Iterator[Found]:
     hints = get_type_hints(owner, include_extras=True)
     for field in fields(owner):
-        hint, name = hints[field.name], {"target": "_target_"}.get(field.name, field.name)
+        hint = hints[field.name]
+        name = owner.__pydantic_fields__[field.name].alias or field.name
         below = [one for one in inside(hint) if isinstance(one, type) and is_dataclass(one)]
         # A declaration below the outermost type would be read by nothing.
         assert [one for one in inside(hint) if isinstance(one, Affects)] == marks(hint), hint
@@ -105,9 +106,10 @@ def declare(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_schema_is_walked_whole() -> None:
     keys = {found.key for found in FIELDS[TrainConfig]}
     assert {
-        "seed", "dataset.root", f"dataset.parts.{SET}.root", "dataset.split.by", "loss._target_",
-        "loss.own", "loss.kl_weight", "callbacks.checkpoint.monitor", "rollout.server.weights",
-        "answer.own", f"metrics.{SET}.label", "model.lora.rank", "reward.terms.own",
+        "seed", "target", "dataset.root", f"dataset.parts.{SET}.root", "dataset.split.by",
+        "loss._target_", "loss.own", "loss.kl_weight", "callbacks.checkpoint.monitor",
+        "rollout.server.weights", "answer.own", f"metrics.{SET}.label", "model.lora.rank",
+        "reward.terms.own",
     } <= keys  # fmt: skip
     assert {"backend.url", "backend.enforce_eager"} <= {f.key for f in FIELDS[EvalConfig]}
 

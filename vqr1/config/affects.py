@@ -15,7 +15,7 @@ from enum import IntEnum
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from vqr1.config.types import ALIASES, ARGUMENTS
+from vqr1.config.types import ARGUMENTS, key_of_field
 
 
 class Affects(IntEnum):
@@ -84,7 +84,7 @@ def pruned(schema: type, values: Mapping[str, Any], least: Affects) -> dict[str,
 def field_types(schema: type) -> dict[str, Any]:
     """By key as in YAML, the annotated types of a dataclass's fields."""
     hints = get_type_hints(schema, include_extras=True)
-    return {ALIASES.get(field.name, field.name): hints[field.name] for field in fields(schema)}
+    return {key_of_field(schema, field.name): hints[field.name] for field in fields(schema)}
 
 
 def _level(hint: Any, names: list[str], level: Affects) -> Affects:
@@ -131,7 +131,7 @@ def _values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             # They stand beside the class that takes them.
             yield from ((f"{prefix}{name}", argument) for name, argument in value.items())
             continue
-        key = f"{prefix}{ALIASES.get(field.name, field.name)}"
+        key = f"{prefix}{key_of_field(config, field.name)}"
         if is_dataclass(value):
             yield from _values(value, f"{key}.")
         elif isinstance(value, Mapping) and value and all(map(is_dataclass, value.values())):

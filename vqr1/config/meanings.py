@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from vqr1.config.types import ALIASES, ARGUMENTS
+from vqr1.config.types import ARGUMENTS, key_of_field
 
 WIDTH = 100
 
@@ -47,7 +47,7 @@ def key_lines(config: Any, prefix: str = "") -> Iterator[str]:
     meanings = field_meanings(type(config))
     own = sorted(fields(config), key=lambda field: is_dataclass(getattr(config, field.name)))
     for field in own:
-        value, key = getattr(config, field.name), f"{prefix}{ALIASES.get(field.name, field.name)}"
+        value, key = getattr(config, field.name), f"{prefix}{key_of_field(config, field.name)}"
         meaning = meanings.get(field.name, "")
         if field.name == ARGUMENTS:
             # They stand beside the class that takes them.

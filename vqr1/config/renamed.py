@@ -26,7 +26,7 @@ RENAMED: dict[str, str] = {
 }
 """New dotted key by old dotted key, of a value or of a group of values; the values are the same."""
 
-_RECORDED = {"labels.part": "split"}
+_RECORDED = {"labels.part": "split", "_target_": "target"}
 """The same of settings that only an evaluation's record has."""
 
 NAMES: dict[str, str] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
@@ -17,8 +17,18 @@ Column = NonNegativeInt | str
 
 ARGUMENTS = "arguments"
 """Field of the arguments that the schema does not type (`vqr1.config.targets.arguments_apart`)."""
-ALIASES = {"target": "_target_"}
-"""Keys of fields whose names Python does not allow."""
 
 STRICT_KEYS = ConfigDict(extra="forbid")
 """Settings of every schema class: an unknown key is an error."""
+
+
+def key_of_field(schema: Any, name: str) -> str:
+    """Key of a field of a schema class as YAML has it: its alias where it has one.
+
+    A field whose key is no name that Python allows has one: `target` of a class's `_target_`.
+
+    Args:
+        schema: the class, or an instance of it.
+        name: the field's name in Python.
+    """
+    return schema.__pydantic_fields__[name].alias or name

@@ -42,7 +42,7 @@ class CsvTable:
     Attributes:
         path: the file.
         columns: column names in order, each once; "" for a column without a name.
-        rows: [rows][columns] fields as they are in the file.
+        rows: fields by row and column, as they are in the file.
         lines: line on which each row begins.
         header_line: line of the header.
     """

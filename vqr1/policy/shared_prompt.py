@@ -58,7 +58,7 @@ class ResponseLogprobs:
 
 
 def response_lengths(mask: Tensor) -> list[list[int]]:
-    """[B][K] tokens of each response.
+    """Tokens of each response: K numbers for each of B images.
 
     Raises:
         ValueError: a response's mask has a gap; responses begin at token 0 and end once.

@@ -44,7 +44,7 @@ class OwnTable:
     Attributes:
         path: the file.
         names: name of each column; its number as text where there is no header.
-        rows: [rows][columns] texts, or a spreadsheet's values.
+        rows: texts by row and column, or a spreadsheet's values.
         lines: line or row of the file that each row is, or what else names the row.
         key: dotted configuration key of `columns`, for error messages.
         form: what was recognised, in words.
