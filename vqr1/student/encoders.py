@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -75,9 +76,10 @@ class TowerEncoder(ImageEncoder):
             shell = own.model_class()._from_config(
                 config, dtype=torch.float32, attn_implementation="sdpa"
             )
-        vision = parts_of(shell).vision
+        parts = parts_of(shell)
+        vision = parts.vision
         if blocks is not None:
-            del _blocks_of(vision)[blocks:]
+            del parts.vision_layers[blocks:]
         self._blocks = blocks
         _place(vision, tensors)
         shell.image_encoding = own.image_encoding(image_processor)
@@ -86,7 +88,7 @@ class TowerEncoder(ImageEncoder):
         self._shell = (shell,)
         self.vision = vision
         use_fast_layers(shell)
-        self.width = 2 * _width_of(own, shell)
+        self.width = 2 * _width_of(own, shell, image_processor)
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
         """See `ImageEncoder.forward`."""
@@ -121,15 +123,23 @@ def tower_of(policy: nn.Module) -> dict[str, Tensor]:
     return dict(named_tensors(parts_of(policy).vision))
 
 
-def _blocks_of(vision: nn.Module) -> nn.ModuleList:
-    """The blocks of a tower, which are its longest list of modules; none where it has no list."""
-    lists = [module for module in vision.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=len, default=nn.ModuleList())
+def share_of_blocks(policy: nn.Module, share: float) -> int | None:
+    """How many of the blocks of a policy's tower a share in (0, 1] is, one at least; None: all.
 
-
-def share_of_blocks(policy: nn.Module, share: float) -> int:
-    """How many of the blocks of a policy's tower a share in (0, 1] is, one at least."""
-    return max(1, round(share * len(_blocks_of(parts_of(policy).vision))))
+    Raises:
+        ConfigError: the tower's blocks differ, so that it has no first part.
+    """
+    if share == 1:
+        return None
+    layers = parts_of(policy).vision_layers
+    if not isinstance(layers, nn.ModuleList):
+        raise ConfigError(
+            [
+                f"stage.tower_share={share}: the blocks of this teacher's tower are of different "
+                "shapes, none can be left away; set 1"
+            ]
+        )
+    return max(1, round(share * len(layers)))
 
 
 def _place(vision: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -150,14 +160,12 @@ def _place(vision: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 holder[key] = kind(value.to(copy=True))
 
 
-def _width_of(own: Family, shell: nn.Module) -> int:
+def _width_of(own: Family, shell: nn.Module, image_processor: Any) -> int:
     """W of a tower's features, found by a pass over a small image."""
     core = unwrap(shell)
-    side = 112
-    prompts = PromptBatch(
-        (torch.empty(0, dtype=torch.int64),),
-        ((torch.zeros(side, side, 3, dtype=torch.uint8),),),
-    )
+    rule = own.resize_rule(image_processor, 1, 2048 * 2048)
+    image = rule.pixels(Image.new("RGB", (112, 112)))
+    prompts = PromptBatch((torch.empty(0, dtype=torch.int64),), ((image,),))
     with torch.no_grad():
         (features,) = encode_images(core, prompts).flat
     return int(features.shape[1])
