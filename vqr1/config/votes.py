@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.model import PromptConfig
 from vqr1.config.types import STRICT_KEYS, PositiveInt
 
 
@@ -27,3 +29,7 @@ class VotesConfig:
     text: str = ""
     """Question of a comparison; the answer has to be 0 where the first image is better, else 1.
     `<image>` as in `prompt.text`, of two images."""
+
+    def comparison_prompt(self, prompt: PromptConfig) -> PromptConfig:
+        """The prompt of a comparison, numbered and written as the training's own."""
+        return replace(prompt, name="comparison", images=2, text=self.text, system=None)

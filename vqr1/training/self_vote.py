@@ -175,10 +175,7 @@ class _Comparisons:
         sampling = config.rollout.sampling
         self.sampling = replace(sampling, stop="eos") if sampling.stop == "answer" else sampling
         self.seed = step_seed(config.seed, 0, _ATTEMPT)
-        asked = replace(
-            config.prompt, name="comparison", images=2, text=config.votes.text, system=None
-        )
-        self.prompts = load_prompts(config.model, asked)
+        self.prompts = load_prompts(config.model, config.votes.comparison_prompt(config.prompt))
 
     def ask(self, items: Sequence[tuple[int, ...]]) -> list[Record]:
         """`{"pair", "votes"}` of each pair: as `Ballot.count` has them."""
