@@ -25,7 +25,7 @@ from vqr1.planning.memory import (
     text_row,
     tower_row,
 )
-from vqr1.planning.shape import Work, read_shape, share_of_work
+from vqr1.planning.shape import Work, read_shape, share_of_votes, share_of_work
 from vqr1.planning.speed import (
     GPUS,
     Assumptions,
@@ -255,6 +255,13 @@ def test_operations_and_bytes_on_the_way() -> None:
     assert exchanged_bytes(halves, shape, work) == 2.5 * shape.total * 4
     assert held(halves, shape).always["reference"] == 2 * shape.total
     assert held(halves, shape).visiting == 4 * shape.total
+    # Degraded copies: one more forward pass in each iteration, whose tower keeps nothing.
+    copies = load_train_config([*two, "loss.perception.weight=1e-4"])
+    further = count_operations(copies, shape, work)
+    assert (counted.degraded, further.degraded) == (0, pytest.approx(2 * tower))
+    assert further.total == pytest.approx(counted.total + 2 * tower)
+    phases = plan_memory(copies, shape, work, process=0.0).phases
+    assert phases["copies"].keys() >= {"one layer's rows", "copies", "tower's rows"}
     free = load_train_config([*two, "loss.kl_weight=0"])
     assert count_operations(free, shape, work).reference == 0
     assert "reference" not in plan_memory(free, shape, work, process=0.0).phases
@@ -313,6 +320,31 @@ def test_every_image_of_a_prompt_is_counted() -> None:
     assert double.tower.flops == 2 * single.tower.flops
     assert double.prompt > single.prompt + 16
     assert tower_row(single.tower, PLAIN) == tower_row(double.tower, PLAIN)
+
+
+def test_prompts_of_votes(capsys: pytest.CaptureFixture[str]) -> None:
+    votes = ["target=self_vote", "hardware=cpu_2procs", "votes.count=8", "votes.pairs_per_image=6"]
+    shape = read_shape(load_train_config(votes).model)
+
+    def share(images: int, *more: str) -> Work:
+        return share_of_votes(load_train_config([*votes, *more]), shape, images, None)
+
+    scores, pairs = share(101, "votes.by=scores"), share(101)
+    # 101 images; 303 pairs in both orders. Half of each is a process's.
+    assert (scores.images, scores.group) == (51, 8)
+    assert (pairs.images, pairs.group) == (303, 4)
+    # No more partners than there are: 6 pairs.
+    assert share(4).images == 6
+    # Both images are read in each order, and go through the tower once.
+    assert pairs.tower.tokens == 2 * scores.tower.tokens
+    assert pairs.tower.flops == scores.tower.flops
+    # 7058 images, each in 16 pairs of two, in two orders: an eighth of them.
+    arguments = ["experiment=paper_evoquality", "--image", "512x384", "--images", "7058"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "votes of each process: 14,116 prompts x 16 responses, prompt " in printed
+    # 7058 / 128 steps.
+    assert "2 rounds of 55 optimiser steps: " in printed
 
 
 def test_images_that_cannot_be_shared_are_refused_as_the_training_does(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,9 @@ import pytest
 import torch
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
+from tests.faults.test_stages import holder
+from tests.support.commands import Training, state
+from tests.support.commands import run as run_command
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.train import main
 from vqr1.cli.vote_rounds import with_rounds
@@ -21,12 +26,13 @@ from vqr1.data.images import load_image
 from vqr1.data.labelled_set import open_dataset
 from vqr1.data.pair_training import drawn_pairs, read_votes, voted
 from vqr1.distributed.environment import RankInfo
-from vqr1.errors import ConfigError
+from vqr1.distributed.stop_requests import StopRequests
+from vqr1.errors import EXIT_INTERRUPTED, ConfigError, DataError, Interrupted
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rewards.build import build_rewards
 from vqr1.sweeps.chain_plan import links_of
 from vqr1.training.checks import check_training
-from vqr1.training.self_vote import _Comparisons
+from vqr1.training.self_vote import Ballot, _collect, _Comparisons, _write
 
 SMALL = (
     "max_steps=2", "loader.batch_size=4", "loader.workers=0", "validation.every_steps=1",
@@ -34,6 +40,7 @@ SMALL = (
     "callbacks.progress=false", "rollout.sampling.max_new_tokens=48", "hardware.threads=1",
 )  # fmt: skip
 VOTES = ("target=self_vote", "votes.by=scores", "votes.count=3", "votes.pairs_per_image=2")
+PAIRS = [(0, 1), (1, 2), (2, 3), (0, 3), (1, 3)]
 
 
 def config_of(*overrides: str) -> TrainConfig:
@@ -103,6 +110,42 @@ def test_drawn_pairs_and_their_file(tmp_path: Path) -> None:
     assert (learned.scores.min(), learned.scores.max()) == (1.0, 5.0)
 
 
+def test_a_signal_stops_between_the_files_of_votes(tmp_path: Path) -> None:
+    asked: list[tuple[int, ...]] = []
+    stops = StopRequests()
+
+    def ask(items: Sequence[tuple[int, ...]]) -> list[dict[str, Any]]:
+        asked.extend(items)
+        stops.signal = "SIGTERM" if len(asked) == 4 else None
+        return [{"pair": list(item)} for item in items]
+
+    ballot = Ballot(Mock(), Mock(), PAIRS, 2, ask, Mock())
+    with pytest.raises(Interrupted):
+        _collect(ballot, tmp_path / "kadid", "votes", stops)
+    assert asked == PAIRS[:4]
+    stops.signal = None
+    records = _collect(ballot, tmp_path / "kadid", "votes", stops)
+    assert [tuple(record["pair"]) for record in records] == PAIRS == asked
+
+
+@pytest.mark.parametrize(
+    ("votes", "message"),
+    [
+        ([0, 0, 0, 8], "none of 24 votes on kadid could be read; .* use votes.by=scores, raise"),
+        ([3, 3, 1, 1], "every pair of kadid is a tie, so that nothing can be learnt; raise votes"),
+    ],
+)
+def test_votes_that_state_nothing(tmp_path: Path, votes: list[int], message: str) -> None:
+    root = write_kadid(tmp_path / "kadid")
+    config = config_of("dataset=kadid", f"dataset.root={root}")
+    labelled = open_dataset(config.dataset)
+    pairs = drawn_pairs(labelled, 2, seed=1).stated
+    ballot = Ballot(labelled, pairs, [], 1, Mock(), lambda records: np.array([votes] * 3))
+    with pytest.raises(DataError, match=f"^target=self_vote, votes.by=comparisons: {message}"):
+        _write(ballot, [], tmp_path / "kadid.csv", Mock(), config)
+    assert not (tmp_path / "kadid.csv").exists()
+
+
 def test_refused() -> None:
     def problems(*overrides: str) -> list[str]:
         config = config_of("target=self_vote", *overrides)
@@ -116,6 +159,16 @@ def test_refused() -> None:
     assert line.startswith("votes.text: it holds <image> 1 times")
     (line,) = problems("votes.by=scores", "votes.rounds=2")
     assert line.startswith("votes.rounds=2: rounds are trainings")
+    (line,) = problems("votes.text=' '")
+    assert line.startswith("votes.text: it is empty")
+    (line,) = problems("target=mos", "votes.rounds=2")
+    assert line.startswith("votes.rounds=2, target=mos: nothing is voted on")
+    keys = ("votes.count=0", "votes.pairs_per_image=0", "votes.rounds=0", "votes.by=words")
+    with pytest.raises(ConfigError) as refused:
+        config_of(*keys)
+    assert [line.split("=")[0] for line in sorted(refused.value.problems)] == sorted(
+        key.split("=")[0] for key in keys
+    )
     (line,) = problems("stage=sft", "prompt=non_thinking")
     assert line.startswith("target=self_vote, stage=sft")
     (line,) = problems("reward=margin_sigma", "votes.by=scores")
@@ -123,13 +176,16 @@ def test_refused() -> None:
 
 
 def test_rounds_are_a_chain() -> None:
-    entry = "'grpo votes.rounds=1'"
-    asked = ["target=self_vote", "votes.rounds=3"]
-    assert with_rounds(RankInfo(), asked) == [*asked, f"chain=[{entry},{entry},{entry}]"]
-    links = links_of(with_rounds(RankInfo(), asked))
+    asked = ["target=self_vote", "votes.rounds=3", "seed=7"]
+    given = with_rounds(RankInfo(), asked)
+    entries = ",".join(f"'grpo votes.rounds=1 seed={seed}'" for seed in (7, 1007, 2007))
+    assert given == [*asked, f"chain=[{entries}]"]
+    links = links_of(given)
     assert [link.name for link in links] == ["1_grpo", "2_grpo", "3_grpo"]
-    assert links[2].overrides == ("target=self_vote", "stage=grpo", "votes.rounds=1")
-    assert with_rounds(RankInfo(), ["method=evoquality"])[1:] == [f"chain=[{entry},{entry}]"]
+    assert links[2].overrides[-3:] == ("stage=grpo", "votes.rounds=1", "seed=2007")
+    assert with_rounds(RankInfo(), ["method=evoquality"])[1:] == [
+        "chain=['grpo votes.rounds=1 seed=1','grpo votes.rounds=1 seed=1001']"
+    ]
     for alone in (
         ["votes.rounds=3"], ["-m", *asked], [*asked, "resume=run"], [*asked, "chain=[grpo]"],
         ["method=evoquality", "votes.rounds=1"], ["method=q_hawkeye"],
@@ -139,7 +195,7 @@ def test_rounds_are_a_chain() -> None:
 
 
 @pytest.mark.slow
-def test_votes_train_without_mos_and_resume_to_the_same_bits(
+def test_mos_takes_no_part(
     run: Command,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -175,3 +231,61 @@ def test_votes_train_without_mos_and_resume_to_the_same_bits(
     key = "votes/mos_agreement/kadid"
     other = pd.read_csv("second/metrics.csv")[key].dropna()
     assert other.tolist() == pytest.approx((1 - log[key].dropna()).tolist())
+
+
+MANY = (
+    "dataset=demo", "dataset.max_images=130", "validation.max_images=4", "validation.test=false",
+    *SMALL, *VOTES, "run_dir=run",
+)  # fmt: skip
+"""130 training images: votes come in three files."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rounds that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_command(folder, *MANY, "votes.rounds=2")
+    return folder
+
+
+def votes_of(run_dir: Path) -> dict[str, bytes]:
+    """Every file of votes, by name."""
+    files = [file for file in (run_dir / "votes").rglob("*") if file.is_file()]
+    return {file.name: file.read_bytes() for file in files}
+
+
+@pytest.mark.slow
+def test_rounds_killed_and_resumed_to_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    rounds = [tmp_path / "run/1_grpo", tmp_path / "run/2_grpo"]
+    first, second = (run_dir / "votes/demo" for run_dir in rounds)
+    chain = Training(tmp_path, *MANY, "votes.rounds=2")
+    # Within the votes of the first round, and between those of the second and its first step.
+    moments = (first / "000001.jsonl", second.with_suffix(".csv"))
+    for run_dir, written in zip(rounds, moments, strict=True):
+        chain.wait_for(written.is_file)
+        holder(run_dir / "run.lock").kill()
+        assert chain.wait() not in (0, EXIT_INTERRUPTED)
+        assert f"chain: {run_dir.name} failed" in chain.output
+        asked_at = (first / "000000.jsonl").stat().st_mtime_ns
+        chain = Training(tmp_path, "resume=run")
+    assert chain.wait() == 0, chain.output
+    # What had been answered was not asked again.
+    assert (first / "000000.jsonl").stat().st_mtime_ns == asked_at
+    assert len(votes_of(rounds[0])) == 4
+    for run_dir in rounds:
+        expected = whole / "run" / run_dir.name
+        assert votes_of(run_dir) == votes_of(expected)
+        found, weights = state(run_dir, 2), state(expected, 2)
+        assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+        logs = [pd.read_csv(folder / "metrics.csv") for folder in (run_dir, expected)]
+        kept = [name for name in logs[0] if "time/" not in name and "memory" not in name]
+        pd.testing.assert_frame_equal(logs[0][kept], logs[1][kept])
+    # The second round votes with other weights, on other pairs.
+    assert votes_of(rounds[0])["demo.csv"] != votes_of(rounds[1])["demo.csv"]
+
+
+@pytest.mark.slow
+def test_two_processes_cast_the_votes_of_one(whole: Path, tmp_path: Path) -> None:
+    two = ("hardware=cpu_2procs", "hardware.threads=1", "loader.batch_size=2", "max_steps=1")
+    run_command(tmp_path, *MANY, *two)
+    assert votes_of(tmp_path / "run") == votes_of(whole / "run/1_grpo")

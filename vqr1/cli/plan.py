@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--gpu", choices=list(GPUS), default="h100", help="for GPU profiles")
     options.add_argument("--image", type=_size, help="images' width x height, such as 512x384")
-    options.add_argument("--images", type=int, help="training images, for max_epochs")
+    options.add_argument("--images", type=int, help="training images, for max_epochs and votes")
     options.add_argument("--compute-share", type=float, help="reached share of the peak rate")
     options.add_argument("--decode-share", type=float, help="reached share of the memory's rate")
     options.add_argument("--price", type=float, help="of a device's hour, for the cost of the run")
@@ -136,7 +136,7 @@ def plan(options: argparse.Namespace, config: TrainConfig) -> None:
     assumed = Assumptions(
         options.compute_share or shares.compute, options.decode_share or shares.decode
     )
-    print_time(config, shape, work, machine, assumed, options.images, options.price)
+    print_time(config, shape, work, machine, assumed, options.images, options.price, options.image)
 
 
 def main(arguments: list[str] | None = None) -> int:

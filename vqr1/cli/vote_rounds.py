@@ -9,6 +9,9 @@ from vqr1.cli.compose import USER_ERRORS, compose_config
 from vqr1.distributed.environment import RankInfo
 from vqr1.training.run_lookup import key_of
 
+_APART = 1000
+"""Between the seeds of two rounds, which vote on other pairs; far from a study's 1, 2, 3."""
+
 
 def with_rounds(info: RankInfo, arguments: list[str]) -> list[str]:
     """A command line with the chain of trainings that `votes.rounds` asks for.
@@ -30,7 +33,9 @@ def with_rounds(info: RankInfo, arguments: list[str]) -> list[str]:
     except USER_ERRORS:
         # Reported where the training is composed.
         return arguments
-    rounds = composed.votes.rounds
-    if composed.target != "self_vote" or not isinstance(rounds, int) or rounds < 2:
+    rounds, seed = composed.votes.rounds, composed.seed
+    readable = isinstance(rounds, int) and isinstance(seed, int)
+    if composed.target != "self_vote" or not readable or rounds < 2:
         return arguments
-    return [*arguments, f"chain=[{','.join(rounds * [repr('grpo votes.rounds=1')])}]"]
+    trainings = [repr(f"grpo votes.rounds=1 seed={seed + _APART * n}") for n in range(rounds)]
+    return [*arguments, f"chain=[{','.join(trainings)}]"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
+from vqr1.config.model import PromptConfig
 from vqr1.config.types import STRICT_KEYS, PositiveInt
 
 
@@ -23,7 +25,12 @@ class VotesConfig:
     """Random pairs that each training image is in, about; all pairs where it has no more partners.
     Only images with a pair are compared in a step."""
     rounds: PositiveInt = 1
-    """Trainings one after the other, each on votes of the weights of the one before."""
+    """Trainings one after the other, each on votes of the weights of the one before, on other pairs
+    (`seed`, `seed` + 1000 and so on)."""
     text: str = ""
     """Question of a comparison; the answer has to be 0 where the first image is better, else 1.
     `<image>` as in `prompt.text`, of two images."""
+
+    def comparison_prompt(self, prompt: PromptConfig) -> PromptConfig:
+        """The prompt of a comparison, numbered and written as the training's own."""
+        return replace(prompt, name="comparison", images=2, text=self.text, system=None)

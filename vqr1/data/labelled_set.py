@@ -155,6 +155,10 @@ class LabelledSet:
         """Full path of the image in row `row` of `table`, the last one that its prompt shows."""
         return self.image_root / self._names("own_images", row)[-1]
 
+    def image_paths(self, row: int) -> list[Path]:
+        """Full paths of the images that the prompt about row `row` of `table` shows, in order."""
+        return [self.image_root / name for name in self._names("images", row)]
+
     def own_files(self, rows: Iterable[int]) -> dict[str, Path]:
         """By name, the files of the images that rows are about, without their references.
 
@@ -165,8 +169,7 @@ class LabelledSet:
 
     def shown_files(self, rows: Iterable[int]) -> list[Path]:
         """The files that prompts about rows show, each once."""
-        names = dict.fromkeys(name for row in rows for name in self._names("images", row))
-        return [self.image_root / name for name in names]
+        return list(dict.fromkeys(path for row in rows for path in self.image_paths(row)))
 
     def _names(self, column: str, row: int) -> tuple[str, ...]:
         return cast("tuple[str, ...]", self.table[column].iat[row])

@@ -5,6 +5,7 @@ the peak is the phase with the most on top of it:
 
     rollout     gradients of the last step, image features with history, keys and values
     reference   the same, with one layer's rows
+    copies      the same of the degraded copies, whose tower keeps nothing (`loss.perception`)
     update      features with history, what the text model's layers keep for the backward pass,
                 logits; with several micro-batches their gradients too
     optimiser   gradients and what AdamW needs beside them
@@ -337,6 +338,9 @@ def plan_memory(
         }
     if not config.loss.has_reference:
         del phases["reference"]
+    if config.loss.perception.weight:
+        copies = {"copies": float(work.images * work.tower.pixels), "tower's rows": row}
+        phases["copies"] = {**vision, **old, **whole, **forward, **copies}
     passing = max(sum(terms.values()) for terms in phases.values())
     always = {"process": float(GPU_CONTEXT) if gpu else process, **own.always}
     if not sleeps:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from vqr1.config import TrainConfig
 from vqr1.planning.memory import MemoryPlan
-from vqr1.planning.shape import ModelShape, Work
+from vqr1.planning.shape import ModelShape, Work, share_of_votes
 from vqr1.planning.speed import (
     Assumptions,
     Machine,
@@ -17,6 +17,7 @@ from vqr1.planning.speed import (
     Seconds,
     count_operations,
     expected_seconds,
+    vote_seconds,
 )
 
 
@@ -57,8 +58,20 @@ def print_time(
     assumed: Assumptions,
     images: int | None = None,
     price: float | None = None,
+    size: tuple[int, int] | None = None,
 ) -> None:
-    """Tokens, operations and seconds of a step, and of the run where its length is known."""
+    """Tokens, operations and seconds of a step, and of the run where its length is known.
+
+    Args:
+        config: the training's configuration.
+        shape: its model.
+        work: what a process does in a step.
+        machine: the device.
+        assumed: shares of its rates.
+        images: training images, where they are known.
+        price: of a device's hour.
+        size: width and height of the images as they are on disk; None: the largest.
+    """
     gpu = config.hardware.accelerator == "gpu"
     processes = config.hardware.devices * config.hardware.nodes
     counted = count_operations(config, shape, work)
@@ -76,14 +89,39 @@ def print_time(
     )
     if config.rollout.engine != "local":
         print(f"  decoding by {config.rollout.engine} is counted as the local engine's")
+    votes = _vote_hours(config, shape, machine, assumed, images, size)
     steps = config.max_steps
     if config.max_epochs is not None and images is not None:
         steps = config.max_epochs * (images // (work.images * processes))
         steps *= config.grpo.num_iterations
     if steps is not None:
-        rollouts = steps / config.grpo.num_iterations
-        hours = rollouts * seconds.total / 3600
-        text = f"{steps} optimiser steps: {hours:.1f} h, {hours * processes:.1f} device hours"
+        # The last steps make no degraded copies.
+        step = seconds.total - (1 - config.loss.perception.until) * seconds.degraded
+        rounds = config.votes.rounds if config.target == "self_vote" else 1
+        hours = rounds * (steps / config.grpo.num_iterations * step / 3600 + votes)
+        every = f"{rounds} rounds of " if rounds > 1 else ""
+        text = (
+            f"{every}{steps} optimiser steps: {hours:.1f} h, {hours * processes:.1f} device hours"
+        )
         if price is not None:
             text += f", {hours * processes * price:,.0f} at {price:g} an hour"
         print(f"{text}; without validation, checkpoints and loading")
+
+
+def _vote_hours(
+    config: TrainConfig, shape: ModelShape, machine: Machine, assumed: Assumptions,
+    images: int | None, size: tuple[int, int] | None,
+) -> float:  # fmt: skip
+    """Print the hours of the votes before the first step, and return them; 0 without any."""
+    if config.target != "self_vote":
+        return 0.0
+    if images is None:
+        print("  the votes before the first step are not counted: give --images")
+        return 0.0
+    work = share_of_votes(config, shape, images, size)
+    hours = vote_seconds(config, shape, work, machine, assumed) / 3600
+    print(
+        f"votes of each process: {work.images:,} prompts x {work.group} responses, prompt "
+        f"{work.prompt} tokens: {hours:.2f} h before the first step"
+    )
+    return hours

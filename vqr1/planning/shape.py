@@ -9,6 +9,7 @@ Not here: bytes (`memory.py`) and seconds (`speed.py`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,39 @@ def share_of_work(
         images,
         config.grpo.group_size,
         _several(shape.family.tower_cost(shape.config, rule, size), config.prompt.images),
+        text,
+        config.rollout.sampling.max_new_tokens,
+    )
+
+
+def share_of_votes(
+    config: TrainConfig, shape: ModelShape, training_images: int, size: tuple[int, int] | None
+) -> Work:
+    """What one process does before the first step of `target=self_vote`.
+
+    Args:
+        config: the training's configuration.
+        shape: its model.
+        training_images: images that are voted on.
+        size: as of `share_of_work`.
+
+    Raises:
+        ConfigError: the model does not take the prompt.
+    """
+    votes, processes = config.votes, config.hardware.devices * config.hardware.nodes
+    by_scores = votes.by == "scores"
+    prompt = config.prompt if by_scores else votes.comparison_prompt(config.prompt)
+    rule, text = _prompts(config.model, prompt, shape.family)
+    one = shape.family.tower_cost(shape.config, rule, size)
+    tower = _several(one, prompt.images)
+    pairs = min(votes.pairs_per_image, training_images - 1) * training_images / 2
+    if not by_scores:
+        # The two orders of a pair share the features of its images.
+        tower = replace(tower, flops=one.flops)
+    return Work(
+        math.ceil((training_images if by_scores else 2 * pairs) / processes),
+        votes.count if by_scores else votes.count // 2,
+        tower,
         text,
         config.rollout.sampling.max_new_tokens,
     )

@@ -75,6 +75,7 @@ class Operations:
         reading: images and prompts before sampling.
         decoding: responses, token by token.
         reference: the reference pass.
+        degraded: forward passes over the degraded copies of all images, all inner iterations.
         update: forward and backward passes, all inner iterations.
         again: computed a second time under gradient checkpointing, beside `update`.
     """
@@ -82,17 +83,23 @@ class Operations:
     reading: float
     decoding: float
     reference: float
+    degraded: float
     update: float
     again: float
 
     @property
     def total(self) -> float:
         """All of them."""
-        return self.reading + self.decoding + self.reference + self.update + self.again
+        return (
+            self.reading + self.decoding + self.reference + self.degraded + self.update + self.again
+        )
 
 
 def count_operations(config: TrainConfig, shape: ModelShape, work: Work) -> Operations:
-    """What one process computes in one step, features of images never being kept."""
+    """What one process computes in one step, features of images never being kept.
+
+    Of the perception term's steps: later ones make no copies (`loss.perception.until`).
+    """
     counted = step_flops(
         shape.config, work.tower.flops, work.prompt, work.images, work.group, work.response
     )
@@ -114,6 +121,7 @@ def count_operations(config: TrainConfig, shape: ModelShape, work: Work) -> Oper
         counted.vision + counted.prompt,
         counted.responses,
         reference,
+        iterations * counted.forward if config.loss.perception.weight else 0.0,
         update,
         again if config.hardware.gradient_checkpointing else 0.0,
     )
@@ -224,6 +232,7 @@ class Seconds:
     reading: float
     decoding: float
     reference: float
+    degraded: float
     update: float
     exchange: float
     host: float
@@ -233,7 +242,7 @@ class Seconds:
     def total(self) -> float:
         """All of them, one after the other."""
         return (
-            self.reading + self.decoding + self.reference + self.update
+            self.reading + self.decoding + self.reference + self.degraded + self.update
             + self.exchange + self.host + self.optimiser
         )  # fmt: skip
 
@@ -251,8 +260,25 @@ def expected_seconds(
         counted.reading / rate,
         max(decoding, counted.decoding / rate),
         counted.reference / rate,
+        counted.degraded / rate,
         (counted.update + counted.again) / rate,
         exchanged_bytes(config, shape, work) / link,
         host_bytes(config, shape, work) / machine.pcie,
         optimiser_seconds(config, shape, machine),
     )
+
+
+def vote_seconds(
+    config: TrainConfig, shape: ModelShape, work: Work, machine: Machine, assumed: Assumptions
+) -> float:
+    """Seconds of a process's votes (`target=self_vote`), which it casts before the first step.
+
+    Args:
+        config: the training's configuration.
+        shape: its model.
+        work: its prompts and their responses (`vqr1.planning.shape.share_of_votes`).
+        machine: the device.
+        assumed: shares of its rates.
+    """
+    seconds = expected_seconds(config, shape, work, machine, assumed)
+    return seconds.reading + seconds.decoding

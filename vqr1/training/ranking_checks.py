@@ -47,6 +47,11 @@ def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
         ]
     if config.target == "self_vote":
         problems += _vote_problems(config.votes)
+    elif config.votes.rounds > 1:
+        problems.append(
+            f"votes.rounds={config.votes.rounds}, target={config.target}: nothing is voted on; "
+            "use target=self_vote, or votes.rounds=1"
+        )
     return problems
 
 
@@ -213,6 +218,8 @@ def _vote_problems(votes: VotesConfig) -> list[str]:
             f"votes.count={votes.count}: half of the comparisons show the images in each order; "
             "use an even number"
         )
+    if not votes.text.strip():
+        problems.append("votes.text: it is empty; write the question of a comparison")
     problem = placeholder_problem(votes.text, 2)
     if problem is not None:
         problems.append(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from vqr1.config import TrainConfig
+from vqr1.config import DatasetConfig, TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
@@ -41,7 +41,8 @@ from vqr1.distributed.stop_requests import Looks, StopRequests
 from vqr1.durable import write_file
 from vqr1.errors import DataError
 from vqr1.iqa.answers import form_after
-from vqr1.iqa.preferences import StatedPairs
+from vqr1.iqa.correlation import FloatArray
+from vqr1.iqa.preferences import IntArray, StatedPairs
 from vqr1.iqa.votes import majority_preference, order_agreement, stated_index, votes_of_scores
 from vqr1.policy.loading import Policy
 from vqr1.policy.prompts import PromptBuilder, load_prompts
@@ -69,10 +70,13 @@ def cast_votes(
     """With `target=self_vote`, let the policy vote, once in a run, for the training data.
 
     Raises:
-        DataError: no vote on a set could be read, or an image does not decode.
+        DataError: no vote on a set could be read, all its pairs are ties, or an image does not
+            decode.
         Interrupted: a signal came; what was voted is kept.
     """
-    for name, labelled in data.sets.items() if config.target == "self_vote" else ():
+    if config.target != "self_vote":
+        return
+    for name, labelled in data.sets.items():
         drawn, file = data.training_pairs[name], run_log.run_dir / FOLDER / f"{name}.csv"
         if not broadcast_from_rank0(file.is_file):
             ballot = _ballot(config, data.prompt_text, labelled, drawn.stated, policy)
@@ -101,7 +105,7 @@ class Ballot:
     items: Sequence[tuple[int, ...]]
     size: int
     ask: Callable[[Sequence[tuple[int, ...]]], list[Record]]
-    count: Callable[[list[Record]], np.ndarray[Any, Any]]
+    count: Callable[[list[Record]], IntArray]
 
     @property
     def parts(self) -> list[Sequence[tuple[int, ...]]]:
@@ -146,7 +150,8 @@ class _Scores:
 
     def ask(self, items: Sequence[tuple[int, ...]]) -> list[Record]:
         """`{"row", "scores"}` of each image that decodes; a score is null where there is none."""
-        built, shown = _prompts(self.prompts, self.labelled, items)
+        paths = {item: self.labelled.image_paths(item[0]) for item in items}
+        built, shown = _prompts(self.prompts, self.labelled.config, paths)
         if not shown:
             return []
         rollout = self.engine.sample(
@@ -157,7 +162,7 @@ class _Scores:
             for (row,), texts in zip(shown, rollout.texts, strict=True)
         ]
 
-    def count(self, pairs: StatedPairs, records: list[Record]) -> np.ndarray[Any, Any]:
+    def count(self, pairs: StatedPairs, records: list[Record]) -> IntArray:
         """See `Ballot.count`."""
         scores = {r["row"]: [s for s in r["scores"] if s is not None] for r in records}
         found = []
@@ -175,15 +180,13 @@ class _Comparisons:
         sampling = config.rollout.sampling
         self.sampling = replace(sampling, stop="eos") if sampling.stop == "answer" else sampling
         self.seed = step_seed(config.seed, 0, _ATTEMPT)
-        asked = replace(
-            config.prompt, name="comparison", images=2, text=config.votes.text, system=None
-        )
-        self.prompts = load_prompts(config.model, asked)
+        self.prompts = load_prompts(config.model, config.votes.comparison_prompt(config.prompt))
 
     def ask(self, items: Sequence[tuple[int, ...]]) -> list[Record]:
         """`{"pair", "votes"}` of each pair: as `Ballot.count` has them."""
-        both = [order for i, j in items for order in ((i, j), (j, i))]
-        built, shown = _prompts(self.prompts, self.labelled, both)
+        both: list[tuple[int, ...]] = [order for i, j in items for order in ((i, j), (j, i))]
+        paths = {order: [self.labelled.image_path(row) for row in order] for order in both}
+        built, shown = _prompts(self.prompts, self.labelled.config, paths)
         votes = {item: [0, 0, 0, 0] for item in items}
         if shown:
             rollout = self.engine.sample(
@@ -198,31 +201,33 @@ class _Comparisons:
         return [{"pair": list(item), "votes": own} for item, own in votes.items()]
 
     @staticmethod
-    def count(records: list[Record]) -> np.ndarray[Any, Any]:
+    def count(records: list[Record]) -> IntArray:
         """See `Ballot.count`."""
         return np.array([record["votes"] for record in records])
 
 
 def _prompts(
-    builder: PromptBuilder, labelled: LabelledSet, items: Sequence[tuple[int, ...]]
+    builder: PromptBuilder, config: DatasetConfig, paths: Mapping[tuple[int, ...], Sequence[Path]]
 ) -> tuple[PromptBatch, list[tuple[int, ...]]]:
     """Prompts of the items of which all images decode, and these items.
+
+    Args:
+        builder: makes them.
+        config: the set's.
+        paths: of the images of each item's prompt.
 
     Raises:
         DataError: an image does not decode, and the set does not skip such images.
     """
-    pixels: dict[int, Tensor | None] = {}
-    for row in {row for item in items for row in item}:
+    pixels: dict[Path, Tensor] = {}
+    for path in {path for shown in paths.values() for path in shown}:
         try:
-            path = labelled.image_path(row)
-            pixels[row] = builder.resize(load_image(path, labelled.config.short_edge))
+            pixels[path] = builder.resize(load_image(path, config.short_edge))
         except DataError:
-            if labelled.config.on_bad_image != "skip":
+            if config.on_bad_image != "skip":
                 raise
-            pixels[row] = None
-    shown = [item for item in items if all(pixels[row] is not None for row in item)]
-    groups = [[image for row in item if (image := pixels[row]) is not None] for item in shown]
-    return builder.from_resized(groups), shown
+    whole = [item for item, shown in paths.items() if all(path in pixels for path in shown)]
+    return builder.from_resized([[pixels[path] for path in paths[item]] for item in whole]), whole
 
 
 def _collect(ballot: Ballot, folder: Path, label: str, stops: StopRequests) -> list[Record]:
@@ -252,47 +257,54 @@ def _collect(ballot: Ballot, folder: Path, label: str, stops: StopRequests) -> l
 def _write(
     ballot: Ballot, records: list[Record], file: Path, run_log: RunLog, config: TrainConfig
 ) -> None:
-    """Write the preferences and log what they are.
+    """Write the preferences of all pairs with a readable vote, and log what they are.
 
     Raises:
-        DataError: no vote could be read.
+        DataError: no vote could be read, or all pairs are ties.
     """
-    pairs, labelled = ballot.pairs, ballot.labelled
-    votes = ballot.count(records)
-    readable = votes[:, :3].sum(axis=1) > 0
-    key = f"votes.by={config.votes.by}"
-    if not readable.any():
-        other = "scores" if config.votes.by == "comparisons" else "comparisons"
-        raise DataError(
-            f"target=self_vote, {key}: none of {votes.sum()} votes on {labelled.name} could be "
-            f"read; the policy does not answer as asked: use votes.by={other}, raise "
-            "rollout.sampling.max_new_tokens, or train it to answer first (stage=sft)"
-        )
-    names = labelled.table["label_name"].to_numpy()
-    preference = majority_preference(votes[:, 0], votes[:, 1])
-    table = pd.DataFrame(
-        {
-            "first": names[pairs.first],
-            "second": names[pairs.second],
-            "preference": preference,
-            **{n: votes[:, c] for c, n in enumerate(("wins", "losses", "equal", "unread"))},
-        }
-    )
+    labelled, votes = ballot.labelled, ballot.count(records)
+    preference = majority_preference(votes[:, 0].astype(float), votes[:, 1].astype(float))
+    _check(votes, preference, labelled.name, config.votes.by)
+    read = votes[:, :3].sum(axis=1) > 0
+    pairs, preference = ballot.pairs.only(read), preference[read]
     mos = labelled.table["mos"].to_numpy(float)
-    at = (mos[pairs.first][readable], mos[pairs.second][readable])
-    agreement = order_agreement(preference[readable], *at)
     metrics = {
-        "pairs": float(readable.sum()),
-        "tie_rate": float((preference[readable] == 0.5).mean()),
+        "pairs": float(len(pairs)),
+        "tie_rate": float((preference == 0.5).mean()),
         "unread_rate": float(votes[:, 3].sum() / votes.sum()),
-        "mos_agreement": agreement,
+        "mos_agreement": order_agreement(preference, mos[pairs.first], mos[pairs.second]),
     }
     logged = {f"votes/{n}/{labelled.name}": v for n, v in metrics.items() if math.isfinite(v)}
     run_log.metrics(logged, 0)
     print(
-        f"votes on {labelled.name}: {metrics['pairs']:.0f} pairs, {metrics['tie_rate']:.1%} ties, "
-        f"{metrics['unread_rate']:.1%} of the votes unreadable; {agreement:.1%} of the pairs in "
-        "the order of their MOS (for evaluation only)",
+        f"votes on {labelled.name}: {len(pairs)} pairs, {metrics['tie_rate']:.1%} ties, "
+        f"{metrics['unread_rate']:.1%} of the votes unreadable; {metrics['mos_agreement']:.1%} of "
+        "the pairs in the order of their MOS (for evaluation only)",
         flush=True,
     )
-    write_file(file, table[readable].to_csv(index=False))
+    names = labelled.table["label_name"].to_numpy()
+    table = {"first": names[pairs.first], "second": names[pairs.second], "preference": preference}
+    table |= dict(zip(("wins", "losses", "equal", "unread"), votes[read].T, strict=True))
+    write_file(file, pd.DataFrame(table).to_csv(index=False))
+
+
+def _check(votes: IntArray, preference: FloatArray, name: str, by: str) -> None:
+    """Check that the votes on a set state something.
+
+    Raises:
+        DataError: no vote could be read, or all pairs are ties.
+    """
+    key = f"target=self_vote, votes.by={by}"
+    if not votes[:, :3].any():
+        other = "scores" if by == "comparisons" else "comparisons"
+        raise DataError(
+            f"{key}: none of {votes.sum()} votes on {name} could be read; the policy does not "
+            f"answer as asked: use votes.by={other}, raise rollout.sampling.max_new_tokens, or "
+            "train it to answer first (stage=sft)"
+        )
+    if (preference == 0.5).all():
+        raise DataError(
+            f"{key}: every pair of {name} is a tie, so that nothing can be learnt; raise "
+            "votes.count, or rollout.sampling.temperature, or start from a policy whose answers "
+            "differ between images"
+        )
