@@ -83,7 +83,7 @@ audit: setup-dev ## Look the pinned packages up among known vulnerabilities (nee
 
 # Notices about future versions of MkDocs, which strict builds do not need.
 docs: setup-dev ## Build the documentation into site/ (strictly: broken links fail)
-	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true PYTHONPATH=scripts:. $(BIN)/python -m mkdocs build --quiet
 	@echo "open site/index.html"
 
 format: setup-dev ## Format the code and sort the imports

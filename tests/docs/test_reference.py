@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts.site.configuration import COMMANDS, command_page, group_folders, group_page, keys_of
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from reference_pages.configuration import (
+    COMMANDS,
+    command_page,
+    group_folders,
+    group_page,
+    keys_of,
+)
+
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import config_dir, validate
 from vqr1.config.types import ARGUMENTS, key_of_field

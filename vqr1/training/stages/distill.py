@@ -244,7 +244,8 @@ class DistillModule(StageModule):
             split: of the images.
             whole: of all of them; False breaks off where a stop is asked for.
         """
-        found, targets = [], []
+        found: list[Tensor] = []
+        targets: list[Tensor] = []
         for batch in self._data.eval_dataloader(split):
             if found and not whole and self._stops.asked():
                 break

@@ -18,7 +18,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from scripts.site.configuration import COMMANDS, command_page, group_folders, group_page
+from reference_pages.configuration import COMMANDS, command_page, group_folders, group_page
 from vqr1.config import config_dir
 
 ROOT = Path(__file__).resolve().parents[2]
