@@ -37,11 +37,11 @@ KADID = (
 )
 
 TRAIN = (
-    case("train", "dataset=kadid+nosuch", "dataset/nosuch", "Available options", "koniq"),
+    case("train", "dataset=kadid+nosuch", "dataset=kadid+nosuch: dataset has no choice nosuch; there are", "koniq"),
     case("train", "dataset=kadid+kadid", "dataset=kadid+kadid", "stands twice"),
     case("train", "dataset=kadid+", "dataset=kadid+", "write dataset=a+b"),
     case("train", "dataset=+", "dataset=+"),
-    case("train", "logger=nosuch", "logger/nosuch", "Available options", "tensorboard"),
+    case("train", "logger=nosuch", "logger=nosuch: logger has no choice nosuch", "tensorboard"),
     case("train", "logger=mlflow+nosuch", "logger=mlflow+nosuch", "no logger nosuch", "wandb"),
     case("train", "logger=csv+none", "logger=csv+none", "no logger none"),
     case("train", "logger=csv+csv", "logger=csv+csv", "stands twice"),
@@ -132,7 +132,7 @@ TRAIN = (
     case("train", "loss.averaging=mean", "loss.averaging='mean'", "response_mean"),
     case("train", "loss.kl_weight=-1", "loss.kl_weight=-1", "greater than or equal to 0"),
     case("train", "+loss.clipp=1", "loss.clipp: unknown key"),
-    case("train", "loss=nosuch", "loss/nosuch", "grpo"),
+    case("train", "loss=nosuch", "loss=nosuch: loss has no choice", "grpo"),
     case("train", "loss._target_=a.B", "loss._target_=a.B: no such class"),
     case("train", "loss._target_=collections.UserDict ~loss.kl_weight",
          "loss: collections.UserDict: no loss", "subclass of vqr1.training.losses.PolicyLoss"),
@@ -142,7 +142,7 @@ TRAIN = (
     case("train", "advantage._target_=a.B", "advantage._target_=a.B: no such class"),
     case("train", "advantage._target_=fractions.Fraction ~advantage.std",
          "advantage: fractions.Fraction: no advantage rule"),
-    case("train", "method=nosuch", "method/nosuch", "visualquality_r1"),
+    case("train", "method=nosuch", "method=nosuch: method has no choice", "visualquality_r1"),
     case("train", "method=rali", "stage=distill: there is no teacher to learn from", "init_from="),
     case("train", "stage=distill model.path=x stage.components=99",
          "stage.components=99: must not exceed stage.embedding=64"),
@@ -194,7 +194,7 @@ TRAIN = (
     case("train", "model.dtype=float64", "model.dtype='float64'"),
     case("train", "loader.batch_size=1", "loader.batch_size=1", "at least 2"),
     case("train", "loader.workers=-1", "loader.workers=-1"),
-    case("train", "reward=nosuch", "reward/nosuch", "fidelity"),
+    case("train", "reward=nosuch", "reward has no choice nosuch", "fidelity"),
     case("train", "reward.terms.format._target_=a.B", "reward.terms.format._target_=a.B"),
     case("train", "reward.terms.format._target_=os.system", "reward.terms.format"),
     case("train", "+reward.terms.own._target_=fractions.Fraction", "reward.terms.own",
@@ -219,7 +219,7 @@ TRAIN = (
     case("train", "prompt=describe", "prompt=describe", "prompt=thinking"),
     case("train", "answer.score_range=[5,1]", "answer.score_range", "lower one first"),
     case("train", "answer.score_range=[1]", "answer.score_range"),
-    case("train", "answer=poem", "answer/poem", "think_answer"),
+    case("train", "answer=poem", "answer has no choice poem", "think_answer"),
     case("train", "answer=free", "it asks for no score"),
     case("train", "answer.tag=1a", "answer.tag='1a'", "pattern"),
     case("train", "answer.reasoning=answer", "answer.reasoning='answer'", "another name"),
@@ -395,7 +395,7 @@ SCORE = (
     case("score", "photos batch_size=0", "batch_size=0"),
     case("score", "photos batch_size=many", "batch_size='many'"),
     case("score", "photos color=red", "color: no such key"),
-    case("score", "photos mode=best", "Available options"),
+    case("score", "photos mode=best", "mode=best: mode has no choice best; there are"),
     case("score", "photos mode.samples=3", "mode.samples=3"),
     case("score", "photos model.path=gone", "model.path=gone"),
     case("score", "photos model.path=remote", "a llava_qwen2 that brings code of its own",
@@ -479,7 +479,7 @@ SCORE = (
          "it holds <image> 2 times"),
     case("train", "prompt.images=2", "prompt.images=2: dataset: a row of demo has 1 image"),
     case("score", "photos backend.name=mine", "backend={'name': 'mine'}: its key name must be"),
-    case("score", "photos prompt=poem", "prompt/poem"),
+    case("score", "photos prompt=poem", "prompt=poem: prompt has no choice poem; there are"),
     case("score", "photos format=xml", "format='xml'"),
     case("score", "photos output=no_mos.csv", "output=no_mos.csv: the file exists, and no no_mos",
          "remove it first"),
@@ -501,7 +501,7 @@ SCORE = (
 OTHERS = (
     case("data", "prepare dataset=kadid", "dataset.root"),
     case("data", "prepare dataset=kadid dataset.root=gone", "gone"),
-    case("data", "prepare dataset=nosuch", "dataset/nosuch"),
+    case("data", "prepare dataset=nosuch", "dataset has no choice nosuch"),
     case("data", "prepare dataset=3", "dataset=3"),
     case("data", "prepare dataset=kadid dataset.split.by=reference dataset.root=good "
          "--out /proc/x.jsonl", "/proc/x.jsonl"),
@@ -544,7 +544,7 @@ OTHERS = (
     case("vqr1", "serve port=x", "port='x'"),
     case("vqr1", "export", "run: missing"),
     case("vqr1", "data prepare dataset=nosuch", "dataset/nosuch"),
-    case("vqr1", "plan hardware=nosuch", "hardware/nosuch"),
+    case("vqr1", "plan hardware=nosuch", "hardware has no choice nosuch"),
 )  # fmt: skip
 
 CASES = (*TRAIN, *EVAL, *SCORE, *OTHERS)

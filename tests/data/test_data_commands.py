@@ -70,7 +70,7 @@ def test_prepare_reports_mistakes_in_one_message(
     assert prepare(arguments) == 2
     assert "dataset.split: kadid has no train images" in capsys.readouterr().err
     assert prepare(["dataset=kadit"]) == 2
-    assert "Could not find 'dataset/kadit'" in capsys.readouterr().err
+    assert "has no choice kadit; did you mean kadid?" in capsys.readouterr().err
 
 
 def test_inspection_counts_and_draws(

@@ -10,14 +10,17 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from vqr1.cli import mixtures
 from vqr1.cli.compose import (
     BAD_GROUP,
     USER_ERRORS,
+    all_problems,
     bad_group,
     check_hydra_folders,
+    check_options,
     plain_values,
     user_message,
 )
@@ -26,7 +29,7 @@ from vqr1.config import config_dir, model_defaults, validate
 from vqr1.distributed.environment import RankInfo, is_launched
 from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
 from vqr1.distributed.stop_signals import Stopped, stop_signals
-from vqr1.errors import EXIT_INTERRUPTED, NotMetError, UserError
+from vqr1.errors import EXIT_INTERRUPTED, ConfigError, NotMetError, UserError
 from vqr1.process_memory import bound_memory
 from vqr1.standard_streams import guard_output
 
@@ -150,6 +153,7 @@ def run_command(
         if asks_for_help(sys.argv[1:]):
             sys.stdout.write(command_help(config_name, schema, sys.argv[1:]))
             return
+        check_options(sys.argv[1:])
         check_hydra_folders(config_name, sys.argv[1:])
         with stop_signals():
             hydra.main(config_path=str(config_dir()), config_name=config_name, version_base="1.3")(
@@ -157,6 +161,10 @@ def run_command(
             )()
     except UserError as error:
         stop(error, reports_here)
+    except HydraException as error:
+        if command.composed_once:
+            _stop(user_message(error), EXIT_USER_ERROR, reports_here)
+        stop(ConfigError(all_problems(config_name, schema, sys.argv[1:], error)), reports_here)
     except USER_ERRORS as error:
         _stop(user_message(error), EXIT_USER_ERROR, reports_here)
     except BAD_GROUP as error:

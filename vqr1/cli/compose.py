@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vqr1.cli import mixtures
-from vqr1.config import config_dir, model_defaults
+from vqr1.cli.override_problems import hydra_line, override_problems
+from vqr1.config import config_dir, model_defaults, validate
 from vqr1.config.plain import plain_values as plain_values
-from vqr1.config.renamed import renamed_problem
 from vqr1.errors import ConfigError, UserError
 from vqr1.outputs import EVALUATION, SWEEP, TRAINING, check_records
 
@@ -29,12 +30,7 @@ BAD_GROUP = (ValueError, TypeError, OSError, RecursionError)
 for a file with a YAML alias inside of its own value."""
 
 _SHOWN = 200
-
-_NO_KEY = re.compile(r"Could not override '([^']+)'")
-"""Hydra's words for a key on the command line that the configuration does not have."""
-
-_SEVERAL = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
-"""Hydra's words for a value with commas that is no list."""
+_RUN_DIR = re.compile(r"\$\{hydra:runtime\.output_dir\}")
 
 _NOISE = (
     "full_key:",
@@ -67,11 +63,45 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
     model_defaults.register()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         try:
-            return compose(config_name=config_name, overrides=list(overrides))
-        except HydraException:
-            raise  # a choice that does not exist is an `OSError` too
-        except BAD_GROUP as error:
-            raise bad_group(error, overrides) from error
+            return _compose(config_name, overrides)
+        except HydraException as error:
+            again = partial(_compose, config_name)
+            problems, _ = override_problems(again, overrides, error, user_message)
+            raise ConfigError(problems) from error
+
+
+def all_problems(
+    config_name: str, schema: type, arguments: Sequence[str], error: HydraException
+) -> list[str]:
+    """What is wrong with a command line that Hydra has refused, the values of the rest included.
+
+    Args:
+        config_name: the command's primary configuration.
+        schema: dataclass of it.
+        arguments: the command line without the program.
+        error: what Hydra raised.
+    """
+    again = partial(_compose, config_name)
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        problems, right = override_problems(again, arguments, error, user_message)
+        try:
+            composed = again(right)
+            name_run_directory(composed, config_name)
+            validate(schema, plain_values(composed))
+        except ConfigError as further:
+            problems += further.problems
+        except USER_ERRORS:
+            pass  # it is among the problems already
+    return problems
+
+
+def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    try:
+        return compose(config_name=config_name, overrides=list(overrides))
+    except HydraException:
+        raise  # a choice that does not exist is an `OSError` too
+    except BAD_GROUP as error:
+        raise bad_group(error, overrides) from error
 
 
 def bad_group(error: Exception, overrides: Sequence[str]) -> ConfigError:
@@ -86,19 +116,9 @@ def user_message(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     cause = "" if error.__cause__ is None else str(error.__cause__)
-    several = _SEVERAL.match(str(error))
-    if several is not None:
-        override = several[1]
-        return (
-            f"{override}: commas make several values of it, one run each with --multirun"
-            f"{_quoting(override)}"
-        )
-    unknown = _unknown_key(str(error))
-    if unknown is not None:
-        return unknown
-    if isinstance(error, OverrideParseException):
-        reason = " ".join(str(error).split())
-        return f"{error.override}: no readable override ({reason}){_quoting(error.override)}"
+    worded = hydra_line(error) if isinstance(error, HydraException) else None
+    if worded is not None:
+        return worded
     printed = str(error).removeprefix("ConfigError raised while resolving interpolation: ")
     lines = [line.strip() for line in f"{printed}\n{cause}".splitlines()]
     shown = list(dict.fromkeys(line for line in lines if line and not line.startswith(_NOISE)))
@@ -111,34 +131,35 @@ def user_message(error: Exception) -> str:
     return text
 
 
-def _quoting(override: str) -> str:
-    """How a value is written that holds marks of Hydra's own, such as commas and brackets."""
-    key, equals, value = override.partition("=")
-    if not equals or not key or value[:1] in ("'", '"', "[", "{", "$", ""):
-        return ""
-    # The shell takes away the outer marks, Hydra the inner ones.
-    if not set(value) & set("'\"\\$`!"):
-        return f"; quote a text with marks in it twice: \"{key}='{value}'\""
-    return f"; quote a text with marks in it for Hydra and for the shell: {_in_shell(key, value)}"
+def name_run_directory(composed: DictConfig, config_name: str) -> None:
+    """Put a name in place of the folder that Hydra makes once the command runs, in place."""
+    for key in list(composed):
+        value = composed._get_node(key)
+        raw = value._value() if value is not None and not OmegaConf.is_config(value) else None
+        if isinstance(raw, str) and _RUN_DIR.search(raw):
+            composed[key] = _RUN_DIR.sub(f"outputs/{config_name}/DATE_TIME", raw)
 
 
-def _in_shell(key: str, value: str) -> str:
-    quote = '"' if "'" in value else "'"
-    end = len(value) - len(value.rstrip("\\"))
-    inner = (value + "\\" * end).replace(quote, f"\\{quote}")
-    return shlex.quote(f"{key}={quote}{inner}{quote}")
+def check_options(arguments: Sequence[str]) -> None:
+    """Check the options of a command that has none but Hydra's.
+
+    Raises:
+        ConfigError: others, with how a key of the configuration is given.
+    """
+    _, unknown = get_args_parser().parse_known_args(list(arguments))
+    problems = [
+        f"{option}: no such option; {as_override(option)}"
+        for option in unknown
+        if option.startswith("-")
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
-def _unknown_key(message: str) -> str | None:
-    """The one line for a key that Hydra did not find; None for anything else."""
-    found = _NO_KEY.search(message)
-    if found is None:
-        return None
-    # Hydra's own advice, to add the key with `+`, ends in a refusal where no choice has the key.
-    return renamed_problem(found[1]) or (
-        f"{found[1]}: no such key in this configuration; `--help` lists its keys, and another "
-        "choice of a group may have it"
-    )
+def as_override(option: str) -> str:
+    """How what was given as an option of argparse is given to Hydra."""
+    key, equals, value = option.lstrip("-").replace("-", "_").partition("=")
+    return f"a key of the configuration is given as {key}={value if equals else 'VALUE'}"
 
 
 def check_hydra_folders(config_name: str, arguments: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from vqr1.cli.compose import plain_values
 from vqr1.config import EvalConfig
 from vqr1.distributed.environment import find_rank_info
 from vqr1.distributed.launcher_tasks import is_first_task
-from vqr1.errors import UserError
+from vqr1.errors import UserError, raise_together
 from vqr1.evaluation.checks import check_evaluation, compares_sweep
 from vqr1.outputs import EVALUATION, check_folder, make_folders
 from vqr1.program import name_of
@@ -46,7 +46,15 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
     Returns:
         As `vqr1.evaluation.run.run_evaluation`.
     """
-    check_evaluation(config)
+    from vqr1.data.location import check_folders
+
+    labelled = config.compare is None and config.questions is None
+    if config.predictions is not None:
+        labelled = config.labels == "dataset"
+    raise_together(
+        partial(check_evaluation, config),
+        partial(check_folders, config.dataset) if labelled else list,
+    )
     from vqr1.evaluation.run import compare_sweep, needs_model, run_evaluation
     from vqr1.inference.parallel import connect_to_share
     from vqr1.training.run_record import RunLock, changed_keys

@@ -4,15 +4,57 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn, TypeVar
 
 from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher
-from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
-from vqr1.config import DataConfig, DatasetConfig, validate
+from vqr1.cli.compose import USER_ERRORS, as_override, compose_config, plain_values, user_message
+from vqr1.config import DataConfig, DatasetConfig, config_dir, validate
+from vqr1.program import command_line, name_of
 
 T = TypeVar("T")
+
+_NONE: Mapping[str, str] = {}
+_NO_CHOICE = re.compile(r"argument (--[\w-]+): invalid choice: '([\w-]*)'")
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Options beside overrides; what belongs into an override is answered with how it is given.
+
+    Args:
+        command: name of the command, such as `data inspect`.
+        description: what it does, lines as they are.
+        epilog: what its help ends with, lines as they are.
+        groups: by option, the configuration group whose choices are taken for its values.
+    """
+
+    def __init__(
+        self, command: str, description: str, epilog: str = "", groups: Mapping[str, str] = _NONE
+    ) -> None:
+        super().__init__(
+            prog=name_of(command),
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self._command, self._groups = command, groups
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line, as for any other mistake."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            option = next((word for word in unknown.split() if word.startswith("-")), unknown)
+            message = f"{unknown}: no such option; {as_override(option)}"
+        refused = _NO_CHOICE.match(message)
+        if refused is not None:
+            message = message.removeprefix("argument ")
+            group = self._groups.get(refused[1])
+            if group is not None and (config_dir() / group / f"{refused[2]}.yaml").is_file():
+                message += f"; did you mean {group}={refused[2]}?"
+        help_of = command_line(self._command, "--help")
+        self.exit(EXIT_USER_ERROR, f"error: {message} (all options: `{help_of}`)\n")
 
 
 def load_data_config(overrides: Sequence[str] = ()) -> DataConfig:

@@ -23,6 +23,8 @@ REPORT = "VQR1_LAUNCH_REPORT"
 """Variable of a process that this program's own launcher started: file for the one message."""
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Variable that only torchrun sets."""
+SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
+"""Variable that each process of `srun` has: how many there are."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _START = "start with torchrun, srun, or plainly with hardware.devices"
 
@@ -63,7 +65,7 @@ def find_rank_info(environment: MutableMapping[str, str] = os.environ) -> RankIn
     Raises:
         ConfigError: a launcher's variables are incomplete, no numbers, or do not fit together.
     """
-    in_step = "RANK" not in environment and _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1
+    in_step = "RANK" not in environment and _number(environment, SLURM_TASKS, 1) > 1
     if not in_step and not {"RANK", "WORLD_SIZE"} & environment.keys():
         return RankInfo()
     # PyTorch, which reads this when it is imported, prints stacks for connections that it tries.
@@ -127,8 +129,8 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
 
 
 def _of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    _require(environment, ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"))
-    tasks = _number(environment, "SLURM_STEP_NUM_TASKS")
+    _require(environment, (SLURM_TASKS, "SLURM_PROCID", "SLURM_LOCALID"))
+    tasks = _number(environment, SLURM_TASKS)
     local_size = _tasks_per_node(environment, tasks)
     # Lightning takes seconds to import, and a process outside of SLURM does not need it to start.
     from lightning.fabric.plugins.environments import SLURMEnvironment

@@ -19,7 +19,7 @@ from vqr1.config import LoggerConfig
 from vqr1.config.renamed import old_keys
 from vqr1.errors import ConfigError, SweepIncompleteError
 from vqr1.outputs import SWEEP, check_folder
-from vqr1.program import program
+from vqr1.program import command_line
 from vqr1.sweeps.folder import (
     FINISHED,
     PRUNED,
@@ -157,8 +157,9 @@ def _check_version(folder: SweepFolder, record: SweepRecord, asked: str) -> None
         raise ConfigError(
             [
                 f"{asked}: an earlier version began this sweep ({', '.join(old)} have been renamed "
-                f"since), which cannot be resumed; `{program('summarize')} "
-                f"folder={folder.path}` still shows it; start a new sweep in another folder"
+                "since), which cannot be resumed; "
+                f"`{command_line('summarize', f'folder={folder.path}')}` still shows it; start a "
+                "new sweep in another folder"
             ]
         )
 

@@ -24,6 +24,7 @@ from vqr1.distributed.collectives import get_rank
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import ConfigError, DataError, Interrupted, RunFaultError, UserError
 from vqr1.outputs import TRAINING, check_folder
+from vqr1.program import setting
 from vqr1.training.checkpoint_files import newest_intact
 from vqr1.training.run_lookup import (
     AUTO,
@@ -198,7 +199,7 @@ def _check_unused(run_dir: Path, record: RunRecord | None) -> None:
         raise ConfigError(
             [
                 f"run_dir={run_dir}: this folder holds an unfinished run; continue with it with "
-                f"resume={run_dir}, or choose another folder"
+                f"{setting('resume', run_dir)}, or choose another folder"
             ]
         )
     if record is not None:

@@ -17,14 +17,16 @@ from pathlib import Path
 from vqr1.config import TrainConfig
 from vqr1.config.affects import Affects, affects
 from vqr1.config.metrics import HEADLINE
-from vqr1.distributed.environment import TORCHRUN, RankInfo
+from vqr1.distributed.environment import SLURM_TASKS, TORCHRUN, RankInfo
 from vqr1.errors import ConfigError, DataError
-from vqr1.program import name_of, program, under_torchrun
+from vqr1.program import command_line, in_shell, name_of, override, under_torchrun
 from vqr1.training.run_record import RECORD
 
 AUTO = "auto"
 RUN_DIR_TAG = "vqr1.run_dir"
 """Tag of an MLflow run: where its run directory is."""
+_RENDEZVOUS_PORT = 29400
+"""torchrun's own for the rendezvous of several nodes."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -39,7 +41,7 @@ def find_run(name: str, tracking_uri: str | None = None, key: str = "resume") ->
     Raises:
         ConfigError: there is no such run.
     """
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if (folder / RECORD).is_file():
         return folder.resolve()
     if _RUN_ID.fullmatch(name) is None:
@@ -81,6 +83,20 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
+def value_of(argument: str) -> str:
+    """The value that an override gives, as text, its quotes taken away as Hydra takes them."""
+    # The parents of a sweep or of several processes import it anyway.
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        value = OverridesParser.create().parse_override(argument).value()
+    except HydraException:
+        # Reported where the whole command line is composed.
+        return argument.partition("=")[2].strip("'\"")
+    return "null" if value is None else str(getattr(value, "text", value))
+
+
 def resume_command(run_dir: Path, info: RankInfo) -> str:
     """What a user types to continue with a run that was started as this process was.
 
@@ -88,13 +104,21 @@ def resume_command(run_dir: Path, info: RankInfo) -> str:
         run_dir: the run's.
         info: this process's, or `RankInfo()` in the one that started the others.
     """
-    name, end = name_of("train"), f"resume={run_dir}"
+    end = override("resume", run_dir)
+    alone = command_line("train", end)
     if not info.launched or info.report is not None:
-        return f"{program('train')} {end}"
-    if info.nodes == 1 and TORCHRUN in os.environ:
-        return f"torchrun --nproc-per-node {info.world_size} {under_torchrun(name)} {end}"
+        return alone
+    sizes = f"--nproc-per-node {info.local_size}"
+    if TORCHRUN in os.environ:
+        if info.nodes > 1:
+            first = f"{os.environ.get('MASTER_ADDR', 'FIRST_NODE')}:{_RENDEZVOUS_PORT}"
+            sizes = f"--nnodes {info.nodes} {sizes} --rdzv-backend c10d --rdzv-endpoint {first}"
+        everywhere = f"   # on each of the {info.nodes} nodes" if info.nodes > 1 else ""
+        return f"torchrun {sizes} {under_torchrun(name_of('train'))} {in_shell(end)}{everywhere}"
+    if SLURM_TASKS in os.environ:
+        return f"srun --nodes {info.nodes} --ntasks-per-node {info.local_size} {alone}"
     many = f"{info.nodes} x {info.local_size} processes"
-    return f"{name} {end}   # by the same launcher, nodes and processes as before ({many})"
+    return f"{alone}   # by the same launcher, nodes and processes as before ({many})"
 
 
 def finished_metric(run_dir: Path) -> float:
