@@ -37,7 +37,8 @@ KADID = (
 )
 
 TRAIN = (
-    case("train", "dataset=kadid+nosuch", "dataset=kadid+nosuch: dataset has no choice nosuch; there are", "koniq"),
+    case("train", "dataset=kadid+nosuch", "dataset=kadid+nosuch: dataset has no choice nosuch; there ",
+         "koniq"),
     case("train", "dataset=kadid+kadid", "dataset=kadid+kadid", "stands twice"),
     case("train", "dataset=kadid+", "dataset=kadid+", "write dataset=a+b"),
     case("train", "dataset=+", "dataset=+"),

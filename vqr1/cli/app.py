@@ -29,15 +29,17 @@ from vqr1.config import config_dir, model_defaults, validate
 from vqr1.distributed.environment import RankInfo, is_launched
 from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
 from vqr1.distributed.stop_signals import Stopped, stop_signals
-from vqr1.errors import EXIT_INTERRUPTED, ConfigError, NotMetError, UserError
+from vqr1.errors import EXIT_INTERRUPTED, ConfigError, NotMetError, RunFaultError, UserError
 from vqr1.process_memory import bound_memory
 from vqr1.standard_streams import guard_output
+from vqr1.storage_faults import storage_line
 
 EXIT_USER_ERROR = UserError.exit_code
 
 T = TypeVar("T")
 
 ReportsHere = Callable[[str, int], bool]
+GoOn = Callable[[Path | None], str]
 Complete = Callable[[DictConfig, Sequence[str]], None]
 
 
@@ -128,7 +130,7 @@ def run_command(
     task: Callable[[T, DictConfig], Any],
     check: Callable[[T], None] | None = None,
     reports_here: ReportsHere = _alone,
-    go_on: str = "",
+    go_on: GoOn = lambda run_dir: "",
     complete: Complete = lambda composed, overrides: None,
 ) -> None:
     """Compose, validate and run one command with the process's arguments.
@@ -139,7 +141,7 @@ def run_command(
         task: receives the typed configuration and the composed one (for logging it whole).
         check: further rules, checked for every job of a sweep before the first starts.
         reports_here: whether this process prints a message with an exit code, or another one does.
-        go_on: how the user continues after an interrupt, with `{run_dir}` in place of the folder.
+        go_on: how the user continues in a folder, after an interrupt or a fault of the disk.
         complete: completes a composed configuration, see `Command`.
     """
     guard_output()
@@ -168,13 +170,16 @@ def run_command(
     except USER_ERRORS as error:
         _stop(user_message(error), EXIT_USER_ERROR, reports_here)
     except BAD_GROUP as error:
+        disk = storage_line(error, command.run_dir or "run_dir")
+        if disk is not None:
+            stop(RunFaultError(f"{disk}{go_on(command.run_dir)}"), reports_here)
         if command.composed_once:
             raise  # a defect: the configuration was composed
         stop(bad_group(error, sys.argv[1:]), reports_here)
     except KeyboardInterrupt as end:
         name = end.signal_name if isinstance(end, Stopped) else "SIGINT"
         sys.stdout.flush()
-        sys.stderr.write(f"stopped by {name}{go_on.format(run_dir=command.run_dir)}\n")
+        sys.stderr.write(f"stopped by {name}{go_on(command.run_dir)}\n")
         sys.exit(EXIT_INTERRUPTED)
     if command.failures:
         if any(isinstance(error, NotMetError) for error in command.failures):

@@ -6,6 +6,7 @@ command line is reported before.
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,8 @@ from vqr1.distributed.launcher_tasks import is_first_task
 from vqr1.errors import UserError, raise_together
 from vqr1.evaluation.checks import check_evaluation, compares_sweep
 from vqr1.outputs import EVALUATION, check_folder, make_folders
-from vqr1.program import name_of
+from vqr1.program import command_line, name_of, override
+from vqr1.training.run_lookup import key_of
 
 
 def main() -> None:
@@ -36,8 +38,17 @@ def main() -> None:
         EvalConfig,
         evaluate,
         reports_here=partial(reports, info),
-        go_on="; the same command with run_dir={run_dir} continues",
+        go_on=continue_with,
     )
+
+
+def continue_with(run_dir: Path | None) -> str:
+    """How a stopped evaluation continues: its command, with the folder that it began in."""
+    if run_dir is None:
+        return ""
+    given = [one for one in sys.argv[1:] if key_of(one) not in ("run_dir", "hydra.run.dir")]
+    command = command_line("eval", *given, override("run_dir", run_dir))
+    return f"; what is evaluated is kept there, and this continues it: {command}"
 
 
 def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:

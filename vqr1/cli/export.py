@@ -75,10 +75,12 @@ def _write_card(config: ExportConfig, folder: Path, run_dir: Path) -> None:
 def _run_directory(run: str, config: ExportConfig) -> Path:
     if Path(run).expanduser().is_dir():
         return Path(run).expanduser().resolve()
-    from vqr1.evaluation.model_source import exported_checkpoint
+    from vqr1.evaluation.model_source import exported_run
 
-    _, folder = exported_checkpoint(run, config.run_metric, config.logger)
-    return folder.parent
+    found = exported_run(run, config.run_metric, config.logger)
+    if found.note is not None:
+        sys.stderr.write(f"{found.note}\n")
+    return found.folder.parent
 
 
 def _copy_export(run_dir: Path, folder: Path) -> None:

@@ -12,7 +12,9 @@ from typing import NoReturn, TypeVar
 from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher
 from vqr1.cli.compose import USER_ERRORS, as_override, compose_config, plain_values, user_message
 from vqr1.config import DataConfig, DatasetConfig, config_dir, validate
+from vqr1.errors import RunFaultError
 from vqr1.program import command_line, name_of
+from vqr1.storage_faults import storage_line
 
 T = TypeVar("T")
 
@@ -113,4 +115,10 @@ def run_options(
     except USER_ERRORS as error:
         sys.stderr.write(f"error: {user_message(error).strip()}\n")
         return getattr(error, "exit_code", EXIT_USER_ERROR)
+    except OSError as error:
+        disk = storage_line(error)
+        if disk is None:
+            raise
+        sys.stderr.write(f"error: {disk}, and give the command again\n")
+        return RunFaultError.exit_code
     return 0

@@ -17,13 +17,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vqr1.errors import ConfigError, DataError, UserError
+from vqr1.errors import ConfigError, DataError, RunFaultError, UserError
 from vqr1.outputs import check_summary_folder
+from vqr1.storage_faults import storage_line
 from vqr1.sweeps.folder import SweepFolder
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
 from vqr1.sweeps.report import SweepReport, log_report, write_report
 from vqr1.sweeps.results import read_children, read_sweep
-from vqr1.tracking.store import default_tracking_uri
+from vqr1.tracking.outages import store_reached
+from vqr1.tracking.store import default_tracking_uri, logged_run
 
 METHOD = "method"
 """The swept key of a sweep that gets a leaderboard."""
@@ -57,7 +59,7 @@ def summarise(options: dict[str, str]) -> SweepReport:
         return report
     uri = options.get("tracking_uri", default_tracking_uri())
     parent = ParentRun.open(uri, options["parent"])
-    run = parent.client.get_run(parent.run_id)
+    run = logged_run(parent.client, parent.run_id, uri, f"parent={parent.run_id}")
     if FOLDER_TAG not in run.data.tags:
         raise ConfigError([f"parent={parent.run_id}: this run is no sweep"])
     command = run.data.tags["vqr1.command"]
@@ -74,7 +76,8 @@ def summarise(options: dict[str, str]) -> SweepReport:
             made, page = _leaderboard(folder.path, output)
             files = [*files, *made]
             print(page)
-    log_report(report, files, parent)
+    with store_reached(uri, f"parent={parent.run_id}", "the summary itself is written"):
+        log_report(report, files, parent)
     return report
 
 
@@ -110,4 +113,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except OSError as error:
+        disk = storage_line(error, options.get("output", "output"))
+        if disk is None:
+            raise
+        sys.stderr.write(f"error: {disk}, and give the command again\n")
+        return RunFaultError.exit_code
     return 0

@@ -253,6 +253,9 @@ class Sweep:
                 self.parent.reconcile_children(self.folder)
                 status = "KILLED" if stopped else "FAILED"
                 self.parent.close(FINISHED if kind is None else status)
+        except ConfigError as away:
+            # The jobs' own results, and what ended the sweep, are in its folder and above.
+            self.report(f"the sweep's run in MLflow keeps its status: {away}")
         finally:
             self._lock.release()
 

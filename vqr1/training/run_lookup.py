@@ -48,14 +48,12 @@ def find_run(name: str, tracking_uri: str | None = None, key: str = "resume") ->
         raise ConfigError(
             [f"{key}={name}: no run directory ({RECORD} is missing) and no MLflow run id"]
         )
-    from vqr1.tracking.delivery import outage_errors
-    from vqr1.tracking.store import default_tracking_uri, one_line, quick_client
+    from vqr1.tracking.outages import store_reached
+    from vqr1.tracking.store import default_tracking_uri, quick_client
 
     uri = tracking_uri or default_tracking_uri()
-    try:
-        tags = quick_client(uri).get_run(name).data.tags
-    except outage_errors() as error:
-        raise ConfigError([f"{key}={name}: {one_line(error)}; give the run's folder"]) from error
+    with store_reached(uri, f"{key}={name}", "or give the run's folder"):
+        tags = logged_run(quick_client(uri), name, uri, f"{key}={name}").data.tags
     if RUN_DIR_TAG not in tags or not (Path(tags[RUN_DIR_TAG]) / RECORD).is_file():
         raise ConfigError(
             [f"{key}={name}: its folder {tags.get(RUN_DIR_TAG)} is not here; give the folder"]
