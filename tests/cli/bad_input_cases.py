@@ -37,7 +37,7 @@ KADID = (
 )
 
 TRAIN = (
-    case("train", "dataset=kadid+nosuch", "dataset=kadid+nosuch: dataset has no choice nosuch; there ",
+    case("train", "dataset=kadid+nosuch", "dataset=kadid+nosuch: dataset has no choice nosuch;",
          "koniq"),
     case("train", "dataset=kadid+kadid", "dataset=kadid+kadid", "stands twice"),
     case("train", "dataset=kadid+", "dataset=kadid+", "write dataset=a+b"),

@@ -17,6 +17,7 @@ from rich.text import Text
 from vqr1.evaluation.metrics import HEADLINE, Measured, Metric, headline
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.summary import Gain, Summary
+from vqr1.program import in_shell
 from vqr1.tracking import RunLog
 from vqr1.training.callbacks.answers import answer_table
 from vqr1.training.callbacks.scatter import scatter_plot
@@ -122,7 +123,9 @@ def print_report(console: Console, result: TestResult, seconds: float, run_log: 
         uri = run_log.tracking_uri
         console.print(f"MLflow run {run_log.mlflow_run_id}; open its page with:")
         console.print(
-            f"  mlflow ui --host 127.0.0.1 --backend-store-uri {uri}", markup=False, highlight=False
+            f"  mlflow ui --host 127.0.0.1 --backend-store-uri {in_shell(str(uri))}",
+            markup=False,
+            highlight=False,
         )
     console.print(str(run_log.run_dir), markup=False, highlight=False)
 

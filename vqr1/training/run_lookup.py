@@ -49,7 +49,7 @@ def find_run(name: str, tracking_uri: str | None = None, key: str = "resume") ->
             [f"{key}={name}: no run directory ({RECORD} is missing) and no MLflow run id"]
         )
     from vqr1.tracking.outages import store_reached
-    from vqr1.tracking.store import default_tracking_uri, quick_client
+    from vqr1.tracking.store import default_tracking_uri, logged_run, quick_client
 
     uri = tracking_uri or default_tracking_uri()
     with store_reached(uri, f"{key}={name}", "or give the run's folder"):
