@@ -86,7 +86,7 @@ def test_inspection_counts_and_draws(
     assert "published scores: higher is better" in printed
     assert "1 images are missing, empty or folders" in printed
     assert "I01_01_01.png: no such file" in printed
-    assert "1 images are undecodable among 14 opened" in printed
+    assert "1 image is undecodable or too narrow among 14 opened" in printed
     rows = [line.split() for line in printed.splitlines()]
     part_rows = {row[1]: row[3] for row in rows if len(row) > 3 and row[1] in ("train", "val")}
     assert part_rows == {"train": "4", "val": "5"}

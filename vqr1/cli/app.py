@@ -65,6 +65,7 @@ class Command(Generic[T]):
         task: receives the typed configuration and the composed one (for logging it whole).
         check: further rules of a typed configuration, for the jobs of a sweep before any starts.
         complete: completes a composed configuration, in place, by the command line's overrides.
+        go_on: how the user continues in a folder, after an interrupt or a fault of the disk.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Command(Generic[T]):
         task: Callable[[T, DictConfig], Any],
         check: Callable[[T], None] | None = None,
         complete: Complete = lambda composed, overrides: None,
+        go_on: GoOn = lambda run_dir: "",
     ) -> None:
         self.complete = complete
+        self.go_on = go_on
         self.schema = schema
         self.task = task
         self.rules = check
@@ -118,6 +121,12 @@ class Command(Generic[T]):
         except UserError as error:
             self.failures.append(error)
             return None
+        except OSError as error:
+            disk = storage_line(error, self.run_dir)
+            if disk is None:
+                raise
+            self.failures.append(RunFaultError(f"{disk}{self.go_on(self.run_dir)}"))
+            return None
 
     def _config(self, composed: DictConfig) -> T:
         self.complete(composed, list(HydraConfig.get().overrides.task))
@@ -145,7 +154,7 @@ def run_command(
         complete: completes a composed configuration, see `Command`.
     """
     guard_output()
-    command = Command(schema, task, check, complete)
+    command = Command(schema, task, check, complete, go_on)
     mixtures.register()
     model_defaults.register()
     # Hydra shortens tracebacks and exits with code 1 by itself unless this is set; here every

@@ -21,7 +21,8 @@ from vqr1.cli.compose import USER_ERRORS, user_message
 from vqr1.cli.help import keys_if_asked
 from vqr1.cli.options import OptionParser, load_data_config, named_parts, positive, run_options
 from vqr1.config import DataConfig, DatasetConfig
-from vqr1.errors import ConfigError, DataError, UserError
+from vqr1.errors import ConfigError, DataError, RunFaultError, UserError
+from vqr1.storage_faults import storage_line
 
 
 def download(arguments: Sequence[str]) -> int:
@@ -45,6 +46,10 @@ def download(arguments: Sequence[str]) -> int:
     try:
         _download(options)
     except (*USER_ERRORS, OSError) as error:
+        disk = storage_line(error, options.root or "data")
+        if disk is not None:
+            sys.stderr.write(f"error: {disk}; the same command continues what was fetched\n")
+            return RunFaultError.exit_code
         sys.stderr.write(f"error: {user_message(error).strip()}\n")
         return getattr(error, "exit_code", UserError.exit_code)
     return 0

@@ -30,7 +30,11 @@ STATE_PREFIX = "model."
 def main() -> None:
     """Entry point of `vqr1 export` and `vqr1-export`."""
     refuse_launcher(name_of("export"))
-    run_command("export", ExportConfig, export)
+    run_command("export", ExportConfig, export, go_on=_nothing_left)
+
+
+def _nothing_left(run_dir: Path | None) -> str:
+    return "; nothing is left of what was begun: give the command again" if run_dir else ""
 
 
 def export(config: ExportConfig, composed: DictConfig) -> None:

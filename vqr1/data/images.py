@@ -51,6 +51,9 @@ MAX_IMAGE_PIXELS = 89_478_485
 
 LIMIT_VARIABLE = "VQR1_MAX_IMAGE_PIXELS"
 
+MAX_RATIO = 200
+"""Largest side of an image in terms of its other side, by the rule of the published processors."""
+
 WHOLE = "whole"
 """Stands in a `decoded_at` of several images for those that were decoded whole."""
 
@@ -164,6 +167,19 @@ def decode_image(
         raise DataError(f"{name}: too many pixels; {refusal.format('')}") from error
     except _DECODE_ERRORS as error:
         raise DataError(f"{name}: the image does not decode ({error})") from error
+
+
+def check_ratio(width: int, height: int) -> None:
+    """Check that an image is not too narrow for a model to be shown.
+
+    Raises:
+        DataError: one side is more than `MAX_RATIO` times the other.
+    """
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise DataError(
+            f"an image of {width} x {height} pixels is too narrow: one side may be at most "
+            f"{MAX_RATIO} times the other"
+        )
 
 
 def decoded_at(image: Image.Image) -> str | None:

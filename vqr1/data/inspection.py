@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vqr1.config import DatasetConfig
+from vqr1.counted import counted
 from vqr1.data.contact_sheet import Tile, contact_sheet, spaced_positions
-from vqr1.data.images import is_image_name, load_image
+from vqr1.data.images import check_ratio, is_image_name, load_image
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import label_format
 from vqr1.data.split_duplicates import pairs_between_contents
@@ -60,11 +61,15 @@ class Extent:
 
 
 def undecodable(path: Path) -> str | None:
-    """Why an image does not decode, or None if it does."""
+    """Why a model cannot be shown an image file, or None if it can."""
     try:
-        load_image(path)
+        image = load_image(path)
     except DataError as error:
         return str(error)
+    try:
+        check_ratio(*image.size)
+    except DataError as error:
+        return f"{path}: {error}"
     return None
 
 
@@ -190,7 +195,7 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     _print_images(console, extent, labelled)
     make_folders(**{"--out": str(extent.out)})
     total = len(labelled.table)
-    title = f"{labelled.title}: worst (top left) to best (bottom right), {total} images"
+    title = f"{labelled.title}: worst (top left) to best (bottom right), {counted(total, 'image')}"
     tiles = sheet_of(labelled, extent.columns, extent.rows)
     known = PngInfo()
     for word, text in png_metadata("inspect_dataset").items():
@@ -206,7 +211,8 @@ def _print_labels(console: Console, name: str, key: str, labelled: LabelledSet) 
     console.rule(f"{name} ({labelled.title})")
     expected = f" of {declared.images} in the complete set" if declared.images else ""
     console.print(
-        f"{len(labelled.table)} images{expected}, in {labelled.image_root}", soft_wrap=True
+        f"{counted(len(labelled.table), 'image')}{expected}, in {labelled.image_root}",
+        soft_wrap=True,
     )
     further = unlabelled_images(labelled)
     if further:
@@ -234,23 +240,23 @@ def _print_labels(console: Console, name: str, key: str, labelled: LabelledSet) 
 
 def _print_images(console: Console, extent: Extent, labelled: LabelledSet) -> None:
     """What is wrong with the files."""
-    _print_problems(console, "missing, empty or folders", labelled.bad_images)
+    _print_problems(console, "missing, empty or a folder", labelled.bad_images)
     total = len(labelled.table)
     count = total if extent.decode is None else min(extent.decode, total)
     rows = labelled.sample(count).index.to_numpy()
     paths = labelled.shown_files(map(int, rows))
     problems = decode_problems(paths, extent.workers)
-    _print_problems(console, f"undecodable among {count} opened", problems)
-    _print_problems(console, f"copies of another file among {count} opened", repeated_files(paths))
+    _print_problems(console, f"undecodable or too narrow among {count} opened", problems)
+    _print_problems(console, f"a copy of another file among {count} opened", repeated_files(paths))
     if labelled.config.split.near_duplicates != "ignore":
         pairs = pairs_between_contents(labelled, rows)
-        _print_problems(console, f"near-identical among {count} opened", pairs, "pairs of images")
+        _print_problems(console, f"near-identical among {count} opened", pairs, "image pair")
 
 
 def _print_problems(
-    console: Console, kind: str, problems: Sequence[str], of: str = "images"
+    console: Console, kind: str, problems: Sequence[str], of: str = "image"
 ) -> None:
-    console.print(f"{len(problems)} {of} are {kind}")
+    console.print(f"{counted(len(problems), of)} {'is' if len(problems) == 1 else 'are'} {kind}")
     for problem in problems[:SHOWN]:
         console.print(f"  {problem}", highlight=False, markup=False, soft_wrap=True)
     if len(problems) > SHOWN:

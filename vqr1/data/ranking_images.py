@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vqr1.counted import counted
 from vqr1.data.cache import ImageCache
 from vqr1.data.images import WHOLE, decoded_at, load_image
 from vqr1.data.labelled_set import LabelledSet
@@ -85,8 +86,8 @@ class SetImages:
         if found != images:
             raise ConfigError(
                 [
-                    f"prompt.images={images}: {self.key}: a row of {self.name} has {found} "
-                    f"image{'s' * (found != 1)}; use a prompt for {found}, such as prompt="
+                    f"prompt.images={images}: {self.key}: a row of {self.name} has "
+                    f"{counted(found, 'image')}; use a prompt for {found}, such as prompt="
                     f"{'thinking' if found == 1 else 'full_reference'}, or rows of {images} ("
                     f"{self.key}.full_reference, {self.key}.columns.image)"
                 ]
@@ -121,7 +122,7 @@ class SetImages:
         count = self.skipped + int(self.bad.sum())
         if count > self.max_bad:
             raise DataError(
-                f"{error}; {count} images of {self.name} are bad now, above {self.key}."
+                f"{error}; {counted(count, 'image')} of {self.name} are bad now, above {self.key}."
                 f"max_bad_share of {self.max_bad:g} images"
             ) from error
 

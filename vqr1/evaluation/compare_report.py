@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from vqr1.counted import counted
 from vqr1.evaluation.compare import EvaluatedRun, SetComparison
 from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import HEADLINE, Measured, headline
@@ -23,7 +24,7 @@ def comparison_tables(
     tables, label = [], headline(options.metrics).label
     modes = tuple(f"{run.name}: {run.caption}" for run in runs if run.caption)
     for found in comparisons:
-        caption = f"{found.dataset}, {found.images} images scored by all runs"
+        caption = f"{found.dataset}, {counted(found.images, 'image')} scored by all runs"
         if found.excluded:
             why = ", ".join(
                 f"{count} without a score from {name}"

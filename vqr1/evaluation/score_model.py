@@ -19,6 +19,7 @@ from rich.console import Console
 
 from vqr1.config import EvalConfig, MixtureConfig, PromptConfig, ServerConfig
 from vqr1.config.model_defaults import default_of, lines_about, source_of, taken_from_model
+from vqr1.counted import counted
 from vqr1.data.image_record import FILE, RecordedImage, record_of_model
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
@@ -47,6 +48,7 @@ from vqr1.inference.settings import answer_settings
 from vqr1.inference.setup import InferenceSetup
 from vqr1.iqa.preferences import StatedPairs
 from vqr1.policy.training_prompt import trained_vision_id
+from vqr1.program import setting
 from vqr1.records import RankingBatch
 
 CONTINUE = "start the evaluation again with the same run_dir to continue it"
@@ -249,7 +251,8 @@ def _left(images: PlannedImages, run_dir: Path, console: Console) -> list[int]:
         done = total - sum(len(images.plan[number].images) for number in left)
         console.print(f"continuing: {done} of {total} images are scored")
     else:
-        console.print(f"{total} images; if this stops, continue it with run_dir={run_dir}")
+        again = setting("run_dir", run_dir)
+        console.print(f"{counted(total, 'image')}; if this stops, continue it with {again}")
     return left
 
 

@@ -91,7 +91,7 @@ def run(job: Job, patterns: Sequence[str]) -> int:
     if config.task == "compare":
         return _compare(job, patterns)
     paths = _found(job, patterns)
-    if config.output is not None and job.form != "table":
+    if config.output is not None and job.form != "table" and not _is_stream(config.output):
         return _score_to_file(job, config.output, paths)
     scorer = _on_all_ranks(job, lambda: _load_for_share(job, paths))
     with ExitStack() as stack:
@@ -99,6 +99,12 @@ def run(job: Job, patterns: Sequence[str]) -> int:
         writer = ResultWriter(stream, job.form, descriptions=not config.answer.form.scored)
         counts = _score(job, scorer, paths, writer.write, stream)
     return _closing(job, counts)
+
+
+def _is_stream(output: str) -> bool:
+    """Whether rows go to a pipe, a terminal or a device, which keeps none to continue from."""
+    path = Path(os.path.expanduser(output))
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def load_scorer(job: Job) -> Scorer:

@@ -32,6 +32,7 @@ from itertools import islice
 from torch import Tensor
 
 from vqr1.config import EvalModeConfig, PromptConfig
+from vqr1.counted import counted
 from vqr1.data.images import decoded_at
 from vqr1.data.prompts import image_groups
 from vqr1.errors import DataError
@@ -126,7 +127,7 @@ class Scorer:
         if references is not None and self.images != 2:
             raise DataError(
                 f"references were given, and the prompt {self._request.prompt.name!r} is about "
-                f"{self.images} image{'s' * (self.images != 1)}; use a prompt for two, such as "
+                f"{counted(self.images, 'image')}; use a prompt for two, such as "
                 "full_reference"
             )
         rest = iter(
@@ -174,7 +175,7 @@ class Scorer:
         group = members(image)
         if len(group) != self.images:
             raise DataError(
-                f"{len(group)} image{'s' * (len(group) != 1)} for one prompt: prompt.images="
+                f"{counted(len(group), 'image')} for one prompt: prompt.images="
                 f"{self.images} of them are asked about together; give "
                 + ("references, or tuples of images" if self.images > 1 else "one image each")
             )

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vqr1.counted import counted
 from vqr1.evaluation.metrics import HEADLINE, Measured, Metric, headline
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.summary import Gain, Summary
@@ -132,11 +133,12 @@ def print_report(console: Console, result: TestResult, seconds: float, run_log: 
 
 def _gain_base(gain: Gain) -> str:
     """What a gain is over: images, and draws where some have no SRCC."""
-    words = f"{gain.n} images"
+    words = f"{counted(gain.n, 'image')}"
     if gain.excluded:
         total = gain.n + gain.excluded
         words = (
-            f"{gain.n} of {total} images, {gain.excluded} without a score before or after training"
+            f"{gain.n} of {counted(total, 'image')}, {gain.excluded} without a score before or "
+            "after training"
         )
     lost = gain.interval.lost
     return (

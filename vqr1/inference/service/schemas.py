@@ -136,6 +136,7 @@ class Health(BaseModel):
     prompt: str
     mode: str
     images: int = Field(description="Images of a prompt of scores: 2 with a reference.")
+    max_images: int = Field(description="Most images of a request, references included.")
     needs_key: bool
 
 
