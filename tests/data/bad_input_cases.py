@@ -414,7 +414,7 @@ IMAGES = (
     Case(
         "an image that does not decode",
         f"{VERIFY}",
-        "csv: 1 images are missing or damaged: set/b.png: the image does not decode "
+        "csv: 1 image is missing or damaged: set/b.png: the image does not decode "
         "(cannot identify its format). Put them there, or leave such images out with "
         "dataset.on_bad_image=skip",
         {"set/b.png": "no image"},
@@ -422,7 +422,7 @@ IMAGES = (
     Case(
         "an image that is cut off",
         f"{VERIFY}",
-        "csv: 1 images are missing or damaged: set/b.png: the image does not decode (image "
+        "csv: 1 image is missing or damaged: set/b.png: the image does not decode (image "
         "file is truncated). Put them there, or leave such images out with "
         "dataset.on_bad_image=skip",
         {"set/b.png": PNG[:-30]},

@@ -347,7 +347,7 @@ def test_a_model_is_evaluated_and_its_predictions_evaluated_again(
     assert first.code == 0, first.err
     content = (tmp_path / "out/predictions.csv").read_bytes()
     assert content.count(b'"kadid"') == 11 * 2
-    assert "1 images were excluded" in first.out
+    assert "1 image was excluded" in first.out
     assert json.loads((tmp_path / "out/summary.json").read_text())["skipped"] == {"kadid": 1}
     again = run(main, *arguments, "statistics.bootstrap_draws=5")
     assert "already scored" in again.out

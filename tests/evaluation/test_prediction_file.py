@@ -290,5 +290,5 @@ def test_labels_that_do_not_match(tmp_path: Path) -> None:
     path.write_text("image,score\nb,2\nx,1\ny,1\n")
     with pytest.raises(DataError) as caught:
         read_predictions(path, labels={"livec": labels(["a", "b"])})
-    assert "2 images have no label: x, y" in str(caught.value)
+    assert "2 images without a label: x, y" in str(caught.value)
     assert "1 labelled images have no prediction: a" in str(caught.value)

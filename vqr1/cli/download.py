@@ -21,6 +21,7 @@ from vqr1.cli.compose import USER_ERRORS, user_message
 from vqr1.cli.help import keys_if_asked
 from vqr1.cli.options import OptionParser, load_data_config, named_parts, positive, run_options
 from vqr1.config import DataConfig, DatasetConfig
+from vqr1.counted import counted_are
 from vqr1.errors import ConfigError, DataError, RunFaultError, UserError
 from vqr1.storage_faults import storage_line
 
@@ -119,8 +120,8 @@ def _check_set(name: str, key: str, config: DatasetConfig, workers: int) -> None
         shown = "; ".join(found.problems[:5])
         more = f"; and {len(found.problems) - 5} more" if found.problems[5:] else ""
         raise DataError(
-            f"{name}: {len(found.problems)} images are missing or damaged: {shown}{more}. Put them "
-            f"there, or leave such images out with {key}.on_bad_image=skip"
+            f"{name}: {counted_are(len(found.problems), 'image')} missing or damaged: "
+            f"{shown}{more}. Put them there, or leave such images out with {key}.on_bad_image=skip"
         )
 
 

@@ -22,6 +22,7 @@ from vqr1.errors import UserError, raise_together
 from vqr1.evaluation.checks import check_evaluation, compares_sweep
 from vqr1.outputs import EVALUATION, check_folder, make_folders
 from vqr1.program import command_line, name_of, override
+from vqr1.training.resumed_arguments import NO_FOLDER
 from vqr1.training.run_lookup import key_of
 
 
@@ -33,6 +34,9 @@ def main() -> None:
     except UserError as error:
         stop(error, lambda message, code: is_first_task())
     refuse_launcher(name_of("eval"), torchrun=True)
+    if info.rank:
+        # Rank 0's folder is the evaluation's; Hydra would name another one after the time.
+        sys.argv[1:] = [*sys.argv[1:], *NO_FOLDER]
     run_command(
         "eval",
         EvalConfig,

@@ -8,7 +8,8 @@ A sweep over `method` gets a leaderboard too: several metrics on every test set 
 images and seeds, cost, and published numbers (`leaderboard.md`, `.json`, `.csv`). It is made of the
 predictions in the sweep's folder, so with `parent` that folder has to be on this machine.
 
-With a parent the files go to its artifacts too. `output` is a new folder, an empty one, or one that
+The files go into the sweep's folder, or into `outputs/summarize/ID` where that is not on this
+machine; with a parent to its artifacts too. `output` is a new folder, an empty one, or one that
 holds an earlier summary of the same sweep.
 """
 
@@ -27,6 +28,8 @@ from vqr1.sweeps.results import read_children, read_sweep
 from vqr1.tracking.outages import store_reached
 from vqr1.tracking.store import default_tracking_uri, logged_run
 
+SUMMARIES = "outputs/summarize"
+"""Where the summary of a sweep goes whose folder is not on this machine, below its parent's id."""
 METHOD = "method"
 """The swept key of a sweep that gets a leaderboard."""
 
@@ -63,10 +66,15 @@ def summarise(options: dict[str, str]) -> SweepReport:
     if FOLDER_TAG not in run.data.tags:
         raise ConfigError([f"parent={parent.run_id}: this run is no sweep"])
     command = run.data.tags["vqr1.command"]
-    output = Path(options.get("output", f"summary_{parent.run_id}"))
-    check_summary_folder(output, "output", command, parent.run_id)
+    place = Path(run.data.tags[FOLDER_TAG])
+    here = SweepFolder(place).record is not None
+    own = place if here else Path(SUMMARIES) / parent.run_id
+    sweep = str(place.resolve()) if here else parent.run_id
+    output = Path(options.get("output", own))
+    if not here or output.resolve() != place.resolve():
+        check_summary_folder(output, "output", command, sweep)
     results = read_children(parent, list(run.data.params), curve)
-    report = SweepReport.build(command, results, metric, parent.run_id)
+    report = SweepReport.build(command, results, metric, sweep)
     files = write_report(report, output, curve)
     if METHOD in run.data.params:
         folder = SweepFolder(Path(run.data.tags[FOLDER_TAG]))

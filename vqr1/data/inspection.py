@@ -218,7 +218,7 @@ def _print_labels(console: Console, name: str, key: str, labelled: LabelledSet) 
     if further:
         shown = ", ".join(further[:SHOWN]) + (", ..." if len(further) > SHOWN else "")
         console.print(
-            f"{len(further)} further image files there have no label ({shown})",
+            f"{counted(len(further), 'further image file')} there without a label ({shown})",
             soft_wrap=True, highlight=False, markup=False,
         )  # fmt: skip
     console.print(f"label form: {labelled.form}", soft_wrap=True, highlight=False)

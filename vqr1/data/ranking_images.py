@@ -122,7 +122,7 @@ class SetImages:
         count = self.skipped + int(self.bad.sum())
         if count > self.max_bad:
             raise DataError(
-                f"{error}; {counted(count, 'image')} of {self.name} are bad now, above {self.key}."
+                f"{error}; {count} images of {self.name} are bad now, above {self.key}."
                 f"max_bad_share of {self.max_bad:g} images"
             ) from error
 

@@ -6,11 +6,16 @@ Every profile either starts or states in one line what is missing and which prof
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 
 import torch
 
 from vqr1.config import HardwareConfig
+from vqr1.counted import counted
+
+PROCESSES_PER_CORE = 4
+"""More take turns on the cores so often that nothing comes of it, and memory for each."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,7 @@ class Machine:
     """What this machine has.
 
     Attributes:
+        cores: processor cores that this process may use.
         gpus: CUDA devices that PyTorch sees.
         bfloat16: they compute in bfloat16.
         deepspeed: the package is installed.
@@ -25,6 +31,7 @@ class Machine:
         flash_attention_3: those of flash-attn 3.
     """
 
+    cores: int = 1
     gpus: int = 0
     bfloat16: bool = False
     deepspeed: bool = False
@@ -35,12 +42,14 @@ class Machine:
 def this_machine() -> Machine:
     """Look."""
     deepspeed = importlib.util.find_spec("deepspeed") is not None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if not torch.cuda.is_available():
-        return Machine(deepspeed=deepspeed)
+        return Machine(cores=cores or 1, deepspeed=deepspeed)
     # transformers takes a second to import, and without a GPU neither kernel can be used.
     from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
     return Machine(
+        cores=cores or 1,
         gpus=torch.cuda.device_count(),
         bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
         deepspeed=deepspeed,
@@ -73,10 +82,16 @@ def hardware_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
             "hardware=cpu"
         ]
     problems = []
+    most = PROCESSES_PER_CORE * machine.cores
+    if hardware.accelerator == "cpu" and hardware.devices > most:
+        problems.append(
+            f"hardware.devices={hardware.devices}: on the CPU each is a process with a model of "
+            f"its own, and this machine has {counted(machine.cores, 'core')}; use at most {most}"
+        )
     if hardware.accelerator == "gpu" and hardware.devices > machine.gpus:
         problems.append(
             f"hardware.devices={hardware.devices}: PyTorch finds {machine.gpus} CUDA "
-            f"device{'s' if machine.gpus > 1 else ''} on this machine; {fits}"
+            f"device{'s' * (machine.gpus != 1)} on this machine; {fits}"
         )
     if hardware.precision == "bf16-mixed" and machine.gpus and not machine.bfloat16:
         problems.append(

@@ -25,6 +25,7 @@ import pandas as pd
 
 from vqr1.config import PredictionColumns
 from vqr1.config.renamed import present_name
+from vqr1.counted import counted
 from vqr1.data.tables import check_unique, parse_number, read_csv, separator_hint
 from vqr1.durable import replacing
 from vqr1.errors import DataError
@@ -343,7 +344,7 @@ def _labelled(
     if unknown or missing:
         problems = []
         if unknown:
-            problems.append(f"{len(unknown)} images have no label: {_some(unknown)}")
+            problems.append(f"{counted(len(unknown), 'image')} without a label: {_some(unknown)}")
         if missing:
             problems.append(
                 f"{len(missing)} labelled images have no prediction: {_some(sorted(missing))}"

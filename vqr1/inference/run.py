@@ -23,6 +23,7 @@ from PIL import Image
 
 from vqr1.config import ScoreConfig
 from vqr1.config.affects import Affects
+from vqr1.counted import counted_are
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import DataError, ModelError
 from vqr1.inference.files import PassedOver, find_images
@@ -162,7 +163,9 @@ def _score_to_file(job: Job, output: str, paths: Sequence[Shown]) -> int:
         settings = answer_settings(replace(job.config, backend=setup.backend), Affects.SCORES)
         files.append(ResultFile(place, form, settings, resume=job.config.resume))
         if files[0].kept:
-            sys.stderr.write(f"continuing {output}: {len(files[0].kept)} images are in it\n")
+            sys.stderr.write(
+                f"continuing {output}: {counted_are(len(files[0].kept), 'image')} in it\n"
+            )
         return setup, [path for path in paths if not files[0].holds(path)]
 
     with ExitStack() as stack:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from vqr1.durable import replacing
+
 if TYPE_CHECKING:
     # It imports torch, which whoever only copies a checkpoint does without.
     from vqr1.policy.loading import Policy
@@ -74,7 +76,8 @@ def write_checkpoint(policy: Policy, folder: Path) -> None:
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
         for pattern in WEIGHT_PATTERNS:
             for file in Path(weights).glob(pattern):
-                shutil.move(file, folder / file.name)
+                with replacing(folder / file.name) as aside:
+                    os.replace(file, aside)
 
 
 def export_checkpoint(policy: Policy, folder: Path) -> Path:

@@ -32,6 +32,7 @@ from vqr1.training.run_lookup import (
     finished_metric,
     gives,
     kept_overrides,
+    key_of,
     resume_command,
 )
 from vqr1.training.run_record import (
@@ -145,6 +146,8 @@ def claimed_run(
             yield _start(run_dir, values, overrides)
             return
         changes = changed_keys(record.config, values, moved=True)
+        if record.finished:
+            _check_unchanged(config.resume, run_dir, changes, overrides)
         if changes and not config.resume_force and not record.finished:
             raise ConfigError(
                 [
@@ -192,6 +195,30 @@ def _newest_unfinished(run_dir: Path, values: dict[str, Any]) -> Path | None:
         lock.release()
         found.append((datetime.fromisoformat(record.started), path.parent))
     return max(found)[1] if found else None
+
+
+def _check_unchanged(
+    resume: str, run_dir: Path, changes: Sequence[str], overrides: Sequence[str]
+) -> None:
+    """Check that a command asks nothing else of a finished run.
+
+    Raises:
+        ConfigError: it gives keys whose values the run did not have.
+    """
+    given = {key_of(override) for override in overrides}
+    asked = [
+        change
+        for change in changes
+        if any(f"{change.partition(':')[0]}.".startswith(f"{key}.") for key in given)
+    ]
+    if asked:
+        raise ConfigError(
+            [
+                f"resume={resume}: this run has finished; it cannot go on with other values:",
+                *(f"  {change}" for change in asked),
+                f"start a new run; {setting('init_from', run_dir)} begins with its weights",
+            ]
+        )
 
 
 def _check_unused(run_dir: Path, record: RunRecord | None) -> None:

@@ -21,6 +21,9 @@ from vqr1.training.run_record import RECORD, RunRecord, read_record
 
 VISION_ID = "prompt.vision_id"
 
+NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null")
+"""Overrides with which Hydra makes no folder and writes nothing."""
+
 
 def arguments_of(info: RankInfo, arguments: list[str]) -> list[str]:
     """A process's own form of the command line.
@@ -36,7 +39,7 @@ def arguments_of(info: RankInfo, arguments: list[str]) -> list[str]:
         arguments = with_saved_overrides(arguments)
     if info.rank and info.report is None:
         # Hydra makes a folder named after the second; rank 0's is the run's.
-        arguments = [*arguments, "hydra.run.dir=."]
+        arguments = [*arguments, *NO_FOLDER]
     return arguments
 
 
