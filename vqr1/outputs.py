@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,38 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+class NewFolders:
+    """Which folders of a command were there before it; those that it made in vain are removed.
+
+    Args:
+        named: folders that the command line names.
+    """
+
+    def __init__(self, named: Iterable[Path]) -> None:
+        here = Path.cwd()
+        self._before = {here, *here.parents}
+        for folder in named:
+            whole = folder.absolute()
+            self._before |= {place for place in (whole, *whole.parents) if place.exists()}
+
+    def remove_unused(self, folders: Iterable[Path]) -> None:
+        """Remove folders, and those above them, that are new and hold nothing of the command's."""
+        for folder in folders:
+            for place in (folder.absolute(), *folder.absolute().parents):
+                if place in self._before or not _remove_if_unused(place):
+                    break
+
+
+def _remove_if_unused(folder: Path) -> bool:
+    try:
+        if all(map(_is_nobodys, folder.iterdir())):
+            shutil.rmtree(folder)
+            return True
+    except OSError:
+        pass  # it stays, as it did before; the command's own error is what matters
+    return not folder.exists()
 
 
 def _is_nobodys(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -24,12 +24,13 @@ from vqr1.cli.compose import (
     plain_values,
     user_message,
 )
-from vqr1.cli.help import asks_for_help, command_help
+from vqr1.cli.help import asks_for_help, command_help, only_prints
 from vqr1.config import config_dir, model_defaults, validate
 from vqr1.distributed.environment import RankInfo, is_launched
 from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
 from vqr1.distributed.stop_signals import Stopped, stop_signals
 from vqr1.errors import EXIT_INTERRUPTED, ConfigError, NotMetError, RunFaultError, UserError
+from vqr1.outputs import NewFolders
 from vqr1.process_memory import bound_memory
 from vqr1.standard_streams import guard_output
 from vqr1.storage_faults import storage_line
@@ -84,6 +85,7 @@ class Command(Generic[T]):
         self.failures: list[Exception] = []
         self.composed_once = False
         self.run_dir: Path | None = None
+        self.folders: set[Path] = set()
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Check plain values without running anything.
@@ -104,6 +106,7 @@ class Command(Generic[T]):
         guard_output()
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         self.run_dir = Path(str(composed.get("run_dir", run_dir)))
+        self.folders |= {run_dir, self.run_dir}
         # The process that launched others records the job for them.
         if (run_dir / "job.json").is_file() and not is_launched():
             # Only the jobs of sweeps need this: evaluation runs no training code.
@@ -153,7 +156,8 @@ def run_command(
         go_on: how the user continues in a folder, after an interrupt or a fault of the disk.
         complete: completes a composed configuration, see `Command`.
     """
-    guard_output()
+    guard_output(quiet=only_prints(sys.argv[1:]))
+    folders = NewFolders(_named_folders(config_name, sys.argv[1:]))
     command = Command(schema, task, check, complete, go_on)
     mixtures.register()
     model_defaults.register()
@@ -191,10 +195,28 @@ def run_command(
         sys.stderr.write(f"stopped by {name}{go_on(command.run_dir)}\n")
         sys.exit(EXIT_INTERRUPTED)
     if command.failures:
-        if any(isinstance(error, NotMetError) for error in command.failures):
-            reports_here = _alone
-        code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in command.failures)
-        _stop("\n".join(user_message(error) for error in command.failures), code, reports_here)
+        _report_failures(command, folders, reports_here)
+
+
+def _report_failures(
+    command: Command[Any], folders: NewFolders, reports_here: ReportsHere
+) -> NoReturn:
+    if any(isinstance(error, NotMetError) for error in command.failures):
+        reports_here = _alone
+    code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in command.failures)
+    # Other ranks may still write there.
+    if code == EXIT_USER_ERROR and not is_launched():
+        folders.remove_unused(command.folders)
+    _stop("\n".join(user_message(error) for error in command.failures), code, reports_here)
+
+
+def _named_folders(config_name: str, arguments: Sequence[str]) -> Iterator[Path]:
+    """Folders of Hydra's and ours that a command line names, and where others are made."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") in ("run_dir", "hydra.run.dir", "hydra.sweep.dir"):
+            yield Path(value.strip("'\""))
+    yield from (Path(place, config_name, "DATE") for place in ("outputs", "multirun"))
 
 
 def refuse_launcher(command: str, *, torchrun: bool = False) -> None:

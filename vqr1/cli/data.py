@@ -22,11 +22,13 @@ from vqr1.cli.options import OptionParser, named_parts, positive, run_options
 from vqr1.config import DataConfig
 from vqr1.errors import UserError
 from vqr1.program import name_of
+from vqr1.standard_streams import guard_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `vqr1 data`; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    guard_output(quiet=True)
     if given[:1] in (["-h"], ["--help"]):
         print(f"usage: {name_of('data')} {'|'.join(TASKS)} ... (each has --help)\n")
         print("  download  fetch a set, check it, and lay it where dataset=SET finds it")

@@ -24,11 +24,20 @@ from vqr1.program import program
 OPTIONS = ("-h", "--help")
 
 _HYDRA = "hydra"
+_PRINTS = {
+    *OPTIONS, "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "-sc",
+    "--shell-completion",
+}  # fmt: skip
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
     """Whether a command line asks for help."""
     return bool(set(OPTIONS) & set(arguments))
+
+
+def only_prints(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks Hydra or us to print something, and to do nothing else."""
+    return bool(_PRINTS & {argument.partition("=")[0] for argument in arguments})
 
 
 def command_help(config: str, schema: type, given: Sequence[str]) -> str:

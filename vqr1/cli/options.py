@@ -14,6 +14,7 @@ from vqr1.cli.compose import USER_ERRORS, as_override, compose_config, plain_val
 from vqr1.config import DataConfig, DatasetConfig, config_dir, validate
 from vqr1.errors import RunFaultError
 from vqr1.program import command_line, name_of
+from vqr1.standard_streams import guard_output
 from vqr1.storage_faults import storage_line
 
 T = TypeVar("T")
@@ -104,6 +105,7 @@ def run_options(
     Returns:
         The exit code: 0, or that of the user's mistake.
     """
+    guard_output(quiet=True)
     refuse_launcher(parser.prog)
     parser.add_argument(
         "overrides", nargs="*", help="configuration, such as dataset=koniq dataset.root=data/koniq"

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher, reports, stop
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
-from vqr1.cli.help import keys_if_asked, model_choices
+from vqr1.cli.help import asks_for_help, keys_if_asked, model_choices
 from vqr1.cli.options import OptionParser
 from vqr1.cli.serve import serve
 from vqr1.config import ScoreConfig, validate
@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `score.py`, `vqr1 score` and `vqr1-score`."""
     bound_memory()
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if asks_for_help(given):
+        guard_output(quiet=True)
     if given[:1] == [SERVE]:
         refuse_launcher(name_of("serve"))
         sys.exit(_code_of(lambda: serve(given[1:]), RankInfo()))

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from vqr1.errors import ConfigError, DataError, RunFaultError, UserError
 from vqr1.outputs import check_summary_folder
+from vqr1.standard_streams import guard_output
 from vqr1.storage_faults import storage_line
 from vqr1.sweeps.folder import SweepFolder
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
@@ -107,6 +108,7 @@ def _leaderboard(folder: Path, output: Path) -> tuple[list[Path], str]:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `vqr1 summarize`; returns the exit code."""
     texts = sys.argv[1:] if arguments is None else arguments
+    guard_output(quiet=True)
     if {"-h", "--help"} & set(texts):
         print(__doc__)
         return 0

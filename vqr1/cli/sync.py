@@ -22,6 +22,7 @@ from filelock import Timeout
 from vqr1.cli.app import EXIT_USER_ERROR
 from vqr1.errors import DataError, UserError
 from vqr1.program import name_of
+from vqr1.standard_streams import guard_output
 from vqr1.storage_faults import storage_line
 from vqr1.tracking.delivery import Delivery
 from vqr1.tracking.journal import journal_file
@@ -70,6 +71,7 @@ def sync(run_dir: Path, tracking_uri: str | None, seconds: float, restart: bool)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `vqr1 sync`; returns the exit code."""
+    guard_output(quiet=True)
     parser = argparse.ArgumentParser(
         prog=name_of("sync"),
         description=__doc__,
