@@ -119,6 +119,11 @@ class SetImages:
         if not self.bad[row]:
             self.bad[row] = 1
             logger.warning("%s: excluded: %s", self.key, error)
+        if bool(self.bad[self.rows].all()):
+            raise DataError(
+                f"{error}; with it none of the {counted(len(self), 'image')} of {self.name} here "
+                "can be used: repair them, or choose another split"
+            ) from error
         count = self.skipped + int(self.bad.sum())
         if count > self.max_bad:
             raise DataError(

@@ -43,6 +43,7 @@ from vqr1.inference.images import (
     ImageSource,
     beside_references,
     decoded_sizes,
+    is_file,
     members,
     name_of,
     open_image,
@@ -105,9 +106,9 @@ class Scorer:
         """Results of images in their order.
 
         Args:
-            images: one image or several: paths, Pillow images, tensors [3, H, W], or one tensor
-                [N, 3, H, W], RGB in [0, 1]; with a prompt about several images tuples or
-                lists of them, each with one result.
+            images: one image or several: paths, bytes of files, Pillow images, arrays [H, W, 3],
+                tensors [3, H, W], or one tensor [N, 3, H, W], RGB in [0, 1]; with a prompt about
+                several images tuples or lists of them, each with one result.
             references: with a prompt of two images, the undistorted one that is shown before each
                 image: one for all, or as many as there are images.
 
@@ -153,7 +154,7 @@ class Scorer:
                         known[id(one)] = self._backend.resize(opened), decoded_at(opened)
                     shown.append(known[id(one)])
                 except DataError as error:
-                    if isinstance(one, Tensor):
+                    if not is_file(one):
                         raise
                     errors[position] = _named(str(error), name_of(image))
                     break
