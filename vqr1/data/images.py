@@ -2,7 +2,7 @@
 
 Choices made here, for every caller:
 
-- the EXIF orientation is applied;
+- the EXIF orientation is applied; EXIF that cannot be read is as none, in every format;
 - transparent pixels are shown on white (as the published evaluation shows them);
 - 16-bit greyscale is scaled to 8 bits (not clipped); floating-point images are refused;
 - an animation or multi-page file gives its first frame;
@@ -154,7 +154,7 @@ def decode_image(
                 reduced = _reduce_jpeg(opened, name, limit)
             _check_size(opened, name, limit, refusal)
             opened.load()
-            image = to_rgb(ImageOps.exif_transpose(opened))
+            image = to_rgb(upright(opened))
             if reduced:
                 image.info[_DECODED_AT] = f"{image.width}x{image.height}"
             return image
@@ -192,6 +192,19 @@ def decoded_at(image: Image.Image) -> str | None:
         None of an image that was decoded whole.
     """
     return image.info.get(_DECODED_AT)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF orientation states; as it is where its EXIF cannot be read.
+
+    Args:
+        image: with its pixels loaded, so that nothing but its EXIF may be damaged.
+    """
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DECODE_ERRORS as error:
+        logger.debug("EXIF that cannot be read: %s", error)
+        return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -49,6 +49,7 @@ def comparison_tables(
                     f"runs that share a letter do not differ at {1 - options.level:.0%} (paired "
                     f"bootstrap over {found.units}, Holm's correction for {len(found.pairs)} "
                     "pairs)",
+                    *_undefined(found, label),
                     *trained,
                     *modes,
                 ),
@@ -75,6 +76,7 @@ def comparison_tables(
                     "Steiger's and Meng's tests take images as independent",
                     "wins: among image pairs that the two runs order differently well, the share "
                     "that the first one orders better",
+                    *_undefined(found, f"difference of {label} to it"),
                     *_lost_draws(found),
                     *trained,
                     *modes,
@@ -82,6 +84,15 @@ def comparison_tables(
             )
         )
     return tables
+
+
+def _undefined(found: SetComparison, what: str) -> list[str]:
+    """Why runs have no metric, one line each."""
+    return [
+        f"{name}: no {what}: {metric.reason}"
+        for name, metric in zip(found.names, found.metrics, strict=True)
+        if metric.reason
+    ]
 
 
 def _lost_draws(found: SetComparison) -> list[str]:
@@ -112,6 +123,7 @@ def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]
                     "low": finite(f.interval.low),
                     "high": finite(f.interval.high),
                     "group": letters,
+                    **({"reason": f.reason} if f.reason else {}),
                 }
                 for name, f, letters in zip(found.names, found.metrics, found.letters, strict=True)
             },

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from vqr1.data.images import WHOLE, decode_image, load_image, to_rgb
+from vqr1.data.images import WHOLE, decode_image, load_image, to_rgb, upright
 from vqr1.errors import DataError
 from vqr1.row_names import row_name
 
@@ -72,7 +72,8 @@ def open_image(image: ImageSource) -> Image.Image:
     if 0 in image.size:
         raise DataError(f"an image of {image.width} x {image.height} pixels shows nothing")
     try:
-        return to_rgb(ImageOps.exif_transpose(image))
+        image.load()
+        return to_rgb(upright(image))
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"the image does not decode ({error})") from error
 
