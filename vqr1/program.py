@@ -105,6 +105,15 @@ def hydra_value(text: str) -> str:
     return f"'{inner}'"
 
 
+def installing(extra: str) -> str:
+    """The command that installs what an extra of this package needs.
+
+    >>> print(installing("timm"))
+    pip install 'vqr1[timm]'
+    """
+    return f"pip install {in_shell(f'{PROGRAM}[{extra}]')}"
+
+
 def in_shell(word: str) -> str:
     """A word as the user types it into a shell.
 

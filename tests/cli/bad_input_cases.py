@@ -269,7 +269,7 @@ TRAIN = (
          "counts 36 tokens for an image of 42 x 42 pixels (patch_size 7)", "tower gives 9"),
     case("train", "model.path=llava", "model.min_pixels=", "model.max_pixels=", "makes 42 x 42 of "
          "every image; the limits must admit 1764 pixels"),
-    case("train", "model.path=fastvlm", "tower is made by timm", 'pip install "vqr1[timm]"'),
+    case("train", "model.path=fastvlm", "tower is made by timm", "pip install 'vqr1[timm]'"),
     case("train", "model.freeze_vision=tower model.lora={rank:4} model.dtype=bfloat16 "
          "rollout=vllm_server rollout.server.weights=adapter", "the projector trains too",
          "model.dtype=bfloat16, model.freeze_vision=tower", lines=2),

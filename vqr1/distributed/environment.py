@@ -23,6 +23,8 @@ REPORT = "VQR1_LAUNCH_REPORT"
 """Variable of a process that this program's own launcher started: file for the one message."""
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Variable that only torchrun sets."""
+RENDEZVOUS_PORT = 29400
+"""torchrun's own for the rendezvous of several nodes."""
 SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
 """Variable that each process of `srun` has: how many there are."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

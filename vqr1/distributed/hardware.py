@@ -13,6 +13,7 @@ import torch
 
 from vqr1.config import HardwareConfig
 from vqr1.counted import counted
+from vqr1.program import installing
 
 PROCESSES_PER_CORE = 4
 """More take turns on the cores so often that nothing comes of it, and memory for each."""
@@ -112,8 +113,8 @@ def _package_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
     if hardware.strategy in ("zero2", "zero3") and not machine.deepspeed:
         profile = " (hardware=8gpu_fsdp2)" if hardware.accelerator == "gpu" else ""
         problems.append(
-            f"hardware.strategy={hardware.strategy}: DeepSpeed is not installed; pip install "
-            f"'vqr1[deepspeed]', or use hardware.strategy=fsdp2{profile}"
+            f"hardware.strategy={hardware.strategy}: DeepSpeed is not installed; "
+            f"{installing('deepspeed')}, or use hardware.strategy=fsdp2{profile}"
         )
     if hardware.offload and hardware.strategy != "zero3":
         problems.append(

@@ -147,6 +147,11 @@ def _run_link(link: Link, folder: Path, before: Path | None, command: Sequence[s
     later = "" if before is None else " (those before it are not repeated)"
     raise _LinkError(
         f"{KEY}: {link.name} {what}; the trainings after it have not begun. Continue the chain "
-        f"with {command_line('train', override('resume', folder))}{later}",
+        f"with {continuing(folder)}{later}",
         code if code > 0 else 1,
     )
+
+
+def continuing(folder: Path) -> str:
+    """The command that continues a chain."""
+    return command_line("train", override("resume", folder))

@@ -119,8 +119,13 @@ class Tracking:
                 "with: %s",
                 left.events,
                 left.reason,
-                command_line("sync", str(self.journal.run_dir)),
+                sending(self.journal.run_dir),
             )
+
+
+def sending(run_dir: Path) -> str:
+    """The command that sends what of a run is not delivered."""
+    return command_line("sync", str(run_dir))
 
 
 class RunLog:

@@ -107,6 +107,11 @@ def summary_values(result: TestResult, seconds: float, run_log: RunLog) -> dict[
     return values
 
 
+def opening_page(uri: str) -> str:
+    """The command that shows a store's runs in a browser."""
+    return f"mlflow ui --host 127.0.0.1 --backend-store-uri {in_shell(uri)}"
+
+
 def print_report(console: Console, result: TestResult, seconds: float, run_log: RunLog) -> None:
     """Print metrics with intervals, sample answers, and where to look next."""
     if result.summary_before is not None:
@@ -123,11 +128,7 @@ def print_report(console: Console, result: TestResult, seconds: float, run_log: 
     if run_log.mlflow_run_id is not None:
         uri = run_log.tracking_uri
         console.print(f"MLflow run {run_log.mlflow_run_id}; open its page with:")
-        console.print(
-            f"  mlflow ui --host 127.0.0.1 --backend-store-uri {in_shell(str(uri))}",
-            markup=False,
-            highlight=False,
-        )
+        console.print(f"  {opening_page(str(uri))}", markup=False, highlight=False)
     console.print(str(run_log.run_dir), markup=False, highlight=False)
 
 

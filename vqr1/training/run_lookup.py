@@ -17,7 +17,7 @@ from pathlib import Path
 from vqr1.config import TrainConfig
 from vqr1.config.affects import Affects, affects
 from vqr1.config.metrics import HEADLINE
-from vqr1.distributed.environment import SLURM_TASKS, TORCHRUN, RankInfo
+from vqr1.distributed.environment import RENDEZVOUS_PORT, SLURM_TASKS, TORCHRUN, RankInfo
 from vqr1.errors import ConfigError, DataError
 from vqr1.program import command_line, in_shell, name_of, override, under_torchrun
 from vqr1.training.run_record import RECORD
@@ -25,8 +25,6 @@ from vqr1.training.run_record import RECORD
 AUTO = "auto"
 RUN_DIR_TAG = "vqr1.run_dir"
 """Tag of an MLflow run: where its run directory is."""
-_RENDEZVOUS_PORT = 29400
-"""torchrun's own for the rendezvous of several nodes."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -109,7 +107,7 @@ def resume_command(run_dir: Path, info: RankInfo) -> str:
     sizes = f"--nproc-per-node {info.local_size}"
     if TORCHRUN in os.environ:
         if info.nodes > 1:
-            first = f"{os.environ.get('MASTER_ADDR', 'FIRST_NODE')}:{_RENDEZVOUS_PORT}"
+            first = f"{os.environ.get('MASTER_ADDR', 'FIRST_NODE')}:{RENDEZVOUS_PORT}"
             sizes = f"--nnodes {info.nodes} {sizes} --rdzv-backend c10d --rdzv-endpoint {first}"
         everywhere = f"   # on each of the {info.nodes} nodes" if info.nodes > 1 else ""
         return f"torchrun {sizes} {under_torchrun(name_of('train'))} {in_shell(end)}{everywhere}"
