@@ -7,6 +7,9 @@ Not here: other faults of a machine under a training (`vqr1.training.faults`), a
 from __future__ import annotations
 
 import errno
+import os
+import re
+import shutil
 from pathlib import Path
 
 STORAGE_ERRORS = {
@@ -37,11 +40,27 @@ def storage_line(error: BaseException, place: str | Path = "the disk") -> str | 
 
 def disk_line(error: Exception, place: str | Path) -> str | None:
     """`storage_line` of an error alone, whatever it arose from."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return _copied_line(error.args[0])
     if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-        fix = "make room there" if error.errno in FULL else "make this place writable"
-        return f"{error.filename or place}: {error.strerror}; {fix}"
+        # Of two files the second is the one that is written.
+        return _line(error.filename2 or error.filename or place, error.errno)
     text = " ".join(str(error).split())
     # By name: whoever writes no weights does not import safetensors.
     if type(error).__name__ == "SafetensorError" and "os error" in text:
         return f"{place}: {text}; make room there"
     return None
+
+
+def _copied_line(failed: list[tuple[str, str, str]]) -> str | None:
+    """The line for a folder that could not be copied, by the first of its files that could not."""
+    for _, target, why in failed:
+        number = re.match(r"\[Errno (\d+)\]", why)
+        if number is not None and int(number[1]) in STORAGE_ERRORS:
+            return _line(target, int(number[1]))
+    return None
+
+
+def _line(place: object, number: int) -> str:
+    fix = "make room there" if number in FULL else "make this place writable"
+    return f"{place}: {os.strerror(number)}; {fix}"

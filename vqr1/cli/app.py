@@ -183,7 +183,8 @@ def run_command(
     except USER_ERRORS as error:
         _stop(user_message(error), EXIT_USER_ERROR, reports_here)
     except BAD_GROUP as error:
-        disk = storage_line(error, command.run_dir or "run_dir")
+        # Hydra has made the folder, and the command has not begun.
+        disk = storage_line(error, command.run_dir or next(_named_folders(config_name, sys.argv)))
         if disk is not None:
             stop(RunFaultError(f"{disk}{go_on(command.run_dir)}"), reports_here)
         if command.composed_once:

@@ -97,7 +97,8 @@ def _copy_export(run_dir: Path, folder: Path) -> None:
             else "it kept no checkpoints either; choose another run"
         )
         raise DataError(f"run={run_dir}: this run exported nothing at its end; {fix}")
-    shutil.copytree(source, folder, dirs_exist_ok=True)
+    # Not their modes: earlier versions exported weights that only their owner could read.
+    shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
 def _newest(run_dir: Path, name: str) -> Path | None:

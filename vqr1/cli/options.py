@@ -118,7 +118,7 @@ def run_options(
         sys.stderr.write(f"error: {user_message(error).strip()}\n")
         return getattr(error, "exit_code", EXIT_USER_ERROR)
     except OSError as error:
-        disk = storage_line(error)
+        disk = storage_line(error, getattr(options, "out", None) or "the disk")
         if disk is None:
             raise
         sys.stderr.write(f"error: {disk}, and give the command again\n")

@@ -10,7 +10,6 @@ Not here: the command's options (`vqr1.cli.data`), the sheet's layout (`contact_
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,11 +23,12 @@ from rich.table import Table
 from vqr1.config import DatasetConfig
 from vqr1.counted import counted
 from vqr1.data.contact_sheet import Tile, contact_sheet, spaced_positions
-from vqr1.data.images import check_ratio, is_image_name, load_image
+from vqr1.data.images import check_ratio, load_image
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import label_format
 from vqr1.data.split_duplicates import pairs_between_contents
 from vqr1.data.splits import SPLITS, hash_order
+from vqr1.data.unlabelled import unlabelled_images
 from vqr1.errors import ConfigError, DataError
 from vqr1.iqa.preferences import StatedPairs, count_triples, groups_of
 from vqr1.outputs import check_file, check_records, make_folders, own_png, png_metadata
@@ -103,20 +103,6 @@ def repeated_files(paths: Sequence[Path]) -> list[str]:
         if earlier != path:
             repeated.append(f"{path}: the same bytes as {earlier.name}")
     return repeated
-
-
-def unlabelled_images(labelled: LabelledSet) -> list[str]:
-    """Image files, by their endings, below the image folder that no label names."""
-    # An image that cannot be used has a label too.
-    bad = (problem.rpartition(": ")[0] for problem in labelled.bad_images)
-    named = {*labelled.table["image"], *bad}
-    found = []
-    for folder, folders, names in os.walk(labelled.image_root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        place = Path(folder).relative_to(labelled.image_root)
-        images = (name for name in sorted(names) if is_image_name(name))
-        found += [path for name in images if (path := (place / name).as_posix()) not in named]
-    return found
 
 
 def histogram_lines(scores: Sequence[float] | np.ndarray) -> list[str]:
