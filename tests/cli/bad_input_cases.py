@@ -333,6 +333,41 @@ TRAIN = (
          "hydra.sweep.dir=photos: this folder holds one.png, which a sweep did not write"),
     case("train", KADID + "comma", "dmos.csv:2: 6 columns, expected 4", "with a point"),
     case("train", KADID + "named_twice", "dmos.csv:1: column 'dmos' stands 2 times"),
+    case("train", "max_step=30", "max_step: no such key in this configuration; did you mean max_"),
+    case("train", "+max_step=30", "max_step: unknown key; did you mean max_steps?"),
+    case("train", "dataset.labels=x", "dataset.labels: no such key", "mean dataset.label_file?"),
+    case("train", "dataset.file=x", "dataset.file: no such key", "mean dataset.label_file"),
+    case("train", "lr=1", "lr: no such key", "did you mean optimizer.lr"),
+    case("train", "batch_size=4", "batch_size: no such key", "mean loader.batch_size"),
+    case("train", "num_generations=4 beta=0", "num_generations: no such key", "grpo.group_size?",
+         "beta: no such key", "did you mean loss.kl_weight?", lines=2),
+    case("train", "optimiser=paper", "optimiser: no such key", "you mean optimizer"),
+    case("train", "dataset=kadid+tid dataset.root=x", "dataset.root: no such key",
+         "dataset.parts.kadid.root", "dataset.parts.tid.root"),
+    case("train", "dataset=kadid dataset.path=x", "dataset.path='x': of dataset=hub only; kadid"),
+    case("train", "dataset=kadid,tid", "several of them together are dataset=kadid+tid"),
+    case("train", "logger=mlflow,csv", "several of them together are logger=mlflow+csv"),
+    case("train", "seed=1,2", "seed=1,2: commas make several values of it, one run each with"),
+    case("train", "reward=fidelty", "reward has no choice fidelty; did you mean fidelity? There"),
+    case("train", "+optimizer=paper", "+optimizer: a choice of optimizer is there already"),
+    case("train", "max_steps 30", "max_steps: no value is given; write max_steps=VALUE",
+         "30: no value is given", lines=2),
+    case("train", "--max-steps=30 --seed 3", "--max-steps=30: no such option; a key of the "
+         "configuration is given as max_steps=30", "--seed: no such option", lines=2),
+    case("train", "max_step=3 reward=fidelty optimizer.lr=abc", "did you mean max_steps?",
+         "reward has no choice fidelty", "optimizer.lr='abc'", lines=3),
+    case("train", "-m reward=fidelity,nosuch seed=1,2", "reward has no choice nosuch"),
+    case("train", "experiment=paper_kadid", "hardware.accelerator=gpu: PyTorch finds no CUDA",
+         "dataset.root=None: set it to the folder that holds the kadid labels", lines=2),
+    case("train", "dataset.root=/data/目录", "no readable override",
+         "quote a text with marks in it", "\"dataset.root='/data/目录'\""),
+    case("train", "hardware.devices=4096", "hardware.devices=4096: on the CPU each is a process"),
+    case("train", "-m hardware.devices=1,4096", "hardware.devices=4096: on the CPU each"),
+    case("train", "model.lora={rank:2} model.lora.target_modules=[nosuch,q_proj] logger=none",
+         "model.lora.target_modules=['nosuch', 'q_proj']: the text model has no linear layers "
+         "called nosuch; name some of down_proj, "),
+    case("train", "model.lora={rank:2} model.lora.target_modules=[] logger=none",
+         "model.lora.target_modules=[]: empty; name some of down_proj"),
 )  # fmt: skip
 
 EVAL = (
@@ -382,6 +417,15 @@ EVAL = (
     case("eval", "run_dir=evaluated predictions=right.csv", "run_dir='evaluated': the evaluation "
          "there is one of another kind"),
     case("eval", "hydra.run.dir=trained", "hydra.run.dir=trained: this folder holds a training"),
+    case("eval", "model.run=gone/run", "model.run=gone/run: no such folder; give that of a run"),
+    case("eval", "model.run=photos", "model.run=photos: no folder of a run (config.yaml is"),
+    case("eval", "model.run=half", "model.run=half: this run has exported nothing", "resume=half"),
+    case("eval", "model.run=best logger.tracking_uri=http://127.0.0.1:9", "model.run=best: the "
+         "MLflow store http://127.0.0.1:9 does not answer", "start it"),
+    case("eval", "model.run=0123456789abcdef logger.tracking_uri=http://127.0.0.1:9",
+         "does not answer", "or give the run's folder"),
+    case("eval", "max_stps=1 batchsize=3", "max_stps: no such key", "mean loader.batch_size?",
+         lines=2),
 )  # fmt: skip
 
 SCORE = (
@@ -497,6 +541,11 @@ SCORE = (
     case("score", "comma.csv", "comma.csv:2: 4 columns, expected 3"),
     case("score", "--mode compare results=results.csv", "results.csv:3: image 'a.png' was already"),
     case("score", "--mode compare results=results.jsonl", "results.jsonl:1: not a row"),
+    case("score", "photos --mode greedy", "--mode: invalid choice: 'greedy'", "mean mode=greedy?"),
+    case("score", "photos --mode fast", "--mode: invalid choice: 'fast'", "--help`)"),
+    case("score", "photos --batch_size 4", "--batch_size 4: no such option; a key of the "
+         "configuration is given as batch_size=VALUE"),
+    case("score", "photos bach_size=3", "did you mean batch_size?; and there is no file bach_"),
 )  # fmt: skip
 
 OTHERS = (
@@ -522,6 +571,17 @@ OTHERS = (
     case("sync", "journal --tracking-uri nosuch://x", "nosuch://x"),
     case("export", "run=gone", "run=gone"),
     case("export", "", "run"),
+    case("export", "run=best logger.tracking_uri=http://127.0.0.1:9", "run=best: the MLflow store",
+         "does not answer"),
+    case("export", "rn=gone", "rn: no such key", "did you mean run"),
+    case("data", "inspect dataset=kadid dataset.labels=x", "did you mean dataset.label_file?"),
+    case("data", "inspect --dataset kadid", "--dataset kadid: no such option", "dataset=VALUE"),
+    case("vqr1", "plan max_step=3", "did you mean max_steps?"),
+    case("train", "-m seed=1,2 logger.tracking_uri=http://127.0.0.1:9 " + KADID.replace(
+        "logger=none ", "") + "good", "logger.tracking_uri=http://127.0.0.1:9: the MLflow store "
+        "does not answer", "or leave it out with logger=csv"),
+    case("train", "resume=0123456789abcdef0123456789abcdef logger.tracking_uri=http://127.0.0.1:9",
+         "resume=0123456789abcdef0123456789abcdef: the MLflow store", "does not answer"),
     case("export", "run=empty output=good", "output=good: exists already"),
     case("export", "run=empty output=new", "empty"),
     case("export", "run=empty hydra.run.dir=trained", "hydra.run.dir=trained: this folder holds a"),

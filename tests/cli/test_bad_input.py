@@ -117,6 +117,8 @@ def write_folders(place: Path) -> None:
         (place / name).mkdir(exist_ok=True)
         (place / name / file).write_text(content)
     (place / "sheets").mkdir()
+    (place / "half").mkdir()
+    (place / "half" / "config.yaml").write_text("model: {}\n")
     noise_image(1).save(place / "sheets" / "kadid.png")
 
 
@@ -190,6 +192,7 @@ def test_one_message(
     run: Command, place: Path, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for name in ("vllm", "timm"):
         monkeypatch.setitem(sys.modules, name, None)  # as where it is not installed
     arguments = list(case.arguments)
