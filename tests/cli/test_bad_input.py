@@ -204,6 +204,9 @@ def test_one_message(
     assert outcome.code == 2, outcome.err
     assert outcome.err.startswith("error: "), outcome.err
     assert kept_files(place) == before, "a file was changed, or one was made beside it"
+    left = [folder for folder in ("outputs", "multirun") if (place / folder).exists()]
+    assert not left, "the command has left a folder"
+    assert not (tmp_path / "run").exists()
     assert "Traceback" not in outcome.err + outcome.out
     assert len(outcome.err.splitlines()) == case.lines, outcome.err
     for part in case.printed:

@@ -17,6 +17,7 @@ from tools.faults.forked import start_command
 from vqr1.cli.train import main
 from vqr1.distributed.environment import RankInfo
 from vqr1.program import STARTED_AS, own_command
+from vqr1.training.resumed_arguments import arguments_of
 from vqr1.training.run_lookup import resume_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -128,6 +129,15 @@ def test_a_run_continues_as_it_was_started(
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
     assert resume_command(Path("run"), place) == expected
+
+
+def test_only_rank_0_has_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under srun too, where Hydra would put its own into the folder that the command is typed in."""
+    other = RankInfo(1, 2, 1, 2, None, True)
+    assert arguments_of(NODES, ["seed=1"]) == ["seed=1"]
+    arguments = arguments_of(other, ["seed=1"])
+    composed = compose_with_hydra(*arguments[1:])
+    assert (composed.hydra.run.dir, composed.hydra.output_subdir) == (".", None)
 
 
 def test_processes_of_a_command_keep_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
