@@ -132,7 +132,7 @@ def test_a_run_continues_as_it_was_started(
 
 
 def test_only_rank_0_has_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under srun too, where Hydra would put its own into the folder that the command is typed in."""
+    """Under srun too, where Hydra would put its own into the folder of the command."""
     other = RankInfo(1, 2, 1, 2, None, True)
     assert arguments_of(NODES, ["seed=1"]) == ["seed=1"]
     arguments = arguments_of(other, ["seed=1"])
