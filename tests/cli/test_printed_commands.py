@@ -49,10 +49,10 @@ ROOT = Path(__file__).resolve().parents[2]
 QUOTING = {"command_line", "in_shell", "installing", "setting"}
 COMMAND = re.compile(
     r"(?:^|[\s`'\"(])(?:python -m vqr1|python \w+\.py|pip install|mlflow ui|torchrun|srun|hf auth"
-    r"|make |vqr1 (?:train|eval|score|serve|export|data|plan|sync|summarize|doctor))\b"
+    r"|make (?:ui|setup|train)|vqr1 (?:train|eval|score|serve|export|data|plan|sync|summarize|doctor))\b"
 )
 PLAIN = {
-    "vqr1/cli/export.py: log in with `hf auth login` and try again; ": "no value in it",
+    "vqr1/cli/export.py: ); log in with `hf auth login`": "no value in it",
     "vqr1/data/download/fetch.py: a login is needed: `hf auth login`,": "no value in it",
     "vqr1/policy/checkpoint_config.py: log in with `hf auth login` or s": "no value in it",
     "vqr1/doctor/installation.py: pip install .": "no value in it",
@@ -65,7 +65,10 @@ PLAIN = {
     "vqr1/program.py: pip install ": "quoted beside it",
 }
 """Beginnings of texts that hold a command and quote nothing, and why that is enough."""
-WORDS = re.compile(r"torchrun(?:,| sets| or|; the)|srun(?:,|;| start)|by torchrun|torchrun or srun")
+WORDS = re.compile(
+    r"^torchrun$|^srun$|torchrun(?:,| sets| or|; the)|srun(?:,|;| start)|by torchrun|torchrun or srun"
+    r"|start with srun"
+)
 
 ODD = (
     "目录 a,b=c%", "it's", "back\\slash", "end\\", "$HOME `x` ${y}", '(a)[b]{c} "d"', "plain/dir-1",
@@ -109,11 +112,13 @@ def callers() -> set[str]:
     found = set()
     for name, tree in sources():
         module = name.removesuffix(".py").replace("/", ".")
+        imported = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+        if not any(node.module == "vqr1.program" for node in imported):
+            continue
         for function in ast.walk(tree):
             if not isinstance(function, ast.FunctionDef) or module == "vqr1.program":
                 continue
-            calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
-            if QUOTING & {call.id for call in calls if isinstance(call, ast.Name)}:
+            if QUOTING & {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}:
                 found.add(f"{module}.{function.name}")
     return found
 
