@@ -94,7 +94,7 @@ def test_commands_on_a_disk_that_is_full(run: Command) -> None:
     assert not Path("out").exists()
     assert not list(Path().glob(".out.vqr1-partial-*"))
     # What is printed continues the evaluation, once there is room.
-    words = shlex.split(evaluated.err.rpartition("continues it: ")[2])
+    words = shlex.split(evaluated.err.rpartition("continues with: ")[2])
     assert words[:2] == ["python", "eval.py"]
     again = run(evaluate.main, *words[2:])
     assert (again.code, again.err) == (0, "")

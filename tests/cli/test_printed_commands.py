@@ -167,7 +167,7 @@ def placed_by_hand(folder: Path) -> Any:
     return install.install(Plan("kadid", folder, (), (), None, False), (), lambda place: None)
 
 
-KADID = DatasetConfig(name="kadid", split=SplitConfig(by="none"))
+KADID = DatasetConfig(name="kadid", root=None, split=SplitConfig(by="none"))
 PLAN = SimpleNamespace(plan=[])
 
 SITUATIONS: dict[str, Callable[[Path], Any]] = {

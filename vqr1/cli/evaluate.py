@@ -52,7 +52,7 @@ def continue_with(run_dir: Path | None) -> str:
         return ""
     given = [one for one in sys.argv[1:] if key_of(one) not in ("run_dir", "hydra.run.dir")]
     command = command_line("eval", *given, override("run_dir", run_dir))
-    return f"; what is evaluated is kept there, and this continues it: {command}"
+    return f"; what was evaluated is kept, and continues with: {command}"
 
 
 def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:

@@ -182,7 +182,8 @@ def split_images(images: ImageSource | Iterable[ImageGroup]) -> Iterable[ImageGr
         return images.unbind(0)
     if not isinstance(images, Iterable):
         open_image(one)  # refuses it
-    return images
+    several: Iterable[ImageGroup] = one
+    return several
 
 
 def beside_references(
