@@ -49,7 +49,8 @@ ROOT = Path(__file__).resolve().parents[2]
 QUOTING = {"command_line", "in_shell", "installing", "setting"}
 COMMAND = re.compile(
     r"(?:^|[\s`'\"(])(?:python -m vqr1|python \w+\.py|pip install|mlflow ui|torchrun|srun|hf auth"
-    r"|make (?:ui|setup|train)|vqr1 (?:train|eval|score|serve|export|data|plan|sync|summarize|doctor))\b"
+    r"|make (?:ui|setup|train)"
+    r"|vqr1 (?:train|eval|score|serve|export|data|plan|sync|summarize|doctor))\b"
 )
 PLAIN = {
     "vqr1/cli/export.py: ); log in with `hf auth login`": "no value in it",
@@ -66,8 +67,8 @@ PLAIN = {
 }
 """Beginnings of texts that hold a command and quote nothing, and why that is enough."""
 WORDS = re.compile(
-    r"^torchrun$|^srun$|torchrun(?:,| sets| or|; the)|srun(?:,|;| start)|by torchrun|torchrun or srun"
-    r"|start with srun"
+    r"^torchrun$|^srun$|torchrun(?:,| sets| or|; the)|srun(?:,|;| start)|by torchrun"
+    r"|torchrun or srun|start with srun"
 )
 
 ODD = (

@@ -327,7 +327,7 @@ def test_a_run_that_breaks_off_is_closed(
     stopped = run(main, *arguments)
     assert stopped.code == 75
     assert stopped.err.splitlines()[-1] == (
-        "stopped by SIGINT; what was evaluated is kept, and continues with: python train.py "
+        "stopped by SIGINT; what was evaluated is kept, and continues with: python eval.py "
         f"{arguments[0]} logger=none statistics.bootstrap_draws=0 run_dir=out"
     )
     assert statuses == ["FAILED", "KILLED"]
