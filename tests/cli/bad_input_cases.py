@@ -417,6 +417,7 @@ EVAL = (
     case("eval", "run_dir=evaluated predictions=right.csv", "run_dir='evaluated': the evaluation "
          "there is one of another kind"),
     case("eval", "hydra.run.dir=trained", "hydra.run.dir=trained: this folder holds a training"),
+    case("eval", "hardware.devices=4096", "hardware.devices=4096: on the CPU each is a process"),
     case("eval", "model.run=gone/run", "model.run=gone/run: no such folder; give that of a run"),
     case("eval", "model.run=photos", "model.run=photos: no folder of a run (config.yaml is"),
     case("eval", "model.run=half", "model.run=half: this run has exported nothing", "resume=half"),

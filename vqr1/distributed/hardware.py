@@ -6,17 +6,13 @@ Every profile either starts or states in one line what is missing and which prof
 from __future__ import annotations
 
 import importlib.util
-import os
 from dataclasses import dataclass
 
 import torch
 
 from vqr1.config import HardwareConfig
-from vqr1.counted import counted
+from vqr1.distributed.cores import crowding_problems, usable_cores
 from vqr1.program import installing
-
-PROCESSES_PER_CORE = 4
-"""More take turns on the cores so often that nothing comes of it, and memory for each."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +39,14 @@ class Machine:
 def this_machine() -> Machine:
     """Look."""
     deepspeed = importlib.util.find_spec("deepspeed") is not None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     if not torch.cuda.is_available():
-        return Machine(cores=cores or 1, deepspeed=deepspeed)
+        return Machine(cores=cores, deepspeed=deepspeed)
     # transformers takes a second to import, and without a GPU neither kernel can be used.
     from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
     return Machine(
-        cores=cores or 1,
+        cores=cores,
         gpus=torch.cuda.device_count(),
         bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
         deepspeed=deepspeed,
@@ -82,13 +78,7 @@ def hardware_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
             "hardware.accelerator=gpu: PyTorch finds no CUDA device on this machine; choose "
             "hardware=cpu"
         ]
-    problems = []
-    most = PROCESSES_PER_CORE * machine.cores
-    if hardware.accelerator == "cpu" and hardware.devices > most:
-        problems.append(
-            f"hardware.devices={hardware.devices}: on the CPU each is a process with a model of "
-            f"its own, and this machine has {counted(machine.cores, 'core')}; use at most {most}"
-        )
+    problems = crowding_problems(hardware, machine.cores)
     if hardware.accelerator == "gpu" and hardware.devices > machine.gpus:
         problems.append(
             f"hardware.devices={hardware.devices}: PyTorch finds {machine.gpus} CUDA "
