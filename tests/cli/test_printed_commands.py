@@ -392,7 +392,7 @@ def test_a_pasted_resume_finds_its_run(
     from vqr1.training.resumed_arguments import with_saved_overrides
 
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    for odd in ODD:
+    for odd in ODD[:5]:
         run_dir = tmp_path / odd
         write_record(run_dir, RunRecord("2026-01-01T00:00:00+00:00", "/", ("seed=5",), {}))
         program, file, argument = paste(run_lookup.resume_command(run_dir, RankInfo()))

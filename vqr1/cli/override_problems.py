@@ -201,7 +201,7 @@ def _unreadable(error: OverrideParseException) -> str:
 def _quoting(override: str) -> str:
     """How a value is written that holds marks of Hydra's own, such as commas and brackets."""
     key, equals, value = override.partition("=")
-    if not equals or not key or value[:1] in ("'", '"', "[", "{", "$", ""):
+    if not equals or not key or value[:1] in ("'", '"', "[", "{", "") or value[:2] == "${":
         return ""
     return f"; quote a text with marks in it for Hydra and for the shell: {setting(key, value)}"
 
