@@ -46,7 +46,7 @@ def near_keys(key: str, known: Collection[str]) -> list[str]:
     found += [one for name, one in beside.items() if parent and last in name]
     same = [one for one in known if one.rpartition(".")[2] == last]
     found += difflib.get_close_matches(key, same, n=_MOST, cutoff=0)
-    if not found:
+    if not found and not (parent and beside):
         found = _near(key, known, _LIKE)
     if not found and not parent:
         parts = {one.rpartition(".")[2]: one for one in known}
