@@ -63,9 +63,9 @@ def small_files(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-TABLE = "image,score,mos\n" + "".join(f"{i}.png,{i * 1.7 % 5},{i * 1.1 % 5}\n" for i in range(1000))
+TABLE = "image,score,mos\n" + "".join(f"{i}.png,{i * 1.7 % 5},{i * 1.1 % 5}\n" for i in range(60))
 EVALUATION = [
-    "predictions=table.csv", "logger=none", "statistics.bootstrap_draws=20", "report.plots=false",
+    "predictions=table.csv", "logger=none", "statistics.bootstrap_draws=20",
     "report.published=false",
 ]  # fmt: skip
 
@@ -79,7 +79,8 @@ def test_commands_on_a_disk_that_is_full(run: Command) -> None:
     (trained / "export" / "model.safetensors").write_bytes(bytes(40_000))
     (trained / "export" / "model.safetensors").chmod(0o600)
     with small_files(20_000):
-        evaluated = run(evaluate.main, *EVALUATION, "run_dir='a,b'")
+        # Its plots are larger.
+        evaluated = run(evaluate.main, *EVALUATION, "report.plots=true", "run_dir='a,b'")
         exported = run(export.main, "run=trained", "output=out")
         inspected = run(lambda: data.main(["inspect", "dataset=demo", "--decode", "1"]))
         prepared = run(lambda: data.main(["prepare", "dataset=demo"]))
@@ -109,7 +110,7 @@ def test_commands_where_nothing_can_be_written(run: Command) -> None:
     (Path("trained") / "export").mkdir(parents=True)
     (Path("trained") / "config.yaml").write_text("model: {}\n")
     for outcome in (
-        run(evaluate.main, *EVALUATION, f"hydra.run.dir={place}"),
+        run(evaluate.main, *EVALUATION, "report.plots=false", f"hydra.run.dir={place}"),
         run(export.main, "run=trained", f"output={place}/out"),
         run(lambda: data.main(["download", "kadid", "--root", place, "--from", "table.csv"])),
     ):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ _EARLIER_EVALUATION = ("metrics.json", "report.md", "summary.json")
 _NOBODYS = {"run.lock", "run.json.part", "locks", "tracking", "output.txt"}
 """What a command that was refused, and its launcher, leave in a folder beside hidden files, logs
 and folders without anything else."""
+_BEGUN = {"evaluation.json"}
+"""What a command states of itself before it does anything: alone it is nothing."""
 _LOG_SUFFIXES = (".log", ".out", ".err")
 _SHOWN = 3
 
@@ -244,6 +246,20 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def named_folders(command: str, arguments: Sequence[str]) -> Iterator[Path]:
+    """Folders that a command line names for its run, then where a command makes its own.
+
+    Args:
+        command: name of its configuration.
+        arguments: the command line.
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") in ("run_dir", "hydra.run.dir", "hydra.sweep.dir"):
+            yield Path(value.strip("'\""))
+    yield from (Path(place, command, "DATE") for place in ("outputs", "multirun"))
+
+
 class NewFolders:
     """Which folders of a command were there before it; those that it made in vain are removed.
 
@@ -268,7 +284,7 @@ class NewFolders:
 
 def _remove_if_unused(folder: Path) -> bool:
     try:
-        if all(map(_is_nobodys, folder.iterdir())):
+        if all(path.name in _BEGUN or _is_nobodys(path) for path in folder.iterdir()):
             shutil.rmtree(folder)
             return True
     except OSError:

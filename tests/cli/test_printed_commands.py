@@ -60,8 +60,8 @@ PLAIN = {
     "vqr1/doctor/installation.py: pip install ": "quoted beside it",
     "vqr1/distributed/launcher_tasks.py: start one task (--ntasks=1), i": "a pattern, with `...`",
     "vqr1/distributed/launch.py: torchrun --nnodes ": "numbers in it, and quoted beside it",
-    "vqr1/training/run_lookup.py: torchrun ": "numbers in it, and quoted beside it",
-    "vqr1/training/run_lookup.py: srun --nodes ": "numbers in it, and quoted beside it",
+    "vqr1/distributed/environment.py: torchrun ": "numbers in it, and quoted beside it",
+    "vqr1/distributed/environment.py: srun --nodes ": "numbers in it, and quoted beside it",
     "vqr1/training/report.py: mlflow ui --host 127.0.0.1 --backend-sto": "quoted beside it",
     "vqr1/program.py: pip install ": "quoted beside it",
 }
@@ -171,11 +171,12 @@ def placed_by_hand(folder: Path) -> Any:
 KADID = DatasetConfig(name="kadid", root=None, split=SplitConfig(by="none"))
 PLAN = SimpleNamespace(plan=[])
 
+OVERRIDES = "vqr1.config.override_problems"
 SITUATIONS: dict[str, Callable[[Path], Any]] = {
     "vqr1.cli.evaluate.continue_with": lambda f: evaluate.continue_with(f),
-    "vqr1.cli.override_problems._several": lambda f: compose_config("train", ["dataset=kadid,tid"]),
-    "vqr1.cli.override_problems._quoting": lambda f: compose_config("data", [f"dataset.root={f}"]),
-    "vqr1.cli.override_problems._no_choice": lambda f: compose_config("train", ["reward=fidelty"]),
+    f"{OVERRIDES}._several": lambda f: compose_config("train", ["dataset=kadid,tid"]),
+    f"{OVERRIDES}._quoting": lambda f: compose_config("data", [f"dataset.root={f}"]),
+    f"{OVERRIDES}._no_choice": lambda f: compose_config("train", ["reward=fidelty"]),
     "vqr1.data.location.set_folder": lambda f: location.set_folder(KADID, "dataset"),
     "vqr1.data.download.install.install": placed_by_hand,
     "vqr1.data.hub._lay_down": lambda f: hub._lay_down(SimpleNamespace(), "dataset", f),  # type: ignore[arg-type]
@@ -247,9 +248,9 @@ BEFORE = {
 """What the folder holds before."""
 
 OF_NO_FOLDER = {
-    "vqr1.cli.override_problems._several",
-    "vqr1.cli.override_problems._quoting",  # below, in `test_a_refused_override_is_refused_...`
-    "vqr1.cli.override_problems._no_choice",
+    f"{OVERRIDES}._several",
+    f"{OVERRIDES}._quoting",  # below, in `test_a_refused_override_is_refused_...`
+    f"{OVERRIDES}._no_choice",
     "vqr1.data.location.set_folder",
     "vqr1.distributed.hardware._package_problems",
     "vqr1.distributed.launch.on_every_node",

@@ -577,14 +577,14 @@ def test_steps_of_a_set_whose_scores_compare_within_a_reference(
 
 
 def test_a_split_of_which_nothing_is_left(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
-    config = make_csv(8, on_bad_image="skip", max_bad_share=0.9)
+    config = make_csv(8, split=WHOLE, on_bad_image="skip", max_bad_share=1)
     data = module(config, prompts)
     (labelled,) = data.sets.values()
-    names = labelled.rows("val")["image"].tolist()
+    names = labelled.rows("test")["image"].tolist()
     for name in names:
         (labelled.image_root / name).write_bytes(b"no image")
     with pytest.raises(DataError, match=f"none of the {len(names)} images? of csv here can be use"):
-        list(data.val_dataloader())
+        list(data.eval_dataloader("test"))
 
 
 def test_images_without_a_label_are_mentioned(

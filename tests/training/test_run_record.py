@@ -58,7 +58,7 @@ def test_a_finished_run_takes_no_other_values(tmp_path: Path) -> None:
     assert resumed(run_dir).record.finished
     assert resumed(run_dir, "loader.workers=3").record.finished
     for asked in ("max_steps=50", "reward=mse", "optimizer.lr=1e-3"):
-        with pytest.raises(ConfigError, match="this run has finished; it cannot go on") as refused:
+        with pytest.raises(ConfigError, match="this run has finished; it cannot resume") as refused:
             resumed(run_dir, asked)
         assert any(asked.split("=")[0] in problem for problem in refused.value.problems[1:-1])
         assert refused.value.problems[-1].startswith(f"start a new run; \"init_from='{run_dir}'\"")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
@@ -20,28 +18,26 @@ from vqr1.cli.compose import (
     all_problems,
     bad_group,
     check_hydra_folders,
-    check_options,
-    plain_values,
     user_message,
 )
 from vqr1.cli.help import asks_for_help, command_help, only_prints
-from vqr1.config import config_dir, model_defaults, validate
+from vqr1.config import config_dir, model_defaults
+from vqr1.config.override_problems import check_options
 from vqr1.distributed.environment import RankInfo, is_launched
 from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
 from vqr1.distributed.stop_signals import Stopped, stop_signals
 from vqr1.errors import EXIT_INTERRUPTED, ConfigError, NotMetError, RunFaultError, UserError
-from vqr1.outputs import NewFolders
-from vqr1.process_memory import bound_memory
+from vqr1.outputs import NewFolders, named_folders
 from vqr1.standard_streams import guard_output
 from vqr1.storage_faults import storage_line
+from vqr1.sweeps.command import Command as Command
+from vqr1.sweeps.command import Complete, GoOn
 
 EXIT_USER_ERROR = UserError.exit_code
 
 T = TypeVar("T")
 
 ReportsHere = Callable[[str, int], bool]
-GoOn = Callable[[Path | None], str]
-Complete = Callable[[DictConfig, Sequence[str]], None]
 
 
 def _alone(message: str, code: int) -> bool:
@@ -56,84 +52,6 @@ def reports(info: RankInfo, message: str, code: int) -> bool:
     from vqr1.distributed.rendezvous import report_once
 
     return report_once(info, message, code)
-
-
-class Command(Generic[T]):
-    """What Hydra calls with each composed configuration; launchers send it to other processes.
-
-    Args:
-        schema: dataclass that the composed configuration must fit.
-        task: receives the typed configuration and the composed one (for logging it whole).
-        check: further rules of a typed configuration, for the jobs of a sweep before any starts.
-        complete: completes a composed configuration, in place, by the command line's overrides.
-        go_on: how the user continues in a folder, after an interrupt or a fault of the disk.
-    """
-
-    def __init__(
-        self,
-        schema: type[T],
-        task: Callable[[T, DictConfig], Any],
-        check: Callable[[T], None] | None = None,
-        complete: Complete = lambda composed, overrides: None,
-        go_on: GoOn = lambda run_dir: "",
-    ) -> None:
-        self.complete = complete
-        self.go_on = go_on
-        self.schema = schema
-        self.task = task
-        self.rules = check
-        self.failures: list[Exception] = []
-        self.composed_once = False
-        self.run_dir: Path | None = None
-        self.folders: set[Path] = set()
-
-    def check(self, values: Mapping[str, Any]) -> None:
-        """Check plain values without running anything.
-
-        Raises:
-            ConfigError: every rule that they break.
-        """
-        config = validate(self.schema, values)
-        if self.rules is not None:
-            self.rules(config)
-
-    def __call__(self, composed: DictConfig) -> Any:
-        """Run once; the job of a sweep records how it ended, whoever started it."""
-        self.composed_once = True
-        model_defaults.register()
-        bound_memory()
-        # A launcher may have sent this command to a process of its own.
-        guard_output()
-        run_dir = Path(HydraConfig.get().runtime.output_dir)
-        self.run_dir = Path(str(composed.get("run_dir", run_dir)))
-        self.folders |= {run_dir, self.run_dir}
-        # The process that launched others records the job for them.
-        if (run_dir / "job.json").is_file() and not is_launched():
-            # Only the jobs of sweeps need this: evaluation runs no training code.
-            from vqr1.sweeps.child import run_swept
-
-            return run_swept(run_dir, lambda: self.task(self._config(composed), composed))
-        # Hydra would print its own line above ours; the jobs of a multirun continue.
-        try:
-            config = self._config(composed)
-        except USER_ERRORS as error:
-            self.failures.append(error)
-            return None
-        try:
-            return self.task(config, composed)
-        except UserError as error:
-            self.failures.append(error)
-            return None
-        except OSError as error:
-            disk = storage_line(error, self.run_dir)
-            if disk is None:
-                raise
-            self.failures.append(RunFaultError(f"{disk}{self.go_on(self.run_dir)}"))
-            return None
-
-    def _config(self, composed: DictConfig) -> T:
-        self.complete(composed, list(HydraConfig.get().overrides.task))
-        return validate(self.schema, plain_values(composed))
 
 
 def run_command(
@@ -157,7 +75,7 @@ def run_command(
         complete: completes a composed configuration, see `Command`.
     """
     guard_output(quiet=only_prints(sys.argv[1:]))
-    folders = NewFolders(_named_folders(config_name, sys.argv[1:]))
+    folders = NewFolders(named_folders(config_name, sys.argv[1:]))
     command = Command(schema, task, check, complete, go_on)
     mixtures.register()
     model_defaults.register()
@@ -184,7 +102,7 @@ def run_command(
         _stop(user_message(error), EXIT_USER_ERROR, reports_here)
     except BAD_GROUP as error:
         # Hydra has made the folder, and the command has not begun.
-        disk = storage_line(error, command.run_dir or next(_named_folders(config_name, sys.argv)))
+        disk = storage_line(error, command.run_dir or next(named_folders(config_name, sys.argv)))
         if disk is not None:
             stop(RunFaultError(f"{disk}{go_on(command.run_dir)}"), reports_here)
         if command.composed_once:
@@ -209,15 +127,6 @@ def _report_failures(
     if code == EXIT_USER_ERROR and not is_launched():
         folders.remove_unused(command.folders)
     _stop("\n".join(user_message(error) for error in command.failures), code, reports_here)
-
-
-def _named_folders(config_name: str, arguments: Sequence[str]) -> Iterator[Path]:
-    """Folders of Hydra's and ours that a command line names, and where others are made."""
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key.lstrip("+") in ("run_dir", "hydra.run.dir", "hydra.sweep.dir"):
-            yield Path(value.strip("'\""))
-    yield from (Path(place, config_name, "DATE") for place in ("outputs", "multirun"))
 
 
 def refuse_launcher(command: str, *, torchrun: bool = False) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, TypeVar
 
 from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher
-from vqr1.cli.compose import USER_ERRORS, as_override, compose_config, plain_values, user_message
+from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
 from vqr1.config import DataConfig, DatasetConfig, config_dir, validate
+from vqr1.config.override_problems import as_override
 from vqr1.errors import RunFaultError
 from vqr1.program import command_line, name_of
 from vqr1.standard_streams import guard_output

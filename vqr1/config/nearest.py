@@ -55,7 +55,7 @@ def near_keys(key: str, known: Collection[str]) -> list[str]:
 
 
 def _near(name: str, names: Iterable[str], least: float) -> list[str]:
-    """The names most like one; those far behind the first are not meant."""
+    """The names most like one; those much less like it than the first are not meant."""
     like = {one: difflib.SequenceMatcher(None, one, name).ratio() for one in names}
     best = max(like.values(), default=0.0)
     kept = [one for one, ratio in like.items() if ratio >= max(least, best - 0.1)]

@@ -97,6 +97,37 @@ def find_rank_info(environment: MutableMapping[str, str] = os.environ) -> RankIn
     )
 
 
+def started_again(
+    info: RankInfo,
+    alone: str,
+    by_torchrun: str,
+    environment: Mapping[str, str] = os.environ,
+) -> str:
+    """What a user types to start a command again as this process was started.
+
+    Args:
+        info: this process's rank information.
+        alone: the command as it starts by itself.
+        by_torchrun: the command as torchrun is given it.
+        environment: the variables.
+    """
+    if not info.launched or info.report is not None:
+        return alone
+    sizes = f"--nproc-per-node {info.local_size}"
+    if TORCHRUN in environment:
+        if info.nodes == 1:
+            return f"torchrun {sizes} {by_torchrun}"
+        first = f"{environment.get('MASTER_ADDR', 'FIRST_NODE')}:{RENDEZVOUS_PORT}"
+        return (
+            f"torchrun --nnodes {info.nodes} {sizes} --rdzv-backend c10d --rdzv-endpoint {first} "
+            f"{by_torchrun}   # on each of the {info.nodes} nodes"
+        )
+    if SLURM_TASKS in environment:
+        return f"srun --nodes {info.nodes} --ntasks-per-node {info.local_size} {alone}"
+    many = f"{info.nodes} x {info.local_size} processes"
+    return f"{alone}   # by the same launcher, nodes and processes as before ({many})"
+
+
 def get_local_rank(environment: Mapping[str, str] = os.environ) -> int:
     """Rank of this process on its node, of one that is connected already.
 

@@ -214,7 +214,7 @@ def _check_unchanged(
     if asked:
         raise ConfigError(
             [
-                f"resume={resume}: this run has finished; it cannot go on with other values:",
+                f"resume={resume}: this run has finished; it cannot resume with other values:",
                 *(f"  {change}" for change in asked),
                 f"start a new run; {setting('init_from', run_dir)} begins with its weights",
             ]

@@ -9,7 +9,6 @@ Not here: checking and claiming the run (`resume.py`), its record (`run_record.p
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from vqr1.config import TrainConfig
 from vqr1.config.affects import Affects, affects
 from vqr1.config.metrics import HEADLINE
-from vqr1.distributed.environment import RENDEZVOUS_PORT, SLURM_TASKS, TORCHRUN, RankInfo
+from vqr1.distributed.environment import RankInfo, started_again
 from vqr1.errors import ConfigError, DataError
 from vqr1.program import command_line, in_shell, name_of, override, under_torchrun
 from vqr1.training.run_record import RECORD
@@ -101,20 +100,8 @@ def resume_command(run_dir: Path, info: RankInfo) -> str:
         info: this process's, or `RankInfo()` in the one that started the others.
     """
     end = override("resume", run_dir)
-    alone = command_line("train", end)
-    if not info.launched or info.report is not None:
-        return alone
-    sizes = f"--nproc-per-node {info.local_size}"
-    if TORCHRUN in os.environ:
-        if info.nodes > 1:
-            first = f"{os.environ.get('MASTER_ADDR', 'FIRST_NODE')}:{RENDEZVOUS_PORT}"
-            sizes = f"--nnodes {info.nodes} {sizes} --rdzv-backend c10d --rdzv-endpoint {first}"
-        everywhere = f"   # on each of the {info.nodes} nodes" if info.nodes > 1 else ""
-        return f"torchrun {sizes} {under_torchrun(name_of('train'))} {in_shell(end)}{everywhere}"
-    if SLURM_TASKS in os.environ:
-        return f"srun --nodes {info.nodes} --ntasks-per-node {info.local_size} {alone}"
-    many = f"{info.nodes} x {info.local_size} processes"
-    return f"{alone}   # by the same launcher, nodes and processes as before ({many})"
+    by_torchrun = f"{under_torchrun(name_of('train'))} {in_shell(end)}"
+    return started_again(info, command_line("train", end), by_torchrun)
 
 
 def finished_metric(run_dir: Path) -> float:

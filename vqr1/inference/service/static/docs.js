@@ -31,7 +31,7 @@ function count(field) {
 
 function rows(document_, schema, before) { // of what is nested too, where it has no name of its own
   return Object.entries(schema.properties ?? {}).flatMap(([name, field]) => {
-    const needed = (schema.required ?? []).includes(name) ? "" : ", may be left out";
+    const needed = (schema.required ?? []).includes(name) ? "" : ", optional";
     const row = [`${before}${name}`, `${typeOf(document_, field)}${count(field)}${needed}`,
       field.description ?? ""];
     return [row, ...rows(document_, field.items ?? {}, `${before}${name}[].`)];

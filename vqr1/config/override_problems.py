@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -215,3 +216,25 @@ def _no_choice(error: MissingConfigException, given: _Given) -> str:
         f"{in_shell(given.typed)}: {given.key} has no choice {name}"
         f"{f'; {near}' if near else ''}{'; there are ' if not near else ' There are '}{others}"
     )
+
+
+def check_options(arguments: Sequence[str]) -> None:
+    """Check the options of a command that has none but Hydra's.
+
+    Raises:
+        ConfigError: others, with how a key of the configuration is given.
+    """
+    _, unknown = get_args_parser().parse_known_args(list(arguments))
+    problems = [
+        f"{option}: no such option; {as_override(option)}"
+        for option in unknown
+        if option.startswith("-")
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def as_override(option: str) -> str:
+    """How what was given as an option of argparse is given to Hydra."""
+    key, equals, value = option.lstrip("-").replace("-", "_").partition("=")
+    return f"a key of the configuration is given as {key}={value if equals else 'VALUE'}"
