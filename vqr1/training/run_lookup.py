@@ -83,13 +83,17 @@ def value_of(argument: str) -> str:
     # The parents of a sweep or of several processes import it anyway.
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         value = OverridesParser.create().parse_override(argument).value()
-    except HydraException:
+        # Which takes the backslash of `\${` away.
+        value = OmegaConf.create({"value": getattr(value, "text", value)}).value
+    except (HydraException, OmegaConfBaseException):
         # Reported where the whole command line is composed.
         return argument.partition("=")[2].strip("'\"")
-    return "null" if value is None else str(getattr(value, "text", value))
+    return "null" if value is None else str(value)
 
 
 def resume_command(run_dir: Path, info: RankInfo) -> str:
