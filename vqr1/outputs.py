@@ -15,6 +15,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ _EARLIER_EVALUATION = ("metrics.json", "report.md", "summary.json")
 _NOBODYS = {"run.lock", "run.json.part", "locks", "tracking", "output.txt"}
 """What a command that was refused, and its launcher, leave in a folder beside hidden files, logs
 and folders without anything else."""
-_BEGUN = {"evaluation.json"}
-"""What a command states of itself before it does anything: alone it is nothing."""
+_BEGUN = {".hydra", "run.lock", "locks", "evaluation.json"}
+"""What every command leaves in its folder before it does anything, and nothing of anybody else."""
 _LOG_SUFFIXES = (".log", ".out", ".err")
 _SHOWN = 3
 
@@ -282,9 +283,25 @@ class NewFolders:
                     break
 
 
+def remove_unused(folder: Path) -> None:
+    """Remove a folder that a command has made in vain, and empty ones above it in this folder.
+
+    Args:
+        folder: the folder; one that holds anything but what every command begins with stays.
+    """
+    here = Path.cwd()
+    if not _remove_if_unused(folder):
+        return
+    for place in folder.absolute().parents:
+        if here not in place.parents:
+            break
+        with suppress(OSError):
+            place.rmdir()
+
+
 def _remove_if_unused(folder: Path) -> bool:
     try:
-        if all(path.name in _BEGUN or _is_nobodys(path) for path in folder.iterdir()):
+        if all(path.name in _BEGUN for path in folder.iterdir()):
             shutil.rmtree(folder)
             return True
     except OSError:

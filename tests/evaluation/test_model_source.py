@@ -14,6 +14,7 @@ from vqr1.config import EvalModelConfig, LoggerConfig
 from vqr1.errors import ModelError, UserError
 from vqr1.evaluation.model_source import resolve_model
 from vqr1.tracking.store import prepare_experiment
+from vqr1.training.run_lookup import find_run
 
 MODEL = EvalModelConfig(name="tiny", path=None, min_pixels=100, max_pixels=200)
 
@@ -144,6 +145,8 @@ def test_a_store_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monkey
             resolve_model(replace(MODEL, run=run), logger)
         assert "\n" not in str(no.value)
         assert "secret" not in str(no.value)
+    with pytest.raises(UserError, match=r"init_from=a+: the MLflow store .* does not answer"):
+        find_run(32 * "a", logger.tracking_uri, "init_from")
 
 
 def test_runs_that_cannot_be_used(store: tuple[LoggerConfig, dict[str, str], Path]) -> None:

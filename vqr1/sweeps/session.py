@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vqr1.config import LoggerConfig
 from vqr1.config.renamed import old_keys
 from vqr1.errors import ConfigError, SweepIncompleteError
-from vqr1.outputs import SWEEP, check_folder
+from vqr1.outputs import SWEEP, check_folder, remove_unused
 from vqr1.program import command_line
 from vqr1.sweeps.folder import (
     FINISHED,
@@ -221,8 +221,18 @@ class Sweep:
             raise ConfigError(
                 [f"hydra.sweep.dir={self.folder.path}: this sweep is being run by another process"]
             )
-        self.first_number = self.folder.next_number()
         record = self.folder.record
+        try:
+            self._open(record)
+        except BaseException:
+            self._lock.release()
+            if record is None:
+                remove_unused(self.folder.path)
+            raise
+        return self
+
+    def _open(self, record: SweepRecord | None) -> None:
+        self.first_number = self.folder.next_number()
         if record is None:
             self.parent = ParentRun.create(
                 self.plan.logger,
@@ -236,7 +246,6 @@ class Sweep:
             self.parent.reopen()
             self.parent.reconcile_children(self.folder)
         self._write_record(record)
-        return self
 
     def __exit__(
         self,
