@@ -45,6 +45,9 @@ _NOBODYS = {"run.lock", "run.json.part", "locks", "tracking", "output.txt"}
 and folders without anything else."""
 _BEGUN = {".hydra", "run.lock", "locks", "evaluation.json"}
 """What every command leaves in its folder before it does anything, and nothing of anybody else."""
+_PARTIAL = "predictions.partial-"
+_HEADER = 4096
+"""Bytes that a header does not reach."""
 _LOG_SUFFIXES = (".log", ".out", ".err")
 _SHOWN = 3
 
@@ -301,12 +304,20 @@ def remove_unused(folder: Path) -> None:
 
 def _remove_if_unused(folder: Path) -> bool:
     try:
-        if all(path.name in _BEGUN for path in folder.iterdir()):
+        if all(map(_is_begun, folder.iterdir())):
             shutil.rmtree(folder)
             return True
     except OSError:
         pass  # it stays, as it did before; the command's own error is what matters
     return not folder.exists()
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether a file or folder holds nothing yet: predictions have no row below their header."""
+    if path.name in _BEGUN:
+        return True
+    partial = path.name.startswith(_PARTIAL) and path.is_file()
+    return partial and path.stat().st_size < _HEADER and path.read_bytes().count(b"\n") <= 1
 
 
 def _is_nobodys(path: Path) -> bool:

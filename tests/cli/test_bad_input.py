@@ -205,6 +205,8 @@ def test_one_message(
     assert outcome.err.startswith("error: "), outcome.err
     assert kept_files(place) == before, "a file was changed, or one was made beside it"
     left = [folder for folder in ("outputs", "multirun") if (place / folder).exists()]
+    for folder in left:
+        shutil.rmtree(place / folder)
     assert not left, "the command has left a folder"
     assert not (tmp_path / "run").exists()
     assert "Traceback" not in outcome.err + outcome.out
