@@ -27,6 +27,22 @@ hypothesis.settings.load_profile("vqr1")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+MUST_RUN = "VQR1_TESTS_MUST_RUN"
+"""Set by targets whose environment was made for its tests: a test that is skipped there because a
+package is missing, or broken, has failed."""
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a session of which a test must run and was skipped."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get(MUST_RUN) or reporter is None:
+        return
+    skipped = reporter.stats.get("skipped", [])
+    if skipped and session.exitstatus == pytest.ExitCode.OK:
+        reporter.write_line(f"{MUST_RUN} is set, and {len(skipped)} tests were skipped", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
     # Two workers of pytest-xdist share the cores.

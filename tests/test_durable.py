@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from vqr1 import durable
 from vqr1.durable import (
@@ -304,3 +306,15 @@ def test_a_damaged_growing_file_is_refused(tmp_path: Path, mark: str) -> None:
     committed_mark(path).write_text(mark)
     with pytest.raises(DataError, match=r"rows\.committed: .* rows has 4; .* remove both"):
         CommittedFile(path)
+
+
+def test_a_file_is_as_public_as_any_new_one(tmp_path: Path) -> None:
+    """safetensors puts a file that only its owner can read in place of the one it is given."""
+    umask = os.umask(0o022)
+    try:
+        for private, mode in ((False, 0o644), (True, 0o600)):
+            with replacing(tmp_path / "file", private=private) as aside:
+                save_file({"a": torch.zeros(2)}, aside)
+            assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(umask)

@@ -17,6 +17,7 @@ from vqr1.outputs import (
     EVALUATION,
     SWEEP,
     TRAINING,
+    NewFolders,
     check_file,
     check_folder,
     check_summary_folder,
@@ -113,3 +114,22 @@ def test_what_hydra_writes_into_before_a_command_begins(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=r"^hydra\..*dir=.*holds a training"):
             check_hydra_folders(command, [argument])
+
+
+def test_folders_that_were_made_in_vain_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".hidden").write_text("x")
+    folders = NewFolders([Path("mine"), Path("new/deep"), Path("outputs/train/DATE")])
+    for name in ("new/deep", "outputs/train/now", "outputs/train/other"):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / "run.lock").write_text("")
+    (tmp_path / "outputs" / "train" / "other" / "config.yaml").write_text("a: 1")
+    folders.remove_unused([Path(), Path("mine"), Path("new/deep"), Path("outputs/train/now"),
+                           Path("outputs/train/other"), Path("never/made")])  # fmt: skip
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert left == [
+        "mine", "mine/.hidden", "outputs", "outputs/train", "outputs/train/other",
+        "outputs/train/other/.hydra", "outputs/train/other/config.yaml",
+        "outputs/train/other/run.lock",
+    ]  # fmt: skip

@@ -112,3 +112,44 @@ def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_everything(tmp_path: P
     assert written == [
         *(f"line {number}" for number in range(20000)), "flushed", "from another program",
     ]  # fmt: skip
+
+
+QUIET = """
+from vqr1.standard_streams import guard_output
+guard_output(quiet=True)
+for number in range(20000):
+    print("line", number)
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-c", QUIET], ["-m", "vqr1", "--help"], ["-m", "vqr1", "data", "--help"],
+        ["-m", "vqr1", "summarize", "--help"], ["-m", "vqr1", "sync", "--help"],
+    ],
+    ids=["print", "vqr1", "data", "summarize", "sync"],
+)  # fmt: skip
+def test_who_only_prints_ends_quietly_with_its_reader(tmp_path: Path, command: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", ["train --help", "train --info", "score --help", "data list"],
+)  # fmt: skip
+def test_help_into_head(tmp_path: Path, words: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m vqr1 {words} | head -1"],
+        cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1

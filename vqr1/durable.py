@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,9 +53,14 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
     if path.is_symlink():
         path = path.resolve()
     aside = _aside(path)
-    os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+    mode = os.fstat(descriptor).st_mode
+    os.close(descriptor)
     try:
         yield aside
+        # safetensors puts a file that only its owner can read in place of the one it is given.
+        if os.stat(aside).st_mode != mode:
+            os.chmod(aside, stat.S_IMODE(mode))
         _sync_file(aside)
         os.replace(aside, path)
     except BaseException:

@@ -17,7 +17,7 @@ exception is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 EXIT_INTERRUPTED = 75
 
@@ -60,6 +60,22 @@ class ConfigError(UserError):
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
         """As it was made: an error goes from one process of a run to the others."""
         return ConfigError, (self.problems,)
+
+
+def raise_together(*checks: Callable[[], object]) -> None:
+    """Make several checks, and raise what all of them find as one error.
+
+    Raises:
+        ConfigError: the problems of all, in the order of the checks.
+    """
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
 
 
 class NotMetError(ConfigError):

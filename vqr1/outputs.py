@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,11 @@ _EARLIER_EVALUATION = ("metrics.json", "report.md", "summary.json")
 _NOBODYS = {"run.lock", "run.json.part", "locks", "tracking", "output.txt"}
 """What a command that was refused, and its launcher, leave in a folder beside hidden files, logs
 and folders without anything else."""
+_BEGUN = {".hydra", "run.lock", "locks", "evaluation.json"}
+"""What every command leaves in its folder before it does anything, and nothing of anybody else."""
+_PARTIAL = "predictions.partial-"
+_HEADER = 4096
+"""Bytes that a header does not reach."""
 _LOG_SUFFIXES = (".log", ".out", ".err")
 _SHOWN = 3
 
@@ -241,6 +248,76 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def named_folders(command: str, arguments: Sequence[str]) -> Iterator[Path]:
+    """Folders that a command line names for its run, then where a command makes its own.
+
+    Args:
+        command: name of its configuration.
+        arguments: the command line.
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") in ("run_dir", "hydra.run.dir", "hydra.sweep.dir"):
+            yield Path(value.strip("'\""))
+    yield from (Path(place, command, "DATE") for place in ("outputs", "multirun"))
+
+
+class NewFolders:
+    """Which folders of a command were there before it; those that it made in vain are removed.
+
+    Args:
+        named: folders that the command line names.
+    """
+
+    def __init__(self, named: Iterable[Path]) -> None:
+        here = Path.cwd()
+        self._before = {here, *here.parents}
+        for folder in named:
+            whole = folder.absolute()
+            self._before |= {place for place in (whole, *whole.parents) if place.exists()}
+
+    def remove_unused(self, folders: Iterable[Path]) -> None:
+        """Remove folders, and those above them, that are new and hold nothing of the command's."""
+        for folder in folders:
+            for place in (folder.absolute(), *folder.absolute().parents):
+                if place in self._before or not _remove_if_unused(place):
+                    break
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove a folder that a command has made in vain, and empty ones above it in this folder.
+
+    Args:
+        folder: the folder; one that holds anything but what every command begins with stays.
+    """
+    here = Path.cwd()
+    if not _remove_if_unused(folder):
+        return
+    for place in folder.absolute().parents:
+        if here not in place.parents:
+            break
+        with suppress(OSError):
+            place.rmdir()
+
+
+def _remove_if_unused(folder: Path) -> bool:
+    try:
+        if all(map(_is_begun, folder.iterdir())):
+            shutil.rmtree(folder)
+            return True
+    except OSError:
+        pass  # it stays, as it did before; the command's own error is what matters
+    return not folder.exists()
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether a file or folder holds nothing yet: predictions have no row below their header."""
+    if path.name in _BEGUN:
+        return True
+    partial = path.name.startswith(_PARTIAL) and path.is_file()
+    return partial and path.stat().st_size < _HEADER and path.read_bytes().count(b"\n") <= 1
 
 
 def _is_nobodys(path: Path) -> bool:

@@ -4,12 +4,18 @@ A command is started as a file of the checkout (`python train.py`) or by the ins
 (`vqr1 train`, `python -m vqr1 train`). A hint gives the form of this process's own start: an
 installed package has no `train.py`.
 
+What a message shows to be typed comes from here, whole or in parts: `command_line` and `in_shell`
+quote words for the shell, `setting` and `hydra_value` quote a value for Hydra's override grammar,
+which has its own marks. Without that a folder called `a,b` or `目录` is none once it is pasted.
+
 Not here: finding and running a command (`vqr1.cli.main`).
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +29,12 @@ SCRIPTS = {"train": "train.py", "eval": "eval.py", "score": "score.py", "serve":
 STARTED_AS = "VQR1_STARTED_AS"
 """Environment variable of processes that a command starts: the name that it was started by itself,
 which theirs does not show."""
+
+_PLAIN_VALUE = re.compile(r"[A-Za-z_./@%+-][A-Za-z0-9_./@%+-]*|[0-9]+")
+"""Values that Hydra's grammar takes as they are, beside those of `_NO_TEXT`."""
+_NO_TEXT = re.compile(r"true|false|null|[+-]?(nan|inf|[0-9.][0-9_.e+-]*)", re.IGNORECASE)
+"""What would be read as something else than a text."""
+_WORSE_IN_DOUBLE_QUOTES = set('"\\$`!')
 
 _MODULES = ("vqr1", "cli")
 """Folders of a command's module, by which it may be started too."""
@@ -55,6 +67,62 @@ def program(command: str) -> str:
     """A command as the user types it: `python train.py`, `vqr1 train` or `python -m vqr1 train`."""
     name = name_of(command)
     return f"python {name}" if name in SCRIPTS.values() else name
+
+
+def command_line(command: str, *words: str) -> str:
+    """A whole command as the user types it into a shell.
+
+    Args:
+        command: its name, such as `train` or `data verify`.
+        words: its arguments, none of them quoted but for Hydra (`override`).
+    """
+    name, *rest = command.split()
+    return " ".join([program(name), *map(in_shell, (*rest, *words))])
+
+
+def setting(key: str, value: object) -> str:
+    """`key=value` as the user types it into a shell, whatever the value is."""
+    return in_shell(override(key, value))
+
+
+def override(key: str, value: object) -> str:
+    """`key=value` as a command takes it for an override that gives this text or path."""
+    return f"{key}={hydra_value(str(value))}"
+
+
+def hydra_value(text: str) -> str:
+    r"""A text as a value of Hydra's override grammar that gives it back; a number stays one.
+
+    >>> print(hydra_value("outputs/a"), hydra_value("a,b=c"), hydra_value("null"))
+    outputs/a 'a,b=c' 'null'
+    """
+    if _PLAIN_VALUE.fullmatch(text) and (text.isdigit() or not _NO_TEXT.fullmatch(text)):
+        return text
+    # OmegaConf would look the name up.
+    text = re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)
+    # Within quotes a backslash means itself, but for those before a quote.
+    inner = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{inner}'"
+
+
+def installing(extra: str) -> str:
+    """The command that installs what an extra of this package needs.
+
+    >>> print(installing("timm"))
+    pip install 'vqr1[timm]'
+    """
+    return f"pip install {in_shell(f'{PROGRAM}[{extra}]')}"
+
+
+def in_shell(word: str) -> str:
+    """A word as the user types it into a shell.
+
+    >>> print(in_shell("a=1"), in_shell("a='b c'"), in_shell("a b"))
+    a=1 "a='b c'" 'a b'
+    """
+    if "'" in word and not set(word) & _WORSE_IN_DOUBLE_QUOTES:
+        return f'"{word}"'
+    return shlex.quote(word)
 
 
 def under_torchrun(name: str) -> str:

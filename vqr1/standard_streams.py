@@ -32,11 +32,13 @@ class LossyFile(io.FileIO):
 
     Args:
         number: the descriptor; it stays open.
+        quiet: nothing is reported where a reader, such as `head`, has seen enough.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, quiet: bool = False) -> None:
         super().__init__(number, "wb", closefd=False)
         self._number = number
+        self._quiet = quiet
         self._reported = False
 
     def write(self, data: object) -> int:
@@ -64,14 +66,14 @@ class LossyFile(io.FileIO):
             self._report(error)
 
     def _report(self, error: OSError) -> None:
-        if self._number == STDERR:
+        if self._number == STDERR or (self._quiet and error.errno == errno.EPIPE):
             return
         line = f"{_NAMES[self._number]} cannot be written ({error.strerror}); continuing without\n"
         with suppress(OSError):
             os.write(STDERR, line.encode())
 
 
-def guard_output(*, stdout: bool = True) -> None:
+def guard_output(*, stdout: bool = True, quiet: bool = False) -> None:
     """Make `sys.stdout` and `sys.stderr` drop what cannot be written; once is enough.
 
     Descriptors that were closed at the start are opened on the null device: the next file that is
@@ -80,6 +82,7 @@ def guard_output(*, stdout: bool = True) -> None:
 
     Args:
         stdout: standard output too; false for a command whose result it is.
+        quiet: a reader that ends is no news, as of a command that only prints.
     """
     for number in (STDIN, STDOUT, STDERR):
         try:
@@ -89,7 +92,7 @@ def guard_output(*, stdout: bool = True) -> None:
     if sys.stdin is None:
         sys.stdin = open(STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115
     if stdout or sys.stdout is None:
-        sys.stdout = _guarded(sys.stdout, STDOUT)
+        sys.stdout = _guarded(sys.stdout, STDOUT, quiet=quiet)
     sys.stderr = _guarded(sys.stderr, STDERR)
 
 
@@ -98,15 +101,15 @@ def drop_output() -> None:
     _open_null(STDOUT)
 
 
-def _guarded(stream: TextIO | None, number: int) -> TextIO:
+def _guarded(stream: TextIO | None, number: int, *, quiet: bool = False) -> TextIO:
     if stream is None:
-        return io.TextIOWrapper(io.BufferedWriter(LossyFile(number)), encoding="utf-8")
+        return io.TextIOWrapper(io.BufferedWriter(LossyFile(number, quiet=quiet)), encoding="utf-8")
     if type(stream) is not io.TextIOWrapper or stream.fileno() != number:
         return stream
     raw = stream.buffer if isinstance(stream.buffer, io.RawIOBase) else stream.buffer.raw
     if isinstance(raw, LossyFile):
         return stream
-    file = LossyFile(number)
+    file = LossyFile(number, quiet=quiet)
     with suppress(OSError):
         stream.flush()
     # `python -u` has no buffer between text and descriptor.

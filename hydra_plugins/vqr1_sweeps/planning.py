@@ -7,7 +7,6 @@ they are used.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +76,7 @@ class SweepContext:
     ) -> SweepPlan:
         """The plan without its jobs; `direction` is a search's."""
         from vqr1.config import LoggerConfig, SweepConfig, validate
-        from vqr1.program import started_as
+        from vqr1.program import command_line
         from vqr1.sweeps.jobs import stable_values, sweep_key
         from vqr1.sweeps.session import SweepPlan
         from vqr1.tracking.secrets import masked, masked_text
@@ -86,7 +85,7 @@ class SweepContext:
         settings = validate(SweepConfig, values["sweep"])
         texts = [override.input_line or "" for override in overrides]
         kind = str(self.config.hydra.sweeper._target_)
-        command = f"{started_as()} {shlex.join(sys.argv[1:])}"
+        command = command_line("train", *sys.argv[1:])
         metric = settings.metric or "the default metric"
         objective = None if direction is None else f"{direction} {metric}"
         return SweepPlan(

@@ -37,11 +37,12 @@ KADID = (
 )
 
 TRAIN = (
-    case("train", "dataset=kadid+nosuch", "dataset/nosuch", "Available options", "koniq"),
+    case("train", "dataset=kadid+nosuch", "dataset=kadid+nosuch: dataset has no choice nosuch;",
+         "koniq"),
     case("train", "dataset=kadid+kadid", "dataset=kadid+kadid", "stands twice"),
     case("train", "dataset=kadid+", "dataset=kadid+", "write dataset=a+b"),
     case("train", "dataset=+", "dataset=+"),
-    case("train", "logger=nosuch", "logger/nosuch", "Available options", "tensorboard"),
+    case("train", "logger=nosuch", "logger=nosuch: logger has no choice nosuch", "tensorboard"),
     case("train", "logger=mlflow+nosuch", "logger=mlflow+nosuch", "no logger nosuch", "wandb"),
     case("train", "logger=csv+none", "logger=csv+none", "no logger none"),
     case("train", "logger=csv+csv", "logger=csv+csv", "stands twice"),
@@ -132,7 +133,7 @@ TRAIN = (
     case("train", "loss.averaging=mean", "loss.averaging='mean'", "response_mean"),
     case("train", "loss.kl_weight=-1", "loss.kl_weight=-1", "greater than or equal to 0"),
     case("train", "+loss.clipp=1", "loss.clipp: unknown key"),
-    case("train", "loss=nosuch", "loss/nosuch", "grpo"),
+    case("train", "loss=nosuch", "loss=nosuch: loss has no choice", "grpo"),
     case("train", "loss._target_=a.B", "loss._target_=a.B: no such class"),
     case("train", "loss._target_=collections.UserDict ~loss.kl_weight",
          "loss: collections.UserDict: no loss", "subclass of vqr1.training.losses.PolicyLoss"),
@@ -142,7 +143,7 @@ TRAIN = (
     case("train", "advantage._target_=a.B", "advantage._target_=a.B: no such class"),
     case("train", "advantage._target_=fractions.Fraction ~advantage.std",
          "advantage: fractions.Fraction: no advantage rule"),
-    case("train", "method=nosuch", "method/nosuch", "visualquality_r1"),
+    case("train", "method=nosuch", "method=nosuch: method has no choice", "visualquality_r1"),
     case("train", "method=rali", "stage=distill: there is no teacher to learn from", "init_from="),
     case("train", "stage=distill model.path=student", "model.path=student: a student", "teacher"),
     case("train", "stage=distill model.path=x stage.components=99",
@@ -195,7 +196,7 @@ TRAIN = (
     case("train", "model.dtype=float64", "model.dtype='float64'"),
     case("train", "loader.batch_size=1", "loader.batch_size=1", "at least 2"),
     case("train", "loader.workers=-1", "loader.workers=-1"),
-    case("train", "reward=nosuch", "reward/nosuch", "fidelity"),
+    case("train", "reward=nosuch", "reward has no choice nosuch", "fidelity"),
     case("train", "reward.terms.format._target_=a.B", "reward.terms.format._target_=a.B"),
     case("train", "reward.terms.format._target_=os.system", "reward.terms.format"),
     case("train", "+reward.terms.own._target_=fractions.Fraction", "reward.terms.own",
@@ -220,7 +221,7 @@ TRAIN = (
     case("train", "prompt=describe", "prompt=describe", "prompt=thinking"),
     case("train", "answer.score_range=[5,1]", "answer.score_range", "lower one first"),
     case("train", "answer.score_range=[1]", "answer.score_range"),
-    case("train", "answer=poem", "answer/poem", "think_answer"),
+    case("train", "answer=poem", "answer has no choice poem", "think_answer"),
     case("train", "answer=free", "it asks for no score"),
     case("train", "answer.tag=1a", "answer.tag='1a'", "pattern"),
     case("train", "answer.reasoning=answer", "answer.reasoning='answer'", "another name"),
@@ -269,7 +270,7 @@ TRAIN = (
          "counts 36 tokens for an image of 42 x 42 pixels (patch_size 7)", "tower gives 9"),
     case("train", "model.path=llava", "model.min_pixels=", "model.max_pixels=", "makes 42 x 42 of "
          "every image; the limits must admit 1764 pixels"),
-    case("train", "model.path=fastvlm", "tower is made by timm", 'pip install "vqr1[timm]"'),
+    case("train", "model.path=fastvlm", "tower is made by timm", "pip install 'vqr1[timm]'"),
     case("train", "model.freeze_vision=tower model.lora={rank:4} model.dtype=bfloat16 "
          "rollout=vllm_server rollout.server.weights=adapter", "the projector trains too",
          "model.dtype=bfloat16, model.freeze_vision=tower", lines=2),
@@ -333,6 +334,36 @@ TRAIN = (
          "hydra.sweep.dir=photos: this folder holds one.png, which a sweep did not write"),
     case("train", KADID + "comma", "dmos.csv:2: 6 columns, expected 4", "with a point"),
     case("train", KADID + "named_twice", "dmos.csv:1: column 'dmos' stands 2 times"),
+    case("train", "max_step=30", "max_step: no such key in this configuration; did you mean max_"),
+    case("train", "+max_step=30", "max_step: unknown key; did you mean max_steps?"),
+    case("train", "dataset.labels=x", "dataset.labels: no such key", "mean dataset.label_file?"),
+    case("train", "dataset.file=x", "dataset.file: no such key", "mean dataset.label_file"),
+    case("train", "lr=1", "lr: no such key", "did you mean optimizer.lr"),
+    case("train", "batch_size=4", "batch_size: no such key", "mean loader.batch_size"),
+    case("train", "num_generations=4 beta=0", "num_generations: no such key", "grpo.group_size?",
+         "beta: no such key", "did you mean loss.kl_weight?", lines=2),
+    case("train", "optimiser=paper", "optimiser: no such key", "you mean optimizer"),
+    case("train", "dataset=kadid+tid dataset.root=x", "dataset.root: no such key",
+         "dataset.parts.kadid.root", "dataset.parts.tid.root"),
+    case("train", "dataset=kadid dataset.path=x", "dataset.path='x': of dataset=hub only; kadid"),
+    case("train", "dataset=kadid,tid", "several of them together are dataset=kadid+tid"),
+    case("train", "logger=mlflow,csv", "several of them together are logger=mlflow+csv"),
+    case("train", "seed=1,2", "seed=1,2: commas make several values of it, one run each with"),
+    case("train", "reward=fidelty", "reward has no choice fidelty; did you mean fidelity? There"),
+    case("train", "+optimizer=paper", "+optimizer: a choice of optimizer is there already"),
+    case("train", "max_steps 30", "max_steps: no value is given; write max_steps=VALUE",
+         "30: no value is given", lines=2),
+    case("train", "--max-steps=30 --seed 3", "--max-steps=30: no such option; a key of the "
+         "configuration is given as max_steps=30", "--seed: no such option", lines=2),
+    case("train", "max_step=3 reward=fidelty optimizer.lr=abc", "did you mean max_steps?",
+         "reward has no choice fidelty", "optimizer.lr='abc'", lines=3),
+    case("train", "-m reward=fidelity,nosuch seed=1,2", "reward has no choice nosuch"),
+    case("train", "experiment=paper_kadid", "hardware.accelerator=gpu: PyTorch finds no CUDA",
+         "dataset.root=None: set it to the folder that holds the kadid labels", lines=2),
+    case("train", "dataset.root=/data/目录", "no readable override",
+         "quote a text with marks in it", "\"dataset.root='/data/目录'\""),
+    case("train", "hardware.devices=4096", "hardware.devices=4096: on the CPU each is a process"),
+    case("train", "-m hardware.devices=1,4096", "hardware.devices=4096: on the CPU each"),
 )  # fmt: skip
 
 EVAL = (
@@ -382,6 +413,16 @@ EVAL = (
     case("eval", "run_dir=evaluated predictions=right.csv", "run_dir='evaluated': the evaluation "
          "there is one of another kind"),
     case("eval", "hydra.run.dir=trained", "hydra.run.dir=trained: this folder holds a training"),
+    case("eval", "hardware.devices=4096", "hardware.devices=4096: on the CPU each is a process"),
+    case("eval", "model.run=gone/run", "model.run=gone/run: no such folder; give that of a run"),
+    case("eval", "model.run=photos", "model.run=photos: no folder of a run (config.yaml is"),
+    case("eval", "model.run=half", "model.run=half: this run has exported nothing", "resume=half"),
+    case("eval", "model.run=best logger.tracking_uri=http://127.0.0.1:9", "model.run=best: the "
+         "MLflow store http://127.0.0.1:9 does not answer", "start it"),
+    case("eval", "model.run=0123456789abcdef logger.tracking_uri=http://127.0.0.1:9",
+         "does not answer", "or give the run's folder"),
+    case("eval", "max_stps=1 batchsize=3", "max_stps: no such key", "mean loader.batch_size?",
+         lines=2),
 )  # fmt: skip
 
 SCORE = (
@@ -396,7 +437,7 @@ SCORE = (
     case("score", "photos batch_size=0", "batch_size=0"),
     case("score", "photos batch_size=many", "batch_size='many'"),
     case("score", "photos color=red", "color: no such key"),
-    case("score", "photos mode=best", "Available options"),
+    case("score", "photos mode=best", "mode=best: mode has no choice best; there are"),
     case("score", "photos mode.samples=3", "mode.samples=3"),
     case("score", "photos model.path=gone", "model.path=gone"),
     case("score", "photos model.path=remote", "a llava_qwen2 that brings code of its own",
@@ -480,7 +521,7 @@ SCORE = (
          "it holds <image> 2 times"),
     case("train", "prompt.images=2", "prompt.images=2: dataset: a row of demo has 1 image"),
     case("score", "photos backend.name=mine", "backend={'name': 'mine'}: its key name must be"),
-    case("score", "photos prompt=poem", "prompt/poem"),
+    case("score", "photos prompt=poem", "prompt=poem: prompt has no choice poem; there are"),
     case("score", "photos format=xml", "format='xml'"),
     case("score", "photos output=no_mos.csv", "output=no_mos.csv: the file exists, and no no_mos",
          "remove it first"),
@@ -497,12 +538,17 @@ SCORE = (
     case("score", "comma.csv", "comma.csv:2: 4 columns, expected 3"),
     case("score", "--mode compare results=results.csv", "results.csv:3: image 'a.png' was already"),
     case("score", "--mode compare results=results.jsonl", "results.jsonl:1: not a row"),
+    case("score", "photos --mode greedy", "--mode: invalid choice: 'greedy'", "mean mode=greedy?"),
+    case("score", "photos --mode fast", "--mode: invalid choice: 'fast'", "--help`)"),
+    case("score", "photos --batch_size 4", "--batch_size 4: no such option; a key of the "
+         "configuration is given as batch_size=VALUE"),
+    case("score", "photos bach_size=3", "did you mean batch_size?; and there is no file bach_"),
 )  # fmt: skip
 
 OTHERS = (
     case("data", "prepare dataset=kadid", "dataset.root"),
     case("data", "prepare dataset=kadid dataset.root=gone", "gone"),
-    case("data", "prepare dataset=nosuch", "dataset/nosuch"),
+    case("data", "prepare dataset=nosuch", "dataset has no choice nosuch"),
     case("data", "prepare dataset=3", "dataset=3"),
     case("data", "prepare dataset=kadid dataset.split.by=reference dataset.root=good "
          "--out /proc/x.jsonl", "/proc/x.jsonl"),
@@ -522,6 +568,15 @@ OTHERS = (
     case("sync", "journal --tracking-uri nosuch://x", "nosuch://x"),
     case("export", "run=gone", "run=gone"),
     case("export", "", "run"),
+    case("export", "run=best logger.tracking_uri=http://127.0.0.1:9", "run=best: the MLflow store",
+         "does not answer"),
+    case("export", "rn=gone", "rn: no such key", "did you mean run"),
+    case("data", "inspect dataset=kadid dataset.labels=x", "did you mean dataset.label_file?"),
+    case("data", "inspect --dataset kadid", ": no such option; a key of", "dataset=VALUE"),
+    case("vqr1", "plan max_step=3", "did you mean max_steps?"),
+    case("train", "-m seed=1,2 logger.tracking_uri=http://127.0.0.1:9 " + KADID.replace(
+        "logger=none ", "") + "good", "logger.tracking_uri=http://127.0.0.1:9: the MLflow store "
+        "does not answer", "or leave it out with logger=csv"),
     case("export", "run=empty output=good", "output=good: exists already"),
     case("export", "run=empty output=new", "empty"),
     case("export", "run=empty hydra.run.dir=trained", "hydra.run.dir=trained: this folder holds a"),
@@ -545,7 +600,7 @@ OTHERS = (
     case("vqr1", "serve port=x", "port='x'"),
     case("vqr1", "export", "run: missing"),
     case("vqr1", "data prepare dataset=nosuch", "dataset/nosuch"),
-    case("vqr1", "plan hardware=nosuch", "hardware/nosuch"),
+    case("vqr1", "plan hardware=nosuch", "hardware has no choice nosuch"),
 )  # fmt: skip
 
 CASES = (*TRAIN, *EVAL, *SCORE, *OTHERS)

@@ -118,6 +118,8 @@ def write_folders(place: Path) -> None:
         (place / name).mkdir(exist_ok=True)
         (place / name / file).write_text(content)
     (place / "sheets").mkdir()
+    (place / "half").mkdir()
+    (place / "half" / "config.yaml").write_text("model: {}\n")
     noise_image(1).save(place / "sheets" / "kadid.png")
 
 
@@ -191,6 +193,7 @@ def test_one_message(
     run: Command, place: Path, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for name in ("vllm", "timm"):
         monkeypatch.setitem(sys.modules, name, None)  # as where it is not installed
     arguments = list(case.arguments)
@@ -202,6 +205,11 @@ def test_one_message(
     assert outcome.code == 2, outcome.err
     assert outcome.err.startswith("error: "), outcome.err
     assert kept_files(place) == before, "a file was changed, or one was made beside it"
+    left = [folder for folder in ("outputs", "multirun") if (place / folder).exists()]
+    for folder in left:
+        shutil.rmtree(place / folder)
+    assert not left, "the command has left a folder"
+    assert not (tmp_path / "run").exists()
     assert "Traceback" not in outcome.err + outcome.out
     assert len(outcome.err.splitlines()) == case.lines, outcome.err
     for part in case.printed:

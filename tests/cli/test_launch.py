@@ -17,6 +17,7 @@ from tools.faults.forked import start_command
 from vqr1.cli.train import main
 from vqr1.distributed.environment import RankInfo
 from vqr1.program import STARTED_AS, own_command
+from vqr1.training.resumed_arguments import arguments_of
 from vqr1.training.run_lookup import resume_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -80,38 +81,63 @@ ALONE, LAUNCHED = RankInfo(), RankInfo(0, 2, 0, 2, Path("report"), True)
 TORCHRUN, NODES = RankInfo(0, 2, 0, 2, None, True), RankInfo(0, 4, 0, 2, None, True)
 
 
+BY_TORCHRUN, BY_SRUN = {"TORCHELASTIC_RUN_ID": "none"}, {"SLURM_STEP_NUM_TASKS": "4"}
+ON_NODES = (
+    "torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint first:29400 "
+    "{} resume=run   # on each of the 2 nodes"
+)
+
+
 @pytest.mark.parametrize(
-    ("started", "place", "torchrun", "expected"),
+    ("started", "place", "launcher", "expected"),
     [
-        (CHECKOUT, ALONE, False, "python train.py resume=run"),
-        (CHECKOUT, LAUNCHED, False, "python train.py resume=run"),
-        (CHECKOUT, TORCHRUN, True, "torchrun --nproc-per-node 2 train.py resume=run"),
-        (CHECKOUT, TORCHRUN, False, f"train.py {AS_BEFORE} (1 x 2 processes)"),
-        (CHECKOUT, NODES, True, f"train.py {AS_BEFORE} (2 x 2 processes)"),
-        ("vqr1 train", ALONE, False, "vqr1 train resume=run"),
-        ("/bin/vqr1-train", ALONE, False, "vqr1 train resume=run"),
-        (MODULE, ALONE, False, "vqr1 train resume=run"),
-        ("/site-packages/submitit/core/_submit.py", ALONE, False, "vqr1 train resume=run"),
-        ("python -m vqr1 train", ALONE, False, "python -m vqr1 train resume=run"),
-        ("/site-packages/vqr1/__main__.py", ALONE, False, "python -m vqr1 train resume=run"),
+        (CHECKOUT, ALONE, {}, "python train.py resume=run"),
+        (CHECKOUT, LAUNCHED, {}, "python train.py resume=run"),
+        (CHECKOUT, TORCHRUN, BY_TORCHRUN, "torchrun --nproc-per-node 2 train.py resume=run"),
+        (CHECKOUT, TORCHRUN, {}, f"python train.py {AS_BEFORE} (1 x 2 processes)"),
+        (CHECKOUT, NODES, {}, f"python train.py {AS_BEFORE} (2 x 2 processes)"),
+        (CHECKOUT, NODES, BY_TORCHRUN, ON_NODES.format("train.py")),
+        (CHECKOUT, NODES, BY_SRUN, "srun --nodes 2 --ntasks-per-node 2 python train.py resume=run"),
+        ("vqr1 train", ALONE, {}, "vqr1 train resume=run"),
+        ("/bin/vqr1-train", ALONE, {}, "vqr1 train resume=run"),
+        (MODULE, ALONE, {}, "vqr1 train resume=run"),
+        ("/site-packages/submitit/core/_submit.py", ALONE, {}, "vqr1 train resume=run"),
+        ("python -m vqr1 train", ALONE, {}, "python -m vqr1 train resume=run"),
+        ("/site-packages/vqr1/__main__.py", ALONE, {}, "python -m vqr1 train resume=run"),
         (
-            "python -m vqr1 train",
-            TORCHRUN,
-            True,
+            "python -m vqr1 train", TORCHRUN, BY_TORCHRUN,
             "torchrun --nproc-per-node 2 -m vqr1 train resume=run",
         ),
-        ("vqr1 train", TORCHRUN, True, "torchrun --nproc-per-node 2 -m vqr1 train resume=run"),
-        ("vqr1 train", NODES, True, f"vqr1 train {AS_BEFORE} (2 x 2 processes)"),
+        (
+            "vqr1 train", TORCHRUN, BY_TORCHRUN,
+            "torchrun --nproc-per-node 2 -m vqr1 train resume=run",
+        ),
+        ("vqr1 train", NODES, BY_TORCHRUN, ON_NODES.format("-m vqr1 train")),
     ],
-)
+)  # fmt: skip
 def test_a_run_continues_as_it_was_started(
-    monkeypatch: pytest.MonkeyPatch, started: str, place: RankInfo, torchrun: bool, expected: str
+    monkeypatch: pytest.MonkeyPatch,
+    started: str,
+    place: RankInfo,
+    launcher: dict[str, str],
+    expected: str,
 ) -> None:
     monkeypatch.setattr(sys, "argv", [started])
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    if torchrun:
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    for name in BY_TORCHRUN | BY_SRUN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
     assert resume_command(Path("run"), place) == expected
+
+
+def test_only_rank_0_has_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under srun too, where Hydra would put its own into the folder of the command."""
+    other = RankInfo(1, 2, 1, 2, None, True)
+    assert arguments_of(NODES, ["seed=1"]) == ["seed=1"]
+    arguments = arguments_of(other, ["seed=1"])
+    composed = compose_with_hydra(*arguments[1:])
+    assert (composed.hydra.run.dir, composed.hydra.output_subdir) == (".", None)
 
 
 def test_processes_of_a_command_keep_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

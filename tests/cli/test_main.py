@@ -121,7 +121,7 @@ def test_help_shows_the_values_of_what_is_chosen(run: Command) -> None:
     assert "  optimizer.lr=3e-06\n" in shown
     mistaken = run(train.main, "--help", "model=nosuch")
     assert mistaken.code == 2
-    assert mistaken.err.startswith("error: In 'train': Could not find 'model/nosuch'")
+    assert mistaken.err.startswith("error: model=nosuch: model has no choice nosuch; there are ")
 
 
 @pytest.mark.parametrize(

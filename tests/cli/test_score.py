@@ -196,7 +196,7 @@ def test_an_output_is_continued(run: Command, folder: Path) -> None:
     more = run(main, "photos", *ask)
     assert more.code == 1
     assert more.err.splitlines()[:2] == [
-        PASSED_OVER, "continuing scores.csv: 1 images are in it"
+        PASSED_OVER, "continuing scores.csv: 1 image is in it"
     ]  # fmt: skip
     assert more.err.splitlines()[-1] == "1 scored, 1 unreadable, 0 invalid"
     assert Path("scores.csv").read_text().startswith(first)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from vqr1.cli.compose import compose_config, plain_values
+from vqr1.config.nearest import ELSEWHERE, did_you_mean, near_keys
+from vqr1.config.plain import flatten
 from vqr1.config.renamed import (
     old_keys,
     present_key,
@@ -63,3 +68,24 @@ def test_a_file_of_predictions_is_read_and_continued(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     assert lines[0] == header
     assert [line.split(",")[6] for line in lines[3:]] == ['"1"', '"0"']
+
+
+def test_what_other_trainers_call_a_key_is_one_here() -> None:
+    keys = flatten(plain_values(compose_config("train", ["run_dir=run"])))
+    assert set(ELSEWHERE.values()) <= keys.keys()
+    for name, key in ELSEWHERE.items():
+        assert near_keys(name, keys) == [key]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("max_step", ["max_steps"]), ("optimizer.learning_rate", ["optimizer.lr"]),
+        ("trainer.max_epochs", ["max_epochs"]), ("model.pth", ["model.path"]),
+        ("logger.nme", ["logger.name"]), ("colour", []), ("a.b.c", []),
+    ],
+)  # fmt: skip
+def test_keys_that_may_have_been_meant(given: str, meant: list[str]) -> None:
+    keys = ["max_steps", "max_epochs", "optimizer.lr", "model.path", "logger.name", "seed"]
+    assert near_keys(given, keys) == meant
+    assert did_you_mean(["a", "b", "c"]) == "did you mean a, b or c?"

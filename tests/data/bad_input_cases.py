@@ -115,7 +115,7 @@ PLACES = (
     Case(
         "a set that there is not",
         "inspect dataset=kadit",
-        f"In 'data': Could not find 'dataset/kadit'; Available options in 'dataset': {CHOICES}",
+        "dataset=kadit: dataset has no choice kadit; did you mean kadid? There are " + CHOICES,
     ),
     Case(
         "an option of another set",
@@ -414,7 +414,7 @@ IMAGES = (
     Case(
         "an image that does not decode",
         f"{VERIFY}",
-        "csv: 1 images are missing or damaged: set/b.png: the image does not decode "
+        "csv: 1 image is missing or damaged: set/b.png: the image does not decode "
         "(cannot identify its format). Put them there, or leave such images out with "
         "dataset.on_bad_image=skip",
         {"set/b.png": "no image"},
@@ -422,7 +422,7 @@ IMAGES = (
     Case(
         "an image that is cut off",
         f"{VERIFY}",
-        "csv: 1 images are missing or damaged: set/b.png: the image does not decode (image "
+        "csv: 1 image is missing or damaged: set/b.png: the image does not decode (image "
         "file is truncated). Put them there, or leave such images out with "
         "dataset.on_bad_image=skip",
         {"set/b.png": PNG[:-30]},
@@ -473,7 +473,7 @@ OUTPUTS = (
         "an override that cannot be read",
         "inspect dataset=csv dataset.root=a,b",
         "dataset.root=a,b: commas make several values of it, one run each with --multirun; "
-        "quote a text with marks in it twice: \"dataset.root='a,b'\"",
+        "quote a text with marks in it for Hydra and for the shell: \"dataset.root='a,b'\"",
     ),
 )
 
@@ -519,8 +519,8 @@ DOWNLOADS = (
     Case(
         "a folder that was placed by hand",
         "download kadid --root data --from text.zip",
-        "data/kadid: there already, and not by this command; check it with `vqr1 data "
-        "verify dataset=kadid dataset.root=data/kadid`, or remove it first",
+        "data/kadid: there already, and not by this command; look at it with `vqr1 "
+        "data verify dataset=kadid dataset.root=data/kadid`, or remove it first",
         {"data/kadid/dmos.csv": "x", "text.zip": "x"},
     ),
     Case(

@@ -70,7 +70,7 @@ def test_prepare_reports_mistakes_in_one_message(
     assert prepare(arguments) == 2
     assert "dataset.split: kadid has no train images" in capsys.readouterr().err
     assert prepare(["dataset=kadit"]) == 2
-    assert "Could not find 'dataset/kadit'" in capsys.readouterr().err
+    assert "has no choice kadit; did you mean kadid?" in capsys.readouterr().err
 
 
 def test_inspection_counts_and_draws(
@@ -84,9 +84,9 @@ def test_inspection_counts_and_draws(
     printed = capsys.readouterr().out
     assert "14 images of 10125 in the complete set" in printed
     assert "published scores: higher is better" in printed
-    assert "1 images are missing, empty or folders" in printed
+    assert "1 image is missing, empty or a folder" in printed
     assert "I01_01_01.png: no such file" in printed
-    assert "1 images are undecodable among 14 opened" in printed
+    assert "1 image is undecodable or too narrow among 14 opened" in printed
     rows = [line.split() for line in printed.splitlines()]
     part_rows = {row[1]: row[3] for row in rows if len(row) > 3 and row[1] in ("train", "val")}
     assert part_rows == {"train": "4", "val": "5"}
@@ -114,7 +114,7 @@ def test_inspection_shows_the_subsets_that_training_takes(
     numbers = [cell for cell in shown if cell[0].isdigit()]
     mos = [f"{value:.3f}" for value in (rows.mos.mean(), rows.mos.min(), rows.mos.max())]
     assert numbers == ["2", str(rows.reference.nunique()), "1", *mos]
-    assert "1 images are copies of another file among 20 opened" in printed
+    assert "1 image is a copy of another file among 20 opened" in printed
     assert "I07_01_03.png: the same bytes as I01_01_02.png" in printed
 
 
@@ -129,13 +129,13 @@ def test_one_rule_of_image_files(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "csv: 3 of 3 labelled images; NOT complete" in printed.out
     if find_spec("pillow_heif") is None:
         assert printed.err == (
-            f"error: csv: 1 images are missing or damaged: {tmp_path / 'h.heic'}: the image does "
+            f"error: csv: 1 image is missing or damaged: {tmp_path / 'h.heic'}: the image does "
             "not decode (HEIC needs the package pillow-heif). Put them there, or leave such images "
             "out with dataset.on_bad_image=skip\n"
         )
     assert inspect([*own, "--out", str(tmp_path / "sheets")]) == 0
     printed = capsys.readouterr()
-    assert "1 further image files there have no label (more.jpg)" in printed.out
+    assert "1 further image file there without a label (more.jpg)" in printed.out
 
 
 def test_contact_sheet_keeps_order_and_size() -> None:

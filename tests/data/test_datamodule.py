@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -573,3 +574,30 @@ def test_steps_of_a_set_whose_scores_compare_within_a_reference(
     assert all(len(group) == 1 for group in groups)
     assert {name for group in groups for name in group} == {"0.png", "1.png"}
     data.check_comparable(within_process=False)
+
+
+def test_a_split_of_which_nothing_is_left(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
+    config = make_csv(8, split=WHOLE, on_bad_image="skip", max_bad_share=1)
+    data = module(config, prompts)
+    (labelled,) = data.sets.values()
+    names = labelled.rows("test")["image"].tolist()
+    for name in names:
+        (labelled.image_root / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match=f"none of the {len(names)} images? of csv here can be use"):
+        list(data.eval_dataloader("test"))
+
+
+def test_images_without_a_label_are_mentioned(
+    make_csv: MakeCsv, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_csv(8)
+    open_sets(config)
+    assert "without a label" not in caplog.text
+    root = Path(str(config.root))
+    image = next(root.rglob("*.png"))
+    for name in ("extra.png", "sub/more.png"):
+        (image.parent / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(image, image.parent / name)
+    open_sets(config)
+    assert "2 further image files in " in caplog.text
+    assert "without a label, not used: extra.png, sub/more.png" in caplog.text

@@ -270,5 +270,5 @@ def test_what_the_library_refuses_is_one_line(
         "dataset on the Hub.)"
     )
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"dataset\.name=hub: .*pip install \"vqr1\[hub\]\""):
+    with pytest.raises(ConfigError, match=r"dataset\.name=hub: .*pip install 'vqr1\[hub\]'"):
         opened("someone/photos")

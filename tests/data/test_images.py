@@ -10,8 +10,11 @@ from PIL import Image
 
 from tests.support.images import noise_image
 from vqr1.data import images
-from vqr1.data.images import decode_image, decoded_at, load_image, resize_short_edge
+from vqr1.data.images import decode_image, decoded_at, load_image, resize_short_edge, upright
+from vqr1.data.inspection import undecodable
 from vqr1.errors import DataError
+from vqr1.policy.families._llava_images import FixedRule
+from vqr1.policy.families._qwen_images import AreaRule
 
 
 def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
@@ -202,3 +205,38 @@ def test_the_limit_that_is_set_holds_beyond_that_of_pillow(
     for name in ("a.png", "a.tif", "a.webp", "a.avif", "a.jp2", "a.gif", "a.bmp", "a.ppm", "a.jpg"):
         loaded = load_image(save(image, tmp_path / name))
         assert (loaded.size, decoded_at(loaded)) == ((40, 30), None), name
+
+
+EXIF = (b"Exif\0\0garbage", b"no EXIF at all", b"Exif\0\0II*\0\xff\xff\xff\xff")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("exif", EXIF, ids=["garbage", "words", "cut"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_exif_that_cannot_be_read_is_as_none(form: str, exif: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "image"
+    Image.new("RGB", (40, 20), (9, 90, 200)).save(file, form, exif=exif)
+    assert load_image(file).size == (40, 20)
+    with Image.open(file) as opened:
+        opened.load()
+        assert upright(opened).size == (40, 20)
+
+
+@pytest.mark.parametrize(
+    ("size", "allowed"), [((2276, 10), False), ((2000, 10), True), ((10, 2001), False)]
+)
+def test_inspect_asks_what_a_model_asks(
+    size: tuple[int, int], allowed: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "narrow.png"
+    Image.new("L", size).save(file)
+    problem = undecodable(file)
+    assert (problem is None) == allowed
+    rules = (AreaRule(28, 784, 10**6), FixedRule(None, 336, 336))
+    for rule in rules:
+        if allowed:
+            rule.size(*size)
+        else:
+            with pytest.raises(DataError) as refused:
+                rule.size(*size)
+            assert problem == f"{file}: {refused.value}"

@@ -153,6 +153,6 @@ def test_images_in_two_splits_are_excluded_or_refused(
 
     report(Extent(tmp_path / "out", None, 2, 2, 2), "own", "dataset", config)
     printed = capsys.readouterr().out
-    assert "2 pairs of images are near-identical among 7 opened" in printed
+    assert "2 image pairs are near-identical among 7 opened" in printed
     assert "1.jpg and 6.jpg" in printed
     assert "in train and test" in printed

@@ -100,7 +100,7 @@ def test_each_form(root: Path) -> None:
         ({"img_path": []}, "item 2: img_path must be 1 to 4 images, not 0"),
         (
             {"img_path": "c.png"},
-            "1 images are not in .*, the first is .*item 2: c.png no such file",
+            "1 image is not in .*, the first is .*item 2: c.png no such file",
         ),
         ({"img_path": "empty.png"}, "item 2: empty.png is empty"),
     ],

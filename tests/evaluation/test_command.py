@@ -327,7 +327,8 @@ def test_a_run_that_breaks_off_is_closed(
     stopped = run(main, *arguments)
     assert stopped.code == 75
     assert stopped.err.splitlines()[-1] == (
-        "stopped by SIGINT; the same command with run_dir=out continues"
+        "stopped by SIGINT; what was evaluated is kept, and continues with: python eval.py "
+        f"{arguments[0]} logger=none statistics.bootstrap_draws=0 run_dir=out"
     )
     assert statuses == ["FAILED", "KILLED"]
 
@@ -347,7 +348,7 @@ def test_a_model_is_evaluated_and_its_predictions_evaluated_again(
     assert first.code == 0, first.err
     content = (tmp_path / "out/predictions.csv").read_bytes()
     assert content.count(b'"kadid"') == 11 * 2
-    assert "1 images were excluded" in first.out
+    assert "1 image was excluded" in first.out
     assert json.loads((tmp_path / "out/summary.json").read_text())["skipped"] == {"kadid": 1}
     again = run(main, *arguments, "statistics.bootstrap_draws=5")
     assert "already scored" in again.out

@@ -54,6 +54,14 @@ def test_of_runs_that_could_not_be_tested_nothing_is_stated() -> None:
     runs.append(EvaluatedRun("constant", predictions(constant, runs[0].predictions.mos)))
     found = compare_runs(runs, FAST)[0]
     assert found.letters == ("", "", "")
+    for table in comparison_tables([found], FAST, runs):
+        assert any(
+            note.startswith("constant: no ") and note.endswith("all predictions are equal")
+            for note in table.notes
+        )
+    values = comparison_values([found])["demo"]["runs"]  # type: ignore[index]
+    assert values["constant"]["reason"] == "all predictions are equal"
+    assert "reason" not in values["good"]
 
 
 def test_images_without_a_score_are_excluded_from_all_runs() -> None:

@@ -290,5 +290,19 @@ def test_labels_that_do_not_match(tmp_path: Path) -> None:
     path.write_text("image,score\nb,2\nx,1\ny,1\n")
     with pytest.raises(DataError) as caught:
         read_predictions(path, labels={"livec": labels(["a", "b"])})
-    assert "2 images have no label: x, y" in str(caught.value)
+    assert "2 images without a label: x, y" in str(caught.value)
     assert "1 labelled images have no prediction: a" in str(caught.value)
+
+
+def test_paths_of_the_score_command_are_those_of_labels(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("image,score\n/data/set/images/a.png,1\nset\\sub\\b.png,2\nc.png,3\n")
+    found = read_predictions(path, labels={"livec": labels(["a.png", "sub/b.png", "c.png"])})
+    assert found.images == ("a.png", "sub/b.png", "c.png")
+    # The longest end counts, and no two images are one.
+    path.write_text("image,score\nx/sub/b.png,1\nx/b.png,2\n")
+    found = read_predictions(path, labels={"livec": labels(["sub/b.png", "b.png"])})
+    assert found.images == ("sub/b.png", "b.png")
+    path.write_text("image,score\nx/b.png,1\ny/b.png,2\n")
+    with pytest.raises(DataError, match=r"x/b\.png and y/b\.png are both b\.png of livec"):
+        read_predictions(path, labels={"livec": labels(["b.png"])})

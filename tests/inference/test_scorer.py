@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from vqr1.data.images import decoded_at, load_image
 from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation.protocol import predictions_of
 from vqr1.inference.backends.local import LocalBackend
-from vqr1.inference.images import decoded_sizes
+from vqr1.inference.images import decoded_sizes, image_of_array, is_file
 from vqr1.inference.metric import QualityMetric
 from vqr1.inference.request import Reply, build_request
 from vqr1.inference.result import Result
@@ -310,6 +311,11 @@ def test_metric_on_path_image_and_tensor(
     torch.testing.assert_close(by_image, by_path, atol=1e-4, rtol=0)
     torch.testing.assert_close(by_tensor[:1], by_path, atol=1e-4, rtol=0)
     assert metric(str(path)).equal(by_path)
+    # What other metrics take: arrays as Pillow and matplotlib give them, bytes, opened files.
+    array = np.array(Image.open(path).convert("RGB"))
+    for given in (array, array / 255, path.read_bytes(), path.open("rb")):
+        torch.testing.assert_close(metric(given), by_path, atol=1e-4, rtol=0)
+    assert metric(np.stack([array, array])).equal(torch.cat([by_image, by_image]))
     assert metric([path, files[1]]).shape == (2,)
     # Threads may share a metric: a web service's do.
     with ThreadPoolExecutor(4) as threads:
@@ -335,6 +341,32 @@ def test_metric_on_path_image_and_tensor(
 def test_tensors_that_are_no_images(policy: Policy, pixels: torch.Tensor, words: str) -> None:
     with pytest.raises(DataError, match=words.replace("(", r"\(").replace(")", r"\)")):
         scorer(policy).score(pixels)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), "of shape (3, 8, 8): give (H, W, 3)"),
+        (np.zeros((8, 8, 3), np.int64), "of type int64: give 8-bit numbers"),
+        (np.full((8, 8, 3), 255.0), "from 255 to 255: floating numbers must lie in [0, 1]"),
+        (np.zeros((0, 8, 3), np.uint8), "of shape (0, 8, 3)"),
+        (7, "an image of type int: give a path, the bytes"),
+        ([None], "an image of type NoneType"),
+    ],
+)
+def test_what_is_no_image(policy: Policy, image: Any, words: str) -> None:
+    with pytest.raises(DataError, match=re.escape(words)):
+        scorer(policy).score(image)
+
+
+def test_arrays_of_other_forms() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert image_of_array(grey).size == (4, 3)
+    assert np.array(image_of_array(grey[..., None])).tolist() == np.stack([grey] * 3, 2).tolist()
+    clear = np.zeros((2, 2, 4), np.uint8)
+    assert np.array(image_of_array(clear)).min() == 255  # transparent pixels are shown on white
+    assert not is_file(clear)
+    assert is_file(b"not an image")
 
 
 def test_metric_mistakes(tmp_path: Path) -> None:

@@ -113,5 +113,5 @@ def test_a_folder_is_not_used_for_two_sweeps(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds another sweep"):
         find_folder(plan(), "never", kept.path)
     logger = LoggerConfig(name="mlflow", tracking_uri=new_database(tmp_path / "x.db"))
-    with pytest.raises(ConfigError, match=r"parent run no/such/place: not in the MLflow store"):
+    with pytest.raises(ConfigError, match=r"parent=no/such/place: no such run in sqlite"):
         find_folder(plan(logger=logger), "no/such/place", tmp_path / "b")

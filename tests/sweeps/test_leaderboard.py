@@ -143,7 +143,17 @@ def test_a_sweep_over_methods_gets_a_leaderboard(
     assert main(["parent=p", f"output={tmp_path / 'summary'}"]) == 0
     assert json.loads((tmp_path / "summary/leaderboard.json").read_text()) == values
     assert "leaderboard.md" in parent.logged
+    # Where no output is named, nothing is written into the folder that the command is typed in.
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (sweep.path / "sweep_summary.json").unlink()
+    assert main(["parent=p"]) == 0
+    assert (sweep.path / "sweep_summary.json").is_file()
+    assert not list(Path().iterdir())
     parent.run.data.tags["vqr1.sweep_dir"] = str(tmp_path / "elsewhere")
+    assert main(["parent=p"]) == 0
+    assert Path("outputs/summarize/p/sweep_summary.json").is_file()
+    assert [path.name for path in Path().iterdir()] == ["outputs"]
     assert main(["parent=p", f"output={tmp_path / 'other'}"]) == 0
     assert "elsewhere is not on this machine" in capsys.readouterr().out
     for number in range(4):

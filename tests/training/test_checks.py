@@ -118,3 +118,12 @@ def test_words_are_no_ratings() -> None:
 def test_questions_need_an_engine_that_takes_their_prompts() -> None:
     (line,) = problems_of("validation.questions=q.json", "rollout=vllm_server")
     assert line.startswith("validation.questions=q.json, rollout.engine=vllm_server: this engine")
+
+
+def test_a_cpu_is_not_shared_by_any_number_of_processes() -> None:
+    hardware = train_config("hardware=cpu_2procs", "hardware.devices=9").hardware
+    assert hardware_problems(hardware, Machine(cores=3)) == []
+    (line,) = hardware_problems(hardware, Machine(cores=2))
+    assert line.startswith("hardware.devices=9: on the CPU each is a process")
+    assert line.endswith("this machine has 2 cores; use at most 8")
+    assert "has 1 core; use at most 4" in hardware_problems(hardware, Machine())[0]

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from vqr1.cli.compose import compose_config, plain_values
+from vqr1.config import TrainConfig, validate
 from vqr1.config.earlier import changed_settings, completed
 from vqr1.errors import ConfigError, DataError
+from vqr1.program import override
+from vqr1.training.resume import Run, claimed_run
 from vqr1.training.run_record import (
     RunLock,
     RunRecord,
@@ -35,6 +39,29 @@ def test_round_trip(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").write_text("{")
     with pytest.raises(DataError, match=r"run\.json: not the record of a run"):
         read_record(tmp_path / "run")
+
+
+def resumed(run_dir: Path, *overrides: str) -> Run:
+    """What a command means that resumes a run."""
+    given = [override("resume", run_dir), override("run_dir", run_dir), *overrides]
+    values = plain_values(compose_config("train", given))
+    config = validate(TrainConfig, values)
+    with claimed_run(config, values, given) as run:
+        return run
+
+
+def test_a_finished_run_takes_no_other_values(tmp_path: Path) -> None:
+    run_dir = tmp_path / "a,b"
+    config = plain_values(compose_config("train", [override("run_dir", run_dir)]))
+    started = "2026-01-02T03:04:05.678+00:00"
+    write_record(run_dir, RunRecord(started, "/", (), config, finished=True))
+    assert resumed(run_dir).record.finished
+    assert resumed(run_dir, "loader.workers=3").record.finished
+    for asked in ("max_steps=50", "reward=mse", "optimizer.lr=1e-3"):
+        with pytest.raises(ConfigError, match="this run has finished; it cannot resume") as refused:
+            resumed(run_dir, asked)
+        assert any(asked.split("=")[0] in problem for problem in refused.value.problems[1:-1])
+        assert refused.value.problems[-1].startswith(f"start a new run; \"init_from='{run_dir}'\"")
 
 
 def test_harmless_changes_are_no_changes() -> None:

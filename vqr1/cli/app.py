@@ -4,38 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from vqr1.cli import mixtures
 from vqr1.cli.compose import (
     BAD_GROUP,
     USER_ERRORS,
+    all_problems,
     bad_group,
     check_hydra_folders,
-    plain_values,
     user_message,
 )
-from vqr1.cli.help import asks_for_help, command_help
-from vqr1.config import config_dir, model_defaults, validate
+from vqr1.cli.help import asks_for_help, command_help, only_prints
+from vqr1.config import config_dir, model_defaults
+from vqr1.config.override_problems import check_options
 from vqr1.distributed.environment import RankInfo, is_launched
 from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
 from vqr1.distributed.stop_signals import Stopped, stop_signals
-from vqr1.errors import EXIT_INTERRUPTED, NotMetError, UserError
-from vqr1.process_memory import bound_memory
+from vqr1.errors import EXIT_INTERRUPTED, ConfigError, NotMetError, RunFaultError, UserError
+from vqr1.outputs import NewFolders, named_folders
 from vqr1.standard_streams import guard_output
+from vqr1.storage_faults import storage_line
+from vqr1.sweeps.command import Command as Command
+from vqr1.sweeps.command import Complete, GoOn
 
 EXIT_USER_ERROR = UserError.exit_code
 
 T = TypeVar("T")
 
 ReportsHere = Callable[[str, int], bool]
-Complete = Callable[[DictConfig, Sequence[str]], None]
 
 
 def _alone(message: str, code: int) -> bool:
@@ -52,80 +54,13 @@ def reports(info: RankInfo, message: str, code: int) -> bool:
     return report_once(info, message, code)
 
 
-class Command(Generic[T]):
-    """What Hydra calls with each composed configuration; launchers send it to other processes.
-
-    Args:
-        schema: dataclass that the composed configuration must fit.
-        task: receives the typed configuration and the composed one (for logging it whole).
-        check: further rules of a typed configuration, for the jobs of a sweep before any starts.
-        complete: completes a composed configuration, in place, by the command line's overrides.
-    """
-
-    def __init__(
-        self,
-        schema: type[T],
-        task: Callable[[T, DictConfig], Any],
-        check: Callable[[T], None] | None = None,
-        complete: Complete = lambda composed, overrides: None,
-    ) -> None:
-        self.complete = complete
-        self.schema = schema
-        self.task = task
-        self.rules = check
-        self.failures: list[Exception] = []
-        self.composed_once = False
-        self.run_dir: Path | None = None
-
-    def check(self, values: Mapping[str, Any]) -> None:
-        """Check plain values without running anything.
-
-        Raises:
-            ConfigError: every rule that they break.
-        """
-        config = validate(self.schema, values)
-        if self.rules is not None:
-            self.rules(config)
-
-    def __call__(self, composed: DictConfig) -> Any:
-        """Run once; the job of a sweep records how it ended, whoever started it."""
-        self.composed_once = True
-        model_defaults.register()
-        bound_memory()
-        # A launcher may have sent this command to a process of its own.
-        guard_output()
-        run_dir = Path(HydraConfig.get().runtime.output_dir)
-        self.run_dir = Path(str(composed.get("run_dir", run_dir)))
-        # The process that launched others records the job for them.
-        if (run_dir / "job.json").is_file() and not is_launched():
-            # Only the jobs of sweeps need this: evaluation runs no training code.
-            from vqr1.sweeps.child import run_swept
-
-            return run_swept(run_dir, lambda: self.task(self._config(composed), composed))
-        # Hydra would print its own line above ours; the jobs of a multirun continue.
-        try:
-            config = self._config(composed)
-        except USER_ERRORS as error:
-            self.failures.append(error)
-            return None
-        try:
-            return self.task(config, composed)
-        except UserError as error:
-            self.failures.append(error)
-            return None
-
-    def _config(self, composed: DictConfig) -> T:
-        self.complete(composed, list(HydraConfig.get().overrides.task))
-        return validate(self.schema, plain_values(composed))
-
-
 def run_command(
     config_name: str,
     schema: type[T],
     task: Callable[[T, DictConfig], Any],
     check: Callable[[T], None] | None = None,
     reports_here: ReportsHere = _alone,
-    go_on: str = "",
+    go_on: GoOn = lambda run_dir: "",
     complete: Complete = lambda composed, overrides: None,
 ) -> None:
     """Compose, validate and run one command with the process's arguments.
@@ -136,11 +71,12 @@ def run_command(
         task: receives the typed configuration and the composed one (for logging it whole).
         check: further rules, checked for every job of a sweep before the first starts.
         reports_here: whether this process prints a message with an exit code, or another one does.
-        go_on: how the user continues after an interrupt, with `{run_dir}` in place of the folder.
+        go_on: how the user continues in a folder, after an interrupt or a fault of the disk.
         complete: completes a composed configuration, see `Command`.
     """
-    guard_output()
-    command = Command(schema, task, check, complete)
+    guard_output(quiet=only_prints(sys.argv[1:]))
+    folders = NewFolders(named_folders(config_name, sys.argv[1:]))
+    command = Command(schema, task, check, complete, go_on)
     mixtures.register()
     model_defaults.register()
     # Hydra shortens tracebacks and exits with code 1 by itself unless this is set; here every
@@ -150,6 +86,7 @@ def run_command(
         if asks_for_help(sys.argv[1:]):
             sys.stdout.write(command_help(config_name, schema, sys.argv[1:]))
             return
+        check_options(sys.argv[1:])
         check_hydra_folders(config_name, sys.argv[1:])
         with stop_signals():
             hydra.main(config_path=str(config_dir()), config_name=config_name, version_base="1.3")(
@@ -157,22 +94,39 @@ def run_command(
             )()
     except UserError as error:
         stop(error, reports_here)
+    except HydraException as error:
+        if command.composed_once:
+            _stop(user_message(error), EXIT_USER_ERROR, reports_here)
+        stop(ConfigError(all_problems(config_name, schema, sys.argv[1:], error)), reports_here)
     except USER_ERRORS as error:
         _stop(user_message(error), EXIT_USER_ERROR, reports_here)
     except BAD_GROUP as error:
+        # Hydra has made the folder, and the command has not begun.
+        disk = storage_line(error, command.run_dir or next(named_folders(config_name, sys.argv)))
+        if disk is not None:
+            stop(RunFaultError(f"{disk}{go_on(command.run_dir)}"), reports_here)
         if command.composed_once:
             raise  # a defect: the configuration was composed
         stop(bad_group(error, sys.argv[1:]), reports_here)
     except KeyboardInterrupt as end:
         name = end.signal_name if isinstance(end, Stopped) else "SIGINT"
         sys.stdout.flush()
-        sys.stderr.write(f"stopped by {name}{go_on.format(run_dir=command.run_dir)}\n")
+        sys.stderr.write(f"stopped by {name}{go_on(command.run_dir)}\n")
         sys.exit(EXIT_INTERRUPTED)
     if command.failures:
-        if any(isinstance(error, NotMetError) for error in command.failures):
-            reports_here = _alone
-        code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in command.failures)
-        _stop("\n".join(user_message(error) for error in command.failures), code, reports_here)
+        _report_failures(command, folders, reports_here)
+
+
+def _report_failures(
+    command: Command[Any], folders: NewFolders, reports_here: ReportsHere
+) -> NoReturn:
+    if any(isinstance(error, NotMetError) for error in command.failures):
+        reports_here = _alone
+    code = max(getattr(error, "exit_code", EXIT_USER_ERROR) for error in command.failures)
+    # Other ranks may still write there.
+    if code == EXIT_USER_ERROR and not is_launched():
+        folders.remove_unused(command.folders)
+    _stop("\n".join(user_message(error) for error in command.failures), code, reports_here)
 
 
 def refuse_launcher(command: str, *, torchrun: bool = False) -> None:

@@ -18,15 +18,17 @@ from pathlib import Path
 
 from vqr1.cli import download
 from vqr1.cli.help import keys_if_asked
-from vqr1.cli.options import named_parts, positive, run_options
+from vqr1.cli.options import OptionParser, named_parts, positive, run_options
 from vqr1.config import DataConfig
 from vqr1.errors import UserError
 from vqr1.program import name_of
+from vqr1.standard_streams import guard_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `vqr1 data`; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    guard_output(quiet=True)
     if given[:1] in (["-h"], ["--help"]):
         print(f"usage: {name_of('data')} {'|'.join(TASKS)} ... (each has --help)\n")
         print("  download  fetch a set, check it, and lay it where dataset=SET finds it")
@@ -47,13 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def inspect(arguments: Sequence[str]) -> int:
     """`vqr1 data inspect`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog=f"{name_of('data')} inspect",
+    parser = OptionParser(
+        "data inspect",
         description="See in ten seconds whether a data set is complete and its labels point the "
         "right way:\ncounts, score histogram, splits, missing or undecodable images, and a contact "
         "sheet\nfrom the worst to the best image (PNG).",
         epilog=keys_if_asked("data", DataConfig, arguments),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path("inspected"), help="folder for the sheets")
     parser.add_argument("--decode", type=decode_count, default="500", help="images to open, or all")
@@ -77,11 +78,10 @@ def prepare(arguments: Sequence[str]) -> int:
     """`vqr1 data prepare`; returns the exit code."""
     from vqr1.data.preparation import SPLITS
 
-    parser = argparse.ArgumentParser(
-        prog=f"{name_of('data')} prepare",
+    parser = OptionParser(
+        "data prepare",
         description="Write the published training JSONL.",
         epilog=keys_if_asked("data", DataConfig, arguments),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--split", choices=SPLITS, default="train", help="images to write")
     parser.add_argument(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from vqr1.errors import UserError
 from vqr1.program import name_of
+from vqr1.standard_streams import guard_output
 
 if TYPE_CHECKING:
     from vqr1.doctor.finding import Finding
@@ -29,6 +30,7 @@ SECONDS = 8.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `vqr1 doctor`; returns the exit code."""
+    guard_output(quiet=True)
     parser = argparse.ArgumentParser(
         prog=name_of("doctor"),
         description="What this machine can run, and what is missing.",

@@ -19,19 +19,19 @@ from pathlib import Path
 from vqr1.cli.app import refuse_launcher
 from vqr1.cli.compose import USER_ERRORS, user_message
 from vqr1.cli.help import keys_if_asked
-from vqr1.cli.options import load_data_config, named_parts, positive, run_options
+from vqr1.cli.options import OptionParser, load_data_config, named_parts, positive, run_options
 from vqr1.config import DataConfig, DatasetConfig
-from vqr1.errors import ConfigError, DataError, UserError
-from vqr1.program import name_of
+from vqr1.counted import counted_are
+from vqr1.errors import ConfigError, DataError, RunFaultError, UserError
+from vqr1.storage_faults import storage_line
 
 
 def download(arguments: Sequence[str]) -> int:
     """`vqr1 data download`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog=f"{name_of('data')} download",
+    parser = OptionParser(
+        "data download",
         description="Fetch a data set, check it and lay it into ROOT/SET, where dataset=SET finds "
         "it.\nBroken off anywhere, the same command continues.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("set", help="name of the set, as in dataset=SET")
     parser.add_argument("--root", type=Path, help="folder of all sets (default: $VQR1_DATA, data)")
@@ -47,6 +47,10 @@ def download(arguments: Sequence[str]) -> int:
     try:
         _download(options)
     except (*USER_ERRORS, OSError) as error:
+        disk = storage_line(error, options.root or "data")
+        if disk is not None:
+            sys.stderr.write(f"error: {disk}; the same command continues what was fetched\n")
+            return RunFaultError.exit_code
         sys.stderr.write(f"error: {user_message(error).strip()}\n")
         return getattr(error, "exit_code", UserError.exit_code)
     return 0
@@ -116,18 +120,17 @@ def _check_set(name: str, key: str, config: DatasetConfig, workers: int) -> None
         shown = "; ".join(found.problems[:5])
         more = f"; and {len(found.problems) - 5} more" if found.problems[5:] else ""
         raise DataError(
-            f"{name}: {len(found.problems)} images are missing or damaged: {shown}{more}. Put them "
-            f"there, or leave such images out with {key}.on_bad_image=skip"
+            f"{name}: {counted_are(len(found.problems), 'image')} missing or damaged: "
+            f"{shown}{more}. Put them there, or leave such images out with {key}.on_bad_image=skip"
         )
 
 
 def verify(arguments: Sequence[str]) -> int:
     """`vqr1 data verify`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog=f"{name_of('data')} verify",
+    parser = OptionParser(
+        "data verify",
         description="Whether data sets are here, complete, and every image decodes.",
         epilog=keys_if_asked("data", DataConfig, arguments),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workers", type=positive, default=2, help="threads that open images")
     return run_options(parser, _verify, arguments)
@@ -140,9 +143,7 @@ def _verify(options: argparse.Namespace, config: DataConfig) -> None:
 
 def list_sets(arguments: Sequence[str]) -> int:
     """`vqr1 data list`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog=f"{name_of('data')} list", description="Which sets are known, and which are here."
-    )
+    parser = OptionParser("data list", "Which sets are known, and which are here.")
     parser.add_argument("--root", type=Path, help="folder of all sets (default: $VQR1_DATA, data)")
     options = parser.parse_args(arguments)
     from vqr1.data.download.completeness import overview

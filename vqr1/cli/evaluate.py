@@ -6,6 +6,7 @@ command line is reported before.
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,12 @@ from vqr1.cli.compose import plain_values
 from vqr1.config import EvalConfig
 from vqr1.distributed.environment import find_rank_info
 from vqr1.distributed.launcher_tasks import is_first_task
-from vqr1.errors import UserError
+from vqr1.errors import UserError, raise_together
 from vqr1.evaluation.checks import check_evaluation, compares_sweep
 from vqr1.outputs import EVALUATION, check_folder, make_folders
-from vqr1.program import name_of
+from vqr1.program import command_line, name_of, override
+from vqr1.training.resumed_arguments import NO_FOLDER
+from vqr1.training.run_lookup import key_of
 
 
 def main() -> None:
@@ -31,13 +34,25 @@ def main() -> None:
     except UserError as error:
         stop(error, lambda message, code: is_first_task())
     refuse_launcher(name_of("eval"), torchrun=True)
+    if info.rank:
+        # Rank 0's folder is the evaluation's; Hydra would name another one after the time.
+        sys.argv[1:] = [*sys.argv[1:], *NO_FOLDER]
     run_command(
         "eval",
         EvalConfig,
         evaluate,
         reports_here=partial(reports, info),
-        go_on="; the same command with run_dir={run_dir} continues",
+        go_on=continue_with,
     )
+
+
+def continue_with(run_dir: Path | None) -> str:
+    """How a stopped evaluation continues: its command, with the folder that it began in."""
+    if run_dir is None:
+        return ""
+    given = [one for one in sys.argv[1:] if key_of(one) not in ("run_dir", "hydra.run.dir")]
+    command = command_line("eval", *given, override("run_dir", run_dir))
+    return f"; what was evaluated is kept, and continues with: {command}"
 
 
 def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
@@ -46,7 +61,15 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
     Returns:
         As `vqr1.evaluation.run.run_evaluation`.
     """
-    check_evaluation(config)
+    from vqr1.data.location import check_folders
+
+    labelled = config.compare is None and config.questions is None
+    if config.predictions is not None:
+        labelled = config.labels == "dataset"
+    raise_together(
+        partial(check_evaluation, config),
+        partial(check_folders, config.dataset) if labelled else list,
+    )
     from vqr1.evaluation.run import compare_sweep, needs_model, run_evaluation
     from vqr1.inference.parallel import connect_to_share
     from vqr1.training.run_record import RunLock, changed_keys

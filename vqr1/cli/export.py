@@ -30,7 +30,11 @@ STATE_PREFIX = "model."
 def main() -> None:
     """Entry point of `vqr1 export` and `vqr1-export`."""
     refuse_launcher(name_of("export"))
-    run_command("export", ExportConfig, export)
+    run_command("export", ExportConfig, export, go_on=_nothing_left)
+
+
+def _nothing_left(run_dir: Path | None) -> str:
+    return "; nothing is left of what was begun: give the command again" if run_dir else ""
 
 
 def export(config: ExportConfig, composed: DictConfig) -> None:
@@ -75,10 +79,12 @@ def _write_card(config: ExportConfig, folder: Path, run_dir: Path) -> None:
 def _run_directory(run: str, config: ExportConfig) -> Path:
     if Path(run).expanduser().is_dir():
         return Path(run).expanduser().resolve()
-    from vqr1.evaluation.model_source import exported_checkpoint
+    from vqr1.evaluation.model_source import exported_run
 
-    _, folder = exported_checkpoint(run, config.run_metric, config.logger)
-    return folder.parent
+    found = exported_run(run, config.run_metric, config.logger)
+    if found.note is not None:
+        sys.stderr.write(f"{found.note}\n")
+    return found.folder.parent
 
 
 def _copy_export(run_dir: Path, folder: Path) -> None:
@@ -91,7 +97,8 @@ def _copy_export(run_dir: Path, folder: Path) -> None:
             else "it kept no checkpoints either; choose another run"
         )
         raise DataError(f"run={run_dir}: this run exported nothing at its end; {fix}")
-    shutil.copytree(source, folder, dirs_exist_ok=True)
+    # Not their modes: earlier versions exported weights that only their owner could read.
+    shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
 def _newest(run_dir: Path, name: str) -> Path | None:

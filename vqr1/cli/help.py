@@ -6,7 +6,6 @@ that the given overrides compose: `vqr1 train --help model=qwen2_5_vl_3b` shows 
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -14,23 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
 from vqr1.cli import mixtures
-from vqr1.cli.compose import plain_values
+from vqr1.cli.compose import name_run_directory, plain_values
 from vqr1.config import config_dir, model_defaults, validate
 from vqr1.config.meanings import WIDTH, key_lines
 from vqr1.program import program
 
 OPTIONS = ("-h", "--help")
 
-_RUN_DIR = re.compile(r"\$\{hydra:runtime\.output_dir\}")
 _HYDRA = "hydra"
+_PRINTS = {
+    *OPTIONS, "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "-sc",
+    "--shell-completion",
+}  # fmt: skip
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
     """Whether a command line asks for help."""
     return bool(set(OPTIONS) & set(arguments))
+
+
+def only_prints(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks Hydra or us to print something, and to do nothing else."""
+    return bool(_PRINTS & {argument.partition("=")[0] for argument in arguments})
 
 
 def command_help(config: str, schema: type, given: Sequence[str]) -> str:
@@ -66,7 +73,7 @@ def configuration_help(config: str, schema: type, overrides: Sequence[str] = ())
     choices = {str(key): value for key, value in composed.hydra.runtime.choices.items()}
     with open_dict(composed):
         del composed[_HYDRA]
-    _name_run_directory(composed, config)
+    name_run_directory(composed, config)
     typed: Any = validate(schema, plain_values(composed))
     groups = "\n".join(group_lines(choices, schema))
     keys = "\n".join(key_lines(typed))
@@ -127,12 +134,3 @@ def _fits(file: Path, groups: set[str], schema: type) -> bool:
             return False
     named = {key for key in named if not key.startswith(f"{_HYDRA}/")}
     return named | set(map(str, values)) <= allowed
-
-
-def _name_run_directory(composed: DictConfig, config: str) -> None:
-    """Put a name in place of the folder that Hydra makes once the command runs."""
-    for key in list(composed):
-        value = composed._get_node(key)
-        raw = value._value() if value is not None and not OmegaConf.is_config(value) else None
-        if isinstance(raw, str) and _RUN_DIR.search(raw):
-            composed[key] = _RUN_DIR.sub(f"outputs/{config}/DATE_TIME", raw)

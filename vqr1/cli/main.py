@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from vqr1.errors import UserError
 from vqr1.program import PROGRAM, installed_program
+from vqr1.standard_streams import guard_output
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def main() -> None:
         known = ", ".join(COMMANDS)
         _refuse(f"name a command: {known}; `{installed_program()} --help` lists what each does")
     name, rest = arguments[0], arguments[1:]
+    if name.startswith("-"):
+        guard_output(quiet=True)
     if name in ("-h", "--help"):
         sys.stdout.write(help_text())
         return

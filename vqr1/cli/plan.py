@@ -22,7 +22,7 @@ import psutil
 import torch
 
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.options import run_options
+from vqr1.cli.options import OptionParser, run_options
 from vqr1.config import TrainConfig, validate
 from vqr1.errors import ConfigError
 from vqr1.planning.check import measured_peak
@@ -31,7 +31,7 @@ from vqr1.planning.rates import copy_rate, peak_rates
 from vqr1.planning.report import print_memory, print_time
 from vqr1.planning.shape import read_shape, share_of_work
 from vqr1.planning.speed import GPUS, Assumptions, Machine
-from vqr1.program import name_of, program
+from vqr1.program import program
 from vqr1.training.initial_run import take_initial_run
 from vqr1.training.stages import GrpoStage, build_stage
 
@@ -41,8 +41,8 @@ GPU_SHARES = Assumptions(compute=0.4, decode=0.6)
 
 def parser() -> argparse.ArgumentParser:
     """The command's own options."""
-    options = argparse.ArgumentParser(
-        prog=name_of("plan"),
+    options = OptionParser(
+        "plan",
         description=(__doc__ or "").splitlines()[0],
         epilog=f"`{program('train')} --help` explains the configuration.",
     )

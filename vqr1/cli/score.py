@@ -11,17 +11,16 @@ Several processes of torchrun or srun share the images. Not here: the work itsel
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from vqr1.cli.app import EXIT_USER_ERROR, refuse_launcher, reports, stop
 from vqr1.cli.compose import USER_ERRORS, compose_config, plain_values, user_message
-from vqr1.cli.help import keys_if_asked, model_choices
+from vqr1.cli.help import asks_for_help, keys_if_asked, model_choices
+from vqr1.cli.options import OptionParser
 from vqr1.cli.serve import serve
 from vqr1.config import ScoreConfig, validate
 from vqr1.config.model_defaults import lines_about
@@ -73,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `score.py`, `vqr1 score` and `vqr1-score`."""
     bound_memory()
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if asks_for_help(given):
+        guard_output(quiet=True)
     if given[:1] == [SERVE]:
         refuse_launcher(name_of("serve"))
         sys.exit(_code_of(lambda: serve(given[1:]), RankInfo()))
@@ -81,13 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         stop(error, lambda message, code: is_first_task())
     refuse_launcher(name_of("score"), torchrun=True)
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
+        "score",
         description="Score the quality of images, describe it, or compare images.",
         epilog=_EXAMPLES.replace("MODELS", model_choices())
         .replace("SCORE", program("score"))
         .replace("SERVE", program("serve"))
         + keys_if_asked("score", ScoreConfig, given),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        groups={"--mode": "mode"},
     )
     parser.add_argument(
         "paths",
@@ -156,13 +158,16 @@ def _score(
 def _composed(overrides: Sequence[str]) -> DictConfig:
     try:
         return compose_config("score", overrides)
-    except HydraException as error:
-        message = user_message(error)
-        for override in overrides:
-            if message.startswith(f"{override.partition('=')[0]}: no such key"):
-                # A file of such a name would have been taken for an image.
-                raise ConfigError([f"{message}; and there is no file {override}"]) from error
-        raise
+    except ConfigError as error:
+        # A file of such a name would have been taken for an image.
+        raise ConfigError([_or_no_file(one, overrides) for one in error.problems]) from error
+
+
+def _or_no_file(problem: str, overrides: Sequence[str]) -> str:
+    for override in overrides:
+        if problem.startswith(f"{override.partition('=')[0]}: no such key"):
+            return f"{problem}; and there is no file {override}"
+    return problem
 
 
 def _code_of(task: Callable[[], int], info: RankInfo) -> int:

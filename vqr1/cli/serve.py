@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 import os
 import sys
@@ -10,13 +9,14 @@ from collections.abc import Sequence
 
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.help import keys_if_asked, model_choices
+from vqr1.cli.options import OptionParser
 from vqr1.config import ServeConfig, ServerConfig, validate
 from vqr1.config.folder import answer_of_prompt
 from vqr1.config.model_defaults import lines_about
 from vqr1.errors import ConfigError
 from vqr1.inference.mode_checks import backend_problems, mode_problems, served_image_problems
 from vqr1.inference.score_checks import notes_on
-from vqr1.program import name_of, program
+from vqr1.program import program
 from vqr1.standard_streams import guard_output
 from vqr1.student.files import is_student
 
@@ -41,12 +41,11 @@ def serve(arguments: Sequence[str]) -> int:
     Raises:
         UserError: configuration, address or model are not as they should be.
     """
-    parser = argparse.ArgumentParser(
-        prog=name_of("serve"),
+    parser = OptionParser(
+        "serve",
         description="Serve scores, comparisons and descriptions of images over HTTP.",
         epilog=_EXAMPLES.replace("MODELS", model_choices()).replace("SERVE", program("serve"))
         + keys_if_asked("serve", ServeConfig, arguments),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration overrides")
     overrides = parser.parse_args(arguments).overrides

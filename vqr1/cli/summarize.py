@@ -8,7 +8,8 @@ A sweep over `method` gets a leaderboard too: several metrics on every test set 
 images and seeds, cost, and published numbers (`leaderboard.md`, `.json`, `.csv`). It is made of the
 predictions in the sweep's folder, so with `parent` that folder has to be on this machine.
 
-With a parent the files go to its artifacts too. `output` is a new folder, an empty one, or one that
+The files go into the sweep's folder, or into `outputs/summarize/ID` where that is not on this
+machine; with a parent to its artifacts too. `output` is a new folder, an empty one, or one that
 holds an earlier summary of the same sweep.
 """
 
@@ -17,14 +18,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vqr1.errors import ConfigError, DataError, UserError
+from vqr1.errors import ConfigError, DataError, RunFaultError, UserError
 from vqr1.outputs import check_summary_folder
+from vqr1.standard_streams import guard_output
+from vqr1.storage_faults import storage_line
 from vqr1.sweeps.folder import SweepFolder
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
 from vqr1.sweeps.report import SweepReport, log_report, write_report
 from vqr1.sweeps.results import read_children, read_sweep
-from vqr1.tracking.store import default_tracking_uri
+from vqr1.tracking.outages import store_reached
+from vqr1.tracking.store import default_tracking_uri, logged_run
 
+SUMMARIES = "outputs/summarize"
+"""Where the summary of a sweep goes whose folder is not on this machine, below its parent's id."""
 METHOD = "method"
 """The swept key of a sweep that gets a leaderboard."""
 
@@ -57,14 +63,19 @@ def summarise(options: dict[str, str]) -> SweepReport:
         return report
     uri = options.get("tracking_uri", default_tracking_uri())
     parent = ParentRun.open(uri, options["parent"])
-    run = parent.client.get_run(parent.run_id)
+    run = logged_run(parent.client, parent.run_id, uri, f"parent={parent.run_id}")
     if FOLDER_TAG not in run.data.tags:
         raise ConfigError([f"parent={parent.run_id}: this run is no sweep"])
     command = run.data.tags["vqr1.command"]
-    output = Path(options.get("output", f"summary_{parent.run_id}"))
-    check_summary_folder(output, "output", command, parent.run_id)
+    place = Path(run.data.tags[FOLDER_TAG])
+    here = SweepFolder(place).record is not None
+    own = place if here else Path(SUMMARIES) / parent.run_id
+    sweep = str(place.resolve()) if here else parent.run_id
+    output = Path(options.get("output", own))
+    if not here or output.resolve() != place.resolve():
+        check_summary_folder(output, "output", command, sweep)
     results = read_children(parent, list(run.data.params), curve)
-    report = SweepReport.build(command, results, metric, parent.run_id)
+    report = SweepReport.build(command, results, metric, sweep)
     files = write_report(report, output, curve)
     if METHOD in run.data.params:
         folder = SweepFolder(Path(run.data.tags[FOLDER_TAG]))
@@ -74,7 +85,8 @@ def summarise(options: dict[str, str]) -> SweepReport:
             made, page = _leaderboard(folder.path, output)
             files = [*files, *made]
             print(page)
-    log_report(report, files, parent)
+    with store_reached(uri, f"parent={parent.run_id}", "the summary itself is written"):
+        log_report(report, files, parent)
     return report
 
 
@@ -96,6 +108,7 @@ def _leaderboard(folder: Path, output: Path) -> tuple[list[Path], str]:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `vqr1 summarize`; returns the exit code."""
     texts = sys.argv[1:] if arguments is None else arguments
+    guard_output(quiet=True)
     if {"-h", "--help"} & set(texts):
         print(__doc__)
         return 0
@@ -110,4 +123,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except OSError as error:
+        disk = storage_line(error, options.get("output", "output"))
+        if disk is None:
+            raise
+        sys.stderr.write(f"error: {disk}, and give the command again\n")
+        return RunFaultError.exit_code
     return 0

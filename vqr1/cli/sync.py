@@ -22,6 +22,8 @@ from filelock import Timeout
 from vqr1.cli.app import EXIT_USER_ERROR
 from vqr1.errors import DataError, UserError
 from vqr1.program import name_of
+from vqr1.standard_streams import guard_output
+from vqr1.storage_faults import storage_line
 from vqr1.tracking.delivery import Delivery
 from vqr1.tracking.journal import journal_file
 from vqr1.tracking.sender import send_all, sender_lock
@@ -69,6 +71,7 @@ def sync(run_dir: Path, tracking_uri: str | None, seconds: float, restart: bool)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `vqr1 sync`; returns the exit code."""
+    guard_output(quiet=True)
     parser = argparse.ArgumentParser(
         prog=name_of("sync"),
         description=__doc__,
@@ -93,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             complete &= sync(run_dir, options.tracking_uri, options.seconds, options.restart)
         except UserError as error:
             problems.append(str(error))
+        except OSError as error:
+            disk = storage_line(error, run_dir)
+            if disk is None:
+                raise
+            problems.append(f"{disk}, and give the command again")
     if problems:
         sys.stderr.write("".join(f"error: {problem}\n" for problem in problems))
         return EXIT_USER_ERROR

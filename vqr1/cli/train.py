@@ -25,11 +25,12 @@ from vqr1.cli.help import asks_for_help
 from vqr1.cli.vote_rounds import with_rounds
 from vqr1.config import TrainConfig, validate
 from vqr1.distributed.environment import RankInfo, exit_process, find_rank_info
-from vqr1.errors import EXIT_INTERRUPTED, ConfigError, PrunedError, UserError
+from vqr1.errors import EXIT_INTERRUPTED, ConfigError, PrunedError, UserError, raise_together
 from vqr1.outputs import TRAINING, check_folder
+from vqr1.program import override
 from vqr1.sweeps.chain import run_chain
 from vqr1.training.initial_run import inherit, take_initial_run
-from vqr1.training.resumed_arguments import arguments_of, quoted
+from vqr1.training.resumed_arguments import arguments_of
 from vqr1.training.run_lookup import finished_metric, key_of, resume_command
 
 if TYPE_CHECKING:
@@ -84,8 +85,10 @@ def check(config: TrainConfig) -> None:
     from vqr1.rewards.build import build_rewards
     from vqr1.training.checks import check_training
 
-    check_training(config, build_rewards(config.reward))
-    check_one_machine(config.hardware)
+    raise_together(
+        lambda: check_training(config, build_rewards(config.reward)),
+        lambda: check_one_machine(config.hardware),
+    )
 
 
 def check_link(overrides: list[str], before: dict[str, Any] | None) -> dict[str, Any]:
@@ -144,9 +147,11 @@ def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = Non
         UserError: a mistake, or a fault that stopped the run.
         Interrupted: a signal stopped the run, which is saved.
     """
+    from vqr1.data.location import check_folders
+
     info = info or RankInfo()
     if not info.launched:
-        check(config)
+        raise_together(lambda: check(config), lambda: check_folders(config.dataset))
         if config.hardware.devices * config.hardware.nodes > 1:
             return _launch(config)
     from vqr1.training.run import run_training
@@ -185,7 +190,7 @@ def _launch(config: TrainConfig) -> float:
     check_folder(run_dir, TRAINING, "run_dir")
     # The run directory, which each process would otherwise name after the time. Not by `run_dir`:
     # with `resume=auto` it matters whether the command gives it.
-    arguments = [*HydraConfig.get().overrides.task, f"hydra.run.dir={quoted(run_dir)}"]
+    arguments = [*HydraConfig.get().overrides.task, override("hydra.run.dir", run_dir)]
     resume_with = resume_command(run_dir, RankInfo())
     launch([*COMMAND, *arguments], config.hardware.devices, resume_with)
     # With resume=auto the processes may have continued in another folder, and have reported it.

@@ -17,7 +17,8 @@ class ExportConfig:
 
     run: str | None = None
     """What is exported, not null: the run directory of a training, an MLflow run id, or
-    `best`: the finished run of `logger.experiment` with the highest `<run_metric>_best`."""
+    `best`: the finished run of `logger.experiment` with the highest `<run_metric>_best`, where
+    all trained on the same data sets."""
     run_metric: str = "val/srcc"
     """Metric that `run=best` compares, higher is better."""
     checkpoint: Literal["best", "last"] | None = None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
+from vqr1.config.nearest import did_you_mean, near_keys
+from vqr1.config.plain import flatten
 from vqr1.config.renamed import renamed_problem
 from vqr1.errors import ConfigError
 
 T = TypeVar("T")
 
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 _WORDED = "worded"
 """Type of the errors of `several_problems`."""
 
@@ -32,11 +35,12 @@ def validate(schema: type[T], values: Mapping[str, Any]) -> T:
     try:
         return TypeAdapter(schema).validate_python(values)
     except ValidationError as error:
-        problems = [
-            problem
-            for detail in error.errors(include_url=False)
-            for problem in validation_problems(detail)
-        ]
+        details = error.errors(include_url=False)
+    unknown = {_key(detail) for detail in details if detail["type"] in _UNKNOWN}
+    known = [key for key in flatten(values) if key not in unknown]
+    problems = [
+        problem for detail in details for problem in validation_problems(detail, known=known)
+    ]
     raise ConfigError(list(dict.fromkeys(problems)))
 
 
@@ -45,27 +49,35 @@ def several_problems(problems: Sequence[str]) -> PydanticCustomError:
     return PydanticCustomError(_WORDED, "several problems", {"problems": list(problems)})
 
 
-def validation_problems(detail: Mapping[str, Any]) -> list[str]:
+def validation_problems(detail: Mapping[str, Any], known: Collection[str] = ()) -> list[str]:
     """The lines for one validation error: one, or those that a validator has worded itself."""
     if detail["type"] == _WORDED:
         return list(detail["ctx"]["problems"])
-    return [validation_problem(detail)]
+    return [validation_problem(detail, known=known)]
 
 
-def validation_problem(detail: Mapping[str, Any], prefix: str = "") -> str:
-    """One line for one validation error; the union's branch names are no part of the key.
+def validation_problem(
+    detail: Mapping[str, Any], prefix: str = "", known: Collection[str] = ()
+) -> str:
+    """One line for one validation error.
 
     Args:
         detail: of pydantic's `ValidationError.errors`.
         prefix: dotted key of what was validated, empty for the whole configuration.
+        known: dotted keys that there are, of which an unknown one may be meant for one.
     """
-    branches = {"single", "mixture", "<local>", "<openai>", "<vllm>"}
-    names = (prefix, *(str(part) for part in detail["loc"] if part not in branches))
-    key = ".".join(name for name in names if name)
-    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        renamed = renamed_problem(key)
-        return renamed or f"{key}: unknown key; remove it or correct its spelling"
+    key = _key(detail, prefix)
+    if detail["type"] in _UNKNOWN:
+        fix = did_you_mean(near_keys(key, known)) or "remove it or correct its spelling"
+        return renamed_problem(key) or f"{key}: unknown key; {fix}"
     if detail["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{key}: missing; give it a value, for example on the command line: {key}=..."
     message = detail["msg"][0].lower() + detail["msg"][1:]
     return f"{key}={detail['input']!r}: {message}"
+
+
+def _key(detail: Mapping[str, Any], prefix: str = "") -> str:
+    """The dotted key of an error; the union's branch names are no part of it."""
+    branches = {"single", "mixture", "<local>", "<openai>", "<vllm>"}
+    names = (prefix, *(str(part) for part in detail["loc"] if part not in branches))
+    return ".".join(name for name in names if name)

@@ -36,6 +36,7 @@ from vqr1.data.demo import default_cache_dir
 from vqr1.data.images import IMAGE_SUFFIXES
 from vqr1.data.labels._table import relative_image
 from vqr1.errors import ConfigError, DataError, first_line
+from vqr1.program import installing
 from vqr1.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def _lay_down(place: _Place, key: str, out: Path) -> None:
         import datasets
     except ImportError as error:
         raise ConfigError(
-            [f'{key}.name=hub: needs the package datasets; install it with pip install "vqr1[hub]"']
+            [f"{key}.name=hub: needs the package datasets; install it with {installing('hub')}"]
         ) from error
     import httpx2
     import pyarrow as pa

@@ -2,7 +2,7 @@
 
 Choices made here, for every caller:
 
-- the EXIF orientation is applied;
+- the EXIF orientation is applied; EXIF that cannot be read is as none, in every format;
 - transparent pixels are shown on white (as the published evaluation shows them);
 - 16-bit greyscale is scaled to 8 bits (not clipped); floating-point images are refused;
 - an animation or multi-page file gives its first frame;
@@ -50,6 +50,9 @@ MAX_IMAGE_PIXELS = 89_478_485
 """Largest image that is decoded: 256 MB as RGB (Pillow's own bound for a warning)."""
 
 LIMIT_VARIABLE = "VQR1_MAX_IMAGE_PIXELS"
+
+MAX_RATIO = 200
+"""Largest side of an image in terms of its other side, by the rule of the published processors."""
 
 WHOLE = "whole"
 """Stands in a `decoded_at` of several images for those that were decoded whole."""
@@ -151,7 +154,7 @@ def decode_image(
                 reduced = _reduce_jpeg(opened, name, limit)
             _check_size(opened, name, limit, refusal)
             opened.load()
-            image = to_rgb(ImageOps.exif_transpose(opened))
+            image = to_rgb(upright(opened))
             if reduced:
                 image.info[_DECODED_AT] = f"{image.width}x{image.height}"
             return image
@@ -166,6 +169,19 @@ def decode_image(
         raise DataError(f"{name}: the image does not decode ({error})") from error
 
 
+def check_ratio(width: int, height: int) -> None:
+    """Check that an image is not too narrow for a model to be shown.
+
+    Raises:
+        DataError: one side is more than `MAX_RATIO` times the other.
+    """
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise DataError(
+            f"an image of {width} x {height} pixels is too narrow: one side may be at most "
+            f"{MAX_RATIO} times the other"
+        )
+
+
 def decoded_at(image: Image.Image) -> str | None:
     """Width and height, as `6000x5000`, that an image with too many pixels was decoded at.
 
@@ -176,6 +192,19 @@ def decoded_at(image: Image.Image) -> str | None:
         None of an image that was decoded whole.
     """
     return image.info.get(_DECODED_AT)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF orientation states; as it is where its EXIF cannot be read.
+
+    Args:
+        image: with its pixels loaded, so that nothing but its EXIF may be damaged.
+    """
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DECODE_ERRORS as error:
+        logger.debug("EXIF that cannot be read: %s", error)
+        return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

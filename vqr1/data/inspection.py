@@ -10,7 +10,6 @@ Not here: the command's options (`vqr1.cli.data`), the sheet's layout (`contact_
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,12 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from vqr1.config import DatasetConfig
+from vqr1.counted import counted
 from vqr1.data.contact_sheet import Tile, contact_sheet, spaced_positions
-from vqr1.data.images import is_image_name, load_image
+from vqr1.data.images import check_ratio, load_image
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import label_format
 from vqr1.data.split_duplicates import pairs_between_contents
 from vqr1.data.splits import SPLITS, hash_order
+from vqr1.data.unlabelled import unlabelled_images
 from vqr1.errors import ConfigError, DataError
 from vqr1.iqa.preferences import StatedPairs, count_triples, groups_of
 from vqr1.outputs import check_file, check_records, make_folders, own_png, png_metadata
@@ -60,11 +61,15 @@ class Extent:
 
 
 def undecodable(path: Path) -> str | None:
-    """Why an image does not decode, or None if it does."""
+    """Why a model cannot be shown an image file, or None if it can."""
     try:
-        load_image(path)
+        image = load_image(path)
     except DataError as error:
         return str(error)
+    try:
+        check_ratio(*image.size)
+    except DataError as error:
+        return f"{path}: {error}"
     return None
 
 
@@ -98,20 +103,6 @@ def repeated_files(paths: Sequence[Path]) -> list[str]:
         if earlier != path:
             repeated.append(f"{path}: the same bytes as {earlier.name}")
     return repeated
-
-
-def unlabelled_images(labelled: LabelledSet) -> list[str]:
-    """Image files, by their endings, below the image folder that no label names."""
-    # An image that cannot be used has a label too.
-    bad = (problem.rpartition(": ")[0] for problem in labelled.bad_images)
-    named = {*labelled.table["image"], *bad}
-    found = []
-    for folder, folders, names in os.walk(labelled.image_root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        place = Path(folder).relative_to(labelled.image_root)
-        images = (name for name in sorted(names) if is_image_name(name))
-        found += [path for name in images if (path := (place / name).as_posix()) not in named]
-    return found
 
 
 def histogram_lines(scores: Sequence[float] | np.ndarray) -> list[str]:
@@ -190,7 +181,7 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     _print_images(console, extent, labelled)
     make_folders(**{"--out": str(extent.out)})
     total = len(labelled.table)
-    title = f"{labelled.title}: worst (top left) to best (bottom right), {total} images"
+    title = f"{labelled.title}: worst (top left) to best (bottom right), {counted(total, 'image')}"
     tiles = sheet_of(labelled, extent.columns, extent.rows)
     known = PngInfo()
     for word, text in png_metadata("inspect_dataset").items():
@@ -206,13 +197,14 @@ def _print_labels(console: Console, name: str, key: str, labelled: LabelledSet) 
     console.rule(f"{name} ({labelled.title})")
     expected = f" of {declared.images} in the complete set" if declared.images else ""
     console.print(
-        f"{len(labelled.table)} images{expected}, in {labelled.image_root}", soft_wrap=True
+        f"{counted(len(labelled.table), 'image')}{expected}, in {labelled.image_root}",
+        soft_wrap=True,
     )
     further = unlabelled_images(labelled)
     if further:
         shown = ", ".join(further[:SHOWN]) + (", ..." if len(further) > SHOWN else "")
         console.print(
-            f"{len(further)} further image files there have no label ({shown})",
+            f"{counted(len(further), 'further image file')} there without a label ({shown})",
             soft_wrap=True, highlight=False, markup=False,
         )  # fmt: skip
     console.print(f"label form: {labelled.form}", soft_wrap=True, highlight=False)
@@ -234,23 +226,23 @@ def _print_labels(console: Console, name: str, key: str, labelled: LabelledSet) 
 
 def _print_images(console: Console, extent: Extent, labelled: LabelledSet) -> None:
     """What is wrong with the files."""
-    _print_problems(console, "missing, empty or folders", labelled.bad_images)
+    _print_problems(console, "missing, empty or a folder", labelled.bad_images)
     total = len(labelled.table)
     count = total if extent.decode is None else min(extent.decode, total)
     rows = labelled.sample(count).index.to_numpy()
     paths = labelled.shown_files(map(int, rows))
     problems = decode_problems(paths, extent.workers)
-    _print_problems(console, f"undecodable among {count} opened", problems)
-    _print_problems(console, f"copies of another file among {count} opened", repeated_files(paths))
+    _print_problems(console, f"undecodable or too narrow among {count} opened", problems)
+    _print_problems(console, f"a copy of another file among {count} opened", repeated_files(paths))
     if labelled.config.split.near_duplicates != "ignore":
         pairs = pairs_between_contents(labelled, rows)
-        _print_problems(console, f"near-identical among {count} opened", pairs, "pairs of images")
+        _print_problems(console, f"near-identical among {count} opened", pairs, "image pair")
 
 
 def _print_problems(
-    console: Console, kind: str, problems: Sequence[str], of: str = "images"
+    console: Console, kind: str, problems: Sequence[str], of: str = "image"
 ) -> None:
-    console.print(f"{len(problems)} {of} are {kind}")
+    console.print(f"{counted(len(problems), of)} {'is' if len(problems) == 1 else 'are'} {kind}")
     for problem in problems[:SHOWN]:
         console.print(f"  {problem}", highlight=False, markup=False, soft_wrap=True)
     if len(problems) > SHOWN:

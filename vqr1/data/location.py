@@ -6,14 +6,18 @@ Not here: what is in a set's folder (`labels/`).
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
-from vqr1.config import DatasetConfig
+from vqr1.config import DatasetConfig, MixtureConfig
 from vqr1.data.labels import label_format
-from vqr1.errors import ConfigError
+from vqr1.errors import ConfigError, raise_together
+from vqr1.program import command_line
 
 VARIABLE = "VQR1_DATA"
 """Environment variable that holds the folder of all sets."""
+_MADE = ("demo", "hub")
+"""Sets that are made or fetched where they are opened."""
 
 
 def data_folder() -> Path:
@@ -32,6 +36,24 @@ def side_folder(config: DatasetConfig, root: Path) -> Path:
     if config.name == "hub" and path.exists():
         return path if path.is_dir() else path.parent
     return root
+
+
+def check_folders(dataset: DatasetConfig | MixtureConfig) -> None:
+    """Check that every set has a folder, before any is opened; nothing is fetched or made.
+
+    Args:
+        dataset: one set, or a mixture.
+
+    Raises:
+        ConfigError: all that have none.
+    """
+    sets = (
+        {f"dataset.parts.{name}": part for name, part in dataset.parts.items()}
+        if isinstance(dataset, MixtureConfig)
+        else {"dataset": dataset}
+    )
+    asked = [(config, key) for key, config in sets.items() if config.name not in _MADE]
+    raise_together(*(partial(set_folder, config, key) for config, key in asked))
 
 
 def set_folder(config: DatasetConfig, key: str) -> Path:
@@ -69,7 +91,10 @@ def set_folder(config: DatasetConfig, key: str) -> Path:
         folder = data_folder() / config.name
         if folder.is_dir():
             return folder
-        hint = f"or fetch the set with `vqr1 data download {config.name}` ({folder} is not there)"
+        hint = (
+            f"or fetch the set with `{command_line('data download', config.name)}` "
+            f"({folder} is not there)"
+        )
     raise ConfigError(
         [
             f"{key}.root=None: set it to the folder that holds the {config.name} labels and "

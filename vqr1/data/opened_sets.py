@@ -12,6 +12,7 @@ from pathlib import Path
 from vqr1.config import DatasetConfig, MixtureConfig
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.split_duplicates import without_near_duplicates
+from vqr1.data.unlabelled import mention_unlabelled
 from vqr1.distributed.collectives import get_rank
 from vqr1.errors import ConfigError
 
@@ -33,6 +34,9 @@ def open_sets(
             two splits and are refused.
     """
     sets = _opened(dataset)
+    if get_rank() == 0:
+        for labelled in sets.values():
+            mention_unlabelled(labelled)
     if not compared:
         return sets
     return without_near_duplicates(sets, shown=get_rank() == 0)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vqr1.config import DatasetConfig
+from vqr1.counted import counted
 from vqr1.data.jsonl import JsonlLine, jsonl_text, write_jsonl
 from vqr1.data.labelled_set import LabelledSet, open_dataset
 from vqr1.data.labels import label_format
@@ -68,7 +69,9 @@ def prepare(sets: Mapping[str, tuple[str, DatasetConfig]], split: str, out: Path
             )
         names.append(labelled.title)
         lines += found
-        print(f"{name}: {len(found)} of {len(labelled.table)} images as {labelled.title!r}")
+        print(
+            f"{name}: {len(found)} of {counted(len(labelled.table), 'image')} as {labelled.title!r}"
+        )
     out = out or Path("prepared") / f"{'+'.join(sets)}_{split}.jsonl"
     content = "".join(jsonl_text(lines)).encode()
     # A released file has the same form: only the same content shows that nothing is lost.

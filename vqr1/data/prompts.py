@@ -11,6 +11,7 @@ from typing import Protocol
 from PIL import Image
 from torch import Tensor
 
+from vqr1.counted import counted
 from vqr1.errors import DataError
 from vqr1.records import PromptBatch
 
@@ -77,7 +78,7 @@ def image_groups(
     for group in groups:
         if len(group) != images:
             raise DataError(
-                f"{len(group)} image{'s' * (len(group) != 1)} for one prompt: prompt.images="
+                f"{counted(len(group), 'image')} for one prompt: prompt.images="
                 f"{images} of them are asked about together"
             )
     return groups

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from vqr1.config.model import IMAGE_PLACEHOLDER, MOST_IMAGES
+from vqr1.counted import counted_are
 from vqr1.data.image_index import ImageIndex
 from vqr1.data.labels._reading import text_lines
 from vqr1.data.tables import parse_json, read_text
@@ -262,8 +263,8 @@ def _with_images(questions: Sequence[Question], path: Path, root: Path) -> list[
         found.append(replace(question, images=paths))
     if missing:
         raise DataError(
-            f"{len(missing)} images are not in {root}, the first is {missing[0]}; put them there, "
-            "or name their folder"
+            f"{counted_are(len(missing), 'image')} not in {root}, the first is "
+            f"{missing[0]}; put them there, or name their folder"
         )
     return found
 

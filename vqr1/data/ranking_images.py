@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vqr1.counted import counted
 from vqr1.data.cache import ImageCache
 from vqr1.data.images import WHOLE, decoded_at, load_image
 from vqr1.data.labelled_set import LabelledSet
@@ -85,8 +86,8 @@ class SetImages:
         if found != images:
             raise ConfigError(
                 [
-                    f"prompt.images={images}: {self.key}: a row of {self.name} has {found} "
-                    f"image{'s' * (found != 1)}; use a prompt for {found}, such as prompt="
+                    f"prompt.images={images}: {self.key}: a row of {self.name} has "
+                    f"{counted(found, 'image')}; use a prompt for {found}, such as prompt="
                     f"{'thinking' if found == 1 else 'full_reference'}, or rows of {images} ("
                     f"{self.key}.full_reference, {self.key}.columns.image)"
                 ]
@@ -118,6 +119,11 @@ class SetImages:
         if not self.bad[row]:
             self.bad[row] = 1
             logger.warning("%s: excluded: %s", self.key, error)
+        if bool(self.bad[self.rows].all()):
+            raise DataError(
+                f"{error}; with it none of the {counted(len(self), 'image')} of {self.name} here "
+                "can be used: repair them, or choose another split"
+            ) from error
         count = self.skipped + int(self.bad.sum())
         if count > self.max_bad:
             raise DataError(

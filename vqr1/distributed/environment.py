@@ -23,6 +23,10 @@ REPORT = "VQR1_LAUNCH_REPORT"
 """Variable of a process that this program's own launcher started: file for the one message."""
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Variable that only torchrun sets."""
+RENDEZVOUS_PORT = 29400
+"""torchrun's own for the rendezvous of several nodes."""
+SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
+"""Variable that each process of `srun` has: how many there are."""
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _START = "start with torchrun, srun, or plainly with hardware.devices"
 
@@ -63,7 +67,7 @@ def find_rank_info(environment: MutableMapping[str, str] = os.environ) -> RankIn
     Raises:
         ConfigError: a launcher's variables are incomplete, no numbers, or do not fit together.
     """
-    in_step = "RANK" not in environment and _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1
+    in_step = "RANK" not in environment and _number(environment, SLURM_TASKS, 1) > 1
     if not in_step and not {"RANK", "WORLD_SIZE"} & environment.keys():
         return RankInfo()
     # PyTorch, which reads this when it is imported, prints stacks for connections that it tries.
@@ -91,6 +95,37 @@ def find_rank_info(environment: MutableMapping[str, str] = os.environ) -> RankIn
     return RankInfo(
         rank, world_size, local_rank, local_size, None if report is None else Path(report), True
     )
+
+
+def started_again(
+    info: RankInfo,
+    alone: str,
+    by_torchrun: str,
+    environment: Mapping[str, str] = os.environ,
+) -> str:
+    """What a user types to start a command again as this process was started.
+
+    Args:
+        info: this process's rank information.
+        alone: the command as it starts by itself.
+        by_torchrun: the command as torchrun is given it.
+        environment: the variables.
+    """
+    if not info.launched or info.report is not None:
+        return alone
+    sizes = f"--nproc-per-node {info.local_size}"
+    if TORCHRUN in environment:
+        if info.nodes == 1:
+            return f"torchrun {sizes} {by_torchrun}"
+        first = f"{environment.get('MASTER_ADDR', 'FIRST_NODE')}:{RENDEZVOUS_PORT}"
+        return (
+            f"torchrun --nnodes {info.nodes} {sizes} --rdzv-backend c10d --rdzv-endpoint {first} "
+            f"{by_torchrun}   # on each of the {info.nodes} nodes"
+        )
+    if SLURM_TASKS in environment:
+        return f"srun --nodes {info.nodes} --ntasks-per-node {info.local_size} {alone}"
+    many = f"{info.nodes} x {info.local_size} processes"
+    return f"{alone}   # by the same launcher, nodes and processes as before ({many})"
 
 
 def get_local_rank(environment: Mapping[str, str] = os.environ) -> int:
@@ -127,8 +162,8 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
 
 
 def _of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    _require(environment, ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"))
-    tasks = _number(environment, "SLURM_STEP_NUM_TASKS")
+    _require(environment, (SLURM_TASKS, "SLURM_PROCID", "SLURM_LOCALID"))
+    tasks = _number(environment, SLURM_TASKS)
     local_size = _tasks_per_node(environment, tasks)
     # Lightning takes seconds to import, and a process outside of SLURM does not need it to start.
     from lightning.fabric.plugins.environments import SLURMEnvironment

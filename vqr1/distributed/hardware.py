@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from vqr1.config import HardwareConfig
+from vqr1.distributed.cores import crowding_problems, usable_cores
+from vqr1.program import installing
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Machine:
     """What this machine has.
 
     Attributes:
+        cores: processor cores that this process may use.
         gpus: CUDA devices that PyTorch sees.
         bfloat16: they compute in bfloat16.
         deepspeed: the package is installed.
@@ -25,6 +28,7 @@ class Machine:
         flash_attention_3: those of flash-attn 3.
     """
 
+    cores: int = 1
     gpus: int = 0
     bfloat16: bool = False
     deepspeed: bool = False
@@ -35,12 +39,14 @@ class Machine:
 def this_machine() -> Machine:
     """Look."""
     deepspeed = importlib.util.find_spec("deepspeed") is not None
+    cores = usable_cores()
     if not torch.cuda.is_available():
-        return Machine(deepspeed=deepspeed)
+        return Machine(cores=cores, deepspeed=deepspeed)
     # transformers takes a second to import, and without a GPU neither kernel can be used.
     from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
     return Machine(
+        cores=cores,
         gpus=torch.cuda.device_count(),
         bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
         deepspeed=deepspeed,
@@ -72,11 +78,11 @@ def hardware_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
             "hardware.accelerator=gpu: PyTorch finds no CUDA device on this machine; choose "
             "hardware=cpu"
         ]
-    problems = []
+    problems = crowding_problems(hardware, machine.cores)
     if hardware.accelerator == "gpu" and hardware.devices > machine.gpus:
         problems.append(
             f"hardware.devices={hardware.devices}: PyTorch finds {machine.gpus} CUDA "
-            f"device{'s' if machine.gpus > 1 else ''} on this machine; {fits}"
+            f"device{'s' * (machine.gpus != 1)} on this machine; {fits}"
         )
     if hardware.precision == "bf16-mixed" and machine.gpus and not machine.bfloat16:
         problems.append(
@@ -97,8 +103,8 @@ def _package_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
     if hardware.strategy in ("zero2", "zero3") and not machine.deepspeed:
         profile = " (hardware=8gpu_fsdp2)" if hardware.accelerator == "gpu" else ""
         problems.append(
-            f"hardware.strategy={hardware.strategy}: DeepSpeed is not installed; pip install "
-            f"'vqr1[deepspeed]', or use hardware.strategy=fsdp2{profile}"
+            f"hardware.strategy={hardware.strategy}: DeepSpeed is not installed; "
+            f"{installing('deepspeed')}, or use hardware.strategy=fsdp2{profile}"
         )
     if hardware.offload and hardware.strategy != "zero3":
         problems.append(

@@ -21,7 +21,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +36,7 @@ from typing import Any
 import torch.distributed as dist
 
 from vqr1.config import HardwareConfig
-from vqr1.distributed.environment import REPORT
+from vqr1.distributed.environment import RENDEZVOUS_PORT, REPORT
 from vqr1.distributed.stop_requests import SIGNALS
 from vqr1.distributed.stop_signals import takes
 from vqr1.errors import (
@@ -45,7 +47,7 @@ from vqr1.errors import (
     RunFaultError,
     UserError,
 )
-from vqr1.program import STARTED_AS, name_of, started_as, under_torchrun
+from vqr1.program import STARTED_AS, in_shell, name_of, started_as, under_torchrun
 
 GRACE_SECONDS = 40.0
 """How long the others may continue once one has failed: they notice at their next exchange, and the
@@ -103,10 +105,21 @@ def check_one_machine(hardware: HardwareConfig) -> None:
     raise ConfigError(
         [
             f"hardware.nodes={hardware.nodes}: one command, or a job of a sweep, starts the "
-            "processes of one machine; run this on every node: torchrun --nnodes "
-            f"{hardware.nodes} --nproc-per-node {hardware.devices} --rdzv-backend c10d "
-            f"--rdzv-endpoint FIRST_NODE:PORT {under_torchrun(name_of('train'))} ..., or let "
-            "srun start the processes of all nodes"
+            "processes of one machine; let srun start those of all nodes, or run this on every "
+            f"node, of which this machine is the first: {on_every_node(hardware)}"
+        ]
+    )
+
+
+def on_every_node(hardware: HardwareConfig) -> str:
+    """This process's own command as torchrun starts it on each of several nodes."""
+    arguments = [one for one in sys.argv[1:] if one not in ("-m", "--multirun")]
+    return " ".join(
+        [
+            f"torchrun --nnodes {hardware.nodes} --nproc-per-node {hardware.devices}",
+            f"--rdzv-backend c10d --rdzv-endpoint {socket.gethostname()}:{RENDEZVOUS_PORT}",
+            under_torchrun(name_of("train")),
+            *map(in_shell, arguments),
         ]
     )
 

@@ -24,7 +24,7 @@ from vqr1.config import config_dir
 from vqr1.data.demo import FOLDER, default_cache_dir
 from vqr1.doctor.finding import Finding
 from vqr1.policy.packaged import tiny_policy_folder
-from vqr1.program import PROGRAM
+from vqr1.program import PROGRAM, in_shell, installing
 
 SHOWN = ("torch", "torchvision", "transformers", "lightning", "hydra-core", "trl", "peft", "mlflow")
 """Required packages whose versions are printed."""
@@ -127,7 +127,7 @@ def package_findings(required: Sequence[Requirement]) -> Iterator[Finding]:
             text = f"{one.name} {version}: vqr1 {__version__} needs {one.specifier}"
         else:
             continue
-        yield Finding("packages", text, "broken", f"pip install '{one}'")
+        yield Finding("packages", text, "broken", f"pip install {in_shell(str(one))}")
 
 
 def extra_findings() -> Iterator[Finding]:
@@ -136,8 +136,8 @@ def extra_findings() -> Iterator[Finding]:
     yield Finding("optional", ", ".join(there) or "none of the optional packages is installed")
     for name, use, extra in EXTRAS:
         if version_of(name) is None:
-            package = f"'{PROGRAM}[{extra}]'" if extra else name
-            yield Finding("", f"{name}: {use}", "absent", f"pip install {package}")
+            how = installing(extra) if extra else f"pip install {name}"
+            yield Finding("", f"{name}: {use}", "absent", how)
 
 
 def packaged_findings() -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqr1.config import EvalConfig, ServerConfig
+from vqr1.distributed.cores import crowding_problems, usable_cores
 from vqr1.errors import ConfigError
 from vqr1.inference.mode_checks import backend_problems, mode_problems
 from vqr1.outputs import SWEEP, kinds_of
@@ -45,6 +46,7 @@ def check_evaluation(config: EvalConfig) -> None:
             f"model.run={config.model.run}: backend=openai evaluates the server's own model; leave "
             "one of them out"
         )
+    problems += crowding_problems(config.hardware, usable_cores())
     if config.hardware.nodes > 1:
         problems.append(
             f"hardware.nodes={config.hardware.nodes}: set it to 1 and start one process a device "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from vqr1.counted import counted
 from vqr1.evaluation.compare import EvaluatedRun, SetComparison
 from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import HEADLINE, Measured, headline
@@ -23,7 +24,7 @@ def comparison_tables(
     tables, label = [], headline(options.metrics).label
     modes = tuple(f"{run.name}: {run.caption}" for run in runs if run.caption)
     for found in comparisons:
-        caption = f"{found.dataset}, {found.images} images scored by all runs"
+        caption = f"{found.dataset}, {counted(found.images, 'image')} scored by all runs"
         if found.excluded:
             why = ", ".join(
                 f"{count} without a score from {name}"
@@ -48,6 +49,7 @@ def comparison_tables(
                     f"runs that share a letter do not differ at {1 - options.level:.0%} (paired "
                     f"bootstrap over {found.units}, Holm's correction for {len(found.pairs)} "
                     "pairs)",
+                    *_undefined(found, label),
                     *trained,
                     *modes,
                 ),
@@ -74,6 +76,7 @@ def comparison_tables(
                     "Steiger's and Meng's tests take images as independent",
                     "wins: among image pairs that the two runs order differently well, the share "
                     "that the first one orders better",
+                    *_undefined(found, f"difference of {label} to it"),
                     *_lost_draws(found),
                     *trained,
                     *modes,
@@ -81,6 +84,15 @@ def comparison_tables(
             )
         )
     return tables
+
+
+def _undefined(found: SetComparison, what: str) -> list[str]:
+    """Why runs have no metric, one line each."""
+    return [
+        f"{name}: no {what}: {metric.reason}"
+        for name, metric in zip(found.names, found.metrics, strict=True)
+        if metric.reason
+    ]
 
 
 def _lost_draws(found: SetComparison) -> list[str]:
@@ -111,6 +123,7 @@ def comparison_values(comparisons: Sequence[SetComparison]) -> dict[str, object]
                     "low": finite(f.interval.low),
                     "high": finite(f.interval.high),
                     "group": letters,
+                    **({"reason": f.reason} if f.reason else {}),
                 }
                 for name, f, letters in zip(found.names, found.metrics, found.letters, strict=True)
             },

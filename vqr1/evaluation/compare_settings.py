@@ -171,6 +171,11 @@ def settings_tables(found: Sequence[SettingsComparison], options: MetricOptions)
             (
                 f"{options.level:.0%} intervals over {one.units}, the same draws for all runs; how "
                 "much seeds differ they do not know",
+                *(
+                    f"{row.name}: no SRCC: {row.mean.reason}"
+                    for row in one.settings
+                    if row.mean.reason
+                ),
             ),
         )
         for one in found

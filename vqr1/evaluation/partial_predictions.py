@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from vqr1.durable import write_file
-from vqr1.errors import ConfigError
+from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation.prediction_file import read_predictions, write_predictions
-from vqr1.evaluation.predictions import Predictions, concatenate
+from vqr1.evaluation.predictions import NOTHING, Predictions, concatenate
 from vqr1.inference import resume
 from vqr1.inference.resume import Partials, cut_to_committed, table_order
 
@@ -116,11 +116,12 @@ def merge(run_dir: Path, plan: Sequence[PlannedBatch], suffix: str) -> Predictio
 
     Raises:
         ConfigError: the folder holds rows of images that are not in the plan.
-        RuntimeError: nothing was scored, or an image was scored twice.
+        DataError: nothing was scored.
+        RuntimeError: an image was scored twice.
     """
     scored = read_partials(run_dir)
     if scored is None:
-        raise RuntimeError(f"{run_dir}: no image was scored")
+        raise DataError(NOTHING)
     planned = [batch.keys for batch in plan]
     known = {key for keys in planned for key in keys}
     strange = [image for name, image in _keys(scored) if (name, image) not in known]

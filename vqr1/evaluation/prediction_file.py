@@ -15,8 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +27,7 @@ from vqr1.config.renamed import present_name
 from vqr1.data.tables import check_unique, parse_number, read_csv, separator_hint
 from vqr1.durable import replacing
 from vqr1.errors import DataError
+from vqr1.evaluation.file_labels import some_of, with_labels_of
 from vqr1.evaluation.predictions import Predictions
 from vqr1.inference.resume import GrowingFile
 
@@ -38,7 +38,6 @@ COLUMNS = (
 """One row an answer: sample counts an image's answers from 0; score is empty where not valid; mos
 is turned so that higher is better; lost is empty where the mode has none; decoded_at is empty where
 the image was decoded whole."""
-_SHOWN = 10
 _MISSING = ("", "nan", "NaN")
 _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
 _WHERE = "where"
@@ -172,7 +171,7 @@ def read_predictions(
         table["mos"] = -table["mos"]
     _check_unique(table)
     predictions = _gather(path, table)
-    return predictions if labels is None else _labelled(path, predictions, labels)
+    return predictions if labels is None else with_labels_of(path, predictions, labels)
 
 
 def _load(path: Path, columns: PredictionColumns, only: str | None) -> pd.DataFrame:
@@ -266,7 +265,7 @@ def _check_unique(table: pd.DataFrame) -> None:
         rows = np.flatnonzero(twice)
         raise DataError(
             f"{table[_WHERE].iat[rows[0]]}: {len(rows)} rows repeat an image and sample: "
-            f"{_some(table['image'].iloc[rows].tolist())}; give each answer of an image its own "
+            f"{some_of(table['image'].iloc[rows].tolist())}; give each answer of an image its own "
             "number in a column sample, or remove the repetitions"
         )
 
@@ -282,7 +281,7 @@ def _gather(path: Path, table: pd.DataFrame) -> Predictions:
     if (counts != samples).any():
         few = [key[1] for key, i in number.items() if counts[i] != samples]
         raise DataError(
-            f"{path}: {len(few)} images have fewer than {samples} answers: {_some(few)}; every "
+            f"{path}: {len(few)} images have fewer than {samples} answers: {some_of(few)}; every "
             "image needs the same number of rows (an invalid answer is a row with an empty score)"
         )
     sample = pd.to_numeric(table["sample"], errors="coerce").to_numpy()
@@ -326,50 +325,3 @@ def _gather(path: Path, table: pd.DataFrame) -> Predictions:
         lost=lost,
         decoded_at=tuple(str(size) or None for size in column("decoded_at", "")[first]),
     )
-
-
-def _labelled(
-    path: Path, predictions: Predictions, labels: Mapping[str, pd.DataFrame]
-) -> Predictions:
-    """The predictions with the sets' MOS, matched by set and image name."""
-    everything = pd.concat([table.assign(dataset=name) for name, table in labels.items()])
-    evaluated = everything["evaluated"] if "evaluated" in everything else [True] * len(everything)
-    keys = list(zip(everything["dataset"], everything["image"].map(str), strict=True))
-    rows = {key: row for row, key in enumerate(keys)}
-    found = list(zip(predictions.datasets, predictions.images, strict=True))
-    unknown = [image for name, image in found if (name, image) not in rows]
-    wanted = {key for key, use in zip(keys, evaluated, strict=True) if use}
-    missing = [image for name, image in wanted.difference(found)]
-    if unknown or missing:
-        problems = []
-        if unknown:
-            problems.append(f"{len(unknown)} images have no label: {_some(unknown)}")
-        if missing:
-            problems.append(
-                f"{len(missing)} labelled images have no prediction: {_some(sorted(missing))}"
-            )
-        raise DataError(
-            f"{path}: predictions and labels of {', '.join(labels)} do not match: "
-            f"{'; '.join(problems)}"
-        )
-    predictions = predictions.rows(np.array([key in wanted for key in found], dtype=np.bool_))
-    found = [key for key in found if key in wanted]
-    matched = everything.iloc[[rows[key] for key in found]]
-    return replace(
-        predictions,
-        # Of each set by itself: the tables keep their own numbers.
-        index=matched.index.to_numpy(dtype=np.int64),
-        mos=matched["mos"].to_numpy(dtype=np.float64),
-        references=_names(matched["reference"]),
-        distortions=_names(matched["distortion"]),
-    )
-
-
-def _names(values: pd.Series) -> tuple[str | None, ...]:
-    """Names as text; None for missing ones, in whatever form the table has them."""
-    return tuple(None if pd.isna(value) or value == "" else str(value) for value in values)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -21,6 +21,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from vqr1.errors import DataError
 from vqr1.iqa.bootstrap import MIN_UNITS
 from vqr1.iqa.correlation import FloatArray
 from vqr1.iqa.preferences import StatedPairs
@@ -194,14 +195,22 @@ def bootstrap_clusters(
     return shared, None
 
 
+NOTHING = (
+    "no image could be evaluated: every one is missing or does not decode, and is skipped "
+    "(on_bad_image=skip); repair the files, or choose another split"
+)
+"""What is reported where nothing is left."""
+
+
 def concatenate(parts: Sequence[Predictions]) -> Predictions:
     """The rows of all parts, in order.
 
     Raises:
-        ValueError: there is no part, or the parts differ in the number of answers an image.
+        DataError: there is no part: every image was skipped.
+        ValueError: the parts differ in the number of answers an image.
     """
     if not parts:
-        raise ValueError("no predictions")
+        raise DataError(NOTHING)
     return Predictions(
         images=tuple(name for part in parts for name in part.images),
         datasets=tuple(name for part in parts for name in part.datasets),

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from vqr1.config import EvalConfig
+from vqr1.counted import counted
 from vqr1.data.questions import Question, digest_of, image_root, read_questions
 from vqr1.distributed.collectives import broadcast_from_rank0, raise_on_all_ranks
 from vqr1.distributed.environment import RankInfo
@@ -52,6 +53,7 @@ from vqr1.inference.resume import GrowingFile, Partials, cut_to_committed
 from vqr1.inference.settings import answer_settings
 from vqr1.inference.setup import InferenceSetup
 from vqr1.iqa.answers import FreeText
+from vqr1.program import setting
 
 ANSWERS = "answers.jsonl"
 """The finished answers in the run directory."""
@@ -174,7 +176,8 @@ def _left(questions: Sequence[Question], run_dir: Path, console: Console) -> lis
         console.print(f"continuing: {len(done)} of {len(questions)} questions are answered")
     else:
         console.print(
-            f"{len(questions)} questions; if this stops, continue it with run_dir={run_dir}"
+            f"{counted(len(questions), 'question')}; if this stops, continue it with "
+            f"{setting('run_dir', run_dir)}"
         )
     return left
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from vqr1.counted import counted_are
 from vqr1.evaluation.group_metrics import ReferenceMeans
 from vqr1.evaluation.metrics import HEADLINE, Measured
 from vqr1.evaluation.report import Evaluation
@@ -70,7 +71,7 @@ def json_values(evaluation: Evaluation) -> dict[str, Any]:
 
 def with_skipped(metrics: SetMetrics, count: int) -> SetMetrics:
     """The metrics, warning of `count` images of the set that could not be evaluated."""
-    warning = f"{count} images were excluded: missing, empty or not decodable"
+    warning = f"{counted_are(count, 'image', past=True)} excluded: missing, empty or not decodable"
     return with_warning(metrics, warning if count else None)
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from vqr1.config import EvalConfig, MixtureConfig, ServerConfig
 from vqr1.config.affects import Affects, affects
+from vqr1.counted import counted
 from vqr1.distributed.environment import RankInfo
 from vqr1.evaluation.attributes import (
     Found,
@@ -321,7 +322,9 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
                 run_log.plot(
                     f"plots/comparison_{comparison.dataset}",
                     forest_plot(
-                        rows, headline().label, f"{comparison.dataset}, {comparison.images} images"
+                        rows,
+                        headline().label,
+                        f"{comparison.dataset}, {counted(comparison.images, 'image')}",
                     ),
                 )
         end_log(run_log, {"compared": config.compare, "sets": values}, started, console)
@@ -358,7 +361,7 @@ def compare_sweep(
         write_values(values, run_log)
         for one in found if config.report.plots else ():
             rows = [(row.name, row.mean) for row in one.settings]
-            title = f"{one.dataset}, {one.images} images"
+            title = f"{one.dataset}, {counted(one.images, 'image')}"
             run_log.plot(f"plots/comparison_{one.dataset}", forest_plot(rows, "SRCC", title))
         end_log(run_log, {"compared": config.compare, "sets": values}, started, console)
 

@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 
-from vqr1.config import EvalConfig, PromptConfig, ServerConfig
+from vqr1.config import EvalConfig, MixtureConfig, PromptConfig, ServerConfig
 from vqr1.config.model_defaults import default_of, lines_about, source_of, taken_from_model
+from vqr1.counted import counted
 from vqr1.data.image_record import FILE, RecordedImage, record_of_model
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
@@ -47,6 +48,7 @@ from vqr1.inference.settings import answer_settings
 from vqr1.inference.setup import InferenceSetup
 from vqr1.iqa.preferences import StatedPairs
 from vqr1.policy.training_prompt import trained_vision_id
+from vqr1.program import setting
 from vqr1.records import RankingBatch
 
 CONTINUE = "start the evaluation again with the same run_dir to continue it"
@@ -106,8 +108,9 @@ def score_model(
     pairs = raise_on_all_ranks(lambda: _pairs(config, images))
     broadcast_from_rank0(lambda: check_settings(run_dir, _settings(config, images)))
     if info.rank == 0:
-        for line in lines_of_defaults(config, composed):
-            console.print(line)
+        for line in (source.note, *lines_of_defaults(config, composed)):
+            if line is not None:
+                console.print(line)
     finished = broadcast_from_rank0(lambda: finished_file(run_dir))
     if finished is not None:
         if info.rank:
@@ -189,10 +192,10 @@ def resolved_model(config: EvalConfig, composed: DictConfig) -> tuple[ModelSourc
         ModelError: no such run or checkpoint, or a server that cannot be used.
     """
     if not isinstance(config.backend, ServerConfig):
-        source = resolve_model(config.model, config.logger)
+        source = resolve_model(config.model, config.logger, _set_names(config))
         prompt = _asked(config.prompt, source)
         config = replace(config, model=source.config, prompt=prompt)
-        return source, config if source.run_id is None else _as_trained(config, source, composed)
+        return source, _as_trained(config, source, composed) if source.of_run else config
     backend = InferenceSetup.of(config).named().backend
     assert isinstance(backend, ServerConfig)
     source = ModelSource(
@@ -201,6 +204,11 @@ def resolved_model(config: EvalConfig, composed: DictConfig) -> tuple[ModelSourc
         vision_id=trained_vision_id(config.model, hub=False),
     )
     return source, replace(config, backend=backend, prompt=_asked(config.prompt, source))
+
+
+def _set_names(config: EvalConfig) -> tuple[str, ...]:
+    dataset = config.dataset
+    return tuple(dataset.parts) if isinstance(dataset, MixtureConfig) else (dataset.set_name,)
 
 
 def _asked(prompt: PromptConfig, source: ModelSource) -> PromptConfig:
@@ -243,7 +251,8 @@ def _left(images: PlannedImages, run_dir: Path, console: Console) -> list[int]:
         done = total - sum(len(images.plan[number].images) for number in left)
         console.print(f"continuing: {done} of {total} images are scored")
     else:
-        console.print(f"{total} images; if this stops, continue it with run_dir={run_dir}")
+        again = setting("run_dir", run_dir)
+        console.print(f"{counted(total, 'image')}; if this stops, continue it with {again}")
     return left
 
 

@@ -62,8 +62,9 @@ class QualityMetric:
         """Scores of images.
 
         Args:
-            images: a path, a Pillow image, a tensor [N, 3, H, W] or [3, H, W] of RGB in [0, 1]
-                (rounded to 8 bits), or a sequence of these.
+            images: a path, the bytes of an image file, a Pillow image, a NumPy array [H, W, 3] (8
+                bits, or floating numbers in [0, 1]), a tensor [N, 3, H, W] or [3, H, W] of RGB in
+                [0, 1] (rounded to 8 bits), or a sequence of these.
             references: with a prompt of two images, the undistorted image of each, likewise; one
                 alone is that of all images.
 

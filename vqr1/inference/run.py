@@ -23,6 +23,7 @@ from PIL import Image
 
 from vqr1.config import ScoreConfig
 from vqr1.config.affects import Affects
+from vqr1.counted import counted_are
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import DataError, ModelError
 from vqr1.inference.files import PassedOver, find_images
@@ -91,7 +92,7 @@ def run(job: Job, patterns: Sequence[str]) -> int:
     if config.task == "compare":
         return _compare(job, patterns)
     paths = _found(job, patterns)
-    if config.output is not None and job.form != "table":
+    if config.output is not None and job.form != "table" and not _is_stream(config.output):
         return _score_to_file(job, config.output, paths)
     scorer = _on_all_ranks(job, lambda: _load_for_share(job, paths))
     with ExitStack() as stack:
@@ -99,6 +100,12 @@ def run(job: Job, patterns: Sequence[str]) -> int:
         writer = ResultWriter(stream, job.form, descriptions=not config.answer.form.scored)
         counts = _score(job, scorer, paths, writer.write, stream)
     return _closing(job, counts)
+
+
+def _is_stream(output: str) -> bool:
+    """Whether rows go to a pipe, a terminal or a device, which keeps none to continue from."""
+    path = Path(os.path.expanduser(output))
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def load_scorer(job: Job) -> Scorer:
@@ -156,7 +163,9 @@ def _score_to_file(job: Job, output: str, paths: Sequence[Shown]) -> int:
         settings = answer_settings(replace(job.config, backend=setup.backend), Affects.SCORES)
         files.append(ResultFile(place, form, settings, resume=job.config.resume))
         if files[0].kept:
-            sys.stderr.write(f"continuing {output}: {len(files[0].kept)} images are in it\n")
+            sys.stderr.write(
+                f"continuing {output}: {counted_are(len(files[0].kept), 'image')} in it\n"
+            )
         return setup, [path for path in paths if not files[0].holds(path)]
 
     with ExitStack() as stack:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqr1.config import ScoreConfig, ServeConfig, ServerConfig
+from vqr1.counted import counted
 from vqr1.errors import ConfigError
 from vqr1.inference.image_lists import is_list
 from vqr1.inference.mode_checks import (
@@ -96,7 +97,7 @@ def _inputs(config: ScoreConfig, patterns: Sequence[str]) -> list[str]:
 def _several_images(config: ScoreConfig, patterns: Sequence[str]) -> list[str]:
     """What does not fit the number of images that the prompt is about."""
     prompt, columns = config.prompt, config.column
-    about = f"prompt={prompt.name} is about {prompt.images} image{'s' * (prompt.images != 1)}"
+    about = f"prompt={prompt.name} is about {counted(prompt.images, 'image')}"
     if config.references is not None:
         if prompt.images != 2:
             return [f"references={config.references}: {about}; use prompt=full_reference"]

@@ -32,6 +32,7 @@ from itertools import islice
 from torch import Tensor
 
 from vqr1.config import EvalModeConfig, PromptConfig
+from vqr1.counted import counted
 from vqr1.data.images import decoded_at
 from vqr1.data.prompts import image_groups
 from vqr1.errors import DataError
@@ -42,6 +43,7 @@ from vqr1.inference.images import (
     ImageSource,
     beside_references,
     decoded_sizes,
+    is_file,
     members,
     name_of,
     open_image,
@@ -104,9 +106,9 @@ class Scorer:
         """Results of images in their order.
 
         Args:
-            images: one image or several: paths, Pillow images, tensors [3, H, W], or one tensor
-                [N, 3, H, W], RGB in [0, 1]; with a prompt about several images tuples or
-                lists of them, each with one result.
+            images: one image or several: paths, bytes of files, Pillow images, arrays [H, W, 3],
+                tensors [3, H, W], or one tensor [N, 3, H, W], RGB in [0, 1]; with a prompt about
+                several images tuples or lists of them, each with one result.
             references: with a prompt of two images, the undistorted one that is shown before each
                 image: one for all, or as many as there are images.
 
@@ -126,7 +128,7 @@ class Scorer:
         if references is not None and self.images != 2:
             raise DataError(
                 f"references were given, and the prompt {self._request.prompt.name!r} is about "
-                f"{self.images} image{'s' * (self.images != 1)}; use a prompt for two, such as "
+                f"{counted(self.images, 'image')}; use a prompt for two, such as "
                 "full_reference"
             )
         rest = iter(
@@ -152,7 +154,7 @@ class Scorer:
                         known[id(one)] = self._backend.resize(opened), decoded_at(opened)
                     shown.append(known[id(one)])
                 except DataError as error:
-                    if isinstance(one, Tensor):
+                    if not is_file(one):
                         raise
                     errors[position] = _named(str(error), name_of(image))
                     break
@@ -174,7 +176,7 @@ class Scorer:
         group = members(image)
         if len(group) != self.images:
             raise DataError(
-                f"{len(group)} image{'s' * (len(group) != 1)} for one prompt: prompt.images="
+                f"{counted(len(group), 'image')} for one prompt: prompt.images="
                 f"{self.images} of them are asked about together; give "
                 + ("references, or tuples of images" if self.images > 1 else "one image each")
             )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import glob
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,11 +18,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
+from vqr1.durable import replacing
+
 if TYPE_CHECKING:
     # It imports torch, which whoever only copies a checkpoint does without.
     from vqr1.policy.loading import Policy
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
+_SYSTEM_ERROR = re.compile(r"os error (\d+)")
+"""How safetensors ends its message where the disk does not take a file."""
 SIDE_FILES = ("*.json", "*.txt", "*.jinja", "LICENSE*")
 
 
@@ -52,14 +60,24 @@ def write_checkpoint(policy: Policy, folder: Path) -> None:
     Args:
         policy: the policy with its weights as they shall be exported; left as it is.
         folder: destination.
+
+    Raises:
+        OSError: the disk does not take it.
     """
     for file in _base_files(policy):
         shutil.copyfile(file, folder / file.name)
     with tempfile.TemporaryDirectory(dir=folder) as weights:
-        _merged(policy).save_pretrained(weights)
+        try:
+            _merged(policy).save_pretrained(weights)
+        except SafetensorError as error:
+            number = _SYSTEM_ERROR.search(str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
         for pattern in WEIGHT_PATTERNS:
             for file in Path(weights).glob(pattern):
-                shutil.move(file, folder / file.name)
+                with replacing(folder / file.name) as aside:
+                    os.replace(file, aside)
 
 
 def export_checkpoint(policy: Policy, folder: Path) -> Path:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vqr1.counted import counted
 from vqr1.errors import NonFiniteError
 
 
@@ -46,7 +47,7 @@ def check_answer_logprobs(logprobs: Tensor) -> None:
     if not bool(finite.all()):
         raise NonFiniteError(
             f"the model's logits are NaN or infinite at the answers of {int((~finite).sum())} of "
-            f"{len(finite)} images"
+            f"{counted(len(finite), 'image')}"
         )
 
 

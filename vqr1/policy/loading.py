@@ -6,6 +6,8 @@ Code that a checkpoint carries is never executed, and pickled weights are never 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from transformers import AutoProcessor
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from vqr1.config import LoraConfig, ModelConfig
-from vqr1.errors import ModelError, first_line
+from vqr1.errors import ConfigError, ModelError, first_line
 from vqr1.policy.checkpoint_config import load_config, load_family, origin_of, source_of
 from vqr1.policy.families import Family
 from vqr1.policy.fast_layers import use_fast_layers
@@ -132,7 +134,8 @@ def load_policy(
     Raises:
         ModelError: no such checkpoint, no processor beside it, another architecture, or weights
             with NaN or infinity.
-        ConfigError: its processor does not normalise images.
+        ConfigError: its processor does not normalise images, or it has no layers of the names that
+            adapters are asked for.
     """
     source = source_of(config)
     processor = load_processor(config)
@@ -214,10 +217,37 @@ def _check_finite(model: torch.nn.Module, source: str, config: ModelConfig) -> N
         )
 
 
+def _check_targets(model: Any, names: Sequence[str]) -> None:
+    """Check that each name is that of linear layers of the text model.
+
+    Raises:
+        ConfigError: those that are not, with what there is.
+    """
+    targets = family_of(model).adapter_targets
+    linear = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+    unknown = [
+        name
+        for name in names
+        if not any(re.fullmatch(targets([re.escape(name)]), layer) for layer in linear)
+    ]
+    if names and not unknown:
+        return
+    every = re.compile(targets([r"\w+"]))
+    there = {layer.rpartition(".")[2] for layer in linear if every.fullmatch(layer)}
+    what = f"the text model has no linear layers called {', '.join(unknown)}" if names else "empty"
+    raise ConfigError(
+        [
+            f"model.lora.target_modules={list(names)}: {what}; name some of "
+            f"{', '.join(sorted(there))}"
+        ]
+    )
+
+
 def _add_adapters(model: Any, config: LoraConfig) -> torch.nn.Module:
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
+    _check_targets(model, config.target_modules)
     return get_peft_model(
         model,
         PeftLoraConfig(

@@ -29,6 +29,7 @@ from urllib3.util.retry import Retry
 from vqr1.config import RolloutServerConfig, SamplingConfig
 from vqr1.errors import ModelError
 from vqr1.policy.served_weights import served_weights
+from vqr1.program import installing
 from vqr1.rollout.messages import shortened
 from vqr1.rollout.vllm_requests import fitting_logprobs
 
@@ -176,7 +177,7 @@ class VllmLink:
         except ImportError as error:
             raise ModelError(
                 f"rollout.engine=vllm_server: {error} It hands the weights over; install it with "
-                "`pip install 'vqr1[vllm]'`, or use rollout=local"
+                f"`{installing('vllm')}`, or use rollout=local"
             ) from error
         # Responses may be asked for twice. Weights may not: a server that is asked to receive them
         # again waits for what is not sent again.

@@ -12,6 +12,7 @@ import torch
 
 from vqr1.errors import ModelError
 from vqr1.policy.families import Family
+from vqr1.program import installing
 from vqr1.rollout.messages import shortened
 
 
@@ -30,7 +31,7 @@ def import_vllm(who: str, instead: str) -> Any:
     except ImportError as error:
         raise ModelError(
             f"{who}: vLLM cannot be imported ({shortened(str(error))}); install it with "
-            f"`pip install 'vqr1[vllm]'`, or use {instead}"
+            f"`{installing('vllm')}`, or use {instead}"
         ) from error
     return vllm
 

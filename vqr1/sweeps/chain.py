@@ -19,10 +19,9 @@ from typing import Any
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import EXIT_INTERRUPTED, ConfigError, UserError
 from vqr1.outputs import CHAIN, check_folder
-from vqr1.program import STARTED_AS, program, started_as
+from vqr1.program import STARTED_AS, command_line, override, setting, started_as
 from vqr1.sweeps.chain_plan import KEY, RECORD, Link, links_of, read_chain, write_chain
-from vqr1.training.resumed_arguments import quoted
-from vqr1.training.run_lookup import key_of
+from vqr1.training.run_lookup import key_of, value_of
 
 CheckLink = Callable[[list[str], dict[str, Any] | None], dict[str, Any]]
 """Composes and checks one training from its overrides and the values of the one before, and gives
@@ -62,7 +61,7 @@ def run_chain(
     Raises:
         UserError: a mistake, or a training that did not finish.
     """
-    own = {key_of(a): a.partition("=")[2].strip("'\"") for a in arguments if "=" in a}
+    own = {key_of(a): value_of(a) for a in arguments if "=" in a}
     resumed = Path(own.get("resume", ""))
     continues = KEY not in own and "resume" in own and (resumed / RECORD).is_file()
     asked = continues or own.get(KEY, "null") != "null"
@@ -81,7 +80,7 @@ def run_chain(
             raise ConfigError(
                 [f"{KEY}, resume={resumed}, {' '.join(further)}: a chain continues as it was "
                  "started; leave that out, or resume one of its trainings with it, such as "
-                 f"resume={resumed / links_of(read_chain(resumed))[0].name}"]
+                 f"{setting('resume', resumed / links_of(read_chain(resumed))[0].name)}"]
             )  # fmt: skip
         folder, arguments = resumed.resolve(), read_chain(resumed)
     else:
@@ -108,7 +107,7 @@ def _check(links: Sequence[Link], folder: Path, check: CheckLink) -> None:
     problems: list[str] = []
     for link in links:
         try:
-            recorded = check([*link.overrides, f"run_dir={quoted(folder)}"], recorded)
+            recorded = check([*link.overrides, override("run_dir", folder)], recorded)
         except ConfigError as error:
             problems += [f"{KEY}, {link.name}: {problem}" for problem in error.problems]
     if problems:
@@ -123,10 +122,10 @@ def _run_link(link: Link, folder: Path, before: Path | None, command: Sequence[s
     if link.finished(folder):
         print(f"{KEY}: {link.name} has finished already", flush=True)
         return
-    arguments = [f"resume={quoted(own)}"]
+    arguments = [override("resume", own)]
     if not link.begun(folder):
-        start = [] if before is None else [f"init_from={quoted(before)}"]
-        place = [f"run_dir={quoted(own)}", f"hydra.run.dir={quoted(own)}"]
+        start = [] if before is None else [override("init_from", before)]
+        place = [override("run_dir", own), override("hydra.run.dir", own)]
         arguments = [*link.overrides, *start, *place]
     print(f"{KEY}: {link.name} in {own}", flush=True)
     started: list[subprocess.Popen[bytes]] = []
@@ -148,6 +147,11 @@ def _run_link(link: Link, folder: Path, before: Path | None, command: Sequence[s
     later = "" if before is None else " (those before it are not repeated)"
     raise _LinkError(
         f"{KEY}: {link.name} {what}; the trainings after it have not begun. Continue the chain "
-        f"with {program('train')} resume={folder}{later}",
+        f"with {continuing(folder)}{later}",
         code if code > 0 else 1,
     )
+
+
+def continuing(folder: Path) -> str:
+    """The command that continues a chain."""
+    return command_line("train", override("resume", folder))

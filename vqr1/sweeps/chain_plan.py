@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 
 from vqr1.durable import write_file
 from vqr1.errors import ConfigError, DataError
+from vqr1.program import setting
 from vqr1.training.run_lookup import key_of
 from vqr1.training.run_record import read_record
 
@@ -120,8 +121,8 @@ def write_chain(folder: Path, arguments: Sequence[str]) -> None:
             raise ConfigError(
                 [
                     f"run_dir={folder}: this folder holds the chain of another command "
-                    f"({' '.join(saved)}); continue it with resume={folder}, or choose another "
-                    "folder"
+                    f"({' '.join(saved)}); continue it with {setting('resume', folder)}, or choose "
+                    "another folder"
                 ]
             )
     folder.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,7 @@ import numpy as np
 import yaml
 
 from vqr1.config.plain import flatten
+from vqr1.counted import counted
 from vqr1.durable import write_file
 from vqr1.evaluation.compare import EvaluatedRun, aligned_parts, sets_of
 from vqr1.evaluation.predictions import Predictions, bootstrap_clusters
@@ -316,7 +317,7 @@ def _published_row(model: PublishedModel, metrics: PublishedMetrics) -> tuple[st
 
 def _unscored_note(board: SetBoard) -> list[str]:
     """Which runs took images from all of them, in at most one line."""
-    runs = "; ".join(f"{name}: {count} images" for name, count in board.unscored.items())
+    runs = "; ".join(f"{name}: {counted(count, 'image')}" for name, count in board.unscored.items())
     return [f"Excluded for all, since a run has no score of them: {runs}."] if runs else []
 
 

@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqr1.config import LoggerConfig
-from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import FAILED, KILLED, PRUNED, Attempt, SweepFolder, is_running
 from vqr1.tracking.git_state import git_tags
+from vqr1.tracking.outages import store_reached
 from vqr1.tracking.secrets import masked
-from vqr1.tracking.store import default_tracking_uri, prepare_experiment, slug
+from vqr1.tracking.store import (
+    default_tracking_uri,
+    logged_run,
+    prepare_experiment,
+    quick_client,
+    slug,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,18 +49,11 @@ class ParentRun:
         """An existing parent run.
 
         Raises:
-            ConfigError: the store has no such run.
+            ConfigError: the store has no such run, or does not answer.
         """
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
-        client = MlflowClient(tracking_uri)
-        try:
-            client.get_run(run_id)
-        except MlflowException as error:
-            raise ConfigError(
-                [f"parent run {run_id}: not in the MLflow store {tracking_uri}; see `make ui`"]
-            ) from error
+        with store_reached(tracking_uri):
+            client = quick_client(tracking_uri)
+            logged_run(client, run_id, tracking_uri, f"parent={run_id}")
         return cls(client, run_id, tracking_uri)
 
     @classmethod
@@ -74,14 +73,17 @@ class ParentRun:
             command: the command line as typed.
             space: swept keys and their values as typed.
             config_yaml: the configuration that all jobs start from.
+
+        Raises:
+            ConfigError: the store does not answer.
         """
         if "mlflow" not in logger.kinds:
             return None
-        from mlflow import MlflowClient
-
         uri = logger.tracking_uri or default_tracking_uri()
-        experiment = prepare_experiment(uri, logger.experiment)
-        client = MlflowClient(uri)
+        without = "or leave it out with logger=csv"
+        with store_reached(uri, fix=without):
+            experiment = prepare_experiment(uri, logger.experiment)
+            client = quick_client(uri)
         tags = {
             **git_tags(),
             **masked(logger.tags),
@@ -90,24 +92,35 @@ class ParentRun:
             FOLDER_TAG: str(folder.resolve()),
         }
         name = logger.run_name or f"sweep {' x '.join(space) or 'of one job'}"
-        run = client.create_run(experiment, run_name=slug(name), tags=_slugged(tags))
-        parent = cls(client, run.info.run_id, uri)
-        for key, values in space.items():
-            client.log_param(parent.run_id, slug(key), masked({key: values})[key][:6000])
-        client.log_text(parent.run_id, config_yaml, "config.yaml")
-        client.log_text(parent.run_id, f"{command}\n", "command.txt")
+        with store_reached(uri, fix=without):
+            run = client.create_run(experiment, run_name=slug(name), tags=_slugged(tags))
+            parent = cls(client, run.info.run_id, uri)
+            for key, values in space.items():
+                client.log_param(parent.run_id, slug(key), masked({key: values})[key][:6000])
+            client.log_text(parent.run_id, config_yaml, "config.yaml")
+            client.log_text(parent.run_id, f"{command}\n", "command.txt")
         return parent
 
     def reopen(self) -> None:
         """State that the sweep continues."""
-        self.client.update_run(self.run_id, status="RUNNING")
+        with store_reached(self.tracking_uri):
+            self.client.update_run(self.run_id, status="RUNNING")
 
     def close(self, status: str) -> None:
         """End the parent run: FINISHED, FAILED or KILLED."""
-        self.client.set_terminated(self.run_id, status)
+        with store_reached(self.tracking_uri):
+            self.client.set_terminated(self.run_id, status)
 
     def children(self) -> list[Run]:
-        """All child runs, the oldest first."""
+        """All child runs, the oldest first.
+
+        Raises:
+            ConfigError: the store does not answer.
+        """
+        with store_reached(self.tracking_uri):
+            return self._children()
+
+    def _children(self) -> list[Run]:
         experiment = self.client.get_run(self.run_id).info.experiment_id
         found: list[Run] = []
         token: str | None = None
@@ -128,7 +141,14 @@ class ParentRun:
 
         An open run whose job nobody trains was killed. A job that failed before its run was opened
         gets one. Children that are trained at this moment are left alone.
+
+        Raises:
+            ConfigError: the store does not answer.
         """
+        with store_reached(self.tracking_uri):
+            self._reconcile_children(folder)
+
+    def _reconcile_children(self, folder: SweepFolder) -> None:
         runs = {run.data.tags.get("vqr1.job_number"): run for run in self.children()}
         for attempt in folder.attempts():
             run = runs.get(str(attempt.number))

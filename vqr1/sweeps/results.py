@@ -86,7 +86,17 @@ def read_children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[J
         parent: the parent run.
         swept: the swept keys, which are tags of the children.
         curve: metric whose course is read.
+
+    Raises:
+        ConfigError: the store does not answer.
     """
+    from vqr1.tracking.outages import store_reached
+
+    with store_reached(parent.tracking_uri):
+        return _children(parent, swept, curve)
+
+
+def _children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[JobResult]:
     from vqr1.tracking.store import slug
 
     chosen: dict[str, JobResult] = {}

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from vqr1.config import LoggerConfig
 from vqr1.config.renamed import old_keys
 from vqr1.errors import ConfigError, SweepIncompleteError
-from vqr1.outputs import SWEEP, check_folder
-from vqr1.program import program
+from vqr1.outputs import SWEEP, check_folder, remove_unused
+from vqr1.program import command_line
 from vqr1.sweeps.folder import (
     FINISHED,
     PRUNED,
@@ -157,8 +157,9 @@ def _check_version(folder: SweepFolder, record: SweepRecord, asked: str) -> None
         raise ConfigError(
             [
                 f"{asked}: an earlier version began this sweep ({', '.join(old)} have been renamed "
-                f"since), which cannot be resumed; `{program('summarize')} "
-                f"folder={folder.path}` still shows it; start a new sweep in another folder"
+                "since), which cannot be resumed; "
+                f"`{command_line('summarize', f'folder={folder.path}')}` still shows it; start a "
+                "new sweep in another folder"
             ]
         )
 
@@ -220,8 +221,18 @@ class Sweep:
             raise ConfigError(
                 [f"hydra.sweep.dir={self.folder.path}: this sweep is being run by another process"]
             )
-        self.first_number = self.folder.next_number()
         record = self.folder.record
+        try:
+            self._open(record)
+        except BaseException:
+            self._lock.release()
+            if record is None:
+                remove_unused(self.folder.path)
+            raise
+        return self
+
+    def _open(self, record: SweepRecord | None) -> None:
+        self.first_number = self.folder.next_number()
         if record is None:
             self.parent = ParentRun.create(
                 self.plan.logger,
@@ -235,7 +246,6 @@ class Sweep:
             self.parent.reopen()
             self.parent.reconcile_children(self.folder)
         self._write_record(record)
-        return self
 
     def __exit__(
         self,
@@ -252,6 +262,9 @@ class Sweep:
                 self.parent.reconcile_children(self.folder)
                 status = "KILLED" if stopped else "FAILED"
                 self.parent.close(FINISHED if kind is None else status)
+        except ConfigError as away:
+            # The jobs' own results, and what ended the sweep, are in its folder and above.
+            self.report(f"the sweep's run in MLflow keeps its status: {away}")
         finally:
             self._lock.release()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from vqr1.tracking.events import (
     read_events,
 )
 from vqr1.tracking.journal import JOURNAL_TAG, journal_file
+from vqr1.tracking.outages import outage_errors
 from vqr1.tracking.store import one_line, prepare_experiment, quick_client
 
 if TYPE_CHECKING:
@@ -66,14 +66,6 @@ class Delivered:
 
 
 _DELIVERED = TypeAdapter(Delivered)
-
-
-def outage_errors() -> tuple[type[Exception], ...]:
-    """What calls raise while the store is away, slow, locked or full."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return (MlflowException, SQLAlchemyError, sqlite3.OperationalError, OSError)
 
 
 class Delivery:

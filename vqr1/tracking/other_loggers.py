@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from vqr1.config import LoggerConfig
 from vqr1.durable import write_file
 from vqr1.errors import ConfigError
+from vqr1.program import installing
 from vqr1.tracking.store import one_line
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class EndingLogger(Protocol):
 def logger_problems(config: LoggerConfig) -> list[str]:
     """A line for each logger whose package is not installed."""
     missing = [k for k in config.kinds if k in ("tensorboard", "wandb") and find_spec(k) is None]
-    return [f"logger={k}: {k} is not installed; pip install 'vqr1[{k}]'" for k in missing]
+    return [f"logger={k}: {k} is not installed; {installing(k)}" for k in missing]
 
 
 def open_tensorboard(run_dir: Path, resume: bool) -> Logger:

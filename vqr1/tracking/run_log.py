@@ -20,7 +20,7 @@ from vqr1.config import LoggerConfig
 from vqr1.config.plain import flatten
 from vqr1.durable import replacing, write_file
 from vqr1.errors import ConfigError, PrunedError
-from vqr1.program import program
+from vqr1.program import command_line
 from vqr1.tracking.journal import FOLDER, Journal
 from vqr1.tracking.other_loggers import (
     Ending,
@@ -116,12 +116,16 @@ class Tracking:
         if left.events:
             log.warning(
                 "MLflow: %d events of this run are not delivered (%s); they are kept, send them "
-                "with: %s %s",
+                "with: %s",
                 left.events,
                 left.reason,
-                program("sync"),
-                self.journal.run_dir,
+                sending(self.journal.run_dir),
             )
+
+
+def sending(run_dir: Path) -> str:
+    """The command that sends what of a run is not delivered."""
+    return command_line("sync", str(run_dir))
 
 
 class RunLog:

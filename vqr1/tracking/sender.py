@@ -15,8 +15,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vqr1.errors import ConfigError
-from vqr1.tracking.delivery import Delivery, outage_errors
+from vqr1.tracking.delivery import Delivery
 from vqr1.tracking.journal import journal_file
+from vqr1.tracking.outages import outage_errors
 from vqr1.tracking.store import one_line
 
 LINGER_SECONDS = 0.5

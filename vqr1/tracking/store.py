@@ -21,6 +21,7 @@ from vqr1.tracking.secrets import masked_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.exceptions import MlflowException
 
 SQLITE = "sqlite:///"
@@ -32,6 +33,9 @@ _UNUSABLE = frozenset(
     ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED",
      "UNAUTHENTICATED")
 )  # fmt: skip
+
+_NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's codes for an id that there is not, and for one that is none."""
 
 
 def default_tracking_uri() -> str:
@@ -71,6 +75,34 @@ def quick_client(tracking_uri: str) -> MlflowClient:
     except MlflowException as error:
         _raise_unusable(tracking_uri, error)
         raise
+
+
+def logged_run(client: MlflowClient, run_id: str, tracking_uri: str, key: str) -> Run:
+    """A run of a store.
+
+    Args:
+        client: of the store.
+        run_id: the run's id.
+        tracking_uri: the store's address, for the message.
+        key: what asked for it, such as `resume=ID`.
+
+    Raises:
+        ConfigError: the store has no such run.
+        MlflowException, OSError, sqlite3.OperationalError: the store cannot be reached now.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in _NO_SUCH_RUN:
+            raise
+        raise ConfigError(
+            [
+                f"{key}: no such run in {masked_uri(tracking_uri)}; give a run's folder, or the id "
+                "that a training printed and the right logger.tracking_uri"
+            ]
+        ) from error
 
 
 def prepare_experiment(tracking_uri: str, experiment: str) -> str:

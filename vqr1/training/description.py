@@ -17,7 +17,7 @@ from vqr1.config.plain import flatten, plain_values
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.policy.loading import Policy
 from vqr1.policy.training_prompt import prompt_notes, trained_vision_id, vision_id_note
-from vqr1.program import name_of
+from vqr1.program import command_line
 from vqr1.training.checkpoint_files import step_of
 from vqr1.training.command import RunCommand
 from vqr1.training.resume import Run
@@ -122,7 +122,7 @@ def _resumed_at(run: Run) -> str:
 def run_tags(config: TrainConfig, command: RunCommand) -> dict[str, str]:
     """Tags of the MLflow run: the command, the model, and its place in a sweep."""
     return {
-        "vqr1.command": " ".join([name_of("train"), *command.overrides]),
+        "vqr1.command": command_line("train", *command.overrides),
         "vqr1.model": config.model.name,
         **({} if config.init_from is None else {"vqr1.init_from": config.init_from}),
         **command.sweep_tags(Path(config.run_dir)),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from vqr1.data.datamodule import RankingDataModule
-from vqr1.distributed.collectives import get_rank, get_world_size
+from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, get_world_size
 from vqr1.distributed.stop_requests import Looks, StopRequests
-from vqr1.evaluation.predictions import Predictions
+from vqr1.errors import DataError
+from vqr1.evaluation.predictions import NOTHING, Predictions
 from vqr1.evaluation.protocol import score_batch, score_batches
 from vqr1.inference.policy_replies import ReplyEngine
 from vqr1.inference.request import Request
@@ -40,4 +43,12 @@ def evaluate_test(
         parts = list(score_batches(lambda b: score_batch(engine, b, request), loader, scored))
     if looks.after_all():
         stops.check()
-    return in_table_order(parts)
+    found = in_table_order(parts)
+    # Each rank may have skipped its own share.
+    broadcast_from_rank0(partial(_check_any, found))
+    return found
+
+
+def _check_any(found: Predictions | None) -> None:
+    if found is None:
+        raise DataError(NOTHING)

@@ -8,7 +8,6 @@ the tracking server, which stops no run (`vqr1.tracking`).
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +18,7 @@ from safetensors import SafetensorError
 
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted, NonFiniteError, RunFaultError
-
-STORAGE_ERRORS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM,
-}  # fmt: skip
-"""Numbers of the system errors that mean: this disk takes nothing."""
+from vqr1.storage_faults import disk_line
 
 
 @contextmanager
@@ -76,10 +71,9 @@ def _message(error: Exception, run_dir: Path) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
         return f"GPU memory ran out: {text}; lower hardware.micro_batch_tokens"
-    if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-        return f"{error.filename or run_dir}: {error.strerror}; make this place writable"
-    if isinstance(error, SafetensorError) and "os error" in text:
-        return f"{run_dir}: {text}; make room there"
+    disk = disk_line(error, run_dir)
+    if disk is not None:
+        return disk
     if isinstance(error, dist.DistError) or "gloo" in text.lower():
         return (
             f"lost the connection to another process of this run, which has ended or hangs "

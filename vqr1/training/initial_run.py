@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vqr1.config.folder import method_has_prompt
 from vqr1.config.plain import flatten
 from vqr1.errors import ConfigError
+from vqr1.program import command_line, override
 from vqr1.training.run_lookup import find_run, key_of
 from vqr1.training.run_record import RECORD, read_record
 
@@ -93,7 +94,8 @@ def _finished_run(name: str, tracking_uri: str | None) -> tuple[Path, Mapping[st
         raise ConfigError(
             [
                 f"init_from={name}: this run has not finished; finish it first with "
-                f"resume={run_dir}, or give a checkpoint as model.path"
+                f"{command_line('train', override('resume', run_dir))}, or give a checkpoint as "
+                "model.path"
             ]
         )
     if not (run_dir / EXPORT / "config.json").is_file():

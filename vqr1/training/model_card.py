@@ -16,6 +16,7 @@ from vqr1.config import AnswerConfig, AnyAnswer, ModelConfig, TrainConfig, valid
 from vqr1.config.affects import Affects, pruned
 from vqr1.config.earlier import EARLIER
 from vqr1.config.renamed import present_names
+from vqr1.counted import counted
 from vqr1.durable import write_file
 from vqr1.errors import DataError
 from vqr1.evaluation.metrics import HEADLINE, headline, labels
@@ -203,7 +204,7 @@ def _scored(count: int | None, missing: int | None, when: str = "") -> str | Non
     if count is None or missing is None:
         return None
     if not missing:
-        return f"{count} images"
+        return f"{counted(count, 'image')}"
     return f"{count} of {count + missing} images ({missing} without a score{when and f' {when}'})"
 
 

@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vqr1.counted import counted
 from vqr1.evaluation.metrics import HEADLINE, Measured, Metric, headline
 from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.summary import Gain, Summary
+from vqr1.program import in_shell
 from vqr1.tracking import RunLog
 from vqr1.training.callbacks.answers import answer_table
 from vqr1.training.callbacks.scatter import scatter_plot
@@ -105,6 +107,11 @@ def summary_values(result: TestResult, seconds: float, run_log: RunLog) -> dict[
     return values
 
 
+def opening_page(uri: str) -> str:
+    """The command that shows a store's runs in a browser."""
+    return f"mlflow ui --host 127.0.0.1 --backend-store-uri {in_shell(uri)}"
+
+
 def print_report(console: Console, result: TestResult, seconds: float, run_log: RunLog) -> None:
     """Print metrics with intervals, sample answers, and where to look next."""
     if result.summary_before is not None:
@@ -121,19 +128,18 @@ def print_report(console: Console, result: TestResult, seconds: float, run_log: 
     if run_log.mlflow_run_id is not None:
         uri = run_log.tracking_uri
         console.print(f"MLflow run {run_log.mlflow_run_id}; open its page with:")
-        console.print(
-            f"  mlflow ui --host 127.0.0.1 --backend-store-uri {uri}", markup=False, highlight=False
-        )
+        console.print(f"  {opening_page(str(uri))}", markup=False, highlight=False)
     console.print(str(run_log.run_dir), markup=False, highlight=False)
 
 
 def _gain_base(gain: Gain) -> str:
     """What a gain is over: images, and draws where some have no SRCC."""
-    words = f"{gain.n} images"
+    words = f"{counted(gain.n, 'image')}"
     if gain.excluded:
         total = gain.n + gain.excluded
         words = (
-            f"{gain.n} of {total} images, {gain.excluded} without a score before or after training"
+            f"{gain.n} of {counted(total, 'image')}, {gain.excluded} without a score before or "
+            "after training"
         )
     lost = gain.interval.lost
     return (

@@ -24,6 +24,7 @@ from vqr1.distributed.collectives import get_rank
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import ConfigError, DataError, Interrupted, RunFaultError, UserError
 from vqr1.outputs import TRAINING, check_folder
+from vqr1.program import setting
 from vqr1.training.checkpoint_files import newest_intact
 from vqr1.training.run_lookup import (
     AUTO,
@@ -31,6 +32,7 @@ from vqr1.training.run_lookup import (
     finished_metric,
     gives,
     kept_overrides,
+    key_of,
     resume_command,
 )
 from vqr1.training.run_record import (
@@ -144,6 +146,8 @@ def claimed_run(
             yield _start(run_dir, values, overrides)
             return
         changes = changed_keys(record.config, values, moved=True)
+        if record.finished:
+            _check_unchanged(config.resume, run_dir, changes, overrides)
         if changes and not config.resume_force and not record.finished:
             raise ConfigError(
                 [
@@ -193,12 +197,36 @@ def _newest_unfinished(run_dir: Path, values: dict[str, Any]) -> Path | None:
     return max(found)[1] if found else None
 
 
+def _check_unchanged(
+    resume: str, run_dir: Path, changes: Sequence[str], overrides: Sequence[str]
+) -> None:
+    """Check that a command asks nothing else of a finished run.
+
+    Raises:
+        ConfigError: it gives keys whose values the run did not have.
+    """
+    given = {key_of(override) for override in overrides}
+    asked = [
+        change
+        for change in changes
+        if any(f"{change.partition(':')[0]}.".startswith(f"{key}.") for key in given)
+    ]
+    if asked:
+        raise ConfigError(
+            [
+                f"resume={resume}: this run has finished; it cannot resume with other values:",
+                *(f"  {change}" for change in asked),
+                f"start a new run; {setting('init_from', run_dir)} begins with its weights",
+            ]
+        )
+
+
 def _check_unused(run_dir: Path, record: RunRecord | None) -> None:
     if record is not None and not record.finished:
         raise ConfigError(
             [
                 f"run_dir={run_dir}: this folder holds an unfinished run; continue with it with "
-                f"resume={run_dir}, or choose another folder"
+                f"{setting('resume', run_dir)}, or choose another folder"
             ]
         )
     if record is not None:

@@ -15,10 +15,14 @@ from vqr1.config.earlier import EARLIER
 from vqr1.config.renamed import renamed_override
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import ConfigError
-from vqr1.training.run_lookup import AUTO, find_run, key_of, of_one_start
+from vqr1.program import override
+from vqr1.training.run_lookup import AUTO, find_run, key_of, of_one_start, value_of
 from vqr1.training.run_record import RECORD, RunRecord, read_record
 
 VISION_ID = "prompt.vision_id"
+
+NO_FOLDER = ("hydra.run.dir=.", "hydra.output_subdir=null")
+"""Overrides with which Hydra makes no folder and writes nothing."""
 
 
 def arguments_of(info: RankInfo, arguments: list[str]) -> list[str]:
@@ -35,7 +39,7 @@ def arguments_of(info: RankInfo, arguments: list[str]) -> list[str]:
         arguments = with_saved_overrides(arguments)
     if info.rank and info.report is None:
         # Hydra makes a folder named after the second; rank 0's is the run's.
-        arguments = [*arguments, "hydra.run.dir=."]
+        arguments = [*arguments, *NO_FOLDER]
     return arguments
 
 
@@ -49,10 +53,8 @@ def with_saved_overrides(arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: there is no such run, or `run_dir` is given too.
     """
-    own = {
-        key_of(argument): argument.partition("=")[2] for argument in arguments if "=" in argument
-    }
-    wanted = own.get("resume", "null").strip("'\"")
+    own = {key_of(argument): value_of(argument) for argument in arguments if "=" in argument}
+    wanted = own.get("resume", "null")
     if wanted in ("null", "", AUTO) or {"-m", "--multirun"} & set(arguments):
         return list(arguments)
     if "run_dir" in own:
@@ -61,15 +63,15 @@ def with_saved_overrides(arguments: Sequence[str]) -> list[str]:
         )
     run_dir = find_run(wanted, own.get("logger.tracking_uri"))
     record = _record_of(run_dir)
-    overrides = [renamed_override(override) for override in record.overrides]
+    overrides = [renamed_override(saved) for saved in record.overrides]
     saved = [o for o in overrides if key_of(o) not in own and not of_one_start(key_of(o))]
     rest = [argument for argument in arguments if key_of(argument) != "resume"]
-    folder = quoted(run_dir)
     # A run that began before the key existed continues as it began.
     asked = record.config.get("prompt")
     if asked is not None and "vision_id" not in asked and VISION_ID not in own:
         saved.append(f"{VISION_ID}={str(EARLIER[VISION_ID]).lower()}")
-    return [*saved, *rest, f"resume={folder}", f"run_dir={folder}", f"hydra.run.dir={folder}"]
+    folders = (override(key, run_dir) for key in ("resume", "run_dir", "hydra.run.dir"))
+    return [*saved, *rest, *folders]
 
 
 def _record_of(run_dir: Path) -> RunRecord:
@@ -77,9 +79,3 @@ def _record_of(run_dir: Path) -> RunRecord:
     if record is None:
         raise ConfigError([f"resume={run_dir}: no run directory ({RECORD} is missing)"])
     return record
-
-
-def quoted(path: Path) -> str:
-    """A path as Hydra's override grammar takes any."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

@@ -9,7 +9,6 @@ Not here: checking and claiming the run (`resume.py`), its record (`run_record.p
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ from pathlib import Path
 from vqr1.config import TrainConfig
 from vqr1.config.affects import Affects, affects
 from vqr1.config.metrics import HEADLINE
-from vqr1.distributed.environment import TORCHRUN, RankInfo
+from vqr1.distributed.environment import RankInfo, started_again
 from vqr1.errors import ConfigError, DataError
-from vqr1.program import name_of, program, under_torchrun
+from vqr1.program import command_line, in_shell, name_of, override, under_torchrun
 from vqr1.training.run_record import RECORD
 
 AUTO = "auto"
@@ -39,21 +38,19 @@ def find_run(name: str, tracking_uri: str | None = None, key: str = "resume") ->
     Raises:
         ConfigError: there is no such run.
     """
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if (folder / RECORD).is_file():
         return folder.resolve()
     if _RUN_ID.fullmatch(name) is None:
         raise ConfigError(
             [f"{key}={name}: no run directory ({RECORD} is missing) and no MLflow run id"]
         )
-    from vqr1.tracking.delivery import outage_errors
-    from vqr1.tracking.store import default_tracking_uri, one_line, quick_client
+    from vqr1.tracking.outages import store_reached
+    from vqr1.tracking.store import default_tracking_uri, logged_run, quick_client
 
     uri = tracking_uri or default_tracking_uri()
-    try:
-        tags = quick_client(uri).get_run(name).data.tags
-    except outage_errors() as error:
-        raise ConfigError([f"{key}={name}: {one_line(error)}; give the run's folder"]) from error
+    with store_reached(uri, f"{key}={name}", "or give the run's folder"):
+        tags = logged_run(quick_client(uri), name, uri, f"{key}={name}").data.tags
     if RUN_DIR_TAG not in tags or not (Path(tags[RUN_DIR_TAG]) / RECORD).is_file():
         raise ConfigError(
             [f"{key}={name}: its folder {tags.get(RUN_DIR_TAG)} is not here; give the folder"]
@@ -81,6 +78,24 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
+def value_of(argument: str) -> str:
+    """The value that an override gives, as text, its quotes taken away as Hydra takes them."""
+    # The parents of a sweep or of several processes import it anyway.
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        value = OverridesParser.create().parse_override(argument).value()
+        # Which takes the backslash of `\${` away.
+        value = OmegaConf.create({"value": getattr(value, "text", value)}).value
+    except (HydraException, OmegaConfBaseException):
+        # Reported where the whole command line is composed.
+        return argument.partition("=")[2].strip("'\"")
+    return "null" if value is None else str(value)
+
+
 def resume_command(run_dir: Path, info: RankInfo) -> str:
     """What a user types to continue with a run that was started as this process was.
 
@@ -88,13 +103,9 @@ def resume_command(run_dir: Path, info: RankInfo) -> str:
         run_dir: the run's.
         info: this process's, or `RankInfo()` in the one that started the others.
     """
-    name, end = name_of("train"), f"resume={run_dir}"
-    if not info.launched or info.report is not None:
-        return f"{program('train')} {end}"
-    if info.nodes == 1 and TORCHRUN in os.environ:
-        return f"torchrun --nproc-per-node {info.world_size} {under_torchrun(name)} {end}"
-    many = f"{info.nodes} x {info.local_size} processes"
-    return f"{name} {end}   # by the same launcher, nodes and processes as before ({many})"
+    end = override("resume", run_dir)
+    by_torchrun = f"{under_torchrun(name_of('train'))} {in_shell(end)}"
+    return started_again(info, command_line("train", end), by_torchrun)
 
 
 def finished_metric(run_dir: Path) -> float:

@@ -13,8 +13,9 @@ import numpy as np
 
 from vqr1.config import PromptConfig, SamplingConfig
 from vqr1.distributed.collectives import broadcast_from_rank0, gather_objects_to_rank0
+from vqr1.errors import DataError
 from vqr1.evaluation.metrics import METRICS, Metric, watched
-from vqr1.evaluation.predictions import Predictions, concatenate, with_pairs
+from vqr1.evaluation.predictions import NOTHING, Predictions, concatenate, with_pairs
 from vqr1.evaluation.protocol import score_images
 from vqr1.evaluation.summary import Summary, summarise
 from vqr1.inference.policy_replies import ReplyEngine
@@ -95,6 +96,9 @@ class Validator:
 
         The primary predictions stay in `predictions` for tables and plots, and why a metric is
         undefined in `reasons`, on rank 0.
+
+        Raises:
+            DataError: every image was skipped.
         """
         self.predictions = in_table_order(self._primary)
         greedy = in_table_order(self._greedy) if self.modes.greedy is not None else None
@@ -102,7 +106,8 @@ class Validator:
         return broadcast_from_rank0(lambda: self._all_metrics(greedy))
 
     def _all_metrics(self, greedy: Predictions | None) -> dict[str, float]:
-        assert self.predictions is not None
+        if self.predictions is None:
+            raise DataError(NOTHING)
         self.predictions = with_pairs(self.predictions, self.pairs)
         summary = summarise(self.predictions, draws=0, metrics=self.metrics)
         results = _metrics(summary, "", watched(self.metrics))
@@ -126,11 +131,14 @@ def in_table_order(parts: Sequence[Predictions]) -> Predictions | None:
         parts: this process's batches in order; batches were dealt in turn.
 
     Returns:
-        All rows, set after set in table order, on rank 0; None in the others.
+        All rows, set after set in table order, on rank 0; None in the others, and where every
+        image was skipped.
     """
     dealt = gather_objects_to_rank0(list(parts))
-    if dealt is None or len(dealt) == 1:
-        return None if dealt is None else concatenate(dealt[0])
+    if dealt is None or not any(dealt):
+        return None
+    if len(dealt) == 1:
+        return concatenate(dealt[0])
     longest = max(map(len, dealt))
     turns = [part[i] for i in range(longest) for part in dealt if i < len(part)]
     rows = concatenate(turns)

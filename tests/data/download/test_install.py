@@ -85,7 +85,7 @@ def test_a_set_without_an_image_is_not_installed(
 ) -> None:  # fmt: skip
     offer(hub, zipped(small, skip=("I02_01_03.png",)), monkeypatch)
     assert command(hub, tmp_path, "--yes") == 2
-    assert "1 images are missing or damaged: I02_01_03.png" in capsys.readouterr().err
+    assert "1 image is missing or damaged: I02_01_03.png" in capsys.readouterr().err
     assert not (tmp_path / "kadid").exists()
 
 
@@ -97,7 +97,7 @@ def test_a_damaged_image_is_found(
     image.write_bytes(image.read_bytes()[:200])
     offer(hub, zipped(small), monkeypatch)
     assert command(hub, tmp_path, "--yes") == 2
-    assert "1 images are missing or damaged" in capsys.readouterr().err
+    assert "1 image is missing or damaged" in capsys.readouterr().err
 
 
 def test_an_archive_fetched_by_hand(

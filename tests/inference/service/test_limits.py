@@ -181,6 +181,7 @@ def test_unusual_images_are_scored(make_app: MakeApp) -> None:
         (422, "no file named images", {"data": {"images": "x"}, "files": form(b"x")}),
         (422, "0 images; this takes 1 to 3", {"json": {"images": []}}),
         (422, "4 images; this takes 1 to 3", {"files": form(b"1", b"2", b"3", b"4")}),
+        (422, "more than 3 images; this takes 1 to 3 of them", {"files": form(*9 * [b"1"])}),
         (422, "image 1: its data are not base64", {"json": {"images": [{"data": "=!"}]}}),
         (422, "images.0.colour: Extra inputs", {
             "json": {"images": [{"data": "QQ==", "colour": 1}]}}),

@@ -137,6 +137,64 @@ def test_endpoints_are_listed(page: Page, server: Server) -> None:
     page.goto(f"{server.url}/docs")
     for heading in ("POST /score", "POST /compare", "POST /describe", "GET /health"):
         expect(page.get_by_role("heading", name=heading)).to_be_visible(timeout=SLOW_MS)
+    score = page.locator("section").filter(has_text="POST /score")
+    cells = score.locator("td").all_inner_texts()
+    assert "list of binary (1 to 32)" in cells
+    for field in ("images", "images[].data", "images[].name"):
+        assert field in cells
+    assert "image-base64" in cells
+
+
+def answered(route: Route, score: float) -> None:
+    """Answer a request for a score in the service's place."""
+    result = {"name": "a", "score": score, "std": 0.1, "valid": True, "text": "clear"}
+    route.fulfill(json={"model": "m", "prompt": "p", "mode": "expected", "results": [result]})
+
+
+def test_more_images_than_a_request_takes_are_sorted(page: Page, tmp_path: Path) -> None:
+    health = {"model": "m", "prompt": "p", "mode": "expected", "images": 1, "needs_key": False}
+    page.route("**/health", lambda route: route.fulfill(json={**health, "max_images": 2}))
+
+    def answer(route: Route) -> None:
+        body = route.request.post_data_buffer or b""
+        answered(route, {b"0.png": 2.5, b"1.png": 4.5, b"2.png": 3.5}[body.split(b'"')[3]])
+
+    page.route("**/score", answer)
+    page.route("**/compare", lambda route: route.abort())
+    page.reload()
+    expect(page.locator("#model")).to_contain_text("model m")
+    for number in range(3):
+        photo(number).save(tmp_path / f"{number}.png")
+    page.locator("#files").set_input_files([tmp_path / f"{number}.png" for number in range(3)])
+    expect(page.locator("#status")).to_have_text("3 of 3 done")
+    page.locator("#rank").click()
+    expect(page.locator("#status")).to_contain_text("sorted by score, best first; ranks and ")
+    expect(page.locator("#status")).to_contain_text("are of at most 2 images")
+    assert page.locator("#cards .name").all_inner_texts() == ["1.png", "2.png", "0.png"]
+
+
+def test_a_key_that_is_typed_later_asks_again(page: Page, tmp_path: Path) -> None:
+    health = {"model": "m", "prompt": "p", "mode": "expected", "images": 1, "max_images": 32}
+    page.route("**/health", lambda route: route.fulfill(json={**health, "needs_key": True}))
+
+    def answer(route: Route) -> None:
+        if route.request.headers.get("authorization") == "Bearer right":
+            answered(route, 3.2)
+        else:
+            route.fulfill(status=401, json={"detail": "wrong or missing API key"})
+
+    page.route("**/score", answer)
+    page.reload()
+    expect(page.locator("#key")).to_be_visible()
+    photo(1).save(tmp_path / "a.png")
+    page.locator("#files").set_input_files(tmp_path / "a.png")
+    expect(page.locator(".problem")).to_have_text("wrong or missing API key")
+    for key, shown in (("wrong", "wrong or missing API key"), ("right", "clear")):
+        page.locator("#key").fill(key)
+        page.locator("#key").press("Enter")
+        expect(page.locator("#cards .text")).to_have_text(shown)
+    expect(page.locator(".score")).to_contain_text("3.20")
+    assert page.locator(".problem").count() == 0
 
 
 def test_a_reference_goes_with_every_image(page: Page, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from huggingface_hub import hf_hub_url
 
 from vqr1.data.download.fetch import Remote
 from vqr1.errors import ConfigError
+from vqr1.program import name_of
 
 _PYIQA = "chaofengc/IQA-PyTorch-Datasets"
 _PYIQA_LABELS = "chaofengc/IQA-PyTorch-Datasets-metainfo"
@@ -294,5 +295,5 @@ def hosting(name: str) -> Hosting:
         return HOSTED[name]
     except KeyError:
         raise ConfigError(
-            [f"vqr1 data download {name}: no such set; one of {', '.join(sorted(HOSTED))}"]
+            [f"{name_of('data')} download {name}: no such set; one of {', '.join(sorted(HOSTED))}"]
         ) from None

@@ -23,6 +23,7 @@ from vqr1.data.download.fetch import fetch
 from vqr1.data.download.unpack import unpack, unpacked_size
 from vqr1.durable import place_folder, write_file
 from vqr1.errors import DataError
+from vqr1.program import command_line, override
 from vqr1.progress import new_progress, progress_bar
 
 MEGABYTE = 10**6
@@ -89,10 +90,12 @@ def install(plan: Plan, image_folders: Sequence[str], check: Callable[[Path], No
                 _remove_leftovers(plan)
                 return plan.folder
             if plan.folder.exists():
+                look = command_line(
+                    "data verify", f"dataset={plan.name}", override("dataset.root", plan.folder)
+                )
                 raise DataError(
-                    f"{plan.folder}: there already, and not by this command; check it with "
-                    f"`vqr1 data verify dataset={plan.name} dataset.root={plan.folder}`, or remove "
-                    "it first"
+                    f"{plan.folder}: there already, and not by this command; look at it with "
+                    f"`{look}`, or remove it first"
                 )
             return _install(plan, image_folders, check)
     except Timeout as error:

@@ -219,7 +219,7 @@ def create_app(
     app.add_exception_handler(RefusedError, answer_refusal)
     app.add_exception_handler(ModelError, answer_model_error)
     _add_scoring(app, service, info, limits, keyed=key is not None)
-    _add_health(app, service, info, keyed=key is not None)
+    _add_health(app, service, info, limits, keyed=key is not None)
     add_pages(app)
     paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
     app.add_middleware(Gate, limits, key, service.measures, paths)
@@ -327,7 +327,9 @@ def _compare_answer(
     )
 
 
-def _add_health(app: FastAPI, service: Service, info: ServiceInfo, *, keyed: bool) -> None:
+def _add_health(
+    app: FastAPI, service: Service, info: ServiceInfo, limits: LimitsConfig, *, keyed: bool
+) -> None:
     @app.get("/health")
     async def health() -> schemas.Health:
         """That the service runs, and with what."""
@@ -339,6 +341,7 @@ def _add_health(app: FastAPI, service: Service, info: ServiceInfo, *, keyed: boo
             mode=info.mode,
             describe=info.describe,
             images=service.shown["score"],
+            max_images=limits.max_images,
             needs_key=keyed,
         )
 

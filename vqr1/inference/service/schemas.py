@@ -139,6 +139,7 @@ class Health(BaseModel):
         description="Prompt of descriptions; null where the model writes no text."
     )
     images: int = Field(description="Images of a prompt of scores: 2 with a reference.")
+    max_images: int = Field(description="Most images of a request, references included.")
     needs_key: bool
 
 

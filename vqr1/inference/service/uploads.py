@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from vqr1.counted import counted
 from vqr1.data.images import decode_image
 from vqr1.errors import DataError
 from vqr1.inference.service.errors import RefusedError
@@ -74,7 +75,7 @@ async def read_uploads(request: Request, least: int, most: int, shown: int = 1) 
     if kind == "application/json":
         images, references = _from_json(await request.body())
     elif kind == "multipart/form-data":
-        images, references = await _from_form(request, most)
+        images, references = await _from_form(request, least, most)
     else:
         raise RefusedError(
             415, "send the images as multipart/form-data or, in base64, as application/json"
@@ -83,9 +84,15 @@ async def read_uploads(request: Request, least: int, most: int, shown: int = 1) 
     references = references or []
     total = len(images) + len(references)
     if len(images) < least or total > most:
-        counted = " with their references" if references else ""
-        raise RefusedError(422, f"{total} images{counted}; this takes {least} to {most} of them")
+        raise RefusedError(422, _too_many(total, least, most, with_references=bool(references)))
     return Uploads(images, references)
+
+
+def _too_many(found: int | str, least: int, most: int, *, with_references: bool = False) -> str:
+    """Why a request of too many images, or of too few, is refused."""
+    images = counted(found, "image") if isinstance(found, int) else f"{found} images"
+    references = " with their references" if with_references else ""
+    return f"{images}{references}; this takes {least} to {most} of them in a request"
 
 
 def _check_references(images: int, references: list[Upload] | None, shown: int) -> None:
@@ -95,8 +102,8 @@ def _check_references(images: int, references: list[Upload] | None, shown: int) 
     if shown > 1 and (not count or count not in (1, images)):
         raise RefusedError(
             422,
-            f"{count} {REFERENCES} for {images} images; this compares each image with its "
-            "reference: send one for all, or one for each in their order",
+            f"{count} {REFERENCES} for {counted(images, 'image')}; this compares each image with "
+            "its reference: send one for all, or one for each in their order",
         )
 
 
@@ -116,12 +123,16 @@ def decode(upload: Upload, max_pixels: int) -> Image.Image:
     return decode_image(upload.file, upload.name, max_pixels=max_pixels)
 
 
-async def _from_form(request: Request, most: int) -> tuple[list[Upload], list[Upload] | None]:
+async def _from_form(
+    request: Request, least: int, most: int
+) -> tuple[list[Upload], list[Upload] | None]:
     """Images and references; None where there is no such field."""
     try:
         # One file more than allowed, so that the answer can state how many came.
         form = await request.form(max_files=most + 1, max_fields=most + 1)
     except HTTPException as error:
+        if str(error.detail).startswith("Too many files"):
+            raise RefusedError(422, _too_many(f"more than {most}", least, most)) from error
         raise RefusedError(422, f"not a form that can be read: {error.detail}") from error
     uploads: dict[str, list[Upload]] = {FIELD: [], REFERENCES: []}
     for field, value in form.multi_items():

@@ -21,12 +21,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vqr1.errors import ConfigError, DataError
+from vqr1.data.images import check_ratio
+from vqr1.errors import ConfigError
 from vqr1.policy.families._normalisation import normalised, numbers_of
-
-MAX_RATIO = 200
-"""One side may be at most so many times the other: beyond it, resizing the short side makes an
-image of gigabytes, of which the centre is kept."""
 
 _ROW = 256
 """Pixels that count as one row of the tower's work."""
@@ -57,15 +54,12 @@ class FixedRule:
         Raises:
             DataError: one side is more than 200 times the other.
         """
-        if max(width, height) > MAX_RATIO * min(width, height):
-            raise DataError(
-                f"an image of {width} x {height} pixels is too narrow: one side may be at most "
-                f"{MAX_RATIO} times the other"
-            )
+        check_ratio(width, height)
         return self.width, self.height
 
     def pixels(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels of an image after resizing, by the checkpoint's processor."""
+        # Beyond it, resizing the short side makes an image of gigabytes, whose centre is kept.
         self.size(*image.size)
         # An array, whose order of axes no backend has to guess from an image of few pixels.
         output = self.image_processor(

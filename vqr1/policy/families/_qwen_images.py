@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from qwen_vl_utils.vision_process import MAX_RATIO, smart_resize
+from qwen_vl_utils.vision_process import smart_resize
 from torch import Tensor
 
-from vqr1.errors import ConfigError, DataError
+from vqr1.data.images import MAX_RATIO, check_ratio
+from vqr1.errors import ConfigError
 from vqr1.policy.families._normalisation import normalised, numbers_of
 
 PATCH, MERGE, TEMPORAL = 14, 2, 2
@@ -57,11 +58,7 @@ class AreaRule:
         Raises:
             DataError: one side is more than 200 times the other.
         """
-        if max(width, height) > MAX_RATIO * min(width, height):
-            raise DataError(
-                f"an image of {width} x {height} pixels is too narrow: one side may be at most "
-                f"{MAX_RATIO} times the other"
-            )
+        check_ratio(width, height)
         new_height, new_width = smart_resize(
             height, width, self.factor, self.min_pixels, self.max_pixels
         )

@@ -20,6 +20,7 @@ from torch import nn
 from vqr1.errors import ModelError
 from vqr1.policy.families import _llava_card as card
 from vqr1.policy.families._llava_family import LlavaFamily
+from vqr1.program import installing
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
@@ -48,7 +49,7 @@ class FastVlm(LlavaFamily):
             return None
         return (
             "a FastVLM's vision tower is made by timm, which is not installed here; install it "
-            'with pip install "vqr1[timm]"'
+            f"with {installing('timm')}"
         )
 
     def _require_timm(self) -> None:

@@ -25,10 +25,21 @@ function table(rows) {
   return element("table", "", element("tbody", "", ...body));
 }
 
+function count(field) {
+  return field.maxItems ? ` (${field.minItems} to ${field.maxItems})` : "";
+}
+
+function rows(document_, schema, before) { // of what is nested too, where it has no name of its own
+  return Object.entries(schema.properties ?? {}).flatMap(([name, field]) => {
+    const needed = (schema.required ?? []).includes(name) ? "" : ", optional";
+    const row = [`${before}${name}`, `${typeOf(document_, field)}${count(field)}${needed}`,
+      field.description ?? ""];
+    return [row, ...rows(document_, field.items ?? {}, `${before}${name}[].`)];
+  });
+}
+
 function fields(document_, schema) {
-  return table(Object.entries(schema.properties ?? {}).map(
-    ([name, field]) => [name, typeOf(document_, field), field.description ?? ""],
-  ));
+  return table(rows(document_, schema, ""));
 }
 
 function operation(document_, method, path, described) {

@@ -7,6 +7,7 @@ const byId = (id) => document.getElementById(id);
 const items = [];
 let underWay = 0;
 let needsReference = false; // the prompt compares each image with one
+let most = Infinity; // images of a request, the reference included
 const reference = () => byId("reference").files[0];
 
 function element(tag, className, text) {
@@ -30,7 +31,7 @@ async function send(path, files) {
       continue;
     }
     const answer = await response.json();
-    if (!response.ok) throw new Error(answer.detail);
+    if (!response.ok) throw Object.assign(new Error(answer.detail), { status: response.status });
     return answer;
   }
 }
@@ -53,6 +54,7 @@ function add(file) {
 
 function showScore(item, result) {
   item.state = result.valid ? "scored" : "invalid";
+  item.value = result.score;
   item.score.textContent = result.valid ? result.score.toFixed(2) : "no score in the answer";
   if (result.valid && result.std !== null) {
     item.score.append(element("small", "", ` ± ${result.std.toFixed(2)}`));
@@ -61,10 +63,21 @@ function showScore(item, result) {
 }
 
 function showProblem(item, error) {
-  item.state = "refused";
+  item.state = error.status === 401 ? "denied" : "refused";
   item.score.textContent = "";
   item.text.textContent = error.message;
   item.text.classList.add("problem");
+}
+
+function ask(states) { // again
+  for (const item of items) {
+    if (!states.includes(item.state)) continue;
+    item.state = "waiting";
+    item.score.textContent = "…";
+    item.text.textContent = "";
+    item.text.classList.remove("problem");
+  }
+  work();
 }
 
 async function work() {
@@ -92,6 +105,7 @@ function show() {
 
 async function rank() {
   const scored = items.filter((one) => one.state === "scored");
+  if (scored.length + needsReference > most) return sortByScore(scored);
   byId("rank").disabled = true;
   byId("status").textContent = "ranking …";
   try {
@@ -115,6 +129,16 @@ async function rank() {
   byId("rank").disabled = false;
 }
 
+function sortByScore(scored) {
+  scored.sort((one, other) => other.value - one.value);
+  for (const item of scored) {
+    item.place.textContent = "";
+    byId("cards").append(item.card);
+  }
+  byId("status").textContent = `sorted by score, best first; ranks and probabilities are of at ` +
+    `most ${most - needsReference} images`;
+}
+
 function clear() {
   for (const item of items) URL.revokeObjectURL(item.image.src);
   items.length = 0;
@@ -132,9 +156,9 @@ byId("files").addEventListener("change", (event) => {
   event.target.value = "";
 });
 byId("reference").addEventListener("change", () => {
-  for (const item of items) if (item.state !== "asked") item.state = "waiting";
-  work();
+  ask(["scored", "invalid", "refused", "denied", "waiting"]);
 });
+byId("key").addEventListener("change", () => ask(["denied"]));
 byId("rank").addEventListener("click", rank);
 byId("clear").addEventListener("click", clear);
 const drop = byId("drop");
@@ -153,6 +177,7 @@ fetch("/health").then((response) => response.json()).then((health) => {
     `model ${health.model}, prompt ${health.prompt}, mode ${health.mode}`;
   byId("key-row").hidden = !health.needs_key;
   needsReference = health.images > 1;
+  most = health.max_images ?? Infinity;
   byId("reference-row").hidden = !needsReference;
   show();
 });
