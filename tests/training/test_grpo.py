@@ -37,6 +37,7 @@ from vqr1.training.losses import GrpoLoss
 from vqr1.training.losses.perception import perception_weight
 from vqr1.training.stages.grpo import GrpoModule
 from vqr1.training.step import StepSettings, non_finite_cause, step_seed
+from vqr1.training.task import RANKING, Task
 from vqr1.training.validation import Validator, validation_modes
 
 B, K, LIMIT = 3, 4, 6
@@ -95,7 +96,6 @@ def make_module(model: Any, reward: Any, **changes: Any) -> tuple[GrpoModule, Ke
         advantage=GroupNormalised(),
         sampling=SAMPLING,
         optimizer=OptimizerConfig(lr=1e-2, schedule="constant", max_grad_norm=0.5),
-        answer=PUBLISHED,
         micro_batch_tokens=4096,
         total_steps=10,
         seed=3,
@@ -104,7 +104,8 @@ def make_module(model: Any, reward: Any, **changes: Any) -> tuple[GrpoModule, Ke
     validator = Validator(engine, validation_modes(SAMPLING, 0, 0, THINKING, PUBLISHED))
     rewards = WeightedRewards({"length": (1.0, reward)})
     policy = Policy(model, None, "none")
-    return GrpoModule(policy, engine, rewards, validator, settings), engine
+    tasks = {RANKING: Task(rewards, PUBLISHED)}
+    return GrpoModule(policy, engine, tasks, validator, settings), engine
 
 
 def fit(module: GrpoModule, batch: RankingBatch, steps: int) -> L.Trainer:

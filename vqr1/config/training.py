@@ -17,6 +17,7 @@ from vqr1.config.model import ModelConfig, PromptConfig, RolloutConfig
 from vqr1.config.pairs import TrainingTarget
 from vqr1.config.sweep import SweepConfig
 from vqr1.config.targets import arguments_apart
+from vqr1.config.tasks import RewardConfig, Tasks
 from vqr1.config.types import (
     STRICT_KEYS,
     Fraction,
@@ -27,15 +28,6 @@ from vqr1.config.types import (
     Seed,
 )
 from vqr1.config.votes import VotesConfig
-
-
-@dataclass(config=STRICT_KEYS, kw_only=True)
-class RewardConfig:
-    """Weighted sum of reward terms."""
-
-    terms: dict[str, dict[str, Any]]
-    """Terms by name: each has `_target_` (a class of `vqr1.rewards` or your own), `weight`, and the
-    class's own arguments."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -297,6 +289,9 @@ class TrainConfig:
     (`pairs`: `dataset.pairs`), or the policy's own votes on pairs (`self_vote`: `votes`); rewards
     that need a number for each image get scores fitted to the pairs."""
     votes: VotesConfig = field(default_factory=VotesConfig)
+    tasks: Tasks = field(default_factory=dict)
+    """Auxiliary tasks mixed into a training by sampled responses (`stage=grpo`), by name; chosen by
+    `task=` (docs/training.md)."""
     sweep: Annotated[SweepConfig, Affects.NOTHING]
     max_steps: PositiveInt | None
     """Optimiser steps in all; null: `max_epochs` decides."""

@@ -3,6 +3,7 @@
 | kind | metrics |
 |---|---|
 | choice, comparison | accuracy with Wilson's interval, beside the accuracy of guessing |
+| degradation | share of right classes, of right severities, and of both (accuracy), with Wilson's intervals |
 | identification | share of whole lists that are right, with Wilson's interval; mean share of names that are right, as DepictQA counts (names in both / the longer list), and mean F1 of names, with bootstrap intervals |
 | description | mean F1 of the distortions that are named and of words, with bootstrap intervals; mean length |
 
@@ -15,6 +16,7 @@ Not here: what an answer states (`vqr1.iqa.question_answers`), asking (`question
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +37,7 @@ from vqr1.iqa.question_answers import (
     stated_part,
     word_count,
 )
+from vqr1.iqa.text_rules import stated_degradation
 
 ALL = "all"
 
@@ -75,6 +78,16 @@ def _grade_option(question: Question, text: str) -> Graded:
     return Graded(question, text, stated, values)
 
 
+def _grade_degradation(question: Question, text: str) -> Graded:
+    right, stated = json.loads(question.answer), stated_degradation(text)
+    named, severe = stated[0] == right["distortion_class"], stated[1] == right["severity"]
+    values = {
+        "accuracy": float(named and severe), "class": float(named), "severity": float(severe)
+    }  # fmt: skip
+    nothing = None in stated
+    return Graded(question, text, None if nothing else ", ".join(map(str, stated)), values)
+
+
 def _grade_list(question: Question, text: str) -> Graded:
     right = stated_distortions(question.answer)
     assert right is not None, "the reader has read the list"
@@ -106,6 +119,7 @@ def _grade_description(question: Question, text: str) -> Graded:
 _GRADES: Mapping[Kind, Callable[[Question, str], Graded]] = {
     "choice": _grade_option,
     "comparison": _grade_option,
+    "degradation": _grade_degradation,
     "identification": _grade_list,
     "description": _grade_description,
 }
@@ -113,6 +127,8 @@ _GRADES: Mapping[Kind, Callable[[Question, str], Graded]] = {
 LABELS = {
     "accuracy": "accuracy",
     "chance": "guessing",
+    "class": "class",
+    "severity": "severity",
     "names": "names right",
     "names_f1": "F1 of names",
     "distortions_f1": "F1 of distortions",
@@ -122,6 +138,8 @@ LABELS = {
 """What tables call the metrics."""
 _PLAIN = ("chance", "words")
 """Metrics without an interval."""
+_COUNTED = ("accuracy", "class", "severity")
+"""Shares of right answers."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +189,7 @@ def rows_of(
         for name in names:
             values = [one.values[name] for one in asked]
             interval = None
-            if name == "accuracy":
+            if name in _COUNTED:
                 interval = wilson_interval(round(sum(values)), len(values), level)
             elif name not in _PLAIN:
                 interval = mean_interval(values, level, draws=draws, seed=seed)

@@ -1,6 +1,8 @@
-"""Questions about images, asked of a policy before and after its training (`validation.questions`).
+"""Questions about images, asked of a policy before and after its training.
 
-So it is seen whether training for scores spoils what a model describes. Ranks share the
+They are those of `validation.questions`, and held-out items of the auxiliary tasks (`tasks`): of
+the test split, or without a test of the validation split, `validation.max_images` of each set. So
+it is seen whether training for scores spoils what a model describes. Ranks share the
 questions; answers are kept beside the checkpoints, so that a resumed run asks each policy once.
 
 Not here: the forms of questions and what their answers earn (`vqr1.data.questions`,
@@ -9,21 +11,27 @@ Not here: the forms of questions and what their answers earn (`vqr1.data.questio
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from vqr1.config import ModelConfig, PromptConfig, TrainConfig
-from vqr1.data.questions import Question, digest_of, image_root, read_questions
+from vqr1.config import ModelConfig, PromptConfig, SamplingConfig, TrainConfig
+from vqr1.data.labels import Split
+from vqr1.data.location import set_folder
+from vqr1.data.questions import Question, as_item, digest_of, image_root, read_questions
+from vqr1.data.task_sets import TaskSets
 from vqr1.distributed.collectives import (
     broadcast_from_rank0,
     gather_objects_to_rank0,
     get_rank,
     get_world_size,
 )
+from vqr1.durable import write_file
 from vqr1.evaluation.question_asking import ask, plan_of
 from vqr1.evaluation.question_metrics import Row, grade, metric_values, rows_of, tables_of
 from vqr1.evaluation.tables import to_markdown
@@ -40,19 +48,84 @@ from vqr1.training.prediction_cache import read_kept, write_kept
 
 KEPT = "question_answers"
 """Beginning of the files that hold a policy's answers."""
+TASKS = "tasks"
+"""Folder of the run with the held-out items of its tasks."""
 
 
-def training_questions(config: TrainConfig) -> list[Question]:
-    """The questions of a training, their images found; none where no file is configured.
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions that are asked in one way.
+
+    Attributes:
+        questions: their images are found.
+        root: folder of the images.
+        prompt: its system message and numbering of images.
+        sampling: greedy, and how an answer ends.
+        short_edge: that images are reduced to before the model's own size; None leaves them.
+        file: name of the file that is left of them in the run's folder; None: they are the user's.
+        folder: of the set, below which that file names its images.
+    """
+
+    questions: Sequence[Question]
+    root: Path
+    prompt: PromptConfig
+    sampling: SamplingConfig
+    short_edge: int | None = None
+    file: str | None = None
+    folder: Path | None = None
+
+    def placed(self, question: Question) -> Question:
+        """A question whose images are named as they lie below `folder`."""
+        assert self.folder is not None, "a set that leaves a file has a folder"
+        folder, root = self.folder.resolve(), self.root.resolve()
+        names = tuple(
+            Path(os.path.relpath(root / name, folder)).as_posix() for name in question.images
+        )
+        return replace(question, images=names)
+
+
+def question_sets(config: TrainConfig, tasks: Mapping[str, TaskSets]) -> list[QuestionSet]:
+    """What a training asks before and after: a file's questions, and held-out items of its tasks.
 
     Raises:
-        DataError: as `vqr1.data.questions.read_questions`.
+        DataError: as `vqr1.data.questions.read_questions`, or labels of a task's items.
     """
-    validation = config.validation
-    if validation.questions is None:
-        return []
-    path = Path(validation.questions).expanduser()
-    return read_questions(path, image_root(path, validation.questions_root))
+    greedy = replace(config.rollout.sampling, temperature=0.0)
+    found = []
+    if config.validation.questions is not None:
+        path = Path(config.validation.questions).expanduser()
+        root = image_root(path, config.validation.questions_root)
+        free = replace(greedy, stop="eos")
+        found.append(QuestionSet(read_questions(path, root), root, config.prompt, free))
+    for task in tasks.values():
+        form, prompt = task.source.config.answer.form, task.source.config.prompt
+        split: Split = "test" if config.validation.test else "val"
+        for name, questions in task.questions(split, config.validation.max_images).items():
+            labelled = task.sets[name]
+            found.append(
+                QuestionSet(
+                    questions,
+                    labelled.image_root,
+                    prompt,
+                    greedy.ending_with(form.closing),
+                    labelled.config.short_edge,
+                    f"{task.name}.{name}.jsonl",
+                    set_folder(labelled.config, labelled.key),
+                )
+            )
+    return found
+
+
+def write_task_questions(sets: Sequence[QuestionSet], run_dir: Path) -> None:
+    """Leave the held-out items of tasks as files that `eval.py questions=FILE` asks (`tasks/`)."""
+    for one in sets:
+        if one.file is not None:
+            lines = [
+                json.dumps({**as_item(question), "system": one.prompt.system or ""})
+                for question in map(one.placed, one.questions)
+            ]
+            (run_dir / TASKS).mkdir(exist_ok=True)
+            write_file(run_dir / TASKS / one.file, "\n".join(lines) + "\n")
 
 
 class AskedPolicy:
@@ -85,7 +158,7 @@ class AskedPolicy:
 
 
 def ask_policy(
-    config: TrainConfig, policy: Policy, engine: SamplingEngine, questions: Sequence[Question],
+    config: TrainConfig, policy: Policy, engine: SamplingEngine, sets: Sequence[QuestionSet],
     folder: Path, step: int, when: str,
 ) -> list[Row]:  # fmt: skip
     """What a policy answers, as metrics; empty without questions and on all but rank 0.
@@ -94,17 +167,18 @@ def ask_policy(
         config: of the training.
         policy: with full weights in every process.
         engine: samples from it.
-        questions: all of them.
+        sets: all questions.
         folder: of the checkpoints, where answers are kept.
         step: optimiser steps of the policy.
         when: beside the progress bar.
     """
+    questions = [question for one in sets for question in one.questions]
     if not questions:
         return []
     path = folder / step_name(KEPT, step)
     kept = _read(path, questions) if get_rank() == 0 else None
     if not broadcast_from_rank0(lambda: kept is not None):
-        kept = _ask_all(config, policy, engine, questions, when)
+        kept = _ask_all(config, policy, engine, sets, when)
         if kept is not None:
             _write(path, questions, kept)
     if kept is None:
@@ -114,29 +188,32 @@ def ask_policy(
 
 
 def _ask_all(
-    config: TrainConfig, policy: Policy, engine: SamplingEngine, questions: Sequence[Question],
+    config: TrainConfig, policy: Policy, engine: SamplingEngine, sets: Sequence[QuestionSet],
     when: str,
 ) -> list[str | None] | None:  # fmt: skip
-    """All answers in the questions' order on rank 0, None on the others."""
-    assert config.validation.questions is not None
-    path = Path(config.validation.questions).expanduser()
-    root = image_root(path, config.validation.questions_root)
-    sampling = replace(config.rollout.sampling, temperature=0.0, stop="eos")
-    request = Request(config.prompt, FreeText(), sampling, seed=config.seed)
+    """All answers in the order of the sets and their questions on rank 0, None on the others."""
     asked = AskedPolicy(policy, engine, config.model)
-    own = plan_of(questions, config.validation.batch_size)[get_rank() :: get_world_size()]
-    found: dict[int, str | None] = {}
-    total = sum(map(len, own))
+    batches = [
+        (number, batch)
+        for number, one in enumerate(sets)
+        for batch in plan_of(one.questions, config.validation.batch_size)
+    ]
+    own = batches[get_rank() :: get_world_size()]
+    found: dict[tuple[int, int], str | None] = {}
+    total = sum(len(batch) for _, batch in own)
     with progress_bar(f"questions, {when}", total, shown=get_rank() == 0) as advance:
-        for batch in own:
-            texts = ask(asked, [questions[n] for n in batch], root, config.prompt, request)
-            found |= dict(zip(batch, texts, strict=True))
+        for number, batch in own:
+            one = sets[number]
+            request = Request(one.prompt, FreeText(), one.sampling, seed=config.seed)
+            chosen = [one.questions[n] for n in batch]
+            texts = ask(asked, chosen, one.root, one.prompt, request, one.short_edge)
+            found |= {(number, n): text for n, text in zip(batch, texts, strict=True)}
             advance(len(batch))
     shares = gather_objects_to_rank0(found)
     if shares is None:
         return None
-    whole = {number: text for share in shares for number, text in share.items()}
-    return [whole[number] for number in range(len(questions))]
+    whole = {place: text for share in shares for place, text in share.items()}
+    return [whole[number, n] for number, one in enumerate(sets) for n in range(len(one.questions))]
 
 
 def _read(path: Path, questions: Sequence[Question]) -> list[str | None] | None:

@@ -90,7 +90,7 @@ class Watchdogs(L.Callback):
                 self._report_to_user(
                     dog.name, trainer.global_step, message, dog.config.action == "stop"
                 )
-        if isinstance(step, RankingStep):
+        if isinstance(step, RankingStep) and not step.batch.task:
             self._report_first_steps(trainer.global_step, self.first_steps.observe(step.metrics))
         if not step.finite:
             self._count_skipped(trainer.global_step, step)
