@@ -62,6 +62,7 @@ def describe(
         f"policy {config.model.name}: {trained / 1e6:.1f} M trained parameters",
         f"images (train/val/test): {counts}",
         *(f"target={config.target}, {name}: {p}" for name, p in data.training_pairs.items()),
+        *(f"task {name}: {task}" for name, task in data.tasks.items()),
         f"{steps} steps of {config.loader.batch_size} images{_on_processes(config)}"
         f"{stage.described(config)}; run directory {run.run_dir}",
         *defaults,
