@@ -18,7 +18,7 @@ from tests.training.test_methods import SMALL
 from vqr1.cli.train import main
 from vqr1.data.questions import read_questions
 from vqr1.errors import ConfigError
-from vqr1.evaluation.question_metrics import grade
+from vqr1.evaluation.question_metrics import changes_of, grade, rows_of
 from vqr1.iqa.answers import FreeText, PublishedAnswer
 from vqr1.planning.shape import kinds_of_steps, read_shape
 from vqr1.records import BatchLabels
@@ -206,3 +206,14 @@ def test_answers_to_degradations_by_hand(tmp_path: Path) -> None:
     assert both == {"accuracy": 1.0, "class": 1.0, "severity": 1.0}
     assert one == {"accuracy": 0.0, "class": 0.0, "severity": 1.0}
     assert none == dict.fromkeys(both, 0.0)
+    # Paired: nine of ten questions are answered as before, one is right now.
+    wrong, right = grade(question, "?"), grade(question, answer(question.answer))
+    changes = changes_of([wrong] * 10, [wrong] * 9 + [right])
+    (row, *groups) = rows_of(changes, draws=200, counted=())
+    assert (row.count, row.metrics["class"][0], row.invalid) == (10, pytest.approx(0.1), 9)
+    interval = row.metrics["class"][1]
+    assert interval is not None
+    assert 0 <= interval.low < 0.1 < interval.high < 0.5
+    assert [group.name for group in groups][1:] == [
+        "degradation/class/blur", "degradation/severity/slight"
+    ]  # fmt: skip

@@ -237,7 +237,7 @@ class ValidationConfig:
 Part = Literal[
     "image_editor",
     "probability_gain",
-    "task_mixture",
+    "second_score",
     "tool_calls",
     "video",
 ]
@@ -245,7 +245,7 @@ Part = Literal[
 PARTS: dict[Part, str] = {
     "image_editor": "an image editor and a model that evaluates edits",
     "probability_gain": "the probability of an answer without its reasoning",
-    "task_mixture": "several tasks in one training, each with its own prompt and rewards",
+    "second_score": "a task that asks for a score of another kind, with MOS and rewards of its own",
     "tool_calls": "tools that the model calls, over several turns",
     "video": "video",
 }

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vqr1.data.questions import Kind, Question
@@ -170,8 +170,32 @@ class Row:
         return f"{self.kind}/{self.grouping}/{self.group}" if self.grouping else self.kind
 
 
+def changes_of(before: Sequence[Graded], after: Sequence[Graded]) -> list[Graded]:
+    """By question, how much more an answer earns after than before; without what guessing earns.
+
+    Args:
+        before: answers to all questions.
+        after: to the same ones.
+    """
+    found = []
+    for first, second in zip(before, after, strict=True):
+        both = first.text is not None and second.text is not None
+        values = {
+            name: value - first.values[name]
+            for name, value in (second.values if both else {}).items()
+            if name != "chance"
+        }
+        found.append(replace(second, text=second.text if both else None, values=values))
+    return found
+
+
 def rows_of(
-    graded: Sequence[Graded], *, level: float = 0.95, draws: int = 1000, seed: int = 0
+    graded: Sequence[Graded],
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+    counted: Collection[str] = _COUNTED,
 ) -> list[Row]:
     """The row of each kind, each followed by those of its groups.
 
@@ -180,6 +204,7 @@ def rows_of(
         level: of the intervals.
         draws: of the bootstrap; 0 gives its metrics no interval.
         seed: of the draws.
+        counted: metrics that are shares of right answers; the others' intervals are bootstrapped.
     """
 
     def row(kind: Kind, grouping: str, group: str, members: Sequence[Graded]) -> Row:
@@ -189,7 +214,7 @@ def rows_of(
         for name in names:
             values = [one.values[name] for one in asked]
             interval = None
-            if name in _COUNTED:
+            if name in counted:
                 interval = wilson_interval(round(sum(values)), len(values), level)
             elif name not in _PLAIN:
                 interval = mean_interval(values, level, draws=draws, seed=seed)

@@ -20,7 +20,7 @@ from vqr1.errors import NonFiniteError
 from vqr1.evaluation.metrics import metrics_of
 from vqr1.evaluation.predictions import Predictions, with_pairs
 from vqr1.evaluation.preferences import stated_pairs
-from vqr1.evaluation.question_metrics import Row
+from vqr1.evaluation.question_metrics import Graded
 from vqr1.iqa.answers import AnswerForm, form_after
 from vqr1.policy.finite import non_finite_weights
 from vqr1.policy.loading import Policy
@@ -235,8 +235,8 @@ class PolicyTrainer:
             write_predictions(self.folder, step, predictions, kind)
         return None if predictions is None else with_pairs(predictions, self.pairs)
 
-    def _ask(self, when: str, step: int) -> list[Row]:
-        """Metrics of the policy's answers to questions (`questions.py`); empty without any."""
+    def _ask(self, when: str, step: int) -> list[Graded]:
+        """The policy's answers to questions (`questions.py`); empty without any."""
         sets = question_sets(self.config, self.data.tasks)
         if not sets:
             return []
@@ -249,8 +249,9 @@ class PolicyTrainer:
 
     def ask_again(self, step: int) -> None:
         """Ask the policy after `step` the questions that it was asked before training, and log."""
-        asked = {"before": self._asked_before, "after": self._ask("after training", step)}
-        log_questions(self.run_log, asked, self.step)
+        after = self._ask("after training", step)
+        draws = self.config.validation.bootstrap_draws
+        log_questions(self.run_log, self._asked_before, after, self.step, draws)
 
 
 def _modes(config: TrainConfig, answer: AnswerForm) -> ValidationModes:

@@ -12,6 +12,7 @@ Not here: the forms of questions and what their answers earn (`vqr1.data.questio
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,16 @@ from vqr1.distributed.collectives import (
 )
 from vqr1.durable import write_file
 from vqr1.evaluation.question_asking import ask, plan_of
-from vqr1.evaluation.question_metrics import Row, grade, metric_values, rows_of, tables_of
+from vqr1.evaluation.question_metrics import (
+    LABELS,
+    Graded,
+    Row,
+    changes_of,
+    grade,
+    metric_values,
+    rows_of,
+    tables_of,
+)
 from vqr1.evaluation.tables import to_markdown
 from vqr1.inference.policy_replies import SamplingEngine, sampled_replies
 from vqr1.inference.request import Reply, Request
@@ -160,8 +170,8 @@ class AskedPolicy:
 def ask_policy(
     config: TrainConfig, policy: Policy, engine: SamplingEngine, sets: Sequence[QuestionSet],
     folder: Path, step: int, when: str,
-) -> list[Row]:  # fmt: skip
-    """What a policy answers, as metrics; empty without questions and on all but rank 0.
+) -> list[Graded]:  # fmt: skip
+    """What a policy answers, and what that earns; empty without questions and on all but rank 0.
 
     Args:
         config: of the training.
@@ -183,8 +193,7 @@ def ask_policy(
             _write(path, questions, kept)
     if kept is None:
         return []
-    graded = [grade(question, text) for question, text in zip(questions, kept, strict=True)]
-    return rows_of(graded, draws=config.validation.bootstrap_draws)
+    return [grade(question, text) for question, text in zip(questions, kept, strict=True)]
 
 
 def _ask_all(
@@ -229,28 +238,60 @@ def _write(path: Path, questions: Sequence[Question], texts: Sequence[str | None
     write_kept(content, path, "answers to questions")
 
 
-def log_questions(run_log: RunLog, rows: Mapping[str, Sequence[Row]], step: int) -> None:
-    """Log the metrics of before and after, and `questions.md` with a table of each kind of each.
+def log_questions(
+    run_log: RunLog, before: Sequence[Graded], after: Sequence[Graded], step: int, draws: int
+) -> None:
+    """Log the metrics of before, after and the change, and tables of each kind (`questions.md`).
+
+    A line for each kind of question is printed.
 
     Args:
         run_log: of the run.
-        rows: by when the policy was asked; empty without questions.
+        before: the policy's answers before training; none without questions, and on all but rank 0.
+        after: those of the exported policy to the same questions.
         step: the last one.
+        draws: of the bootstrap.
     """
-    asked = {when: found for when, found in rows.items() if found}
-    if not asked:
+    if not before:
         return
+    asked = {
+        "before": rows_of(before, draws=draws),
+        "after": rows_of(after, draws=draws),
+        "change": rows_of(changes_of(before, after), draws=draws, counted=()),
+    }
+    captions = {
+        "before": "greedy answers, before training",
+        "after": "greedy answers, after training",
+        "change": "change with training, of the same questions",
+    }
     run_log.metrics(
         {
             f"{name}_{when}": value
-            for when, found in asked.items()
-            for name, value in metric_values(found).items()
+            for when, rows in asked.items()
+            for name, value in metric_values(rows).items()
         },
         step,
     )
     tables = [
         to_markdown(table)
-        for when, found in asked.items()
-        for table in tables_of(found, f"greedy answers, {when} training", 0.95)
+        for when, rows in asked.items()
+        for table in tables_of(rows, captions[when], 0.95)
     ]
     run_log.text("questions.md", "# Questions\n\n" + "\n".join(tables))
+    for first, second, change in zip(*asked.values(), strict=True):
+        if not change.grouping:
+            print(_line(first, second, change), flush=True)
+
+
+def _line(before: Row, after: Row, change: Row) -> str:
+    """One kind of question, by its first metric."""
+    name, (gain, interval) = next(iter(change.metrics.items()), ("", (math.nan, None)))
+    if not name:
+        return f"{change.kind} questions: no image could be read"
+    bounds = ""
+    if interval is not None and not interval.reason:
+        bounds = f" (95 %: {interval.low:+.3f} to {interval.high:+.3f})"
+    return (
+        f"{change.kind} questions, {LABELS[name]}: {before.metrics[name][0]:.3f} before, "
+        f"{after.metrics[name][0]:.3f} after; change {gain:+.3f}{bounds}, {change.count} questions"
+    )

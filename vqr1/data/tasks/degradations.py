@@ -35,7 +35,7 @@ class Degradations(TaskData):
     training image with a class and a level, else our own damage."""
     classes: dict[str, tuple[str, ...]]
     """By the word that an answer has to state, kinds of distortion: names in the set's labels, and
-    of ours. Images with another distortion are not asked about."""
+    of ours; a class without any is none. Images with another distortion are not asked about."""
     levels: Annotated[tuple[str, ...], Field(min_length=1)]
     """Words of severity, mildest first."""
     column: str = "level"
@@ -53,9 +53,9 @@ class Degradations(TaskData):
     def problems(self, key: str) -> list[str]:
         """See `TaskData.problems`."""
         found = []
-        if not self.classes:
-            found.append(f"{key}.classes={{}}: name at least one class with its kinds")
-        words = [*self.classes, *([] if self.undamaged is None else [self.undamaged])]
+        if not self._named:
+            found.append(f"{key}.classes={self.classes}: name at least one class with its kinds")
+        words = [*self._named, *([] if self.undamaged is None else [self.undamaged])]
         if len(set(words)) < len(words) or len(set(self.levels)) < len(self.levels):
             found.append(f"{key}: classes, undamaged and levels must be words that differ")
         kinds = [kind for named in self.classes.values() for kind in named]
@@ -85,15 +85,19 @@ class Degradations(TaskData):
             damage=item.damage,
         )
 
+    @property
+    def _named(self) -> dict[str, tuple[str, ...]]:
+        return {word: kinds for word, kinds in self.classes.items() if kinds}
+
     def _classes(self) -> dict[str, str]:
-        return {kind: word for word, kinds in self.classes.items() for kind in kinds}
+        return {kind: word for word, kinds in self._named.items() for kind in kinds}
 
     def _unknown(self, key: str) -> list[str]:
         return [
             f"{key}.classes.{word}={list(kinds)}: none of these is a distortion that can be "
             f"applied ({', '.join(KINDS)}); name one, or take the labels of a set "
             f"({key}.labels=columns)"
-            for word, kinds in self.classes.items()
+            for word, kinds in self._named.items()
             if not KINDS.keys() & set(kinds)
         ]
 
@@ -153,7 +157,7 @@ class Degradations(TaskData):
 
     def _cases(self) -> list[tuple[str | None, int]]:
         """Class (None: undamaged) and number of the level of what comes equally often."""
-        words = [*self.classes, *([] if self.undamaged is None else [None])]
+        words = [*self._named, *([] if self.undamaged is None else [None])]
         return [(word, level) for level in range(len(self.levels)) for word in words]
 
     def _damaged(
