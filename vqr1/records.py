@@ -147,12 +147,12 @@ class RankingBatch:
         index: [B] int64 row in the data set's label table.
         labels: what else the labels state; None where nobody has read it.
         row_names: how the data set names the rows; empty: after their images.
-        task: name of the auxiliary task that the prompts are of; what is right stands in `labels`,
-            the MOS are NaN, and `index` numbers the task's items. Empty: images are asked for their
-            score.
         decoded_at: of each of B rows, width and height (`6000x5000`) that an image with too many
             pixels was decoded at (of several images that of each, `whole + 6000x5000`), or None;
             empty where all were decoded whole.
+        task: name of the auxiliary task that the prompts are of; what is right stands in `labels`,
+            the MOS are NaN, and `index` numbers the task's items. Empty: images are asked for their
+            score.
     """
 
     dataset: str

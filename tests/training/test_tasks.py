@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
 from tests.cli.test_configs import train_config
+from tests.support.commands import Training
+from tests.support.commands import run as run_command
 from tests.support.tiny_models import tiny_model
 from tests.training.test_grpo import PatternReward, fit, make_module, ranking_batch
 from tests.training.test_methods import SMALL
 from vqr1.cli.train import main
+from vqr1.config import WatchConfig
 from vqr1.data.questions import read_questions
 from vqr1.errors import ConfigError
 from vqr1.evaluation.question_metrics import changes_of, grade, rows_of
@@ -26,6 +31,8 @@ from vqr1.rewards import DegradationReward, StatedWordReward, WeightedRewards
 from vqr1.rewards.build import build_rewards
 from vqr1.training.checks import check_training
 from vqr1.training.task import RANKING, Task
+from vqr1.training.watchdogs import Watchdog
+from vqr1.training.zero_variance import FirstSteps
 
 
 class NoReward(PatternReward):
@@ -156,6 +163,36 @@ def test_mistakes_are_one_line_each() -> None:
     check_training(config, build_rewards(config.reward))
 
 
+def test_a_task_that_teaches_nothing_is_reported() -> None:
+    first = FirstSteps(2, "x")
+    assert first.observe({"x/zero_variance_rate": 1.0}) is None
+    message = first.observe({"x/zero_variance_rate": 1.0})
+    assert message is not None
+    assert message.startswith("task x: in none of its first 2 steps did the rewards of any group")
+    taught = FirstSteps(2, "x")
+    assert taught.observe({"x/zero_variance_rate": 0.5}) is None
+    assert taught.finish() is None
+
+
+def test_steps_of_other_tasks_do_not_count_for_a_watchdog() -> None:
+    dog = Watchdog("zero_variance", WatchConfig(limit=1.0, steps=2))
+    seen: list[dict[str, float]] = [
+        {"zero_variance_rate": 1.0}, {"x/zero_variance_rate": 0.0}, {"zero_variance_rate": 1.0}
+    ]  # fmt: skip
+    assert [dog.observe(metrics) is not None for metrics in seen] == [False, False, True]
+
+
+def tasks_of(metrics: Path) -> list[str]:
+    """The task of each step, by whose rewards it has logged."""
+    names = {"": "train/reward/total"}
+    names |= {task: f"train/{task}/reward/total" for task in ("degradation", "comparison")}
+    with metrics.open(newline="") as lines:
+        rows = {row["step"]: row for row in csv.DictReader(lines) if row["train/loss"]}
+    found = [[task for task, name in names.items() if row[name]] for row in rows.values()]
+    assert all(len(tasks) == 1 for tasks in found)
+    return [task for (task,) in found]
+
+
 @pytest.mark.medium
 def test_a_training_with_tasks(run: Command, tmp_path: Path) -> None:  # noqa: F811
     root = write_kadid(tmp_path / "set")
@@ -167,14 +204,8 @@ def test_a_training_with_tasks(run: Command, tmp_path: Path) -> None:  # noqa: F
     )  # fmt: skip
     assert found.code == 0, found.err
     assert "task degradation: share 0.5, items: 16 of kadid" in found.out
-    with (tmp_path / "run/metrics.csv").open(newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["train/loss"]]
-    names = {"": "train/reward/total"}
-    names |= {t: f"train/{t}/reward/total" for t in ("degradation", "comparison")}
-    taken = [[task for task, name in names.items() if row[name]] for row in rows]
-    assert sorted(map(str, taken)) == sorted(
-        ["['']", "['degradation']", "['degradation']", "['comparison']"]
-    )
+    taken = tasks_of(tmp_path / "run/metrics.csv")
+    assert sorted(taken) == ["", "comparison", "degradation", "degradation"]
     page = (tmp_path / "run/questions.md").read_text()
     header = (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
     assert "Degradation questions: greedy answers, after training" in page
@@ -217,3 +248,32 @@ def test_answers_to_degradations_by_hand(tmp_path: Path) -> None:
     assert [group.name for group in groups][1:] == [
         "degradation/class/blur", "degradation/severity/slight"
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    """All processes take one task at a step, and a resumed run continues with the next one."""
+    arguments = (
+        "task=degradation+comparison", "hardware=cpu_2procs", *SMALL, "loader.batch_size=2",
+        "dataset.max_images=40", "max_steps=8", "validation.every_steps=8",
+        "callbacks.checkpoint.every_steps=2", "validation.test=false", "logger=csv",
+        "optimizer.ema_decay=0.9", "rollout.sampling.max_new_tokens=16", "run_dir=run",
+    )  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    run_command(whole, *arguments)
+    training = Training(killed, *arguments)
+    training.wait_for(lambda: any((killed / "run/checkpoints").glob("step_00000004*")))
+    training.process.send_signal(signal.SIGKILL)
+    training.process.wait(60)
+    run_command(killed, "resume=run")
+    for folder in ("export", "export_average"):
+        ended, expected = (
+            load_file(place / "run" / folder / "model.safetensors") for place in (killed, whole)
+        )
+        assert ended.keys() == expected.keys()
+        assert all(torch.equal(ended[name], weight) for name, weight in expected.items())
+    taken = [tasks_of(place / "run/metrics.csv") for place in (killed, whole)]
+    assert taken[0] == taken[1]
+    assert sorted(taken[1]) == [""] * 2 + ["comparison"] * 2 + ["degradation"] * 4

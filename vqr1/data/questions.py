@@ -107,9 +107,15 @@ def read_questions(path: Path, root: Path) -> list[Question]:
 
 
 def digest_of(questions: Sequence[Question]) -> str:
-    """SHA-256 of what is asked: texts and names of images, in order."""
+    """SHA-256 of what is asked: texts, names of images and their damage, in order."""
     asked = [
-        (q.text, q.images, *([] if q.damage is None else [asdict(q.damage)])) for q in questions
+        (
+            q.text,
+            q.images,
+            *([] if q.damage is None else [asdict(q.damage)]),
+            *([] if q.system is None else [q.system]),
+        )
+        for q in questions
     ]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
