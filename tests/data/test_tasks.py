@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from vqr1.config import DatasetConfig, LoaderConfig, PromptConfig, SplitConfig, TaskConfig
-from vqr1.config.answer import AnswerConfig
-from vqr1.config.tasks import RewardConfig, TaskDataConfig
+from vqr1.config import DatasetConfig, LoaderConfig, SplitConfig, TaskConfig, validate
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.degraded import KINDS
 from vqr1.data.distortions import from_bytes, to_bytes
@@ -154,12 +152,15 @@ def test_comparisons_from_a_file(make_csv: Callable[..., DatasetConfig]) -> None
 
 
 def task(data: str, share: float, images: int, **arguments: Any) -> TaskConfig:
-    return TaskConfig(
-        share=share,
-        prompt=PromptConfig(name="x", images=images, text="What?"),
-        answer=AnswerConfig(target="vqr1.iqa.answers.FreeText", arguments={}),
-        reward=RewardConfig(terms={}),
-        data=TaskDataConfig(target=f"vqr1.data.tasks.{data}", arguments=arguments),
+    return validate(
+        TaskConfig,
+        {
+            "share": share,
+            "prompt": {"name": "x", "images": images, "text": "What?"},
+            "answer": {"_target_": "vqr1.iqa.answers.FreeText"},
+            "reward": {"terms": {}},
+            "data": {"_target_": f"vqr1.data.tasks.{data}", **arguments},
+        },
     )
 
 

@@ -7,23 +7,30 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
 from tests.cli.test_configs import train_config
+from tests.evaluation.builders import THINKING
 from tests.support.commands import Training
 from tests.support.commands import run as run_command
+from tests.support.images import noise_image
 from tests.support.tiny_models import tiny_model
-from tests.training.test_grpo import PatternReward, fit, make_module, ranking_batch
+from tests.training.test_grpo import SAMPLING, PatternReward, fit, make_module, ranking_batch
 from tests.training.test_methods import SMALL
 from vqr1.cli.train import main
 from vqr1.config import WatchConfig
+from vqr1.data.degraded import Damage
 from vqr1.data.questions import read_questions
-from vqr1.errors import ConfigError
+from vqr1.errors import ConfigError, DataError
+from vqr1.evaluation.question_asking import ask
 from vqr1.evaluation.question_metrics import changes_of, grade, rows_of
+from vqr1.inference.request import Reply, Request
 from vqr1.iqa.answers import FreeText, PublishedAnswer
 from vqr1.planning.shape import kinds_of_steps, read_shape
 from vqr1.records import BatchLabels
@@ -161,6 +168,41 @@ def test_mistakes_are_one_line_each() -> None:
     # Other stages train none of them.
     config = train_config("stage=sft", "task=degradation", "tasks.degradation.share=1")
     check_training(config, build_rewards(config.reward))
+
+
+class Echo:
+    """Keeps what it is asked."""
+
+    def resize(self, image: Any) -> torch.Tensor:
+        return torch.from_numpy(np.array(image))
+
+    def reply(self, images: Any, request: Any, prompts: Any) -> list[Reply]:
+        self.images, self.prompts = images, prompts
+        return [Reply(("yes",)) for _ in prompts]
+
+
+def test_questions_are_asked_with_their_damage_and_system_message(tmp_path: Path) -> None:
+    noise_image(1).save(tmp_path / "a.png")
+    item = {
+        "img_path": "a.png", "question": "q", "distortion_class": "noise", "severity": "slight",
+        "damage": {"kind": "white_noise", "level": 2, "seed": 5},
+    }  # fmt: skip
+    file = tmp_path / "q.json"
+    file.write_text(json.dumps([item, {**item, "damage": None, "system": ""}]))
+    questions = read_questions(file, tmp_path)
+    echo, prompt = Echo(), replace(THINKING, system="S")
+    request = Request(prompt, FreeText(), SAMPLING)
+    assert ask(echo, questions, tmp_path, prompt, request) == ["yes", "yes"]
+    plain = echo.resize(noise_image(1))
+    assert torch.equal(echo.images[1][0], plain)
+    assert torch.equal(echo.images[0][0], Damage("white_noise", 2.0, 5).apply(plain))
+    assert not torch.equal(echo.images[0][0], plain)
+    assert [asked.system for asked in echo.prompts] == ["S", None]
+    wrong = {"kind": "rain", "level": 2, "seed": 5}
+    for damage in (wrong, {**wrong, "kind": "jpeg", "level": 9}, 3):
+        file.write_text(json.dumps([{**item, "damage": damage}]))
+        with pytest.raises(DataError, match=r"item 1: damage must be an object with kind \(of gau"):
+            read_questions(file, tmp_path)
 
 
 def test_a_task_that_teaches_nothing_is_reported() -> None:

@@ -56,7 +56,8 @@ class SetImages:
         scores: npt.ArrayLike | None = None, task: AskedTask | None = None,
     ) -> None:  # fmt: skip
         self.name = labelled.name
-        self.task, self.prompts = ("", None) if task is None else (task.name, task.prompts)
+        self.task = "" if task is None else task.name
+        self.prompts = None if task is None else task.prompts
         self.key = labelled.key
         self.root = labelled.image_root
         self.short_edge = labelled.config.short_edge

@@ -68,7 +68,9 @@ def _reward_problems(key: str, rewards: WeightedRewards, data: TaskData) -> list
         if reward.ranks or name in rewards.absolute
     ]
     have = ", ".join(sorted(data.columns))
-    needed = [(need, name) for need in _UNKNOWN for name in rewards.needing(need)]
+    needed: list[tuple[str, str]] = [
+        (need, name) for need in _UNKNOWN for name in rewards.needing(need)
+    ]
     if "distortion" not in data.columns:
         needed += [("distortion", name) for name in rewards.needing("distortion")]
     needed += [
