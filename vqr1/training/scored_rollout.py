@@ -222,7 +222,7 @@ def rollout_metrics(
         total: [G, K] rewards.
         terms: each term's [G, K] reward by name.
         has_variance: [G] bool, the group's rewards differ.
-        scored: answers state scores; False leaves out what is about them.
+        scored: answers state scores; False excludes the metrics of these.
 
     Returns:
         `reward/total` and `reward/<term>`: mean over all G x K responses;
