@@ -262,7 +262,7 @@ def test_arguments_that_cannot_be(data: TaskData, printed: str) -> None:
 def test_items_are_left_as_questions(
     make_csv: Callable[..., DatasetConfig], processor: Any, prompts: PromptBuilder, tmp_path: Path
 ) -> None:
-    config = make_csv(10, split=SplitConfig(by="image", fractions=(0.5, 0.0, 0.5)))
+    config = make_csv(24, split=SplitConfig(by="image", fractions=(0.5, 0.0, 0.5)))
     data = mixed(config, processor, prompts)
     root = data.sets["csv"].image_root
     for name, one in data.tasks.items():

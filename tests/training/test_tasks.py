@@ -166,7 +166,7 @@ def test_mistakes_are_one_line_each() -> None:
     ]  # fmt: skip
     assert kinds[1].work.tower.tokens == 3 * kinds[0].work.tower.tokens
     # Other stages train none of them.
-    config = train_config("stage=sft", "task=degradation", "tasks.degradation.share=1")
+    config = train_config("stage=sft", "prompt=non_thinking", BOTH, "tasks.degradation.share=1")
     check_training(config, build_rewards(config.reward))
 
 

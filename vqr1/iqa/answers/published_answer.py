@@ -90,8 +90,8 @@ class PublishedAnswer(AnswerForm):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """`score`, and `reasoning` where there is any; ratings have no place of their own."""
-        return (SCORE, REASONING) if self.reasons else (SCORE,)
+        """`score` and `reasoning` where there are any; ratings have no place of their own."""
+        return (*((SCORE,) if self.scored else ()), *((REASONING,) if self.reasons else ()))
 
     @property
     def first_tags(self) -> tuple[str, str] | None:
