@@ -26,7 +26,7 @@ from vqr1.config import (
 )
 from vqr1.data.degraded import degraded_prompts
 from vqr1.distributed.sharding import Replicated
-from vqr1.iqa.answers import PUBLISHED
+from vqr1.iqa.answers import PUBLISHED, AnswerForm
 from vqr1.policy.loading import Policy, _add_adapters
 from vqr1.policy.vision import VisionCache
 from vqr1.records import PromptBatch, RankingBatch, Rollout
@@ -87,7 +87,10 @@ def ranking_batch() -> RankingBatch:
     )
 
 
-def make_module(model: Any, reward: Any, **changes: Any) -> tuple[GrpoModule, KeepRollout]:
+def make_module(
+    model: Any, reward: Any, answer: AnswerForm = PUBLISHED, **changes: Any
+) -> tuple[GrpoModule, KeepRollout]:
+    """The module, trained by one reward or by weighted ones, and its engine."""
     tokenizer = tiny_tokenizer()
     engine = KeepRollout(model, tokenizer, 4096)
     settings = StepSettings(
@@ -102,9 +105,10 @@ def make_module(model: Any, reward: Any, **changes: Any) -> tuple[GrpoModule, Ke
     )
     settings = replace(settings, **changes)
     validator = Validator(engine, validation_modes(SAMPLING, 0, 0, THINKING, PUBLISHED))
-    rewards = WeightedRewards({"length": (1.0, reward)})
+    single = not isinstance(reward, WeightedRewards)
+    rewards = WeightedRewards({"length": (1.0, reward)}) if single else reward
     policy = Policy(model, None, "none")
-    tasks = {RANKING: Task(rewards, PUBLISHED)}
+    tasks = {RANKING: Task(rewards, answer)}
     return GrpoModule(policy, engine, tasks, validator, settings), engine
 
 

@@ -242,10 +242,10 @@ def test_a_training_with_tasks(run: Command, tmp_path: Path) -> None:  # noqa: F
         main, "task=degradation+comparison", "tasks.comparison.data.per_image=4",
         "dataset=kadid", f"dataset.root={root}", *SMALL, "loader.batch_size=2", "max_steps=4",
         "validation.every_steps=4", "validation.max_images=4", "rollout.sampling.max_new_tokens=12",
-        "logger=csv", "run_dir=run",
+        "validation.test=false", "logger=csv", "run_dir=run",
     )  # fmt: skip
     assert found.code == 0, found.err
-    assert "task degradation: share 0.5, items: 16 of kadid" in found.out
+    assert "task degradation: share 0.5, items: 20 of kadid" in found.out
     taken = tasks_of(tmp_path / "run/metrics.csv")
     assert sorted(taken) == ["", "comparison", "degradation", "degradation"]
     page = (tmp_path / "run/questions.md").read_text()
