@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -307,8 +306,8 @@ def test_two_processes_killed_and_resumed_to_the_same_bits(tmp_path: Path) -> No
     run_command(whole, *arguments)
     training = Training(killed, *arguments)
     training.wait_for(lambda: any((killed / "run/checkpoints").glob("step_00000004*")))
-    training.process.send_signal(signal.SIGKILL)
-    training.process.wait(60)
+    training.rank(1).kill()
+    assert training.wait() == 74, training.output
     run_command(killed, "resume=run")
     for folder in ("export", "export_average"):
         ended, expected = (
