@@ -136,7 +136,7 @@ class BatchLabels:
 
 @dataclass(frozen=True)
 class RankingBatch:
-    """B rows of ONE data set with their MOS: the unit that is ranked.
+    """B rows of ONE data set with their MOS, or of one task: the unit that is ranked or answered.
 
     Attributes:
         dataset: name of the one data set that all B rows come from.
@@ -150,6 +150,9 @@ class RankingBatch:
         decoded_at: of each of B rows, width and height (`6000x5000`) that an image with too many
             pixels was decoded at (of several images that of each, `whole + 6000x5000`), or None;
             empty where all were decoded whole.
+        task: name of the auxiliary task that the prompts are of; what is right stands in `labels`,
+            the MOS are NaN, and `index` numbers the task's items. Empty: images are asked for their
+            score.
     """
 
     dataset: str
@@ -160,6 +163,7 @@ class RankingBatch:
     labels: BatchLabels | None = None
     row_names: tuple[str, ...] = ()
     decoded_at: tuple[str | None, ...] = ()
+    task: str = ""
 
     def __len__(self) -> int:
         return len(self.images)

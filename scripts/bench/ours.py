@@ -29,6 +29,7 @@ from vqr1.training.advantages import GroupNormalised
 from vqr1.training.losses import GrpoLoss
 from vqr1.training.stages.grpo import GrpoModule
 from vqr1.training.step import StepSettings
+from vqr1.training.task import RANKING, Task
 from vqr1.training.validation import Validator, validation_modes
 
 MICRO_BATCH_TOKENS = 2**17
@@ -111,7 +112,7 @@ def _module(policy: Policy, size: Size, clock: Clock, steps: int) -> GrpoModule:
     return _Timed(
         policy,
         engine,
-        WeightedRewards({"any": (1.0, AnyReward())}),
+        {RANKING: Task(WeightedRewards({"any": (1.0, AnyReward())}), FreeText())},
         Validator(engine, validation_modes(sampling, 0, 0, prompt, FreeText())),
         StepSettings(
             grpo=GrpoConfig(group_size=size.group),
@@ -119,7 +120,6 @@ def _module(policy: Policy, size: Size, clock: Clock, steps: int) -> GrpoModule:
             advantage=GroupNormalised(),
             sampling=sampling,
             optimizer=OptimizerConfig(lr=LEARNING_RATE),
-            answer=FreeText(),
             micro_batch_tokens=MICRO_BATCH_TOKENS,
             total_steps=steps,
             seed=0,

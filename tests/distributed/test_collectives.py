@@ -31,6 +31,7 @@ from vqr1.training.losses import GrpoLoss
 from vqr1.training.stages.grpo import GrpoModule
 from vqr1.training.step import StepSettings
 from vqr1.training.strategy import ReplicatedStrategy, ShardedStrategy
+from vqr1.training.task import RANKING, Task
 from vqr1.training.validation import Validator, validation_modes
 
 pytestmark = pytest.mark.slow
@@ -123,7 +124,6 @@ def run(
         advantage=GroupNormalised(),
         sampling=SAMPLING,
         optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.1, max_grad_norm=0.5),
-        answer=PUBLISHED,
         # One image a micro-batch: with two processes, ranks 0 and 1 make two passes and none.
         micro_batch_tokens=1,
         total_steps=10,
@@ -131,7 +131,8 @@ def run(
     )
     validator = Validator(engine, validation_modes(SAMPLING, 0, 0, THINKING, PUBLISHED))
     rewards = WeightedRewards({"position": (1.0, RankPositionReward())})
-    module = GrpoModule(Policy(model, None, "none"), engine, rewards, validator, settings)
+    tasks = {RANKING: Task(rewards, PUBLISHED)}
+    module = GrpoModule(Policy(model, None, "none"), engine, tasks, validator, settings)
     kept: list[torch.Tensor] = []
     sample = module._sample
 

@@ -23,7 +23,7 @@ from vqr1.iqa.margin import margin_reward
 from vqr1.iqa.preference_response import preference_response_reward
 from vqr1.iqa.soft_preference import soft_preference_reward
 from vqr1.iqa.thurstone import fidelity_reward
-from vqr1.rewards.text import answer_of, stated_degradation
+from vqr1.rewards.text import answer_of
 
 Case = Mapping[str, Any]
 F64 = torch.float64
@@ -60,7 +60,8 @@ def q_insight_score(case: Case) -> float:
 def q_insight_degradation(case: Case) -> float:
     true = case["solution"]
     return text_rules.degradation_reward(
-        stated_degradation(case["completion"]), (true["distortion_class"], true["severity"])
+        text_rules.stated_degradation(case["completion"]),
+        (true["distortion_class"], true["severity"]),
     )
 
 

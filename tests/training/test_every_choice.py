@@ -54,10 +54,8 @@ def config_of(override: str) -> Any:
 
 def two_steps(policy: Any, reward: Any, **changes: Any) -> Any:
     model = copy.deepcopy(policy)
-    module, _ = make_module(model, PatternReward(), **changes)
+    module, _ = make_module(model, PatternReward() if reward is None else reward, **changes)
     module.policy = SimpleNamespace(processor=SimpleNamespace(tokenizer=tiny_tokenizer()))
-    if reward is not None:
-        module.rewards = reward
     fit(module, labelled_batch(), 2)
     assert module.global_step == 2
     step = module.last_step

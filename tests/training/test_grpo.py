@@ -26,7 +26,7 @@ from vqr1.config import (
 )
 from vqr1.data.degraded import degraded_prompts
 from vqr1.distributed.sharding import Replicated
-from vqr1.iqa.answers import PUBLISHED
+from vqr1.iqa.answers import PUBLISHED, AnswerForm
 from vqr1.policy.loading import Policy, _add_adapters
 from vqr1.policy.vision import VisionCache
 from vqr1.records import PromptBatch, RankingBatch, Rollout
@@ -37,6 +37,7 @@ from vqr1.training.losses import GrpoLoss
 from vqr1.training.losses.perception import perception_weight
 from vqr1.training.stages.grpo import GrpoModule
 from vqr1.training.step import StepSettings, non_finite_cause, step_seed
+from vqr1.training.task import RANKING, Task
 from vqr1.training.validation import Validator, validation_modes
 
 B, K, LIMIT = 3, 4, 6
@@ -86,7 +87,10 @@ def ranking_batch() -> RankingBatch:
     )
 
 
-def make_module(model: Any, reward: Any, **changes: Any) -> tuple[GrpoModule, KeepRollout]:
+def make_module(
+    model: Any, reward: Any, answer: AnswerForm = PUBLISHED, **changes: Any
+) -> tuple[GrpoModule, KeepRollout]:
+    """The module, trained by one reward or by weighted ones, and its engine."""
     tokenizer = tiny_tokenizer()
     engine = KeepRollout(model, tokenizer, 4096)
     settings = StepSettings(
@@ -95,16 +99,17 @@ def make_module(model: Any, reward: Any, **changes: Any) -> tuple[GrpoModule, Ke
         advantage=GroupNormalised(),
         sampling=SAMPLING,
         optimizer=OptimizerConfig(lr=1e-2, schedule="constant", max_grad_norm=0.5),
-        answer=PUBLISHED,
         micro_batch_tokens=4096,
         total_steps=10,
         seed=3,
     )
     settings = replace(settings, **changes)
     validator = Validator(engine, validation_modes(SAMPLING, 0, 0, THINKING, PUBLISHED))
-    rewards = WeightedRewards({"length": (1.0, reward)})
+    single = not isinstance(reward, WeightedRewards)
+    rewards = WeightedRewards({"length": (1.0, reward)}) if single else reward
     policy = Policy(model, None, "none")
-    return GrpoModule(policy, engine, rewards, validator, settings), engine
+    tasks = {RANKING: Task(rewards, answer)}
+    return GrpoModule(policy, engine, tasks, validator, settings), engine
 
 
 def fit(module: GrpoModule, batch: RankingBatch, steps: int) -> L.Trainer:

@@ -42,6 +42,8 @@ def test_a_policy_is_asked_before_and_after(run: Command, tmp_path: Path, file: 
     page = (tmp_path / "run/questions.md").read_text()
     assert page.count("greedy answers, before training") == 4  # one a kind
     assert page.count("greedy answers, after training") == 4
+    assert page.count("change with training, of the same questions") == 4
+    assert "choice questions, accuracy: " in found.out
     header = (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
     for name in ("choice/accuracy", "choice/type/what/accuracy", "description/words_f1"):
         assert f"questions/{name}_before" in header

@@ -1,9 +1,9 @@
-"""`dataset=a+b+c`, `logger=a+b`: a Hydra config source that composes several of a group.
+"""`dataset=a+b+c`, `logger=a+b`, `task=a+b`: a Hydra config source that composes several of one.
 
 Hydra asks every config source on its search path for `dataset/a+b+c`. This one answers any name of
-the two groups that holds a `+` with a config whose defaults list names each part: data sets are
-placed at `dataset.parts.<name>`, loggers share their keys. The parts are then looked up as usual,
-so an unknown set gets Hydra's own message with the available choices.
+the three groups that holds a `+` with a config whose defaults list names each part: data sets are
+placed at `dataset.parts.<name>`, loggers share their keys, and tasks place themselves. The parts
+are then looked up as usual, so an unknown set gets Hydra's own message with the available choices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from vqr1.config.machine import LOGGERS
 from vqr1.errors import ConfigError
 
-DATASET, LOGGER = "dataset", "logger"
+DATASET, LOGGER, TASK = "dataset", "logger", "task"
 SEPARATOR = "+"
 
 
@@ -28,7 +28,7 @@ def mixture_parts(config_path: str) -> tuple[str, list[str]] | None:
     """Group and names in `dataset/a+b+c`, or None when the path is no mixture."""
     folder, _, name = config_path.removesuffix(".yaml").rpartition("/")
     group = folder.strip("/")
-    if group not in (DATASET, LOGGER) or SEPARATOR not in name:
+    if group not in (DATASET, LOGGER, TASK) or SEPARATOR not in name:
         return None
     return group, name.split(SEPARATOR)
 
@@ -55,8 +55,9 @@ class MixtureConfigSource(ConfigSource):
         return ConfigResult(
             provider=self.provider,
             path=f"{self.scheme()}://{self.path}",
-            config=OmegaConf.create(_data_sets(parts) if group == DATASET else _loggers(parts)),
-            header={"package": None},
+            config=OmegaConf.create(_MIXED[group](parts)),
+            # Tasks have places of their own, whatever group names them.
+            header={"package": "_global_" if group == TASK else None},
         )
 
     def available(self) -> bool:
@@ -112,13 +113,20 @@ def _loggers(parts: list[str]) -> dict[str, Any]:
     return {"defaults": [*parts, "_self_"], "name": mixture}
 
 
+def _tasks(parts: list[str]) -> dict[str, Any]:
+    return {"defaults": [*parts, "_self_"]}
+
+
+_MIXED = {DATASET: _data_sets, LOGGER: _loggers, TASK: _tasks}
+
+
 def _check_splits(group: str, parts: list[str]) -> None:
     mixture = SEPARATOR.join(parts)
     if "" in parts:
         raise ConfigError([f"{group}={mixture}: empty name beside a '+'; write {group}=a+b"])
     twice = sorted({part for part in parts if parts.count(part) > 1})
     if twice:
-        what = "set" if group == DATASET else "logger"
+        what = "set" if group == DATASET else group
         raise ConfigError(
             [f"{group}={mixture}: {', '.join(twice)} stands twice; name each {what} once"]
         )

@@ -29,7 +29,7 @@ from vqr1.planning.check import measured_peak
 from vqr1.planning.memory import plan_memory
 from vqr1.planning.rates import copy_rate, peak_rates
 from vqr1.planning.report import print_memory, print_time
-from vqr1.planning.shape import read_shape, share_of_work
+from vqr1.planning.shape import kinds_of_steps, read_shape
 from vqr1.planning.speed import GPUS, Assumptions, Machine
 from vqr1.program import program
 from vqr1.training.initial_run import take_initial_run
@@ -113,8 +113,9 @@ def plan(options: argparse.Namespace, config: TrainConfig) -> None:
         )
     process = libraries() if config.hardware.accelerator == "cpu" else 0.0
     shape = read_shape(config.model)
-    work = share_of_work(config, shape, options.image)
-    memory = plan_memory(config, shape, work, process=process)
+    kinds = kinds_of_steps(config, shape, options.image)
+    plans = [plan_memory(config, shape, kind.work, process=process) for kind in kinds]
+    memory = max(plans, key=lambda plan: plan.peak)
     trained = f" + {shape.adapters / 1e6:.1f} M in adapters" if shape.adapters else ""
     print(
         f"{config.model.name}: {shape.total / 1e6:,.1f} M weights (text {shape.text / 1e6:,.1f}, "
@@ -136,7 +137,7 @@ def plan(options: argparse.Namespace, config: TrainConfig) -> None:
     assumed = Assumptions(
         options.compute_share or shares.compute, options.decode_share or shares.decode
     )
-    print_time(config, shape, work, machine, assumed, options.images, options.price, options.image)
+    print_time(config, shape, kinds, machine, assumed, options.images, options.price, options.image)
 
 
 def main(arguments: list[str] | None = None) -> int:

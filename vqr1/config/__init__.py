@@ -60,6 +60,7 @@ from vqr1.config.serving import (
 from vqr1.config.sweep import (
     SweepConfig,
 )
+from vqr1.config.tasks import RewardConfig, TaskConfig
 from vqr1.config.training import (
     AdvantageConfig,
     CheckpointConfig,
@@ -68,7 +69,6 @@ from vqr1.config.training import (
     LossConfig,
     OptimizerConfig,
     PerceptionConfig,
-    RewardConfig,
     TrainConfig,
     WatchConfig,
     WatchdogsConfig,
@@ -122,6 +122,7 @@ __all__ = [
     "SplitConfig",
     "SweepConfig",
     "Target",
+    "TaskConfig",
     "TrainConfig",
     "TrainingTarget",
     "VllmBackendConfig",

@@ -17,6 +17,7 @@ from vqr1.config.model import ModelConfig, PromptConfig, RolloutConfig
 from vqr1.config.pairs import TrainingTarget
 from vqr1.config.sweep import SweepConfig
 from vqr1.config.targets import arguments_apart
+from vqr1.config.tasks import RewardConfig, Tasks
 from vqr1.config.types import (
     STRICT_KEYS,
     Fraction,
@@ -27,15 +28,6 @@ from vqr1.config.types import (
     Seed,
 )
 from vqr1.config.votes import VotesConfig
-
-
-@dataclass(config=STRICT_KEYS, kw_only=True)
-class RewardConfig:
-    """Weighted sum of reward terms."""
-
-    terms: dict[str, dict[str, Any]]
-    """Terms by name: each has `_target_` (a class of `vqr1.rewards` or your own), `weight`, and the
-    class's own arguments."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -245,7 +237,7 @@ class ValidationConfig:
 Part = Literal[
     "image_editor",
     "probability_gain",
-    "task_mixture",
+    "second_score",
     "tool_calls",
     "video",
 ]
@@ -253,7 +245,7 @@ Part = Literal[
 PARTS: dict[Part, str] = {
     "image_editor": "an image editor and a model that evaluates edits",
     "probability_gain": "the probability of an answer without its reasoning",
-    "task_mixture": "several tasks in one training, each with its own prompt and rewards",
+    "second_score": "a task that asks for a score of another kind, with MOS and rewards of its own",
     "tool_calls": "tools that the model calls, over several turns",
     "video": "video",
 }
@@ -297,6 +289,9 @@ class TrainConfig:
     (`pairs`: `dataset.pairs`), or the policy's own votes on pairs (`self_vote`: `votes`); rewards
     that need a number for each image get scores fitted to the pairs."""
     votes: VotesConfig = field(default_factory=VotesConfig)
+    tasks: Tasks = field(default_factory=dict)
+    """Auxiliary tasks mixed into a training by sampled responses (`stage=grpo`), by name; chosen by
+    `task=` (docs/training.md)."""
     sweep: Annotated[SweepConfig, Affects.NOTHING]
     max_steps: PositiveInt | None
     """Optimiser steps in all; null: `max_epochs` decides."""

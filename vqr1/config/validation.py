@@ -45,14 +45,15 @@ def validate(schema: type[T], values: Mapping[str, Any]) -> T:
 
 
 def several_problems(problems: Sequence[str]) -> PydanticCustomError:
-    """What a validator raises that has worded its problems itself."""
+    """What a validator raises that has worded its problems itself, from its own key on."""
     return PydanticCustomError(_WORDED, "several problems", {"problems": list(problems)})
 
 
 def validation_problems(detail: Mapping[str, Any], known: Collection[str] = ()) -> list[str]:
     """The lines for one validation error: one, or those that a validator has worded itself."""
     if detail["type"] == _WORDED:
-        return list(detail["ctx"]["problems"])
+        above = "".join(f"{part}." for part in detail["loc"][:-1])
+        return [f"{above}{problem}" for problem in detail["ctx"]["problems"]]
     return [validation_problem(detail, known=known)]
 
 

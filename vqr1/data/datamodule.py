@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 import torch.distributed
 
 from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig, TrainingTarget
+from vqr1.data.batch_shares import report_small_parts, with_shares
 from vqr1.data.cache import ImageCache
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.labels import Split
@@ -29,6 +29,7 @@ from vqr1.data.pair_training import TrainingPairs, drawn_pairs, training_pairs
 from vqr1.data.prompts import ImageSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler, RankingPlan
 from vqr1.data.ranking_images import RankingImages, RankingLoader, SetImages
+from vqr1.data.task_sets import TaskSets, TaskSource, is_task, open_tasks
 from vqr1.distributed.collectives import get_rank, get_world_size
 from vqr1.errors import ConfigError, DataError
 
@@ -50,6 +51,7 @@ class RankingDataModule(lightning.LightningDataModule):
         pool: images of a step that are compared, where pairs are: all, those of a process, or a
             number.
         pairs_per_image: random pairs of each training image, where the policy votes on pairs.
+        tasks: auxiliary tasks that training batches are shared with, by name.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class RankingDataModule(lightning.LightningDataModule):
         target: TrainingTarget = "mos",
         pool: Literal["global", "rank"] | int = "global",
         pairs_per_image: int = 16,
+        tasks: Mapping[str, TaskSource] | None = None,
     ) -> None:
         super().__init__()
         self._opened = sets
         self._target = target
         self._pairs_per_image = pairs_per_image
+        self._tasks = tasks or {}
         sizes = {"global": None, "rank": loader.batch_size}
         self._pool = pool if isinstance(pool, int) else sizes[pool]
         self._val_batch_size = val_batch_size
@@ -95,6 +99,23 @@ class RankingDataModule(lightning.LightningDataModule):
             DataError: labels or images are not as their format states.
         """
         return open_sets(self._dataset) if self._opened is None else self._opened
+
+    @cached_property
+    def tasks(self) -> dict[str, TaskSets]:
+        """The auxiliary tasks by name, their sets opened.
+
+        Raises:
+            ConfigError, DataError: as for `sets`.
+        """
+        return open_tasks(self._tasks, self.sets, self._seed)
+
+    @property
+    def learnt_sets(self) -> dict[str, LabelledSet]:
+        """All sets that training draws from: `sets`, and those of tasks as `task:set`."""
+        found = dict(self.sets)
+        for task in self.tasks.values():
+            found |= task.own_sets
+        return found
 
     @cached_property
     def training_pairs(self) -> dict[str, TrainingPairs]:
@@ -159,7 +180,7 @@ class RankingDataModule(lightning.LightningDataModule):
 
     def digests(self) -> dict[str, str]:
         """By set, the digest of the images' names, MOS, splits, and the subsets that are used."""
-        return {name: s.digest(self._val_max_images) for name, s in self.sets.items()}
+        return {name: s.digest(self._val_max_images) for name, s in self.learnt_sets.items()}
 
     def check_same_in_all_processes(self) -> None:
         """Compare what the labels state of the images, and a few of the files, with the first's.
@@ -171,12 +192,13 @@ class RankingDataModule(lightning.LightningDataModule):
         if world_size == 1:
             return
         rows_of = self.digests()
-        own = {name: (rows_of[name], s.image_digests()) for name, s in self.sets.items()}
+        sets = self.learnt_sets
+        own = {name: (rows_of[name], s.image_digests()) for name, s in sets.items()}
         box: list[dict[str, tuple[str, dict[str, str]]]] = [own]
         torch.distributed.broadcast_object_list(box, src=0)
         for name, (rows, images) in own.items():
             first_rows, first_images = box[0].get(name, ("", {}))
-            key, count = self.sets[name].key, len(self.sets[name].table)
+            key, count = sets[name].key, len(sets[name].table)
             if rows != first_rows:
                 raise DataError(
                     f"{key}: process {rank} has read other images, MOS or splits of "
@@ -185,7 +207,7 @@ class RankingDataModule(lightning.LightningDataModule):
                 )
             differing = [image for image in images if images[image] != first_images[image]]
             if differing:
-                path = self.sets[name].image_root / differing[0]
+                path = sets[name].image_root / differing[0]
                 raise DataError(
                     f"{key}: process {rank} finds another file at {path} than process 0 "
                     f"({len(differing)} of the {len(images)} images that were compared differ); "
@@ -207,7 +229,16 @@ class RankingDataModule(lightning.LightningDataModule):
         return self._train_loader
 
     def _train_images(self) -> dict[str, SetImages]:
-        """Training images by what the plan of batches takes for a set: those that compare."""
+        """Training images by what the plan takes for a set: those that compare, those of a task."""
+        parts: dict[str, SetImages] = {}
+        for task in self.tasks.values():
+            parts |= task.parts
+        if sum(task.share for task in self.tasks.values()) < 1 - 1e-9:
+            parts = self._ranked_images() | parts
+        return parts
+
+    def _ranked_images(self) -> dict[str, SetImages]:
+        """Those of them that are asked for their score."""
         parts: dict[str, SetImages] = {}
         stated = self.training_pairs
         for name, labelled in self.sets.items():
@@ -239,9 +270,10 @@ class RankingDataModule(lightning.LightningDataModule):
         assert self._sampler is not None
         plan = self._sampler.plan
         for name, size in plan.sizes.items():
-            images, labelled = plan.fewest_images(name, within_process), self._set_of(name)
-            if images >= 2:
+            images = plan.fewest_images(name, within_process)
+            if images >= 2 or is_task(name):
                 continue
+            labelled = self._set_of(name)
             if size >= plan.global_batch:
                 key = f"loader.batch_size={plan.batch_size}"
             elif labelled.config.max_images == size:
@@ -334,44 +366,13 @@ class RankingDataModule(lightning.LightningDataModule):
             sizes,
             self._loader.batch_size,
             world_size,
-            _shared_weights(weights, parts),
-            self._loader.last_batch,
-            {name: pairs.graph for name, pairs in self.training_pairs.items()},
-            self._pool,
+            last_batch=self._loader.last_batch,
+            graphs={name: pairs.graph for name, pairs in self.training_pairs.items()},
+            pool=self._pool,
         )
-        small = Counter(p.name for p in parts.values() if len(p) < plan.global_batch)
-        for name, count in small.items():
-            if name in sizes:
-                logger.warning(
-                    "%s: %d training images are fewer than the %d of a step; each step holds all "
-                    "of them once",
-                    name, sizes[name], plan.global_batch,
-                )  # fmt: skip
-            else:
-                logger.warning(
-                    "%s: %d references have fewer training images than the %d of a step; a step "
-                    "of one holds all of them once",
-                    name, count, plan.global_batch,
-                )  # fmt: skip
+        plan = with_shares(plan, parts, weights, self.tasks)
+        report_small_parts(plan, parts)
         sampler = RankingBatchSampler(plan, rank)
         if self._saved_position is not None:
             sampler.load_state_dict(self._saved_position)
         return sampler
-
-
-def _shared_weights(
-    weights: Mapping[str, float] | None, parts: Mapping[str, SetImages]
-) -> dict[str, float] | None:
-    """A set's weight divided among its parts in proportion to their images."""
-    if weights is None:
-        return None
-    images = Counter[str]()
-    for part in parts.values():
-        images[part.name] += len(part)
-    shared = {
-        name: weights[part.name] * (len(part) / images[part.name])
-        for name, part in parts.items()
-        if part.name in weights
-    }
-    # Names of no set, or of sets that are not here, are for the plan to refuse.
-    return {**shared, **{name: w for name, w in weights.items() if name not in images}}

@@ -1,7 +1,10 @@
-"""Degraded copies of prompts' images, for the perception term (Q-Hawkeye, arXiv 2601.22920).
+"""Degraded copies of images by our own distortions: for tasks, and for the perception term.
 
-Each image has one copy in a run: kind and strength are drawn by the run's seed and the image's
-name, whatever batch it comes in. The copy has the size of the image as the model takes it, so that
+`Damage` is one stated distortion of one image, of what a task asks about.
+
+The perception term (Q-Hawkeye, arXiv 2601.22920) copies prompts' images. Each image has one copy in
+a run: kind and strength are drawn by the run's seed and the image's name, whatever batch it comes
+in. The copy has the size of the image as the model takes it, so that
 its prompt has the same tokens. The published kinds and strengths are noise of deviation 45 / 255,
 blur of sigma 2, JPEG of quality 5, and brightness times .6, each equally often.
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,6 +29,27 @@ KINDS: Mapping[str, Distortion] = {distortion.name: distortion for distortion in
 
 Strength = float | tuple[float, float]
 """A fixed one, or the bounds between which it is drawn uniformly."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One distortion of our own.
+
+    Attributes:
+        kind: a name of `vqr1.data.distortions`.
+        level: 1 (just noticeable) to 5 (severe).
+        seed: of its random choices.
+    """
+
+    kind: str
+    level: float
+    seed: int
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """[H, W, 3] uint8 damaged copy of an image [H, W, 3] uint8, on the same device."""
+        rng = np.random.default_rng(self.seed)
+        damaged = KINDS[self.kind].apply(from_bytes(pixels.cpu().numpy()), self.level, rng)
+        return torch.from_numpy(to_bytes(damaged)).to(pixels.device)
 
 
 def degraded_image(

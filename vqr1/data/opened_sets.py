@@ -18,7 +18,7 @@ from vqr1.errors import ConfigError
 
 
 def open_sets(
-    dataset: DatasetConfig | MixtureConfig, *, compared: bool = True
+    dataset: DatasetConfig | MixtureConfig, *, compared: bool = True, key: str = "dataset"
 ) -> dict[str, LabelledSet]:
     """Open the set, or all sets of a mixture, by name.
 
@@ -26,6 +26,7 @@ def open_sets(
         dataset: the set or the mixture.
         compared: with `split.near_duplicates`, images of different splits are compared. Nobody
             needs it who trains on none of them.
+        key: its dotted configuration key.
 
     Raises:
         ConfigError: a mixture is empty or holds a set twice, or a key does not fit its set; all
@@ -33,7 +34,7 @@ def open_sets(
         DataError: labels or images are not as their format states, or near-identical images lie in
             two splits and are refused.
     """
-    sets = _opened(dataset)
+    sets = _opened(dataset, key)
     if get_rank() == 0:
         for labelled in sets.values():
             mention_unlabelled(labelled)
@@ -42,17 +43,17 @@ def open_sets(
     return without_near_duplicates(sets, shown=get_rank() == 0)
 
 
-def _opened(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
+def _opened(dataset: DatasetConfig | MixtureConfig, key: str) -> dict[str, LabelledSet]:
     if isinstance(dataset, DatasetConfig):
-        return {dataset.set_name: open_dataset(dataset)}
+        return {dataset.set_name: open_dataset(dataset, key)}
     if not dataset.parts:
-        raise ConfigError(["dataset.parts={}: a mixture needs at least one set"])
-    _check_distinct(dataset.parts)
+        raise ConfigError([f"{key}.parts={{}}: a mixture needs at least one set"])
+    _check_distinct(dataset.parts, key)
     sets: dict[str, LabelledSet] = {}
     problems: list[str] = []
     for name, part in dataset.parts.items():
         try:
-            sets[name] = open_dataset(part, f"dataset.parts.{name}", name)
+            sets[name] = open_dataset(part, f"{key}.parts.{name}", name)
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -60,7 +61,7 @@ def _opened(dataset: DatasetConfig | MixtureConfig) -> dict[str, LabelledSet]:
     return sets
 
 
-def _check_distinct(parts: Mapping[str, DatasetConfig]) -> None:
+def _check_distinct(parts: Mapping[str, DatasetConfig], key: str) -> None:
     seen: dict[tuple[object, ...], str] = {}
     for name, part in parts.items():
         root = None if part.root is None else Path(os.path.expanduser(part.root)).resolve()
@@ -70,9 +71,9 @@ def _check_distinct(parts: Mapping[str, DatasetConfig]) -> None:
         if identity in seen:
             raise ConfigError(
                 [
-                    f"dataset.parts.{name}: the same set as dataset.parts.{seen[identity]} "
+                    f"{key}.parts.{name}: the same set as {key}.parts.{seen[identity]} "
                     f"({part.name}, root {part.root}); list it once, and give it more batches with "
-                    "dataset.weights"
+                    f"{key}.weights"
                 ]
             )
         seen[identity] = name

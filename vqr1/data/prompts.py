@@ -6,6 +6,7 @@ Not here: who does (`vqr1.policy.prompts`, by the rules of a model family; a ser
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
@@ -60,6 +61,19 @@ class ImageSource(Protocol):
     def with_keys(self, prompts: PromptBatch) -> PromptBatch:
         """The same batch with its images' keys, where whoever takes it asks for them."""
         ...
+
+
+@dataclass(frozen=True)
+class AskedTask:
+    """What is asked about images beside their score.
+
+    Attributes:
+        name: of the task.
+        prompts: makes its prompts, of images that are resized as all others are.
+    """
+
+    name: str
+    prompts: ImageSource
 
 
 def image_groups(

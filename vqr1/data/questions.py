@@ -1,15 +1,17 @@
 """Questions about images, from a file of the user's in a published form, strictly read.
 
-A JSON list, or one object a line (`.jsonl`). Three forms, known by their keys:
+A JSON list, or one object a line (`.jsonl`). Four forms, known by their keys:
 
 | form | keys |
 |---|---|
 | LLVisionQA (Q-Bench, arXiv 2309.14181) | `img_path`, `question`, `candidates`, `correct_ans`, `type` (0 yes-or-no, 1 what, 2 how), `concern` (0 distortion, 1 other, 2 in-context distortion, 3 in-context other) |
 | LLDescribe (Q-Bench) | `img_path`, `description`; `question` where it is not the published one |
 | DepictQA, DQ-495K (2405.18842) | `image_A`, `image_B`, `image_ref`, `query`, `answer`, `task_type`; in place of query and answer `conversations` of one turn |
+| vqr1's own (written by trainings with `task=`) | `img_path`, `question`, `distortion_class`, `severity`; `damage` (`kind`, `level`, `seed` of a distortion that the image is given) |
 
 Type and concern may also be the words. `img_path` may be a list of two to four images. Further keys
-are passed over. An answer of DepictQA's that is `Image A` or `Image B` makes a comparison, one that
+are passed over, but for two of our own: `system` (the question's system message; empty: none) and
+`options` (the answers of DepictQA's comparison where there are more than two). An answer of DepictQA's that is `Image A` or `Image B` makes a comparison, one that
 is a list of its distortions an identification, any other a description.
 
 Not here: how answers are read and compared (`vqr1.iqa.question_answers`).
@@ -20,19 +22,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from vqr1.config.model import IMAGE_PLACEHOLDER, MOST_IMAGES
+from vqr1.config.model import IMAGE_PLACEHOLDER, MOST_IMAGES, placeholder_problem
 from vqr1.counted import counted_are
+from vqr1.data.degraded import KINDS, Damage
+from vqr1.data.distortions import LEVELS
 from vqr1.data.image_index import ImageIndex
 from vqr1.data.labels._reading import text_lines
 from vqr1.data.tables import parse_json, read_text
 from vqr1.errors import DataError
 from vqr1.iqa.question_answers import LETTERS, stated_distortions
 
-Kind = Literal["choice", "comparison", "identification", "description"]
+Kind = Literal["choice", "comparison", "degradation", "identification", "description"]
 
 TYPES = ("yes-or-no", "what", "how")
 """Of LLVisionQA's questions, by their code."""
@@ -67,9 +71,12 @@ class Question:
         kind: how its answer is compared.
         images: paths of its images in the prompt's order, below the image folder.
         text: what the model is asked.
-        answer: the correct option's text, the distortions as listed, or the reference description.
+        answer: the correct option's text, the distortions as listed, the JSON object with class and
+            severity of a distortion, or the reference description.
         options: of a choice or comparison; else empty.
         groups: by name of a grouping (`type`, `concern`, `task`), the group that it belongs to.
+        system: system message of its own, empty for none; None: that of the command.
+        damage: what is done to its images after they are resized; None leaves them as they are.
     """
 
     where: str
@@ -79,6 +86,8 @@ class Question:
     answer: str
     options: tuple[str, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)
+    system: str | None = None
+    damage: Damage | None = None
 
 
 def read_questions(path: Path, root: Path) -> list[Question]:
@@ -99,9 +108,34 @@ def read_questions(path: Path, root: Path) -> list[Question]:
 
 
 def digest_of(questions: Sequence[Question]) -> str:
-    """SHA-256 of what is asked: texts and names of images, in order."""
-    asked = [(question.text, question.images) for question in questions]
+    """SHA-256 of what is asked: texts, names of images and their damage, in order."""
+    asked = [
+        (
+            q.text,
+            q.images,
+            *([] if q.damage is None else [asdict(q.damage)]),
+            *([] if q.system is None else [q.system]),
+        )
+        for q in questions
+    ]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def as_item(question: Question) -> dict[str, Any]:
+    """A comparison or degradation as an object of a file, of which the same question is read."""
+    task = {"task_type": question.groups["task"]}
+    if question.kind == "degradation":
+        damage = {} if question.damage is None else {"damage": asdict(question.damage)}
+        shown = {"img_path": question.images[0], "question": question.text}
+        return {**shown, **json.loads(question.answer), **damage, **task}
+    names = list(_SHOWN_AS)[-len(question.images) :]
+    return {
+        **dict(zip(names, question.images, strict=True)),
+        "query": question.text,
+        "answer": question.answer,
+        "options": list(question.options),
+        **task,
+    }
 
 
 def image_root(path: Path, root: str | None) -> Path:
@@ -126,10 +160,14 @@ def _items(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
 def _question(item: Mapping[str, Any], where: str) -> Question:
     for key, read in _FORMS.items():
         if key in item:
-            return read(item, where)
+            system = item.get("system")
+            if system is not None and not isinstance(system, str):
+                raise DataError(f"{where}: system must be a text; it is {_shown(system)}")
+            return replace(read(item, where), system=system)
     raise DataError(
-        f"{where}: has neither candidates (LLVisionQA), description (LLDescribe) nor image_A "
-        f"(DepictQA), but {', '.join(item) or 'no key'}; bring it into one of these forms"
+        f"{where}: has neither candidates (LLVisionQA), description (LLDescribe), image_A "
+        f"(DepictQA) nor distortion_class, but {', '.join(item) or 'no key'}; bring it into one of "
+        "these forms"
     )
 
 
@@ -175,23 +213,69 @@ def _depictqa(item: Mapping[str, Any], where: str) -> Question:
     if not images:
         raise DataError(f"{where}: image_ref, image_A and image_B are all null")
     query, answer = _turn(item, where)
-    if len(images) > 1:
+    problem = placeholder_problem(query, len(images))
+    if problem is not None:
+        raise DataError(f"{where}: query: {problem.replace('prompt.images=', 'images: ')}")
+    if len(images) > 1 and IMAGE_PLACEHOLDER not in query:
         query = "".join(f"{label}: {IMAGE_PLACEHOLDER}\n" for label in shown) + query
     task = _text(item, "task_type", where) if "task_type" in item else "not stated"
     kind: Kind = "description"
-    if answer.strip(" .") in IMAGES_AB:
+    options = _options(item, where)
+    if answer.strip(" .") in options:
         kind, answer = "comparison", answer.strip(" .")
     elif stated_distortions(answer) is not None:
         kind = "identification"
-    options = IMAGES_AB if kind == "comparison" else ()
+    options = options if kind == "comparison" else ()
     return Question(where, kind, images, query, answer, options, {"task": task})
+
+
+def _options(item: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The answers of a comparison."""
+    given = item.get("options", list(IMAGES_AB))
+    if not isinstance(given, list) or not 2 <= len(given) <= len(LETTERS):
+        raise DataError(f"{where}: options must be a list of 2 to {len(LETTERS)} texts")
+    return tuple(_text({"options": one}, "options", where) for one in given)
+
+
+def _degradation(item: Mapping[str, Any], where: str) -> Question:
+    keys = ("distortion_class", "severity")
+    stated = {key: _text(item, key, where) for key in keys}
+    task = _text(item, "task_type", where) if "task_type" in item else "not stated"
+    return Question(
+        where,
+        "degradation",
+        _img_path(item, where),
+        _text(item, "question", where),
+        json.dumps(stated),
+        groups={"task": task, "class": stated["distortion_class"], "severity": stated["severity"]},
+        damage=_damage(item, where),
+    )
+
+
+def _damage(item: Mapping[str, Any], where: str) -> Damage | None:
+    value = item.get("damage")
+    if value is None:
+        return None
+    if (
+        not isinstance(value, dict)
+        or value.get("kind") not in KINDS
+        or type(value.get("seed")) is not int
+        or type(value.get("level")) not in (int, float)
+        or not LEVELS[0] <= value["level"] <= LEVELS[-1]
+        or value["seed"] < 0
+    ):
+        raise DataError(
+            f"{where}: damage must be an object with kind (of {', '.join(KINDS)}), level "
+            f"({LEVELS[0]} to {LEVELS[-1]}) and seed (a whole number); it is {_shown(value)}"
+        )
+    return Damage(value["kind"], float(value["level"]), value["seed"])
 
 
 def _turn(item: Mapping[str, Any], where: str) -> tuple[str, str]:
     """Query and answer, of files for inference or for training."""
     turns = item.get("conversations")
     if turns is None:
-        return _text(item, "query", where), _text(item, "answer", where)
+        return _text(item, "query", where, placed=True), _text(item, "answer", where)
     if not isinstance(turns, list) or [isinstance(t, dict) for t in turns] != [True, True]:
         raise DataError(f"{where}: conversations must be a list of two objects: human, gpt")
     if [turn.get("from") for turn in turns] != ["human", "gpt"]:
@@ -204,6 +288,7 @@ _FORMS: Mapping[str, Callable[[Mapping[str, Any], str], Question]] = {
     "candidates": _choice,
     "description": _description,
     "image_A": _depictqa,
+    "distortion_class": _degradation,
 }
 """By the key that each form alone has, its reader."""
 
@@ -228,12 +313,13 @@ def _path(value: Any, where: str) -> str:
     return value
 
 
-def _text(item: Mapping[str, Any], key: str, where: str) -> str:
+def _text(item: Mapping[str, Any], key: str, where: str, *, placed: bool = False) -> str:
+    """A text; `placed`: it may mark where its images stand."""
     value = item.get(key)
     if not isinstance(value, str) or not value.strip():
         found = _shown(value) if key in item else "missing"
         raise DataError(f"{where}: {key} must be a text that is not empty; it is {found}")
-    if IMAGE_PLACEHOLDER in value:
+    if IMAGE_PLACEHOLDER in value and not placed:
         raise DataError(f"{where}: {key} must not hold {IMAGE_PLACEHOLDER}: images come first")
     return value.strip()
 

@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from vqr1.counted import counted
 from vqr1.data.cache import ImageCache
+from vqr1.data.degraded import Damage
 from vqr1.data.images import WHOLE, decoded_at, load_image
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.loader_workers import end_where_a_batch_is_lost, start_method, watched
-from vqr1.data.prompts import ImageSource
+from vqr1.data.prompts import AskedTask, ImageSource
 from vqr1.data.ranking_batches import BatchPlan, RankingBatchSampler
 from vqr1.errors import ConfigError, DataError
 from vqr1.records import BatchLabels, RankingBatch, row_name
@@ -44,13 +45,20 @@ class SetImages:
         rows: the rows of its table to draw from, under their numbers.
         bad: [rows of the whole table] uint8 in shared memory, 1 where an image did not decode.
         scores: [rows] scores on [1, 5] in place of the MOS.
+        task: what is asked about them; None: for their score, by the loader's prompt.
+
+    Attributes:
+        task: name of the task; empty for the score.
+        prompts: of the task; None: the loader's.
     """
 
     def __init__(
         self, labelled: LabelledSet, rows: pd.DataFrame, bad: Tensor,
-        scores: npt.ArrayLike | None = None,
+        scores: npt.ArrayLike | None = None, task: AskedTask | None = None,
     ) -> None:  # fmt: skip
         self.name = labelled.name
+        self.task = "" if task is None else task.name
+        self.prompts = None if task is None else task.prompts
         self.key = labelled.key
         self.root = labelled.image_root
         self.short_edge = labelled.config.short_edge
@@ -66,6 +74,7 @@ class SetImages:
         self.distortions = [_name(value) for value in rows["distortion"]]
         self.further: list[dict[str, float | str]] = rows["further"].tolist()
         self.columns = tuple(dict.fromkeys(name for row in self.further for name in row))
+        self.damage: list[Damage | None] = rows["damage"].tolist() if "damage" in rows else []
         self.rows = torch.tensor(rows.index.to_numpy(), dtype=torch.int64)
         self.bad = bad
 
@@ -76,6 +85,11 @@ class SetImages:
         """Full paths of a row's images."""
         return [self.root / image for image in self.images[position]]
 
+    def shown(self, position: int, pixels: list[Tensor]) -> list[Tensor]:
+        """The resized images [H, W, 3] uint8 of a row as they are asked about."""
+        damage = self.damage[position] if self.damage else None
+        return pixels if damage is None else [damage.apply(image) for image in pixels]
+
     def check_fits(self, images: int) -> None:
         """Check that each row has as many images as a prompt takes.
 
@@ -83,6 +97,14 @@ class SetImages:
             ConfigError: another number.
         """
         found = next((len(row) for row in self.images if len(row) != images), images)
+        if found != images and self.task:
+            raise ConfigError(
+                [
+                    f"tasks.{self.task}.prompt.images={images}: {self.key}: a row of {self.name} "
+                    f"has {found} image{'s' * (found != 1)}; ask about as many, or take another "
+                    f"set (tasks.{self.task}.dataset)"
+                ]
+            )
         if found != images:
             raise ConfigError(
                 [
@@ -149,7 +171,7 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
 
     Args:
         sets: images by set name.
-        prompts: turns images into prompts.
+        prompts: turns images into prompts, where a set's task has none of its own.
         cache: resized images kept on disk; None decodes each time.
         replace_bad: fill the place of an image that does not decode with the next one of the set
             that the step does not hold.
@@ -167,7 +189,7 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
     ) -> None:
         self.sets = dict(sets)
         for images in self.sets.values():
-            images.check_fits(prompts.images)
+            images.check_fits((images.prompts or prompts).images)
         self.prompts = prompts
         self.cache = cache
         self.replace_bad = replace_bad
@@ -198,15 +220,17 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         positions, pixels = list(found), list(found.values())
         if not positions:
             return None
+        prompts = images.prompts or self.prompts
         return RankingBatch(
             dataset=images.name,
             images=tuple(images.images[p] for p in positions),
-            prompts=self.prompts.with_keys(self.prompts.from_resized(pixels)),
+            prompts=prompts.with_keys(prompts.from_resized(pixels)),
             mos=images.mos[positions],
             index=images.rows[positions],
             labels=images.labels(positions),
             row_names=tuple(images.names[p] for p in positions),
             decoded_at=self._decoded_at([images.paths(p) for p in positions]),
+            task=images.task,
         )
 
     def _decoded_at(self, rows: Sequence[Sequence[Path]]) -> tuple[str | None, ...]:
@@ -258,7 +282,7 @@ class RankingImages(Dataset[RankingBatch | _Failure | None]):
         except DataError as error:
             images.mark_bad(position, error)
             return None
-        return [loaded[path] for path in paths]
+        return images.shown(position, [loaded[path] for path in paths])
 
     def _load(self, path: Path, short_edge: int | None) -> Tensor:
         if self.cache is None:

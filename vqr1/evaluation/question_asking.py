@@ -56,7 +56,7 @@ def plan_of(
 
 def ask(
     backend: Asked, questions: Sequence[Question], root: Path, prompt: PromptConfig,
-    request: Request,
+    request: Request, short_edge: int | None = None,
 ) -> list[str | None]:  # fmt: skip
     """The answers to some questions about as many images each.
 
@@ -64,8 +64,9 @@ def ask(
         backend: who answers.
         questions: one batch.
         root: folder of the images.
-        prompt: its system message and numbering of images hold for all.
+        prompt: its system message and numbering of images hold for all without one of their own.
         request: how an answer is drawn.
+        short_edge: that images are reduced to before the model's own size; None leaves them.
 
     Returns:
         None where an image could not be read, or the backend refuses it.
@@ -74,15 +75,26 @@ def ask(
     readable, images = [], []
     for number, question in enumerate(questions):
         try:
-            images.append([backend.resize(load_image(root / image)) for image in question.images])
+            images.append(_shown(backend, question, root, short_edge))
         except DataError:
             continue
         readable.append(number)
-    prompts = [
-        replace(prompt, name="question", images=len(questions[n].images), text=questions[n].text)
-        for n in readable
-    ]
+    prompts = [_prompt(prompt, questions[n]) for n in readable]
     replies: Sequence[Reply] = backend.reply(images, request, prompts) if readable else []
     for number, reply in zip(readable, replies, strict=True):
         found[number] = None if reply.error is not None else reply.texts[0]
     return found
+
+
+def _shown(backend: Asked, question: Question, root: Path, short_edge: int | None) -> list[Tensor]:
+    """[H, W, 3] uint8 images of a question, as the model will see them."""
+    images = [backend.resize(load_image(root / name, short_edge)) for name in question.images]
+    damage = question.damage
+    return images if damage is None else [damage.apply(image) for image in images]
+
+
+def _prompt(prompt: PromptConfig, question: Question) -> PromptConfig:
+    system = prompt.system if question.system is None else question.system or None
+    return replace(
+        prompt, name="question", images=len(question.images), text=question.text, system=system
+    )

@@ -3,6 +3,7 @@
 | kind | metrics |
 |---|---|
 | choice, comparison | accuracy with Wilson's interval, beside the accuracy of guessing |
+| degradation | share of right classes, of right severities, and of both (accuracy), with Wilson's intervals |
 | identification | share of whole lists that are right, with Wilson's interval; mean share of names that are right, as DepictQA counts (names in both / the longer list), and mean F1 of names, with bootstrap intervals |
 | description | mean F1 of the distortions that are named and of words, with bootstrap intervals; mean length |
 
@@ -15,9 +16,10 @@ Not here: what an answer states (`vqr1.iqa.question_answers`), asking (`question
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vqr1.data.questions import Kind, Question
@@ -35,6 +37,7 @@ from vqr1.iqa.question_answers import (
     stated_part,
     word_count,
 )
+from vqr1.iqa.text_rules import stated_degradation
 
 ALL = "all"
 
@@ -75,6 +78,16 @@ def _grade_option(question: Question, text: str) -> Graded:
     return Graded(question, text, stated, values)
 
 
+def _grade_degradation(question: Question, text: str) -> Graded:
+    right, stated = json.loads(question.answer), stated_degradation(text)
+    named, severe = stated[0] == right["distortion_class"], stated[1] == right["severity"]
+    values = {
+        "accuracy": float(named and severe), "class": float(named), "severity": float(severe)
+    }  # fmt: skip
+    nothing = None in stated
+    return Graded(question, text, None if nothing else ", ".join(map(str, stated)), values)
+
+
 def _grade_list(question: Question, text: str) -> Graded:
     right = stated_distortions(question.answer)
     assert right is not None, "the reader has read the list"
@@ -106,6 +119,7 @@ def _grade_description(question: Question, text: str) -> Graded:
 _GRADES: Mapping[Kind, Callable[[Question, str], Graded]] = {
     "choice": _grade_option,
     "comparison": _grade_option,
+    "degradation": _grade_degradation,
     "identification": _grade_list,
     "description": _grade_description,
 }
@@ -113,6 +127,8 @@ _GRADES: Mapping[Kind, Callable[[Question, str], Graded]] = {
 LABELS = {
     "accuracy": "accuracy",
     "chance": "guessing",
+    "class": "class",
+    "severity": "severity",
     "names": "names right",
     "names_f1": "F1 of names",
     "distortions_f1": "F1 of distortions",
@@ -122,6 +138,8 @@ LABELS = {
 """What tables call the metrics."""
 _PLAIN = ("chance", "words")
 """Metrics without an interval."""
+_COUNTED = ("accuracy", "class", "severity")
+"""Shares of right answers."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +170,32 @@ class Row:
         return f"{self.kind}/{self.grouping}/{self.group}" if self.grouping else self.kind
 
 
+def changes_of(before: Sequence[Graded], after: Sequence[Graded]) -> list[Graded]:
+    """By question, how much more an answer earns after than before; without what guessing earns.
+
+    Args:
+        before: answers to all questions.
+        after: to the same ones.
+    """
+    found = []
+    for first, second in zip(before, after, strict=True):
+        both = first.text is not None and second.text is not None
+        values = {
+            name: value - first.values[name]
+            for name, value in (second.values if both else {}).items()
+            if name != "chance"
+        }
+        found.append(replace(second, text=second.text if both else None, values=values))
+    return found
+
+
 def rows_of(
-    graded: Sequence[Graded], *, level: float = 0.95, draws: int = 1000, seed: int = 0
+    graded: Sequence[Graded],
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+    counted: Collection[str] = _COUNTED,
 ) -> list[Row]:
     """The row of each kind, each followed by those of its groups.
 
@@ -162,6 +204,7 @@ def rows_of(
         level: of the intervals.
         draws: of the bootstrap; 0 gives its metrics no interval.
         seed: of the draws.
+        counted: metrics that are shares of right answers; the others' intervals are bootstrapped.
     """
 
     def row(kind: Kind, grouping: str, group: str, members: Sequence[Graded]) -> Row:
@@ -171,7 +214,7 @@ def rows_of(
         for name in names:
             values = [one.values[name] for one in asked]
             interval = None
-            if name == "accuracy":
+            if name in counted:
                 interval = wilson_interval(round(sum(values)), len(values), level)
             elif name not in _PLAIN:
                 interval = mean_interval(values, level, draws=draws, seed=seed)

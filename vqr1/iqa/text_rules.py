@@ -13,12 +13,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 OFTEN = 5
 """Occurrences up to which a word or character is no repetition."""
@@ -101,6 +105,20 @@ def degradation_reward(
     if None in stated or stated[0] != true[0]:
         return 0.0
     return 1.0 if stated[1] == true[1] else 0.25
+
+
+def stated_degradation(text: str) -> tuple[str | None, str | None]:
+    """Class and severity that an answer between tags states; None for what it does not."""
+    found = _ANSWER.search(text)
+    try:
+        stated = json.loads(found[1]) if found else None
+    except ValueError:
+        return None, None
+    if not isinstance(stated, dict):
+        return None, None
+    values = (stated.get("distortion_class"), stated.get("severity"))
+    first, second = (value if isinstance(value, str) else None for value in values)
+    return first, second
 
 
 def signed_improvement(delta: Tensor, tau: float = 1.0) -> Tensor:

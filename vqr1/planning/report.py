@@ -5,11 +5,12 @@ Not here: what is planned (`memory.py`, `speed.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from vqr1.config import TrainConfig
 from vqr1.planning.memory import MemoryPlan
-from vqr1.planning.shape import ModelShape, Work, share_of_votes
+from vqr1.planning.shape import KindOfStep, ModelShape, share_of_votes
 from vqr1.planning.speed import (
     Assumptions,
     Machine,
@@ -53,7 +54,7 @@ def _parts(counts: Operations | Seconds, unit: float) -> str:
 def print_time(
     config: TrainConfig,
     shape: ModelShape,
-    work: Work,
+    steps_of: Sequence[KindOfStep],
     machine: Machine,
     assumed: Assumptions,
     images: int | None = None,
@@ -65,13 +66,14 @@ def print_time(
     Args:
         config: the training's configuration.
         shape: its model.
-        work: what a process does in a step.
+        steps_of: its kinds of steps; what the first one does is shown in detail.
         machine: the device.
         assumed: shares of its rates.
-        images: training images, where they are known.
-        price: of a device's hour.
+        images: training images, by which a run of epochs has a length.
+        price: of a device hour.
         size: width and height of the images as they are on disk; None: the largest.
     """
+    work = steps_of[0].work
     gpu = config.hardware.accelerator == "gpu"
     processes = config.hardware.devices * config.hardware.nodes
     counted = count_operations(config, shape, work)
@@ -83,6 +85,17 @@ def print_time(
     print(f"operations of each process, in 1e12: {_parts(counted, 1e12)}")
     kind = "vendor's rates" if gpu else "rates measured here"
     print(f"seconds of a step: {_parts(seconds, 1.0)}")
+    mean = 0.0
+    for kind_of in steps_of:
+        parts = expected_seconds(config, shape, kind_of.work, machine, assumed)
+        # The last steps make no degraded copies.
+        own = parts.total - (1 - config.loss.perception.until) * parts.degraded
+        mean += kind_of.share * own
+        if kind_of.name:
+            print(
+                f"  a step of task {kind_of.name} ({kind_of.share:.0%} of the steps): prompt "
+                f"{kind_of.work.prompt} tokens, {own:,.2f} s"
+            )
     print(
         f"  {kind}: {assumed.compute:.0%} of {machine.rate / 1e12:.2f} TFLOP/s and "
         f"{assumed.decode:.0%} of {machine.bandwidth / 1e9:,.0f} GB/s; the shares are assumptions"
@@ -93,12 +106,12 @@ def print_time(
     steps = config.max_steps
     if config.max_epochs is not None and images is not None:
         steps = config.max_epochs * (images // (work.images * processes))
+        # A task has about an item for each image, and an epoch holds all of them.
+        steps *= len(steps_of)
         steps *= config.grpo.num_iterations
     if steps is not None:
-        # The last steps make no degraded copies.
-        step = seconds.total - (1 - config.loss.perception.until) * seconds.degraded
         rounds = config.votes.rounds if config.target == "self_vote" else 1
-        hours = rounds * (steps / config.grpo.num_iterations * step / 3600 + votes)
+        hours = rounds * (steps / config.grpo.num_iterations * mean / 3600 + votes)
         every = f"{rounds} rounds of " if rounds > 1 else ""
         text = (
             f"{every}{steps} optimiser steps: {hours:.1f} h, {hours * processes:.1f} device hours"

@@ -166,16 +166,47 @@ def _several(tower: TowerCost, images: int) -> TowerCost:
     )
 
 
-def share_of_work(
+@dataclass(frozen=True)
+class KindOfStep:
+    """Steps of one task.
+
+    Attributes:
+        name: of the auxiliary task; empty: images are ranked.
+        share: of the steps.
+        work: of one process in such a step.
+    """
+
+    name: str
+    share: float
+    work: Work
+
+
+def kinds_of_steps(
     config: TrainConfig, shape: ModelShape, size: tuple[int, int] | None = None
+) -> list[KindOfStep]:
+    """The steps that rank, where there are any, and those of each task; as `share_of_work`."""
+    ranking = 1 - sum(task.share for task in config.tasks.values())
+    found = [KindOfStep("", ranking, share_of_work(config, shape, size))]
+    return (found if ranking > 1e-9 else []) + [
+        KindOfStep(name, task.share, share_of_work(config, shape, size, task.prompt))
+        for name, task in config.tasks.items()
+    ]
+
+
+def share_of_work(
+    config: TrainConfig,
+    shape: ModelShape,
+    size: tuple[int, int] | None = None,
+    prompt: PromptConfig | None = None,
 ) -> Work:
-    """What one process does.
+    """What one process does in a step.
 
     Args:
         config: the training's configuration.
         shape: its model.
         size: width and height of the images as they are on disk; None plans for the largest that
             `model.max_pixels` admits.
+        prompt: of an auxiliary task; None: of the images that are ranked.
 
     Raises:
         ConfigError: the processes cannot share `loader.global_batch_size`, or the model takes no
@@ -189,11 +220,12 @@ def share_of_work(
         if share is None:
             raise ConfigError([share_problem(wanted, processes)])
         images = share
-    rule, text = _prompts(model, config.prompt, shape.family)
+    asked = config.prompt if prompt is None else prompt
+    rule, text = _prompts(model, asked, shape.family)
     return Work(
         images,
         config.grpo.group_size,
-        _several(shape.family.tower_cost(shape.config, rule, size), config.prompt.images),
+        _several(shape.family.tower_cost(shape.config, rule, size), asked.images),
         text,
         config.rollout.sampling.max_new_tokens,
     )

@@ -17,6 +17,7 @@ from vqr1.rewards.text import (
     LengthBonusReward,
     OverlongReward,
     RepetitionReward,
+    StatedWordReward,
     WordCountReward,
 )
 from vqr1.rewards.threshold import ThresholdReward
@@ -43,6 +44,7 @@ __all__ = [
     "RewardInputs",
     "ShuffledFidelityReward",
     "SoftPreferenceReward",
+    "StatedWordReward",
     "ThresholdReward",
     "WeightedRewards",
     "WordCountReward",

@@ -13,8 +13,12 @@ from vqr1.rewards import Reward, WeightedRewards
 from vqr1.rewards.base import OWN_ONLY, needs_of
 
 
-def build_rewards(config: RewardConfig) -> WeightedRewards:
+def build_rewards(config: RewardConfig, key: str = "reward") -> WeightedRewards:
     """Instantiate every reward term.
+
+    Args:
+        config: the terms.
+        key: their dotted configuration key.
 
     Raises:
         ConfigError: all terms that lack a target, whose weight (1 if not given) is no number, that
@@ -24,17 +28,17 @@ def build_rewards(config: RewardConfig) -> WeightedRewards:
     problems: list[str] = []
     terms: dict[str, tuple[float, Reward]] = {}
     for name, values in config.terms.items():
-        key = f"reward.terms.{name}"
+        term = f"{key}.terms.{name}"
         weight = values.get("weight", 1.0)
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not number or not math.isfinite(weight):
-            problems.append(f"{key}.weight={weight!r}: must be a finite number")
+            problems.append(f"{term}.weight={weight!r}: must be a finite number")
             continue
-        reward = _instantiate(key, values, problems)
+        reward = _instantiate(term, values, problems)
         if reward is not None:
             terms[name] = (float(weight), reward)
     if not config.terms:
-        problems.append("reward.terms: empty; name at least one reward")
+        problems.append(f"{key}.terms: empty; name at least one reward")
     if problems:
         raise ConfigError(problems)
     return WeightedRewards(terms)

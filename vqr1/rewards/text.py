@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -10,11 +9,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from vqr1.iqa.answers.published_rules import first_answer
 from vqr1.iqa.text_rules import (
     degradation_reward,
     length_bonus,
     overlong_penalty,
     repetition_penalty,
+    stated_degradation,
     within_words,
 )
 from vqr1.rewards.base import RewardInputs
@@ -150,6 +151,26 @@ class WordCountReward:
         return _of_each(inputs, lambda _, t: float(within_words(t, self.fewest, self.most)))
 
 
+class StatedWordReward:
+    """1 for an answer that is exactly the word of a label column, else 0 (Q-Insight's comparison).
+
+    Args:
+        column: name of the column.
+    """
+
+    ranks = False
+    needs = ("texts",)
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+        self.label_columns = (column,)
+
+    def __call__(self, inputs: RewardInputs) -> Tensor:
+        """[B, K] of 0 and 1, by the first answer between tags."""
+        right = inputs.details.columns[self.column]
+        return _of_each(inputs, lambda b, text: float(first_answer(text) == right[b]))
+
+
 class DegradationReward:
     """.25 for the right class of distortion, .75 more for its severity (Q-Insight).
 
@@ -178,17 +199,3 @@ class DegradationReward:
             return degradation_reward(stated_degradation(text), true)
 
         return _of_each(inputs, rule)
-
-
-def stated_degradation(text: str) -> tuple[str | None, str | None]:
-    """Class and severity that an answer between tags states; None for what it does not."""
-    found = _ANSWER.search(text)
-    try:
-        stated = json.loads(found[1]) if found else None
-    except ValueError:
-        return None, None
-    if not isinstance(stated, dict):
-        return None, None
-    values = (stated.get("distortion_class"), stated.get("severity"))
-    first, second = (value if isinstance(value, str) else None for value in values)
-    return first, second

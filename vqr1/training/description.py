@@ -62,6 +62,7 @@ def describe(
         f"policy {config.model.name}: {trained / 1e6:.1f} M trained parameters",
         f"images (train/val/test): {counts}",
         *(f"target={config.target}, {name}: {p}" for name, p in data.training_pairs.items()),
+        *(f"task {name}: {task}" for name, task in data.tasks.items()),
         f"{steps} steps of {config.loader.batch_size} images{_on_processes(config)}"
         f"{stage.described(config)}; run directory {run.run_dir}",
         *defaults,
@@ -83,7 +84,7 @@ def parameters(composed: DictConfig, command: RunCommand) -> dict[str, Any]:
     groups = {
         group: choice
         for group, choice in command.choices.items()
-        if (group in composed or group == "method") and choice is not None
+        if (group in composed or group in ("method", "task")) and choice is not None
     }
     named = {override.lstrip("+").split("=", 1)[0] for override in command.overrides}
     values = plain_values(composed)

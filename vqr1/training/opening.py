@@ -8,20 +8,24 @@ from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.distributed.collectives import get_rank
 from vqr1.policy.prompts import load_prompts
+from vqr1.rewards import WeightedRewards
 from vqr1.tracking import NoRunLog, RunLog, open_run_log
 from vqr1.training.command import RunCommand
 from vqr1.training.description import parameters, run_name, run_tags
-from vqr1.training.questions import training_questions
+from vqr1.training.questions import question_sets
 from vqr1.training.resume import Run
 from vqr1.training.run_lookup import RUN_DIR_TAG
+from vqr1.training.stages import Stage
+from vqr1.training.task import task_sources
 
 
-def open_data(config: TrainConfig, compares: bool) -> RankingDataModule:
+def open_data(config: TrainConfig, stage: Stage, rewards: WeightedRewards) -> RankingDataModule:
     """The data sets with their labels read and images found, before any weights are loaded.
 
     Args:
         config: of the training.
-        compares: the images of a step are compared with each other.
+        stage: what is done with a batch.
+        rewards: as configured.
     """
     prompts = load_prompts(config.model, config.prompt)
     data = RankingDataModule(
@@ -34,16 +38,17 @@ def open_data(config: TrainConfig, compares: bool) -> RankingDataModule:
         target=config.target,
         pool=config.grpo.pool,
         pairs_per_image=config.votes.pairs_per_image,
+        tasks=task_sources(stage.tasks(config), config),
     )
     data.setup("fit")
     # Making the loaders is cheap and finds what is missing: a part without images, a wrong weight.
     data.train_dataloader()
-    if compares:
+    if stage.compares(rewards):
         data.check_comparable(within_process=config.grpo.pool == "rank")
     data.val_dataloader()
     if config.validation.test:
         data.eval_dataloader("test")
-    training_questions(config)
+    question_sets(config, data.tasks)
     return data
 
 

@@ -20,7 +20,7 @@ from vqr1.errors import NonFiniteError
 from vqr1.evaluation.metrics import metrics_of
 from vqr1.evaluation.predictions import Predictions, with_pairs
 from vqr1.evaluation.preferences import stated_pairs
-from vqr1.evaluation.question_metrics import Row
+from vqr1.evaluation.question_metrics import Graded
 from vqr1.iqa.answers import AnswerForm, form_after
 from vqr1.policy.finite import non_finite_weights
 from vqr1.policy.loading import Policy
@@ -44,7 +44,12 @@ from vqr1.training.callbacks import (
 from vqr1.training.checkpoint_files import read_checkpoint, step_of
 from vqr1.training.evaluation import evaluate_test
 from vqr1.training.prediction_cache import AVERAGE, POLICY, read_predictions, write_predictions
-from vqr1.training.questions import ask_policy, log_questions, training_questions
+from vqr1.training.questions import (
+    ask_policy,
+    log_questions,
+    question_sets,
+    write_task_questions,
+)
 from vqr1.training.stages import Stage, StageParts
 from vqr1.training.validation import ValidationModes, Validator, level_mode, validation_modes
 
@@ -230,20 +235,23 @@ class PolicyTrainer:
             write_predictions(self.folder, step, predictions, kind)
         return None if predictions is None else with_pairs(predictions, self.pairs)
 
-    def _ask(self, when: str, step: int) -> list[Row]:
-        """Metrics of the policy's answers to `validation.questions`; empty where none are asked."""
-        questions = training_questions(self.config)
-        if not questions:
+    def _ask(self, when: str, step: int) -> list[Graded]:
+        """The policy's answers to questions (`questions.py`); empty without any."""
+        sets = question_sets(self.config, self.data.tasks)
+        if not sets:
             return []
         self.stops.check()
         self.policy.model.to(self.device)
         self.engine.synchronise()
-        return ask_policy(self.config, self.policy, self.engine, questions, self.folder, step, when)
+        if get_rank() == 0:
+            write_task_questions(sets, self.run_log.run_dir)
+        return ask_policy(self.config, self.policy, self.engine, sets, self.folder, step, when)
 
     def ask_again(self, step: int) -> None:
         """Ask the policy after `step` the questions that it was asked before training, and log."""
-        asked = {"before": self._asked_before, "after": self._ask("after training", step)}
-        log_questions(self.run_log, asked, self.step)
+        after = self._ask("after training", step)
+        draws = self.config.validation.bootstrap_draws
+        log_questions(self.run_log, self._asked_before, after, self.step, draws)
 
 
 def _modes(config: TrainConfig, answer: AnswerForm) -> ValidationModes:

@@ -1,6 +1,8 @@
-"""Questions about images, asked of a policy before and after its training (`validation.questions`).
+"""Questions about images, asked of a policy before and after its training.
 
-So it is seen whether training for scores spoils what a model describes. Ranks share the
+They are those of `validation.questions`, and held-out items of the auxiliary tasks (`tasks`): of
+the test split, or without a test of the validation split, `validation.max_images` of each set. So
+it is seen whether training for scores spoils what a model describes. Ranks share the
 questions; answers are kept beside the checkpoints, so that a resumed run asks each policy once.
 
 Not here: the forms of questions and what their answers earn (`vqr1.data.questions`,
@@ -9,23 +11,39 @@ Not here: the forms of questions and what their answers earn (`vqr1.data.questio
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from vqr1.config import ModelConfig, PromptConfig, TrainConfig
-from vqr1.data.questions import Question, digest_of, image_root, read_questions
+from vqr1.config import ModelConfig, PromptConfig, SamplingConfig, TrainConfig
+from vqr1.data.labels import Split
+from vqr1.data.location import set_folder
+from vqr1.data.questions import Question, as_item, digest_of, image_root, read_questions
+from vqr1.data.task_sets import TaskSets
 from vqr1.distributed.collectives import (
     broadcast_from_rank0,
     gather_objects_to_rank0,
     get_rank,
     get_world_size,
 )
+from vqr1.durable import write_file
 from vqr1.evaluation.question_asking import ask, plan_of
-from vqr1.evaluation.question_metrics import Row, grade, metric_values, rows_of, tables_of
+from vqr1.evaluation.question_metrics import (
+    LABELS,
+    Graded,
+    Row,
+    changes_of,
+    grade,
+    metric_values,
+    rows_of,
+    tables_of,
+)
 from vqr1.evaluation.tables import to_markdown
 from vqr1.inference.policy_replies import SamplingEngine, sampled_replies
 from vqr1.inference.request import Reply, Request
@@ -40,19 +58,84 @@ from vqr1.training.prediction_cache import read_kept, write_kept
 
 KEPT = "question_answers"
 """Beginning of the files that hold a policy's answers."""
+TASKS = "tasks"
+"""Folder of the run with the held-out items of its tasks."""
 
 
-def training_questions(config: TrainConfig) -> list[Question]:
-    """The questions of a training, their images found; none where no file is configured.
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions that are asked in one way.
+
+    Attributes:
+        questions: their images are found.
+        root: folder of the images.
+        prompt: its system message and numbering of images.
+        sampling: greedy, and how an answer ends.
+        short_edge: that images are reduced to before the model's own size; None leaves them.
+        file: name of the file that is left of them in the run's folder; None: they are the user's.
+        folder: of the set, below which that file names its images.
+    """
+
+    questions: Sequence[Question]
+    root: Path
+    prompt: PromptConfig
+    sampling: SamplingConfig
+    short_edge: int | None = None
+    file: str | None = None
+    folder: Path | None = None
+
+    def placed(self, question: Question) -> Question:
+        """A question whose images are named as they lie below `folder`."""
+        assert self.folder is not None, "a set that leaves a file has a folder"
+        folder, root = self.folder.resolve(), self.root.resolve()
+        names = tuple(
+            Path(os.path.relpath(root / name, folder)).as_posix() for name in question.images
+        )
+        return replace(question, images=names)
+
+
+def question_sets(config: TrainConfig, tasks: Mapping[str, TaskSets]) -> list[QuestionSet]:
+    """What a training asks before and after: a file's questions, and held-out items of its tasks.
 
     Raises:
-        DataError: as `vqr1.data.questions.read_questions`.
+        DataError: as `vqr1.data.questions.read_questions`, or labels of a task's items.
     """
-    validation = config.validation
-    if validation.questions is None:
-        return []
-    path = Path(validation.questions).expanduser()
-    return read_questions(path, image_root(path, validation.questions_root))
+    greedy = replace(config.rollout.sampling, temperature=0.0)
+    found = []
+    if config.validation.questions is not None:
+        path = Path(config.validation.questions).expanduser()
+        root = image_root(path, config.validation.questions_root)
+        free = replace(greedy, stop="eos")
+        found.append(QuestionSet(read_questions(path, root), root, config.prompt, free))
+    for task in tasks.values():
+        form, prompt = task.source.config.answer.form, task.source.config.prompt
+        split: Split = "test" if config.validation.test else "val"
+        for name, questions in task.questions(split, config.validation.max_images).items():
+            labelled = task.sets[name]
+            found.append(
+                QuestionSet(
+                    questions,
+                    labelled.image_root,
+                    prompt,
+                    greedy.ending_with(form.closing),
+                    labelled.config.short_edge,
+                    f"{task.name}.{name}.jsonl",
+                    set_folder(labelled.config, labelled.key),
+                )
+            )
+    return found
+
+
+def write_task_questions(sets: Sequence[QuestionSet], run_dir: Path) -> None:
+    """Leave the held-out items of tasks as files that `eval.py questions=FILE` asks (`tasks/`)."""
+    for one in sets:
+        if one.file is not None:
+            lines = [
+                json.dumps({**as_item(question), "system": one.prompt.system or ""})
+                for question in map(one.placed, one.questions)
+            ]
+            (run_dir / TASKS).mkdir(exist_ok=True)
+            write_file(run_dir / TASKS / one.file, "\n".join(lines) + "\n")
 
 
 class AskedPolicy:
@@ -85,58 +168,61 @@ class AskedPolicy:
 
 
 def ask_policy(
-    config: TrainConfig, policy: Policy, engine: SamplingEngine, questions: Sequence[Question],
+    config: TrainConfig, policy: Policy, engine: SamplingEngine, sets: Sequence[QuestionSet],
     folder: Path, step: int, when: str,
-) -> list[Row]:  # fmt: skip
-    """What a policy answers, as metrics; empty without questions and on all but rank 0.
+) -> list[Graded]:  # fmt: skip
+    """What a policy answers, and what that earns; empty without questions and on all but rank 0.
 
     Args:
         config: of the training.
         policy: with full weights in every process.
         engine: samples from it.
-        questions: all of them.
+        sets: all questions.
         folder: of the checkpoints, where answers are kept.
         step: optimiser steps of the policy.
         when: beside the progress bar.
     """
+    questions = [question for one in sets for question in one.questions]
     if not questions:
         return []
     path = folder / step_name(KEPT, step)
     kept = _read(path, questions) if get_rank() == 0 else None
     if not broadcast_from_rank0(lambda: kept is not None):
-        kept = _ask_all(config, policy, engine, questions, when)
+        kept = _ask_all(config, policy, engine, sets, when)
         if kept is not None:
             _write(path, questions, kept)
     if kept is None:
         return []
-    graded = [grade(question, text) for question, text in zip(questions, kept, strict=True)]
-    return rows_of(graded, draws=config.validation.bootstrap_draws)
+    return [grade(question, text) for question, text in zip(questions, kept, strict=True)]
 
 
 def _ask_all(
-    config: TrainConfig, policy: Policy, engine: SamplingEngine, questions: Sequence[Question],
+    config: TrainConfig, policy: Policy, engine: SamplingEngine, sets: Sequence[QuestionSet],
     when: str,
 ) -> list[str | None] | None:  # fmt: skip
-    """All answers in the questions' order on rank 0, None on the others."""
-    assert config.validation.questions is not None
-    path = Path(config.validation.questions).expanduser()
-    root = image_root(path, config.validation.questions_root)
-    sampling = replace(config.rollout.sampling, temperature=0.0, stop="eos")
-    request = Request(config.prompt, FreeText(), sampling, seed=config.seed)
+    """All answers in the order of the sets and their questions on rank 0, None on the others."""
     asked = AskedPolicy(policy, engine, config.model)
-    own = plan_of(questions, config.validation.batch_size)[get_rank() :: get_world_size()]
-    found: dict[int, str | None] = {}
-    total = sum(map(len, own))
+    batches = [
+        (number, batch)
+        for number, one in enumerate(sets)
+        for batch in plan_of(one.questions, config.validation.batch_size)
+    ]
+    own = batches[get_rank() :: get_world_size()]
+    found: dict[tuple[int, int], str | None] = {}
+    total = sum(len(batch) for _, batch in own)
     with progress_bar(f"questions, {when}", total, shown=get_rank() == 0) as advance:
-        for batch in own:
-            texts = ask(asked, [questions[n] for n in batch], root, config.prompt, request)
-            found |= dict(zip(batch, texts, strict=True))
+        for number, batch in own:
+            one = sets[number]
+            request = Request(one.prompt, FreeText(), one.sampling, seed=config.seed)
+            chosen = [one.questions[n] for n in batch]
+            texts = ask(asked, chosen, one.root, one.prompt, request, one.short_edge)
+            found |= {(number, n): text for n, text in zip(batch, texts, strict=True)}
             advance(len(batch))
     shares = gather_objects_to_rank0(found)
     if shares is None:
         return None
-    whole = {number: text for share in shares for number, text in share.items()}
-    return [whole[number] for number in range(len(questions))]
+    whole = {place: text for share in shares for place, text in share.items()}
+    return [whole[number, n] for number, one in enumerate(sets) for n in range(len(one.questions))]
 
 
 def _read(path: Path, questions: Sequence[Question]) -> list[str | None] | None:
@@ -152,28 +238,60 @@ def _write(path: Path, questions: Sequence[Question], texts: Sequence[str | None
     write_kept(content, path, "answers to questions")
 
 
-def log_questions(run_log: RunLog, rows: Mapping[str, Sequence[Row]], step: int) -> None:
-    """Log the metrics of before and after, and `questions.md` with a table of each kind of each.
+def log_questions(
+    run_log: RunLog, before: Sequence[Graded], after: Sequence[Graded], step: int, draws: int
+) -> None:
+    """Log the metrics of before, after and the change, and tables of each kind (`questions.md`).
+
+    A line for each kind of question is printed.
 
     Args:
         run_log: of the run.
-        rows: by when the policy was asked; empty without questions.
+        before: the policy's answers before training; none without questions, and on all but rank 0.
+        after: those of the exported policy to the same questions.
         step: the last one.
+        draws: of the bootstrap.
     """
-    asked = {when: found for when, found in rows.items() if found}
-    if not asked:
+    if not before:
         return
+    asked = {
+        "before": rows_of(before, draws=draws),
+        "after": rows_of(after, draws=draws),
+        "change": rows_of(changes_of(before, after), draws=draws, counted=()),
+    }
+    captions = {
+        "before": "greedy answers, before training",
+        "after": "greedy answers, after training",
+        "change": "change with training, of the same questions",
+    }
     run_log.metrics(
         {
             f"{name}_{when}": value
-            for when, found in asked.items()
-            for name, value in metric_values(found).items()
+            for when, rows in asked.items()
+            for name, value in metric_values(rows).items()
         },
         step,
     )
     tables = [
         to_markdown(table)
-        for when, found in asked.items()
-        for table in tables_of(found, f"greedy answers, {when} training", 0.95)
+        for when, rows in asked.items()
+        for table in tables_of(rows, captions[when], 0.95)
     ]
     run_log.text("questions.md", "# Questions\n\n" + "\n".join(tables))
+    for first, second, change in zip(*asked.values(), strict=True):
+        if not change.grouping:
+            print(_line(first, second, change), flush=True)
+
+
+def _line(before: Row, after: Row, change: Row) -> str:
+    """One kind of question, by its first metric."""
+    name, (gain, interval) = next(iter(change.metrics.items()), ("", (math.nan, None)))
+    if not name:
+        return f"{change.kind} questions: no image could be read"
+    bounds = ""
+    if interval is not None and not interval.reason:
+        bounds = f" (95 %: {interval.low:+.3f} to {interval.high:+.3f})"
+    return (
+        f"{change.kind} questions, {LABELS[name]}: {before.metrics[name][0]:.3f} before, "
+        f"{after.metrics[name][0]:.3f} after; change {gain:+.3f}{bounds}, {change.count} questions"
+    )

@@ -94,7 +94,7 @@ def _open_and_train(
     console = Console(soft_wrap=True, quiet=get_rank() > 0)
     with run.starting():
         raise_on_all_ranks(lambda: check_engine(config))
-        data = raise_on_all_ranks(lambda: open_data(config, stage.compares(rewards)))
+        data = raise_on_all_ranks(lambda: open_data(config, stage, rewards))
         raise_on_all_ranks(data.check_same_in_all_processes)
         raise_on_all_ranks(lambda: stage.check_data(config, rewards, data))
         run = broadcast_from_rank0(partial(run.with_data, data.digests(), config.resume_force))

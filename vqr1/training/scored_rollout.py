@@ -165,7 +165,7 @@ def score_rollout(
         advantages=advantages[own],
         has_variance=has_variance[own],
     )
-    metrics = rollout_metrics(whole, total, terms, has_variance)
+    metrics = rollout_metrics(whole, total, terms, has_variance, scored=answer.scored)
     return scored, metrics if stated is None else metrics | pair_metrics(stated)
 
 
@@ -208,7 +208,12 @@ def _own_rows(ranks: Sequence[Tensor]) -> slice:
 
 
 def rollout_metrics(
-    answers: GroupAnswers, total: Tensor, terms: dict[str, Tensor], has_variance: Tensor
+    answers: GroupAnswers,
+    total: Tensor,
+    terms: dict[str, Tensor],
+    has_variance: Tensor,
+    *,
+    scored: bool = True,
 ) -> dict[str, float]:
     """Metrics of one step; each with its denominator.
 
@@ -217,6 +222,7 @@ def rollout_metrics(
         total: [G, K] rewards.
         terms: each term's [G, K] reward by name.
         has_variance: [G] bool, the group's rewards differ.
+        scored: answers state scores; False excludes the metrics of these.
 
     Returns:
         `reward/total` and `reward/<term>`: mean over all G x K responses;
@@ -231,27 +237,33 @@ def rollout_metrics(
         `score_mean`: mean of all valid scores; `score_std`: mean over groups with two or more
         valid scores of their unbiased standard deviation. Either is absent where it is undefined.
     """
+    metrics = {f"reward/{name}": term.mean() for name, term in terms.items()}
+    metrics |= {
+        "reward/total": total.mean(),
+        "format_compliance_rate": answers.format_compliant.float().mean(),
+        "truncated_rate": 1.0 - answers.finished.float().mean(),
+        "zero_variance_rate": 1.0 - has_variance.float().mean(),
+        "response_length": answers.lengths.float().mean(),
+    }
+    if scored:
+        metrics |= _score_metrics(answers) | _zero_variance_causes(answers, has_variance)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _score_metrics(answers: GroupAnswers) -> dict[str, Tensor]:
+    """Those of `rollout_metrics` that are about scores."""
     valid = answers.valid
     valid_count = valid.sum(dim=1)
     filled = torch.where(valid, answers.scores, torch.zeros_like(answers.scores))
     mean = filled.sum(dim=1, keepdim=True) / valid_count.clamp_min(1)[:, None]
     squares = torch.where(valid, (filled - mean) ** 2, torch.zeros_like(filled)).sum(dim=1)
     std = (squares / (valid_count - 1).clamp_min(1)).sqrt()[valid_count >= 2]
-    metrics = {f"reward/{name}": term.mean() for name, term in terms.items()}
-    metrics |= {
-        "reward/total": total.mean(),
-        "invalid_rate": 1.0 - valid.float().mean(),
-        "format_compliance_rate": answers.format_compliant.float().mean(),
-        "truncated_rate": 1.0 - answers.finished.float().mean(),
-        "zero_variance_rate": 1.0 - has_variance.float().mean(),
-        "response_length": answers.lengths.float().mean(),
-        **_zero_variance_causes(answers, has_variance),
-    }
+    metrics = {"invalid_rate": 1.0 - valid.float().mean()}
     if valid_count.sum() > 0:
         metrics["score_mean"] = filled.sum() / valid_count.sum()
     if len(std):
         metrics["score_std"] = std.mean()
-    return {name: float(value) for name, value in metrics.items()}
+    return metrics
 
 
 def pair_metrics(stated: Sequence[Tensor]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from vqr1.config import (
     ReferencePlace,
     SamplingConfig,
 )
-from vqr1.iqa.answers import ASKED_RANGE, AnswerForm, ScoreRange
+from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
 from vqr1.iqa.preferences import StatedPairs
 from vqr1.records import RankingBatch, ScoredRollout
 from vqr1.training.advantages import AdvantageRule
@@ -46,8 +46,7 @@ class StepSettings(UpdateSettings):
         grpo: group size, pool, inner iterations.
         loss: the loss of the sampled tokens.
         advantage: the rule from rewards to advantages.
-        sampling: how responses are drawn.
-        answer: how a response has to be written, and how it is read.
+        sampling: how responses are drawn; each task ends them in its own way.
         seed: seed of the sampled responses.
         importance_cap: largest importance weight between engine and trainer; None corrects nothing.
         reference: where a second set of weights lies between its passes.
@@ -61,7 +60,6 @@ class StepSettings(UpdateSettings):
     loss: PolicyLoss
     advantage: AdvantageRule
     sampling: SamplingConfig
-    answer: AnswerForm
     seed: int
     importance_cap: float | None = None
     reference: ReferencePlace = "device"
@@ -69,9 +67,9 @@ class StepSettings(UpdateSettings):
     pairs: Mapping[str, StatedPairs] = field(default_factory=dict)
     perception: PerceptionConfig | None = None
 
-    def mos_range(self, dataset: str) -> ScoreRange:
-        """Scale on which the MOS of a data set are."""
-        return self.answer.score_range if dataset in self.published_mos else ASKED_RANGE
+    def mos_range(self, dataset: str, asked: ScoreRange) -> ScoreRange:
+        """Scale on which the MOS of a data set are, whose images are asked for such a score."""
+        return asked if dataset in self.published_mos else ASKED_RANGE
 
 
 @dataclass(frozen=True)

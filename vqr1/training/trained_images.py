@@ -39,13 +39,13 @@ def record_training_images(config: TrainConfig, data: RankingDataModule, run: Ru
     )
     images = [
         (labelled.config.name, split, name, file)
-        for labelled in data.sets.values()
+        for labelled in data.learnt_sets.values()
         for split, limit in limits
         for name, file in _files(labelled, split, limit).items()
     ]
     unhashed = {
         labelled.config.name
-        for labelled in data.sets.values()
+        for labelled in data.learnt_sets.values()
         if labelled.config.split.near_duplicates == "ignore"
     }
     base = record_of_model(config.model.path) or []

@@ -1,7 +1,8 @@
 """Signs that a training has gone wrong, as pure rules over the metrics of its steps.
 
-A rule holds or not at one step; a watchdog raises an alarm when it has held for some steps in a
-row. Each message states what is seen and what to do.
+A rule holds or not at one step, or the step lacks what it looks at (a step of an auxiliary task);
+a watchdog raises an alarm when it has held for some steps in a row, those apart. Each message
+states what is seen and what to do.
 
 | watchdog | holds when |
 |---|---|
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from operator import ge, gt, lt
 from typing import Any
 
 from vqr1.config import WatchConfig
@@ -33,58 +35,50 @@ Metrics = Mapping[str, float]
 CONSTANT_REWARD = math.sqrt(0.5)
 """Fidelity reward of a predictor that cannot distinguish any two images."""
 
-_NEVER = math.nan
+
+def _constant(reward: float, limit: float) -> bool:
+    return abs(reward - CONSTANT_REWARD) <= limit
 
 
-def _at_least(name: str) -> Callable[[Metrics, float], bool]:
-    return lambda metrics, limit: metrics.get(name, _NEVER) >= limit
-
-
-def _below(name: str) -> Callable[[Metrics, float], bool]:
-    return lambda metrics, limit: metrics.get(name, _NEVER) < limit
-
-
-def _above(name: str) -> Callable[[Metrics, float], bool]:
-    return lambda metrics, limit: metrics.get(name, _NEVER) > limit
-
-
-def _constant(metrics: Metrics, limit: float) -> bool:
-    return abs(metrics.get("reward/fidelity", _NEVER) - CONSTANT_REWARD) <= limit
-
-
-RULES: dict[str, tuple[Callable[[Metrics, float], bool], str]] = {
+RULES: dict[str, tuple[str, Callable[[float, float], bool], str]] = {
     "zero_variance": (
-        _at_least("zero_variance_rate"),
+        "zero_variance_rate",
+        ge,
         "no group's rewards differ, so nothing is learned; raise rollout.sampling.temperature or "
         "grpo.group_size, and look at the sample answers",
     ),
     "constant": (
+        "reward/fidelity",
         _constant,
         "the fidelity reward stays at .707, which a constant predictor earns: the policy cannot "
         "distinguish images; compare val/srcc, lower optimizer.lr, raise loss.kl_weight, and check "
         "that the MOS belong to the images",
     ),
     "format_rate": (
-        _below("format_compliance_rate"),
+        "format_compliance_rate",
+        lt,
         "too few responses have the required format; raise the weight of the format reward or "
         "rollout.sampling.max_new_tokens, or choose a prompt that the policy follows",
     ),
     "kl": (
-        _above("kl"),
+        "kl",
+        gt,
         "the policy is far from its reference; lower optimizer.lr or raise loss.kl_weight",
     ),
     "length": (
-        _above("length_growth"),
+        "length_growth",
+        gt,
         "responses run away in length; stop at </answer> (rollout.sampling.stop=answer), lower "
         "rollout.sampling.max_new_tokens, or use loss.averaging=dr_grpo",
     ),
     "entropy": (
-        _below("entropy"),
+        "entropy",
+        lt,
         "the policy answers nearly the same every time, so groups will stop differing; lower "
         "optimizer.lr, raise loss.kl_weight or rollout.sampling.temperature",
     ),
 }
-"""Rule and advice of every watchdog."""
+"""Of every watchdog the metric, when a value holds against the limit, and the advice."""
 
 
 class Watchdog:
@@ -102,8 +96,10 @@ class Watchdog:
 
     def observe(self, metrics: Metrics) -> str | None:
         """Look at one step; the message at the step at which the patience is used up."""
-        rule, advice = RULES[self.name]
-        self.held = self.held + 1 if rule(metrics, self.config.limit) else 0
+        metric, holds, advice = RULES[self.name]
+        if metric not in metrics:
+            return None
+        self.held = self.held + 1 if holds(metrics[metric], self.config.limit) else 0
         if self.held != self.config.steps:
             return None
         return f"{self.name} (limit {self.config.limit:g}, {self.held} steps in a row): {advice}"

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vqr1.training.task import task_metric
+
 FIRST_STEPS = 10
 """Steps after which it is reported."""
 
@@ -39,10 +41,12 @@ class FirstSteps:
 
     Args:
         steps: how many steps are looked at.
+        task: whose steps these are; empty: those that rank.
     """
 
-    def __init__(self, steps: int = FIRST_STEPS) -> None:
+    def __init__(self, steps: int = FIRST_STEPS, task: str = "") -> None:
         self.steps = steps
+        self.task = task
         self.seen = 0
         self.shares = dict.fromkeys(CAUSES, 0.0)
         self.done = False
@@ -51,12 +55,13 @@ class FirstSteps:
         """Look at one step's metrics; the message after the last of the first steps."""
         if self.done:
             return None
-        if metrics["zero_variance_rate"] < 1.0:
+        if metrics[task_metric(self.task, "zero_variance_rate")] < 1.0:
             self.done = True
             return None
         self.seen += 1
         for name in CAUSES:
-            self.shares[name] += metrics[name]
+            # A task without scores knows none of these causes.
+            self.shares[name] += metrics.get(task_metric(self.task, name), 0.0)
         return self.finish() if self.seen == self.steps else None
 
     def finish(self) -> str | None:
@@ -64,6 +69,14 @@ class FirstSteps:
         if self.done or self.seen == 0:
             return None
         self.done = True
+        if self.task:
+            return (
+                f"task {self.task}: in none of its first {self.seen} steps did the rewards of any "
+                "group differ, so that it has changed no weight; the policy may not answer as the "
+                f"task asks (train/{self.task}/format_compliance_rate, truncated_rate): raise "
+                "rollout.sampling.max_new_tokens, teach it the form first (stage=sft), or train "
+                f"without it (tasks.{self.task}.share)"
+            )
         found = sorted(CAUSES, key=lambda name: -self.shares[name])
         parts = [
             f"{self.shares[name] / self.seen:.0%} of the groups have {CAUSES[name]}"

@@ -41,6 +41,10 @@ class Rating(NamedTuple):
     std: float = math.nan
 
 
+LEVEL = "level"
+"""Further column of sets whose distortions come in levels, 1 being the mildest."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelRow:
     """One labelled image as published.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, SetList
+from vqr1.data.labels._format import LEVEL, LabelFormat, LabelRow, LabelSource, MetaForm, SetList
 from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import number, sheet_rows, standard_deviation, text_rows
 from vqr1.errors import DataError
@@ -48,6 +48,7 @@ def _parse_sheet(path: Path) -> list[LabelRow]:
                 std=standard_deviation(row["dmos_std"], where, "dmos_std"),
                 reference=str(row["image"]),
                 distortion=kind,
+                further={LEVEL: level},
             )
         )
     return rows
@@ -66,7 +67,13 @@ def _with_name_parts(row: LabelRow) -> LabelRow:
     parts = named.image.split(".")
     if len(parts) != 4:
         raise DataError(f"{row.where}: {row.image!r} is not named as in CSIQ (1600.AWGN.1.png)")
-    return replace(named, reference=parts[0], distortion=_SHEET_WORDS.get(parts[1]))
+    level = {LEVEL: int(parts[2])} if parts[2].isdigit() else {}
+    return replace(
+        named,
+        reference=parts[0],
+        distortion=_SHEET_WORDS.get(parts[1]),
+        further={**named.further, **level},
+    )
 
 
 FORMAT = LabelFormat(

@@ -9,14 +9,14 @@ import re
 from dataclasses import replace
 
 from vqr1.data.distortions import DISTORTIONS
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource
+from vqr1.data.labels._format import LEVEL, LabelFormat, LabelRow, LabelSource
 from vqr1.data.labels.kadid import parse_dmos_csv
 
-_NAME = re.compile(r".*_(\d\d)_\d\d\.png$")
+_NAME = re.compile(r".*_(\d\d)_(\d\d)\.png$")
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
-    """Rows of the demo set with the names of its distortions."""
+    """Rows of the demo set with the names and levels of its distortions."""
     return [_with_distortion(row) for row in parse_dmos_csv(source)]
 
 
@@ -24,7 +24,8 @@ def _with_distortion(row: LabelRow) -> LabelRow:
     match = _NAME.match(row.image)
     if match is None or not 1 <= int(match[1]) <= len(DISTORTIONS):
         return row
-    return replace(row, distortion=DISTORTIONS[int(match[1]) - 1].name)
+    kind = DISTORTIONS[int(match[1]) - 1].name
+    return replace(row, distortion=kind, further={**row.further, LEVEL: int(match[2])})
 
 
 FORMAT = LabelFormat(

@@ -13,7 +13,15 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, SetList, Split
+from vqr1.data.labels._format import (
+    LEVEL,
+    LabelFormat,
+    LabelRow,
+    LabelSource,
+    MetaForm,
+    SetList,
+    Split,
+)
 from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import csv_rows, number, standard_deviation
 
@@ -49,7 +57,7 @@ def parse_dmos_csv(source: LabelSource) -> list[LabelRow]:
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
-    """Rows of KADID-10k with the released split and the distortion names."""
+    """Rows of KADID-10k with the released split, and the distortions' names and levels."""
     return [_with_name_parts(row) for row in parse_dmos_csv(source)]
 
 
@@ -61,7 +69,8 @@ def _with_name_parts(row: LabelRow) -> LabelRow:
     split: Split = "val" if reference in _VAL else "test" if reference in _TEST else "train"
     distortion = DISTORTIONS[kind - 1] if 1 <= kind <= len(DISTORTIONS) else None
     content = row.reference or f"I{match[1]}.png"
-    return replace(row, reference=content, split=split, distortion=distortion)
+    further = {**row.further, LEVEL: int(match[3])}
+    return replace(row, reference=content, split=split, distortion=distortion, further=further)
 
 
 FORMAT = LabelFormat(

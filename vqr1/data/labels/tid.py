@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, MetaForm, SetList
+from vqr1.data.labels._format import LEVEL, LabelFormat, LabelRow, LabelSource, MetaForm, SetList
 from vqr1.data.labels._meta import base_name
 from vqr1.data.labels._reading import number, standard_deviation, text_rows
 from vqr1.errors import DataError
@@ -28,7 +28,7 @@ DISTORTIONS = (
 )  # fmt: skip
 """Names of the 24 distortions, in the order of the second number in a file name."""
 
-_NAME = re.compile(r"(I\d\d)_(\d\d)_\d\.", re.IGNORECASE)
+_NAME = re.compile(r"(I\d\d)_(\d\d)_(\d)\.", re.IGNORECASE)
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
@@ -50,7 +50,8 @@ def _with_name_parts(row: LabelRow) -> LabelRow:
         raise DataError(f"{row.where}: {row.image!r} is not named as in TID2013 (I01_01_1.bmp)")
     kind = int(match[2])
     distortion = DISTORTIONS[kind - 1] if 1 <= kind <= len(DISTORTIONS) else None
-    return replace(named, reference=match[1].upper(), distortion=distortion)
+    further = {**named.further, LEVEL: int(match[3])}
+    return replace(named, reference=match[1].upper(), distortion=distortion, further=further)
 
 
 def _aligned_stds(path: Path | None, count: int) -> list[float]:

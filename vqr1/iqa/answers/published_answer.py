@@ -22,6 +22,8 @@ from vqr1.iqa.answers.tags import reasoning_span
 
 RuleName = Literal[
     "q_insight",
+    "q_insight_degradation",
+    "q_insight_comparison",
     "mr_iqa",
     "mr_iqa_thinking",
     "q_hawkeye",
@@ -55,10 +57,17 @@ class PublishedAnswer(AnswerForm):
         return self._rule.reasons
 
     @property
+    def scored(self) -> bool:  # type: ignore[override]
+        """An answer holds a score: not that of a further task."""
+        return self._rule.scored
+
+    @property
     def opening(self) -> str | None:  # type: ignore[override]
         """The text after which the score begins."""
         if self.rules in _WITH_RATING:
             return '"rating":'
+        if not self.scored:
+            return None
         return _BEFORE.get(self.rules, "<answer>")
 
     @property
@@ -81,8 +90,8 @@ class PublishedAnswer(AnswerForm):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """`score`, and `reasoning` where there is any; ratings have no place of their own."""
-        return (SCORE, REASONING) if self.reasons else (SCORE,)
+        """`score` and `reasoning` where there are any; ratings have no place of their own."""
+        return (*((SCORE,) if self.scored else ()), *((REASONING,) if self.reasons else ()))
 
     @property
     def first_tags(self) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ length of the text. A number that a rule reads may still be outside of the accep
 | rule | score | format-compliant |
 |---|---|---|
 | `q_insight` | "rating" in the first answer: digits and points | think and answer, each tag on a line of its own, a flat object |
+| `q_insight_degradation` | none | the same |
 | `q_insight_comparison` | none; the words of the first answer | the same with any text as the answer |
 | `mr_iqa` | the last answer that is a number, alone or as rating; 1 to 5 | a number in an answer, after thought or none |
 | `mr_iqa_thinking` | the same | thinking with text, then {"rating": number} |
@@ -69,12 +70,14 @@ class Rule:
         compliant: whether the response has the required format.
         reasoning: name of the tags around the reasoning.
         reasons: the prompt asks for reasoning.
+        scored: an answer holds a score.
     """
 
     score: Callable[[str], Read | None]
     compliant: Callable[[str], bool]
     reasoning: str = "think"
     reasons: bool = True
+    scored: bool = True
 
 
 def answer_blocks(text: str, *, any_case: bool = False) -> Iterator[Span]:
@@ -280,7 +283,8 @@ def _no_score(text: str) -> Read | None:
 
 RULES: dict[str, Rule] = {
     "q_insight": Rule(_q_insight_score, _q_insight_format),
-    "q_insight_comparison": Rule(_no_score, comparison_format),
+    "q_insight_degradation": Rule(_no_score, _q_insight_format, scored=False),
+    "q_insight_comparison": Rule(_no_score, comparison_format, scored=False),
     "mr_iqa": Rule(_mr_iqa_score, _mr_iqa_format, reasons=False),
     "mr_iqa_thinking": Rule(_mr_iqa_score, _mr_iqa_thinking_format, reasoning="thinking"),
     "q_hawkeye": Rule(_q_hawkeye_score, _q_hawkeye_format),

@@ -22,6 +22,7 @@ from vqr1.training.checkpoint_files import (
 )
 from vqr1.training.stages.module import StageModule
 from vqr1.training.step import RankingStep, StepRecord
+from vqr1.training.task import RANKING
 from vqr1.training.watchdogs import RULES, LengthGrowth, Watchdog
 from vqr1.training.zero_variance import FirstSteps
 
@@ -50,7 +51,7 @@ class Watchdogs(L.Callback):
             if getattr(config, name).action != "off"
         ]
         self.growth = LengthGrowth()
-        self.first_steps = FirstSteps()
+        self.first_steps: dict[str, FirstSteps] = {RANKING: FirstSteps()}
         self.skipped = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,7 +59,8 @@ class Watchdogs(L.Callback):
         return {
             "held": {dog.name: dog.held for dog in self.dogs},
             "growth": self.growth.state_dict(),
-            "first_steps": self.first_steps.state_dict(),
+            "first_steps": self.first_steps[RANKING].state_dict(),
+            "tasks": {name: first.state_dict() for name, first in self.first_steps.items() if name},
             "skipped": self.skipped,
         }
 
@@ -68,10 +70,12 @@ class Watchdogs(L.Callback):
             dog.held = state_dict["held"].get(dog.name, 0)
         self.growth.load_state_dict(state_dict["growth"])
         if "first_steps" in state_dict:
-            self.first_steps.load_state_dict(state_dict["first_steps"])
+            self.first_steps[RANKING].load_state_dict(state_dict["first_steps"])
         else:
             # A run of an earlier version, whose first steps are not known.
-            self.first_steps.done = True
+            self.first_steps[RANKING].done = True
+        for name, saved in state_dict.get("tasks", {}).items():
+            self._first_steps_of(name).load_state_dict(saved)
         self.skipped = state_dict["skipped"]
 
     def on_train_batch_end(
@@ -91,18 +95,24 @@ class Watchdogs(L.Callback):
                     dog.name, trainer.global_step, message, dog.config.action == "stop"
                 )
         if isinstance(step, RankingStep):
-            self._report_first_steps(trainer.global_step, self.first_steps.observe(step.metrics))
+            first = self._first_steps_of(step.batch.task)
+            self._report_first_steps(trainer.global_step, first, first.observe(step.metrics))
         if not step.finite:
             self._count_skipped(trainer.global_step, step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report on a run of fewer steps than are waited for."""
         if trainer.global_step >= trainer.max_steps > 0:
-            self._report_first_steps(trainer.global_step, self.first_steps.finish())
+            for first in self.first_steps.values():
+                self._report_first_steps(trainer.global_step, first, first.finish())
 
-    def _report_first_steps(self, step: int, message: str | None) -> None:
+    def _first_steps_of(self, task: str) -> FirstSteps:
+        return self.first_steps.setdefault(task, FirstSteps(task=task))
+
+    def _report_first_steps(self, step: int, first: FirstSteps, message: str | None) -> None:
         if message is not None:
-            self._report_to_user("zero_variance", step, message, stop=False)
+            name = f"zero_variance.{first.task}" if first.task else "zero_variance"
+            self._report_to_user(name, step, message, stop=False)
 
     def _count_skipped(self, step: int, record: StepRecord) -> None:
         self.skipped += 1

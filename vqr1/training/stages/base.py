@@ -6,11 +6,12 @@ Not here: the step of a stage (`module.py` has what all of them share), the orde
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqr1.config import TrainConfig
+from vqr1.config import TaskConfig, TrainConfig
 from vqr1.config.targets import build_target
 from vqr1.config.training import StageConfig
 from vqr1.distributed.stop_requests import StopRequests
@@ -75,6 +76,10 @@ class Stage(ABC):
     def compares(self, rewards: WeightedRewards) -> bool:
         """Whether the images of a step are compared with each other, so that one is too few."""
         return False
+
+    def tasks(self, config: TrainConfig) -> Mapping[str, TaskConfig]:
+        """Auxiliary tasks that are mixed into its training, by name."""
+        return {}
 
     def check_data(  # noqa: B027 - a stage may need nothing of the data
         self, config: TrainConfig, rewards: WeightedRewards, data: RankingDataModule

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from vqr1.data.degraded import degraded_prompts
+from vqr1.data.task_sets import part_name
 from vqr1.distributed.collectives import all_reduce_max, raise_on_all_ranks
 from vqr1.policy.loading import Policy, vision_trains
 from vqr1.policy.memory import peak_memory_mib
 from vqr1.policy.reference import FrozenCopy, Reference, make_reference
 from vqr1.policy.shared_prompt import plan_micro_batches, response_logprobs
 from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
-from vqr1.records import LossOutput, PromptBatch, RankingBatch, Rollout, ScoredRollout
-from vqr1.rewards import WeightedRewards
+from vqr1.records import LossOutput, RankingBatch, Rollout, ScoredRollout
 from vqr1.rollout.engine import RolloutEngine
 from vqr1.training.advantages import build_advantage
 from vqr1.training.advantages.base import fields_of
@@ -41,6 +41,7 @@ from vqr1.training.scored_rollout import sampled_entropy, score_rollout
 from vqr1.training.stages.base import StageParts
 from vqr1.training.stages.module import StageModule
 from vqr1.training.step import RankingStep, StepSettings, non_finite_cause, step_seed
+from vqr1.training.task import Task, task_metric
 from vqr1.training.token_fields import credit_tokens, field_masks
 from vqr1.training.validation import Validator
 
@@ -51,7 +52,7 @@ class GrpoModule(StageModule):
     Args:
         policy: the model to train.
         engine: samples responses from `policy.model`.
-        rewards: weighted reward terms.
+        tasks: how responses to a batch of each task are read and rewarded, by name.
         validator: evaluates validation batches.
         settings: the step's settings.
         vision_cache: keeps the features of the tower that does not change: the policy's where it is
@@ -66,13 +67,16 @@ class GrpoModule(StageModule):
         self,
         policy: Policy,
         engine: RolloutEngine,
-        rewards: WeightedRewards,
+        tasks: Mapping[str, Task],
         validator: Validator,
         settings: StepSettings,
         vision_cache: VisionCache | None = None,
     ) -> None:
         super().__init__(policy, engine, validator, settings, vision_cache)
-        self.rewards = rewards
+        self.tasks = tasks
+        self._sampling = {
+            name: settings.sampling.ending_with(task.answer.closing) for name, task in tasks.items()
+        }
         self.settings = settings
         # Why one of the step's updates was skipped; None where none was.
         self._cause: str | None = None
@@ -102,7 +106,7 @@ class GrpoModule(StageModule):
         loss, grad_norm, further = self._update(batch, scored, reference, vision)
         finished = time.perf_counter()
         metrics = {
-            **answer_metrics,
+            **{task_metric(batch.task, name): value for name, value in answer_metrics.items()},
             **sampled_entropy(scored.rollout),
             **further,
             "loss": float(loss.loss),
@@ -131,26 +135,30 @@ class GrpoModule(StageModule):
                 # By full weights: processes need not know the same images already.
                 vision = self._encode_frozen(self.model, batch.prompts)
             self.engine.synchronise()
-            rollout = self._responses(batch.prompts, 0, vision.detach())
+            rollout = self._responses(batch, range(len(batch)), 0, vision.detach())
         scored, metrics = self._score(batch, rollout)
         if settings.grpo.resample_zero_variance:
             scored, metrics = self._resampled(batch, (scored, metrics))
         fields = fields_of(settings.advantage)
         if fields:
-            masks = self._fields(scored.rollout, fields)
+            masks = self._fields(batch, scored.rollout, fields)
             scored = replace(scored, advantages=credit_tokens(scored.advantages, masks))
         return vision, scored, metrics
 
     def _responses(
-        self, prompts: PromptBatch, attempt: int, vision: VisionFeatures | None = None
+        self,
+        batch: RankingBatch,
+        rows: Sequence[int],
+        attempt: int,
+        vision: VisionFeatures | None = None,
     ) -> Rollout:
-        """K responses to each prompt, drawn in this step for the so many-th time again."""
-        settings = self.settings
+        """K responses to some of a batch's prompts, drawn in this step for the so many-th time."""
+        settings, sampling = self.settings, self._sampling[batch.task]
         return raise_on_all_ranks(
             lambda: self.engine.sample(
-                prompts,
+                batch.prompts.choose(rows),
                 group_size=settings.grpo.group_size,
-                sampling=settings.sampling,
+                sampling=sampling,
                 seed=step_seed(settings.seed, self.global_step, attempt),
                 vision=vision,
             )
@@ -158,19 +166,19 @@ class GrpoModule(StageModule):
 
     def _score(self, batch: RankingBatch, rollout: Rollout) -> Scored:
         """Rewards and advantages of a batch's responses."""
-        settings = self.settings
+        settings, task = self.settings, self.tasks[batch.task]
         return score_rollout(
             rollout,
             batch.mos,
-            self.rewards,
-            answer=settings.answer,
+            task.rewards,
+            answer=task.answer,
             advantage=settings.advantage,
-            dataset=batch.dataset,
+            dataset=part_name(batch.task, batch.dataset),
             pool=settings.grpo.pool,
             images=batch.index,
-            mos_range=settings.mos_range(batch.dataset),
+            mos_range=settings.mos_range(batch.dataset, task.answer.score_range),
             labels=batch.labels,
-            pairs=settings.pairs.get(batch.dataset),
+            pairs=settings.pairs.get(part_name(batch.task, batch.dataset)),
         )
 
     def _resampled(self, batch: RankingBatch, first: Scored) -> Scored:
@@ -179,15 +187,18 @@ class GrpoModule(StageModule):
                 first,
                 self.settings.grpo.resample_zero_variance,
                 # Features of some images only: the engine finds or computes them.
-                lambda rows, attempt: self._responses(batch.prompts.choose(rows), attempt),
+                lambda rows, attempt: self._responses(batch, rows, attempt),
                 lambda rollout: self._score(batch, rollout),
             )
 
-    def _fields(self, rollout: Rollout, names: Sequence[str]) -> dict[str, Tensor]:
+    def _fields(
+        self, batch: RankingBatch, rollout: Rollout, names: Sequence[str]
+    ) -> dict[str, Tensor]:
         """[B, K, C] bool tokens of fields of the answer, by name; nothing is looked for in vain."""
         if not names:
             return {}
-        return field_masks(rollout, self.settings.answer, names, self.policy.processor.tokenizer)
+        answer = self.tasks[batch.task].answer
+        return field_masks(rollout, answer, names, self.policy.processor.tokenizer)
 
     def _reference_logprobs(
         self, batch: RankingBatch, scored: ScoredRollout, vision: VisionFeatures
@@ -299,7 +310,7 @@ class GrpoModule(StageModule):
         parts = [part for part in planned if bool(mask[part].any())]
         outputs: list[LossOutput] = []
         logprobs = torch.zeros_like(weights)
-        loss, fields = self.settings.loss, self._fields(rollout, self.settings.loss.fields)
+        loss, fields = self.settings.loss, self._fields(batch, rollout, self.settings.loss.fields)
 
         def loss_of(part: slice, leaves: VisionFeatures) -> Tensor:
             found = response_logprobs(
@@ -366,9 +377,8 @@ def step_settings(parts: StageParts) -> StepSettings:
         grpo=config.grpo,
         loss=build_loss(config.loss),
         advantage=build_advantage(config.advantage),
-        sampling=config.rollout.sampling.ending_with(parts.answer.closing),
+        sampling=config.rollout.sampling,
         optimizer=config.optimizer,
-        answer=parts.answer,
         micro_batch_tokens=config.hardware.micro_batch_tokens,
         total_steps=parts.total_steps,
         seed=config.seed,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic.dataclasses import dataclass
 
-from vqr1.config import TrainConfig
+from vqr1.config import TaskConfig, TrainConfig
 from vqr1.rewards import WeightedRewards
 from vqr1.training.stages.base import Stage, StageParts
 
@@ -24,11 +25,12 @@ class GrpoStage(Stage):
     def build(self, parts: StageParts) -> StageModule:
         """See `Stage.build`."""
         from vqr1.training.stages.grpo import GrpoModule, step_settings
+        from vqr1.training.task import Task, built_tasks
 
         return GrpoModule(
             parts.policy,
             parts.engine,
-            parts.rewards,
+            built_tasks(Task(parts.rewards, parts.answer), parts.data.tasks),
             parts.validator,
             step_settings(parts),
             parts.vision_cache,
@@ -37,8 +39,13 @@ class GrpoStage(Stage):
     def problems(self, config: TrainConfig, rewards: WeightedRewards) -> list[str]:
         """See `Stage.problems`."""
         from vqr1.training.ranking_checks import ranking_problems
+        from vqr1.training.task_checks import task_problems
 
-        return ranking_problems(config, rewards)
+        return ranking_problems(config, rewards) + task_problems(config)
+
+    def tasks(self, config: TrainConfig) -> Mapping[str, TaskConfig]:
+        """See `Stage.tasks`."""
+        return config.tasks
 
     def compares(self, rewards: WeightedRewards) -> bool:
         """See `Stage.compares`."""
