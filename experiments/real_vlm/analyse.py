@@ -86,15 +86,15 @@ def table(found: dict[str, dict[str, Measured]]) -> str:
     ]
     for name, sets in found.items():
         record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        cells = ["–", "–"]
+        cells = ["-", "-"]
         for number, label in enumerate(SETS):
             if label in sets:
                 value, low, high = sets[label].srcc
                 cells[number] = f"{value:.3f} [{low:.3f}, {high:.3f}]"
         inside = sets.get("inside")
         spread = [inside.std, inside.std_predicts] if inside else [float("nan")] * 2
-        cells += ["–" if value != value else f"{value:.2f}" for value in spread]
-        cells.append(f"{record['seconds'] / 60:.0f}" if "seconds" in record else "–")
+        cells += ["-" if value != value else f"{value:.2f}" for value in spread]
+        cells.append(f"{record['seconds'] / 60:.0f}" if "seconds" in record else "-")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
