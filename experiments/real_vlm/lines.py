@@ -21,7 +21,9 @@ THOUGHT_PROMPT = (
 )  # fmt: skip
 """Reasoning before the score."""
 
-THOUGHT = (*THOUGHT_PROMPT, "rollout.sampling.max_new_tokens=48")
+THOUGHT = (
+    *THOUGHT_PROMPT, "rollout.sampling.max_new_tokens=48", "rollout.sampling.stop=answer",
+)  # fmt: skip
 
 LABELS = ("stage=sft", "stage.answers=null")
 """Supervised training on the MOS."""

@@ -24,8 +24,8 @@ if [ ! -f "$out/warm/labels.csv" ]; then
     --names "$data/Train (Images and MOS).csv" --output "$out/warm"
 fi
 echo "3. warm start, then reinforcement learning ..."
-warm="sft experiment=real_vlm_warm dataset=csv dataset.root=$out/warm dataset.image_folder=images stage.answers=$out/warm/answers.jsonl"
-rank="grpo experiment=real_vlm dataset=biq2021 dataset.root=$data"
+warm="sft experiment=real_vlm_warm dataset=csv dataset.root=\"$out/warm\" dataset.image_folder=images stage.answers=\"$out/warm/answers.jsonl\""
+rank="grpo experiment=real_vlm dataset=biq2021 dataset.root=\"$data\""
 "$python" "$here/train.py" "chain=['$warm','$rank']" "model.path=$out/model" \
   "hardware.vision_cache_dir=$out/features" "run_dir=$out/run" "$@"
 
@@ -33,4 +33,4 @@ export="$out/run/2_grpo/export"
 echo
 echo "The trained model: $export"
 echo "It scores your own images:     $python score.py PHOTOS model.path=$export prompt=short"
-echo "and another labelled set:      $python eval.py dataset=csv dataset.root=DIR model.path=$export prompt=short"
+echo "Another labelled set is scored: $python eval.py dataset=csv dataset.root=DIR model.path=$export prompt=short"

@@ -89,7 +89,7 @@ def test_rows_are_kept_while_the_projector_trains(folder: Path, tmp_path: Path) 
             first = found
             expected = encode_images(model, prompts)
             for one, two in zip(gradients(found), gradients(expected), strict=True):
-                torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+                assert float((one - two).norm()) < 1e-4 * float(two.norm())
         for one, two, three in zip(found.flat, first.flat, expected.flat, strict=True):
             assert torch.equal(one, two)
             torch.testing.assert_close(one, three, rtol=1e-4, atol=1e-4)

@@ -55,13 +55,14 @@ def test_a_set_holds_images_labels_and_two_kinds_of_answers(
         with Image.open(output / "images" / row["image"]) as image:
             assert image.size == (320, 320)
         assert short["image"] == long["image"] == row["image"]
-        score = float(short["response"].removeprefix("<answer>").removesuffix("</answer>"))
+        score = float(short["response"])
         assert 1 <= score <= 5
         damage = draw_damage(Settings(), row["photograph"])
         # Four standard deviations of .4.
         assert abs(score - damage.mos) < 1.6
         assert float(row["mos"]) == pytest.approx(damage.mos, abs=1e-4)
-        assert long["response"] == f"<think>{damage.words}</think>{short['response']}"
+        answer = f"<answer>{short['response']}</answer>"
+        assert long["response"] == f"<think>{damage.words}</think>{answer}"
     first = (output / "images" / "00000.png").read_bytes()
     # The same again elsewhere; a complete folder stays as it is.
     run(monkeypatch, photographs, tmp_path / "again", *table, "--count", "10")

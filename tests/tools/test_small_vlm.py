@@ -25,17 +25,10 @@ from vqr1.policy.prompts import PromptBuilder
 
 SIDE, GRID = 64, 2
 TOWER = "tf_efficientnet_lite0"
-TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}"
-    "{% endif %}{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}"
-)
 
 
 def tiny_language(tied: bool = True) -> LanguageHalf:
     tokenizer = qwen_tokenizer(QWEN2_SPECIAL)
-    tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -95,7 +88,10 @@ def test_tiny_halves_become_a_folder_that_loads_and_answers(tmp_path: Path) -> N
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     assert record["projector_seed"] == 3
     assert record["stages"] == [0, 1, 2]
-    assert "Be brief." in (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Good?"}]}]
+    assert policy.processor.apply_chat_template(asked, add_generation_prompt=True) == (
+        "<|im_start|>user\n<image>\nGood?<|im_end|>\n<|im_start|>assistant\n"
+    )
 
     # The export has what it was made of beside it, and plain transformers load it.
     out = export_checkpoint(policy, tmp_path / "export")

@@ -30,12 +30,23 @@ from transformers import CLIPImageProcessor, FastVlmConfig, LlavaProcessor, PreT
 
 from tools.small_vlm.halves import LanguageHalf, TowerHalf, load_tower
 from tools.tiny_checkpoints._folder import Checkpoint, save_folder
-from tools.tiny_checkpoints.fast_vlm import TEMPLATE
 from vqr1.data.demo import PHOTOGRAPHS, load_photograph, stream
 from vqr1.policy.families.fast_vlm import FAMILY
 
 IMAGE = "<image>"
 """The image token."""
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for item in message['content'] if item['type'] == 'image' %}{{ '<image>' }}{% endfor %}"
+    "{% for item in message['content'] if item['type'] == 'text' %}"
+    "{{ '\\n' + item['text'] }}{% endfor %}{% endif %}"
+    "{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The language model's own, with images, which come before a message's text, and without the system
+message that it writes where a chat has none: twenty tokens of every prompt."""
 
 CROPS = 8
 """Crops of each photograph, by which the projector is scaled."""
@@ -107,9 +118,7 @@ def assemble(tower: TowerHalf, language: LanguageHalf, settings: Settings, folde
         image_processor(settings.side),
         tokenizer,
         patch_size=settings.side // settings.grid,
-        chat_template=TEMPLATE.replace(
-            "You are a helpful assistant.", default_system(language.tokenizer)
-        ),
+        chat_template=TEMPLATE,
     )
     number = {
         f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
@@ -124,13 +133,6 @@ def assemble(tower: TowerHalf, language: LanguageHalf, settings: Settings, folde
         "projector_seed": settings.seed,
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def default_system(tokenizer: Any) -> str:
-    """The system message that a language model's own template writes where a chat has none."""
-    text = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
-    _, found, rest = text.partition("system\n")
-    return rest.partition("<|im_end|>")[0] if found else "You are a helpful assistant."
 
 
 def with_image_token(tokenizer: Any) -> PreTrainedTokenizerFast:

@@ -5,7 +5,7 @@ distortions at a strength drawn between its mildest and its worst, leaves some a
 set that `dataset=csv` reads, with the answers that `stage=sft` shall learn:
 
     score = clip(e + std * n, 1, 5),  n ~ N(0, 1)      e: expected MOS of kind and level, a formula
-    <answer>2.31</answer>                               answers.jsonl
+    2.31                                                answers.jsonl
     <think>strong blur</think><answer>2.31</answer>     answers_thinking.jsonl
 
 The noise of the scores keeps answers of the trained policy apart, which reinforcement learning
@@ -138,10 +138,11 @@ def write_set(
             raise UserError(f"{folder / name}: not a readable image ({error})") from error
         image.save(output / "images" / stored, compress_level=1)
         noise = stream("damage", settings.seed, name, "score").standard_normal()
-        score = f"<answer>{np.clip(damage.mos + settings.std * noise, 1.0, 5.0):.2f}</answer>"
+        score = f"{np.clip(damage.mos + settings.std * noise, 1.0, 5.0):.2f}"
         rows.append((stored, f"{damage.mos:.4f}", name))
         plain.append({"image": stored, "response": score})
-        thinking.append({"image": stored, "response": f"<think>{damage.words}</think>{score}"})
+        reasoned = f"<think>{damage.words}</think><answer>{score}</answer>"
+        thinking.append({"image": stored, "response": reasoned})
         advance(1)
     for file, lines in ((PLAIN, plain), (THINKING, thinking)):
         text = "".join(json.dumps(line) + "\n" for line in lines)
