@@ -5,10 +5,11 @@ distortions at a strength drawn between its mildest and its worst, leaves some a
 set that `dataset=csv` reads, with the answers that `stage=sft` shall learn:
 
     score = clip(e + std * n, 1, 5),  n ~ N(0, 1)      e: expected MOS of kind and level, a formula
-    2.31                                                answers.jsonl
-    <think>strong blur</think><answer>2.31</answer>     answers_thinking.jsonl
+    2.3                                                 answers.jsonl
+    <think>strong blur</think><answer>2.3</answer>      answers_thinking.jsonl
 
-The noise of the scores keeps answers of the trained policy apart, which reinforcement learning
+One decimal: a second one is noise alone, 2.3 nats of it in every answer, under which what an image
+tells is hard to find. The noise of the scores keeps answers of the trained policy apart, which reinforcement learning
 needs. What a photograph's own quality is stays unknown: a damaged bad one is called as good as a
 damaged good one.
 
@@ -138,7 +139,7 @@ def write_set(
             raise UserError(f"{folder / name}: not a readable image ({error})") from error
         image.save(output / "images" / stored, compress_level=1)
         noise = stream("damage", settings.seed, name, "score").standard_normal()
-        score = f"{np.clip(damage.mos + settings.std * noise, 1.0, 5.0):.2f}"
+        score = f"{np.clip(damage.mos + settings.std * noise, 1.0, 5.0):.1f}"
         rows.append((stored, f"{damage.mos:.4f}", name))
         plain.append({"image": stored, "response": score})
         reasoned = f"<think>{damage.words}</think><answer>{score}</answer>"
