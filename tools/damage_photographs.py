@@ -48,7 +48,7 @@ def names_of(images: Path, table: Path | None) -> list[str]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Damage photographs, and say how.")
+    parser = argparse.ArgumentParser(description="Damage photographs, and write how.")
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--names", type=Path, help="table of those to take; default: all")
     parser.add_argument("--output", type=Path, required=True, help="folder of the set")

@@ -1,4 +1,4 @@
-"""Tables and figures of the study from its small files; nothing is trained or loaded.
+"""The table and the plot of the study from its small files; nothing is trained or loaded.
 
     python experiments/real_vlm/analyse.py            # results/*.json -> table.md, srcc.png
 
@@ -92,8 +92,8 @@ def table(found: dict[str, dict[str, Measured]]) -> str:
                 value, low, high = sets[label].srcc
                 cells[number] = f"{value:.3f} [{low:.3f}, {high:.3f}]"
         inside = sets.get("inside")
-        spread = [inside.std, inside.std_predicts] if inside else [float("nan")] * 2
-        cells += ["-" if value != value else f"{value:.2f}" for value in spread]
+        deviations = [inside.std, inside.std_predicts] if inside else [float("nan")] * 2
+        cells += ["-" if value != value else f"{value:.2f}" for value in deviations]
         cells.append(f"{record['seconds'] / 60:.0f}" if "seconds" in record else "-")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

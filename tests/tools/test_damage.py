@@ -1,4 +1,4 @@
-"""Photographs with known damage, and what is said of them."""
+"""Photographs with known damage, and the answers that state it."""
 
 from __future__ import annotations
 

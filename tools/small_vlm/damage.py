@@ -9,7 +9,7 @@ set that `dataset=csv` reads, with the answers that `stage=sft` shall learn:
     <think>strong blur</think><answer>2.3</answer>      answers_thinking.jsonl
 
 One decimal: a second one is noise alone, 2.3 nats of it in every answer, under which what an image
-tells is hard to find. The noise of the scores keeps answers of the trained policy apart, which
+shows is hard to find. The noise of the scores keeps answers of the trained policy apart, which
 reinforcement learning needs. What a photograph's own quality is stays unknown: a damaged bad one is
 called as good as a damaged good one.
 
@@ -36,7 +36,7 @@ LABELS, PLAIN, THINKING = "labels.csv", "answers.jsonl", "answers_thinking.jsonl
 """Files of a set beside `images/`."""
 
 WORDS = "no damage"
-"""What an undamaged photograph is said to show."""
+"""Of an undamaged photograph."""
 
 
 @dataclass(frozen=True)

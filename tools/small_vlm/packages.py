@@ -93,10 +93,10 @@ def fetch(folder: Path) -> None:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise UserError(
             f"packages {' '.join(wanted)}: pip cannot download them "
-            f"({said[-1] if said else 'no reason given'}); download their wheels elsewhere and "
+            f"({errors[-1] if errors else 'no reason given'}); download their wheels elsewhere and "
             "give their folder with --packages"
         )
 
