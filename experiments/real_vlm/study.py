@@ -111,10 +111,12 @@ class Place:
         """Train in a folder, or continue there; nothing where it is done."""
         if (folder / "export" / "config.json").is_file():
             return
-        begun = [f"resume={folder}"] if (folder / "run.json").is_file() else []
+        if (folder / "run.json").is_file():
+            self.run("train.py", f"resume={folder}")
+            return
         self.run(
             "train.py", *overrides, *self.common, "validation.test=false", f"run_dir={folder}",
-            f"hardware.vision_cache_dir={self.work / 'features'}", *begun,
+            f"hardware.vision_cache_dir={self.work / 'features'}",
         )  # fmt: skip
 
 
