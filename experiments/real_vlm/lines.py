@@ -47,7 +47,9 @@ class Line:
     start: str = PLAIN
     steps: int = THIRD
     seeds: tuple[int, ...] = (1,)
-    scoring: tuple[str, ...] = ("prompt=short", "mode=sampled")
+    scoring: tuple[str, ...] = (
+        "prompt=short", "mode=sampled", "mode.sampling.max_new_tokens=8", "mode.sampling.stop=eos",
+    )  # fmt: skip
 
 
 LINES = (
@@ -68,7 +70,9 @@ LINES = (
         "thinking",
         THOUGHT,
         start=THINKING,
-        scoring=("prompt=short", "mode=sampled", *THOUGHT_PROMPT),
+        scoring=(
+            "prompt=short", "mode=sampled", "mode.sampling.max_new_tokens=48", *THOUGHT_PROMPT,
+        ),
     ),
     Line("frozen_projector", ("model.freeze_vision=true", "optimizer.lr_connector=null")),
     Line("full_weights", ("model.lora=null", "optimizer.lr=2.0e-5")),
