@@ -32,5 +32,5 @@ rank="grpo experiment=real_vlm dataset=biq2021 dataset.root=\"$data\""
 export="$out/run/2_grpo/export"
 echo
 echo "The trained model: $export"
-echo "It scores your own images:     $python score.py PHOTOS model.path=$export prompt=short"
-echo "Another labelled set is scored: $python eval.py dataset=csv dataset.root=DIR model.path=$export prompt=short"
+echo "It scores your own images:     $python score.py PHOTOS model.path=$export prompt=short mode=sampled"
+echo "Another labelled set is scored: $python eval.py dataset=csv dataset.root=DIR model.path=$export prompt=short mode=sampled"
