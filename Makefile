@@ -12,7 +12,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test-fast test test-slow test-vllm test-zero check audit docs format ui clean
+.PHONY: help setup setup-dev train train-real data-given test-fast test test-slow test-vllm test-zero check audit docs format ui clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,20 @@ setup-dev: $(VENV)/.setup-dev ## The same, with the development tools
 
 train: setup ## Train the tiny policy on the demo set (ARGS="key=value ..." to override)
 	@$(BIN)/python train.py $(ARGS)
+	@echo "That was a toy of two million weights. A real vision-language model on real photographs:"
+	@echo "  make train-real DATA=DIR   (BIQ2021; 110 MB of weights are downloaded)"
+
+data-given:
+	@test -f "$(DATA)/Train (Images and MOS).csv" || { echo "make train-real DATA=DIR: DIR must \
+	hold BIQ2021 as its authors publish it (Images/ and the tables \"Train (Images and MOS).csv\" \
+	and \"Test (Images and MOS).csv\"): github.com/nisarahmedrana/BIQ2021"; exit 2; }
+
+$(VENV)/.setup-timm: $(VENV)/.setup
+	@$(PIP) --constraint constraints.txt --editable '.[timm]'
+	@touch $@
+
+train-real: data-given $(VENV)/.setup-timm ## A real model learns BIQ2021 on two cores (DATA=its folder)
+	@PYTHON=$(CURDIR)/$(BIN)/python experiments/real_vlm/train.sh "$(DATA)" $(ARGS)
 
 # Three tiers by markers (pyproject.toml); a test is in the lowest tier that holds it.
 test-fast: setup-dev ## The inner loop: tests that take about a second or less

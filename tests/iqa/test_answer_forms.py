@@ -16,6 +16,7 @@ from vqr1.iqa.answers import (
     BoxedAnswer,
     JsonAnswer,
     LevelAnswer,
+    PlainAnswer,
     PublishedAnswer,
     RatingsAnswer,
     TaggedAnswer,
@@ -31,12 +32,31 @@ BOX = BoxedAnswer()
 LEVEL = LevelAnswer(stem="The quality of the image is")
 FIVE = RatingsAnswer(names=("a", "b", "c", "d", "e"), reasoning="think")
 FORMS: tuple[AnswerForm, ...] = (
-    PUBLISHED, BARE, INSIDE, BOX, LEVEL, LevelAnswer(tag="answer"), FIVE,
+    PUBLISHED, BARE, INSIDE, BOX, LEVEL, LevelAnswer(tag="answer"), FIVE, PlainAnswer(),
     *(PublishedAnswer(rules=name) for name in (
         "q_insight", "mr_iqa", "mr_iqa_thinking", "q_hawkeye", "refine_iqa", "preresq", "tatar",
         "zoom_iqa",
     )),
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "score", "compliant"),
+    [
+        ("3.42", 3.42, True),
+        (" 4\n", 4.0, True),
+        ("3.", 3.0, False),
+        ("6.5", None, True),  # a quarter of the range beyond either end is 0 to 6
+        ("3.42 of 5", None, False),
+        ("<answer>3.42</answer>", None, False),
+        ("", None, False),
+    ],
+)
+def test_a_number_alone(text: str, score: float | None, compliant: bool) -> None:
+    form = PlainAnswer()
+    assert form.parse(text) == Answer(score, None, compliant)
+    assert form.spans("  2.50 ") == {"score": (2, 6)}
+    assert form.response_of("2.50") == "2.50"
 
 
 @pytest.mark.parametrize(

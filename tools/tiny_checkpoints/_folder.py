@@ -1,4 +1,4 @@
-"""A checkpoint folder in the layout of released ones, with random weights.
+"""A checkpoint folder in the layout of released ones, with random or given weights.
 
 Not here: what a family's model, processor and tokenizer are (a module each).
 """
@@ -71,8 +71,13 @@ def in_vllm(made: Checkpoint) -> Checkpoint:
 
 def write_folder(made: Checkpoint, folder: Path, seed: int) -> None:
     """Draws the weights, float32, and writes all files of a released checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
     draw_weights(made.model, seed, made.std)
+    save_folder(made, folder)
+
+
+def save_folder(made: Checkpoint, folder: Path) -> None:
+    """Writes all files of a released checkpoint, the weights as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
     made.model.save_pretrained(folder)
     if made.released:
         _rename(folder / "model.safetensors", made.released)

@@ -124,8 +124,9 @@ class ModelConfig:
         Literal["tower"] | bool, BeforeValidator(_freezing), Affects.RESULTS
     ] = False
     """Keep as loaded: the vision tower with the merger or projector after it (`true`), or the tower
-    alone (`tower`): image features then change with the projector, and none are kept. With
-    adapters (`lora`), `false` freezes both too, and `tower` trains the projector beside them."""
+    alone (`tower`): image features then change with the projector; kept are at most the tower's
+    rows (FastVLM). With adapters (`lora`), `false` freezes both too, and `tower` trains the
+    projector beside them."""
     lora: Annotated[LoraConfig | None, Affects.RESULTS] = None
     """Train adapters instead of the weights; null trains all weights that are not frozen."""
     min_pixels: PositiveInt

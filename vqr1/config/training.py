@@ -127,6 +127,9 @@ class OptimizerConfig:
 
     lr: PositiveFloat
     """Peak learning rate."""
+    lr_connector: PositiveFloat | None = None
+    """Peak learning rate of what leads from the vision tower to the text model (merger, projector),
+    on the same schedule; null: `lr`."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)

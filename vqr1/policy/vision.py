@@ -8,6 +8,9 @@ the reference pass and the update of one step can use one `VisionFeatures`; an i
 several prompts of a batch, or several times in one, goes through the tower once. Where the tower is
 frozen, `VisionCache` keeps the features across steps and epochs, in memory and optionally on disk.
 
+Where only what comes after the tower trains, and its family can run it alone, the tower's rows are
+kept instead.
+
 Not here: what an image looks like in the token sequence (`shared_prompt.py`).
 """
 
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -28,6 +31,8 @@ from torch import Tensor, nn
 
 from vqr1.durable import replacing
 from vqr1.errors import ModelError
+from vqr1.policy.families.base import Parts
+from vqr1.policy.tower_rows import TowerRows
 from vqr1.policy.unwrap import checkpointing_in_eval_mode, family_of, parts_of, unwrap
 from vqr1.records import PromptBatch, map_once
 
@@ -117,7 +122,18 @@ def encode_images(
     Returns:
         Features of the images of B prompts.
     """
-    core, family, parts = unwrap(model), family_of(model), parts_of(model)
+    return _through(family_of(model).image_features, model, prompts, at_once=at_once)
+
+
+def _through(
+    tower: Callable[..., list[Tensor]],
+    model: nn.Module,
+    prompts: PromptBatch,
+    *,
+    at_once: bool = False,
+) -> VisionFeatures:
+    """What one of a family's passes over images gives for those of a batch."""
+    core, parts = unwrap(model), parts_of(model)
     encoding = encoding_of(model)
     device = next(parts.vision.parameters()).device
     distinct, numbers = _distinct_images(prompts)
@@ -128,7 +144,7 @@ def encode_images(
     with checkpointing_in_eval_mode(parts.vision_layers):
         for first, last in runs:
             images = [image.to(device) for image in distinct[first:last]]
-            features += family.image_features(core, encoding, images)
+            features += tower(core, encoding, images)
     return VisionFeatures(tuple(tuple(features[i] for i in group) for group in numbers))
 
 
@@ -175,10 +191,34 @@ def image_keys(model: nn.Module, prompts: PromptBatch) -> tuple[tuple[bytes, ...
     return map_once(encoding_of(model).key, prompts.images)
 
 
-def weights_digest(module: nn.Module) -> str:
-    """32 hexadecimal digits that distinguish weights: SHA-256 of their names, types and bytes."""
+def rows_are_kept(model: nn.Module) -> bool:
+    """Whether the tower stays while what comes after it trains, and its rows can be kept.
+
+    Args:
+        model: the policy, bare or wrapped.
+    """
+    parts = parts_of(model)
+    after = _trained(parts.connector)
+    alone = isinstance(family_of(model), TowerRows)
+    return bool(alone and after and _trained(parts.vision) <= after)
+
+
+def _trained(module: nn.Module) -> set[int]:
+    return {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+
+
+def weights_digest(module: nn.Module, without: nn.Module | None = None) -> str:
+    """32 hexadecimal digits that distinguish weights: SHA-256 of their names, types and bytes.
+
+    Args:
+        module: whose weights.
+        without: a module inside it that does not count.
+    """
+    apart = set() if without is None else {id(weight) for weight in without.parameters()}
     digest = hashlib.sha256()
-    for name, weight in sorted(module.state_dict().items()):
+    for name, weight in sorted(module.state_dict(keep_vars=True).items()):
+        if id(weight) in apart:
+            continue
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         raw = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
         digest.update(memoryview(raw.numpy()))
@@ -206,30 +246,27 @@ class VisionCache:
         self.misses = 0
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._bytes = 0
-        self._tower_folder: Path | None = None
+        self._folders: dict[str, Path] = {}
 
     def encode(self, model: nn.Module, prompts: PromptBatch) -> VisionFeatures:
         """Features of all B prompts' images; only those not known go through the tower.
 
+        Where `rows_are_kept`, the connector runs at every call, with gradients as recorded by the
+        caller; where not, no gradients are recorded.
+
         Raises:
             ModelError: the vision tower is trained, so that kept features would be stale.
         """
-        tower = parts_of(model).vision
-        if any(parameter.requires_grad for parameter in tower.parameters()):
+        parts, family, by_rows = parts_of(model), family_of(model), rows_are_kept(model)
+        tower = family.tower_rows if isinstance(family, TowerRows) and by_rows else None
+        if not by_rows and _trained(parts.vision):
             raise ModelError(
                 "vision cache: weights of the vision tower or after it are trained, so features "
                 "change at every step; set model.freeze_vision=true or use encode_images"
             )
-        device = next(tower.parameters()).device
-        if self.folder is not None and self._tower_folder is None:
-            self._tower_folder = self.folder / weights_digest(tower)
-            self._tower_folder.mkdir(parents=True, exist_ok=True)
-        where = device.type
-        lower = (
-            str(torch.get_autocast_dtype(where)) if torch.is_autocast_enabled(where) else "plain"
-        )
-        kind = lower.removeprefix("torch.")
-        keys = [[f"{kind}-{key.hex()}" for key in group] for group in image_keys(model, prompts)]
+        device = next(parts.vision.parameters()).device
+        start = self._begin(parts, device.type, by_rows)
+        keys = [[f"{start}-{key.hex()}" for key in group] for group in image_keys(model, prompts)]
         images = dict(zip(chain(*keys), prompts.flat_images, strict=True))
         known = {key: self._load(key) for key in images}
         found = {key: embed.to(device) for key, embed in known.items() if embed is not None}
@@ -238,17 +275,32 @@ class VisionCache:
         with torch.no_grad():
             for key in unknown:
                 alone = PromptBatch((nothing,), ((images[key],),))
-                ((found[key],),) = encode_images(model, alone).embeds
+                ((found[key],),) = _through(tower or family.image_features, model, alone).embeds
         self._keep(unknown, [found[key] for key in unknown])
         self.misses += len(unknown)
         self.hits += len(images) - len(unknown)
+        if isinstance(family, TowerRows) and by_rows:
+            # In the batch's order, whatever was known: an order of sums belongs to it.
+            rows = [found[key] for key in images]
+            found = dict(zip(images, family.connect(parts, rows), strict=True))
         return VisionFeatures(tuple(tuple(found[key] for key in group) for group in keys))
+
+    def _begin(self, parts: Parts, device: str, by_rows: bool) -> str:
+        """Beginning of the keys of what one kind of pass gives; makes its folder."""
+        lower = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+        kind = lower if torch.is_autocast_enabled(device) else "plain"
+        start = f"rows-{kind}" if by_rows else kind
+        if self.folder is not None and start not in self._folders:
+            digest = weights_digest(parts.vision, parts.connector if by_rows else None)
+            self._folders[start] = self.folder / digest
+            self._folders[start].mkdir(parents=True, exist_ok=True)
+        return start
 
     def forget(self) -> None:
         """Keep nothing of the tower that was encoded with so far: its weights have changed."""
         self._kept.clear()
         self._bytes = 0
-        self._tower_folder = None
+        self._folders.clear()
 
     def _load(self, key: str) -> Tensor | None:
         if key in self._kept:
@@ -285,4 +337,5 @@ class VisionCache:
             self._bytes -= oldest.nbytes
 
     def _path(self, key: str) -> Path | None:
-        return None if self._tower_folder is None else self._tower_folder / f"{key}.safetensors"
+        folder = self._folders.get(key.rpartition("-")[0])
+        return None if folder is None else folder / f"{key}.safetensors"

@@ -20,7 +20,14 @@ from vqr1.policy.loading import vision_trains
 from vqr1.policy.prompt_state import PromptState, read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.unwrap import eval_mode, family_of, parts_of, unwrap
-from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images, image_keys, runs_within
+from vqr1.policy.vision import (
+    VisionCache,
+    VisionFeatures,
+    encode_images,
+    image_keys,
+    rows_are_kept,
+    runs_within,
+)
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.cuda_graph_decode import StaticDecoder
 from vqr1.rollout.decode import Decoder
@@ -164,7 +171,8 @@ class LocalEngine:
         return seen.to(self._banned.device)
 
     def _encode(self, prompts: PromptBatch) -> VisionFeatures:
-        if self._cache is None or vision_trains(self.model):
+        kept = rows_are_kept(self.model) or not vision_trains(self.model)
+        if self._cache is None or not kept:
             return encode_images(self.model, prompts)
         return self._cache.encode(self.model, prompts)
 

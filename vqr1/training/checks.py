@@ -57,7 +57,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
             "rank; choose prompt=thinking or prompt=non_thinking, without answer=free"
         )
     problems += hardware_problems(config.hardware, this_machine())
-    problems += _dtype_problems(config)
+    problems += _dtype_problems(config) + _rate_problems(config)
     problems += _validation_problems(config)
     problems += _metric_problems(config)
     if problems:
@@ -133,6 +133,20 @@ def _dtype_problems(config: TrainConfig) -> list[str]:
             "(model.lora)"
         ]
     return []
+
+
+def _rate_problems(config: TrainConfig) -> list[str]:
+    """Why a learning rate is of nothing."""
+    model, rate = config.model, config.optimizer.lr_connector
+    frozen = model.freeze_vision is True or (model.lora is not None and not model.freeze_vision)
+    if rate is None or not frozen:
+        return []
+    return [
+        f"optimizer.lr_connector={rate}: the merger or projector does not train "
+        f"(model.freeze_vision={model.freeze_vision}, "
+        f"model.lora={'null' if model.lora is None else 'adapters'}); set it to null, or "
+        "model.freeze_vision=tower"
+    ]
 
 
 def _missing_parts(config: TrainConfig) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,16 +11,15 @@ from torch import nn
 from vqr1.config import OptimizerConfig
 from vqr1.distributed.sharding import split_parameters
 from vqr1.policy.loading import trainable_parameters
+from vqr1.policy.unwrap import parts_of
 
 
 def adamw(
     model: nn.Module, config: OptimizerConfig, total_steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW over all trainable parameters, and its schedule."""
-    # A fused update takes whole and sharded weights apart only.
-    groups = [g for g in split_parameters(trainable_parameters(model)) if g]
     optimizer = torch.optim.AdamW(
-        [{"params": group} for group in groups],
+        parameter_groups(model, config),
         lr=config.lr,
         betas=config.betas,
         weight_decay=config.weight_decay,
@@ -28,6 +28,23 @@ def adamw(
         optimizer, lambda step: learning_rate_factor(step, total_steps, config)
     )
     return optimizer, schedule
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """The trainable parameters by learning rate, those of `lr` first."""
+    own: dict[float, list[nn.Parameter]] = {config.lr: trainable_parameters(model)}
+    if config.lr_connector is not None:
+        apart = {id(parameter) for parameter in parts_of(model).connector.parameters()}
+        (everything,) = own.values()
+        own = {config.lr: [p for p in everything if id(p) not in apart]}
+        own.setdefault(config.lr_connector, []).extend(p for p in everything if id(p) in apart)
+    # A fused update takes whole and sharded weights apart only.
+    return [
+        {"params": group, "lr": rate}
+        for rate, parameters in own.items()
+        for group in split_parameters(parameters)
+        if group
+    ]
 
 
 def learning_rate_factor(step: int, total_steps: int, config: OptimizerConfig) -> float:

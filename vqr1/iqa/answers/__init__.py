@@ -12,6 +12,7 @@ r"""From a response's text to its scores, or to the knowledge that it holds none
 | `ScoreTokenAnswer(stem=...)` | likewise, with one of 101 words of two letters |
 | `RatingsAnswer(names=[...])` | `<answer>.*?</answer>` around as many numbers as names, one a line |
 | `PublishedAnswer(rules="q_insight")` | as that method's public code has it (`published_rules`) |
+| `PlainAnswer()` | one plain number, nothing else |
 | `FreeText()`: a description, without a score | any text |
 
 Where the forms look: after the last `</think>` (or whatever closes their own reasoning), in the
@@ -77,6 +78,7 @@ from vqr1.iqa.answers.boxed import BoxedAnswer
 from vqr1.iqa.answers.free import FreeText
 from vqr1.iqa.answers.json_answer import JsonAnswer
 from vqr1.iqa.answers.levels import FIVE_LEVELS, LevelAnswer
+from vqr1.iqa.answers.plain import PlainAnswer
 from vqr1.iqa.answers.published_answer import PublishedAnswer
 from vqr1.iqa.answers.ratings import RatingsAnswer
 from vqr1.iqa.answers.score_tokens import ScoreTokenAnswer, score_token
@@ -96,6 +98,7 @@ __all__ = [
     "FreeText",
     "JsonAnswer",
     "LevelAnswer",
+    "PlainAnswer",
     "PublishedAnswer",
     "RatingsAnswer",
     "ScoreRange",

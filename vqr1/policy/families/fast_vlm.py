@@ -12,21 +12,25 @@ Not here: what LLaVA's families share (`_llava_family.py`).
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from vqr1.errors import ModelError
 from vqr1.policy.families import _llava_card as card
-from vqr1.policy.families._llava_family import LlavaFamily
+from vqr1.policy.families._llava_family import LlavaFamily, keep_statistics
+from vqr1.policy.families._llava_images import FixedEncoding
+from vqr1.policy.families.base import Parts
+from vqr1.policy.tower_rows import TowerRows
 from vqr1.program import installing
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
 
 
-class FastVlm(LlavaFamily):
+class FastVlm(LlavaFamily, TowerRows):
     """See the module's header; signatures are explained in `base.py`."""
 
     title = "FastVLM"
@@ -70,6 +74,19 @@ class FastVlm(LlavaFamily):
     def tower_layers(self, tower: Any) -> Any:
         """The blocks that architectures of timm run again under gradient checkpointing."""
         return list(blocks_of(tower.timm_model))
+
+    def tower_rows(
+        self, core: Any, encoding: FixedEncoding, images: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """[T, C] of each image: the cells of the tower's map."""
+        tower = core.model.vision_tower
+        keep_statistics(tower)
+        maps = tower(encoding.encode(images), return_dict=True).last_hidden_state
+        return list(maps.flatten(2).transpose(1, 2))
+
+    def connect(self, parts: Parts, rows: Sequence[Tensor]) -> list[Tensor]:
+        """[T, H] of each image; the projector takes all rows at once."""
+        return list(parts.connector(torch.stack(list(rows))))
 
     def released_processor(self) -> Any:
         """The centre of an image whose short side has 1024 pixels, in [0, 1]."""

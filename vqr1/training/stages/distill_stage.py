@@ -153,6 +153,10 @@ class DistillStage(Stage):
             problems.append(
                 "stage=distill, optimizer.ema_decay: students have no average; set null"
             )
+        if config.optimizer.lr_connector is not None:
+            problems.append(
+                "stage=distill, optimizer.lr_connector: students have no connector; set null"
+            )
         return problems + self._own_problems()
 
     def _own_problems(self) -> list[str]:

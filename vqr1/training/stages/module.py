@@ -27,7 +27,7 @@ from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, vision_trains
 from vqr1.policy.reference import Reference
 from vqr1.policy.training_prompt import vision_id_of, write_training_prompt
-from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
+from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images, rows_are_kept
 from vqr1.records import PromptBatch, RankingBatch
 from vqr1.rollout.engine import RolloutEngine, ScoringEngine
 from vqr1.training.schedule import adamw
@@ -186,6 +186,8 @@ class StageModule(L.LightningModule):
         """Image features under the current weights, with history."""
         alone = isinstance(self.sharding, Replicated)
         with torch.enable_grad():
+            if alone and self.vision_cache is not None and rows_are_kept(self.model):
+                return self.vision_cache.encode(self.model, batch.prompts)
             return encode_images(self.model, batch.prompts, at_once=not alone)
 
     def _encode_frozen(self, model: torch.nn.Module, prompts: PromptBatch) -> VisionFeatures:

@@ -1,0 +1,85 @@
+"""The trainings of the study: what each changes, and nothing else.
+
+Not here: running them (`study.py`), the ridge on the same features (`ridge.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STEPS, THIRD = 310, 100
+"""Optimiser steps of the main line, and of all others."""
+
+PLAIN, THINKING, UNTAUGHT = "warm", "warm_thinking", "model"
+"""Where a line starts: a warm start with or without reasoning, or the assembled model as it is."""
+
+THOUGHT_PROMPT = (
+    "prompt.name=short_thinking", "answer=think_answer",
+    "prompt.text='How good is the quality of this picture, from 1 (very poor) to 5 (excellent)? "
+    "First describe it in <think> </think> tags, then answer with one number in <answer> </answer> "
+    "tags.'",
+)  # fmt: skip
+"""Reasoning before the score."""
+
+THOUGHT = (
+    *THOUGHT_PROMPT, "rollout.sampling.max_new_tokens=48", "rollout.sampling.stop=answer",
+)  # fmt: skip
+
+LABELS = ("stage=sft", "stage.answers=null")
+"""Supervised training on the MOS."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One setting.
+
+    Attributes:
+        name: in tables and file names.
+        overrides: of experiment=real_vlm.
+        start: one of `PLAIN`, `THINKING`, `UNTAUGHT`.
+        steps: optimiser steps.
+        seeds: one run for each.
+        scoring: overrides of eval.py, in place of six sampled answers to the short prompt.
+    """
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    start: str = PLAIN
+    steps: int = THIRD
+    seeds: tuple[int, ...] = (1,)
+    scoring: tuple[str, ...] = (
+        "prompt=short", "mode=sampled", "mode.sampling.max_new_tokens=8", "mode.sampling.stop=eos",
+    )  # fmt: skip
+
+
+LINES = (
+    Line("fidelity", steps=STEPS, seeds=(1, 2, 3)),
+    Line("fidelity_third"),
+    Line("margin", ("reward=margin",)),
+    Line("mse", ("reward=mse",)),
+    Line("sft", LABELS),
+    Line("sft_untaught", LABELS, start=UNTAUGHT),
+    Line(
+        "sft_levels",
+        (*LABELS, "prompt=levels", "validation.mode=levels"),
+        start=UNTAUGHT,
+        scoring=("prompt=levels", "mode=levels"),
+    ),
+    Line("pairs", ("dataset.pairs.file=pairs.csv", "dataset.pairs.codes=sign", "target=pairs")),
+    Line(
+        "thinking",
+        THOUGHT,
+        start=THINKING,
+        scoring=(
+            "prompt=short", "mode=sampled", "mode.sampling.max_new_tokens=48", *THOUGHT_PROMPT,
+        ),
+    ),
+    Line("frozen_projector", ("model.freeze_vision=true", "optimizer.lr_connector=null")),
+    Line("full_weights", ("model.lora=null", "optimizer.lr=2.0e-5")),
+    Line(
+        "tower_trained",
+        ("model.lora=null", "model.freeze_vision=false", "optimizer.lr=2.0e-5"),
+    ),
+)  # fmt: skip
+"""All of them, the most important first. Soft labels (DeQA-Score) are not among them: they need the
+standard deviation of each image's ratings, which BIQ2021 does not state."""

@@ -1,0 +1,1 @@
+"""A small vision-language model from two pretrained halves (`tools/assemble_small_vlm.py`)."""
