@@ -262,7 +262,7 @@ def test_a_training_with_tasks(run: Command, tmp_path: Path) -> None:  # noqa: F
 
 
 def test_answers_to_degradations_by_hand(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"")
+    noise_image(1).save(tmp_path / "a.png")
     item = {"img_path": "a.png", "question": "q", "distortion_class": "blur", "severity": "slight"}
     file = tmp_path / "q.json"
     file.write_text(json.dumps([item]))
