@@ -103,7 +103,7 @@ def blocks(page: str) -> Iterator[tuple[str, str]]:
 def follow(
     page: str, vqr1: Vqr1, folder: Path, environment: dict[str, str], replace: dict[str, str]
 ) -> str:
-    """Do what a tutorial says, in its order, with smaller sizes; everything that is printed.
+    """Run a tutorial's commands in their order, with smaller sizes; everything that is printed.
 
     Args:
         replace: words of the page, and what stands in their place.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_keys_with_a_value_have_a_meaning(config: str, schema: type) -> None:
     bare = [
         line
         for line, after in zip(lines, [*lines[1:], ""], strict=True)
-        if line.startswith("  ") and line[2:3] != " " and "=" in line and after[:6].strip()
+        if re.match(r"  [\w.]+=", line) and after[:6].strip()
     ]
     assert bare == []
 

@@ -82,7 +82,7 @@ def test_a_shared_reference_is_no_leak(tmp_path: Path) -> None:
     without_near_duplicates({"csv": labelled})
     # An image of the row's own is one.
     (tmp_path / "images" / "b1.png").write_bytes((tmp_path / "images" / "a1.png").read_bytes())
-    with pytest.raises(DataError, match=r"1 images of csv are near-identical .*1\.png"):
+    with pytest.raises(DataError, match=r"csv: 1 image is near-identical .*1\.png"):
         without_near_duplicates({"csv": labelled})
     (pair,) = pairs_between_contents(labelled, labelled.table.index.to_numpy())
     assert pair.startswith("a1.png and b1.png (0 of 256 bits, in ")

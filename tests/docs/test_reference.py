@@ -1,4 +1,4 @@
-"""The generated reference: complete, and about what the schema says."""
+"""The generated reference: complete, and true to the schema."""
 
 from __future__ import annotations
 

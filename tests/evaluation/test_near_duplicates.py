@@ -63,7 +63,7 @@ def test_a_training_and_its_evaluations(
         "validation.bootstrap_draws=10", "rollout.sampling.max_new_tokens=8",
     )  # fmt: skip
     found = (
-        "2 images of csv are near-identical to images of a later split: "
+        "csv: 2 images are near-identical to images of a later split: "
         "1.jpg (train) and 6.jpg (test); 2.jpg (train) and 3.jpg of jsonl (test)"
     )
     refused = run(train.main, *mixture, f"{key_a}.split.near_duplicates=refuse", "run_dir=refused")

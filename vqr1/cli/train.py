@@ -125,10 +125,7 @@ def _check_continuable(before: dict[str, Any]) -> None:
     from vqr1.training.stages import build_stage
 
     if not build_stage(validate(TrainConfig, before).stage).gives_policy:
-        raise ConfigError(
-            ["the training before it gives a student, which is not trained further and teaches "
-             "nothing; a chain ends with stage=distill"]
-        )  # fmt: skip
+        raise ConfigError(["the training before it gives a student, which ends a chain"])
 
 
 def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = None) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vqr1.counted import counted
+from vqr1.counted import counted_are
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.labels import Split
 from vqr1.data.near_duplicates import image_hashes, near_pairs
@@ -131,7 +131,7 @@ def _without(
                      f"({there['split']})")  # fmt: skip
     more = f"; and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
     found = (
-        f"{counted(len(rows), 'image')} of {name} are near-identical to images of a later split: "
+        f"{name}: {counted_are(len(rows), 'image')} near-identical to images of a later split: "
         f"{'; '.join(named)}{more}"
     )
     return act_on(labelled, rows, found)

@@ -28,7 +28,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     if is_student(config.model):
         problems.append(
             f"model.path={config.model.path}: a student (stage=distill), which is not trained "
-            "further and teaches nothing; give its teacher"
+            "further and is no teacher; give its teacher"
         )
     processes = config.hardware.devices * config.hardware.nodes
     wanted = config.loader.global_batch_size

@@ -116,7 +116,7 @@ def _check(found: TeacherAnswers, parts: StageParts) -> None:
     if len({found.scores.get(row) for row in train}) < 3:
         raise ConfigError(
             ["stage=distill: the teacher's scores of all training images are one or two numbers, "
-             "from which nothing is learned; take a teacher that tells images apart"]
+             "from which nothing is learned; take a teacher whose scores differ between images"]
         )  # fmt: skip
 
 
