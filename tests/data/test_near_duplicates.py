@@ -127,7 +127,7 @@ def test_images_in_two_splits_are_excluded_or_refused(
     assert labelled.rows("test")["image"].tolist() == ["5.jpg", "6.jpg"]
     assert "csv: 2 images are near-identical to images of a later split" in caplog.text
     refusing = replace(config, split=replace(config.split, near_duplicates="refuse"))
-    with pytest.raises(DataError, match=r"dataset\.split\.near_duplicates=refuse: 2 images .*"
+    with pytest.raises(DataError, match=r"dataset\.split\.near_duplicates=refuse: csv: 2 images .*"
                        r"1\.jpg \(train\) and 6\.jpg \(test\)"):  # fmt: skip
         open_sets(refusing)
     for action in ("report", "ignore"):
