@@ -161,6 +161,10 @@ class PromptConfig:
     """Put "Picture 1: " before the first image, and so on, as chat templates that number images do.
     null: as the checkpoint was trained, where its folder records it, and without otherwise
     (published)."""
+    enable_thinking: bool | None = None
+    """Let the chat template open a block of reasoning (true) or close it at once (false), of
+    checkpoints whose template knows both, such as Qwen3.5. null: what the template does without
+    being told; others refuse true and false."""
 
 
 ANSWER_END = "</answer>"

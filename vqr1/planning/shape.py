@@ -23,7 +23,7 @@ from vqr1.errors import ConfigError, ModelError
 from vqr1.policy.checkpoint_config import check_chosen, load_config, source_of
 from vqr1.policy.families import FAMILIES, Family, family
 from vqr1.policy.loading import PROCESSOR_FILE
-from vqr1.policy.prompts import check_numbering, load_prompts, resize_rule
+from vqr1.policy.prompts import check_prompt, load_prompts, resize_rule
 from vqr1.policy.tower_cost import TowerCost
 
 
@@ -148,7 +148,7 @@ def _prompts(model: ModelConfig, prompt: PromptConfig, family: Family) -> tuple[
     Both are the checkpoint's own where its processor is at hand, else those of released ones.
     """
     if model.path is not None and not (Path(model.path) / PROCESSOR_FILE).is_file():
-        check_numbering(family, prompt)
+        check_prompt(family, prompt)
         return resize_rule(family, None, model.min_pixels, model.max_pixels), family.text_tokens
     builder = load_prompts(model, prompt)
     return builder.rule, builder.text_tokens

@@ -28,6 +28,7 @@ class FamilyCase:
             already by `resize_rule`, as they are.
         twin: another family's passes are this one's: besides one test of each kind, its tests run
             in the slow tier only.
+        rounding: single precision differs by as many times what it does in the other families.
         notes: what a reader of a failure should know.
     """
 
@@ -38,6 +39,7 @@ class FamilyCase:
     area: tuple[int, int]
     as_resized: Mapping[str, Any] = field(default_factory=lambda: {"do_resize": False})
     twin: bool = False
+    rounding: float = 1.0
     notes: str = ""
 
 
@@ -66,6 +68,15 @@ CASES: tuple[FamilyCase, ...] = (
         extreme=_NARROW,
         too_narrow=(201, 1),
         area=(64 * 64, 128 * 128),
+    ),
+    FamilyCase(
+        "qwen3_5",
+        sizes=((60, 60), (140, 84), (64, 64), (64, 128)),
+        extreme=_NARROW,
+        too_narrow=(201, 1),
+        area=(64 * 64, 128 * 128),
+        rounding=10.0,
+        notes="three layers of gated DeltaNet and one of attention",
     ),
     *(
         FamilyCase(

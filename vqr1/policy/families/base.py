@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from vqr1.data.prompts import ResizeRule
 from vqr1.policy.chat_content import chat_messages
+from vqr1.policy.linear_attention import LinearLayer
 from vqr1.policy.tower_cost import TowerCost
 
 if TYPE_CHECKING:
@@ -75,6 +76,21 @@ class Parts:
     connector: Any
 
 
+@dataclass(frozen=True)
+class AttentionRows:
+    """What an attention layer makes of n rows.
+
+    Attributes:
+        both: [n, Q + G, D] queries and then keys, which are rotated together.
+        values: [n, G, D].
+        gate: [n, Q * D] factors of the attention's result; None without a gate.
+    """
+
+    both: Tensor
+    values: Tensor
+    gate: Tensor | None = None
+
+
 class Family(ABC):
     """One model family; see the module's header.
 
@@ -87,6 +103,7 @@ class Family(ABC):
         end_of_turn: special tokens that end a turn; the tokenizer's own where it has none of them.
         image_label: what the chat template writes before an image where it numbers images, with
             `{}` for the number, counted from 1; empty where it cannot.
+        thinking_chosen: the chat template opens a block of reasoning, or closes it, as it is told.
         position_axes: X.
         head_norms: queries and keys are normalised, each head by itself, before rotation.
         text_module: name of the text model's module.
@@ -99,6 +116,7 @@ class Family(ABC):
     text_tokens: ClassVar[int]
     end_of_turn: ClassVar[tuple[str, ...]]
     image_label: ClassVar[str] = ""
+    thinking_chosen: ClassVar[bool] = False
     position_axes: ClassVar[int] = 1
     head_norms: ClassVar[bool] = False
     text_module: ClassVar[str] = "language_model"
@@ -196,6 +214,7 @@ class Family(ABC):
         content: Sequence[Mapping[str, str]],
         vision_id: bool,
         system: str | None = None,
+        thinking: bool | None = None,
     ) -> str:
         """The chat template around images and text, up to the assistant's turn.
 
@@ -205,6 +224,7 @@ class Family(ABC):
                 `{"type": "text", "text": ...}` (`vqr1.policy.chat_content`).
             vision_id: number the images, as `image_label` has it.
             system: a system message before it; None: what the template does without one.
+            thinking: whether the template opens a block of reasoning; None: as by itself.
 
         Returns:
             Text with one image token of the tokenizer for each image.
@@ -213,7 +233,7 @@ class Family(ABC):
             chat_messages(content, system),
             tokenize=False,
             add_generation_prompt=True,
-            **self.template_options(vision_id),
+            **self.template_options(vision_id, thinking),
         )
         return text
 
@@ -318,20 +338,22 @@ class Family(ABC):
             cos, sin = cos[0], sin[0]
         return cos, sin
 
-    def attention_inputs(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def attention_inputs(self, attention: Any, hidden: Tensor) -> AttentionRows:
         """What one attention layer of the text model makes of its rows, before rotation.
 
         Args:
             attention: the layer's attention module.
             hidden: [n, H] normalised rows.
-
-        Returns:
-            [n, Q + G, D] queries and then keys, which are rotated together, and [n, G, D] values.
         """
         size = attention.head_dim
         both = torch.cat([attention.q_proj(hidden), attention.k_proj(hidden)], dim=-1)
         value = attention.v_proj(hidden)
-        return both.unflatten(-1, (-1, size)), value.unflatten(-1, (-1, size))
+        return AttentionRows(both.unflatten(-1, (-1, size)), value.unflatten(-1, (-1, size)))
+
+    def linear_layer(self, layer: Any) -> LinearLayer | None:
+        """The linear attention of a block of the text model; None where it attends by keys."""
+        del layer
+        return None
 
     # Servers
 
@@ -348,10 +370,10 @@ class Family(ABC):
         """
         return name
 
-    def template_options(self, vision_id: bool) -> dict[str, Any]:
+    def template_options(self, vision_id: bool, thinking: bool | None = None) -> dict[str, Any]:
         """Variables of the chat template that a server is given; see `chat_text`."""
         del vision_id
-        return {}
+        return {} if thinking is None else {"enable_thinking": thinking}
 
     @abstractmethod
     def serving_arguments(self, rule: Any) -> dict[str, Any]:
