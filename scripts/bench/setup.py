@@ -135,6 +135,13 @@ SUBJECTS = {
         Subject("qwen2_5_vl"),
         Subject("qwen3_vl", (256 * 256, MAX_PIXELS)),
         Subject("qwen2_vl", (56 * 56, MAX_PIXELS)),
+        Subject("qwen3_5", (256 * 256, MAX_PIXELS)),
+        Subject(
+            "internvl",
+            (224 * 224, 2 * 224 * 224),
+            {"size": {"height": 224, "width": 224}},
+            {"image_seq_length": 64},
+        ),
         _square("fast_vlm", FAST_VLM_SIDE, {"patch_size": 64}),
         _square("llava", LLAVA_SIDE, {}),
         Subject("smolvlm", **_ONE_TILE),

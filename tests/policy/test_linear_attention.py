@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -155,7 +154,7 @@ def test_inverses_and_convolutions_are_pytorchs() -> None:
 
 # Through a whole model of eight layers
 
-LENGTHS, GROUPS = (150, 97), ((70, 33, 0, 12), (40, 5, 64, 64))
+LENGTHS, GROUPS = (70, 45), ((33, 0, 12), (40,))
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +228,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+@pytest.mark.medium
 def test_eight_layers_round_no_more_than_the_librarys_chunks(deep: Any) -> None:
     """States and all gradients, in single precision; the shared pass beside both sizes."""
     packed = packed_of(deep)
@@ -263,45 +263,68 @@ def test_eight_layers_round_no_more_than_the_librarys_chunks(deep: Any) -> None:
 
 
 def test_a_response_never_reaches_another(deep: Any) -> None:
-    """Permuted, dropped and replaced: the others' numbers stay the same bits."""
-    model = SimpleNamespace(packed=packed_of(deep))
+    """Permuted, dropped and replaced ones: what the recurrence gives the others stays bit by bit.
+
+    Linear layers round a row by its place among all rows, so that whole models are compared with
+    another response in the same place.
+    """
+    torch.manual_seed(5)
+    shape = (2, 4, 6)
+    inputs, decay, beta = (
+        torch.randn(*shape, INPUTS),
+        -torch.rand(*shape, VALUES),
+        torch.rand(*shape, VALUES),
+    )
+    ahead = [torch.randn(9, INPUTS), -torch.rand(9, VALUES), torch.rand(9, VALUES)]
+    weight = torch.randn(INPUTS, WIDTH)
+
+    def continued(kept: list[int]) -> Tensor:
+        parts = [
+            torch.cat([first, part[:, kept].reshape(-1, part.shape[-1])])
+            for first, part in zip(ahead, (inputs, decay, beta), strict=True)
+        ]
+        rows = DeltaRows(*parts, weight, KEYS, SIZE, chunked_delta)
+        layout = TreeLayout.build((5, 4), ((6,) * len(kept),) * 2, torch.device("cpu"))
+        return layout.recur(0, rows)[0][9:].view(2, len(kept), 6, -1)
+
+    base = continued([0, 1, 2, 3])
+    for kept in ([2, 0, 3, 1], [0, 2, 3], [3], [1, 1, 1, 0]):
+        assert torch.equal(continued(kept), base[:, kept])
+
     use_fast_layers(deep)
-    packed, groups = model.packed, ((6, 6, 6, 6), (6, 6, 6, 6))
-    rows = drawn(2, 4, 6, 64, seed=14).float()
+    packed, groups = packed_of(deep), ((6, 6, 6, 6), (6, 6, 6, 6))
+    rows = torch.randn(2, 4, 6, 64)
+    other = rows.clone()
+    other[:, 1] = torch.randn(2, 6, 64)
     with torch.no_grad():
-        base = shared_states(deep, packed, rows.view(-1, 64), groups).view(2, 4, 6, -1)
-        order = [2, 0, 3, 1]
-        moved = shared_states(deep, packed, rows[:, order].reshape(-1, 64), groups)
-        assert torch.equal(moved.view(2, 4, 6, -1), base[:, order])
-        other = rows.clone()
-        other[:, 1] = drawn(2, 6, 64, seed=15).float()
-        replaced = shared_states(deep, packed, other.view(-1, 64), groups).view(2, 4, 6, -1)
-        kept = [0, 2, 3]
-        assert torch.equal(replaced[:, kept], base[:, kept])
-        assert not torch.equal(replaced[:, 1], base[:, 1])
-        fewer = shared_states(deep, packed, rows[:, kept].reshape(-1, 64), ((6, 6, 6), (6, 6, 6)))
-        assert torch.equal(fewer.view(2, 3, 6, -1), base[:, kept])
+        first, second = (
+            shared_states(deep, packed, x.view(-1, 64), groups).view(2, 4, 6, -1)
+            for x in (rows, other)
+        )
+    assert torch.equal(second[:, [0, 2, 3]], first[:, [0, 2, 3]])
+    assert not torch.equal(second[:, 1], first[:, 1])
 
 
 @pytest.mark.parametrize("kind", [Decoder, StaticDecoder])
 def test_decoders_keep_responses_apart(deep: Any, kind: type[Decoder]) -> None:
-    """Responses end at different steps and others begin otherwise; the rest are the same bits."""
+    """Another's tokens change no bit; responses that end leave the rest as they were."""
     use_fast_layers(deep)
     tokens = torch.randint(0, 64, (7, 2, 3), generator=torch.Generator().manual_seed(4))
+    others = tokens.clone()
+    others[:, :, 1] = 63 - others[:, :, 1]
     with torch.no_grad():
         state = read_prompts(deep, packed_of(deep))
-        whole = kind(deep, state, 3, 8)
+        whole, replaced = kind(deep, state, 3, 8), kind(deep, state, 3, 8)
         base = [whole.step(step.flatten()).view(2, 3, -1) for step in tokens]
-        order = [2, 0, 1]
-        moved = kind(deep, state, 3, 8)
-        for step, expected in zip(tokens, base, strict=True):
-            assert torch.equal(
-                moved.step(step[:, order].flatten()).view(2, 3, -1), expected[:, order]
-            )
+        for step, expected in zip(others, base, strict=True):
+            found = replaced.step(step.flatten()).view(2, 3, -1)
+            assert torch.equal(found[:, [0, 2]], expected[:, [0, 2]])
+            assert not torch.equal(found[:, 1], expected[:, 1])
         fewer, live = kind(deep, state, 3, 8), [*range(6)]
         for number, (step, expected) in enumerate(zip(tokens, base, strict=True)):
             found = fewer.step(step.flatten()[live])
             torch.testing.assert_close(found, expected.flatten(0, 1)[live], rtol=1e-5, atol=1e-5)
             if number in (1, 3, 4):
-                live.pop(number % len(live))
-                fewer.keep([n for n in range(len(live) + 1) if n != number % (len(live) + 1)])
+                kept = [place for place in range(len(live)) if place != number % len(live)]
+                fewer.keep(kept)
+                live = [live[place] for place in kept]

@@ -9,6 +9,7 @@ Not here: bytes (`memory.py`) and seconds (`speed.py`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def read_shape(config: ModelConfig) -> ModelShape:
         text=sum(p.numel() for p in blocks),
         vision=sum(p.numel() for p in parts.vision.parameters()),
         connector=sum(p.numel() for p in parts.connector.parameters()),
-        adapters=0 if config.lora is None else _adapters(parts.text, config.lora),
+        adapters=0 if config.lora is None else _adapters(own, parts.text, config.lora),
     )
 
 
@@ -133,11 +134,12 @@ def _model_config(config: ModelConfig) -> tuple[Family, Any]:
     return load_config(config)
 
 
-def _adapters(text: nn.Module, lora: LoraConfig) -> int:
+def _adapters(own: Family, text: nn.Module, lora: LoraConfig) -> int:
+    chosen = re.compile(own.adapter_targets(lora.target_modules))
     layers = [
         layer
-        for name, layer in text.named_modules()
-        if isinstance(layer, nn.Linear) and name.rpartition(".")[2] in lora.target_modules
+        for name, layer in text.named_modules(prefix=f"model.{own.text_module}")
+        if isinstance(layer, nn.Linear) and chosen.fullmatch(name)
     ]
     return sum(lora.rank * (layer.in_features + layer.out_features) for layer in layers)
 

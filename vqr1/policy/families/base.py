@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from vqr1.data.prompts import ResizeRule
 from vqr1.policy.chat_content import chat_messages
 from vqr1.policy.linear_attention import LinearLayer
+from vqr1.policy.text_cost import TextExtra
 from vqr1.policy.tower_cost import TowerCost
 
 if TYPE_CHECKING:
@@ -89,6 +90,15 @@ class AttentionRows:
     both: Tensor
     values: Tensor
     gate: Tensor | None = None
+
+
+def normalised_heads(attention: Any, hidden: Tensor) -> AttentionRows:
+    """What an attention layer with norms of queries and keys, head by head, makes of [n, H]."""
+    size = attention.head_dim
+    query = attention.q_norm(attention.q_proj(hidden).unflatten(-1, (-1, size)))
+    key = attention.k_norm(attention.k_proj(hidden).unflatten(-1, (-1, size)))
+    value = attention.v_proj(hidden).unflatten(-1, (-1, size))
+    return AttentionRows(torch.cat([query, key], dim=1), value)
 
 
 class Family(ABC):
@@ -393,6 +403,15 @@ class Family(ABC):
             number: id of a special token; the sizes of weights do not depend on it.
         """
         raise KeyError(shape)
+
+    def text_extra(self, text: Any) -> TextExtra:
+        """What the text model's layers have beside those of Llama's form.
+
+        Args:
+            text: the text model's configuration.
+        """
+        del text
+        return TextExtra()
 
     @abstractmethod
     def tower_cost(self, config: Any, rule: ResizeRule, size: tuple[int, int] | None) -> TowerCost:

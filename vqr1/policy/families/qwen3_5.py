@@ -26,6 +26,7 @@ from vqr1.policy.families.base import AttentionRows, Parts
 from vqr1.policy.families.qwen2_5_vl import Qwen25VL
 from vqr1.policy.families.qwen3_vl import MEAN, PATCH, STD
 from vqr1.policy.linear_attention import LinearLayer
+from vqr1.policy.text_cost import TextExtra
 from vqr1.policy.tower_cost import TowerCost
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class Qwen35(Qwen25VL):
         "Qwen/Qwen3.5-2B": "2b",
         "Qwen/Qwen3.5-4B": "4b",
         "Qwen/Qwen3.5-9B": "9b",
+        "q-future/Q-ReAlign-Mini-0.8B": "0.8b",
+        "q-future/Q-ReAlign-Lite-4B": "4b",
+        "q-future/Q-ReAlign-Pro-9B": "9b",
     }
     shapes = ("40m", "0.8b", "2b", "4b", "9b")
     # Without a system turn; with an open or an empty block of reasoning.
@@ -104,6 +108,25 @@ class Qwen35(Qwen25VL):
         from vqr1.policy.families._qwen3_5_shapes import shape_config
 
         return shape_config(shape, number)
+
+    def text_extra(self, text: Any) -> TextExtra:
+        """Attention's gate; gated DeltaNet, of which six products of a state count."""
+        heads, size = text.linear_num_value_heads, text.linear_value_head_dim
+        keys, values = text.linear_num_key_heads * text.linear_key_head_dim, heads * size
+        inputs = 2 * keys + values
+        return TextExtra(
+            gate=text.num_attention_heads * text.head_dim,
+            linear=text.layer_types.count("linear_attention"),
+            weights=text.hidden_size * (inputs + 2 * values + 2 * heads),
+            flops=6 * values * text.linear_key_head_dim,
+            # Before and after the convolution and its activation; the recurrence's result, both
+            # products of the norm, the gate, its activation and what it is multiplied with; beta.
+            kept=3 * inputs + 6 * values + heads,
+            # The decay, what it is made of, and the inverse norms.
+            exact=4 * heads,
+            state=values * text.linear_key_head_dim,
+            inputs=(text.linear_conv_kernel_dim - 1) * inputs,
+        )
 
     def tower_cost(self, config: Any, rule: ResizeRule, size: tuple[int, int] | None) -> TowerCost:
         """Full attention, a feed-forward layer without a gate, one merger."""
