@@ -58,7 +58,7 @@ def tile_of(image_processor: Any, title: str) -> int:
         raise ConfigError(
             [
                 f"model.path: its image processor, {type(image_processor).__name__}, cuts no "
-                f"square tiles, as {title} needs; take the preprocessor_config.json of the base model"
+                f"square tiles, as {title} needs; take the preprocessor_config.json of its base"
             ]
         )
     return int(height)

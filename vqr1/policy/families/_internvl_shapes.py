@@ -15,7 +15,7 @@ _VISION = {
     "num_attention_heads": 16, "attention_bias": True, "image_size": 448, "patch_size": 14,
 }  # fmt: skip
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    # The 1B's widths by two and its depths by three and a half; tiles of 224 pixels.
+    # The 1B's widths by two and its depths by three and a half.
     "37m": (
         {
             "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8,
@@ -24,7 +24,7 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {
             "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 7,
-            "num_attention_heads": 4, "attention_bias": True, "image_size": 224, "patch_size": 14,
+            "num_attention_heads": 4, "attention_bias": True, "image_size": 448, "patch_size": 14,
         },
     ),
     "1b": (
