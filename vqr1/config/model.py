@@ -163,8 +163,8 @@ class PromptConfig:
     (published)."""
     enable_thinking: bool | None = None
     """Let the chat template open a block of reasoning (true) or close it at once (false), of
-    checkpoints whose template knows both, such as Qwen3.5. null: what the template does without
-    being told; others refuse true and false."""
+    families whose templates know both (docs/families.md); others refuse either. null: what the
+    template does without being told."""
 
 
 ANSWER_END = "</answer>"

@@ -21,14 +21,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vqr1.data.prompts import ResizeRule
 from vqr1.policy.chat_content import chat_messages
+from vqr1.policy.families._records import AttentionRows, ImageEncoding, Parts, normalised_heads
 from vqr1.policy.linear_attention import LinearLayer
 from vqr1.policy.text_cost import TextExtra
 from vqr1.policy.tower_cost import TowerCost
@@ -36,69 +36,7 @@ from vqr1.policy.tower_cost import TowerCost
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
 
-
-class ImageEncoding(Protocol):
-    """What one checkpoint makes of a resized image; made by its family, which knows more of it."""
-
-    def rows(self, image: Tensor) -> int:
-        """Rows of an image [H, W, 3] uint8 that go through the tower."""
-        ...
-
-    def key(self, image: Tensor) -> bytes:
-        """A digest of what the tower takes, the same in every batch and on every machine.
-
-        It decides the noise of the image's responses: another definition would be other samples.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The modules of a policy that passes work on.
-
-    Attributes:
-        text: the text model; takes `inputs_embeds`, has `layers`, `norm` and `rotary_emb`.
-        embeddings: token embedding, [L] -> [L, H].
-        head: output head, [L, H] -> [L, vocabulary].
-        text_layers: blocks of the text model.
-        vision: the tower with what leads from it to the text model; several modules as one
-            `nn.ModuleList`.
-        vision_layers: blocks of the tower.
-        connector: what of `vision` comes after the tower: merger, projector; several modules as
-            one `nn.ModuleList`.
-    """
-
-    text: Any
-    embeddings: Any
-    head: Any
-    text_layers: Any
-    vision: Any
-    vision_layers: Any
-    connector: Any
-
-
-@dataclass(frozen=True)
-class AttentionRows:
-    """What an attention layer makes of n rows.
-
-    Attributes:
-        both: [n, Q + G, D] queries and then keys, which are rotated together.
-        values: [n, G, D].
-        gate: [n, Q * D] factors of the attention's result; None without a gate.
-    """
-
-    both: Tensor
-    values: Tensor
-    gate: Tensor | None = None
-
-
-def normalised_heads(attention: Any, hidden: Tensor) -> AttentionRows:
-    """What an attention layer with norms of queries and keys, head by head, makes of [n, H]."""
-    size = attention.head_dim
-    query = attention.q_norm(attention.q_proj(hidden).unflatten(-1, (-1, size)))
-    key = attention.k_norm(attention.k_proj(hidden).unflatten(-1, (-1, size)))
-    value = attention.v_proj(hidden).unflatten(-1, (-1, size))
-    return AttentionRows(torch.cat([query, key], dim=1), value)
+__all__ = ["AttentionRows", "Family", "ImageEncoding", "Parts", "normalised_heads"]
 
 
 class Family(ABC):
