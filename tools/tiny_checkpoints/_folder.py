@@ -56,8 +56,9 @@ def in_vllm(made: Checkpoint) -> Checkpoint:
         text.head_dim = size
     sections = text.rope_parameters.get("mrope_section")
     if sections is not None:
-        rows, columns = (section * size // 2 // sum(sections) for section in sections[1:])
-        text.rope_parameters["mrope_section"] = [size // 2 - rows - columns, rows, columns]
+        pairs = int(size * text.rope_parameters.get("partial_rotary_factor", 1)) // 2
+        rows, columns = (section * pairs // sum(sections) for section in sections[1:])
+        text.rope_parameters["mrope_section"] = [pairs - rows - columns, rows, columns]
     vision = config.vision_config
     if hasattr(vision, "embed_dim"):
         vision.hidden_size = text.hidden_size

@@ -121,7 +121,7 @@ def gradients(model: Any, logprobs: Tensor) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-CANCELLED = re.compile(r"vision.*\.self_attn\.k_proj\.bias")
+CANCELLED = re.compile(r"vision.*\.(self_attn|attention)\.k_proj\.bias")
 """Biases of keys that no rotary embedding turns add the same to all scores of a query: the softmax
 cancels them, and their gradient is nothing but rounding."""
 

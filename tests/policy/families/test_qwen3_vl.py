@@ -100,7 +100,7 @@ def test_model_files_name_released_checkpoints(size: str) -> None:
     assert values["recommended"]["parameters"] == pytest.approx(layers + embeddings, rel=3e-3)
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "qwen3_5"])
 def test_the_towers_operations_are_the_profilers(
     checkpoint: Callable[[str], Path], name: str
 ) -> None:
