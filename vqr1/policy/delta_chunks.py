@@ -40,6 +40,11 @@ def normalised(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     return q * q.shape[-1] ** -0.5, k
 
 
+def uncast(like: Tensor) -> torch.autocast:
+    """A block in which autocast lowers no product: states add up over all tokens."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 def chunked_delta(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -69,7 +74,8 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(*arguments)
-        return _run(*arguments)
+        with uncast(arguments[0]):
+            return _run(*arguments)
 
     @staticmethod
     @once_differentiable
@@ -78,7 +84,7 @@ class _Recomputed(torch.autograd.Function):
         needed = [x for x, need in zip(arguments, ctx.needs_input_grad, strict=True) if need]
         for argument in needed:
             argument.requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), uncast(arguments[0]):
             found = iter(torch.autograd.grad(_run(*arguments), needed, grads))
         return tuple(next(found) if need else None for need in ctx.needs_input_grad)
 

@@ -36,7 +36,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vqr1.policy.delta_chunks import normalised
+from vqr1.policy.delta_chunks import normalised, uncast
 
 ChunkRule = Callable[..., tuple[Tensor, Tensor]]
 """q, k [N, T, G, D] as they are, v [N, T, H, E], g and beta [N, T, H], S [N, H, D, E] or None ->
@@ -247,9 +247,10 @@ def delta_step(rows: DeltaRows, before: LinearState) -> tuple[Tensor, LinearStat
     q, k, v = _normalised(heads, before.state)
     decay, beta = (x.to(v.dtype)[..., None] for x in (rows.decay, rows.beta))
     state = before.state * decay.exp()[..., None]
-    known = (k[..., None, :] @ state)[..., 0, :]
-    state = state + k[..., None] * (beta * (v - known))[..., None, :]
-    out = (q[..., None, :] @ state)[..., 0, :]
+    with uncast(state):
+        known = (k[..., None, :] @ state)[..., 0, :]
+        state = state + k[..., None] * (beta * (v - known))[..., None, :]
+        out = (q[..., None, :] @ state)[..., 0, :]
     return out.to(rows.inputs.dtype), LinearState(window[:, 1:], state)
 
 
@@ -312,18 +313,19 @@ def branch_delta(
     share = (total[..., None] - every.total[:, :, None]).masked_fill(~seen[:, None], -torch.inf)
     share = share.to(v.dtype).exp()
     reach = total.to(v.dtype).exp()[..., None]
-    links = (k @ every.keys.transpose(-1, -2)) * share * beta
-    known = reach * beta * (k @ start.state)
-    past = every.keys.shape[2] - count
-    if past:
-        known = known + links[..., :past] @ every.values[:, :, :past]
-    # The diagonal and what is above it are not read.
-    values = torch.linalg.solve_triangular(
-        links[..., past:], beta * v - known, upper=False, unitriangular=True
-    )
-    every.values[:, :, past:] = values
-    scores = (q @ every.keys.transpose(-1, -2)) * share
-    out = reach * (q @ start.state) + scores @ every.values
+    with uncast(v):
+        links = (k @ every.keys.transpose(-1, -2)) * share * beta
+        known = reach * beta * (k @ start.state)
+        past = every.keys.shape[2] - count
+        if past:
+            known = known + links[..., :past] @ every.values[:, :, :past]
+        # The diagonal and what is above it are not read.
+        values = torch.linalg.solve_triangular(
+            links[..., past:], beta * v - known, upper=False, unitriangular=True
+        )
+        every.values[:, :, past:] = values
+        scores = (q @ every.keys.transpose(-1, -2)) * share
+        out = reach * (q @ start.state) + scores @ every.values
     left = Branches(rows.inputs, k, values, decay, total)
     return out.transpose(1, 2).to(rows.inputs.dtype), left
 

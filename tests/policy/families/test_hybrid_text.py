@@ -38,7 +38,8 @@ def test_the_template_opens_or_closes_a_block_of_reasoning(
     model = ModelConfig(
         name="m", path=str(checkpoint("qwen3_5")), min_pixels=4096, max_pixels=16384
     )
-    ends = {True: "<think>\n", False: "<think>\n\n</think>\n\n", None: "<think>\n\n</think>\n\n"}
+    empty = "<think>\n\n</think>\n\n"
+    ends = {True: "<think>\n", False: empty, None: empty}
     for chosen, end in ends.items():
         text = load_prompts(model, replace(PROMPT, enable_thinking=chosen)).text
         assert text.endswith(f"<|im_start|>assistant\n{end}")
