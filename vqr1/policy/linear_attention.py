@@ -211,14 +211,14 @@ def packed_delta(
     before = rows.weight.shape[1] - 1
 
     def run(part: slice, grid: Grid, start: LinearState | None) -> tuple[Tensor, LinearState]:
-        inputs = grid.spread(rows.inputs[part])
+        padded = grid.spread(rows.inputs[part])
         if start is None:
-            padded, state = nn.functional.pad(inputs, (0, 0, before, 0)), None
+            padded = nn.functional.pad(padded, (0, 0, before, 0))
         else:
-            padded, state = torch.cat([start.inputs, inputs], dim=1), start.state
+            padded = torch.cat([start.inputs, padded], dim=1)
         q, k, v = rows.heads(causal_convolution(padded, rows.weight))
         decay, beta = (grid.spread(x[part]) for x in (rows.decay, rows.beta))
-        out, last = rows.rule(q, k, v, decay, beta, state)
+        out, last = rows.rule(q, k, v, decay, beta, None if start is None else start.state)
         return grid.collect(out), LinearState(grid.tails(padded, before), last)
 
     out, state = run(slice(0, first), prompts, None)
@@ -362,4 +362,6 @@ def _normalised(
 def repeated(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Rows q and k [..., G, D] once for each head of v [..., H, E]."""
     times = v.shape[-2] // q.shape[-2]
-    return (q, k) if times == 1 else tuple(x.repeat_interleave(times, dim=-2) for x in (q, k))
+    if times == 1:
+        return q, k
+    return q.repeat_interleave(times, dim=-2), k.repeat_interleave(times, dim=-2)

@@ -43,9 +43,9 @@ def test_the_template_opens_or_closes_a_block_of_reasoning(
     for chosen, end in ends.items():
         text = load_prompts(model, replace(PROMPT, enable_thinking=chosen)).text
         assert text.endswith(f"<|im_start|>assistant\n{end}")
+        content = [{"type": "image"}, {"type": "text", "text": PROMPT.text}]
         expected = load_processor(model).apply_chat_template(
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT.text}]}],
-            tokenize=False, add_generation_prompt=True,
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True,
             **({} if chosen is None else {"enable_thinking": chosen}),
         )  # fmt: skip
         assert text == expected

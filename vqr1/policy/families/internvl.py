@@ -187,7 +187,7 @@ class InternVL(Family):
             # The attention's log-sum-exps.
             exact=vision.num_attention_heads,
             # The shuffled rows and their norm's result, the projector's activation, the tiles.
-            ends=2 * width + numbers + 2 * hidden * tokens // patches,
+            ends=(patches * (2 * width + numbers) + 2 * hidden * tokens) // (patches + 1),
         )
 
     def usage_code(self, facts: CardFacts) -> str:
