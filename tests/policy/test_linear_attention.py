@@ -177,7 +177,14 @@ def deep() -> Any:
         },
     )  # fmt: skip
     torch.manual_seed(3)
-    return Qwen3_5ForConditionalGeneration(config).eval()
+    model = Qwen3_5ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for name, weight in model.model.language_model.named_parameters():
+            if name.endswith("A_log"):
+                weight.uniform_(-6, 0)  # heads that remember one token, and heads that remember 300
+            elif weight.dim() == 2:
+                weight.mul_(4)  # what a layer gives is as large as what it takes
+    return model
 
 
 def packed_of(model: Any) -> PackedPrompts:
