@@ -312,6 +312,7 @@ def test_a_response_never_reaches_another(deep: Any) -> None:
     assert not torch.equal(second[:, 1], first[:, 1])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", [Decoder, StaticDecoder])
 def test_decoders_keep_responses_apart(deep: Any, kind: type[Decoder]) -> None:
     """Another's tokens change no bit; responses that end leave the rest as they were."""

@@ -53,7 +53,7 @@ def test_the_template_opens_or_closes_a_block_of_reasoning(
         compile(code, "card", "exec")
         assert (f"enable_thinking={chosen}" in code) == (chosen is not None)
     for name in ("qwen3_vl", "internvl"):
-        with pytest.raises(ConfigError, match=r"^prompt\.enable_thinking=false: .* null$"):
+        with pytest.raises(ConfigError, match=r"^prompt\.enable_thinking=false: .*=null$"):
             check_prompt(family(name, "m"), replace(PROMPT, enable_thinking=False))
 
 
