@@ -63,9 +63,12 @@ def step_bytes(model: Any, prompt: PromptState, slots: int, tokens: int) -> floa
     """Bytes that the middle step of a response must read (C / 2 own tokens)."""
     parts = parts_of(model)
     layers = sum(p.nbytes for p in (*parts.text_layers.parameters(), *parts.text.norm.parameters()))
-    keys = sum(part.nbytes for layer in (*prompt.keys, *prompt.values) for part in layer)
-    row = sum(layer[0][0, :, 0].nbytes for layer in (*prompt.keys, *prompt.values))
-    own = prompt.last_hidden.shape[0] * slots * row * tokens / 2
+    kept = (*prompt.keys.values(), *prompt.values.values())
+    keys = sum(part.nbytes for layer in kept for part in layer)
+    row = sum(layer[0][0, :, 0].nbytes for layer in kept)
+    # Each response has states of its own in layers of linear attention.
+    row_states = sum(state.state[0].nbytes for state in prompt.states.values())
+    own = prompt.last_hidden.shape[0] * slots * (row * tokens / 2 + row_states)
     return float(layers + parts.head.weight.nbytes + keys + own)
 
 

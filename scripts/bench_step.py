@@ -164,6 +164,8 @@ def show(size: Size, results: dict[str, Any], counts: Counts) -> None:
             f"{median['reference']:6.2f} s  update {update:7.2f} s  total {median['total']:7.2f} s"
             f"  cpu {median['cpu']:7.2f} s  peak {result['peak_mib']:7.0f} MiB"
         )
+        if "linear" in median:
+            line += f"  linear attention {median['linear'] / median['total']:.0%}"
         if "times_faster" in result:
             reached = result["times_faster"] / counts.ratio
             line += (

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -13,8 +14,12 @@ import torch
 class Clock:
     """Seconds spent in named phases, step by step.
 
-    `cpu` is the processor time of all threads, which other programs on the machine do not lengthen.
+    `cpu` is the processor time of all threads, which other programs on the machine do not lengthen;
+    `linear` the part of `total` inside layers of linear attention (`linear.py`), of models that
+    have such.
     """
+
+    inside: Any = None
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -27,6 +32,8 @@ class Clock:
         self._phases = defaultdict(float)
         self._begun = now()
         self._busy = time.process_time()
+        if self.inside is not None:
+            self.inside.seconds = 0.0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -42,7 +49,10 @@ class Clock:
         total = now() - self._begun
         rest = total - sum(self._phases.values())
         busy = time.process_time() - self._busy
-        self.steps.append({**self._phases, "rest": rest, "total": total, "cpu": busy})
+        step = {**self._phases, "rest": rest, "total": total, "cpu": busy}
+        if self.inside is not None:
+            step["linear"] = self.inside.seconds
+        self.steps.append(step)
 
 
 def now() -> float:

@@ -44,10 +44,11 @@ def counted(subject: Subject, shape: str, size: Size) -> Counts:
     reader = subject.processor()
     config, builder = subject.config(shape, reader), subject.builder(reader)
     tower = subject.family.tower_cost(config, builder.rule, (size.width, size.height))
+    extra = subject.family.text_extra(config.get_text_config())
     prompts = builder(loaded_images(replace(size, images=1)))
     length = len(prompts.input_ids[0])
     peer, ours = (
-        step_flops(config, tower.flops, length, images, group, size.tokens)
+        step_flops(config, tower.flops, length, images, group, size.tokens, extra)
         for images, group in ((size.images * size.group, 1), (size.images, size.group))
     )
     return Counts(length, tower.tokens, ours, peer)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bench.clock import Clock
+from bench.linear import watch_linear_layers
 from bench.setup import KL_WEIGHT, LEARNING_RATE, EndlessTokenizer, Size, Subject, loaded_images
 from vqr1.config import GrpoConfig, OptimizerConfig, PromptConfig, SamplingConfig
 from vqr1.iqa.answers import FreeText
@@ -141,6 +142,7 @@ def run(
     `fast` False leaves PyTorch's own layers in.
     """
     policy, clock = load(subject, folder, device, fast), Clock()
+    watch_linear_layers(policy.model, clock)
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from bench.clock import Clock
+from bench.linear import watch_linear_layers
 from bench.setup import KL_WEIGHT, LEARNING_RATE, QUESTION, Size, Subject, loaded_images
 from vqr1.policy.memory import peak_memory_mib
 
@@ -107,5 +108,6 @@ def run(
         processing_class=subject.processor(),
         callbacks=[_StepClock(clock)],
     )
+    watch_linear_layers(trainer.model, clock)
     trainer.train()
     return {"steps": clock.steps[1:], "peak_mib": peak_memory_mib(device)}

@@ -113,6 +113,9 @@ FAST_VLM_SIDE, LLAVA_SIDE, TILE = 384, 336, 512
 ones make 1024 x 1024 pixels of any image, or 13 such tiles: more than TRL's step has room for on a
 machine of 24 GiB."""
 
+INTERNVL_TILE = 448
+"""Of the one tile that InternVL makes of an image here: TRL counts one for each row of a batch."""
+
 _ONE_TILE: Mapping[str, Any] = {
     "limits": (TILE**2, TILE**2),
     "image_options": {"size": {"longest_edge": TILE}, "max_image_size": {"longest_edge": TILE}},
@@ -135,6 +138,13 @@ SUBJECTS = {
         Subject("qwen2_5_vl"),
         Subject("qwen3_vl", (256 * 256, MAX_PIXELS)),
         Subject("qwen2_vl", (56 * 56, MAX_PIXELS)),
+        Subject("qwen3_5", (256 * 256, MAX_PIXELS)),
+        Subject(
+            "internvl",
+            (INTERNVL_TILE**2, INTERNVL_TILE**2),
+            {"size": {"height": INTERNVL_TILE, "width": INTERNVL_TILE}, "max_patches": 1},
+            {"image_seq_length": (INTERNVL_TILE // 28) ** 2},
+        ),
         _square("fast_vlm", FAST_VLM_SIDE, {"patch_size": 64}),
         _square("llava", LLAVA_SIDE, {}),
         Subject("smolvlm", **_ONE_TILE),

@@ -12,7 +12,7 @@ from tests.policy.families.cases import CASES, FamilyCase
 from tests.support.images import noise_image
 from tools.tiny_checkpoints import build
 from vqr1.config import ModelConfig, PromptConfig
-from vqr1.planning.memory import text_row, tower_row
+from vqr1.planning.memory import states, text_rows, tower_row
 from vqr1.policy.loading import load_policy
 from vqr1.policy.prompts import load_prompts
 from vqr1.policy.shared_prompt import response_logprobs
@@ -43,8 +43,11 @@ def test_activations_of_every_family(case: FamilyCase, tmp_path: Path) -> None:
     )
     text = config.get_text_config()
     rows = 2 * (len(prompts.input_ids[0]) + 3 * 39)
-    row = text_row(config, PLAIN, head_norms=family.head_norms) * text.num_hidden_layers
+    row, _ = text_rows(family, config, PLAIN)
+    # Of two prompts and three responses each.
+    carried = 2 * (1 + 3) * states(family, config, PLAIN)
     logits = 2 * (1 + 3 * 39) * text.vocab_size * 4
-    text_ratio = (rows * (row + 2 * text.hidden_size * 4) + logits) / found
+    text_ratio = (rows * (row + 2 * text.hidden_size * 4) + logits + carried) / found
+    print(f"\n{case.model_type}: tower {tower_ratio:.3f}, text {text_ratio:.3f}")
     assert tower_ratio == pytest.approx(1, abs=0.05)
     assert text_ratio == pytest.approx(1, abs=0.05)

@@ -71,7 +71,7 @@ def test_every_other_model_of_images_and_text_is_refused_by_name(tmp_path: Path)
             "missing: a family of its own and sliding windows",
         ),
         (
-            {"model_type": "qwen3_5", "text_config": {"layer_types": ["linear_attention"]}},
+            {"model_type": "qwen3_next", "text_config": {"layer_types": ["linear_attention"]}},
             "missing: a family of its own and layers without keys and values",
         ),
         (

@@ -36,6 +36,7 @@ class Checkpoint:
         std: standard deviation of weights by the beginning of their names, where it is not
             `WEIGHT_STD`; the first that fits counts.
         released: beginnings of weights' names that are others in released checkpoints.
+        zero_norms: ends of the names of norms' weights to which the model adds 1.
     """
 
     model: Any
@@ -43,6 +44,7 @@ class Checkpoint:
     generation: Mapping[str, Any]
     std: Mapping[str, float] = field(default_factory=dict)
     released: Mapping[str, str] = field(default_factory=dict)
+    zero_norms: tuple[str, ...] = ()
 
 
 def in_vllm(made: Checkpoint) -> Checkpoint:
@@ -54,8 +56,9 @@ def in_vllm(made: Checkpoint) -> Checkpoint:
         text.head_dim = size
     sections = text.rope_parameters.get("mrope_section")
     if sections is not None:
-        rows, columns = (section * size // 2 // sum(sections) for section in sections[1:])
-        text.rope_parameters["mrope_section"] = [size // 2 - rows - columns, rows, columns]
+        pairs = int(size * text.rope_parameters.get("partial_rotary_factor", 1)) // 2
+        rows, columns = (section * pairs // sum(sections) for section in sections[1:])
+        text.rope_parameters["mrope_section"] = [pairs - rows - columns, rows, columns]
     vision = config.vision_config
     if hasattr(vision, "embed_dim"):
         vision.hidden_size = text.hidden_size
@@ -71,7 +74,7 @@ def in_vllm(made: Checkpoint) -> Checkpoint:
 
 def write_folder(made: Checkpoint, folder: Path, seed: int) -> None:
     """Draws the weights, float32, and writes all files of a released checkpoint."""
-    draw_weights(made.model, seed, made.std)
+    draw_weights(made.model, seed, made.std, made.zero_norms)
     save_folder(made, folder)
 
 
@@ -108,15 +111,18 @@ def _rename(file: Path, beginnings: Mapping[str, str]) -> None:
     save_file(renamed, file, metadata={"format": "pt"})
 
 
-def draw_weights(model: nn.Module, seed: int, std: Mapping[str, float]) -> None:
-    """Weights from a seed, in place: norms about 1, everything else about 0."""
+def draw_weights(
+    model: nn.Module, seed: int, std: Mapping[str, float], zero_norms: tuple[str, ...] = ()
+) -> None:
+    """Weights from a seed, in place: norms about 1 (`zero_norms` 0), everything else about 0."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.float().named_parameters():
             wide = next((value for start, value in std.items() if name.startswith(start)), None)
             noise = torch.randn(weight.shape, generator=generator)
             noise *= WEIGHT_STD if wide is None else wide
-            weight.copy_(1 + noise if _is_norm(name) else noise)
+            one = _is_norm(name) and not name.endswith(zero_norms)
+            weight.copy_(1 + noise if one else noise)
 
 
 def _is_norm(name: str) -> bool:

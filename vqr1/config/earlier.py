@@ -30,6 +30,7 @@ EARLIER: dict[str, Any] = {
     "dataset.full_reference": False,
     "prompt.images": 1,
     "prompt.system": None,
+    "prompt.enable_thinking": None,
     "rollout.sampling.repetition_penalty": 1.0,
     "mode.sampling.repetition_penalty": 1.0,
     "backend.name": "local",

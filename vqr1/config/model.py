@@ -162,6 +162,10 @@ class PromptConfig:
     """Put "Picture 1: " before the first image, and so on, as chat templates that number images do.
     null: as the checkpoint was trained, where its folder records it, and without otherwise
     (published)."""
+    enable_thinking: bool | None = None
+    """Let the chat template open a block of reasoning (true) or close it at once (false), of
+    families whose templates know both (docs/families.md); others refuse either. null: what the
+    template does without being told."""
 
 
 ANSWER_END = "</answer>"

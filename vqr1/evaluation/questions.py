@@ -58,7 +58,14 @@ from vqr1.program import setting
 ANSWERS = "answers.jsonl"
 """The finished answers in the run directory."""
 
-_SETTINGS = ("model.", "backend.", "mode.sampling.", "prompt.system", "prompt.vision_id")
+_SETTINGS = (
+    "model.",
+    "backend.",
+    "mode.sampling.",
+    "prompt.system",
+    "prompt.vision_id",
+    "prompt.enable_thinking",
+)
 """Beginnings of the keys that decide an answer to a question, among those that decide scores."""
 
 Asked = Mapping[int, str | None]

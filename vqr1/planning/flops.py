@@ -2,7 +2,8 @@
 
 A multiply and an add are two operations. Counted: matrix products of linear layers, of attention
 (only pairs that see each other) and of the output head. Not counted: norms, activations, rotary
-embedding, sampling, optimiser; recomputation is never counted.
+embedding, sampling, optimiser; recomputation is never counted. Linear attention is counted token by
+token: six operations for each number of its state, more in chunks.
 
     forward  of image and prompt once and K responses:  V + P + R
     rollout = reference = V + P + R,   update = 3 (V + P + R), of which V is shared with the rollout
@@ -15,6 +16,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+from vqr1.policy.text_cost import TextExtra
+
+NO_EXTRA = TextExtra()
+"""Of a text model of Llama's form."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,13 @@ def attention_widths(text: Any) -> tuple[int, int]:
 
 
 def step_flops(
-    config: Any, vision: float, prompt: int, images: int, group: int, tokens: int
+    config: Any,
+    vision: float,
+    prompt: int,
+    images: int,
+    group: int,
+    tokens: int,
+    extra: TextExtra = NO_EXTRA,
 ) -> StepFlops:
     """Operations of a step.
 
@@ -74,11 +86,15 @@ def step_flops(
         images: B.
         group: K.
         tokens: C, tokens of each response.
+        extra: of the family (`Family.text_extra`).
     """
     text = config.text_config
-    width, layers = text.hidden_size, text.num_hidden_layers
+    width, layers = text.hidden_size, text.num_hidden_layers - extra.linear
     queries, keys = attention_widths(text)
-    linear = layers * (2 * width * (queries + keys) + 3 * width * text.intermediate_size)
+    feed_forward = 3 * width * text.intermediate_size
+    linear = layers * (width * (2 * (queries + keys) + extra.gate) + feed_forward)
+    # Half of the recurrence's operations: products of matrices are counted twice below.
+    linear += extra.linear * (extra.weights + feed_forward + extra.flops / 2)
     # The last token of a response is never fed.
     fed = tokens - 1
     prompt_pairs = prompt * (prompt + 1) / 2

@@ -29,6 +29,7 @@ from vqr1.config import TrainConfig
 from vqr1.planning.flops import attention_widths
 from vqr1.planning.shape import ModelShape, Work
 from vqr1.policy.cpu_linear import fast_linears_help
+from vqr1.policy.families import Family
 from vqr1.policy.output_head import MAX_LOGITS
 from vqr1.policy.tower_cost import TowerCost
 
@@ -176,13 +177,14 @@ def held(config: TrainConfig, shape: ModelShape) -> Held:
     )
 
 
-def text_row(config: Any, size: Sizes, *, head_norms: bool = False) -> float:
-    """Bytes that one layer of the text model keeps of one token for the backward pass.
+def text_row(config: Any, size: Sizes, *, head_norms: bool = False, gate: int = 0) -> float:
+    """Bytes that a layer of attention of the text model keeps of one token for the backward pass.
 
     Args:
         config: the model's.
         size: bytes of a number.
         head_norms: see `Family`.
+        gate: see `TextExtra`.
     """
     text = config.text_config
     width, heads = text.hidden_size, text.num_attention_heads
@@ -195,10 +197,37 @@ def text_row(config: Any, size: Sizes, *, head_norms: bool = False) -> float:
     if head_norms:
         # What the norms of queries and keys take, and the inverse norm of each head.
         inner += queries + keys + heads + text.num_key_value_heads
+    # The gate beside the queries, its factors, and the result times them.
+    inner += 3 * gate
     # The attention's log-sum-exps and the rotary table are float32.
-    return (
-        stream * size.weight + inner * size.inner + (heads + 2 * head / text.num_hidden_layers) * 4
-    )
+    rotary = (getattr(text, "rope_parameters", None) or {}).get("partial_rotary_factor") or 1.0
+    table = 2 * head * rotary / text.num_hidden_layers
+    return stream * size.weight + inner * size.inner + (heads + table) * 4
+
+
+def text_rows(family: Family, config: Any, size: Sizes) -> tuple[float, float]:
+    """Bytes that all layers of the text model keep of one token, and those of the layer with most.
+
+    Args:
+        family: the model's.
+        config: the model's.
+        size: bytes of a number.
+    """
+    text, extra = config.text_config, family.text_extra(config.text_config)
+    row = text_row(config, size, head_norms=family.head_norms, gate=extra.gate)
+    if not extra.linear:
+        return text.num_hidden_layers * row, row
+    width = text.hidden_size
+    inner = 2 * width + 3 * text.intermediate_size + extra.kept
+    linear = (2 * width + 2) * size.weight + inner * size.inner + extra.exact * 4
+    attention = text.num_hidden_layers - extra.linear
+    return attention * row + extra.linear * linear, max(row, linear)
+
+
+def states(family: Family, config: Any, size: Sizes) -> float:
+    """Bytes that one sequence carries in all layers of linear attention of the text model."""
+    extra = family.text_extra(config.text_config)
+    return extra.linear * (extra.state * 4.0 + extra.inputs * size.inner)
 
 
 def tower_row(tower: TowerCost, size: Sizes) -> float:
@@ -230,7 +259,7 @@ def colocated(config: TrainConfig, shape: ModelShape) -> Terms:
 
 
 def sampling(config: TrainConfig, shape: ModelShape, work: Work) -> Terms:
-    """Keys and values, logits and repacked weights while the local engine samples responses."""
+    """Keys, values, states, logits and repacked weights while the local engine samples."""
     if config.rollout.engine != "local":
         return {}
     text, size = shape.config.text_config, Sizes.of(config)
@@ -239,9 +268,12 @@ def sampling(config: TrainConfig, shape: ModelShape, work: Work) -> Terms:
     slots = max(1, min(work.group, budget // (work.response * images)))
     entries = images * (work.prompt + slots * work.response)
     _, width = attention_widths(text)
+    layers = text.num_hidden_layers - shape.family.text_extra(text).linear
     packs = config.hardware.accelerator == "cpu" and fast_linears_help()
     return {
-        "keys and values": 2.0 * text.num_hidden_layers * width * entries * size.inner,
+        "keys and values": 2.0 * layers * width * entries * size.inner,
+        # Each prompt's, and each response's own.
+        "states": images * (1 + slots) * states(shape.family, shape.config, size),
         # Logits, what is left of them after top-k, their sort, and probabilities.
         "logits": 4.0 * images * slots * text.vocab_size * 4,
         # oneDNN's order of the weights (`packed_weights`).
@@ -255,9 +287,13 @@ def response_pass(config: TrainConfig, shape: ModelShape, work: Work) -> tuple[T
     images = images_at_once(config.hardware.micro_batch_tokens, work.images, work.entries)
     fed = work.group * (work.response - 1)
     rows = images * (work.prompt + fed)
-    row = text_row(shape.config, size, head_norms=shape.family.head_norms)
+    whole, row = text_rows(shape.family, shape.config, size)
     layers, stream = text.num_hidden_layers, text.hidden_size * size.weight
-    kept = kept_rows(row, layers, stream, config.hardware.gradient_checkpointing)
+    again = config.hardware.gradient_checkpointing
+    kept = layers * stream + row if again else whole
+    carried = images * (1 + work.group) * states(shape.family, shape.config, size)
+    if again:
+        carried /= max(1, shape.family.text_extra(text).linear)
     positions = min(images * (1 + fed), MAX_LOGITS // text.vocab_size)
     logits = 4.0 * positions * text.vocab_size
     adapter = 0.0
@@ -271,6 +307,7 @@ def response_pass(config: TrainConfig, shape: ModelShape, work: Work) -> tuple[T
     embeds = rows * wide * size.weight
     with_gradients = {
         "text activations": rows * (kept + ends) + embeds + adapter,
+        "continued states": carried,
         # Logits, their exponentials and their gradient.
         "logits": 3 * logits,
     }

@@ -10,6 +10,7 @@ Not here: bytes (`memory.py`) and seconds (`speed.py`).
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from vqr1.errors import ConfigError, ModelError
 from vqr1.policy.checkpoint_config import check_chosen, load_config, source_of
 from vqr1.policy.families import FAMILIES, Family, family
 from vqr1.policy.loading import PROCESSOR_FILE
-from vqr1.policy.prompts import check_numbering, load_prompts, resize_rule
+from vqr1.policy.prompts import check_prompt, load_prompts, resize_rule
 from vqr1.policy.tower_cost import TowerCost
 
 
@@ -113,7 +114,7 @@ def read_shape(config: ModelConfig) -> ModelShape:
         text=sum(p.numel() for p in blocks),
         vision=sum(p.numel() for p in parts.vision.parameters()),
         connector=sum(p.numel() for p in parts.connector.parameters()),
-        adapters=0 if config.lora is None else _adapters(parts.text, config.lora),
+        adapters=0 if config.lora is None else _adapters(own, parts.text, config.lora),
     )
 
 
@@ -134,11 +135,12 @@ def _model_config(config: ModelConfig) -> tuple[Family, Any]:
     return load_config(config)
 
 
-def _adapters(text: nn.Module, lora: LoraConfig) -> int:
+def _adapters(own: Family, text: nn.Module, lora: LoraConfig) -> int:
+    chosen = re.compile(own.adapter_targets(lora.target_modules))
     layers = [
         layer
-        for name, layer in text.named_modules()
-        if isinstance(layer, nn.Linear) and name.rpartition(".")[2] in lora.target_modules
+        for name, layer in text.named_modules(prefix=f"model.{own.text_module}")
+        if isinstance(layer, nn.Linear) and chosen.fullmatch(name)
     ]
     return sum(lora.rank * (layer.in_features + layer.out_features) for layer in layers)
 
@@ -149,7 +151,7 @@ def _prompts(model: ModelConfig, prompt: PromptConfig, family: Family) -> tuple[
     Both are the checkpoint's own where its processor is at hand, else those of released ones.
     """
     if model.path is not None and not (Path(model.path) / PROCESSOR_FILE).is_file():
-        check_numbering(family, prompt)
+        check_prompt(family, prompt)
         return resize_rule(family, None, model.min_pixels, model.max_pixels), family.text_tokens
     builder = load_prompts(model, prompt)
     return builder.rule, builder.text_tokens

@@ -101,7 +101,13 @@ def count_operations(config: TrainConfig, shape: ModelShape, work: Work) -> Oper
     Of the perception term's steps: later ones make no copies (`loss.perception.until`).
     """
     counted = step_flops(
-        shape.config, work.tower.flops, work.prompt, work.images, work.group, work.response
+        shape.config,
+        work.tower.flops,
+        work.prompt,
+        work.images,
+        work.group,
+        work.response,
+        shape.family.text_extra(shape.config.text_config),
     )
     text, vision = counted.prompt + counted.responses, vision_trains(config)
     iterations = config.grpo.num_iterations
@@ -155,10 +161,14 @@ def decoded_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float:
             weight = float(size.inner)
     weights = (shape.text + (shape.head or shape.embedding)) * weight + shape.adapters * 4
     _, width = attention_widths(text)
-    row = 2 * text.num_hidden_layers * width * size.inner
+    extra = shape.family.text_extra(text)
+    row = 2 * (text.num_hidden_layers - extra.linear) * width * size.inner
     prompts = work.images * work.prompt * math.ceil(work.group / slots)
-    own = work.images * work.group * work.response / 2
-    return (work.response - 1) * (turns * weights + (prompts + own) * row)
+    responses = work.images * work.group
+    # States are read and written.
+    states = 2 * responses * extra.linear * extra.state * 4.0
+    kept = (prompts + responses * work.response / 2) * row
+    return (work.response - 1) * (turns * weights + kept + states)
 
 
 def trained_numbers(config: TrainConfig, shape: ModelShape) -> int:

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 from vqr1.iqa.answers import PUBLISHED, AnswerForm
 from vqr1.policy.finite import check_answer_logprobs
+from vqr1.policy.linear_attention import Branches
 from vqr1.policy.output_head import target_logprobs
 from vqr1.policy.prompt_state import Continuation, PromptState, continue_prompts
 from vqr1.policy.spelling_tree import FloatArray, IntArray, SpellingTree, spelling_tree
@@ -241,6 +242,7 @@ class _Passes:
         # Place of each node's key among those of the earlier passes, -1 where it has none.
         self._places = np.empty((len(begun), 0), np.int64)
         self._earlier: dict[int, tuple[Tensor, Tensor]] = {}
+        self._branches: dict[int, Branches] = {}
 
     def first(self) -> tuple[Entries, FloatArray]:
         """The pass over the beginnings and the tree's top.
@@ -363,6 +365,7 @@ class _Passes:
             torch.from_numpy(seen)[:, None].to(self._device),
             None if filled.all() else self._rows(np.flatnonzero(filled)),
             self._earlier,
+            self._branches,
             keep=keep,
             alone=not keep,
         )

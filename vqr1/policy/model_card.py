@@ -78,6 +78,7 @@ class CardFacts:
         weights: which weights of the run these are; None where unknown.
         images: images of a prompt.
         system: the system message; None: what the chat template writes without one.
+        enable_thinking: whether the template opened a block of reasoning; None: as by itself.
         trained_by: the kind of training, in words.
         config_yaml: the composed configuration, without places of the machine it ran on.
         version: version of vqr1.
@@ -102,6 +103,7 @@ class CardFacts:
     version: str
     weights: str | None = None
     images: int = 1
+    enable_thinking: bool | None = None
     system: str | None = None
     trained_by: str = RANKING
 

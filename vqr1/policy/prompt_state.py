@@ -1,4 +1,4 @@
-"""Prompts that were read once: their keys and values, and text that continues them at one go.
+"""Prompts that were read once: what they left, and text that continues them at one go.
 
 `read_prompts` runs the text model over A prompts. What it leaves can be continued token by token
 (`vqr1.rollout.decode`) or, here, by T given tokens an image in one pass. The tokens need not follow
@@ -15,13 +15,14 @@ Not here: gradients (`shared_prompt.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from vqr1.policy import flash
+from vqr1.policy.linear_attention import Branches, DeltaRows, Grid, LinearState, branch_delta
 from vqr1.policy.shared_prompt import PackedPrompts, run_packed
 from vqr1.policy.tree_attention import KeyValueStore, TreeLayout, row_block
 from vqr1.policy.unwrap import family_of, parts_of
@@ -38,15 +39,18 @@ class PromptState:
 
     Attributes:
         runs: (first image, images, prompt length) of each run of equally long prompts.
-        keys: by layer and run, [images, G, P, D] rotated keys: views, nothing is copied or padded.
-        values: by layer and run, [images, G, P, D].
+        keys: by layer number and run, [images, G, P, D] rotated keys: views, nothing is copied or
+            padded.
+        values: by layer number and run, [images, G, P, D].
+        states: by layer number, of the layers of linear attention, which have no keys.
         last_hidden: [A, hidden] final hidden state of each prompt's last token.
         next_positions: [A] rotary position of the first response token.
     """
 
     runs: tuple[tuple[int, int, int], ...]
-    keys: list[list[Tensor]]
-    values: list[list[Tensor]]
+    keys: dict[int, list[Tensor]]
+    values: dict[int, list[Tensor]]
+    states: dict[int, LinearState]
     last_hidden: Tensor
     next_positions: Tensor
 
@@ -63,15 +67,16 @@ class PromptState:
         kept = torch.tensor(images, device=self.last_hidden.device)
         return PromptState(
             tuple(runs),
-            [[layer[run][rows] for run, rows in chosen] for layer in self.keys],
-            [[layer[run][rows] for run, rows in chosen] for layer in self.values],
+            {n: [layer[run][rows] for run, rows in chosen] for n, layer in self.keys.items()},
+            {n: [layer[run][rows] for run, rows in chosen] for n, layer in self.values.items()},
+            {n: state.select(kept) for n, state in self.states.items()},
             self.last_hidden[kept],
             self.next_positions[kept],
         )
 
 
 def read_prompts(model: nn.Module, packed: PackedPrompts) -> PromptState:
-    """Runs the text model once over all prompts and keeps their keys and values."""
+    """Runs the text model once over all prompts and keeps what they leave in its layers."""
     device = packed.embeds.device
     if device.type != "cpu":
         return _read(model, packed)
@@ -93,8 +98,9 @@ def _together(states: Sequence[PromptState]) -> PromptState:
         image += len(state.last_hidden)
     return PromptState(
         tuple(runs),
-        [list(chain(*layers)) for layers in zip(*(state.keys for state in states), strict=True)],
-        [list(chain(*layers)) for layers in zip(*(state.values for state in states), strict=True)],
+        {n: list(chain(*(state.keys[n] for state in states))) for n in states[0].keys},
+        {n: list(chain(*(state.values[n] for state in states))) for n in states[0].values},
+        {n: LinearState.joined([state.states[n] for state in states]) for n in states[0].states},
         torch.cat([state.last_hidden for state in states]),
         torch.cat([state.next_positions for state in states]),
     )
@@ -109,11 +115,18 @@ def _read(model: nn.Module, packed: PackedPrompts) -> PromptState:
     for _, count, length in layout.buckets:
         runs.append((image, count, length))
         image += count
-    layers = [store.layers[number] for number in sorted(store.layers)]
+
+    def views(part: int) -> dict[int, list[Tensor]]:
+        return {
+            number: [row_block(pair[part], *bucket) for bucket in layout.buckets]
+            for number, pair in store.layers.items()
+        }
+
     return PromptState(
         tuple(runs),
-        [[row_block(keys, *bucket) for bucket in layout.buckets] for keys, _ in layers],
-        [[row_block(values, *bucket) for bucket in layout.buckets] for _, values in layers],
+        views(0),
+        views(1),
+        store.states,
         hidden[layout.last_prompt_rows],
         torch.tensor(packed.next_positions, device=device),
     )
@@ -133,7 +146,9 @@ class Continuation:
             themselves, and none of the others.
         places: [rows] place of each row among A * T, None where every image has T tokens.
         earlier: by layer, keys and values [A, G, E, D] of earlier passes; empty before the first.
-        keep: add this pass's keys and values to `earlier`, T further places; not with `alone`.
+        branches: by layer of linear attention, what earlier passes left.
+        keep: add what this pass leaves to `earlier` and `branches`, T further places; not with
+            `alone`.
         alone: the tokens of this pass do not see each other.
     """
 
@@ -141,12 +156,14 @@ class Continuation:
     seen: Tensor
     places: Tensor | None
     earlier: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    branches: dict[int, Branches] = field(default_factory=dict)
     keep: bool = False
     alone: bool = False
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """Attention of a layer: q [rows, H, D], k and v [rows, G, D] -> [rows, H, D]."""
-        q, k, v = (self._grid(x) for x in (q, k, v))
+        grid = self._grid
+        q, k, v = (grid.spread(x).transpose(1, 2) for x in (q, k, v))
         own, own_lse = self._among(layer, q, k, v, scale)
         out = torch.empty_like(own)
         for run, (first, count, _) in enumerate(self.prompt.runs):
@@ -159,8 +176,20 @@ class Continuation:
                 scale=scale,
             )
             out[block] = flash.join(own[block], own_lse[block], part, part_lse)
-        rows = out.transpose(1, 2).flatten(0, 1)
-        return rows if self.places is None else rows.index_select(0, self.places)
+        return grid.collect(out.transpose(1, 2))
+
+    def recur(self, layer: int, rows: DeltaRows) -> tuple[Tensor, None]:
+        """The recurrence of a layer of linear attention; see `AttentionPlan.recur`."""
+        grid, seen, earlier = self._grid, self.seen[:, 0], self.branches.get(layer)
+        if self.alone:
+            own = torch.eye(grid.longest, dtype=torch.bool, device=seen.device)
+            seen = torch.cat([seen, own.expand(len(seen), -1, -1)], dim=2)
+        inputs, decay, beta = map(grid.spread, (rows.inputs, rows.decay, rows.beta))
+        placed = replace(rows, inputs=inputs, decay=decay, beta=beta)
+        out, left = branch_delta(placed, self.prompt.states[layer], seen, earlier)
+        if self.keep:
+            self.branches[layer] = left if earlier is None else earlier.with_more(left)
+        return grid.collect(out), None
 
     def _among(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float
@@ -180,13 +209,10 @@ class Continuation:
             self.earlier[layer] = k, v
         return flash.masked_forward(q, k, v, seen=self.seen, scale=scale)
 
-    def _grid(self, rows: Tensor) -> Tensor:
-        """Rows [rows, heads, D] as [A, heads, T, D]; places without a token are zero."""
-        images, tokens = self.prompt.last_hidden.shape[0], self.seen.shape[-2]
-        if self.places is not None:
-            grid = rows.new_zeros((images * tokens, *rows.shape[1:]))
-            rows = grid.index_copy_(0, self.places, rows)
-        return rows.view(images, tokens, *rows.shape[1:]).transpose(1, 2)
+    @property
+    def _grid(self) -> Grid:
+        """Where the rows lie among A * T places; zero where there is no token."""
+        return Grid(self.prompt.last_hidden.shape[0], self.seen.shape[-2], None, self.places)
 
 
 @torch.no_grad()

@@ -82,6 +82,7 @@ class PromptBuilder:
         vision_id: number the images ("Picture 1: ").
         images: images of a prompt (`prompt.images`).
         system: the system message; None: what the template writes without one.
+        thinking: `prompt.enable_thinking`.
 
     Attributes:
         images: images of a prompt.
@@ -107,6 +108,7 @@ class PromptBuilder:
         vision_id: bool,
         images: int = 1,
         system: str | None = None,
+        thinking: bool | None = None,
     ) -> None:
         self.images = images
         self._family = family
@@ -114,7 +116,7 @@ class PromptBuilder:
         self.encoding = family.image_encoding(processor.image_processor)
         self.rule = resize_rule(family, processor.image_processor, min_pixels, max_pixels)
         content = chat_content(prompt_text, images)
-        self.text = family.chat_text(processor, content, vision_id, system)
+        self.text = family.chat_text(processor, content, vision_id, system, thinking)
         self._segments = _split_at_images(processor, self.text, images)
         self.text_tokens = sum(map(len, self._segments))
 
@@ -201,9 +203,9 @@ def prompt_builder(
         prompt: what it is asked.
 
     Raises:
-        ConfigError: images are to be numbered, which the template cannot; or see `PromptBuilder`.
+        ConfigError: the prompt asks for what the template cannot; or see `PromptBuilder`.
     """
-    check_numbering(family, prompt)
+    check_prompt(family, prompt)
     return PromptBuilder(
         family,
         processor,
@@ -213,22 +215,29 @@ def prompt_builder(
         vision_id=vision_id_of(prompt, model),
         images=prompt.images,
         system=prompt.system,
+        thinking=prompt.enable_thinking,
     )
 
 
-def check_numbering(family: Family, prompt: PromptConfig) -> None:
-    """Whether a model's chat template can number images, where a prompt asks for it.
+def check_prompt(family: Family, prompt: PromptConfig) -> None:
+    """Whether a model's chat template can do what a prompt asks of it.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: it cannot number images, or open and close a block of reasoning.
     """
+    problems = []
     if prompt.vision_id and not family.image_label:
-        raise ConfigError(
-            [
-                f"prompt.vision_id=true: the chat template of {family.title} cannot number images; "
-                "set prompt.vision_id=false"
-            ]
+        problems.append(
+            f"prompt.vision_id=true: the chat template of {family.title} cannot number images; "
+            "set prompt.vision_id=false"
         )
+    if prompt.enable_thinking is not None and not family.thinking_chosen:
+        problems.append(
+            f"prompt.enable_thinking={str(prompt.enable_thinking).lower()}: the chat template of "
+            f"{family.title} writes no block of reasoning; set prompt.enable_thinking=null"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 class PromptBuilders:
@@ -258,7 +267,9 @@ class PromptBuilders:
         Raises:
             ConfigError: see `prompt_builder`.
         """
-        key = (prompt.text, prompt.images, prompt.system, prompt.vision_id)
+        key = (
+            prompt.text, prompt.images, prompt.system, prompt.vision_id, prompt.enable_thinking
+        )  # fmt: skip
         if key not in self._made:
             self._made[key] = self.new(prompt)
         return self._made[key]

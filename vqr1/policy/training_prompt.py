@@ -1,8 +1,9 @@
 """What a checkpoint's folder records of its training's prompts, beside its weights.
 
-Recorded are whether "Picture 1: " stood before the image, how many images a prompt had, and the
-system message. The first is taken from there where a command leaves it open; that a command asks
-otherwise than the training did is printed (the user's message is chosen anew by every command).
+Recorded are whether "Picture 1: " stood before the image, how many images a prompt had, the
+system message, and whether the template opened a block of reasoning. The first is taken from there
+where a command leaves it open; that a command asks otherwise than the training did is printed (the
+user's message is chosen anew by every command).
 
 The published training has no "Picture 1: " in its prompts. Every policy that vqr1 trained before
 `prompt.vision_id` was a key had it. A checkpoint's
@@ -35,7 +36,11 @@ _CARD_MARKS = ("\n- vqr1\n", "add_vision_id=True")
 
 
 def write_training_prompt(
-    folder: Path, vision_id: bool, images: int = 1, system: str | None = None
+    folder: Path,
+    vision_id: bool,
+    images: int = 1,
+    system: str | None = None,
+    enable_thinking: bool | None = None,
 ) -> None:
     """Record how a training asked, in its checkpoint's folder.
 
@@ -44,8 +49,16 @@ def write_training_prompt(
         vision_id: whether "Picture 1: " stood before the image.
         images: images of a prompt.
         system: the system message; None: what the template writes without one.
+        enable_thinking: whether the template opened a block of reasoning; None: as it does by
+            itself.
     """
-    text = json.dumps({"vision_id": vision_id, "images": images, "system": system}, indent=2)
+    values = {
+        "vision_id": vision_id,
+        "images": images,
+        "system": system,
+        "enable_thinking": enable_thinking,
+    }
+    text = json.dumps(values, indent=2)
     (folder / PROMPT_FILE).write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -88,7 +101,7 @@ def trained_vision_id(model: ModelConfig, *, hub: bool = True) -> bool | None:
 
 
 def prompt_notes(prompt: PromptConfig, model: ModelConfig, *, hub: bool = True) -> list[str]:
-    """What to print where a command's prompt has other images or another system message.
+    """What to print where a command's prompt has other images, system message or reasoning.
 
     Args:
         prompt: what the command asks.
@@ -100,7 +113,7 @@ def prompt_notes(prompt: PromptConfig, model: ModelConfig, *, hub: bool = True) 
     """
     record = _file(model, PROMPT_FILE, hub)
     trained = {} if record is None else _read(record)
-    asked = {"images": prompt.images, "system": prompt.system}
+    asked = {name: getattr(prompt, name) for name in ("images", "system", "enable_thinking")}
     return [
         f"note: the policy was trained with prompt.{key}={_value(trained[key])}, it is asked with "
         f"prompt.{key}={_value(value)}"
@@ -126,7 +139,8 @@ def vision_id_note(prompt: PromptConfig, trained: bool | None) -> str | None:
 
 def _value(value: Any) -> str:
     """A value as a command line has it."""
-    return "null" if value is None else repr(value)
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def _file(model: ModelConfig, name: str, hub: bool) -> Path | None:

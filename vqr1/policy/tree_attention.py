@@ -14,8 +14,9 @@ pieces' gradients add up exactly (the rule of ring attention, arXiv 2310.01889).
 Shape legend: L tokens of the row, R of them in responses, H query heads, G key-value heads,
 D head size.
 
-Not here: which tokens the row holds and at which positions (`shared_prompt.py`); attention of the
-vision tower; decoding token by token (`vqr1.rollout`).
+Not here: which tokens the row holds and at which positions (`shared_prompt.py`); layers of linear
+attention, whose states are continued (`linear_attention.py`); attention of the vision tower;
+decoding token by token (`vqr1.rollout`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, groupby
 from typing import Any, Protocol
 
@@ -33,6 +34,7 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 
 from vqr1.policy import flash
+from vqr1.policy.linear_attention import DeltaRows, Grid, LinearState, packed_delta
 from vqr1.policy.unwrap import checkpointing_in_eval_mode
 
 ATTENTION_NAME = "vqr1_tree"
@@ -43,6 +45,13 @@ class AttentionPlan(Protocol):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """Attention of a layer: q [L, H, D], k and v [L, G, D], rotated -> [L, H, D]."""
+        ...
+
+    def recur(self, layer: int, rows: DeltaRows) -> tuple[Tensor, LinearState | None]:
+        """The recurrence of a layer of linear attention over the row: [L, H, E].
+
+        Beside it what the prompts leave, where the row has prompts.
+        """
         ...
 
 
@@ -60,6 +69,7 @@ class TreeLayout:
             themselves.
         places: [R] place of each response row in the flattened grid, None where the rows fill
             the grid in order.
+        device: of index tensors.
     """
 
     prompt_lengths: tuple[int, ...]
@@ -68,11 +78,31 @@ class TreeLayout:
     spans: tuple[tuple[int, int, int, int], ...]
     grid: tuple[int, int]
     places: Tensor | None
+    device: torch.device
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """See `AttentionPlan.attend`; the same in every layer."""
         del layer
         return tree_attention(q, k, v, self, scale)
+
+    def recur(self, layer: int, rows: DeltaRows) -> tuple[Tensor, LinearState]:
+        """See `AttentionPlan.recur`; the same in every layer."""
+        del layer
+        return packed_delta(rows, *self._grids)
+
+    @cached_property
+    def _grids(self) -> tuple[Grid, Grid | None, Tensor]:
+        """Grids of prompts and of responses, and the prompt of each response."""
+        prompts = Grid.of(self.prompt_lengths, self.device)
+        flat = [
+            (image, length)
+            for image, group in enumerate(self.response_lengths)
+            for length in group
+            if length
+        ]
+        owners = torch.tensor([image for image, _ in flat], device=self.device, dtype=torch.int64)
+        lengths = [length for _, length in flat]
+        return prompts, Grid.of(lengths, self.device) if lengths else None, owners
 
     @property
     def prompt_rows(self) -> int:
@@ -123,6 +153,7 @@ class TreeLayout:
             spans,
             (len(flat), longest),
             places,
+            device,
         )
 
 
@@ -267,14 +298,16 @@ def tree_attention(
 
 
 class KeyValueStore:
-    """Collects the rotated keys and the values of every layer of a forward pass.
+    """Collects what every layer of a forward pass leaves of prompts.
 
     Attributes:
-        layers: by layer number, the pair of [L, G, D] keys and values.
+        layers: by number of a layer of attention, the pair of [L, G, D] rotated keys and values.
+        states: by number of a layer of linear attention, what the prompts leave in it.
     """
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.states: dict[int, LinearState] = {}
 
 
 def _attention_function(

@@ -103,7 +103,8 @@ def chat_body(
         **config.extra_body,
     }
     if TEMPLATE not in config.unsupported:
-        options = {**family.template_options(False), **config.extra_body.get(TEMPLATE, {})}
+        chosen = family.template_options(False, prompt.enable_thinking)
+        options = {**chosen, **config.extra_body.get(TEMPLATE, {})}
         if options:
             body[TEMPLATE] = options
     if logprobs:

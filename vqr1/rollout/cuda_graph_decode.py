@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vqr1.errors import ModelError
 from vqr1.policy import flash
+from vqr1.policy.linear_attention import DeltaRows, delta_step
 from vqr1.policy.prompt_state import PromptState
 from vqr1.rollout.decode import Decoder
 
@@ -42,7 +43,7 @@ class StaticDecoder(Decoder):
         super().__init__(model, prompt, slots, limit)
         device = prompt.last_hidden.device
         # Rows beyond the last step are read (masked) and must be finite.
-        for keys, values in self._own:
+        for keys, values in self._own.values():
             keys.zero_()
             values.zero_()
         self._limit = limit
@@ -81,19 +82,23 @@ class StaticDecoder(Decoder):
     def _capture(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Records one step at the current width.
 
-        Running it beforehand writes the current token's keys, which the replay writes again.
+        Running it beforehand writes the current token's keys, which the replay writes again, and
+        moves the states of linear attention on: they are put back.
 
         Raises:
             ModelError: a layer of this model cannot be captured.
         """
         graph = torch.cuda.CUDAGraph()
         current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        before = {number: state.copy() for number, state in self._states.items()}
         aside.wait_stream(current)
         try:
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UPS):
                     self._run_layers(self._tokens)
             current.wait_stream(aside)
+            for number, state in before.items():
+                self._states[number].fill(state)
             with torch.cuda.graph(graph):
                 logits = self._run_layers(self._tokens)
         except torch.AcceleratorError as error:
@@ -102,6 +107,11 @@ class StaticDecoder(Decoder):
                 f"CUDA graph ({str(error).splitlines()[0]}); set rollout.cuda_graph=false"
             ) from error
         return graph, logits
+
+    def _recur(self, number: int, rows: DeltaRows) -> Tensor:
+        mixed, after = delta_step(rows, self._states[number])
+        self._states[number].fill(after)
+        return mixed
 
     def _rotation(self) -> tuple[Tensor, Tensor]:
         cos, sin = (table.index_select(1, self._step) for table in (self._cos, self._sin))

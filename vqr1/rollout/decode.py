@@ -4,7 +4,8 @@ The text model's own modules are called layer by layer (so adapters work), witho
 machinery of a generation loop: at small sizes Python decides the speed, at large ones reading the
 keys does. Every step attends to two blocks, the prompt's keys, which exist once for all responses
 of an image, and the response's own keys in a buffer of the length limit, allocated once; the blocks
-are joined through their log-sum-exps (`vqr1.policy.flash.join`).
+are joined through their log-sum-exps (`vqr1.policy.flash.join`). Layers of linear attention have a
+state of each live response, which begins as its prompt's.
 
 Rows that finish are excluded from the linear layers at once; the key buffers are packed again when
 they are mostly empty. `static_decode.py` does the same with shapes that never change, for CUDA
@@ -25,14 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.policy import flash
+from vqr1.policy.linear_attention import DeltaRows, delta_step
 from vqr1.policy.prompt_state import PromptState
 from vqr1.policy.unwrap import family_of, parts_of
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of [n, heads, D] by [n, 1, D]."""
-    low, high = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-high, low), dim=-1) * sin
+    """Rotary embedding of [n, heads, D] by [n, 1, R]: of the first R numbers of each head."""
+    size = cos.shape[-1]
+    turned, rest = (x, None) if size == x.shape[-1] else (x[..., :size], x[..., size:])
+    low, high = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat((-high, low), dim=-1) * sin
+    return turned if rest is None else torch.cat([turned, rest], dim=-1)
 
 
 class Decoder:
@@ -60,11 +65,17 @@ class Decoder:
         self._images = torch.arange(images, device=device).repeat_interleave(slots)
         # Live rows' places in the grid of slots; None while all slots are live.
         self._live: Tensor | None = None
-        shape = (images, slots, self._kv_heads, limit, prompt.keys[0][0].shape[-1])
-        self._own = [
-            (keys[0].new_empty(shape), values[0].new_empty(shape))
-            for keys, values in zip(prompt.keys, prompt.values, strict=True)
-        ]
+        self._own = {
+            number: tuple(
+                part[0].new_empty(images, slots, self._kv_heads, limit, part[0].shape[-1])
+                for part in (keys, prompt.values[number])
+            )
+            for number, keys in prompt.keys.items()
+        }
+        # Of each live response, in the layers that have no keys.
+        self._states = {
+            number: state.select(self._images) for number, state in prompt.states.items()
+        }
         steps = torch.arange(limit, device=device)
         positions = prompt.next_positions[:, None] + steps
         self._cos, self._sin = self._family.response_rotation(
@@ -95,9 +106,12 @@ class Decoder:
         hidden = self._parts.embeddings(tokens)
         cos, sin = (part.to(hidden.dtype) for part in self._rotation())
         for number, layer in enumerate(self._parts.text_layers):
-            attended = self._attend(
-                number, layer.self_attn, layer.input_layernorm(hidden), cos, sin
-            )
+            x, linear = layer.input_layernorm(hidden), self._family.linear_layer(layer)
+            if linear is None:
+                attended = self._attend(number, layer.self_attn, x, cos, sin)
+            else:
+                mixed = self._recur(number, linear.delta_rows(x))
+                attended = linear.output(x, mixed)
             hidden = hidden + attended
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         logits: Tensor = self._parts.head(self._parts.text.norm(hidden)).float()
@@ -109,16 +123,21 @@ class Decoder:
         return self._cos[place], self._sin[place]
 
     def _attend(self, number: int, module: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        both, value = self._family.attention_inputs(module, x)
+        rows = self._family.attention_inputs(module, x)
         # [A, S, heads, D]
-        both = self._spread(_rotate(both, cos, sin).to(value.dtype))
-        self._store(number, both[:, :, self._heads :], self._spread(value))
+        both = self._spread(_rotate(rows.both, cos, sin).to(rows.values.dtype))
+        self._store(number, both[:, :, self._heads :], self._spread(rows.values))
         query = both[:, :, : self._heads]
         out = self._two_blocks(number, query, module.scaling).flatten(0, 1).flatten(1)
         if self._live is not None:
             out = out.index_select(0, self._live)
-        attended: Tensor = module.o_proj(out)
+        attended: Tensor = module.o_proj(out if rows.gate is None else out * rows.gate)
         return attended
+
+    def _recur(self, number: int, rows: DeltaRows) -> Tensor:
+        """One step of a layer of linear attention: [n, H, E]; moves the rows' states on."""
+        mixed, self._states[number] = delta_step(rows, self._states[number])
+        return mixed
 
     def _store(self, number: int, key: Tensor, value: Tensor) -> None:
         """Writes the new token's key and value [A, S, G, D] into a layer's buffers."""
@@ -182,6 +201,7 @@ class Decoder:
         device = self._images.device
         chosen = torch.tensor(rows, device=device)
         self._images = self._images[chosen]
+        self._states = {number: state.select(chosen) for number, state in self._states.items()}
         self._live = chosen if self._live is None else self._live[chosen]
         images, slots = self._grid
         owners = (self._live // slots).tolist()
@@ -203,10 +223,10 @@ class Decoder:
         for row, part in zip(table, live, strict=True):
             row[: len(part)] = part
         images = torch.tensor(kept, device=device)
-        self._own = [
-            (keys[images[:, None], table], values[images[:, None], table])
-            for keys, values in self._own
-        ]
+        self._own = {
+            number: tuple(part[images[:, None], table] for part in parts)
+            for number, parts in self._own.items()
+        }
         if len(kept) < self._grid[0]:
             self._prompt = self._prompt.select(kept)
             self._cos, self._sin = self._cos[images], self._sin[images]

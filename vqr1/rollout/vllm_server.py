@@ -76,9 +76,10 @@ class VllmServerEngine:
         self._model = model
         self._prompt = prompt
         family, vision_id = family_of(model), bool(prompt.vision_id)
-        self._template = family.template_options(vision_id)
+        thinking = prompt.enable_thinking
+        self._template = family.template_options(vision_id, thinking)
         content = chat_content(prompt.text, prompt.images)
-        text = family.chat_text(processor, content, vision_id, prompt.system)
+        text = family.chat_text(processor, content, vision_id, prompt.system, thinking)
         # A chat server adds nothing of the tokenizer's own unless asked.
         added = adds_special_tokens(processor.tokenizer, text)
         self._special = {"add_special_tokens": True} if added else {}

@@ -61,7 +61,9 @@ def write_model_card(
             "of a training"
         ) from error
     write_file(folder / CARD_FILE, model_card(facts))
-    write_training_prompt(folder, facts.vision_id, facts.images, facts.system)
+    write_training_prompt(
+        folder, facts.vision_id, facts.images, facts.system, facts.enable_thinking
+    )
 
 
 def read_run_config(run_dir: Path) -> dict[str, Any]:
@@ -111,6 +113,7 @@ def _facts(
         vision_id=run_vision_id(config),
         images=config["prompt"].get("images", EARLIER["prompt.images"]),
         system=config["prompt"].get("system", EARLIER["prompt.system"]),
+        enable_thinking=config["prompt"].get("enable_thinking", EARLIER["prompt.enable_thinking"]),
         score_range=(low, high),
         min_pixels=model["min_pixels"],
         max_pixels=model["max_pixels"],

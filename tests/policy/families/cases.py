@@ -26,8 +26,10 @@ class FamilyCase:
         area: `model.min_pixels` and `model.max_pixels` of all tests.
         as_resized: options with which the family's own processor takes images that are resized
             already by `resize_rule`, as they are.
+        originals: it takes them as they were, with these options, since tiles cannot be put in.
         twin: another family's passes are this one's: besides one test of each kind, its tests run
             in the slow tier only.
+        rounding: single precision differs by as many times what it does in the other families.
         notes: what a reader of a failure should know.
     """
 
@@ -37,7 +39,9 @@ class FamilyCase:
     too_narrow: tuple[int, int] | None
     area: tuple[int, int]
     as_resized: Mapping[str, Any] = field(default_factory=lambda: {"do_resize": False})
+    originals: bool = False
     twin: bool = False
+    rounding: float = 1.0
     notes: str = ""
 
 
@@ -66,6 +70,25 @@ CASES: tuple[FamilyCase, ...] = (
         extreme=_NARROW,
         too_narrow=(201, 1),
         area=(64 * 64, 128 * 128),
+    ),
+    FamilyCase(
+        "qwen3_5",
+        sizes=((60, 60), (140, 84), (64, 64), (64, 128)),
+        extreme=_NARROW,
+        too_narrow=(201, 1),
+        area=(64 * 64, 128 * 128),
+        rounding=30.0,
+        notes="three layers of gated DeltaNet and one of attention",
+    ),
+    FamilyCase(
+        "internvl",
+        sizes=((60, 60), (140, 40), (30, 100), (200, 170)),
+        extreme=_TILED,
+        too_narrow=None,
+        area=(56 * 56, 4 * 56 * 56),
+        as_resized={"min_patches": 1, "max_patches": 4},
+        originals=True,
+        notes="tiles of 56 pixels, at most four of them and the whole image as one more",
     ),
     *(
         FamilyCase(

@@ -52,16 +52,27 @@ def prompts_of(case: FamilyCase, policy: Policy, images: int = 1) -> PromptBatch
 def own_inputs(case: FamilyCase, policy: Policy, prompts: PromptBatch) -> list[dict[str, Tensor]]:
     """What the family's own processor makes of the images of B prompts, resized already."""
     processor = policy.processor
+    known = _originals(case, policy) if case.originals else {}
     made = []
     for group in prompts.images:
         content = [*({"type": "image"} for _ in group), {"type": "text", "text": TEXT}]
         text = processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        pixels = [Image.fromarray(np.asarray(image)) for image in group]
+        pixels = [
+            known[image.numpy().tobytes()] if known else Image.fromarray(np.asarray(image))
+            for image in group
+        ]
         inputs = processor(text=[text], images=[pixels], return_tensors="pt", **case.as_resized)
         made.append(dict(inputs))
     return made
+
+
+def _originals(case: FamilyCase, policy: Policy) -> dict[bytes, Image.Image]:
+    """The case's images as they were before they were resized, by what they are now."""
+    rule = policy.family.resize_rule(policy.processor.image_processor, *case.area)
+    made = [*images_of(case.sizes), *images_of((*case.sizes, *case.extreme))]
+    return {rule.pixels(image).numpy().tobytes(): image for image in made}
 
 
 def with_response(inputs: dict[str, Tensor], tokens: Tensor, dtype: torch.dtype) -> dict[str, Any]:

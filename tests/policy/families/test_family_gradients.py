@@ -121,7 +121,7 @@ def gradients(model: Any, logprobs: Tensor) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-CANCELLED = re.compile(r"vision.*\.self_attn\.k_proj\.bias")
+CANCELLED = re.compile(r"vision.*\.(self_attn|attention)\.k_proj\.bias")
 """Biases of keys that no rotary embedding turns add the same to all scores of a query: the softmax
 cancels them, and their gradient is nothing but rounding."""
 
@@ -172,7 +172,7 @@ def test_logprobs_and_all_gradients_equal_full_rows_of_the_library(
         difference, name = worst(gradients(shared, found.logprobs), gradients(plain, expected))
     print(f"\n{case.model_type} {setting.name}: {difference:.1e} ({name})")
     assert found.logprobs.dtype == expected.dtype == setting.dtype
-    tolerance = setting.tolerance
+    tolerance = setting.tolerance * (case.rounding if setting.dtype == F32 else 1.0)
     torch.testing.assert_close(found.logprobs, expected, rtol=tolerance, atol=tolerance)
     assert (found.logprobs[~mask] == 0).all()
     assert found.entropy is not None

@@ -100,7 +100,7 @@ def test_model_files_name_released_checkpoints(size: str) -> None:
     assert values["recommended"]["parameters"] == pytest.approx(layers + embeddings, rel=3e-3)
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "qwen3_5"])
 def test_the_towers_operations_are_the_profilers(
     checkpoint: Callable[[str], Path], name: str
 ) -> None:
@@ -158,7 +158,7 @@ def test_the_card_leaves_resized_images_as_they_are() -> None:
 
     class Facts:
         prompt, vision_id, min_pixels, max_pixels, max_new_tokens = "How?", False, 1, 2, 3
-        images, system = 1, None
+        images, system, enable_thinking = 1, None, None
 
     facts: Any = Facts()
     code = QWEN3.usage_code(facts)

@@ -150,6 +150,7 @@ class LlavaFamily(Family):
         content: Sequence[Mapping[str, str]],
         vision_id: bool,
         system: str | None = None,
+        thinking: bool | None = None,
     ) -> str:
         """The checkpoint's own template, which cannot number images.
 
@@ -157,7 +158,7 @@ class LlavaFamily(Family):
             ConfigError: there is none.
         """
         prompts.check_template(processor)
-        return super().chat_text(processor, content, vision_id, system)
+        return super().chat_text(processor, content, vision_id, system, thinking)
 
     def image_ids(self, processor: Any, encoding: FixedEncoding, image: Tensor) -> list[int]:
         """One image token for each row that the tower gives."""

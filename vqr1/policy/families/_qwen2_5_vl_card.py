@@ -35,6 +35,10 @@ def usage_code(facts: CardFacts, architecture: str, *, patch: int = 14) -> str:
     """
     own = patch != 14
     vision = f", image_patch_size={patch}" if own else ""
+    thinking = facts.enable_thinking
+    chosen = f"add_vision_id={facts.vision_id}"
+    if thinking is not None:
+        chosen = f"{chosen}, enable_thinking={thinking}"
     arguments = 'text=text, images=images, videos=videos, padding=True, return_tensors="pt"'
     if own:
         arguments = f"\n        {arguments}, do_resize=False\n    "
@@ -64,7 +68,7 @@ def answers(prompts):
         messages.append([*SYSTEM, {{"role": "user", "content": content}}])
     text = [
         processor.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True, add_vision_id={facts.vision_id}
+            message, tokenize=False, add_generation_prompt=True, {chosen}
         )
         for message in messages
     ]

@@ -1,4 +1,4 @@
-"""Faster layers of text models: passes that all families share, and Llama's and Qwen2's with them.
+"""Faster layers of text models: passes that all families share, with Llama's, Qwen2's and Qwen3's.
 
 A pass stands before a class of the library (`class Fast(LeanRmsNorm, library.RMSNorm)`), whose own
 remains for the cases in which nothing is gained.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
 
 from vqr1.policy.fast_layers import rms_norm, swiglu
 
@@ -62,9 +63,19 @@ class FastQwen2Mlp(GatedFeedForward, Qwen2MLP):
     """Qwen2's."""
 
 
+class FastQwen3RmsNorm(LeanRmsNorm, Qwen3RMSNorm):
+    """Qwen3's, of queries and keys too."""
+
+
+class FastQwen3Mlp(GatedFeedForward, Qwen3MLP):
+    """Qwen3's."""
+
+
 FAST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     LlamaRMSNorm: FastLlamaRmsNorm,
     LlamaMLP: FastLlamaMlp,
     Qwen2RMSNorm: FastQwen2RmsNorm,
     Qwen2MLP: FastQwen2Mlp,
+    Qwen3RMSNorm: FastQwen3RmsNorm,
+    Qwen3MLP: FastQwen3Mlp,
 }

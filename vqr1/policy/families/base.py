@@ -21,58 +21,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vqr1.data.prompts import ResizeRule
 from vqr1.policy.chat_content import chat_messages
+from vqr1.policy.families._records import AttentionRows, ImageEncoding, Parts, normalised_heads
+from vqr1.policy.linear_attention import LinearLayer
+from vqr1.policy.text_cost import TextExtra
 from vqr1.policy.tower_cost import TowerCost
 
 if TYPE_CHECKING:
     from vqr1.policy.model_card import CardFacts
 
-
-class ImageEncoding(Protocol):
-    """What one checkpoint makes of a resized image; made by its family, which knows more of it."""
-
-    def rows(self, image: Tensor) -> int:
-        """Rows of an image [H, W, 3] uint8 that go through the tower."""
-        ...
-
-    def key(self, image: Tensor) -> bytes:
-        """A digest of what the tower takes, the same in every batch and on every machine.
-
-        It decides the noise of the image's responses: another definition would be other samples.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The modules of a policy that passes work on.
-
-    Attributes:
-        text: the text model; takes `inputs_embeds`, has `layers`, `norm` and `rotary_emb`.
-        embeddings: token embedding, [L] -> [L, H].
-        head: output head, [L, H] -> [L, vocabulary].
-        text_layers: blocks of the text model.
-        vision: the tower with what leads from it to the text model; several modules as one
-            `nn.ModuleList`.
-        vision_layers: blocks of the tower.
-        connector: what of `vision` comes after the tower: merger, projector; several modules as
-            one `nn.ModuleList`.
-    """
-
-    text: Any
-    embeddings: Any
-    head: Any
-    text_layers: Any
-    vision: Any
-    vision_layers: Any
-    connector: Any
+__all__ = ["AttentionRows", "Family", "ImageEncoding", "Parts", "normalised_heads"]
 
 
 class Family(ABC):
@@ -87,6 +51,7 @@ class Family(ABC):
         end_of_turn: special tokens that end a turn; the tokenizer's own where it has none of them.
         image_label: what the chat template writes before an image where it numbers images, with
             `{}` for the number, counted from 1; empty where it cannot.
+        thinking_chosen: the chat template opens a block of reasoning, or closes it, as it is told.
         position_axes: X.
         head_norms: queries and keys are normalised, each head by itself, before rotation.
         text_module: name of the text model's module.
@@ -99,6 +64,7 @@ class Family(ABC):
     text_tokens: ClassVar[int]
     end_of_turn: ClassVar[tuple[str, ...]]
     image_label: ClassVar[str] = ""
+    thinking_chosen: ClassVar[bool] = False
     position_axes: ClassVar[int] = 1
     head_norms: ClassVar[bool] = False
     text_module: ClassVar[str] = "language_model"
@@ -196,6 +162,7 @@ class Family(ABC):
         content: Sequence[Mapping[str, str]],
         vision_id: bool,
         system: str | None = None,
+        thinking: bool | None = None,
     ) -> str:
         """The chat template around images and text, up to the assistant's turn.
 
@@ -205,6 +172,7 @@ class Family(ABC):
                 `{"type": "text", "text": ...}` (`vqr1.policy.chat_content`).
             vision_id: number the images, as `image_label` has it.
             system: a system message before it; None: what the template does without one.
+            thinking: whether the template opens a block of reasoning; None: as by itself.
 
         Returns:
             Text with one image token of the tokenizer for each image.
@@ -213,7 +181,7 @@ class Family(ABC):
             chat_messages(content, system),
             tokenize=False,
             add_generation_prompt=True,
-            **self.template_options(vision_id),
+            **self.template_options(vision_id, thinking),
         )
         return text
 
@@ -318,20 +286,22 @@ class Family(ABC):
             cos, sin = cos[0], sin[0]
         return cos, sin
 
-    def attention_inputs(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def attention_inputs(self, attention: Any, hidden: Tensor) -> AttentionRows:
         """What one attention layer of the text model makes of its rows, before rotation.
 
         Args:
             attention: the layer's attention module.
             hidden: [n, H] normalised rows.
-
-        Returns:
-            [n, Q + G, D] queries and then keys, which are rotated together, and [n, G, D] values.
         """
         size = attention.head_dim
         both = torch.cat([attention.q_proj(hidden), attention.k_proj(hidden)], dim=-1)
         value = attention.v_proj(hidden)
-        return both.unflatten(-1, (-1, size)), value.unflatten(-1, (-1, size))
+        return AttentionRows(both.unflatten(-1, (-1, size)), value.unflatten(-1, (-1, size)))
+
+    def linear_layer(self, layer: Any) -> LinearLayer | None:
+        """The linear attention of a block of the text model; None where it attends by keys."""
+        del layer
+        return None
 
     # Servers
 
@@ -348,10 +318,10 @@ class Family(ABC):
         """
         return name
 
-    def template_options(self, vision_id: bool) -> dict[str, Any]:
+    def template_options(self, vision_id: bool, thinking: bool | None = None) -> dict[str, Any]:
         """Variables of the chat template that a server is given; see `chat_text`."""
         del vision_id
-        return {}
+        return {} if thinking is None else {"enable_thinking": thinking}
 
     @abstractmethod
     def serving_arguments(self, rule: Any) -> dict[str, Any]:
@@ -371,6 +341,15 @@ class Family(ABC):
             number: id of a special token; the sizes of weights do not depend on it.
         """
         raise KeyError(shape)
+
+    def text_extra(self, text: Any) -> TextExtra:
+        """What the text model's layers have beside those of Llama's form.
+
+        Args:
+            text: the text model's configuration.
+        """
+        del text
+        return TextExtra()
 
     @abstractmethod
     def tower_cost(self, config: Any, rule: ResizeRule, size: tuple[int, int] | None) -> TowerCost:

@@ -118,9 +118,9 @@ class Qwen25VL(Family):
         grids = [encoding.grid(image) for image in images]
         return prompt_positions(input_ids, grids, self.image_token(config), encoding.merge)
 
-    def template_options(self, vision_id: bool) -> dict[str, Any]:
-        """Whether images are numbered."""
-        return {"add_vision_id": vision_id}
+    def template_options(self, vision_id: bool, thinking: bool | None = None) -> dict[str, Any]:
+        """Whether images are numbered, besides."""
+        return {"add_vision_id": vision_id, **super().template_options(vision_id, thinking)}
 
     def serving_arguments(self, rule: AreaRule) -> dict[str, Any]:
         """The processor would resize again."""

@@ -23,7 +23,7 @@ from vqr1.data.prompts import ResizeRule
 from vqr1.policy.families import _qwen2_5_vl_card as card
 from vqr1.policy.families._qwen_images import AreaRule, PatchEncoding, area_rule
 from vqr1.policy.families._qwen_tower import full_attention_cost
-from vqr1.policy.families.base import Parts
+from vqr1.policy.families.base import AttentionRows, Parts, normalised_heads
 from vqr1.policy.families.qwen2_5_vl import Qwen25VL
 from vqr1.policy.tower_cost import TowerCost
 
@@ -117,13 +117,9 @@ class Qwen3VL(Qwen25VL):
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
-    def attention_inputs(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def attention_inputs(self, attention: Any, hidden: Tensor) -> AttentionRows:
         """Queries and keys are normalised head by head."""
-        size = attention.head_dim
-        query = attention.q_norm(attention.q_proj(hidden).unflatten(-1, (-1, size)))
-        key = attention.k_norm(attention.k_proj(hidden).unflatten(-1, (-1, size)))
-        value = attention.v_proj(hidden).unflatten(-1, (-1, size))
-        return torch.cat([query, key], dim=1), value
+        return normalised_heads(attention, hidden)
 
     def shape_config(self, shape: str, number: Callable[[str], int] = lambda token: 0) -> Any:
         """Of a released checkpoint, or of a small one for CPUs."""

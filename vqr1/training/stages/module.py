@@ -160,7 +160,9 @@ class StageModule(L.LightningModule):
         export_checkpoint(self.policy, folder)
         prompt = config.prompt
         vision_id = vision_id_of(prompt, config.model)
-        write_training_prompt(folder, vision_id, prompt.images, prompt.system)
+        write_training_prompt(
+            folder, vision_id, prompt.images, prompt.system, prompt.enable_thinking
+        )
 
     def on_validation_epoch_start(self) -> None:
         """Put the weights together: processes may evaluate different numbers of images."""
