@@ -19,7 +19,7 @@ from vqr1.planning.flops import step_flops
 from vqr1.planning.shape import ModelShape, Work, read_shape, share_of_work
 from vqr1.planning.speed import count_operations
 
-BASELINE_STEPS = 50
+BASELINE_STEPS = 60
 IMAGE = (112, 112)
 """Width and height of what the tiny policy is shown: every image becomes 64 patches."""
 LEVEL_TOKENS = 8
@@ -33,7 +33,7 @@ class Plan:
     Attributes:
         steps: optimiser steps of each of its trainings.
         rounds: trainings.
-        images: B of a step.
+        batch: B of a step.
         group: K.
         prompt: tokens of a prompt.
         response: tokens of a response, as counted.
@@ -43,7 +43,7 @@ class Plan:
 
     steps: int
     rounds: int
-    images: int
+    batch: int
     group: int
     prompt: int
     response: float

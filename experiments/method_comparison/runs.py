@@ -45,8 +45,9 @@ from vqr1.training.validation import level_mode, validation_modes
 COMMON = (
     "hardware.threads=1", "loader.workers=0", "logger=csv", "callbacks.progress=false",
     "rollout.sampling.max_new_tokens=64", "validation.test=false", "validation.samples=1",
-    "validation.max_images=16", "dataset.split.near_duplicates=ignore", "validation.every_steps=100000",
-    "callbacks.checkpoint.every_steps=20", "callbacks.checkpoint.keep=1",
+    "validation.max_images=16", "dataset.split.near_duplicates=ignore",
+    "validation.every_steps=100000",
+    "callbacks.checkpoint.every_steps=20", "callbacks.checkpoint.keep=1", "optimizer.lr=4e-4",
 )  # fmt: skip
 """No checkpoint is chosen: the policy after the last step is scored."""
 SCORED = ("rollout.sampling.temperature=1", "rollout.sampling.top_k=50", "validation.test=true")
@@ -55,7 +56,7 @@ TEST_IMAGES, ANSWERS = 300, 4
 """Random test images, the same for all, and answers to each."""
 LESSONS = 800
 """Training images whose answers a start is taught to write in its form."""
-LESSON_STEPS = 150
+LESSON_STEPS = 50
 _OWN = re.compile(r"<think>([^<]*)</think><answer>([0-9.]+)</answer>")
 
 
@@ -74,7 +75,13 @@ def train(overrides: Sequence[str], folder: Path) -> None:
     config = validate(TrainConfig, plain_values(composed))
     check(config)
     choices = dict(o.split("=") for o in given if "." not in o.partition("=")[0])
-    command = RunCommand(tuple(given), {"reward": config.stage.target, **choices}, lambda _: {}, lambda _, name: [], lambda _: False)
+    command = RunCommand(
+        tuple(given),
+        {"reward": config.stage.target, **choices},
+        lambda _: {},
+        lambda _, name: [],
+        lambda _: False,
+    )
     run_training(config, composed, RankInfo(), command)
 
 
@@ -148,9 +155,10 @@ def _request(config: TrainConfig, form: AnswerForm, answers: int) -> Request:
 def lessons(predictions: Predictions, form: Form, parsed: AnswerForm, file: Path) -> None:
     """Write the packaged policy's own answers in another form, as responses of `stage=sft`."""
     rng = np.random.default_rng(0)
-    lines = []
+    lines, own = [], []
     for image, texts in zip(predictions.images, predictions.texts, strict=True):
-        own = [m for text in texts if (m := _OWN.fullmatch(text.strip()))]
+        # An image whose answers are all out of form has the words of the one before.
+        own = [m for text in texts if (m := _OWN.fullmatch(text.strip()))] or own
         for found in own:
             score = min(max(float(found[2]), 1.0), 5.0)
             text = form.write(found[1], score, rng)

@@ -25,7 +25,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 EXPERIMENTS = HERE.parent
 sys.path.insert(0, str(HERE))
-from arms import ARMS, BASELINE, FORMS, GROUP_ARMS, METHOD_ARMS, METHODS, REWARD_ARMS, Arm  # noqa: E402
+from arms import ARMS, BASELINE, FORMS, GROUP_ARMS, METHOD_ARMS, METHODS, PARTLY, REWARD_ARMS, Arm  # noqa: E402
 
 DEMO, BIQ = "demo", "biq2021"
 SEEDS = (1, 2, 3)
@@ -72,10 +72,13 @@ def start_file(form: str, dataset: str) -> Path:
 def jobs_of(studies: list[str], sets: list[str], best: list[str]) -> list[Job]:
     """All runs in the order of their importance."""
     jobs: list[Job] = []
+    whole = [arm for arm in METHOD_ARMS if arm.name not in PARTLY]
+    partly = [arm for arm in METHOD_ARMS if arm.name in PARTLY]
     if "methods" in studies and DEMO in sets:
-        jobs += [Job(arm, DEMO, seed) for seed in SEEDS for arm in METHOD_ARMS]
+        for arms in (whole, partly):
+            jobs += [Job(arm, DEMO, seed) for seed in SEEDS for arm in arms]
     if "methods" in studies and BIQ in sets:
-        jobs += [Job(arm, BIQ, 1) for arm in METHOD_ARMS]
+        jobs += [Job(arm, BIQ, 1) for arm in (*whole, *partly)]
     for name in ("rewards", "groups"):
         if name in studies and DEMO in sets:
             jobs += [Job(arm, DEMO, seed) for seed in SEEDS for arm in STUDIES[name]]
@@ -174,7 +177,7 @@ class Sweep:
             [
                 *method, "stage=sft", "target=mos", "validation.mode=answers",
                 f"stage.answers={answers}", *self._data(DEMO), few, "seed=1", "optimizer.lr=1e-3",
-                "dataset.on_bad_image=error", f"max_steps={LESSON_STEPS}", "votes.rounds=1",
+                "model.freeze_vision=true", f"max_steps={LESSON_STEPS}", "votes.rounds=1",
             ],
             folder.resolve(),
         )  # fmt: skip
