@@ -23,8 +23,8 @@ BASELINE_STEPS = 60
 IMAGE = (112, 112)
 """Width and height of what the tiny policy is shown: every image becomes 64 patches."""
 LEVEL_TOKENS = 8
-"""Tokens of "The quality of the image is excellent", the end of the turn included; a word takes up to
-two more, one percent of a step."""
+"""Tokens of "The quality of the image is excellent", the end of the turn included; another word takes
+up to two more, one percent of a step."""
 
 
 @dataclass(frozen=True)
