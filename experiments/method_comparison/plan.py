@@ -23,7 +23,7 @@ BASELINE_STEPS = 60
 IMAGE = (112, 112)
 """Width and height of what the tiny policy is shown: every image becomes 64 patches."""
 LEVEL_TOKENS = 8
-"""Tokens of "The quality of the image is excellent", the end of the turn included; another word takes
+"""Tokens of "The quality of the image is excellent" with the end of the turn; another word takes
 up to two more, one percent of a step."""
 
 
