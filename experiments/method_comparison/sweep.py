@@ -84,7 +84,13 @@ def jobs_of(studies: list[str], sets: list[str], best: list[str]) -> list[Job]:
             jobs += [Job(arm, DEMO, seed) for seed in SEEDS for arm in STUDIES[name]]
     if "methods" in studies and BIQ in sets:
         jobs += [Job(ARMS[n], BIQ, seed) for seed in SEEDS[1:] for n in (BASELINE, *best)]
-    return [job for job in jobs if job.dataset not in dict(job.arm.without)]
+    once = {(DEMO, 1)}
+    return [
+        job
+        for job in jobs
+        if job.dataset not in dict(job.arm.without)
+        and (job.arm.same_as is None or (job.dataset, job.seed) in once)
+    ]
 
 
 def main() -> None:
