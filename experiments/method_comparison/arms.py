@@ -123,15 +123,16 @@ METHOD_ARMS = (
     _method("q_align"),
     # No MOS of the demo set lies between two bins, where alone it differs.
     _method("q_realign", same_as="q_align"),
-    # Votes by scores: a policy of two million weights does not compare two images.
+    # Votes by scores: a policy of two million weights does not compare two images. One round of the
+    # two: the votes take a part of the budget.
     _method(
         "evoquality", "votes.by=scores", "votes.count=8", "votes.rounds=1",
-        "dataset.max_images=300", form="boxed", rounds=2,
+        "dataset.max_images=200", form="boxed",
     ),
     # The head in the sizes of conf/stage/distill.yaml: the published ones are for 7,000 images.
     _method(
         "rali", "prompt=thinking", "answer=think_answer", "stage.samples=3",
-        "dataset.max_images=800", "stage.embedding=64", "stage.components=32",
+        "dataset.max_images=400", "stage.embedding=64", "stage.components=32",
         "stage.prototypes=64", "stage.bins=24", teacher=BASELINE,
     ),
     _method("preresq", form="preresq"),

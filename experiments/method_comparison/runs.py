@@ -50,8 +50,11 @@ COMMON = (
     "callbacks.checkpoint.every_steps=20", "callbacks.checkpoint.keep=1", "optimizer.lr=4e-4",
 )  # fmt: skip
 """No checkpoint is chosen: the policy after the last step is scored."""
-SCORED = ("rollout.sampling.temperature=1", "rollout.sampling.top_k=50", "validation.test=true")
-"""How answers are sampled for the test, whatever the training's sampling is."""
+SCORED = (
+    "rollout.sampling.temperature=1", "rollout.sampling.top_k=50", "validation.test=true",
+    "dataset.max_images=null",
+)  # fmt: skip
+"""How answers are sampled for the test, and of what, whatever the training's settings are."""
 TEST_IMAGES, ANSWERS = 300, 4
 """Random test images, the same for all, and answers to each."""
 LESSONS = 800
