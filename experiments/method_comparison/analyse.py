@@ -282,7 +282,7 @@ def study(folder: str, arms: Sequence[tuple[str, str]], datasets: Sequence[str])
     parts: list[str] = []
     for dataset in datasets:
         found = [s for arm, shown in arms if (s := read_setting(arm, dataset, shown))]
-        if not found or found[0].name != arms[0][1]:
+        if len(found) < 2 or found[0].name != arms[0][1]:
             continue
         for seeds in sorted({len(s.runs) for s in found}):
             # Settings with fewer seeds are compared on those seeds that all have.
@@ -316,7 +316,9 @@ def _results(folder: str, dataset: str, found: Sequence[Setting], seeds: int) ->
 
 def main() -> None:
     """All studies."""
-    study(METHODS, [(arm.name, arm.name) for arm in METHOD_ARMS], ("demo", "biq2021"))
+    # A method whose run repeats another's bit for bit is no further comparison.
+    methods = [(arm.name, arm.name) for arm in METHOD_ARMS if arm.same_as is None]
+    study(METHODS, methods, ("demo", "biq2021"))
     rewards = [
         (BASELINE, "fidelity"),
         *((a.name, a.name.removeprefix("reward_")) for a in REWARD_ARMS),

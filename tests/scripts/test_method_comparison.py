@@ -18,22 +18,21 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.medium
-def test_every_arm_takes_the_same_operations_and_its_form_is_read() -> None:
-    from arms import ARMS, FORMS
+def test_arms_of_all_kinds_take_the_same_operations_and_their_forms_are_read() -> None:
+    from arms import ARMS, BASELINE, FORMS
     from plan import budget_of, config_of, plan_of
 
     budget = budget_of(20.0)
     rng = np.random.default_rng(0)
-    expected = {"hundred": 60.5, "score_tokens": 60.0, "preresq": 3.42}
-    for arm in ARMS.values():
-        assert plan_of(arm, 20.0, budget).total == pytest.approx(budget, rel=0.03), arm.name
-        if arm.form is None:
-            continue
-        form, text = config_of(arm).answer.form, FORMS[arm.form].write("There is blur.", 3.42, rng)
-        answer = form.parse(text)
-        assert answer.format_compliant, text
-        near = 0.5 if arm.form == "preresq" else 1e-9
-        assert answer.score == pytest.approx(expected.get(arm.form, 3.42), abs=near), text
+    scores = {"evoquality": 3.42, "mr_iqa": 3.42, "unipercept": 60.0}
+    for name in (BASELINE, "q_hawkeye", "deqa", "rali", *scores):
+        arm = ARMS[name]
+        assert plan_of(arm, 20.0, budget).total == pytest.approx(budget, rel=0.03), name
+        if arm.form is not None:
+            text = FORMS[arm.form].write("There is blur.", 3.42, rng)
+            answer = config_of(arm).answer.form.parse(text)
+            assert answer.format_compliant, text
+            assert answer.score == pytest.approx(scores[name]), text
 
 
 def test_the_test_of_a_difference_knows_seeds_and_images() -> None:
