@@ -198,7 +198,10 @@ class Sweep:
             form = None
         else:
             start, form = self._start(arm.form, job.dataset), arm.form
-        self._start(None, job.dataset)
+        # Where training starts from is tested too; the plan takes lengths of the demo set.
+        for dataset in {DEMO, job.dataset}:
+            self._start(None, dataset)
+            self._start(form, dataset)
         tokens = {
             name: float(json.loads(start_file(name, DEMO).read_text())["tokens"])
             for name in ("packaged", form or "packaged")
