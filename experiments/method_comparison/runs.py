@@ -59,7 +59,9 @@ TEST_IMAGES, ANSWERS = 300, 4
 """Random test images, the same for all, and answers to each."""
 LESSONS = 800
 """Training images whose answers a start is taught to write in its form."""
-LESSON_STEPS = 50
+LESSON_STEPS = (50, 100, 200, 400)
+"""Steps of the lessons in a form: the first number after which enough answers are valid."""
+LEAST_VALID = 0.75
 _OWN = re.compile(r"<think>([^<]*)</think><answer>([0-9.]+)</answer>")
 
 

@@ -155,20 +155,35 @@ class Sweep:
     def _start(self, form: str | None, dataset: str) -> Path | None:
         """Weights that a form's arms begin with, made and scored once; None: the packaged ones."""
         arm = ARMS[BASELINE if form is None else FORMS[form].method]
-        weights = None if form is None else WORK / "starts" / form / "export"
         file = start_file(form or "packaged", dataset)
         with held(WORK / "starts" / (form or "packaged"), wait=True):
-            if form is not None:
-                self._teach(form)
+            weights = None if form is None else self._taught(form)
             if not file.is_file():
                 self._score(arm, weights, dataset, file, {})
         return weights
 
-    def _teach(self, form: str) -> None:
-        from plan import config_of
-        from runs import LESSON_STEPS, LESSONS, lessons, scorer, train
+    def _taught(self, form: str) -> Path:
+        """Weights after as many lessons in a form as it takes."""
+        from runs import LEAST_VALID, LESSON_STEPS, scorer
 
-        folder, own = WORK / "starts" / form, FORMS[form]
+        export = Path()
+        for steps in LESSON_STEPS:
+            folder = WORK / "starts" / f"{form}_{steps}"
+            export, note = folder / "export", folder / "valid_rate.json"
+            self._teach(form, folder, steps)
+            if not note.is_file():
+                with scorer(ARMS[FORMS[form].method], export, self._data(DEMO), 2) as asked:
+                    valid = float(asked.score("train", 48).valid.mean())
+                note.write_text(json.dumps(valid), encoding="utf-8")
+            if float(json.loads(note.read_text(encoding="utf-8"))) >= LEAST_VALID:
+                break
+        return export
+
+    def _teach(self, form: str, folder: Path, steps: int) -> None:
+        from plan import config_of
+        from runs import LESSONS, lessons, scorer, train
+
+        own = FORMS[form]
         answers = WORK.resolve() / "starts" / f"{form}.jsonl"
         few = f"dataset.max_images={LESSONS}"
         if not answers.is_file():
@@ -183,7 +198,7 @@ class Sweep:
             [
                 *method, "stage=sft", "target=mos", "validation.mode=answers",
                 f"stage.answers={answers}", *self._data(DEMO), few, "seed=1", "optimizer.lr=1e-3",
-                "model.freeze_vision=true", f"max_steps={LESSON_STEPS}", "votes.rounds=1",
+                "model.freeze_vision=true", f"max_steps={steps}", "votes.rounds=1",
             ],
             folder.resolve(),
         )  # fmt: skip
