@@ -190,7 +190,9 @@ def result_table(title: str, rows: Sequence[Row], images: int, name: str) -> Tab
     adjusted = dict(
         zip([r.setting.name for r in rows[1:]], holm([r.p for r in rows[1:]]), strict=True)
     )
-    marks = letters(rows, images)
+    # Two seeds hardly know how much seeds differ: letters of all pairs would contradict each other.
+    several = len(rows[0].by_seed) != 2
+    marks = letters(rows, images) if several else {row.setting.name: "" for row in rows}
     cells = []
     for row in sorted(rows, key=lambda r: -r.srcc.value):
         own = row.setting.name
