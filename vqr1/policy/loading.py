@@ -136,10 +136,27 @@ def load_policy(
     """
     source = source_of(config)
     processor = load_processor(config)
+    # cuDNN's attention makes a plan for every shape, and every size of images is one: PyTorch
+    # prefers it on recent devices. Flash attention is left. Without effect on a CPU.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     model = _load_weights(source, config, attention)
-    own, parts = family_of(model), parts_of(model)
+    model.image_encoding = family_of(model).image_encoding(processor.image_processor)
+    model = prepared(model, config, gradient_checkpointing=gradient_checkpointing)
+    model = model.to(device).eval()
+    _check_finite(model, source, config)
+    return Policy(model, processor, source, config.revision)
+
+
+def prepared(model: Any, config: ModelConfig, *, gradient_checkpointing: bool) -> Any:
+    """A model with lean layers, frozen parts frozen and adapters added; changed in place.
+
+    Args:
+        model: of a family's class.
+        config: what of it is trained.
+        gradient_checkpointing: recompute activations in the backward pass.
+    """
+    parts = parts_of(model)
     use_fast_layers(model)
-    model.image_encoding = own.image_encoding(processor.image_processor)
     if config.freeze_vision:
         parts.vision.requires_grad_(False)
     if gradient_checkpointing:
@@ -148,14 +165,20 @@ def load_policy(
         model = _add_adapters(model, config.lora)
     if config.freeze_vision == "tower":
         parts.connector.requires_grad_(True)
-    model = model.to(device).eval()
-    _check_finite(model, source, config)
-    return Policy(model, processor, source, config.revision)
+    return model
 
 
-def best_attention() -> str:
-    """The fastest attention implementation that is installed; reports it where that is sdpa."""
-    if is_flash_attn_3_available():
+def best_attention(capability: tuple[int, int] | None = None) -> str:
+    """The fastest attention implementation that is installed; reports it where that is sdpa.
+
+    Args:
+        capability: of the device; None looks at the current one.
+    """
+    if capability is None:
+        found = torch.cuda.is_available()
+        capability = torch.cuda.get_device_capability() if found else (0, 0)
+    # Its kernels are Hopper's; on an A100 the package can be installed all the same.
+    if is_flash_attn_3_available() and capability[0] == 9:
         return "flash_attention_3"
     if is_flash_attn_2_available():
         return "flash_attention_2"
@@ -218,7 +241,9 @@ def _add_adapters(model: Any, config: LoraConfig) -> torch.nn.Module:
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
-    return get_peft_model(
+    from vqr1.policy.adapters import lean_adapters
+
+    adapted = get_peft_model(
         model,
         PeftLoraConfig(
             r=config.rank,
@@ -227,3 +252,5 @@ def _add_adapters(model: Any, config: LoraConfig) -> torch.nn.Module:
             target_modules=family_of(model).adapter_targets(config.target_modules),
         ),
     )
+    lean_adapters(adapted)
+    return adapted

@@ -21,6 +21,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from vqr1.device import to_device
 from vqr1.policy import flash
 from vqr1.policy.shared_prompt import PackedPrompts, run_packed
 from vqr1.policy.tree_attention import KeyValueStore, TreeLayout, row_block
@@ -114,8 +115,8 @@ def _read(model: nn.Module, packed: PackedPrompts) -> PromptState:
         tuple(runs),
         [[row_block(keys, *bucket) for bucket in layout.buckets] for keys, _ in layers],
         [[row_block(values, *bucket) for bucket in layout.buckets] for _, values in layers],
-        hidden[layout.last_prompt_rows],
-        torch.tensor(packed.next_positions, device=device),
+        hidden[to_device(torch.tensor(layout.last_prompt_rows), device)],
+        to_device(torch.tensor(packed.next_positions), device),
     )
 
 

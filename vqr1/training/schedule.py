@@ -17,12 +17,15 @@ def adamw(
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW over all trainable parameters, and its schedule."""
     # A fused update takes whole and sharded weights apart only.
-    groups = [g for g in split_parameters(trainable_parameters(model)) if g]
+    trained = trainable_parameters(model)
+    groups = [g for g in split_parameters(trained) if g]
     optimizer = torch.optim.AdamW(
         [{"params": group} for group in groups],
         lr=config.lr,
         betas=config.betas,
         weight_decay=config.weight_decay,
+        # One kernel for all weights; the other ways keep a float32 copy of all of them meanwhile.
+        fused=True if trained and trained[0].device.type != "cpu" else None,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total_steps, config)
