@@ -34,6 +34,7 @@ EARLIER: dict[str, Any] = {
     "mode.sampling.repetition_penalty": 1.0,
     "backend.name": "local",
     "init_from": None,
+    "hardware.memory_check": "skip",
     "validation.mode": "answers",
     "stage._target_": "vqr1.training.stages.GrpoStage",
     "loss._target_": "vqr1.training.losses.GrpoLoss",

@@ -276,8 +276,9 @@ class RolloutConfig:
     """`vllm_server` only."""
     colocated: ColocatedConfig = field(default_factory=ColocatedConfig)
     """`vllm_colocated` only."""
-    micro_batch_tokens: PositiveInt = 16384
+    micro_batch_tokens: PositiveInt | None = None
     """`local` only: most key-value entries (prompt and response tokens, all sequences) decoded
-    together; larger batches are sampled in turns."""
+    together; larger batches are sampled in turns. null: 16384 on a CPU, half of the free memory on
+    a GPU."""
     cuda_graph: bool = True
     """`local` only: on a GPU, record a decoding step as a CUDA graph and replay it."""

@@ -126,7 +126,7 @@ def used_forward(
         q: [n, G, H/G, D] queries of one token each, those that share a key head together.
         k: [n, G, limit, D] keys whose places lie one after the other, each with all its heads.
         v: likewise.
-        used: [1] int64, places that hold a key; the same of all sequences.
+        used: [n] int32, places of each that hold a key.
         rows: where the sequences begin.
         scale: factor of the scores.
 
@@ -135,10 +135,9 @@ def used_forward(
     """
     queries = q.transpose(1, 2).reshape(-1, q.shape[1], q.shape[3])
     keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))
-    counts = used.to(torch.int32).expand(q.shape[0]).contiguous()
     out, lse = _CUDA_USED(
         queries, keys, values, rows.queries, rows.keys, rows.group, rows.limit, 0.0, False, False,
-        scale=scale, seqused_k=counts,
+        scale=scale, seqused_k=used,
     )[:2]  # fmt: skip
     shape = (q.shape[0], rows.group)
     return out.unflatten(0, shape).transpose(1, 2), lse.unflatten(1, shape).transpose(0, 1)

@@ -45,14 +45,12 @@ class StaticDecoder(Decoder):
         device, images = prompt.last_hidden.device, len(prompt.last_hidden)
         # In the order that the flash kernel reads, which has one stride for all rows. Rows beyond
         # the last step are read (masked) elsewhere, and must be finite.
-        self._own = [
-            tuple(torch.zeros_like(part.transpose(2, 3)).transpose(2, 3) for part in pair)
-            for pair in self._own
-        ]
+        self._own = [(_zeros_by_place(keys), _zeros_by_place(values)) for keys, values in self._own]
         self._flash = flash.reads_used(self._own[0][0])
         self._rows_of = flash.UsedRows.of(
             images * slots, self._heads // self._kv_heads, limit, device
         )
+        self._used = torch.zeros(images * slots, dtype=torch.int32, device=device)
         self._limit = limit
         self._tokens = torch.zeros(len(self._images), dtype=torch.long, device=device)
         self._step = torch.zeros(1, dtype=torch.long, device=device)
@@ -116,6 +114,9 @@ class StaticDecoder(Decoder):
         return graph, logits
 
     def _rotation(self) -> tuple[Tensor, Tensor]:
+        if self._flash:
+            # Once for all layers.
+            self._used.copy_((self._step + 1).expand(len(self._used)))
         cos, sin = (table.index_select(1, self._step) for table in (self._cos, self._sin))
         slots = self._grid[1]
         return cos.repeat_interleave(slots, dim=0), sin.repeat_interleave(slots, dim=0)
@@ -127,7 +128,11 @@ class StaticDecoder(Decoder):
     def _own_block(self, number: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         keys, values = (x.flatten(0, 1)[:, :, : self._width] for x in self._own[number])
         if self._flash and query.dtype == keys.dtype:
-            used = self._step + 1
-            return flash.used_forward(query, keys, values, used, self._rows_of, scale=scale)
+            return flash.used_forward(query, keys, values, self._used, self._rows_of, scale=scale)
         future = self._steps[: self._width] > self._step
         return flash.math_forward(query, keys, values, causal=False, scale=scale, hidden=future)
+
+
+def _zeros_by_place(buffer: Tensor) -> Tensor:
+    """[A, S, G, limit, D] zeros that lie in memory as [A, S, limit, G, D]."""
+    return torch.zeros_like(buffer.transpose(2, 3)).transpose(2, 3)

@@ -29,6 +29,7 @@ from vqr1.rollout.decode import Decoder
 from vqr1.rollout.rollout_builder import rollout_of
 from vqr1.rollout.sampling import draw, uniform_noise
 from vqr1.rollout.stopping import StopRule, banned_tokens, end_tokens, padding_token
+from vqr1.rollout.turns import entry_bytes, free_memory, turn_tokens
 
 LOOK_EVERY = 8
 """Tokens between two looks at which responses have ended, on an accelerator, which is waited for.
@@ -46,10 +47,11 @@ class LocalEngine:
         self,
         model: nn.Module,
         tokenizer: Any,
-        micro_batch_tokens: int,
+        micro_batch_tokens: int | None,
         *,
         cuda_graph: bool = True,
         vision_cache: VisionCache | None = None,
+        look_every: int | None = None,
     ) -> None:
         """Prepares the token tables.
 
@@ -57,13 +59,19 @@ class LocalEngine:
             model: the policy, bare or wrapped.
             tokenizer: its tokenizer.
             micro_batch_tokens: most key-value entries (prompts once, K length limits) that are
-                decoded together; larger batches are sampled in turns.
+                decoded together; larger batches are sampled in turns. None takes what the device's
+                free memory holds (`turns.py`).
             cuda_graph: on a GPU, record a decoding step once and replay it; no effect elsewhere.
             vision_cache: keeps the features of a frozen tower; not used while the tower trains.
+            look_every: tokens between two looks at which responses have ended; None is
+                `LOOK_EVERY` on an accelerator and 1 on a CPU.
         """
         self.model = model
         self.tokenizer = tokenizer
-        self._budget = micro_batch_tokens
+        self.look_every = look_every
+        self._wanted = micro_batch_tokens
+        # Asked anew before every rollout.
+        self._budget = turn_tokens(micro_batch_tokens, gpu=False)
         self._cuda_graph = cuda_graph
         self._cache = vision_cache
         self._vocabulary = int(unwrap(model).config.text_config.vocab_size)
@@ -76,7 +84,15 @@ class LocalEngine:
 
     def with_model(self, model: nn.Module) -> LocalEngine:
         """The engine of another policy, whose image features are not kept."""
-        return LocalEngine(model, self.tokenizer, self._budget, cuda_graph=self._cuda_graph)
+        return LocalEngine(model, self.tokenizer, self._wanted, cuda_graph=self._cuda_graph)
+
+    def _tokens_together(self) -> int:
+        """Key-value entries that are decoded together now."""
+        if self._wanted is not None:
+            return self._wanted
+        device = parts_of(self.model).embeddings.weight.device
+        free = free_memory(device)
+        return turn_tokens(None, device.type != "cpu", free, entry_bytes(self.model))
 
     def sample(
         self,
@@ -113,6 +129,7 @@ class LocalEngine:
         Yields:
             The prompts of a turn, and what is left of them after they were read.
         """
+        self._budget = self._tokens_together()
         costs = [len(ids) + entries for ids in prompts.input_ids]
         for first, last in runs_within(costs, self._budget):
             part = prompts.select(first, last)
@@ -188,7 +205,7 @@ class LocalEngine:
         graph = self._cuda_graph and gpu
         decoder = (StaticDecoder if graph else Decoder)(self.model, state, slots, limit)
         stop = StopRule(self.tokenizer, self._ends, images * slots, sampling.end_text)
-        every = LOOK_EVERY if gpu else 1
+        every = self.look_every or (LOOK_EVERY if gpu else 1)
         live = list(range(images * slots))
         rows = torch.arange(images * slots, device=run.tokens.device)
         logits = decoder.first_logits().repeat_interleave(slots, dim=0)

@@ -10,6 +10,7 @@ from vqr1.evaluation.metrics import metrics_of, monitored
 from vqr1.inference.mode_checks import level_problems
 from vqr1.rewards import WeightedRewards
 from vqr1.tracking.other_loggers import logger_problems
+from vqr1.training.memory_check import check_memory
 from vqr1.training.stages import build_stage
 
 LOST_IN_ROUNDING = 1e-4
@@ -54,6 +55,8 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     problems += _dtype_problems(config)
     problems += _validation_problems(config)
     problems += _metric_problems(config)
+    # Of a configuration that is right otherwise: it is planned as it will run.
+    problems = problems or check_memory(config)
     if problems:
         raise ConfigError(problems)
 
