@@ -1,0 +1,70 @@
+"""Dry runs of small shapes: what a step may ask of a device, and the plan beside it.
+
+A change that adds a host synchronisation, a cast or a copy to the step fails here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vqr1.policy.families import FAMILIES
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+B, K, C = 2, 6, 24
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, Any]:
+    """All dry runs, of one process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.dry_runs"], cwd=REPOSITORY, check=False,
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {name: run for name, run in found.items() if run}
+
+
+def test_the_device_counts_what_a_few_lines_ask_of_it(runs: dict[str, Any]) -> None:
+    device = runs.pop("device")
+    assert device["known"] == [6, 4]
+    assert device["types"] == ["torch.bfloat16", "torch.float32"]
+    # The rows and the numbers are sent; the mask is counted, and the result fetched.
+    assert sorted(place.split(" @ ")[0] for place in device["syncs"]) == [
+        "device to host", "host to device", "index by a mask",
+    ]  # fmt: skip
+    assert sum(device["syncs"].values()) == 4
+    # Rows on the host for weights on the device.
+    assert sum(device["mixed"].values()) == 1
+    # Autocast casts rows, weight and bias, and the backward pass their gradients.
+    assert device["launches"]["cast"] >= 5
+    # The weight [16, 8] and the bias in float32, in blocks of 512 bytes, and more.
+    assert device["peak"] >= 512 + 512
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FAMILIES, "adapters", "frozen tower, reference on the host"])
+def test_a_step_waits_for_the_device_a_few_times_only(runs: dict[str, Any], name: str) -> None:
+    if name not in runs:
+        pytest.skip("a library of this family is not installed")
+    phases, tokens = runs[name]["phases"], runs[name]["tokens"]
+    assert not any(phase["mixed"] for phase in phases.values())
+    # The image sizes are not asked for again, whatever the number of layers.
+    assert phases["vision"]["waits"] <= 4
+    for phase in ("prefill", "drawing", "capture", "decoding step", "optimiser"):
+        assert phases[phase]["waits"] == 0, phases[phase]["syncs"]
+    for phase in ("reference", "update"):
+        assert phases[phase]["waits"] <= 8, phases[phase]["syncs"]
+    # A look every eight tokens.
+    assert tokens == C - 1
+    assert phases["decoding"]["waits"] <= C // 8
+    assert runs[name]["captures"] == 1
+    # One kernel for all weights; a second for those that are shards.
+    assert sum(phases["optimiser"]["launches"].values()) <= 3

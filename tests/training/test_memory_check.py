@@ -1,0 +1,65 @@
+"""Whether a step fits a GPU, before a model loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vqr1.cli.plan import load_train_config
+from vqr1.planning.memory import plan_memory
+from vqr1.planning.shape import read_shape, share_of_work
+from vqr1.training.memory_check import memory_line
+
+CONFIGS = Path(__file__).resolve().parents[2] / "conf" / "experiment"
+PAPERS = sorted(file.stem for file in CONFIGS.glob("paper_*.yaml"))
+
+
+def test_a_step_that_does_not_fit_is_refused_in_one_line() -> None:
+    keys = ["model=qwen2_5_vl_7b", "hardware=1gpu", "loader.batch_size=8"]
+    config = load_train_config(keys)
+    shape = read_shape(config.model)
+    peak = plan_memory(config, shape, share_of_work(config, shape), process=0.0).peak
+    found = memory_line(config, 80e9)
+    assert found is not None
+    line, refused = found
+    assert refused
+    assert "\n" not in line
+    assert f"planned at {peak / 1e9:.1f} GB and this device has 80.0 GB free" in line
+    assert "use hardware=8gpu_fsdp2" in line
+    # Within 15 % of the plan a line is printed, and the run begins.
+    assert memory_line(config, peak / 1.1) == (memory_line(config, peak / 1.1)[0], False)  # type: ignore[index]
+    assert memory_line(config, peak) is None
+    assert memory_line(config, None) is None
+    warned = memory_line(load_train_config([*keys, "hardware.memory_check=warn"]), 80e9)
+    assert warned is not None
+    assert not warned[1]
+    assert memory_line(load_train_config([*keys, "hardware.memory_check=skip"]), 80e9) is None
+
+
+def test_the_smallest_change_that_fits_is_named() -> None:
+    keys = ["model=qwen2_5_vl_7b", "hardware=1gpu_lora", "rollout=paper", "loader.batch_size=16"]
+    config = load_train_config(keys)
+    shape = read_shape(config.model)
+    work = share_of_work(config, shape)
+    plan = plan_memory(config, shape, work, process=0.0)
+    found = memory_line(config, plan.peak * 0.8)
+    assert found is not None
+    assert "use hardware.gradient_checkpointing=true" in found[0]
+    tiny = memory_line(config, 4e9)
+    assert tiny is not None
+    assert "no single key makes it fit" in tiny[0]
+
+
+@pytest.mark.medium
+def test_the_papers_configurations_fit_the_profiles_that_they_name() -> None:
+    above = {}
+    for name in PAPERS:
+        keys = [f"experiment={name}", "dataset.root=anywhere"]
+        for further in ((), ("hardware=1gpu_lora", "loader.global_batch_size=null")):
+            config = load_train_config([*keys, *further])
+            shape = read_shape(config.model)
+            plan = plan_memory(config, shape, share_of_work(config, shape), process=0.0)
+            if plan.peak > 80e9:
+                above[name, *further] = plan.peak / 1e9
+    assert above == {}
