@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from vqr1.cli.plan import load_train_config
 from vqr1.planning.memory import plan_memory
 from vqr1.planning.shape import read_shape, share_of_work
+from vqr1.policy.quantization import quantization_problems
 from vqr1.training.memory_check import memory_line
 
 CONFIGS = Path(__file__).resolve().parents[2] / "conf" / "experiment"
@@ -63,3 +65,44 @@ def test_the_papers_configurations_fit_the_profiles_that_they_name() -> None:
             if plan.peak > 80e9:
                 above[name, *further] = plan.peak / 1e9
     assert above == {}
+
+
+def test_seven_billion_weights_of_four_bits_on_a_card_of_24_gb() -> None:
+    keys = [
+        "model=qwen2_5_vl_7b", "hardware=1gpu_lora", "model.quantization=nf4", "rollout=paper",
+        "hardware.gradient_checkpointing=true", "hardware.micro_batch_tokens=4096",
+        "loader.batch_size=4",
+    ]  # fmt: skip
+    config = load_train_config(keys)
+    shape = read_shape(config.model)
+    work = share_of_work(config, shape, (512, 384))
+    plan = plan_memory(config, shape, work, process=0.0)
+    assert plan.peak < 22e9
+    # 6.53e9 weights in blocks of 4 bits and their scales, one layer of them in bfloat16 for its
+    # products, and 1.77e9 in bfloat16; adapters in float32.
+    codes = shape.text * (0.5 + 0.127 / 8) + 2 * shape.text / 28
+    expected = codes + 2 * (shape.total - shape.text) + 4 * shape.adapters
+    assert plan.phases["update"]["weights"] == pytest.approx(expected)
+
+
+def test_four_bits_are_refused_in_one_line_without_their_library() -> None:
+    keys = ["model=qwen2_5_vl_7b", "hardware=1gpu_lora", "model.quantization=nf4"]
+    config = load_train_config(keys)
+    assert quantization_problems(config.model, config.hardware, trains=True) == [
+        "model.quantization=nf4: bitsandbytes is not installed; pip install 'vqr1[bitsandbytes]', "
+        "or use model.quantization=null"
+    ]
+    plain = load_train_config(keys[:2])
+    assert quantization_problems(plain.model, plain.hardware, trains=True) == []
+
+
+def test_four_bits_need_adapters_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    for keys, words in (
+        (["hardware=1gpu"], "model.lora=null: weights of 4 bits do not train"),
+        (["hardware=cpu"], "its kernels are a GPU's"),
+        (["hardware=8gpu_fsdp2"], "the weights are not sharded"),
+    ):
+        config = load_train_config(["model=qwen2_5_vl_7b", "model.quantization=nf4", *keys])
+        (line,) = quantization_problems(config.model, config.hardware, trains=True)
+        assert words in line

@@ -35,6 +35,7 @@ EARLIER: dict[str, Any] = {
     "backend.name": "local",
     "init_from": None,
     "hardware.memory_check": "skip",
+    "model.quantization": None,
     "validation.mode": "answers",
     "stage._target_": "vqr1.training.stages.GrpoStage",
     "loss._target_": "vqr1.training.losses.GrpoLoss",

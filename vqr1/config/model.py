@@ -128,6 +128,10 @@ class ModelConfig:
     adapters (`lora`), `false` freezes both too, and `tower` trains the projector beside them."""
     lora: Annotated[LoraConfig | None, Affects.RESULTS] = None
     """Train adapters instead of the weights; null trains all weights that are not frozen."""
+    quantization: Annotated[Literal["nf4"] | None, Affects.RESULTS] = None
+    """Weights of the text model's linear layers in memory: `nf4`, 4 bits (bitsandbytes, on a GPU),
+    under adapters, in evaluation or in scoring; an export has the checkpoint's own weights with the
+    adapters merged. null: `dtype`."""
     min_pixels: PositiveInt
     """Smallest image area, in pixels, that the processor resizes to."""
     max_pixels: PositiveInt

@@ -30,6 +30,7 @@ from vqr1.planning.flops import attention_widths
 from vqr1.planning.shape import ModelShape, Work
 from vqr1.policy.cpu_linear import fast_linears_help
 from vqr1.policy.output_head import MAX_LOGITS, MAX_LOGITS_GPU
+from vqr1.policy.quantization import BYTES
 from vqr1.policy.tower_cost import TowerCost
 from vqr1.rollout.turns import turn_tokens
 
@@ -157,7 +158,7 @@ def held(config: TrainConfig, shape: ModelShape) -> Held:
     on_host = hardware.reference == "host" and hardware.accelerator == "gpu"
     sharded = hardware.reference == "sharded" and processes > 1
     always = {
-        "weights": weights * size.weight + shape.adapters * 4,
+        "weights": weights * size.weight + shape.adapters * 4 - saved_bits(config, shape),
         "reference": 0 if on_host else reference / processes if sharded else reference,
         "moments": 0 if hardware.offload else moments,
         "master weights": 0 if hardware.offload else master,
@@ -173,6 +174,15 @@ def held(config: TrainConfig, shape: ModelShape) -> Held:
         reference if on_host or sharded else 0.0,
         (moments + master if hardware.offload else 0.0) + (reference if on_host else 0.0),
     )
+
+
+def saved_bits(config: TrainConfig, shape: ModelShape) -> float:
+    """Bytes that weights of 4 bits save of the text model's, norms included."""
+    if config.model.quantization is None:
+        return 0.0
+    # A layer is cast for the length of its products.
+    layer = shape.text / shape.config.text_config.num_hidden_layers
+    return shape.text * (Sizes.of(config).weight - BYTES) - 2 * layer
 
 
 def reference_bytes(config: TrainConfig, shape: ModelShape) -> float:
@@ -191,6 +201,8 @@ def sampled_bytes(config: TrainConfig, shape: ModelShape) -> float:
     hardware, size = config.hardware, Sizes.of(config)
     local = config.rollout.engine == "local" and hardware.accelerator == "gpu"
     if not local or hardware.precision != HALF:
+        return 0.0
+    if config.model.quantization is not None:
         return 0.0
     if shape.adapters:
         return shape.text * 2.0

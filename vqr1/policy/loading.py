@@ -15,12 +15,13 @@ from safetensors import SafetensorError
 from transformers import AutoProcessor
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from vqr1.config import LoraConfig, ModelConfig
+from vqr1.config import HardwareConfig, LoraConfig, ModelConfig
 from vqr1.errors import ModelError, first_line
-from vqr1.policy.checkpoint_config import load_config, load_family, origin_of, source_of
+from vqr1.policy.checkpoint_config import load_config, origin_of, source_of
 from vqr1.policy.families import Family
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.finite import non_finite_weights
+from vqr1.policy.quantization import loading_arguments, quantization_problems
 from vqr1.policy.unwrap import family_of, parts_of
 
 logger = logging.getLogger(__name__)
@@ -139,10 +140,11 @@ def load_policy(
     # cuDNN's attention makes a plan for every shape, and every size of images is one: PyTorch
     # prefers it on recent devices. Flash attention is left. Without effect on a CPU.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    model = _load_weights(source, config, attention)
+    model = _load_weights(source, config, attention, device)
     model.image_encoding = family_of(model).image_encoding(processor.image_processor)
     model = prepared(model, config, gradient_checkpointing=gradient_checkpointing)
-    model = model.to(device).eval()
+    # Codes of 4 bits were made where they are.
+    model = (model if config.quantization else model.to(device)).eval()
     _check_finite(model, source, config)
     return Policy(model, processor, source, config.revision)
 
@@ -196,8 +198,10 @@ def vision_trains(model: torch.nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in parts_of(model).vision.parameters())
 
 
-def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
-    model_class = load_family(config).model_class()
+def _load_weights(source: str, config: ModelConfig, attention: str, device: Any) -> Any:
+    own, found = load_config(config)
+    model_class = own.model_class()
+    _check_quantization(config, device)
     try:
         model, report = model_class.from_pretrained(
             source,
@@ -207,6 +211,7 @@ def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
             output_loading_info=True,
+            **loading_arguments(config, own, found, device),
         )
     except ImportError as error:
         raise ModelError(f"hardware.attention={attention}: {first_line(error)}") from error
@@ -225,6 +230,14 @@ def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
             "checkpoint is incomplete"
         )
     return model
+
+
+def _check_quantization(config: ModelConfig, device: Any) -> None:
+    gpu = torch.device(device).type != "cpu"
+    hardware = HardwareConfig(accelerator="gpu" if gpu else "cpu")
+    problems = quantization_problems(config, hardware, trains=False)
+    if problems:
+        raise ModelError(problems[0])
 
 
 def _check_finite(model: torch.nn.Module, source: str, config: ModelConfig) -> None:
