@@ -215,7 +215,7 @@ def sharded(check: Check) -> None:
     """5. FSDP2 of one rank: train, validate in both orders, gather."""
     import torch.distributed as dist
 
-    from vqr1.distributed.sharding import FullySharded
+    from vqr1.distributed.sharding import FullySharded, Replicated
     from vqr1.policy.sharded_modules import sharded_modules
 
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
@@ -224,12 +224,17 @@ def sharded(check: Check) -> None:
     try:
         whole = check.model(check.shape, layers=4)
         whole.gradient_checkpointing_enable({"use_reentrant": False})
+        prompts = check.prompts(whole, 2, 224)
+        tokens = torch.randint(10, 200, (2, 2, 8), device=check.device)
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        full = copy.deepcopy(whole)
+        with check.mixed():
+            loss = response_logprobs(full, prompts, tokens, mask).logprobs.mean()
+        loss.backward()
+        expected = Replicated().finish_gradients(full, 1.0)
         for first in ("train", "validate"):
             model = copy.deepcopy(whole)
             sharding = FullySharded(sharded_modules(model), half_passes=True)
-            prompts = check.prompts(model, 2, 224)
-            tokens = torch.randint(10, 200, (2, 2, 8), device=check.device)
-            mask = torch.ones_like(tokens, dtype=torch.bool)
             if first == "validate":
                 with sharding.unsharded(), check.mixed():
                     response_logprobs(model, prompts, tokens, mask)
@@ -242,8 +247,9 @@ def sharded(check: Check) -> None:
             gathered = sum(value.numel() for _, value in sharding.full_weights(model))
             total = sum(value.numel() for value in whole.state_dict().values())
             check.line(
-                f"{first} first: gradient norm {norm:.2e}, {gathered:,} weights gathered",
-                0 < norm < float("inf") and gathered == total,
+                f"{first} first: gradient norm {norm:.3e}, unsharded {expected:.3e}; {gathered:,} "
+                "weights gathered",
+                abs(norm - expected) < 0.02 * expected and gathered == total,
             )
     finally:
         dist.destroy_process_group()

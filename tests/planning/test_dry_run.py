@@ -20,11 +20,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 B, K, C = 2, 6, 24
 
 
-@pytest.fixture(scope="module")
-def runs() -> dict[str, Any]:
-    """All dry runs, of one process."""
+def dry_runs(*names: str) -> dict[str, Any]:
+    """Of a process of its own: the device stays registered in PyTorch."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.dry_runs"], cwd=REPOSITORY, check=False,
+        [sys.executable, "-m", "tests.support.dry_runs", *names], cwd=REPOSITORY, check=False,
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -32,8 +31,15 @@ def runs() -> dict[str, Any]:
     return {name: run for name, run in found.items() if run}
 
 
-def test_the_device_counts_what_a_few_lines_ask_of_it(runs: dict[str, Any]) -> None:
-    device = runs.pop("device")
+@pytest.fixture(scope="module")
+def runs() -> dict[str, Any]:
+    """All of them, by name."""
+    return dry_runs()
+
+
+@pytest.mark.medium
+def test_the_device_counts_what_a_few_lines_ask_of_it() -> None:
+    device = dry_runs("device")["device"]
     assert device["known"] == [6, 4]
     assert device["types"] == ["torch.bfloat16", "torch.float32"]
     # The rows and the numbers are sent; the mask is counted, and the result fetched.

@@ -1,6 +1,5 @@
 """Weights of 4 bits under adapters (QLoRA, arXiv 2305.14314), by transformers' own library.
 
-
 The text model's linear layers hold NF4 codes and their scales; tower, connector, embedding and head
 stay in `model.dtype`. A product casts the weights of its layer to bfloat16 for its length.
 

@@ -1,0 +1,46 @@
+"""`gpu_check.py` on a CPU: kernels, gradients, shards, recorded steps; and on a bare machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+BARE = """
+import sys
+
+class Missing:
+    names = {"pydantic", "omegaconf", "hydra", "PIL", "qwen_vl_utils", "lightning", "peft", "trl"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+sys.path.insert(0, "scripts")
+import gpu_check
+sys.exit(gpu_check.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bare", [False, True], ids=["here", "bare machine"])
+def test_the_parts_that_a_cpu_can_run(bare: bool) -> None:
+    start = ["-c", BARE] if bare else ["scripts/gpu_check.py"]
+    parts = ["kernels", "graphs"] if bare else ["kernels", "gradients", "sharded", "graphs"]
+    done = subprocess.run(
+        [sys.executable, *start, "--device", "cpu", "--only", *parts], cwd=REPOSITORY,
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert [line.split(":")[0] for line in done.stdout.splitlines() if line[0] != " "][1::2] == [
+        part for part in ("kernels", "gradients", "graphs", "sharded") if part in parts
+    ]
+    assert "BAD" not in done.stdout
+    assert ("adapters: skipped, peft is not installed" in done.stdout) is bare
