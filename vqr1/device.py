@@ -41,9 +41,9 @@ def passes_in(precision: str, device: torch.device) -> AbstractContextManager[ob
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A small tensor of the host, such as row numbers, on a device that is not waited for."""
-    if device.type == tensor.device.type:
-        return tensor
+    """A tensor of the host, such as row numbers or images, on a device that is not waited for."""
+    if tensor.device.type != "cpu" or device.type == "cpu":
+        return tensor.to(device)
     if torch.cuda.is_available():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

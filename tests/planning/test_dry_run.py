@@ -44,7 +44,7 @@ def test_the_device_counts_what_a_few_lines_ask_of_it() -> None:
     assert device["types"] == ["torch.bfloat16", "torch.float32"]
     # The rows and the numbers are sent; the mask is counted, and the result fetched.
     assert sorted(place.split(" @ ")[0] for place in device["syncs"]) == [
-        "device to host", "host to device", "index by a mask",
+        "device to host", "host to device", "host to device", "index by a mask",
     ]  # fmt: skip
     assert sum(device["syncs"].values()) == 4
     # Rows on the host for weights on the device.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -61,7 +60,7 @@ def run(name: str) -> dict[str, Any]:
     planned["update"] = max(planned["update"], planned.pop("tower's update", 0.0))
     return {
         "phases": {
-            phase: {**asdict(counts), "waits": counts.waits, "traffic": counts.traffic}
+            phase: {**vars(counts), "waits": counts.waits, "traffic": counts.traffic}
             for phase, counts in found.phases.items()
         },
         "peaks": {phase: found.peak(phase) for phase in PHASES},
@@ -86,7 +85,7 @@ def device() -> dict[str, Any]:
         layer(torch.zeros(4, 8))
         phase = found.counts.phases["setup"]
         types = [str(out.dtype), str(layer.weight.grad.dtype)]
-    return {"known": known, "types": types, **asdict(phase)}
+    return {"known": known, "types": types, **vars(phase)}
 
 
 if __name__ == "__main__":

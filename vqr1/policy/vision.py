@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vqr1.device import exact
+from vqr1.device import exact, to_device
 from vqr1.durable import replacing
 from vqr1.errors import ModelError
 from vqr1.policy.unwrap import checkpointing_in_eval_mode, family_of, parts_of, unwrap
@@ -235,7 +235,7 @@ class VisionCache:
         keys = [[f"{kind}-{key.hex()}" for key in group] for group in image_keys(model, prompts)]
         images = dict(zip(chain(*keys), prompts.flat_images, strict=True))
         known = {key: self._load(key) for key in images}
-        found = {key: embed.to(device) for key, embed in known.items() if embed is not None}
+        found = {k: to_device(embed, device) for k, embed in known.items() if embed is not None}
         unknown = [key for key in images if key not in found]
         nothing = torch.empty(0, dtype=torch.int64)
         with torch.no_grad():

@@ -251,7 +251,9 @@ def rollout_metrics(
         metrics["score_mean"] = filled.sum() / valid_count.sum()
     if len(std):
         metrics["score_std"] = std.mean()
-    return {name: float(value) for name, value in metrics.items()}
+    # Asked for together: each question waits for the device.
+    values = torch.stack([value.float() for value in metrics.values()]).tolist()
+    return dict(zip(metrics, values, strict=True))
 
 
 def pair_metrics(stated: Sequence[Tensor]) -> dict[str, float]:
