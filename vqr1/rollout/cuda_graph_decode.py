@@ -45,7 +45,9 @@ class StaticDecoder(Decoder):
         device, images = prompt.last_hidden.device, len(prompt.last_hidden)
         # In the order that the flash kernel reads, which has one stride for all rows. Rows beyond
         # the last step are read (masked) elsewhere, and must be finite.
-        self._own = [(_zeros_by_place(keys), _zeros_by_place(values)) for keys, values in self._own]
+        for number, (keys, values) in enumerate(self._own):
+            # One layer after the other: there may be no room for all of them twice.
+            self._own[number] = _zeros_by_place(keys), _zeros_by_place(values)
         self._flash = flash.reads_used(self._own[0][0])
         self._rows_of = flash.UsedRows.of(
             images * slots, self._heads // self._kv_heads, limit, device
