@@ -15,6 +15,7 @@ import argparse
 import copy
 import gc
 import importlib.util
+import math
 import os
 import sys
 import time
@@ -302,7 +303,8 @@ def update(check: Check, model: Any, prompts: PromptBatch, tokens: Tensor) -> No
     with check.mixed():
         loss = response_logprobs(model, prompts, tokens, mask).logprobs.mean()
     loss.backward()
-    check.line(f"loss {float(loss):.3f}", bool(torch.isfinite(loss)))
+    value = float(loss.detach())
+    check.line(f"loss {value:.3f}", math.isfinite(value))
 
 
 @torch.no_grad()
