@@ -14,7 +14,7 @@ from tests.support.tiny_models import random_responses, tiny_model, tiny_prompts
 from vqr1.distributed import collectives
 from vqr1.distributed.sharding import Replicated
 from vqr1.policy import flash, loading
-from vqr1.policy.adapters import LeanLoraLinear, lean_adapters
+from vqr1.policy.adapters import lean_adapters, lean_class
 from vqr1.policy.fast_layers import WindowPlan, rms_norm, use_fast_layers
 from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.reference import FrozenCopy
@@ -95,7 +95,7 @@ def test_adapters_keep_no_float32_copy_of_their_input() -> None:
     # Of three text layers, and `up_proj` of two blocks of the tower.
     assert lean_adapters(lean) == 3 * 2 + 2
     kept = []
-    for model, kind in ((plain, Linear), (lean, LeanLoraLinear)):
+    for model, kind in ((plain, Linear), (lean, lean_class())):
         layer = parts_of(model).text_layers[0].self_attn.q_proj
         assert type(layer) is kind
         x = torch.randn(5, 48, dtype=torch.bfloat16, requires_grad=True)

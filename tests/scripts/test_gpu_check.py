@@ -14,14 +14,22 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BARE = """
 import sys
 
-class Missing:
-    names = {"pydantic", "omegaconf", "hydra", "PIL", "qwen_vl_utils", "lightning", "peft", "trl"}
+NAMES = {
+    "pydantic", "omegaconf", "hydra", "PIL", "torchvision", "qwen_vl_utils", "lightning", "peft",
+}
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
 
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in self.names:
-            raise ModuleNotFoundError(name)
+        hidden = name.split(".")[0] in NAMES
+        return None if hidden else self.finder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Missing())
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 sys.path.insert(0, "scripts")
 import gpu_check
 sys.exit(gpu_check.main(sys.argv[1:]))
