@@ -4,9 +4,9 @@
     python scripts/gpu_check.py --only kernels graphs
     python scripts/gpu_check.py --device cpu         # what a CPU can, at tiny sizes
 
-Needs torch and transformers; peft for the parts with adapters, which say so and are skipped without
-it. Every part prints its results and a verdict as it ends, so that a run cut short tells what it
-found. Weights are random: nothing is downloaded. The exit code counts the parts that failed.
+Needs torch and transformers; peft for the parts with adapters, which are skipped without it and
+report that. Every part prints its results and a verdict as it ends, so that a run cut short has
+printed what it found. Weights are random: nothing is downloaded. The exit code counts the parts that failed.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def kernels(check: Check) -> None:
             expected = flash.math_backward(
                 grad, q, k, v, out=out, lse=lse, causal=causal, scale=0.09
             )
-            low = [x.to(dtype) for x in (q, k, v)]
+            low = (q.to(dtype), k.to(dtype), v.to(dtype))
             found, found_lse = flash.forward(*low, causal=causal, scale=0.09)
             gradients = flash.backward(
                 grad.to(dtype), *low, found, found_lse, causal=causal, scale=0.09
@@ -88,7 +88,7 @@ def kernels(check: Check) -> None:
 
 
 def used(check: Check, dtype: torch.dtype, limit: float) -> None:
-    """The kernel that reads as many keys of a cache as a tensor says."""
+    """The kernel that reads as many keys of a cache as a tensor states."""
     n, heads, group, places, held = 6, 4, 7, 128, 37
     q = torch.randn(n, heads, group, 128, device=check.device, dtype=dtype)
     k, v = (

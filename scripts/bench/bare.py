@@ -88,7 +88,7 @@ def use_stand_ins() -> list[str]:
     """Put stand-ins where packages are missing; returns their names."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        sys.meta_path.append(_Finder(set(missing)))  # type: ignore[arg-type]
+        sys.meta_path.append(_Finder(set(missing)))
     return missing
 
 

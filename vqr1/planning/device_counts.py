@@ -147,8 +147,8 @@ class DeviceCounts:
 
     def operation(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
         """An operation on the device."""
-        results = [x for x in tree_flatten(result)[0] if hasattr(x, "inner")]
-        operands = [x for x in tree_flatten((args, kwargs))[0] if hasattr(x, "inner")]
+        results = [x for x in tree_flatten(result)[0] if hasattr(x, "meta_tensor")]
+        operands = [x for x in tree_flatten((args, kwargs))[0] if hasattr(x, "meta_tensor")]
         self.made(results, name)
         if is_view(func) or name in _FREE:
             return
@@ -161,7 +161,7 @@ class DeviceCounts:
     def made(self, results: Sequence[Any], name: str) -> None:
         """New storages among results."""
         for x in results:
-            storage = x.inner.untyped_storage()
+            storage = x.meta_tensor.untyped_storage()
             key = storage._cdata
             if key in self._alive or not storage.nbytes():
                 continue

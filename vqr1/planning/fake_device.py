@@ -154,7 +154,7 @@ class FakeDevice(TorchDispatchMode):
 
 def _inner(x: Any) -> Any:
     if isinstance(x, DeviceTensor):
-        return x.inner
+        return x.meta_tensor
     if isinstance(x, Tensor):
         return torch.empty_like(x, device="meta")
     return torch.device("meta") if isinstance(x, torch.device) and x.type == NAME else x
@@ -204,7 +204,9 @@ def _followed(func: Any, args: Any, kwargs: Any, out: Any) -> list[Tensor] | Non
 
 def _wrapped(out: Any, values: list[Tensor] | None, args: Any, kwargs: Any) -> Any:
     """Results as tensors of the device; an operand that was written is itself."""
-    known = {id(x.inner): x for x in tree_flatten((args, kwargs))[0] if isinstance(x, DeviceTensor)}
+    known = {
+        id(x.meta_tensor): x for x in tree_flatten((args, kwargs))[0] if isinstance(x, DeviceTensor)
+    }
     rest = None if values is None else iter(values)
 
     def wrap(inner: Any) -> Any:

@@ -88,7 +88,7 @@ class _FusedNorm(torch.autograd.Function):
         return x * weight
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight, _ = ctx.saved_tensors
         for_x, for_weight = ctx.needs_input_grad
         return grad * x if for_x else None, torch.empty_like(weight) if for_weight else None

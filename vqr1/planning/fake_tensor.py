@@ -19,34 +19,34 @@ class DeviceTensor(Tensor):
     """A tensor of the device.
 
     Attributes:
-        inner: meta tensor of the same shape, strides and type; views share its storage.
+        meta_tensor: of the same shape, strides and type; views share its storage.
         value: its numbers on the host, None where they are not known.
         runner: runs an operation on such tensors, inside the context of a device.
     """
 
     runner: ClassVar[Callable[..., Any] | None] = None
-    inner: Tensor
+    meta_tensor: Tensor
     value: Tensor | None
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, inner: Tensor, value: Tensor | None = None) -> DeviceTensor:
         """Of the inner tensor's shape, strides and type."""
-        made: DeviceTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: DeviceTensor = Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
             strides=inner.stride(),
             storage_offset=inner.storage_offset(),
             dtype=inner.dtype,
-            device=f"{NAME}:0",
+            device=torch.device(f"{NAME}:0"),
         )
-        made.inner, made.value = inner, value
+        made.meta_tensor, made.value = inner, value
         return made
 
     def __init__(self, inner: Tensor, value: Tensor | None = None) -> None:
         pass
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"DeviceTensor({self.dtype}, {tuple(self.shape)})"
 
     @classmethod
@@ -57,7 +57,7 @@ class DeviceTensor(Tensor):
         return cls.runner(func, args, kwargs or {})
 
     @property
-    def is_cuda(self) -> bool:  # type: ignore[override]
+    def is_cuda(self) -> bool:
         """The code asks which kernels there are."""
         return True
 
@@ -71,8 +71,9 @@ class DeviceTensor(Tensor):
         return self.detach()
 
     @data.setter
-    def data(self, other: DeviceTensor) -> None:
-        self.inner, self.value = other.inner, other.value
+    def data(self, other: Tensor) -> None:
+        assert isinstance(other, DeviceTensor)
+        self.meta_tensor, self.value = other.meta_tensor, other.value
         with torch.no_grad():
             Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
 

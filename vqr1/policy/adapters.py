@@ -24,7 +24,7 @@ def lean_class() -> type[nn.Module]:
     # Where nothing is adapted peft need not be installed.
     from peft.tuners.lora.layer import Linear
 
-    class LeanLoraLinear(Linear):  # type: ignore[misc]
+    class LeanLoraLinear(Linear):
         """peft's, without the cast of the input."""
 
         def _cast_input_dtype(self, x: Tensor | None, dtype: torch.dtype) -> Any:

@@ -118,7 +118,7 @@ def used_forward(
 ) -> tuple[Tensor, Tensor]:
     """Attention to the first so many keys of a cache, a number that is on the device.
 
-    The kernel is told how many there are by a tensor, so that a recorded call serves every step. It
+    A tensor states to the kernel how many there are, so that a recorded call serves every step. It
     takes queries and keys as rows; grouped heads are given as so many queries of one head: the
     kernel's own way with one query for each changes the order of its log-sum-exps.
 

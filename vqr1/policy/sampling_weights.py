@@ -66,11 +66,11 @@ def half_weights(model: nn.Module) -> Iterator[None]:
 
 
 def _put(
-    replaced: list[tuple[nn.Module, str, Any]], module: nn.Module, name: str, value: Tensor | None
+    replaced: list[tuple[nn.Module, str, Any]], module: Any, name: str, value: Tensor | None
 ) -> None:
     """Gives a layer a parameter in bfloat16, where it is none yet."""
     kept = module._parameters[name]
-    if value is None or not value.is_floating_point() or (value is kept and value.dtype == HALF):
+    if value is None or not value.is_floating_point() or (value is kept and kept.dtype == HALF):
         return
     replaced.append((module, name, kept))
     module._parameters[name] = nn.Parameter(value.detach().to(HALF), requires_grad=False)

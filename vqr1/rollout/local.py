@@ -293,7 +293,7 @@ class Responses:
             tokens: by step, of the live responses.
 
         Returns:
-            Which of the live responses go on, by their places in `live`.
+            Which of the live responses continue, by their places in `live`.
         """
         slots = self.tokens.shape[1]
         going = list(range(len(live)))

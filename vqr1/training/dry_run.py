@@ -293,7 +293,7 @@ def dry_run(
         raise ConfigError(
             [
                 f"hardware.strategy={config.hardware.strategy}, rollout.engine="
-                f"{config.rollout.engine}: a dry run is of whole weights in one process and "
+                f"{config.rollout.engine}: a dry run is of full weights in one process and "
                 "rollout=local; choose hardware=1gpu or 1gpu_lora"
             ]
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -83,7 +84,7 @@ def _others(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
     """What else could be chosen, the smallest change first, each with its words."""
     hardware = config.hardware
 
-    def on(words: str, **changes: object) -> tuple[str, TrainConfig]:
+    def on(words: str, **changes: Any) -> tuple[str, TrainConfig]:
         return words, replace(config, hardware=replace(hardware, **changes))
 
     if not hardware.gradient_checkpointing:
@@ -97,7 +98,7 @@ def _others(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
     if hardware.reference == "device":
         yield on("use hardware.reference=host", reference="host")
     if hardware.strategy == "auto":
-        eight = {"strategy": "fsdp2", "devices": 8, "reference": "sharded"}
+        eight: dict[str, Any] = {"strategy": "fsdp2", "devices": 8, "reference": "sharded"}
         yield on("use hardware=8gpu_fsdp2", gradient_checkpointing=True, **eight)
     if config.model.lora is None:
         model = replace(config.model, lora=LoraConfig(), dtype="bfloat16", freeze_vision=True)
