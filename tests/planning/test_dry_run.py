@@ -1,6 +1,7 @@
-"""Dry runs of small shapes: what a step may ask of a device, and the plan beside it.
+"""A dry run of a small shape: how often a step may wait for a device.
 
-A change that adds a host synchronisation, a cast or a copy to the step fails here.
+A change that adds a host synchronisation to the step, or a tensor on the wrong device, fails here.
+`python -m tests.support.dry_runs` prints the same counts of all families.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ from typing import Any
 
 import pytest
 
-from vqr1.policy.families import FAMILIES
-
 REPOSITORY = Path(__file__).resolve().parents[2]
-B, K, C = 2, 6, 24
+C = 24
 
 
 def dry_runs(*names: str) -> dict[str, Any]:
@@ -29,12 +28,6 @@ def dry_runs(*names: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return {name: run for name, run in found.items() if run}
-
-
-@pytest.fixture(scope="module")
-def runs() -> dict[str, Any]:
-    """All of them, by name."""
-    return dry_runs()
 
 
 @pytest.mark.medium
@@ -56,21 +49,19 @@ def test_the_device_counts_what_a_few_lines_ask_of_it() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*FAMILIES, "adapters", "frozen tower, reference on the host"])
-def test_a_step_waits_for_the_device_a_few_times_only(runs: dict[str, Any], name: str) -> None:
-    if name not in runs:
-        pytest.skip("a library of this family is not installed")
-    phases, tokens = runs[name]["phases"], runs[name]["tokens"]
+def test_a_step_waits_for_the_device_a_few_times_only() -> None:
+    run = dry_runs("qwen2_5_vl")["qwen2_5_vl"]
+    phases = run["phases"]
     assert not any(phase["mixed"] for phase in phases.values())
-    # The image sizes are not asked for again, whatever the number of layers.
-    assert phases["vision"]["waits"] <= 4
+    # The images' sizes are not asked for again, whatever the number of layers.
+    assert phases["vision"]["waits"] <= 4, phases["vision"]["syncs"]
     for phase in ("prefill", "drawing", "capture", "decoding step", "optimiser"):
         assert phases[phase]["waits"] == 0, phases[phase]["syncs"]
     for phase in ("reference", "update"):
         assert phases[phase]["waits"] <= 8, phases[phase]["syncs"]
     # A look every eight tokens.
-    assert tokens == C - 1
-    assert phases["decoding"]["waits"] <= C // 8
-    assert runs[name]["captures"] == 1
-    # One kernel for all weights; a second for those that are shards.
+    assert run["tokens"] == C - 1
+    assert phases["decoding"]["waits"] <= C // 8, phases["decoding"]["syncs"]
+    assert run["captures"] == 1
+    # One kernel for all weights.
     assert sum(phases["optimiser"]["launches"].values()) <= 3

@@ -97,12 +97,14 @@ def test_four_bits_are_refused_in_one_line_without_their_library() -> None:
 
 
 def test_four_bits_need_adapters_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [
+        ("hardware=1gpu", "model.lora=null: weights of 4 bits do not train"),
+        ("hardware=cpu", "its kernels are a GPU's"),
+        ("hardware=8gpu_fsdp2", "the weights are not sharded"),
+    ]
+    keys = ["model=qwen2_5_vl_7b", "model.quantization=nf4"]
+    configs = [load_train_config([*keys, profile]) for profile, _ in cases]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    for keys, words in (
-        (["hardware=1gpu"], "model.lora=null: weights of 4 bits do not train"),
-        (["hardware=cpu"], "its kernels are a GPU's"),
-        (["hardware=8gpu_fsdp2"], "the weights are not sharded"),
-    ):
-        config = load_train_config(["model=qwen2_5_vl_7b", "model.quantization=nf4", *keys])
+    for config, (_, words) in zip(configs, cases, strict=True):
         (line,) = quantization_problems(config.model, config.hardware, trains=True)
         assert words in line
