@@ -6,7 +6,8 @@
 
 Needs torch and transformers; peft for the parts with adapters, which are skipped without it and
 report that. Every part prints its results and a verdict as it ends, so that a run cut short has
-printed what it found. Weights are random: nothing is downloaded. The exit code counts the parts that failed.
+printed what it found. Weights are random: nothing is downloaded. The exit code counts the parts
+that failed.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from vqr1.planning.shape import ModelShape, read_shape, share_of_work
 from vqr1.rollout.turns import free_memory
 
 REFUSED = 1.15
-"""Of the free memory: the plan is within this factor of what was measured (docs/scale.md)."""
+"""Of the free memory; the plan is held to this factor of what is measured (docs/scale.md)."""
 
 
 def memory_line(config: TrainConfig, free: float | None) -> tuple[str, bool] | None:
