@@ -252,7 +252,7 @@ def rollout_metrics(
     if len(std):
         metrics["score_std"] = std.mean()
     # Asked for together: each question waits for the device.
-    values = torch.stack([value.float() for value in metrics.values()]).tolist()
+    values = torch.stack([value.double() for value in metrics.values()]).tolist()
     return dict(zip(metrics, values, strict=True))
 
 
