@@ -6,7 +6,6 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,15 +15,12 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from tests.cli.conftest import Command
 from tools.faults.small_set import write_kadid
-from vqr1.cli.evaluate import main as evaluate
 from vqr1.cli.export import main as export_run
 from vqr1.cli.train import main
 from vqr1.config import ModelConfig
-from vqr1.evaluation.prediction_file import read_predictions
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.training.model_card import read_run_config
-from vqr1.training.prediction_cache import read_predictions as read_kept_predictions
 
 pytestmark = pytest.mark.medium
 
@@ -153,34 +149,3 @@ def test_mixture_trains_and_reports_each_set(run: Command, tmp_path: Path) -> No
     assert {"val/srcc/kadid", "val/srcc/demo"} <= set(history.columns)
     values = [v for v in history["val/srcc"].dropna() if math.isfinite(v)]
     assert all(-1 <= value <= 1 for value in values)
-
-
-@pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported(), reason="this processor has no bfloat16 products"
-)
-def test_test_and_evaluation_of_the_export_compute_alike(
-    run: Command, kadid_root: Path, tmp_path: Path
-) -> None:
-    """Under autocast the passes of one command would differ from those of the other without it."""
-    half = ("hardware.precision=bf16-mixed", "seed=5")
-    trained = run(
-        main, *on(kadid_root), *half, "run_dir=run", "max_steps=1", "validation.every_steps=1",
-        "validation.samples=0", "validation.batch_size=8", "rollout.sampling.max_new_tokens=24",
-        "optimizer.lr=1e-3", "logger=none",
-    )  # fmt: skip
-    assert trained.code == 0, trained.err
-    found = {}
-    for name, keys in (("same", half), ("float32", ("seed=5",))):
-        evaluated = run(
-            evaluate, "dataset=kadid", f"dataset.root={kadid_root}", "dataset.split.by=reference",
-            "dataset.split.fractions=[0.5,0.25,0.25]", "model.path=run/export", *keys,
-            "model.dtype=float32", "mode=greedy", "mode.sampling.max_new_tokens=24",
-            "loader.batch_size=8", f"run_dir={name}", "logger=none", "report.plots=false",
-        )  # fmt: skip
-        assert evaluated.code == 0, evaluated.err
-        found[name] = read_predictions(tmp_path / name / "predictions.csv")
-    kept = read_kept_predictions(tmp_path / "run/checkpoints", 1)
-    assert kept is not None
-    assert found["same"].texts == kept.texts
-    np.testing.assert_array_equal(found["same"].scores, kept.scores)
-    assert found["float32"].texts != kept.texts
