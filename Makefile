@@ -12,7 +12,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train train-real data-given test-fast test test-slow test-vllm test-zero check audit docs format ui clean
+.PHONY: help setup setup-dev train train-real data-given test-fast test test-slow test-vllm test-gpu test-zero check audit docs format ui clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -79,6 +79,10 @@ test-vllm: $(VLLM)/.setup ## Rollouts by vLLM itself on this CPU (x86-64), in an
 	VQR1_TESTS_MUST_RUN=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_LOGGING_LEVEL=ERROR $(VLLM)/bin/python -m pytest \
 		tests/rollout/test_vllm_colocated.py tests/rollout/test_vllm_real_server.py \
 		tests/rollout/test_vllm_families.py tests/inference/test_vllm_real.py $(ARGS)
+
+test-gpu: setup-dev ## What only a CUDA device can answer: scripts/gpu_check.py and the tests marked gpu
+	$(BIN)/python scripts/gpu_check.py $(ARGS)
+	$(BIN)/python -m pytest -m gpu
 
 test-zero: $(ZERO)/.setup ## ZeRO-2 and ZeRO-3 by DeepSpeed on this CPU, in an environment of its own
 	VQR1_TESTS_MUST_RUN=1 $(ZERO)/bin/python -m pytest tests/distributed/test_deepspeed.py $(ARGS)

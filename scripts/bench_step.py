@@ -25,12 +25,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-import trl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -69,6 +69,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if options.shape not in shapes:
         parser.error(f"--shape {options.shape}: {options.family} has {', '.join(shapes)}")
     return options
+
+
+def _version(package: str) -> str | None:
+    """Of an installed package, which is not imported; None: it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def work(options: argparse.Namespace) -> None:
@@ -196,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "trl": trl.__version__,
+            "trl": _version("trl"),
         },
         "sizes": {},
     }

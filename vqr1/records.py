@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from vqr1.device import to_device
 from vqr1.row_names import row_name
 
 _T = TypeVar("_T")
@@ -57,7 +58,8 @@ class PromptBatch:
 
     def to(self, device: torch.device | str) -> PromptBatch:
         """The same batch with the images on `device`."""
-        return replace(self, images=map_once(lambda image: image.to(device), self.images))
+        place = torch.device(device)
+        return replace(self, images=map_once(lambda image: to_device(image, place), self.images))
 
     def select(self, start: int, stop: int) -> PromptBatch:
         """The prompts `start <= b < stop`."""

@@ -91,7 +91,7 @@ def test_windows_of_one_size_share_a_call(bounds):
     scores = torch.einsum("qhd,khd->hqk", q, k) * 0.3
     weights = scores.masked_fill(~whole, -torch.inf).softmax(dim=-1)
     expected = torch.einsum("hqk,khd->qhd", weights, v).flatten(1)
-    found = window_attention(q, k, v, bounds, 0.3)
+    found = window_attention(q, k, v, torch.tensor(bounds), 0.3)
     torch.testing.assert_close(found, expected)
     direction = torch.randn_like(expected)
     for one, other in zip(

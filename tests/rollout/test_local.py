@@ -289,3 +289,20 @@ def _assert_fits(tokens, probs):
     observed = np.append(counts[common], counts[~common].sum())
     expected = np.append(expected[common], expected[~common].sum())
     assert stats.chisquare(observed, expected).pvalue > 0.001
+
+
+def test_looking_every_few_tokens_changes_no_response():
+    model, sampling = tiny_model(), SamplingConfig(max_new_tokens=13, stop="answer")
+    every, seldom = (
+        LocalEngine(model, tiny_tokenizer(), 10**6, look_every=look).sample(
+            tiny_prompts([(2, 2), (3, 5)], [5, 9]), group_size=4, sampling=sampling, seed=3
+        )
+        for look in (1, 5)
+    )
+    # Some end early, at tokens between two looks.
+    assert len(set(every.lengths.flatten().tolist())) > 2
+    assert torch.equal(every.tokens, seldom.tokens)
+    assert torch.equal(every.mask, seldom.mask)
+    assert torch.equal(every.finished, seldom.finished)
+    torch.testing.assert_close(every.logprobs, seldom.logprobs)
+    assert every.texts == seldom.texts

@@ -80,6 +80,18 @@ class KeepRollout(LocalEngine):
         return self.kept
 
 
+class KeptGradients(Replicated):
+    """Keeps the gradients of the last update, to be looked at."""
+
+    def __init__(self) -> None:
+        self.last: dict[torch.nn.Parameter, torch.Tensor | None] = {}
+
+    def zero_grad(self, optimizer: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.last = {p: p.grad for p in parameters}
+        super().zero_grad(optimizer)
+
+
 def ranking_batch() -> RankingBatch:
     prompts = tiny_prompts([(2, 2), (2, 4), (4, 2)], [3, 5, 4])
     return RankingBatch(
@@ -118,7 +130,14 @@ def fit(module: GrpoModule, batch: RankingBatch, steps: int) -> L.Trainer:
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     loader = torch.utils.data.DataLoader(Batches(batch, 100), batch_size=None)
+    kept = KeptGradients()
+    if type(module.sharding) is Replicated:
+        module.shard(kept)
     trainer.fit(module, loader)
+    for parameter, gradient in kept.last.items():
+        # A step leaves none: the next rollout has their memory.
+        assert parameter.grad is None
+        parameter.grad = gradient
     return trainer
 
 

@@ -185,3 +185,12 @@ def test_keys_that_came_later_have_their_value_in_records_of_mixtures_too() -> N
         'dataset.parts.kadid.pairs.fit: "thurstone" -> "bradley_terry"',
         'target: "mos" -> "pairs"',
     ]
+
+
+def test_a_default_of_an_earlier_version_means_what_is_written_today() -> None:
+    earlier, now, less = (
+        {"rollout": {"micro_batch_tokens": tokens}} for tokens in (16384, None, 8192)
+    )
+    assert changed_keys(earlier, now) == []
+    (changed,) = changed_keys(less, now)
+    assert changed.startswith("rollout.micro_batch_tokens: 8192 -> ")

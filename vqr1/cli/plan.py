@@ -3,6 +3,7 @@
     vqr1 plan model=qwen2_5_vl_7b hardware=8gpu_zero3 --gpu h100 --image 512x384
     vqr1 plan experiment=paper_kadid --gpu h200 --image 512x384 --images 6125
     vqr1 plan --check                        # three real steps on this CPU beside the plan
+    vqr1 plan hardware=1gpu_lora --dry-run   # the step's own code on a GPU that is not there
 
 The configuration is that of `vqr1 train`, and nothing of it is loaded: no weights, no data set.
 Sizes are the longest that the configuration admits: every response at
@@ -15,6 +16,7 @@ What was compared with real runs, and what was not: docs/scale.md.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -29,9 +31,11 @@ from vqr1.planning.check import measured_peak
 from vqr1.planning.memory import plan_memory
 from vqr1.planning.rates import copy_rate, peak_rates
 from vqr1.planning.report import print_memory, print_time
-from vqr1.planning.shape import kinds_of_steps, read_shape
+from vqr1.planning.shape import ModelShape, Work, kinds_of_steps, read_shape
 from vqr1.planning.speed import GPUS, Assumptions, Machine
+from vqr1.policy.prompts import resize_rule
 from vqr1.program import program
+from vqr1.training.dry_run_report import DryRun, print_dry_run
 from vqr1.training.initial_run import take_initial_run
 from vqr1.training.stages import GrpoStage, build_stage
 
@@ -53,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--decode-share", type=float, help="reached share of the memory's rate")
     options.add_argument("--price", type=float, help="of a device's hour, for the cost of the run")
     options.add_argument("--check", action="store_true", help="measure three steps on this CPU")
+    options.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run a step's own code without a device: memory, host synchronisations, launches",
+    )
     return options
 
 
@@ -104,6 +113,17 @@ def machine_of(config: TrainConfig, gpu: str) -> Machine:
     return Machine(None, max(rates.values()), memory, memory, memory, memory, memory)
 
 
+def _dry_run(
+    config: TrainConfig, shape: ModelShape, work: Work, size: tuple[int, int] | None
+) -> DryRun:
+    """A step without a device, of images of a size, or of the largest."""
+    from vqr1.training.dry_run import dry_run
+
+    rule = resize_rule(shape.family, None, config.model.min_pixels, config.model.max_pixels)
+    edge = math.isqrt(config.model.max_pixels)
+    return dry_run(config, shape, work, rule, size or (edge, edge))
+
+
 def plan(options: argparse.Namespace, config: TrainConfig) -> None:
     """Print the plan."""
     if not isinstance(build_stage(config.stage), GrpoStage):
@@ -129,6 +149,10 @@ def plan(options: argparse.Namespace, config: TrainConfig) -> None:
             f"peak of each process: planned {memory.peak / 2**20:,.0f} MiB, measured {found:,.0f} "
             f"MiB, ratio {memory.peak / 2**20 / found:.2f}"
         )
+        return
+    if options.dry_run:
+        largest = kinds[plans.index(memory)].work
+        print_dry_run(_dry_run(config, shape, largest, options.image), memory)
         return
     machine = machine_of(config, options.gpu)
     print_memory(memory, machine.memory, config.hardware.devices)

@@ -36,6 +36,8 @@ EARLIER: dict[str, Any] = {
     "backend.name": "local",
     "init_from": None,
     "optimizer.lr_connector": None,
+    "hardware.memory_check": "skip",
+    "model.quantization": None,
     "validation.mode": "answers",
     "stage._target_": "vqr1.training.stages.GrpoStage",
     "loss._target_": "vqr1.training.losses.GrpoLoss",
@@ -130,3 +132,14 @@ def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any], begun: st
         elif old[key] != now[key]:
             lines.append(f"{key}={now[key]!r}: {begun} with {old[key]!r}; set it to that")
     return lines
+
+
+_SAME: dict[str, tuple[Any, Any]] = {"rollout.micro_batch_tokens": (16384, None)}
+"""A value that was a key's default, and the one that means the same since; on a CPU, where all runs
+of that time were."""
+
+
+def present_value(key: str, value: Any) -> Any:
+    """A recorded value as it is written today."""
+    earlier, today = _SAME.get(key, (None, None))
+    return today if key in _SAME and value == earlier else value

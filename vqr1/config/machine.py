@@ -58,6 +58,10 @@ class HardwareConfig:
     one copy for each process; `sharded`: a shard of each weight on each process's device. They come
     to the device, or together, for the reference pass. Adapters and
     `loss.kl_weight=0` need no second set of weights."""
+    memory_check: Annotated[Literal["refuse", "warn", "skip"], Affects.NOTHING] = "refuse"
+    """On a GPU, what to do before a model loads where the plan of a step (`vqr1 plan`) does not fit
+    the device's free memory: `refuse` stops where it is more than 1.15 times as much and prints a
+    line where it is less; `warn` prints the line only; `skip` plans nothing."""
     vision_cache_mib: Annotated[NonNegativeInt, Affects.NOTHING] = 2048
     """Host memory, in MiB, for the image features of a vision tower that does not change (the
     policy's, where `model.freeze_vision` is set; else the reference's), so that an image goes

@@ -129,6 +129,10 @@ class ModelConfig:
     projector beside them."""
     lora: Annotated[LoraConfig | None, Affects.RESULTS] = None
     """Train adapters instead of the weights; null trains all weights that are not frozen."""
+    quantization: Annotated[Literal["nf4"] | None, Affects.RESULTS] = None
+    """Weights of the text model's linear layers in memory: `nf4`, 4 bits (bitsandbytes, on a GPU),
+    under adapters, in evaluation or in scoring; an export has the checkpoint's own weights with the
+    adapters merged. null: `dtype`."""
     min_pixels: PositiveInt
     """Smallest image area, in pixels, that the processor resizes to."""
     max_pixels: PositiveInt
@@ -281,8 +285,9 @@ class RolloutConfig:
     """`vllm_server` only."""
     colocated: ColocatedConfig = field(default_factory=ColocatedConfig)
     """`vllm_colocated` only."""
-    micro_batch_tokens: PositiveInt = 16384
+    micro_batch_tokens: PositiveInt | None = None
     """`local` only: most key-value entries (prompt and response tokens, all sequences) decoded
-    together; larger batches are sampled in turns."""
+    together; larger batches are sampled in turns. null: 16384 on a CPU, half of the free memory on
+    a GPU."""
     cuda_graph: bool = True
     """`local` only: on a GPU, record a decoding step as a CUDA graph and replay it."""

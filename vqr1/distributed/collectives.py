@@ -176,6 +176,10 @@ def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     for bucket in _buckets([p.grad for p in present if p.grad is not None]):
+        if len(bucket) == 1 and bucket[0].is_contiguous():
+            # An embedding's gradient has gigabytes: not copied there and back.
+            dist.all_reduce(bucket[0])
+            continue
         flat = torch.cat([grad.reshape(-1) for grad in bucket])
         dist.all_reduce(flat)
         for grad, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):

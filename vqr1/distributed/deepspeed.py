@@ -179,9 +179,11 @@ class DeepSpeedSharding:
         for group, rate in zip(self._optimizer.param_groups, saved["lr"], strict=True):
             group["lr"] = rate
         own = saved["shares"][get_rank()]
+        fused = bool(self._optimizer.param_groups[0].get("fused"))
         for part, state in zip(self._partitions(), own, strict=True):
             self._optimizer.state[part] = {
-                k: v.to(part.device) if isinstance(v, Tensor) and v.dim() else v
+                # A fused update has its step count on the device too.
+                k: v.to(part.device) if isinstance(v, Tensor) and (v.dim() or fused) else v
                 for k, v in state.items()
             }
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from vqr1.device import exact
 from vqr1.distributed.collectives import all_reduce_gradients, all_reduce_max, get_rank
 
 
@@ -113,8 +114,9 @@ class _OwnPasses:
         optimizer.zero_grad(set_to_none=True)
 
     def backward(self, module: Any, loss: Tensor) -> None:
-        """See `Sharding`."""
-        module.manual_backward(loss)
+        """See `Sharding`; what was computed in float32 has its gradient computed in float32."""
+        with exact(loss.device):
+            module.manual_backward(loss)
 
     def backward_vision(self, vision: Features, leaves: Features) -> None:
         """See `Sharding`."""
@@ -217,8 +219,8 @@ class FullySharded(_OwnPasses):
         norm = float(torch.stack([full_tensor(part) for part in norms]).norm())
         if limit is not None and math.isfinite(norm):
             scale = min(1.0, limit / (norm + 1e-6))
-            for gradient in (g for part in gradients for g in part):
-                gradient.mul_(scale)
+            for part in filter(None, gradients):
+                torch._foreach_mul_(part, scale)
         return norm
 
 

@@ -3,12 +3,12 @@
 What lies in memory all the time (weights, reference, optimizer state) is the same in every phase;
 the peak is the phase with the most on top of it:
 
-    rollout     gradients of the last step, image features with history, keys and values
-    reference   the same, with one layer's rows
+    rollout     image features with history, keys and values, weights as sampling reads them
+    reference   features, one layer's rows
     copies      the same of the degraded copies, whose tower keeps nothing (`loss.perception`)
     update      features with history, what the text model's layers keep for the backward pass,
                 logits; with several micro-batches their gradients too
-    optimiser   gradients and what AdamW needs beside them
+    optimiser   gradients
 
 Counted are the tensors that the code keeps (`vqr1/policy/fast_layers.py`, `tree_attention.py`,
 `output_head.py`); on a CPU the counts of one step's saved tensors were compared with PyTorch's own
@@ -26,12 +26,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqr1.config import TrainConfig
+from vqr1.device import HALF
 from vqr1.planning.flops import attention_widths
 from vqr1.planning.shape import ModelShape, Work
 from vqr1.policy.cpu_linear import fast_linears_help
 from vqr1.policy.families import Family
-from vqr1.policy.output_head import MAX_LOGITS
+from vqr1.policy.output_head import MAX_LOGITS, MAX_LOGITS_GPU
+from vqr1.policy.quantization import BYTES
 from vqr1.policy.tower_cost import TowerCost
+from vqr1.rollout.turns import turn_tokens
 
 HEAP_HOLES = 0.4
 """Holes that glibc's heap has after the first steps, relative to what comes and goes in a step:
@@ -121,7 +124,7 @@ class Held:
         gradients: of all weights that train.
         text_gradients: without those of the vision tower.
         gathered: full weights while responses are sampled, where they are divided.
-        cast: bfloat16 copies that autocast keeps during the update.
+        sampled: bfloat16 copies of the text model's weights, which sampling reads.
         visiting: the whole reference, where it is on the device for its pass only.
         host: in host memory.
     """
@@ -130,7 +133,7 @@ class Held:
     gradients: float
     text_gradients: float
     gathered: float
-    cast: float
+    sampled: float
     visiting: float
     host: float
 
@@ -153,28 +156,62 @@ def held(config: TrainConfig, shape: ModelShape) -> Held:
     moments = 2 * own * size.trained
     # DeepSpeed updates a float32 copy of its share.
     master = own * 4 if strategy in ("zero2", "zero3") else 0
-    reference = shape.total * size.weight if has_copy(config, shape) else 0
+    reference = reference_bytes(config, shape)
     on_host = hardware.reference == "host" and hardware.accelerator == "gpu"
     sharded = hardware.reference == "sharded" and processes > 1
     always = {
-        "weights": weights * size.weight + shape.adapters * 4,
+        "weights": weights * size.weight + shape.adapters * 4 - saved_bits(config, shape),
         "reference": 0 if on_host else reference / processes if sharded else reference,
         "moments": 0 if hardware.offload else moments,
         "master weights": 0 if hardware.offload else master,
         "average": 0 if config.optimizer.ema_decay is None else own * 4,
     }
     gathered = {"fsdp2": (shape.total - whole) * size.inner, "zero3": shape.total * size.weight}
-    mixed = size.inner < size.weight
-    cast = shape.head if strategy == "fsdp2" else shape.text + shape.head + tower
     return Held(
         always,
         own * size.trained,
         own_text * size.trained,
         gathered.get(strategy, 0.0) if processes > 1 else 0.0,
-        2 * cast if mixed else 0.0,
+        sampled_bytes(config, shape),
         reference if on_host or sharded else 0.0,
         (moments + master if hardware.offload else 0.0) + (reference if on_host else 0.0),
     )
+
+
+def saved_bits(config: TrainConfig, shape: ModelShape) -> float:
+    """Bytes that weights of 4 bits save of the text model's, norms included."""
+    if config.model.quantization is None:
+        return 0.0
+    # A layer is cast for the length of its products.
+    layer = shape.text / shape.config.text_config.num_hidden_layers
+    return shape.text * (Sizes.of(config).weight - BYTES) - 2 * layer
+
+
+def reference_bytes(config: TrainConfig, shape: ModelShape) -> float:
+    """Bytes of a second set of weights: linear layers' in bfloat16 where its passes compute so."""
+    if not has_copy(config, shape):
+        return 0.0
+    size = Sizes.of(config)
+    exact = shape.embedding if size.inner < size.weight else 0
+    moving = config.grpo.reference_sync_every is not None
+    inner = size.weight if moving else size.inner
+    return (shape.total - exact) * inner + exact * size.weight
+
+
+def sampled_bytes(config: TrainConfig, shape: ModelShape) -> float:
+    """Bytes of weights that sampling on a GPU has beside the policy's (`sampling_weights.py`)."""
+    hardware, size = config.hardware, Sizes.of(config)
+    local = config.rollout.engine == "local" and hardware.accelerator == "gpu"
+    if not local or hardware.precision != HALF:
+        return 0.0
+    if config.model.quantization is not None:
+        return 0.0
+    if shape.adapters:
+        return shape.text * 2.0
+    # FSDP2 unshards in bfloat16; the head stays as it is.
+    casts = size.weight > 2
+    text = 0 if hardware.strategy == "fsdp2" else shape.text
+    return 2.0 * (text + (shape.head or shape.embedding)) if casts else 0.0
 
 
 def text_row(config: Any, size: Sizes, *, head_norms: bool = False, gate: int = 0) -> float:
@@ -243,6 +280,11 @@ def kept_rows(row: float, layers: int, stream: float, checkpointing: bool) -> fl
     return layers * stream + row if checkpointing else layers * row
 
 
+def rollout_budget(config: TrainConfig) -> int:
+    """Tokens that the local engine decodes together; of a GPU's memory, what it takes at least."""
+    return turn_tokens(config.rollout.micro_batch_tokens, config.hardware.accelerator == "gpu")
+
+
 def images_at_once(limit: int, images: int, entries: int) -> int:
     """Images of one pass under a budget of tokens; at least one."""
     return max(1, min(images, limit // entries))
@@ -263,7 +305,7 @@ def sampling(config: TrainConfig, shape: ModelShape, work: Work) -> Terms:
     if config.rollout.engine != "local":
         return {}
     text, size = shape.config.text_config, Sizes.of(config)
-    budget = config.rollout.micro_batch_tokens
+    budget = rollout_budget(config)
     images = images_at_once(budget, work.images, work.entries)
     slots = max(1, min(work.group, budget // (work.response * images)))
     entries = images * (work.prompt + slots * work.response)
@@ -294,7 +336,9 @@ def response_pass(config: TrainConfig, shape: ModelShape, work: Work) -> tuple[T
     carried = images * (1 + work.group) * states(shape.family, shape.config, size)
     if again:
         carried /= max(1, shape.family.text_extra(text).linear)
-    positions = min(images * (1 + fed), MAX_LOGITS // text.vocab_size)
+    gpu = config.hardware.accelerator == "gpu"
+    limit = MAX_LOGITS_GPU if gpu else MAX_LOGITS
+    positions = min(images * (1 + fed), limit // text.vocab_size)
     logits = 4.0 * positions * text.vocab_size
     adapter = 0.0
     if shape.adapters and config.model.lora is not None:
@@ -352,32 +396,28 @@ def plan_memory(
     whole = {"gathered weights": own.gathered}
     # Only a reference that is the policy without its adapters needs the policy's full weights.
     referred = whole if not has_copy(config, shape) else {"reference on a visit": own.visiting}
-    old = {"gradients": own.gradients}
     row = tower_row(work.tower, Sizes.of(config)) * work.images * work.tower.rows
     update_gradients = {"gradients": own.text_gradients if several else 0.0}
-    # Fused loops over many weights at once keep their intermediate results (GPU only).
-    beside = own.gradients if gpu else 0.0
     vllm = colocated(config, shape)
     sleeps = gpu and config.rollout.colocated.sleep
     sampled = {**sampling(config, shape, work), **(vllm if sleeps else {})}
     phases: dict[str, Terms] = {
-        "rollout": {**vision, **old, **whole, **sampled},
-        "reference": {**vision, **old, **referred, **forward},
-        "update": {**vision, **update_gradients, **training, "bfloat16 copies": own.cast},
-        "optimiser": {"gradients": own.gradients, "intermediate results": beside},
+        "rollout": {**vision, **whole, **sampled, "sampled weights": own.sampled},
+        "reference": {**vision, **referred, **forward},
+        "update": {**vision, **update_gradients, **training},
+        "optimiser": {"gradients": own.gradients},
     }
     if vision_trains(config):
         phases["tower's update"] = {
             **vision,
             "gradients": own.text_gradients,
             "one layer's rows": 0.0 if config.model.freeze_vision == "tower" else row,
-            "bfloat16 copies": own.cast,
         }
     if not config.loss.has_reference:
         del phases["reference"]
     if config.loss.perception.weight:
         copies = {"copies": float(work.images * work.tower.pixels), "tower's rows": row}
-        phases["copies"] = {**vision, **old, **whole, **forward, **copies}
+        phases["copies"] = {**vision, **whole, **forward, **copies}
     passing = max(sum(terms.values()) for terms in phases.values())
     always = {"process": float(GPU_CONTEXT) if gpu else process, **own.always}
     if not sleeps:

@@ -100,7 +100,17 @@ def read_shape(config: ModelConfig) -> ModelShape:
         ModelError: neither a folder with a `config.json` nor a released model, or a model of
             another family than the chosen file of `conf/model` is for.
     """
-    own, found = _model_config(config)
+    return shape_of(*_model_config(config), config.lora)
+
+
+def shape_of(own: Family, found: Any, lora: LoraConfig | None = None) -> ModelShape:
+    """The shape of a model of a configuration.
+
+    Args:
+        own: its family.
+        found: its configuration.
+        lora: its adapters; None without.
+    """
     with torch.device("meta"):
         model = own.model_class()(found)
     parts = own.parts(model)
@@ -114,7 +124,7 @@ def read_shape(config: ModelConfig) -> ModelShape:
         text=sum(p.numel() for p in blocks),
         vision=sum(p.numel() for p in parts.vision.parameters()),
         connector=sum(p.numel() for p in parts.connector.parameters()),
-        adapters=0 if config.lora is None else _adapters(own, parts.text, config.lora),
+        adapters=0 if lora is None else _adapters(own, parts.text, lora),
     )
 
 

@@ -17,11 +17,14 @@ import math
 from dataclasses import dataclass
 
 from vqr1.config import TrainConfig
+from vqr1.device import HALF
 from vqr1.planning.flops import attention_widths, step_flops
 from vqr1.planning.memory import (
     Sizes,
     has_copy,
     images_at_once,
+    reference_bytes,
+    rollout_budget,
     trained_vision,
     vision_trains,
 )
@@ -65,6 +68,9 @@ H100 and H200)."""
 ADAMW_NUMBERS = 20
 """Numbers that PyTorch's AdamW reads and writes for each weight, one operation after another: decay
 2, first moment 3, second 2 + 3, its root, quotient and sum 2 + 2 + 2, weight 4."""
+
+FUSED_NUMBERS = 7
+"""The same in one kernel: weight and both moments read and written, the gradient read."""
 
 
 @dataclass(frozen=True)
@@ -149,17 +155,15 @@ class Assumptions:
 def decoded_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float:
     """Bytes that a process reads to sample its responses."""
     text, size = shape.config.text_config, Sizes.of(config)
-    budget = config.rollout.micro_batch_tokens
+    budget = rollout_budget(config)
     images = images_at_once(budget, work.images, work.entries)
     slots = max(1, min(work.group, budget // (work.response * images)))
     turns = math.ceil(work.images / images) * math.ceil(work.group / slots)
-    weight = float(size.weight)
-    if size.inner < size.weight:
-        # Autocast reads float32, writes bfloat16 and reads that, at every token.
-        weight = size.weight + 2.0 * size.inner
-        if config.hardware.strategy == "fsdp2":
-            weight = float(size.inner)
-    weights = (shape.text + (shape.head or shape.embedding)) * weight + shape.adapters * 4
+    # Adapters are merged for the rollout, and float32 weights have bfloat16 copies.
+    weight = size.inner if config.hardware.accelerator == "gpu" else size.weight
+    merged = config.hardware.accelerator == "gpu" and config.hardware.precision == HALF
+    weights = float((shape.text + (shape.head or shape.embedding)) * weight)
+    weights += 0 if merged else shape.adapters * 4
     _, width = attention_widths(text)
     extra = shape.family.text_extra(text)
     row = 2 * (text.num_hidden_layers - extra.linear) * width * size.inner
@@ -204,7 +208,7 @@ def exchanged_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float
     divided = weights * (1 + 2 * passes) + gradients * passes
     sharded = hardware.reference == "sharded" and has_copy(config, shape)
     # Put together for its pass.
-    reference = shape.total * size.weight if sharded else 0.0
+    reference = reference_bytes(config, shape) if sharded else 0.0
     return ring * (sent.get(hardware.strategy, divided) + reference)
 
 
@@ -215,7 +219,7 @@ def host_bytes(config: TrainConfig, shape: ModelShape, work: Work) -> float:
         return 0.0
     moved = 0.0
     if hardware.reference == "host" and has_copy(config, shape):
-        moved += shape.total * size.weight
+        moved += reference_bytes(config, shape)
     if hardware.offload:
         share = trained_numbers(config, shape) / (hardware.devices * hardware.nodes)
         # DeepSpeed adds up on the device what it keeps in host memory: gradients go both ways in
@@ -229,7 +233,9 @@ def optimiser_seconds(config: TrainConfig, shape: ModelShape, machine: Machine) 
     """Seconds of a step in which AdamW moves weights, gradients and optimizer state."""
     hardware = config.hardware
     shares = 1 if hardware.strategy == "auto" else hardware.devices * hardware.nodes
-    moved = ADAMW_NUMBERS * 4 * trained_numbers(config, shape) / shares
+    fused = hardware.accelerator == "gpu" and not hardware.offload
+    numbers = FUSED_NUMBERS if fused else ADAMW_NUMBERS
+    moved = numbers * 4 * trained_numbers(config, shape) / shares
     # All processes of a node are at its memory at once.
     rate = machine.host / hardware.devices if hardware.offload else machine.bandwidth
     return moved * config.grpo.num_iterations / rate

@@ -25,6 +25,7 @@ from vqr1.durable import replacing
 if TYPE_CHECKING:
     # It imports torch, which whoever only copies a checkpoint does without.
     from vqr1.policy.loading import Policy
+from vqr1.policy.unwrap import unwrap
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
@@ -97,7 +98,27 @@ def export_checkpoint(policy: Policy, folder: Path) -> Path:
 
 def _merged(policy: Policy) -> Any:
     model: Any = policy.model
+    if getattr(unwrap(model), "is_quantized", False):
+        return merged_onto_checkpoint(policy)
     return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def merged_onto_checkpoint(policy: Policy) -> Any:
+    """The policy's checkpoint, read anew as it is, with the policy's adapters merged.
+
+    Weights of 4 bits would be exported as such; these are of the checkpoint's precision.
+    """
+    model: Any = policy.model
+    base = policy.family.model_class().from_pretrained(
+        policy.source, revision=policy.revision, dtype="auto", use_safetensors=True
+    )
+    if not hasattr(model, "merge_and_unload"):
+        return base
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    adapted = get_peft_model(base, copy.deepcopy(model.peft_config["default"]))
+    set_peft_model_state_dict(adapted, get_peft_model_state_dict(model))
+    return adapted.merge_and_unload()
 
 
 def _base_files(policy: Policy) -> list[Path]:

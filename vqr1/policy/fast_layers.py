@@ -20,6 +20,7 @@ Not here: the classes (`families/`), kernels written for an accelerator.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import ACT2FN
 
+from vqr1.device import exact, to_device
 from vqr1.policy.cpu_linear import use_fast_linears
 from vqr1.policy.tree_attention import row_block
 from vqr1.policy.unwrap import family_of, unwrap
@@ -63,18 +65,25 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, weight, scale = ctx.saved_tensors
-        size = x.shape[-1]
-        grad = grad.contiguous()  # of heads, which were transposed afterwards
-        product = (grad * x).view(-1, size)
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = product.t().mv(scale.view(-1))
-        if ctx.needs_input_grad[0]:
-            share = product.mv(weight).view(scale.shape).mul_(scale.pow(3)).div_(-size)
-            grad_x = torch.mul(grad, weight, out=product.view(grad.shape))
-            grad_x.mul_(scale).addcmul_(x, share)
-        return grad_x, grad_weight, None
+        with exact(grad.device):
+            return _norm_gradients(grad, *ctx.saved_tensors, *ctx.needs_input_grad[:2])
+
+
+def _norm_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, for_x: bool, for_weight: bool
+) -> tuple[Tensor | None, Tensor | None, None]:
+    """Gradients of the norm's rows and weight."""
+    size = x.shape[-1]
+    grad = grad.contiguous()  # of heads, which were transposed afterwards
+    product = (grad * x).view(-1, size)
+    grad_x = grad_weight = None
+    if for_weight:
+        grad_weight = product.t().mv(scale.view(-1))
+    if for_x:
+        share = product.mv(weight).view(scale.shape).mul_(scale.pow(3)).div_(-size)
+        grad_x = torch.mul(grad, weight, out=product.view(grad.shape))
+        grad_x.mul_(scale).addcmul_(x, share)
+    return grad_x, grad_weight, None
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -89,38 +98,88 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return rows
 
 
-def window_attention(q: Tensor, k: Tensor, v: Tensor, bounds: list[int], scale: float) -> Tensor:
+def fused_rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """The RMS norm of rows [..., n] of any type, in the kernel that accelerators have for it.
+
+    It keeps its input and one number a row, computes in float32 and gives the input's type; under
+    autocast PyTorch would make a float32 copy of its input first.
+    """
+    with exact(x.device):
+        return nn.functional.rms_norm(x, weight.shape, weight.to(x.dtype), epsilon)
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Windows of rows, those of the same size together.
+
+    Attributes:
+        runs: windows of one size, their length, and their rows on the device.
+        order: where each row is after the runs; None where all windows are of one size.
+    """
+
+    runs: tuple[tuple[int, int, Tensor], ...]
+    order: Tensor | None
+
+    @staticmethod
+    def of(bounds: Tensor, device: torch.device) -> WindowPlan:
+        """The plan of windows between bounds [windows + 1]; made once for all layers of a pass.
+
+        It is kept at the tensor of bounds itself, which all layers are given.
+        """
+        kept: WindowPlan | None = getattr(bounds, "_window_plan", None)
+        if kept is None:
+            kept = WindowPlan._made(bounds.tolist(), device)
+            bounds._window_plan = kept  # type: ignore[attr-defined]
+        return kept
+
+    @staticmethod
+    def _made(bounds: list[int], device: torch.device) -> WindowPlan:
+        windows: dict[int, list[int]] = {}
+        for start, end in pairwise(bounds):
+            windows.setdefault(end - start, []).append(start)
+        rows = [
+            (torch.tensor(starts)[:, None] + torch.arange(length)).flatten()
+            for length, starts in windows.items()
+        ]
+        sizes = [(len(starts), length) for length, starts in windows.items()]
+        if len(windows) == 1:
+            return WindowPlan(((*sizes[0], rows[0]),), None)
+        places = torch.cat(rows)
+        # Sent together; a copy of each would be waited for.
+        sent, order = to_device(torch.stack([places, places.argsort()]), device).unbind()
+        parts = sent.split([len(part) for part in rows])
+        runs = tuple((*size, part) for size, part in zip(sizes, parts, strict=True))
+        return WindowPlan(runs, order)
+
+
+def window_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, scale: float) -> Tensor:
     """Attention inside windows of rows.
 
     Args:
         q: [N, H, D] queries.
         k: [N, H, D] keys.
         v: [N, H, D] values.
-        bounds: first row of each window, and N at the end.
+        bounds: [windows + 1] first row of each window, and N at the end; on the host, it is not
+            waited for.
         scale: factor of the scores.
 
     Returns:
         [N, H * D].
     """
-    windows: dict[int, list[int]] = {}
-    for start, end in pairwise(bounds):
-        windows.setdefault(end - start, []).append(start)
+    plan = WindowPlan.of(bounds, q.device)
 
     def attend(count: int, length: int, *parts: Tensor) -> Tensor:
         query, key, value = (row_block(part, 0, count, length) for part in parts)
         out = nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
         return out.transpose(1, 2).flatten(0, 1).flatten(1)
 
-    if len(windows) == 1:
-        ((length, starts),) = windows.items()
-        return attend(len(starts), length, q, k, v)
-    places, pieces = [], []
-    for length, starts in windows.items():
-        rows = (torch.tensor(starts)[:, None] + torch.arange(length)).flatten().to(q.device)
-        pieces.append(attend(len(starts), length, q[rows], k[rows], v[rows]))
-        places.append(rows)
-    order = torch.cat(places).argsort()
-    return torch.cat(pieces)[order]
+    if plan.order is None:
+        ((count, length, _),) = plan.runs
+        return attend(count, length, q, k, v)
+    pieces = [
+        attend(count, length, *(x[rows] for x in (q, k, v))) for count, length, rows in plan.runs
+    ]
+    return torch.cat(pieces)[plan.order]
 
 
 _SILU = (nn.SiLU, type(ACT2FN["silu"]))

@@ -13,12 +13,17 @@ Shapes: q and out [n, H, S, D]; k and v [n, G, T, D] with H a multiple of G; lse
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from vqr1.device import exact
 
 _CPU_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _CUDA_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention
+_CUDA_USED = torch.ops.aten._flash_attention_forward
 _CUDA_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward
 
 
@@ -78,6 +83,64 @@ def masked_forward(
         out, lse = _CPU_FORWARD(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
         return out, lse
     return math_forward(q, k, v, causal=False, scale=scale, hidden=~seen)
+
+
+@dataclass(frozen=True)
+class UsedRows:
+    """Where n sequences begin in rows of queries and of a cache of keys.
+
+    Attributes:
+        queries: [n + 1] int32.
+        keys: [n + 1] int32.
+        group: queries of each sequence.
+        limit: places for keys of each sequence.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    group: int
+    limit: int
+
+    @staticmethod
+    def of(sequences: int, group: int, limit: int, device: torch.device) -> UsedRows:
+        """Equally many queries, and places for keys, of each of n sequences."""
+        numbers = torch.arange(sequences + 1, device=device, dtype=torch.int32)
+        return UsedRows(numbers * group, numbers * limit, group, limit)
+
+
+def reads_used(keys: Tensor) -> bool:
+    """Whether `used_forward` serves such a cache: 16-bit types on CUDA."""
+    return _cuda_flash(keys)
+
+
+def used_forward(
+    q: Tensor, k: Tensor, v: Tensor, used: Tensor, rows: UsedRows, *, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention to the first so many keys of a cache, a number that is on the device.
+
+    A tensor states to the kernel how many there are, so that a recorded call serves every step. It
+    takes queries and keys as rows; grouped heads are given as so many queries of one head: the
+    kernel's own way with one query for each changes the order of its log-sum-exps.
+
+    Args:
+        q: [n, G, H/G, D] queries of one token each, those that share a key head together.
+        k: [n, G, limit, D] keys whose places lie one after the other, each with all its heads.
+        v: likewise.
+        used: [n] int32, places of each that hold a key.
+        rows: where the sequences begin.
+        scale: factor of the scores.
+
+    Returns:
+        As `forward`.
+    """
+    queries = q.transpose(1, 2).reshape(-1, q.shape[1], q.shape[3])
+    keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))
+    out, lse = _CUDA_USED(
+        queries, keys, values, rows.queries, rows.keys, rows.group, rows.limit, 0.0, False, False,
+        scale=scale, seqused_k=used,
+    )[:2]  # fmt: skip
+    shape = (q.shape[0], rows.group)
+    return out.unflatten(0, shape).transpose(1, 2), lse.unflatten(1, shape).transpose(0, 1)
 
 
 def join(out: Tensor, lse: Tensor, more: Tensor, more_lse: Tensor) -> Tensor:
@@ -141,11 +204,15 @@ def backward(
     return math_backward(grad, q, k, v, out=out, lse=lse, causal=causal, scale=scale)
 
 
+def _repeated(heads: Tensor, times: int) -> Tensor:
+    """Every head [n, G, T, D] so many times in a row."""
+    return heads if times == 1 else heads.repeat_interleave(times, dim=1)
+
+
 def _scores(
     q: Tensor, k: Tensor, causal: bool, scale: float, hidden: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    groups = q.shape[1] // k.shape[1]
-    keys = k.repeat_interleave(groups, dim=1).to(lse_dtype(q))
+    keys = _repeated(k, q.shape[1] // k.shape[1]).to(lse_dtype(q))
     scores = q.to(lse_dtype(q)) @ keys.transpose(-1, -2) * scale
     if causal:
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
@@ -168,11 +235,12 @@ def math_forward(
     `hidden` ([T], [S, T] or [n or 1, 1, S, T] bool, not with `causal`) is True where a query must
     not see a key; every query must see at least one.
     """
-    scores, _ = _scores(q, k, causal, scale, hidden)
-    values = v.repeat_interleave(q.shape[1] // k.shape[1], dim=1).to(lse_dtype(q))
-    lse = scores.logsumexp(dim=-1)
-    out = torch.exp(scores - lse[..., None]) @ values
-    return out.to(q.dtype), lse
+    with exact(q.device):
+        scores, _ = _scores(q, k, causal, scale, hidden)
+        values = _repeated(v, q.shape[1] // k.shape[1]).to(lse_dtype(q))
+        lse = scores.logsumexp(dim=-1)
+        out = torch.exp(scores - lse[..., None]) @ values
+        return out.to(q.dtype), lse
 
 
 def math_backward(
@@ -187,10 +255,24 @@ def math_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`backward` by matrix products: dS = P (dO V' - rowsum(dO O)) with P = exp(S - lse)."""
+    with exact(q.device):
+        return _math_gradients(grad, q, k, v, out, lse, causal, scale)
+
+
+def _math_gradients(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, kv_heads, keys_count, size = k.shape
     scores, keys = _scores(q, k, causal, scale)
     groups = q.shape[1] // kv_heads
-    values = v.repeat_interleave(groups, dim=1).to(lse_dtype(q))
+    values = _repeated(v, groups).to(lse_dtype(q))
     grad = grad.to(lse_dtype(q))
     probs = torch.exp(scores - lse[..., None])
     delta = (grad * out.to(lse_dtype(q))).sum(dim=-1, keepdim=True)

@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 from transformers import AutoProcessor
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from vqr1.config import LoraConfig, ModelConfig
+from vqr1.config import HardwareConfig, LoraConfig, ModelConfig
 from vqr1.errors import ConfigError, ModelError, first_line
-from vqr1.policy.checkpoint_config import load_config, load_family, origin_of, source_of
+from vqr1.policy.checkpoint_config import load_config, origin_of, source_of
 from vqr1.policy.families import Family
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.finite import non_finite_weights
+from vqr1.policy.quantization import loading_arguments, quantization_problems
 from vqr1.policy.unwrap import family_of, parts_of
 
 logger = logging.getLogger(__name__)
@@ -139,10 +140,28 @@ def load_policy(
     """
     source = source_of(config)
     processor = load_processor(config)
-    model = _load_weights(source, config, attention)
-    own, parts = family_of(model), parts_of(model)
+    # cuDNN's attention makes a plan for every shape, and every size of images is one: PyTorch
+    # prefers it on recent devices. Flash attention is left. Without effect on a CPU.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    model = _load_weights(source, config, attention, device)
+    model.image_encoding = family_of(model).image_encoding(processor.image_processor)
+    model = prepared(model, config, gradient_checkpointing=gradient_checkpointing)
+    # Codes of 4 bits were made where they are.
+    model = (model if config.quantization else model.to(device)).eval()
+    _check_finite(model, source, config)
+    return Policy(model, processor, source, config.revision)
+
+
+def prepared(model: Any, config: ModelConfig, *, gradient_checkpointing: bool) -> Any:
+    """A model with lean layers, frozen parts frozen and adapters added; changed in place.
+
+    Args:
+        model: of a family's class.
+        config: what of it is trained.
+        gradient_checkpointing: recompute activations in the backward pass.
+    """
+    parts = parts_of(model)
     use_fast_layers(model)
-    model.image_encoding = own.image_encoding(processor.image_processor)
     if config.freeze_vision:
         parts.vision.requires_grad_(False)
     if gradient_checkpointing:
@@ -151,14 +170,20 @@ def load_policy(
         model = _add_adapters(model, config.lora)
     if config.freeze_vision == "tower":
         parts.connector.requires_grad_(True)
-    model = model.to(device).eval()
-    _check_finite(model, source, config)
-    return Policy(model, processor, source, config.revision)
+    return model
 
 
-def best_attention() -> str:
-    """The fastest attention implementation that is installed; reports it where that is sdpa."""
-    if is_flash_attn_3_available():
+def best_attention(capability: tuple[int, int] | None = None) -> str:
+    """The fastest attention implementation that is installed; reports it where that is sdpa.
+
+    Args:
+        capability: of the device; None looks at the current one.
+    """
+    if capability is None:
+        found = torch.cuda.is_available()
+        capability = torch.cuda.get_device_capability() if found else (0, 0)
+    # Its kernels are Hopper's; on an A100 the package can be installed all the same.
+    if is_flash_attn_3_available() and capability[0] == 9:
         return "flash_attention_3"
     if is_flash_attn_2_available():
         return "flash_attention_2"
@@ -176,8 +201,10 @@ def vision_trains(model: torch.nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in parts_of(model).vision.parameters())
 
 
-def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
-    model_class = load_family(config).model_class()
+def _load_weights(source: str, config: ModelConfig, attention: str, device: Any) -> Any:
+    own, found = load_config(config)
+    model_class = own.model_class()
+    _check_quantization(config, device)
     try:
         model, report = model_class.from_pretrained(
             source,
@@ -187,6 +214,7 @@ def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
             output_loading_info=True,
+            **loading_arguments(config, own, found, device),
         )
     except ImportError as error:
         raise ModelError(f"hardware.attention={attention}: {first_line(error)}") from error
@@ -205,6 +233,14 @@ def _load_weights(source: str, config: ModelConfig, attention: str) -> Any:
             "checkpoint is incomplete"
         )
     return model
+
+
+def _check_quantization(config: ModelConfig, device: Any) -> None:
+    gpu = torch.device(device).type != "cpu"
+    hardware = HardwareConfig(accelerator="gpu" if gpu else "cpu")
+    problems = quantization_problems(config, hardware, trains=False)
+    if problems:
+        raise ModelError(problems[0])
 
 
 def _check_finite(model: torch.nn.Module, source: str, config: ModelConfig) -> None:
@@ -247,8 +283,10 @@ def _add_adapters(model: Any, config: LoraConfig) -> torch.nn.Module:
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
+    from vqr1.policy.adapters import lean_adapters
+
     _check_targets(model, config.target_modules)
-    return get_peft_model(
+    adapted = get_peft_model(
         model,
         PeftLoraConfig(
             r=config.rank,
@@ -257,3 +295,5 @@ def _add_adapters(model: Any, config: LoraConfig) -> torch.nn.Module:
             target_modules=family_of(model).adapter_targets(config.target_modules),
         ),
     )
+    lean_adapters(adapted)
+    return adapted

@@ -22,6 +22,15 @@ from torch.utils.checkpoint import checkpoint
 MAX_LOGITS = 2**24
 """Most logits that exist at a time: 64 MiB in float32."""
 
+MAX_LOGITS_GPU = 2**28
+"""The same on an accelerator: 1 GiB. Every chunk reads the whole head, casts it under autocast, and
+adds a gradient of its size, which at 2^24 is most of what an update of a large vocabulary moves."""
+
+
+def logits_limit(device: torch.device) -> int:
+    """Most logits that exist at a time on a device."""
+    return MAX_LOGITS if device.type == "cpu" else MAX_LOGITS_GPU
+
 
 def scaled_logits(head: nn.Module, hidden: Tensor, temperature: float) -> Tensor:
     """Logits [M, V] in float32 (float64 for float64) of hidden states [M, H] / temperature."""
@@ -53,7 +62,7 @@ def target_logprobs(
     *,
     temperature: float = 1.0,
     with_entropy: bool = False,
-    max_logits: int = MAX_LOGITS,
+    max_logits: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities of tokens at M positions.
 
@@ -63,14 +72,15 @@ def target_logprobs(
         targets: [M, T] int64 tokens whose log-probabilities are wanted.
         temperature: divides the logits, above 0.
         with_entropy: also give the entropy of the whole distribution.
-        max_logits: most logits computed at a time.
+        max_logits: most logits computed at a time; None is `logits_limit` of the device.
 
     Returns:
         [M, T] float32 natural log-probabilities, and [M] float32 entropies in nats (never
         differentiable) or None.
     """
     vocabulary = _vocabulary(head)
-    rows = max(1, max_logits // vocabulary)
+    limit = logits_limit(hidden.device) if max_logits is None else max_logits
+    rows = max(1, limit // vocabulary)
     recompute = hidden.shape[0] > rows and torch.is_grad_enabled()
     logprobs, entropies = [], []
     for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):

@@ -21,6 +21,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from vqr1.device import to_device
 from vqr1.policy import flash
 from vqr1.policy.linear_attention import Branches, DeltaRows, Grid, LinearState, branch_delta
 from vqr1.policy.shared_prompt import PackedPrompts, run_packed
@@ -127,8 +128,8 @@ def _read(model: nn.Module, packed: PackedPrompts) -> PromptState:
         views(0),
         views(1),
         store.states,
-        hidden[layout.last_prompt_rows],
-        torch.tensor(packed.next_positions, device=device),
+        hidden[to_device(torch.tensor(layout.last_prompt_rows), device)],
+        to_device(torch.tensor(packed.next_positions), device),
     )
 
 

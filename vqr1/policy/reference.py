@@ -44,6 +44,8 @@ class FrozenCopy:
         vision_frozen: its tower does not train.
         place: where the copy lies between its passes: on the device, in host memory, or sharded: a
             shard of each weight on each process's device.
+        half: its passes run under autocast in bfloat16: the weights of linear layers, which they
+            would cast at every use, are kept in it.
 
     Attributes:
         model: the copy.
@@ -51,9 +53,16 @@ class FrozenCopy:
     """
 
     def __init__(
-        self, model: torch.nn.Module, *, vision_frozen: bool, place: ReferencePlace = "device"
+        self,
+        model: torch.nn.Module,
+        *,
+        vision_frozen: bool,
+        place: ReferencePlace = "device",
+        half: bool = False,
     ) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        # Copied weight by weight: for a float32 copy of all there may be no room.
+        memo = {id(p): _in_half(p) for p in linear_weights(model)} if half else {}
+        self.model = copy.deepcopy(model, memo).requires_grad_(False).eval()
         self.shares_vision = vision_frozen
         self.device = next(model.parameters()).device
         self._shards: dict[str, DTensor] = {}
@@ -139,8 +148,31 @@ class AdapterOff:
             yield self.model
 
 
+def linear_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """float32 weights and biases that linear layers alone use; tied ones are an embedding's too."""
+    used: dict[int, list[bool]] = {}
+    weights = {}
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            used.setdefault(id(weight), []).append(isinstance(module, torch.nn.Linear))
+            weights[id(weight)] = weight
+    return [
+        weight
+        for key, weight in weights.items()
+        if all(used[key]) and weight.dtype == torch.float32
+    ]
+
+
+def _in_half(weight: torch.nn.Parameter) -> torch.nn.Parameter:
+    return torch.nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
+
+
 def make_reference(
-    model: torch.nn.Module, kl_weight: float, place: ReferencePlace = "device"
+    model: torch.nn.Module,
+    kl_weight: float,
+    place: ReferencePlace = "device",
+    *,
+    half: bool = False,
 ) -> Reference | None:
     """The cheapest reference for a policy at the beginning of training.
 
@@ -148,10 +180,11 @@ def make_reference(
         model: the policy, frozen parts frozen and adapters added.
         kl_weight: weight of the KL term; at 0 there is nothing to refer to.
         place: where a second set of weights lies between its passes.
+        half: see `FrozenCopy`.
     """
     if kl_weight == 0:
         return None
     trains = vision_trains(model)
     if hasattr(model, "disable_adapter") and not trains:
         return AdapterOff(model)
-    return FrozenCopy(model, vision_frozen=not trains, place=place)
+    return FrozenCopy(model, vision_frozen=not trains, place=place, half=half)

@@ -29,6 +29,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from vqr1.device import to_device
 from vqr1.errors import ModelError
 from vqr1.policy.output_head import target_logprobs
 from vqr1.policy.tree_attention import (
@@ -63,8 +64,9 @@ def response_lengths(mask: Tensor) -> list[list[int]]:
     Raises:
         ValueError: a response's mask has a gap; responses begin at token 0 and end once.
     """
+    mask = mask.cpu()
     lengths = mask.sum(dim=-1)
-    expected = torch.arange(mask.shape[-1], device=mask.device) < lengths[..., None]
+    expected = torch.arange(mask.shape[-1]) < lengths[..., None]
     if not torch.equal(mask, expected):
         raise ValueError("mask: True must fill each response from its first token on, without gaps")
     result: list[list[int]] = lengths.tolist()
@@ -104,12 +106,35 @@ def plan_micro_batches(prompts: PromptBatch, mask: Tensor, micro_batch_tokens: i
 
 
 @dataclass(frozen=True)
+class FedTokens:
+    """R tokens of responses that are inputs of a pass, image by image.
+
+    Attributes:
+        tokens: [R] int64 on the model's device.
+        prompts: [R] which of A prompts each follows, on the host.
+        steps: [R] its number in its response, on the host.
+    """
+
+    tokens: Tensor
+    prompts: Tensor
+    steps: Tensor
+
+
+def _numbered(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """[R] of each of counts [N] items its number in N, and that of each of its tokens in it."""
+    items = torch.arange(len(counts)).repeat_interleave(counts)
+    first = counts.cumsum(0) - counts
+    return items, torch.arange(len(items)) - first[items]
+
+
+@dataclass(frozen=True)
 class PackedPrompts:
     """A prompts as one row of embeddings.
 
     Attributes:
-        embeds: [sum P_a, W] token embeddings with the image features in place.
-        positions: [X, sum P_a] rotary positions.
+        embeds: [sum P_a + R, W] token embeddings with the image features in place; R tokens that
+            follow the prompts come last, where `pack_prompts` was given any.
+        positions: [X, sum P_a + R] rotary positions.
         lengths: tokens of each prompt.
         next_positions: position of the first response token after each prompt.
     """
@@ -130,8 +155,20 @@ class PackedPrompts:
         )
 
 
-def pack_prompts(model: nn.Module, prompts: PromptBatch, vision: VisionFeatures) -> PackedPrompts:
+def pack_prompts(
+    model: nn.Module,
+    prompts: PromptBatch,
+    vision: VisionFeatures,
+    fed: FedTokens | None = None,
+) -> PackedPrompts:
     """Embeds prompts one after the other, without padding.
+
+    Args:
+        model: the policy, bare or wrapped.
+        prompts: A prompts.
+        vision: features of their images.
+        fed: tokens of responses that follow the prompts in the row. They are embedded in the same
+            call: a second one would make a second gradient of the embedding's size.
 
     Raises:
         ModelError: a prompt's placeholders do not match its images.
@@ -139,7 +176,9 @@ def pack_prompts(model: nn.Module, prompts: PromptBatch, vision: VisionFeatures)
     family, config = family_of(model), unwrap(model).config
     parts = parts_of(model)
     device = parts.embeddings.weight.device
-    ids = torch.cat(prompts.input_ids).to(device)
+    # Numbers of tokens and rows are counted on the host, which then waits for nothing.
+    host = torch.cat(prompts.input_ids)
+    ids = to_device(host, device)
     # Positions are computed where the prompts are: small integer work, needed on the host.
     positions, following = [], []
     encoding = encoding_of(model)
@@ -147,17 +186,21 @@ def pack_prompts(model: nn.Module, prompts: PromptBatch, vision: VisionFeatures)
         place, after = family.prompt_positions(config, encoding, prompt, shown)
         positions.append(place)
         following.append(after)
+    if fed is not None:
+        ids = torch.cat([ids, fed.tokens])
+        after_prompts = torch.tensor(following)[fed.prompts] + fed.steps
+        positions.append(after_prompts.expand(len(positions[0]), -1))
     embeds = family.embed(parts, ids)
     images = torch.cat(vision.flat).to(embeds)
-    image_rows = (ids == family.image_token(config)).nonzero()[:, 0]
+    image_rows = (host == family.image_token(config)).nonzero()[:, 0]
     if image_rows.shape[0] != images.shape[0]:
         raise ModelError(
             f"prompt: found {image_rows.shape[0]} image tokens and {images.shape[0]} image "
             "features; features and prompts must be of the same images"
         )
     return PackedPrompts(
-        family.place_features(embeds, image_rows, images),
-        torch.cat(positions, dim=1).to(device),
+        family.place_features(embeds, to_device(image_rows, device), images),
+        to_device(torch.cat(positions, dim=1), device),
         tuple(len(prompt) for prompt in prompts.input_ids),
         tuple(following),
     )
@@ -207,8 +250,9 @@ def response_logprobs(
         model: the policy, bare or wrapped.
         prompts: B prompts.
         tokens: [B, K, C] int64 response tokens.
-        mask: [B, K, C] bool, True from each response's first token to its last. Responses may be
-            empty; a prompt with only empty responses is not computed at all.
+        mask: [B, K, C] bool, True from each response's first token to its last; on the host nothing
+            is waited for. Responses may be empty; a prompt with only empty responses is not
+            computed at all.
         temperature: divides the logits, above 0.
         vision: features of the B prompts' images; None runs the vision tower here, for prompts that
             have responses.
@@ -225,7 +269,7 @@ def response_logprobs(
         ModelError: prompts, image features and model do not belong together.
     """
     device = parts_of(model).embeddings.weight.device
-    tokens, mask = tokens.to(device), mask.to(device)
+    tokens, mask = tokens.to(device), mask.cpu()
     lengths = response_lengths(mask)
     if micro_batch_tokens is None:
         parts = [slice(0, len(prompts))]
@@ -244,16 +288,17 @@ def response_logprobs(
             encoded = encode_images(model, prompts.choose(active))
         else:
             encoded = vision.choose(active)
-        values, entropies = _packed_logprobs(
+        places, values, entropies = _packed_logprobs(
             model,
-            pack_prompts(model, prompts.choose(active), encoded),
-            tokens[active],
+            prompts.choose(active),
+            encoded,
+            tokens,
+            active,
             [lengths[b] for b in active],
             temperature,
             with_entropy,
         )
-        places = _mask_places(mask, active)
-        logprobs = logprobs.view(-1).index_copy(0, places, values).view_as(mask)
+        logprobs = logprobs.view(-1).index_copy(0, places, values).view_as(tokens)
         if entropy is not None and entropies is not None:
             entropy.view(-1).index_copy_(0, places, entropies)
     return ResponseLogprobs(logprobs, entropy)
@@ -272,80 +317,75 @@ def response_states(
         mask: [B, K, C] bool, True from each response's first token to its last.
         vision: features of the B prompts' images.
     """
-    packed = pack_prompts(model, prompts, vision)
-    tokens, mask = tokens.to(packed.embeds.device), mask.to(packed.embeds.device)
-    hidden, layout, fed = _run_responses(model, packed, tokens, response_lengths(mask))
+    device = parts_of(model).embeddings.weight.device
+    counts = torch.tensor(response_lengths(mask))
+    group, width = tokens.shape[1:]
+    owners, steps = _numbered(counts.flatten())
+    places, responses = to_device(torch.stack([owners * width + steps, owners]), device).unbind()
+    fed = FedTokens(tokens.to(device).flatten()[places], owners // group, steps)
+    packed = pack_prompts(model, prompts, vision, fed)
+    layout = TreeLayout.build(packed.lengths, counts.tolist(), device)
+    hidden = run_packed(model, packed.embeds, packed.positions, layout)
     rows = hidden[layout.prompt_rows :].float()
-    owners = torch.arange(fed.shape[0] * fed.shape[1], device=rows.device).view(*fed.shape[:2], 1)
-    sums = rows.new_zeros(owners.numel(), rows.shape[1])
-    sums.index_add_(0, owners.expand(fed.shape)[fed], rows)
-    return sums.view(*fed.shape[:2], -1) / fed.sum(dim=2, keepdim=True).clamp(min=1)
-
-
-def _run_responses(
-    model: nn.Module, packed: PackedPrompts, tokens: Tensor, lengths: list[list[int]]
-) -> tuple[Tensor, TreeLayout, Tensor]:
-    """The text model over A prompts and the first tokens of their responses.
-
-    Args:
-        model: the policy, bare or wrapped.
-        packed: A prompts.
-        tokens: [A, K, C] tokens.
-        lengths: [A][K] how many of each response's tokens are inputs.
-
-    Returns:
-        [L, H] hidden states, their layout, and [A, K, C] bool which tokens were inputs.
-    """
-    device = tokens.device
-    layout = TreeLayout.build(packed.lengths, lengths, device)
-    steps = torch.arange(tokens.shape[-1], device=device)
-    fed = steps < torch.tensor(lengths, device=device)[..., None]
-    following = torch.tensor(packed.next_positions, device=device)[:, None, None]
-    positions = (following + steps).expand(fed.shape)[fed]
-    hidden = run_packed(
-        model,
-        torch.cat([packed.embeds, family_of(model).embed(parts_of(model), tokens[fed])]),
-        torch.cat([packed.positions, positions.expand(len(packed.positions), -1)], dim=1),
-        layout,
-    )
-    return hidden, layout, fed
-
-
-def _mask_places(mask: Tensor, active: list[int]) -> Tensor:
-    """Flat places in [B, K, C] of the tokens of `active` prompts: first tokens, then the rest.
-
-    The order is that of `_packed_logprobs`.
-    """
-    places = torch.arange(mask.numel(), device=mask.device).view(mask.shape)[active]
-    chosen = mask[active]
-    first = places[..., 0][chosen[..., 0]]
-    return torch.cat([first, places[..., 1:][chosen[..., 1:]]])
+    sums = rows.new_zeros(counts.numel(), rows.shape[1]).index_add_(0, responses, rows)
+    sizes = to_device(counts.clamp(min=1), device)
+    return sums.view(*counts.shape, -1) / sizes[..., None]
 
 
 def _packed_logprobs(
     model: nn.Module,
-    packed: PackedPrompts,
+    prompts: PromptBatch,
+    vision: VisionFeatures,
     tokens: Tensor,
+    active: list[int],
     lengths: list[list[int]],
     temperature: float,
     with_entropy: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities (and entropies) of A prompts' tokens: all first tokens, then the rest."""
-    parts = parts_of(model)
-    counts = torch.tensor(lengths, device=tokens.device)
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Log-probabilities of N tokens of A of B prompts: all first tokens, then the rest.
+
+    Args:
+        model: the policy, bare or wrapped.
+        prompts: the A prompts.
+        vision: features of their images.
+        tokens: [B, K, C] tokens of all prompts, on the model's device.
+        active: numbers of the A prompts.
+        lengths: [A][K] tokens of each response.
+        temperature: divides the logits.
+        with_entropy: also compute entropies.
+
+    Returns:
+        [N] flat places in [B, K, C], [N] log-probabilities, [N] entropies or None.
+    """
+    device = tokens.device
+    group, width = tokens.shape[1:]
+    counts = torch.tensor(lengths)
     # The last token of a response predicts nothing that is asked for, so it is not an input.
-    hidden, layout, fed = _run_responses(
-        model, packed, tokens[..., :-1], [[max(n - 1, 0) for n in group] for group in lengths]
-    )
+    inputs = (counts - 1).clamp(min=0)
+    owners, steps = _numbered(inputs.flatten())
+    # Where responses begin in [B, K, C], and where their inputs are; sent in one transfer.
+    begins = ((torch.tensor(active)[:, None] * group + torch.arange(group)) * width).flatten()
+    present = counts.flatten().nonzero()[:, 0]
+    sizes = [len(owners), len(begins), len(present)]
+    packs = torch.cat([begins[owners] + steps, begins, present])
+    places, begins, present = to_device(packs, device).split(sizes)
+    flat = tokens.flatten()
+    packed = pack_prompts(model, prompts, vision, FedTokens(flat[places], owners // group, steps))
+    layout = TreeLayout.build(packed.lengths, inputs.tolist(), device)
+    hidden = run_packed(model, packed.embeds, packed.positions, layout)
     logprobs_of = partial(
-        target_logprobs, parts.head, temperature=temperature, with_entropy=with_entropy
+        target_logprobs,
+        parts_of(model).head,
+        temperature=temperature,
+        with_entropy=with_entropy,
     )
     # One row of logits per prompt serves the first tokens of its K responses.
-    first, first_entropy = logprobs_of(hidden[layout.last_prompt_rows], tokens[..., 0])
-    rest, rest_entropy = logprobs_of(hidden[layout.prompt_rows :], tokens[..., 1:][fed][:, None])
-    present = counts > 0
-    values = torch.cat([first[present], rest[:, 0]])
+    last = to_device(torch.tensor(layout.last_prompt_rows), device)
+    first, first_entropy = logprobs_of(hidden[last], flat[begins].view(len(active), group))
+    rest, rest_entropy = logprobs_of(hidden[layout.prompt_rows :], flat[places + 1][:, None])
+    targets = torch.cat([begins[present], places + 1])
+    values = torch.cat([first.flatten()[present], rest[:, 0]])
     if first_entropy is None or rest_entropy is None:
-        return values, None
-    entropy = first_entropy[:, None].expand(first.shape)
-    return values, torch.cat([entropy[present], rest_entropy])
+        return targets, values, None
+    entropy = first_entropy.repeat_interleave(group)[present]
+    return targets, values, torch.cat([entropy, rest_entropy])

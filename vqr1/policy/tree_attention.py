@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 
+from vqr1.device import to_device
 from vqr1.policy import flash
 from vqr1.policy.linear_attention import DeltaRows, Grid, LinearState, packed_delta
 from vqr1.policy.unwrap import checkpointing_in_eval_mode
@@ -143,9 +144,8 @@ class TreeLayout:
         longest = max(flat, default=0)
         places = None
         if any(length != longest for length in flat):
-            lengths = torch.tensor(flat, device=device)
-            places = (torch.arange(longest, device=device) < lengths[:, None]).flatten().nonzero()
-            places = places[:, 0]
+            taken = torch.arange(longest) < torch.tensor(flat)[:, None]
+            places = to_device(taken.flatten().nonzero()[:, 0], device)
         return TreeLayout(
             tuple(prompt_lengths),
             tuple(tuple(lengths) for lengths in response_lengths),

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vqr1.device import exact, to_device
 from vqr1.durable import replacing
 from vqr1.errors import ModelError
 from vqr1.policy.families.base import Parts
@@ -88,7 +89,9 @@ class VisionFeatures:
     def backward_from(self, leaves: VisionFeatures) -> None:
         """Sends the gradients that `leaves` collected through the vision tower."""
         pairs = [pair for pair in self.gradients(leaves) if pair[0].requires_grad]
-        if pairs:
+        if not pairs:
+            return
+        with exact(pairs[0][0].device):
             torch.autograd.backward([embed for embed, _ in pairs], [grad for _, grad in pairs])
 
 
@@ -230,8 +233,8 @@ class VisionCache:
 
     The key is the image's content and the arithmetic of the pass. In memory the features of one
     tower are kept, whose weights must not change; on disk each tower has a folder of its own, named
-    by its weights. Images go through the tower one by one, so that an image's features are the same
-    bits whatever batch it first came in.
+    by its weights. On a CPU images go through the tower one by one, so that an image's features are
+    the same bits whatever batch it first came in; on an accelerator those of a batch together.
 
     Attributes:
         hits: images answered from memory or disk so far.
@@ -269,13 +272,18 @@ class VisionCache:
         keys = [[f"{start}-{key.hex()}" for key in group] for group in image_keys(model, prompts)]
         images = dict(zip(chain(*keys), prompts.flat_images, strict=True))
         known = {key: self._load(key) for key in images}
-        found = {key: embed.to(device) for key, embed in known.items() if embed is not None}
+        found = {k: to_device(embed, device) for k, embed in known.items() if embed is not None}
         unknown = [key for key in images if key not in found]
         nothing = torch.empty(0, dtype=torch.int64)
         with torch.no_grad():
-            for key in unknown:
-                alone = PromptBatch((nothing,), ((images[key],),))
-                ((found[key],),) = _through(tower or family.image_features, model, alone).embeds
+            # An accelerator would wait for the launches of one image after the other.
+            together = len(unknown) if device.type != "cpu" else 1
+            for first in range(0, len(unknown), max(together, 1)):
+                part = unknown[first : first + together]
+                shown = tuple((images[key],) for key in part)
+                prompts_of = PromptBatch((nothing,) * len(part), shown)
+                encoded = _through(tower or family.image_features, model, prompts_of)
+                found |= dict(zip(part, encoded.flat, strict=True))
         self._keep(unknown, [found[key] for key in unknown])
         self.misses += len(unknown)
         self.hits += len(images) - len(unknown)

@@ -4,8 +4,9 @@ At small batches a decoding step on a GPU is a few hundred short kernels, and st
 Python takes longer than running them. Here every tensor of a step keeps its shape and its place in
 memory, so that the step is recorded once as a CUDA graph and then replayed with one call. For that
 
-- the number of the step is a tensor, and the response's own keys are read up to the next multiple
-  of `WIDTH` with those that do not exist yet masked out (one graph for each such width);
+- the number of the step is a tensor: the flash kernel reads as many of the response's own keys.
+  Where it cannot, they are read up to the next multiple of `WIDTH` with those that do not exist yet
+  masked out (one graph for each such width);
 - responses that have ended stay in the batch and their rows are not read: at the batch sizes of
   training a step costs what reading the weights costs, with or without them.
 
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vqr1.device import to_device
 from vqr1.errors import ModelError
 from vqr1.policy import flash
 from vqr1.policy.linear_attention import DeltaRows, delta_step
@@ -41,11 +43,17 @@ class StaticDecoder(Decoder):
     def __init__(self, model: nn.Module, prompt: PromptState, slots: int, limit: int) -> None:
         """See `Decoder`."""
         super().__init__(model, prompt, slots, limit)
-        device = prompt.last_hidden.device
-        # Rows beyond the last step are read (masked) and must be finite.
-        for keys, values in self._own.values():
-            keys.zero_()
-            values.zero_()
+        device, images = prompt.last_hidden.device, len(prompt.last_hidden)
+        # In the order that the flash kernel reads, which has one stride for all rows. Rows beyond
+        # the last step are read (masked) elsewhere, and must be finite.
+        for number, (keys, values) in self._own.items():
+            # One layer after the other: there may be no room for all of them twice.
+            self._own[number] = _zeros_by_place(keys), _zeros_by_place(values)
+        self._flash = flash.reads_used(next(iter(self._own.values()))[0])
+        self._rows_of = flash.UsedRows.of(
+            images * slots, self._heads // self._kv_heads, limit, device
+        )
+        self._used = torch.zeros(images * slots, dtype=torch.int32, device=device)
         self._limit = limit
         self._tokens = torch.zeros(len(self._images), dtype=torch.long, device=device)
         self._step = torch.zeros(1, dtype=torch.long, device=device)
@@ -61,15 +69,19 @@ class StaticDecoder(Decoder):
         else:
             self._tokens.index_copy_(0, self._rows, tokens)
         self._step.fill_(self._fed)
-        self._width = min(-(-(self._fed + 1) // WIDTH) * WIDTH, self._limit)
-        logits = self._replay() if self._tokens.is_cuda else self._run_layers(self._tokens)
+        # The kernel reads the keys that exist; other ways have a width, and a graph for each.
+        width = self._limit if self._flash else -(-(self._fed + 1) // WIDTH) * WIDTH
+        self._width = min(width, self._limit)
+        logits = (
+            self._replay() if self._tokens.device.type != "cpu" else self._run_layers(self._tokens)
+        )
         self._fed += 1
         # A copy: the next replay writes into the same memory.
         return logits.clone() if self._rows is None else logits.index_select(0, self._rows)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops all live responses but the given ones; their slots stay, unread."""
-        chosen = torch.tensor(rows, device=self._tokens.device)
+        chosen = to_device(torch.tensor(rows), self._tokens.device)
         self._rows = chosen if self._rows is None else self._rows[chosen]
 
     def _replay(self) -> Tensor:
@@ -114,6 +126,9 @@ class StaticDecoder(Decoder):
         return mixed
 
     def _rotation(self) -> tuple[Tensor, Tensor]:
+        if self._flash:
+            # Once for all layers.
+            self._used.copy_((self._step + 1).expand(len(self._used)))
         cos, sin = (table.index_select(1, self._step) for table in (self._cos, self._sin))
         slots = self._grid[1]
         return cos.repeat_interleave(slots, dim=0), sin.repeat_interleave(slots, dim=0)
@@ -124,5 +139,12 @@ class StaticDecoder(Decoder):
 
     def _own_block(self, number: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         keys, values = (x.flatten(0, 1)[:, :, : self._width] for x in self._own[number])
+        if self._flash and query.dtype == keys.dtype:
+            return flash.used_forward(query, keys, values, self._used, self._rows_of, scale=scale)
         future = self._steps[: self._width] > self._step
         return flash.math_forward(query, keys, values, causal=False, scale=scale, hidden=future)
+
+
+def _zeros_by_place(buffer: Tensor) -> Tensor:
+    """[A, S, G, limit, D] zeros that lie in memory as [A, S, limit, G, D]."""
+    return torch.zeros_like(buffer.transpose(2, 3)).transpose(2, 3)

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from vqr1.config import SamplingConfig
+from vqr1.device import to_device
 from vqr1.policy.cpu_linear import packed_weights
 from vqr1.policy.finite import check_logprobs
 from vqr1.policy.loading import vision_trains
 from vqr1.policy.prompt_state import PromptState, read_prompts
+from vqr1.policy.sampling_weights import sampling_weights
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.unwrap import eval_mode, family_of, parts_of, unwrap
 from vqr1.policy.vision import (
@@ -34,6 +36,11 @@ from vqr1.rollout.decode import Decoder
 from vqr1.rollout.rollout_builder import rollout_of
 from vqr1.rollout.sampling import draw, uniform_noise
 from vqr1.rollout.stopping import StopRule, banned_tokens, end_tokens, padding_token
+from vqr1.rollout.turns import entry_bytes, free_memory, turn_tokens
+
+LOOK_EVERY = 8
+"""Tokens between two looks at which responses have ended, on an accelerator, which is waited for.
+A response is drawn up to 7 tokens too long, which are taken out again."""
 
 
 class LocalEngine:
@@ -47,10 +54,11 @@ class LocalEngine:
         self,
         model: nn.Module,
         tokenizer: Any,
-        micro_batch_tokens: int,
+        micro_batch_tokens: int | None,
         *,
         cuda_graph: bool = True,
         vision_cache: VisionCache | None = None,
+        look_every: int | None = None,
     ) -> None:
         """Prepares the token tables.
 
@@ -58,13 +66,19 @@ class LocalEngine:
             model: the policy, bare or wrapped.
             tokenizer: its tokenizer.
             micro_batch_tokens: most key-value entries (prompts once, K length limits) that are
-                decoded together; larger batches are sampled in turns.
+                decoded together; larger batches are sampled in turns. None takes what the device's
+                free memory holds (`turns.py`).
             cuda_graph: on a GPU, record a decoding step once and replay it; no effect elsewhere.
             vision_cache: keeps the features of a frozen tower; not used while the tower trains.
+            look_every: tokens between two looks at which responses have ended; None is
+                `LOOK_EVERY` on an accelerator and 1 on a CPU.
         """
         self.model = model
         self.tokenizer = tokenizer
-        self._budget = micro_batch_tokens
+        self.look_every = look_every
+        self._wanted = micro_batch_tokens
+        # Asked anew before every rollout.
+        self._budget = turn_tokens(micro_batch_tokens, gpu=False)
         self._cuda_graph = cuda_graph
         self._cache = vision_cache
         self._vocabulary = int(unwrap(model).config.text_config.vocab_size)
@@ -77,7 +91,15 @@ class LocalEngine:
 
     def with_model(self, model: nn.Module) -> LocalEngine:
         """The engine of another policy, whose image features are not kept."""
-        return LocalEngine(model, self.tokenizer, self._budget, cuda_graph=self._cuda_graph)
+        return LocalEngine(model, self.tokenizer, self._wanted, cuda_graph=self._cuda_graph)
+
+    def _tokens_together(self) -> int:
+        """Key-value entries that are decoded together now."""
+        if self._wanted is not None:
+            return self._wanted
+        device = parts_of(self.model).embeddings.weight.device
+        free = free_memory(device)
+        return turn_tokens(None, device.type != "cpu", free, entry_bytes(self.model))
 
     def sample(
         self,
@@ -90,7 +112,7 @@ class LocalEngine:
     ) -> Rollout:
         """Samples `group_size` responses for every prompt; see `RolloutEngine.sample`."""
         entries = group_size * sampling.max_new_tokens
-        with eval_mode(self.model):
+        with eval_mode(self.model), sampling_weights(self.model):
             turns = []
             for part, state in self.read_turns(prompts, entries, vision):
                 noise = None
@@ -114,6 +136,7 @@ class LocalEngine:
         Yields:
             The prompts of a turn, and what is left of them after they were read.
         """
+        self._budget = self._tokens_together()
         costs = [len(ids) + entries for ids in prompts.input_ids]
         for first, last in runs_within(costs, self._budget):
             part = prompts.select(first, last)
@@ -186,31 +209,40 @@ class LocalEngine:
     ) -> None:
         """Fills one block of responses; `seen` [A, V] is each prompt's share of a penalty."""
         images, slots, limit = run.tokens.shape
-        graph = self._cuda_graph and run.tokens.is_cuda
+        gpu = run.tokens.device.type != "cpu"
+        graph = self._cuda_graph and gpu
         decoder = (StaticDecoder if graph else Decoder)(self.model, state, slots, limit)
         stop = StopRule(self.tokenizer, self._ends, images * slots, sampling.end_text)
+        every = self.look_every or (LOOK_EVERY if gpu else 1)
         live = list(range(images * slots))
+        rows = torch.arange(images * slots, device=run.tokens.device)
         logits = decoder.first_logits().repeat_interleave(slots, dim=0)
         noise = noise.reshape(images * slots, limit)
         seen = None if seen is None else seen.repeat_interleave(slots, dim=0)
         with packed_weights(parts_of(self.model).text, images * slots):
-            for step in range(limit):
-                drawn, drawn_logprobs = draw(logits, noise[:, step], sampling, self._banned, seen)
-                run.write(live, step, drawn, drawn_logprobs)
-                if seen is not None:
-                    seen.scatter_(1, drawn[:, None], True)
-                ended = stop.ended(live, drawn.tolist())
-                run.end(live, step, ended)
-                if any(ended):
-                    rows = [row for row, done in enumerate(ended) if not done]
-                    if not rows:
+            for first in range(0, limit, every):
+                steps = range(first, min(first + every, limit))
+                for step in steps:
+                    drawn, drawn_logprobs = draw(
+                        logits, noise[:, step], sampling, self._banned, seen
+                    )
+                    run.write(rows, step, drawn, drawn_logprobs)
+                    if seen is not None:
+                        seen.scatter_(1, drawn[:, None], True)
+                    if step + 1 in steps:
+                        logits = decoder.step(drawn)
+                kept = run.end(live, steps, stop, run.written(rows, steps))
+                if len(kept) < len(live):
+                    if not kept:
                         break
-                    decoder.keep(rows)
-                    live = [live[row] for row in rows]
-                    drawn, noise = drawn[rows], noise[rows]
-                    seen = None if seen is None else seen[rows]
-                if step + 1 < limit:
+                    decoder.keep(kept)
+                    chosen = to_device(torch.tensor(kept), rows.device)
+                    live = [live[row] for row in kept]
+                    rows, drawn, noise = rows[chosen], drawn[chosen], noise[chosen]
+                    seen = None if seen is None else seen[chosen]
+                if steps.stop < limit:
                     logits = decoder.step(drawn)
+        run.clear(padding_token(self.tokenizer))
 
     def rollout(self, turns: Sequence[Responses]) -> Rollout:
         """The responses of all turns, with their texts."""
@@ -243,18 +275,50 @@ class Responses:
         parts = (self.tokens, self.logprobs, self.lengths, self.finished)
         return Responses(*(part[:, responses] for part in parts))
 
-    def write(self, live: list[int], step: int, tokens: Tensor, logprobs: Tensor) -> None:
-        """Writes the tokens [n] of a step, and their log-probabilities, of the live responses."""
-        rows = torch.tensor(live, device=tokens.device)
+    def write(self, rows: Tensor, step: int, tokens: Tensor, logprobs: Tensor) -> None:
+        """Writes the tokens [n] of a step, and their log-probabilities, of the live rows [n]."""
         slots = self.tokens.shape[1]
         place = (rows // slots, rows % slots, step)
         self.tokens[place] = tokens
         self.logprobs[place] = logprobs
 
-    def end(self, live: list[int], step: int, ended: list[bool]) -> None:
-        """Notes the lengths so far and which responses a stop rule ended."""
-        rows = torch.tensor(live)
+    def written(self, rows: Tensor, steps: range) -> list[list[int]]:
+        """The tokens of some steps of the live rows [n], by step; waits for the device once."""
         slots = self.tokens.shape[1]
-        place = (rows // slots, rows % slots)
-        self.lengths[place] = step + 1
-        self.finished[place] = torch.tensor(ended)
+        block = self.tokens[rows // slots, rows % slots, steps.start : steps.stop]
+        tokens: list[list[int]] = block.t().tolist()
+        return tokens
+
+    def end(
+        self, live: list[int], steps: range, stop: StopRule, tokens: list[list[int]]
+    ) -> list[int]:
+        """Notes the lengths so far and which responses a stop rule ended.
+
+        Args:
+            live: numbers of the live responses.
+            steps: the steps that were taken since the last call.
+            stop: follows the responses.
+            tokens: by step, of the live responses.
+
+        Returns:
+            Which of the live responses continue, by their places in `live`.
+        """
+        slots = self.tokens.shape[1]
+        going = list(range(len(live)))
+        for step, drawn in zip(steps, tokens, strict=True):
+            rows = torch.tensor([live[row] for row in going])
+            ended = stop.ended(rows.tolist(), [drawn[row] for row in going])
+            place = (rows // slots, rows % slots)
+            self.lengths[place] = step + 1
+            self.finished[place] = torch.tensor(ended)
+            going = [row for row, done in zip(going, ended, strict=True) if not done]
+            if not going:
+                break
+        return going
+
+    def clear(self, padding: int) -> None:
+        """Takes out what was drawn after a response's end, before the device was looked at."""
+        after = torch.arange(self.tokens.shape[2]) >= self.lengths[..., None]
+        after = to_device(after, self.tokens.device)
+        self.tokens.masked_fill_(after, padding)
+        self.logprobs.masked_fill_(after, 0.0)

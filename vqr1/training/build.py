@@ -168,6 +168,9 @@ def build_trainer(
         enable_progress_bar=False,  # `callbacks.progress` has its own
         enable_model_summary=False,
         use_distributed_sampler=False,
+        # FSDP2's first unshard in inference mode makes weights that autograd refuses later;
+        # Lightning falls back to `no_grad` by itself only where the backend is called gloo.
+        inference_mode=False,
         default_root_dir=Path(config.run_dir),
     )
 

@@ -71,7 +71,8 @@ def mismatch_metrics(
         `mismatch/logprob_gap`: mean |log p - log q|; with a cap also
         `mismatch/capped_rate`: share of the tokens whose weight is cut. Empty without tokens.
     """
-    p, q = trainer[mask].double(), engine[mask].double()
+    # Zeros where nothing was computed add nothing; the number of tokens is not waited for.
+    p, q = (torch.where(mask, x, 0.0).double() for x in (trainer, engine))
     bound = math.inf if cap is None else math.log(cap)
     sums = torch.stack([k3_kl(q, p).sum(), (p - q).abs().sum(), (p - q > bound).sum(), mask.sum()])
     kl, gap, capped, tokens = all_reduce_sum(sums.float()).tolist()

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from vqr1.config import TrainConfig
 from vqr1.data.datamodule import RankingDataModule
+from vqr1.device import passes_in
 from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, raise_on_all_ranks
 from vqr1.distributed.sharding import Replicated
 from vqr1.distributed.stop_requests import StopRequests
@@ -223,14 +224,16 @@ class PolicyTrainer:
         )
         self.policy.model.to(self.device)
         engine.synchronise()
-        predictions = evaluate_test(
-            engine,
-            self.data,
-            modes.primary,
-            validation.batch_size,
-            when,
-            self.stops,
-        )
+        # Lightning's validations compute so.
+        with passes_in(self.config.hardware.precision, self.device):
+            predictions = evaluate_test(
+                engine,
+                self.data,
+                modes.primary,
+                validation.batch_size,
+                when,
+                self.stops,
+            )
         if predictions is not None:
             write_predictions(self.folder, step, predictions, kind)
         return None if predictions is None else with_pairs(predictions, self.pairs)
@@ -245,7 +248,8 @@ class PolicyTrainer:
         self.engine.synchronise()
         if get_rank() == 0:
             write_task_questions(sets, self.run_log.run_dir)
-        return ask_policy(self.config, self.policy, self.engine, sets, self.folder, step, when)
+        with passes_in(self.config.hardware.precision, self.device):
+            return ask_policy(self.config, self.policy, self.engine, sets, self.folder, step, when)
 
     def ask_again(self, step: int) -> None:
         """Ask the policy after `step` the questions that it was asked before training, and log."""

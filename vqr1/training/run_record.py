@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vqr1.config import TrainConfig
 from vqr1.config.affects import Affects, affects
-from vqr1.config.earlier import earlier_values
+from vqr1.config.earlier import earlier_values, present_value
 from vqr1.config.plain import flatten
 from vqr1.config.renamed import renamed_keys
 from vqr1.durable import write_file
@@ -100,6 +100,7 @@ def changed_keys(
     """
     old, new = renamed_keys(_flat(saved)), _flat(current)
     old |= earlier_values(key for key in new if key not in old)
+    old, new = ({key: present_value(key, v) for key, v in part.items()} for part in (old, new))
     return [
         f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
         for key in dict.fromkeys([*old, *new])

@@ -18,11 +18,14 @@ def adamw(
     model: nn.Module, config: OptimizerConfig, total_steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW over all trainable parameters, and its schedule."""
+    trained = trainable_parameters(model)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config),
         lr=config.lr,
         betas=config.betas,
         weight_decay=config.weight_decay,
+        # One kernel for all weights; the other ways keep a float32 copy of all of them meanwhile.
+        fused=True if trained and trained[0].device.type != "cpu" else None,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total_steps, config)

@@ -247,7 +247,9 @@ def rollout_metrics(
     }
     if scored:
         metrics |= _score_metrics(answers) | _zero_variance_causes(answers, has_variance)
-    return {name: float(value) for name, value in metrics.items()}
+    # Asked for together: each question waits for the device.
+    values = torch.stack([value.double() for value in metrics.values()]).tolist()
+    return dict(zip(metrics, values, strict=True))
 
 
 def _score_metrics(answers: GroupAnswers) -> dict[str, Tensor]:

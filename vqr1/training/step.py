@@ -50,6 +50,7 @@ class StepSettings(UpdateSettings):
         seed: seed of the sampled responses.
         importance_cap: largest importance weight between engine and trainer; None corrects nothing.
         reference: where a second set of weights lies between its passes.
+        half_reference: its linear layers have bfloat16 weights, as its passes take them.
         published_mos: names of the data sets whose MOS are as published, on the asked scale where
             a reward looks at more than their order.
         pairs: by data set, the stated preferences that are learnt from; empty where MOS are.
@@ -63,6 +64,7 @@ class StepSettings(UpdateSettings):
     seed: int
     importance_cap: float | None = None
     reference: ReferencePlace = "device"
+    half_reference: bool = False
     published_mos: frozenset[str] = frozenset()
     pairs: Mapping[str, StatedPairs] = field(default_factory=dict)
     perception: PerceptionConfig | None = None

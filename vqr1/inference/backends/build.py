@@ -57,16 +57,22 @@ def _local(model: ModelConfig, hardware: HardwareConfig, local_rank: int) -> Bac
         # The tiny policy loads in a blink; larger ones keep their bar.
         disable_progress_bar()
     device = f"cuda:{local_rank}" if gpu else "cpu"
-    return local_backend(model, device, hardware.attention)
+    return local_backend(model, device, hardware.attention, hardware.precision)
 
 
-def local_backend(model: ModelConfig, device: Any = "cpu", attention: str = "sdpa") -> Backend:
+def local_backend(
+    model: ModelConfig,
+    device: Any = "cpu",
+    attention: str = "sdpa",
+    precision: str = "32-true",
+) -> Backend:
     """A model in this process: a policy, or a student where `model.path` is one.
 
     Args:
         model: checkpoint and image sizes.
         device: where it goes.
         attention: see `load_policy`.
+        precision: `hardware.precision` of a policy's passes; as in its training.
 
     Raises:
         ConfigError: image sizes that contradict each other.
@@ -80,7 +86,7 @@ def local_backend(model: ModelConfig, device: Any = "cpu", attention: str = "sdp
         from vqr1.inference.backends.student import StudentBackend
 
         return StudentBackend(model, device)
-    return LocalBackend(load_policy(model, attention=attention, device=device), model)
+    return LocalBackend(load_policy(model, attention=attention, device=device), model, precision)
 
 
 def build_resize_rule(backend: AnyBackend, model: ModelConfig) -> ResizeRule:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig
+from vqr1.device import passes_in
 from vqr1.inference.policy_replies import policy_replies
 from vqr1.inference.request import Reply, Request, with_beginning
 from vqr1.policy.loading import Policy
@@ -24,18 +25,20 @@ class LocalBackend:
     Args:
         policy: model and processor; the model's weights are put out of the gradient.
         model: the sizes that images are resized to.
+        precision: `hardware.precision` of the passes.
 
     Raises:
         ConfigError: image sizes that contradict each other.
     """
 
-    def __init__(self, policy: Policy, model: ModelConfig) -> None:
+    def __init__(self, policy: Policy, model: ModelConfig, precision: str = "32-true") -> None:
         policy.model.eval().requires_grad_(False)
         self._policy = policy
         self._builders = PromptBuilders(policy.family, policy.processor, model)
         self._engines: dict[int, LocalEngine] = {}
         self._device = next(policy.model.parameters()).device
         self._turn = threading.Lock()
+        self._precision = precision
 
     def resize(self, image: Image.Image) -> Tensor:
         """See `Backend.resize`."""
@@ -59,7 +62,7 @@ class LocalBackend:
         """See `Backend.reply`."""
         if not images:
             return []
-        with self._turn:
+        with self._turn, passes_in(self._precision, self._device):
             return self._reply(images, request, prompts)
 
     def _reply(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vqr1.device import to_device
 from vqr1.errors import ConfigError
 
 
@@ -49,6 +50,5 @@ def normalised(
 ) -> Tensor:
     """Grey levels [..., 3, h, w] uint8 as float32, on their device; see `numbers_of`."""
     device = levels.device
-    lower = torch.tensor(mean, device=device) * (1.0 / rescale)
-    scale = torch.tensor(std, device=device) * (1.0 / rescale)
+    lower, scale = to_device(torch.tensor([mean, std]) * (1.0 / rescale), device).unbind()
     return levels.to(torch.float32).sub_(lower[:, None, None]).div_(scale[:, None, None])

@@ -57,5 +57,5 @@ class WindowedAttention:
         rows = hidden_states.shape[0]
         q, k, v = self.qkv(hidden_states).view(rows, 3, self.num_heads, -1).unbind(1)
         q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
-        out: Tensor = self.proj(window_attention(q, k, v, cu_seqlens.tolist(), self.scaling))
+        out: Tensor = self.proj(window_attention(q, k, v, cu_seqlens, self.scaling))
         return out

@@ -17,21 +17,31 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
 
-from vqr1.policy.fast_layers import rms_norm, swiglu
+from vqr1.policy.fast_layers import fused_rms_norm, rms_norm, swiglu
 
 
 class LeanRmsNorm:
-    """An RMS norm; float32 inputs go through `rms_norm`."""
+    """An RMS norm: of float32 on a CPU through `rms_norm`, elsewhere through one kernel."""
 
     weight: Tensor
     variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """[..., n] -> [..., n]."""
-        if hidden_states.dtype != torch.float32 or self.weight.dtype != torch.float32:
-            rows: Tensor = cast(Any, super()).forward(hidden_states)
-            return rows
-        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
+        """[..., n] -> [..., n]; under autocast in its type.
+
+        Linear layers follow, each of which would cast the rows for itself and keep its copy.
+        """
+        kind = hidden_states.device.type
+        rows: Tensor = self._normalised(hidden_states)
+        return rows.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else rows
+
+    def _normalised(self, rows: Tensor) -> Tensor:
+        if rows.device.type != "cpu":
+            return fused_rms_norm(rows, self.weight, self.variance_epsilon)
+        if rows.dtype != torch.float32 or self.weight.dtype != torch.float32:
+            result: Tensor = cast(Any, super()).forward(rows)
+            return result
+        return rms_norm(rows, self.weight, self.variance_epsilon)
 
 
 class GatedFeedForward:

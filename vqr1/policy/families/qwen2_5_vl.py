@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vqr1.data.prompts import ResizeRule
 from vqr1.policy.families import _qwen2_5_vl_card as card
+from vqr1.policy.families._qwen_grids import tower_arguments
 from vqr1.policy.families._qwen_images import AreaRule, PatchEncoding, area_rule
 from vqr1.policy.families._qwen_positions import prompt_positions
 from vqr1.policy.families.base import Family, Parts
@@ -99,7 +100,9 @@ class Qwen25VL(Family):
     ) -> list[Tensor]:
         """[T_b, H] of each image: one row for each merged patch."""
         patches, grids = encoding.encode(images)
-        output = core.model.get_image_features(patches, grids.to(patches.device), return_dict=True)
+        output = core.model.get_image_features(
+            patches, **tower_arguments(core.model.visual, grids, patches.device), return_dict=True
+        )
         return list(output.pooler_output)
 
     def most_tokens(self, processor: Any, rule: AreaRule) -> int:

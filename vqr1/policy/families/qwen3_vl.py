@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vqr1.data.prompts import ResizeRule
 from vqr1.policy.families import _qwen2_5_vl_card as card
+from vqr1.policy.families._qwen_grids import tower_arguments
 from vqr1.policy.families._qwen_images import AreaRule, PatchEncoding, area_rule
 from vqr1.policy.families._qwen_tower import full_attention_cost
 from vqr1.policy.families.base import AttentionRows, Parts, normalised_heads
@@ -84,7 +85,9 @@ class Qwen3VL(Qwen25VL):
     ) -> list[Tensor]:
         """[T_b, (1 + D) H] of each image: for each merged patch its feature and DeepStack's."""
         patches, grids = encoding.encode(images)
-        output = core.model.get_image_features(patches, grids.to(patches.device), return_dict=True)
+        output = core.model.get_image_features(
+            patches, **tower_arguments(core.model.visual, grids, patches.device), return_dict=True
+        )
         counts = [len(rows) for rows in output.pooler_output]
         # Older releases give DeepStack's rows of all images as one.
         further = (

@@ -18,8 +18,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from vqr1.config import TrainConfig
 from vqr1.data.degraded import degraded_prompts
 from vqr1.data.task_sets import part_name
+from vqr1.device import HALF
 from vqr1.distributed.collectives import all_reduce_max, raise_on_all_ranks
 from vqr1.policy.loading import Policy, vision_trains
 from vqr1.policy.memory import peak_memory_mib
@@ -82,7 +84,12 @@ class GrpoModule(StageModule):
         self._cause: str | None = None
         # Not a submodule: checkpoints hold the policy only, and the copy never trains.
         self._reference: list[Reference | None] = [
-            make_reference(policy.model, settings.loss.kl_weight, settings.reference)
+            make_reference(
+                policy.model,
+                settings.loss.kl_weight,
+                settings.reference,
+                half=settings.half_reference,
+            )
         ]
 
     @property
@@ -93,6 +100,7 @@ class GrpoModule(StageModule):
     def training_step(self, batch: RankingBatch, batch_idx: int) -> None:
         """Sample, reward and update on one ranking batch."""
         started = time.perf_counter()
+        self.last_step = None  # its images are on the device
         # Dropout would make the sampling and the training distribution differ.
         self.model.eval()
         vision, scored, answer_metrics = self._sample(batch)
@@ -306,8 +314,10 @@ class GrpoModule(StageModule):
         rollout = scored.rollout
         weights = self._token_weights(scored, self.settings.loss.averaging)
         mask = rollout.mask & scored.has_variance[:, None, None]
-        planned = plan_micro_batches(batch.prompts, mask, self.settings.micro_batch_tokens)
-        parts = [part for part in planned if bool(mask[part].any())]
+        # Passes count their tokens on the host.
+        counted = mask.cpu()
+        planned = plan_micro_batches(batch.prompts, counted, self.settings.micro_batch_tokens)
+        parts = [part for part in planned if bool(counted[part].any())]
         outputs: list[LossOutput] = []
         logprobs = torch.zeros_like(weights)
         loss, fields = self.settings.loss, self._fields(batch, rollout, self.settings.loss.fields)
@@ -317,7 +327,7 @@ class GrpoModule(StageModule):
                 self.model,
                 batch.prompts.select(part.start, part.stop),
                 rollout.tokens[part],
-                mask[part],
+                counted[part],
                 temperature=self.settings.sampling.temperature,
                 vision=leaves.select(part.start, part.stop),
                 with_entropy=loss.needs_entropies,
@@ -365,6 +375,12 @@ class GrpoModule(StageModule):
         ).logprobs.sum()
 
 
+def half_reference(config: TrainConfig) -> bool:
+    """Whether the reference's linear layers can have the type that its passes compute in."""
+    # One that moves a little at a time would lose the moves in its rounding.
+    return config.hardware.precision == HALF and config.grpo.reference_sync_every is None
+
+
 def step_settings(parts: StageParts) -> StepSettings:
     """The step's settings from the configuration."""
     config, data = parts.config, parts.data
@@ -384,6 +400,7 @@ def step_settings(parts: StageParts) -> StepSettings:
         seed=config.seed,
         importance_cap=config.rollout.importance_cap,
         reference=config.hardware.reference,
+        half_reference=half_reference(config),
         published_mos=frozenset(published),
         pairs=pairs,
         perception=config.loss.perception if config.loss.perception.weight else None,

@@ -126,7 +126,6 @@ class StageModule(L.LightningModule):
         """
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
-        self.sharding.zero_grad(optimizer)
         # Micro-batches collect their gradients on the leaves; the tower goes backwards once.
         leaves = vision.leaves() if vision_trains(self.model) else vision
         # Asked before the first pass: in one, the others may wait for this process already.
@@ -148,6 +147,8 @@ class StageModule(L.LightningModule):
         # still taken so that step count and schedule continue.
         optimizer.step()
         schedule.step()
+        # Not kept until the next update: the rollout and the reference pass need the memory.
+        self.sharding.zero_grad(optimizer)
         return grad_norm
 
     def export(self, folder: Path, config: TrainConfig) -> None:

@@ -1,0 +1,67 @@
+"""A dry run of a small shape: how often a step may wait for a device.
+
+A change that adds a host synchronisation to the step, or a tensor on the wrong device, fails here.
+`python -m tests.support.dry_runs` prints the same counts of all families.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+C = 24
+
+
+def dry_runs(*names: str) -> dict[str, Any]:
+    """Of a process of its own: the device stays registered in PyTorch."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.dry_runs", *names], cwd=REPOSITORY, check=False,
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {name: run for name, run in found.items() if run}
+
+
+@pytest.mark.medium
+def test_the_device_counts_what_a_few_lines_ask_of_it() -> None:
+    device = dry_runs("device")["device"]
+    assert device["known"] == [6, 4]
+    assert device["types"] == ["torch.bfloat16", "torch.float32"]
+    # The rows and the numbers are sent; the mask is counted, and the result fetched.
+    assert sorted(place.split(" @ ")[0] for place in device["syncs"]) == [
+        "device to host", "host to device", "host to device", "index by a mask",
+    ]  # fmt: skip
+    assert sum(device["syncs"].values()) == 4
+    # Rows on the host for weights on the device.
+    assert sum(device["mixed"].values()) == 1
+    # Autocast casts rows, weight and bias, and the backward pass their gradients.
+    assert device["launches"]["cast"] >= 5
+    # The weight [16, 8] and the bias in float32, in blocks of 512 bytes, and more.
+    assert device["peak"] >= 512 + 512
+
+
+@pytest.mark.slow
+def test_a_step_waits_for_the_device_a_few_times_only() -> None:
+    run = dry_runs("qwen2_5_vl")["qwen2_5_vl"]
+    phases = run["phases"]
+    assert not any(phase["mixed"] for phase in phases.values())
+    # The images' sizes are not asked for again, whatever the number of layers.
+    assert phases["vision"]["waits"] <= 4, phases["vision"]["syncs"]
+    for phase in ("prefill", "drawing", "capture", "decoding step", "optimiser"):
+        assert phases[phase]["waits"] == 0, phases[phase]["syncs"]
+    for phase in ("reference", "update"):
+        assert phases[phase]["waits"] <= 8, phases[phase]["syncs"]
+    # A look every eight tokens.
+    assert run["tokens"] == C - 1
+    assert phases["decoding"]["waits"] <= C // 8, phases["decoding"]["syncs"]
+    assert run["captures"] == 1
+    # One kernel for all weights.
+    assert sum(phases["optimiser"]["launches"].values()) <= 3

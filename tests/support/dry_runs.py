@@ -1,0 +1,94 @@
+"""Dry runs of small shapes of all families, as JSON; a process of its own.
+
+The device that they register stays registered in PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+
+from vqr1.cli.plan import load_train_config
+from vqr1.planning.fake_device import fake_device, on_device
+from vqr1.planning.memory import plan_memory
+from vqr1.planning.shape import shape_of, share_of_work
+from vqr1.policy.families import FAMILIES, family
+from vqr1.policy.prompts import resize_rule
+from vqr1.training.dry_run import dry_run
+from vqr1.training.dry_run_report import PHASES
+
+STEP = [
+    "rollout=paper", "loader.batch_size=2", "rollout.sampling.max_new_tokens=24",
+    # Every family's images are within them.
+    "model.min_pixels=3136", "model.max_pixels=4194304",
+]  # fmt: skip
+SIZE = (448, 336)
+
+RUNS = {
+    **{name: (name, ["hardware=1gpu"]) for name in FAMILIES},
+    "adapters": ("qwen2_5_vl", ["hardware=1gpu_lora"]),
+    "adapters of qwen3_vl": (
+        "qwen3_vl",
+        ["hardware=1gpu_lora", "hardware.gradient_checkpointing=true"],
+    ),
+    "frozen tower, reference on the host": (
+        "qwen2_5_vl",
+        ["hardware=1gpu", "model.freeze_vision=true", "hardware.reference=host"],
+    ),
+    "all in float32": ("qwen2_5_vl", ["hardware=1gpu", "hardware.precision=32-true"]),
+}
+
+
+def run(name: str) -> dict[str, Any]:
+    model_type, keys = RUNS[name]
+    own = family(model_type, "a test")
+    if own.missing_library() is not None:
+        return {}
+    config = load_train_config(["model=qwen2_5_vl_3b", *STEP, *keys])
+    shape = shape_of(own, own.shape_config(own.shapes[0]), config.model.lora)
+    rule = resize_rule(own, None, config.model.min_pixels, config.model.max_pixels)
+    work = share_of_work(config, shape, SIZE)
+    found = dry_run(config, shape, work, rule, SIZE)
+    plan = plan_memory(config, shape, work, process=0.0)
+    planned = {
+        phase: sum(value for key, value in terms.items() if key != "process")
+        for phase, terms in plan.phases.items()
+    }
+    planned["update"] = max(planned["update"], planned.pop("tower's update", 0.0))
+    return {
+        "phases": {
+            phase: {**vars(counts), "waits": counts.waits, "traffic": counts.traffic}
+            for phase, counts in found.phases.items()
+        },
+        "peaks": {phase: found.peak(phase) for phase in PHASES},
+        "planned": planned,
+        "tokens": found.tokens,
+        "captures": found.captures,
+        "layers": found.layers,
+        "text_bytes": 2 * (shape.text + (shape.head or shape.embedding)),
+    }
+
+
+def device() -> dict[str, Any]:
+    """What a few lines ask of the device."""
+    with fake_device() as found:
+        layer = on_device(torch.nn.Linear(8, 16, device="meta"))
+        rows = torch.zeros(4, 8).to("fake")
+        with torch.autocast("fake", dtype=torch.bfloat16):
+            out = layer(rows)
+        out.float().sum().backward()
+        numbers = torch.tensor([3, 1, 2], device="fake")
+        known = (numbers * 2)[numbers > 1].tolist()
+        layer(torch.zeros(4, 8))
+        phase = found.counts.phases["setup"]
+        types = [str(out.dtype), str(layer.weight.grad.dtype)]
+    return {"known": known, "types": types, **vars(phase)}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    wanted = sys.argv[1:] or [*RUNS, "device"]
+    print(json.dumps({name: device() if name == "device" else run(name) for name in wanted}))
