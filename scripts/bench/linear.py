@@ -50,6 +50,7 @@ class Inside:
             if backwards and isinstance(found, Tensor) and found.requires_grad:
                 # The layer's nodes run between the gradient of its result and its argument's.
                 found.register_hook(lambda _: self.enter())
+                assert given is not None
                 given.register_hook(lambda _: self.leave())
             return found
 

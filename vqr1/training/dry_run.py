@@ -45,6 +45,7 @@ from vqr1.training.losses import build_loss
 from vqr1.training.stages import grpo, module
 from vqr1.training.stages.grpo import GrpoModule
 from vqr1.training.step import StepSettings
+from vqr1.training.task import RANKING, Task
 from vqr1.training.validation import Validator, validation_modes
 
 
@@ -258,7 +259,6 @@ def _settings(config: TrainConfig) -> StepSettings:
         advantage=build_advantage(config.advantage),
         sampling=config.rollout.sampling,
         optimizer=config.optimizer,
-        answer=FreeText(),
         micro_batch_tokens=config.hardware.micro_batch_tokens,
         total_steps=100,
         seed=config.seed,
@@ -314,7 +314,7 @@ def dry_run(
         )
         _Module.counts = device.counts
         step = _Module(
-            policy, engine, WeightedRewards({"any": (1.0, _Varied())}),
+            policy, engine, {RANKING: Task(WeightedRewards({"any": (1.0, _Varied())}), FreeText())},
             Validator(engine, modes), _settings(config), cache,
         )  # fmt: skip
         step.prepare()
