@@ -194,8 +194,8 @@ def test_batches_of_tasks(
     assert [counts[name] for name in ("", "degradation", "comparison")] == [
         pytest.approx(total * share, abs=1) for share in (0.5, 0.25, 0.25)
     ]
-    # Never two tasks in a row while another one waits: they alternate.
-    assert max(map(len, "".join("r" if b.task else "x" for b in batches).split("r"))) <= 2
+    # They alternate: one step of each of the two tasks for two that rank, but for rounding.
+    assert max(map(len, "".join("r" if b.task else "x" for b in batches).split("r"))) <= 3
     items = {name: one.items("train")["csv"] for name, one in data.tasks.items()}
     for batch in (batch for batch in batches if batch.task):
         own = [items[batch.task][n] for n in batch.index.tolist()]
