@@ -34,8 +34,6 @@ setup-dev: $(VENV)/.setup-dev ## The same, with the development tools
 
 train: setup ## Train the tiny policy on the demo set (ARGS="key=value ..." to override)
 	@$(BIN)/python train.py $(ARGS)
-	@echo "That was a toy of two million weights. A real vision-language model on real photographs:"
-	@echo "  make train-real DATA=DIR   (BIQ2021; 110 MB of weights are downloaded)"
 
 data-given:
 	@test -f "$(DATA)/Train (Images and MOS).csv" || { echo "make train-real DATA=DIR: DIR must \
