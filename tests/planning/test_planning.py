@@ -372,7 +372,7 @@ def test_a_real_training_takes_what_was_planned() -> None:
 
 
 @pytest.mark.slow
-# A tower of attention and one of convolutions; the others by the same script, a minute or more each.
+# Attention and convolutions; the others by the same script, a minute or more each.
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "fast_vlm"])
 def test_a_step_of_40_million_weights_takes_what_was_planned(name: str) -> None:
     command = [sys.executable, str(REPOSITORY / "scripts/bench_memory.py"), "--quick"]
