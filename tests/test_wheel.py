@@ -136,13 +136,13 @@ def test_the_first_run(vqr1: Vqr1, folder: Path, environment: dict[str, str]) ->
 
 def test_own_labels(vqr1: Vqr1, folder: Path, environment: dict[str, str]) -> None:
     follow("own_labels", vqr1, folder, environment, {})
-    assert len((folder / "scores.csv").read_text().splitlines()) == 41
+    assert len((folder / "mine_scores.csv").read_text().splitlines()) == 41
 
 
 def test_methods_compared(vqr1: Vqr1, folder: Path, environment: dict[str, str]) -> None:
     sweeps = folder / "multirun" / "train"
     smaller = {"seed=1,2": "seed=1", "multirun/train/DATE_TIME": "multirun/train/sweep"}
-    where = {"max_steps=20": "max_steps=1 hydra.sweep.dir=multirun/train/sweep"}
+    where = {"max_steps=20": "max_steps=1 hydra.sweep.dir=multirun/train/sweep grpo.pool=global"}
     printed = follow("compare_methods", vqr1, folder, environment, {**smaller, **where})
     assert "`vqr1 train -m " in printed
     counts = json.loads((sweeps / "sweep" / "sweep_summary.json").read_text())["counts"]

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.medium
 
 GROUPS = (
     "dataset", "model", "prompt", "answer", "reward", "loss", "advantage", "rollout", "optimizer",
-    "hardware", "logger", "callbacks", "sweep", "method", "task",
+    "hardware", "logger", "callbacks", "sweep", "method", "tasks",
 )  # fmt: skip
 
 

@@ -176,7 +176,8 @@ def _refused_starts(run: Command, folder: Path) -> None:  # noqa: F811
     assert "export holds no checkpoint any more" in refused(f"init_from={folder}")
     write_record(folder, replace(record, finished=False))
     line = refused(f"init_from={folder}")
-    assert f"this run has not finished; finish it first with resume={folder}" in line
+    assert "this run has not finished; finish it first with " in line
+    assert f"resume={folder}" in line
     rows = "image,mos\n" + "".join(f"{n}.png,{n % 5 + 1}\n" for n in range(12))
     (folder / "labels.csv").write_text(rows)
     for n in range(12):

@@ -106,36 +106,36 @@ def test_rewards_of_a_batch_of_a_task() -> None:
     assert metrics["reward/c"] == 0.5
 
 
-BOTH = "task=degradation+comparison"
+BOTH = "tasks=degradation+comparison"
 WRONG = {
     (BOTH, "tasks.comparison.share=0.6"): (
         "tasks.degradation.share=0.5, tasks.comparison.share=0.6: together 1.1; shares of the"
     ),
-    ("task=degradation", "rollout=vllm_colocated"): (
-        "task=degradation, rollout.engine=vllm_colocated: this engine is given one prompt"
+    ("tasks=degradation", "rollout=vllm_colocated"): (
+        "tasks=degradation, rollout.engine=vllm_colocated: this engine is given one prompt"
     ),
-    ("task=comparison", "tasks.comparison.data.reference=true"): (
+    ("tasks=comparison", "tasks.comparison.data.reference=true"): (
         "tasks.comparison.prompt.images=2: its data have 3 images an item; set it to 3"
     ),
-    ("task=comparison", "tasks.comparison.data.per_image=0"): (
+    ("tasks=comparison", "tasks.comparison.data.per_image=0"): (
         "tasks.comparison.data.per_image=0: input should be greater than 0"
     ),
-    ("task=comparison", "tasks.comparison.reward.terms.comparison.column=best"): (
+    ("tasks=comparison", "tasks.comparison.reward.terms.comparison.column=best"): (
         "tasks.comparison.reward.terms.comparison: it needs best, and the task's items state bet"
     ),
     (
-        "task=comparison",
+        "tasks=comparison",
         "tasks.comparison.reward.terms.comparison._target_=vqr1.rewards.FidelityReward",
         "~tasks.comparison.reward.terms.comparison.column",
     ): "tasks.comparison.reward.terms.comparison: it compares the scores of images, and a",
-    ("task=degradation", "tasks.degradation.data.labels=applied",
+    ("tasks=degradation", "tasks.degradation.data.labels=applied",
      "tasks.degradation.data.classes.blur=[rain]"): (
         "tasks.degradation.data.classes.blur=['rain']: none of these is a distortion that can be"
     ),
-    ("task=degradation", "tasks.degradation.data._target_=vqr1.rewards.FormatReward"): (
+    ("tasks=degradation", "tasks.degradation.data._target_=vqr1.rewards.FormatReward"): (
         "tasks.degradation.data: vqr1.rewards.FormatReward: got an unexpected keyword argument"
     ),
-    ("task=degradation", "advantage=by_component"): (
+    ("tasks=degradation", "advantage=by_component"): (
         "tasks.degradation: advantage and loss look at "
     ),
 }  # fmt: skip
@@ -151,12 +151,12 @@ def test_mistakes_are_one_line_each() -> None:
         assert len(of_tasks) == 1, refused.value.problems
         assert of_tasks[0].startswith(printed), of_tasks
     with pytest.raises(ConfigError, match=r"^tasks\.degradation\.share=1\.5: input should be less"):
-        train_config("task=degradation", "tasks.degradation.share=1.5")
+        train_config("tasks=degradation", "tasks.degradation.share=1.5")
     with pytest.raises(ConfigError, match=r"^tasks\.degradation\.answer\.rules='x': input should"):
-        train_config("task=degradation", "tasks.degradation.answer.rules=x")
+        train_config("tasks=degradation", "tasks.degradation.answer.rules=x")
     # Each by itself is right, and the plan counts the longest prompt.
     for name in ("degradation", "comparison", "comparison_reference"):
-        config = train_config(f"task={name}")
+        config = train_config(f"tasks={name}")
         assert list(config.tasks) == [name]
         check_training(config, build_rewards(config.reward))
     kinds = kinds_of_steps(config, read_shape(config.model))
@@ -238,7 +238,7 @@ def tasks_of(metrics: Path) -> list[str]:
 def test_a_training_with_tasks(run: Command, tmp_path: Path) -> None:  # noqa: F811
     root = write_kadid(tmp_path / "set")
     found = run(
-        main, "task=degradation+comparison", "tasks.comparison.data.per_image=4",
+        main, "tasks=degradation+comparison", "tasks.comparison.data.per_image=4",
         "dataset=kadid", f"dataset.root={root}", *SMALL, "loader.batch_size=2", "max_steps=4",
         "validation.every_steps=4", "validation.max_images=4", "rollout.sampling.max_new_tokens=12",
         "validation.test=false", "logger=csv", "run_dir=run",
@@ -295,7 +295,7 @@ def test_answers_to_degradations_by_hand(tmp_path: Path) -> None:
 def test_two_processes_killed_and_resumed_to_the_same_bits(tmp_path: Path) -> None:
     """All processes take one task at a step, and a resumed run continues with the next one."""
     arguments = (
-        "task=degradation+comparison", "hardware=cpu_2procs", *SMALL, "loader.batch_size=2",
+        "tasks=degradation+comparison", "hardware=cpu_2procs", *SMALL, "loader.batch_size=2",
         "dataset.max_images=40", "max_steps=8", "validation.every_steps=8",
         "callbacks.checkpoint.every_steps=2", "validation.test=false", "logger=csv",
         "optimizer.ema_decay=0.9", "rollout.sampling.max_new_tokens=16", "run_dir=run",

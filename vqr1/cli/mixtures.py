@@ -1,4 +1,4 @@
-"""`dataset=a+b+c`, `logger=a+b`, `task=a+b`: a Hydra config source that composes several of one.
+"""`dataset=a+b+c`, `logger=a+b`, `tasks=a+b`: a Hydra config source that composes several of one.
 
 Hydra asks every config source on its search path for `dataset/a+b+c`. This one answers any name of
 the three groups that holds a `+` with a config whose defaults list names each part: data sets are
@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from vqr1.config.machine import LOGGERS
 from vqr1.errors import ConfigError
 
-DATASET, LOGGER, TASK = "dataset", "logger", "task"
+DATASET, LOGGER, TASK = "dataset", "logger", "tasks"
 SEPARATOR = "+"
 
 

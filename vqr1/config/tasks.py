@@ -1,4 +1,4 @@
-"""Keys of auxiliary tasks, which are mixed into a training (`tasks`, `conf/task`)."""
+"""Keys of auxiliary tasks, which are mixed into a training (`tasks`, `conf/tasks`)."""
 
 from __future__ import annotations
 

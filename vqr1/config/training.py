@@ -294,7 +294,7 @@ class TrainConfig:
     votes: VotesConfig = field(default_factory=VotesConfig)
     tasks: Tasks = field(default_factory=dict)
     """Auxiliary tasks mixed into a training by sampled responses (`stage=grpo`), by name; chosen by
-    `task=` (docs/training.md)."""
+    `tasks=` (docs/training.md)."""
     sweep: Annotated[SweepConfig, Affects.NOTHING]
     max_steps: PositiveInt | None
     """Optimiser steps in all; null: `max_epochs` decides."""

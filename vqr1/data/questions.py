@@ -7,7 +7,7 @@ A JSON list, or one object a line (`.jsonl`). Four forms, known by their keys:
 | LLVisionQA (Q-Bench, arXiv 2309.14181) | `img_path`, `question`, `candidates`, `correct_ans`, `type` (0 yes-or-no, 1 what, 2 how), `concern` (0 distortion, 1 other, 2 in-context distortion, 3 in-context other) |
 | LLDescribe (Q-Bench) | `img_path`, `description`; `question` where it is not the published one |
 | DepictQA, DQ-495K (2405.18842) | `image_A`, `image_B`, `image_ref`, `query`, `answer`, `task_type`; in place of query and answer `conversations` of one turn |
-| vqr1's own (written by trainings with `task=`) | `img_path`, `question`, `distortion_class`, `severity`; `damage` (`kind`, `level`, `seed` of a distortion that the image is given) |
+| vqr1's own (written by trainings with `tasks=`) | `img_path`, `question`, `distortion_class`, `severity`; `damage` (`kind`, `level`, `seed` of a distortion that the image is given) |
 
 Type and concern may also be the words. `img_path` may be a list of two to four images. Further keys
 are passed over, but for two of our own: `system` (the question's system message; empty: none) and

@@ -84,7 +84,7 @@ def parameters(composed: DictConfig, command: RunCommand) -> dict[str, Any]:
     groups = {
         group: choice
         for group, choice in command.choices.items()
-        if (group in composed or group in ("method", "task")) and choice is not None
+        if (group in composed or group in ("method", "tasks")) and choice is not None
     }
     named = {override.lstrip("+").split("=", 1)[0] for override in command.overrides}
     values = plain_values(composed)

@@ -30,8 +30,8 @@ def task_problems(config: TrainConfig) -> list[str]:
     problems = _share_problems(tasks)
     if config.rollout.engine != "local":
         problems.append(
-            f"task={'+'.join(tasks)}, rollout.engine={config.rollout.engine}: this engine is given "
-            "one prompt for all images; use rollout=local, or train without tasks"
+            f"tasks={'+'.join(tasks)}, rollout.engine={config.rollout.engine}: this engine is "
+            "given one prompt for all images; use rollout=local, or train without tasks"
         )
     for name, task in tasks.items():
         key = f"tasks.{name}"

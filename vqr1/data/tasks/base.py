@@ -5,7 +5,7 @@ labels rows serves tasks too; `further` holds the words that rewards compare ans
 `damage` what is done to its images after they are resized.
 
 Data of a task of your own need no change here: a subclass of `TaskData`, named by `_target_` in a
-YAML file under `conf/task/`, whose further keys are its arguments.
+YAML file under `conf/tasks/`, whose further keys are its arguments.
 
 Not here: prompts, rewards and shares (`vqr1.config.tasks`), batches (`ranking_images.py`).
 """
