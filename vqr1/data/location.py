@@ -53,7 +53,17 @@ def check_folders(dataset: DatasetConfig | MixtureConfig) -> None:
         else {"dataset": dataset}
     )
     asked = [(config, key) for key, config in sets.items() if config.name not in _MADE]
-    raise_together(*(partial(set_folder, config, key) for config, key in asked))
+    raise_together(*(partial(_check_folder, config, key) for config, key in asked))
+
+
+def _check_folder(config: DatasetConfig, key: str) -> None:
+    if not set_folder(config, key).is_dir():
+        raise ConfigError([missing_folder(config, key)])
+
+
+def missing_folder(config: DatasetConfig, key: str) -> str:
+    """What is wrong where a set's `root` is not there."""
+    return f"{key}.root={config.root!r}: no such folder; set it to the one with the set's labels"
 
 
 def set_folder(config: DatasetConfig, key: str) -> Path:
