@@ -35,7 +35,7 @@ def imported(folder: Path, code: str, *arguments: str) -> tuple[set[str], str]:
         ("train", ["resume=nowhere"], "resume=nowhere", {"torch", "mlflow"}),
         # What rewards ask for is checked on their objects, which are functions of tensors.
         ("train", ["-m", "loader.batch_size=1,2"], "batch_size=1", {"mlflow"}),
-        ("evaluate", ["prompt=describe"], "prompt=describe", {"torch", "mlflow"}),
+        ("evaluate", ["prompt=describe"], "prompt=describe", {"torch", "mlflow", "pandas"}),
     ],
 )
 def test_a_mistake(
