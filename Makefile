@@ -44,7 +44,7 @@ $(VENV)/.setup-timm: $(VENV)/.setup
 	@$(PIP) --constraint constraints.txt --editable '.[timm]'
 	@touch $@
 
-train-real: data-given $(VENV)/.setup-timm ## A real model learns BIQ2021 on two cores (DATA=its folder)
+train-real: data-given $(VENV)/.setup-timm ## A larger model on BIQ2021 (DATA=its folder); first trials did not learn yet
 	@PYTHON=$(CURDIR)/$(BIN)/python experiments/real_vlm/train.sh "$(DATA)" $(ARGS)
 
 # Three tiers by markers (pyproject.toml); a test is in the lowest tier that holds it.

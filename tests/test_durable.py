@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.support.small_disk import file_limit
 from vqr1 import durable
 from vqr1.durable import (
     CommittedFile,
@@ -150,16 +149,6 @@ def test_an_error_within_leaves_the_old_file_and_nothing_else(tmp_path: Path) ->
         interrupted()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
-
-
-@contextmanager
-def file_limit(size: int) -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk_leaves_the_old_content(tmp_path: Path) -> None:

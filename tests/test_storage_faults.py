@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from safetensors import SafetensorError
 
 from tests.cli.conftest import Command, run
 from tests.support.images import noise_image
+from tests.support.small_disk import file_limit
 from vqr1.cli import data, evaluate, export, score
 from vqr1.storage_faults import storage_line
 
@@ -52,17 +50,6 @@ def test_the_line_of_an_error(error: Exception, line: str | None) -> None:
     assert storage_line(later, "here") == line
 
 
-@contextmanager
-def small_files(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond so many bytes, as on a disk with little room."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 TABLE = "image,score,mos\n" + "".join(f"{i}.png,{i * 1.7 % 5},{i * 1.1 % 5}\n" for i in range(60))
 EVALUATION = [
     "predictions=table.csv", "logger=none", "statistics.bootstrap_draws=20",
@@ -78,7 +65,7 @@ def test_commands_on_a_disk_that_is_full(run: Command) -> None:
     (trained / "config.yaml").write_text("model: {}\n")
     (trained / "export" / "model.safetensors").write_bytes(bytes(40_000))
     (trained / "export" / "model.safetensors").chmod(0o600)
-    with small_files(20_000):
+    with file_limit(20_000):
         # Its plots are larger.
         evaluated = run(evaluate.main, *EVALUATION, "report.plots=true", "run_dir='a,b'")
         exported = run(export.main, "run=trained", "output=out")

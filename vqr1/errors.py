@@ -78,6 +78,26 @@ def raise_together(*checks: Callable[[], object]) -> None:
         raise ConfigError(problems)
 
 
+def first_of_causes(
+    error: BaseException, describe: Callable[[Exception], str | None]
+) -> str | None:
+    """What is found of an error, else of what it arose from; None where nothing is.
+
+    Code that cleans up after an error may raise one of its own, which is what arrives.
+
+    Args:
+        error: what was raised.
+        describe: the text for an error alone; None where it has none.
+    """
+    found: BaseException | None = error
+    while isinstance(found, Exception):
+        text = describe(found)
+        if text is not None:
+            return text
+        found = found.__cause__ or found.__context__
+    return None
+
+
 class NotMetError(ConfigError):
     """A process of several that finds no others: nobody but itself can report it."""
 

@@ -43,7 +43,7 @@ _EARLIER_EVALUATION = ("metrics.json", "report.md", "summary.json")
 _NOBODYS = {"run.lock", "run.json.part", "locks", "tracking", "output.txt"}
 """What a command that was refused, and its launcher, leave in a folder beside hidden files, logs
 and folders without anything else."""
-_BEGUN = {".hydra", "run.lock", "locks", "evaluation.json"}
+_BEGUN = {".hydra", "run.lock", "locks", "tracking", "evaluation.json"}
 """What every command leaves in its folder before it does anything, and nothing of anybody else."""
 _PARTIAL = "predictions.partial-"
 _HEADER = 4096

@@ -12,6 +12,8 @@ import re
 import shutil
 from pathlib import Path
 
+from vqr1.errors import first_of_causes
+
 STORAGE_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM,
 }  # fmt: skip
@@ -23,19 +25,11 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def storage_line(error: BaseException, place: str | Path = "the disk") -> str | None:
     """The one line for an error of a disk; None for everything else.
 
-    A library may raise an error of its own while it cleans up: what it arose from counts too.
-
     Args:
         error: what was raised.
         place: named where the error names no file.
     """
-    found: BaseException | None = error
-    while isinstance(found, Exception):
-        line = disk_line(found, place)
-        if line is not None:
-            return line
-        found = found.__cause__ or found.__context__
-    return None
+    return first_of_causes(error, lambda one: disk_line(one, place))
 
 
 def disk_line(error: Exception, place: str | Path) -> str | None:

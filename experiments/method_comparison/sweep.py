@@ -18,7 +18,6 @@ import os
 import shutil
 import sys
 import time
-import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +25,8 @@ HERE = Path(__file__).resolve().parent
 EXPERIMENTS = HERE.parent
 sys.path.insert(0, str(HERE))
 from arms import ARMS, BASELINE, FORMS, GROUP_ARMS, METHOD_ARMS, METHODS, PARTLY, REWARD_ARMS, Arm  # noqa: E402
+
+from vqr1.errors import UserError  # noqa: E402
 
 DEMO, BIQ = "demo", "biq2021"
 SEEDS = (1, 2, 3)
@@ -136,9 +137,9 @@ class Sweep:
                 with held(job.folder) as mine:
                     if mine and not job.result.is_file() and self._ready(job):
                         self._run(job)
-            except Exception:  # noqa: BLE001 - the others do not depend on it
-                traceback.print_exc()
-                print(f"FAILED {job.dataset} {job.name}", flush=True)
+            except UserError as error:
+                # The others do not depend on it; a defect ends the sweep, which resumes.
+                print(f"FAILED {job.dataset} {job.name}: {error}", flush=True)
         return [job for job in jobs if not job.result.is_file()]
 
     def _ready(self, job: Job) -> bool:

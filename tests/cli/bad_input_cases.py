@@ -599,7 +599,7 @@ OTHERS = (
     case("vqr1", "train nosuch=1", "nosuch: no such key"),
     case("vqr1", "serve port=x", "port='x'"),
     case("vqr1", "export", "run: missing"),
-    case("vqr1", "data prepare dataset=nosuch", "dataset/nosuch"),
+    case("vqr1", "data prepare dataset=nosuch", "dataset has no choice nosuch"),
     case("vqr1", "plan hardware=nosuch", "hardware has no choice nosuch"),
 )  # fmt: skip
 

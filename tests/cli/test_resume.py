@@ -282,8 +282,12 @@ def test_interrupted_refused_resumed_finished(
     pd.testing.assert_frame_equal(*by_step, check_exact=True)
     assert len(whole) == len(cut)
 
+    # A finished run needs its data no more, and takes no other value.
     outcome = run(main, "resume=out/cut", "optimizer.lr=0.5")
-    assert outcome.code == 0
+    assert outcome.code == 2
+    assert "init_from=" in outcome.err
+    outcome = run(main, "resume=out/cut")
+    assert outcome.code == 0, outcome.err
     assert "this run has finished; there is nothing to resume" in outcome.out
     assert json.loads((tmp_path / "out/cut/run.json").read_text())["finished"] is True
 

@@ -292,11 +292,11 @@ def test_a_link_that_fails_stops_the_chain(
     assert done.code == 0, done.err
     calls = (tmp_path / "calls").read_text().splitlines()
     assert [call.split()[0] for call in calls] == [
-        "prompt=non_thinking", f"resume='{folder}/1_sft'", "prompt=non_thinking",
+        "prompt=non_thinking", f"resume={folder}/1_sft", "prompt=non_thinking",
         "prompt=non_thinking",
     ]  # fmt: skip
-    assert f"init_from='{folder}/1_sft'" in calls[2]
-    assert f"init_from='{folder}/2_grpo'" in calls[3]
+    assert f"init_from={folder}/1_sft" in calls[2]
+    assert f"init_from={folder}/2_grpo" in calls[3]
     again = run(main, *arguments)
     assert (again.code, again.out.count("has finished already")) == (0, 3)
 

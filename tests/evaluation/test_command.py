@@ -253,7 +253,7 @@ def test_comparing_two_files(run: Command, tmp_path: Path) -> None:  # noqa: F81
         (
             ["experiment=eval_koniq_trained", "model.path=nowhere", "dataset.parts.spaq.root=gone"],
             "dataset.parts.spaq.root='gone': no such folder; set it to the one with the set's "
-            "labels\ndataset.parts.kadid.root=None",
+            "labels",
         ),
         (["model.path=nowhere"], "model.path=nowhere"),
     ],

@@ -69,6 +69,26 @@ class Training:
             time.sleep(0.01)
 
 
+def whole_and_begun(place: Path, checkpoint: str, *arguments: str) -> tuple[Path, Path, Training]:
+    """A training that ended, and the same again at one of its checkpoints, to be killed.
+
+    Args:
+        place: an empty folder.
+        checkpoint: pattern of the file in `run/checkpoints` that the second one has written.
+        arguments: the command's, with `run_dir=run`.
+
+    Returns:
+        The folder of the first, that of the second, and the second.
+    """
+    whole, begun = place / "whole", place / "begun"
+    for folder in (whole, begun):
+        folder.mkdir()
+    run(whole, *arguments)
+    training = Training(begun, *arguments)
+    training.wait_for(lambda: any((begun / "run/checkpoints").glob(checkpoint)))
+    return whole, begun, training
+
+
 def run(folder: Path, *arguments: str, script: Path = REPOSITORY / "train.py") -> None:
     """Run a training to its end, which has to be a good one."""
     training = Training(folder, *arguments, script=script)

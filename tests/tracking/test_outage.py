@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.support.mlflow_server import MlflowServer
+from tests.support.small_disk import file_limit
 from tools.faults.mlflow_database import new_database
 from tools.faults.slow_answers import SlowAnswers
 from vqr1.cli.sync import main as sync
@@ -247,15 +247,11 @@ def test_killed_run_continues(tmp_path: Path) -> None:
 def test_full_disk_delays_lines_and_loses_none(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.start("vqr1", {}, "sqlite:///x.db")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     # The file may grow by 20 bytes more: the next line is cut in its middle.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.size + 20, limits[1]))
-    try:
+    with file_limit(journal.size + 20):
         for step in range(3):
             journal.metrics({"a": step}, step)
         assert journal.waiting() == 3
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     journal.metrics({"a": 3}, 3)
     assert journal.waiting() == 0
     journal.close()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401 - a fixture
-from tests.support.commands import REPOSITORY, Training, state
+from tests.support.commands import REPOSITORY, state, whole_and_begun
 from tests.support.commands import run as run_command
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.train import main
@@ -113,12 +113,7 @@ def test_twenty_steps_killed_resumed_to_the_same_bits_and_evaluated(
         "dataset.max_images=40", "max_steps=20", "validation.every_steps=20",
         "callbacks.checkpoint.every_steps=4", "validation.test=false", "logger=csv", "run_dir=run",
     )  # fmt: skip
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
-    run_command(whole, *arguments)
-    training = Training(killed, *arguments)
-    training.wait_for(lambda: any((killed / "run/checkpoints").glob("step_00000004*")))
+    whole, killed, training = whole_and_begun(tmp_path, "step_00000004*", *arguments)
     training.process.send_signal(signal.SIGKILL)
     training.process.wait(60)
     assert not (killed / "run/summary.json").exists()

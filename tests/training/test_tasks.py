@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
 from tests.cli.test_configs import train_config
 from tests.evaluation.builders import THINKING
-from tests.support.commands import Training
 from tests.support.commands import run as run_command
+from tests.support.commands import whole_and_begun
 from tests.support.images import noise_image
 from tests.support.tiny_models import tiny_model
 from tests.training.test_grpo import SAMPLING, PatternReward, fit, make_module, ranking_batch
@@ -300,12 +300,7 @@ def test_two_processes_killed_and_resumed_to_the_same_bits(tmp_path: Path) -> No
         "callbacks.checkpoint.every_steps=2", "validation.test=false", "logger=csv",
         "optimizer.ema_decay=0.9", "rollout.sampling.max_new_tokens=16", "run_dir=run",
     )  # fmt: skip
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
-    run_command(whole, *arguments)
-    training = Training(killed, *arguments)
-    training.wait_for(lambda: any((killed / "run/checkpoints").glob("step_00000004*")))
+    whole, killed, training = whole_and_begun(tmp_path, "step_00000004*", *arguments)
     training.rank(1).kill()
     assert training.wait() == 74, training.output
     run_command(killed, "resume=run")

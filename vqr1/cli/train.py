@@ -12,6 +12,7 @@ Exit codes are in `vqr1.errors`; which run `resume=` names is found in
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from vqr1.program import override
 from vqr1.sweeps.chain import run_chain
 from vqr1.training.initial_run import inherit, take_initial_run
 from vqr1.training.resumed_arguments import arguments_of
-from vqr1.training.run_lookup import finished_metric, key_of, resume_command
+from vqr1.training.run_lookup import AUTO, finished_metric, key_of, resume_command
 
 if TYPE_CHECKING:
     from vqr1.training.command import RunCommand
@@ -148,7 +149,11 @@ def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = Non
 
     info = info or RankInfo()
     if not info.launched:
-        raise_together(lambda: check(config), lambda: check_folders(config.dataset))
+        checks: list[Callable[[], object]] = [partial(check, config)]
+        # A run that is resumed may have finished, and its data may be gone.
+        if config.resume in (None, AUTO):
+            checks.append(partial(check_folders, config.dataset))
+        raise_together(*checks)
         if config.hardware.devices * config.hardware.nodes > 1:
             return _launch(config)
     from vqr1.training.run import run_training

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from vqr1.config import DatasetConfig, MixtureConfig
-from vqr1.data.labels import label_format
 from vqr1.errors import ConfigError, raise_together
 from vqr1.program import command_line
 
@@ -53,7 +52,27 @@ def check_folders(dataset: DatasetConfig | MixtureConfig) -> None:
         else {"dataset": dataset}
     )
     asked = [(config, key) for key, config in sets.items() if config.name not in _MADE]
-    raise_together(*(partial(set_folder, config, key) for config, key in asked))
+    raise_together(*(partial(_check_folder, config, key) for config, key in asked))
+
+
+def _check_folder(config: DatasetConfig, key: str) -> None:
+    check_folder(set_folder(config, key), key)
+
+
+def check_folder(root: str | Path, key: str) -> None:
+    """Check that a set's folder is there.
+
+    Args:
+        root: the folder.
+        key: the set's dotted configuration key, for the error message.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not Path(root).is_dir():
+        raise ConfigError(
+            [f"{key}.root={str(root)!r}: no such folder; set it to the one with the set's labels"]
+        )
 
 
 def set_folder(config: DatasetConfig, key: str) -> Path:
@@ -86,6 +105,8 @@ def set_folder(config: DatasetConfig, key: str) -> Path:
         from vqr1.data.demo import ensure_demo_set  # builds images; no other set needs it
 
         return ensure_demo_set()
+    from vqr1.data.labels import label_format  # reads tables, which takes pandas
+
     hint = f"for example {key}.root=data/{config.name}"
     if label_format(config.name, key).published_range is not None:
         folder = data_folder() / config.name

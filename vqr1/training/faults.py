@@ -17,7 +17,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from vqr1.distributed.stop_requests import StopRequests
-from vqr1.errors import Interrupted, NonFiniteError, RunFaultError
+from vqr1.errors import Interrupted, NonFiniteError, RunFaultError, first_of_causes
 from vqr1.storage_faults import disk_line
 
 
@@ -58,13 +58,7 @@ def fault_message(error: Exception, run_dir: Path) -> str | None:
     Code that cleans up there may raise an error of its own (the writer of a checkpoint does): the
     fault is then the one that this error arose from.
     """
-    found: BaseException | None = error
-    while isinstance(found, Exception):
-        message = _message(found, run_dir)
-        if message is not None:
-            return message
-        found = found.__cause__ or found.__context__
-    return None
+    return first_of_causes(error, lambda one: _message(one, run_dir))
 
 
 def _message(error: Exception, run_dir: Path) -> str | None:

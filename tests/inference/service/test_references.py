@@ -45,7 +45,7 @@ def test_references_are_shown_before_images(make_app: MakeApp, backend: LocalBac
         own = client.post("/score", json=as_json(images=[1, 2], references=[0, 3]))
         described = client.post("/describe", files=form(png(1)))
         refused = {
-            "0 references for 1 images; this compares each image": form(png(1)),
+            "0 references for 1 image; this compares each image": form(png(1)),
             "2 references for 3 images": form(png(1), png(2), png(3)) + references(0, 4),
             "5 images with their references; this takes 1 to 4": form(*[png(1)] * 4)
             + references(0),

@@ -19,6 +19,7 @@ from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, Rating,
 from vqr1.data.labels._forms import OFFICIAL, read_labels_of
 from vqr1.data.labels._scores import chosen_score
 from vqr1.data.labels._table import to_table
+from vqr1.data.location import check_folder
 from vqr1.errors import ConfigError
 
 __all__ = [
@@ -111,10 +112,7 @@ def load_labels(
     """
     declared = label_format(name, key)
     folder = Path(root)
-    if not folder.is_dir():
-        raise ConfigError(
-            [f"{key}.root={str(root)!r}: no such folder; set it to the one with the set's labels"]
-        )
+    check_folder(root, key)
     own_set = declared.published_range is None
     if lower_is_better and not own_set:
         raise ConfigError(
