@@ -12,7 +12,6 @@ Exit codes are in `vqr1.errors`; which run `resume=` names is found in
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,11 +148,9 @@ def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = Non
 
     info = info or RankInfo()
     if not info.launched:
-        checks: list[Callable[[], object]] = [partial(check, config)]
         # A run that is resumed may have finished, and its data may be gone.
-        if config.resume in (None, AUTO):
-            checks.append(partial(check_folders, config.dataset))
-        raise_together(*checks)
+        folders = [partial(check_folders, config.dataset)] if config.resume in (None, AUTO) else []
+        raise_together(partial(check, config), *folders)
         if config.hardware.devices * config.hardware.nodes > 1:
             return _launch(config)
     from vqr1.training.run import run_training

@@ -169,7 +169,7 @@ class PromptConfig:
     enable_thinking: bool | None = None
     """Let the chat template open a block of reasoning (true) or close it at once (false), of
     families whose templates know both (docs/families.md); others refuse either. null: what the
-    template does without being told."""
+    template does of its own accord."""
 
 
 ANSWER_END = "</answer>"

@@ -151,7 +151,7 @@ class Grid:
         places = (torch.arange(longest, device=device) < sizes[:, None]).flatten().nonzero()[:, 0]
         return Grid(len(lengths), longest, sizes, places)
 
-    def spread(self, rows: Tensor) -> Tensor:
+    def padded(self, rows: Tensor) -> Tensor:
         """[rows, ...] -> [N, T, ...]; zeros where no sequence has a token."""
         if self.places is not None:
             grid = rows.new_zeros((self.count * self.longest, *rows.shape[1:]))
@@ -211,13 +211,13 @@ def packed_delta(
     before = rows.weight.shape[1] - 1
 
     def run(part: slice, grid: Grid, start: LinearState | None) -> tuple[Tensor, LinearState]:
-        padded = grid.spread(rows.inputs[part])
+        padded = grid.padded(rows.inputs[part])
         if start is None:
             padded = nn.functional.pad(padded, (0, 0, before, 0))
         else:
             padded = torch.cat([start.inputs, padded], dim=1)
         q, k, v = rows.heads(causal_convolution(padded, rows.weight))
-        decay, beta = (grid.spread(x[part]) for x in (rows.decay, rows.beta))
+        decay, beta = (grid.padded(x[part]) for x in (rows.decay, rows.beta))
         out, last = rows.rule(q, k, v, decay, beta, None if start is None else start.state)
         return grid.collect(out), LinearState(grid.tails(padded, before), last)
 

@@ -164,7 +164,7 @@ class Continuation:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """Attention of a layer: q [rows, H, D], k and v [rows, G, D] -> [rows, H, D]."""
         grid = self._grid
-        q, k, v = (grid.spread(x).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (grid.padded(x).transpose(1, 2) for x in (q, k, v))
         own, own_lse = self._among(layer, q, k, v, scale)
         out = torch.empty_like(own)
         for run, (first, count, _) in enumerate(self.prompt.runs):
@@ -185,7 +185,7 @@ class Continuation:
         if self.alone:
             own = torch.eye(grid.longest, dtype=torch.bool, device=seen.device)
             seen = torch.cat([seen, own.expand(len(seen), -1, -1)], dim=2)
-        inputs, decay, beta = map(grid.spread, (rows.inputs, rows.decay, rows.beta))
+        inputs, decay, beta = map(grid.padded, (rows.inputs, rows.decay, rows.beta))
         placed = replace(rows, inputs=inputs, decay=decay, beta=beta)
         out, left = branch_delta(placed, self.prompt.states[layer], seen, earlier)
         if self.keep:

@@ -51,7 +51,7 @@ class Family(ABC):
         end_of_turn: special tokens that end a turn; the tokenizer's own where it has none of them.
         image_label: what the chat template writes before an image where it numbers images, with
             `{}` for the number, counted from 1; empty where it cannot.
-        thinking_chosen: the chat template opens a block of reasoning, or closes it, as it is told.
+        thinking_chosen: the chat template opens a block of reasoning, or closes it, as it is asked.
         position_axes: X.
         head_norms: queries and keys are normalised, each head by itself, before rotation.
         text_module: name of the text model's module.
