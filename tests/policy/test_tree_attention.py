@@ -72,10 +72,12 @@ def test_layout_by_hand():
     assert layout.buckets == ((0, 2, 3), (6, 1, 4))
     # Image 0: its prompt starts at 0, has 3 rows; responses 0 to 2. Image 2: prompt at 6.
     assert layout.spans == ((0, 3, 0, 3), (6, 4, 3, 3))
-    assert layout.grid == (3, 3)
+    grid = layout.responses
+    assert grid is not None
+    assert (grid.count, grid.longest, grid.rows) == (3, 3, 6)
     # Responses of 2, 1 and 3 tokens in rows of 3: places 0 1 . | 3 . . | 6 7 8.
-    assert layout.places is not None
-    assert layout.places.tolist() == [0, 1, 3, 6, 7, 8]
+    assert grid.places is not None
+    assert grid.places.tolist() == [0, 1, 3, 6, 7, 8]
     assert layout.last_prompt_rows == [2, 5, 9]
     assert (layout.prompt_rows, sum(map(sum, layout.response_lengths))) == (10, 6)
 
