@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.policy.families.cases import CASES, FamilyCase
 from tools.tiny_checkpoints import build
@@ -15,15 +14,6 @@ from vqr1.policy.loading import Policy, load_policy
 
 _OF_TWINS = ("[{}-double]", "test_greedy_equals_generate", "test_family_prompts.py")
 """In the names of tests that run for twins in every tier."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Products of tiny models are too small for two threads, which would wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.hookimpl(tryfirst=True)
