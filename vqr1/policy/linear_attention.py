@@ -318,12 +318,12 @@ def branch_delta(
     reach, keys = total.to(v.dtype).exp()[..., None], every("keys", k).transpose(-1, -2)
     with uncast(v):
         links = (k @ keys) * share * beta
-        known = beta * (v - reach * (k @ start.state))
+        right = beta * (v - reach * (k @ start.state))
         if earlier is not None:
-            known = known - links[..., :-count] @ earlier.values
+            right = right - links[..., :-count] @ earlier.values
         # The diagonal and what is above it are not read.
         values = torch.linalg.solve_triangular(
-            links[..., -count:], known, upper=False, unitriangular=True
+            links[..., -count:], right, upper=False, unitriangular=True
         )
         out = reach * (q @ start.state) + ((q @ keys) * share) @ every("values", values)
     left = Branches(rows.inputs, k, values, decay, total)
