@@ -66,7 +66,7 @@ class TreeLayout:
         buckets: (first row, prompts, length) of each run of equally long prompts.
         spans: (first prompt row, prompt length, first response row, response rows) of each image
             that has response rows; response rows are counted from the first response.
-        responses: the padded grid in which responses attend to themselves, empty ones left out;
+        responses: the padded grid in which responses attend to themselves, without empty ones;
             None without any.
         device: of index tensors.
     """
