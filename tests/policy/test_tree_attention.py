@@ -101,3 +101,19 @@ def test_matrix_products_equal_the_flash_kernel(causal, heads):
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_bfloat16_are_those_of_its_values() -> None:
+    torch.manual_seed(2)
+    q, grad = (torch.randn(2, 4, 9, 8, dtype=torch.bfloat16) for _ in range(2))
+    k, v = (torch.randn(2, 2, 9, 8, dtype=torch.bfloat16) for _ in range(2))
+    out, lse = flash.forward(q, k, v, causal=True, scale=0.3)
+    found = flash.backward(grad, q, k, v, out, lse, causal=True, scale=0.3)
+    exact = flash.math_backward(
+        *(x.double() for x in (grad, q, k, v)), out=out.double(), lse=lse.double(), causal=True,
+        scale=0.3,
+    )  # fmt: skip
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == torch.bfloat16
+        # One rounding, of the result.
+        torch.testing.assert_close(one.double(), other, rtol=2**-8, atol=1e-6)

@@ -48,6 +48,11 @@ def test_what_is_missing_is_named_with_what_to_use_instead() -> None:
         "hardware.strategy=zero2",
     ]  # fmt: skip
     assert hardware_problems(zero, old)[2].endswith("strategy=fsdp2 (hardware=8gpu_fsdp2)")
+    # Without instructions for bfloat16 it would take longer than float32.
+    in_half = train_config("hardware=cpu_bf16").hardware
+    assert "no instructions for bfloat16" in hardware_problems(in_half, CPU)[0]
+    assert "no instructions for bfloat16" in hardware_problems(in_half, EIGHT)[0]
+    assert hardware_problems(in_half, Machine(cores=2, cpu_bfloat16=True)) == []
     # A CPU refuses the profiles of GPUs.
     divided = train_config("hardware=cpu_2procs", "hardware.strategy=zero3").hardware
     assert hardware_problems(divided, CPU)[0].endswith("or use hardware.strategy=fsdp2")
