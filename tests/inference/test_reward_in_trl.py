@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.pages import blocks
 
 RECIPE = Path(__file__).resolve().parents[2] / "docs" / "reward_in_trl.md"
 
@@ -14,9 +15,9 @@ RECIPE = Path(__file__).resolve().parents[2] / "docs" / "reward_in_trl.md"
 @pytest.mark.slow
 def test_the_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", RECIPE.read_text(), re.DOTALL)
+    (block,) = blocks(RECIPE)
     names: dict[str, Any] = {"__name__": "recipe"}
-    exec(compile(code, str(RECIPE), "exec"), names)
+    exec(compile(block.text, str(RECIPE), "exec"), names)
     trainer, metric, quality = (names[name] for name in ("trainer", "metric", "quality"))
     assert trainer.state.global_step == 2
     rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
