@@ -47,7 +47,6 @@ OTHERS = {
     "echo": "the shell's own",
     "find": "the shell's own",
     "head": "the shell's own",
-    "pip": "another program; tests/test_wheel.py installs the wheel",
     "source": "the shell's own",
 }
 """Programs that are not ours, and why that is enough."""
@@ -72,13 +71,12 @@ PYTHON = {
 
 PLACEHOLDERS = {
     "python train.py reward=NAME": "NAME stands for each choice of the table below it",
-    'PYTHONPATH=mine python train.py "hydra.searchpath=[file://$PWD/mine]" method=own dataset=own': (
-        "the reader's folder; tests/training/test_own_parts.py has such a one"
-    ),
+    'PYTHONPATH=mine python train.py "hydra.searchpath=[file://$PWD/mine]" '
+    "method=own dataset=own": "the reader's folder; as in tests/training/test_own_parts.py",
     "python train.py -m method=...": "any of the methods",
     "python train.py -m hydra/sweeper=optuna hydra.sweeper.n_trials=20  "
     "'optimizer.lr=tag(log, interval(1e-5, 1e-3))' 'grpo.group_size=choice(4, 6)'": (
-        "a sweeper's own ranges; tests/sweeps/test_optuna.py searches so"
+        "a sweeper's own ranges; tests/sweeps/test_search.py searches so"
     ),
     "python train.py -m method=nearness,q_insight,mr_iqa seed=1,2,3": "nearness is the method that "
     "the page adds",

@@ -9,13 +9,16 @@ import pytest
 
 from tests.support.pages import blocks
 
-RECIPE = Path(__file__).resolve().parents[2] / "docs" / "reward_in_trl.md"
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "docs" / "reward_in_trl.md"
+EXAMPLE = ROOT / "examples" / "reward_in_trl.py"
 
 
 @pytest.mark.slow
 def test_the_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (block,) = blocks(RECIPE)
+    assert EXAMPLE.read_text().endswith(block.text)
     names: dict[str, Any] = {"__name__": "recipe"}
     exec(compile(block.text, str(RECIPE), "exec"), names)
     trainer, metric, quality = (names[name] for name in ("trainer", "metric", "quality"))
