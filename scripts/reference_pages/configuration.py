@@ -160,6 +160,8 @@ def command_page(command: str) -> str:
     schema = COMMANDS[command]
     groups = {path.name for path in config_dir().iterdir() if path.is_dir()}
     lines = [
+        # A key comes before the code that reads it.
+        *("---", "search:", "  boost: 4", "---"),
         f"# Keys of `vqr1 {command}`",
         "",
         f"Every key of `conf/{command}.yaml`: type and range, default, what it affects, and its",
@@ -181,13 +183,13 @@ def command_page(command: str) -> str:
 
 
 def _entry(key: Key) -> str:
-    group = key.kind == "group" and "." not in key.name
-    facts = [f"[group](#{key.name})" if group else key.kind]
+    facts = [key.kind]
     if key.default:
         facts.append(f"default {key.default}")
     facts.append(f"affects {key.level.name.lower()}")
-    meaning = f"  \n    {key.meaning}" if key.meaning else ""
-    return f"- **`{key.name}`**: {'; '.join(facts)}{meaning}"
+    # A heading of its own: the search finds and opens the key.
+    heading = f"#### `{key.name}` {{ #key-{key.name} }}"
+    return "\n".join(["", heading, "", f"*{'; '.join(facts)}*", "", key.meaning])
 
 
 def group_page(folder: Path) -> str:
