@@ -81,14 +81,15 @@ def test_own_loss_and_advantage_rule(
     assert outcome.code == 0, outcome.err
 
 
-@pytest.mark.parametrize("page", ["scoring.md", "README.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/scoring.md", "docs/tutorials/serve_a_metric.md", "README.md"]
+)
 def test_python_of_a_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("photo.jpg", "a.png", "b.png", "reference.png"):
         noise_image(len(name)).save(name)
-    path = ROOT / page if page == "README.md" else ROOT / "docs" / page
     names: dict[str, Any] = {}
-    found = [block.text for block in blocks(path) if block.language == "python"]
+    found = [block.text for block in blocks(ROOT / page) if block.language == "python"]
     for text in found:
         exec(compile(text, page, "exec"), names)
     assert found

@@ -169,6 +169,7 @@ def command_page(command: str) -> str:
         f"group gives the value; `vqr1 {command} --help` shows the values as they are composed.",
     ]
     section = None
+    named: set[str] = set()
     for key in keys_of(schema):
         first, dot, _ = key.name.partition(".")
         if dot and first != section:
@@ -178,6 +179,11 @@ def command_page(command: str) -> str:
         elif not dot and section is None:
             section = ""
             lines += ["", "## Top level", ""]
+        # Choices of one group may have keys of one name.
+        if key.name not in named:
+            # A heading of its own: the search finds and opens the key.
+            lines += ["", f"#### `{key.name}` {{ #key-{key.name} }}"]
+        named.add(key.name)
         lines.append(_entry(key))
     return "\n".join(lines) + "\n"
 
@@ -187,9 +193,7 @@ def _entry(key: Key) -> str:
     if key.default:
         facts.append(f"default {key.default}")
     facts.append(f"affects {key.level.name.lower()}")
-    # A heading of its own: the search finds and opens the key.
-    heading = f"#### `{key.name}` {{ #key-{key.name} }}"
-    return "\n".join(["", heading, "", f"*{'; '.join(facts)}*", "", key.meaning])
+    return "\n".join(["", f"*{'; '.join(facts)}*", "", key.meaning])
 
 
 def group_page(folder: Path) -> str:

@@ -64,7 +64,7 @@ PYTHON = {
     "reward_in_trl.md": "tests/inference/test_reward_in_trl.py",
     "rewards.md": "tests/rewards/test_own_reward.py",
     "scoring.md": "tests/test_examples.py",
-    "serve_a_metric.md": "tests/test_wheel.py",
+    "serve_a_metric.md": "tests/test_examples.py",
     "training.md": "tests/test_examples.py",
 }
 """Pages with Python, and the test that runs it."""
