@@ -343,7 +343,15 @@ def test_there_are_commands() -> None:
     assert not set(OTHERS) - {words[0] for line in found for words in simple_commands(line)}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def case(page: Path) -> Any:
+    """A page's test; those of studies that are done change seldom, and are slow."""
+    studied = ROOT / "experiments" in page.parents
+    return pytest.param(
+        page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] if studied else []
+    )
+
+
+@pytest.mark.parametrize("page", map(case, PAGES))
 def test_the_blocks_of_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = blocks(page)
     problems = [
