@@ -27,6 +27,5 @@ if __name__ == "__main__":
         "+metrics.mean_error.label=mean error",
         "+metrics.mean_error.higher_is_better=false",
         "+metrics.mean_error.averageable=false",
-        "+metrics.mean_error.interval=true",
     ]
     main()
