@@ -182,7 +182,7 @@ def command_page(command: str) -> str:
         # Choices of one group may have keys of one name.
         if key.name not in named:
             # A heading of its own: the search finds and opens the key.
-            lines += ["", f"#### `{key.name}` {{ #key-{key.name} }}"]
+            lines += ["", f"###### `{key.name}` {{ #key-{key.name} }}"]
         named.add(key.name)
         lines.append(_entry(key))
     return "\n".join(lines) + "\n"

@@ -49,7 +49,7 @@ def test_every_key_of_a_command_is_on_its_page(command: str) -> None:
     assert wanted <= listed.keys()
     assert not [name for name, key in listed.items() if not key.kind]
     page = command_page(command)
-    headings = re.findall(r"^#### `(.+)` \{", page, re.MULTILINE)
+    headings = re.findall(r"^###### `(.+)` \{", page, re.MULTILINE)
     assert headings == list(listed)
     # Every key is there, each with its meaning, but for groups, whose choices have pages.
     assert not [name for name, key in listed.items() if not key.meaning and key.kind != "group"]
