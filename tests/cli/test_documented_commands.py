@@ -179,8 +179,25 @@ def by_python(rest: Sequence[str]) -> None:
     else:
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         takes = inspect.signature(module.main).parameters
-        with patch.object(sys, "argv", [script, *rest]):
+        # Options and overrides in any order; what composes them does so in `options_only`.
+        mixed = argparse.ArgumentParser.parse_intermixed_args
+        if not hasattr(module, "run_options"):
+            mixed = accepted_of(mixed)
+        with (
+            patch.object(sys, "argv", [script, *rest]),
+            patch.object(argparse.ArgumentParser, "parse_intermixed_args", mixed),
+        ):
             run_parser((lambda: module.main(rest)) if takes else module.main)
+
+
+def accepted_of(parse: Callable[..., Any]) -> Callable[..., NoReturn]:
+    """A method of a parser that ends the command once the arguments are accepted."""
+
+    def parse_only(parser: argparse.ArgumentParser, arguments: Any = None) -> NoReturn:
+        parse(parser, arguments)
+        raise ParsedError
+
+    return parse_only
 
 
 def ours(rest: Sequence[str]) -> None:
@@ -303,11 +320,7 @@ def only_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands end where they would begin to work."""
     # Scripts find the modules beside them.
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    parse = argparse.ArgumentParser.parse_args
-
-    def parse_only(parser: argparse.ArgumentParser, arguments: Any = None) -> NoReturn:
-        parse(parser, arguments)
-        raise ParsedError
+    parse = accepted_of(argparse.ArgumentParser.parse_args)
 
     def options_only(
         parser: argparse.ArgumentParser,
@@ -328,7 +341,7 @@ def only_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
     def summary_only(options: object) -> NoReturn:
         raise ParsedError
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
     for module in (data, plan, importlib.import_module("scripts.bench_data")):
         monkeypatch.setattr(module, "run_options", options_only)
     monkeypatch.setattr(score, "_score", score_only)
@@ -351,7 +364,7 @@ def case(page: Path) -> Any:
     )
 
 
-@pytest.mark.parametrize("page", map(case, PAGES))
+@pytest.mark.parametrize("page", [case(page) for page in PAGES])
 def test_the_blocks_of_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = blocks(page)
     problems = [
