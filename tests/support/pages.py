@@ -71,11 +71,11 @@ def indented(page: Path) -> list[str]:
 
 
 def write_files(found: Iterable[Block], folder: Path) -> set[str]:
-    """Write the files that blocks name; their names."""
+    """Write the files that blocks name, without the line that names them; their names."""
     names = set()
     for block in found:
         if block.file is not None:
             (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / block.file).write_text(block.text)
+            (folder / block.file).write_text(block.text.partition("\n")[2])
             names.add(block.file)
     return names
