@@ -7,7 +7,6 @@ its memory by the planner (`vqr1.planning`), without loading anything.
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from vqr1.distributed.hardware import Machine, hardware_problems
 from vqr1.doctor.finding import Finding
 from vqr1.planning.memory import plan_memory
 from vqr1.planning.shape import read_shape, share_of_work
+from vqr1.tracking.environment import processor
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
 """Instruction sets that decide how fast a CPU multiplies matrices, as Linux names them."""
@@ -42,24 +42,13 @@ def processor_finding() -> Finding:
     """Cores, memory and instruction sets."""
     usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
     memory = psutil.virtual_memory()
-    flags, name = _processor()
+    flags, name = processor()
     sets = [one for one in INSTRUCTIONS if one in flags]
     return Finding(
         "CPU",
         f"{name}, {usable or os.cpu_count()} usable cores, {memory.available / 1e9:.0f} of "
         f"{memory.total / 1e9:.0f} GB memory free" + (f", {' '.join(sets)}" if sets else ""),
     )
-
-
-def _processor() -> tuple[set[str], str]:
-    """Instruction sets and name of the processor, where the system names them."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return set(), platform.processor() or platform.machine()
-    rows = [line.partition(":") for line in path.read_text(encoding="utf-8").splitlines()]
-    values = {key.strip(): value.strip() for key, _, value in rows}
-    flags = values.get("flags", values.get("Features", ""))
-    return set(flags.split()), values.get("model name", platform.machine())
 
 
 def gpu_findings(machine: Machine) -> Iterator[Finding]:
