@@ -24,6 +24,7 @@ from vqr1.evaluation.predictions import Predictions
 from vqr1.evaluation.report_writer import LoadImage, worst_name
 from vqr1.evaluation.summary import Gain, Summary, scored_rows
 from vqr1.evaluation.worst_sheet import worst_images, worst_json
+from vqr1.inference.tested_scores import tested_scores, write_tested_scores
 from vqr1.iqa.logistic import fit_logistic
 from vqr1.program import in_shell
 from vqr1.report_page.files import TABLES
@@ -75,8 +76,23 @@ def _log_worst(run_log: RunLog, predictions: Predictions, load: LoadImage) -> No
             run_log.text(worst_name(name), worst_json(worst, name, partial(load, name)))
 
 
-def write_results(result: TestResult, seconds: float, run_log: RunLog) -> None:
-    """Write `summary.json`, the table of the test, and the page that shows them."""
+def write_results(prompt: str, result: TestResult, seconds: float, run_log: RunLog) -> None:
+    """Write `summary.json`, the table of the test, the page that shows them, and the test's scores.
+
+    Args:
+        prompt: name of the prompt of the test.
+        result: of the run.
+        seconds: that the run took.
+        run_log: of the run.
+    """
+    if result.after is not None and result.summary_after is not None:
+        after = result.after
+        tested = tested_scores(
+            after.image_scores(), list(after.by_dataset()), prompt, after.samples,
+            result.summary_after.srcc,
+        )  # fmt: skip
+        if tested is not None:
+            write_tested_scores(tested, result.checkpoint)
     if result.summary_before is not None:
         run_log.text(TABLES, tables.to_json([_metrics_record(result)]))
     run_log.summary(summary_values(result, seconds, run_log))

@@ -117,7 +117,7 @@ def _open_and_train(
         if result.after is not None:
             result = replace(result, trained_on=trained_test_images(data, run.run_dir))
         add_to_exports(run.run_dir)
-        write_results(result, seconds, run_log)
+        write_results(config.prompt.name, result, seconds, run_log)
         stage.write_card(result.checkpoint, run_log.run_dir)
     run.finish()
     print_report(console, result, seconds, run_log)
