@@ -8,6 +8,7 @@ Not here: what stands on the page (`pages.py`).
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections.abc import Callable
 from importlib import resources
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 REPORT = "report.html"
 
 FAULTS = (
-    OSError, UserError, SubprocessError, TemplateError,
+    OSError, UserError, SubprocessError, TemplateError, csv.Error,
     # What a result file of an unexpected form leads to.
     ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
 )  # fmt: skip

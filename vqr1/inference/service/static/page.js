@@ -57,6 +57,7 @@ function add(file) {
     drawing: element("div", "drawing"),
     box: element("input", ""),
   };
+  item.answer.hidden = true;
   const middle = element("div", "middle");
   middle.append(element("div", "name", name), item.score, item.among, item.place, item.text,
     item.answer);
