@@ -39,7 +39,8 @@ def training(folder: Path) -> Path:
     steps += [f"{i},{1 / (i + 1)},{i / 40},{i / 50 if i % 10 == 0 else ''}" for i in range(31)]
     write(folder / "metrics.csv", "\n".join(steps))
     write(folder / "run.json", {"started": "2026-01-01", "overrides": [f"run_dir={HOSTILE}"]})
-    write(folder / "config.yaml", f"seed: 3\nmodel:\n  name: tiny\ndataset:\n  name: {HOSTILE!r}\n")
+    named = json.dumps({"seed": 3, "model": {"name": "tiny"}, "dataset": {"name": HOSTILE}})
+    write(folder / "config.yaml", named)
     write(folder / "environment.json", {"vqr1": "1", "GPUs": HOSTILE})
     worst = {"dataset": "demo", "image": HOSTILE, "mos": 1.0, "score": 4.0, "fitted": 3.5,
              "reasoning": HOSTILE, "thumbnail": "javascript:alert(1)"}  # fmt: skip

@@ -161,8 +161,9 @@ def test_a_page_that_cannot_be_written_is_one_warning(
     assert f"report {tmp_path}" in line
     caplog.clear()
     # Files of an unexpected form, one after the other.
-    for name, content in (("worst/demo.json", '[{"mos": []}]'), ("metrics.csv", "\0"),
-                          ("tables/tables.json", '[{"columns": 3}]'), ("summary.json", "{")):  # fmt: skip
+    damaged = {"worst/demo.json": '[{"mos": []}]', "metrics.csv": "\0",
+               "tables/tables.json": '[{"columns": 3}]', "summary.json": "{"}  # fmt: skip
+    for name, content in damaged.items():
         folders.write(folder / name, content)
         add_report(folder)
     assert len(caplog.messages) == 2
