@@ -60,7 +60,7 @@ class IntervalRow:
         name: what it is of.
         value: NaN is not drawn.
         low, high: ends of the interval; NaN where there is none.
-        group: series, told apart by colour; empty for one series.
+        group: series, distinguished by colour; empty for one series.
     """
 
     name: str

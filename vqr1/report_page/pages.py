@@ -35,8 +35,8 @@ from vqr1.report_page.sections import (
     Card,
     Chart,
     Facts,
-    Figure,
-    Figures,
+    ImageCard,
+    ImageCards,
     Note,
     Page,
     Section,
@@ -326,17 +326,19 @@ def _worst(folder: Path) -> list[Block]:
     for path in sorted((folder / files.WORST).glob("*.json")):
         found = files.read_list(path)[:MOST_SHEET]
         if found:
-            blocks.append(Figures(str(found[0].get("dataset", path.stem)), [*map(_figure, found)]))
+            blocks.append(
+                ImageCards(str(found[0].get("dataset", path.stem)), [*map(_image_card, found)])
+            )
     return blocks
 
 
-def _figure(found: Mapping[str, Any]) -> Figure:
+def _image_card(found: Mapping[str, Any]) -> ImageCard:
     mos, fitted, score = (_float(found.get(key)) for key in ("mos", "fitted", "score"))
     error = fitted - mos
     direction = "too high" if error > 0 else "too low"
     thumbnail = found.get("thumbnail")
     own = isinstance(thumbnail, str) and thumbnail.startswith("data:image/jpeg;base64,")
-    return Figure(
+    return ImageCard(
         str(found.get("image", "")),
         thumbnail if own else None,
         (

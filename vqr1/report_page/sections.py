@@ -54,7 +54,7 @@ class TableBlock:
 
 
 @dataclass(frozen=True)
-class Figure:
+class ImageCard:
     """One image with what was answered about it.
 
     Attributes:
@@ -71,12 +71,12 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Figures:
+class ImageCards:
     """Images beside each other."""
 
-    kind: ClassVar[str] = "figures"
+    kind: ClassVar[str] = "images"
     title: str
-    figures: Sequence[Figure]
+    images: Sequence[ImageCard]
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Links:
     links: Sequence[tuple[str, str]]
 
 
-Block = Chart | TableBlock | Figures | Answers | Facts | Source | Note | Links
+Block = Chart | TableBlock | ImageCards | Answers | Facts | Source | Note | Links
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from vqr1.report_page.sections import (
 SUMMARY = "sweep_summary.json"
 CURVE = "val/srcc"
 MOST_CURVES = 8
-"""Jobs whose curves are drawn, the first ones: more cannot be told apart."""
+"""Jobs whose curves are drawn, the first ones: more cannot be distinguished."""
 MOST_LINKS = 200
 
 

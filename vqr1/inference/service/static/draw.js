@@ -30,10 +30,10 @@ function drawScore(score, std, scale, tested) {
   const [low, high] = scale;
   const from = Math.min(low, score), to = Math.max(high, score);
   const x = (value) => MARGIN + (value - from) / (to - from) * (WIDTH - 2 * MARGIN);
-  const spread = std === null ? "" : `, standard deviation ${std.toFixed(2)}`;
+  const deviation = std === null ? "" : `, standard deviation ${std.toFixed(2)}`;
   const drawing = shape("svg", {
     viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "density", role: "img",
-    "aria-label": `Score ${score.toFixed(2)} on a scale of ${low} to ${high}${spread}`,
+    "aria-label": `Score ${score.toFixed(2)} on a scale of ${low} to ${high}${deviation}`,
   });
   drawing.append(shape("line", { class: "axis", x1: x(from), x2: x(to), y1: BASE, y2: BASE }));
   if (tested) {

@@ -216,15 +216,15 @@ function choose(item) { // the third one replaces the first
 async function compareTwo() {
   const two = [...chosen];
   byId("sides").replaceChildren(...two.map((item) => {
-    const figure = element("figure", "");
+    const side = element("div", "");
     const image = element("img", "");
     image.src = item.image.src;
     image.alt = item.name;
-    const caption = element("figcaption", "");
+    const caption = element("div", "");
     caption.append(element("div", "name", item.name),
       element("div", "score", item.value.toFixed(2)), drawScore(item.value, item.std, scale, tested));
-    figure.append(image, caption);
-    return figure;
+    side.append(image, caption);
+    return side;
   }));
   byId("odds").hidden = true;
   byId("verdict").textContent = "comparing …";
@@ -327,7 +327,7 @@ function describeService(health) {
     ? `, with a rank correlation with people's ratings of ${tested.srcc.toFixed(2)}` : "";
   byId("meaning").textContent = tested
     ? `What a score of this model means: it was tested on ${tested.images} images ` +
-      `(${tested.datasets.join(", ")})${rank}. Each score says how many of them scored lower.`
+      `(${tested.datasets.join(", ")})${rank}. Each score is shown with how many of them scored lower.`
     : "Where a score of this model lies among photographs is unknown: the model comes without the " +
       "scores of its test images. Compare scores of this model with each other only.";
   show();
