@@ -9,6 +9,7 @@ from typing import Any
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>'\"&.png"
 """A file name, and a text of a model."""
+SECRET = "+logger.tags.api_key=hunter2hunter2"
 
 
 def write(path: Path, content: Any) -> None:
@@ -38,7 +39,9 @@ def training(folder: Path) -> Path:
     steps = ["step,train/loss,train/reward/total,val/srcc"]
     steps += [f"{i},{1 / (i + 1)},{i / 40},{i / 50 if i % 10 == 0 else ''}" for i in range(31)]
     write(folder / "metrics.csv", "\n".join(steps))
-    write(folder / "run.json", {"started": "2026-01-01", "overrides": [f"run_dir={HOSTILE}"]})
+    write(
+        folder / "run.json", {"started": "2026-01-01", "overrides": [f"run_dir={HOSTILE}", SECRET]}
+    )
     named = json.dumps({"seed": 3, "model": {"name": "tiny"}, "dataset": {"name": HOSTILE}})
     write(folder / "config.yaml", named)
     write(folder / "environment.json", {"vqr1": "1", "GPUs": HOSTILE})

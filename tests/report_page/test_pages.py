@@ -60,6 +60,8 @@ def test_text_of_users_and_models_is_never_markup(tmp_path: Path) -> None:
     assert page.names.count("script") == 3
     assert "img" not in page.names
     assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "api_key=***" in page.text
+    assert "hunter2" not in page.text + page.json
     # In the answers, the worst image, the table's title and note, config and environment.
     assert page.text.count(HOSTILE) >= 8
     points = [chart for chart in json.loads(page.json).values() if "image" in str(chart)]

@@ -43,7 +43,8 @@ CONFIG: Spec = {
     },
     "legend": {
         **_TEXT, "orient": "top", "labelFontSize": 12, "title": None, "labelLimit": 240,
-        "columns": 2, "aria": False,
+        "columns": 2, "aria": False, "symbolType": "stroke", "symbolSize": 240,
+        "symbolStrokeWidth": 2,
     },
     "title": {"color": "currentColor"},
     "range": {"category": list(COLOURS)},
@@ -85,10 +86,11 @@ def curve_chart(series: Mapping[str, Series], label: str, description: str) -> S
     ]
     single = max(len(points) for points in series.values()) == 1
     names = list(series)
-    colour: Spec = {
-        "field": "series", "type": "nominal", "sort": names,
-        "scale": {"domain": names}, "legend": {} if len(names) > 1 else None,
-    }  # fmt: skip
+    # Both channels have one legend, or none.
+    channel: Spec = {"field": "series", "type": "nominal", "sort": names}
+    if len(names) == 1:
+        channel["legend"] = None
+    dashes = [_DASHES[i % len(_DASHES)] for i in range(len(names))]
     return {
         **_base(description, 190),
         "data": {"values": rows},
@@ -102,10 +104,8 @@ def curve_chart(series: Mapping[str, Series], label: str, description: str) -> S
                   "axis": {"format": "~d", "tickMinStep": 1}},
             "y": {"field": "value", "type": "quantitative", "title": label,
                   "scale": {"zero": False}},
-            "color": colour,
-            "strokeDash": {"field": "series", "type": "nominal", "legend": None,
-                           "scale": {"domain": names, "range": list(_DASHES[:len(names)])},
-                           "sort": names},
+            "color": {**channel, "scale": {"domain": names}},
+            "strokeDash": {**channel, "scale": {"domain": names, "range": dashes}},
             "tooltip": [
                 {"field": "series", "title": "metric"},
                 {"field": "step", "title": "step"},

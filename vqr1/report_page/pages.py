@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,13 @@ from vqr1.report_page.sections import (
 )
 from vqr1.report_page.sweep_page import sweep_page
 from vqr1.tracking.environment import FILE as ENVIRONMENT
+from vqr1.tracking.secrets import masked_text
 
 CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Validation: correlation with MOS", ("val/srcc", "val/plcc", "val/krcc")),
     ("Reward", ("train/reward/*",)),
     ("Loss", ("train/loss", "train/policy_loss", "train/cross_entropy")),
-    ("Standard deviation of rewards, zero-variance groups",
-     ("train/reward_std", "train/zero_variance_rate")),
+    ("Zero-variance groups, share", ("train/zero_variance_rate",)),
     ("KL to the reference", ("train/kl",)),
     ("Invalid answers, share", ("train/invalid_rate", "val/invalid_rate")),
     ("Response length, tokens", ("train/response_length",)),
@@ -108,7 +109,7 @@ def training_page(folder: Path, summary: Mapping[str, Any]) -> Page:
     step, by = summary.get("exported_step"), summary.get("exported_by")
     lead = (
         f"{_setting(config)}. The weights after step {step} were exported, chosen by {by}."
-        f" The run began {record.get('started', 'at an unknown time')} and took "
+        f" The run began {_moment(record.get('started'))} and took "
         f"{_duration(summary.get('seconds'))}."
     )
     results: list[Block] = [*_tables(folder)]
@@ -342,8 +343,8 @@ def _image_card(found: Mapping[str, Any]) -> ImageCard:
         str(found.get("image", "")),
         thumbnail if own else None,
         (
-            f"MOS {mos:.2f}, fitted {fitted:.2f} (score {score:.2f})",
-            f"{direction} by {abs(error):.2f}",
+            f"MOS {mos:.2f}, score {score:.2f}",
+            f"fitted {fitted:.2f}: {direction} by {abs(error):.2f}",
         ),
         shortened(str(found.get("reasoning", "")), 400),
     )
@@ -393,7 +394,9 @@ def _answer(before: ScoredImage, after: ScoredImage) -> Answer:
 def _about(folder: Path, config_text: str, overrides: Any) -> list[Section]:
     given: list[Block] = []
     if isinstance(overrides, list) and overrides:
-        given.append(Source("What the command line set", "\n".join(map(str, overrides))))
+        # The record is its owner's alone; the page goes to the run's artifacts.
+        lines = [masked_text(str(one)) for one in overrides]
+        given.append(Source("What the command line set", "\n".join(lines)))
     if config_text:
         given.append(Source("Whole configuration (config.yaml)", config_text))
     environment = flatten(files.read_object(folder / ENVIRONMENT))
@@ -407,7 +410,7 @@ def _about(folder: Path, config_text: str, overrides: Any) -> list[Section]:
 def _setting(config: Mapping[str, Any]) -> str:
     stage = str(_at(config, "stage._target_") or "").rsplit(".", 1)[-1].removesuffix("Stage")
     terms = _at(config, "reward.terms")
-    words = [f"Stage {stage}" if stage else "Training"]
+    words = [f"Stage {stage.lower()}" if stage else "Training"]
     if isinstance(terms, Mapping) and stage == "Grpo":
         words.append(f"reward {', '.join(map(str, terms))}")
     if (prompt := _name_of(config, "prompt")) != "?":
@@ -444,6 +447,13 @@ def _at(config: Mapping[str, Any], key: str) -> Any:
 def _float(value: object) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if number else math.nan  # type: ignore[arg-type]
+
+
+def _moment(started: object) -> str:
+    try:
+        return f"{datetime.fromisoformat(str(started)):%Y-%m-%d %H:%M %Z}".rstrip()
+    except ValueError:
+        return "at an unknown time"
 
 
 def _duration(seconds: object) -> str:

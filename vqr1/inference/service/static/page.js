@@ -46,9 +46,12 @@ function add(file) {
   image.alt = "";
   image.loading = "lazy";
   image.decoding = "async";
-  image.src = URL.createObjectURL(file);
+  const url = URL.createObjectURL(file);
+  image.src = url;
+  // Of a file that is no image an empty frame.
+  image.addEventListener("error", () => image.removeAttribute("src"));
   const item = {
-    file, name, card, image, state: "waiting", added: items.length,
+    file, name, card, image, url, state: "waiting", added: items.length,
     score: element("div", "score", "…"),
     among: element("div", "among"),
     place: element("div", "place"),
@@ -210,7 +213,7 @@ function choose(item) { // the third one replaces the first
   if (chosen.length > 2) chosen.shift().box.checked = false;
   byId("pair").hidden = chosen.length < 2;
   if (chosen.length === 2) compareTwo();
-  else if (chosen.length) byId("status").textContent = "choose a second image to compare";
+  byId("status").textContent = chosen.length === 1 ? "choose a second image to compare" : "";
 }
 
 async function compareTwo() {
@@ -218,7 +221,7 @@ async function compareTwo() {
   byId("sides").replaceChildren(...two.map((item) => {
     const side = element("div", "");
     const image = element("img", "");
-    image.src = item.image.src;
+    image.src = item.url;
     image.alt = item.name;
     const caption = element("div", "");
     caption.append(element("div", "name", item.name),
@@ -254,6 +257,7 @@ function closePair() {
   for (const item of chosen) item.box.checked = false;
   chosen = [];
   byId("pair").hidden = true;
+  byId("status").textContent = "";
   last?.box.focus();
 }
 
@@ -281,7 +285,7 @@ function download() {
 
 function clear() {
   closePair();
-  for (const item of items) URL.revokeObjectURL(item.image.src);
+  for (const item of items) URL.revokeObjectURL(item.url);
   items.length = 0;
   byId("cards").replaceChildren();
   show();
