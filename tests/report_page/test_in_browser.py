@@ -54,7 +54,11 @@ def test_every_page(browser: Browser, tmp_path: Path) -> None:
             point.hover(force=True)
             shown = page.locator("#vg-tooltip-element")
             expect(shown).to_contain_text("MOS")
-            assert {"image", "score", "answer"} <= set(
-                shown.locator("td.key").all_inner_texts()
-            ) or ("image" in shown.inner_text())
+            keys = shown.locator("td.key").all_inner_texts()
+            assert keys == ["file", "MOS", "score", "answer"]
+            # The hostile name and answer too are shown as text.
+            page.locator(".plot").last.locator(".mark-symbol path").first.hover(force=True)
+            expect(shown).to_contain_text("<img src=x onerror")
+            assert problems == [f"file://{alone}"]
+            assert page.title() != "owned"
         page.close()

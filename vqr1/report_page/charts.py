@@ -170,10 +170,11 @@ def scatter_chart(
         "encoding": {
             "x": x,
             "y": y,
+            # Keys `title` and `image` are special in a tooltip: the second one loads its value.
             "tooltip": [
                 {"field": name, "title": title}
                 for name, title in (
-                    ("image", "image"), ("mos", "MOS"), ("score", "score"), ("answer", "answer")
+                    ("image", "file"), ("mos", "MOS"), ("score", "score"), ("answer", "answer")
                 )
             ],
         },
@@ -218,24 +219,25 @@ def interval_chart(rows: Sequence[IntervalRow], label: str, description: str) ->
         *([{"field": "group", "title": "group"}] if len(groups) > 1 else []),
         *({"field": key, "title": key, "format": ".3f"} for key in ("value", "low", "high")),
     ]
-    axis: Spec = {"type": "quantitative", "title": label, "scale": {"zero": False, "nice": True}}
+    axis: Spec = {"type": "quantitative", "title": label, "scale": {"zero": False, "nice": True},
+                  "axis": {"tickCount": 8}}  # fmt: skip
     paint = {} if len(groups) > 1 else {"color": COLOURS[0]}
-    height = 26 * len(names) * max(1, len(groups) * 0.7) + 20
+    # Below the rows the axis with its title.
+    height = 28 * len(names) * max(1, len(groups) * 0.7) + 60
+    bars: Spec = {
+        "mark": {"type": "rule", "strokeWidth": 2, "aria": False, **paint},
+        "encoding": {**common, "x": {"field": "low", **axis}, "x2": {"field": "high"}},
+    }
+    points: Spec = {
+        "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1, "aria": False, **paint},
+        "encoding": {**common, "x": {"field": "value", **axis}, "tooltip": tooltip},
+    }
+    bounded = any(row["low"] is not None for row in values)
     return {
         **_base(description, round(height)),
         "data": {"values": values},
-        "layer": [
-            {
-                "mark": {"type": "rule", "strokeWidth": 2, "aria": False, **paint},
-                "encoding": {**common, "x": {"field": "low", **axis}, "x2": {"field": "high"}},
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1,
-                         "aria": False, **paint},
-                "encoding": {**common, "x": {"field": "value", **axis}, "tooltip": tooltip},
-            },
-        ],
-    }  # fmt: skip
+        "layer": [bars, points] if bounded else [points],
+    }
 
 
 def shortened(text: str, most: int) -> str:

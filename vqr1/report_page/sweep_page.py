@@ -121,7 +121,7 @@ def _jobs(jobs: Sequence[Mapping[str, Any]], metric: str) -> TableBlock:
         ]
         for job in jobs
     ]
-    return TableBlock("Jobs", ("job", "setting", "status", metric, "remark"), rows, text=(1, 4))
+    return TableBlock("Each job", ("job", "setting", "status", metric, "remark"), rows, text=(1, 4))
 
 
 def _links(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> list[Block]:
