@@ -8,7 +8,8 @@ and its Content-Security-Policy forbids it to load anything.
     files.py      reads result files into records
     charts.py     Vega-Lite specifications of the charts
     sections.py   what all pages are put together from
-    pages.py      the page of each kind of run
+    blocks.py     the parts that pages share
+    pages.py      the page of each kind of run; sweep_page.py that of a sweep
     library.py    the JavaScript that draws the charts
     template.html, page.css, page.js
 

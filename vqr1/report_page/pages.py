@@ -6,47 +6,40 @@ Which kind a folder is of is known by the records in it (`vqr1.outputs.kinds_of`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vqr1.config.metrics import HEADLINE
-from vqr1.config.plain import flatten
 from vqr1.counted import counted
 from vqr1.errors import DataError
-from vqr1.iqa.logistic import LogisticFit
 from vqr1.outputs import CHAIN, EVALUATION, SUMMARY, SWEEP, TRAINING, kinds_of
 from vqr1.report_page import files
+from vqr1.report_page.blocks import (
+    about,
+    answers_of,
+    number_of,
+    scatters,
+    tables_of,
+    worst_of,
+)
 from vqr1.report_page.charts import (
     IntervalRow,
     curve_chart,
-    drawn,
     interval_chart,
-    scatter_chart,
-    shortened,
 )
 from vqr1.report_page.files import ScoredImage
 from vqr1.report_page.sections import (
-    Answer,
-    Answers,
     Block,
     Card,
     Chart,
-    Facts,
-    ImageCard,
-    ImageCards,
     Note,
     Page,
     Section,
-    Source,
     TableBlock,
 )
 from vqr1.report_page.sweep_page import sweep_page
-from vqr1.tracking.environment import FILE as ENVIRONMENT
-from vqr1.tracking.secrets import masked_text
 
 CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Validation: correlation with MOS", ("val/srcc", "val/plcc", "val/krcc")),
@@ -61,11 +54,6 @@ CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Learning rate", ("train/lr",)),
 )  # fmt: skip
 """Title of a chart, and the metrics in it; a star stands for all names that begin so."""
-
-MOST_ANSWERS = 24
-"""Images whose answers before and after training are shown."""
-MOST_SHEET = 24
-"""Worst images shown of each data set."""
 
 
 def page_of(folder: Path) -> Page:
@@ -112,7 +100,7 @@ def training_page(folder: Path, summary: Mapping[str, Any]) -> Page:
         f" The run began {_moment(record.get('started'))} and took "
         f"{_duration(summary.get('seconds'))}."
     )
-    results: list[Block] = [*_tables(folder)]
+    results: list[Block] = [*tables_of(folder)]
     if not tested:
         results.insert(0, Note("No test images were evaluated (validation.test=false)."))
     return Page(
@@ -126,29 +114,29 @@ def training_page(folder: Path, summary: Mapping[str, Any]) -> Page:
             Section(
                 "Predictions of the test images",
                 [
-                    *_scatters(before, "before training"),
-                    *_scatters(after, "after training"),
+                    *scatters(before, "before training"),
+                    *scatters(after, "after training"),
                 ],
             ),
-            Section("Images scored worst, after training", _worst(folder)),
-            Section("Answers before and after", _answers(folder, before, after)),
-            *_about(folder, text, record.get("overrides")),
+            Section("Images scored worst, after training", worst_of(folder)),
+            Section("Answers before and after", answers_of(folder, before, after)),
+            *about(folder, text, record.get("overrides")),
         ],
     )
 
 
 def _training_cards(summary: Mapping[str, Any]) -> list[Card]:
     found = []
-    after, before = (_float(summary.get(f"test_{HEADLINE}_{w}")) for w in ("after", "before"))
+    after, before = (number_of(summary.get(f"test_{HEADLINE}_{w}")) for w in ("after", "before"))
     if math.isfinite(after):
         found.append(Card("Test SRCC", f"{after:.3f}", f"{before:.3f} before training"))
         gain = summary.get(f"test_{HEADLINE}_gain_interval")
         if isinstance(gain, list):
-            low, high = map(_float, gain)
+            low, high = map(number_of, gain)
             found.append(
                 Card("Gain", f"{after - before:+.3f}", f"95 % interval {low:+.3f} to {high:+.3f}")
             )
-    best = _float(summary.get(f"val_{HEADLINE}_best"))
+    best = number_of(summary.get(f"val_{HEADLINE}_best"))
     if math.isfinite(best):
         count = summary.get("val_images")
         found.append(Card("Validation SRCC", f"{best:.3f}", f"{count} images"))
@@ -208,26 +196,26 @@ def evaluation_page(folder: Path, summary: Mapping[str, Any]) -> Page:
         f"{summary.get('caption') or 'Evaluation'}. It took {_duration(summary.get('seconds'))}.",
         _evaluation_cards(summary),
         [
-            Section("Results", [*_set_intervals(sets), *_tables(folder)]),
-            Section("Predictions", _scatters(images, "", sets)),
-            Section("Images scored worst", _worst(folder)),
-            *_about(folder, text, None),
+            Section("Results", [*_set_intervals(sets), *tables_of(folder)]),
+            Section("Predictions", scatters(images, "", sets)),
+            Section("Images scored worst", worst_of(folder)),
+            *about(folder, text, None),
         ],
     )
 
 
 def _evaluation_cards(summary: Mapping[str, Any]) -> list[Card]:
     found = []
-    value = _float(summary.get(HEADLINE))
+    value = number_of(summary.get(HEADLINE))
     if math.isfinite(value):
-        low, high = map(_float, summary.get(f"{HEADLINE}_interval") or (math.nan, math.nan))
+        low, high = map(number_of, summary.get(f"{HEADLINE}_interval") or (math.nan, math.nan))
         interval = f"interval {low:.3f} to {high:.3f}" if math.isfinite(low) else "no interval"
         many = len(summary.get("sets") or {}) > 1
         found.append(Card("SRCC, mean of sets" if many else "SRCC", f"{value:.3f}", interval))
     sets: Mapping[str, Any] = summary.get("sets") or {}
     if len(sets) == 1:
         one = next(iter(sets.values()))
-        if math.isfinite(plcc := _float(one.get("plcc"))):
+        if math.isfinite(plcc := number_of(one.get("plcc"))):
             found.append(Card("PLCC", f"{plcc:.3f}", "of raw scores"))
     if sets:
         total = sum(int(one.get("images", 0)) for one in sets.values())
@@ -238,7 +226,7 @@ def _evaluation_cards(summary: Mapping[str, Any]) -> list[Card]:
 
 def _set_intervals(sets: Mapping[str, Any]) -> list[Block]:
     rows = [
-        IntervalRow(name, *(_float((one.get(HEADLINE) or {}).get(key)) for key in _ENDS))
+        IntervalRow(name, *(number_of((one.get(HEADLINE) or {}).get(key)) for key in _ENDS))
         for name, one in sets.items()
     ]
     if sum(math.isfinite(row.value) for row in rows) < 2:
@@ -257,7 +245,7 @@ def comparison_page(folder: Path, summary: Mapping[str, Any]) -> Page:
     sets: Mapping[str, Any] = summary.get("sets") or {}
     for name, found in sets.items():
         rows = [
-            IntervalRow(run, *(_float(one.get(key)) for key in (HEADLINE, "low", "high")))
+            IntervalRow(run, *(number_of(one.get(key)) for key in (HEADLINE, "low", "high")))
             for run, one in (found.get("runs") or found.get("settings") or {}).items()
         ]
         if rows:
@@ -270,141 +258,8 @@ def comparison_page(folder: Path, summary: Mapping[str, Any]) -> Page:
         f"Comparison on {', '.join(sets)}",
         f"Compared: {', '.join(map(str, compared))}. It took {_duration(summary.get('seconds'))}.",
         [],
-        [Section("Results", [*blocks, *_tables(folder)]), *_about(folder, text, None)],
+        [Section("Results", [*blocks, *tables_of(folder)]), *about(folder, text, None)],
     )
-
-
-def _tables(folder: Path) -> list[Block]:
-    return [
-        TableBlock(
-            str(table.get("title", "")),
-            [str(cell) for cell in table.get("columns", ())],
-            [[str(cell) for cell in row] for row in table.get("rows", ())],
-            [str(note) for note in table.get("notes", ())],
-        )
-        for table in files.read_list(folder / files.TABLES)
-    ]
-
-
-def _scatters(
-    images: Sequence[ScoredImage], when: str, metrics: Mapping[str, Any] | None = None
-) -> list[Block]:
-    blocks: list[Block] = []
-    for name in dict.fromkeys(one.dataset for one in images):
-        own = [one for one in images if one.dataset == name]
-        shown = drawn(own)
-        if not shown:
-            continue
-        title = f"{name}, {when}" if when else name
-        note = f"{counted(len(shown), 'image')}"
-        if len(shown) < len(own):
-            note += f" of {len(own)}: a random subset, or those with a score"
-        curve = _fitted(shown, (metrics or {}).get(name))
-        if curve:
-            note += "; the line is the fitted logistic map"
-        description = f"MOS against predicted score of {note} of {title}."
-        blocks.append(Chart(title, scatter_chart(shown, description, curve), note))
-    return blocks
-
-
-def _fitted(images: Sequence[ScoredImage], metrics: Any) -> list[tuple[float, float]]:
-    """Points of the first fitted curve that exists, over the range of the scores."""
-    fits = metrics.get("fits") if isinstance(metrics, Mapping) else None
-    for curve, fit in (fits or {}).items():
-        parameters = [_float(value) for value in fit.get("parameters") or ()]
-        if curve not in ("logistic4", "logistic5") or fit.get("reason") or not parameters:
-            continue
-        none: Any = None
-        found = LogisticFit(curve, tuple(parameters), none, none, 0, 0)
-        scores = [one.score for one in images]
-        grid = np.linspace(min(scores), max(scores), 60)
-        return list(zip(grid.tolist(), found(grid).tolist(), strict=True))
-    return []
-
-
-def _worst(folder: Path) -> list[Block]:
-    blocks: list[Block] = []
-    for path in sorted((folder / files.WORST).glob("*.json")):
-        found = files.read_list(path)[:MOST_SHEET]
-        if found:
-            blocks.append(
-                ImageCards(str(found[0].get("dataset", path.stem)), [*map(_image_card, found)])
-            )
-    return blocks
-
-
-def _image_card(found: Mapping[str, Any]) -> ImageCard:
-    mos, fitted, score = (_float(found.get(key)) for key in ("mos", "fitted", "score"))
-    error = fitted - mos
-    direction = "too high" if error > 0 else "too low"
-    thumbnail = found.get("thumbnail")
-    own = isinstance(thumbnail, str) and thumbnail.startswith("data:image/jpeg;base64,")
-    return ImageCard(
-        str(found.get("image", "")),
-        thumbnail if own else None,
-        (
-            f"MOS {mos:.2f}, score {score:.2f}",
-            f"fitted {fitted:.2f}: {direction} by {abs(error):.2f}",
-        ),
-        shortened(str(found.get("reasoning", "")), 400),
-    )
-
-
-def _answers(
-    folder: Path, before: Sequence[ScoredImage], after: Sequence[ScoredImage]
-) -> list[Block]:
-    """The same images before and after; of a run without a test, of its validations."""
-    if before and after:
-        first = {(one.dataset, one.image): one for one in before}
-        drawn_after = sorted(
-            (one for one in after if (one.dataset, one.image) in first),
-            key=lambda one: _order(one.image),
-        )
-        rows = [_answer(first[one.dataset, one.image], one) for one in drawn_after[:MOST_ANSWERS]]
-        title = f"{counted(len(rows), 'test image')}, drawn at random"
-        return [Answers(title, ("before training", "after training"), rows)]
-    steps = sorted((folder / "answers").glob("step_*.csv"))
-    if len(steps) < 2:
-        return []
-    one, other = (_kept(path) for path in (steps[0], steps[-1]))
-    rows = [_answer(one[key], other[key]) for key in one if key in other]
-    words = [f"step {int(path.stem.removeprefix('step_'))}" for path in (steps[0], steps[-1])]
-    title = f"{counted(len(rows), 'validation image')}, drawn at random"
-    return [Answers(title, (words[0], words[1]), rows[:MOST_ANSWERS])] if rows else []
-
-
-def _order(name: str) -> int:
-    """A random order that is the same in every run."""
-    return int.from_bytes(np.random.default_rng(list(name.encode())).bytes(8))
-
-
-def _kept(path: Path) -> dict[tuple[str, str], ScoredImage]:
-    rows = files.read_scored(path, text="response")
-    return {(one.dataset, one.image): one for one in rows}
-
-
-def _answer(before: ScoredImage, after: ScoredImage) -> Answer:
-    def shown(one: ScoredImage) -> tuple[str, str]:
-        score = f"{one.score:.2f}" if math.isfinite(one.score) else "no score"
-        return score, shortened(one.text, 600)
-
-    return Answer(after.image, f"{after.mos:.2f}", shown(before), shown(after))
-
-
-def _about(folder: Path, config_text: str, overrides: Any) -> list[Section]:
-    given: list[Block] = []
-    if isinstance(overrides, list) and overrides:
-        # The record is its owner's alone; the page goes to the run's artifacts.
-        lines = [masked_text(str(one)) for one in overrides]
-        given.append(Source("What the command line set", "\n".join(lines)))
-    if config_text:
-        given.append(Source("Whole configuration (config.yaml)", config_text))
-    environment = flatten(files.read_object(folder / ENVIRONMENT))
-    facts = {name: str(value) for name, value in environment.items()}
-    return [
-        Section("Configuration", given),
-        Section("Environment", [Facts(facts)] if facts else []),
-    ]
 
 
 def _setting(config: Mapping[str, Any]) -> str:
@@ -444,11 +299,6 @@ def _at(config: Mapping[str, Any], key: str) -> Any:
     return found
 
 
-def _float(value: object) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number else math.nan  # type: ignore[arg-type]
-
-
 def _moment(started: object) -> str:
     try:
         return f"{datetime.fromisoformat(str(started)):%Y-%m-%d %H:%M %Z}".rstrip()
@@ -457,7 +307,7 @@ def _moment(started: object) -> str:
 
 
 def _duration(seconds: object) -> str:
-    value = _float(seconds)
+    value = number_of(seconds)
     if not math.isfinite(value):
         return "an unknown time"
     if value < 120:

@@ -11,6 +11,7 @@ from typing import Any
 from vqr1.counted import counted
 from vqr1.errors import DataError
 from vqr1.report_page import files
+from vqr1.report_page.blocks import number_of
 from vqr1.report_page.charts import IntervalRow, curve_chart, interval_chart
 from vqr1.report_page.sections import (
     Block,
@@ -76,7 +77,9 @@ def _chart(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Block]:
     values = []
     for row in rows:
         low, high = row.get("interval") or (None, None)
-        values.append(IntervalRow(_name(row), _float(row.get("mean")), _float(low), _float(high)))
+        values.append(
+            IntervalRow(_name(row), number_of(row.get("mean")), number_of(low), number_of(high))
+        )
     if not any(math.isfinite(value.value) for value in values):
         return [Note("No job has a value of the metric yet.")]
     description = f"Mean of {metric} of each setting with its 95 % interval, as in the table below."
@@ -168,15 +171,10 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def _interval(value: Any, interval: Any, sign: str = "") -> str:
-    low, high = map(_float, interval or (None, None))
+    low, high = map(number_of, interval or (None, None))
     text = _number(value, sign)
     return f"{text} [{low:{sign}.3f}, {high:{sign}.3f}]" if math.isfinite(low) else text
 
 
 def _number(value: Any, sign: str = "") -> str:
-    return f"{value:{sign}.3f}" if math.isfinite(_float(value)) else ""
-
-
-def _float(value: object) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number else math.nan  # type: ignore[arg-type]
+    return f"{value:{sign}.3f}" if math.isfinite(number_of(value)) else ""
