@@ -10,6 +10,7 @@ the files in the folder alone: no data set, no model and no server is needed.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from vqr1.errors import ConfigError, DataError, RunFaultError, UserError
@@ -26,12 +27,11 @@ def is_own(path: Path) -> bool:
         return _OWN in file.read(4096)
 
 
-def write(arguments: list[str]) -> Path:
-    """Write the page that a command line asks for.
+def read_arguments(arguments: Sequence[str]) -> tuple[Path, Path | None]:
+    """The folder, and the file to write; None for the one in the folder.
 
     Raises:
-        ConfigError: no folder, or an output that this command did not write.
-        DataError: the folder holds no finished run.
+        ConfigError: not one folder.
     """
     output, folders = None, []
     for argument in arguments:
@@ -41,7 +41,17 @@ def write(arguments: list[str]) -> Path:
             folders.append(argument)
     if len(folders) != 1:
         raise ConfigError(["name one folder of a finished run: vqr1 report FOLDER"])
-    folder = Path(folders[0]).expanduser()
+    return Path(folders[0]).expanduser(), output
+
+
+def write(arguments: Sequence[str]) -> Path:
+    """Write the page that a command line asks for.
+
+    Raises:
+        ConfigError: no folder, or an output that this command did not write.
+        DataError: the folder holds no finished run.
+    """
+    folder, output = read_arguments(arguments)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give that of a finished run")
     # Its libraries take a moment to import.
