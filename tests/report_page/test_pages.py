@@ -97,7 +97,10 @@ def test_a_training(tmp_path: Path) -> None:
 def test_a_folder_of_an_earlier_version_shows_what_it_holds(tmp_path: Path) -> None:
     folders.write(tmp_path / "run.json", {})
     folders.write(tmp_path / "summary.json", {"test_images": None, "exported_step": 3})
+    folders.write(tmp_path / "tables/old.csv", "set,SRCC\ndemo,0.5\n")
     page = page_of(tmp_path)
+    (table,) = [block for block in page.shown()[0].blocks if isinstance(block, TableBlock)]
+    assert (table.title, table.columns, table.rows) == ("old", ["set", "SRCC"], [["demo", "0.5"]])
     assert [section.title for section in page.shown()] == ["Results", "Curves"]
     assert charts_of(page) == {}
     # Without charts the library is not needed.

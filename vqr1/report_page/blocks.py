@@ -40,7 +40,13 @@ MOST_SHEET = 24
 
 
 def tables_of(folder: Path) -> list[Block]:
-    """The tables of a report with their notes."""
+    """The tables of a report with their notes; of an earlier version their cells."""
+    kept = files.read_list(folder / files.TABLES)
+    if not kept:
+        return [
+            TableBlock(name, heads, rows)
+            for name, heads, rows in files.read_csv_tables(folder / "tables", "*.csv")
+        ]
     return [
         TableBlock(
             str(table.get("title", "")),
@@ -48,7 +54,7 @@ def tables_of(folder: Path) -> list[Block]:
             [[str(cell) for cell in row] for row in table.get("rows", ())],
             [str(note) for note in table.get("notes", ())],
         )
-        for table in files.read_list(folder / files.TABLES)
+        for table in kept
     ]
 
 

@@ -123,6 +123,17 @@ def _logged(folder: Path) -> Iterable[tuple[int, Mapping[str, float]]]:
             yield event.step, event.values
 
 
+def read_csv_tables(folder: Path, pattern: str) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Name, heads and rows of each CSV table of a folder that is not empty, by name."""
+    found = []
+    for path in sorted(folder.glob(pattern)):
+        with path.open(encoding="utf-8", newline="") as file:
+            heads, *rows = list(csv.reader(file)) or [[]]
+        if heads:
+            found.append((path.stem, heads, rows))
+    return found
+
+
 def read_scored(path: Path, rule: str = "valid_mean", text: str = "text") -> list[ScoredImage]:
     """The images of a predictions file, CSV or Parquet, in its order; empty where there is none.
 

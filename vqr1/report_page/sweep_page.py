@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -153,13 +152,14 @@ def _curves(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> list[Block]:
 
 
 def _boards(folder: Path) -> list[Block]:
-    blocks: list[Block] = []
-    for path in sorted(folder.glob("leaderboard_*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            heads, *rows = csv.reader(file)
-        name = path.stem.removeprefix("leaderboard_")
-        blocks.append(TableBlock(f"Methods on {name}; leaderboard.md has the notes", heads, rows))
-    return blocks
+    return [
+        TableBlock(
+            f"Methods on {name.removeprefix('leaderboard_')}; leaderboard.md has the notes",
+            heads,
+            rows,
+        )
+        for name, heads, rows in files.read_csv_tables(folder, "leaderboard_*.csv")
+    ]
 
 
 def _objects(found: Any) -> list[dict[str, Any]]:
