@@ -16,7 +16,7 @@ from vqr1.config.plain import flatten
 from vqr1.counted import counted
 from vqr1.iqa.logistic import LogisticFit
 from vqr1.report_page import files
-from vqr1.report_page.charts import drawn, scatter_chart, shortened
+from vqr1.report_page.charts import IntervalRow, drawn, scatter_chart, shortened
 from vqr1.report_page.files import ScoredImage
 from vqr1.report_page.sections import (
     Answer,
@@ -196,5 +196,18 @@ def about(folder: Path, config_text: str, overrides: Any) -> list[Section]:
 
 def number_of(value: object) -> float:
     """A number of a JSON file; NaN for anything else."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number else math.nan  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return float(value)
+
+
+def interval_row(name: str, found: Mapping[str, Any], value: str) -> IntervalRow:
+    """A row of an interval chart from a JSON object that has `low` and `high`.
+
+    Args:
+        name: of the row.
+        found: the object.
+        value: key of the value.
+    """
+    low, high = (number_of(found.get(key)) for key in ("low", "high"))
+    return IntervalRow(name, number_of(found.get(value)), low, high)

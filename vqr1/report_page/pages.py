@@ -19,13 +19,13 @@ from vqr1.report_page import files
 from vqr1.report_page.blocks import (
     about,
     answers_of,
+    interval_row,
     number_of,
     scatters,
     tables_of,
     worst_of,
 )
 from vqr1.report_page.charts import (
-    IntervalRow,
     curve_chart,
     interval_chart,
 )
@@ -225,17 +225,11 @@ def _evaluation_cards(summary: Mapping[str, Any]) -> list[Card]:
 
 
 def _set_intervals(sets: Mapping[str, Any]) -> list[Block]:
-    rows = [
-        IntervalRow(name, *(number_of((one.get(HEADLINE) or {}).get(key)) for key in _ENDS))
-        for name, one in sets.items()
-    ]
+    rows = [interval_row(name, one.get(HEADLINE) or {}, "value") for name, one in sets.items()]
     if sum(math.isfinite(row.value) for row in rows) < 2:
         return []
     description = "SRCC of each data set with its interval; the values are in the table below."
     return [Chart("SRCC by data set", interval_chart(rows, "SRCC", description), wide=True)]
-
-
-_ENDS = ("value", "low", "high")
 
 
 def comparison_page(folder: Path, summary: Mapping[str, Any]) -> Page:
@@ -245,7 +239,7 @@ def comparison_page(folder: Path, summary: Mapping[str, Any]) -> Page:
     sets: Mapping[str, Any] = summary.get("sets") or {}
     for name, found in sets.items():
         rows = [
-            IntervalRow(run, *(number_of(one.get(key)) for key in (HEADLINE, "low", "high")))
+            interval_row(run, one, HEADLINE)
             for run, one in (found.get("runs") or found.get("settings") or {}).items()
         ]
         if rows:
