@@ -143,6 +143,13 @@ def test_a_comparison(tmp_path: Path) -> None:
     folders.write(tmp_path / "summary.json", {"compared": ["x", "y"], "sets": sets})
     (chart,) = charts_of(page_of(tmp_path)).values()
     assert [row["value"] for row in chart["data"]["values"]] == [0.5, 0.7]
+    # The settings of a sweep, each with several seeds.
+    setting = {"reward=mse": {"srcc": {"value": 0.6, "low": 0.5, "high": None}}}
+    sets = {"demo": {"images": 40, "settings": setting}}
+    folders.write(tmp_path / "summary.json", {"compared": ["x"], "sets": sets})
+    (chart,) = charts_of(page_of(tmp_path)).values()
+    (row,) = chart["data"]["values"]
+    assert (row["name"], row["value"], row["low"], row["high"]) == ("reward=mse", 0.6, 0.5, None)
 
 
 def test_a_page_that_cannot_be_written_is_one_warning(

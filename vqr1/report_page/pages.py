@@ -239,8 +239,12 @@ def comparison_page(folder: Path, summary: Mapping[str, Any]) -> Page:
     sets: Mapping[str, Any] = summary.get("sets") or {}
     for name, found in sets.items():
         rows = [
-            interval_row(run, one, HEADLINE)
-            for run, one in (found.get("runs") or found.get("settings") or {}).items()
+            *(interval_row(run, one, HEADLINE) for run, one in (found.get("runs") or {}).items()),
+            # Of the settings of a sweep, which repeat seeds.
+            *(
+                interval_row(setting, one.get(HEADLINE) or {}, "value")
+                for setting, one in (found.get("settings") or {}).items()
+            ),
         ]
         if rows:
             description = f"SRCC of each run on {name} with its interval, as in the table below."
