@@ -53,6 +53,7 @@ def tables_of(folder: Path) -> list[Block]:
             [str(cell) for cell in table.get("columns", ())],
             [[str(cell) for cell in row] for row in table.get("rows", ())],
             [str(note) for note in table.get("notes", ())],
+            text=[i for i, head in enumerate(table.get("columns", ())) if head == "remarks"],
         )
         for table in kept
     ]
