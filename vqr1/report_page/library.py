@@ -12,6 +12,7 @@ the cache folder.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -40,9 +41,14 @@ def chart_library() -> str:
         DataError: the wheel is not installed, or does not give the text.
     """
     try:
-        name = f"charts-{version(PACKAGE)}.js"
+        return _text(f"charts-{version(PACKAGE)}.js")
     except PackageNotFoundError as error:
         raise DataError(f"{PACKAGE} is not installed, which draws charts; install it") from error
+
+
+@functools.cache
+def _text(name: str) -> str:
+    """The text, by the name of its file in the cache."""
     kept = default_cache_dir() / name
     if kept.is_file():
         content = kept.read_bytes()
