@@ -349,7 +349,7 @@ def _add_health(
             images=service.shown["score"],
             max_images=limits.max_images,
             needs_key=keyed,
-            scale=scorer.score_range,
+            scale=list(scorer.score_range),
             tested=info.tested,
         )
 

@@ -146,8 +146,10 @@ class Health(BaseModel):
     images: int = Field(description="Images of a prompt of scores: 2 with a reference.")
     max_images: int = Field(description="Most images of a request, references included.")
     needs_key: bool
-    scale: tuple[float, float] = Field(
-        description="Lowest and highest score that the prompt asks for."
+    scale: list[float] = Field(
+        min_length=2,
+        max_length=2,
+        description="Lowest and highest score that the prompt asks for.",
     )
     tested: TestedScores | None = Field(
         description="Scores of the images that the model was tested on; null where unknown."
