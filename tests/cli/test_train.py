@@ -18,7 +18,7 @@ from tools.faults.small_set import write_kadid
 from vqr1.cli.export import main as export_run
 from vqr1.cli.train import main
 from vqr1.config import ModelConfig
-from vqr1.inference.tested_scores import read_tested_scores
+from vqr1.inference.tested_scores import FEWEST, read_tested_scores
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.report_page.pages import page_of
@@ -99,8 +99,8 @@ def test_run_leaves_everything_it_promises(run: Command, kadid_root: Path, tmp_p
     assert "<dt>Test SRCC</dt>" in (tmp_path / "run/report.html").read_text()
     # What a score of the exported model means.
     tested = read_tested_scores(summary["checkpoint"], "thinking")
-    assert tested is not None
-    assert tested.images + summary["test_unscored_after"] == summary["test_images"]
+    scored = summary["test_images"] - summary["test_unscored_after"]
+    assert (tested.images if tested else 0) == (scored if scored >= FEWEST else 0)
 
     # The exported checkpoint is a complete folder that plain transformers loads.
     exported = Path(summary["checkpoint"])
