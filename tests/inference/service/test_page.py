@@ -47,7 +47,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
         lambda asked: None if asked.url.startswith((server.url, "blob:")) else
         problems.append(f"asks for {asked.url}"),
     )  # fmt: skip
-    opened.goto(server.url)
+    opened.goto(server.url, timeout=SLOW_MS)
     yield opened
     assert problems == []
     opened.close()
