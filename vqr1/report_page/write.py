@@ -16,7 +16,6 @@ from pathlib import Path
 from subprocess import SubprocessError
 
 from jinja2 import Environment, StrictUndefined, TemplateError
-from markupsafe import Markup
 
 import vqr1
 from vqr1.durable import write_file
@@ -59,9 +58,9 @@ def render(page: Page, folder: Path) -> str:
         page=page,
         sections=page.shown(),
         charts=charts,
-        css=Markup((files / "page.css").read_text(encoding="utf-8")),
-        script=Markup((files / "page.js").read_text(encoding="utf-8")),
-        library=Markup(chart_library()) if charts else "",
+        css=(files / "page.css").read_text(encoding="utf-8"),
+        script=(files / "page.js").read_text(encoding="utf-8"),
+        library=chart_library() if charts else "",
         folder=str(folder.resolve()),
         version=vqr1.__version__,
     )
