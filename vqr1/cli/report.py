@@ -40,7 +40,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[Path, Path | None]:
         else:
             folders.append(argument)
     if len(folders) != 1:
-        raise ConfigError(["name one folder of a finished run: vqr1 report FOLDER"])
+        raise ConfigError(["name one folder, that of a finished run"])
     return Path(folders[0]).expanduser(), output
 
 

@@ -39,7 +39,7 @@ def sweep_page(folder: Path) -> Page:
     """
     summary = files.read_object(folder / SUMMARY)
     if not summary:
-        raise DataError(f"{folder}: the sweep has no summary yet; `vqr1 summarize` writes one")
+        raise DataError(f"{folder}: the sweep has no summary yet; it writes one at its end")
     metric = str(summary.get("metric") or "no metric")
     rows, jobs = (_objects(summary.get(key)) for key in ("rows", "jobs"))
     counts: Mapping[str, Any] = summary.get("counts") or {}

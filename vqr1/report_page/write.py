@@ -88,6 +88,11 @@ def write_report_page(folder: Path, output: Path | None = None) -> Path:
     return path
 
 
+def making(folder: Path) -> str:
+    """The command that makes the page of a run again."""
+    return command_line("report", str(folder))
+
+
 def add_report(folder: Path, keep: Callable[[str], object] | None = None) -> Path | None:
     """Write the page of a run that has just ended; what goes wrong is one line of warning.
 
@@ -102,7 +107,7 @@ def add_report(folder: Path, keep: Callable[[str], object] | None = None) -> Pat
         path = write_report_page(folder)
     except FAULTS as error:
         reason = storage_line(error, folder / REPORT) or first_line(error)
-        again = command_line("report", str(folder))
+        again = making(folder)
         log.warning(
             "no %s (%s: %s); the results themselves are written, make the page again with: %s",
             REPORT, type(error).__name__, reason, again,
