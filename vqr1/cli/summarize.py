@@ -87,8 +87,8 @@ def summarise(options: dict[str, str]) -> SweepReport:
             made, page = _leaderboard(folder.path, output)
             files = [*files, *made]
             print(page)
-    page = add_report(output)
-    files = files if page is None else [*files, page]
+    report_file = add_report(output)
+    files = files if report_file is None else [*files, report_file]
     with store_reached(uri, f"parent={parent.run_id}", "the summary itself is written"):
         log_report(report, files, parent)
     return report

@@ -137,7 +137,7 @@ def _links(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> list[Block]:
 
 
 def _curves(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> list[Block]:
-    series = {}
+    series: dict[str, files.Series] = {}
     for job in jobs:
         number = str(job.get("number"))
         points = files.read_curves(folder / number).get(CURVE) if number.isdigit() else None
