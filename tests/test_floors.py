@@ -16,6 +16,8 @@ FLOORS = {
     "records": 0.5, "config": 0.5,
     "distributed": 1.5,
     "data": 2, "rewards": 2, "tracking": 2,
+    # Made of files alone; whatever ends with a report is above.
+    "report_page": 2.5,
     "policy": 3,
     "student": 3.5,
     "rollout": 4,
@@ -141,8 +143,8 @@ def imported_names(file: Path) -> set[str]:
 
 
 COMMANDS = {
-    "data", "doctor", "download", "evaluate", "export", "plan", "score", "serve", "summarize",
-    "sync", "train",
+    "data", "doctor", "download", "evaluate", "export", "plan", "report", "score", "serve",
+    "summarize", "sync", "train",
 }  # fmt: skip
 
 

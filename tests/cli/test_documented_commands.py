@@ -311,6 +311,7 @@ CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
     "doctor": lambda rest: run_parser(
         lambda: importlib.import_module("vqr1.cli.doctor").main(rest)
     ),
+    "report": lambda rest: importlib.import_module("vqr1.cli.report").read_arguments(rest),
     "summarize": lambda rest: run_parser(lambda: sys.exit(summarize.main(list(rest)))),
 }
 
@@ -411,7 +412,8 @@ def test_python_of_the_pages_is_run_by_a_test() -> None:
         "python train.py loader.images_per_batch=8", "python train.py -m reward=fidelity,nosuch",
         "python train.py dataset=kadid+nosuch", "vqr1 evaluate", "make nosuch", "nosuch a",
         "python score.py photos/ --mode nosuch", "vqr1 data inspect --nosuch", "vqr1 plan --gpu x",
-        "vqr1 summarize place=a", "python scripts/fuzz.py nosuch", "vqr1 export chekpoint=last",
+        "vqr1 summarize place=a", "vqr1 report a b", "python scripts/fuzz.py nosuch",
+        "vqr1 export chekpoint=last",
     ],
 )  # fmt: skip
 def test_a_mistake_is_found(command: str) -> None:

@@ -37,6 +37,7 @@ from vqr1.errors import ConfigError, UserError
 from vqr1.evaluation import model_source, questions, score_model
 from vqr1.policy.families import fast_vlm
 from vqr1.program import hydra_value, override, setting
+from vqr1.report_page import write as report_page
 from vqr1.rollout import vllm_start
 from vqr1.sweeps import chain, chain_plan, session
 from vqr1.tracking import other_loggers, run_log
@@ -50,7 +51,7 @@ QUOTING = {"command_line", "in_shell", "installing", "setting"}
 COMMAND = re.compile(
     r"(?:^|[\s`'\"(])(?:python -m vqr1|python \w+\.py|pip install|mlflow ui|torchrun|srun|hf auth"
     r"|make (?:ui|setup|train)"
-    r"|vqr1 (?:train|eval|score|serve|export|data|plan|sync|summarize|doctor))\b"
+    r"|vqr1 (?:train|eval|score|serve|export|data|plan|sync|summarize|report|doctor))\b"
 )
 PLAIN = {
     "vqr1/cli/export.py: ); log in with `hf auth login`": "no value in it",
@@ -217,6 +218,7 @@ SITUATIONS: dict[str, Callable[[Path], Any]] = {
     ),
     "vqr1.sweeps.chain.continuing": lambda f: chain.continuing(f),
     "vqr1.sweeps.chain_plan.write_chain": lambda f: chain_plan.write_chain(f, ["chain=[sft]"]),
+    "vqr1.report_page.write.making": report_page.making,
     "vqr1.sweeps.session._check_version": lambda f: session._check_version(
         SimpleNamespace(path=f),
         SimpleNamespace(base={"part": "val"}),

@@ -65,6 +65,7 @@ def serve(arguments: Sequence[str]) -> int:
     from vqr1.inference.scorer import Scorer
     from vqr1.inference.service import run
     from vqr1.inference.service.app import ServiceInfo, create_app
+    from vqr1.inference.tested_scores import read_tested_scores
 
     sys.stderr.writelines(f"{note}\n" for note in notes_on(config))
     listener = run.bind(config.host, config.port)
@@ -85,6 +86,7 @@ def serve(arguments: Sequence[str]) -> int:
             config.prompt.name,
             None if describer is None else config.describe.name,
             config.mode.name,
+            read_tested_scores(config.model.path, config.prompt.name),
         ),
         config.limits,
         config.batching,

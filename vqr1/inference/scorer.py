@@ -93,6 +93,10 @@ class Scorer:
         """Lowest and highest score that the prompt asks for."""
         return self._request.answer.score_range
 
+    def reasoning(self, result: Result) -> str | None:
+        """The reasoning in a result's text alone; None where there is none."""
+        return None if result.text is None else self._request.answer.parse(result.text).reasoning
+
     def score(
         self,
         images: ImageSource | Iterable[ImageGroup],

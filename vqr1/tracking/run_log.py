@@ -21,6 +21,8 @@ from vqr1.config.plain import flatten
 from vqr1.durable import replacing, write_file
 from vqr1.errors import ConfigError, PrunedError
 from vqr1.program import command_line
+from vqr1.tracking.environment import FILE as ENVIRONMENT
+from vqr1.tracking.environment import environment
 from vqr1.tracking.journal import FOLDER, Journal
 from vqr1.tracking.other_loggers import (
     Ending,
@@ -176,6 +178,8 @@ class RunLog:
     def config(self, config_yaml: str, values: Mapping[str, Any]) -> None:
         """Keep the configuration as `config.yaml` and, under dotted keys, as parameters.
 
+        What the run runs with is kept beside it, as `environment.json`.
+
         Secrets are masked in both. Parameters are cut after 250 characters; the file holds them
         whole.
         """
@@ -184,6 +188,7 @@ class RunLog:
         if hidden != plain:
             config_yaml = yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True)
         self.text("config.yaml", config_yaml)
+        self.text(ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
         flat = flatten(masked(dict(values)), keep_empty=False)
         parameters = {slug(key): str(value) for key, value in flat.items()}
         for logger in self.loggers:

@@ -34,6 +34,7 @@ from vqr1.inference.service.limits import KEYED_PATHS, Admission, Gate
 from vqr1.inference.service.measures import Measures
 from vqr1.inference.service.pages import add_pages
 from vqr1.inference.service.uploads import Upload, Uploads, decode, read_uploads
+from vqr1.inference.tested_scores import TestedScores
 from vqr1.row_names import row_name
 
 
@@ -46,12 +47,14 @@ class ServiceInfo:
         prompt: name of the prompt of scores.
         describe: name of the prompt of descriptions; None where the model writes no text.
         mode: how an answer becomes a score.
+        tested: scores of the images that the model was tested on; None where unknown.
     """
 
     model: str
     prompt: str
     describe: str | None
     mode: str
+    tested: TestedScores | None = None
 
 
 class Service:
@@ -218,8 +221,8 @@ def create_app(
     )
     app.add_exception_handler(RefusedError, answer_refusal)
     app.add_exception_handler(ModelError, answer_model_error)
-    _add_scoring(app, service, info, limits, keyed=key is not None)
-    _add_health(app, service, info, limits, keyed=key is not None)
+    _add_scoring(app, service, scorer, info, limits, keyed=key is not None)
+    _add_health(app, service, scorer, info, limits, keyed=key is not None)
     add_pages(app)
     paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
     app.add_middleware(Gate, limits, key, service.measures, paths)
@@ -229,8 +232,9 @@ def create_app(
 
 
 def _add_scoring(
-    app: FastAPI, service: Service, info: ServiceInfo, limits: LimitsConfig, *, keyed: bool
-) -> None:
+    app: FastAPI, service: Service, scorer: Scorer, info: ServiceInfo, limits: LimitsConfig, *,
+    keyed: bool,
+) -> None:  # fmt: skip
     answers = schemas.problems(keyed=keyed)
     most, shown = limits.max_images, service.shown
     some, several = (schemas.request_body(least, most, shown["score"]) for least in (1, 2))
@@ -253,6 +257,7 @@ def _add_scoring(
                     answers=r.answers,
                     valid_answers=r.valid_answers,
                     text=r.text,
+                    reasoning=scorer.reasoning(r),
                     decoded_at=r.decoded_at,
                 )
                 for r in results
@@ -328,8 +333,9 @@ def _compare_answer(
 
 
 def _add_health(
-    app: FastAPI, service: Service, info: ServiceInfo, limits: LimitsConfig, *, keyed: bool
-) -> None:
+    app: FastAPI, service: Service, scorer: Scorer, info: ServiceInfo, limits: LimitsConfig, *,
+    keyed: bool,
+) -> None:  # fmt: skip
     @app.get("/health")
     async def health() -> schemas.Health:
         """That the service runs, and with what."""
@@ -343,6 +349,8 @@ def _add_health(
             images=service.shown["score"],
             max_images=limits.max_images,
             needs_key=keyed,
+            scale=list(scorer.score_range),
+            tested=info.tested,
         )
 
     denied: dict[int | str, dict[str, Any]] = (
