@@ -91,11 +91,11 @@ def _pages() -> Iterator[tuple[str, str | bytes]]:
     yield "reference/configuration/index.md", "\n".join([*head, *commands, *table]) + "\n"
     yield from _code()
     for folder, endings in COPIED.items():
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in endings:
-                yield path.relative_to(ROOT).as_posix(), path.read_bytes()
-    for source, name in NEIGHBOURS.items():
-        yield name, (ROOT / source).read_bytes()
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in endings:
+                yield file.relative_to(ROOT).as_posix(), file.read_bytes()
+    for source, place in NEIGHBOURS.items():
+        yield place, (ROOT / source).read_bytes()
 
 
 def _code() -> Iterator[tuple[str, str]]:

@@ -9,10 +9,10 @@ import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import vqr1
+from vqr1.processor import processor
 from vqr1.tracking.git_state import git_tags
 
 FILE = "environment.json"
@@ -22,24 +22,13 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def processor() -> tuple[set[str], str]:
-    """Instruction sets and name of the processor, where the system names them."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return set(), platform.processor() or platform.machine()
-    rows = [line.partition(":") for line in path.read_text(encoding="utf-8").splitlines()]
-    values = {key.strip(): value.strip() for key, _, value in rows}
-    flags = values.get("flags", values.get("Features", ""))
-    return set(flags.split()), values.get("model name", platform.machine())
-
-
 def environment() -> dict[str, Any]:
     """Versions, machine and commit, without names of machines and users."""
     found: dict[str, Any] = {
         "vqr1": vqr1.__version__,
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
-        "processor": processor()[1],
+        "processor": processor()[2],
         "logical cores": os.cpu_count(),
         "GPUs": ", ".join(_gpus()) or "none in use",
         **{name: number for name in PACKAGES if (number := _version(name)) is not None},
