@@ -90,8 +90,8 @@ def _pages() -> Iterator[tuple[str, str | bytes]]:
     table = ["", "| group | choices |", "|---|---|", *listed]
     yield "reference/configuration/index.md", "\n".join([*head, *commands, *table]) + "\n"
     yield from _code()
-    for folder, endings in COPIED.items():
-        for file in sorted((ROOT / folder).rglob("*")):
+    for copied, endings in COPIED.items():
+        for file in sorted((ROOT / copied).rglob("*")):
             if file.suffix in endings:
                 yield file.relative_to(ROOT).as_posix(), file.read_bytes()
     for source, place in NEIGHBOURS.items():
