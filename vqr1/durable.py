@@ -99,19 +99,65 @@ def sync(path: Path) -> None:
     _sync_folder(path.parent)
 
 
-def place_folder(source: Path, target: Path) -> None:
+def make_folder(path: Path, *, above: bool = False, exist_ok: bool = True) -> None:
+    """Make a folder that is not there, with those above it, and sync their names.
+
+    Args:
+        path: the folder.
+        above: sync the names of all folders above it on its file system too, which others may have
+            made a moment ago.
+        exist_ok: it may be there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    found = path.is_dir()
+    path = path.absolute()
+    missing = [place for place in path.parents if not place.is_dir()]
+    os.makedirs(path, exist_ok=exist_ok)
+    if not found or above:
+        device = os.stat(path).st_dev
+        for number, place in enumerate(path.parents):
+            if number > len(missing) and not (above and os.stat(place).st_dev == device):
+                break
+            _sync_folder(place)
+
+
+def place_file(source: Path, target: Path) -> None:
+    """Give a file that is on the disk its name in the same folder.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    os.replace(source, target)
+    _sync_folder(target.parent)
+
+
+def place_folder(source: Path, target: Path, *, former: Path | None = None) -> None:
     """Give a folder that was filled aside its name, once all that it holds is on the disk.
 
     Args:
         source: the folder.
-        target: its new path on the same file system; nothing is there.
+        target: its new path on the same file system.
+        former: the path that a folder which is there gets; a power loss may leave it there and
+            nothing at `target`. None expects nothing at `target`.
 
     Raises:
         OSError: the disk does not take it, or `target` is a folder that is not empty.
     """
     os.sync()
+    if former is not None and target.exists():
+        os.rename(target, former)
     os.rename(source, target)
     _sync_folder(target.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file, and return once the disk knows; nothing happens where there is none."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    with suppress(FileNotFoundError):
+        _sync_folder(path.parent)
 
 
 def remove_asides(folder: Path) -> None:
@@ -184,6 +230,13 @@ def committed_size(path: Path) -> int:
             "changed or damaged: remove both"
         )
     return int(text)
+
+
+def remove_committed(path: Path) -> None:
+    """Delete a growing file: its mark first, so that it never counts bytes of another one."""
+    remove_file(committed_mark(path))
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _aside(path: Path) -> Path:

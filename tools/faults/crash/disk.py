@@ -100,8 +100,13 @@ class _Disk:
         self.names = [change for i, change in enumerate(self.names) if i not in closed]
 
 
-def states(recording: Recording) -> Iterator[State]:
-    """Every state, each once."""
+def states(recording: Recording, tears: int) -> Iterator[State]:
+    """Every state, each once.
+
+    Args:
+        recording: what was done.
+        tears: blocks at which one write may be torn, or lose one, at most; spread evenly.
+    """
     seen: set[bytes] = set()
     disk = _Disk(recording.before)
     commits = 0
@@ -114,7 +119,7 @@ def states(recording: Recording) -> Iterator[State]:
             tree = disk.safe.copy()
             for i in chosen:
                 tree.rename(disk.names[i].entries)
-            for files in _with_contents(tree, disk.writes):
+            for files in _with_contents(tree, disk.writes, tears):
                 state = State(files, commits, count)
                 digest = state.digest()
                 if digest not in seen:
@@ -158,9 +163,9 @@ def _reachable(tree: Tree, folder: int = ROOT) -> set[int]:
     return below.union(*(_reachable(tree, number) for number in below))
 
 
-def _with_contents(tree: Tree, writes: dict[int, list[Write]]) -> Iterator[Files]:
+def _with_contents(tree: Tree, writes: dict[int, list[Write]], tears: int) -> Iterator[Files]:
     dirty = sorted(_reachable(tree) & {number for number, some in writes.items() if some})
-    variants = {n: _variants(tree.contents.get(n, b""), writes[n]) for n in dirty}
+    variants = {n: _variants(tree.contents.get(n, b""), writes[n], tears) for n in dirty}
     plain = ("all", "none", "zeros")
     choices = [dict.fromkeys(dirty, kind) for kind in plain]
     for number in dirty:
@@ -174,21 +179,23 @@ def _with_contents(tree: Tree, writes: dict[int, list[Write]]) -> Iterator[Files
         yield tuple(Tree(tree.names, {**tree.contents, **own}).files())
 
 
-def _variants(content: bytes, writes: Sequence[Write]) -> dict[str, bytes]:
+def _variants(content: bytes, writes: Sequence[Write], tears: int) -> dict[str, bytes]:
     """What a file may hold, by what happened to its writes."""
     whole = content
     found = {"none": content}
     for number, write in enumerate(writes):
-        for blocks in _tears(write):
+        places = _blocks(write, tears)
+        for blocks in places:
             torn = Write(write.number, write.offset, write.data[: blocks * BLOCK], write.size)
             short = Write(torn.number, torn.offset, torn.data, torn.offset + len(torn.data))
             found[f"torn {number} {blocks}"] = written(whole, short)
             # The new size came to the disk before the bytes did.
             found[f"hole {number} {blocks}"] = written(whole, torn)
         before, whole = whole, written(whole, write)
-        if len(write.data) > BLOCK:
-            lost = whole[: write.offset] + bytes(BLOCK) + whole[write.offset + BLOCK :]
-            found[f"first lost {number}"] = lost[: len(whole)]
+        for block in (0, *places):
+            begin = write.offset + block * BLOCK
+            lost = whole[:begin] + bytes(BLOCK) + whole[begin + BLOCK :]
+            found[f"lost {number} {block}"] = lost[: len(whole)]
         if write.size < len(before):
             found[f"cut {number}"] = before[: write.size]
         found[f"up to {number}"] = whole
@@ -198,7 +205,9 @@ def _variants(content: bytes, writes: Sequence[Write]) -> dict[str, bytes]:
     return found
 
 
-def _tears(write: Write) -> list[int]:
-    """Numbers of blocks after which a write may be torn."""
+def _blocks(write: Write, most: int) -> list[int]:
+    """Numbers of blocks before which a write may be torn, from 1 on."""
     count = (len(write.data) - 1) // BLOCK
-    return sorted({1, count // 2, count} - {0}) if count >= 1 else []
+    if count <= most:
+        return list(range(1, count + 1))
+    return sorted({1 + i * (count - 1) // (most - 1) for i in range(most)})

@@ -53,10 +53,12 @@ class Scenario:
     Attributes:
         name: of the scenario.
         begins: what counts as done from the beginning.
+        tears: see `disk.states`; fewer where a recovery takes long.
     """
 
     name = ""
     begins: tuple[object, ...] = ()
+    tears = 40
 
     def prepare(self, folder: Path) -> None:
         """Fill the folder with what is on the disk already."""
@@ -111,7 +113,7 @@ def explore(scenario: Scenario, most: int | None = None) -> Explored:
         result.events = len(recording.events)
         noted = [event.value for event in recording.events if isinstance(event, Commit)]
         shutil.rmtree(folder)
-        for state in states(recording):
+        for state in states(recording, scenario.tears):
             result.states += 1
             known = Known(
                 (*scenario.begins, *noted[: state.commits]),
@@ -137,7 +139,9 @@ def _problem(scenario: Scenario, folder: Path, state: State, known: Known) -> st
     try:
         scenario.recover(folder, known)
     except Exception as error:  # noqa: BLE001 - whatever a recovery raises is what is looked for
-        shown = {path: None if c is None else c.replace(b"\0", b".")[:120] for path, c in state.files}
+        shown = {
+            path: None if c is None else c.replace(b"\0", b".")[:120] for path, c in state.files
+        }
         return f"{type(error).__name__}: {error}\n  the folder: {shown}"
     finally:
         shutil.rmtree(folder)
@@ -155,7 +159,7 @@ def _working_folder() -> Iterator[Path]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No log lines, no progress, and no waiting for a disk: what is on it is decided by the recording."""
+    """No log lines, no progress, and no waiting for a disk: the recording decides what is on it."""
 
     def nothing(*_: object) -> None:
         return None

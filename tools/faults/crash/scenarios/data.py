@@ -124,7 +124,7 @@ class Downloaded(Scenario):
         with (
             mock.patch.object(requests, "get", get),
             mock.patch.object(fetch, "CHUNK", 100),
-            mock.patch.object(fetch, "Patience", lambda: PATIENCE),
+            mock.patch.object(fetch, "Patience", return_value=PATIENCE),
         ):
             install.install(Plan("set", root, [file]), ("images",), check)
         return len(answers)

@@ -75,6 +75,7 @@ class Journalled(Scenario):
     """A run's metrics into the journal, and to the server between two steps."""
 
     name = "journal and deliver"
+    tears = 4
 
     def prepare(self, folder: Path) -> None:
         """A run directory."""
@@ -88,8 +89,8 @@ class Journalled(Scenario):
 
     def _log(self, run: Path, server: Server) -> None:
         """As a run that is started, or started again after a power loss before any checkpoint."""
-        client = mock.patch.object(delivery, "quick_client", lambda address: server)
-        prepared = mock.patch.object(delivery, "prepare_experiment", lambda uri, name: "0")
+        client = mock.patch.object(delivery, "quick_client", return_value=server)
+        prepared = mock.patch.object(delivery, "prepare_experiment", return_value="0")
         with client, prepared:
             journal = Journal(run)
             if journal.resume() is None:

@@ -59,6 +59,8 @@ class SweptJobs(Scenario):
         if set(trained) != {job.name for job in JOBS} - done:
             raise LostError(f"{sorted(done)} were done, and {trained} trained again")
         after = SweepFolder(place).results()
-        values = {name: attempt.outcome and attempt.outcome.value for name, attempt in after.items()}
+        values = {
+            name: attempt.outcome and attempt.outcome.value for name, attempt in after.items()
+        }
         if values != {"job1": 1.0, "job2": 2.0}:
             raise LostError(f"the jobs' values are {values}")

@@ -30,6 +30,7 @@ class PartialPredictions(Scenario):
 
     name = "append predictions, commit, merge"
     begins = (0,)
+    tears = 2
 
     def prepare(self, folder: Path) -> None:
         """A folder of evaluations."""
@@ -54,7 +55,7 @@ class PartialPredictions(Scenario):
         note("merged")
 
     def recover(self, folder: Path, known: Known) -> None:
-        """The same command again: nothing is asked twice, and the file is that of no interruption."""
+        """The same command again: nothing is asked twice, and the file is that of one start."""
         run = folder / "evals" / "run"
         finished = run.is_dir() and finished_file(run) is not None
         if "merged" in known.done and not finished:

@@ -17,10 +17,9 @@ from vqr1.durable import ASIDE, remove_asides
 from vqr1.policy.export import written_aside
 from vqr1.tracking.events import Metrics, Start, Status, read_events
 from vqr1.tracking.journal import Journal, journal_file
-from vqr1.tracking.loggers import CsvMetricsLogger, JournalLogger
+from vqr1.tracking.loggers import CsvMetricsLogger, JournalLogger, save_logs
 from vqr1.tracking.run_log import RunLog, Tracking
 from vqr1.tracking.sender import Sender, Undelivered
-from vqr1.training.callbacks.checkpoints import save_logs
 from vqr1.training.checkpoint_files import (
     newest_intact,
     read_checkpoint,
@@ -32,7 +31,7 @@ from vqr1.training.checkpoint_files import (
 from vqr1.training.resume import Run
 from vqr1.training.run_record import RunRecord, read_record, write_record
 
-STEPS = 4
+STEPS = 6
 
 
 class NoSender:
@@ -135,7 +134,7 @@ class SteppedLogs(Scenario):
 
 
 class FinishedRun(Scenario):
-    """The end of a training: export, summary, the log's end, and the record that it has finished."""
+    """The end of a training: export, summary, the log's end, and the record of it."""
 
     name = "finish a run"
     begins = ("unfinished",)
@@ -155,7 +154,9 @@ class FinishedRun(Scenario):
     def _finish(self, run: Path) -> None:
         journal = Journal(run)
         journal.resume()
-        with RunLog(run, (), Tracking(journal, cast(Sender, NoSender()), "http://away", 0.0)) as log:
+        with RunLog(
+            run, (), Tracking(journal, cast(Sender, NoSender()), "http://away", 0.0)
+        ) as log:
             journal.metrics({"test/srcc": 0.5}, STEPS)
             write_export(run / "export", 1.0)
             log.summary({"srcc": 0.5})
