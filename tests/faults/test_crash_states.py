@@ -1,4 +1,4 @@
-"""Every state that a power loss may leave of what is written, and the program's recovery on each."""
+"""Every state that a power loss may leave of what is written, and the recovery on each."""
 
 from __future__ import annotations
 

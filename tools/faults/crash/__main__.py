@@ -1,4 +1,4 @@
-"""Explore every scenario, or those of given class names: `python -m tools.faults.crash [NAME ...]`."""
+"""Explore every scenario, or those of the class names given: `python -m tools.faults.crash`."""
 
 from __future__ import annotations
 
