@@ -30,6 +30,8 @@ ASIDE = ".part"
 
 _LONGEST_STEM = 200
 """Bytes of a name that are repeated in the name aside; file systems take 255."""
+_FEW_FILES = 100
+"""Files of a folder that are synced one by one."""
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.EACCES)
 """What folders answer that cannot be synced (network file systems, folders that may be written but
 not listed); their renames are as durable as they can be."""
@@ -145,7 +147,7 @@ def place_folder(source: Path, target: Path, *, former: Path | None = None) -> N
     Raises:
         OSError: the disk does not take it, or `target` is a folder that is not empty.
     """
-    os.sync()
+    _sync_tree(source)
     if former is not None and target.exists():
         os.rename(target, former)
     os.rename(source, target)
@@ -266,6 +268,20 @@ def _sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Sync all that a folder holds; the whole system where that is less work."""
+    found = [path for path in folder.rglob("*") if not path.is_symlink()]
+    if len(found) > _FEW_FILES:
+        os.sync()
+        return
+    for path in found:
+        if path.is_dir():
+            _sync_folder(path)
+        elif path.is_file():
+            _sync_file(path)
+    _sync_folder(folder)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,8 +10,8 @@ with an error of the connection, and is asked about again until the death is kno
 PyTorch's workers ask before each batch whether they are to end, under a lock that they share with
 the main process. One that ends meanwhile (killed, or by another of its threads for lack of memory)
 never gives it back, and PyTorch would wait for it for ever where it looks after a dead worker. The
-main process alone decides that workers are to end: here it reads its own answer, and tells them
-only if it gets the lock in time; they are ended without that too.
+main process alone decides that workers are to end: here it reads its own answer, and notes
+it for them only if it gets the lock in time; they are ended without that too.
 
 Not here: the one line for a dead worker (`vqr1.training.faults`).
 """
@@ -92,7 +92,7 @@ def watched(batches: Iterator[_T]) -> Iterator[_T]:
 
 
 class _Done:
-    """The event by which workers are told to end, as the only process that sets it sees it.
+    """The event that asks workers to end, as the only process that sets it sees it.
 
     Args:
         shared: PyTorch's, which the workers have.
@@ -107,7 +107,7 @@ class _Done:
         return self._set
 
     def set(self) -> None:
-        """Tell the workers, unless the lock is lost: nobody but them asks."""
+        """Ask the workers to end, unless the lock is lost: nobody but them looks."""
         self._set = True
         if self._shared._cond.acquire(True, _SECONDS_FOR_LOCK):
             self._shared._flag.release()

@@ -20,6 +20,7 @@ import glob
 import json
 import time
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ class GrowingFile:
             self._committed.close()
         if self._plain is not None:
             self._plain.close()
-            sync(self.path)
+            with suppress(FileNotFoundError):  # somebody has removed it meanwhile
+                sync(self.path)
 
 
 def cut_to_committed(path: Path) -> None:

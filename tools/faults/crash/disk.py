@@ -59,7 +59,7 @@ class State:
     events: int
 
     def digest(self) -> bytes:
-        """The same for states that no recovery can tell apart."""
+        """The same for states between which no recovery can distinguish."""
         whole = hashlib.sha256(str(self.commits).encode())
         for path, content in self.files:
             whole.update(f"{len(path)} {path} {-1 if content is None else len(content)} ".encode())
@@ -105,7 +105,7 @@ def states(recording: Recording, tears: int) -> Iterator[State]:
 
     Args:
         recording: what was done.
-        tears: blocks at which one write may be torn, or lose one, at most; spread evenly.
+        tears: blocks at which one write may be torn, or lose one, at most; evenly over it.
     """
     seen: set[bytes] = set()
     disk = _Disk(recording.before)

@@ -57,7 +57,7 @@ class Sync:
 
 @dataclass(frozen=True)
 class Commit:
-    """The program has said that something is done."""
+    """The program calls something done."""
 
     value: object
 

@@ -1,7 +1,13 @@
 """What is written, and what must be found after a power loss; one class a scenario."""
 
 from tools.faults.crash.explore import Scenario
-from tools.faults.crash.scenarios.data import Cached, Downloaded, DownloadedKnown, MadeSet
+from tools.faults.crash.scenarios.data import (
+    Cached,
+    Downloaded,
+    DownloadedKnown,
+    MadeLargeSet,
+    MadeSet,
+)
 from tools.faults.crash.scenarios.delivery import Journalled
 from tools.faults.crash.scenarios.jobs import SweptJobs
 from tools.faults.crash.scenarios.predictions import (
@@ -14,4 +20,5 @@ from tools.faults.crash.scenarios.training import Checkpoints, Export, FinishedR
 SCENARIOS: tuple[type[Scenario], ...] = (
     Checkpoints, SteppedLogs, FinishedRun, Export, PartialPredictions, ContinuedResults,
     ReplacedResults, Journalled, SweptJobs, Cached, Downloaded, DownloadedKnown, MadeSet,
+    MadeLargeSet,
 )  # fmt: skip

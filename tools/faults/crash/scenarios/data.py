@@ -14,6 +14,7 @@ import requests
 import torch
 
 from tools.faults.crash.explore import Known, LostError, Note, Scenario
+from vqr1 import durable
 from vqr1.data import demo
 from vqr1.data.cache import ImageCache
 from vqr1.data.download import fetch, install
@@ -178,6 +179,17 @@ class MadeSet(Scenario):
         found = {name: (made / name).read_bytes() for name in FILES}
         if found != FILES:
             raise LostError("the set is not what was written")
+
+
+class MadeLargeSet(MadeSet):
+    """The same with so many files that the whole system is synced."""
+
+    name = "a large set made on first use"
+
+    def act(self, folder: Path, note: Note) -> None:
+        """See the class."""
+        with mock.patch.object(durable, "_FEW_FILES", 0):
+            super().act(folder, note)
 
 
 def _write_set(folder: Path, advance: Any) -> None:
