@@ -208,9 +208,10 @@ class _Recorder:
             if number is None or (number in self.tree.names) != is_folder:
                 number = self._number_of[inode] = self._next
                 self._next += 1
-                (self.tree.names if is_folder else self.tree.contents)[number] = (
-                    {} if is_folder else b""  # type: ignore[assignment]
-                )
+                if is_folder:
+                    self.tree.names[number] = {}
+                else:
+                    self.tree.contents[number] = b""
             if known.get(entry.name) != number:
                 moved = self._moved_from(number)
                 self._note_names((*moved, (folder, entry.name, number)))

@@ -47,7 +47,8 @@ class Cached(Scenario):
 
     def recover(self, folder: Path, known: Known) -> None:
         """What is read is an image that was written, whole."""
-        cache, found = ImageCache(folder), {}
+        cache = ImageCache(folder)
+        found: dict[str, int] = {}
         for key in KEYS:
             pixels = cache.get(key)
             if pixels is not None:
@@ -110,7 +111,7 @@ class Downloaded(Scenario):
 
     def _install(self, root: Path, breaks: int | None) -> int:
         """Answers that were asked for."""
-        answers = []
+        answers: list[_Answer] = []
 
         def get(url: str, headers: Mapping[str, str], **_: Any) -> _Answer:
             answers.append(_Answer(headers, None if answers else breaks))

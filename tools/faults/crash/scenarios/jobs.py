@@ -32,7 +32,7 @@ class SweptJobs(Scenario):
         if sweep.record is None:
             jobs = {job.name: job.swept for job in JOBS}
             sweep.write(SweepRecord("key", "train.py -m", {}, {"seed": "1,2"}, jobs))
-        trained = []
+        trained: list[str] = []
 
         def train(job: SweepJob) -> float:
             trained.append(job.name)

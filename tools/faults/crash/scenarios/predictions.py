@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from tools.faults.crash.explore import Known, LostError, Note, Scenario
 from vqr1.evaluation.partial_predictions import (
     PlannedBatch,
@@ -71,8 +73,6 @@ class PartialPredictions(Scenario):
 
 
 def _scored(batch: PlannedBatch, number: int) -> Predictions:
-    import numpy as np
-
     count = len(batch.images)
     return Predictions(
         images=batch.images,
@@ -163,7 +163,7 @@ class ReplacedResults(Scenario):
             if known.done != self.begins:
                 raise LostError("the file is gone")
             return
-        begun = {1: 1, 2: 2}[1 if '"seed": 1' in settings_file(path).read_text() else 2]
+        begun = 1 if '"seed": 1' in settings_file(path).read_text() else 2
         found = ResultFile(path, "jsonl", {**SETTINGS, "seed": begun}, resume=True).kept
         if any(result.score != begun for result in found):
             raise LostError(f"rows {found} beside the settings of seed {begun}")
