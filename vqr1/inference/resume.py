@@ -66,8 +66,7 @@ class GrowingFile:
             self._plain.write(data.replace(b"\0", _NO_ZERO))
             self._plain.flush()
             if time.monotonic() - self._synced > SYNC_SECONDS:
-                sync(self.path)
-                self._synced = time.monotonic()
+                self._sync_plain()
 
     def close(self) -> None:
         """Close the file."""
@@ -75,8 +74,12 @@ class GrowingFile:
             self._committed.close()
         if self._plain is not None:
             self._plain.close()
-            with suppress(FileNotFoundError):  # somebody has removed it meanwhile
-                sync(self.path)
+            self._sync_plain()
+
+    def _sync_plain(self) -> None:
+        with suppress(FileNotFoundError):  # somebody has removed it meanwhile
+            sync(self.path)
+        self._synced = time.monotonic()
 
 
 def cut_to_committed(path: Path) -> None:
