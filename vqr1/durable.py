@@ -3,9 +3,9 @@
 A file is replaced as a whole: a new one is written beside it, synced and renamed over it, and then
 the folder is synced. A kill or a power loss at any point leaves the old content or the new one,
 never a mixture, and once the call returns it is the new one. A folder gets its name once all that
-it holds is synced; the names of new folders are synced as those of files are. A file that grows by appends has a
-second one beside it that holds how many of its bytes are committed; what follows them is cut off
-when the file is opened again.
+it holds is synced; the names of new folders are synced as those of files are. A file that grows by
+appends has a second one beside it that holds how many of its bytes are committed; what follows them
+is cut off when the file is opened again.
 
 Every system call that changes a file stands in this module, as `os.NAME`, so that tests can stop
 a process between any two of them.
