@@ -236,10 +236,9 @@ def committed_size(path: Path) -> int:
 
 
 def remove_committed(path: Path) -> None:
-    """Delete a growing file: its mark first, so that it never counts bytes of another one."""
+    """Delete a growing file: its mark first, so that no mark counts bytes of another file."""
     remove_file(committed_mark(path))
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+    remove_file(path)
 
 
 def _aside(path: Path) -> Path:

@@ -107,17 +107,14 @@ class ContinuedResults(Scenario):
             rows.write(_result("b.png"))
 
     def act(self, folder: Path, note: Note) -> None:
-        """A row in the file; then, as in a start with several ranks, one in a partial file."""
+        """The partial row into the file; a row in a new partial file, and one in the file."""
         path = folder / "results.csv"
         with ResultFile(path, "csv", SETTINGS, resume=True) as file:
-            file.write(_result("c.png"))
-        note(3)
-        with (
-            ResultFile(path, "csv", SETTINGS, resume=True),
-            RowAppender(result_file.partials(path).of(0), "csv") as rows,
-        ):
-            rows.write(_result("d.png"))
-            note(4)
+            with RowAppender(result_file.partials(path).of(0), "csv") as rows:
+                rows.write(_result("c.png"))
+            note(3)
+            file.write(_result("d.png"))
+        note(4)
 
     def recover(self, folder: Path, known: Known) -> None:
         """The same command again: no row is lost that was committed, and none is doubled."""
@@ -172,4 +169,6 @@ class ReplacedResults(Scenario):
 
 
 def _result(image: str, score: int = 3) -> Result:
-    return Result(image, float(score), valid=True, text="an answer of some words, " * 3)
+    # Of another length for each image.
+    text = "an answer of some words, " * (3 + ord(image[0]) % 4)
+    return Result(image, float(score), valid=True, text=text)
