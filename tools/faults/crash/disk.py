@@ -35,7 +35,7 @@ from tools.faults.crash.recording import (
     written,
 )
 
-BLOCK = 64
+BLOCK = 16
 """Bytes that are written together or not at all. Disks have 512 or more: smaller ones tear small
 files too."""
 _ALL_SUBSETS = 6
