@@ -4,7 +4,6 @@ from tools.faults.crash.explore import Scenario
 from tools.faults.crash.scenarios.data import (
     Cached,
     Downloaded,
-    DownloadedKnown,
     MadeLargeSet,
     MadeSet,
 )
@@ -19,6 +18,6 @@ from tools.faults.crash.scenarios.training import Checkpoints, Export, FinishedR
 
 SCENARIOS: tuple[type[Scenario], ...] = (
     Checkpoints, SteppedLogs, FinishedRun, Export, PartialPredictions, ContinuedResults,
-    ReplacedResults, Journalled, SweptJobs, Cached, Downloaded, DownloadedKnown, MadeSet,
+    ReplacedResults, Journalled, SweptJobs, Cached, Downloaded, MadeSet,
     MadeLargeSet,
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -102,7 +101,6 @@ class Downloaded(Scenario):
 
     name = "a download, installed"
     begins = ("nothing",)
-    sha256: str | None = None
 
     def act(self, folder: Path, note: Note) -> None:
         """See the class."""
@@ -122,7 +120,7 @@ class Downloaded(Scenario):
             if found != FILES:
                 raise DataError(f"{folder}: not the set")
 
-        file = WebFile("http://server/set.zip", len(ARCHIVE), len(ARCHIVE), self.sha256)
+        file = WebFile("http://server/set.zip", len(ARCHIVE), len(ARCHIVE))
         with (
             mock.patch.object(requests, "get", get),
             mock.patch.object(fetch, "CHUNK", 100),
@@ -145,13 +143,6 @@ class Downloaded(Scenario):
         left = {path.name for path in root.iterdir()} - {"set", ".set.lock", ".downloads"}
         if left:
             raise LostError(f"left over: {sorted(left)}")
-
-
-class DownloadedKnown(Downloaded):
-    """The same, with a digest that is known beforehand."""
-
-    name = "a download of a known digest, installed"
-    sha256 = hashlib.sha256(ARCHIVE).hexdigest()
 
 
 PATIENCE = fetch.Patience(tries=3, wait=0.0)
