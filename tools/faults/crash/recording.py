@@ -172,9 +172,9 @@ class _Recorder:
         self.scan()
         self.events.clear()
 
-    def wrapped(self) -> dict[str, Callable[..., Any]]:
+    def wrapped(self) -> dict[str, Any]:
         """Functions of `os` in place of which ours are called."""
-        wrapped = {name: self._changing(self._real[name]) for name in _CHANGING}
+        wrapped: dict[str, Any] = {n: self._changing(self._real[n]) for n in _CHANGING}
         wrapped |= dict.fromkeys(("fsync", "fdatasync"), self._syncing)
         wrapped |= {name: self._renaming(self._real[name]) for name in _RENAMING}
         return {**wrapped, "sync": self._sync_all}
