@@ -28,7 +28,7 @@ class Cached(Scenario):
     """Images into the cache, one of them twice."""
 
     name = "write into the cache"
-    begins = ({},)
+    begins: tuple[object, ...] = ({},)
 
     def prepare(self, folder: Path) -> None:
         """The cache's own folders."""
