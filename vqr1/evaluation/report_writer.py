@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from vqr1.config import ReportConfig
+from vqr1.durable import make_folder, replacing
 from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.plots import mean_plot, set_plots
 from vqr1.evaluation.predictions import Predictions
@@ -142,8 +143,9 @@ def worst_name(dataset: str) -> str:
 def keep_image(run_log: RunLog, name: str, image: Image.Image) -> None:
     """Write an image into the run directory, and to MLflow where that is the logger."""
     path = run_log.run_dir / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    make_folder(path.parent)
+    with replacing(path) as aside:
+        image.save(aside, format="PNG")
     run_log.keep(name)
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from vqr1.config import LoggerConfig
 from vqr1.config.plain import flatten
-from vqr1.durable import replacing, write_file
+from vqr1.durable import make_folder, replacing, write_file
 from vqr1.errors import ConfigError, PrunedError
 from vqr1.program import command_line
 from vqr1.tracking.environment import FILE as ENVIRONMENT
@@ -90,7 +90,7 @@ class Tracking:
     def table(self, name: str, table: pd.DataFrame) -> None:
         """Keep a table in the form that MLflow's page shows."""
         path = self.journal.run_dir / FOLDER / "tables" / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         whole = table.astype(object).where(table.notna(), None)
         write_file(path, whole.to_json(orient="split", index=False, date_format="iso"))
         parent = Path(name).parent.as_posix()
@@ -146,7 +146,7 @@ class RunLog:
         self.loggers = tuple(loggers)
         self._tracking = tracking
         self._open = True
-        run_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(run_dir, above=True)
 
     def __enter__(self) -> RunLog:
         return self
@@ -261,7 +261,7 @@ class RunLog:
 
     def _path(self, name: str) -> Path:
         path = self.run_dir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return path
 
     def _artifact(self, path: Path, name: str) -> Path:
