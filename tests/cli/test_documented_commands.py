@@ -170,6 +170,8 @@ def by_python(rest: Sequence[str]) -> None:
         ours([script.removesuffix(".py"), *rest])
     elif script == "-c":
         compile(rest[0], "command", "exec")
+    elif script == "-m" and rest[0].startswith("tools."):
+        existing(f"{rest[0].replace('.', '/')}/__main__.py")
     elif script == "-m":
         check(rest)
     elif script.startswith(("experiments/", "examples/")):

@@ -17,7 +17,7 @@ from tests.inference.service.conftest import Server, photo
 from tests.support.browser import CHROMIUM, chromium, serious_findings
 from vqr1.data.demo import CROP, PHOTOGRAPHS, load_photograph
 from vqr1.data.distortions import DISTORTIONS, to_bytes
-from vqr1.inference.tested_scores import read_tested_scores, tested_scores, write_tested_scores
+from vqr1.inference import tested_scores as tested
 
 pytestmark = [
     pytest.mark.medium,
@@ -162,13 +162,13 @@ def test_text_of_the_model_is_never_markup(page: Page, tmp_path: Path) -> None:
 
 def test_where_a_score_lies_among_the_test_images(page: Page, tmp_path: Path) -> None:
     scores = np.random.default_rng(0).normal(3, 0.7, 400)
-    found = tested_scores(np.append(scores, np.nan), ["demo"], "p", 1, 0.9)
+    found = tested.tested_scores(np.append(scores, np.nan), ["demo"], "p", 1, 0.9)
     assert found is not None
-    write_tested_scores(found, tmp_path)
-    assert read_tested_scores(str(tmp_path), "p") == found
+    tested.write_tested_scores(found, tmp_path)
+    assert tested.read_tested_scores(str(tmp_path), "p") == found
     # Scores of another prompt are not comparable.
-    assert read_tested_scores(str(tmp_path), "other") is None
-    assert tested_scores(scores[:4], ["demo"], "p", 1, 0.9) is None
+    assert tested.read_tested_scores(str(tmp_path), "other") is None
+    assert tested.tested_scores(scores[:4], ["demo"], "p", 1, 0.9) is None
     health = {"model": "m", "prompt": "p", "mode": "expected", "images": 1, "needs_key": False,
               "scale": [1, 5], "tested": found.model_dump()}  # fmt: skip
     page.route("**/health", lambda route: route.fulfill(json=health))
