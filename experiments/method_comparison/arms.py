@@ -152,7 +152,7 @@ METHOD_ARMS = (
     # Its pool of 6 does not divide 16 images; its JSON has up to 69 tokens.
     _method("mr_iqa_2", "grpo.pool=8", form="mr_iqa_2", longest=96),
     # Without its degradation task, whose answers the policy cannot write.
-    _method("q_insight", "tasks=null", form="q_insight"),
+    _method("q_insight", "tasks=[]", form="q_insight"),
 )  # fmt: skip
 
 PARTLY = ("refine_iqa", "tatar", "vq_insight", "iqa_t1", "zoom_iqa", "mr_iqa_2", "q_insight")

@@ -198,8 +198,9 @@ class Sweep:
         train(
             [
                 *method, ARMS[own.method].limit, "stage=sft", "target=mos",
-                "validation.mode=answers", f"stage.answers={answers}", *self._data(DEMO), few, "seed=1", "optimizer.lr=1e-3",
-                "model.freeze_vision=true", f"max_steps={steps}", "votes.rounds=1",
+                "validation.mode=answers", f"stage.answers={answers}", *self._data(DEMO), few,
+                "seed=1", "optimizer.lr=1e-3", "model.freeze_vision=true", f"max_steps={steps}",
+                "votes.rounds=1",
             ],
             folder.resolve(),
         )  # fmt: skip
