@@ -97,7 +97,7 @@ def test_configuration_and_tiny_policy_come_along(site: Path, vqr1: Vqr1) -> Non
 
 def test_help_of_every_command(vqr1: Vqr1) -> None:
     names = re.findall(r"^  (\w+)", vqr1("--help"), re.MULTILINE)
-    assert len(names) == 10
+    assert len(names) == 11
     for name in [*names, "data inspect", "data prepare"]:
         assert vqr1(*name.split(), "--help")
 
