@@ -41,8 +41,10 @@ TWO = PromptConfig(
     name="two", text="Left <image>, right <image>: which?", images=2, system="You compare images."
 )
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=24)
-IN_VLLM = [case for case in CASES if case.model_type not in ("fast_vlm", "internvl", "qwen2_5_vl")]
-"""All that vLLM has, but the one that other tests run with."""
+ELSEWHERE = ("fast_vlm", "internvl", "qwen2_5_vl", "qwen3_5")
+IN_VLLM = [case for case in CASES if case.model_type not in ELSEWHERE]
+"""All that vLLM has, but the one that other tests run with, and Qwen3.5, with which vLLM 0.31 does
+not start on a CPU (chunked prefill is off there, and its state cache asks for it)."""
 
 
 @pytest.fixture
