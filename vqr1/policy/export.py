@@ -23,9 +23,8 @@ from safetensors import SafetensorError
 from vqr1.durable import make_folder, place_folder, replacing
 
 if TYPE_CHECKING:
-    # It imports torch, which whoever only copies a checkpoint does without.
+    # It imports torch, as `unwrap` does, which whoever only copies a checkpoint does without.
     from vqr1.policy.loading import Policy
-from vqr1.policy.unwrap import unwrap
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
@@ -99,6 +98,8 @@ def export_checkpoint(policy: Policy, folder: Path) -> Path:
 
 
 def _merged(policy: Policy) -> Any:
+    from vqr1.policy.unwrap import unwrap
+
     model: Any = policy.model
     if getattr(unwrap(model), "is_quantized", False):
         return merged_onto_checkpoint(policy)
