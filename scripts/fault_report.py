@@ -79,7 +79,8 @@ def rank_faults(options: argparse.Namespace, console: Console) -> list[FaultResu
         tried: dict[str, FaultResult] = {}
         if file.is_file():
             kept = json.loads(file.read_text(encoding="utf-8"))["results"]
-            tried = {name: FaultResult(**result) for name, result in kept.items()}
+            known = {name: FaultResult(**result) for name, result in kept.items()}
+            tried = {name: result for name, result in known.items() if not result.skipped}
         for kind in options.kinds:
             faults = _faults_of(kind, options.kills, options.seed)
             left = {name: fault for name, fault in faults.items() if name not in tried}
@@ -89,7 +90,7 @@ def rank_faults(options: argparse.Namespace, console: Console) -> list[FaultResu
             workshop = stack.enter_context(closing(RankWorkshop(folder / named, named)))
             for name, fault in left.items():
                 tried[name] = fault(workshop)
-                console.print(name, tried[name], markup=False)
+                console.print(f"{name}: {tried[name].outcome}", markup=False)
                 results = {key: asdict(result) for key, result in tried.items()}
                 write_json(file, {"results": results}, "fault_report")
         return list(tried.values())
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.kills, options.seed, options.locked_seconds, options.late_seconds
         ):
             results.append(fault(workshop))
-            console.print(results[-1], markup=False)
+            console.print(f"{results[-1].fault}: {results[-1].outcome}", markup=False)
     return _report(results, options.json, console)
 
 

@@ -35,6 +35,7 @@ from vqr1.distributed.environment import RankInfo
 from vqr1.doctor import installation
 from vqr1.errors import ConfigError, UserError
 from vqr1.evaluation import model_source, questions, score_model
+from vqr1.policy import quantization
 from vqr1.policy.families import fast_vlm
 from vqr1.program import hydra_value, override, setting
 from vqr1.report_page import write as report_page
@@ -212,6 +213,11 @@ SITUATIONS: dict[str, Callable[[Path], Any]] = {
         lambda console: score_model._left(PLAN, f, console)  # type: ignore[arg-type]
     ),
     "vqr1.policy.families.fast_vlm.missing_library": lambda f: fast_vlm.FAMILY.missing_library(),
+    "vqr1.policy.quantization.quantization_problems": lambda f: quantization.quantization_problems(
+        SimpleNamespace(quantization="nf4"),  # type: ignore[arg-type]
+        SimpleNamespace(),  # type: ignore[arg-type]
+        trains=True,
+    ),
     "vqr1.rollout.vllm_start.import_vllm": lambda f: vllm_start.import_vllm("a", "b"),
     "vqr1.sweeps.chain.run_chain": lambda f: chain.run_chain(
         RankInfo(), [override("resume", f), "seed=1"], [], lambda *_: {}
@@ -259,6 +265,7 @@ OF_NO_FOLDER = {
     "vqr1.doctor.installation.package_findings",
     "vqr1.doctor.installation.extra_findings",
     "vqr1.policy.families.fast_vlm.missing_library",
+    "vqr1.policy.quantization.quantization_problems",
     "vqr1.rollout.vllm_start.import_vllm",
     "vqr1.tracking.other_loggers.logger_problems",
 }

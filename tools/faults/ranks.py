@@ -20,8 +20,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -51,6 +51,9 @@ KINDS = {
 }  # fmt: skip
 """What each kind of run adds."""
 
+TRIES = 5
+"""Trainings of which one at least has to be hurt before its end."""
+ENDED = "the training ended before"
 END_SECONDS = 120.0
 """The longest time in which all processes of a training have to be gone after a fault."""
 LIMIT = 2**24
@@ -59,16 +62,27 @@ _TRAIN = {"server": ROOT / "tests" / "support" / "served_train.py"}
 
 
 class Ranks:
-    """One command that trains in two processes, in a folder."""
+    """One command that trains in two processes, in a folder.
 
-    def __init__(self, folder: Path, script: Path, arguments: Sequence[str]) -> None:
+    Args:
+        folder: its working directory.
+        script: the command.
+        arguments: its overrides.
+        forked: from a process that has imported everything, whose children the ranks are then too;
+            otherwise the launcher is their parent, as it is a user's.
+    """
+
+    def __init__(
+        self, folder: Path, script: Path, arguments: Sequence[str], *, forked: bool = True
+    ) -> None:
         self.folder = folder
         self._output = folder / f"output_{len(list(folder.glob('output_*')))}.txt"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         for file in folder.glob(".process_of_rank_*"):
             file.unlink()
         with self._output.open("wb") as output:
-            self.process = ForkedProgram(
+            start: Callable[..., Any] = ForkedProgram if forked else subprocess.Popen
+            self.process = start(
                 [sys.executable, str(script), *arguments],
                 cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -95,7 +109,12 @@ class Ranks:
 
     def wait(self) -> int:
         """The launcher's exit code."""
-        return self.process.wait(TIMEOUT)
+        return int(self.process.wait(TIMEOUT))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training has come to its end."""
+        return (self.folder / "run" / "summary.json").exists()
 
 
 class RankWorkshop:
@@ -138,14 +157,15 @@ class RankWorkshop:
         """End the server, where there is one."""
         self._stack.close()
 
-    def start(self, name: str, *more: str) -> Ranks:
-        """Start a training in a folder of its own."""
+    def start(self, name: str, *more: str, forked: bool = True) -> Ranks:
+        """Start a training in a folder of its own; see `Ranks`."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         if not (folder / "mlflow.db").exists():
             shutil.copyfile(self._database, folder / "mlflow.db")
         script = _TRAIN.get(self.kind, ROOT / "train.py")
-        return Ranks(folder, script, (*SMALL, *KINDS[self.kind], *self._address, *more))
+        overrides = (*SMALL, *KINDS[self.kind], *self._address, *more)
+        return Ranks(folder, script, overrides, forked=forked)
 
     def resumed(self, fault: str, name: str, printed: str) -> FaultResult:
         """Resume to the end, and compare."""
@@ -163,31 +183,37 @@ class RankWorkshop:
 
 
 def kill_at_random(workshop: RankWorkshop, number: int, seed: int) -> FaultResult:
-    """SIGKILL of a random rank at a random moment."""
+    """SIGKILL of a random rank at a random moment; of another training where that one had ended."""
     rng = random.Random(f"{seed}:{workshop.kind}:{number}")
     fault = f"SIGKILL of a rank, {workshop.kind}"
-    name = f"kill_{seed}_{number}"
-    shutil.rmtree(workshop.folder / name, ignore_errors=True)
-    moment, victim = rng.random() * workshop.seconds, rng.randrange(2)
-    training = workshop.start(name)
-    begin = time.monotonic()
-    found = training.rank(victim)
-    time.sleep(max(0.0, begin + moment - time.monotonic()))
-    killed = found is not None and training.process.poll() is None and found.is_running()
-    return _after(workshop, fault, name, training, found.kill if killed and found else None)
+    name, longest = f"kill_{seed}_{number}", workshop.seconds
+    for _ in range(TRIES):
+        shutil.rmtree(workshop.folder / name, ignore_errors=True)
+        moment, victim = rng.random() * longest, rng.randrange(2)
+        begin = time.monotonic()
+        training = workshop.start(name)
+        found = training.rank(victim)
+        time.sleep(max(0.0, begin + moment - time.monotonic()))
+        result = _after(workshop, fault, name, training, found.kill if found else None)
+        if not result.skipped:
+            return result
+        longest = min(longest, moment)
+    return result
 
 
 def launcher_killed(workshop: RankWorkshop) -> FaultResult:
-    """SIGKILL of the launcher: its ranks save the step, and end."""
+    """SIGKILL of the launcher: its ranks notice, save the step, and end."""
     fault, name = "launcher killed", "launcher"
-    training = workshop.start(name)
+    training = workshop.start(name, forked=False)
     training.wait_for_step(1)
-    ranks = [training.rank(number) for number in (0, 1)]
+    ranks = psutil.Process(training.process.pid).children()
     training.process.kill()
     training.wait()
     left = _left(ranks)
     if left:
         return FaultResult(fault, printed=f"still there: {left}")
+    if training.finished:
+        return FaultResult(fault, skipped=ENDED)
     return workshop.resumed(fault, name, last_line(training.output))
 
 
@@ -249,7 +275,10 @@ def _after(
         fault: name of what is done.
         name: of its folder.
         training: the training.
-        hurt: None where it ended before.
+        hurt: None where it ended before it had such a rank.
+
+    Returns:
+        How it took it; skipped where it ended before.
     """
     ranks = [training.rank(number) for number in (0, 1)]
     if hurt is not None:
@@ -259,8 +288,9 @@ def _after(
     problem = _problem(training, code, ranks)
     if problem is not None:
         return FaultResult(fault, printed=f"{problem}: {last_line(training.output)}")
-    result = workshop.resumed(fault, name, last_line(training.output) if code else "")
-    return replace(result, fault=fault)
+    if code == 0:
+        return FaultResult(fault, skipped=ENDED)
+    return workshop.resumed(fault, name, last_line(training.output))
 
 
 def _problem(training: Ranks, code: int, ranks: Sequence[psutil.Process | None]) -> str | None:
