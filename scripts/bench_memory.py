@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.setup import SUBJECTS, Size, Subject, loaded_images
+from bench.setup import SUBJECTS, Place, Size, Subject, loaded_images
 from bench_step import run_in_process
 
 from vqr1.cli.plan import libraries, load_train_config
@@ -61,8 +61,9 @@ def larger(subject: Subject, size: Size, weights: Path) -> tuple[MemoryPlan, flo
     """The plan of a step of a family's model for CPUs, and its measured peak in MiB."""
     config = load_train_config([f"model.path={weights}"])
     options = argparse.Namespace(
-        threads=1, steps=STEPS - 1, device="cpu", family=subject.model_type
-    )
+        threads=1, steps=STEPS - 1, device="cpu", precision="32", model=None,
+        family=subject.model_type,
+    )  # fmt: skip
     result = run_in_process(options, "ours", size, weights)
     if "failed" in result:
         sys.exit(result["failed"])
@@ -98,8 +99,7 @@ def main() -> None:
     for sizes in () if options.quick else TINY:
         show("tiny 112x112", sizes, *tiny(*sizes))
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder)
-        subject.save_weights(shape, torch.float32, torch.device("cpu"), weights)
+        weights = subject.weights(shape, Place(torch.device("cpu")), Path(folder))
         for size in LARGER[:1] if options.quick else LARGER:
             sizes = (size.images, size.group, size.tokens)
             show(f"{shape} {size.name}", sizes, *larger(subject, size, weights))

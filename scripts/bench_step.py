@@ -8,6 +8,7 @@ Every contestant runs in a process of its own, one after the other, so that peak
     python scripts/bench_step.py --json bench.json             # all sizes and sweeps
     python scripts/bench_step.py --family smolvlm --no-sweep   # another family, 448x336
     python scripts/bench_step.py --shape 3b --device cuda      # shapes of the released models
+    python scripts/bench_step.py --model DIR --precision bf16  # a checkpoint, 512x512
 
 `counted_ratio` is TRL's number of operations over ours, counted from shapes: what sharing alone
 could gain. What is compared, and what came out: docs/performance.md. Not here: rewards that mean
@@ -35,7 +36,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.counts import Counts, counted
-from bench.setup import SIZES, SUBJECTS, Size
+from bench.setup import CHECKPOINT_SIZE, SIZES, SUBJECTS, Checkpoint, Place, Size
 
 from vqr1.outputs import own_json, target, write_json
 from vqr1.planning.rates import peak_rates
@@ -52,7 +53,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--family", choices=SUBJECTS, default="qwen2_5_vl", help="the model's")
     parser.add_argument("--shape", help="of the model; default: the family's for CPUs")
+    parser.add_argument("--model", type=Path, help="a checkpoint folder in place of random weights")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--precision", choices=["32", "bf16"], default="32", help="of both sides' passes on a CPU"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after one warm-up")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
@@ -64,6 +69,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    if options.precision == "bf16" and options.device == "cuda":
+        parser.error("--precision bf16 --device cuda: weights are bfloat16 there; leave it out")
+    options.place = Place(torch.device(options.device), options.precision == "bf16")
+    if options.model:
+        options.subject, options.shape = Checkpoint.of(options.model), options.model.name
+        return options
+    options.subject = SUBJECTS[options.family]
     shapes = SUBJECTS[options.family].family.shapes
     options.shape = options.shape or shapes[0]
     if options.shape not in shapes:
@@ -83,19 +95,19 @@ def work(options: argparse.Namespace) -> None:
     """Runs one contestant in this process and prints its metrics as the last line."""
     torch.set_num_threads(options.threads)
     task = json.loads(options.worker)
-    size, subject = Size(**task["size"]), SUBJECTS[options.family]
-    device = torch.device(options.device)
+    size, subject = Size(**task["size"]), options.subject
+    place = options.place
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         if task["contestant"] == "trl":
             from bench import peer
 
-            result = peer.run(subject, size, options.weights, work, device, options.steps)
+            result = peer.run(subject, size, options.weights, work, place, options.steps)
         else:
             from bench import ours
 
             linears = task["contestant"] == "ours"
-            result = ours.run(subject, size, options.weights, work, device, options.steps, linears)
+            result = ours.run(subject, size, options.weights, work, place, options.steps, linears)
     print(json.dumps(result))
 
 
@@ -104,7 +116,8 @@ def run_in_process(options: argparse.Namespace, contestant: str, size: Size, wei
     task = json.dumps({"contestant": contestant, "size": vars(size)})
     command = [sys.executable, __file__, "--worker", task, "--weights", str(weights)]
     command += ["--threads", str(options.threads), "--steps", str(options.steps)]
-    command += ["--device", options.device, "--family", options.family]
+    command += ["--device", options.device, "--precision", options.precision]
+    command += ["--model", str(options.model)] if options.model else ["--family", options.family]
     print(
         f"  {size.name}, K={size.group}: {contestant}, {options.steps + 1} steps ...",
         file=sys.stderr,
@@ -192,13 +205,12 @@ def main(argv: list[str] | None = None) -> None:
         work(options)
         return
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
-    subject = SUBJECTS[options.family]
+    place = options.place
     report: dict[str, Any] = {
-        "family": options.family,
+        "family": options.subject.model_type,
         "shape": options.shape,
         "device": options.device,
+        "precision": options.precision,
         "threads": options.threads,
         "machine": platform.processor() or platform.machine(),
         "versions": {
@@ -209,18 +221,18 @@ def main(argv: list[str] | None = None) -> None:
         "sizes": {},
     }
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "weights"
-        subject.save_weights(options.shape, dtype, device, weights)
-        report["peak_rates"] = peaks = peak_rates(device, dtype)
+        weights = options.subject.weights(options.shape, place, Path(folder) / "weights")
+        report["peak_rates"] = peaks = peak_rates(place.device, place.passes)
         print({name: f"{rate / 1e9:.0f} GFLOP/s" for name, rate in peaks.items()}, flush=True)
         contestants = [name for name in CONTESTANTS if name in options.only]
         if "fast_linear" not in peaks:
             contestants = [name for name in contestants if "linears" not in name]
-        names = list(SIZES)[:1] if options.quick else options.sizes
-        for name in [] if options.sweep_only else names:
-            report["sizes"][name] = measure(options, SIZES[name], contestants, weights, peaks)
+        sizes = [SIZES[name] for name in (options.sizes[:1] if options.quick else options.sizes)]
+        sizes = [CHECKPOINT_SIZE] if options.model else sizes
+        for size in [] if options.sweep_only else sizes:
+            report["sizes"][size.name] = measure(options, size, contestants, weights, peaks)
             save(report, options.json)
-        if not (options.quick or options.no_sweep):
+        if not (options.quick or options.no_sweep or options.model):
             sweep(options, weights, report)
     save(report, options.json)
 
@@ -233,7 +245,7 @@ def measure(
     peaks: dict[str, float],
 ) -> dict[str, Any]:
     """Counts and measures one size, and prints it."""
-    counts = counted(SUBJECTS[options.family], options.shape, size)
+    counts = counted(options.subject, options.shape, size)
     results = {side: run_in_process(options, side, size, weights) for side in contestants}
     show(size, with_ratios(results, counts, peaks), counts)
     return {**results, "counted_ratio": counts.ratio, "counted_shares": counts.shares}

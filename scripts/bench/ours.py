@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.clock import Clock
 from bench.linear import watch_linear_layers
-from bench.setup import KL_WEIGHT, LEARNING_RATE, EndlessTokenizer, Size, Subject, loaded_images
+from bench.setup import (
+    KL_WEIGHT,
+    LEARNING_RATE,
+    EndlessTokenizer,
+    Place,
+    Size,
+    Subject,
+    loaded_images,
+)
 from vqr1.config import GrpoConfig, OptimizerConfig, PromptConfig, SamplingConfig
 from vqr1.iqa.answers import FreeText
 from vqr1.policy.fast_layers import use_fast_layers
@@ -93,14 +101,13 @@ class _StepEnd(L.Callback):
         self._clock.end()
 
 
-def load(subject: Subject, folder: Path, device: torch.device, linears: bool) -> Policy:
+def load(subject: Subject, folder: Path, place: Place, linears: bool) -> Policy:
     """The policy; see `use_fast_layers`."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = subject.family.model_class().from_pretrained(folder, dtype=dtype)
+    model = subject.family.model_class().from_pretrained(folder, dtype=place.dtype)
     reader = subject.processor()
     model.image_encoding = subject.family.image_encoding(reader.image_processor)
     use_fast_layers(model, linears=linears)
-    return Policy(model.to(device).eval(), reader, str(folder))
+    return Policy(model.to(place.device).eval(), reader, str(folder))
 
 
 def _module(policy: Policy, size: Size, clock: Clock, steps: int) -> GrpoModule:
@@ -132,7 +139,7 @@ def run(
     size: Size,
     folder: Path,
     work: Path,
-    device: torch.device,
+    place: Place,
     steps: int,
     linears: bool,
 ) -> dict[str, Any]:
@@ -140,11 +147,12 @@ def run(
 
     `linears` False leaves linear layers PyTorch's own.
     """
-    policy, clock = load(subject, folder, device, linears), Clock()
+    policy, clock = load(subject, folder, place, linears), Clock()
     watch_linear_layers(policy.model, clock)
     trainer = L.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
+        accelerator="gpu" if place.cuda else "cpu",
         devices=1,
+        precision="bf16-mixed" if place.mixed else "32-true",
         max_steps=steps + 1,
         logger=False,
         callbacks=[_StepEnd(clock)],
@@ -155,4 +163,4 @@ def run(
     )
     batches = _Batches(subject.builder(policy.processor), size, clock, steps + 1)
     trainer.fit(_module(policy, size, clock, steps + 1), DataLoader(batches, batch_size=None))
-    return {"steps": clock.steps[1:], "peak_mib": peak_memory_mib(device)}
+    return {"steps": clock.steps[1:], "peak_mib": peak_memory_mib(place.device)}

@@ -10,14 +10,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from bench.clock import Clock
 from bench.linear import watch_linear_layers
-from bench.setup import KL_WEIGHT, LEARNING_RATE, QUESTION, Size, Subject, loaded_images
+from bench.setup import KL_WEIGHT, LEARNING_RATE, QUESTION, Place, Size, Subject, loaded_images
 from vqr1.policy.memory import peak_memory_mib
 
 
@@ -54,7 +53,7 @@ def _any_reward(completions: list[Any], **_: Any) -> list[float]:
 
 
 def run(
-    subject: Subject, size: Size, folder: Path, work: Path, device: torch.device, steps: int
+    subject: Subject, size: Size, folder: Path, work: Path, place: Place, steps: int
 ) -> dict[str, Any]:
     """Runs one warm-up step and `steps` timed ones.
 
@@ -63,15 +62,14 @@ def run(
         size: the problem.
         folder: weights.
         work: folder for the trainer's own files.
-        device: where to run.
+        place: where to run.
         steps: timed steps.
 
     Returns:
         Times of each step in seconds and the peak memory in MiB.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = subject.family.model_class().from_pretrained(folder, dtype=dtype)
+    model = subject.family.model_class().from_pretrained(folder, dtype=place.dtype)
     rows = size.images * size.group
     config = GRPOConfig(
         output_dir=str(work),
@@ -84,8 +82,8 @@ def run(
         learning_rate=LEARNING_RATE,
         max_steps=steps + 1,
         gradient_checkpointing=False,
-        use_cpu=device.type == "cpu",
-        bf16=device.type == "cuda",
+        use_cpu=not place.cuda,
+        bf16=place.cuda or place.mixed,
         report_to=[],
         save_strategy="no",
         logging_steps=10**6,
@@ -110,4 +108,4 @@ def run(
     )
     watch_linear_layers(trainer.model, clock)
     trainer.train()
-    return {"steps": clock.steps[1:], "peak_mib": peak_memory_mib(device)}
+    return {"steps": clock.steps[1:], "peak_mib": peak_memory_mib(place.device)}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers import AutoConfig, AutoProcessor
 
 from tools.tiny_policy.factory import MAX_PIXELS, MIN_PIXELS, build_processor, build_tokenizer
 from vqr1.policy.families import Family, family
@@ -38,6 +39,34 @@ class Size:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where passes run.
+
+    Attributes:
+        device: a CPU or a CUDA device, on which weights are bfloat16.
+        mixed: passes in bfloat16 over float32 weights, on a CPU.
+    """
+
+    device: torch.device
+    mixed: bool = False
+
+    @property
+    def cuda(self) -> bool:
+        """Whether it is a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return torch.bfloat16 if self.cuda else torch.float32
+
+    @property
+    def passes(self) -> torch.dtype:
+        """Of matrix products."""
+        return torch.bfloat16 if self.mixed else self.dtype
+
+
 SIZES = {
     size.name: size
     for size in (
@@ -46,6 +75,8 @@ SIZES = {
         Size("1024x768", 1024, 768, images=1, group=8, tokens=64),
     )
 }
+CHECKPOINT_SIZE = Size("512x512", 512, 512, images=8, group=6, tokens=40)
+"""The problem that a checkpoint folder is given: photographs of BIQ2021's size, short reasoning."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +125,10 @@ class Subject:
         """Makes our side's prompts."""
         return PromptBuilder(self.family, reader, QUESTION, *self.limits, vision_id=False)
 
-    def save_weights(
-        self, shape: str, dtype: torch.dtype, device: torch.device, folder: Path
-    ) -> None:
-        """Writes the weights that all contestants start from."""
-        self.model(shape, dtype, device).save_pretrained(folder)
+    def weights(self, shape: str, place: Place, folder: Path) -> Path:
+        """Folder of the weights that all contestants start from: `folder`, which is written."""
+        self.model(shape, place.dtype, place.device).save_pretrained(folder)
+        return folder
 
     def model(self, shape: str, dtype: torch.dtype, device: torch.device) -> Any:
         """A model of the given shape with random weights."""
@@ -106,6 +136,35 @@ class Subject:
         torch.manual_seed(0)
         with torch.device(device):
             return self.family.model_class()._from_config(config, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Checkpoint(Subject):
+    """A checkpoint folder whose training step is timed, with its own processor and weights.
+
+    Attributes:
+        folder: as `model.path` takes it.
+    """
+
+    folder: Path = Path()
+
+    @classmethod
+    def of(cls, folder: Path) -> Checkpoint:
+        """The checkpoint in a folder."""
+        model_type = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        return cls(model_type, (1, 2**20), folder=folder)
+
+    def processor(self) -> Any:
+        """The folder's own."""
+        return AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+
+    def weights(self, shape: str, place: Place, folder: Path) -> Path:
+        """The folder's own."""
+        return self.folder
+
+    def config(self, shape: str, reader: Any) -> Any:
+        """The folder's own."""
+        return AutoConfig.from_pretrained(self.folder, local_files_only=True)
 
 
 FAST_VLM_SIDE, LLAVA_SIDE, TILE = 384, 336, 512

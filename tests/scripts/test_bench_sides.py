@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
+from tools.tiny_checkpoints import smolvlm
+from tools.tiny_checkpoints._folder import save_folder
 from vqr1.policy.families import _qwen2_5_vl_shapes as released
 from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
@@ -19,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import bench_decode
 from bench import ours
 from bench.counts import counted
-from bench.setup import QUESTION, SUBJECTS, Size, loaded_images
+from bench.setup import QUESTION, SUBJECTS, Checkpoint, Place, Size, loaded_images
 
 
 @pytest.fixture
@@ -34,16 +36,17 @@ def small_weights(tmp_path, monkeypatch):
               "fullatt_block_indexes": [0]}  # fmt: skip
     monkeypatch.setitem(released.SHAPES, "39m", (text, vision))
     subject = setup.SUBJECTS["qwen2_5_vl"]
-    subject.save_weights("39m", torch.float32, torch.device("cpu"), tmp_path / "weights")
+    subject.weights("39m", Place(torch.device("cpu")), tmp_path / "weights")
     return tmp_path / "weights"
 
 
 @pytest.mark.medium
-def test_our_side_times_whole_steps_of_exactly_c_tokens(small_weights, tmp_path):
+@pytest.mark.parametrize("mixed", [False, True])
+def test_our_side_times_whole_steps_of_exactly_c_tokens(small_weights, tmp_path, mixed):
     size = Size("small", 112, 84, images=2, group=3, tokens=5)
     result = ours.run(
-        SUBJECTS["qwen2_5_vl"], size, small_weights, tmp_path, torch.device("cpu"), steps=2,
-        linears=True,
+        SUBJECTS["qwen2_5_vl"], size, small_weights, tmp_path, Place(torch.device("cpu"), mixed),
+        steps=2, linears=True,
     )  # fmt: skip
     assert len(result["steps"]) == 2
     for step in result["steps"]:
@@ -53,9 +56,13 @@ def test_our_side_times_whole_steps_of_exactly_c_tokens(small_weights, tmp_path)
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("name", SUBJECTS)
-def test_both_sides_see_the_same_prompt_and_are_counted(name):
-    subject = SUBJECTS[name]
+@pytest.mark.parametrize("name", [*SUBJECTS, "a checkpoint folder"])
+def test_both_sides_see_the_same_prompt_and_are_counted(name, tmp_path):
+    if name in SUBJECTS:
+        subject, shape = SUBJECTS[name], SUBJECTS[name].family.shapes[0]
+    else:
+        save_folder(smolvlm.checkpoint(), tmp_path)
+        subject, shape = Checkpoint.of(tmp_path), ""
     reader, size = subject.processor(), Size("small", 180, 100, images=2, group=3, tokens=5)
     prompts = subject.builder(reader)(loaded_images(size))
     question = [{"type": "image"}, {"type": "text", "text": QUESTION}]
@@ -64,7 +71,7 @@ def test_both_sides_see_the_same_prompt_and_are_counted(name):
     )
     theirs = reader(text=[text], images=[loaded_images(size)[0]], return_tensors="pt")
     assert theirs["input_ids"][0].tolist() == prompts.input_ids[0].tolist()
-    counts = counted(subject, subject.family.shapes[0], size)
+    counts = counted(subject, shape, size)
     assert counts.prompt_tokens == len(prompts.input_ids[0])
     assert sum(counts.shares.values()) == pytest.approx(1)
     # Three responses an image: TRL sends each prompt three times through the model, five passes;

@@ -67,8 +67,8 @@ class Settings:
         seed: of the projector.
     """
 
-    side: int = 320
-    grid: int = 5
+    side: int = 288
+    grid: int = 3
     stages: tuple[int, ...] = (1, 2, 4, 6)
     deviations: bool = True
     seed: int = 1

@@ -77,7 +77,7 @@ class Settings:
     """
 
     count: int = 1600
-    side: int = 320
+    side: int = 288
     clean: float = 0.1
     std: float = 0.4
     seed: int = 1
