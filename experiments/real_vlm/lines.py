@@ -55,6 +55,7 @@ class Line:
 LINES = (
     Line("fidelity", steps=STEPS, seeds=(1, 2, 3)),
     Line("fidelity_third"),
+    Line("fidelity_published", ("reward=fidelity",)),
     Line("margin", ("reward=margin",)),
     Line("mse", ("reward=mse",)),
     Line("sft", LABELS),
