@@ -212,6 +212,16 @@ class Rollout:
         """[B, K] int64 number of sampled tokens."""
         return self.mask.sum(dim=-1)
 
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same responses with their tensors on `device`."""
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            mask=self.mask.to(device),
+            finished=self.finished.to(device),
+            logprobs=None if self.logprobs is None else self.logprobs.to(device),
+        )
+
 
 @dataclass(frozen=True)
 class ScoredRollout:

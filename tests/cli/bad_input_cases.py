@@ -98,6 +98,13 @@ TRAIN = (
         "train", "rollout=vllm_colocated rollout.colocated.kv_cache_gib=0",
         "rollout.colocated.kv_cache_gib=0",
     ),
+    case(
+        "train", "rollout.ahead=1", "rollout.ahead=1, rollout.engine=local", "rollout=vllm_server",
+    ),
+    case(
+        "train", "rollout=vllm_server rollout.ahead=1 rollout.importance_cap=null",
+        "rollout.ahead=1, rollout.importance_cap=null", "rollout.importance_cap=2",
+    ),
     case("train", "rollout.importance_cap=0.5", "rollout.importance_cap=0.5", "equal to 1"),
     case("train", "grpo.group_size=1", "grpo.group_size=1", "greater than or equal to 2"),
     case("train", "grpo.group_size=2.5", "grpo.group_size=2.5", "integer"),

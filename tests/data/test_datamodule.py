@@ -70,6 +70,36 @@ def test_training_batches(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
     )
 
 
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.medium)])
+def test_the_upcoming_batch_is_the_next_one_and_does_not_count(
+    make_csv: MakeCsv, prompts: PromptBuilder, workers: int
+) -> None:
+    dataset = make_csv(10)
+    loader = module(dataset, prompts).train_dataloader()
+    expected = [batch for _ in range(3) for batch in loader]
+    assert len(expected) == 6  # two batches of 4 an epoch
+    data = module(dataset, prompts, workers=workers)
+    loader, seen, states = data.train_dataloader(), [], []
+    for _ in range(3):
+        for batch in loader:
+            seen.append(batch)
+            states.append(data.state_dict())
+            # Asked twice, not once, or every time: of the next epoch after each second batch.
+            for _ in range(len(seen) % 3):
+                upcoming = data.upcoming_batch()
+                if len(seen) < 6:
+                    assert same(upcoming, expected[len(seen)])
+    assert all(map(same, seen, expected))
+    assert len(seen) == 6
+    data.close()
+    for done, state in enumerate(states[:4], start=1):
+        resumed = module(dataset, prompts)
+        resumed.load_state_dict(state)
+        loader = resumed.train_dataloader()
+        rest = [*loader, *loader]
+        assert all(map(same, rest, expected[done:]))
+
+
 def test_published_scores_stay_as_they_are(make_csv: MakeCsv, prompts: PromptBuilder) -> None:
     data = module(make_csv(4, mos_scale="published"), prompts)
     (batch,) = data.train_dataloader()

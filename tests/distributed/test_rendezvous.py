@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -158,6 +159,33 @@ def test_a_process_that_does_not_come() -> None:
 @pytest.mark.usefixtures("rendezvous_point")
 def test_a_rendezvous_that_nobody_keeps() -> None:
     assert refused_rendezvous(1) == "Connection refused"
+
+
+@pytest.mark.usefixtures("rendezvous_point")
+@pytest.mark.parametrize(
+    ("number", "tries"), [(socket.EAI_NONAME, 1), (socket.EAI_AGAIN, 3)], ids=["unknown", "no DNS"]
+)
+def test_a_first_node_whose_name_does_not_resolve_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, number: int, tries: int
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "node0")
+    monkeypatch.setattr(rendezvous, "_NAME_SECONDS", 0.3)
+    asked = []
+
+    def resolve(host: str, *_: Any, **__: Any) -> None:
+        asked.append(host)
+        raise socket.gaierror(number, "no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    hardware = HardwareConfig(accelerator="cpu", rendezvous_seconds=300)
+    started = time.monotonic()
+    with pytest.raises(NotMetError) as refused:
+        connect_ranks(RankInfo(1, 2, 0, 1, None, True), hardware, {}, None, CHANGED)
+    assert time.monotonic() - started < 5
+    assert asked == tries * ["node0"]
+    (problem,) = refused.value.problems
+    assert problem.startswith("process 1 of 2 cannot use the rendezvous node0:")
+    assert f"(MASTER_ADDR) does not resolve on {socket.gethostname()} (no such name)" in problem
 
 
 @pytest.mark.usefixtures("rendezvous_point")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,28 @@ def test_a_process_that_sends_nothing_is_given_of_the_new_one(server: RunningSer
     engine.synchronise()
     assert server.counts()["updates"] == 0
     asked(engine)
+
+
+def test_responses_under_way_are_those_of_the_weights_that_were_sent(
+    server: RunningServer,
+) -> None:
+    model = fresh_model(seed=6)
+    expected = one_by_one(model)
+    engine = engine_of(server, model)
+    engine.synchronise()
+    server.set(chat_seconds=0.5)
+    keys: Any = {"group_size": 3, "sampling": SAMPLING, "seed": 7}
+    started = time.monotonic()
+    responses = engine.begin(PROMPTS, **keys)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.1)
+    assert time.monotonic() - started < 0.4
+    check_same(responses(), expected)
+    # Whatever answers at the address later has not those weights, and cannot be given them again.
+    responses = engine.begin(PROMPTS, **keys)
+    server.set(instance="other")
+    with pytest.raises(RolloutLostError, match="it has been started anew"):
+        responses()
 
 
 def test_a_new_process_that_is_gone_again(

@@ -148,10 +148,12 @@ def plain_gradients(
     rollout: Rollout,
     factors: Any = (1.0,) * B,
     copies: tuple[float, PromptBatch] | None = None,
+    cap: float | None = None,
 ) -> None:
     """One GRPO step as a textbook has it: every response with its own prompt and image.
 
-    `copies`: weight of the perception term and prompts of the degraded images.
+    `copies`: weight of the perception term and prompts of the degraded images; `cap`: of each
+    token's importance weight against what the engine reported.
     """
     rewards = PatternReward()(RewardInputs(torch.zeros(B, K), *[torch.ones(B, K)] * 3))
     advantages = group_advantages(rewards)
@@ -168,6 +170,8 @@ def plain_gradients(
             ratio = (lp - lp.detach()).exp()
             kl = (ref - lp).exp() - (ref - lp) - 1
             policy = -(ratio * advantages[b, k]) * factors[b]
+            if cap is not None and rollout.logprobs is not None:
+                policy *= (lp.detach() - rollout.logprobs[b, k, :length]).exp().clamp(max=cap)
             loss = loss + (policy + 0.3 * kl).mean() / (B * K)
     if copies is not None:
         gamma, prompts = copies

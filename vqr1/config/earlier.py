@@ -33,6 +33,7 @@ EARLIER: dict[str, Any] = {
     "prompt.enable_thinking": None,
     "rollout.sampling.repetition_penalty": 1.0,
     "mode.sampling.repetition_penalty": 1.0,
+    "rollout.ahead": 0,
     "backend.name": "local",
     "init_from": None,
     "optimizer.lr_connector": None,

@@ -279,6 +279,11 @@ class RolloutConfig:
     importance_cap: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Largest importance weight of a token, against an engine that computes other probabilities
     than the training (`vqr1.training.importance_sampling`); null corrects nothing."""
+    ahead: Annotated[int, Field(ge=0, le=1)] = 0
+    """`vllm_server` only: steps ahead of the update that responses are sampled. 0: each step waits
+    for its own, of the policy that it updates; 1: the server samples the next step's while this one
+    is updated, by the policy before that update (`importance_cap` corrects it), and a checkpoint
+    holds them."""
     server: Annotated[RolloutServerConfig, Affects.NOTHING] = field(
         default_factory=RolloutServerConfig
     )

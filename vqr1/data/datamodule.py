@@ -34,6 +34,7 @@ from vqr1.data.ranking_images import RankingImages, RankingLoader, SetImages
 from vqr1.data.task_sets import TaskSets, TaskSource, is_task, open_tasks
 from vqr1.distributed.collectives import get_rank, get_world_size
 from vqr1.errors import ConfigError, DataError
+from vqr1.records import RankingBatch
 
 logger = logging.getLogger(__name__)
 
@@ -300,6 +301,11 @@ class RankingDataModule(lightning.LightningDataModule):
     def _set_of(self, part: str) -> LabelledSet:
         """The set of what the plan of batches takes for one."""
         return self.sets.get(part) or self.sets[part.partition("/")[0]]
+
+    def upcoming_batch(self) -> RankingBatch:
+        """The batch that training is given next, on the host; see `RankingLoader.upcoming`."""
+        assert self._train_loader is not None
+        return self._train_loader.upcoming()
 
     def close(self) -> None:
         """End the worker processes of training."""

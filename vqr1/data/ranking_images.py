@@ -334,6 +334,9 @@ class RankingLoader(DataLoader[RankingBatch]):
             persistent_workers=workers > 0 and isinstance(plans, RankingBatchSampler),
         )
         self._resumable = plans if isinstance(plans, RankingBatchSampler) else None
+        self._epoch: Iterator[RankingBatch] | None = None
+        self._next_epoch: Iterator[RankingBatch] | None = None
+        self._held: RankingBatch | None = None
 
     def __iter__(self) -> Iterator[RankingBatch]:  # type: ignore[override]
         """The rest of the epoch (training), or all batches.
@@ -342,16 +345,52 @@ class RankingLoader(DataLoader[RankingBatch]):
             DataError: an image does not decode and the set's rule stops the run.
             RuntimeError: a worker died.
         """
+        if self._resumable is None:
+            yield from self._batches()
+            return
+        if self._next_epoch is None:
+            # Not handed out, so that the sampler begins with it.
+            self._held = None
+        self._epoch, self._next_epoch = self._next_epoch or self._batches(), None
+        while (batch := self._take()) is not None:
+            self._resumable.consumed()
+            yield batch
+
+    def upcoming(self) -> RankingBatch:
+        """The batch that training is given next, of the next epoch after the last one of this.
+
+        It does not count as handed out. Of a loader of training that is being iterated.
+
+        Raises:
+            DataError, RuntimeError: as iterating.
+        """
+        assert self._epoch is not None
+        if self._held is None:
+            self._held = next(self._epoch, None)
+        if self._held is None:
+            self._next_epoch = self._batches()
+            self._held = next(self._next_epoch)
+        return self._held
+
+    def _take(self) -> RankingBatch | None:
+        """The epoch's next batch, None after its last one."""
+        assert self._epoch is not None
+        if self._next_epoch is not None:
+            return None
+        held, self._held = self._held, None
+        return next(self._epoch, None) if held is None else held
+
+    def _batches(self) -> Iterator[RankingBatch]:
         batches: Iterator[RankingBatch] = super().__iter__()
         if self.num_workers:
             batches = watched(batches)
         for batch in batches if self._resumable is not None else _one_ahead(batches):
             if isinstance(batch, _Failure):
                 raise DataError(batch.message)
-            if self._resumable is not None:
-                self._resumable.consumed()
             if batch is not None:
                 yield batch
+            elif self._resumable is not None:
+                self._resumable.consumed()
 
     def close(self) -> None:
         """End the worker processes."""

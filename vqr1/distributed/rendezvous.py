@@ -37,6 +37,8 @@ _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """Variable of torchrun: it keeps the rendezvous itself."""
 _RETRY_SECONDS = 0.2
 _NO_STORE = "what listens there is another program, or a proxy, and no rendezvous"
+_NAME_SECONDS = 5.0
+"""How long a name that cannot be asked about for the moment is asked about again."""
 _REPORT_SECONDS = 5.0
 """How long a process that has something to report looks for the rendezvous."""
 
@@ -110,6 +112,15 @@ def _meet(info: RankInfo, wait: timedelta) -> dist.Store:
     keeps = info.rank == 0 and os.environ.get(_AGENT_STORE) != "True"
     try:
         store = _kept_store(wait) if keeps else _found_store(wait)
+    except socket.gaierror as error:
+        raise NotMetError(
+            [
+                f"process {info.rank} of {info.world_size} cannot use the rendezvous {_address()}: "
+                f"the first node's name (MASTER_ADDR) does not resolve on {socket.gethostname()} "
+                f"({error.strerror}); make it known to this node (its hosts file or DNS), or set "
+                "MASTER_ADDR to an address of the first node before the processes are started"
+            ]
+        ) from error
     except (dist.DistError, RuntimeError, ValueError, OSError) as error:
         raise NotMetError(
             [
@@ -178,16 +189,20 @@ def _wait_for_listener(wait: timedelta) -> None:
     """Wait until somebody listens at the rendezvous; PyTorch's own wait prints its stack.
 
     Raises:
-        OSError: nobody does in time.
+        OSError: nobody does in time, or the host's name does not resolve, which no wait changes.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    deadline = time.monotonic() + wait.total_seconds()
+    begun = time.monotonic()
+    deadline = begun + wait.total_seconds()
     while True:
         left = max(deadline - time.monotonic(), _RETRY_SECONDS)
         try:
             socket.create_connection((host, port), timeout=left).close()
-        except OSError:
-            if time.monotonic() + _RETRY_SECONDS > deadline:
+        except OSError as error:
+            unknown = isinstance(error, socket.gaierror) and (
+                error.errno != socket.EAI_AGAIN or time.monotonic() - begun > _NAME_SECONDS
+            )
+            if unknown or time.monotonic() + _RETRY_SECONDS > deadline:
                 raise
         else:
             return

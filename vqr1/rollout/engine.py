@@ -5,6 +5,7 @@ The training step, validation and scoring know this protocol only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, Self, runtime_checkable
 
 from torch import nn
@@ -72,4 +73,22 @@ class RolloutEngine(SamplingEngine, Protocol):
 
     def with_model(self, model: nn.Module) -> Self:
         """The engine of another policy of the same shape, in place of this one."""
+        ...
+
+
+@runtime_checkable
+class OverlappingEngine(RolloutEngine, Protocol):
+    """Samples elsewhere, so that the policy can be updated meanwhile."""
+
+    def begin(
+        self, prompts: PromptBatch, *, group_size: int, sampling: SamplingConfig, seed: int
+    ) -> Callable[[], Rollout]:
+        """Starts to sample, by the weights of the last `synchronise`; arguments as of `sample`.
+
+        Nobody may call `synchronise` before all processes have their responses.
+
+        Returns:
+            Waits for the responses. It raises what `sample` raises, and `RolloutLostError` wherever
+            the engine does not have those weights any more.
+        """
         ...

@@ -132,33 +132,60 @@ class VllmServerEngine:
             ModelError: it serves another prompt or another tokenizer, or answers something else
                 than responses with log-probabilities.
         """
+
+        def ask_all() -> list[Answer]:
+            if self._alone and not self._link.current:
+                self._link.send_weights(self._model)
+            return self._request(prompts, group_size, sampling, seed)()
+
+        answers = self._persist(ask_all, may_reopen=self._alone)
+        return self._requests.rollout(answers, sampling, group_size, prompts.device)
+
+    def begin(
+        self, prompts: PromptBatch, *, group_size: int, sampling: SamplingConfig, seed: int
+    ) -> Callable[[], Rollout]:
+        """As `OverlappingEngine.begin`: a lost server cannot be given the earlier weights again."""
+        answers = self._request(prompts, group_size, sampling, seed)
+
+        def rollout() -> Rollout:
+            found = self._persist(answers, may_reopen=False)
+            return self._requests.rollout(found, sampling, group_size, prompts.device)
+
+        return rollout
+
+    def _request(
+        self, prompts: PromptBatch, group_size: int, sampling: SamplingConfig, seed: int
+    ) -> Callable[[], list[Answer]]:
+        """Send the requests for B prompts; what is returned waits for the answers."""
         images = prompts.to("cpu").images
         seeds = seeds_of(images, seed)
         count = asked_for(group_size, sampling)
+        instance = self._link.instance
 
         def ask(b: int) -> Answer:
             fields = self._requests.fields(sampling, seeds[b]) | self._special
             return self._ask(images[b], prompts.input_ids[b].tolist(), count, sampling, fields)
 
-        def ask_all() -> list[Answer]:
-            if self._alone and not self._link.current:
-                self._link.send_weights(self._model)
-            answers: list[Answer] = []
+        pool = ThreadPoolExecutor(min(len(images), self._config.concurrency))
+        asked = [pool.submit(ask, b) for b in range(len(images))]
+
+        def answers() -> list[Answer]:
+            found: list[Answer] = []
             refusal: ModelError | None = None
             try:
-                with ThreadPoolExecutor(min(len(images), self._config.concurrency)) as pool:
-                    answers = list(pool.map(ask, range(len(images))))
+                found = [one.result() for one in asked]
             except ModelError as error:
                 refusal = error
-            if self._link.replaced():
+            finally:
+                pool.shutdown(cancel_futures=True)
+            if self._link.instance != instance or self._link.replaced():
                 # Its answers are those of other weights; and it knows no adapters, and refuses.
                 raise requests.ConnectionError("it has been started anew")
             if refusal is not None:
                 raise refusal
-            return answers
+            return found
 
-        answers = self._persist(ask_all, may_reopen=self._alone)
-        return self._requests.rollout(answers, sampling, group_size, prompts.device)
+        return answers
 
     def _ask(
         self,

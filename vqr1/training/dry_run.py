@@ -44,6 +44,7 @@ from vqr1.training.dry_run_report import STEP, DryRun
 from vqr1.training.losses import build_loss
 from vqr1.training.stages import grpo, module
 from vqr1.training.stages.grpo import GrpoModule
+from vqr1.training.stages.grpo_settings import half_reference
 from vqr1.training.step import StepSettings
 from vqr1.training.task import RANKING, Task
 from vqr1.training.validation import Validator, validation_modes
@@ -264,7 +265,7 @@ def _settings(config: TrainConfig) -> StepSettings:
         seed=config.seed,
         importance_cap=config.rollout.importance_cap,
         reference=config.hardware.reference,
-        half_reference=grpo.half_reference(config),
+        half_reference=half_reference(config),
     )
 
 

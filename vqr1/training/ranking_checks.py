@@ -26,7 +26,7 @@ def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
     problems += _part_problems(config, rewards)
     problems += perception_problems(config.loss.perception)
     problems += _attribute_problems(config, rewards)
-    problems += _engine_problems(config, rewards)
+    problems += _engine_problems(config, rewards) + _overlap_problems(config)
     if config.rollout.sampling.temperature == 0:
         problems.append(
             "rollout.sampling.temperature=0.0: greedy responses are all alike, so that every "
@@ -137,6 +137,26 @@ def _engine_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
             "or rollout.sampling.top_k=0 and rollout.sampling.top_p=1"
         )
     return problems
+
+
+def _overlap_problems(config: TrainConfig) -> list[str]:
+    """Why responses cannot be sampled ahead of the update."""
+    rollout = config.rollout
+    if not rollout.ahead:
+        return []
+    if rollout.engine != "vllm_server":
+        return [
+            f"rollout.ahead={rollout.ahead}, rollout.engine={rollout.engine}: it samples in the "
+            "process that updates, which does one after the other; use rollout=vllm_server, or "
+            "rollout.ahead=0"
+        ]
+    if rollout.importance_cap is None:
+        return [
+            f"rollout.ahead={rollout.ahead}, rollout.importance_cap=null: responses of an earlier "
+            "policy are corrected by importance weights; give their cap, such as "
+            "rollout.importance_cap=2, or use rollout.ahead=0"
+        ]
+    return []
 
 
 def _part_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:

@@ -14,14 +14,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vqr1.config import TrainConfig
 from vqr1.data.degraded import degraded_prompts
 from vqr1.data.task_sets import part_name
-from vqr1.device import HALF
 from vqr1.distributed.collectives import all_reduce_max, raise_on_all_ranks
 from vqr1.policy.loading import Policy, vision_trains
 from vqr1.policy.memory import peak_memory_mib
@@ -30,17 +29,15 @@ from vqr1.policy.shared_prompt import plan_micro_batches, response_logprobs
 from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images
 from vqr1.records import LossOutput, RankingBatch, Rollout, ScoredRollout
 from vqr1.rollout.engine import RolloutEngine
-from vqr1.training.advantages import build_advantage
 from vqr1.training.advantages.base import fields_of
+from vqr1.training.ahead import RolloutAhead
 from vqr1.training.importance_sampling import importance_factors, mismatch_metrics
-from vqr1.training.losses import build_loss
 from vqr1.training.losses.averaging import Averaging, token_weights
 from vqr1.training.losses.base import LossInputs
 from vqr1.training.losses.over_ranks import denominators_over_ranks, total_over_ranks
 from vqr1.training.losses.perception import PerceptionTerm, perception_weight
 from vqr1.training.resampling import Scored, resample_zero_variance
 from vqr1.training.scored_rollout import sampled_entropy, score_rollout
-from vqr1.training.stages.base import StageParts
 from vqr1.training.stages.module import StageModule
 from vqr1.training.step import RankingStep, StepSettings, non_finite_cause, step_seed
 from vqr1.training.task import Task, task_metric
@@ -59,6 +56,7 @@ class GrpoModule(StageModule):
         settings: the step's settings.
         vision_cache: keeps the features of the tower that does not change: the policy's where it is
             frozen, else the reference's. None computes them at every step.
+        ahead: responses to the next batch while this one is updated; None samples in each step.
     """
 
     last_step: RankingStep | None
@@ -73,8 +71,10 @@ class GrpoModule(StageModule):
         validator: Validator,
         settings: StepSettings,
         vision_cache: VisionCache | None = None,
+        ahead: RolloutAhead | None = None,
     ) -> None:
         super().__init__(policy, engine, validator, settings, vision_cache)
+        self.ahead = ahead
         self.tasks = tasks
         self._sampling = {
             name: settings.sampling.ending_with(task.answer.closing) for name, task in tasks.items()
@@ -104,6 +104,7 @@ class GrpoModule(StageModule):
         # Dropout would make the sampling and the training distribution differ.
         self.model.eval()
         vision, scored, answer_metrics = self._sample(batch)
+        self._ask_ahead()
         sampled = time.perf_counter()
         # A second set of weights is full in every process.
         own_weights = isinstance(self.reference, FrozenCopy)
@@ -137,13 +138,14 @@ class GrpoModule(StageModule):
     ) -> tuple[VisionFeatures, ScoredRollout, dict[str, float]]:
         """Image features, and responses with their rewards and the metrics of both."""
         settings = self.settings
+        early = None if self.ahead is None else self.ahead.take(batch)
         vision = self._encode_trained(batch) if vision_trains(self.model) else None
         with self.sharding.unsharded():
             if vision is None:
                 # By full weights: processes need not know the same images already.
                 vision = self._encode_frozen(self.model, batch.prompts)
             self.engine.synchronise()
-            rollout = self._responses(batch, range(len(batch)), 0, vision.detach())
+            rollout = early or self._responses(batch, range(len(batch)), 0, vision.detach())
         scored, metrics = self._score(batch, rollout)
         if settings.grpo.resample_zero_variance:
             scored, metrics = self._resampled(batch, (scored, metrics))
@@ -153,6 +155,31 @@ class GrpoModule(StageModule):
             scored = replace(scored, advantages=credit_tokens(scored.advantages, masks))
         return vision, scored, metrics
 
+    def _ask_ahead(self) -> None:
+        """Ask for the next step's responses, by the weights that this step has sent."""
+        if self.ahead is None:
+            return
+        self.ahead.forget()
+        step = self.global_step + self.settings.grpo.num_iterations
+        if step < self.settings.total_steps:
+            self.ahead.ask(self.engine, self._sampling, step_seed(self.settings.seed, step))
+
+    def on_validation_epoch_start(self) -> None:
+        """See `StageModule`; the weights are not replaced while responses are under way."""
+        if self.ahead is not None:
+            self.ahead.finish()
+        super().on_validation_epoch_start()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the next step's responses with a whole state; the best weights need none."""
+        if self.ahead is not None and "optimizer_states" in checkpoint:
+            checkpoint["rollout_ahead"] = self.ahead.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them over."""
+        if self.ahead is not None:
+            self.ahead.load_state(checkpoint.get("rollout_ahead", []))
+
     def _responses(
         self,
         batch: RankingBatch,
@@ -161,13 +188,12 @@ class GrpoModule(StageModule):
         vision: VisionFeatures | None = None,
     ) -> Rollout:
         """K responses to some of a batch's prompts, drawn in this step for the so many-th time."""
-        settings, sampling = self.settings, self._sampling[batch.task]
         return raise_on_all_ranks(
             lambda: self.engine.sample(
                 batch.prompts.choose(rows),
-                group_size=settings.grpo.group_size,
-                sampling=sampling,
-                seed=step_seed(settings.seed, self.global_step, attempt),
+                group_size=self.settings.grpo.group_size,
+                sampling=self._sampling[batch.task],
+                seed=step_seed(self.settings.seed, self.global_step, attempt),
                 vision=vision,
             )
         )
@@ -373,35 +399,3 @@ class GrpoModule(StageModule):
             rollout.mask[:1],
             vision=leaves.select(0, 1),
         ).logprobs.sum()
-
-
-def half_reference(config: TrainConfig) -> bool:
-    """Whether the reference's linear layers can have the type that its passes compute in."""
-    # One that moves a little at a time would lose the moves in its rounding.
-    return config.hardware.precision == HALF and config.grpo.reference_sync_every is None
-
-
-def step_settings(parts: StageParts) -> StepSettings:
-    """The step's settings from the configuration."""
-    config, data = parts.config, parts.data
-    pairs = {name: found.stated for name, found in data.training_pairs.items()}
-    # Scores fitted to pairs are on [1, 5].
-    published = {
-        name for name, labelled in data.sets.items() if labelled.config.mos_scale == "published"
-    } - pairs.keys()
-    return StepSettings(
-        grpo=config.grpo,
-        loss=build_loss(config.loss),
-        advantage=build_advantage(config.advantage),
-        sampling=config.rollout.sampling,
-        optimizer=config.optimizer,
-        micro_batch_tokens=config.hardware.micro_batch_tokens,
-        total_steps=parts.total_steps,
-        seed=config.seed,
-        importance_cap=config.rollout.importance_cap,
-        reference=config.hardware.reference,
-        half_reference=half_reference(config),
-        published_mos=frozenset(published),
-        pairs=pairs,
-        perception=config.loss.perception if config.loss.perception.weight else None,
-    )

@@ -24,9 +24,13 @@ class GrpoStage(Stage):
 
     def build(self, parts: StageParts) -> StageModule:
         """See `Stage.build`."""
-        from vqr1.training.stages.grpo import GrpoModule, step_settings
+        from vqr1.training.ahead import RolloutAhead
+        from vqr1.training.stages.grpo import GrpoModule
+        from vqr1.training.stages.grpo_settings import step_settings
         from vqr1.training.task import Task, built_tasks
 
+        group_size = parts.config.grpo.group_size
+        overlaps = parts.config.rollout.ahead > 0
         return GrpoModule(
             parts.policy,
             parts.engine,
@@ -34,6 +38,7 @@ class GrpoStage(Stage):
             parts.validator,
             step_settings(parts),
             parts.vision_cache,
+            RolloutAhead(parts.data.upcoming_batch, group_size) if overlaps else None,
         )
 
     def problems(self, config: TrainConfig, rewards: WeightedRewards) -> list[str]:
