@@ -134,8 +134,12 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path) -> str:
         OSError: on all ranks, where one of them could not write.
     """
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    # DCP gives each of those that all ranks hold to the rank that has the least so far, and counts
+    # all shards of rank 0 before any of the others.
+    names = sorted(tensors, key=lambda name: isinstance(tensors[name], DTensor))
+    ordered = {name: tensors[name] for name in names}
     with _first_failure():
-        found = dcp.save(dict(tensors), storage_writer=_Writer(folder), planner=planner)
+        found = dcp.save(ordered, storage_writer=_Writer(folder), planner=planner)
     return str(found.storage_data)
 
 
@@ -391,7 +395,7 @@ def _length(item: WriteItem) -> int:
     return math.prod(_chunk(item).sizes) * _type(item).itemsize
 
 
-def _bytes(value: Any) -> memoryview:
+def _bytes(value: Any) -> Any:
     assert isinstance(value, Tensor)
     value = value.to_local() if isinstance(value, DTensor) else value
     flat = value.detach().cpu().contiguous().reshape(-1)

@@ -169,7 +169,7 @@ class ShardedStrategy(ReplicatedStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Shard optimizer state as the weights are."""
         pairs: dict[str, tuple[Tensor, Any]] = {}
-        states = []
+        states: list[dict[str, Any]] = []
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             state: dict[int, dict[str, Any]] = {}
