@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,6 +188,20 @@ def test_sharded_weights_train_and_resume_to_those_of_whole_ones(
     training.wait_for((tmp_path / "run/checkpoints/step_00000001.ckpt").exists)
     training.process.send_signal(signal.SIGTERM)
     assert training.wait() == 75, training.output
+    shutil.copytree(tmp_path / "run", tmp_path / "alone/run")
     run(tmp_path, "resume=run")
-    check_close(tmp_path / "run", in_two / "run", 4)
-    assert (tmp_path / "run/export/model.safetensors").is_file()
+    # One process takes the shards of both.
+    run(tmp_path / "alone", "resume=run", "hardware.devices=1", "loader.batch_size=4",
+        "resume_force=true")  # fmt: skip
+    for folder in (tmp_path / "run", tmp_path / "alone/run"):
+        check_close(folder, in_two / "run", 4)
+        assert (folder / "export/model.safetensors").is_file()
+        checkpoints = folder / "checkpoints"
+        saved = {path.stem[-8:] for path in checkpoints.glob("step_*.ckpt")}
+        best = {path.stem[-8:] for path in checkpoints.glob("best_*.ckpt")}
+        assert {path.name for path in checkpoints.iterdir() if path.is_dir()} == {
+            *(f"state_{step}" for step in saved), *(f"weights_{step}" for step in saved | best),
+        }  # fmt: skip
+    # Each rank its own; what a process has resumed from is kept as it was written.
+    ranks = {path.name for path in (tmp_path / "alone/run/checkpoints").glob("*/rank_*")}
+    assert ranks >= {"rank_00000_of_00001.safetensors"}
