@@ -129,7 +129,7 @@ class ShardedStrategy(ReplicatedStrategy):
         content, taken = take_tensors(checkpoint, checkpoint["global_step"])
         try:
             content[SHARDS] = {
-                name: self._written(place / name) or _write(tensors, place / name)
+                name: self._written(place / name) or write_folder(tensors, place / name)
                 for name, tensors in taken.items()
             }
             super().save_checkpoint(content, filepath, storage_options)
@@ -181,7 +181,7 @@ class ShardedStrategy(ReplicatedStrategy):
         super().load_optimizer_state_dict({**checkpoint, "optimizer_states": states})
 
 
-def _write(tensors: dict[str, Tensor], folder: Path) -> str:
+def write_folder(tensors: dict[str, Tensor], folder: Path) -> str:
     """Write shards into a folder that begins empty; the digest of its index.
 
     Raises:
