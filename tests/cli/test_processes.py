@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ from tools.faults.small_set import write_kadid
 from vqr1.cli import train
 from vqr1.distributed import rendezvous
 from vqr1.distributed.environment import RankInfo
+from vqr1.training.checkpoint_files import read_checkpoint, write_checkpoint
+from vqr1.training.checkpoint_shards import SHARDS
 
 pytestmark = pytest.mark.slow
 
@@ -178,6 +181,16 @@ def test_sighup_saves_a_run_of_two_processes(in_two: Path, tmp_path: Path) -> No
     check_close(tmp_path / "run", in_two / "run", 4)
 
 
+def as_before_shards(checkpoints: Path) -> None:
+    """Full tensors in one file, as sharded runs saved them until there were folders of shards."""
+    for path in checkpoints.glob("*_0000000?.ckpt"):
+        content = read_checkpoint(path)
+        if content.pop(SHARDS, None):
+            write_checkpoint(content, path)
+    for folder in (path for path in checkpoints.iterdir() if path.is_dir()):
+        shutil.rmtree(folder)
+
+
 def test_sharded_weights_train_and_resume_to_those_of_whole_ones(
     in_two: Path, tmp_path: Path
 ) -> None:
@@ -187,6 +200,21 @@ def test_sharded_weights_train_and_resume_to_those_of_whole_ones(
     training.wait_for((tmp_path / "run/checkpoints/step_00000001.ckpt").exists)
     training.process.send_signal(signal.SIGTERM)
     assert training.wait() == 75, training.output
+    shutil.copytree(tmp_path / "run", tmp_path / "alone/run")
+    as_before_shards(tmp_path / "run/checkpoints")
     run(tmp_path, "resume=run")
-    check_close(tmp_path / "run", in_two / "run", 4)
-    assert (tmp_path / "run/export/model.safetensors").is_file()
+    # One process takes the shards of both.
+    run(tmp_path / "alone", "resume=run", "hardware.devices=1", "loader.batch_size=4",
+        "resume_force=true")  # fmt: skip
+    for folder in (tmp_path / "run", tmp_path / "alone/run"):
+        check_close(folder, in_two / "run", 4)
+        assert (folder / "export/model.safetensors").is_file()
+        assert len(list((folder / "checkpoints/state_00000004").glob("rank_*"))) == (
+            2 if folder == tmp_path / "run" else 1
+        )
+    checkpoints = tmp_path / "alone/run/checkpoints"
+    saved = {path.stem[-8:] for path in checkpoints.glob("step_*.ckpt")}
+    best = {path.stem[-8:] for path in checkpoints.glob("best_*.ckpt")}
+    assert {path.name for path in checkpoints.iterdir() if path.is_dir()} == {
+        *(f"state_{step}" for step in saved), *(f"weights_{step}" for step in saved | best),
+    }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ import torch.distributed as dist
 
 from tests.support.tiny_models import tiny_model
 from tools.faults.forked import run_ranks
+from vqr1.distributed.sharding import full_tensor
 from vqr1.policy.reference import AdapterOff, FrozenCopy, make_reference
+from vqr1.training.checkpoint_shards import put_back, take_tensors, tensor_of
+from vqr1.training.strategy import write_folder
 
 
 def test_there_is_none_without_a_kl_term() -> None:
@@ -56,7 +60,7 @@ def test_following_moves_the_share_of_the_way_and_tied_weights_once() -> None:
         torch.testing.assert_close(weight, start[name] + 2.0, msg=name)
 
 
-def in_pieces(rank: int, port: int) -> None:
+def in_pieces(rank: int, port: int, folder: str) -> None:
     """One of two processes that hold a copy together."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
@@ -75,16 +79,28 @@ def in_pieces(rank: int, port: int) -> None:
         for weight in model.parameters():
             weight.add_(8.0)
     reference.follow(model.state_dict().items(), 0.25)
-    state = reference.state(keep=rank == 0)
-    assert state.keys() == (start.keys() if rank == 0 else set())
+    state = reference.state()
+    assert state.keys() == start.keys()
     for name, weight in state.items():
-        torch.testing.assert_close(weight, start[name] + 2.0, msg=name)
+        torch.testing.assert_close(full_tensor(weight), start[name] + 2.0, msg=name)
+    # As a checkpoint of a sharded run keeps it, and gives it back.
+    content, taken = take_tensors({"reference": state}, step=1)
+    content["shards"] = {
+        name: write_folder(tensors, Path(folder) / name) for name, tensors in taken.items()
+    }
+    with torch.no_grad():
+        for shard in state.values():
+            shard.zero_()
+    kept = put_back(content, Path(folder))["reference"].items()
+    reference.follow(((name, tensor_of(value)) for name, value in kept), 1.0)
+    for name, weight in reference.state().items():
+        torch.testing.assert_close(full_tensor(weight), start[name] + 2.0, msg=name)
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_hold_half_a_copy_each() -> None:
+def test_two_processes_hold_half_a_copy_each(tmp_path: Path) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    run_ranks(in_pieces, (port,), 2)
+    run_ranks(in_pieces, (port, str(tmp_path)), 2)

@@ -16,7 +16,7 @@ import torch
 from mlflow import MlflowClient
 
 from tools.faults.forked import ForkedProgram, process_of_rank
-from vqr1.training.checkpoint_files import step_name
+from vqr1.training.checkpoint_files import read_checkpoint, step_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMEOUT = 300.0
@@ -98,7 +98,7 @@ def run(folder: Path, *arguments: str, script: Path = REPOSITORY / "train.py") -
 def state(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
     """The weights that were saved after a step."""
     path = run_dir / "checkpoints" / step_name("step", step)
-    weights: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    weights: dict[str, torch.Tensor] = read_checkpoint(path)["state_dict"]
     return weights
 
 

@@ -56,8 +56,8 @@ TRIES = 5
 ENDED = "the training ended before"
 END_SECONDS = 120.0
 """The longest time in which all processes of a training have to be gone after a fault."""
-LIMIT = 2**24
-"""Bytes of a file that a full disk takes: the database, and no state."""
+LIMIT = 2**22
+"""Bytes of a file that a full disk takes: the database, and neither a state nor a shard of one."""
 _TRAIN = {"server": ROOT / "tests" / "support" / "served_train.py"}
 
 

@@ -162,10 +162,12 @@ def read_result(folder: Path, run_dir: Path | None = None) -> Result:
     # Imported late: the parent process of many runs need not read tensors before the first ended.
     from safetensors.torch import load_file
 
+    from vqr1.training.checkpoint_files import read_checkpoint
+
     weights = {f"export.{k}": _digest(v) for k, v in load_file(
         run_dir / "export" / "model.safetensors").items()}  # fmt: skip
     last = max((run_dir / "checkpoints").glob("step_*.ckpt"))
-    state = torch.load(last, weights_only=True)
+    state = read_checkpoint(last)
     weights |= {f"state.{k}": _digest(v) for k, v in state["state_dict"].items()}
     for number, moments in state["optimizer_states"][0]["state"].items():
         weights |= {f"optimizer.{number}.{k}": _digest(v) for k, v in moments.items()}

@@ -30,7 +30,8 @@ from vqr1.errors import ConfigError
 from vqr1.planning.check import measured_peak
 from vqr1.planning.memory import plan_memory
 from vqr1.planning.rates import copy_rate, peak_rates
-from vqr1.planning.report import print_memory, print_time
+from vqr1.planning.report import print_memory, print_saved, print_time
+from vqr1.planning.saved import plan_saved
 from vqr1.planning.shape import ModelShape, Work, kinds_of_steps, read_shape
 from vqr1.planning.speed import GPUS, Assumptions, Machine
 from vqr1.policy.prompts import resize_rule
@@ -156,6 +157,9 @@ def plan(options: argparse.Namespace, config: TrainConfig) -> None:
         return
     machine = machine_of(config, options.gpu)
     print_memory(memory, machine.memory, config.hardware.devices)
+    saved = plan_saved(config, shape)
+    if saved is not None:
+        print_saved(saved, config.hardware.devices * config.hardware.nodes)
     gpu = config.hardware.accelerator == "gpu"
     shares = GPU_SHARES if gpu else CPU_SHARES
     assumed = Assumptions(

@@ -256,15 +256,8 @@ def full_state(value: Any) -> Any:
     return whole.cpu() if get_rank() == 0 else whole.new_empty(0, device="cpu")
 
 
-def shard_like(values: Mapping[str, Any], parameter: nn.Parameter) -> dict[str, Any]:
-    """An optimiser's state of one parameter, cut as the parameter is."""
-    if not isinstance(parameter, DTensor):
-        return dict(values)
-    return {
-        name: distribute_tensor(
-            value.to(parameter.device), parameter.device_mesh, parameter.placements
-        )
-        if isinstance(value, Tensor) and value.shape == parameter.shape
-        else value
-        for name, value in values.items()
-    }
+def shard_like(value: Tensor, target: Tensor) -> Tensor:
+    """A full tensor, sharded as another one of its shape is; all processes have to ask."""
+    if not isinstance(target, DTensor):
+        return value
+    return distribute_tensor(value.to(target.device), target.device_mesh, target.placements)

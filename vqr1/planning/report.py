@@ -1,6 +1,6 @@
 """The plan as text: a table of memory by phase, and lines on time.
 
-Not here: what is planned (`memory.py`, `speed.py`).
+Not here: what is planned (`memory.py`, `saved.py`, `speed.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from vqr1.config import TrainConfig
 from vqr1.planning.memory import MemoryPlan
+from vqr1.planning.saved import SavedShards
 from vqr1.planning.shape import KindOfStep, ModelShape, share_of_votes
 from vqr1.planning.speed import (
     Assumptions,
@@ -43,6 +44,15 @@ def print_memory(plan: MemoryPlan, limit: float | None, processes: int) -> None:
             f"host memory besides: {plan.host / 2**20:,.0f} MiB of each process, "
             f"{plan.host * processes / 1e9:,.0f} GB of a node's {processes}"
         )
+
+
+def print_saved(saved: SavedShards, processes: int) -> None:
+    """A line on what the processes of a sharded run write of each checkpoint."""
+    print(
+        f"a checkpoint: {saved.total / 1e9:,.1f} GB, at most {saved.rank / 1e9:,.1f} GB by each of "
+        f"{processes} processes, tensor by tensor through host memory: {saved.largest / 1e9:,.2f} "
+        "GB at a time"
+    )
 
 
 def _parts(counts: Operations | Seconds, unit: float) -> str:

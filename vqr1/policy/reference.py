@@ -119,18 +119,10 @@ class FrozenCopy:
                 target = value.detach().to(shard.device, shard.dtype)
                 shard.lerp_(distribute_tensor(target, shard.device_mesh, [Shard(0)]), share)
 
-    def state(self, keep: bool = True) -> dict[str, Tensor]:
-        """The weights by name, on the host, for a checkpoint.
-
-        Args:
-            keep: this process wants them; without it the result is empty.
-        """
-        found = {}
-        for name, weight in self.model.named_parameters():
-            whole = self._whole(name, weight.data) if name in self._shards else weight.data
-            if keep:
-                found[name] = whole.detach().cpu().clone()
-        return found
+    def state(self) -> dict[str, Tensor]:
+        """The weights by name, for a checkpoint: a shard of each where the copy is sharded."""
+        named = self.model.named_parameters()
+        return {name: self._shards.get(name, weight.data) for name, weight in named}
 
 
 class AdapterOff:

@@ -6,7 +6,8 @@ is about to be replaced stay beside them, so that a kill between the two leaves 
 A file without its checksum, or with another one, is damaged: the newest intact one before it is
 used. Nothing is unpickled (`weights_only=True`).
 
-Not here: what a checkpoint holds, and when one is written (`callbacks/checkpoints.py`).
+Not here: what a checkpoint holds, and when one is written (`callbacks/checkpoints.py`); the tensors
+of sharded runs, which lie beside it (`checkpoint_shards.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, BinaryIO
 import torch
 
 from vqr1.durable import make_folder, replacing, write_file
+from vqr1.training.checkpoint_shards import all_read, damaged_shards, put_back
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """
     try:
         make_folder(path.parent)
-        _check_room(content, path.parent)
+        check_room(_bytes_of(content), path.parent)
         with replacing(path) as aside:
             with aside.open("wb") as file:
                 writer = _HashingWriter(file)
@@ -78,12 +80,15 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
 
 
 def verify_checkpoint(path: Path) -> None:
-    """Compare a checkpoint with its checksum.
+    """Compare a checkpoint, and the shards that it names, with their checksums.
 
     Raises:
         CheckpointDamagedError: no checksum, or another one.
     """
     _verified(path)
+    damage = damaged_shards(_load(path, mapped=True), path.parent)
+    if damage is not None:
+        raise CheckpointDamagedError(damage)
 
 
 def _verified(path: Path) -> tuple[int, str]:
@@ -109,22 +114,27 @@ def _verified(path: Path) -> tuple[int, str]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Verify and load a checkpoint onto the CPU, mapped; see `load_checkpoint`.
+    """Verify and load a checkpoint onto the CPU, mapped, with all of its tensors.
 
     Raises:
         CheckpointDamagedError: it is not what was written.
     """
     verify_checkpoint(path)
-    return load_checkpoint(path, mapped=True)
+    content: dict[str, Any] = all_read(load_checkpoint(path, mapped=True))
+    return content
 
 
 def load_checkpoint(path: Path, mapped: bool) -> dict[str, Any]:
-    """A verified checkpoint on the CPU.
+    """A verified checkpoint on the CPU; of a sharded run, a `StoredTensor` for every tensor.
 
     Args:
         path: the file.
         mapped: into memory, which processes of a machine share until they have copied it.
     """
+    return put_back(_load(path, mapped), path.parent)
+
+
+def _load(path: Path, mapped: bool) -> dict[str, Any]:
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     assert isinstance(content, dict)
     return content
@@ -215,14 +225,23 @@ def _write_checksum(path: Path, writer: _HashingWriter) -> None:
     write_file(path.with_name(path.name + CHECKSUM), json.dumps(content))
 
 
-def _check_room(content: Mapping[str, Any], folder: Path) -> None:
-    tensors = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(content)
-    }
-    needed = sum(tensors.values()) + MARGIN_BYTES
+def check_room(needed: int, folder: Path) -> None:
+    """Look whether a disk takes so many bytes of tensors.
+
+    Raises:
+        OSError: it has less room.
+    """
+    needed += MARGIN_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(0, f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} are free")
+
+
+def _bytes_of(content: Mapping[str, Any]) -> int:
+    tensors = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(content)
+    }
+    return sum(tensors.values())
 
 
 def _tensors(value: object) -> Iterator[torch.Tensor]:

@@ -42,7 +42,7 @@ from vqr1.training.callbacks import (
     Watchdogs,
     progress_callback,
 )
-from vqr1.training.checkpoint_files import read_checkpoint, step_of
+from vqr1.training.checkpoint_files import load_checkpoint, step_of
 from vqr1.training.evaluation import evaluate_test
 from vqr1.training.prediction_cache import AVERAGE, POLICY, read_predictions, write_predictions
 from vqr1.training.questions import (
@@ -164,7 +164,7 @@ class PolicyTrainer:
         best = self.checkpoints.best_path
         if best is None or not self.chooses_best:
             return None
-        self.module.load_state_dict(read_checkpoint(best)["state_dict"])
+        self.module.load_weights(load_checkpoint(best, mapped=True)["state_dict"])
         return step_of(best)
 
     def _unshard(self) -> None:

@@ -4,24 +4,41 @@ As Lightning's data-parallel strategy, without its wrapper around the module: th
 gradients during every backward pass, while a ranking step sums them once
 (`vqr1.distributed.collectives`). Lightning's own strategy for FSDP2 takes the whole module for one
 forward pass, which a ranking step is not; how the shards are used is in
-`vqr1.distributed.sharding`. Checkpoints hold full weights and optimizer state in every case.
+`vqr1.distributed.sharding`. Each rank writes its own shards of a checkpoint under FSDP2
+(`checkpoint_shards.py`); in all other cases rank 0 writes full weights and optimizer state.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
 
 from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, get_world_size
 from vqr1.distributed.deepspeed import DeepSpeedSharding, zero_config
 from vqr1.distributed.environment import get_local_rank
+from vqr1.distributed.shard_files import (
+    StoredTensor,
+    bytes_of,
+    read_shards,
+    write_shards,
+)
 from vqr1.distributed.sharding import FullySharded, full_state, shard_like
+from vqr1.durable import make_folder
 from vqr1.policy.sharded_modules import external_weights, sharded_modules
-from vqr1.training.checkpoint_files import CheckpointNotWrittenError
+from vqr1.training.checkpoint_files import (
+    CheckpointNotWrittenError,
+    check_room,
+    load_checkpoint,
+)
+from vqr1.training.checkpoint_shards import SHARDS, remove_unnamed, take_tensors
 from vqr1.training.stages.module import StageModule
 
 
@@ -60,6 +77,8 @@ class ReplicatedStrategy(DDPStrategy):
         Raises:
             CheckpointNotWrittenError: in all processes, where it could not.
         """
+        # A reference may be sharded where the policy is not.
+        checkpoint = full_state(checkpoint)
         broadcast_from_rank0(
             lambda: self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options),
             (CheckpointNotWrittenError,),
@@ -78,6 +97,7 @@ class ShardedStrategy(ReplicatedStrategy):
     def __init__(self, half_passes: bool) -> None:
         super().__init__()
         self._half_passes = half_passes
+        self._shards: dict[Path, str] = {}
 
     def configure_ddp(self) -> None:
         """Shard the weights, which are rank 0's in all of them."""
@@ -86,24 +106,125 @@ class ShardedStrategy(ReplicatedStrategy):
         assert isinstance(module, StageModule)
         module.shard(FullySharded(sharded_modules(module.model), self._half_passes))
 
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """Each rank reads what its shards take."""
+        return True
+
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Full weights, on rank 0."""
-        state: dict[str, Any] = full_state(super().lightning_module_state_dict())
+        """This rank's shards; tied weights are one tensor with two names."""
+        assert self.lightning_module is not None
+        state: dict[str, Any] = self.lightning_module.state_dict(keep_vars=True)
         return state
 
-    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """Full optimizer state, on rank 0."""
-        state: dict[str, Any] = full_state(super().optimizer_state(optimizer))
-        return state
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
+    ) -> None:
+        """Each rank writes its shards, then rank 0 what names them.
+
+        Raises:
+            CheckpointNotWrittenError: in all processes, where one could not.
+        """
+        place = Path(filepath).parent
+        content, taken = take_tensors(checkpoint, checkpoint["global_step"])
+        try:
+            content[SHARDS] = {
+                name: self._written(place / name) or write_folder(tensors, place / name)
+                for name, tensors in taken.items()
+            }
+            super().save_checkpoint(content, filepath, storage_options)
+        except CheckpointNotWrittenError:
+            if get_rank() == 0:
+                remove_unnamed(place)
+            raise
+        self._shards = {place / name: digest for name, digest in content[SHARDS].items()}
+
+    def _written(self, folder: Path) -> str | None:
+        """The digest of a folder that the last checkpoint names too, so that it is not rewritten.
+
+        The best weights are those of the step that is saved after its validation.
+        """
+        found = self._shards.get(folder)
+        return found if broadcast_from_rank0(folder.is_dir) else None
+
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Everything but the tensors of a sharded run, which are read into their shards."""
+        path = Path(checkpoint_path)
+        content = load_checkpoint(path, mapped=True)
+        self._shards = {path.parent / k: v for k, v in content.get(SHARDS, {}).items()}
+        return content
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Take the weights, saved by any number of ranks or as full ones."""
+        assert self.lightning_module is not None
+        targets = self.lightning_module.state_dict(keep_vars=True)
+        saved = checkpoint["state_dict"]
+        if targets.keys() != saved.keys():
+            differ = sorted(targets.keys() ^ saved.keys())
+            raise RuntimeError(f"{len(differ)} weights of another model, {differ[0]} first")
+        _fill({name: (target, saved[name]) for name, target in targets.items()})
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Shard full optimizer state as the weights are."""
-        sharded = []
+        """Shard optimizer state as the weights are."""
+        pairs: dict[str, tuple[Tensor, Any]] = {}
+        states: list[dict[str, Any]] = []
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            state = {i: shard_like(values, parameters[i]) for i, values in saved["state"].items()}
-            sharded.append({**saved, "state": state})
-        super().load_optimizer_state_dict({**checkpoint, "optimizer_states": sharded})
+            state: dict[int, dict[str, Any]] = {}
+            for i, values in saved["state"].items():
+                state[i] = {k: _empty(value, parameters[i]) for k, value in values.items()}
+                pairs |= {f"{len(states)}.{i}.{k}": (state[i][k], values[k]) for k in values}
+            states.append({**saved, "state": state})
+        _fill(pairs)
+        super().load_optimizer_state_dict({**checkpoint, "optimizer_states": states})
+
+
+def write_folder(tensors: dict[str, Tensor], folder: Path) -> str:
+    """Write shards into a folder that begins empty; the digest of its index.
+
+    Raises:
+        CheckpointNotWrittenError: in all processes, where one could not.
+    """
+
+    def prepare() -> None:
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            make_folder(folder)
+            check_room(bytes_of(tensors), folder)
+        except OSError as error:
+            raise CheckpointNotWrittenError(f"{folder}: {error.strerror or error}") from error
+
+    broadcast_from_rank0(prepare, (CheckpointNotWrittenError,))
+    try:
+        return write_shards(tensors, folder)
+    except OSError as error:
+        raise CheckpointNotWrittenError(f"{folder}: {error.strerror or error}") from error
+
+
+def _empty(saved: Any, parameter: torch.nn.Parameter) -> Any:
+    """Takes a saved value of a parameter's optimizer state, sharded as the parameter is."""
+    if not isinstance(saved, StoredTensor | Tensor):
+        return saved
+    if tuple(saved.shape) != tuple(parameter.shape):
+        return torch.zeros(tuple(saved.shape), dtype=saved.dtype)
+    return torch.zeros_like(parameter, dtype=saved.dtype, requires_grad=False)
+
+
+@torch.no_grad()
+def _fill(pairs: Mapping[str, tuple[Any, Any]]) -> None:
+    """Fill tensors, each by what was saved of it; all ranks do so together."""
+    stored: dict[Path, dict[str, tuple[Tensor, StoredTensor]]] = {}
+    for target, saved in pairs.values():
+        if isinstance(saved, StoredTensor):
+            stored.setdefault(saved.folder, {})[saved.name] = (target, saved)
+        elif isinstance(saved, Tensor):
+            target.copy_(shard_like(saved, target))
+    for found in stored.values():
+        targets = {name: target for name, (target, _) in found.items()}
+        read_shards(targets, [saved for _, saved in found.values()])
 
 
 class ZeroStrategy(ReplicatedStrategy):

@@ -22,9 +22,16 @@ from tools.faults.crash.scenarios.predictions import (
     PartialPredictions,
     ReplacedResults,
 )
-from tools.faults.crash.scenarios.training import Checkpoints, Export, FinishedRun, SteppedLogs
+from tools.faults.crash.scenarios.training import (
+    Checkpoints,
+    Export,
+    FinishedRun,
+    ShardedCheckpoints,
+    SteppedLogs,
+)
 from vqr1 import durable
 from vqr1.data import cache
+from vqr1.distributed import shard_files
 from vqr1.durable import CommittedFile, committed_mark
 from vqr1.inference import result_file, resume
 from vqr1.policy import export
@@ -92,6 +99,11 @@ def _renamed_then_synced(path: Path, *, private: bool = False) -> Iterator[Path]
     durable._sync_file(path)
 
 
+@contextmanager
+def _unsynced(path: Path, *, private: bool = False) -> Iterator[Path]:
+    yield path
+
+
 def _write_in_place(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values))
     durable.sync(path)
@@ -134,6 +146,7 @@ MUTATIONS = (
     Mutation("a file is synced after its rename", Cached, cache, "replacing", _renamed_then_synced),
     Mutation("a new folder is not synced", Checkpoints, checkpoint_files, "make_folder", _mkdir),
     Mutation("a checksum comes last", Checkpoints, training, "write_checkpoint", _checksum_last),
+    Mutation("shards are not synced", ShardedCheckpoints, shard_files, "replacing", _unsynced),
     Mutation("an append is not synced", PartialPredictions, CommittedFile, "append",
              _append_unsynced),
     Mutation("a mark comes before its rows", PartialPredictions, CommittedFile, "append",

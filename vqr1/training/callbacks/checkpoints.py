@@ -5,7 +5,8 @@ validation that may follow it. It holds everything the rest of the run depends o
 optimiser, schedule, step count, position in the order of batches (Lightning's part of the file),
 random states, and which validation was the best so far. `step_<n>.ckpt` files are whole states, the
 last few are kept; `best_<n>.ckpt` holds the weights of the best validation only, and is removed
-after a better one is part of a saved state, never before.
+after a better one is part of a saved state, never before. Sharded runs keep the tensors of both in
+folders beside them (`vqr1.training.checkpoint_shards`).
 
 Not here: how a file is written and verified (`vqr1.training.checkpoint_files`), and
 finding the run to continue with (`vqr1.training.resume`).
@@ -43,6 +44,7 @@ from vqr1.training.checkpoint_files import (
     verify_checkpoint,
     write_checkpoint,
 )
+from vqr1.training.checkpoint_shards import all_read, remove_unnamed
 from vqr1.training.random_state import random_state, set_random_state
 from vqr1.training.stages.module import StageModule
 
@@ -65,7 +67,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, *how: Any, **else_how: Any) -> dict[str, Any]:
         """Tensors on the CPU and nothing that runs, however Lightning asks."""
         # An optimiser on the CPU takes them as they are, and would hold on to a deleted file.
-        return load_checkpoint(Path(path), mapped=torch.cuda.is_available())
+        content = load_checkpoint(Path(path), mapped=torch.cuda.is_available())
+        read: dict[str, Any] = all_read(content)
+        return read
 
 
 class RunCheckpoints(Checkpoint):
@@ -163,6 +167,7 @@ class RunCheckpoints(Checkpoint):
         """Clear away what an interrupted write has left."""
         if get_rank() == 0:
             remove_asides(self.folder)
+            remove_unnamed(self.folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the start, which shows that the disk takes a checkpoint; or continue."""
@@ -315,6 +320,7 @@ class RunCheckpoints(Checkpoint):
         for old in checkpoints(self.folder, "best"):
             if step_of(old) != self.best_step:
                 remove_checkpoint(old)
+        remove_unnamed(self.folder)
 
     def _write(self, trainer: L.Trainer, path: Path, weights_only: bool = False) -> bool:
         assert self.config is not None

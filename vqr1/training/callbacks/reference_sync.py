@@ -11,8 +11,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from vqr1.distributed.collectives import get_rank
 from vqr1.policy.reference import FrozenCopy
+from vqr1.training.checkpoint_shards import tensor_of
 from vqr1.training.stages.module import StageModule
 
 
@@ -51,15 +51,16 @@ class ReferenceSync(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the reference with the policy."""
-        checkpoint["reference"] = _copy_of(pl_module).state(keep=get_rank() == 0)
+        """Keep the reference with the policy; the strategy gathers it, or writes its shards."""
+        checkpoint["reference"] = _copy_of(pl_module).state()
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take the kept reference; a run that did not move it until now keeps the start's."""
         if "reference" in checkpoint:
-            _copy_of(pl_module).follow(checkpoint["reference"].items(), 1.0)
+            kept = ((name, tensor_of(value)) for name, value in checkpoint["reference"].items())
+            _copy_of(pl_module).follow(kept, 1.0)
 
 
 def _copy_of(module: L.LightningModule) -> FrozenCopy:

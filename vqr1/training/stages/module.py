@@ -12,7 +12,7 @@ Not here: what a step learns from (`grpo.py` and its neighbours), checkpoints, t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from vqr1.config import TrainConfig
+from vqr1.distributed.shard_files import StoredTensor
 from vqr1.distributed.sharding import Replicated, Sharding
 from vqr1.policy.export import export_checkpoint
 from vqr1.policy.loading import Policy, vision_trains
@@ -92,6 +93,19 @@ class StageModule(L.LightningModule):
         self.sharding.close()
         self.shard(Replicated())
         self.policy, self.model = policy, policy.model
+
+    def load_weights(self, saved: Mapping[str, Any]) -> None:
+        """Take the weights of a checkpoint; those of shards one by one: eight copies fit no host.
+
+        Args:
+            saved: tensors, or where they are stored, by name.
+        """
+        if not any(isinstance(value, StoredTensor) for value in saved.values()):
+            self.load_state_dict(saved)
+            return
+        places = self.state_dict()
+        for name in places.keys() | saved.keys():
+            places[name].copy_(saved[name].read())
 
     def configure_optimizers(self) -> Any:
         """AdamW over all trainable parameters, and its schedule stepped with every update."""

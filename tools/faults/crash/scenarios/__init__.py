@@ -14,10 +14,16 @@ from tools.faults.crash.scenarios.predictions import (
     PartialPredictions,
     ReplacedResults,
 )
-from tools.faults.crash.scenarios.training import Checkpoints, Export, FinishedRun, SteppedLogs
+from tools.faults.crash.scenarios.training import (
+    Checkpoints,
+    Export,
+    FinishedRun,
+    ShardedCheckpoints,
+    SteppedLogs,
+)
 
 SCENARIOS: tuple[type[Scenario], ...] = (
-    Checkpoints, SteppedLogs, FinishedRun, Export, PartialPredictions, ContinuedResults,
-    ReplacedResults, Journalled, SweptJobs, Cached, Downloaded, MadeSet,
+    Checkpoints, ShardedCheckpoints, SteppedLogs, FinishedRun, Export, PartialPredictions,
+    ContinuedResults, ReplacedResults, Journalled, SweptJobs, Cached, Downloaded, MadeSet,
     MadeLargeSet,
 )  # fmt: skip

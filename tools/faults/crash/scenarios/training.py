@@ -28,8 +28,10 @@ from vqr1.training.checkpoint_files import (
     step_of,
     write_checkpoint,
 )
+from vqr1.training.checkpoint_shards import SHARDS, remove_unnamed, take_tensors
 from vqr1.training.resume import Run
 from vqr1.training.run_record import RunRecord, read_record, write_record
+from vqr1.training.strategy import write_folder
 
 STEPS = 6
 
@@ -80,6 +82,56 @@ class Checkpoints(Scenario):
 
 def _content(value: str) -> dict[str, Any]:
     return {"value": value, "weights": torch.arange(30.0)}
+
+
+class ShardedCheckpoints(Checkpoints):
+    """Best weights and a checkpoint of one step, then of another; the first ones are deleted."""
+
+    name = "save shards, then what names them"
+    tears = 4
+
+    def act(self, folder: Path, note: Note) -> None:
+        """See the class."""
+        place = folder / "run" / "checkpoints"
+        for step, value in ((1, "first"), (2, "second")):
+            shards: dict[str, str] = {}
+            for kind in ("best", "step"):
+                content = _sharded(value, step)
+                if kind == "best":
+                    del content["optimizer_states"]
+                rest, taken = take_tensors(content, step)
+                for name in taken.keys() - shards:
+                    shards[name] = write_folder(taken[name], place / name)
+                named = {name: shards[name] for name in taken}
+                write_checkpoint({**rest, SHARDS: named}, place / step_name(kind, step))
+            note(value)
+            if step > 1:
+                remove_checkpoint(place / step_name("step", step - 1))
+                remove_checkpoint(place / step_name("best", step - 1))
+                remove_unnamed(place)
+
+    def recover(self, folder: Path, known: Known) -> None:
+        """What is read is of one checkpoint, tensors too; folders that none names are removed."""
+        place = folder / "run" / "checkpoints"
+        remove_unnamed(place)
+        super().recover(folder, known)
+        for kind in ("step", "best"):
+            path = newest_intact(place, kind)
+            content = {} if path is None else read_checkpoint(path)
+            value = content.get("value")
+            for weight in content.get("state_dict", {}).values():
+                if not torch.equal(weight, _content(str(value))["weights"] + len(str(value))):
+                    raise LostError(f"weights of another checkpoint than {value!r}")
+        named = {path.stem[-8:] for path in place.glob("*.ckpt")}
+        left = [path.name for path in place.glob("*_*/") if path.name[-8:] not in named]
+        if left:
+            raise LostError(f"left over: {left}")
+
+
+def _sharded(value: str, step: int) -> dict[str, Any]:
+    weights = _content(value)["weights"] + len(value)
+    states = [{"state": {0: {"exp_avg": weights + step}}, "param_groups": []}]
+    return {"value": value, "state_dict": {"weight": weights}, "optimizer_states": states}
 
 
 class SteppedLogs(Scenario):

@@ -1,0 +1,93 @@
+"""What the ranks of a sharded run write of a checkpoint, and the largest tensor that one has.
+
+A weight that is sharded goes to disk in as many parts as there are ranks, the first the largest;
+one that all ranks hold is written by the rank with the least of such so far. Trained weights are
+followed by their two optimizer states.
+
+Not here: what is in memory during a step (`memory.py`), the writing
+(`vqr1.distributed.shard_files`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vqr1.config import TrainConfig
+from vqr1.planning.memory import Sizes, vision_trains
+from vqr1.planning.shape import ModelShape
+from vqr1.policy.sharded_modules import sharded_modules
+
+
+@dataclass(frozen=True)
+class SavedShards:
+    """Planned bytes of a checkpoint of sharded weights.
+
+    Attributes:
+        total: of all ranks.
+        rank: of the rank that writes most.
+        largest: of the largest tensor that any rank holds or writes.
+        sharded: of the largest part of a tensor that is sharded.
+    """
+
+    total: int
+    rank: int
+    largest: int
+    sharded: int
+
+
+def plan_saved(config: TrainConfig, shape: ModelShape) -> SavedShards | None:
+    """The bytes of a checkpoint under FSDP2; None under any other strategy.
+
+    Args:
+        config: the training's configuration.
+        shape: its model.
+    """
+    if config.hardware.strategy != "fsdp2":
+        return None
+    ranks = config.hardware.devices * config.hardware.nodes
+    size = Sizes.of(config).weight
+    with torch.device("meta"):
+        model = shape.family.model_class()(shape.config)
+    parts = shape.family.parts(model)
+    lora = config.model.lora is not None
+    if not vision_trains(config):
+        parts.vision.requires_grad_(False)
+    cut = _sharded(model)
+    writes = [0] * ranks
+    total = largest = largest_part = 0
+    ordered = sorted(model.parameters(), key=lambda weight: id(weight) in cut)
+    for weight in ordered:
+        copies = 3 if weight.requires_grad and not lora else 1
+        total += copies * size * weight.numel()
+        if id(weight) not in cut:
+            for _ in range(copies):
+                writes[writes.index(min(writes))] += size * weight.numel()
+            largest = max(largest, size * weight.numel())
+            continue
+        row = size * weight[0].numel()
+        rows = math.ceil(len(weight) / ranks)
+        for rank in range(ranks):
+            left = max(0, min(rows, len(weight) - rank * rows))
+            writes[rank] += copies * row * left
+        largest_part = max(largest_part, row * rows)
+    adapters = 3 * Sizes.of(config).trained * shape.adapters
+    return SavedShards(
+        total + adapters,
+        max(writes) + adapters // ranks,
+        max(largest, largest_part),
+        largest_part,
+    )
+
+
+def _sharded(model: nn.Module) -> set[int]:
+    """Ids of the weights that FSDP2 shards."""
+    return {
+        id(weight)
+        for module in sharded_modules(model)
+        for weight in module.root.parameters()
+        if weight not in module.full
+    }
