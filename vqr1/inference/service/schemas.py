@@ -141,6 +141,13 @@ class Health(BaseModel):
     images: int = Field(description="Images of a prompt of scores: 2 with a reference.")
     max_images: int = Field(description="Most images of a request, references included.")
     needs_key: bool
+    loads: int = Field(description="How often a model was loaded: 1, and 1 more after a reload.")
+
+
+class State(BaseModel):
+    """One word, or why not."""
+
+    status: str = Field(description="`ok`, or why no request should be sent now.")
 
 
 class Problem(BaseModel):
