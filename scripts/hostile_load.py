@@ -96,8 +96,16 @@ class Client:
             taken.append(time.monotonic() - now)
             if now - looked > 1:
                 looked = now
-                self.memory.append((now - began, self._process.memory_info().rss / 2**20))
+                self.memory.append((now - began, self._resident()))
         return taken
+
+    def _resident(self) -> float:
+        """Megabytes of the service and of the processes that decode for it."""
+        total = 0
+        for one in (self._process, *self._process.children()):
+            with suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss
+        return total / 2**20
 
 
 def shown(name: str, seconds: list[float]) -> tuple[float, float]:

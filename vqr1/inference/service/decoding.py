@@ -1,9 +1,9 @@
-"""Threads that decode: bounded in bytes, clients in turn, slow images apart.
+"""What decodes: bounded in bytes, clients in turn, slow images apart.
 
 An image is looked at first, by its header: what it will take decides where it is decoded. Images of
-many pixels, or in formats that take long, have threads of their own of the lowest priority, so that
-they delay no small ones. A JPEG of more scans than any encoder writes is refused: each may take as
-long as the whole image, and no thread can be stopped.
+many pixels, or in formats that take long, are decoded by processes of low priority, so that they
+delay no small ones: several of Pillow's decoders keep Python's lock. A JPEG of more scans than any
+encoder writes is refused: each may take as long as the whole image.
 
 Not here: what an image is (`vqr1.data.images`), reading requests (`uploads.py`).
 """
@@ -11,18 +11,23 @@ Not here: what an image is (`vqr1.data.images`), reading requests (`uploads.py`)
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image
 
 from vqr1.config import LimitsConfig
-from vqr1.data.images import image_formats
+from vqr1.data.images import decode_image, image_formats
 from vqr1.errors import DataError
 from vqr1.inference.service.fairness import FairQueue
 
@@ -41,7 +46,7 @@ SLOW_FORMATS = {"AVIF": 4, "HEIF": 4, "JPEG2000": 16, "WEBP": 4}
 MAX_SCANS = 100
 """Scans of a JPEG; encoders write up to some 20 (ten by default)."""
 
-_NICE = 19
+_NICE = 10
 
 
 @dataclass(frozen=True)
@@ -104,12 +109,10 @@ class _Waiting:
 class _Lane:
     """A queue and the threads that serve it."""
 
-    def __init__(self, threads: int, name: str, nice: int) -> None:
+    def __init__(self, threads: int, name: str) -> None:
         self.free = threads
         self.queue: FairQueue[_Waiting] = FairQueue()
-        self.threads = ThreadPoolExecutor(
-            threads, name, initializer=_lower_priority, initargs=(nice,)
-        )
+        self.threads = ThreadPoolExecutor(threads, name)
 
 
 class Decoders:
@@ -122,10 +125,33 @@ class Decoders:
     def __init__(self, limits: LimitsConfig) -> None:
         self._most_bytes = limits.decode_bytes
         self._bytes = 0
-        self._quick = _Lane(limits.decode_threads, "decode", 0)
-        self._slow = _Lane(limits.decode_threads, "decode-slow", _NICE)
+        self._quick = _Lane(limits.decode_threads, "decode")
+        self._slow = _Lane(limits.decode_threads, "decode-slow")
         self.small = ThreadPoolExecutor(limits.decode_threads, "read")
         """Threads for what is short: headers, JSON, comparisons."""
+        self._count = limits.decode_threads
+        self._turn = threading.Lock()
+        self._processes: ProcessPoolExecutor | None = None
+
+    def apart(self, content: bytes, name: str, max_pixels: int) -> Image.Image:
+        """An image that another process decodes; called in one of the threads.
+
+        Raises:
+            DataError: it does not decode, or is too large; or its decoder crashed.
+        """
+        with self._turn:
+            if self._processes is None:
+                self._processes = ProcessPoolExecutor(
+                    self._count, get_context("spawn"), _begin_process, (os.getpid(),)
+                )
+            processes = self._processes
+        try:
+            return processes.submit(_decoded, content, name, max_pixels).result()
+        except BrokenProcessPool as error:
+            with self._turn:
+                if self._processes is processes:
+                    self._processes = None
+            raise DataError(f"{name}: the image does not decode (its decoder crashed)") from error
 
     async def run(self, client: str, cost: Cost, decode: Callable[[], T]) -> T:
         """What `decode` returns in a thread; it is not begun once nobody waits for it."""
@@ -140,6 +166,8 @@ class Decoders:
         """Wait for what runs."""
         for threads in (self.small, self._quick.threads, self._slow.threads):
             await asyncio.to_thread(threads.shutdown)
+        if self._processes is not None:
+            await asyncio.to_thread(self._processes.shutdown)
 
     def _start(self) -> None:
         """Begin whatever has a thread and room."""
@@ -170,8 +198,20 @@ class Decoders:
         call.add_done_callback(end)
 
 
-def _lower_priority(nice: int) -> None:
-    """Of this thread only; where the system has no priorities of threads, of none."""
-    if nice and hasattr(os, "setpriority") and os.uname().sysname == "Linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+def _decoded(content: bytes, name: str, max_pixels: int) -> Image.Image:
+    """In a process of low priority."""
+    return decode_image(io.BytesIO(content), name, max_pixels=max_pixels)
+
+
+def _begin_process(parent: int) -> None:
+    """Make way for the service, end with it, and leave Ctrl-C to it."""
+    os.nice(_NICE)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("vqr1.data.images").setLevel(logging.ERROR)  # the answer states it
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

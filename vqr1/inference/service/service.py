@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
+from PIL import Image
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 from torch import Tensor
@@ -283,14 +284,20 @@ class Service:
         """Pixels as the model will see them with `Result.decoded_at`, or why there are none."""
         most = self._limits.max_pixels
 
-        def work() -> tuple[Tensor, str | None]:
-            image = decode(upload, most)
+        def resized(image: Image.Image) -> tuple[Tensor, str | None]:
             return scorer.resize(image), decoded_at(image)
+
+        def quick() -> tuple[Tensor, str | None]:
+            return resized(decode(upload, most))
+
+        def slow() -> tuple[Tensor, str | None]:
+            return resized(self._decoders.apart(upload.file.read(), upload.name, most))
 
         try:
             cost = await asyncio.get_running_loop().run_in_executor(
                 self._decoders.small, cost_of, upload.file, upload.name, most
             )
+            work = slow if cost.slow else quick
             pixels, size = await self._decoders.run(one.client, cost, work)
         except DataError as error:
             message = str(error)
