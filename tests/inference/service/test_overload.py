@@ -10,24 +10,28 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import psutil
 import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
+from starlette.types import Receive, Scope, Send
 from torch import Tensor
 
-from tests.inference.service.conftest import form, png, settings
+from tests.inference.service.conftest import form, photo, png, settings
 from tests.inference.service.test_limits import HeldBackend, file_of
-from vqr1.errors import ModelError
+from vqr1.errors import DataError, ModelError
 from vqr1.inference.backends.local import LocalBackend
 from vqr1.inference.request import Reply, Request
 from vqr1.inference.scorer import Scorer
 from vqr1.inference.service import connections
 from vqr1.inference.service.admission import Admission
-from vqr1.inference.service.decoding import cost_of
+from vqr1.inference.service.decoding import Decoders, cost_of
 from vqr1.inference.service.errors import RefusedError
 from vqr1.inference.service.fairness import FairQueue, client_of
+from vqr1.inference.service.run import configuration
 from vqr1.inference.service.service import Served
 from vqr1.rollout.abandoned import AbandonedError, abandoning, raise_if_abandoned
 
@@ -98,6 +102,48 @@ def test_a_jpeg_of_endless_scans_is_refused(make_app: MakeApp) -> None:
         refused = client.post("/score", files=form(("a.jpg", scans)))
     assert refused.status_code == 422
     assert "scans; more than 100 are not decoded" in refused.json()["detail"]
+
+
+@pytest.mark.medium
+def test_slow_images_are_decoded_apart() -> None:
+    """With the same pixels, and an answer where the process that decodes dies."""
+
+    async def check() -> None:
+        decoders = Decoders(settings("limits.decode_threads=1").limits)
+        file = file_of(photo(3).resize((2600, 2000)), "WEBP", quality=80)
+        image = await asyncio.to_thread(decoders.apart, file, "a", 10**7)
+        with Image.open(io.BytesIO(file)) as opened:
+            assert np.array_equal(np.asarray(image), np.asarray(opened.convert("RGB")))
+        with pytest.raises(DataError, match="b: the image does not decode"):
+            await asyncio.to_thread(decoders.apart, b"nothing", "b", 10**7)
+        # Beside it there is multiprocessing's own tracker of resources.
+        (process,) = (one for one in psutil.Process().children() if one.nice() == 10)
+        process.kill()
+        with pytest.raises(DataError, match=r"c: .*its decoder crashed"):
+            await asyncio.to_thread(decoders.apart, file, "c", 10**7)
+        assert (await asyncio.to_thread(decoders.apart, file, "d", 10**7)).size == (2600, 2000)
+        await decoders.stop()
+        assert [one for one in psutil.Process().children() if one.nice() == 10] == []
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(("proxies", "client"), [((), "127.0.0.1"), (("127.0.0.1",), "192.0.2.9")])
+def test_who_may_state_the_client(proxies: tuple[str, ...], client: str) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["client"][0])
+
+    config = configuration(app, settings().limits, proxies)
+    config.load()
+    scope = {
+        "type": "http", "client": ("127.0.0.1", 5), "scheme": "http", "headers": [
+            (b"x-forwarded-for", b"192.0.2.9")
+        ],
+    }  # fmt: skip
+    asyncio.run(config.loaded_app(scope, None, None))  # type: ignore[arg-type]
+    assert seen == [client]
 
 
 def test_a_computation_ends_once_nobody_waits() -> None:

@@ -6,6 +6,7 @@ On SIGUSR1 it loads the model again (`Service.reload`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import resource
 import signal
@@ -13,6 +14,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -79,6 +81,30 @@ class Server(uvicorn.Server):
         task.add_done_callback(self._reloads.discard)
 
 
+def configuration(
+    app: Any, limits: LimitsConfig, trusted_proxies: Sequence[str] = ()
+) -> uvicorn.Config:
+    """How uvicorn serves: its limits, and ours where it has none.
+
+    Args:
+        app: the application.
+        limits: of time and connections.
+        trusted_proxies: whose X-Forwarded-For is believed.
+    """
+    return uvicorn.Config(
+        app,
+        http=limited(limits, _connections(limits.connections)),
+        ws="none",
+        # A line for each bad request would let anybody fill the log.
+        log_level="error",
+        access_log=False,
+        backlog=ACCEPTED_TOGETHER,
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=list(trusted_proxies),
+        timeout_graceful_shutdown=math.ceil(2 * limits.timeout_s),
+    )
+
+
 def serve(
     app: FastAPI, listener: socket.socket, limits: LimitsConfig, trusted_proxies: Sequence[str] = ()
 ) -> None:
@@ -93,25 +119,15 @@ def serve(
     for number in STOP_SIGNALS:
         # uvicorn raises a signal again once it has stopped; by then there is nothing left to end.
         signal.signal(number, lambda *_: None)
-    config = uvicorn.Config(
-        app,
-        http=limited(limits, _connections(limits.connections)),
-        ws="none",
-        # A line for each bad request would let anybody fill the log.
-        log_level="error",
-        access_log=False,
-        backlog=ACCEPTED_TOGETHER,
-        proxy_headers=bool(trusted_proxies),
-        forwarded_allow_ips=list(trusted_proxies),
-        timeout_graceful_shutdown=math.ceil(2 * limits.timeout_s),
-    )
+    # Beyond a line for each: what an image was decoded at is in its answer.
+    logging.getLogger("vqr1.data.images").setLevel(logging.ERROR)
+    server = Server(configuration(app, limits, trusted_proxies), app)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     # Whoever waits for the line connects at once: a socket that is only bound would refuse.
     listener.listen(BACKLOG)
     sys.stderr.write(f"serving on http://{shown}:{port} (page /, endpoints /docs)\n")
     sys.stderr.flush()
-    server = Server(config, app)
 
     def end(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
