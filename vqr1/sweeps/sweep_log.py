@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
@@ -23,14 +24,17 @@ from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import SweepFolder, SweepRecord
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
 from vqr1.tracking.delivery import Delivered, Delivery, journal_reference
-from vqr1.tracking.events import Metrics, Start, read_events
+from vqr1.tracking.events import Metrics, Params, Start, read_events
 from vqr1.tracking.git_state import git_tags
 from vqr1.tracking.journal import FOLDER, Journal, journal_file, now_ms
 from vqr1.tracking.outages import store_reached
 from vqr1.tracking.run_log import Tracking, open_tracking, sending
 from vqr1.tracking.secrets import masked
 from vqr1.tracking.sender import send_all, sender_lock
-from vqr1.tracking.store import quick_client
+from vqr1.tracking.store import quick_client, slug
+
+SPACE_LENGTH = 6000
+"""Characters of a swept key's values that MLflow takes."""
 
 SEND_SECONDS = 5.0
 """Longest that one job's journal is tried again at the sweep's end."""
@@ -82,7 +86,9 @@ class SweepLog:
         }
         name = logger.run_name or f"sweep {' x '.join(space) or 'of one job'}"
         tracking = open_tracking(logger, folder, name, tags, resume=False)
-        tracking.journal.params({key: masked({key: space[key]})[key] for key in space})
+        # Whole, unlike a run's parameters: the space is nowhere else in MLflow.
+        values = {slug(key): masked({key: space[key]})[key][:SPACE_LENGTH] for key in space}
+        tracking.journal.append(Params(values=values))
         for file, text in (("config.yaml", config_yaml), ("command.txt", f"{command}\n")):
             write_file(folder / FOLDER / file, text)
             tracking.journal.file(f"{FOLDER}/{file}")
@@ -168,20 +174,18 @@ def deliver_jobs(
     Returns:
         Why something is left; None where nothing is.
     """
+    parent = _parent(tracking_uri, run_id)
+    if parent is None:
+        return "the server does not answer"
     for attempt in folder.attempts():
         if not journal_file(attempt.folder).is_file():
             continue
-        try:
-            with sender_lock(attempt.folder):
-                reason = send_all(Delivery(attempt.folder, tracking_uri), seconds)
-        except Timeout:
-            reason = "it is still running"
-        if reason:
-            return f"job {attempt.number}: {reason}"
-    parent = _parent(tracking_uri, run_id)
-    if parent is None or not _reconciled(folder, parent):
-        return "the server does not answer"
-    return None
+        # A job that is still running sends its journal itself.
+        with suppress(Timeout), sender_lock(attempt.folder):
+            reason = send_all(Delivery(attempt.folder, tracking_uri), seconds)
+            if reason:
+                return f"job {attempt.number}: {reason}"
+    return None if _reconciled(folder, parent) else "the server does not answer"
 
 
 def _parent(tracking_uri: str, run_id: str | None) -> ParentRun | None:

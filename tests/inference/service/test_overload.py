@@ -51,7 +51,7 @@ def test_clients_take_turns() -> None:
         queue.put(name[0], name)
     assert queue.take(4) == ["a1", "b1", "c1", "a2"]
     queue.put("d", "d1")
-    assert queue.take(9, lambda item: item != "b2") == ["d1", "a3", "a4"]
+    assert queue.take(9, lambda item: item != "b2") == ["a3", "d1", "a4"]
     assert list(queue) == ["b2"]
     queue.drop(lambda item: item == "b2")
     assert len(queue) == 0
