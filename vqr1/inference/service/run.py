@@ -37,11 +37,13 @@ SPARE_FILES = 256
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, before a model is loaded.
+    """A listening socket, before a model is loaded; SIGUSR1 is ignored from here on.
 
     Raises:
         ConfigError: the address is taken or not one of this machine's.
     """
+    # It asks for the model to be loaded again, and would end a process that still loads it.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

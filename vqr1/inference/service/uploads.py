@@ -11,6 +11,7 @@ import binascii
 import io
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -66,7 +67,8 @@ class Uploads:
     def close(self) -> None:
         """Give their memory and temporary files back."""
         for upload in self.every:
-            upload.file.close()
+            with suppress(BufferError):  # a decoder that nobody waits for still reads it
+                upload.file.close()
 
     @property
     def prompts(self) -> list[tuple[Upload, ...]]:

@@ -42,8 +42,12 @@ class HungStep(L.Callback):
         if self._watch is not None:
             self._watch.end()
 
+    def on_exception(self, *unused: Any) -> None:
+        """Stop watching: Lightning tears nothing down then."""
+        self.teardown()
+
     def teardown(self, *unused: Any, **named: Any) -> None:
-        """Stop watching, however the training ends."""
+        """Stop watching."""
         if self._watch is not None:
             self._watch.close()
             self._watch = None
