@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -57,34 +55,24 @@ def test_a_server_killed_three_times_loses_and_doubles_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = MlflowServer(tmp_path / "server")
-    server.start()
-    server.kill()  # a port that refuses, and a store that is made
     sweep_dir, wanted = tmp_path / "sweep", plan(server.uri)
 
-    def start_soon() -> threading.Thread:
-        thread = threading.Thread(target=server.start)
-        thread.start()
-        return thread
-
-    def run(numbers: slice) -> None:
-        starting: threading.Thread | None = None
+    def run() -> None:
         # The server is away when the sweep begins: 1.
         with Sweep(SweepFolder(sweep_dir), wanted, print) as sweep:
             assert sweep.log is not None
 
             def launch(overrides: object, first: int) -> None:
-                nonlocal starting
                 for place in range(len(pending)):
                     if first + place == 2:
-                        starting = start_soon()
-                        starting.join()
+                        server.start()
                     if first + place == 6:
                         server.kill()  # between two jobs: 2
                     if first + place == 8:
                         server.start()
                     train(sweep_dir / str(first + place), wanted.logger)
 
-            pending = sweep.pending(wanted.jobs)[numbers]
+            pending = sweep.pending(wanted.jobs)
             sweep.launch(pending, launch)
             if server.running:
                 server.kill()  # at its end: 3
@@ -93,7 +81,7 @@ def test_a_server_killed_three_times_loses_and_doubles_nothing(
             assert results["job3"].metrics["val/srcc"] == pytest.approx(0.23)
 
     try:
-        run(slice(None))
+        run()
         assert f"sync {sweep_dir}" in capsys.readouterr().out
         server.start()
         assert sync([str(sweep_dir)]) == 0
@@ -114,9 +102,7 @@ def check(uri: str, expected: dict[str, int]) -> None:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("vqr1")
     assert experiment is not None
-    deadline = time.monotonic() + 60
     runs = client.search_runs([experiment.experiment_id])
-    assert time.monotonic() < deadline
     (parent,) = [run for run in runs if run.data.tags.get("vqr1.kind") == "sweep"]
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == len(runs) - 1

@@ -9,7 +9,7 @@ each of them is.
 |---|---|
 | Python code, or a call that waits: a collective, a lock, a file, a server | the thread |
 | a call that does not give Python's lock back | faulthandler's own thread, half a limit later |
-| the whole process (SIGSTOP, a kernel's wait), or it is gone | nobody: the report says so of it |
+| the whole process (SIGSTOP, a kernel's wait), or it is gone | nobody: the report states that of it |
 
 Ranks that do not share the run directory have their own time limits only.
 
@@ -141,7 +141,7 @@ class StepWatch:
         os.fsync(self._file.fileno())
 
     def _report(self, hung: str) -> None:
-        """Say where each rank is, from the lowest one that has written."""
+        """Report where each rank is, from the lowest one that has written."""
         texts = {n: _read(_file_of(self._folder, n)) for n in range(self._ranks)}
         if min((n for n, text in texts.items() if text), default=self._rank) != self._rank:
             return

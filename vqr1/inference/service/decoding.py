@@ -63,7 +63,7 @@ class Cost:
 
 
 def cost_of(file: BinaryIO, name: str, max_pixels: int) -> Cost:
-    """The cost of an image by its header; what cannot be read costs nothing and will be refused.
+    """The cost of an image by its header; none of what has no header, and will be refused.
 
     Args:
         file: the image, which is rewound.
@@ -78,8 +78,10 @@ def cost_of(file: BinaryIO, name: str, max_pixels: int) -> Cost:
             width, height = image.size
             kind = image.format or ""
             progressive = bool(image.info.get("progressive") or image.info.get("interlace"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return Cost(max_pixels * BYTES_PER_PIXEL, slow=True)
+    except Image.DecompressionBombError:
+        return Cost(2 * max_pixels * BYTES_PER_PIXEL, slow=True)
+    except (OSError, ValueError, SyntaxError):
+        return Cost(0, slow=False)
     finally:
         file.seek(0)
     if kind == "JPEG" and progressive:

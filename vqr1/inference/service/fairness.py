@@ -1,7 +1,7 @@
 """Who a client is, and a queue in which clients take turns.
 
-A client is an address; of IPv6 the /64 network, which one machine usually has to itself. Behind a
-proxy it is what the proxy states, where `trusted_proxies` names it (`run.py`).
+A client is an address; of IPv6 the /64 network, which one machine usually has to itself. Of
+requests by a proxy it is what the proxy states, where `trusted_proxies` names it (`run.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tells the watch over hung steps when a step begins and ends (`vqr1.training.step_watch`).
+"""Reports to the watch over hung steps when a step begins and ends (`vqr1.training.step_watch`).
 
 Validations, checkpoints and the loading of a batch lie between two steps.
 """
