@@ -9,7 +9,7 @@ each of them is.
 |---|---|
 | Python code, or a call that waits: a collective, a lock, a file, a server | the thread |
 | a call that does not give Python's lock back | faulthandler's own thread, half a limit later |
-| the whole process (SIGSTOP, a kernel's wait), or it is gone | nobody: the report states that of it |
+| the whole process (SIGSTOP, a kernel's wait), or it is gone | nobody, as the report states |
 
 Ranks that do not share the run directory have their own time limits only.
 
