@@ -92,6 +92,7 @@ check: setup-dev ## Lint, format, types, docstrings and insecure constructs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --explicit-package-bases hydra_plugins
+	for study in method_comparison real_vlm self_vote; do $(BIN)/mypy experiments/$$study || exit 1; done
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive vqr1 hydra_plugins scripts tools *.py
 
 # Strict: a package that the service has not answered for fails, in place of passing unaudited.

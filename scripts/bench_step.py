@@ -94,8 +94,8 @@ def work(options: argparse.Namespace) -> None:
         else:
             from bench import ours
 
-            fast = task["contestant"] == "ours"
-            result = ours.run(subject, size, options.weights, work, device, options.steps, fast)
+            linears = task["contestant"] == "ours"
+            result = ours.run(subject, size, options.weights, work, device, options.steps, linears)
     print(json.dumps(result))
 
 

@@ -2,6 +2,11 @@
 
     python scripts/fault_report.py                    # 20 kills and every other fault
     python scripts/fault_report.py --kills 3 --seed 7 --json faults.json
+    python scripts/fault_report.py --ranks 2 --kills 20 --folder DIR   # kills of a rank alone
+    python scripts/fault_report.py --ranks 2 --kinds others            # its other faults
+
+With `--ranks 2` every training has two processes, N kills for each of `--kinds`: replicated, fsdp2,
+server. Results are kept in `--folder`: the same command again continues, and counts them all.
 
 Every training is the demo one, small, in a process of its own. Compared are the bits of the
 exported policy, of the last saved weights and optimizer state, and every metric at every step in
@@ -11,10 +16,12 @@ MLflow's database. The exit code is 1 if a fault was not recovered from or somet
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,7 +31,8 @@ from rich.console import Console
 # The harness is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.faults import kills, storage, surroundings
+from tools.faults import kills, ranks, storage, surroundings
+from tools.faults.ranks import RankWorkshop
 from tools.faults.report import FaultResult, table
 from tools.faults.runs import Workshop
 from vqr1.outputs import own_json, target, write_json
@@ -62,6 +70,43 @@ def all_faults(
     ]
 
 
+def rank_faults(options: argparse.Namespace, console: Console) -> list[FaultResult]:
+    """Faults of a rank, those that an earlier start has tried included."""
+    with ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "results.json"
+        tried: dict[str, FaultResult] = {}
+        if file.is_file():
+            kept = json.loads(file.read_text(encoding="utf-8"))["results"]
+            known = {name: FaultResult(**result) for name, result in kept.items()}
+            tried = {name: result for name, result in known.items() if not result.skipped}
+        for kind in options.kinds:
+            faults = _faults_of(kind, options.kills, options.seed)
+            left = {name: fault for name, fault in faults.items() if name not in tried}
+            if not left:
+                continue
+            named = "replicated" if kind == "others" else kind
+            workshop = stack.enter_context(closing(RankWorkshop(folder / named, named)))
+            for name, fault in left.items():
+                tried[name] = fault(workshop)
+                console.print(f"{name}: {tried[name].outcome}", markup=False)
+                results = {key: asdict(result) for key, result in tried.items()}
+                write_json(file, {"results": results}, "fault_report")
+        return list(tried.values())
+
+
+def _faults_of(
+    kind: str, kills_of_each: int, seed: int
+) -> dict[str, Callable[[RankWorkshop], FaultResult]]:
+    if kind == "others":
+        return {fault.__name__: fault for fault in ranks.OTHERS}
+    return {
+        f"{kind} {seed}:{number}": partial(ranks.kill_at_random, number=number, seed=seed)
+        for number in range(kills_of_each)
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -72,8 +117,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", type=target(own_json("fault_report")), help="also write every result to this file"
     )
+    parser.add_argument("--ranks", type=int, choices=(1, 2), default=1, help="processes of a run")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=(*ranks.KINDS, "others"), default=list(ranks.KINDS),
+        help="with --ranks 2: what is tried",
+    )  # fmt: skip
+    parser.add_argument("--folder", type=Path, help="with --ranks 2: keeps runs and results")
     options = parser.parse_args(arguments)
     console = Console()
+    if options.ranks == 2:
+        return _report(rank_faults(options, console), options.json, console)
     results: list[FaultResult] = []
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(Path(folder))
@@ -81,11 +134,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.kills, options.seed, options.locked_seconds, options.late_seconds
         ):
             results.append(fault(workshop))
-            console.print(results[-1], markup=False)
+            console.print(f"{results[-1].fault}: {results[-1].outcome}", markup=False)
+    return _report(results, options.json, console)
+
+
+def _report(results: Sequence[FaultResult], json_file: Path | None, console: Console) -> int:
     console.print(table(results))
-    if options.json is not None:
+    if json_file is not None:
         content = {"results": [asdict(result) for result in results]}
-        write_json(options.json, content, "fault_report")
+        write_json(json_file, content, "fault_report")
     tried = [result for result in results if not result.skipped]
     return 0 if all(r.recovered and r.identical and not r.lost for r in tried) else 1
 

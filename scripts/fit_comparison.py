@@ -6,7 +6,7 @@ and the gamma that make the validation pairs most likely are fitted; the reliabi
 pairs is printed and drawn with the published form and with the fitted one, whose two numbers
 continue the command line as `comparison.std_scale=... comparison.gamma=...`.
 
-    python scripts/fit_comparison.py model.path=FOLDER --figure curve.png --json curve.json
+    python scripts/fit_comparison.py model.path=FOLDER --plot curve.png --json curve.json
     python scripts/fit_comparison.py dataset=koniq dataset.root=DIR --modes expected
 
 Keys are those of `python eval.py`. Not here: correlations, which `python eval.py` gives.
@@ -150,10 +150,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of eval.py")
     parser.add_argument("--modes", nargs="+", default=["expected", "sampled"])
     parser.add_argument(
-        "--figure", type=target(own_png("fit_comparison")), help="PNG file for the curves"
+        "--plot", type=target(own_png("fit_comparison")), help="PNG file for the curves"
     )
     parser.add_argument(
-        "--json", type=target(own_json("fit_comparison")), help="file for every figure"
+        "--json", type=target(own_json("fit_comparison")), help="file for every metric"
     )
     options = parser.parse_intermixed_args(argv)
     results: dict[str, Calibrated] = {}
@@ -186,8 +186,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.json is not None:
         content: dict[str, Any] = {mode: asdict(found) for mode, found in results.items()}
         write_json(options.json, content, "fit_comparison")
-    if options.figure is not None:
-        draw(results, options.figure)
+    if options.plot is not None:
+        draw(results, options.plot)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "vqr1"
 
 FLOORS = {
-    "errors": 0, "device": 0, "process_memory": 0, "progress": 0, "program": 0, "row_names": 0,
-    "counted": 0, "storage_faults": 0.05,
+    "errors": 0, "device": 0, "processor": 0, "process_memory": 0, "progress": 0, "program": 0,
+    "row_names": 0, "counted": 0, "storage_faults": 0.05,
     "durable": 0.1, "locks": 0.2,
     "iqa": 0.2, "standard_streams": 0.2, "outputs": 0.3,
     "records": 0.5, "config": 0.5,
     "distributed": 1.5,
     "data": 2, "rewards": 2, "tracking": 2,
+    # Made of files alone; whatever ends with a report is above.
+    "report_page": 2.5,
     "policy": 3,
     "student": 3.5,
     "rollout": 4,
@@ -141,8 +143,8 @@ def imported_names(file: Path) -> set[str]:
 
 
 COMMANDS = {
-    "data", "doctor", "download", "evaluate", "export", "plan", "score", "serve", "summarize",
-    "sync", "train",
+    "data", "doctor", "download", "evaluate", "export", "plan", "report", "score", "serve",
+    "summarize", "sync", "train",
 }  # fmt: skip
 
 

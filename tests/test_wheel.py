@@ -82,6 +82,14 @@ def vqr1(site: Path, environment: dict[str, str], folder: Path) -> Vqr1:
 def test_configuration_and_tiny_policy_come_along(site: Path, vqr1: Vqr1) -> None:
     assert (site / "vqr1" / "conf" / "train.yaml").is_file()
     assert (site / "vqr1" / "assets" / "tiny" / "model.safetensors").is_file()
+    assert (site / "vqr1" / "py.typed").is_file()
+    (metadata,) = site.glob("vqr1-0.2.*.dist-info/METADATA")
+    stated = metadata.read_text().partition("\n\n")[0]
+    for line in ("Summary: ", "Author: ", "Project-URL: Paper", "License-Expression: Apache-2.0"):
+        assert f"\n{line}" in stated
+    # Hydra looks for plugins in this package at the top, and nowhere else.
+    tops = {path.name for path in site.iterdir() if ".dist-info" not in path.name}
+    assert tops == {"bin", "vqr1", "hydra_plugins"}
     shown = vqr1("train", "--cfg", "job", "dataset=kadid+tid")
     assert "group_size: 6" in shown
     assert "tid" in shown
@@ -89,7 +97,7 @@ def test_configuration_and_tiny_policy_come_along(site: Path, vqr1: Vqr1) -> Non
 
 def test_help_of_every_command(vqr1: Vqr1) -> None:
     names = re.findall(r"^  (\w+)", vqr1("--help"), re.MULTILINE)
-    assert len(names) == 10
+    assert len(names) == 11
     for name in [*names, "data inspect", "data prepare"]:
         assert vqr1(*name.split(), "--help")
 

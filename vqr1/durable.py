@@ -2,9 +2,10 @@
 
 A file is replaced as a whole: a new one is written beside it, synced and renamed over it, and then
 the folder is synced. A kill or a power loss at any point leaves the old content or the new one,
-never a mixture, and once the call returns it is the new one. A file that grows by appends has a
-second one beside it that holds how many of its bytes are committed; what follows them is cut off
-when the file is opened again.
+never a mixture, and once the call returns it is the new one. A folder gets its name once all that
+it holds is synced; the names of new folders are synced as those of files are. A file that grows by
+appends has a second one beside it that holds how many of its bytes are committed; what follows them
+is cut off when the file is opened again.
 
 Every system call that changes a file stands in this module, as `os.NAME`, so that tests can stop
 a process between any two of them.
@@ -30,6 +31,8 @@ ASIDE = ".part"
 
 _LONGEST_STEM = 200
 """Bytes of a name that are repeated in the name aside; file systems take 255."""
+_FEW_FILES = 100
+"""Files of a folder that are synced one by one."""
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.EACCES)
 """What folders answer that cannot be synced (network file systems, folders that may be written but
 not listed); their renames are as durable as they can be."""
@@ -99,19 +102,65 @@ def sync(path: Path) -> None:
     _sync_folder(path.parent)
 
 
-def place_folder(source: Path, target: Path) -> None:
+def make_folder(path: Path, *, above: bool = False, exist_ok: bool = True) -> None:
+    """Make a folder that is not there, with those above it, and sync their names.
+
+    Args:
+        path: the folder.
+        above: sync the names of all folders above it on its file system too, which others may have
+            made a moment ago.
+        exist_ok: it may be there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    found = path.is_dir()
+    path = path.absolute()
+    missing = [place for place in path.parents if not place.is_dir()]
+    os.makedirs(path, exist_ok=exist_ok)
+    if not found or above:
+        device = os.stat(path).st_dev
+        for number, place in enumerate(path.parents):
+            if number > len(missing) and not (above and os.stat(place).st_dev == device):
+                break
+            _sync_folder(place)
+
+
+def place_file(source: Path, target: Path) -> None:
+    """Give a file that is on the disk its name in the same folder.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    os.replace(source, target)
+    _sync_folder(target.parent)
+
+
+def place_folder(source: Path, target: Path, *, former: Path | None = None) -> None:
     """Give a folder that was filled aside its name, once all that it holds is on the disk.
 
     Args:
         source: the folder.
-        target: its new path on the same file system; nothing is there.
+        target: its new path on the same file system.
+        former: the path that a folder which is there gets; a power loss may leave it there and
+            nothing at `target`. None expects nothing at `target`.
 
     Raises:
         OSError: the disk does not take it, or `target` is a folder that is not empty.
     """
-    os.sync()
+    _sync_tree(source)
+    if former is not None and target.exists():
+        os.rename(target, former)
     os.rename(source, target)
     _sync_folder(target.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file, and return once the disk knows; nothing happens where there is none."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    with suppress(FileNotFoundError):
+        _sync_folder(path.parent)
 
 
 def remove_asides(folder: Path) -> None:
@@ -186,6 +235,12 @@ def committed_size(path: Path) -> int:
     return int(text)
 
 
+def remove_committed(path: Path) -> None:
+    """Delete a growing file: its mark first, so that no mark counts bytes of another file."""
+    remove_file(committed_mark(path))
+    remove_file(path)
+
+
 def _aside(path: Path) -> Path:
     stem = path.name if len(os.fsencode(path.name)) <= _LONGEST_STEM else ""
     return path.with_name(f".{stem}.{uuid.uuid4().hex[:16]}{ASIDE}")
@@ -213,6 +268,20 @@ def _sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Sync all that a folder holds; the whole system where that is less work."""
+    found = [path for path in folder.rglob("*") if not path.is_symlink()]
+    if len(found) > _FEW_FILES:
+        os.sync()
+        return
+    for path in found:
+        if path.is_dir():
+            _sync_folder(path)
+        elif path.is_file():
+            _sync_file(path)
+    _sync_folder(folder)
 
 
 def _sync_folder(folder: Path) -> None:

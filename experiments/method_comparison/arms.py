@@ -98,6 +98,7 @@ class Arm:
         rounds: trainings one after the other, each from the one before.
         without: data sets that it cannot be run on, with the reason.
         same_as: arm whose runs its own repeat; one run shows it.
+        longest: tokens that an answer may have.
     """
 
     name: str
@@ -108,6 +109,12 @@ class Arm:
     rounds: int = 1
     without: tuple[tuple[str, str], ...] = ()
     same_as: str | None = None
+    longest: int = 64
+
+    @property
+    def limit(self) -> str:
+        """The override that sets `longest`."""
+        return f"rollout.sampling.max_new_tokens={self.longest}"
 
 
 def _method(name: str, *overrides: str, form: str | None = None, **more: object) -> Arm:
@@ -142,9 +149,10 @@ METHOD_ARMS = (
     _method("vq_insight", form="hundred"),
     _method("iqa_t1", form="iqa_t1"),
     _method("zoom_iqa", form="q_insight"),
-    # Its pool of 6 does not divide 16 images.
-    _method("mr_iqa_2", "grpo.pool=8", form="mr_iqa_2"),
-    _method("q_insight", form="q_insight"),
+    # Its pool of 6 does not divide 16 images; its JSON has up to 69 tokens.
+    _method("mr_iqa_2", "grpo.pool=8", form="mr_iqa_2", longest=96),
+    # Without its degradation task, whose answers the policy cannot write.
+    _method("q_insight", "tasks=[]", form="q_insight"),
 )  # fmt: skip
 
 PARTLY = ("refine_iqa", "tatar", "vq_insight", "iqa_t1", "zoom_iqa", "mr_iqa_2", "q_insight")

@@ -32,6 +32,7 @@ from vqr1.evaluation.protocol import score_batch
 from vqr1.inference.policy_replies import ReplyEngine
 from vqr1.inference.request import Request
 from vqr1.iqa.answers import AnswerForm, form_after
+from vqr1.rewards.build import build_rewards
 from vqr1.student.folder import load_student
 from vqr1.student.model import StudentEngine
 from vqr1.training.build import build_engine, load_trained_policy
@@ -40,11 +41,12 @@ from vqr1.training.initial_run import take_initial_run
 from vqr1.training.opening import open_data
 from vqr1.training.run import run_training
 from vqr1.training.run_record import read_record
+from vqr1.training.stages import build_stage
 from vqr1.training.validation import level_mode, validation_modes
 
 COMMON = (
     "hardware.threads=1", "loader.workers=0", "logger=csv", "callbacks.progress=false",
-    "rollout.sampling.max_new_tokens=64", "validation.test=false", "validation.samples=1",
+    "validation.test=false", "validation.samples=1",
     "validation.max_images=16", "dataset.split.near_duplicates=ignore",
     "validation.every_steps=100000",
     "callbacks.checkpoint.every_steps=20", "callbacks.checkpoint.keep=1", "optimizer.lr=4e-4",
@@ -131,8 +133,8 @@ def scorer(arm: Arm, weights: Path | None, data: Sequence[str], answers: int) ->
         answers: sampled for each image.
     """
     model = [] if weights is None or _fast(weights) else [f"model.path={weights}"]
-    config = config_of(arm, *COMMON, *data, *model, *SCORED)
-    opened = open_data(config, compares=False)
+    config = config_of(arm, *COMMON, arm.limit, *data, *model, *SCORED)
+    opened = open_data(config, build_stage(config.stage), build_rewards(config.reward))
     with closing(opened):
         policy = load_trained_policy(config)
         policy.model.eval()
@@ -160,7 +162,8 @@ def _request(config: TrainConfig, form: AnswerForm, answers: int) -> Request:
 def lessons(predictions: Predictions, form: Form, parsed: AnswerForm, file: Path) -> None:
     """Write the packaged policy's own answers in another form, as responses of `stage=sft`."""
     rng = np.random.default_rng(0)
-    lines, own = [], []
+    lines: list[dict[str, str]] = []
+    own: list[re.Match[str]] = []
     for image, texts in zip(predictions.images, predictions.texts, strict=True):
         # An image whose answers are all out of form has the words of the one before.
         own = [m for text in texts if (m := _OWN.fullmatch(text.strip()))] or own

@@ -197,9 +197,10 @@ class Sweep:
         method = [o for o in ARMS[own.method].overrides if o.startswith(("method", "answer"))]
         train(
             [
-                *method, "stage=sft", "target=mos", "validation.mode=answers",
-                f"stage.answers={answers}", *self._data(DEMO), few, "seed=1", "optimizer.lr=1e-3",
-                "model.freeze_vision=true", f"max_steps={steps}", "votes.rounds=1",
+                *method, ARMS[own.method].limit, "stage=sft", "target=mos",
+                "validation.mode=answers", f"stage.answers={answers}", *self._data(DEMO), few,
+                "seed=1", "optimizer.lr=1e-3", "model.freeze_vision=true", f"max_steps={steps}",
+                "votes.rounds=1",
             ],
             folder.resolve(),
         )  # fmt: skip
@@ -233,7 +234,7 @@ class Sweep:
             )
             begin = [] if start is None else [f"model.path={start.resolve()}"]
             train(
-                [*arm.overrides, *self._data(job.dataset), *begin, f"seed={job.seed}",
+                [*arm.overrides, arm.limit, *self._data(job.dataset), *begin, f"seed={job.seed}",
                  f"max_steps={plan.steps}"],
                 folder.resolve(),
             )  # fmt: skip

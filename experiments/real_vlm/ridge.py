@@ -29,7 +29,9 @@ from vqr1.cli.compose import compose_config, plain_values  # noqa: E402
 from vqr1.config import TrainConfig, validate  # noqa: E402
 from vqr1.iqa.correlation import srcc  # noqa: E402
 from vqr1.policy.loading import load_policy  # noqa: E402
+from vqr1.rewards.build import build_rewards  # noqa: E402
 from vqr1.training.opening import open_data  # noqa: E402
+from vqr1.training.stages import build_stage  # noqa: E402
 
 
 @torch.inference_mode()
@@ -95,7 +97,7 @@ def main() -> None:
     config = validate(TrainConfig, plain_values(compose_config("train", overrides)))
     torch.set_num_threads(config.hardware.threads or 1)
     policy = load_policy(config.model)
-    data = open_data(config, compares=True)
+    data = open_data(config, build_stage(config.stage), build_rewards(config.reward))
     train, y, _ = rows_of(config, "train", policy, data)
     test, mos, names = rows_of(config, "test", policy, data)
     shapes = list(train.shape[1:])

@@ -93,14 +93,13 @@ class _StepEnd(L.Callback):
         self._clock.end()
 
 
-def load(subject: Subject, folder: Path, device: torch.device, fast: bool) -> Policy:
-    """The policy; `fast` puts the layers of `use_fast_layers` in."""
+def load(subject: Subject, folder: Path, device: torch.device, linears: bool) -> Policy:
+    """The policy; see `use_fast_layers`."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = subject.family.model_class().from_pretrained(folder, dtype=dtype)
     reader = subject.processor()
     model.image_encoding = subject.family.image_encoding(reader.image_processor)
-    if fast:
-        use_fast_layers(model)
+    use_fast_layers(model, linears=linears)
     return Policy(model.to(device).eval(), reader, str(folder))
 
 
@@ -135,13 +134,13 @@ def run(
     work: Path,
     device: torch.device,
     steps: int,
-    fast: bool,
+    linears: bool,
 ) -> dict[str, Any]:
     """Runs one warm-up step and `steps` timed ones; see `peer.run`.
 
-    `fast` False leaves PyTorch's own layers in.
+    `linears` False leaves linear layers PyTorch's own.
     """
-    policy, clock = load(subject, folder, device, fast), Clock()
+    policy, clock = load(subject, folder, device, linears), Clock()
     watch_linear_layers(policy.model, clock)
     trainer = L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",

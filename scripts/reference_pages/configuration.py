@@ -160,6 +160,8 @@ def command_page(command: str) -> str:
     schema = COMMANDS[command]
     groups = {path.name for path in config_dir().iterdir() if path.is_dir()}
     lines = [
+        # A key comes before the code that reads it.
+        *("---", "search:", "  boost: 4", "---"),
         f"# Keys of `vqr1 {command}`",
         "",
         f"Every key of `conf/{command}.yaml`: type and range, default, what it affects, and its",
@@ -167,6 +169,7 @@ def command_page(command: str) -> str:
         f"group gives the value; `vqr1 {command} --help` shows the values as they are composed.",
     ]
     section = None
+    named: set[str] = set()
     for key in keys_of(schema):
         first, dot, _ = key.name.partition(".")
         if dot and first != section:
@@ -176,18 +179,21 @@ def command_page(command: str) -> str:
         elif not dot and section is None:
             section = ""
             lines += ["", "## Top level", ""]
+        # Choices of one group may have keys of one name.
+        if key.name not in named:
+            # A heading of its own: the search finds and opens the key.
+            lines += ["", f"###### `{key.name}` {{ #key-{key.name} }}"]
+        named.add(key.name)
         lines.append(_entry(key))
     return "\n".join(lines) + "\n"
 
 
 def _entry(key: Key) -> str:
-    group = key.kind == "group" and "." not in key.name
-    facts = [f"[group](#{key.name})" if group else key.kind]
+    facts = [key.kind]
     if key.default:
         facts.append(f"default {key.default}")
     facts.append(f"affects {key.level.name.lower()}")
-    meaning = f"  \n    {key.meaning}" if key.meaning else ""
-    return f"- **`{key.name}`**: {'; '.join(facts)}{meaning}"
+    return "\n".join(["", f"*{'; '.join(facts)}*", "", key.meaning])
 
 
 def group_page(folder: Path) -> str:

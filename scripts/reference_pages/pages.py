@@ -4,7 +4,7 @@ A hook of MkDocs (`mkdocs.yml`), called while it builds:
 
 - reference/configuration: every key and choice, from the schema and `conf/`;
 - reference/code: a page for each package, whose docstrings mkdocstrings reads;
-- experiments and the changelog, which lie beside `docs/`, with the links to and from them.
+- experiments, examples and the changelog, which lie beside `docs/`, with all links to them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from reference_pages.configuration import COMMANDS, command_page, group_folders,
 from vqr1.config import config_dir
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = {".md", ".png", ".svg"}
+COPIED = {"experiments": {".md", ".png", ".svg"}, "examples": {".md", ".py", ".ipynb"}}
+"""Folders beside `docs/` that are on the site under their names, and which files of them."""
+
 NEIGHBOURS = {"CHANGELOG.md": "changelog.md", "README.md": "repository.md"}
 """Pages of the repository's top folder, and what they are called on the site."""
 
@@ -59,7 +61,7 @@ def source_of(name: str) -> str | None:
     for source, called in NEIGHBOURS.items():
         if name == called:
             return source
-    if name.startswith("experiments/"):
+    if name.partition("/")[0] in COPIED:
         return name
     return f"docs/{name}" if (ROOT / "docs" / name).is_file() else None
 
@@ -68,7 +70,7 @@ def place_of(source: str) -> str | None:
     """Where on the site a file of the repository is; None where it is not."""
     if source in NEIGHBOURS:
         return NEIGHBOURS[source]
-    if source.startswith("experiments/"):
+    if source.partition("/")[0] in COPIED:
         return source
     return source.removeprefix("docs/") if source.startswith("docs/") else None
 
@@ -88,11 +90,12 @@ def _pages() -> Iterator[tuple[str, str | bytes]]:
     table = ["", "| group | choices |", "|---|---|", *listed]
     yield "reference/configuration/index.md", "\n".join([*head, *commands, *table]) + "\n"
     yield from _code()
-    for path in sorted((ROOT / "experiments").rglob("*")):
-        if path.suffix in COPIED:
-            yield path.relative_to(ROOT).as_posix(), path.read_bytes()
-    for source, name in NEIGHBOURS.items():
-        yield name, (ROOT / source).read_bytes()
+    for copied, endings in COPIED.items():
+        for file in sorted((ROOT / copied).rglob("*")):
+            if file.suffix in endings:
+                yield file.relative_to(ROOT).as_posix(), file.read_bytes()
+    for source, place in NEIGHBOURS.items():
+        yield place, (ROOT / source).read_bytes()
 
 
 def _code() -> Iterator[tuple[str, str]]:

@@ -56,6 +56,11 @@ def test_the_defaults_are_consistent() -> None:
     assert config.dataset.name == "demo"  # type: ignore[union-attr]
 
 
+def test_the_tasks_of_a_method_are_taken_back() -> None:
+    assert train_config("method=q_insight").tasks.keys() == {"degradation"}
+    assert not train_config("method=q_insight", "tasks=none").tasks
+
+
 def compose_with_hydra(*overrides: str) -> DictConfig:
     mixtures.register()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):

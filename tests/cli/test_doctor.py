@@ -83,9 +83,11 @@ def test_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.medium
 def test_profiles_that_fit_this_machine() -> None:
-    found = list(machine.profile_findings(Machine(), load_train_config))
+    found = list(machine.profile_findings(Machine(cpu_bfloat16=True), load_train_config))
     runs = [one.text for one in found if one.status == "ok"]
-    assert [text.split(":")[0] for text in runs] == ["hardware=cpu", "hardware=cpu_2procs"]
+    assert [text.split(":")[0] for text in runs] == [
+        "hardware=cpu", "hardware=cpu_2procs", "hardware=cpu_bf16",
+    ]  # fmt: skip
     assert all("tiny 1." in text or "tiny 2." in text for text in runs)
     refused = {
         name

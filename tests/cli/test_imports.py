@@ -52,3 +52,8 @@ def test_a_launcher_and_a_sweep(tmp_path: Path) -> None:
         tmp_path, "import vqr1.cli.train, vqr1.distributed.launch, vqr1.sweeps.session"
     )
     assert not modules & HEAVY
+
+
+def test_copying_a_checkpoint(tmp_path: Path) -> None:
+    modules, _ = imported(tmp_path, "import vqr1.policy.export, vqr1.cli.export")
+    assert not modules & (HEAVY | {"torch", "mlflow"})

@@ -50,7 +50,7 @@ def complete(monkeypatch: pytest.MonkeyPatch, run: Command, line: str) -> set[st
     [
         ("vqr1 s", {"score", "serve", "sync", "summarize"}),
         ("vqr1 train dataset=ko", {"dataset=koniq", "dataset=koniq_scores", "dataset=koniqpp"}),
-        ("vqr1 plan --check hardware=cp", {"hardware=cpu", "hardware=cpu_2procs"}),
+        ("vqr1 plan --check hardware=cpu_", {"hardware=cpu_2procs", "hardware=cpu_bf16"}),
         ("vqr1 score photos/ mode=gr", {"mode=greedy"}),
         ("vqr1 export run_m", {"run_metric="}),
         ("vqr1 sync out", set()),

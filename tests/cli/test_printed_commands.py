@@ -35,8 +35,10 @@ from vqr1.distributed.environment import RankInfo
 from vqr1.doctor import installation
 from vqr1.errors import ConfigError, UserError
 from vqr1.evaluation import model_source, questions, score_model
+from vqr1.policy import quantization
 from vqr1.policy.families import fast_vlm
 from vqr1.program import hydra_value, override, setting
+from vqr1.report_page import write as report_page
 from vqr1.rollout import vllm_start
 from vqr1.sweeps import chain, chain_plan, session
 from vqr1.tracking import other_loggers, run_log
@@ -50,7 +52,7 @@ QUOTING = {"command_line", "in_shell", "installing", "setting"}
 COMMAND = re.compile(
     r"(?:^|[\s`'\"(])(?:python -m vqr1|python \w+\.py|pip install|mlflow ui|torchrun|srun|hf auth"
     r"|make (?:ui|setup|train)"
-    r"|vqr1 (?:train|eval|score|serve|export|data|plan|sync|summarize|doctor))\b"
+    r"|vqr1 (?:train|eval|score|serve|export|data|plan|sync|summarize|report|doctor))\b"
 )
 PLAIN = {
     "vqr1/cli/export.py: ); log in with `hf auth login`": "no value in it",
@@ -211,12 +213,18 @@ SITUATIONS: dict[str, Callable[[Path], Any]] = {
         lambda console: score_model._left(PLAN, f, console)  # type: ignore[arg-type]
     ),
     "vqr1.policy.families.fast_vlm.missing_library": lambda f: fast_vlm.FAMILY.missing_library(),
+    "vqr1.policy.quantization.quantization_problems": lambda f: quantization.quantization_problems(
+        SimpleNamespace(quantization="nf4"),  # type: ignore[arg-type]
+        SimpleNamespace(),  # type: ignore[arg-type]
+        trains=True,
+    ),
     "vqr1.rollout.vllm_start.import_vllm": lambda f: vllm_start.import_vllm("a", "b"),
     "vqr1.sweeps.chain.run_chain": lambda f: chain.run_chain(
         RankInfo(), [override("resume", f), "seed=1"], [], lambda *_: {}
     ),
     "vqr1.sweeps.chain.continuing": lambda f: chain.continuing(f),
     "vqr1.sweeps.chain_plan.write_chain": lambda f: chain_plan.write_chain(f, ["chain=[sft]"]),
+    "vqr1.report_page.write.making": report_page.making,
     "vqr1.sweeps.session._check_version": lambda f: session._check_version(
         SimpleNamespace(path=f),
         SimpleNamespace(base={"part": "val"}),
@@ -257,6 +265,7 @@ OF_NO_FOLDER = {
     "vqr1.doctor.installation.package_findings",
     "vqr1.doctor.installation.extra_findings",
     "vqr1.policy.families.fast_vlm.missing_library",
+    "vqr1.policy.quantization.quantization_problems",
     "vqr1.rollout.vllm_start.import_vllm",
     "vqr1.tracking.other_loggers.logger_problems",
 }

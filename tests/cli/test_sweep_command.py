@@ -64,5 +64,8 @@ def test_no_secret_of_a_sweep_is_written_where_others_read(run: Command, tmp_pat
         texts = [p.read_text(errors="replace") for p in folder.rglob("*") if p.is_file()]
         assert texts
         assert not any(SECRET in text for text in texts)
+    artifacts = [file.path for run_ in runs for file in client.list_artifacts(run_.info.run_id)]
+    assert "report.html" in artifacts
+    assert "Sweep over" in next(tmp_path.glob("multirun/train/*/report.html")).read_text()
     (record,) = tmp_path.glob("multirun/train/*/sweep.json")
     assert stat.S_IMODE(record.stat().st_mode) == 0o600

@@ -18,8 +18,11 @@ from tools.faults.small_set import write_kadid
 from vqr1.cli.export import main as export_run
 from vqr1.cli.train import main
 from vqr1.config import ModelConfig
+from vqr1.inference.tested_scores import FEWEST, read_tested_scores
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.training_prompt import trained_vision_id
+from vqr1.report_page.pages import page_of
+from vqr1.report_page.sections import charts_of
 from vqr1.training.model_card import read_run_config
 
 pytestmark = pytest.mark.medium
@@ -85,7 +88,19 @@ def test_run_leaves_everything_it_promises(run: Command, kadid_root: Path, tmp_p
     steps = [m.step for m in client.get_metric_history(logged.info.run_id, "train/kl")]
     assert len(steps) == 4
     artifacts = {file.path for file in client.list_artifacts(logged.info.run_id)}
-    assert {"config.yaml", "summary.json", "answers", "scatter"} <= artifacts
+    assert {"config.yaml", "summary.json", "answers", "scatter", "report.html", "predictions",
+            "environment.json"} <= artifacts  # fmt: skip
+    page = page_of(tmp_path / "run")
+    assert {section.title for section in page.shown()} >= {
+        "Results", "Curves", "Predictions of the test images", "Answers before and after",
+        "Configuration", "Environment",
+    }  # fmt: skip
+    assert len(charts_of(page)) >= 8
+    assert "<dt>Test SRCC</dt>" in (tmp_path / "run/report.html").read_text()
+    # What a score of the exported model means.
+    tested = read_tested_scores(summary["checkpoint"], "thinking")
+    scored = summary["test_images"] - summary["test_unscored_after"]
+    assert (tested.images if tested else 0) == (scored if scored >= FEWEST else 0)
 
     # The exported checkpoint is a complete folder that plain transformers loads.
     exported = Path(summary["checkpoint"])

@@ -68,6 +68,23 @@ def test_a_death_while_a_batch_is_waited_for_is_raised_there() -> None:
         list(batches)
 
 
+def test_a_lock_that_a_dead_worker_held_is_not_waited_for_for_ever() -> None:
+    loader = DataLoader(WorkerIds(), batch_size=None, num_workers=1, prefetch_factor=1)
+    own = iter(loader)
+    lock = own._workers_done_event._cond  # type: ignore[attr-defined]
+    batches = watched(own)
+    worker = psutil.Process(next(batches))
+    # Nobody gives it back, as nobody does for a worker that ended while it asked whether to end.
+    lock.acquire()
+    worker.kill()
+    begin = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid"):
+        list(batches)
+    own._shutdown_workers()  # type: ignore[attr-defined]
+    assert time.monotonic() - begin < 30
+    assert not worker.is_running()
+
+
 class DiesSlowly(Dataset[Tensor]):
     """Its worker closes the socket of its tensors, as a killed one does, and dies later."""
 

@@ -151,7 +151,8 @@ def test_from_predictions(run: Command, tmp_path: Path) -> None:  # noqa: F811
     assert 0.5 < summary["srcc"] < 1
     assert summary["srcc_interval"][0] < summary["srcc"] < summary["srcc_interval"][1]
     assert summary["sets"]["livec"]["images"] == 60
-    for name in ("report.md", "metrics.json", "config.yaml", "plots/livec.png"):
+    for name in ("report.md", "report.html", "metrics.json", "config.yaml", "plots/livec.png",
+                 "predictions/evaluated.csv"):  # fmt: skip
         assert (tmp_path / "out" / name).is_file()
 
 
@@ -231,6 +232,7 @@ def test_comparing_two_files(run: Command, tmp_path: Path) -> None:  # noqa: F81
     values = json.loads((tmp_path / "out/metrics.json").read_text())["livec"]
     assert len(values["pairs"]) == 1
     assert (tmp_path / "out/tables/pairs_livec.tex").is_file()
+    assert "Comparison on livec" in (tmp_path / "out/report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,8 @@ def test_everything_is_written(tmp_path: object) -> None:
         "plots/livec.png",
         "plots/srcc_by_set.png",
         "worst/koniq.png",
+        "worst/koniq.json",
+        "tables/tables.json",
     ):
         assert (folder / name).stat().st_size > 0, name
     assert Image.open(folder / "plots/livec.png").width > 900

@@ -12,7 +12,7 @@ from PIL import Image
 import vqr1
 from tests.support.images import noise_image
 from vqr1.errors import DataError
-from vqr1.inference import scorer as scorer_module
+from vqr1.inference import reading
 from vqr1.inference.files import find_images
 from vqr1.inference.image_lists import check_counts, named_in_list, with_references
 from vqr1.inference.metric import QualityMetric
@@ -105,13 +105,13 @@ def test_references_from_python(
     metric: QualityMetric, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[object] = []
-    open_image = scorer_module.open_image
+    open_image = reading.open_image
 
     def counted(image: object) -> Image.Image:
         opened.append(image)
         return open_image(image)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scorer_module, "open_image", counted)
+    monkeypatch.setattr(reading, "open_image", counted)
     sharp = folder / "sharp" / "a.png"
     images = [folder / "coded" / "a.png", folder / "coded" / "sub" / "b.png", sharp]
     results = metric.scorer.score(images, sharp)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-RECIPE = Path(__file__).resolve().parents[2] / "docs" / "reward_in_trl.md"
+from tests.support.pages import blocks
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "docs" / "reward_in_trl.md"
+EXAMPLE = ROOT / "examples" / "reward_in_trl.py"
 
 
 @pytest.mark.slow
 def test_the_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", RECIPE.read_text(), re.DOTALL)
+    (block,) = blocks(RECIPE)
+    assert EXAMPLE.read_text().endswith(block.text)
     names: dict[str, Any] = {"__name__": "recipe"}
-    exec(compile(code, str(RECIPE), "exec"), names)
+    exec(compile(block.text, str(RECIPE), "exec"), names)
     trainer, metric, quality = (names[name] for name in ("trainer", "metric", "quality"))
     assert trainer.state.global_step == 2
     rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]

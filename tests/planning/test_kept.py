@@ -1,4 +1,4 @@
-"""Numbers that a pass keeps for the backward pass, as planned and as PyTorch saves them."""
+"""Numbers that passes keep, as planned and as they are: for the backward pass, and of states."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from tests.support.images import noise_image
 from tools.tiny_checkpoints import build
 from vqr1.config import ModelConfig, PromptConfig
 from vqr1.planning.memory import states, text_rows, tower_row
+from vqr1.policy.linear_attention import LinearState
 from vqr1.policy.loading import load_policy
+from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.prompts import load_prompts
-from vqr1.policy.shared_prompt import response_logprobs
+from vqr1.policy.shared_prompt import pack_prompts, response_logprobs
 from vqr1.policy.vision import encode_images
+from vqr1.rollout.decode import Decoder
 
 pytestmark = pytest.mark.medium
 
@@ -51,3 +54,15 @@ def test_activations_of_every_family(case: FamilyCase, tmp_path: Path) -> None:
     print(f"\n{case.model_type}: tower {tower_ratio:.3f}, text {text_ratio:.3f}")
     assert tower_ratio == pytest.approx(1, abs=0.05)
     assert text_ratio == pytest.approx(1, abs=0.05)
+
+    # While responses are sampled: every prompt's states, and every response's own, to the byte.
+    with torch.no_grad():
+        left = read_prompts(model, pack_prompts(model, prompts, features))
+        decoder = Decoder(model, left, 3, 40)
+    assert held(left.states) + held(decoder._states) == carried
+
+
+def held(states: dict[int, LinearState]) -> int:
+    """Bytes of the storages that states of all layers lie in."""
+    parts = [part.untyped_storage() for one in states.values() for part in (one.inputs, one.state)]
+    return sum({part.data_ptr(): part.nbytes() for part in parts}.values())

@@ -18,7 +18,7 @@ from vqr1.policy.adapters import lean_adapters, lean_class
 from vqr1.policy.fast_layers import WindowPlan, rms_norm, use_fast_layers
 from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.reference import FrozenCopy
-from vqr1.policy.sampling_weights import half_weights
+from vqr1.policy.sampling_weights import half_weights, sampling_weights
 from vqr1.policy.shared_prompt import pack_prompts, response_logprobs
 from vqr1.policy.unwrap import parts_of
 from vqr1.policy.vision import encode_images
@@ -213,6 +213,17 @@ def test_sampling_reads_weights_in_half_and_gives_them_back(adapters: bool) -> N
     for name, weight in model.named_parameters():
         assert torch.equal(weight, before[name]), name
         assert weight.dtype == before[name].dtype
+
+
+def test_sampling_reads_half_weights_under_autocast_alone() -> None:
+    model = tiny_model(seed=1)
+    weight = parts_of(model).text_layers[0].self_attn.q_proj
+    with sampling_weights(model):
+        assert weight.weight.dtype == torch.float32
+    with half():
+        with sampling_weights(model):
+            assert weight.weight.dtype == torch.bfloat16
+        assert weight.weight.dtype == torch.float32
 
 
 def used_kernel(q: Any, k: Any, v: Any, cum_q: Any, cum_k: Any, *rest: Any, **options: Any) -> Any:

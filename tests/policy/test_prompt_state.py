@@ -45,8 +45,9 @@ def test_splits_leave_what_one_pass_leaves(monkeypatch: pytest.MonkeyPatch, toke
     torch.testing.assert_close(parts.last_hidden, whole.last_hidden, rtol=1e-5, atol=1e-5)
     assert torch.equal(parts.next_positions, whole.next_positions)
     for one, other in ((parts.keys, whole.keys), (parts.values, whole.values)):
-        for layer, truth in zip(one, other, strict=True):
-            flat = [image for run in layer for image in run]
+        assert one.keys() == other.keys()
+        for layer, truth in other.items():
+            flat = [image for run in one[layer] for image in run]
             expected = [image for run in truth for image in run]
             for a, b in zip(flat, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

@@ -72,10 +72,12 @@ def test_layout_by_hand():
     assert layout.buckets == ((0, 2, 3), (6, 1, 4))
     # Image 0: its prompt starts at 0, has 3 rows; responses 0 to 2. Image 2: prompt at 6.
     assert layout.spans == ((0, 3, 0, 3), (6, 4, 3, 3))
-    assert layout.grid == (3, 3)
+    grid = layout.responses
+    assert grid is not None
+    assert (grid.count, grid.longest, grid.rows) == (3, 3, 6)
     # Responses of 2, 1 and 3 tokens in rows of 3: places 0 1 . | 3 . . | 6 7 8.
-    assert layout.places is not None
-    assert layout.places.tolist() == [0, 1, 3, 6, 7, 8]
+    assert grid.places is not None
+    assert grid.places.tolist() == [0, 1, 3, 6, 7, 8]
     assert layout.last_prompt_rows == [2, 5, 9]
     assert (layout.prompt_rows, sum(map(sum, layout.response_lengths))) == (10, 6)
 
@@ -99,3 +101,19 @@ def test_matrix_products_equal_the_flash_kernel(causal, heads):
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_bfloat16_are_those_of_its_values() -> None:
+    torch.manual_seed(2)
+    q, grad = (torch.randn(2, 4, 9, 8, dtype=torch.bfloat16) for _ in range(2))
+    k, v = (torch.randn(2, 2, 9, 8, dtype=torch.bfloat16) for _ in range(2))
+    out, lse = flash.forward(q, k, v, causal=True, scale=0.3)
+    found = flash.backward(grad, q, k, v, out, lse, causal=True, scale=0.3)
+    exact = flash.math_backward(
+        *(x.double() for x in (grad, q, k, v)), out=out.double(), lse=lse.double(), causal=True,
+        scale=0.3,
+    )  # fmt: skip
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == torch.bfloat16
+        # One rounding, of the result.
+        torch.testing.assert_close(one.double(), other, rtol=2**-8, atol=1e-6)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
+from tests.support.pages import blocks_of, write_files
 from tools.faults.killed_sweep import TINY_RUN
 from vqr1.cli.train import main
 
@@ -24,13 +23,11 @@ def test_the_recipe_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     section = RECIPE.read_text().split("## A reward of your own")[1]
-    (code,) = re.findall(
-        r"^    # closeness\.py\n(?:(?:    .*)?\n)+?(?=\n    PYTHONPATH)", section, re.M
-    )
-    (command,) = re.findall(r"^    PYTHONPATH=\. python train\.py (.*\\\n.*)$", section, re.M)
-    (tmp_path / "closeness.py").write_text(textwrap.dedent(code))
+    found = blocks_of(section)
+    assert write_files(found, tmp_path) == {"closeness.py"}
+    command = found[1].text.replace("\\\n", " ").removeprefix("PYTHONPATH=. python train.py ")
     write_kadid(tmp_path / "kadid")
     monkeypatch.syspath_prepend(tmp_path)
-    outcome = run(main, *shlex.split(command.replace("\\\n", " ")), *TINY_RUN, "logger=csv")
+    outcome = run(main, *shlex.split(command), *TINY_RUN, "logger=csv")
     assert outcome.code == 0, outcome.err
     assert "reward format + closeness" in outcome.out

@@ -41,8 +41,10 @@ TWO = PromptConfig(
     name="two", text="Left <image>, right <image>: which?", images=2, system="You compare images."
 )
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=24)
-IN_VLLM = [case for case in CASES if case.model_type not in ("fast_vlm", "qwen2_5_vl")]
-"""All that vLLM has, but the one that other tests run with."""
+ELSEWHERE = ("fast_vlm", "internvl", "qwen2_5_vl", "qwen3_5")
+IN_VLLM = [case for case in CASES if case.model_type not in ELSEWHERE]
+"""All that vLLM has, but the one that other tests run with, and Qwen3.5, with which vLLM 0.31 does
+not start on a CPU (chunked prefill is off there, and its state cache asks for it)."""
 
 
 @pytest.fixture
@@ -118,6 +120,7 @@ def test_greedy_answers_are_the_local_engines(
     ("model_type", "problem"),
     [
         ("fast_vlm", "no FastVLM models"),
+        ("internvl", "no InternVL models that take tiles which are cut already"),
         ("llava", "no LLaVA with several layers of the tower (vision_feature_layer=[-3, -2])"),
     ],
 )

@@ -43,7 +43,7 @@ def test_our_side_times_whole_steps_of_exactly_c_tokens(small_weights, tmp_path)
     size = Size("small", 112, 84, images=2, group=3, tokens=5)
     result = ours.run(
         SUBJECTS["qwen2_5_vl"], size, small_weights, tmp_path, torch.device("cpu"), steps=2,
-        fast=True,
+        linears=True,
     )  # fmt: skip
     assert len(result["steps"]) == 2
     for step in result["steps"]:

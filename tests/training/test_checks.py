@@ -11,6 +11,7 @@ from vqr1.rewards.build import build_rewards
 from vqr1.training.checks import check_training
 
 CPU = Machine()
+HALF = Machine(cpu_bfloat16=True)
 ONE = Machine(gpus=1, bfloat16=True)
 EIGHT = Machine(
     gpus=8, bfloat16=True, deepspeed=True, flash_attention_2=True, flash_attention_3=True
@@ -20,7 +21,7 @@ EIGHT = Machine(
 @pytest.mark.parametrize("name", choices("hardware"))
 def test_every_profile_fits_a_machine_or_states_in_one_line_why_not(name: str) -> None:
     hardware = train_config(f"hardware={name}").hardware
-    fitting = CPU if name.startswith("cpu") else EIGHT
+    fitting = HALF if name.startswith("cpu") else EIGHT
     assert hardware_problems(hardware, fitting) == []
     for machine in (CPU, ONE, EIGHT):
         problems = hardware_problems(hardware, machine)
@@ -48,6 +49,11 @@ def test_what_is_missing_is_named_with_what_to_use_instead() -> None:
         "hardware.strategy=zero2",
     ]  # fmt: skip
     assert hardware_problems(zero, old)[2].endswith("strategy=fsdp2 (hardware=8gpu_fsdp2)")
+    # Without instructions for bfloat16 it would take longer than float32.
+    in_half = train_config("hardware=cpu_bf16").hardware
+    assert "no instructions for bfloat16" in hardware_problems(in_half, CPU)[0]
+    assert "no instructions for bfloat16" in hardware_problems(in_half, EIGHT)[0]
+    assert hardware_problems(in_half, HALF) == []
     # A CPU refuses the profiles of GPUs.
     divided = train_config("hardware=cpu_2procs", "hardware.strategy=zero3").hardware
     assert hardware_problems(divided, CPU)[0].endswith("or use hardware.strategy=fsdp2")

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 
 from tests.cli.conftest import Command, run, write_kadid  # noqa: F401 - a fixture
 from tests.support.commands import REPOSITORY
+from tests.support.pages import blocks_of, write_files
 from vqr1.cli.train import main
 
 pytestmark = pytest.mark.slow
@@ -158,17 +159,10 @@ def from_recipe(folder: Path) -> None:
     """The files that docs/extending.md prints under "A method", as they are printed."""
     text = (REPOSITORY / "docs" / "extending.md").read_text()
     part = text[text.index("## A method\n") : text.index("## Answer forms\n")]
-    files: dict[str, list[str]] = {}
-    for line in part.splitlines():
-        if line.startswith("    # mine/"):
-            files[line.removeprefix("    # mine/").partition(":")[0].strip()] = lines = []
-        elif files and (line.startswith("    ") or not line):
-            lines.append(line.removeprefix("    "))
-    for name, printed in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("\n".join(printed) + "\n")
-    assert set(files) == {"method/nearness.yaml", "reward/nearness.yaml", "nearness.py"}
-    assert len(files["nearness.py"]) <= 30
+    names = write_files(blocks_of(part), folder.parent)
+    files = ("method/nearness.yaml", "reward/nearness.yaml", "nearness.py")
+    assert names == {f"{folder.name}/{file}" for file in files}
+    assert len((folder / "nearness.py").read_text().splitlines()) <= 30
 
 
 def test_a_method_by_the_recipe_of_the_docs(

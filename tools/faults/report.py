@@ -40,6 +40,15 @@ class FaultResult:
         lost = comparison.missing + comparison.doubled
         return cls(fault, True, comparison.identical, lost, printed)
 
+    @property
+    def outcome(self) -> str:
+        """In a few words."""
+        if self.skipped:
+            return f"not tried ({self.skipped})"
+        if self.recovered and self.identical and not self.lost:
+            return "identical"
+        return f"NOT identical, {self.lost} metrics lost; {self.printed}"
+
 
 def last_line(output: str) -> str:
     """What a run stated last; where it printed a traceback, `TRACEBACK` and the end of all that."""

@@ -36,7 +36,8 @@ class Checkpoint:
         std: standard deviation of weights by the beginning of their names, where it is not
             `WEIGHT_STD`; the first that fits counts.
         released: beginnings of weights' names that are others in released checkpoints.
-        zero_norms: ends of the names of norms' weights to which the model adds 1.
+        means: means of weights by the end of their names, where they are not 1 of a norm and 0 of
+            all else; the first that fits counts.
     """
 
     model: Any
@@ -44,7 +45,7 @@ class Checkpoint:
     generation: Mapping[str, Any]
     std: Mapping[str, float] = field(default_factory=dict)
     released: Mapping[str, str] = field(default_factory=dict)
-    zero_norms: tuple[str, ...] = ()
+    means: Mapping[str, float] = field(default_factory=dict)
 
 
 def in_vllm(made: Checkpoint) -> Checkpoint:
@@ -74,7 +75,7 @@ def in_vllm(made: Checkpoint) -> Checkpoint:
 
 def write_folder(made: Checkpoint, folder: Path, seed: int) -> None:
     """Draws the weights, float32, and writes all files of a released checkpoint."""
-    draw_weights(made.model, seed, made.std, made.zero_norms)
+    draw_weights(made.model, seed, made.std, made.means)
     save_folder(made, folder)
 
 
@@ -112,17 +113,17 @@ def _rename(file: Path, beginnings: Mapping[str, str]) -> None:
 
 
 def draw_weights(
-    model: nn.Module, seed: int, std: Mapping[str, float], zero_norms: tuple[str, ...] = ()
+    model: nn.Module, seed: int, std: Mapping[str, float], means: Mapping[str, float]
 ) -> None:
-    """Weights from a seed, in place: norms about 1 (`zero_norms` 0), everything else about 0."""
+    """Weights from a seed, in place; see `Checkpoint`."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.float().named_parameters():
             wide = next((value for start, value in std.items() if name.startswith(start)), None)
+            mean = next((value for end, value in means.items() if name.endswith(end)), None)
             noise = torch.randn(weight.shape, generator=generator)
             noise *= WEIGHT_STD if wide is None else wide
-            one = _is_norm(name) and not name.endswith(zero_norms)
-            weight.copy_(1 + noise if one else noise)
+            weight.copy_(noise + (float(_is_norm(name)) if mean is None else mean))
 
 
 def _is_norm(name: str) -> bool:

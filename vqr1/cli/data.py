@@ -97,7 +97,11 @@ def _prepare(options: argparse.Namespace, config: DataConfig) -> None:
 
 
 def decode_count(text: str) -> str:
-    """`all` or a number, checked."""
+    """`all` or a number, checked.
+
+    Raises:
+        argparse.ArgumentTypeError: neither.
+    """
     if text != "all" and not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'all'")
     return text

@@ -80,6 +80,7 @@ def _machine(tracking_uri: str | None) -> Iterator[Finding]:
         ]
         found = this_machine()
         yield machine.processor_finding()
+        yield machine.bfloat16_finding(found)
         yield from machine.gpu_findings(found)
         yield from machine.disk_findings()
         yield from (answer.result() for answer in answers)

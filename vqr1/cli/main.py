@@ -51,6 +51,7 @@ COMMANDS = {
     "plan": Subcommand("plan", "memory and time of a training, before it starts", "train"),
     "sync": Subcommand("sync", "send what runs could not report to the MLflow server"),
     "summarize": Subcommand("summarize", "the table of a sweep, also while it runs"),
+    "report": Subcommand("report", "the report of a finished run as a page, made again"),
     "doctor": Subcommand("doctor", "what this machine can run, and what is missing"),
 }
 

@@ -67,6 +67,7 @@ def serve(arguments: Sequence[str]) -> int:
     from vqr1.inference.service import run
     from vqr1.inference.service.app import create_app
     from vqr1.inference.service.service import Served, ServiceInfo
+    from vqr1.inference.tested_scores import read_tested_scores
 
     sys.stderr.writelines(f"{note}\n" for note in notes_on(config))
     listener = run.bind(config.host, config.port)
@@ -75,10 +76,12 @@ def serve(arguments: Sequence[str]) -> int:
         images = max(config.prompt.images, config.describe.images)
         backend = build_backend(config.backend, config.model, config.hardware, images=images)
         scorer = Scorer(backend, config.prompt, config.answer.form, config.mode, seed=config.seed)
-        if is_student(config.model):
-            return Served(scorer, None)
-        form = config.describe_answer.form
-        return Served(scorer, Scorer(backend, config.describe, form, config.mode, seed=config.seed))
+        describer = None
+        if not is_student(config.model):
+            form = config.describe_answer.form
+            describer = Scorer(backend, config.describe, form, config.mode, seed=config.seed)
+        tested = read_tested_scores(config.model.path, config.prompt.name)
+        return Served(scorer, describer, tested)
 
     served = load()
     sys.stderr.writelines(f"{line}\n" for line in lines_about(composed, if_other=True))

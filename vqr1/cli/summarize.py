@@ -20,6 +20,7 @@ from pathlib import Path
 
 from vqr1.errors import ConfigError, DataError, RunFaultError, UserError
 from vqr1.outputs import check_summary_folder
+from vqr1.report_page.write import add_report
 from vqr1.standard_streams import guard_output
 from vqr1.storage_faults import storage_line
 from vqr1.sweeps.folder import SweepFolder
@@ -60,6 +61,7 @@ def summarise(options: dict[str, str]) -> SweepReport:
         write_report(report, output, curve)
         if METHOD in record.space:
             print(_leaderboard(folder.path, output)[1])
+        add_report(output)
         return report
     uri = options.get("tracking_uri", default_tracking_uri())
     parent = ParentRun.open(uri, options["parent"])
@@ -85,6 +87,8 @@ def summarise(options: dict[str, str]) -> SweepReport:
             made, page = _leaderboard(folder.path, output)
             files = [*files, *made]
             print(page)
+    report_file = add_report(output)
+    files = files if report_file is None else [*files, report_file]
     with store_reached(uri, f"parent={parent.run_id}", "the summary itself is written"):
         log_report(report, files, parent)
     return report

@@ -151,6 +151,9 @@ def default_of(name: str, values: Mapping[str, Any], *, adapters: bool, training
         values: `recommended`.
         adapters: adapters are trained, and the weights stay.
         training: something is trained.
+
+    Raises:
+        ConfigError: a model has no value of this name.
     """
     if name == "lr" and adapters:
         name = "lr_adapters"

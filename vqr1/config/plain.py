@@ -11,7 +11,11 @@ from vqr1.errors import ConfigError
 
 
 def plain_values(composed: DictConfig) -> dict[str, Any]:
-    """A composed configuration as plain containers, interpolations resolved."""
+    """A composed configuration as plain containers, interpolations resolved.
+
+    Raises:
+        ConfigError: a value contains itself.
+    """
     try:
         values = OmegaConf.to_container(composed, resolve=True)
     except RecursionError as error:

@@ -18,10 +18,12 @@ from typing import Any, Literal
 import lightning
 import torch
 import torch.distributed
+from PIL import Image
 
 from vqr1.config import DatasetConfig, LoaderConfig, MixtureConfig, TrainingTarget
 from vqr1.data.batch_shares import report_small_parts, with_shares
 from vqr1.data.cache import ImageCache
+from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.labels import Split
 from vqr1.data.opened_sets import open_sets
@@ -164,6 +166,15 @@ class RankingDataModule(lightning.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the sets, so that data errors come before the first step."""
         logger.debug("opened %d data sets", len(self.sets))
+
+    def load_image(self, name: str, row: int) -> Image.Image:
+        """RGB image of a row of a set's table, as prompts show it.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        labelled = self.sets[name]
+        return load_image(labelled.image_path(row), labelled.config.short_edge)
 
     def skipped_images(self) -> dict[str, int]:
         """By set, the images excluded so far: missing, empty, or not decodable.

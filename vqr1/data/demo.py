@@ -44,6 +44,7 @@ from vqr1.data.distortions import (
     from_bytes,
     to_bytes,
 )
+from vqr1.durable import make_folder, place_folder
 from vqr1.errors import DataError
 from vqr1.progress import progress_bar
 
@@ -339,10 +340,12 @@ def ensure_demo_set(cache_dir: Path | None = None) -> Path:
     folder = cache / FOLDER
     if folder.is_dir():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     with FileLock(cache / f"{FOLDER}.lock"):
         if folder.is_dir():
             return folder
+        for left in cache.glob(f"{FOLDER}-*.split"):  # of processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f"{FOLDER}-", suffix=".split", dir=cache))
         try:
             total = sum(CROPS[photograph.split] for photograph in PHOTOGRAPHS) * len(DISTORTIONS)
@@ -350,7 +353,7 @@ def ensure_demo_set(cache_dir: Path | None = None) -> Path:
                 write_demo_set(unfinished, advance)
             # mkdtemp makes the folder private; the cache may be shared between users.
             unfinished.chmod(0o755)
-            unfinished.rename(folder)
+            place_folder(unfinished, folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return folder

@@ -35,6 +35,7 @@ from vqr1.config import CsvColumns, DatasetConfig
 from vqr1.data.demo import default_cache_dir
 from vqr1.data.images import IMAGE_SUFFIXES
 from vqr1.data.labels._table import relative_image
+from vqr1.durable import make_folder, place_folder
 from vqr1.errors import ConfigError, DataError, first_line
 from vqr1.program import installing
 from vqr1.progress import progress_bar
@@ -97,7 +98,7 @@ def ensure_hub_set(config: DatasetConfig, key: str) -> Path:
     folder = cache / digest
     if (folder / SOURCE).is_file():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     with FileLock(cache / f"{digest}.lock"):
         if (folder / SOURCE).is_file():
             return folder
@@ -108,7 +109,7 @@ def ensure_hub_set(config: DatasetConfig, key: str) -> Path:
             _lay_down(place, key, unfinished)
             # mkdtemp makes the folder private; the cache may be shared between users.
             unfinished.chmod(0o755)
-            unfinished.rename(folder)
+            place_folder(unfinished, folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return folder

@@ -29,6 +29,7 @@ from vqr1.data.labels import label_format
 from vqr1.data.split_duplicates import pairs_between_contents
 from vqr1.data.splits import SPLITS, hash_order
 from vqr1.data.unlabelled import unlabelled_images
+from vqr1.durable import replacing
 from vqr1.errors import ConfigError, DataError
 from vqr1.iqa.preferences import StatedPairs, count_triples, groups_of
 from vqr1.outputs import check_file, check_records, make_folders, own_png, png_metadata
@@ -186,7 +187,8 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     known = PngInfo()
     for word, text in png_metadata("inspect_dataset").items():
         known.add_text(word, text)
-    contact_sheet(title, tiles, extent.columns).save(out, pnginfo=known)
+    with replacing(out) as aside:
+        contact_sheet(title, tiles, extent.columns).save(aside, format="PNG", pnginfo=known)
     console.print(f"contact sheet: {out}", soft_wrap=True)
 
 

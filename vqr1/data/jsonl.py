@@ -21,7 +21,7 @@ from typing import Any
 
 from vqr1.data.labels._reading import text_lines
 from vqr1.data.tables import parse_json, parse_number
-from vqr1.durable import write_file
+from vqr1.durable import make_folder, write_file
 from vqr1.errors import DataError
 
 QUESTION = (
@@ -78,7 +78,7 @@ def jsonl_text(lines: Iterable[JsonlLine], question: str = QUESTION) -> Iterator
 
 def write_jsonl(path: Path, lines: Iterable[JsonlLine], question: str = QUESTION) -> int:
     """Write a training JSONL and return its number of lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     texts = list(jsonl_text(lines, question))
     write_file(path, "".join(texts))
     return len(texts)

@@ -7,6 +7,12 @@ the main thread asks for a batch, and is asked once before that. A worker that i
 sockets some moments before the kernel reports its death: a batch that is received in between fails
 with an error of the connection, and is asked about again until the death is known.
 
+PyTorch's workers ask before each batch whether they are to end, under a lock that they share with
+the main process. One that ends meanwhile (killed, or by another of its threads for lack of memory)
+never gives it back, and PyTorch would wait for it for ever where it looks after a dead worker. The
+main process alone decides that workers are to end: here it reads its own answer, and notes
+it for them only if it gets the lock in time; they are ended without that too.
+
 Not here: the one line for a dead worker (`vqr1.training.faults`).
 """
 
@@ -19,9 +25,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import queues
+from multiprocessing import queues, synchronize
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
@@ -35,6 +41,10 @@ _KNOWN = "DataLoader worker"
 _SECONDS_TO_DIE = 5.0
 """How long a killed process may take from closing its sockets to being reported as dead; it is
 long where the machine is busy or the process large."""
+
+
+_SECONDS_FOR_LOCK = 1.0
+"""How long a lock that a dead worker may hold is waited for; others hold it for microseconds."""
 
 
 class _Deaths:
@@ -60,6 +70,9 @@ def watched(batches: Iterator[_T]) -> Iterator[_T]:
         RuntimeError: a worker died.
     """
     deaths = _gate()
+    done = getattr(batches, "_workers_done_event", None)
+    if isinstance(done, synchronize.Event):
+        batches._workers_done_event = _Done(done)  # type: ignore[attr-defined]
     while True:
         try:
             if deaths is not None:
@@ -76,6 +89,29 @@ def watched(batches: Iterator[_T]) -> Iterator[_T]:
             if deaths is not None:
                 deaths.let_through = False
         yield batch
+
+
+class _Done:
+    """The event that asks workers to end, as the only process that sets it sees it.
+
+    Args:
+        shared: PyTorch's, which the workers have.
+    """
+
+    def __init__(self, shared: synchronize.Event) -> None:
+        self._shared: Any = shared
+        self._set = False
+
+    def is_set(self) -> bool:
+        """Whether `set` was called."""
+        return self._set
+
+    def set(self) -> None:
+        """Ask the workers to end, unless the lock is lost: nobody but them looks."""
+        self._set = True
+        if self._shared._cond.acquire(True, _SECONDS_FOR_LOCK):
+            self._shared._flag.release()
+            self._shared._cond.release()
 
 
 def _await_death(deaths: _Deaths) -> None:

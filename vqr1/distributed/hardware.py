@@ -12,6 +12,7 @@ import torch
 
 from vqr1.config import HardwareConfig
 from vqr1.distributed.cores import crowding_problems, usable_cores
+from vqr1.processor import multiplies_bfloat16
 from vqr1.program import installing
 
 
@@ -23,6 +24,7 @@ class Machine:
         cores: processor cores that this process may use.
         gpus: CUDA devices that PyTorch sees.
         bfloat16: they compute in bfloat16.
+        cpu_bfloat16: the processor has instructions for it.
         deepspeed: the package is installed.
         flash_attention_2: the kernels of flash-attn 2 can be used.
         flash_attention_3: those of flash-attn 3.
@@ -31,6 +33,7 @@ class Machine:
     cores: int = 1
     gpus: int = 0
     bfloat16: bool = False
+    cpu_bfloat16: bool = False
     deepspeed: bool = False
     flash_attention_2: bool = False
     flash_attention_3: bool = False
@@ -39,9 +42,9 @@ class Machine:
 def this_machine() -> Machine:
     """Look."""
     deepspeed = importlib.util.find_spec("deepspeed") is not None
-    cores = usable_cores()
+    cores, on_cpu = usable_cores(), multiplies_bfloat16()
     if not torch.cuda.is_available():
-        return Machine(cores=cores, deepspeed=deepspeed)
+        return Machine(cores=cores, cpu_bfloat16=on_cpu, deepspeed=deepspeed)
     # transformers takes a second to import, and without a GPU neither kernel can be used.
     from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
@@ -49,6 +52,7 @@ def this_machine() -> Machine:
         cores=cores,
         gpus=torch.cuda.device_count(),
         bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
+        cpu_bfloat16=on_cpu,
         deepspeed=deepspeed,
         flash_attention_2=is_flash_attn_2_available(),
         flash_attention_3=is_flash_attn_3_available(),
@@ -84,12 +88,22 @@ def hardware_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
             f"hardware.devices={hardware.devices}: PyTorch finds {machine.gpus} CUDA "
             f"device{'s' * (machine.gpus != 1)} on this machine; {fits}"
         )
-    if hardware.precision == "bf16-mixed" and machine.gpus and not machine.bfloat16:
-        problems.append(
-            "hardware.precision=bf16-mixed: this GPU does not compute in bfloat16; use "
-            "hardware.precision=32-true"
-        )
+    if hardware.precision == "bf16-mixed":
+        problems += _bfloat16_problems(hardware, machine)
     return problems + _package_problems(hardware, machine)
+
+
+def _bfloat16_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:
+    on_gpu = hardware.accelerator == "gpu"
+    if machine.bfloat16 if on_gpu else machine.cpu_bfloat16:
+        return []
+    why = (
+        "this GPU does not compute in bfloat16"
+        if on_gpu
+        else "this processor has no instructions for bfloat16 (avx512_bf16, amx_bf16), without "
+        "which it takes longer than float32"
+    )
+    return [f"hardware.precision=bf16-mixed: {why}; use hardware.precision=32-true"]
 
 
 def _package_problems(hardware: HardwareConfig, machine: Machine) -> list[str]:

@@ -7,14 +7,16 @@ its memory by the planner (`vqr1.planning`), without loading anything.
 from __future__ import annotations
 
 import os
-import platform
 import shutil
+import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
+from torch import Tensor
 
 from vqr1.config import HardwareConfig, TrainConfig, config_dir
 from vqr1.data.demo import default_cache_dir
@@ -22,6 +24,8 @@ from vqr1.distributed.hardware import Machine, hardware_problems
 from vqr1.doctor.finding import Finding
 from vqr1.planning.memory import plan_memory
 from vqr1.planning.shape import read_shape, share_of_work
+from vqr1.policy.cpu_linear import fast_product
+from vqr1.processor import processor
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
 """Instruction sets that decide how fast a CPU multiplies matrices, as Linux names them."""
@@ -42,7 +46,7 @@ def processor_finding() -> Finding:
     """Cores, memory and instruction sets."""
     usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
     memory = psutil.virtual_memory()
-    flags, name = _processor()
+    flags, _, name = processor()
     sets = [one for one in INSTRUCTIONS if one in flags]
     return Finding(
         "CPU",
@@ -51,15 +55,28 @@ def processor_finding() -> Finding:
     )
 
 
-def _processor() -> tuple[set[str], str]:
-    """Instruction sets and name of the processor, where the system names them."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return set(), platform.processor() or platform.machine()
-    rows = [line.partition(":") for line in path.read_text(encoding="utf-8").splitlines()]
-    values = {key.strip(): value.strip() for key, _, value in rows}
-    flags = values.get("flags", values.get("Features", ""))
-    return set(flags.split()), values.get("model name", platform.machine())
+def bfloat16_finding(machine: Machine) -> Finding:
+    """Which precision is faster on this processor: products like those of a small model, timed."""
+    if not machine.cpu_bfloat16:
+        return Finding("CPU bfloat16", "no instructions for it: hardware=cpu", "absent")
+    rows, weight = torch.randn(1024, 576), torch.randn(1536, 576)
+    times = [_seconds(rows.to(kind), weight.to(kind)) for kind in (torch.float32, torch.bfloat16)]
+    gain = times[0] / times[1]
+    better = "cpu_bf16" if gain > 1 else "cpu"
+    text = f"a matrix product is {gain:.1f} x as fast as in float32: hardware={better}"
+    return Finding("CPU bfloat16", text)
+
+
+def _seconds(rows: Tensor, weight: Tensor) -> float:
+    """Median time of a product in a quarter of a second."""
+    times: list[float] = []
+    with torch.no_grad():
+        fast_product(rows, weight)
+        while sum(times) < 0.25:
+            begun = time.perf_counter()
+            fast_product(rows, weight)
+            times.append(time.perf_counter() - begun)
+    return statistics.median(times)
 
 
 def gpu_findings(machine: Machine) -> Iterator[Finding]:

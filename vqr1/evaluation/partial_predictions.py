@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vqr1.durable import write_file
+from vqr1.durable import make_folder, write_file
 from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation.prediction_file import read_predictions, write_predictions
 from vqr1.evaluation.predictions import NOTHING, Predictions, concatenate
@@ -71,7 +71,7 @@ def check_settings(run_dir: Path, settings: Mapping[str, Any]) -> None:
     """
     path = run_dir / SETTINGS
     if not path.exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(run_dir, above=True)
         write_file(path, json.dumps(settings, indent=2) + "\n")
         return
     saved = json.loads(path.read_text(encoding="utf-8"))

@@ -30,6 +30,7 @@ from vqr1.errors import DataError
 from vqr1.evaluation.file_labels import some_of, with_labels_of
 from vqr1.evaluation.predictions import Predictions
 from vqr1.inference.resume import GrowingFile
+from vqr1.tracking import RunLog
 
 COLUMNS = (
     "dataset", "image", "index", "sample", "score", "valid", "format_compliant", "mos", "reference",
@@ -128,6 +129,15 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
                 writer = csv_writer(file)
                 writer.writerow(COLUMNS)
                 writer.writerows(rows_of(predictions))
+
+
+def keep_predictions(predictions: Predictions, run_log: RunLog, name: str) -> None:
+    """Put predictions into a run's folder, `predictions/<name>.csv`, and to its artifacts."""
+    file = f"predictions/{name}.csv"
+    path = run_log.run_dir / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_predictions(predictions, path)
+    run_log.keep(file)
 
 
 def read_predictions(

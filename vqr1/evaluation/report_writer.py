@@ -4,11 +4,12 @@ What it does: `report.md`, every table as CSV and LaTeX under `tables/`, plots u
 contact sheets of the worst images under `worst/`, `metrics.json`, and the metrics and files in
 MLflow where that is the logger.
 
-Not here: `summary.json`, which the command writes last.
+Not here: `summary.json` and `report.html`, which the command writes last.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from vqr1.config import ReportConfig
+from vqr1.durable import make_folder, replacing
 from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.plots import mean_plot, set_plots
 from vqr1.evaluation.predictions import Predictions
@@ -29,8 +31,9 @@ from vqr1.evaluation.report import (
     main_table,
 )
 from vqr1.evaluation.report_values import json_values, metric_values
-from vqr1.evaluation.tables import Table, to_csv, to_latex, to_markdown
-from vqr1.evaluation.worst_sheet import worst_images, worst_sheet
+from vqr1.evaluation.tables import Table, to_csv, to_json, to_latex, to_markdown
+from vqr1.evaluation.worst_sheet import shown_size, worst_images, worst_json, worst_sheet
+from vqr1.report_page.files import TABLES, WORST
 from vqr1.tracking import RunLog
 from vqr1.tracking.store import slug
 
@@ -50,7 +53,8 @@ def all_tables(evaluation: Evaluation, published: bool) -> list[Table]:
 
 
 def write_tables(tables: Sequence[Table], title: str, run_log: RunLog) -> Path:
-    """Write `report.md` and each table as CSV and LaTeX; returns the report's path."""
+    """Write `report.md` and each table as CSV, LaTeX and JSON; returns the report's path."""
+    run_log.text(TABLES, to_json(tables))
     for table in tables:
         name = slug(table.name).replace("/", "-").replace(" ", "-")
         run_log.text(f"tables/{name}.csv", to_csv(table))
@@ -119,20 +123,29 @@ def _write_worst(
         if fit is None or fit.reason:
             continue
         dataset = metrics.dataset
-        sheet = worst_sheet(
-            worst_images(parts[dataset], fit, count, options.rule),
-            f"{dataset}: the {min(count, metrics.scored)} images scored worst",
-            evaluation.caption,
-            lambda row, name=dataset: load_image(name, row),  # type: ignore[misc]
-        )
-        keep_image(run_log, f"worst/{_file_name(dataset)}.png", sheet)
+        worst = worst_images(parts[dataset], fit, count, options.rule)
+
+        @functools.cache
+        def load(row: int, name: str = dataset) -> Image.Image:
+            return shown_size(load_image(name, row))
+
+        title = f"{dataset}: the {min(count, metrics.scored)} images scored worst"
+        sheet = worst_sheet(worst, title, evaluation.caption, load)
+        keep_image(run_log, f"{WORST}/{_file_name(dataset)}.png", sheet)
+        run_log.text(worst_name(dataset), worst_json(worst, dataset, load))
+
+
+def worst_name(dataset: str) -> str:
+    """Name of the file that holds a set's worst images for the report's page."""
+    return f"{WORST}/{_file_name(dataset)}.json"
 
 
 def keep_image(run_log: RunLog, name: str, image: Image.Image) -> None:
     """Write an image into the run directory, and to MLflow where that is the logger."""
     path = run_log.run_dir / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    make_folder(path.parent)
+    with replacing(path) as aside:
+        image.save(aside, format="PNG")
     run_log.keep(name)
 
 

@@ -239,6 +239,7 @@ def _report(
 ) -> float:
     """Compute, write and print everything; returns the SRCC."""
     from vqr1.evaluation.labels import fitted_note
+    from vqr1.evaluation.prediction_file import keep_predictions
     from vqr1.evaluation.report_writer import write_outcome
 
     options = metric_options(config)
@@ -274,6 +275,8 @@ def _report(
         finished = finished_file(run_log.run_dir)
         if finished is not None:
             run_log.keep(finished.name)
+        else:
+            keep_predictions(predictions, run_log, "evaluated")
         values = {
             **summary_values(evaluation, overall, skipped),
             "predictions": config.predictions or (finished and str(finished)),
@@ -382,12 +385,15 @@ def open_log(config: EvalConfig, composed: DictConfig, sets: str) -> Iterator[Ru
 
 
 def end_log(run_log: RunLog, values: dict[str, Any], started: float, console: Console) -> None:
-    """Write `summary.json` and print where everything is."""
+    """Write `summary.json` and `report.html`, and print where everything is."""
+    from vqr1.report_page.write import add_report
+
     seconds = round(time.monotonic() - started, 1)
     run_log.summary({**values, "seconds": seconds, "mlflow_run_id": run_log.mlflow_run_id})
+    page = add_report(run_log.run_dir, run_log.keep)
     if run_log.mlflow_run_id is not None:
         console.print(f"MLflow run {run_log.mlflow_run_id} in {run_log.tracking_uri}")
-    console.print(f"took {seconds:.0f} s; report: {run_log.run_dir / 'report.md'}")
+    console.print(f"took {seconds:.0f} s; report: {page or run_log.run_dir / 'report.md'}")
     console.print(str(run_log.run_dir), highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""Tables as records, and their forms: terminal, Markdown, CSV and LaTeX.
+"""Tables as records, and their forms: terminal, Markdown, CSV, LaTeX and JSON.
 
 Not here: what stands in the cells (`vqr1.evaluation.report`).
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from rich import box
 from rich.table import Table as RichTable
@@ -81,6 +83,11 @@ def to_csv(table: Table) -> str:
     writer.writerow(table.columns)
     writer.writerows(table.rows)
     return text.getvalue()
+
+
+def to_json(tables: Sequence[Table]) -> str:
+    """All fields of tables, which the report's page reads (`vqr1.report_page.files`)."""
+    return json.dumps([asdict(table) for table in tables], indent=1) + "\n"
 
 
 _LATEX = {

@@ -1,16 +1,19 @@
 """The images that a model misjudges most, with what it answered about them.
 
-What it does: takes the images with the largest |MOS - fitted score| and draws each beside
+What it does: takes the images with the largest |MOS - fitted score| and gives each beside
 its MOS, its predicted score and the reasoning of the answer that lies nearest to the
-image's score.
+image's score: drawn on a sheet, and as records with thumbnails for the report's page.
 
 Not here: choosing the fit (`vqr1.evaluation.set_metrics`).
 """
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +93,48 @@ def _reasoning(scored: Predictions, i: int, score: float) -> str:
     return "" if re.fullmatch(r"<\w+>", reasoning) else reasoning
 
 
+def worst_json(
+    worst: Sequence[WorstImage], dataset: str, load: Callable[[int], Image.Image]
+) -> str:
+    """The worst images as JSON records, each with a thumbnail as data URI.
+
+    Args:
+        worst: worst first.
+        dataset: their data set.
+        load: RGB image of a row of its table; of one that raises a DataError there is no thumbnail.
+    """
+    records = [
+        {
+            "dataset": dataset,
+            "image": item.image,
+            "mos": item.mos,
+            "score": item.score,
+            "fitted": item.fitted,
+            "reasoning": item.reasoning,
+            "thumbnail": _thumbnail(item.row, load),
+        }
+        for item in worst
+    ]
+    return json.dumps(records, indent=1) + "\n"
+
+
+def _thumbnail(row: int, load: Callable[[int], Image.Image]) -> str | None:
+    try:
+        image = load(row)
+    except DataError:
+        return None
+    stream = io.BytesIO()
+    shown_size(image).save(stream, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def shown_size(image: Image.Image) -> Image.Image:
+    """An image as large as it is shown."""
+    scale = min(_IMAGE / image.width, _IMAGE / image.height)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
 def worst_sheet(
     worst: list[WorstImage],
     title: str,
@@ -135,10 +180,8 @@ def _draw_image(
         draw.rectangle((x, y, x + _IMAGE - 1, y + _IMAGE - 1), outline=_FAINT)
         draw.text((x + 10, y + 10), "not readable", fill=_FAINT, font=_small())
         return
-    scale = min(_IMAGE / image.width, _IMAGE / image.height)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    shown = image.resize((width, height), Image.Resampling.BICUBIC)
-    sheet.paste(shown, (x + (_IMAGE - width) // 2, y + (_IMAGE - height) // 2))
+    shown = shown_size(image)
+    sheet.paste(shown, (x + (_IMAGE - shown.width) // 2, y + (_IMAGE - shown.height) // 2))
 
 
 def _draw_words(draw: ImageDraw.ImageDraw, item: WorstImage, x: int, y: int) -> None:

@@ -6,9 +6,10 @@ those of unreadable images (they are tried again), and cuts off the torn one. Be
 the settings that decide its scores: a file is never continued with others. Of several ranks each
 appends to a partial file beside it; what these hold after a kill counts as well.
 
-A second command that is given a file which another one is writing is refused.
+Rows are on the disk some seconds after they were written, and when the command has ended. A power
+loss may leave zeros in the place of later ones: the file ends where they begin.
 
-Not here: a machine that loses power (rows of the file are flushed, not synced).
+A second command that is given a file which another one is writing is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vqr1.data.tables import fields_of_any_length, parse_json, parse_number
-from vqr1.durable import write_file
+from vqr1.durable import remove_file, write_file
 from vqr1.errors import ConfigError, DataError
 from vqr1.inference.image_lists import Shown, images_of
 from vqr1.inference.own_files import written_kind
@@ -130,7 +131,7 @@ class ResultFile:
         try:
             if not self._continues:
                 # The old rows go first: a file must never stand beside settings that are not its.
-                self._path.unlink(missing_ok=True)
+                remove_file(self._path)
                 write_file(settings_file(self._path), settings_text(self._settings))
             text = io.StringIO()
             writer = ResultWriter(text, self._form)
@@ -219,7 +220,7 @@ def check_continuable(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def read_results(path: Path, form: Lines) -> list[Result]:
-    """All whole rows of a file of results; a torn one at its end is excluded.
+    """All whole rows of a file of results; a torn or lost one, and what follows, is excluded.
 
     Raises:
         DataError: the file cannot be read, a row is none of ours, or an image has two, with its
@@ -227,7 +228,7 @@ def read_results(path: Path, form: Lines) -> list[Result]:
     """
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            text = file.read()
+            text = file.read().partition("\0")[0]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     results: list[Result] = []

@@ -18,14 +18,20 @@ from __future__ import annotations
 
 import glob
 import json
+import time
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqr1.config.earlier import changed_settings
-from vqr1.durable import CommittedFile, committed_mark
+from vqr1.durable import CommittedFile, remove_committed, sync
 from vqr1.errors import ConfigError
+
+SYNC_SECONDS = 5.0
+"""A power loss costs no more than what was appended in so many seconds to a file without a mark."""
+_NO_ZERO = "\N{REPLACEMENT CHARACTER}".encode()
 
 
 class GrowingFile:
@@ -34,8 +40,8 @@ class GrowingFile:
     Args:
         path: the file; continued where it exists.
         marked: keep the number of committed bytes in a file beside it, and write pieces through to
-            the disk (`vqr1.durable.CommittedFile`). Otherwise all that the file holds counts, and
-            the caller has cut it.
+            the disk (`vqr1.durable.CommittedFile`). Otherwise all that the file holds counts, the
+            caller has cut it, and it is synced now and then and when it is closed.
         errors: what becomes of characters that are no text, as `str.encode` knows it.
 
     Raises:
@@ -48,6 +54,7 @@ class GrowingFile:
         self._committed = CommittedFile(path) if marked else None
         self._plain = None if marked else path.open("ab")
         self.empty = path.stat().st_size == 0
+        self._synced = time.monotonic()
 
     def append(self, text: str) -> None:
         """Write and commit one piece."""
@@ -55,8 +62,11 @@ class GrowingFile:
         if self._committed is not None:
             self._committed.append(data)
         if self._plain is not None:
-            self._plain.write(data)
+            # A zero byte is what a power loss leaves in the place of a row that was not synced.
+            self._plain.write(data.replace(b"\0", _NO_ZERO))
             self._plain.flush()
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                self._sync_plain()
 
     def close(self) -> None:
         """Close the file."""
@@ -64,6 +74,12 @@ class GrowingFile:
             self._committed.close()
         if self._plain is not None:
             self._plain.close()
+            self._sync_plain()
+
+    def _sync_plain(self) -> None:
+        with suppress(FileNotFoundError):  # somebody has removed it meanwhile
+            sync(self.path)
+        self._synced = time.monotonic()
 
 
 def cut_to_committed(path: Path) -> None:
@@ -101,8 +117,7 @@ class Partials:
     def remove(self) -> None:
         """Delete all, once their rows are elsewhere."""
         for path in self.all():
-            path.unlink()
-            committed_mark(path).unlink(missing_ok=True)
+            remove_committed(path)
 
 
 def remaining(plan: Sequence[Sequence[Hashable]], done: Collection[Hashable]) -> list[int]:

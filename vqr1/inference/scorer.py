@@ -23,17 +23,14 @@ command line (`vqr1.cli.score`), MOS and metrics (`vqr1.evaluation`).
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 
 from torch import Tensor
 
 from vqr1.config import EvalModeConfig, PromptConfig
 from vqr1.counted import counted
-from vqr1.data.images import decoded_at
 from vqr1.data.prompts import image_groups
 from vqr1.errors import DataError
 from vqr1.inference.answers import read_reply
@@ -42,13 +39,11 @@ from vqr1.inference.images import (
     ImageGroup,
     ImageSource,
     beside_references,
-    decoded_sizes,
-    is_file,
     members,
-    name_of,
     open_image,
     split_images,
 )
+from vqr1.inference.reading import ImageReader, ReadGroup, content_key
 from vqr1.inference.request import Reply, build_request
 from vqr1.inference.result import Result
 from vqr1.iqa.answers import AnswerForm, ScoreRange
@@ -98,6 +93,10 @@ class Scorer:
         """Lowest and highest score that the prompt asks for."""
         return self._request.answer.score_range
 
+    def reasoning(self, result: Result) -> str | None:
+        """The reasoning in a result's text alone; None where there is none."""
+        return None if result.text is None else self._request.answer.parse(result.text).reasoning
+
     def score(
         self,
         images: ImageSource | Iterable[ImageGroup],
@@ -131,48 +130,27 @@ class Scorer:
                 f"{counted(self.images, 'image')}; use a prompt for two, such as "
                 "full_reference"
             )
-        rest = iter(
+        groups = (
             split_images(images) if references is None else beside_references(images, references)
         )
-        while batch := list(islice(rest, self._batch_size)):
-            yield from self._batch(batch)
+        # What is made one by one may wait for the result before it.
+        made = isinstance(images, Sequence | Tensor)
+        with ImageReader(self._backend.resize, self._batch_size, at_once=made) as reader:
+            for batch in reader.batches(map(self._checked, groups)):
+                yield from self._batch(batch)
 
-    def _batch(self, images: Sequence[ImageGroup]) -> list[Result]:
+    def _batch(self, images: Sequence[ReadGroup]) -> list[Result]:
         """Results of one batch; equal images are computed once and get the same result."""
-        errors: dict[int, str] = {}
-        keys: dict[int, bytes] = {}
-        sizes: dict[int, str | None] = {}
-        pixels: dict[bytes, Sequence[Tensor]] = {}
-        known: dict[int, tuple[Tensor, str | None]] = {}
-        for position, image in enumerate(images):
-            shown: list[tuple[Tensor, str | None]] = []
-            for one in self._checked(image):
-                try:
-                    # An image of several prompts, such as a reference, is read once.
-                    if id(one) not in known:
-                        opened = open_image(one)
-                        known[id(one)] = self._backend.resize(opened), decoded_at(opened)
-                    shown.append(known[id(one)])
-                except DataError as error:
-                    if not is_file(one):
-                        raise
-                    errors[position] = _named(str(error), name_of(image))
-                    break
-            if position in errors:
-                continue
-            resized = [pixels_ for pixels_, _ in shown]
-            keys[position] = _content(resized)
-            sizes[position] = decoded_sizes([size for _, size in shown])
-            pixels.setdefault(keys[position], resized)
+        pixels = {image.key: image.pixels for image in images if image.error is None}
         found = self._replies(pixels)
         return [
-            replace(self._read(found[keys[position]], name_of(image)), decoded_at=sizes[position])
-            if position in keys
-            else Result(name_of(image), error=errors[position])
-            for position, image in enumerate(images)
+            replace(self._read(found[image.key], image.name), decoded_at=image.decoded_at)
+            if image.error is None
+            else Result(image.name, error=_named(image.error, image.name))
+            for image in images
         ]
 
-    def _checked(self, image: ImageGroup) -> tuple[ImageSource, ...]:
+    def _checked(self, image: ImageGroup) -> ImageGroup:
         group = members(image)
         if len(group) != self.images:
             raise DataError(
@@ -180,7 +158,7 @@ class Scorer:
                 f"{self.images} of them are asked about together; give "
                 + ("references, or tuples of images" if self.images > 1 else "one image each")
             )
-        return group
+        return image
 
     def resize(self, image: ImageSource) -> Tensor:
         """[H, W, 3] uint8 pixels that the model will see of an image; safe in any thread.
@@ -198,7 +176,7 @@ class Scorer:
             ModelError: the model or its server cannot be used any more.
         """
         groups = image_groups(pixels, self._request.prompt.images)
-        keys = [_content(group) for group in groups]
+        keys = [content_key(group) for group in groups]
         found = self._replies(dict(zip(keys, groups, strict=True)))
         return [self._read(found[key], None) for key in keys]
 
@@ -228,15 +206,6 @@ class Scorer:
             std=statistics.stdev(scores) if len(scores) > 1 else None,
             valid=True,
         )
-
-
-def _content(images: Sequence[Tensor]) -> bytes:
-    """Digest of the resized images [H, W, 3] uint8 of one prompt."""
-    digest = hashlib.sha256()
-    for pixels in images:
-        digest.update(repr(tuple(pixels.shape)).encode())
-        digest.update(pixels.contiguous().numpy().tobytes())
-    return digest.digest()
 
 
 def _named(message: str, path: str | None) -> str:

@@ -199,10 +199,9 @@ def reference_bytes(config: TrainConfig, shape: ModelShape) -> float:
 
 
 def sampled_bytes(config: TrainConfig, shape: ModelShape) -> float:
-    """Bytes of weights that sampling on a GPU has beside the policy's (`sampling_weights.py`)."""
+    """Bytes of weights that sampling has beside the policy's (`sampling_weights.py`)."""
     hardware, size = config.hardware, Sizes.of(config)
-    local = config.rollout.engine == "local" and hardware.accelerator == "gpu"
-    if not local or hardware.precision != HALF:
+    if config.rollout.engine != "local" or hardware.precision != HALF:
         return 0.0
     if config.model.quantization is not None:
         return 0.0

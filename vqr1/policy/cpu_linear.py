@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from vqr1.processor import processor
 
 # Below this many rows the packing of the weights costs more than the faster product saves.
 _MIN_ROWS = 8
@@ -34,8 +35,7 @@ def fast_linears_help() -> bool:
         return False
     if not torch.backends.mkldnn.is_available():
         return False
-    processors = Path("/proc/cpuinfo")
-    return processors.is_file() and "AuthenticAMD" in processors.read_text(encoding="utf-8")
+    return processor()[1] == "AuthenticAMD"
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from vqr1.durable import replacing
+from vqr1.durable import make_folder, place_folder, replacing
 
 if TYPE_CHECKING:
-    # It imports torch, which whoever only copies a checkpoint does without.
+    # It imports torch, as `unwrap` does, which whoever only copies a checkpoint does without.
     from vqr1.policy.loading import Policy
-from vqr1.policy.unwrap import unwrap
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
@@ -37,9 +36,10 @@ SIDE_FILES = ("*.json", "*.txt", "*.jinja", "LICENSE*")
 def written_aside(folder: Path) -> Iterator[Path]:
     """A new folder that becomes `folder` (made, or replaced as a whole) once the block has ended.
 
-    Where the block raises, the new folder is gone and `folder` as it was.
+    Where the block raises, the new folder is gone and `folder` as it was. It is never a part of
+    one: a power loss between the two renames that replace it leaves none, until it is written anew.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     # A name that nobody else gives: `.cache-mine` beside an export called `cache` stays.
     prefix = f".{folder.name}.vqr1-partial-"
     for left_over in folder.parent.glob(f"{glob.escape(prefix)}*"):
@@ -50,9 +50,10 @@ def written_aside(folder: Path) -> Iterator[Path]:
         undo.callback(shutil.rmtree, aside)
         yield aside
         undo.pop_all()
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
+    former = Path(f"{aside}-former")
+    place_folder(aside, folder, former=former)
+    if former.exists():
+        shutil.rmtree(former)
 
 
 def write_checkpoint(policy: Policy, folder: Path) -> None:
@@ -97,6 +98,8 @@ def export_checkpoint(policy: Policy, folder: Path) -> Path:
 
 
 def _merged(policy: Policy) -> Any:
+    from vqr1.policy.unwrap import unwrap
+
     model: Any = policy.model
     if getattr(unwrap(model), "is_quantized", False):
         return merged_onto_checkpoint(policy)

@@ -185,7 +185,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, scale: flo
 _SILU = (nn.SiLU, type(ACT2FN["silu"]))
 
 
-def use_fast_layers(model: nn.Module) -> None:
+def use_fast_layers(model: nn.Module, *, linears: bool = True) -> None:
     """Makes a policy's layers leaner, and its linear layers faster where the processor gains.
 
     In place, for policy and reference alike; call it once after loading, before or after adapters
@@ -193,6 +193,7 @@ def use_fast_layers(model: nn.Module) -> None:
 
     Args:
         model: the policy, bare or wrapped.
+        linears: linear layers too; without, they stay PyTorch's own.
 
     Raises:
         ModelError: the model is of no known family.
@@ -206,4 +207,5 @@ def use_fast_layers(model: nn.Module) -> None:
         if hasattr(module, "act_fn") and not isinstance(module.act_fn, _SILU):
             continue
         module.__class__ = replacement
-    use_fast_linears(core)
+    if linears:
+        use_fast_linears(core)

@@ -193,7 +193,11 @@ def backward(
         Gradients in the shapes of q, k and v.
     """
     if q.device.type == "cpu":
-        return _CPU_BACKWARD(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
+        # The kernel takes four to eight times as long for 16-bit types as for float32.
+        tensors = [x.to(lse.dtype) for x in (grad, q, k, v, out)]
+        found = _CPU_BACKWARD(*tensors, lse, 0.0, causal, scale=scale)
+        dq, dk, dv = (x.to(q.dtype) for x in found)
+        return dq, dk, dv
     if _cuda_flash(q):
         # Without dropout the kernel reads neither seed nor offset.
         unused = torch.zeros((), dtype=torch.int64, device=q.device)

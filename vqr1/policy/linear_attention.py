@@ -36,6 +36,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from vqr1.device import to_device
 from vqr1.policy.delta_chunks import normalised, uncast
 
 ChunkRule = Callable[..., tuple[Tensor, Tensor]]
@@ -145,11 +146,11 @@ class Grid:
     def of(lengths: Sequence[int], device: torch.device) -> Grid:
         """The grid of N >= 1 sequences."""
         longest = max(lengths)
-        if all(length == longest for length in lengths):
+        if min(lengths) == longest:
             return Grid(len(lengths), longest, None, None)
-        sizes = torch.tensor(lengths, device=device)
-        places = (torch.arange(longest, device=device) < sizes[:, None]).flatten().nonzero()[:, 0]
-        return Grid(len(lengths), longest, sizes, places)
+        sizes = torch.tensor(lengths)
+        places = (torch.arange(longest) < sizes[:, None]).flatten().nonzero()[:, 0]
+        return Grid(len(lengths), longest, to_device(sizes, device), to_device(places, device))
 
     def padded(self, rows: Tensor) -> Tensor:
         """[rows, ...] -> [N, T, ...]; zeros where no sequence has a token."""
@@ -299,33 +300,32 @@ def branch_delta(
         [A, T, H, E'] and what the T tokens leave.
     """
     images, count = rows.inputs.shape[:2]
-    inputs = [start.inputs, *([] if earlier is None else [earlier.inputs]), rows.inputs]
-    window = _ancestors(torch.cat(inputs, dim=1), seen, rows.weight.shape[1])
+
+    def every(name: str, new: Tensor, dim: int = 2) -> Tensor:
+        """Those of earlier passes and of this one."""
+        return new if earlier is None else torch.cat([getattr(earlier, name), new], dim=dim)
+
+    inputs = torch.cat([start.inputs, every("inputs", rows.inputs, 1)], dim=1)
+    window = _ancestors(inputs, seen, rows.weight.shape[1])
     mixed = causal_convolution(window.flatten(0, 1), rows.weight)[:, 0].view(images, count, -1)
     q, k, v = (x.transpose(1, 2) for x in _normalised(rows.heads(mixed), start.state))
     beta = rows.beta.to(v.dtype).transpose(1, 2)[..., None]
     # In float64: differences of long sums.
     decay = rows.decay.double().transpose(1, 2)
-    all_decay = decay if earlier is None else torch.cat([earlier.decay, decay], dim=2)
-    total = (seen.double()[:, None] @ all_decay[..., None])[..., 0]
-    new = Branches(rows.inputs, k, torch.empty_like(v), decay, total)
-    every = new if earlier is None else earlier.with_more(new)
-    share = (total[..., None] - every.total[:, :, None]).masked_fill(~seen[:, None], -torch.inf)
-    share = share.to(v.dtype).exp()
-    reach = total.to(v.dtype).exp()[..., None]
+    total = (seen.double()[:, None] @ every("decay", decay)[..., None])[..., 0]
+    share = total[..., None] - every("total", total)[:, :, None]
+    share = share.masked_fill(~seen[:, None], -torch.inf).to(v.dtype).exp()
+    reach, keys = total.to(v.dtype).exp()[..., None], every("keys", k).transpose(-1, -2)
     with uncast(v):
-        links = (k @ every.keys.transpose(-1, -2)) * share * beta
-        known = reach * beta * (k @ start.state)
-        past = every.keys.shape[2] - count
-        if past:
-            known = known + links[..., :past] @ every.values[:, :, :past]
+        links = (k @ keys) * share * beta
+        right = beta * (v - reach * (k @ start.state))
+        if earlier is not None:
+            right = right - links[..., :-count] @ earlier.values
         # The diagonal and what is above it are not read.
         values = torch.linalg.solve_triangular(
-            links[..., past:], beta * v - known, upper=False, unitriangular=True
+            links[..., -count:], right, upper=False, unitriangular=True
         )
-        every.values[:, :, past:] = values
-        scores = (q @ every.keys.transpose(-1, -2)) * share
-        out = reach * (q @ start.state) + scores @ every.values
+        out = reach * (q @ start.state) + ((q @ keys) * share) @ every("values", values)
     left = Branches(rows.inputs, k, values, decay, total)
     return out.transpose(1, 2).to(rows.inputs.dtype), left
 

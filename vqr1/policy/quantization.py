@@ -15,6 +15,7 @@ import torch
 
 from vqr1.config import HardwareConfig, ModelConfig
 from vqr1.policy.families import Family
+from vqr1.program import installing
 
 BYTES = 0.5 + 0.127 / 8
 """Of a weight: 4 bits, and 8-bit scales of 64 weights whose own scales are of 256."""
@@ -35,7 +36,7 @@ def quantization_problems(
     who = f"model.quantization={model.quantization}"
     if importlib.util.find_spec("bitsandbytes") is None:
         return [
-            f"{who}: bitsandbytes is not installed; pip install 'vqr1[bitsandbytes]', or use "
+            f"{who}: bitsandbytes is not installed; {installing('bitsandbytes')}, or use "
             "model.quantization=null"
         ]
     if hardware.accelerator != "gpu" or hardware.strategy != "auto":

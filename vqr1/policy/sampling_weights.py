@@ -1,4 +1,4 @@
-"""Weights as sampling reads them on an accelerator: in bfloat16, adapters merged.
+"""Weights as sampling reads them under autocast: in bfloat16, adapters merged.
 
 A decoding step reads every weight for a few rows. Under autocast it would read float32 weights and
 write bfloat16 ones at every token, four times the bytes, and adapters are two products and their
@@ -6,8 +6,7 @@ casts a layer more. For the length of a rollout the linear layers of the text mo
 therefore have bfloat16 weights: what autocast would make of them, and for adapted layers what it
 would make of weight plus adapter. The embedding stays, also where the head shares it.
 
-Not here: what other passes read; on a CPU, and without autocast, sampling reads the weights as they
-are.
+Not here: what other passes read; without autocast, sampling reads the weights as they are.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ HALF = torch.bfloat16
 
 
 def sampling_weights(model: nn.Module) -> AbstractContextManager[None]:
-    """`half_weights` where it gains: on an accelerator, under autocast to bfloat16."""
+    """`half_weights` where it gains: under autocast to bfloat16."""
     kind = parts_of(model).embeddings.weight.device.type
-    if kind == "cpu" or not torch.is_autocast_enabled(kind):
+    if not torch.is_autocast_enabled(kind):
         return nullcontext()
     return half_weights(model) if torch.get_autocast_dtype(kind) == HALF else nullcontext()
 

@@ -66,10 +66,8 @@ class TreeLayout:
         buckets: (first row, prompts, length) of each run of equally long prompts.
         spans: (first prompt row, prompt length, first response row, response rows) of each image
             that has response rows; response rows are counted from the first response.
-        grid: (responses, longest response) of the padded grid in which responses attend to
-            themselves.
-        places: [R] place of each response row in the flattened grid, None where the rows fill
-            the grid in order.
+        responses: the padded grid in which responses attend to themselves, without empty ones;
+            None without any.
         device: of index tensors.
     """
 
@@ -77,8 +75,7 @@ class TreeLayout:
     response_lengths: tuple[tuple[int, ...], ...]
     buckets: tuple[tuple[int, int, int], ...]
     spans: tuple[tuple[int, int, int, int], ...]
-    grid: tuple[int, int]
-    places: Tensor | None
+    responses: Grid | None
     device: torch.device
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -89,21 +86,20 @@ class TreeLayout:
     def recur(self, layer: int, rows: DeltaRows) -> tuple[Tensor, LinearState]:
         """See `AttentionPlan.recur`; the same in every layer."""
         del layer
-        return packed_delta(rows, *self._grids)
+        prompts, owners = self._continued
+        return packed_delta(rows, prompts, self.responses, owners)
 
     @cached_property
-    def _grids(self) -> tuple[Grid, Grid | None, Tensor]:
-        """Grids of prompts and of responses, and the prompt of each response."""
-        prompts = Grid.of(self.prompt_lengths, self.device)
-        flat = [
-            (image, length)
-            for image, group in enumerate(self.response_lengths)
-            for length in group
+    def _continued(self) -> tuple[Grid, Tensor]:
+        """The padded grid of prompts, and the prompt of each response that is not empty."""
+        owners = [
+            image
+            for image, lengths in enumerate(self.response_lengths)
+            for length in lengths
             if length
         ]
-        owners = torch.tensor([image for image, _ in flat], device=self.device, dtype=torch.int64)
-        lengths = [length for _, length in flat]
-        return prompts, Grid.of(lengths, self.device) if lengths else None, owners
+        numbers = torch.tensor(owners, dtype=torch.int64)
+        return Grid.of(self.prompt_lengths, self.device), to_device(numbers, self.device)
 
     @property
     def prompt_rows(self) -> int:
@@ -140,39 +136,15 @@ class TreeLayout:
         spans = tuple(
             (starts[a], prompt_lengths[a], first[a], rows[a]) for a in range(len(rows)) if rows[a]
         )
-        flat = [length for lengths in response_lengths for length in lengths if length]
-        longest = max(flat, default=0)
-        places = None
-        if any(length != longest for length in flat):
-            taken = torch.arange(longest) < torch.tensor(flat)[:, None]
-            places = to_device(taken.flatten().nonzero()[:, 0], device)
+        present = [length for lengths in response_lengths for length in lengths if length]
         return TreeLayout(
             tuple(prompt_lengths),
             tuple(tuple(lengths) for lengths in response_lengths),
             tuple(buckets),
             spans,
-            (len(flat), longest),
-            places,
+            Grid.of(present, device) if present else None,
             device,
         )
-
-
-def _to_grid(rows: Tensor, layout: TreeLayout) -> Tensor:
-    """Response rows [R, heads, ...] as a grid [heads second: responses, heads, longest, ...]."""
-    responses, longest = layout.grid
-    if layout.places is None:
-        grid = rows
-    else:
-        # Zeros, not garbage: a padded query then has finite probabilities and a zero gradient.
-        grid = rows.new_zeros((responses * longest, *rows.shape[1:]))
-        grid.index_copy_(0, layout.places, rows)
-    return grid.view(responses, longest, *rows.shape[1:]).transpose(1, 2)
-
-
-def _from_grid(grid: Tensor, layout: TreeLayout) -> Tensor:
-    """The response rows [R, heads, ...] of a grid [responses, heads, longest, ...]."""
-    rows = grid.transpose(1, 2).flatten(0, 1)
-    return rows if layout.places is None else rows.index_select(0, layout.places)
 
 
 def row_block(rows: Tensor, start: int, count: int, length: int) -> Tensor:
@@ -226,10 +198,12 @@ def _responses_forward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, layout: TreeLayout, scale: float
 ) -> None:
     """Fills the response rows of `out` and `lse`."""
-    first = layout.prompt_rows
-    grid = [_to_grid(x[first:], layout) for x in (q, k, v)]
-    own, own_lse = flash.forward(*grid, causal=True, scale=scale)
-    own, own_lse = _from_grid(own, layout), _from_grid(own_lse, layout)
+    first, grid = layout.prompt_rows, layout.responses
+    assert grid is not None
+    # Padding is zeros: its probabilities are finite then, and its gradient is zero.
+    blocks = [grid.padded(x[first:]).transpose(1, 2) for x in (q, k, v)]
+    own, own_lse = flash.forward(*blocks, causal=True, scale=scale)
+    own, own_lse = (grid.collect(x.transpose(1, 2)) for x in (own, own_lse))
     for start, length, row, count in layout.spans:
         rows = (first + row, 1, count)
         prompt = (start, 1, length)
@@ -255,11 +229,12 @@ def _responses_backward(
 ) -> None:
     """Fills the response rows of `grads` (q, k, v) and adds to their prompts' k and v."""
     q, k, v, out, lse = saved
-    first = layout.prompt_rows
-    grid = [_to_grid(x[first:], layout) for x in (grad, q, k, v, out, lse)]
-    own = flash.backward(*grid, causal=True, scale=scale)
+    first, grid = layout.prompt_rows, layout.responses
+    assert grid is not None
+    blocks = [grid.padded(x[first:]).transpose(1, 2) for x in (grad, q, k, v, out, lse)]
+    own = flash.backward(*blocks, causal=True, scale=scale)
     for target, part in zip(grads, own, strict=True):
-        target[first:] = _from_grid(part, layout)
+        target[first:] = grid.collect(part.transpose(1, 2))
     for start, length, row, count in layout.spans:
         rows = (first + row, 1, count)
         prompt = (start, 1, length)

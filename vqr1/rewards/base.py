@@ -123,7 +123,11 @@ class RewardInputs:
 
     @property
     def details(self) -> OwnDetails:
-        """`own`, of a reward that does not rank."""
+        """`own`, of a reward that does not rank.
+
+        Raises:
+            ConfigError: the reward ranks images, which has no such details.
+        """
         if self.own is None:
             raise ConfigError(
                 [

@@ -18,7 +18,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from vqr1.durable import write_file
+from vqr1.durable import make_folder, write_file
 from vqr1.errors import ConfigError, DataError
 from vqr1.program import setting
 from vqr1.training.run_lookup import key_of
@@ -125,7 +125,7 @@ def write_chain(folder: Path, arguments: Sequence[str]) -> None:
                     "another folder"
                 ]
             )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, above=True)
     write_file(folder / RECORD, json.dumps({"overrides": kept}, indent=1), private=True)
 
 

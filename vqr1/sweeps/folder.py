@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vqr1.durable import write_file
+from vqr1.durable import make_folder, write_file
 from vqr1.sweeps.jobs import SweepJob
 from vqr1.training.run_record import RunLock
 
@@ -154,7 +154,7 @@ class SweepFolder:
 
     def write(self, record: SweepRecord) -> None:
         """Write the record."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path, above=True)
         write_json(self.path / SWEEP_FILE, asdict(record))
 
     def attempts(self) -> list[Attempt]:
@@ -179,7 +179,7 @@ class SweepFolder:
 
     def prepare(self, attempt: Attempt) -> None:
         """Make the folder of an attempt that is about to be launched."""
-        attempt.folder.mkdir(parents=True)
+        make_folder(attempt.folder, exist_ok=False)
         values = asdict(attempt)
         del values["number"], values["folder"]
         write_json(attempt.folder / JOB_FILE, values)

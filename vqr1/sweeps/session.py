@@ -323,11 +323,14 @@ class Sweep:
             SweepIncompleteError: jobs did not finish.
         """
         # Statistics and plots take a second to import: the first job need not wait for them.
+        from vqr1.report_page.write import add_report
         from vqr1.sweeps.report import SweepReport, report_metrics, write_report
 
         sweep = str(self.folder.path.resolve())
         report = SweepReport.build(self.plan.command, self.results(), self.plan.metric, sweep)
         files = write_report(report, self.folder.path, self.plan.curve)
+        page = add_report(self.folder.path)
+        files += [page] if page is not None else []
         if self.log is not None:
             self.log.report(files, report_metrics(report))
         self.report(f"\n{report.markdown()}\nsummary: {files[0]}")

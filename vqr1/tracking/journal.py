@@ -2,9 +2,10 @@
 
 The training process only appends to a file, so that no state of the server can stop or slow it.
 Lines are written at once, without a buffer: a killed process loses none. They are synced to the
-disk before they are sent (`vqr1.tracking.sender`), so the server never knows more than the journal
-even after a power cut. A disk without space does not stop the run either: lines wait in memory, up
-to a limit, until they fit.
+disk before they are sent (`vqr1.tracking.delivery`), so the server never knows more than the
+journal even after a power loss; before a checkpoint is written, since the steps that it holds are
+never logged again; and at the end. A disk without space does not stop the run either: lines wait in
+memory, up to a limit, until they fit.
 
 Each key is kept once for a step, each parameter once in all: a resumed run does some steps again,
 and logs them again.
@@ -16,9 +17,11 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from vqr1.durable import make_folder, sync
 from vqr1.tracking.events import (
     Event,
     File,
@@ -66,7 +69,7 @@ class Journal:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.path = journal_file(run_dir)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self.lost = 0
         self._waiting = b""
         self._last_step: dict[str, int] = {}
@@ -178,6 +181,12 @@ class Journal:
             return False
         return True
 
+    def sync(self) -> None:
+        """Return once all that was written is on the disk, if that takes it."""
+        self.flush()
+        with suppress(OSError):
+            sync(self.path)
+
     def waiting(self) -> int:
         """Events that the disk has not taken, and those that were dropped."""
         return self._waiting.count(b"\n") + self.lost
@@ -188,8 +197,8 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
-        self.flush()
+        """Close the file, which is on the disk then."""
+        self.sync()
         os.close(self._file)
 
 

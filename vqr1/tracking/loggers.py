@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from vqr1.config.plain import flatten
-from vqr1.durable import write_file
+from vqr1.durable import make_folder, remove_file, sync, write_file
 from vqr1.tracking.journal import Journal
 from vqr1.tracking.secrets import masked
 from vqr1.tracking.sender import Sender
@@ -72,15 +73,17 @@ class CsvMetricsLogger(CSVLogger):
     def __init__(self, folder: Path, resume: bool) -> None:
         super().__init__(folder, name="", version="")
         self._logged: set[tuple[str, int]] = set()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         writer = _CsvWriter(str(folder))
         self._experiment = writer
         path = Path(writer.metrics_file_path)
         if not resume or not path.is_file():
-            path.unlink(missing_ok=True)
+            remove_file(path)
             return
         text = path.read_text(encoding="utf-8")
-        # What follows the last line end was cut off by a kill.
+        # What follows the last line end was cut off by a kill; a power loss leaves zeros for rows
+        # that were not on the disk yet.
+        text = text.partition("\0")[0]
         rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
         kept = list(rows)
         writer.metrics_keys = list(rows.fieldnames or [])
@@ -95,6 +98,22 @@ class CsvMetricsLogger(CSVLogger):
         new = {key: v for key, v in metrics.items() if (key, step or 0) not in self._logged}
         if new:
             super().log_metrics(new, step or 0)
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Return once the rows are on the disk, if that takes them."""
+        with suppress(OSError):
+            sync(Path(self.experiment.metrics_file_path))
+
+
+def save_logs(loggers: Sequence[Logger]) -> None:
+    """Save what loggers keep, ours through to the disk."""
+    for logger in loggers:
+        logger.save()
+        if isinstance(logger, CsvMetricsLogger):
+            logger.sync()
+        elif isinstance(logger, JournalLogger):
+            logger.journal.sync()
 
 
 class _CsvWriter(ExperimentWriter):

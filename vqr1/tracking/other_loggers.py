@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from vqr1.config import LoggerConfig
-from vqr1.durable import write_file
+from vqr1.durable import make_folder, write_file
 from vqr1.errors import ConfigError
 from vqr1.program import installing
 from vqr1.tracking.store import one_line
@@ -132,6 +132,6 @@ def _wandb_id(run_dir: Path, resume: bool) -> str:
     if resume and file.is_file():
         return file.read_text(encoding="utf-8")
     chosen = uuid.uuid4().hex[:12]
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     write_file(file, chosen)
     return chosen

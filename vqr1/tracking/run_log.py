@@ -18,9 +18,11 @@ import yaml
 
 from vqr1.config import LoggerConfig
 from vqr1.config.plain import flatten
-from vqr1.durable import replacing, write_file
+from vqr1.durable import make_folder, replacing, write_file
 from vqr1.errors import ConfigError, PrunedError
 from vqr1.program import command_line
+from vqr1.tracking.environment import FILE as ENVIRONMENT
+from vqr1.tracking.environment import environment
 from vqr1.tracking.journal import FOLDER, Journal
 from vqr1.tracking.other_loggers import (
     Ending,
@@ -88,7 +90,7 @@ class Tracking:
     def table(self, name: str, table: pd.DataFrame) -> None:
         """Keep a table in the form that MLflow's page shows."""
         path = self.journal.run_dir / FOLDER / "tables" / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         whole = table.astype(object).where(table.notna(), None)
         write_file(path, whole.to_json(orient="split", index=False, date_format="iso"))
         parent = Path(name).parent.as_posix()
@@ -144,7 +146,7 @@ class RunLog:
         self.loggers = tuple(loggers)
         self._tracking = tracking
         self._open = True
-        run_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(run_dir, above=True)
 
     def __enter__(self) -> RunLog:
         return self
@@ -176,6 +178,8 @@ class RunLog:
     def config(self, config_yaml: str, values: Mapping[str, Any]) -> None:
         """Keep the configuration as `config.yaml` and, under dotted keys, as parameters.
 
+        What the run runs with is kept beside it, as `environment.json`.
+
         Secrets are masked in both. Parameters are cut after 250 characters; the file holds them
         whole.
         """
@@ -184,6 +188,7 @@ class RunLog:
         if hidden != plain:
             config_yaml = yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True)
         self.text("config.yaml", config_yaml)
+        self.text(ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
         flat = flatten(masked(dict(values)), keep_empty=False)
         parameters = {slug(key): str(value) for key, value in flat.items()}
         for logger in self.loggers:
@@ -256,7 +261,7 @@ class RunLog:
 
     def _path(self, name: str) -> Path:
         path = self.run_dir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return path
 
     def _artifact(self, path: Path, name: str) -> Path:

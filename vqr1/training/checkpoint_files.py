@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from vqr1.durable import replacing, write_file
+from vqr1.durable import make_folder, replacing, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         CheckpointNotWrittenError: too little room, or the write failed; no partial file is left.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _check_room(content, path.parent)
         with replacing(path) as aside:
             with aside.open("wb") as file:

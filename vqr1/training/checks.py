@@ -12,7 +12,6 @@ from vqr1.policy.quantization import quantization_problems
 from vqr1.rewards import WeightedRewards
 from vqr1.student.files import is_student
 from vqr1.tracking.other_loggers import logger_problems
-from vqr1.training.memory_check import check_memory
 from vqr1.training.stages import build_stage
 
 LOST_IN_ROUNDING = 1e-4
@@ -63,8 +62,12 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     problems += quantization_problems(config.model, config.hardware, trains=True)
     problems += _validation_problems(config)
     problems += _metric_problems(config)
-    # Of a configuration that is right otherwise: it is planned as it will run.
-    problems = problems or check_memory(config)
+    if not problems and config.hardware.accelerator == "gpu":
+        # The planner imports transformers, for which a sweep's parent does not wait.
+        from vqr1.training.memory_check import check_memory
+
+        # Of a configuration that is right otherwise: it is planned as it will run.
+        problems = check_memory(config)
     if problems:
         raise ConfigError(problems)
 

@@ -54,8 +54,12 @@ def memory_line(config: TrainConfig, free: float | None) -> tuple[str, bool] | N
 
 
 def check_memory(config: TrainConfig) -> list[str]:
-    """The problem of a step that this process's GPU does not hold; a warning is printed."""
-    if config.hardware.accelerator != "gpu" or not torch.cuda.is_available():
+    """The problem of a step that this process's GPU does not hold; a warning is printed.
+
+    Args:
+        config: of a training on GPUs.
+    """
+    if not torch.cuda.is_available():
         return []
     found = memory_line(config, free_memory(torch.device("cuda", torch.cuda.current_device())))
     if found is None:

@@ -32,7 +32,7 @@ from vqr1.distributed.collectives import (
     get_rank,
     get_world_size,
 )
-from vqr1.durable import write_file
+from vqr1.durable import make_folder, write_file
 from vqr1.evaluation.question_asking import ask, plan_of
 from vqr1.evaluation.question_metrics import (
     LABELS,
@@ -134,7 +134,7 @@ def write_task_questions(sets: Sequence[QuestionSet], run_dir: Path) -> None:
                 json.dumps({**as_item(question), "system": one.prompt.system or ""})
                 for question in map(one.placed, one.questions)
             ]
-            (run_dir / TASKS).mkdir(exist_ok=True)
+            make_folder(run_dir / TASKS)
             write_file(run_dir / TASKS / one.file, "\n".join(lines) + "\n")
 
 

@@ -1,6 +1,7 @@
 """What a training run reports at its end: metrics before and after, and where everything is.
 
-To the log (`log_*`), to `summary.json` (`summary_values`), to the terminal (`print_report`).
+To the log (`log_*`), to `summary.json` (`summary_values`), to the terminal (`print_report`), and to
+the page `report.html` (`write_results`).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -15,10 +17,18 @@ from rich.table import Table
 from rich.text import Text
 
 from vqr1.counted import counted
+from vqr1.evaluation import tables
 from vqr1.evaluation.metrics import HEADLINE, Measured, Metric, headline
+from vqr1.evaluation.prediction_file import keep_predictions
 from vqr1.evaluation.predictions import Predictions
-from vqr1.evaluation.summary import Gain, Summary
+from vqr1.evaluation.report_writer import LoadImage, worst_name
+from vqr1.evaluation.summary import Gain, Summary, scored_rows
+from vqr1.evaluation.worst_sheet import worst_images, worst_json
+from vqr1.inference.tested_scores import tested_scores, write_tested_scores
+from vqr1.iqa.logistic import fit_logistic
 from vqr1.program import in_shell
+from vqr1.report_page.files import TABLES
+from vqr1.report_page.write import add_report
 from vqr1.tracking import RunLog
 from vqr1.training.callbacks.answers import answer_table
 from vqr1.training.callbacks.scatter import scatter_plot
@@ -27,7 +37,13 @@ from vqr1.training.result import ExportedStep, TestResult
 logger = logging.getLogger(__name__)
 
 
-def log_result(run_log: RunLog, result: TestResult, skipped: Mapping[str, int], step: int) -> None:
+WORST = 12
+"""Images scored worst after training that the report shows, of each set."""
+
+
+def log_result(
+    run_log: RunLog, result: TestResult, skipped: Mapping[str, int], step: int, load: LoadImage
+) -> None:
     """Log the metrics, plots and answers of the test, and skipped images.
 
     Args:
@@ -35,6 +51,7 @@ def log_result(run_log: RunLog, result: TestResult, skipped: Mapping[str, int], 
         result: of the run.
         skipped: by set, images that could not be read and were skipped.
         step: the last one.
+        load: finds the test images.
     """
     run_log.metrics(result.metrics(), step)
     run_log.tags({"vqr1.checkpoint": str(result.checkpoint)})
@@ -44,7 +61,42 @@ def log_result(run_log: RunLog, result: TestResult, skipped: Mapping[str, int], 
                 f"scatter/test_{name}", scatter_plot(predictions, f"test, {name} training")
             )
             run_log.table(f"answers/test_{name}", answer_table(predictions, 20))
+            keep_predictions(predictions, run_log, f"test_{name}")
+    if result.after is not None:
+        _log_worst(run_log, result.after, load)
     _log_skipped(run_log, skipped, step)
+
+
+def _log_worst(run_log: RunLog, predictions: Predictions, load: LoadImage) -> None:
+    for name, part in predictions.by_dataset().items():
+        scored, scores = scored_rows(part, "valid_mean")
+        fit = fit_logistic(scores, scored.mos, "logistic4")
+        if not fit.reason:
+            worst = worst_images(part, fit, WORST)
+            run_log.text(worst_name(name), worst_json(worst, name, partial(load, name)))
+
+
+def write_results(prompt: str, result: TestResult, seconds: float, run_log: RunLog) -> None:
+    """Write `summary.json`, the table of the test, the page that shows them, and the test's scores.
+
+    Args:
+        prompt: name of the prompt of the test.
+        result: of the run.
+        seconds: that the run took.
+        run_log: of the run.
+    """
+    if result.after is not None and result.summary_after is not None:
+        after = result.after
+        tested = tested_scores(
+            after.image_scores(), list(after.by_dataset()), prompt, after.samples,
+            result.summary_after.srcc,
+        )  # fmt: skip
+        if tested is not None:
+            write_tested_scores(tested, result.checkpoint)
+    if result.summary_before is not None:
+        run_log.text(TABLES, tables.to_json([_metrics_record(result)]))
+    run_log.summary(summary_values(result, seconds, run_log))
+    add_report(run_log.run_dir, run_log.keep)
 
 
 def _log_skipped(run_log: RunLog, counts: Mapping[str, int], step: int) -> None:
@@ -116,12 +168,8 @@ def print_report(console: Console, result: TestResult, seconds: float, run_log: 
     """Print metrics with intervals, sample answers, and where to look next."""
     if result.summary_before is not None:
         console.print(_metrics_table(result))
-        for name, gain in result.gains.items():
-            console.print(
-                f"{name}: {headline().label} gain {gain.gain:+.3f}, 95 % interval "
-                f"[{gain.interval.low:+.3f}, {gain.interval.high:+.3f}] (paired bootstrap over "
-                f"{_gain_base(gain)})"
-            )
+        for line in _gain_lines(result):
+            console.print(line)
     if result.after is not None:
         console.print(_answers_table(result.after, 4))
     console.print(f"took {seconds:.0f} s; exported checkpoint: {result.checkpoint}", markup=False)
@@ -130,6 +178,15 @@ def print_report(console: Console, result: TestResult, seconds: float, run_log: 
         console.print(f"MLflow run {run_log.mlflow_run_id}; open its page with:")
         console.print(f"  {opening_page(str(uri))}", markup=False, highlight=False)
     console.print(str(run_log.run_dir), markup=False, highlight=False)
+
+
+def _gain_lines(result: TestResult) -> list[str]:
+    return [
+        f"{name}: {headline().label} gain {gain.gain:+.3f}, 95 % interval "
+        f"[{gain.interval.low:+.3f}, {gain.interval.high:+.3f}] (paired bootstrap over "
+        f"{_gain_base(gain)})"
+        for name, gain in result.gains.items()
+    ]
 
 
 def _gain_base(gain: Gain) -> str:
@@ -160,11 +217,23 @@ def row_names(exported: ExportedStep) -> dict[str, str]:
 
 
 def _metrics_table(result: TestResult) -> Table:
+    """The table in print; the gains have lines of their own."""
+    record = _metrics_record(result)
+    table = Table(*record.columns, title=record.title)
+    for row in record.rows:
+        table.add_row(*row)
+    notes = record.notes[: len(record.notes) - len(result.gains)]
+    if notes:
+        table.caption = Text("\n".join(notes))
+        table.caption_justify = "left"
+    return table
+
+
+def _metrics_record(result: TestResult) -> tables.Table:
+    """The metrics of the test images before and after, with notes and the gains."""
     trained = sum(seen.trained for seen in result.trained_on.values())
     what = f"{trained} of them trained on" if trained else "never trained on"
-    table = Table(title=f"test images ({what}), 95 % bootstrap intervals")
-    for column in ("policy", *(metric.label for metric in result.watched), "no score"):
-        table.add_column(column)
+    rows = []
     names = row_names(result.exported)
     notes = [
         f"{name}: {text}" for name, seen in result.trained_on.items() for text in seen.sentences()
@@ -172,16 +241,21 @@ def _metrics_table(result: TestResult) -> Table:
     for when, summary in result.summaries().items():
         if when not in names:
             continue
-        table.add_row(
-            names[when],
-            *(_with_interval(summary.metrics[metric.name]) for metric in result.watched),
-            f"{summary.n - summary.n_scored} of {summary.n}",
+        rows.append(
+            (
+                names[when],
+                *(_with_interval(summary.metrics[metric.name]) for metric in result.watched),
+                f"{summary.n - summary.n_scored} of {summary.n}",
+            )
         )
         notes += [f"{names[when]}: {text}" for text in _missing(summary, result.watched)]
-    if notes:
-        table.caption = Text("\n".join(notes))
-        table.caption_justify = "left"
-    return table
+    return tables.Table(
+        f"test images ({what}), 95 % bootstrap intervals",
+        ("policy", *(metric.label for metric in result.watched), "no score"),
+        tuple(rows),
+        "test",
+        (*notes, *_gain_lines(result)),
+    )
 
 
 def _with_interval(measured: Measured) -> str:

@@ -35,7 +35,7 @@ from vqr1.training.description import describe
 from vqr1.training.faults import machine_faults
 from vqr1.training.opening import log_configuration, open_data, open_log, total_steps
 from vqr1.training.policy_trainer import PolicyTrainer
-from vqr1.training.report import log_result, print_report, summary_values
+from vqr1.training.report import log_result, print_report, write_results
 from vqr1.training.result import ExportedStep, TestResult
 from vqr1.training.resume import Run, finished, print_how_to_resume
 from vqr1.training.self_vote import cast_votes
@@ -117,7 +117,7 @@ def _open_and_train(
         if result.after is not None:
             result = replace(result, trained_on=trained_test_images(data, run.run_dir))
         add_to_exports(run.run_dir)
-        run_log.summary(summary_values(result, seconds, run_log))
+        write_results(config.prompt.name, result, seconds, run_log)
         stage.write_card(result.checkpoint, run_log.run_dir)
     run.finish()
     print_report(console, result, seconds, run_log)
@@ -146,5 +146,5 @@ def _train(
     result = TestResult.build(
         before, after, after_last, average, chosen, exported, draws, trainer.metrics
     )
-    log_result(trainer.run_log, result, skipped, last)
+    log_result(trainer.run_log, result, skipped, last, data.load_image)
     return result

@@ -21,7 +21,7 @@ from vqr1.config.affects import Affects, affects
 from vqr1.config.earlier import earlier_values, present_value
 from vqr1.config.plain import flatten
 from vqr1.config.renamed import renamed_keys
-from vqr1.durable import write_file
+from vqr1.durable import make_folder, write_file
 from vqr1.errors import ConfigError, DataError
 from vqr1.locks import FileLock
 
@@ -74,7 +74,7 @@ def write_record(run_dir: Path, record: RunRecord) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(run_dir, above=True)
     write_file(run_dir / RECORD, json.dumps(asdict(record), indent=1), private=True)
 
 

@@ -38,7 +38,7 @@ from vqr1.distributed.collectives import (
     get_world_size,
 )
 from vqr1.distributed.stop_requests import Looks, StopRequests
-from vqr1.durable import write_file
+from vqr1.durable import make_folder, write_file
 from vqr1.errors import DataError
 from vqr1.iqa.answers import form_after
 from vqr1.iqa.correlation import FloatArray
@@ -232,7 +232,7 @@ def _prompts(
 
 def _collect(ballot: Ballot, folder: Path, label: str, stops: StopRequests) -> list[Record]:
     """The records of all items on rank 0; on the others those of this rank."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     own = list(enumerate(ballot.parts))[get_rank() :: get_world_size()]
     looks, found = Looks(stops, len(own)), {}
     with progress_bar(label, len(ballot.items), shown=get_rank() == 0) as advance:

@@ -68,6 +68,7 @@ def test_bytes_of_two_versions_are_never_joined(
     server: FileServer, tmp_path: Path, change: str
 ) -> None:
     (tmp_path / "a.zip.part").write_bytes(b"old" * 100_000)
+    (tmp_path / "a.zip.part.committed").write_text("300000")
     (tmp_path / "a.zip.part.json").write_text('{"version": "\\"zero\\""}')
     server.faults.ranges = change == "tag"
     assert fetch(remote(server), tmp_path / "a.zip", patience=QUICK).read_bytes() == CONTENT
@@ -95,6 +96,7 @@ def test_slow_replies_are_waited_for_and_silent_ones_are_not(
 
 def test_more_bytes_here_than_there_begin_again(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT + b"more")
+    (tmp_path / "a.zip.part.committed").write_text(str(len(CONTENT) + 4))
     (tmp_path / "a.zip.part.json").write_text('{"version": "\\"one\\""}')
     assert fetch(remote(server), tmp_path / "a.zip", patience=QUICK).read_bytes() == CONTENT
 

@@ -63,6 +63,7 @@ def test_scores_are_those_of_the_scorer(make_app: MakeApp, scorer: Scorer) -> No
             assert image["score"] == pytest.approx(result.score, abs=1e-4)
             assert image["std"] == pytest.approx(result.std, abs=1e-4)
             assert (image["valid"], image["text"]) == (True, result.text)
+            assert f"<think>{image['reasoning']}</think>" in image["text"]
     assert described["results"][0]["name"] == "a b.png"
     assert described["results"][0]["text"].strip()
 

@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
+import csv
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
+from scipy import stats
 
 from tests.inference.service.conftest import Server, photo
+from tests.support.browser import CHROMIUM, chromium, serious_findings
 from vqr1.data.demo import CROP, PHOTOGRAPHS, load_photograph
 from vqr1.data.distortions import DISTORTIONS, to_bytes
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+from vqr1.inference import tested_scores as tested
 
 pytestmark = [
     pytest.mark.medium,
     pytest.mark.skipif(CHROMIUM is None, reason="no system Chromium on this machine"),
 ]
 
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
 SLOW_MS = 120_000
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
@@ -53,7 +47,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
         lambda asked: None if asked.url.startswith((server.url, "blob:")) else
         problems.append(f"asks for {asked.url}"),
     )  # fmt: skip
-    opened.goto(server.url)
+    opened.goto(server.url, timeout=SLOW_MS)
     yield opened
     assert problems == []
     opened.close()
@@ -86,7 +80,15 @@ def test_scores_and_ranks_what_is_chosen(page: Page, tmp_path: Path) -> None:
     assert page.locator("#cards .problem").all_inner_texts() == [
         "notes.png: the image does not decode (cannot identify its format)"
     ]
-    assert "<think>" in page.locator("#cards .text").first.inner_text()
+    # The reasoning apart from the answer, which is folded away.
+    assert "<" not in page.locator("#cards .text").first.inner_text()
+    assert "<think>" in (page.locator("#cards .answer pre").first.text_content() or "")
+    assert page.locator("#cards svg.density .curve").count() == 3
+    label = page.locator("#cards svg.density").first.get_attribute("aria-label")
+    assert re.fullmatch(
+        r"Score \d\.\d\d on a scale of 1 to 5, standard deviation \d\.\d\d", label or ""
+    )
+    expect(page.locator("#meaning")).to_contain_text("is unknown")
 
     # By keyboard: focus and Enter.
     page.locator("#rank").focus()
@@ -103,34 +105,85 @@ def test_scores_and_ranks_what_is_chosen(page: Page, tmp_path: Path) -> None:
         if place
     ]
     assert shown == sorted(shown, reverse=True)
+    first, second = page.locator("#cards .choose input:enabled").all()[:2]
+    for box in (first, second):
+        box.focus()
+        page.keyboard.press("Space")
+    expect(page.locator("#verdict")).to_contain_text("better than", timeout=SLOW_MS)
+    probability = float(page.locator("#verdict").inner_text().split()[-1])
+    assert 0.5 <= probability <= 1
+    # That of the whole ranking, up to the rounding of a batch.
+    ranked = page.locator("#cards .place").first.inner_text().split()
+    assert float(ranked[-1]) == pytest.approx(probability, abs=0.011)
+    assert page.locator("#pair").evaluate("pair => pair === document.activeElement")
     # No scrolling sideways on a phone.
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        assert serious_findings(page) == []
+    page.keyboard.press("Escape")
+    expect(page.locator("#pair")).to_be_hidden()
+    page.select_option("#order", "worst")
+    shown = [float(text.split()[0]) for text in page.locator("#cards .score").all_inner_texts()
+             if text]  # fmt: skip
+    assert shown == sorted(shown)
+    page.click("#view")
+    expect(page.locator("#view")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#cards .answer").first).to_be_hidden()
     page.click("#clear")
     expect(page.locator("#cards li")).to_have_count(0)
 
 
 def test_text_of_the_model_is_never_markup(page: Page, tmp_path: Path) -> None:
     hostile = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
+    name = "=<b>name.png"
 
-    def answer(route):  # type: ignore[no-untyped-def]
-        route.fulfill(
-            json={
-                "model": hostile, "prompt": "thinking", "mode": "expected",
-                "results": [
-                    {"name": "a", "score": 3.0, "std": None, "valid": True, "text": hostile}
-                ],
-            }
-        )  # fmt: skip
+    def answer(route: Route) -> None:
+        result = {"name": "a", "score": 3.0, "std": None, "valid": True, "text": hostile,
+                  "reasoning": hostile}  # fmt: skip
+        route.fulfill(json={"model": hostile, "prompt": "thinking", "mode": "expected",
+                            "results": [result]})  # fmt: skip
 
     page.route("**/score", answer)
-    file = tmp_path / "<b>name.png"
-    photo(1).save(file)
-    page.set_input_files("#files", file)
+    photo(1).save(tmp_path / name)
+    page.set_input_files("#files", tmp_path / name)
     expect(page.locator("#status")).to_have_text("1 of 1 done", timeout=SLOW_MS)
     assert page.locator("#cards .text").inner_text() == hostile
-    assert page.locator("#cards .name").inner_text() == "<b>name.png"
+    assert page.locator("#cards .name").inner_text() == name
     assert page.locator("#cards b").count() == 0
     assert page.title() == "vqr1: image quality"
+    # Nor a formula of the file that a spreadsheet opens.
+    with page.expect_download() as download:
+        page.click("#download")
+    with download.value.path().open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["image"], row["score"], row["text"]) == (f"'{name}", "3", hostile)
+
+
+def test_where_a_score_lies_among_the_test_images(page: Page, tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).normal(3, 0.7, 400)
+    found = tested.tested_scores(np.append(scores, np.nan), ["demo"], "p", 1, 0.9)
+    assert found is not None
+    tested.write_tested_scores(found, tmp_path)
+    assert tested.read_tested_scores(str(tmp_path), "p") == found
+    # Scores of another prompt are not comparable.
+    assert tested.read_tested_scores(str(tmp_path), "other") is None
+    assert tested.tested_scores(scores[:4], ["demo"], "p", 1, 0.9) is None
+    health = {"model": "m", "prompt": "p", "mode": "expected", "images": 1, "needs_key": False,
+              "scale": [1, 5], "tested": found.model_dump()}  # fmt: skip
+    page.route("**/health", lambda route: route.fulfill(json=health))
+    page.route("**/score", lambda route: answered(route, 3.5))
+    page.reload()
+    expect(page.locator("#meaning")).to_contain_text("tested on 400 images (demo)")
+    for score in (0.0, 1.7, 2.5, 3.01, 3.5, 4.2, 9.0):
+        share = page.evaluate(f"shareBelow(tested.quantiles, {score})")
+        assert share == pytest.approx(stats.percentileofscore(scores, score) / 100, abs=0.006)
+    photo(1).save(tmp_path / "a.png")
+    page.locator("#files").set_input_files(tmp_path / "a.png")
+    percent = round(stats.percentileofscore(scores, 3.5))
+    shown = page.locator("#cards .among")
+    expect(shown).to_contain_text("of the 400 test images (demo)")
+    assert abs(int(shown.inner_text().split()[2]) - percent) <= 1
 
 
 def test_endpoints_are_listed(page: Page, server: Server) -> None:
@@ -143,6 +196,7 @@ def test_endpoints_are_listed(page: Page, server: Server) -> None:
     for field in ("images", "images[].data", "images[].name"):
         assert field in cells
     assert "image-base64" in cells
+    assert serious_findings(page) == []
 
 
 def answered(route: Route, score: float) -> None:

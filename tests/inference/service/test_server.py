@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import runpy
 import signal
 import statistics
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import httpx2
 import hypothesis
+import pandas as pd
 import psutil
 import pytest
 import schemathesis
@@ -24,7 +26,7 @@ from PIL import Image
 from schemathesis.transport.serialization import Binary
 
 import vqr1
-from tests.inference.service.conftest import Server, form, photo, png, serving, settings
+from tests.inference.service.conftest import ROOT, Server, form, photo, png, serving, settings
 from tests.support.students import saved, tower_student
 from vqr1.inference.scorer import Scorer
 from vqr1.policy.loading import load_policy
@@ -38,6 +40,19 @@ WINDOW = 30
 
 def post(server: Server, path: str, *files: bytes) -> httpx2.Response:
     return httpx2.post(f"{server.url}{path}", files=form(*files), timeout=300)
+
+
+def test_the_example_of_a_folder(server: Server, tmp_path: Path) -> None:
+    """`examples/batch_scoring.py`: more images than one request of its takes."""
+    main = runpy.run_path(str(ROOT / "examples" / "batch_scoring.py"))["main"]
+    (tmp_path / "photos").mkdir()
+    for seed in range(18):
+        (tmp_path / "photos" / f"{seed:02}.png").write_bytes(png(seed))
+    main([str(tmp_path / "photos"), str(tmp_path / "scores.csv"), server.url])
+    table = pd.read_csv(tmp_path / "scores.csv")
+    assert [Path(name).name for name in table["name"]] == [f"{seed:02}.png" for seed in range(18)]
+    alone = post(server, "/score", png(17)).json()["results"][0]["score"]
+    assert table["score"].iloc[17] == pytest.approx(alone, abs=1e-3)
 
 
 def test_flood_with_broken_images(server: Server, scorer: Scorer) -> None:

@@ -77,7 +77,7 @@ CASES: tuple[FamilyCase, ...] = (
         extreme=_NARROW,
         too_narrow=(201, 1),
         area=(64 * 64, 128 * 128),
-        rounding=30.0,
+        rounding=10.0,
         notes="three layers of gated DeltaNet and one of attention",
     ),
     FamilyCase(

@@ -1,4 +1,4 @@
-"""Twenty steps of every family on the demo set, killed and resumed: the same bits."""
+"""Twenty steps of every family on the demo set, killed and resumed: the same bits, and average."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def test_twenty_steps_killed_and_resumed_are_the_same_run(
             f"model.min_pixels={low}",
             f"model.max_pixels={high}",
             "optimizer.lr=1e-3",
+            "optimizer.ema_decay=0.9",
             f"max_steps={STEPS}",
             "validation.every_steps=10",
             "callbacks.checkpoint.every_steps=5",

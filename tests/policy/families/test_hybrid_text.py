@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, GotOcr2ImageProcessorPil, SiglipImageProcessor
+from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen
 
 from tests.support.images import noise_image
 from vqr1.config import LoraConfig, ModelConfig, PromptConfig
@@ -22,8 +24,10 @@ from vqr1.errors import ConfigError
 from vqr1.planning.flops import step_flops
 from vqr1.planning.shape import read_shape
 from vqr1.policy.families import family
-from vqr1.policy.loading import load_processor
+from vqr1.policy.families._qwen3_5_layers import FAST_LAYERS
+from vqr1.policy.loading import load_policy, load_processor
 from vqr1.policy.prompts import check_prompt, load_prompts
+from vqr1.policy.served_weights import served_weights
 from vqr1.policy.vision import encoding_of
 
 pytestmark = pytest.mark.medium
@@ -64,6 +68,32 @@ def card_facts(thinking: bool | None) -> Any:
     )  # fmt: skip
 
 
+LINEAR = {
+    "A_log", "conv1d.weight", "dt_bias", "in_proj_a.weight", "in_proj_b.weight",
+    "in_proj_qkv.weight", "in_proj_z.weight", "norm.weight", "out_proj.weight",
+}  # fmt: skip
+"""Weights of a layer of linear attention that vLLM's class of Qwen3.5 loads, by their names there
+or put together (qkv and z, b and a); the convolution's as [C, 1, W]."""
+
+
+def test_weights_are_served_by_the_names_that_vllm_loads(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    """Those of a saved checkpoint; vLLM maps three beginnings and leaves no weight out."""
+    folder = checkpoint("qwen3_5")
+    policy = load_policy(ModelConfig(name="m", path=str(folder), min_pixels=1, max_pixels=2**20))
+    served = dict(served_weights(policy.model))
+    saved = load_file(folder / "model.safetensors")
+    assert served.keys() == saved.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in served.items())
+    start = "model.language_model.layers.0.linear_attn."
+    assert {name.removeprefix(start) for name in served if name.startswith(start)} == LINEAR
+    inputs = served[f"{start}in_proj_qkv.weight"].shape[0]
+    assert served[f"{start}conv1d.weight"].shape == (inputs, 1, 4)
+    beginnings = ("model.visual.", "model.language_model.", "lm_head.")
+    assert all(name.startswith(beginnings) for name in served)
+
+
 def test_layers_without_keys_are_counted() -> None:
     """Matrices by their numbers, adapters by the layers that peft would find."""
     config = HYBRID.shape_config("40m")
@@ -91,6 +121,19 @@ def test_layers_without_keys_are_counted() -> None:
     # q and its gate, v, o of 6 layers; q, k and v as one, o of 18.
     full = (1024 + 4096) + (1024 + 512) + (2048 + 1024)
     assert shape.adapters == 2 * (6 * full + 18 * ((1024 + 6144) + (2048 + 1024)))
+
+
+def test_norms_of_one_plus_weight_are_the_librarys() -> None:
+    torch.manual_seed(2)
+    norm, rows = qwen.Qwen3_5RMSNorm(24), torch.randn(5, 24)
+    nn.init.normal_(norm.weight)
+    expected, lower = norm(rows), norm(rows.bfloat16())
+    norm.__class__ = FAST_LAYERS[qwen.Qwen3_5RMSNorm]
+    torch.testing.assert_close(norm(rows), expected)
+    assert torch.equal(norm(rows.bfloat16()), lower)
+    # Once for all the linear layers that follow.
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(norm(rows), expected.bfloat16())
 
 
 def test_a_stack_of_tiles(checkpoint: Callable[[str], Path]) -> None:

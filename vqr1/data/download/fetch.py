@@ -1,8 +1,9 @@
 """One file from an HTTP server: resumed where it was broken off, and checked at its end.
 
-What has arrived lies in `NAME.part` beside the file, and the server's mark of the file's version
-(its ETag) in `NAME.part.json`: bytes of two versions are never joined. The file gets its name only
-when its size and, where it is known, its SHA-256 are right.
+What has arrived lies in `NAME.part` beside the file, which grows by pieces that are committed
+(`vqr1.durable.CommittedFile`), and the server's mark of the file's version (its ETag) in
+`NAME.part.json`: bytes of two versions are never joined, and none that a power loss has cost. The
+file gets its name only when its size and, where it is known, its SHA-256 are right.
 
 Not here: what is fetched and from where (`catalogue.py`), and archives (`unpack.py`).
 """
@@ -11,20 +12,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 
-from vqr1.durable import write_file
+from vqr1.durable import (
+    CommittedFile,
+    committed_size,
+    place_file,
+    remove_committed,
+    remove_file,
+    write_file,
+)
 from vqr1.errors import DataError, first_line
 
 CHUNK = 1 << 16
 """Bytes that are read at once; so many at most are lost where a connection breaks."""
+PIECE = 1 << 24
+"""Bytes that are committed at once; so many at most are lost where the process is killed."""
 
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -116,8 +126,8 @@ def fetch(
     except DataError:
         _forget(partial)
         raise
-    os.replace(partial, path)
-    _mark(partial).unlink(missing_ok=True)
+    place_file(partial, path)
+    _forget(partial)
     return path
 
 
@@ -176,18 +186,29 @@ def _continue(
                 "the owner changed it, or the mirror has another: give a file that was fetched by "
                 "hand with --from"
             )
+        if not have:
+            _forget(partial)  # what is there is of another version, or counts for nothing
         _note_version(partial, reply)
-        with partial.open("r+b" if have else "wb") as file:
-            file.seek(have)
-            file.truncate()
-            for chunk in reply.iter_content(CHUNK):
-                file.write(chunk)
-                have += len(chunk)
-                advance(have, total)
+        have = _append(partial, reply, lambda size: advance(size, total))
     if total is not None and have < total:
         raise _BrokenOffError(f"the connection ended at byte {have} of {total}")
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+
+
+def _append(partial: Path, reply: requests.Response, advance: Callable[[int], None]) -> int:
+    """Add what arrives, until its end or that of the connection; the file's size."""
+    piece = bytearray()
+    with closing(CommittedFile(partial)) as file:
+        try:
+            for chunk in reply.iter_content(CHUNK):
+                piece += chunk
+                if len(piece) >= PIECE:
+                    file.append(bytes(piece))
+                    piece.clear()
+                advance(file.size + len(piece))
+        finally:
+            if piece:
+                file.append(bytes(piece))
+        return file.size
 
 
 def _check_status(reply: requests.Response, remote: Remote) -> None:
@@ -237,12 +258,13 @@ def _note_version(partial: Path, reply: requests.Response) -> None:
 
 
 def _forget(partial: Path) -> None:
-    partial.unlink(missing_ok=True)
-    _mark(partial).unlink(missing_ok=True)
+    remove_committed(partial)
+    remove_file(_mark(partial))
 
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
-    except FileNotFoundError:
+        return committed_size(path)
+    except DataError:
+        _forget(path)  # changed by something else
         return 0

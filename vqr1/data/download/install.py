@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from vqr1.data.download.catalogue import HubFile, WebFile
 from vqr1.data.download.fetch import fetch
 from vqr1.data.download.unpack import unpack, unpacked_size
-from vqr1.durable import place_folder, write_file
+from vqr1.durable import make_folder, place_folder, write_file
 from vqr1.errors import DataError
 from vqr1.program import command_line, override
 from vqr1.progress import new_progress, progress_bar
@@ -83,7 +83,7 @@ def install(plan: Plan, image_folders: Sequence[str], check: Callable[[Path], No
         DataError: a file cannot be had, is not what it should be, or the set is not complete.
         OSError: the disk does not take it.
     """
-    plan.root.mkdir(parents=True, exist_ok=True)
+    make_folder(plan.root)
     try:
         with FileLock(plan.root / f".{plan.name}.lock", timeout=0):
             if (plan.folder / RECORD).is_file():
@@ -131,7 +131,7 @@ def _remove_leftovers(plan: Plan) -> None:
 
 
 def _fetched(plan: Plan, file: HubFile | WebFile) -> Path:
-    plan.downloads.mkdir(parents=True, exist_ok=True)
+    make_folder(plan.downloads)
     total = file.size or round(file.about)
     with new_progress() as progress:
         task = progress.add_task(f"{file.name} (MB)", total=-(-total // MEGABYTE))

@@ -31,7 +31,11 @@ _NUMBER = re.compile("[0-9]{1,4}")
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
-    """Rows of AIGCIQA2023."""
+    """Rows of AIGCIQA2023.
+
+    Raises:
+        DataError: the file has none of the set's forms, or two scores for one image.
+    """
     path = source.main_file("AIGCIQA2023.csv", "DATA/MOS/mosz1.mat", "AIGIQA2023.json")
     forms = {".csv": _of_csv, ".mat": _of_matlab, ".json": _of_json}
     form = forms.get(path.suffix.lower())

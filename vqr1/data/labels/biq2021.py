@@ -17,7 +17,11 @@ _FILES: tuple[tuple[Split, str], ...] = (
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
-    """Rows of the training file, then of the test file."""
+    """Rows of the training file, then of the test file.
+
+    Raises:
+        ConfigError: one label file is named; the set has two, with fixed names.
+    """
     if source.label_file is not None:
         raise ConfigError(
             [f"{source.key}.label_file: biq2021 has two label files with fixed names; remove it"]

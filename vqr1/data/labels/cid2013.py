@@ -20,7 +20,11 @@ _SOURCE_ID = re.compile(r"IS_?[IVX\d]+_(C\d+)_D\d+", re.IGNORECASE)
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
-    """Rows of CID2013."""
+    """Rows of CID2013.
+
+    Raises:
+        DataError: an image is not named as in the set.
+    """
     path = source.main_file("CID2013 data - version 12112014.xlsx")
     rows = []
     for where, row in sheet_rows(path, (_NAME, _SCORE), _SHEET):

@@ -25,7 +25,12 @@ _FORM_KEYS = ("header", "separator", "decimal", "sheet", "name_pattern")
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
-    """Rows of all splits, in the set's order."""
+    """Rows of all splits, in the set's order.
+
+    Raises:
+        ConfigError: a key that a set in Parquet does not take.
+        DataError: the set has no rows.
+    """
     columns = source.columns or CsvColumns()
     key = f"{source.key}.columns"
     unfit = [name for name in _FORM_KEYS if getattr(columns, name) is not None]

@@ -8,7 +8,11 @@ from vqr1.errors import ConfigError
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
-    """Rows of the configured JSONL file, of one data set."""
+    """Rows of the configured JSONL file, of one data set.
+
+    Raises:
+        ConfigError: the file holds several sets and none is named, or not the named one.
+    """
     path = source.main_file()
     lines = read_jsonl(path)
     names = sorted({line.dataset_name for line in lines})

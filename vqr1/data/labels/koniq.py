@@ -41,7 +41,11 @@ def parse(source: LabelSource) -> list[LabelRow]:
 
 
 def mean_ratings(source: LabelSource) -> list[LabelRow]:
-    """Rows with the mean of the file's own ratings of 1 to 5, the score of other lists."""
+    """Rows with the mean of the file's own ratings of 1 to 5, the score of other lists.
+
+    Raises:
+        DataError: a row without ratings.
+    """
     rows = []
     for where, row in csv_rows(source.main_file(_FILE), ("image_name", *_RATINGS)):
         counts = [number(row[name], where, name) for name in _RATINGS]

@@ -23,7 +23,11 @@ _TOTAL = sum(count for _, count in FOLDERS)
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
-    """The 779 distorted images of LIVE."""
+    """The 779 distorted images of LIVE.
+
+    Raises:
+        DataError: a file is missing, or does not hold as many entries as the set has images.
+    """
     path = source.main_file("dmos_realigned.mat", "dmos.mat")
     deviations: list[Any] | None
     if path.name.lower() == "dmos.mat":

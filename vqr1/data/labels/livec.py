@@ -17,7 +17,11 @@ _RATER_TRAINING = re.compile(r"t\d+\.", re.IGNORECASE)
 
 
 def parse_all(source: LabelSource) -> list[LabelRow]:
-    """All 1,169 entries, the raters' seven training images included."""
+    """All 1,169 entries, the raters' seven training images included.
+
+    Raises:
+        DataError: the three files have different numbers of entries.
+    """
     columns = []
     for variable in ("AllImages_release", "AllMOS_release", "AllStdDev_release"):
         path = source.main_file(f"Data/{variable}.mat", f"{variable}.mat")

@@ -11,7 +11,11 @@ from vqr1.errors import ConfigError
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
-    """One row for each image in a pair, in the order of the file, all with a score of 0."""
+    """One row for each image in a pair, in the order of the file, all with a score of 0.
+
+    Raises:
+        ConfigError: no file of pairs is named.
+    """
     if source.config is None:
         raise ConfigError([f"{source.key}.pairs.file=None: name the file of pairs"])
     rows = read_preference_rows(source.config, source.root, source.key)

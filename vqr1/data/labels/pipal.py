@@ -25,7 +25,13 @@ _NAME = re.compile(r"(A\d+)_(\d+)_(\d+)\.", re.IGNORECASE)
 
 
 def parse(source: LabelSource) -> list[LabelRow]:
-    """Rows of all label files, in the order of their names."""
+    """Rows of all label files, in the order of their names.
+
+    Raises:
+        ConfigError: a file is named in place of the folder.
+        MissingLabelsError: there are no label files.
+        DataError: a line is not a name and a score.
+    """
     folder = source.named_path() or source.root / "Train_Label"
     if source.label_file is not None and not folder.is_dir():
         raise ConfigError(

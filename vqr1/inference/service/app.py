@@ -95,6 +95,7 @@ def _add_scoring(
                     answers=r.answers,
                     valid_answers=r.valid_answers,
                     text=r.text,
+                    reasoning=service.served.scorer.reasoning(r),
                     decoded_at=r.decoded_at,
                 )
                 for r in results
@@ -186,6 +187,8 @@ def _add_health(
             max_images=limits.max_images,
             needs_key=keyed,
             loads=service.loads,
+            scale=list(service.served.scorer.score_range),
+            tested=service.served.tested,
         )
 
     @app.get("/live")

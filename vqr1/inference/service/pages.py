@@ -23,6 +23,7 @@ PAGES = {
     "/": "page.html",
     "/page.css": "page.css",
     "/page.js": "page.js",
+    "/draw.js": "draw.js",
     "/docs": "docs.html",
     "/docs.js": "docs.js",
 }

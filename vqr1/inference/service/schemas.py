@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vqr1.inference.tested_scores import TestedScores
+
 FIELD = "images"
 """Name of the form's files and of the JSON's list."""
 
@@ -70,6 +72,9 @@ class ScoredImage(BaseModel):
         default=None, description="Answers that hold a score: those that score and std are over."
     )
     text: str | None = Field(description="The model's answer with its reasoning, where it has one.")
+    reasoning: str | None = Field(
+        default=None, description="The reasoning alone; null where the answer has none."
+    )
     decoded_at: str | None = DECODED_AT
 
 
@@ -142,6 +147,14 @@ class Health(BaseModel):
     max_images: int = Field(description="Most images of a request, references included.")
     needs_key: bool
     loads: int = Field(description="How often a model was loaded: 1, and 1 more after a reload.")
+    scale: list[float] = Field(
+        min_length=2,
+        max_length=2,
+        description="Lowest and highest score that the prompt asks for.",
+    )
+    tested: TestedScores | None = Field(
+        description="Scores of the images that the model was tested on; null where unknown."
+    )
 
 
 class State(BaseModel):

@@ -39,6 +39,7 @@ from vqr1.inference.service.errors import RefusedError
 from vqr1.inference.service.fairness import client_of
 from vqr1.inference.service.measures import Measures
 from vqr1.inference.service.uploads import Upload, Uploads, decode, read_uploads
+from vqr1.inference.tested_scores import TestedScores
 from vqr1.row_names import row_name
 
 T = TypeVar("T")
@@ -71,10 +72,12 @@ class Served:
     Attributes:
         scorer: gives scores.
         describer: gives descriptions, with the same model; None where it writes no text.
+        tested: scores of the images that the model was tested on; None where unknown.
     """
 
     scorer: Scorer
     describer: Scorer | None
+    tested: TestedScores | None = None
 
     def images(self) -> dict[Task, int]:
         """Images of a prompt, by task that there is."""
@@ -109,6 +112,7 @@ class Service:
         load: loads the model again, for `reload`; called in the model's thread.
 
     Attributes:
+        served: the model that answers now.
         shown: images of a prompt, by task that there is.
         loads: how often a model was loaded.
     """
@@ -121,7 +125,7 @@ class Service:
         comparison: ComparisonConfig,
         load: Callable[[], Served] | None = None,
     ) -> None:
-        self._served = served
+        self.served = served
         self._load = load
         self.shown = served.images()
         self.loads = 1
@@ -172,7 +176,7 @@ class Service:
         except (UserError, OSError) as error:
             _report(f"the model was not loaded again, the one before answers: {error}")
         else:
-            self._served = served
+            self.served = served
             self.loads += 1
             _report(f"the model was loaded again in {time.monotonic() - began:.1f} s")
         finally:
@@ -249,7 +253,7 @@ class Service:
         )
 
     async def _answered(self, one: _Request, uploads: Uploads, task: Task) -> list[Result]:
-        served = self._served
+        served = self.served
         decoded = await _all(self._decoded(one, upload, served.scorer) for upload in uploads.every)
         self._refuse([image for image in decoded if isinstance(image, str)])
         found = {

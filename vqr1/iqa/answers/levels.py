@@ -30,7 +30,11 @@ _WRAP = r"[\s*_`\"'().]{0,100}"
 
 
 def several_words(values: dict[str, float]) -> dict[str, float]:
-    """The words, checked to be a scale."""
+    """The words, checked to be a scale.
+
+    Raises:
+        ValueError: fewer than two words or scores, or words that differ by capitals only.
+    """
     if len(values) < 2 or len(set(values.values())) < 2:
         raise ValueError("must be two or more words with different scores")
     if len({word.casefold() for word in values}) < len(values):

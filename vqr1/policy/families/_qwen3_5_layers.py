@@ -10,17 +10,17 @@ Not here: the passes that families share (`_qwen_layers.py`, `_text_layers.py`),
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen
 from transformers.utils import is_flash_linear_attention_available
 
-from vqr1.policy.delta_chunks import chunked_delta
+from vqr1.policy.delta_chunks import chunked_delta, uncast
 from vqr1.policy.families._qwen_layers import PatchProduct, WindowedAttention
-from vqr1.policy.families._text_layers import GatedFeedForward
-from vqr1.policy.fast_layers import rms_norm
+from vqr1.policy.families._text_layers import GatedFeedForward, LeanRmsNorm
+from vqr1.policy.fast_layers import fused_rms_norm, rms_norm
 from vqr1.policy.linear_attention import DeltaRows, repeated
 
 
@@ -35,10 +35,11 @@ def _library(
 ) -> tuple[Tensor, Tensor]:
     """A rule of the library: fla's kernel where it is installed, PyTorch's operations elsewhere."""
     q, k = repeated(q, k, v)
-    found: tuple[Tensor, Tensor] = rule(
-        q, k, v, g=decay, beta=beta, initial_state=state,
-        output_final_state=True, use_qk_l2norm_in_kernel=True,
-    )  # fmt: skip
+    with uncast(q):
+        found: tuple[Tensor, Tensor] = rule(
+            q, k, v, g=decay, beta=beta, initial_state=state,
+            output_final_state=True, use_qk_l2norm_in_kernel=True,
+        )  # fmt: skip
     return found
 
 
@@ -91,15 +92,16 @@ class SharedDeltaNet(qwen.Qwen3_5GatedDeltaNet):
         return out
 
 
-class FastRmsNorm(qwen.Qwen3_5RMSNorm):
+class FastRmsNorm(LeanRmsNorm, qwen.Qwen3_5RMSNorm):
     """Of the text model, queries and keys included."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., n] -> [..., n]."""
-        if x.dtype != torch.float32 or self.weight.dtype != torch.float32:
-            rows: Tensor = cast(Any, super()).forward(x)
-            return rows
-        return rms_norm(x, 1.0 + self.weight, self.eps)
+    def _normalised(self, rows: Tensor) -> Tensor:
+        # In another type than float32 the sum 1 + weight would be rounded before it is used.
+        if rows.dtype != torch.float32 or self.weight.dtype != torch.float32:
+            result: Tensor = qwen.Qwen3_5RMSNorm.forward(self, rows)
+            return result
+        kernel = rms_norm if rows.device.type == "cpu" else fused_rms_norm
+        return kernel(rows, 1.0 + self.weight, self.eps)
 
 
 class FastTextMlp(GatedFeedForward, qwen.Qwen3_5MLP):

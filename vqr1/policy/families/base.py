@@ -339,6 +339,9 @@ class Family(ABC):
         Args:
             shape: a name in `shapes`.
             number: id of a special token; the sizes of weights do not depend on it.
+
+        Raises:
+            KeyError: `shapes` has no such name.
         """
         raise KeyError(shape)
 

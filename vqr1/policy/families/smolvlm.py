@@ -122,7 +122,11 @@ class SmolVLM(Family):
     def prompt_positions(
         self, config: Any, encoding: TileEncoding, input_ids: Tensor, images: Sequence[Tensor]
     ) -> tuple[Tensor, int]:
-        """Every token counts up by one."""
+        """Every token counts up by one.
+
+        Raises:
+            ModelError: the prompt has another number of image tokens than the tiles give.
+        """
         found = int((input_ids == self.image_token(config)).sum())
         wanted = sum(map(encoding.count, images)) * self._tile_tokens(config, encoding.tile)
         if found != wanted:

@@ -30,6 +30,7 @@ from vqr1.distributed.stop_requests import Looks, StopRequests
 from vqr1.durable import remove_asides
 from vqr1.errors import RolloutLostError, RunFaultError
 from vqr1.evaluation.metrics import METRICS, Metric, higher_is_better
+from vqr1.tracking.loggers import save_logs
 from vqr1.training.checkpoint_files import (
     CheckpointDamagedError,
     CheckpointNotWrittenError,
@@ -300,8 +301,7 @@ class RunCheckpoints(Checkpoint):
         if self.config is None:
             return
         # Metrics first: those of a step that a checkpoint holds are never logged again.
-        for log in trainer.loggers:
-            log.save()
+        save_logs(trainer.loggers)
         step = trainer.global_step
         self._random_of_others = all_gather_objects(self._random)[1:]
         if not self._write(trainer, self.folder / step_name("step", step)):

@@ -21,7 +21,12 @@ def denominators_over_ranks(mask: Tensor) -> Denominators:
 
 
 def total_over_ranks(outputs: list[LossOutput], weights: Tensor) -> LossOutput:
-    """Sum of all parts' losses; KL and clip fraction per unit of weight that took part."""
+    """Sum of all parts' losses; KL and clip fraction per unit of weight that took part.
+
+    Args:
+        outputs: of this rank's parts, scalars each.
+        weights: those of this rank's tokens that took part, of any shape.
+    """
     parts = [[o.loss.detach(), o.policy_loss, o.kl, o.clip_fraction] for o in outputs]
     sums = torch.stack([torch.stack(part) for part in parts]).sum(dim=0) if parts else None
     own = weights.new_zeros(4) if sums is None else sums.float()

@@ -28,7 +28,7 @@ from torch import Tensor
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.labels import Split
 from vqr1.distributed.stop_requests import StopRequests
-from vqr1.durable import CommittedFile, committed_mark, committed_size
+from vqr1.durable import CommittedFile, committed_mark, committed_size, remove_committed
 from vqr1.errors import ConfigError
 from vqr1.iqa.answers import AnswerForm
 from vqr1.policy.shared_prompt import plan_micro_batches, response_states
@@ -146,8 +146,7 @@ class _Writer:
         settings = _settings(parts, samples)
         if _first_line(parts.run_dir / FILE) != settings:
             for name in (FILE, STATES):
-                for file in (parts.run_dir / name, committed_mark(parts.run_dir / name)):
-                    file.unlink(missing_ok=True)
+                remove_committed(parts.run_dir / name)
             if answers_from is not None:
                 _copy(Path(answers_from).expanduser(), parts.run_dir, settings)
         self._lines = CommittedFile(parts.run_dir / FILE)
