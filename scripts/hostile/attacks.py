@@ -246,5 +246,8 @@ async def attack(host: str, port: int, connections: int) -> None:
                 await asyncio.sleep(0.05)
         await asyncio.gather(*tasks)
     finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for name, count in sorted(seen.items()):
             print(f"  {name}: {count}", flush=True)

@@ -53,9 +53,10 @@ def create_app(
         version=vqr1.__version__,
         description="Scores, comparisons and descriptions of images by their quality.",
         lifespan=service.running,
-        # FastAPI's own pages load their viewer from elsewhere; ours is in `pages.py`.
+        # FastAPI's own pages load their viewer from elsewhere; ours are in `pages.py`.
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
     )
     app.state.service = service
     app.add_exception_handler(RefusedError, answer_refusal)

@@ -3,7 +3,10 @@
 - A request's head has `limits.head_timeout_s`, however slowly it drips.
 - A client that does not read its answer for `limits.send_timeout_s` is cut off.
 - Beyond `limits.connections` the client with the most loses the one that has waited longest for a
-  request: a client cannot keep others out by opening connections.
+  request: a client cannot keep others out by opening connections. A client that has its share of
+  them already may do so only now and then; the others of it are closed as they are accepted, which
+  costs a tenth of what a connection does.
+- Once the service stops, heads, bodies and unread answers have `limits.head_timeout_s`.
 
 Sizes of heads are h11's (16 KiB), bodies `limits.py`'s.
 """
@@ -11,16 +14,56 @@ Sizes of heads are h11's (16 KiB), bodies `limits.py`'s.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from vqr1.config import LimitsConfig
 from vqr1.inference.service.fairness import client_of
 
 LOOK_SECONDS = 1.0
 """Between two looks at all connections."""
+
+REPLACED_A_SECOND = 50
+"""Connections that clients which have their share may put in the place of others, where all are
+taken."""
+
+REFUSED_TOGETHER = 64
+"""Connections that are refused before other events have their turn."""
+
+SEND_BUFFER = 65536
+"""Bytes of answers that the kernel keeps of one connection (it takes twice as many). Left to itself
+it keeps megabytes: of a client that reads nothing, minutes pass until that shows."""
+
+
+class Listener(socket.socket):
+    """A socket to listen on that closes at once what `refuses` does not let in.
+
+    Attributes:
+        refuses: whether a connection from an address is refused.
+    """
+
+    def __init__(self, family: int) -> None:
+        super().__init__(family)
+        self.refuses: Callable[[Any], bool] = lambda address: False
+        # Accepted connections have it too.
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection that is not refused.
+
+        Raises:
+            BlockingIOError: there is none at the moment.
+        """
+        for _ in range(REFUSED_TOGETHER):
+            connection, address = super().accept()
+            if not self.refuses(address):
+                return connection, address
+            connection.close()
+        raise BlockingIOError
 
 
 class Connections:
@@ -39,6 +82,22 @@ class Connections:
         self._clients: dict[str, dict[LimitedConnection, None]] = {}
         self._open = 0
         self._looking = False
+        self._replaced = 0.0
+
+    def refuses(self, address: Any) -> bool:
+        """Whether a connection from an address is closed at once.
+
+        All are taken then, its client has its share, and one was replaced a moment ago.
+        """
+        if self._open < self._most:
+            return False
+        if len(self._clients.get(client_of(address), ())) < self._most // len(self._clients):
+            return False
+        now = time.monotonic()
+        if now - self._replaced < 1 / REPLACED_A_SECOND:
+            return True
+        self._replaced = now
+        return False
 
     def add(self, connection: LimitedConnection) -> None:
         """Take on a connection; closes another one, or this one, where there are too many."""
@@ -83,6 +142,7 @@ class LimitedConnection(H11Protocol):
         self.client_name = client_of(self.client)
         self._head_since: float | None = time.monotonic()
         self._unread_since: float | None = None
+        self._stops_since: float | None = None
         self.table.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -108,6 +168,11 @@ class LimitedConnection(H11Protocol):
         self._unread_since = None
         super().resume_writing()
 
+    def shutdown(self) -> None:
+        """See uvicorn: the service stops once the connection has ended."""
+        self._stops_since = time.monotonic()
+        super().shutdown()
+
     @property
     def waits(self) -> bool:
         """Whether no request is under way."""
@@ -118,6 +183,9 @@ class LimitedConnection(H11Protocol):
         if self.transport.is_closing() and self._unread_since is None:
             # What it has not read yet keeps the connection open.
             self._unread_since = now
+        if self._stops_since is not None and now - self._stops_since > head_s:
+            whole = self.conn.their_state is not h11.SEND_BODY
+            return self.waits or not whole or self._unread_since is not None
         head = self._head_since is not None and now - self._head_since > head_s
         return head or (self._unread_since is not None and now - self._unread_since > send_s)
 
@@ -127,12 +195,6 @@ class LimitedConnection(H11Protocol):
         self.transport.abort()
 
 
-def limited(limits: LimitsConfig, most: int) -> Any:
-    """The class of connections for uvicorn.
-
-    Args:
-        limits: time limits.
-        most: most connections.
-    """
-    table = Connections(most, limits.head_timeout_s, limits.send_timeout_s)
+def limited(table: Connections) -> Any:
+    """The class of connections for uvicorn; all are in the table."""
     return type("Connection", (LimitedConnection,), {"table": table})

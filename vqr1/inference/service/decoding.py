@@ -46,7 +46,7 @@ SLOW_FORMATS = {"AVIF": 4, "HEIF": 4, "JPEG2000": 16, "WEBP": 4}
 MAX_SCANS = 100
 """Scans of a JPEG; encoders write up to some 20 (ten by default)."""
 
-_NICE = 10
+_NICE = 15
 
 
 @dataclass(frozen=True)

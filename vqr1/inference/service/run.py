@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from vqr1.config import LimitsConfig
 from vqr1.distributed.stop_signals import takes
 from vqr1.errors import ConfigError
-from vqr1.inference.service.connections import limited
+from vqr1.inference.service.connections import Connections, Listener, limited
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -36,7 +36,7 @@ SPARE_FILES = 256
 """Open files beside connections: libraries, the model's, temporary files of large uploads."""
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> Listener:
     """A listening socket, before a model is loaded; SIGUSR1 is ignored from here on.
 
     Raises:
@@ -45,7 +45,7 @@ def bind(host: str, port: int) -> socket.socket:
     # It asks for the model to be loaded again, and would end a process that still loads it.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    listener = Listener(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -84,7 +84,10 @@ class Server(uvicorn.Server):
 
 
 def configuration(
-    app: Any, limits: LimitsConfig, trusted_proxies: Sequence[str] = ()
+    app: Any,
+    limits: LimitsConfig,
+    trusted_proxies: Sequence[str] = (),
+    connections: Connections | None = None,
 ) -> uvicorn.Config:
     """How uvicorn serves: its limits, and ours where it has none.
 
@@ -92,10 +95,11 @@ def configuration(
         app: the application.
         limits: of time and connections.
         trusted_proxies: whose X-Forwarded-For is believed.
+        connections: those that are open; None makes a table.
     """
     return uvicorn.Config(
         app,
-        http=limited(limits, _connections(limits.connections)),
+        http=limited(connections or table_of(limits)),
         ws="none",
         # A line for each bad request would let anybody fill the log.
         log_level="error",
@@ -108,7 +112,7 @@ def configuration(
 
 
 def serve(
-    app: FastAPI, listener: socket.socket, limits: LimitsConfig, trusted_proxies: Sequence[str] = ()
+    app: FastAPI, listener: Listener, limits: LimitsConfig, trusted_proxies: Sequence[str] = ()
 ) -> None:
     """Serve until a signal; what is in flight then is still answered.
 
@@ -123,7 +127,9 @@ def serve(
         signal.signal(number, lambda *_: None)
     # Beyond a line for each: what an image was decoded at is in its answer.
     logging.getLogger("vqr1.data.images").setLevel(logging.ERROR)
-    server = Server(configuration(app, limits, trusted_proxies), app)
+    connections = table_of(limits)
+    listener.refuses = connections.refuses
+    server = Server(configuration(app, limits, trusted_proxies, connections), app)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     # Whoever waits for the line connects at once: a socket that is only bound would refuse.
@@ -138,6 +144,16 @@ def serve(
         # The terminal was closed; uvicorn takes the other two itself.
         signal.signal(signal.SIGHUP, end)
     server.run(sockets=[listener])
+
+
+def table_of(limits: LimitsConfig) -> Connections:
+    """The open connections of a service; raises the limit of open files where it may.
+
+    Args:
+        limits: time limits, and most connections.
+    """
+    most = _connections(limits.connections)
+    return Connections(most, limits.head_timeout_s, limits.send_timeout_s)
 
 
 def _connections(wanted: int) -> int:
