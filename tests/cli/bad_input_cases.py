@@ -581,9 +581,9 @@ OTHERS = (
     case("data", "inspect dataset=kadid dataset.labels=x", "did you mean dataset.label_file?"),
     case("data", "inspect --dataset kadid", ": no such option; a key of", "dataset=VALUE"),
     case("vqr1", "plan max_step=3", "did you mean max_steps?"),
-    case("train", "-m seed=1,2 logger.tracking_uri=http://127.0.0.1:9 " + KADID.replace(
-        "logger=none ", "") + "good", "logger.tracking_uri=http://127.0.0.1:9: the MLflow store "
-        "does not answer", "or leave it out with logger=csv"),
+    case("train", "-m seed=1,2 logger.tracking_uri=http://127.0.0.1:9 logger.require=true "
+         "logger.wait_seconds=1 " + KADID.replace("logger=none ", "") + "good",
+         "logger.tracking_uri=http://127.0.0.1:9: ", "set logger.require=false"),
     case("export", "run=empty output=good", "output=good: exists already"),
     case("export", "run=empty output=new", "empty"),
     case("export", "run=empty hydra.run.dir=trained", "hydra.run.dir=trained: this folder holds a"),

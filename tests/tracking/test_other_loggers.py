@@ -10,7 +10,7 @@ import pytest
 from tools.faults.mlflow_database import new_database
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
-from vqr1.sweeps.parent import ParentRun
+from vqr1.sweeps.sweep_log import SweepLog
 from vqr1.tracking import open_run_log, other_loggers
 from vqr1.tracking.other_loggers import WANDB_FOLDER, WANDB_ID, logger_problems
 
@@ -103,8 +103,10 @@ def test_a_sweep_has_a_parent_where_mlflow_is_among_its_loggers(tmp_path: Path) 
     uri = new_database(tmp_path / "runs.db")
     for name, expected in (("csv+tensorboard", False), ("tensorboard+mlflow", True)):
         config = LoggerConfig(name=name, tracking_uri=uri)
-        found = ParentRun.create(config, tmp_path, "train.py -m", {"seed": "1,2"}, "a: 1\n")
+        found = SweepLog.create(config, tmp_path, "train.py -m", {"seed": "1,2"}, "a: 1\n")
         assert (found is not None) is expected
+        if found is not None:
+            found.close("FINISHED", print)
 
 
 @pytest.mark.medium

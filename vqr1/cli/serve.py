@@ -13,6 +13,7 @@ from vqr1.cli.options import OptionParser
 from vqr1.config import ServeConfig, ServerConfig, validate
 from vqr1.config.folder import answer_of_prompt
 from vqr1.config.model_defaults import lines_about
+from vqr1.config.serving import JSON_COPIES
 from vqr1.errors import ConfigError
 from vqr1.inference.mode_checks import backend_problems, mode_problems, served_image_problems
 from vqr1.inference.score_checks import notes_on
@@ -30,7 +31,7 @@ example: VQR1_API_KEY=... SERVE host=0.0.0.0 port=8000"""
 
 
 def serve(arguments: Sequence[str]) -> int:
-    """Serve until SIGTERM, SIGINT or SIGHUP.
+    """Serve until SIGTERM, SIGINT or SIGHUP; SIGUSR1 loads the model again.
 
     Args:
         arguments: overrides of `conf/serve.yaml`.
@@ -64,36 +65,34 @@ def serve(arguments: Sequence[str]) -> int:
     from vqr1.inference.backends import build_backend
     from vqr1.inference.scorer import Scorer
     from vqr1.inference.service import run
-    from vqr1.inference.service.app import ServiceInfo, create_app
+    from vqr1.inference.service.app import create_app
+    from vqr1.inference.service.service import Served, ServiceInfo
     from vqr1.inference.tested_scores import read_tested_scores
 
     sys.stderr.writelines(f"{note}\n" for note in notes_on(config))
     listener = run.bind(config.host, config.port)
-    images = max(config.prompt.images, config.describe.images)
-    backend = build_backend(config.backend, config.model, config.hardware, images=images)
+
+    def load() -> Served:
+        images = max(config.prompt.images, config.describe.images)
+        backend = build_backend(config.backend, config.model, config.hardware, images=images)
+        scorer = Scorer(backend, config.prompt, config.answer.form, config.mode, seed=config.seed)
+        describer = None
+        if not is_student(config.model):
+            form = config.describe_answer.form
+            describer = Scorer(backend, config.describe, form, config.mode, seed=config.seed)
+        tested = read_tested_scores(config.model.path, config.prompt.name)
+        return Served(scorer, describer, tested)
+
+    served = load()
     sys.stderr.writelines(f"{line}\n" for line in lines_about(composed, if_other=True))
-    scorer = Scorer(backend, config.prompt, config.answer.form, config.mode, seed=config.seed)
-    describer = None
-    if not is_student(config.model):
-        describer = Scorer(
-            backend, config.describe, config.describe_answer.form, config.mode, seed=config.seed
-        )
-    app = create_app(
-        scorer,
-        describer,
-        ServiceInfo(
-            _model_name(config),
-            config.prompt.name,
-            None if describer is None else config.describe.name,
-            config.mode.name,
-            read_tested_scores(config.model.path, config.prompt.name),
-        ),
-        config.limits,
-        config.batching,
-        config.comparison,
-        key,
+    info = ServiceInfo(
+        _model_name(config),
+        config.prompt.name,
+        None if served.describer is None else config.describe.name,
+        config.mode.name,
     )
-    run.serve(app, listener, config.limits.timeout_s)
+    app = create_app(served, info, config.limits, config.batching, config.comparison, key, load)
+    run.serve(app, listener, config.limits, config.trusted_proxies)
     return 0
 
 
@@ -134,6 +133,12 @@ def check_serving(config: ServeConfig) -> None:
             f"limits.max_images={config.limits.max_images}: one request must fit into "
             f"limits.queue_size={config.limits.queue_size}"
         )
+    if JSON_COPIES * config.limits.max_bytes > config.limits.queue_bytes:
+        problems.append(
+            f"limits.max_bytes={config.limits.max_bytes}: one request must fit into "
+            f"limits.queue_bytes={config.limits.queue_bytes}, {JSON_COPIES} times over as JSON"
+        )
+    problems += _proxy_problems(config.trusted_proxies)
     if config.hardware.devices * config.hardware.nodes > 1:
         problems.append(
             f"hardware.devices={config.hardware.devices}, hardware.nodes={config.hardware.nodes}: "
@@ -141,6 +146,18 @@ def check_serving(config: ServeConfig) -> None:
         )
     if problems:
         raise ConfigError(problems)
+
+
+def _proxy_problems(proxies: Sequence[str]) -> list[str]:
+    problems = []
+    for proxy in proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError as error:
+            problems.append(
+                f"trusted_proxies={proxy}: {error}; give addresses or networks, such as 10.0.0.0/8"
+            )
+    return problems
 
 
 def is_loopback(host: str) -> bool:

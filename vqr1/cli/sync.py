@@ -24,6 +24,8 @@ from vqr1.errors import DataError, UserError
 from vqr1.program import name_of
 from vqr1.standard_streams import guard_output
 from vqr1.storage_faults import storage_line
+from vqr1.sweeps.folder import SweepFolder
+from vqr1.sweeps.sweep_log import deliver_jobs
 from vqr1.tracking.delivery import Delivery
 from vqr1.tracking.journal import journal_file
 from vqr1.tracking.sender import send_all, sender_lock
@@ -69,6 +71,39 @@ def sync(run_dir: Path, tracking_uri: str | None, seconds: float, restart: bool)
     return left == 0
 
 
+def sync_sweep(
+    folder: SweepFolder, tracking_uri: str | None, seconds: float, restart: bool
+) -> bool:
+    """Send the journals of a sweep and of its jobs, and print what came of them.
+
+    Args:
+        folder: the sweep.
+        tracking_uri: as `sync`.
+        seconds: as `sync`.
+        restart: as `sync`.
+
+    Returns:
+        Whether all is delivered.
+
+    Raises:
+        DataError: as `sync`.
+        ConfigError: as `sync`.
+    """
+    complete = sync(folder.path, tracking_uri, seconds, restart)
+    for attempt in folder.attempts() if complete else ():
+        if journal_file(attempt.folder).is_file():
+            complete &= sync(attempt.folder, tracking_uri, seconds, restart)
+    record = folder.record
+    if complete and record is not None and record.tracking_uri is not None:
+        delivery = Delivery(folder.path, tracking_uri)
+        uri = tracking_uri or record.tracking_uri
+        left = deliver_jobs(folder, uri, delivery.delivered.run_id, seconds)
+        if left is not None:
+            print(f"{folder.path}: {left}")
+        return left is None
+    return complete
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `vqr1 sync`; returns the exit code."""
     guard_output(quiet=True)
@@ -77,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run_dir", nargs="+", type=Path, help="folder of a run")
+    parser.add_argument("run_dir", nargs="+", type=Path, help="folder of a run or of a sweep")
     parser.add_argument("--tracking-uri", help="store to send to, if not the run's own")
     parser.add_argument(
         "--seconds", type=float, default=30, help="how long to try while nothing answers (30)"
@@ -93,7 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problems = []
     for run_dir in options.run_dir:
         try:
-            complete &= sync(run_dir, options.tracking_uri, options.seconds, options.restart)
+            folder = SweepFolder(run_dir)
+            given = (options.tracking_uri, options.seconds, options.restart)
+            whole = folder.record is not None
+            complete &= sync_sweep(folder, *given) if whole else sync(run_dir, *given)
         except UserError as error:
             problems.append(str(error))
         except OSError as error:

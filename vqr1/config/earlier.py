@@ -38,6 +38,7 @@ EARLIER: dict[str, Any] = {
     "init_from": None,
     "optimizer.lr_connector": None,
     "hardware.memory_check": "skip",
+    "callbacks.hung_step": None,
     "model.quantization": None,
     "validation.mode": "answers",
     "stage._target_": "vqr1.training.stages.GrpoStage",

@@ -21,6 +21,9 @@ from vqr1.config.types import (
     PositiveInt,
 )
 
+JSON_COPIES = 3
+"""Times that a JSON body is in memory while it is read: as bytes, as text, and decoded."""
+
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
 class LimitsConfig:
@@ -34,12 +37,23 @@ class LimitsConfig:
     max_images: PositiveInt
     """Most images in one request; more are answered 422."""
     queue_size: PositiveInt
-    """Most images, over all requests, that are accepted and not yet answered; more are answered
-    429 with Retry-After."""
+    """Most images, over all requests, that are accepted and not yet answered; where there are more,
+    the client with the most is answered 429 with Retry-After."""
+    queue_bytes: PositiveInt
+    """Likewise most bytes: bodies as they arrive (thrice in JSON), and images as the model will see
+    them."""
+    decode_bytes: PositiveInt
+    """Most bytes of the images that are being decoded, at 20 a pixel; one alone always is."""
     timeout_s: PositiveFloat
     """Seconds for reading one request's body (408 after that), and again for answering it (503)."""
     decode_threads: PositiveInt
-    """Images decoded at the same time."""
+    """Small images decoded at the same time, and as many large ones, at low priority."""
+    connections: PositiveInt
+    """Most open connections; beyond, the client with the most loses one that waits."""
+    head_timeout_s: PositiveFloat
+    """Seconds for a request's first line and headers; the connection is closed then."""
+    send_timeout_s: PositiveFloat
+    """Seconds for which a client may read nothing of its answer; likewise."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -75,6 +89,8 @@ class ServeConfig:
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)]
     """Port to listen on; 0 takes a free one."""
+    trusted_proxies: list[str]
+    """Addresses and networks whose X-Forwarded-For is believed: it states who the client is."""
     api_key_env: str
     """Environment variable that holds the key that clients must send, so that no file or log ever
     does; without it none is asked for."""

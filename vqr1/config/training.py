@@ -197,6 +197,16 @@ class WatchdogsConfig:
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
+class HungStepConfig:
+    """When a step is taken to hang, and stacks are written (`vqr1.training.step_watch`)."""
+
+    factor: Annotated[float, Field(gt=1)] = 20.0
+    """Times the median of the steps before."""
+    floor_s: PositiveFloat = 300.0
+    """Seconds that are never too long; decides alone until a step has ended."""
+
+
+@dataclass(config=STRICT_KEYS, kw_only=True)
 class CallbacksConfig:
     """What happens around the steps."""
 
@@ -206,6 +216,10 @@ class CallbacksConfig:
     """null keeps no checkpoints during training (the last policy is still exported)."""
     watchdogs: WatchdogsConfig | None = None
     """null looks at nothing; a non-finite update is excluded all the same."""
+    hung_step: Annotated[HungStepConfig | None, Affects.NOTHING] = field(
+        default_factory=HungStepConfig
+    )
+    """null waits for each step as long as it takes."""
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

@@ -31,6 +31,7 @@ from vqr1.policy.vision import (
     runs_within,
 )
 from vqr1.records import PromptBatch, Rollout
+from vqr1.rollout.abandoned import raise_if_abandoned
 from vqr1.rollout.cuda_graph_decode import StaticDecoder
 from vqr1.rollout.decode import Decoder
 from vqr1.rollout.rollout_builder import rollout_of
@@ -221,6 +222,7 @@ class LocalEngine:
         seen = None if seen is None else seen.repeat_interleave(slots, dim=0)
         with packed_weights(parts_of(self.model).text, images * slots):
             for first in range(0, limit, every):
+                raise_if_abandoned()
                 steps = range(first, min(first + every, limit))
                 for step in steps:
                     drawn, drawn_logprobs = draw(

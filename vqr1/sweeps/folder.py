@@ -44,7 +44,7 @@ class SweepRecord:
         space: the swept keys and their values as typed.
         jobs: name of every job and its swept values.
         tracking_uri: MLflow store of the parent run, None without MLflow.
-        parent_run_id: MLflow parent run, None without MLflow.
+        parent_run_id: MLflow parent run; None without MLflow, and until its server has it.
         search: settings of a search, None for a grid.
         objective: direction and metric of a search, None for a grid.
     """
@@ -85,7 +85,8 @@ class Attempt:
         number: of its folder.
         folder: its folder, the job's run directory.
         job: what it trains.
-        parent_run_id: MLflow parent run, None without MLflow.
+        parent_run_id: MLflow parent run, or its journal where only that is known; None without
+            MLflow.
         first_number: first attempt of the start that this one belongs to.
         max_failures: failed attempts of this start above which no other begins; None bears all.
     """

@@ -1,4 +1,4 @@
-"""The MLflow side of a sweep: its parent run, and the true status of its children.
+"""The MLflow side of a sweep: the children of its run, and their true status.
 
 A process that is killed cannot close its run. Whoever holds the sweep's lock knows which jobs are
 alive by their own locks, and marks the other open runs.
@@ -7,21 +7,12 @@ alive by their own locks, and marks the other open runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqr1.config import LoggerConfig
 from vqr1.sweeps.folder import FAILED, KILLED, PRUNED, Attempt, SweepFolder, is_running
-from vqr1.tracking.git_state import git_tags
+from vqr1.tracking.journal import journal_file
 from vqr1.tracking.outages import store_reached
-from vqr1.tracking.secrets import masked
-from vqr1.tracking.store import (
-    default_tracking_uri,
-    logged_run,
-    prepare_experiment,
-    quick_client,
-    slug,
-)
+from vqr1.tracking.store import logged_run, quick_client, slug
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,61 +47,6 @@ class ParentRun:
             logged_run(client, run_id, tracking_uri, f"parent={run_id}")
         return cls(client, run_id, tracking_uri)
 
-    @classmethod
-    def create(
-        cls,
-        logger: LoggerConfig,
-        folder: Path,
-        command: str,
-        space: Mapping[str, str],
-        config_yaml: str,
-    ) -> ParentRun | None:
-        """A new parent run, with the database made before jobs open it; None without MLflow.
-
-        Args:
-            logger: where runs go.
-            folder: the sweep's folder.
-            command: the command line as typed.
-            space: swept keys and their values as typed.
-            config_yaml: the configuration that all jobs start from.
-
-        Raises:
-            ConfigError: the store does not answer.
-        """
-        if "mlflow" not in logger.kinds:
-            return None
-        uri = logger.tracking_uri or default_tracking_uri()
-        without = "or leave it out with logger=csv"
-        with store_reached(uri, fix=without):
-            experiment = prepare_experiment(uri, logger.experiment)
-            client = quick_client(uri)
-        tags = {
-            **git_tags(),
-            **masked(logger.tags),
-            "vqr1.kind": "sweep",
-            "vqr1.command": command,
-            FOLDER_TAG: str(folder.resolve()),
-        }
-        name = logger.run_name or f"sweep {' x '.join(space) or 'of one job'}"
-        with store_reached(uri, fix=without):
-            run = client.create_run(experiment, run_name=slug(name), tags=_slugged(tags))
-            parent = cls(client, run.info.run_id, uri)
-            for key, values in space.items():
-                client.log_param(parent.run_id, slug(key), masked({key: values})[key][:6000])
-            client.log_text(parent.run_id, config_yaml, "config.yaml")
-            client.log_text(parent.run_id, f"{command}\n", "command.txt")
-        return parent
-
-    def reopen(self) -> None:
-        """State that the sweep continues."""
-        with store_reached(self.tracking_uri):
-            self.client.update_run(self.run_id, status="RUNNING")
-
-    def close(self, status: str) -> None:
-        """End the parent run: FINISHED, FAILED or KILLED."""
-        with store_reached(self.tracking_uri):
-            self.client.set_terminated(self.run_id, status)
-
     def children(self) -> list[Run]:
         """All child runs, the oldest first.
 
@@ -140,7 +76,8 @@ class ParentRun:
         """Give every child its true status and error.
 
         An open run whose job nobody trains was killed. A job that failed before its run was opened
-        gets one. Children that are trained at this moment are left alone.
+        gets one; of a journal that is not delivered yet nothing is known here. Children that are
+        trained at this moment are left alone.
 
         Raises:
             ConfigError: the store does not answer.
@@ -175,6 +112,8 @@ class ParentRun:
         outcome = attempt.outcome
         if outcome is None or outcome.status != FAILED:
             return
+        if journal_file(attempt.folder).is_file() and journal_file(attempt.folder).stat().st_size:
+            return  # its run is not delivered yet
         experiment = self.client.get_run(self.run_id).info.experiment_id
         tags = {
             "mlflow.parentRunId": self.run_id,

@@ -175,19 +175,22 @@ def write_report(report: SweepReport, folder: Path, curve: str) -> list[Path]:
     return files
 
 
+def report_metrics(report: SweepReport) -> dict[str, float]:
+    """A summary's headline metrics, for the run of its sweep."""
+    found = {f"jobs/{status.lower()}": float(count) for status, count in report.counts.items()}
+    means = [row.mean.mean for row in report.rows if math.isfinite(row.mean.mean)]
+    if report.metric is not None and means:
+        best = best_of(report.metric, means, report.jobs)
+        found[f"best_mean/{slug(report.metric)}"] = best
+    return found
+
+
 def log_report(report: SweepReport, files: Sequence[Path], parent: ParentRun) -> None:
     """Log a summary's files and headline metrics to the parent run."""
     for file in files:
         parent.client.log_artifact(parent.run_id, str(file), "summary")
-    for status, count in report.counts.items():
-        parent.client.log_metric(parent.run_id, f"jobs/{status.lower()}", count)
-    means = [row.mean.mean for row in report.rows if math.isfinite(row.mean.mean)]
-    if report.metric is not None and means:
-        parent.client.log_metric(
-            parent.run_id,
-            f"best_mean/{slug(report.metric)}",
-            best_of(report.metric, means, report.jobs),
-        )
+    for name, value in report_metrics(report).items():
+        parent.client.log_metric(parent.run_id, name, value)
 
 
 def _value(job: JobResult, metric: str | None) -> float | None:

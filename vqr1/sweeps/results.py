@@ -1,7 +1,7 @@
 """What the jobs of a sweep reached, read back from where they logged it.
 
 With MLflow from the child runs, by the parent's id, so that it works on any machine that reaches
-the store; else from the jobs' folders (`metrics.csv`, or the metrics of `summary.json`).
+the store; else from the jobs' folders (`metrics.csv` or the journal, and `summary.json`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from vqr1.data.tables import CsvTable, number, parse_csv, parse_number, read_tex
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import FINISHED, PRUNED, WAITING, Attempt, SweepFolder
 from vqr1.sweeps.parent import ERROR_TAG, ParentRun
+from vqr1.tracking.events import Metrics, read_events
+from vqr1.tracking.journal import journal_file
 
 TESTED = f"test/{HEADLINE}_after"
 PREFERRED = (TESTED, f"val/{HEADLINE}_best", f"val/{HEADLINE}")
@@ -167,6 +169,8 @@ def shown_metric(results: Sequence[JobResult], asked: str | None) -> str | None:
 
 def _from_files(attempt: Attempt, curve: str) -> JobResult:
     metrics, points = _metrics_csv(attempt.folder / "metrics.csv", curve)
+    if not metrics:
+        metrics, points = _journal_metrics(attempt.folder, curve)
     metrics |= _summary_metrics(attempt.folder / "summary.json")
     error = None if attempt.outcome is None else attempt.outcome.error
     job = attempt.job
@@ -215,6 +219,21 @@ def _metrics_csv(file: Path, curve: str) -> tuple[dict[str, float], tuple[tuple[
         for row, value in (columns.get(curve, ()) if steps else ())
         if math.isfinite(value)
     )
+
+
+def _journal_metrics(
+    folder: Path, curve: str
+) -> tuple[dict[str, float], tuple[tuple[int, float], ...]]:
+    """Likewise of a run that logs to MLflow alone, from what it keeps for it."""
+    last: dict[str, float] = {}
+    points: dict[int, float] = {}
+    for _, event in read_events(journal_file(folder)):
+        if isinstance(event, Metrics):
+            named = {present_name(name): value for name, value in event.values.items()}
+            last |= named
+            if math.isfinite(named.get(curve, math.nan)):
+                points[event.step] = named[curve]
+    return last, tuple(sorted(points.items()))
 
 
 def _values(table: CsvTable, name: str) -> list[tuple[int, float]]:

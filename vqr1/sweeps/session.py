@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vqr1.config import LoggerConfig
 from vqr1.config.renamed import old_keys
@@ -32,6 +32,7 @@ from vqr1.sweeps.folder import (
 from vqr1.sweeps.jobs import SweepJob, differences
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
 from vqr1.sweeps.results import JobResult, read_sweep
+from vqr1.sweeps.sweep_log import SweepLog
 from vqr1.tracking.store import default_tracking_uri
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class Sweep:
         self.report = report
         self._search = search
         self._lock = folder.lock()
-        self.parent: ParentRun | None = None
+        self.log: SweepLog | None = None
         self.first_number = 0
 
     def __enter__(self) -> Sweep:
@@ -234,17 +235,17 @@ class Sweep:
     def _open(self, record: SweepRecord | None) -> None:
         self.first_number = self.folder.next_number()
         if record is None:
-            self.parent = ParentRun.create(
+            self.log = SweepLog.create(
                 self.plan.logger,
                 self.folder.path,
                 self.plan.command,
                 self.plan.space,
                 self.plan.config_yaml,
             )
-        elif record.parent_run_id is not None and record.tracking_uri is not None:
-            self.parent = ParentRun.open(record.tracking_uri, record.parent_run_id)
-            self.parent.reopen()
-            self.parent.reconcile_children(self.folder)
+        else:
+            self.log = SweepLog.resume(self.plan.logger, self.folder.path, record)
+        if self.log is not None and record is not None:
+            self.log.reconcile()
         self._write_record(record)
 
     def __exit__(
@@ -258,13 +259,10 @@ class Sweep:
         if stopped:
             self.report("the sweep is stopped; the same command again continues with it")
         try:
-            if self.parent is not None:
-                self.parent.reconcile_children(self.folder)
-                status = "KILLED" if stopped else "FAILED"
-                self.parent.close(FINISHED if kind is None else status)
-        except ConfigError as away:
-            # The jobs' own results, and what ended the sweep, are in its folder and above.
-            self.report(f"the sweep's run in MLflow keeps its status: {away}")
+            if self.log is not None:
+                failed: Literal["FAILED", "KILLED"] = "KILLED" if stopped else "FAILED"
+                self.log.close("FINISHED" if kind is None else failed, self.report)
+                self._keep_run_id()
         finally:
             self._lock.release()
 
@@ -291,14 +289,18 @@ class Sweep:
             except launcher_errors() as error:
                 self.report(f"the launcher lost a job: {type(error).__name__}")
                 broken = True
-            if self.parent is not None:
-                self.parent.reconcile_children(self.folder)
+            if self.log is not None:
+                self.log.reconcile()
             left = [a.job for a in attempts if a.status == WAITING]
             waiting = left if broken and len(left) < len(waiting) else []
 
     def results(self) -> list[JobResult]:
-        """What every job reached so far."""
-        return read_sweep(self.folder, self.parent, list(self.plan.space), self.plan.curve)
+        """What every job reached so far; while the server is away, by the jobs' folders."""
+        parent = None if self.log is None else self.log.parent()
+        try:
+            return read_sweep(self.folder, parent, list(self.plan.space), self.plan.curve)
+        except ConfigError:
+            return read_sweep(self.folder, None, list(self.plan.space), self.plan.curve)
 
     def await_running(self) -> None:
         """Wait for the jobs that outlived the launcher which started them."""
@@ -322,18 +324,18 @@ class Sweep:
         """
         # Statistics and plots take a second to import: the first job need not wait for them.
         from vqr1.report_page.write import add_report
-        from vqr1.sweeps.report import SweepReport, log_report, write_report
+        from vqr1.sweeps.report import SweepReport, report_metrics, write_report
 
         sweep = str(self.folder.path.resolve())
         report = SweepReport.build(self.plan.command, self.results(), self.plan.metric, sweep)
         files = write_report(report, self.folder.path, self.plan.curve)
         page = add_report(self.folder.path)
         files += [page] if page is not None else []
-        if self.parent is not None:
-            log_report(report, files, self.parent)
+        if self.log is not None:
+            self.log.report(files, report_metrics(report))
         self.report(f"\n{report.markdown()}\nsummary: {files[0]}")
-        if self.parent is not None:
-            self.report(f"MLflow parent run {self.parent.run_id}")
+        if self.log is not None and self.log.run_id is not None:
+            self.report(f"MLflow parent run {self.log.run_id}")
         done = sum(report.counts.get(status, 0) for status in (FINISHED, PRUNED))
         jobs = missing is None
         missing = len(report.jobs) - done if missing is None else missing
@@ -350,12 +352,18 @@ class Sweep:
             number,
             self.folder.path / str(number),
             job,
-            None if self.parent is None else self.parent.run_id,
+            None if self.log is None else self.log.reference,
             self.first_number,
             self.plan.max_failures,
         )
         self.folder.prepare(attempt)
         return attempt
+
+    def _keep_run_id(self) -> None:
+        """Record the run that the server did not have when the sweep began."""
+        record = self.folder.record
+        if self.log is not None and record is not None and self.log.run_id is not None:
+            self.folder.write(replace(record, parent_run_id=self.log.run_id))
 
     def add_jobs(self, jobs: Sequence[SweepJob]) -> None:
         """Put jobs into the sweep's record."""
@@ -371,8 +379,8 @@ class Sweep:
             self.plan.base,
             self.plan.space,
             jobs | {job.name: job.swept for job in self.plan.jobs},
-            None if self.parent is None else self.parent.tracking_uri,
-            None if self.parent is None else self.parent.run_id,
+            None if self.log is None else self.log.tracking_uri,
+            None if self.log is None else self.log.run_id,
             self._search,
             self.plan.objective,
         )

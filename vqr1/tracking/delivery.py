@@ -45,6 +45,10 @@ logger = logging.getLogger(__name__)
 BATCH = 200
 """Events sent together."""
 
+PARENT_TAG = "mlflow.parentRunId"
+
+_BY_JOURNAL = "journal:"
+
 _REFUSING = frozenset(
     ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "NOT_FOUND")
 )
@@ -66,6 +70,15 @@ class Delivered:
 
 
 _DELIVERED = TypeAdapter(Delivered)
+
+
+class ParentMissingError(OSError):
+    """The server does not have the run that is named as the parent: it is sent later."""
+
+
+def journal_reference(journal_id: str) -> str:
+    """What a run names as its parent while only the parent's journal is known."""
+    return f"{_BY_JOURNAL}{journal_id}"
 
 
 class Delivery:
@@ -243,11 +256,17 @@ class Delivery:
             self.tracking_uri = event.tracking_uri
         experiment = prepare_experiment(self.tracking_uri, event.experiment)
         client = self._connected()
-        found = client.search_runs(
-            [experiment], f"tags.`{JOURNAL_TAG}` = '{event.journal_id}'", max_results=1
-        )
-        run = found[0] if found else client.create_run(experiment, event.time, event.tags)
-        return str(run.info.run_id)
+        found = _found(client, experiment, event.journal_id)
+        if found is not None:
+            return found
+        tags = dict(event.tags)
+        above = tags.get(PARENT_TAG, "")
+        if above.startswith(_BY_JOURNAL):
+            parent = _found(client, experiment, above.removeprefix(_BY_JOURNAL))
+            if parent is None:
+                raise ParentMissingError("the sweep's own run is not delivered yet")
+            tags[PARENT_TAG] = parent
+        return str(client.create_run(experiment, event.time, tags).info.run_id)
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
@@ -281,6 +300,13 @@ class Delivery:
         except OSError as error:
             # Without room for the mark, a later process asks the server what it has.
             logger.debug("%s: not written (%s)", self._mark, error)
+
+
+def _found(client: MlflowClient, experiment: str, journal_id: str) -> str | None:
+    """The run that a journal began; None where the server does not have it."""
+    tagged = f"tags.`{JOURNAL_TAG}` = '{journal_id}'"
+    runs = client.search_runs([experiment], tagged, max_results=1)
+    return str(runs[0].info.run_id) if runs else None
 
 
 def _has_image(client: MlflowClient, run_id: str, event: Image) -> bool:

@@ -332,16 +332,28 @@ def open_run_log(
     if "mlflow" not in config.kinds:
         return RunLog(run_dir, loggers)
     try:
-        tracking = _open_tracking(config, run_dir, name, {**(tags or {}), **config.tags}, resume)
+        tracking = open_tracking(config, run_dir, name, {**(tags or {}), **config.tags}, resume)
     except BaseException:
         RunLog(run_dir, loggers).finish("FAILED")
         raise
     return RunLog(run_dir, [JournalLogger(tracking.journal, tracking.sender), *loggers], tracking)
 
 
-def _open_tracking(
+def open_tracking(
     config: LoggerConfig, run_dir: Path, name: str, tags: Mapping[str, str], resume: bool
 ) -> Tracking:
+    """A journal and its sender.
+
+    Args:
+        config: where to, and how long to wait.
+        run_dir: folder of the journal.
+        name: of the MLflow run.
+        tags: of the MLflow run.
+        resume: continue with the run that the journal holds.
+
+    Raises:
+        ConfigError: MLflow cannot use the address, or does not answer and `logger.require` is set.
+    """
     from mlflow.tracking.context.registry import resolve_tags
 
     from vqr1.tracking.sender import Sender

@@ -36,6 +36,7 @@ from vqr1.training.build import (
 )
 from vqr1.training.callbacks import (
     EmaWeights,
+    HungStep,
     RunCheckpoints,
     SampleAnswers,
     ScatterPlot,
@@ -276,6 +277,8 @@ def _callbacks(config: TrainConfig, run_log: RunLog, stops: StopRequests) -> lis
         SampleAnswers(run_log, config.logger.sample_answers),
         ScatterPlot(run_log),
     ]
+    if config.callbacks.hung_step is not None:
+        callbacks.append(HungStep(config.callbacks.hung_step, run_log.run_dir))
     if config.callbacks.progress and get_rank() == 0:
         callbacks.append(progress_callback(Console()))
     if config.callbacks.watchdogs is not None:

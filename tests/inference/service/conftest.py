@@ -21,7 +21,8 @@ from vqr1.cli.compose import compose_config, plain_values
 from vqr1.config import ServeConfig, validate
 from vqr1.inference.backends.local import LocalBackend
 from vqr1.inference.scorer import Scorer
-from vqr1.inference.service.app import ServiceInfo, create_app
+from vqr1.inference.service.app import create_app
+from vqr1.inference.service.service import Served, ServiceInfo
 from vqr1.policy.loading import load_policy
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -74,8 +75,10 @@ def make_app(backend: LocalBackend) -> Callable[..., FastAPI]:
         config = settings(*overrides)
         info = ServiceInfo(config.model.name, config.prompt.name, "describe", config.mode.name)
         return create_app(
-            Scorer(backend, config.prompt, config.answer.form, config.mode),
-            Scorer(backend, config.describe, config.describe_answer.form, config.mode),
+            Served(
+                Scorer(backend, config.prompt, config.answer.form, config.mode),
+                Scorer(backend, config.describe, config.describe_answer.form, config.mode),
+            ),
             info, config.limits, config.batching, config.comparison, key,
         )  # fmt: skip
 

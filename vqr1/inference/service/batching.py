@@ -1,9 +1,13 @@
 """One worker thread that owns the model, and batches made of whatever is waiting.
 
-Images of all requests wait in one queue, in the order of their arrival. When the worker is free it
+Images of all requests wait in one queue, in which clients take turns. When the worker is free it
 gets the first image and every other waiting one that is asked the same, `max_batch` at most. Where
 fewer are waiting, the batch is held back for `max_wait_ms`. Scores do not depend on the batch
 (`vqr1.inference.scorer`), so all that this changes is the time.
+
+An image whose request has ended (answered late, its client gone, its place given to another) is not
+computed; a batch that is being computed ends at its next token once all of its requests have
+(`vqr1.rollout.abandoned`).
 
 Everything but the call of the model happens in the event loop; nothing here needs a lock.
 """
@@ -13,17 +17,18 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
 from vqr1.config import BatchingConfig
 from vqr1.inference.result import Result
+from vqr1.inference.service.fairness import FairQueue
 from vqr1.inference.service.measures import Measures
+from vqr1.rollout.abandoned import AbandonedError, abandoning
 
 Task = Literal["score", "describe"]
 """What an image is asked."""
@@ -32,9 +37,12 @@ Answer = Callable[[Sequence[Sequence[Tensor]]], list[Result]]
 """Results of one batch of prompts: of each its resized images [H, W, 3]."""
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class _Waiting:
-    task: Task
+    answer: Answer
     pixels: Sequence[Tensor]
     result: asyncio.Future[Result]
 
@@ -43,22 +51,19 @@ class Batcher:
     """Queue and worker.
 
     Args:
-        answers: who answers each task; called in the worker thread only.
         config: size of batches, and how long they are held back.
         measures: where batches and the queue are counted.
     """
 
-    def __init__(
-        self, answers: Mapping[Task, Answer], config: BatchingConfig, measures: Measures
-    ) -> None:
-        self._answers = answers
+    def __init__(self, config: BatchingConfig, measures: Measures) -> None:
         self._config = config
         self._measures = measures
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: FairQueue[_Waiting] = FairQueue()
         self._arrived = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._loop_task: asyncio.Task[None] | None = None
         self._seconds_per_image = 0.0
+        self._since: float | None = None
 
     def start(self) -> None:
         """Begin to work; call it in the event loop that submits."""
@@ -73,21 +78,32 @@ class Batcher:
             item.result.cancel()
         await asyncio.to_thread(self._worker.shutdown)
 
-    def submit(self, task: Task, pixels: Sequence[Tensor]) -> asyncio.Future[Result]:
+    def submit(
+        self, client: str, answer: Answer, pixels: Sequence[Tensor]
+    ) -> asyncio.Future[Result]:
         """Put one image, with what it is compared with, into the queue.
 
         Args:
-            task: what it is asked.
+            client: whose turn it takes.
+            answer: who answers, with others that are asked the same; called in the worker thread.
             pixels: the images of one prompt, [H, W, 3] uint8 as the model will see them.
 
         Returns:
             Its result, once there is one. Cancel it when nobody wants it any more.
         """
-        item = _Waiting(task, pixels, asyncio.get_running_loop().create_future())
-        self._waiting.append(item)
+        item = _Waiting(answer, pixels, asyncio.get_running_loop().create_future())
+        self._waiting.put(client, item)
         self._measures.queue_length.set(len(self._waiting))
         self._arrived.set()
         return item.result
+
+    async def between_batches(self, work: Callable[[], T]) -> T:
+        """What `work` returns in the worker thread, while no batch is computed."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+    def busy_s(self) -> float:
+        """Seconds that the batch under way has taken so far; 0 where there is none."""
+        return 0.0 if self._since is None else time.monotonic() - self._since
 
     def retry_after_s(self) -> int:
         """Whole seconds, 1 at least, after which the queue should be shorter."""
@@ -101,19 +117,13 @@ class Batcher:
 
     async def _next_batch(self) -> list[_Waiting]:
         await self._arrive(until=None)
-        task = self._waiting[0].task
+        answer = self._waiting.first().answer
         deadline = time.monotonic() + self._config.max_wait_ms / 1000
-        while self._count(task) < self._config.max_batch:
+        while sum(item.answer == answer for item in self._waiting) < self._config.max_batch:
             if not await self._arrive(until=deadline):
                 break
-        batch: list[_Waiting] = []
-        others: deque[_Waiting] = deque()
-        for item in self._waiting:
-            if item.result.done():  # nobody waits for it any more
-                continue
-            fits = item.task == task and len(batch) < self._config.max_batch
-            (batch if fits else others).append(item)
-        self._waiting = others
+        self._waiting.drop(lambda item: item.result.done())  # nobody waits for it any more
+        batch = self._waiting.take(self._config.max_batch, lambda item: item.answer == answer)
         self._measures.queue_length.set(len(self._waiting))
         return batch
 
@@ -129,17 +139,12 @@ class Batcher:
             return False
         return True
 
-    def _count(self, task: Task) -> int:
-        return sum(item.task == task for item in self._waiting)
-
     async def _answer(self, batch: Sequence[_Waiting]) -> None:
-        started = time.monotonic()
-        pixels = [item.pixels for item in batch]
-        call = asyncio.get_running_loop().run_in_executor(
-            self._worker, self._answers[batch[0].task], pixels
-        )
+        started = self._since = time.monotonic()
+        call = asyncio.get_running_loop().run_in_executor(self._worker, _computed, batch)
         # Waiting rather than awaiting: an error belongs to the requests, not to this loop.
         await asyncio.wait([call])
+        self._since = None
         error = call.exception()
         results = [None] * len(batch) if error is not None else call.result()
         for item, result in zip(batch, results, strict=True):
@@ -150,5 +155,14 @@ class Batcher:
                 item.result.set_exception(error)
             else:
                 item.result.set_result(result)
+        if isinstance(error, AbandonedError):
+            self._measures.abandoned.inc()
+            return
         self._seconds_per_image = (time.monotonic() - started) / len(batch)
         self._measures.batch_size.observe(len(batch))
+
+
+def _computed(batch: Sequence[_Waiting]) -> list[Result]:
+    """In the worker thread; ends early with `AbandonedError` once nobody waits."""
+    with abandoning(lambda: all(item.result.done() for item in batch)):
+        return batch[0].answer([item.pixels for item in batch])

@@ -1,13 +1,11 @@
-"""What keeps requests out: wrong key, too large a body, too many images under way."""
+"""What keeps requests out: a wrong key, too large a body."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -136,48 +134,3 @@ def _too_large(max_bytes: int) -> RefusedError:
         413,
         f"the request's body is larger than {max_bytes} bytes; send fewer or smaller images",
     )
-
-
-@dataclass
-class Admission:
-    """Images that are accepted and not yet answered, over all requests.
-
-    Attributes:
-        size: most of them.
-        retry_after_s: seconds after which a refused client should try again.
-        taken: how many there are now.
-    """
-
-    size: int
-    retry_after_s: Callable[[], int]
-    taken: int = 0
-
-    @contextmanager
-    def enter(self) -> Iterator[Callable[[int], None]]:
-        """Take a place for a request's first image, and give all its places back at the end.
-
-        Yields:
-            A function that takes further places.
-
-        Raises:
-            RefusedError: 429, there are not enough places.
-        """
-        mine = 0
-
-        def take(count: int) -> None:
-            nonlocal mine
-            if self.taken + count > self.size:
-                raise RefusedError(
-                    429,
-                    f"{self.taken} images are waiting already and at most {self.size} may; try "
-                    "again later",
-                    {"Retry-After": str(self.retry_after_s())},
-                )
-            self.taken += count
-            mine += count
-
-        take(1)
-        try:
-            yield take
-        finally:
-            self.taken -= mine

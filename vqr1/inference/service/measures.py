@@ -50,6 +50,17 @@ class Measures:
             registry=self.registry,
         )
 
+        self.abandoned = Counter(
+            "vqr1_batches_abandoned",
+            "Batches that ended early: nobody waited for them any more.",
+            registry=self.registry,
+        )
+        self.bytes_under_way = Gauge(
+            "vqr1_bytes_under_way",
+            "Bytes of bodies and images that are accepted and not yet answered.",
+            registry=self.registry,
+        )
+
     def text(self) -> bytes:
         """All of it in Prometheus' text form."""
         return generate_latest(self.registry)

@@ -1,10 +1,15 @@
-"""The page to drop images on, and a list of the endpoints; static files that load nothing else."""
+"""The page to drop images on, a list of the endpoints, and the OpenAPI document.
+
+Static files that load nothing else; the document is encoded once.
+"""
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -30,7 +35,16 @@ PAGES = {
 
 
 def add_pages(app: FastAPI) -> None:
-    """Serve the static files."""
+    """Serve the static files and the document; FastAPI is not to (`openapi_url=None`)."""
+
+    @cache
+    def encoded() -> bytes:
+        return json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    async def document() -> Response:
+        return Response(encoded(), media_type="application/json")
+
+    app.add_api_route("/openapi.json", document, include_in_schema=False)
     for path, name in PAGES.items():
         app.add_api_route(path, _sender(STATIC / name), include_in_schema=False)
 

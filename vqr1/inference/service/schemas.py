@@ -146,6 +146,7 @@ class Health(BaseModel):
     images: int = Field(description="Images of a prompt of scores: 2 with a reference.")
     max_images: int = Field(description="Most images of a request, references included.")
     needs_key: bool
+    loads: int = Field(description="How often a model was loaded: 1, and 1 more after a reload.")
     scale: list[float] = Field(
         min_length=2,
         max_length=2,
@@ -154,6 +155,12 @@ class Health(BaseModel):
     tested: TestedScores | None = Field(
         description="Scores of the images that the model was tested on; null where unknown."
     )
+
+
+class State(BaseModel):
+    """One word, or why not."""
+
+    status: str = Field(description="`ok`, or why no request should be sent now.")
 
 
 class Problem(BaseModel):

@@ -5,10 +5,13 @@ What an image file is: `vqr1.data.images`.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import io
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -37,6 +40,12 @@ class Upload:
     name: str
     file: BinaryIO
 
+    def size(self) -> int:
+        """Bytes of the file, which is rewound."""
+        size = self.file.seek(0, io.SEEK_END)
+        self.file.seek(0)
+        return size
+
 
 @dataclass(frozen=True)
 class Uploads:
@@ -51,6 +60,17 @@ class Uploads:
     references: list[Upload]
 
     @property
+    def every(self) -> list[Upload]:
+        """All of them, the references first."""
+        return [*self.references, *self.images]
+
+    def close(self) -> None:
+        """Give their memory and temporary files back."""
+        for upload in self.every:
+            with suppress(BufferError):  # a decoder that nobody waits for still reads it
+                upload.file.close()
+
+    @property
     def prompts(self) -> list[tuple[Upload, ...]]:
         """What each prompt shows, the reference first."""
         if not self.references:
@@ -59,7 +79,9 @@ class Uploads:
         return list(zip(references, self.images, strict=True))
 
 
-async def read_uploads(request: Request, least: int, most: int, shown: int = 1) -> Uploads:
+async def read_uploads(
+    request: Request, least: int, most: int, shown: int, threads: Executor
+) -> Uploads:
     """The images of a request.
 
     Args:
@@ -67,13 +89,17 @@ async def read_uploads(request: Request, least: int, most: int, shown: int = 1) 
         least: fewest images.
         most: most images, references included.
         shown: images of a prompt: 2 with a reference, else 1.
+        threads: where JSON is read.
 
     Raises:
         RefusedError: 413, 415, or 422 for a body that is not as the schema states.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        images, references = _from_json(await request.body())
+        # Not `request.body()`, which would keep the bytes for as long as the request lasts.
+        body = b"".join([chunk async for chunk in request.stream()])
+        loop = asyncio.get_running_loop()
+        images, references = await loop.run_in_executor(threads, _from_json, body)
     elif kind == "multipart/form-data":
         images, references = await _from_form(request, least, most)
     else:

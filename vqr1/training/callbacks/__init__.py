@@ -3,6 +3,7 @@
 from vqr1.training.callbacks.answers import SampleAnswers
 from vqr1.training.callbacks.checkpoints import RunCheckpoints
 from vqr1.training.callbacks.ema import EmaWeights
+from vqr1.training.callbacks.hung_step import HungStep
 from vqr1.training.callbacks.progress import progress_callback
 from vqr1.training.callbacks.reference_sync import ReferenceSync
 from vqr1.training.callbacks.scatter import ScatterPlot
@@ -10,6 +11,7 @@ from vqr1.training.callbacks.watchdogs import Watchdogs
 
 __all__ = [
     "EmaWeights",
+    "HungStep",
     "ReferenceSync",
     "RunCheckpoints",
     "SampleAnswers",

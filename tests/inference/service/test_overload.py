@@ -1,0 +1,379 @@
+"""Who is served when not everybody can be, and that nothing is computed for those who have gone."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import uvicorn
+from fastapi import FastAPI, Response
+from fastapi import Request as FastApiRequest
+from fastapi.testclient import TestClient
+from PIL import Image
+from starlette.types import Receive, Scope, Send
+from torch import Tensor
+
+from tests.inference.service.conftest import form, photo, png, settings
+from tests.inference.service.test_limits import HeldBackend, file_of
+from vqr1.errors import DataError, ModelError
+from vqr1.inference.backends.local import LocalBackend
+from vqr1.inference.request import Reply, Request
+from vqr1.inference.scorer import Scorer
+from vqr1.inference.service import connections
+from vqr1.inference.service.admission import Admission
+from vqr1.inference.service.decoding import Decoders, cost_of
+from vqr1.inference.service.errors import RefusedError
+from vqr1.inference.service.fairness import FairQueue, client_of
+from vqr1.inference.service.run import bind, configuration
+from vqr1.inference.service.service import Served
+from vqr1.rollout.abandoned import AbandonedError, abandoning, raise_if_abandoned
+
+MakeApp = Callable[..., FastAPI]
+
+
+def test_a_client_is_an_address_or_a_network() -> None:
+    assert client_of(("192.0.2.7", 5)) == client_of(("192.0.2.7", 6)) == "192.0.2.7"
+    assert client_of(("2001:db8:1:2:3::4", 5)) == client_of(("2001:db8:1:2::9", 6))
+    assert client_of(("2001:db8:1:2::9", 6)) != client_of(("2001:db8:1:3::9", 6))
+    assert client_of(None) == ""
+
+
+def test_clients_take_turns() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for name in ("a1", "a2", "a3", "a4", "b1", "b2", "c1"):
+        queue.put(name[0], name)
+    assert queue.take(4) == ["a1", "b1", "c1", "a2"]
+    queue.put("d", "d1")
+    assert queue.take(9, lambda item: item != "b2") == ["a3", "d1", "a4"]
+    assert list(queue) == ["b2"]
+    queue.drop(lambda item: item == "b2")
+    assert len(queue) == 0
+
+
+def test_the_largest_client_makes_room() -> None:
+    async def check() -> None:
+        admission = Admission(4, 1000, lambda: 7)
+        with admission.enter("hog") as first, admission.enter("hog") as second:
+            first.take(2, 100)
+            second.take(2, 100)
+            with pytest.raises(RefusedError, match="4 images are waiting"):
+                second.take(1)
+            with admission.enter("guest") as guest:
+                guest.take(1, 100)  # the newest of the hog's goes
+                assert (first.dropped.done(), second.dropped.done()) == (False, True)
+                assert (admission.images, admission.bytes) == (3, 200)
+                with pytest.raises(RefusedError):
+                    second.take(0, 1)
+                # 900 bytes: the hog holds 100, no more than the guest would.
+                with pytest.raises(RefusedError):
+                    guest.take(0, 850)
+                guest.give_bytes(100)
+                guest.take(0, 850)
+        assert (admission.images, admission.bytes) == (0, 0)
+
+    asyncio.run(check())
+
+
+def test_what_an_image_costs() -> None:
+    small = io.BytesIO(png(1))
+    assert not cost_of(small, "a", 10**7).slow
+    assert small.tell() == 0
+    large = io.BytesIO(file_of(Image.new("RGB", (2500, 2000)), "PNG"))
+    assert cost_of(large, "a", 10**7).slow
+    assert cost_of(large, "a", 10**7).bytes == 5_000_000 * 20
+    # One million pixels of JPEG 2000 take as long as 16 of PNG.
+    assert cost_of(io.BytesIO(file_of(Image.new("RGB", (1000, 1000)), "JPEG2000")), "a", 10**7).slow
+
+
+@pytest.mark.medium
+def test_a_jpeg_of_endless_scans_is_refused(make_app: MakeApp) -> None:
+    file = file_of(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    last = file.rindex(b"\xff\xda")
+    scans = file[:last] + file[last:-2] * 200 + file[-2:]
+    with TestClient(make_app()) as client:
+        assert client.post("/score", files=form(("a.jpg", file))).status_code == 200
+        refused = client.post("/score", files=form(("a.jpg", scans)))
+    assert refused.status_code == 422
+    assert "scans; more than 100 are not decoded" in refused.json()["detail"]
+
+
+@pytest.mark.medium
+def test_slow_images_are_decoded_apart() -> None:
+    """With the same pixels, and an answer where the process that decodes dies."""
+
+    async def check() -> None:
+        decoders = Decoders(settings("limits.decode_threads=1").limits)
+        file = file_of(photo(3).resize((2600, 2000)), "WEBP", quality=80)
+        image = await asyncio.to_thread(decoders.apart, file, "a", 10**7)
+        with Image.open(io.BytesIO(file)) as opened:
+            assert np.array_equal(np.asarray(image), np.asarray(opened.convert("RGB")))
+        with pytest.raises(DataError, match="b: the image does not decode"):
+            await asyncio.to_thread(decoders.apart, b"nothing", "b", 10**7)
+        # Beside it there is multiprocessing's own tracker of resources.
+        own = psutil.Process().nice()
+        (process,) = (one for one in psutil.Process().children() if one.nice() > own)
+        process.kill()
+        with pytest.raises(DataError, match=r"c: .*its decoder crashed"):
+            await asyncio.to_thread(decoders.apart, file, "c", 10**7)
+        assert (await asyncio.to_thread(decoders.apart, file, "d", 10**7)).size == (2600, 2000)
+        await decoders.stop()
+        assert [one for one in psutil.Process().children() if one.nice() > own] == []
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(("proxies", "client"), [((), "127.0.0.1"), (("127.0.0.1",), "192.0.2.9")])
+def test_who_may_state_the_client(proxies: tuple[str, ...], client: str) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["client"][0])
+
+    config = configuration(app, settings().limits, proxies)
+    config.load()
+    scope = {
+        "type": "http", "client": ("127.0.0.1", 5), "scheme": "http", "headers": [
+            (b"x-forwarded-for", b"192.0.2.9")
+        ],
+    }  # fmt: skip
+    asyncio.run(config.loaded_app(scope, None, None))  # type: ignore[arg-type]
+    assert seen == [client]
+
+
+def test_a_computation_ends_once_nobody_waits() -> None:
+    raise_if_abandoned()
+    gone = threading.Event()
+    with abandoning(gone.is_set):
+        raise_if_abandoned()
+        gone.set()
+        with pytest.raises(AbandonedError):
+            raise_if_abandoned()
+    raise_if_abandoned()
+
+
+def test_the_deadline_reaches_the_model(make_app: MakeApp, backend: LocalBackend) -> None:
+    held = HeldBackend(backend)
+    with TestClient(make_app("batching.max_batch=1", backend=held)) as client:
+        began = time.monotonic()
+        late = [
+            client.post("/score", files=form(png(n)), headers={"X-Request-Timeout": "0.3"})
+            for n in range(2)
+        ]
+        assert time.monotonic() - began < 30
+        wrong = client.post("/score", files=form(png(0)), headers={"X-Request-Timeout": "soon"})
+        held.gate.set()
+        served = client.post("/score", files=form(png(2)))
+        counted = client.get("/metrics").text
+    assert [answer.status_code for answer in late] == [503, 503]
+    assert "no answer within 0.3 s" in late[0].json()["detail"]
+    assert (wrong.status_code, served.status_code) == (422, 200)
+    # The second never reached the model, and the first ended at its first token.
+    assert held.sizes == [1, 1]
+    assert "vqr1_batches_abandoned_total 1.0" in counted
+    assert "vqr1_bytes_under_way 0.0" in counted
+
+
+def test_ready_is_not_live(make_app: MakeApp, backend: LocalBackend) -> None:
+    held = HeldBackend(backend)
+    app = make_app(
+        "limits.queue_size=1", "limits.max_images=1", "limits.timeout_s=60", backend=held
+    )
+    with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
+        assert client.get("/ready").json() == {"status": "ok"}
+        first = pool.submit(client.post, "/score", files=form(png(0)))
+        assert held.entered.wait(60)
+        busy, live = client.get("/ready"), client.get("/live")
+        held.gate.set()
+        assert first.result(60).status_code == 200
+        assert client.get("/ready").status_code == 200
+    assert (busy.status_code, live.status_code) == (503, 200)
+    assert busy.json() == {"status": "1 images are waiting already"}
+
+
+class Constant(LocalBackend):
+    """The real backend, with another answer."""
+
+    def __init__(self, other: LocalBackend, score: float) -> None:
+        self.__dict__.update(other.__dict__)
+        self.score = score
+
+    def reply(self, pixels: Sequence[Tensor], request: Request) -> list[Reply]:  # type: ignore[override]
+        return [Reply((), self.score, 0.1, 0.0) for _ in pixels]
+
+
+def test_a_new_model_drops_no_request(
+    make_app: MakeApp, backend: LocalBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings()
+    app = make_app(backend=Constant(backend, 2.0))
+    service = app.state.service
+
+    def load() -> Served:
+        scorer = Scorer(Constant(backend, 4.0), config.prompt, config.answer.form, config.mode)
+        return Served(scorer, service.served.describer)
+
+    def broken() -> Served:
+        raise ModelError("model.path=x: no such folder")
+
+    with TestClient(app) as client, ThreadPoolExecutor(4) as pool:
+        service._load = broken
+        client.portal.call(service.reload)  # type: ignore[union-attr]
+        assert client.post("/score", files=form(png(0))).json()["results"][0]["score"] == 2.0
+        service._load = load
+        asked = [pool.submit(client.post, "/score", files=form(png(n))) for n in range(20)]
+        client.portal.call(service.reload)  # type: ignore[union-attr]
+        after = client.post("/score", files=form(png(0)))
+        answers = [one.result(60) for one in asked]
+        assert client.get("/health").json()["loads"] == 2
+    assert after.json()["results"][0]["score"] == 4.0
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["results"][0]["score"] for answer in answers} <= {2.0, 4.0}
+    printed = capsys.readouterr().err
+    assert "the one before answers: model.path=x: no such folder" in printed
+    assert "the model was loaded again in" in printed
+
+
+@contextmanager
+def served(app: FastAPI, *overrides: str) -> Iterator[Callable[[str], socket.socket]]:
+    """The application on a port of this machine; connects from an address of the client's."""
+    limits = settings(*overrides).limits
+    table = connections.Connections(8, limits.head_timeout_s, limits.send_timeout_s)
+    http = connections.limited(table)
+    server = uvicorn.Server(uvicorn.Config(app, http=http, ws="none", log_level="error"))
+    listener = bind("127.0.0.1", 0)
+    listener.refuses = table.refuses
+    listener.listen()
+    address = listener.getsockname()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield lambda own: socket.create_connection(address, 60, (own, 0))
+    finally:
+        server.should_exit = True
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_connections_that_wait_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.1)
+    app = FastAPI()
+    app.add_api_route("/large", lambda: Response("x" * 30_000))
+    with served(app, "limits.head_timeout_s=1", "limits.send_timeout_s=1") as connect:
+        # Nothing sent, and a head that drips: closed after a second.
+        silent, drips = connect("127.0.0.2"), connect("127.0.0.2")
+        drips.sendall(b"GET /large HTTP/1.1\r\n")
+        assert _cut(drips, b"X-a: b\r\n", 0.05)
+        assert _ended(silent)
+        # A client that reads nothing of what it asks for.
+        reader = connect("127.0.0.2")
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        assert _cut(reader, b"GET /large HTTP/1.1\r\nHost: s\r\n\r\n" * 50, 0.0)
+        # Eight connections of one client, and one of another: the first of the eight goes.
+        hog = [connect("127.0.0.2") for _ in range(8)]
+        guest = connect("127.0.0.3")
+        guest.sendall(b"GET /large HTTP/1.1\r\nHost: s\r\n\r\n")
+        assert guest.recv(100).startswith(b"HTTP/1.1 200")
+        assert _ended(hog[0])
+
+
+def test_a_client_that_has_its_share_replaces_few_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now))
+    table = connections.Connections(4, 10, 30)
+    hog, guest = ("127.0.0.2", 1), ("127.0.0.3", 1)
+    for number in range(4):
+        assert not table.refuses(hog)
+        table._clients.setdefault("127.0.0.2", {})[number] = None  # type: ignore[index]
+        table._open += 1
+    now = 100.0
+    assert [table.refuses(hog) for _ in range(3)] == [False, True, True]
+    assert not table.refuses(guest)
+    now += 1.5 / connections.REPLACED_A_SECOND
+    assert [table.refuses(hog), table.refuses(hog), table.refuses(guest)] == [False, True, False]
+
+
+def test_the_kernel_keeps_little_of_an_answer() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            # Linux reports twice what was asked for; without it grows to megabytes.
+            kept = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    assert kept <= 2 * connections.SEND_BUFFER
+
+
+def test_what_never_ends_does_not_keep_the_service_from_stopping() -> None:
+    async def read(request: FastApiRequest) -> Response:
+        return Response(f"{len(await request.body())} bytes")
+
+    app = FastAPI()
+    app.add_api_route("/", read, methods=["POST"])
+    app.add_api_route("/large", lambda: Response("x" * 3_000_000))
+    head = b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 100\r\n\r\n"
+    with served(app, "limits.head_timeout_s=1", "limits.send_timeout_s=100") as connect:
+        body, reader, silent = (connect(f"127.0.0.{number}") for number in (2, 3, 4))
+        body.sendall(head + b"x")
+        reader.sendall(b"GET /large HTTP/1.1\r\nHost: s\r\n\r\n")
+        assert reader.recv(1) == b"H"
+        began = time.monotonic()
+    assert time.monotonic() - began < 30
+    assert all(_ended(one) for one in (body, silent))
+
+
+def test_nothing_is_computed_for_a_client_that_has_gone(
+    make_app: MakeApp, backend: LocalBackend
+) -> None:
+    held = HeldBackend(backend)
+    app = make_app(backend=held)
+    body = (
+        b'--e\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
+        + png(0)
+        + b"\r\n--e--\r\n"
+    )
+    with served(app) as connect:
+        asks = connect("127.0.0.4")
+        asks.sendall(
+            b"POST /score HTTP/1.1\r\nHost: s\r\nContent-Type: multipart/form-data; boundary=e\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body) + body
+        )
+        assert held.entered.wait(60)
+        asks.close()
+        began = time.monotonic()
+        while app.state.service._admission.images:
+            assert time.monotonic() < began + 60
+            time.sleep(0.02)
+        held.gate.set()
+        measures = app.state.service.measures
+        while b"vqr1_batches_abandoned_total 1.0" not in measures.text():
+            assert time.monotonic() < began + 120
+            time.sleep(0.02)
+
+
+def _ended(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(100) == b""
+    except ConnectionError:
+        return True
+
+
+def _cut(connection: socket.socket, sent: bytes, pause: float) -> bool:
+    """Whether the service ends a connection on which this is sent again and again."""
+    deadline = time.monotonic() + 30
+    try:
+        while time.monotonic() < deadline:
+            connection.sendall(sent)
+            time.sleep(pause)
+    except ConnectionError:
+        return True
+    return False

@@ -1,0 +1,108 @@
+"""A step that hangs: two processes, of which one waits, holds Python's lock, or is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from vqr1.training.step_watch import place_in
+
+LIMIT_S = 2.0
+
+WORKER = """
+import ctypes, sys, time
+from pathlib import Path
+from vqr1.config import HungStepConfig
+from vqr1.training.step_watch import StepWatch
+
+rank, folder, kind = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+
+def waits_for_ever():
+    time.sleep(600)
+
+def holds_the_lock():
+    ctypes.PyDLL(None).sleep(600)
+
+def waits_for_the_others():
+    time.sleep(600)
+
+# The factor decides: it is more than a thousand usual steps, and the floor less.
+watch = StepWatch(HungStepConfig(factor=1000.0, floor_s=LIMIT_S), folder, rank, 2)
+for step in range(3):
+    watch.begin(step)
+    watch.end()
+print("hangs", flush=True)
+if kind == "between" and rank == 1:
+    waits_for_ever()
+watch.begin(3)
+if rank == 0:
+    waits_for_the_others()
+{"lock": holds_the_lock}.get(kind, waits_for_ever)()
+""".replace("LIMIT_S", str(LIMIT_S))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["waits", "between", "lock", "stopped"])
+def test_the_stacks_of_all_ranks(tmp_path: Path, kind: str) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(rank), str(tmp_path), kind],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "hangs\n"
+        if kind == "stopped":
+            os.kill(processes[1].pid, signal.SIGSTOP)
+        began = time.monotonic()
+        files = [tmp_path / "stacks" / f"rank_{rank}.txt" for rank in range(2)]
+        wanted = files[:1] if kind == "stopped" else files
+        while not all(file.is_file() and "in <module>" in file.read_text() for file in wanted):
+            assert time.monotonic() - began < 2 * LIMIT_S + 1, kind
+            time.sleep(0.05)
+        time.sleep(LIMIT_S)  # for the report
+    finally:
+        for process in processes:
+            process.kill()
+    (line,) = [
+        line
+        for process in processes
+        for line in process.communicate()[1].splitlines()
+        if "hangs." in line
+    ]
+    assert "step_3 hangs" in line
+    assert "rank 0: <string>:" in line
+    assert "waits_for_the_others" in line.partition("rank 1")[0]
+    where = {"lock": "holds_the_lock", "stopped": "no stacks, its process is stopped or gone"}
+    assert where.get(kind, "waits_for_ever") in line.partition("rank 1")[2]
+    if kind in ("waits", "between"):
+        taken = "between two steps" if kind == "between" else "in step 3 for"
+        assert f"step_3: rank 1, process {processes[1].pid}, {taken}" in files[1].read_text()
+
+
+def test_the_place_is_that_of_the_main_thread() -> None:
+    text = textwrap.dedent(
+        """\
+        step_9: rank 0, process 7, in step 9 for 12 s
+        Current thread 0x01 (most recent call first):
+          File "/a/vqr1/training/step_watch.py", line 5 in _write
+
+        Thread 0x02 (most recent call first):
+          File "/lib/torch/distributed/c10d.py", line 30 in all_reduce
+          File "/a/vqr1/distributed/collectives.py", line 20 in all_reduce_sum
+          File "/a/train.py", line 1 in <module>
+        """
+    )
+    assert place_in(text) == "c10d.py:30 all_reduce, from collectives.py:20 all_reduce_sum"
+    assert place_in("") == "no stacks, its process is stopped or gone"
+    assert place_in("step_1: rank 0\n") == "no Python code"

@@ -1,0 +1,219 @@
+"""What decodes: bounded in bytes, clients in turn, slow images apart.
+
+An image is looked at first, by its header: what it will take decides where it is decoded. Images of
+many pixels, or in formats that take long, are decoded by processes of low priority, so that they
+delay no small ones: several of Pillow's decoders keep Python's lock. A JPEG of more scans than any
+encoder writes is refused: each may take as long as the whole image.
+
+Not here: what an image is (`vqr1.data.images`), reading requests (`uploads.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, BinaryIO, TypeVar
+
+from PIL import Image
+
+from vqr1.config import LimitsConfig
+from vqr1.data.images import decode_image, image_formats
+from vqr1.errors import DataError
+from vqr1.inference.service.fairness import FairQueue
+
+T = TypeVar("T")
+
+BYTES_PER_PIXEL = 20
+"""Most that is held of an image while it is decoded: five copies of 4 bytes where it is laid on
+white (Pillow has RGB as 4 bytes)."""
+
+QUICK_PIXELS = 4_000_000
+"""Images up to here, weighted by their format, are decoded at the usual priority."""
+
+SLOW_FORMATS = {"AVIF": 4, "HEIF": 4, "JPEG2000": 16, "WEBP": 4}
+"""Time for a pixel of formats in that of a JPEG's or PNG's."""
+
+MAX_SCANS = 100
+"""Scans of a JPEG; encoders write up to some 20 (ten by default)."""
+
+_NICE = 15
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What decoding an image takes.
+
+    Attributes:
+        bytes: most memory.
+        slow: whether it belongs to the threads of low priority.
+    """
+
+    bytes: int
+    slow: bool
+
+
+def cost_of(file: BinaryIO, name: str, max_pixels: int) -> Cost:
+    """The cost of an image by its header; none of what has no header, and will be refused.
+
+    Args:
+        file: the image, which is rewound.
+        name: what errors call it.
+        max_pixels: the largest image that is decoded whole.
+
+    Raises:
+        DataError: a JPEG of too many scans.
+    """
+    try:
+        with Image.open(file, formats=image_formats()) as image:
+            width, height = image.size
+            kind = image.format or ""
+            progressive = bool(image.info.get("progressive") or image.info.get("interlace"))
+    except Image.DecompressionBombError:
+        return Cost(2 * max_pixels * BYTES_PER_PIXEL, slow=True)
+    except (OSError, ValueError, SyntaxError):
+        return Cost(0, slow=False)
+    finally:
+        file.seek(0)
+    if kind == "JPEG" and progressive:
+        _check_scans(file, name)
+    # A larger JPEG is decoded smaller: its coefficients, 6 bytes, are no more than 4 times as many.
+    pixels = min(width * height, 2 * max_pixels)
+    weight = 2 if progressive else SLOW_FORMATS.get(kind, 1)
+    return Cost(pixels * BYTES_PER_PIXEL, slow=weight * width * height > QUICK_PIXELS)
+
+
+def _check_scans(file: BinaryIO, name: str) -> None:
+    # In compressed data a byte 255 is followed by 0 or a restart mark, so that this is exact but
+    # for previews within the file.
+    scans = file.read().count(b"\xff\xda")
+    file.seek(0)
+    if scans > MAX_SCANS:
+        raise DataError(f"{name}: a JPEG of {scans} scans; more than {MAX_SCANS} are not decoded")
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    cost: Cost
+    decode: Callable[[], Any]
+    result: asyncio.Future[Any]
+
+
+class _Lane:
+    """A queue and the threads that serve it."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self.free = threads
+        self.queue: FairQueue[_Waiting] = FairQueue()
+        self.threads = ThreadPoolExecutor(threads, name)
+
+
+class Decoders:
+    """Decodes images of all requests.
+
+    Args:
+        limits: threads and bytes.
+    """
+
+    def __init__(self, limits: LimitsConfig) -> None:
+        self._most_bytes = limits.decode_bytes
+        self._bytes = 0
+        self._quick = _Lane(limits.decode_threads, "decode")
+        self._slow = _Lane(limits.decode_threads, "decode-slow")
+        self.small = ThreadPoolExecutor(limits.decode_threads, "read")
+        """Threads for what is short: headers, JSON, comparisons."""
+        self._count = limits.decode_threads
+        self._turn = threading.Lock()
+        self._processes: ProcessPoolExecutor | None = None
+
+    def apart(self, content: bytes, name: str, max_pixels: int) -> Image.Image:
+        """An image that another process decodes; called in one of the threads.
+
+        Raises:
+            DataError: it does not decode, or is too large; or its decoder crashed.
+        """
+        with self._turn:
+            if self._processes is None:
+                self._processes = ProcessPoolExecutor(
+                    self._count, get_context("spawn"), _begin_process, (os.getpid(),)
+                )
+            processes = self._processes
+        try:
+            return processes.submit(_decoded, content, name, max_pixels).result()
+        except BrokenProcessPool as error:
+            with self._turn:
+                if self._processes is processes:
+                    self._processes = None
+            raise DataError(f"{name}: the image does not decode (its decoder crashed)") from error
+
+    async def run(self, client: str, cost: Cost, decode: Callable[[], T]) -> T:
+        """What `decode` returns in a thread; it is not begun once nobody waits for it."""
+        lane = self._slow if cost.slow else self._quick
+        item = _Waiting(cost, decode, asyncio.get_running_loop().create_future())
+        lane.queue.put(client, item)
+        self._start()
+        result: T = await item.result
+        return result
+
+    async def stop(self) -> None:
+        """Wait for what runs."""
+        for threads in (self.small, self._quick.threads, self._slow.threads):
+            await asyncio.to_thread(threads.shutdown)
+        if self._processes is not None:
+            await asyncio.to_thread(self._processes.shutdown)
+
+    def _start(self) -> None:
+        """Begin whatever has a thread and room."""
+        for lane in (self._quick, self._slow):
+            lane.queue.drop(lambda item: item.result.done())
+            while lane.free and (begun := lane.queue.take(1, self._has_room)):
+                self._begin(lane, begun[0])
+
+    def _has_room(self, item: _Waiting) -> bool:
+        return self._bytes == 0 or self._bytes + item.cost.bytes <= self._most_bytes
+
+    def _begin(self, lane: _Lane, item: _Waiting) -> None:
+        lane.free -= 1
+        self._bytes += item.cost.bytes
+        call = asyncio.get_running_loop().run_in_executor(lane.threads, item.decode)
+
+        def end(done: asyncio.Future[Any]) -> None:
+            lane.free += 1
+            self._bytes -= item.cost.bytes
+            error = done.exception()
+            if not item.result.done():
+                if error is None:
+                    item.result.set_result(done.result())
+                else:
+                    item.result.set_exception(error)
+            self._start()
+
+        call.add_done_callback(end)
+
+
+def _decoded(content: bytes, name: str, max_pixels: int) -> Image.Image:
+    """In a process of low priority."""
+    return decode_image(io.BytesIO(content), name, max_pixels=max_pixels)
+
+
+def _begin_process(parent: int) -> None:
+    """Make way for the service, end with it, and leave Ctrl-C to it."""
+    os.nice(_NICE)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("vqr1.data.images").setLevel(logging.ERROR)  # the answer states it
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
