@@ -14,6 +14,7 @@ from vqr1.config import LoggerConfig
 from vqr1.sweeps.child import child_tags, run_swept
 from vqr1.sweeps.folder import Attempt, SweepFolder
 from vqr1.sweeps.jobs import SweepJob
+from vqr1.sweeps.results import read_children, read_folder, read_sweep
 from vqr1.sweeps.session import Sweep, SweepPlan
 from vqr1.tracking import open_run_log
 
@@ -92,6 +93,14 @@ def test_a_server_killed_three_times_loses_and_doubles_nothing(
             sweep.launch([left], lambda _, first: train(sweep_dir / str(first), wanted.logger))
         assert sync([str(sweep_dir), "--restart"]) == 0
         check(server.uri, {"FINISHED": JOBS, "FAILED": 1})
+        # The jobs' folders hold what the server does: a summary asks it for nothing.
+        assert sweep.log is not None
+        asked = (SweepFolder(sweep_dir), sweep.log.parent(), ["seed"], "val/srcc")
+        kept = {job.name: job for job in read_folder(asked[0], asked[3])}
+        logged = {job.name: job for job in read_children(*asked[1:])}
+        assert kept == logged
+        server.kill()
+        assert read_sweep(*asked) == list(kept.values())
     finally:
         if server.running:
             server.kill()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,3 +164,16 @@ def test_plots_count_the_runs_of_a_mean() -> None:
     assert curves.get_legend_handles_labels()[1] == ["fidelity (1 of 2 runs)", "mse"]
     # The undefined run is no point of the final values.
     assert len(finals.collections[0].get_offsets()) == 1
+
+
+@pytest.mark.parametrize(("values", "named"), [(60, True), (200, False)])
+def test_plots_of_many_values_have_room(values: int, named: bool, tmp_path: Path) -> None:
+    curve = ((1, 0.4), (2, 0.5))
+    jobs = [replace(job(str(n), 1, n / values), curve=curve, name=str(n)) for n in range(values)]
+    figure = key_plot(jobs, "reward", "val/srcc", METRIC)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "axes sizes collapsed to zero"
+        figure.savefig(tmp_path / "many.png", dpi=40)
+    curves, finals = figure.axes
+    assert (curves.get_legend() is not None) == named
+    assert len(finals.get_yticks()) == (values if named else 0)

@@ -13,6 +13,9 @@ from vqr1.sweeps.jobs import SEED
 from vqr1.sweeps.results import JobResult
 from vqr1.sweeps.summary import mean_interval, why_missing
 
+MOST_NAMED = 80
+"""Values of a key above which a figure names none of them."""
+
 
 def key_plot(results: Sequence[JobResult], key: str, curve: str, metric: str) -> Figure:
     """Curves on the left, final metrics on the right, one colour for each value of a key.
@@ -25,7 +28,9 @@ def key_plot(results: Sequence[JobResult], key: str, curve: str, metric: str) ->
     """
     finished = [r for r in results if r.status == FINISHED and key in r.swept]
     values = list(dict.fromkeys(result.swept[key] for result in finished))
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    named = len(values) <= MOST_NAMED
+    height = max(4.0, 0.25 * len(values)) if named else 10.0
+    figure = Figure(figsize=(10, height), layout="constrained")
     curves, finals = figure.subplots(1, 2, width_ratios=[3, 2])
     for place, value in enumerate(values):
         members = [result for result in finished if result.swept[key] == value]
@@ -36,9 +41,13 @@ def key_plot(results: Sequence[JobResult], key: str, curve: str, metric: str) ->
     curves.set_ylabel(curve)
     curves.set_title("mean; band: lowest to highest run", fontsize=10)
     curves.grid(alpha=0.3)
-    if curves.get_legend_handles_labels()[1]:
+    if named and curves.get_legend_handles_labels()[1]:
         curves.legend(title=key, fontsize=8, title_fontsize=8)
-    finals.set_yticks(range(len(values)), values)
+    if named:
+        finals.set_yticks(range(len(values)), values)
+    else:
+        finals.set_yticks([])
+        finals.set_ylabel(f"{len(values)} values of {key}")
     finals.invert_yaxis()
     finals.set_xlabel(metric)
     finals.set_title("runs, mean and 95 % t interval", fontsize=10)

@@ -72,6 +72,27 @@ class Delivered:
 _DELIVERED = TypeAdapter(Delivered)
 
 
+def delivered_run(run_dir: Path) -> str | None:
+    """The MLflow run that a server has of a run directory; None: none, or that is not known."""
+    journal = journal_file(run_dir)
+    size = journal.stat().st_size if journal.is_file() else 0
+    return _read_mark(_mark_of(journal), size).run_id
+
+
+def _mark_of(journal: Path) -> Path:
+    return journal.with_name("delivered.json")
+
+
+def _read_mark(file: Path, size: int) -> Delivered:
+    """What a mark states of a journal of so many bytes."""
+    try:
+        mark = _DELIVERED.validate_json(file.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return Delivered()
+    # A journal shorter than its mark is another one.
+    return mark if 0 <= mark.offset <= size else Delivered()
+
+
 class ParentMissingError(OSError):
     """The server does not have the run that is named as the parent: it is sent later."""
 
@@ -93,10 +114,10 @@ class Delivery:
         self.run_dir = run_dir.resolve()
         self.path = journal_file(self.run_dir)
         self.tracking_uri = tracking_uri
-        self._mark = self.path.with_name("delivered.json")
+        self._mark = _mark_of(self.path)
         self._client: MlflowClient | None = None
         size = self.path.stat().st_size if self.path.is_file() else 0
-        self.delivered = self._read_mark(size)
+        self.delivered = _read_mark(self._mark, size)
         # A process that was killed between sending and moving the offset has given nobody.
         self._uncertain_until = size
         self._steps: dict[str, set[int]] = {}
@@ -284,14 +305,6 @@ class Delivery:
         self.delivered = replace(self.delivered, refused=self.delivered.refused + count)
         what = events[0].path if isinstance(events[0], File | Image) else events[0].kind
         logger.warning("MLflow does not take %s: %s", what, why)
-
-    def _read_mark(self, size: int) -> Delivered:
-        try:
-            mark = _DELIVERED.validate_json(self._mark.read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return Delivered()
-        # A journal shorter than its mark is another one.
-        return mark if 0 <= mark.offset <= size else Delivered()
 
     def _move(self, delivered: Delivered) -> None:
         self.delivered = delivered
