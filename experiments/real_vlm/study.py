@@ -31,6 +31,8 @@ from lines import LINES, PLAIN, THINKING, THOUGHT, UNTAUGHT, Line  # noqa: E402
 
 PAIRS_AN_IMAGE = 16
 OUTSIDE = ("dataset=demo",)
+AS_TRAINED = ("model.dtype=float32",)
+"""Weights of all evaluations."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def score(
     for label, dataset in (("inside", inside), ("outside", OUTSIDE)):
         folder = place.work / f"{name}_{label}"
         place.run(
-            "eval.py", *dataset, f"model.path={weights}", *line.scoring,
+            "eval.py", *dataset, f"model.path={weights}", *AS_TRAINED, *line.scoring,
             *place.common, f"run_dir={folder}",
         )  # fmt: skip
         rows = image_rows(folder / "predictions.csv")
