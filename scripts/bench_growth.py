@@ -40,7 +40,7 @@ from vqr1.outputs import own_json, own_png, png_metadata, target, write_json
 
 BASE = Size("base", 224, 168, images=4, group=4, tokens=32)
 RESULT = "result.json"
-"""What a worker leaves behind: commands print what they like."""
+"""What a worker writes: commands print what they like."""
 STEP_AXES: dict[str, tuple[str, dict[int, dict[str, int]]]] = {
     "batch": ("images of a batch", {n: {"images": n} for n in (2, 4, 8, 16)}),
     "group": ("responses an image", {n: {"group": n} for n in (2, 4, 8, 16)}),

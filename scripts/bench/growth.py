@@ -63,7 +63,7 @@ def make_images(count: int, folder: Path) -> None:
 
 
 def make_different_images(count: int, folder: Path) -> None:
-    """As `make_images`, no two files alike: what lies behind a JPEG's end is not read."""
+    """As `make_images`, no two files alike: what follows a JPEG's end is not read."""
     make_images(count, folder)
     for number, file in enumerate(sorted((folder / "images").rglob("*.jpg"))):
         content = file.read_bytes()

@@ -170,10 +170,10 @@ def test_plots_count_the_runs_of_a_mean() -> None:
 def test_plots_of_many_values_have_room(values: int, named: bool, tmp_path: Path) -> None:
     curve = ((1, 0.4), (2, 0.5))
     jobs = [replace(job(str(n), 1, n / values), curve=curve, name=str(n)) for n in range(values)]
-    figure = key_plot(jobs, "reward", "val/srcc", METRIC)
+    plot = key_plot(jobs, "reward", "val/srcc", METRIC)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # "axes sizes collapsed to zero"
-        figure.savefig(tmp_path / "many.png", dpi=40)
-    curves, finals = figure.axes
+        plot.savefig(tmp_path / "many.png", dpi=40)
+    curves, finals = plot.axes
     assert (curves.get_legend() is not None) == named
     assert len(finals.get_yticks()) == (values if named else 0)
