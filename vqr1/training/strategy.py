@@ -157,7 +157,11 @@ class ShardedStrategy(ReplicatedStrategy):
         return content
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Take the weights, saved by any number of ranks or as full ones."""
+        """Take the weights, saved by any number of ranks or as full ones.
+
+        Raises:
+            RuntimeError: they are of another model.
+        """
         assert self.lightning_module is not None
         targets = self.lightning_module.state_dict(keep_vars=True)
         saved = checkpoint["state_dict"]
