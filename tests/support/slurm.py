@@ -8,6 +8,7 @@ system's own SLURM or munge is used.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -136,11 +137,16 @@ class Cluster:
         """End the daemons, and whatever a test that failed has left of its jobs."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]:
+                if self._has(process):
                     process.kill()
         for daemon in self._processes.values():
             daemon.kill()
             daemon.wait()
+
+    def _has(self, process: psutil.Process) -> bool:
+        """Whether a process is of this cluster: a task or command, or a daemon or its child."""
+        known = process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]
+        return known or process.cwd() == str(self.folder)
 
     def states(self) -> dict[str, str]:
         """What each node is, such as idle, by name."""
@@ -149,13 +155,16 @@ class Cluster:
 
     def state(self, job: str) -> str:
         """What a job is, such as RUNNING."""
-        shown = self.ask("scontrol", "show", "job", job)
-        return shown.partition("JobState=")[2].split()[0]
+        return self._of_job(job, "JobState", "")
 
     def restarts(self, job: str) -> int:
         """Times that a job was requeued."""
+        return int(self._of_job(job, "Restarts", "0"))
+
+    def _of_job(self, job: str, field: str, default: str) -> str:
         shown = self.ask("scontrol", "show", "job", job)
-        return int(shown.partition("Restarts=")[2].split()[0])
+        found = re.search(rf"\b{field}=(\S+)", shown)
+        return default if found is None else found[1]
 
     def ask(self, *command: str) -> str:
         """What one of SLURM's commands prints; empty where it fails."""
@@ -167,8 +176,9 @@ class Cluster:
         assert found is not None
         with (self.folder / f"{program}.out").open("ab") as output:
             self._processes[name or program] = subprocess.Popen(
-                [found, *arguments], env=self.environment, stdout=output, stderr=output
-            )
+                [found, *arguments], cwd=self.folder, env=self.environment,
+                stdout=output, stderr=output,
+            )  # fmt: skip
 
 
 def wait_for(condition: Callable[[], object], seconds: float = SECONDS) -> None:
