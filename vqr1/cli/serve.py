@@ -66,7 +66,7 @@ def serve(arguments: Sequence[str]) -> int:
     from vqr1.inference.scorer import Scorer
     from vqr1.inference.service import run
     from vqr1.inference.service.app import create_app
-    from vqr1.inference.service.service import Served, ServiceInfo
+    from vqr1.inference.service.served import Served, ServiceInfo
     from vqr1.inference.tested_scores import read_tested_scores
 
     sys.stderr.writelines(f"{note}\n" for note in notes_on(config))

@@ -51,6 +51,8 @@ class SweepLog:
     def __init__(self, folder: Path, tracking: Tracking) -> None:
         self._folder = folder
         self._tracking = tracking
+        # Jobs name the journal before a server has it: it must be there after a power loss.
+        tracking.journal.sync()
         self.tracking_uri = tracking.tracking_uri
 
     @classmethod
@@ -213,5 +215,5 @@ def _adopt(logger: LoggerConfig, folder: Path, tracking_uri: str, run_id: str) -
     journal = Journal(folder)
     journal.start(logger.experiment, {}, tracking_uri)
     mark = Delivered(offset=journal.size, run_id=run_id)
+    journal.close()  # and synced, before the mark counts its bytes
     write_file(journal.path.with_name("delivered.json"), json.dumps(asdict(mark)) + "\n")
-    journal.close()

@@ -22,7 +22,7 @@ from vqr1.config import ServeConfig, validate
 from vqr1.inference.backends.local import LocalBackend
 from vqr1.inference.scorer import Scorer
 from vqr1.inference.service.app import create_app
-from vqr1.inference.service.service import Served, ServiceInfo
+from vqr1.inference.service.served import Served, ServiceInfo
 from vqr1.policy.loading import load_policy
 
 ROOT = Path(__file__).resolve().parents[3]

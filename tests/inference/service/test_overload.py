@@ -35,7 +35,7 @@ from vqr1.inference.service.decoding import Decoders, cost_of
 from vqr1.inference.service.errors import RefusedError
 from vqr1.inference.service.fairness import FairQueue, client_of
 from vqr1.inference.service.run import bind, configuration
-from vqr1.inference.service.service import Served
+from vqr1.inference.service.served import Served
 from vqr1.rollout.abandoned import AbandonedError, abandoning, raise_if_abandoned
 
 MakeApp = Callable[..., FastAPI]
@@ -113,7 +113,7 @@ def test_slow_images_are_decoded_apart() -> None:
 
     async def check() -> None:
         decoders = Decoders(settings("limits.decode_threads=1").limits)
-        file = file_of(photo(3).resize((2600, 2000)), "WEBP", quality=80)
+        file = file_of(photo(3).resize((520, 400)), "WEBP", quality=80)
         image = await asyncio.to_thread(decoders.apart, file, "a", 10**7)
         with Image.open(io.BytesIO(file)) as opened:
             assert np.array_equal(np.asarray(image), np.asarray(opened.convert("RGB")))
@@ -125,7 +125,12 @@ def test_slow_images_are_decoded_apart() -> None:
         process.kill()
         with pytest.raises(DataError, match=r"c: .*its decoder crashed"):
             await asyncio.to_thread(decoders.apart, file, "c", 10**7)
-        assert (await asyncio.to_thread(decoders.apart, file, "d", 10**7)).size == (2600, 2000)
+        assert (await asyncio.to_thread(decoders.apart, file, "d", 10**7)).size == (520, 400)
+        # Where the service stops, no process of low priority is waited for.
+        decoders.stopping = True
+        next(one for one in psutil.Process().children() if one.nice() > own).suspend()
+        assert (await asyncio.to_thread(decoders.apart, file, "e", 10**7)).size == (520, 400)
+        next(one for one in psutil.Process().children() if one.nice() > own).resume()
         await decoders.stop()
         assert [one for one in psutil.Process().children() if one.nice() > own] == []
 

@@ -24,7 +24,8 @@ from vqr1.inference.service import schemas
 from vqr1.inference.service.errors import RefusedError, answer_model_error, answer_refusal
 from vqr1.inference.service.limits import KEYED_PATHS, Gate
 from vqr1.inference.service.pages import add_pages
-from vqr1.inference.service.service import Served, Service, ServiceInfo
+from vqr1.inference.service.served import Served, ServiceInfo
+from vqr1.inference.service.service import Service
 
 
 def create_app(

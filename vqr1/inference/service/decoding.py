@@ -122,6 +122,10 @@ class Decoders:
 
     Args:
         limits: threads and bytes.
+
+    Attributes:
+        small: threads for what is short: headers, JSON, comparisons.
+        stopping: whether the service stops: what is left is decoded at the usual priority then.
     """
 
     def __init__(self, limits: LimitsConfig) -> None:
@@ -130,7 +134,7 @@ class Decoders:
         self._quick = _Lane(limits.decode_threads, "decode")
         self._slow = _Lane(limits.decode_threads, "decode-slow")
         self.small = ThreadPoolExecutor(limits.decode_threads, "read")
-        """Threads for what is short: headers, JSON, comparisons."""
+        self.stopping = False
         self._count = limits.decode_threads
         self._turn = threading.Lock()
         self._processes: ProcessPoolExecutor | None = None
@@ -141,6 +145,8 @@ class Decoders:
         Raises:
             DataError: it does not decode, or is too large; or its decoder crashed.
         """
+        if self.stopping:
+            return _decoded(content, name, max_pixels)
         with self._turn:
             if self._processes is None:
                 self._processes = ProcessPoolExecutor(
@@ -201,7 +207,7 @@ class Decoders:
 
 
 def _decoded(content: bytes, name: str, max_pixels: int) -> Image.Image:
-    """In a process of low priority."""
+    """In a process of low priority, as a rule."""
     return decode_image(io.BytesIO(content), name, max_pixels=max_pixels)
 
 

@@ -77,6 +77,11 @@ class Server(uvicorn.Server):
             listener.listen(BACKLOG)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._reload)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        self._app.state.service.begin_stop()
+        await super().shutdown(sockets)
+
     def _reload(self) -> None:
         task = asyncio.ensure_future(self._app.state.service.reload())
         self._reloads.add(task)

@@ -33,62 +33,19 @@ from vqr1.inference.images import decoded_sizes
 from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
 from vqr1.inference.service.admission import Admission, Share
-from vqr1.inference.service.batching import Answer, Batcher, Task
+from vqr1.inference.service.batching import Batcher, Task
 from vqr1.inference.service.decoding import Decoders, cost_of
 from vqr1.inference.service.errors import RefusedError
 from vqr1.inference.service.fairness import client_of
 from vqr1.inference.service.measures import Measures
+from vqr1.inference.service.served import Served
 from vqr1.inference.service.uploads import Upload, Uploads, decode, read_uploads
-from vqr1.inference.tested_scores import TestedScores
 from vqr1.row_names import row_name
 
 T = TypeVar("T")
 
 TIMEOUT_HEADER = "x-request-timeout"
 """Seconds after which a client wants no answer any more."""
-
-
-@dataclass(frozen=True)
-class ServiceInfo:
-    """What answers state of the model.
-
-    Attributes:
-        model: its name.
-        prompt: name of the prompt of scores.
-        describe: name of the prompt of descriptions; None where the model writes no text.
-        mode: how an answer becomes a score.
-    """
-
-    model: str
-    prompt: str
-    describe: str | None
-    mode: str
-
-
-@dataclass(frozen=True)
-class Served:
-    """The model that answers, in both of its parts.
-
-    Attributes:
-        scorer: gives scores.
-        describer: gives descriptions, with the same model; None where it writes no text.
-        tested: scores of the images that the model was tested on; None where unknown.
-    """
-
-    scorer: Scorer
-    describer: Scorer | None
-    tested: TestedScores | None = None
-
-    def images(self) -> dict[Task, int]:
-        """Images of a prompt, by task that there is."""
-        shown: dict[Task, int] = {"score": self.scorer.images}
-        return shown if self.describer is None else {**shown, "describe": self.describer.images}
-
-    def answer(self, task: Task) -> Answer:
-        """Who answers a task."""
-        scorer = self.scorer if task == "score" else self.describer
-        assert scorer is not None
-        return scorer.score_resized
 
 
 @dataclass
@@ -129,7 +86,7 @@ class Service:
         self._load = load
         self.shown = served.images()
         self.loads = 1
-        self._loading = False
+        self._loading = self._stopping = False
         self._limits = limits
         self._comparison = comparison
         self.measures = Measures()
@@ -149,8 +106,14 @@ class Service:
         await self._batcher.stop()
         await self._decoders.stop()
 
+    def begin_stop(self) -> None:
+        """Take notice that no further requests come, and that those under way are waited for."""
+        self._stopping = self._decoders.stopping = True
+
     def unready(self) -> str | None:
         """Why no request should be sent here now; None where it may be."""
+        if self._stopping:
+            return "the service stops"
         if self._loading:
             return "a model is being loaded"
         if self._batcher.busy_s() > self._limits.timeout_s:
