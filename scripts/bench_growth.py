@@ -41,7 +41,7 @@ from vqr1.outputs import own_json, own_png, png_metadata, target, write_json
 BASE = Size("base", 224, 168, images=4, group=4, tokens=32)
 RESULT = "result.json"
 """What a worker writes: commands print what they like."""
-STEP_AXES: dict[str, tuple[str, dict[int, dict[str, int]]]] = {
+STEP_AXES: dict[str, tuple[str, dict[int, dict[str, Any]]]] = {
     "batch": ("images of a batch", {n: {"images": n} for n in (2, 4, 8, 16)}),
     "group": ("responses an image", {n: {"group": n} for n in (2, 4, 8, 16)}),
     "pixels": (
@@ -95,7 +95,7 @@ def in_process(axis: str, size: int) -> dict[str, float]:
         return result
 
 
-def of_a_step(changes: dict[str, int], weights: Path) -> dict[str, float]:
+def of_a_step(changes: dict[str, Any], weights: Path) -> dict[str, float]:
     """A training step of one size."""
     from bench_step import run_in_process
 

@@ -103,19 +103,21 @@ def score_images(count: int, folder: Path) -> None:
 
 def make_runs(count: int, folder: Path) -> None:
     """A tracking store with a sweep's parent run and so many finished children."""
-    from vqr1.config import LoggerConfig
-    from vqr1.sweeps.parent import ParentRun
+    from vqr1.sweeps.parent import FOLDER_TAG
+    from vqr1.tracking.store import prepare_experiment, quick_client
 
     file = folder / "mlflow.db"
-    logger = LoggerConfig(name="mlflow", tracking_uri=f"sqlite:///{file}")
-    space = {"optimizer.lr": "*", "seed": "*"}
-    parent = ParentRun.create(logger, folder / "sweep", "train.py -m ...", space, "{}")
-    assert parent is not None
-    experiment = parent.client.get_run(parent.run_id).info.experiment_id
-    (folder / "parent").write_text(parent.run_id)
-    parent.client.set_terminated(parent.run_id)
+    uri = f"sqlite:///{file}"
+    experiment = prepare_experiment(uri, "vqr1")
+    client = quick_client(uri)
+    tags = {"vqr1.command": "train.py -m ...", FOLDER_TAG: str(folder / "sweep")}
+    parent = client.create_run(experiment, tags=tags).info.run_id
+    for key in ("optimizer.lr", "seed"):
+        client.log_param(parent, key, "*")
+    client.set_terminated(parent)
+    (folder / "parent").write_text(parent)
     with closing(sqlite3.connect(file)) as store, store:
-        for table, rows in _children(count, parent.run_id, int(experiment)).items():
+        for table, rows in _children(count, parent, int(experiment)).items():
             marks = ", ".join("?" * len(rows[0]))
             columns = ", ".join(rows[0])
             store.executemany(
