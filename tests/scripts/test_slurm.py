@@ -44,8 +44,10 @@ def job(folder: Path, script: str, code: int, *signals: signal.Signals) -> tuple
     try:
         for count, number in enumerate(signals, 1):
             ready = folder / ("signals" if count > 1 else "arguments")
+            end = time.monotonic() + 30
             while not ready.exists() or not ready.read_text():
                 assert shell.poll() is None
+                assert time.monotonic() < end
                 time.sleep(0.01)
             shell.send_signal(number)
         ended = shell.wait(60)

@@ -83,16 +83,17 @@ def serve(arguments: Sequence[str]) -> int:
         tested = read_tested_scores(config.model.path, config.prompt.name)
         return Served(scorer, describer, tested)
 
-    served = load()
-    sys.stderr.writelines(f"{line}\n" for line in lines_about(composed, if_other=True))
-    info = ServiceInfo(
-        _model_name(config),
-        config.prompt.name,
-        None if served.describer is None else config.describe.name,
-        config.mode.name,
-    )
-    app = create_app(served, info, config.limits, config.batching, config.comparison, key, load)
-    run.serve(app, listener, config.limits, config.trusted_proxies)
+    with run.reloads_ignored():
+        served = load()
+        sys.stderr.writelines(f"{line}\n" for line in lines_about(composed, if_other=True))
+        info = ServiceInfo(
+            _model_name(config),
+            config.prompt.name,
+            None if served.describer is None else config.describe.name,
+            config.mode.name,
+        )
+        app = create_app(served, info, config.limits, config.batching, config.comparison, key, load)
+        run.serve(app, listener, config.limits, config.trusted_proxies)
     return 0
 
 

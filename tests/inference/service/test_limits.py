@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -366,10 +367,13 @@ def test_mistakes_end_with_code_2(
     arguments: list[str],
     words: str,
 ) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
     outcome = run(main, "serve", *arguments)
     assert outcome.code == 2
     assert words in outcome.err
     assert "Traceback" not in outcome.err
+    # Whatever this process starts next would inherit that it is ignored.
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 def test_defaults_listen_to_this_machine_only() -> None:

@@ -12,7 +12,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -37,13 +38,11 @@ SPARE_FILES = 256
 
 
 def bind(host: str, port: int) -> Listener:
-    """A listening socket, before a model is loaded; SIGUSR1 is ignored from here on.
+    """A listening socket, before a model is loaded.
 
     Raises:
         ConfigError: the address is taken or not one of this machine's.
     """
-    # It asks for the model to be loaded again, and would end a process that still loads it.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = Listener(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,6 +54,19 @@ def bind(host: str, port: int) -> Listener:
             [f"host={host}, port={port}: cannot listen there ({error.strerror or error})"]
         ) from error
     return listener
+
+
+@contextmanager
+def reloads_ignored() -> Iterator[None]:
+    """Within it SIGUSR1, which asks for the model to be loaded again, ends no process.
+
+    A `Server` that has started answers it; one that still loads the model would be ended by it.
+    """
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before or signal.SIG_DFL)
 
 
 class Server(uvicorn.Server):
