@@ -53,7 +53,7 @@ def test_a_set_holds_images_labels_and_two_kinds_of_answers(
     )
     for row, short, long in zip(rows, plain, thinking, strict=True):
         with Image.open(output / "images" / row["image"]) as image:
-            assert image.size == (320, 320)
+            assert image.size == (288, 288)
         assert short["image"] == long["image"] == row["image"]
         score = float(short["response"])
         assert 1 <= score <= 5

@@ -170,7 +170,7 @@ def test_the_real_halves_from_their_packages(
     ]
     monkeypatch.setattr("sys.argv", command)
     main()
-    area = {"min_pixels": 320**2, "max_pixels": 320**2}
+    area = {"min_pixels": 288**2, "max_pixels": 288**2}
     policy = load_policy(ModelConfig(name="m", path=str(tmp_path / "out"), **area))
     tokenizer = policy.processor.tokenizer
     # The language model knows its language: the likeliest next word of a well-known sentence.

@@ -27,7 +27,7 @@ from torch import Tensor
 from vqr1.config import BatchingConfig, ComparisonConfig, LimitsConfig
 from vqr1.config.serving import JSON_COPIES
 from vqr1.data.images import decoded_at
-from vqr1.errors import ConfigError, DataError, UserError
+from vqr1.errors import DataError, UserError
 from vqr1.inference.compare import Comparison, compare
 from vqr1.inference.images import decoded_sizes
 from vqr1.inference.result import Result
@@ -134,11 +134,12 @@ class Service:
         began = time.monotonic()
         try:
             served = await self._batcher.between_batches(self._load)
-            if served.images() != self.shown:
-                raise ConfigError(["it takes other images, or has other endpoints, than before"])
         except (UserError, OSError) as error:
-            _report(f"the model was not loaded again, the one before answers: {error}")
+            _report_kept(error)
         else:
+            if served.images() != self.shown:
+                _report_kept("it takes other images, or has other endpoints, than before")
+                return
             self.served = served
             self.loads += 1
             _report(f"the model was loaded again in {time.monotonic() - began:.1f} s")
@@ -357,6 +358,10 @@ def _charged(request: Request, share: Share) -> Request:
         return message
 
     return Request(request.scope, receive)
+
+
+def _report_kept(why: object) -> None:
+    _report(f"the model was not loaded again, the one before answers: {why}")
 
 
 def _report(line: str) -> None:
