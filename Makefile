@@ -34,6 +34,7 @@ setup-dev: $(VENV)/.setup-dev ## The same, with the development tools
 
 train: setup ## Train the tiny policy on the demo set (ARGS="key=value ..." to override)
 	@$(BIN)/python train.py $(ARGS)
+	@echo "A pretrained model on real photographs: make train-real DATA=DIR, DIR the folder of BIQ2021"
 
 data-given:
 	@test -f "$(DATA)/Train (Images and MOS).csv" || { echo "make train-real DATA=DIR: DIR must \
@@ -44,7 +45,7 @@ $(VENV)/.setup-timm: $(VENV)/.setup
 	@$(PIP) --constraint constraints.txt --editable '.[timm]'
 	@touch $@
 
-train-real: data-given $(VENV)/.setup-timm ## A larger model on BIQ2021 (DATA=its folder); first trials did not learn yet
+train-real: data-given $(VENV)/.setup-timm ## A pretrained model learns to rank BIQ2021's photographs (DATA=its folder)
 	@PYTHON=$(CURDIR)/$(BIN)/python experiments/real_vlm/train.sh "$(DATA)" $(ARGS)
 
 # Three tiers by markers (pyproject.toml); a test is in the lowest tier that holds it.

@@ -124,7 +124,7 @@ class Place:
 
 def run_line(place: Place, line: Line, seed: int, name: str) -> None:
     """Train and score one run."""
-    began, folder = time.monotonic(), place.work / name
+    folder = place.work / name
     trial = line.steps if line.steps < 10 else None
     start = (
         [f"model.path={place.work / UNTAUGHT}"]
@@ -138,11 +138,11 @@ def run_line(place: Place, line: Line, seed: int, name: str) -> None:
         folder, "experiment=real_vlm", *inside, *start, f"seed={seed}", f"max_steps={line.steps}",
         *line.overrides,
     )  # fmt: skip
-    trained = time.monotonic() - began
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     metrics = score(place, folder / "export", line, name, inside)
     values = {
         "line": line.name, "seed": seed, "steps": line.steps, "start": line.start,
-        "overrides": list(line.overrides), "seconds": round(trained), **metrics,
+        "overrides": list(line.overrides), "seconds": round(summary["seconds"]), **metrics,
     }  # fmt: skip
     write_json(place.results / f"{name}.json", values)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
