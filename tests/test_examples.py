@@ -35,7 +35,11 @@ def example(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
     text = (EXAMPLES / f"{name}.py").read_text()
-    exec(compile(text, f"{name}.py", "exec"), {"__name__": "__main__"})
+    try:
+        exec(compile(text, f"{name}.py", "exec"), {"__name__": "__main__"})
+    finally:
+        # Other tests have modules of the same name.
+        sys.modules.pop(name, None)
 
 
 def test_own_reward(

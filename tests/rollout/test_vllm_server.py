@@ -24,7 +24,7 @@ from vqr1.policy.loading import load_policy
 from vqr1.policy.prompts import PromptBuilder, prompt_builder
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.local import LocalEngine
-from vqr1.rollout.vllm_client import ServerAwayError, VllmLink, _free_port_after
+from vqr1.rollout.vllm_client import ServerAwayError, VllmLink, _free_port_from
 from vqr1.rollout.vllm_requests import seeds_of
 from vqr1.rollout.vllm_server import Agree, VllmServerEngine
 
@@ -380,4 +380,4 @@ def test_a_port_in_use_is_passed_over() -> None:
         used.bind(("", 0))
         used.listen()
         taken = used.getsockname()[1]
-        assert _free_port_after(taken - 1) > taken
+        assert _free_port_from(taken) > taken

@@ -241,8 +241,8 @@ class RolloutServerConfig:
     """What is sent after each update. `merged`: all weights, adapters added to them, from GPU to
     GPU; `adapter`: the adapters alone (`model.lora`), through a folder that both machines see."""
     group_port: PositiveInt = 51216
-    """`merged` only: port of the training's machine where the weights are handed over; each time
-    that a lost server comes back the next one is taken."""
+    """`merged` only: port of the training's machine where the weights are handed over, or the first
+    above it that nobody uses; each time that a lost server comes back the next one is taken."""
     adapter_dir: str | None = None
     """`adapter` only: that folder; null: `adapter` in `run_dir`."""
     concurrency: PositiveInt = 64

@@ -98,7 +98,8 @@ class VllmLink:
             self._client.close_communicator()
             atexit.unregister(self._client.close_communicator)
             # Loader workers that were forked meanwhile continue holding the old port.
-            self._group_port = _free_port_after(self._group_port)
+            self._group_port += 1
+        self._group_port = _free_port_from(self._group_port)
         client, served = self.look()
         if self._config.weights == "adapter":
             client.model = ADAPTER
@@ -327,9 +328,9 @@ def reason_of(error: BaseException) -> str:
     return shortened(str(error) or type(error).__name__)
 
 
-def _free_port_after(port: int) -> int:
-    """The next port that nobody uses: others' connections lie in the same range."""
-    for candidate in range(port + 1, port + 100):
+def _free_port_from(port: int) -> int:
+    """The first port from this one on that nobody uses: others' connections lie in the range."""
+    for candidate in range(port, port + 100):
         with socket.socket() as trial:
             try:
                 trial.bind(("", candidate))
@@ -338,4 +339,4 @@ def _free_port_after(port: int) -> int:
                     raise
                 continue
         return candidate
-    return port + 1
+    return port
