@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vqr1.training.step_watch import place_in
+from vqr1.config import HungStepConfig
+from vqr1.training.step_watch import StepWatch, place_in
 
 LIMIT_S = 2.0
 
@@ -106,3 +107,18 @@ def test_the_place_is_that_of_the_main_thread() -> None:
     assert place_in(text) == "c10d.py:30 all_reduce, from collectives.py:20 all_reduce_sum"
     assert place_in("") == "no stacks, its process is stopped or gone"
     assert place_in("step_1: rank 0\n") == "no Python code"
+
+
+def test_two_ranks_may_remove_the_empty_folder_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = StepWatch(HungStepConfig(), tmp_path)
+    remove = Path.rmdir
+
+    def removed_by_another(folder: Path) -> None:
+        remove(folder)
+        remove(folder)
+
+    monkeypatch.setattr(Path, "rmdir", removed_by_another)
+    watch.close()
+    assert not list(tmp_path.iterdir())

@@ -27,6 +27,7 @@ import statistics
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from vqr1.config import HungStepConfig
@@ -104,8 +105,10 @@ class StepWatch:
         self._file.close()
         if path.is_file() and path.stat().st_size == 0:
             path.unlink()
-        if self._folder.is_dir() and not any(self._folder.iterdir()):
-            self._folder.rmdir()
+        # Another rank may remove it meanwhile.
+        with suppress(FileNotFoundError):
+            if not any(self._folder.iterdir()):
+                self._folder.rmdir()
 
     def _watch(self) -> None:
         while not self._ended.wait(min(LOOK_SECONDS, self.limit / 10)):
