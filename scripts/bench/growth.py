@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import uuid
@@ -103,11 +102,12 @@ def score_images(count: int, folder: Path) -> None:
 
 def make_runs(count: int, folder: Path) -> None:
     """A tracking store with a sweep's parent run and so many finished children."""
+    from sqlalchemy import MetaData, create_engine
+
     from vqr1.sweeps.parent import FOLDER_TAG
     from vqr1.tracking.store import prepare_experiment, quick_client
 
-    file = folder / "mlflow.db"
-    uri = f"sqlite:///{file}"
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
     experiment = prepare_experiment(uri, "vqr1")
     client = quick_client(uri)
     tags = {"vqr1.command": "train.py -m ...", FOLDER_TAG: str(folder / "sweep")}
@@ -116,14 +116,13 @@ def make_runs(count: int, folder: Path) -> None:
         client.log_param(parent, key, "*")
     client.set_terminated(parent)
     (folder / "parent").write_text(parent)
-    with closing(sqlite3.connect(file)) as store, store:
+    engine = create_engine(uri)
+    tables = MetaData()
+    tables.reflect(engine)
+    with engine.begin() as store:
         for table, rows in _children(count, parent, int(experiment)).items():
-            marks = ", ".join("?" * len(rows[0]))
-            columns = ", ".join(rows[0])
-            store.executemany(
-                f"INSERT INTO {table} ({columns}) VALUES ({marks})",
-                (tuple(row.values()) for row in rows),
-            )
+            store.execute(tables.tables[table].insert(), rows)
+    engine.dispose()
 
 
 def _children(count: int, parent: str, experiment: int) -> dict[str, list[dict[str, Any]]]:
