@@ -9,10 +9,9 @@ Not here: reading and closing runs at the server (`parent.py`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +22,7 @@ from vqr1.durable import write_file
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import SweepFolder, SweepRecord
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
-from vqr1.tracking.delivery import Delivered, Delivery, journal_reference
+from vqr1.tracking.delivery import Delivered, Delivery, journal_reference, write_mark
 from vqr1.tracking.events import Metrics, Params, Start, read_events
 from vqr1.tracking.git_state import git_tags
 from vqr1.tracking.journal import FOLDER, Journal, journal_file, now_ms
@@ -216,4 +215,4 @@ def _adopt(logger: LoggerConfig, folder: Path, tracking_uri: str, run_id: str) -
     journal.start(logger.experiment, {}, tracking_uri)
     mark = Delivered(offset=journal.size, run_id=run_id)
     journal.close()  # and synced, before the mark counts its bytes
-    write_file(journal.path.with_name("delivered.json"), json.dumps(asdict(mark)) + "\n")
+    write_mark(journal.path, mark)

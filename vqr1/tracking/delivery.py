@@ -79,6 +79,15 @@ def delivered_run(run_dir: Path) -> str | None:
     return _read_mark(_mark_of(journal), size).run_id
 
 
+def write_mark(journal: Path, delivered: Delivered) -> None:
+    """State how far the server has a journal.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    write_file(_mark_of(journal), json.dumps(asdict(delivered)) + "\n")
+
+
 def _mark_of(journal: Path) -> Path:
     return journal.with_name("delivered.json")
 
@@ -309,7 +318,7 @@ class Delivery:
     def _move(self, delivered: Delivered) -> None:
         self.delivered = delivered
         try:
-            write_file(self._mark, json.dumps(asdict(delivered)) + "\n")
+            write_mark(self.path, delivered)
         except OSError as error:
             # Without room for the mark, a later process asks the server what it has.
             logger.debug("%s: not written (%s)", self._mark, error)

@@ -38,14 +38,11 @@ from vqr1.records import PromptBatch, RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout import local
 from vqr1.rollout.cuda_graph_decode import WARM_UPS, StaticDecoder
-from vqr1.training.advantages import build_advantage
 from vqr1.training.build import build_vision_cache
 from vqr1.training.dry_run_report import STEP, DryRun
-from vqr1.training.losses import build_loss
 from vqr1.training.stages import grpo, module
 from vqr1.training.stages.grpo import GrpoModule
-from vqr1.training.stages.grpo_settings import half_reference
-from vqr1.training.step import StepSettings
+from vqr1.training.stages.grpo_settings import configured
 from vqr1.training.task import RANKING, Task
 from vqr1.training.validation import Validator, validation_modes
 
@@ -253,22 +250,6 @@ def _watched(device: FakeDevice, script: _Script, found: dict[str, int]) -> Iter
         yield
 
 
-def _settings(config: TrainConfig) -> StepSettings:
-    return StepSettings(
-        grpo=config.grpo,
-        loss=build_loss(config.loss),
-        advantage=build_advantage(config.advantage),
-        sampling=config.rollout.sampling,
-        optimizer=config.optimizer,
-        micro_batch_tokens=config.hardware.micro_batch_tokens,
-        total_steps=100,
-        seed=config.seed,
-        importance_cap=config.rollout.importance_cap,
-        reference=config.hardware.reference,
-        half_reference=half_reference(config),
-    )
-
-
 def dry_run(
     config: TrainConfig,
     shape: ModelShape,
@@ -316,7 +297,7 @@ def dry_run(
         _Module.counts = device.counts
         step = _Module(
             policy, engine, {RANKING: Task(WeightedRewards({"any": (1.0, _Varied())}), FreeText())},
-            Validator(engine, modes), _settings(config), cache,
+            Validator(engine, modes), configured(config, total_steps=100), cache,
         )  # fmt: skip
         step.prepare()
         batch = fake_batch(policy, work, rule, size, config.prompt.images)

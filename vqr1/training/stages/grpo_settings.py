@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vqr1.config import TrainConfig
 from vqr1.device import HALF
 from vqr1.training.advantages import build_advantage
@@ -16,14 +18,8 @@ def half_reference(config: TrainConfig) -> bool:
     return config.hardware.precision == HALF and config.grpo.reference_sync_every is None
 
 
-def step_settings(parts: StageParts) -> StepSettings:
-    """The step's settings from the configuration."""
-    config, data = parts.config, parts.data
-    pairs = {name: found.stated for name, found in data.training_pairs.items()}
-    # Scores fitted to pairs are on [1, 5].
-    published = {
-        name for name, labelled in data.sets.items() if labelled.config.mos_scale == "published"
-    } - pairs.keys()
+def configured(config: TrainConfig, total_steps: int) -> StepSettings:
+    """The step's settings as far as no data decide them."""
     return StepSettings(
         grpo=config.grpo,
         loss=build_loss(config.loss),
@@ -31,11 +27,24 @@ def step_settings(parts: StageParts) -> StepSettings:
         sampling=config.rollout.sampling,
         optimizer=config.optimizer,
         micro_batch_tokens=config.hardware.micro_batch_tokens,
-        total_steps=parts.total_steps,
+        total_steps=total_steps,
         seed=config.seed,
         importance_cap=config.rollout.importance_cap,
         reference=config.hardware.reference,
         half_reference=half_reference(config),
+    )
+
+
+def step_settings(parts: StageParts) -> StepSettings:
+    """The step's settings, with what the data decide and the term of degraded copies."""
+    config, data = parts.config, parts.data
+    pairs = {name: found.stated for name, found in data.training_pairs.items()}
+    # Scores fitted to pairs are on [1, 5].
+    published = {
+        name for name, labelled in data.sets.items() if labelled.config.mos_scale == "published"
+    } - pairs.keys()
+    return replace(
+        configured(config, parts.total_steps),
         published_mos=frozenset(published),
         pairs=pairs,
         perception=config.loss.perception if config.loss.perception.weight else None,
