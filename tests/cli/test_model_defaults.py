@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from vqr1.cli import mixtures
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.config import EvalConfig, TrainConfig, config_dir, model_defaults, read_choice, validate
+from vqr1.config import EvalConfig, TrainConfig, config_dir, interpolations, read_choice, validate
 from vqr1.config.model_defaults import lines_about, parameter_count, source_of
 from vqr1.evaluation.model_source import ModelSource
 from vqr1.evaluation.score_model import _as_trained
@@ -41,11 +41,11 @@ def composed(*overrides: str, command: str = "train") -> DictConfig:
 def taken(*overrides: str) -> tuple[Any, ...]:
     """Learning rate, response length, type and largest image area of a training."""
     config = validate(TrainConfig, plain_values(composed(*overrides)))
-    check = replace(config, hardware=replace(config.hardware, accelerator="cpu", attention="sdpa"))
-    check_training(
-        replace(check, hardware=replace(check.hardware, strategy="auto", offload=False)),
-        build_rewards(config.reward),
-    )
+    anywhere = replace(
+        config.hardware, accelerator="cpu", attention="sdpa", strategy="auto", offload=False,
+        precision="32-true",
+    )  # fmt: skip
+    check_training(replace(config, hardware=anywhere), build_rewards(config.reward))
     return (
         config.optimizer.lr,
         config.rollout.sampling.max_new_tokens,
@@ -230,7 +230,7 @@ def test_a_record_holds_numbers_and_a_run_from_before_resumes() -> None:
 )
 def test_a_search_looks_around_the_models_own_rate(model: str, interval: str) -> None:
     mixtures.register()
-    model_defaults.register()
+    interpolations.register()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         found = compose(
             "train", ["experiment=search_lr", f"model={model}"], return_hydra_config=True

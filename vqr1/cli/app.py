@@ -21,7 +21,7 @@ from vqr1.cli.compose import (
     user_message,
 )
 from vqr1.cli.help import asks_for_help, command_help, only_prints
-from vqr1.config import config_dir, model_defaults
+from vqr1.config import config_dir, interpolations
 from vqr1.config.override_problems import check_options
 from vqr1.distributed.environment import RankInfo, is_launched
 from vqr1.distributed.launcher_tasks import is_first_task, refuse_tasks
@@ -78,7 +78,7 @@ def run_command(
     folders = NewFolders(named_folders(config_name, sys.argv[1:]))
     command = Command(schema, task, check, complete, go_on)
     mixtures.register()
-    model_defaults.register()
+    interpolations.register()
     # Hydra shortens tracebacks and exits with code 1 by itself unless this is set; here every
     # exception has to arrive, because user errors and defects are distinguished below.
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from vqr1.cli import mixtures
-from vqr1.config import config_dir, model_defaults, validate
+from vqr1.config import config_dir, interpolations, validate
 from vqr1.config.override_problems import override_problems
 from vqr1.config.plain import plain_values as plain_values
 from vqr1.config.user_errors import BAD_GROUP as BAD_GROUP
@@ -42,7 +42,7 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
         Exception: one of `USER_ERRORS`.
     """
     mixtures.register()
-    model_defaults.register()
+    interpolations.register()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         try:
             return _compose(config_name, overrides)

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf, open_dict
 
 from vqr1.cli import mixtures
 from vqr1.cli.compose import name_run_directory, plain_values
-from vqr1.config import config_dir, model_defaults, validate
+from vqr1.config import config_dir, interpolations, validate
 from vqr1.config.meanings import WIDTH, key_lines
 from vqr1.program import program
 
@@ -67,7 +67,7 @@ def keys_if_asked(config: str, schema: type, given: Sequence[str]) -> str:
 def configuration_help(config: str, schema: type, overrides: Sequence[str] = ()) -> str:
     """Groups and keys of a command; see `command_help`."""
     mixtures.register()
-    model_defaults.register()
+    interpolations.register()
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         composed = compose(config, overrides=list(overrides), return_hydra_config=True)
     choices = {str(key): value for key, value in composed.hydra.runtime.choices.items()}

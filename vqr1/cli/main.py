@@ -134,10 +134,10 @@ def complete(arguments: Sequence[str]) -> None:
     import hydra
 
     from vqr1.cli import mixtures
-    from vqr1.config import config_dir, model_defaults
+    from vqr1.config import config_dir, interpolations
 
     mixtures.register()
-    model_defaults.register()
+    interpolations.register()
     hydra.main(config_path=str(config_dir()), config_name=config, version_base="1.3")(bool)()
 
 

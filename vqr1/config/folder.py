@@ -45,9 +45,9 @@ def read_choice(
     names = sorted(path.stem for path in file.parent.glob("*.yaml"))
     if file.stem not in names:
         raise ConfigError([f"{argument}={name!r}: there are {', '.join(names)}"])
-    from vqr1.config.model_defaults import register
+    from vqr1.config import interpolations
 
-    register()
+    interpolations.register()
     others = {} if model is None else {"model": dict(model)}
     own = OmegaConf.load(file)
     assert isinstance(own, DictConfig)

@@ -57,11 +57,6 @@ class Source:
     unknown: bool = False
 
 
-def register() -> None:
-    """Make the interpolation known; call before composing. Registering twice does nothing."""
-    OmegaConf.register_new_resolver(RESOLVER, _resolve, replace=True)
-
-
 def source_of(model: Mapping[str, Any]) -> Source:
     """The values that belong to a model.
 
@@ -231,7 +226,7 @@ def parameter_count(config: Mapping[str, Any]) -> float | None:
     )
 
 
-def _resolve(name: str, factor: float = 1.0, *, _root_: DictConfig) -> Any:
+def resolve(name: str, factor: float = 1.0, *, _root_: DictConfig) -> Any:
     """The interpolation's value; a number may be multiplied, `${model_default:lr,0.1}`."""
     node = _root_.get("model")
     if not isinstance(node, DictConfig):

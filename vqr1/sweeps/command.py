@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from vqr1.config import model_defaults, validate
+from vqr1.config import interpolations, validate
 from vqr1.config.plain import plain_values
 from vqr1.config.user_errors import USER_ERRORS
 from vqr1.distributed.environment import is_launched
@@ -69,7 +69,7 @@ class Command(Generic[T]):
     def __call__(self, composed: DictConfig) -> Any:
         """Run once; the job of a sweep records how it ended, whoever started it."""
         self.composed_once = True
-        model_defaults.register()
+        interpolations.register()
         bound_memory()
         # A launcher may have sent this command to a process of its own.
         guard_output()
