@@ -20,6 +20,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
 EXPERIMENTS = HERE.parent
@@ -27,6 +28,9 @@ sys.path.insert(0, str(HERE))
 from arms import ARMS, BASELINE, FORMS, GROUP_ARMS, METHOD_ARMS, METHODS, PARTLY, REWARD_ARMS, Arm  # noqa: E402
 
 from vqr1.errors import UserError  # noqa: E402
+
+if TYPE_CHECKING:
+    from plan import Plan
 
 DEMO, BIQ = "demo", "biq2021"
 SEEDS = (1, 2, 3)
@@ -206,32 +210,54 @@ class Sweep:
         )  # fmt: skip
 
     def _run(self, job: Job) -> None:
-        from plan import budget_of, plan_of
-        from runs import cpu_seconds, train
+        from runs import cpu_seconds
 
-        arm = job.arm
-        if arm.teacher is not None:
-            start: Path | None = Job(ARMS[arm.teacher], job.dataset, job.seed).folder / "export"
-            form = None
-        else:
-            start, form = self._start(arm.form, job.dataset), arm.form
-        # Where training starts from is tested too; the plan takes lengths of the demo set.
-        for dataset in {DEMO, job.dataset}:
-            self._start(None, dataset)
-            self._start(form, dataset)
-        tokens = {
-            name: float(json.loads(start_file(name, DEMO).read_text())["tokens"])
-            for name in ("packaged", form or "packaged")
-        }
-        plan = plan_of(arm, tokens[form or "packaged"], budget_of(tokens["packaged"]))
+        start = self._begin(job)
+        plan = self._plan(job.arm)
         print(f"-- {job.dataset} {job.name}: {plan.rounds} x {plan.steps} steps", flush=True)
         wall, cpu = time.monotonic(), cpu_seconds()
+        export = self._train(job, start, plan)
+        values = {
+            "arm": job.arm.name, "dataset": job.dataset, "seed": job.seed, **asdict(plan),
+            "operations": plan.total, "seconds": round(time.monotonic() - wall, 1),
+            "cpu_seconds": round(cpu_seconds() - cpu, 1),
+        }  # fmt: skip
+        self._score(job.arm, export, job.dataset, job.result, values)
+        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+
+    def _begin(self, job: Job) -> Path | None:
+        """The weights that a run begins with, which are tested too; None: the packaged ones."""
+        arm = job.arm
+        for dataset in {DEMO, job.dataset}:
+            self._start(None, dataset)
+            start = self._start(arm.form, dataset)
+        if arm.teacher is None:
+            return start
+        teacher = Job(ARMS[arm.teacher], job.dataset, job.seed)
+        export = teacher.folder / "export"
+        if not export.is_dir():
+            # Its results are kept longer than its weights.
+            print(f"-- {job.dataset} {teacher.name} again, the teacher", flush=True)
+            self._train(teacher, self._begin(teacher), self._plan(teacher.arm))
+        return export
+
+    def _plan(self, arm: Arm) -> Plan:
+        from plan import budget_of, plan_of
+
+        own, packaged = (
+            float(json.loads(start_file(form, DEMO).read_text(encoding="utf-8"))["tokens"])
+            for form in (arm.form or "packaged", "packaged")
+        )
+        return plan_of(arm, own, budget_of(packaged))
+
+    def _train(self, job: Job, start: Path | None, plan: Plan) -> Path:
+        """All trainings of a run, those that have ended passed over; its weights."""
+        from runs import train
+
+        arm = job.arm
         for number in range(1, plan.rounds + 1):
-            folder = (
-                job.folder
-                if number == plan.rounds
-                else job.folder.with_name(f"{job.name}_{number}")
-            )
+            last = number == plan.rounds
+            folder = job.folder if last else job.folder.with_name(f"{job.name}_{number}")
             begin = [] if start is None else [f"model.path={start.resolve()}"]
             train(
                 [*arm.overrides, arm.limit, *self._data(job.dataset), *begin, f"seed={job.seed}",
@@ -239,13 +265,7 @@ class Sweep:
                 folder.resolve(),
             )  # fmt: skip
             start = folder / "export"
-        values = {
-            "arm": arm.name, "dataset": job.dataset, "seed": job.seed, **asdict(plan),
-            "operations": plan.total, "seconds": round(time.monotonic() - wall, 1),
-            "cpu_seconds": round(cpu_seconds() - cpu, 1),
-        }  # fmt: skip
-        self._score(arm, start, job.dataset, job.result, values)
-        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+        return job.folder / "export"
 
     def _score(
         self, arm: Arm, weights: Path | None, dataset: str, file: Path, values: dict[str, object]
