@@ -58,6 +58,17 @@ def result(run: Path) -> dict[str, float]:
     }  # fmt: skip
 
 
+def with_kept(name: str, new: pd.DataFrame) -> pd.DataFrame:
+    """A table with the rows of other seeds that were there, whose runs may be gone; written."""
+    file = FOLDER / name
+    kept = pd.read_csv(file) if file.is_file() else new.iloc[:0]
+    both = pd.concat([kept[~kept["seed"].isin(new["seed"])], new]).sort_values(
+        "seed", kind="stable"
+    )
+    both.to_csv(file, index=False, float_format="%.4f")
+    return both
+
+
 def _seed(run: Path) -> int:
     return int(json.loads((run / "run.json").read_text())["config"]["seed"])
 
@@ -81,14 +92,10 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("runs", nargs="+", type=Path)
     runs = options.parse_args().runs
-    results = pd.DataFrame([result(run) for run in runs])
-    votes = pd.concat([votes_by_count(run) for run in runs])
-    results.to_csv(FOLDER / "results.csv", index=False, float_format="%.4f")
-    means = votes.groupby("scores")[["agreement", "srcc"]].agg(["mean", "min", "max"])
-    means.columns = ["_".join(names) for names in means.columns]
-    means.to_csv(FOLDER / "votes.csv", float_format="%.4f")
+    results = with_kept("results.csv", pd.DataFrame([result(run) for run in runs]))
+    votes = with_kept("votes.csv", pd.concat([votes_by_count(run) for run in runs]))
     plot(votes)
-    print(results.to_string(index=False), means.to_string(), sep="\n\n")
+    print(results.to_string(index=False), votes.to_string(index=False), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from vqr1.config.renamed import (
     renamed_problem,
 )
 from vqr1.evaluation.prediction_file import PredictionStream, read_predictions
-from vqr1.sweeps.results import _metrics_csv
+from vqr1.tracking.logged import logged_metrics
 
 
 def test_keys_and_groups_of_keys() -> None:
@@ -46,9 +46,8 @@ def test_names_of_metrics_and_of_reports() -> None:
 def test_columns_of_a_metrics_file(tmp_path: Path) -> None:
     file = tmp_path / "metrics.csv"
     file.write_text("step,train/well_formed_rate\n1,0.25\n2,0.5\n")
-    last, points = _metrics_csv(file, "train/format_compliance_rate")
-    assert last == {"train/format_compliance_rate": 0.5}
-    assert points == ((1, 0.25), (2, 0.5))
+    name = "train/format_compliance_rate"
+    assert list(logged_metrics(tmp_path)) == [(1, {name: 0.25}), (2, {name: 0.5})]
 
 
 def test_a_file_of_predictions_is_read_and_continued(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def training(folder: Path) -> Path:
     predictions(folder / "predictions/test_after.csv", after)
     steps = ["step,train/loss,train/reward/total,val/srcc"]
     steps += [f"{i},{1 / (i + 1)},{i / 40},{i / 50 if i % 10 == 0 else ''}" for i in range(31)]
-    write(folder / "metrics.csv", "\n".join(steps))
+    write(folder / "metrics.csv", "\n".join(steps) + "\n")
     write(
         folder / "run.json", {"started": "2026-01-01", "overrides": [f"run_dir={HOSTILE}", SECRET]}
     )

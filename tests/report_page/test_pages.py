@@ -211,6 +211,16 @@ def test_curves_of_a_journal(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_curves_of_a_log_that_a_kill_cut_off_and_an_earlier_version_named(tmp_path: Path) -> None:
+    log = "step,train/well_formed_rate,val/srcc\n1,0.25,nan\n2,0.5,0.1\n3,0.7"
+    (tmp_path / "metrics.csv").write_text(log)
+    assert read_curves(tmp_path) == {
+        "train/format_compliance_rate": [(1, 0.25), (2, 0.5)], "val/srcc": [(2, 0.1)],
+    }  # fmt: skip
+    (tmp_path / "metrics.csv").write_text(f"{log}1,\n" + "\0" * 40)
+    assert read_curves(tmp_path)["train/format_compliance_rate"][-1] == (3, 0.71)
+
+
 def test_scores_of_several_answers(tmp_path: Path) -> None:
     rows = [("a", 2.0, "1", "one"), ("a", 2.0, "2", "two"), ("a", 2.0, "6", "six"),
             ("b", 3.0, "", "none"), ("b", 3.0, "4", "four")]  # fmt: skip

@@ -16,7 +16,7 @@ from vqr1.sweeps.plots import key_plot
 from vqr1.sweeps.report import SweepReport
 from vqr1.sweeps.results import (
     JobResult,
-    _metrics_csv,
+    _logged,
     _summary_metrics,
     read_folder,
     shown_metric,
@@ -107,7 +107,7 @@ def test_a_number_that_a_kill_cut_off_is_none(tmp_path: Path) -> None:
         assert result.metrics.get("val/srcc") == last
         assert result.curve == curve
     table.write_text("step,val/srcc,val/srcc\n0,0.1,0.2\n")
-    with pytest.raises(DataError, match=r"metrics\.csv:1: column 'val/srcc' stands 2 times"):
+    with pytest.raises(DataError, match=r"metrics\.csv: damaged: two columns of one name"):
         read_folder(SweepFolder(tmp_path), "val/srcc")
 
 
@@ -143,7 +143,7 @@ def test_the_last_value_counts_also_where_it_is_undefined(tmp_path: Path) -> Non
     (tmp_path / "metrics.csv").write_text(
         "step,val/srcc,train/loss\n0,,1.5\n1,0.5,\n2,,1.0\n3,nan,\n"
     )
-    metrics, curve = _metrics_csv(tmp_path / "metrics.csv", "val/srcc")
+    metrics, curve = _logged(tmp_path, "val/srcc")
     assert math.isnan(metrics["val/srcc"])
     assert metrics["train/loss"] == 1.0
     assert curve == ((1, 0.5),)

@@ -20,8 +20,7 @@ import yaml
 
 from vqr1.data.tables import fields_of_any_length, parse_number
 from vqr1.errors import DataError
-from vqr1.tracking.events import Metrics, read_events
-from vqr1.tracking.journal import journal_file
+from vqr1.tracking.logged import logged_metrics
 
 Series = list[tuple[int, float]]
 """(step, value), steps rising."""
@@ -99,28 +98,17 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def read_curves(folder: Path) -> dict[str, Series]:
-    """The metrics that a run logged, by name: from `metrics.csv`, else from MLflow's journal."""
+    """The finite values of each metric that a run logged, by its name.
+
+    Raises:
+        DataError: `metrics.csv` is damaged.
+    """
     found: dict[str, dict[int, float]] = {}
-    for step, values in _logged(folder):
+    for step, values in logged_metrics(folder):
         for name, value in values.items():
             if math.isfinite(value):
                 found.setdefault(name, {})[step] = value
     return {name: sorted(series.items()) for name, series in sorted(found.items())}
-
-
-def _logged(folder: Path) -> Iterable[tuple[int, Mapping[str, float]]]:
-    path = folder / "metrics.csv"
-    if path.is_file():
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                step = parse_number(row.pop("step", None))
-                values = {name: parse_number(value) for name, value in row.items() if value}
-                if step is not None:
-                    yield int(step), {n: v for n, v in values.items() if v is not None}
-        return
-    for _, event in read_events(journal_file(folder)):
-        if isinstance(event, Metrics):
-            yield event.step, event.values
 
 
 def read_csv_tables(folder: Path, pattern: str) -> list[tuple[str, list[str], list[list[str]]]]:

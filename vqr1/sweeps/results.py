@@ -18,13 +18,11 @@ import yaml
 from vqr1.config.metrics import HEADLINE
 from vqr1.config.plain import flatten
 from vqr1.config.renamed import present_name
-from vqr1.data.tables import CsvTable, number, parse_csv, parse_number, read_text
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import FINISHED, PRUNED, WAITING, Attempt, SweepFolder
 from vqr1.sweeps.parent import ERROR_TAG, ParentRun
 from vqr1.tracking.delivery import delivered_run
-from vqr1.tracking.events import Metrics, read_events
-from vqr1.tracking.journal import journal_file
+from vqr1.tracking.logged import logged_metrics
 
 _DIRECTION = "higher_is_better"
 TESTED = f"test/{HEADLINE}_after"
@@ -171,9 +169,7 @@ def shown_metric(results: Sequence[JobResult], asked: str | None) -> str | None:
 
 
 def _from_files(attempt: Attempt, curve: str) -> JobResult:
-    metrics, points = _metrics_csv(attempt.folder / "metrics.csv", curve)
-    if not metrics:
-        metrics, points = _journal_metrics(attempt.folder, curve)
+    metrics, points = _logged(attempt.folder, curve)
     metrics |= _summary_metrics(attempt.folder / "summary.json")
     error = None if attempt.outcome is None else attempt.outcome.error
     job = attempt.job
@@ -207,46 +203,15 @@ def _falling(config: Mapping[str, object]) -> frozenset[str]:
     )
 
 
-def _metrics_csv(file: Path, curve: str) -> tuple[dict[str, float], tuple[tuple[int, float], ...]]:
-    if not file.is_file() or not file.stat().st_size:
-        return {}, ()
-    text = read_text(file)
-    # What follows the last line end was cut off by a kill: .6 of .612 would be another number.
-    table = parse_csv(text[: text.rfind("\n") + 1] or text, file)
-    columns = {
-        present_name(name): _values(table, name)
-        for name in table.names
-        if name not in ("epoch", "step")
-    }
-    last = {name: values[-1][1] for name, values in columns.items() if values}
-    steps = table.column("step") if "step" in table.names else []
-    return last, tuple(
-        (int(number(steps[row], table.where(row), "step")), value)
-        for row, value in (columns.get(curve, ()) if steps else ())
-        if math.isfinite(value)
-    )
-
-
-def _journal_metrics(
-    folder: Path, curve: str
-) -> tuple[dict[str, float], tuple[tuple[int, float], ...]]:
-    """Likewise of a run that logs to MLflow alone, from what it keeps for it."""
+def _logged(folder: Path, curve: str) -> tuple[dict[str, float], tuple[tuple[int, float], ...]]:
+    """Last value of every metric, and the finite ones of one metric by step."""
     last: dict[str, float] = {}
     points: dict[int, float] = {}
-    for _, event in read_events(journal_file(folder)):
-        if isinstance(event, Metrics):
-            named = {present_name(name): value for name, value in event.values.items()}
-            last |= named
-            if math.isfinite(named.get(curve, math.nan)):
-                points[event.step] = named[curve]
+    for step, values in logged_metrics(folder):
+        last |= values
+        if math.isfinite(values.get(curve, math.nan)):
+            points[step] = values[curve]
     return last, tuple(sorted(points.items()))
-
-
-def _values(table: CsvTable, name: str) -> list[tuple[int, float]]:
-    """(row, value) of the rows that have one: an empty cell was not logged, `nan` was."""
-    cells = [(row, text) for row, text in enumerate(table.column(name)) if text]
-    found = [(row, math.nan if text == "nan" else parse_number(text)) for row, text in cells]
-    return [(row, value) for row, value in found if value is not None]
 
 
 def _summary_metrics(file: Path) -> dict[str, float]:

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from vqr1.config.plain import flatten
 from vqr1.durable import make_folder, remove_file, sync, write_file
 from vqr1.tracking.journal import Journal
+from vqr1.tracking.logged import whole_lines
 from vqr1.tracking.secrets import masked
 from vqr1.tracking.sender import Sender
 
@@ -80,11 +81,7 @@ class CsvMetricsLogger(CSVLogger):
         if not resume or not path.is_file():
             remove_file(path)
             return
-        text = path.read_text(encoding="utf-8")
-        # What follows the last line end was cut off by a kill; a power loss leaves zeros for rows
-        # that were not on the disk yet.
-        text = text.partition("\0")[0]
-        rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        rows = csv.DictReader(io.StringIO(whole_lines(path.read_text(encoding="utf-8"))))
         kept = list(rows)
         writer.metrics_keys = list(rows.fieldnames or [])
         _write_rows(path, writer.metrics_keys, kept)
