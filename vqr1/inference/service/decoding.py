@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +27,7 @@ from PIL import Image
 
 from vqr1.config import LimitsConfig
 from vqr1.data.images import decode_image, image_formats
+from vqr1.distributed.parents import end_with_parent
 from vqr1.errors import DataError
 from vqr1.inference.service.fairness import FairQueue
 
@@ -150,7 +150,7 @@ class Decoders:
         with self._turn:
             if self._processes is None:
                 self._processes = ProcessPoolExecutor(
-                    self._count, get_context("spawn"), _begin_process, (os.getpid(),)
+                    self._count, get_context("spawn"), _begin_process
                 )
             processes = self._processes
         try:
@@ -211,15 +211,9 @@ def _decoded(content: bytes, name: str, max_pixels: int) -> Image.Image:
     return decode_image(io.BytesIO(content), name, max_pixels=max_pixels)
 
 
-def _begin_process(parent: int) -> None:
+def _begin_process() -> None:
     """Make way for the service, end with it, and leave Ctrl-C to it."""
     os.nice(_NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("vqr1.data.images").setLevel(logging.ERROR)  # the answer states it
-
-    def end_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
