@@ -34,7 +34,7 @@ from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
 from vqr1.inference.service.admission import Admission, Share
 from vqr1.inference.service.batching import Batcher, Task
-from vqr1.inference.service.decoding import Decoders, cost_of
+from vqr1.inference.service.decoding import Decoders, cost_of, sizes_apart
 from vqr1.inference.service.errors import RefusedError
 from vqr1.inference.service.fairness import client_of
 from vqr1.inference.service.measures import Measures
@@ -259,7 +259,8 @@ class Service:
             return resized(decode(upload, most))
 
         def slow() -> tuple[Tensor, str | None]:
-            return resized(self._decoders.apart(upload.file.read(), upload.name, most))
+            sizes = {} if cost.size is None else sizes_apart(scorer.rule, cost.size)
+            return resized(self._decoders.apart(upload.file.read(), upload.name, most, sizes))
 
         try:
             cost = await asyncio.get_running_loop().run_in_executor(
