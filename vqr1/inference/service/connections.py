@@ -182,7 +182,8 @@ class LimitedConnection(H11Protocol):
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
         self.flow: _Flow = _Flow(transport)
-        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        if hasattr(transport, "max_size"):  # asyncio's own; uvloop has another one
+            transport.max_size = READ_BYTES
         self.client_name = client_of(self.client)
         self.table.pace.used(self.client_name, ACCEPT_S)
         self._head_since: float | None = time.monotonic()

@@ -40,6 +40,7 @@ from vqr1.inference.service.fairness import client_of
 from vqr1.inference.service.measures import Measures
 from vqr1.inference.service.served import Served
 from vqr1.inference.service.uploads import Upload, Uploads, decode, read_uploads
+from vqr1.process_memory import collect_replaced
 from vqr1.row_names import row_name
 
 T = TypeVar("T")
@@ -142,6 +143,7 @@ class Service:
                 return
             self.served = served
             self.loads += 1
+            collect_replaced()
             _report(f"the model was loaded again in {time.monotonic() - began:.1f} s")
         finally:
             self._loading = False
