@@ -67,7 +67,7 @@ class Cycle:
         self.own = self
 
 
-def test_what_was_replaced_is_collected_though_it_was_left_out() -> None:
+def test_what_was_replaced_is_collected_though_it_was_excluded() -> None:
     replaced = Cycle()
     seen = weakref.ref(replaced)
     with only_new_objects_collected():

@@ -54,7 +54,7 @@ def only_new_objects_collected() -> Iterator[None]:
 
 
 def collect_replaced() -> None:
-    """Collect once more what was left out within `only_new_objects_collected`; else do nothing.
+    """Collect once more what was excluded within `only_new_objects_collected`; else do nothing.
 
     For a model that was replaced by another one: whatever of it refers to itself would stay.
     """

@@ -14,15 +14,15 @@ from vqr1.distributed.parents import end_with_parent
 _context = multiprocessing.get_context("spawn")
 
 
-def works(beginning: bool, told: Connection) -> None:
+def works(beginning: bool, pipe: Connection) -> None:
     if beginning:
         end_with_parent()
-    told.send(psutil.Process().pid)
+    pipe.send(psutil.Process().pid)
     time.sleep(60)
 
 
-def starts(beginning: bool, told: Connection) -> None:
-    _context.Process(target=works, args=(beginning, told)).start()
+def starts(beginning: bool, pipe: Connection) -> None:
+    _context.Process(target=works, args=(beginning, pipe)).start()
     time.sleep(60)
 
 

@@ -26,11 +26,11 @@ from tools.faults.runs import TIMEOUT
 from vqr1.errors import RunFaultError
 
 SMALL = (
-    "dataset=demo", "dataset.max_images=24", "mode.samples=2", "mode.sampling.max_new_tokens=48",
+    "dataset=demo", "dataset.max_images=16", "mode.samples=2", "mode.sampling.max_new_tokens=32",
     "loader.batch_size=1", "loader.workers=0", "hardware=cpu_2procs", "logger=none",
     "statistics.bootstrap_draws=20", "report.plots=false", "report.worst=0", "run_dir=run",
 )  # fmt: skip
-"""An evaluation by two ranks: 12 batches of one image each."""
+"""An evaluation by two ranks: 8 batches of one image each."""
 
 RESULTS = ("predictions.csv", "metrics.json")
 

@@ -15,7 +15,7 @@ def end_with_parent() -> None:
     """End this process, as a kill would, once the process that started it has ended.
 
     For a process of `multiprocessing`, at its beginning. One that is killed ends nobody else: its
-    children would go on with work that is done anew meanwhile, into the same files.
+    children would continue with work that is done anew meanwhile, into the same files.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None

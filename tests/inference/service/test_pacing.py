@@ -18,7 +18,7 @@ from tests.inference.service.test_overload import served
 from vqr1.inference.service import pacing
 from vqr1.inference.service.decoding import _decoded, sizes_apart
 from vqr1.inference.service.fairness import FairQueue
-from vqr1.inference.service.pacing import Pace
+from vqr1.inference.service.pacing import Held, Pace
 from vqr1.policy.families._llava_images import FixedRule
 from vqr1.policy.families._qwen_images import AreaRule
 
@@ -81,9 +81,12 @@ def test_a_large_body_that_waits_arrives_in_the_end(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pacing, "SAVED_S", 0.0)
     turns: list[str] = []
     hold = Pace.hold
-    monkeypatch.setattr(
-        Pace, "hold", lambda self, one: (turns.append(one.client_name), hold(self, one))[1]
-    )
+
+    def counted(pace: Pace, connection: Held) -> None:
+        turns.append(connection.client_name)
+        hold(pace, connection)
+
+    monkeypatch.setattr(Pace, "hold", counted)
 
     async def read(request: Request) -> Response:
         return Response(f"{len(await request.body())} bytes")
