@@ -6,7 +6,8 @@
     python scripts/fault_report.py --ranks 2 --kinds others            # its other faults
 
 With `--ranks 2` every training has two processes, N kills for each of `--kinds`: replicated, fsdp2,
-server. Results are kept in `--folder`: the same command again continues, and counts them all.
+server, and an evaluation by two processes. Results are kept in `--folder`: the same command again
+continues, and counts them all.
 
 Every training is the demo one, small, in a process of its own. Compared are the bits of the
 exported policy, of the last saved weights and optimizer state, and every metric at every step in
@@ -25,19 +26,26 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 # The harness is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.faults import kills, ranks, storage, surroundings
+from tools.faults import evaluations, kills, ranks, storage, surroundings
+from tools.faults.evaluations import EvaluationWorkshop
 from tools.faults.ranks import RankWorkshop
 from tools.faults.report import FaultResult, table
 from tools.faults.runs import Workshop
 from vqr1.outputs import own_json, target, write_json
 
 Fault = Callable[[Workshop], FaultResult]
+
+EVALUATION = "evaluation"
+
+KINDS = (*ranks.KINDS, EVALUATION)
+"""What processes are killed of."""
 
 
 def all_faults(
@@ -86,23 +94,33 @@ def rank_faults(options: argparse.Namespace, console: Console) -> list[FaultResu
             left = {name: fault for name, fault in faults.items() if name not in tried}
             if not left:
                 continue
-            named = "replicated" if kind == "others" else kind
-            workshop = stack.enter_context(closing(RankWorkshop(folder / named, named)))
-            for name, fault in left.items():
-                tried[name] = fault(workshop)
+            for name, fault in _opened(kind, folder, left, stack).items():
+                tried[name] = fault()
                 console.print(f"{name}: {tried[name].outcome}", markup=False)
                 results = {key: asdict(result) for key, result in tried.items()}
                 write_json(file, {"results": results}, "fault_report")
         return list(tried.values())
 
 
-def _faults_of(
-    kind: str, kills_of_each: int, seed: int
-) -> dict[str, Callable[[RankWorkshop], FaultResult]]:
+def _opened(
+    kind: str, folder: Path, faults: dict[str, Callable[[Any], FaultResult]], stack: ExitStack
+) -> dict[str, Callable[[], FaultResult]]:
+    """The faults, each with the workshop of its kind."""
+    workshop: RankWorkshop | EvaluationWorkshop
+    if kind == EVALUATION:
+        workshop = EvaluationWorkshop(folder / kind)
+    else:
+        named = "replicated" if kind == "others" else kind
+        workshop = stack.enter_context(closing(RankWorkshop(folder / named, named)))
+    return {name: partial(fault, workshop) for name, fault in faults.items()}
+
+
+def _faults_of(kind: str, kills_of_each: int, seed: int) -> dict[str, Callable[[Any], FaultResult]]:
     if kind == "others":
         return {fault.__name__: fault for fault in ranks.OTHERS}
+    kill = evaluations.kill_at_random if kind == EVALUATION else ranks.kill_at_random
     return {
-        f"{kind} {seed}:{number}": partial(ranks.kill_at_random, number=number, seed=seed)
+        f"{kind} {seed}:{number}": partial(kill, number=number, seed=seed)
         for number in range(kills_of_each)
     }
 
@@ -119,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--ranks", type=int, choices=(1, 2), default=1, help="processes of a run")
     parser.add_argument(
-        "--kinds", nargs="+", choices=(*ranks.KINDS, "others"), default=list(ranks.KINDS),
+        "--kinds", nargs="+", choices=(*KINDS, "others"), default=list(KINDS),
         help="with --ranks 2: what is tried",
     )  # fmt: skip
     parser.add_argument("--folder", type=Path, help="with --ranks 2: keeps runs and results")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 
-from vqr1.process_memory import KEPT_PRIMITIVES
+from vqr1.process_memory import (
+    KEPT_PRIMITIVES,
+    collect_replaced,
+    only_new_objects_collected,
+)
 
 USE = """
 import ctypes, sys
@@ -52,3 +58,24 @@ def test_new_shapes_take_no_more_memory_once_the_cache_is_full() -> None:
 
     free, bounded = growth("free"), growth("bounded")
     assert bounded < free / 10, (bounded, free)
+
+
+class Cycle:
+    """Something that refers to itself, as parts of a model do."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_what_was_replaced_is_collected_though_it_was_excluded() -> None:
+    replaced = Cycle()
+    seen = weakref.ref(replaced)
+    with only_new_objects_collected():
+        del replaced
+        gc.collect()
+        assert seen() is not None
+        collect_replaced()
+        assert seen() is None
+        assert gc.get_freeze_count() > 0
+    collect_replaced()
+    assert gc.get_freeze_count() == 0

@@ -51,3 +51,14 @@ def only_new_objects_collected() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def collect_replaced() -> None:
+    """Collect once more what was excluded within `only_new_objects_collected`; else do nothing.
+
+    For a model that was replaced by another one: whatever of it refers to itself would stay.
+    """
+    if gc.get_freeze_count():
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()

@@ -32,6 +32,16 @@ class ResizeRule(Protocol):
         """[H, W, 3] uint8 pixels of an image after resizing: all that a cache must keep."""
         ...
 
+    def pillow_size(self, width: int, height: int) -> tuple[int, int] | None:
+        """(width, height) to which Pillow's bicubic filter makes the image of the same `pixels`.
+
+        None where an image of that shape has to come whole.
+
+        Raises:
+            DataError: the rule does not admit an image of that shape.
+        """
+        ...
+
     def identity(self) -> Mapping[str, int]:
         """Numbers that decide the result, by name: part of the key of a cached image."""
         ...

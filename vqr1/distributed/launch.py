@@ -37,6 +37,7 @@ import torch.distributed as dist
 
 from vqr1.config import HardwareConfig
 from vqr1.distributed.environment import RENDEZVOUS_PORT, REPORT
+from vqr1.distributed.parents import how_it_ended
 from vqr1.distributed.stop_requests import SIGNALS
 from vqr1.distributed.stop_signals import takes
 from vqr1.errors import (
@@ -212,11 +213,8 @@ def _raise_outcome(
 
 def _died(rank: int, codes: Sequence[int], resume_with: str) -> str:
     code = codes[rank]
-    how = f"ended with code {code}; what it printed is above"
-    if code < 0:
-        how = f"was ended by {signal.Signals(-code).name}"
-        if -code == signal.SIGKILL:
-            how += " (the system does that too when memory runs out)"
+    above = "; what it printed is above" if code >= 0 else ""
     return (
-        f"process {rank} of {len(codes)} {how}; the others were stopped. Resume with: {resume_with}"
+        f"process {rank} of {len(codes)} {how_it_ended(code)}{above}; the others were stopped. "
+        f"Resume with: {resume_with}"
     )

@@ -40,7 +40,7 @@ from vqr1.evaluation.question_metrics import (
 from vqr1.evaluation.report_writer import write_tables, write_values
 from vqr1.evaluation.run import end_log, new_console, open_log
 from vqr1.evaluation.score_model import (
-    CONTINUE,
+    continued_with,
     lines_of_defaults,
     resolved_model,
     used_values,
@@ -107,7 +107,7 @@ def evaluate_questions(config: EvalConfig, composed: DictConfig, info: RankInfo)
         info,
         config.hardware.devices,
         label="questions",
-        resume_with=CONTINUE,
+        resume_with=continued_with(run_dir),
     )
     if info.rank:
         return None

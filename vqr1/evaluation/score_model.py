@@ -48,11 +48,8 @@ from vqr1.inference.settings import answer_settings
 from vqr1.inference.setup import InferenceSetup
 from vqr1.iqa.preferences import StatedPairs
 from vqr1.policy.training_prompt import trained_vision_id
-from vqr1.program import setting
+from vqr1.program import override, setting
 from vqr1.records import RankingBatch
-
-CONTINUE = "start the evaluation again with the same run_dir to continue it"
-"""What to do after a process has died."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,11 @@ class ScoredModel:
     excluded: dict[str, tuple[str, ...]]
     used: dict[str, Any]
     tables: dict[str, pd.DataFrame]
+
+
+def continued_with(run_dir: Path) -> str:
+    """What to do after a process has died."""
+    return f"start the evaluation again with {override('run_dir', run_dir)} to continue it"
 
 
 def score_model(
@@ -127,7 +129,7 @@ def score_model(
         info,
         config.hardware.devices,
         label="images",
-        resume_with=CONTINUE,
+        resume_with=continued_with(run_dir),
     )
     if info.rank:
         return None

@@ -19,8 +19,9 @@ import torch.multiprocessing as mp
 from vqr1.config import HardwareConfig
 from vqr1.distributed.collectives import raise_on_all_ranks
 from vqr1.distributed.environment import RankInfo
+from vqr1.distributed.parents import end_with_parent, how_it_ended
 from vqr1.distributed.rendezvous import ChangedKeys, connect_ranks
-from vqr1.errors import UserError
+from vqr1.errors import RunFaultError, UserError
 from vqr1.inference.resume import shares
 from vqr1.progress import progress_bar
 from vqr1.standard_streams import guard_output
@@ -102,7 +103,7 @@ def run_in_processes(
 
     Raises:
         UserError: what a process reported as the user's mistake.
-        RuntimeError: a process ended early; what it committed is kept.
+        RunFaultError: a process ended early; what it committed is kept.
     """
     context = mp.get_context("spawn")
     messages: Any = context.Queue()
@@ -136,17 +137,20 @@ def _next_message(messages: Any, processes: Sequence[Any], resume_with: str) -> 
             message: tuple[str, Any] = messages.get(timeout=1.0)
             return message
         except queue.Empty:
-            dead = [process for process in processes if process.exitcode not in (None, 0)]
-            if dead:
-                raise RuntimeError(
-                    f"a scoring process ended with code {dead[0].exitcode}; {resume_with}"
-                ) from None
+            for rank, process in enumerate(processes):
+                code = process.exitcode
+                if code not in (None, 0):
+                    raise RunFaultError(
+                        f"process {rank} of {len(processes)} {how_it_ended(code)}; what was "
+                        f"evaluated is kept: {resume_with}"
+                    ) from None
 
 
 def _child(task: Task, numbers: list[int], rank: int, ranks: int, messages: Any) -> None:
     def advance(count: int) -> None:
         messages.put(("images", count))
 
+    end_with_parent()
     guard_output()
     try:
         task(RankInfo(rank, ranks, rank, ranks), numbers, advance)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from vqr1.config import EvalModeConfig, PromptConfig
 from vqr1.counted import counted
-from vqr1.data.prompts import image_groups
+from vqr1.data.prompts import ResizeRule, image_groups
 from vqr1.errors import DataError
 from vqr1.inference.answers import read_reply
 from vqr1.inference.backends import Backend
@@ -167,6 +167,11 @@ class Scorer:
             DataError: it does not decode, or is too narrow.
         """
         return self._backend.resize(open_image(image))
+
+    @property
+    def rule(self) -> ResizeRule:
+        """How images are resized."""
+        return self._backend.rule
 
     def score_resized(self, pixels: Sequence[Tensor | Sequence[Tensor]]) -> list[Result]:
         """Results of one batch of images as `resize` gives them; the path of each is None.

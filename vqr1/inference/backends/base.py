@@ -15,11 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import PromptConfig
+from vqr1.data.prompts import ResizeRule
 from vqr1.inference.request import Reply, Request
 
 
 class Backend(Protocol):
     """A model that answers questions about images."""
+
+    @property
+    def rule(self) -> ResizeRule:
+        """How images are resized; safe in any thread."""
+        ...
 
     def resize(self, image: Image.Image) -> Tensor:
         """[H, W, 3] uint8 pixels that the model will see; its reply depends on nothing else.

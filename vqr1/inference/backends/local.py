@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig
+from vqr1.data.prompts import ResizeRule
 from vqr1.device import passes_in
 from vqr1.inference.policy_replies import policy_replies
 from vqr1.inference.request import Reply, Request, with_beginning
@@ -39,6 +40,11 @@ class LocalBackend:
         self._device = next(policy.model.parameters()).device
         self._turn = threading.Lock()
         self._precision = precision
+
+    @property
+    def rule(self) -> ResizeRule:
+        """See `Backend.rule`."""
+        return self._builders.rule
 
     def resize(self, image: Image.Image) -> Tensor:
         """See `Backend.resize`."""

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig, ServerConfig
-from vqr1.data.prompts import image_groups
+from vqr1.data.prompts import ResizeRule, image_groups
 from vqr1.errors import ConfigError
 from vqr1.inference.request import Reply, Request
 from vqr1.policy.prompts import served_resize_rule
@@ -36,6 +36,11 @@ class OpenAiBackend:
         self._model = model
         self._config = config
         self._server = OpenAiClient(config)
+
+    @property
+    def rule(self) -> ResizeRule:
+        """See `Backend.rule`."""
+        return self._rule
 
     def resize(self, image: Image.Image) -> Tensor:
         """See `Backend.resize`."""

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig
-from vqr1.data.prompts import image_groups
+from vqr1.data.prompts import ResizeRule, image_groups
 from vqr1.errors import ConfigError
 from vqr1.inference.request import Reply, Request
 from vqr1.student.folder import load_student
@@ -40,6 +40,11 @@ class StudentBackend:
         self._path, self._device = model.path, device
         self._student, self._rule = load_student(model.path, device)
         self._turn = threading.Lock()
+
+    @property
+    def rule(self) -> ResizeRule:
+        """See `Backend.rule`."""
+        return self._rule
 
     def resize(self, image: Image.Image) -> Tensor:
         """See `Backend.resize`."""

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig, VllmBackendConfig
+from vqr1.data.prompts import ResizeRule
 from vqr1.distributed.environment import is_launched
 from vqr1.inference.request import Reply, Request, with_beginning
 from vqr1.policy.checkpoint_config import load_config, source_of
@@ -73,6 +74,11 @@ class VllmBackend:
             tensor_parallel_size=config.tensor_parallel_size,
             enforce_eager=config.enforce_eager,
         )
+
+    @property
+    def rule(self) -> ResizeRule:
+        """See `Backend.rule`."""
+        return self._builders.rule
 
     def resize(self, image: Image.Image) -> Tensor:
         """See `Backend.resize`."""

@@ -6,6 +6,7 @@
   request: a client cannot keep others out by opening connections. A client that has its share of
   them already may do so only now and then; the others of it are closed as they are accepted, which
   costs a tenth of what a connection does.
+- A client that keeps the event loop busy is read from in turns (`pacing.py`), and in small pieces.
 - Once the service stops, heads, bodies and unread answers have `limits.head_timeout_s`.
 
 Sizes of heads are h11's (16 KiB), bodies `limits.py`'s.
@@ -14,15 +15,18 @@ Sizes of heads are h11's (16 KiB), bodies `limits.py`'s.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 import h11
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vqr1.inference.service.fairness import client_of
+from vqr1.inference.service.pacing import Pace
 
 LOOK_SECONDS = 1.0
 """Between two looks at all connections."""
@@ -33,6 +37,13 @@ taken."""
 
 REFUSED_TOGETHER = 64
 """Connections that are refused before other events have their turn."""
+
+READ_BYTES = 65536
+"""Read from a connection at a time (asyncio's own is four times as many): the others wait for as
+long as it takes to parse."""
+
+ACCEPT_S = 0.0005
+"""Seconds that the event loop works to take on a connection and to end it."""
 
 SEND_BUFFER = 65536
 """Bytes of answers that the kernel keeps of one connection (it takes twice as many). Left to itself
@@ -59,10 +70,11 @@ class Listener(socket.socket):
             BlockingIOError: there is none at the moment.
         """
         for _ in range(REFUSED_TOGETHER):
-            connection, address = super().accept()
+            # Python's own `accept` makes an object of it, which takes longer than all else here.
+            number, address = self._accept()  # type: ignore[attr-defined]
             if not self.refuses(address):
-                return connection, address
-            connection.close()
+                return socket.socket(self.family, self.type, self.proto, number), address
+            os.close(number)
         raise BlockingIOError
 
 
@@ -73,12 +85,16 @@ class Connections:
         most: most connections.
         head_s: seconds for a request's head.
         send_s: seconds for which an answer may lie unread.
+
+    Attributes:
+        pace: who is read from at once.
     """
 
     def __init__(self, most: int, head_s: float, send_s: float) -> None:
         self._most = most
         self._head_s = head_s
         self._send_s = send_s
+        self.pace = Pace()
         self._clients: dict[str, dict[LimitedConnection, None]] = {}
         self._open = 0
         self._looking = False
@@ -118,6 +134,7 @@ class Connections:
         if connection in own:
             del own[connection]
             self._open -= 1
+            self.pace.forget(connection)
             if not own:
                 del self._clients[connection.client_name]
 
@@ -131,6 +148,31 @@ class Connections:
             asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
 
+class _Flow(FlowControl):
+    """Uvicorn's control of what is read, which has no effect while the connection waits."""
+
+    held = False
+
+    def pause_reading(self) -> None:
+        """See uvicorn."""
+        self.read_paused = True
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See uvicorn."""
+        self.read_paused = False
+        if not self.held:
+            self._transport.resume_reading()
+
+    def hold(self, held: bool) -> None:
+        """Read nothing from now on, or again what uvicorn wants to be read."""
+        self.held = held
+        if held:
+            self._transport.pause_reading()
+        elif not self.read_paused:
+            self._transport.resume_reading()
+
+
 class LimitedConnection(H11Protocol):
     """One connection; `limited` makes the class that uvicorn takes."""
 
@@ -139,7 +181,11 @@ class LimitedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
+        self.flow: _Flow = _Flow(transport)
+        if hasattr(transport, "max_size"):  # asyncio's own; uvloop has another one
+            transport.max_size = READ_BYTES
         self.client_name = client_of(self.client)
+        self.table.pace.used(self.client_name, ACCEPT_S)
         self._head_since: float | None = time.monotonic()
         self._unread_since: float | None = None
         self._stops_since: float | None = None
@@ -152,11 +198,20 @@ class LimitedConnection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
+        pace, began = self.table.pace, time.thread_time()
         super().data_received(data)
+        pace.used(self.client_name, time.thread_time() - began)
         if not self.waits:
             self._head_since = None
         elif self._head_since is None:
             self._head_since = time.monotonic()
+        if not self.flow.held and pace.holds(self.client_name):
+            self.flow.hold(True)
+            pace.hold(self)
+
+    def release(self) -> None:
+        """Read again; see `Pace`."""
+        self.flow.hold(False)
 
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`."""

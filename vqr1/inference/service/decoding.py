@@ -2,8 +2,9 @@
 
 An image is looked at first, by its header: what it will take decides where it is decoded. Images of
 many pixels, or in formats that take long, are decoded by processes of low priority, so that they
-delay no small ones: several of Pillow's decoders keep Python's lock. A JPEG of more scans than any
-encoder writes is refused: each may take as long as the whole image.
+delay no small ones: several of Pillow's decoders keep Python's lock. They resize them too, where
+that changes no pixel: what comes back is small, and takes no time here. A JPEG of more scans than
+any encoder writes is refused: each may take as long as the whole image.
 
 Not here: what an image is (`vqr1.data.images`), reading requests (`uploads.py`).
 """
@@ -16,22 +17,29 @@ import logging
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from PIL import Image
 
 from vqr1.config import LimitsConfig
 from vqr1.data.images import decode_image, image_formats
+from vqr1.distributed.parents import end_with_parent
 from vqr1.errors import DataError
 from vqr1.inference.service.fairness import FairQueue
 
+if TYPE_CHECKING:
+    # It imports PyTorch, which the processes that decode do without.
+    from vqr1.data.prompts import ResizeRule
+
 T = TypeVar("T")
+
+Sizes = Mapping[tuple[int, int], tuple[int, int]]
+"""(width, height) that images of a (width, height) are resized to."""
 
 BYTES_PER_PIXEL = 20
 """Most that is held of an image while it is decoded: five copies of 4 bytes where it is laid on
@@ -55,11 +63,13 @@ class Cost:
 
     Attributes:
         bytes: most memory.
-        slow: whether it belongs to the threads of low priority.
+        slow: whether it belongs to the processes of low priority.
+        size: width and height by the header; None where there is none.
     """
 
     bytes: int
     slow: bool
+    size: tuple[int, int] | None = None
 
 
 def cost_of(file: BinaryIO, name: str, max_pixels: int) -> Cost:
@@ -89,7 +99,8 @@ def cost_of(file: BinaryIO, name: str, max_pixels: int) -> Cost:
     # A larger JPEG is decoded smaller: its coefficients, 6 bytes, are no more than 4 times as many.
     pixels = min(width * height, 2 * max_pixels)
     weight = 2 if progressive else SLOW_FORMATS.get(kind, 1)
-    return Cost(pixels * BYTES_PER_PIXEL, slow=weight * width * height > QUICK_PIXELS)
+    slow = weight * width * height > QUICK_PIXELS
+    return Cost(pixels * BYTES_PER_PIXEL, slow, (width, height))
 
 
 def _check_scans(file: BinaryIO, name: str) -> None:
@@ -139,22 +150,30 @@ class Decoders:
         self._turn = threading.Lock()
         self._processes: ProcessPoolExecutor | None = None
 
-    def apart(self, content: bytes, name: str, max_pixels: int) -> Image.Image:
+    def apart(
+        self, content: bytes, name: str, max_pixels: int, smaller: Sizes | None = None
+    ) -> Image.Image:
         """An image that another process decodes; called in one of the threads.
+
+        Args:
+            content: the image's file.
+            name: what errors call it.
+            max_pixels: the largest image that is decoded whole.
+            smaller: what that process resizes it to, so that fewer pixels are handed over.
 
         Raises:
             DataError: it does not decode, or is too large; or its decoder crashed.
         """
         if self.stopping:
-            return _decoded(content, name, max_pixels)
+            return _decoded(content, name, max_pixels, {})
         with self._turn:
             if self._processes is None:
                 self._processes = ProcessPoolExecutor(
-                    self._count, get_context("spawn"), _begin_process, (os.getpid(),)
+                    self._count, get_context("spawn"), _begin_process
                 )
             processes = self._processes
         try:
-            return processes.submit(_decoded, content, name, max_pixels).result()
+            return processes.submit(_decoded, content, name, max_pixels, smaller or {}).result()
         except BrokenProcessPool as error:
             with self._turn:
                 if self._processes is processes:
@@ -206,20 +225,26 @@ class Decoders:
         call.add_done_callback(end)
 
 
-def _decoded(content: bytes, name: str, max_pixels: int) -> Image.Image:
+def sizes_apart(rule: ResizeRule, size: tuple[int, int]) -> Sizes:
+    """What an image of a size may be resized to where it is decoded, upright or lying.
+
+    Raises:
+        DataError: the rule does not admit an image of that shape.
+    """
+    both = (size, size[::-1])
+    return {one: small for one in both if (small := rule.pillow_size(*one)) is not None}
+
+
+def _decoded(content: bytes, name: str, max_pixels: int, smaller: Sizes) -> Image.Image:
     """In a process of low priority, as a rule."""
-    return decode_image(io.BytesIO(content), name, max_pixels=max_pixels)
+    image = decode_image(io.BytesIO(content), name, max_pixels=max_pixels)
+    size = smaller.get(image.size)
+    return image if size is None else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _begin_process(parent: int) -> None:
+def _begin_process() -> None:
     """Make way for the service, end with it, and leave Ctrl-C to it."""
     os.nice(_NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("vqr1.data.images").setLevel(logging.ERROR)  # the answer states it
-
-    def end_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()

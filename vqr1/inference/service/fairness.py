@@ -50,6 +50,14 @@ class FairQueue(Generic[T]):
         """The next item, which stays; there must be one."""
         return next(iter(self))
 
+    def remove(self, client: str, item: T) -> None:
+        """Forget an item of a client; it may be gone already."""
+        waiting = self._clients.get(client)
+        if waiting is not None and item in waiting:
+            waiting.remove(item)
+            if not waiting:
+                del self._clients[client]
+
     def drop(self, unwanted: Callable[[T], bool]) -> None:
         """Forget items."""
         for client, waiting in list(self._clients.items()):

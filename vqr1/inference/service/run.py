@@ -24,6 +24,7 @@ from vqr1.config import LimitsConfig
 from vqr1.distributed.stop_signals import takes
 from vqr1.errors import ConfigError
 from vqr1.inference.service.connections import Connections, Listener, limited
+from vqr1.process_memory import only_new_objects_collected
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -160,7 +161,9 @@ def serve(
     if takes(signal.SIGHUP):
         # The terminal was closed; uvicorn takes the other two itself.
         signal.signal(signal.SIGHUP, end)
-    server.run(sockets=[listener])
+    # A look at the million objects of the libraries would keep everybody waiting.
+    with only_new_objects_collected():
+        server.run(sockets=[listener])
 
 
 def table_of(limits: LimitsConfig) -> Connections:

@@ -34,12 +34,13 @@ from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
 from vqr1.inference.service.admission import Admission, Share
 from vqr1.inference.service.batching import Batcher, Task
-from vqr1.inference.service.decoding import Decoders, cost_of
+from vqr1.inference.service.decoding import Decoders, cost_of, sizes_apart
 from vqr1.inference.service.errors import RefusedError
 from vqr1.inference.service.fairness import client_of
 from vqr1.inference.service.measures import Measures
 from vqr1.inference.service.served import Served
 from vqr1.inference.service.uploads import Upload, Uploads, decode, read_uploads
+from vqr1.process_memory import collect_replaced
 from vqr1.row_names import row_name
 
 T = TypeVar("T")
@@ -142,6 +143,7 @@ class Service:
                 return
             self.served = served
             self.loads += 1
+            collect_replaced()
             _report(f"the model was loaded again in {time.monotonic() - began:.1f} s")
         finally:
             self._loading = False
@@ -259,7 +261,8 @@ class Service:
             return resized(decode(upload, most))
 
         def slow() -> tuple[Tensor, str | None]:
-            return resized(self._decoders.apart(upload.file.read(), upload.name, most))
+            sizes = {} if cost.size is None else sizes_apart(scorer.rule, cost.size)
+            return resized(self._decoders.apart(upload.file.read(), upload.name, most, sizes))
 
         try:
             cost = await asyncio.get_running_loop().run_in_executor(

@@ -110,6 +110,10 @@ class StackRule:
         tiles: Tensor = output["pixel_values"]
         return tiles.permute(0, 2, 3, 1).flatten(0, 1).contiguous()
 
+    def pillow_size(self, width: int, height: int) -> tuple[int, int] | None:
+        """See `ResizeRule`: the library resizes whole images."""
+        return None
+
     def identity(self) -> Mapping[str, int]:
         """What decides the result."""
         kind = type(self.image_processor).__name__

@@ -72,6 +72,10 @@ class FixedRule:
         pixels: Tensor = output["pixel_values"][0]
         return pixels.permute(1, 2, 0).contiguous()
 
+    def pillow_size(self, width: int, height: int) -> tuple[int, int] | None:
+        """See `ResizeRule`: the library resizes whole images."""
+        return None
+
     def identity(self) -> Mapping[str, int]:
         """What decides the result; all settings of the processor as one number."""
         values = self.image_processor.to_dict()

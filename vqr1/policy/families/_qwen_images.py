@@ -78,6 +78,11 @@ class AreaRule:
         resized = image.resize(self.size(*image.size), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(resized))
 
+    def pillow_size(self, width: int, height: int) -> tuple[int, int] | None:
+        """See `ResizeRule`: the size, unless it has a narrow image resized once more."""
+        size = self.size(width, height)
+        return size if self.size(*size) == size else None
+
     def identity(self) -> Mapping[str, int]:
         """What decides the result."""
         return {

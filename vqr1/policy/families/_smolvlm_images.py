@@ -103,6 +103,10 @@ class TileRule:
             tensor = resized(tensor, size, self.resample)
         return tensor.permute(1, 2, 0).contiguous()
 
+    def pillow_size(self, width: int, height: int) -> tuple[int, int] | None:
+        """See `ResizeRule`: the library resizes whole images."""
+        return None
+
     def identity(self) -> Mapping[str, int]:
         """What decides the result."""
         return {
