@@ -14,7 +14,8 @@ from tests.support.commands import Training, check_close, run
 from tests.support.tiny_models import tiny_model
 from vqr1.cli.plan import load_train_config
 from vqr1.config import OptimizerConfig
-from vqr1.training.optimizer_state import _sharded, layout_problem, renumber
+from vqr1.errors import ConfigError
+from vqr1.training.optimizer_state import layout_problem, renumber, sharded_parameters
 from vqr1.training.schedule import adamw, parameter_groups
 
 TORCH: list[dict[str, Any]] = [{"state": {}, "param_groups": []}]
@@ -68,7 +69,7 @@ def test_sharded_runs_number_their_parameters_otherwise(connector: float | None)
     assert as_it_was == whole
 
     # The same as FSDP2's optimiser saves it: sharded weights first.
-    pieces = _sharded(model)
+    pieces = sharded_parameters(model)
     assert 0 < len(pieces) < len(list(model.parameters()))
     groups = parameter_groups(model, config, pieces.__contains__)
     assert len(groups) == (2 if connector is None else 3)
@@ -94,6 +95,15 @@ def test_sharded_runs_number_their_parameters_otherwise(connector: float | None)
     for number, values in expected["state"].items():
         # The very tensors: of the first step each weight's state is that of its own gradient.
         assert found["state"][number]["exp_avg"] is values["exp_avg"]
+
+
+def test_state_of_other_weights_is_one_line() -> None:
+    model = tiny_model()
+    optimizer, _ = adamw(model, OptimizerConfig(lr=1e-3), 10)
+    saved = {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": []}
+    count = len(optimizer.param_groups[0]["params"])
+    with pytest.raises(ConfigError, match=rf"of groups of \[{count}\] weights, this run's of \["):
+        renumber(saved, model, OptimizerConfig(lr=1e-3, lr_connector=1e-5))
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from vqr1.config import HardwareConfig, OptimizerConfig
+from vqr1.errors import ConfigError
 from vqr1.policy.loading import trainable_parameters
 from vqr1.policy.sharded_modules import sharded_modules
 from vqr1.program import command_line, override
@@ -73,6 +74,9 @@ def renumber(checkpoint: dict[str, Any], model: nn.Module, config: OptimizerConf
         checkpoint: as Lightning saves it; without optimizer state, or with DeepSpeed's, unchanged.
         model: the policy, sharded where it is to be.
         config: learning rates, which make groups too.
+
+    Raises:
+        ConfigError: it is of other parameters, or of other learning rates.
     """
     states = checkpoint.get("optimizer_states", [])
     if not states or "param_groups" not in states[0]:
@@ -82,7 +86,7 @@ def renumber(checkpoint: dict[str, Any], model: nn.Module, config: OptimizerConf
     wanted = _layout(model, parameter_groups(model, config))
     if sizes == [len(group) for group in wanted]:
         return
-    sharded = _sharded(model)
+    sharded = sharded_parameters(model)
     layouts = [
         _layout(model, parameter_groups(model, config, pieces.__contains__))
         for pieces in (sharded, frozenset[nn.Parameter]())
@@ -96,9 +100,16 @@ def renumber(checkpoint: dict[str, Any], model: nn.Module, config: OptimizerConf
                 for schedule in checkpoint["lr_schedulers"]
             ]
             return
+    raise ConfigError(
+        [
+            f"resume: the checkpoint's optimizer state is of groups of {sizes} weights, this run's "
+            f"of {[len(group) for group in wanted]}; what trains must be as it was (model.lora, "
+            "model.freeze_vision, optimizer.lr_connector), or start a new run"
+        ]
+    )
 
 
-def _sharded(model: nn.Module) -> frozenset[nn.Parameter]:
+def sharded_parameters(model: nn.Module) -> frozenset[nn.Parameter]:
     """Those that FSDP2 shards, sharded or not yet."""
     parts = sharded_modules(model)
     return frozenset(p for part in parts for p in part.root.parameters() if p not in part.full)
