@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from tests.cli.test_processes import SMALL
 from tests.support.commands import Training, check_close, run
 from tests.support.tiny_models import tiny_model
-from vqr1.cli.plan import load_train_config
-from vqr1.config import OptimizerConfig
+from vqr1.config import HardwareConfig, OptimizerConfig
+from vqr1.distributed.sharding import FullySharded, full_tensor
 from vqr1.errors import ConfigError
+from vqr1.policy.sharded_modules import sharded_modules
 from vqr1.training.optimizer_state import layout_problem, renumber, sharded_parameters
 from vqr1.training.schedule import adamw, parameter_groups
+from vqr1.training.strategy import ConnectedEnvironment, ShardedStrategy
 
 TORCH: list[dict[str, Any]] = [{"state": {}, "param_groups": []}]
 
@@ -44,7 +47,7 @@ def zero(stage: int, ranks: int) -> list[dict[str, Any]]:
 def test_what_cannot_be_taken_is_one_line(
     states: list[dict[str, Any]], strategy: str, ranks: int, printed: str | None
 ) -> None:
-    hardware = load_train_config([f"hardware.strategy={strategy}"]).hardware
+    hardware = HardwareConfig(accelerator="cpu", strategy=strategy)  # type: ignore[arg-type]
     found = layout_problem(states, hardware, ranks, Path("runs/a"))
     if printed is None:
         assert found is None
@@ -95,6 +98,53 @@ def test_sharded_runs_number_their_parameters_otherwise(connector: float | None)
     for number, values in expected["state"].items():
         # The very tensors: of the first step each weight's state is that of its own gradient.
         assert found["state"][number]["exp_avg"] is values["exp_avg"]
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A process group of one."""
+    torch.distributed.init_process_group(
+        "gloo", rank=0, world_size=1, store=torch.distributed.HashStore()
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("connector", [None, 1e-5])
+def test_shards_take_the_state_of_full_weights(connector: float | None) -> None:
+    config = OptimizerConfig(lr=1e-3, lr_connector=connector, warmup_steps=0)
+    full, cut = tiny_model(), tiny_model()
+    optimizer, schedule = adamw(full, config, 10)
+    for number, weight in enumerate(full.parameters()):
+        weight.grad = torch.full_like(weight, float(number + 1))
+    optimizer.step()
+    schedule.step()
+    saved: dict[str, Any] = {
+        "optimizer_states": [optimizer.state_dict()], "lr_schedulers": [schedule.state_dict()]
+    }  # fmt: skip
+    torch.distributed.init_device_mesh("cpu", (1,))
+    FullySharded(sharded_modules(cut), half_passes=False)
+    strategy = ShardedStrategy(half_passes=False)
+    strategy.parallel_devices = [torch.device("cpu")]
+    strategy.cluster_environment = ConnectedEnvironment()
+    other, its_schedule = adamw(cut, config, 10)
+    assert len(other.param_groups) > len(optimizer.param_groups)
+    strategy.optimizers = [other]
+    renumber(saved, cut, config)
+    strategy.load_optimizer_state_dict(saved)
+    its_schedule.load_state_dict(saved["lr_schedulers"][0])
+    its_schedule.step()
+    schedule.step()
+    expected = dict(full.named_parameters())
+    for name, weight in cut.named_parameters():
+        for key in ("exp_avg", "exp_avg_sq", "step"):
+            found = full_tensor(other.state[weight][key])
+            assert torch.equal(found, optimizer.state[expected[name]][key]), (name, key)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    its_rates = {id(p): group["lr"] for group in other.param_groups for p in group["params"]}
+    for name, weight in cut.named_parameters():
+        assert its_rates[id(weight)] == rates[id(expected[name])], name
 
 
 def test_state_of_other_weights_is_one_line() -> None:
