@@ -72,7 +72,7 @@ $(VLLM)/.setup: $(VENV)/.setup-dev tests/support/vllm_cpu.txt
 	@touch $@
 
 $(ZERO)/.setup: $(VENV)/.setup-dev tests/support/deepspeed_cpu.txt
-	@echo "installing DeepSpeed on top of $(VENV) into $(ZERO) ..."
+	@echo "installing DeepSpeed and bitsandbytes on top of $(VENV) into $(ZERO) ..."
 	$(call on_top,$(ZERO),tests/support/deepspeed_cpu.txt)
 	@touch $@
 
@@ -85,8 +85,9 @@ test-gpu: setup-dev ## What only a CUDA device can answer: scripts/gpu_check.py 
 	$(BIN)/python scripts/gpu_check.py $(ARGS)
 	$(BIN)/python -m pytest -m gpu
 
-test-zero: $(ZERO)/.setup ## ZeRO-2 and ZeRO-3 by DeepSpeed on this CPU, in an environment of its own
-	VQR1_TESTS_MUST_RUN=1 $(ZERO)/bin/python -m pytest tests/distributed/test_deepspeed.py $(ARGS)
+test-zero: $(ZERO)/.setup ## ZeRO by DeepSpeed and 4-bit weights by bitsandbytes on this CPU, in an environment of its own
+	VQR1_TESTS_MUST_RUN=1 $(ZERO)/bin/python -m pytest tests/distributed/test_deepspeed.py \
+		tests/policy/test_quantization.py $(ARGS)
 
 check: setup-dev ## Lint, format, types, docstrings and insecure constructs
 	$(BIN)/ruff check .

@@ -42,7 +42,14 @@ from vqr1.report_page import write as report_page
 from vqr1.rollout import vllm_start
 from vqr1.sweeps import chain, chain_plan, session
 from vqr1.tracking import other_loggers, run_log
-from vqr1.training import description, initial_run, report, resume, run_lookup
+from vqr1.training import (
+    description,
+    initial_run,
+    optimizer_state,
+    report,
+    resume,
+    run_lookup,
+)
 from vqr1.training.run_record import RunRecord, write_record
 
 pytestmark = pytest.mark.medium
@@ -239,6 +246,12 @@ SITUATIONS: dict[str, Callable[[Path], Any]] = {
         SimpleNamespace(overrides=[override("dataset.root", f)], sweep_tags=lambda run_dir: {}),  # type: ignore[arg-type]
     )["vqr1.command"],
     "vqr1.training.initial_run._finished_run": lambda f: initial_run._finished_run(str(f), None),
+    "vqr1.training.optimizer_state.layout_problem": lambda f: optimizer_state.layout_problem(
+        [{"param_groups": []}],
+        SimpleNamespace(strategy="zero3"),  # type: ignore[arg-type]
+        1,
+        f,
+    ),
     "vqr1.training.report.opening_page": lambda f: report.opening_page(f"sqlite:///{f}"),
     "vqr1.training.resume._check_unchanged": lambda f: resume._check_unchanged(
         "a", f, ["seed: 1 -> 2"], ["seed=2"]

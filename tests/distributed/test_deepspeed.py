@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,16 @@ from safetensors.torch import load_file
 
 from tests.cli.test_processes import SMALL, TWO
 from tests.support.commands import Training, assert_same_weights, run, state
+from tests.support.tiny_models import tiny_model, tiny_prompts
+from tests.support.tiny_tokenizer import tiny_tokenizer
+from tools.faults.forked import run_ranks
+from vqr1.config import OptimizerConfig, SamplingConfig
+from vqr1.distributed.deepspeed import DeepSpeedSharding, zero_config
 from vqr1.policy.packaged import tiny_policy_folder
+from vqr1.policy.sampling_weights import sampling_weights
+from vqr1.records import Rollout
+from vqr1.rollout.local import LocalEngine
+from vqr1.training.schedule import adamw
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,6 +32,7 @@ pytestmark = [
     ),
 ]
 
+PROMPTS = tiny_prompts([(2, 2), (3, 5)], [5, 9])
 METRICS = ("logger=csv", "validation.test=false", "run_dir=run")
 
 
@@ -70,3 +82,55 @@ def test_steps_without_a_signal_change_nothing(keys: tuple[str, ...], tmp_path: 
     assert before.keys() == after.keys()
     for name, weight in before.items():
         assert torch.equal(after[name], weight.float()), name
+
+
+def sampling_rank(number: int, port: int, folder: str) -> None:
+    """Samples under autocast by weights that ZeRO-3 has divided, and by full ones."""
+    torch.set_num_threads(1)
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(number),
+        "LOCAL_RANK": str(number), "WORLD_SIZE": "2",
+    }  # fmt: skip
+    torch.distributed.init_process_group("gloo")
+    model = tiny_model(seed=1)
+    query = model.model.language_model.layers[0].self_attn.q_proj
+    half = torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
+
+    def sampled() -> Rollout:
+        engine = LocalEngine(model, tiny_tokenizer(), 10**6)
+        sampling = SamplingConfig(max_new_tokens=8)
+        return engine.sample(PROMPTS, group_size=3, sampling=sampling, seed=3)
+
+    with half:
+        expected = sampled()
+    optimizer, _ = adamw(model, OptimizerConfig(lr=1e-3), 10)
+    sharding = DeepSpeedSharding(model, optimizer, zero_config(3, False, None), ())
+    before = dict(model.named_parameters())
+    for _ in range(2):
+        with half, sharding.unsharded():
+            with sampling_weights(model):
+                assert query.weight.dtype == torch.bfloat16
+            assert query.weight.dtype == torch.float32
+            found = sampled()
+        assert torch.equal(found.tokens, expected.tokens)
+        assert torch.equal(found.logprobs, expected.logprobs)
+        # The very parameters, divided again.
+        after = dict(model.named_parameters())
+        assert all(after[name] is weight for name, weight in before.items())
+        assert {str(weight.ds_status) for weight in after.values()} == {
+            "ZeroParamStatus.NOT_AVAILABLE"
+        }
+        # A pass with gradients still puts them together by itself.
+        rows = torch.ones(2, query.in_features)
+        sharding.backward(None, query(rows).sum())
+    Path(folder, f"rank_{number}").touch()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.xfail(reason="the tokens differ from those of full weights; why is not known yet")
+def test_zero3_samples_by_weights_in_half(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run_ranks(sampling_rank, (port, str(tmp_path)), 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"rank_0", "rank_1"}

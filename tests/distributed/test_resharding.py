@@ -126,8 +126,7 @@ def check_sizes(sizes: Sizes, model: nn.Module, world: int) -> None:
 
 
 def load(world: int, folder: Path) -> None:
-    path = newest_intact(folder, "step") if torch.distributed.get_rank() == 0 else None
-    assert path in (None, folder / step_name("step", 3))
+    assert newest_intact(folder, "step") == folder / step_name("step", 3)
     strategy, holder, optimizer = begun(world)
     with Sizes() as sizes:
         content = strategy.load_checkpoint(folder / step_name("step", 3))

@@ -65,3 +65,28 @@ def test_a_step_waits_for_the_device_a_few_times_only() -> None:
     assert run["captures"] == 1
     # One kernel for all weights.
     assert sum(phases["optimiser"]["launches"].values()) <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["7b", "3b"])
+def test_a_step_at_a_released_models_size(name: str) -> None:
+    """What a GPU will be asked, at the bars that this code was built to."""
+    run = dry_runs(name)[name]
+    phases = run["phases"]
+    assert not any(phase["mixed"] for phase in phases.values())
+    # A token of all responses: one recorded graph, nothing waited for, each weight read once.
+    step = phases["decoding step"]
+    assert (run["tokens"], run["captures"], step["waits"]) == (63, 1, 0)
+    assert phases["decoding"]["waits"] <= 64 // 8, phases["decoding"]["syncs"]
+    assert sum(step["launches"].values()) <= 40 * run["layers"], step["launches"]
+    assert run["text_bytes"] < step["traffic"] < 1.15 * run["text_bytes"]
+    assert step["traffic"] < 16e9
+    assert phases.get("vision", {"waits": 0})["waits"] <= 4
+    for phase in ("reference", "update"):
+        assert phases[phase]["waits"] <= 8, phases[phase]["syncs"]
+    for phase, planned in run["planned"].items():
+        assert 0.85 < planned / run["peaks"][phase] < 1.15, phase
+    if name == "3b":
+        # All weights on a card of 80 GB, a tenth of it to spare in every phase.
+        context = 2**30
+        assert max(run["peaks"].values()) + context < 0.9 * 80e9

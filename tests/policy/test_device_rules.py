@@ -240,17 +240,33 @@ def used_kernel(q: Any, k: Any, v: Any, cum_q: Any, cum_k: Any, *rest: Any, **op
 
 @torch.no_grad()
 def test_one_recorded_step_serves_all_widths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flash, "_CUDA_USED", used_kernel)
+    read: list[list[int]] = []
+
+    def kernel(*args: Any, **options: Any) -> Any:
+        read.append(options["seqused_k"].tolist())
+        return used_kernel(*args, **options)
+
+    monkeypatch.setattr(flash, "_CUDA_USED", kernel)
     monkeypatch.setattr(flash, "reads_used", lambda keys: True)
     model = tiny_model()
     state = read_prompts(model, pack_prompts(model, PROMPTS, encode_images(model, PROMPTS)))
     growing, fixed = Decoder(model, state, 3, 7), StaticDecoder(model, state, 3, 7)
-    widths = set()
+    widths, rows = set(), 6
     for step in range(7):
-        tokens = torch.arange(6) + step
+        tokens = torch.arange(rows) + step
         torch.testing.assert_close(fixed.step(tokens), growing.step(tokens), rtol=1e-5, atol=1e-5)
         widths.add(fixed._width)
+        if step in (3, 5):
+            # Rows 0 and 4 end, then 1 and 2.
+            kept = [1, 2, 3, 5] if step == 3 else [2, 3]
+            growing.keep(kept)
+            fixed.keep(kept)
+            rows = len(kept)
     assert widths == {7}
+    # In all three layers alike: the keys of a row that has ended are not read.
+    assert read[0] == [1] * 6
+    assert read[-1] == [1, 1, 1, 7, 1, 7]
+    assert read[3 * 4] == [1, 5, 5, 5, 1, 5]
 
 
 def test_turns_of_a_gpu_take_half_of_its_free_memory() -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from vqr1.cli.plan import load_train_config
+from vqr1.config import TrainConfig
 from vqr1.planning.fake_device import fake_device, on_device
 from vqr1.planning.memory import plan_memory
-from vqr1.planning.shape import shape_of, share_of_work
+from vqr1.planning.shape import ModelShape, read_shape, shape_of, share_of_work
 from vqr1.policy.families import FAMILIES, family
 from vqr1.policy.prompts import resize_rule
 from vqr1.training.dry_run import dry_run
@@ -42,16 +43,33 @@ RUNS = {
 }
 
 
+REAL = {
+    "7b": ["model=qwen2_5_vl_7b", "hardware=1gpu_lora", "loader.batch_size=2"],
+    "3b": ["model=qwen2_5_vl_3b", "hardware=1gpu", "loader.batch_size=4"],
+}
+"""Models as they are released, at responses of 64 tokens: half a minute of a core each."""
+REAL_STEP = ("rollout=paper", "rollout.sampling.max_new_tokens=64")
+REAL_SIZE = (504, 392)
+
+
 def run(name: str) -> dict[str, Any]:
+    if name in REAL:
+        config = load_train_config([*REAL_STEP, *REAL[name]])
+        return taken(config, read_shape(config.model), REAL_SIZE)
     model_type, keys = RUNS[name]
     own = family(model_type, "a test")
     if own.missing_library() is not None:
         return {}
     config = load_train_config(["model=qwen2_5_vl_3b", *STEP, *keys])
     shape = shape_of(own, own.shape_config(own.shapes[0]), config.model.lora)
-    rule = resize_rule(own, None, config.model.min_pixels, config.model.max_pixels)
-    work = share_of_work(config, shape, SIZE)
-    found = dry_run(config, shape, work, rule, SIZE)
+    return taken(config, shape, SIZE)
+
+
+def taken(config: TrainConfig, shape: ModelShape, size: tuple[int, int]) -> dict[str, Any]:
+    """A step of a shape, beside its plan."""
+    rule = resize_rule(shape.family, None, config.model.min_pixels, config.model.max_pixels)
+    work = share_of_work(config, shape, size)
+    found = dry_run(config, shape, work, rule, size)
     plan = plan_memory(config, shape, work, process=0.0)
     planned = {
         phase: sum(value for key, value in terms.items() if key != "process")

@@ -85,7 +85,10 @@ def test_seven_billion_weights_of_four_bits_on_a_card_of_24_gb() -> None:
     assert plan.phases["update"]["weights"] == pytest.approx(expected)
 
 
-def test_four_bits_are_refused_in_one_line_without_their_library() -> None:
+def test_four_bits_are_refused_in_one_line_without_their_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     keys = ["model=qwen2_5_vl_7b", "hardware=1gpu_lora", "model.quantization=nf4"]
     config = load_train_config(keys)
     assert quantization_problems(config.model, config.hardware, trains=True) == [

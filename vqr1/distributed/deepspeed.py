@@ -172,7 +172,7 @@ class DeepSpeedSharding:
         ]
         shares = gather_objects_to_rank0(own)
         rates = [group["lr"] for group in self._optimizer.param_groups]
-        return {} if shares is None else {"shares": shares, "lr": rates}
+        return {} if shares is None else {"stage": self._stage, "shares": shares, "lr": rates}
 
     def load_optimizer_state(self, saved: Mapping[str, Any]) -> None:
         """Take this process's share back."""

@@ -16,7 +16,7 @@ Not here: DeepSpeed (`deepspeed.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -228,12 +228,17 @@ def _trainable(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def is_sharded(parameter: nn.Parameter) -> bool:
+    """Whether this process holds a piece of it."""
+    return isinstance(parameter, DTensor)
+
+
 def split_parameters(
-    parameters: Sequence[nn.Parameter],
+    parameters: Sequence[nn.Parameter], is_piece: Callable[[nn.Parameter], bool] = is_sharded
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Those of which this process holds a piece, and those that it holds whole."""
-    pieces: list[nn.Parameter] = [p for p in parameters if isinstance(p, DTensor)]
-    return pieces, [p for p in parameters if not isinstance(p, DTensor)]
+    pieces = [p for p in parameters if is_piece(p)]
+    return pieces, [p for p in parameters if not is_piece(p)]
 
 
 def full_tensor(value: Tensor) -> Tensor:

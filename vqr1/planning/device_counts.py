@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+
+from vqr1.planning.fake_tensor import leaves
 
 BLOCK = 512
 """Bytes that PyTorch's allocator rounds up to."""
@@ -141,14 +142,14 @@ class DeviceCounts:
 
     def mixed(self, name: str, args: Any, kwargs: Any) -> None:
         """Tensors of the host among the operands, single numbers apart."""
-        for x in tree_flatten((args, kwargs))[0]:
+        for x in leaves(args, kwargs):
             if isinstance(x, Tensor) and x.device.type == "cpu" and x.dim():
                 self.phase.mixed[f"{name} {tuple(x.shape)} @ {line()}"] += 1
 
     def operation(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
         """An operation on the device."""
-        results = [x for x in tree_flatten(result)[0] if hasattr(x, "meta_tensor")]
-        operands = [x for x in tree_flatten((args, kwargs))[0] if hasattr(x, "meta_tensor")]
+        results = [x for x in leaves(result) if hasattr(x, "meta_tensor")]
+        operands = [x for x in leaves(args, kwargs) if hasattr(x, "meta_tensor")]
         self.made(results, name)
         if is_view(func) or name in _FREE:
             return

@@ -28,11 +28,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_flatten, tree_map
 
 from vqr1.planning import fake_kernels
 from vqr1.planning.device_counts import DeviceCounts
-from vqr1.planning.fake_tensor import NAME, DeviceTensor
+from vqr1.planning.fake_tensor import NAME, DeviceTensor, leaves, mapped
 
 INTEGERS, FLOATS = 2**20, 2**12
 """Most numbers of a tensor whose values are carried along."""
@@ -75,7 +74,7 @@ class FakeDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        tensors = [x for x in leaves(args, kwargs) if isinstance(x, Tensor)]
         asked = kwargs.get("device")
         here = asked is not None and torch.device(asked).type == NAME
         if not here and not any(isinstance(x, DeviceTensor) for x in tensors):
@@ -96,10 +95,10 @@ class FakeDevice(TorchDispatchMode):
         if name in _DYNAMIC:
             self.counts.sync(name)
             with _disable_current_modes():
-                return tree_map(_sent, func(*_values(args), **_values(kwargs)))
+                return mapped(_sent, func(*_values(args), **_values(kwargs)))
         self.counts.mixed(name, args, kwargs)
         with _disable_current_modes():
-            out = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+            out = func(*mapped(_inner, args), **mapped(_inner, kwargs))
             values = _followed(func, args, kwargs, out)
         result = _wrapped(out, values, args, kwargs)
         self.counts.operation(func, name, args, kwargs, result)
@@ -173,7 +172,7 @@ def _value(x: Tensor) -> Tensor:
 
 
 def _values(args: Any) -> Any:
-    return tree_map(lambda x: _value(x) if isinstance(x, Tensor) else x, args)
+    return mapped(lambda x: _value(x) if isinstance(x, Tensor) else x, args)
 
 
 def _small(value: Tensor) -> Tensor | None:
@@ -192,21 +191,19 @@ def _sent(value: Any) -> Any:
 
 def _followed(func: Any, args: Any, kwargs: Any, out: Any) -> list[Tensor] | None:
     """Results of the operation on values; None where not all are known, or a result is large."""
-    flat = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, DeviceTensor)]
-    outs = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
+    flat = [x for x in leaves(args, kwargs) if isinstance(x, DeviceTensor)]
+    outs = [x for x in leaves(out) if isinstance(x, Tensor)]
     if any(x.value is None for x in flat) or not all(map(_carried, outs)):
         return None
     host = torch.device("cpu")
     take = lambda x: host if isinstance(x, torch.device) else x  # noqa: E731
-    found = func(*tree_map(take, _values(args)), **tree_map(take, _values(kwargs)))
-    return [x for x in tree_flatten(found)[0] if isinstance(x, Tensor)]
+    found = func(*mapped(take, _values(args)), **mapped(take, _values(kwargs)))
+    return [x for x in leaves(found) if isinstance(x, Tensor)]
 
 
 def _wrapped(out: Any, values: list[Tensor] | None, args: Any, kwargs: Any) -> Any:
     """Results as tensors of the device; an operand that was written is itself."""
-    known = {
-        id(x.meta_tensor): x for x in tree_flatten((args, kwargs))[0] if isinstance(x, DeviceTensor)
-    }
+    known = {id(x.meta_tensor): x for x in leaves(args, kwargs) if isinstance(x, DeviceTensor)}
     rest = None if values is None else iter(values)
 
     def wrap(inner: Any) -> Any:
@@ -219,7 +216,7 @@ def _wrapped(out: Any, values: list[Tensor] | None, args: Any, kwargs: Any) -> A
             known[id(inner)].value = None
         return known[id(inner)]
 
-    return tree_map(wrap, out)
+    return mapped(wrap, out)
 
 
 def on_device(model: nn.Module) -> nn.Module:

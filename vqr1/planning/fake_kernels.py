@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import backend_registration
-from torch.utils._pytree import tree_map
 
-from vqr1.planning.fake_tensor import NAME, DeviceTensor
+from vqr1.planning.fake_tensor import NAME, DeviceTensor, mapped
 
 aten: Any = torch.ops.aten
 
@@ -156,7 +155,7 @@ def _autocast(operation: Any, kind: str) -> Callable[..., Any]:
                     kwargs["dtype"] = torch.float32
                 return operation(*args, **kwargs)
             dtype = torch.get_autocast_dtype(NAME) if kind == "lower" else torch.float32
-            args, kwargs = tree_map(lambda x: _cast(x, dtype), (args, kwargs))
+            args, kwargs = mapped(lambda x: _cast(x, dtype), (args, kwargs))
             return operation(*args, **kwargs)
 
     return cast

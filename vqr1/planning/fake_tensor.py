@@ -15,6 +15,30 @@ NAME = "fake"
 """Of the device, as in `torch.device("fake")`."""
 
 
+def leaves(*values: Any) -> list[Any]:
+    """What lists, tuples and dicts hold, in order; several times as fast as PyTorch's pytree."""
+    found: list[Any] = []
+    for value in values:
+        if isinstance(value, list | tuple):
+            found += leaves(*value)
+        elif isinstance(value, dict):
+            found += leaves(*value.values())
+        else:
+            found.append(value)
+    return found
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Lists, tuples and dicts with a function of each leaf, in order; likewise."""
+    if isinstance(value, list):
+        return [mapped(function, part) for part in value]
+    if isinstance(value, tuple):
+        return tuple([mapped(function, part) for part in value])
+    if isinstance(value, dict):
+        return {key: mapped(function, part) for key, part in value.items()}
+    return function(value)
+
+
 class DeviceTensor(Tensor):
     """A tensor of the device.
 

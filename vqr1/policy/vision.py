@@ -228,6 +228,16 @@ def weights_digest(module: nn.Module, without: nn.Module | None = None) -> str:
     return digest.hexdigest()[:32]
 
 
+def _on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies on the host, of one transfer: each would be waited for by itself."""
+    if not tensors:
+        return []
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).cpu()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    # Views would keep the whole batch's features alive.
+    return [part.clone().view(own.shape) for part, own in zip(parts, tensors, strict=True)]
+
+
 class VisionCache:
     """Features of images that a FROZEN tower has seen, least recently used thrown out first.
 
@@ -281,7 +291,9 @@ class VisionCache:
             for first in range(0, len(unknown), max(together, 1)):
                 part = unknown[first : first + together]
                 shown = tuple((images[key],) for key in part)
-                prompts_of = PromptBatch((nothing,) * len(part), shown)
+                # Without keys the pixels would be fetched from the device, to be compared.
+                names = tuple((key.encode(),) for key in part)
+                prompts_of = PromptBatch((nothing,) * len(part), shown, names)
                 encoded = _through(tower or family.image_features, model, prompts_of)
                 found |= dict(zip(part, encoded.flat, strict=True))
         self._keep(unknown, [found[key] for key in unknown])
@@ -326,9 +338,7 @@ class VisionCache:
         return embed
 
     def _keep(self, keys: Sequence[str], embeds: Sequence[Tensor]) -> None:
-        for key, embed in zip(keys, embeds, strict=True):
-            # A copy: a view would keep the whole batch's features alive.
-            kept = embed.detach().cpu().clone()
+        for key, kept in zip(keys, _on_host(embeds), strict=True):
             self._remember(key, kept)
             path = self._path(key)
             if path is not None:

@@ -8,7 +8,9 @@ memory, so that the step is recorded once as a CUDA graph and then replayed with
   Where it cannot, they are read up to the next multiple of `WIDTH` with those that do not exist yet
   masked out (one graph for each such width);
 - responses that have ended stay in the batch and their rows are not read: at the batch sizes of
-  training a step costs what reading the weights costs, with or without them.
+  training a step costs what reading the weights costs, with or without them. The flash kernel
+  reads none of their own keys but the first. With many hundred rows the products would be faster
+  without them, which takes other shapes and a graph for each: not done here.
 
 Values are those of `decode.Decoder` up to rounding. On other devices the same code runs without a
 graph; that serves the tests only.
@@ -54,6 +56,7 @@ class StaticDecoder(Decoder):
             images * slots, self._heads // self._kv_heads, limit, device
         )
         self._used = torch.zeros(images * slots, dtype=torch.int32, device=device)
+        self._alive = torch.ones(images * slots, dtype=torch.long, device=device)
         self._limit = limit
         self._tokens = torch.zeros(len(self._images), dtype=torch.long, device=device)
         self._step = torch.zeros(1, dtype=torch.long, device=device)
@@ -83,6 +86,7 @@ class StaticDecoder(Decoder):
         """Drops all live responses but the given ones; their slots stay, unread."""
         chosen = to_device(torch.tensor(rows), self._tokens.device)
         self._rows = chosen if self._rows is None else self._rows[chosen]
+        self._alive.zero_().index_fill_(0, self._rows, 1)
 
     def _replay(self) -> Tensor:
         if self._width not in self._graphs:
@@ -127,8 +131,8 @@ class StaticDecoder(Decoder):
 
     def _rotation(self) -> tuple[Tensor, Tensor]:
         if self._flash:
-            # Once for all layers.
-            self._used.copy_((self._step + 1).expand(len(self._used)))
+            # Once for all layers; a row that has ended reads its first key.
+            self._used.copy_(self._step * self._alive + 1)
         cos, sin = (table.index_select(1, self._step) for table in (self._cos, self._sin))
         slots = self._grid[1]
         return cos.repeat_interleave(slots, dim=0), sin.repeat_interleave(slots, dim=0)

@@ -23,8 +23,14 @@ from typing import Any, BinaryIO
 
 import torch
 
+from vqr1.distributed.collectives import (
+    broadcast_from_rank0,
+    get_rank,
+    get_world_size,
+    raise_on_all_ranks,
+)
 from vqr1.durable import make_folder, replacing, write_file
-from vqr1.training.checkpoint_shards import all_read, damaged_shards, put_back
+from vqr1.training.checkpoint_shards import SHARDS, all_read, damaged_shards, put_back
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +91,30 @@ def verify_checkpoint(path: Path) -> None:
     Raises:
         CheckpointDamagedError: no checksum, or another one.
     """
+    _check_shards(_verified_shards(path), path.parent)
+
+
+def verify_on_all_ranks(path: Path) -> None:
+    """`verify_checkpoint` by all ranks at once: rank 0 reads the file, each a share of the shards.
+
+    Raises:
+        CheckpointDamagedError: on all ranks, where one of them found damage.
+    """
+    kinds = (CheckpointDamagedError,)
+    shards = broadcast_from_rank0(lambda: _verified_shards(path), kinds)
+    share = get_rank(), get_world_size()
+    raise_on_all_ranks(lambda: _check_shards(shards, path.parent, *share), kinds)
+
+
+def _verified_shards(path: Path) -> dict[str, str]:
+    """Folders of shards, each with its digest, that a verified file names."""
     _verified(path)
-    damage = damaged_shards(_load(path, mapped=True), path.parent)
+    shards: dict[str, str] = _load(path, mapped=True).get(SHARDS, {})
+    return shards
+
+
+def _check_shards(shards: Mapping[str, str], place: Path, rank: int = 0, ranks: int = 1) -> None:
+    damage = damaged_shards(shards, place, rank, ranks)
     if damage is not None:
         raise CheckpointDamagedError(damage)
 
@@ -141,10 +169,13 @@ def _load(path: Path, mapped: bool) -> dict[str, Any]:
 
 
 def newest_intact(folder: Path, kind: str) -> Path | None:
-    """The newest checkpoint that agrees with its checksum; damaged ones are named in the log."""
-    for path in reversed(checkpoints(folder, kind)):
+    """The newest checkpoint that agrees with its checksum; damaged ones are named in the log.
+
+    All ranks call it, verify together, and get the same one.
+    """
+    for path in reversed(broadcast_from_rank0(lambda: checkpoints(folder, kind))):
         try:
-            verify_checkpoint(path)
+            verify_on_all_ranks(path)
         except CheckpointDamagedError as error:
             logger.warning("damaged checkpoint left aside: %s", error)
         else:

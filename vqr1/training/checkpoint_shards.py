@@ -104,12 +104,21 @@ def all_read(value: Any) -> Any:
     return [all_read(part) for part in value] if isinstance(value, list) else tensor_of(value)
 
 
-def damaged_shards(content: Mapping[str, Any], place: Path) -> str | None:
-    """What is wrong with the folders of a checkpoint, in one line; None where nothing is."""
-    for name, digest in content.get(SHARDS, {}).items():
+def damaged_shards(
+    shards: Mapping[str, str], place: Path, rank: int = 0, ranks: int = 1
+) -> str | None:
+    """What is wrong with the folders of a checkpoint, in one line; None where nothing is.
+
+    Args:
+        shards: its entry `SHARDS`.
+        place: folder of the checkpoint.
+        rank: as in `damage_of`.
+        ranks: likewise.
+    """
+    for name, digest in shards.items():
         if Path(name).name != name:
             return f"{place}: shards in another place, {name}"
-        found = damage_of(place / name, digest)
+        found = damage_of(place / name, digest, rank, ranks)
         if found is not None:
             return found
     return None

@@ -1,9 +1,9 @@
 """A training step on a device that is not there: counts of the project's own code at any size.
 
 The policy has its real shapes (`read_shape`) and no numbers; rollout, reference, update and
-optimiser are those of `GrpoModule`, under the autocast that a training has. Two steps are taken and
-the second is counted, when gradients and optimizer state exist. Which tokens are drawn does not
-depend on logits: every response gets a length of its own.
+optimiser are those of `GrpoModule`, under the autocast that a training has. The step is one of the
+first epoch after its first: optimizer state exists, and no feature of its images is kept. Which
+tokens are drawn does not depend on logits: every response gets a length of its own.
 
 Not here: the device (`vqr1.planning.fake_device`), sharded strategies and engines of others, what
 the counts are compared with (`vqr1.planning.memory`).
@@ -32,7 +32,7 @@ from vqr1.planning.fake_device import FakeDevice, fake_device, on_device
 from vqr1.planning.fake_tensor import NAME, DeviceTensor
 from vqr1.planning.shape import ModelShape, Work
 from vqr1.policy import vision
-from vqr1.policy.loading import Policy, prepared
+from vqr1.policy.loading import Policy, prepared, trainable_parameters
 from vqr1.policy.unwrap import family_of, unwrap
 from vqr1.records import PromptBatch, RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
@@ -103,9 +103,13 @@ class _Module(GrpoModule):
     counts: DeviceCounts
 
     def prepare(self) -> None:
-        """Make the optimiser."""
+        """Make the optimiser and its state."""
         made = self.configure_optimizers()
         self._made, self._plan = made["optimizer"], made["lr_scheduler"]["scheduler"]
+        for weight in trainable_parameters(self.model):
+            weight.grad = torch.empty_like(weight)
+        self._made.step()
+        self._made.zero_grad()
         step = self._made.step
 
         def counted(*args: Any, **options: Any) -> Any:
@@ -256,9 +260,8 @@ def dry_run(
     work: Work,
     rule: ResizeRule,
     size: tuple[int, int],
-    steps: int = 2,
 ) -> DryRun:
-    """Take steps on a device that is not there.
+    """Take a step on a device that is not there.
 
     Args:
         config: the training's configuration, of a GPU profile of one process's weights.
@@ -266,7 +269,6 @@ def dry_run(
         work: a process's share of a step.
         rule: how images are resized.
         size: width and height of the images.
-        steps: the last is counted.
 
     Raises:
         ConfigError: a profile or an engine that is not run here.
@@ -301,15 +303,12 @@ def dry_run(
         )  # fmt: skip
         step.prepare()
         batch = fake_batch(policy, work, rule, size, config.prompt.images)
-        for number in range(steps):
-            if number == steps - 1:
-                device.counts.fresh()
-                found.update(tokens=0, captures=0)
-            with device.counts.during("batch"):
-                sent = batch.to(NAME)
-            passes = passes_in(config.hardware.precision, torch.device(NAME))
-            with passes, device.counts.during("step"):
-                step.training_step(sent, number)
+        device.counts.fresh()
+        with device.counts.during("batch"):
+            sent = batch.to(NAME)
+        passes = passes_in(config.hardware.precision, torch.device(NAME))
+        with passes, device.counts.during("step"):
+            step.training_step(sent, 0)
         layers = shape.config.text_config.num_hidden_layers
         return DryRun(
             dict(device.counts.phases), found["tokens"], found["captures"], layers, work.images

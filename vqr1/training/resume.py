@@ -25,7 +25,6 @@ from vqr1.distributed.environment import RankInfo
 from vqr1.errors import ConfigError, DataError, Interrupted, RunFaultError, UserError
 from vqr1.outputs import TRAINING, check_folder
 from vqr1.program import setting
-from vqr1.training.checkpoint_files import newest_intact
 from vqr1.training.run_lookup import (
     AUTO,
     find_run,
@@ -56,7 +55,8 @@ class Run:
         run_dir: its folder.
         record: how it was started, and whether it has finished.
         resumed: it was started by an earlier command.
-        checkpoint: verified state to continue from; None starts from the beginning.
+        checkpoint: verified state to continue from; None starts from the beginning. Found once
+            all ranks have the run (`startup.py`).
         changes: changed keys that were forced.
     """
 
@@ -161,8 +161,7 @@ def claimed_run(
             # The next resume continues with what was forced, not with what the run began with.
             record = replace(record, config=values, overrides=kept_overrides(overrides))
             write_record(run_dir, record)
-        checkpoint = newest_intact(run_dir / "checkpoints", "step")
-        yield Run(run_dir, record, True, checkpoint, tuple(changes))
+        yield Run(run_dir, record, True, changes=tuple(changes))
 
 
 def _start(run_dir: Path, values: dict[str, Any], overrides: Sequence[str]) -> Run:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from vqr1.config import OptimizerConfig
-from vqr1.distributed.sharding import split_parameters
+from vqr1.distributed.sharding import is_sharded, split_parameters
 from vqr1.policy.loading import trainable_parameters
 from vqr1.policy.unwrap import parts_of
 
@@ -33,8 +34,18 @@ def adamw(
     return optimizer, schedule
 
 
-def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """The trainable parameters by learning rate, those of `lr` first."""
+def parameter_groups(
+    model: nn.Module,
+    config: OptimizerConfig,
+    is_piece: Callable[[nn.Parameter], bool] = is_sharded,
+) -> list[dict[str, Any]]:
+    """The trainable parameters by learning rate, those of `lr` first; sharded before whole ones.
+
+    Args:
+        model: the policy.
+        config: learning rates.
+        is_piece: which parameters are sharded.
+    """
     own: dict[float, list[nn.Parameter]] = {config.lr: trainable_parameters(model)}
     if config.lr_connector is not None:
         apart = {id(parameter) for parameter in parts_of(model).connector.parameters()}
@@ -45,7 +56,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     return [
         {"params": group, "lr": rate}
         for rate, parameters in own.items()
-        for group in split_parameters(parameters)
+        for group in split_parameters(parameters, is_piece)
         if group
     ]
 

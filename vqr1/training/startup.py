@@ -20,15 +20,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from vqr1.config import TrainConfig
 from vqr1.config.plain import plain_values
-from vqr1.distributed.collectives import broadcast_from_rank0, get_rank, raise_on_all_ranks
+from vqr1.distributed.collectives import (
+    broadcast_from_rank0,
+    get_rank,
+    get_world_size,
+    raise_on_all_ranks,
+)
 from vqr1.distributed.environment import RankInfo
 from vqr1.distributed.hardware import share_of_step
 from vqr1.distributed.rendezvous import connect_ranks
 from vqr1.errors import ConfigError
 from vqr1.policy.training_prompt import vision_id_of
 from vqr1.rewards.build import build_rewards
+from vqr1.training.checkpoint_files import load_checkpoint, newest_intact
 from vqr1.training.checks import check_training
 from vqr1.training.description import quieten
+from vqr1.training.optimizer_state import layout_problem
 from vqr1.training.resume import Run, claimed_run
 from vqr1.training.run_record import RECORD, changed_keys
 
@@ -90,7 +97,24 @@ def shared_run(
             lambda: held.enter_context(claimed_run(config, values, overrides))
         )
         raise_on_all_ranks(partial(_check_seen, run.run_dir.resolve()))
+        if run.resumed and not run.record.finished:
+            run = replace(run, checkpoint=newest_intact(run.run_dir / "checkpoints", "step"))
+            broadcast_from_rank0(partial(_check_optimizer_state, config, run))
         yield run
+
+
+def _check_optimizer_state(config: TrainConfig, run: Run) -> None:
+    """Whether the run's strategy takes the optimizer state that its checkpoint holds.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if run.checkpoint is None:
+        return
+    states = load_checkpoint(run.checkpoint, mapped=True).get("optimizer_states", [])
+    problem = layout_problem(states, config.hardware, get_world_size(), run.run_dir)
+    if problem is not None:
+        raise ConfigError([problem])
 
 
 def _check_seen(run_dir: Path) -> None:

@@ -41,7 +41,7 @@ from vqr1.training.checkpoint_files import (
     step_name,
     step_of,
     superseded,
-    verify_checkpoint,
+    verify_on_all_ranks,
     write_checkpoint,
 )
 from vqr1.training.checkpoint_shards import all_read, remove_unnamed
@@ -120,11 +120,14 @@ class RunCheckpoints(Checkpoint):
         return None if self.best_step is None else self.folder / step_name("best", self.best_step)
 
     def forget_damaged_best(self) -> None:
-        """Continue without the weights of the best validation if their file is not intact."""
+        """Continue without the weights of the best validation if their file is not intact.
+
+        All ranks call it, and decide alike.
+        """
         if self.best_path is None:
             return
         try:
-            verify_checkpoint(self.best_path)
+            verify_on_all_ranks(self.best_path)
         except CheckpointDamagedError as error:
             logger.warning("the best weights so far are lost, they count no more: %s", error)
             self._forget_best()

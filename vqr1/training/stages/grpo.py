@@ -177,6 +177,7 @@ class GrpoModule(StageModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them over."""
+        super().on_load_checkpoint(checkpoint)
         if self.ahead is not None:
             self.ahead.load_state(checkpoint.get("rollout_ahead", []))
 

@@ -31,6 +31,7 @@ from vqr1.policy.training_prompt import vision_id_of, write_training_prompt
 from vqr1.policy.vision import VisionCache, VisionFeatures, encode_images, rows_are_kept
 from vqr1.records import PromptBatch, RankingBatch
 from vqr1.rollout.engine import RolloutEngine, ScoringEngine
+from vqr1.training.optimizer_state import renumber
 from vqr1.training.schedule import adamw
 from vqr1.training.step import StepRecord, UpdateSettings
 from vqr1.training.validation import Validator
@@ -112,6 +113,10 @@ class StageModule(L.LightningModule):
         settings = self._update_settings
         optimizer, schedule = adamw(self.model, settings.optimizer, settings.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take optimizer state that was saved under another `hardware.strategy`."""
+        renumber(checkpoint, self.model, self._update_settings.optimizer)
 
     @property
     def learning_rate(self) -> float:
