@@ -26,7 +26,7 @@ from vqr1.distributed.environment import RankInfo
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted, RunFaultError
 from vqr1.outputs import make_folders
-from vqr1.process_memory import only_new_objects_collected
+from vqr1.process_memory import collection_paused, only_new_objects_collected
 from vqr1.rewards import WeightedRewards
 from vqr1.rewards.build import build_rewards
 from vqr1.training.build import check_engine, load_trained_policy
@@ -98,12 +98,14 @@ def _open_and_train(
         raise_on_all_ranks(data.check_same_in_all_processes)
         raise_on_all_ranks(lambda: stage.check_data(config, rewards, data))
         run = broadcast_from_rank0(partial(run.with_data, data.digests(), config.resume_force))
-        policy = raise_on_all_ranks(lambda: load_trained_policy(config))
+        with collection_paused():
+            policy = raise_on_all_ranks(lambda: load_trained_policy(config))
         steps = total_steps(config, data, stage.updates_per_batch(config))
         lines = lines_about(composed)
         console.print(describe(config, stage, policy, data, steps, run, lines), markup=False)
         broadcast_from_rank0(partial(record_training_images, config, data, run))
-        opened = raise_on_all_ranks(lambda: open_log(config, run, command))
+        with collection_paused():
+            opened = raise_on_all_ranks(lambda: open_log(config, run, command))
     with opened as run_log:
         log_configuration(run_log, composed, run, command)
         with closing(data), only_new_objects_collected():
