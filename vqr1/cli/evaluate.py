@@ -73,7 +73,6 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
     )
     with collection_paused():
         from vqr1.evaluation.run import compare_sweep, needs_model, run_evaluation
-        from vqr1.inference.parallel import connect_to_share
         from vqr1.training.run_record import RunLock, changed_keys
 
     info = find_rank_info()
@@ -85,6 +84,9 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
     lock: AbstractContextManager[object] = RunLock(run_dir) if first else nullcontext()
     with lock:
         if needs_model(config):
+            # PyTorch takes seconds to import, and a table of predictions needs none.
+            from vqr1.inference.parallel import connect_to_share
+
             same = partial(changed_keys, schema=EvalConfig, moved=True)
             connect_to_share(info, config.hardware, plain_values(composed), same)
         if first and compares_sweep(config):
