@@ -57,14 +57,8 @@ def main() -> None:
         stop(error, reports_here)
     code = 0
     try:
-        run_command(
-            "train",
-            TrainConfig,
-            partial(train, info=info),
-            check,
-            reports_here,
-            complete=take_initial_run,
-        )
+        run_command("train", TrainConfig, partial(train, info=info), check, reports_here,
+                    complete=take_initial_run)  # fmt: skip
     except SystemExit as end:
         code = int(end.code or 0)
     if info.world_size > 1:

@@ -4,7 +4,7 @@ MLflow's client makes an object of every parameter of every run, and asks for ea
 ten thousand runs take minutes. The tables (`runs`, `tags`, `params`, `metrics`, `latest_metrics`)
 are those of MLflow 3.17, read without a lock that others would wait for.
 
-Not here: stores behind a server, which only the client can read (`vqr1.sweeps.parent`).
+Not here: stores of a server, which only the client can read (`vqr1.sweeps.parent`).
 """
 
 from __future__ import annotations

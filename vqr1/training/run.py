@@ -92,20 +92,18 @@ def _open_and_train(
     started = time.monotonic()
     set_up_process(config)
     console = Console(soft_wrap=True, quiet=get_rank() > 0)
-    with run.starting():
+    with run.starting(), collection_paused():
         raise_on_all_ranks(lambda: check_engine(config))
         data = raise_on_all_ranks(lambda: open_data(config, stage, rewards))
         raise_on_all_ranks(data.check_same_in_all_processes)
         raise_on_all_ranks(lambda: stage.check_data(config, rewards, data))
         run = broadcast_from_rank0(partial(run.with_data, data.digests(), config.resume_force))
-        with collection_paused():
-            policy = raise_on_all_ranks(lambda: load_trained_policy(config))
+        policy = raise_on_all_ranks(lambda: load_trained_policy(config))
         steps = total_steps(config, data, stage.updates_per_batch(config))
         lines = lines_about(composed)
         console.print(describe(config, stage, policy, data, steps, run, lines), markup=False)
         broadcast_from_rank0(partial(record_training_images, config, data, run))
-        with collection_paused():
-            opened = raise_on_all_ranks(lambda: open_log(config, run, command))
+        opened = raise_on_all_ranks(lambda: open_log(config, run, command))
     with opened as run_log:
         log_configuration(run_log, composed, run, command)
         with closing(data), only_new_objects_collected():
