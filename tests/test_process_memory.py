@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from vqr1.process_memory import KEPT_PRIMITIVES
+from vqr1.process_memory import KEPT_PRIMITIVES, collection_paused
 
 USE = """
 import ctypes, sys
@@ -52,3 +53,17 @@ def test_new_shapes_take_no_more_memory_once_the_cache_is_full() -> None:
 
     free, bounded = growth("free"), growth("bounded")
     assert bounded < free / 10, (bounded, free)
+
+
+def test_collection_is_paused_and_left_as_it_was() -> None:
+    assert gc.isenabled()
+    with collection_paused():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with collection_paused():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
