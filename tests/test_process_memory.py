@@ -14,6 +14,7 @@ import torch
 from vqr1.process_memory import (
     KEPT_PRIMITIVES,
     collect_replaced,
+    collection_paused,
     only_new_objects_collected,
 )
 
@@ -79,3 +80,17 @@ def test_what_was_replaced_is_collected_though_it_was_excluded() -> None:
         assert gc.get_freeze_count() > 0
     collect_replaced()
     assert gc.get_freeze_count() == 0
+
+
+def test_collection_is_paused_and_left_as_it_was() -> None:
+    assert gc.isenabled()
+    with collection_paused():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with collection_paused():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

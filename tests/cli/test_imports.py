@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.medium
 
@@ -57,3 +58,22 @@ def test_a_launcher_and_a_sweep(tmp_path: Path) -> None:
 def test_copying_a_checkpoint(tmp_path: Path) -> None:
     modules, _ = imported(tmp_path, "import vqr1.policy.export, vqr1.cli.export")
     assert not modules & (HEAVY | {"torch", "mlflow"})
+
+
+def test_an_evaluation_of_a_table(tmp_path: Path) -> None:
+    rows = [f"{n}.png,{n % 7},{n % 5}" for n in range(40)]
+    (tmp_path / "scores.csv").write_text("\n".join(["image,score,mos", *rows]) + "\n")
+    arguments = ["predictions=scores.csv", "statistics.bootstrap_draws=10"]
+    modules, errors = imported(tmp_path, "from vqr1.cli.evaluate import main; main()", *arguments)
+    assert (tmp_path / "outputs").is_dir(), errors
+    assert not modules & (HEAVY - {"matplotlib"} | {"torch", "torchvision", "sklearn"})
+
+
+def test_scoring_an_image(tmp_path: Path) -> None:
+    Image.new("RGB", (160, 120)).save(tmp_path / "a.png")
+    modules, errors = imported(tmp_path, "from vqr1.cli.score import main; main()", "a.png")
+    assert "1 scored" in errors
+    assert not modules & {"lightning", "torchmetrics", "peft", "matplotlib", "mlflow", "requests"}
+    families = {name for name in modules if name.startswith("transformers.models.")}
+    models = {name for name in families if ".modeling_" in name}
+    assert {name.split(".")[2] for name in models} <= {"qwen2_5_vl", "qwen2_vl", "auto"}

@@ -129,7 +129,7 @@ def test_no_fit_and_why() -> None:
 
 
 def test_a_fit_that_does_not_converge_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqr1.iqa.logistic._MAX_STEPS", 1)
+    monkeypatch.setattr("vqr1.iqa.logistic.MAX_STEPS", 1)
     rng = np.random.default_rng(0)
     x = rng.uniform(1, 5, 200)
     fit = fit_logistic(x, np.tanh(x - 3) + 0.2 * rng.normal(size=200))

@@ -120,7 +120,7 @@ def test_an_unusable_mlflow_closes_the_others(tmp_path: Path) -> None:
 @pytest.mark.medium
 def test_mlflow_is_the_first_of_several(tmp_path: Path) -> None:
     config = LoggerConfig(name="csv+mlflow", tracking_uri=f"sqlite:///{tmp_path}/runs.db")
-    with open_run_log(config, tmp_path / "run", "run") as log:
+    with open_run_log(config, tmp_path / "run", "run", trains=True) as log:
         log.metrics({"loss": 2.0}, 1)
         assert [logger.name for logger in log.loggers] == ["mlflow", ""]
     assert log.mlflow_run_id is not None

@@ -35,7 +35,7 @@ def test_status_is_true_however_a_run_ends(
     # What is tested is the status, not how long a busy machine takes to store it.
     monkeypatch.setattr(run_log, "INTERRUPTED_SECONDS", 120.0)
     config = LoggerConfig(name="mlflow", tracking_uri=database, wait_seconds=120.0)
-    with open_run_log(config, tmp_path / "a", "a") as log:
+    with open_run_log(config, tmp_path / "a", "a", trains=True) as log:
         log.metrics({"val/srcc": 0.5, "val/srcc/kadid+tid": 0.25}, 3)
         (logger,) = log.loggers
         # What Lightning does after each of its loops.

@@ -21,6 +21,7 @@ from vqr1.distributed.launcher_tasks import is_first_task
 from vqr1.errors import UserError, raise_together
 from vqr1.evaluation.checks import check_evaluation, compares_sweep
 from vqr1.outputs import EVALUATION, check_folder, make_folders
+from vqr1.process_memory import collection_paused
 from vqr1.program import command_line, name_of, override
 from vqr1.training.resumed_arguments import NO_FOLDER
 from vqr1.training.run_lookup import key_of
@@ -70,9 +71,9 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
         partial(check_evaluation, config),
         partial(check_folders, config.dataset) if labelled else list,
     )
-    from vqr1.evaluation.run import compare_sweep, needs_model, run_evaluation
-    from vqr1.inference.parallel import connect_to_share
-    from vqr1.training.run_record import RunLock, changed_keys
+    with collection_paused():
+        from vqr1.evaluation.run import compare_sweep, needs_model, run_evaluation
+        from vqr1.training.run_record import RunLock, changed_keys
 
     info = find_rank_info()
     run_dir = Path(config.run_dir)
@@ -83,6 +84,9 @@ def evaluate(config: EvalConfig, composed: DictConfig) -> float | None:
     lock: AbstractContextManager[object] = RunLock(run_dir) if first else nullcontext()
     with lock:
         if needs_model(config):
+            # PyTorch takes seconds to import, and a table of predictions needs none.
+            from vqr1.inference.parallel import connect_to_share
+
             same = partial(changed_keys, schema=EvalConfig, moved=True)
             connect_to_share(info, config.hardware, plain_values(composed), same)
         if first and compares_sweep(config):

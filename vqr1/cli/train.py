@@ -27,6 +27,7 @@ from vqr1.config import TrainConfig, validate
 from vqr1.distributed.environment import RankInfo, exit_process, find_rank_info
 from vqr1.errors import EXIT_INTERRUPTED, ConfigError, PrunedError, UserError, raise_together
 from vqr1.outputs import TRAINING, check_folder
+from vqr1.process_memory import collection_paused
 from vqr1.program import override
 from vqr1.sweeps.chain import run_chain
 from vqr1.training.initial_run import inherit, take_initial_run
@@ -56,14 +57,8 @@ def main() -> None:
         stop(error, reports_here)
     code = 0
     try:
-        run_command(
-            "train",
-            TrainConfig,
-            partial(train, info=info),
-            check,
-            reports_here,
-            complete=take_initial_run,
-        )
+        run_command("train", TrainConfig, partial(train, info=info), check, reports_here,
+                    complete=take_initial_run)  # fmt: skip
     except SystemExit as end:
         code = int(end.code or 0)
     if info.world_size > 1:
@@ -81,9 +76,10 @@ def check(config: TrainConfig) -> None:
     Raises:
         ConfigError: every rule that the configuration breaks.
     """
-    from vqr1.distributed.launch import check_one_machine
-    from vqr1.rewards.build import build_rewards
-    from vqr1.training.checks import check_training
+    with collection_paused():
+        from vqr1.distributed.launch import check_one_machine
+        from vqr1.rewards.build import build_rewards
+        from vqr1.training.checks import check_training
 
     raise_together(
         lambda: check_training(config, build_rewards(config.reward)),
@@ -153,7 +149,8 @@ def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = Non
         raise_together(partial(check, config), *folders)
         if config.hardware.devices * config.hardware.nodes > 1:
             return _launch(config)
-    from vqr1.training.run import run_training
+    with collection_paused():
+        from vqr1.training.run import run_training
 
     try:
         return run_training(config, composed, info, _run_command())

@@ -66,6 +66,8 @@ def source_of(model: Mapping[str, Any]) -> Source:
     """
     path, own = model.get("path"), model.get("recommended")
     name = str(model.get("name"))
+    if own is not None and _is_packaged(name, path):
+        return Source(name, own)
     files = _files()
     owners = {file: values for file, values in files.items() if values["path"] == path}
     if own is not None and name in [values["name"] for values in owners.values()]:
@@ -255,13 +257,24 @@ def _plain(model: DictConfig) -> dict[str, Any]:
 
 @lru_cache
 def _files() -> dict[str, dict[str, Any]]:
-    """`name`, `path` and `recommended` of the packaged files of `conf/model`."""
-    files = {}
-    for file in sorted((config_dir() / "model").glob("*.yaml")):
-        values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        assert isinstance(values, dict)
-        files[file.stem] = {key: values[key] for key in ("name", "path", "recommended")}
-    return files
+    """`_file` of all packaged files of `conf/model`, by their stems."""
+    return {file.stem: _file(file) for file in sorted((config_dir() / "model").glob("*.yaml"))}
+
+
+@lru_cache
+def _file(file: Path) -> dict[str, Any]:
+    """`name`, `path` and `recommended` of a file of `conf/model`."""
+    values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    assert isinstance(values, dict)
+    return {key: values[key] for key in ("name", "path", "recommended")}
+
+
+def _is_packaged(name: str, path: Any) -> bool:
+    """Whether the file of a name states this name and checkpoint; the others are not read."""
+    file = config_dir() / "model" / f"{name}.yaml"
+    if Path(name).name != name or not file.is_file():
+        return False
+    return (_file(file)["name"], _file(file)["path"]) == (name, path)
 
 
 def _read_config(path: str) -> dict[str, Any]:

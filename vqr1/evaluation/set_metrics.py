@@ -45,6 +45,7 @@ from vqr1.evaluation.trained_on import TrainedOn
 from vqr1.iqa.bootstrap import Units, resample_counts
 from vqr1.iqa.correlation import FloatArray
 from vqr1.iqa.logistic import Curve, LogisticFit, fit_logistic
+from vqr1.iqa.logistic_draws import fit_draws
 
 
 @dataclass(frozen=True)
@@ -234,9 +235,7 @@ def _fit_draws(
 ) -> dict[str, FloatArray]:
     values: dict[str, list[float]] = {metric.name: [] for metric in metrics}
     for block in resample_counts(units, draws, seed):
-        for counts in block.astype(np.int64):
-            rows = np.repeat(np.arange(len(scores)), counts)
-            refit = fit_logistic(scores[rows], mos[rows], fit.curve, near=fit)
+        for refit in fit_draws(scores, mos, block, fit):
             for metric in metrics:
                 values[metric.name].append(metric.read(refit).value)
     return {name: np.asarray(found) for name, found in values.items()}

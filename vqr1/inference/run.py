@@ -44,6 +44,7 @@ from vqr1.inference.score_checks import FORMATS, notes_on
 from vqr1.inference.settings import answer_settings
 from vqr1.inference.setup import InferenceSetup
 from vqr1.inference.writers import Format, ResultWriter, write_pairs, write_ranking
+from vqr1.process_memory import collection_paused
 
 if TYPE_CHECKING:
     from vqr1.inference.scorer import Scorer
@@ -132,7 +133,8 @@ def load_scorer(job: Job) -> Scorer:
 
 def _load_for_share(job: Job, paths: Sequence[Shown]) -> Scorer | None:
     """The scorer, None on a rank that has nothing to score."""
-    return load_scorer(job) if _share(job, len(paths), job.info.rank) else None
+    with collection_paused():
+        return load_scorer(job) if _share(job, len(paths), job.info.rank) else None
 
 
 def _found(job: Job, patterns: Sequence[str]) -> list[Shown]:

@@ -34,14 +34,14 @@ from vqr1.iqa.correlation import FloatArray, MetricValue, Vector, as_vector, obs
 Curve = Literal["logistic4", "logistic5"]
 PARAMETERS: dict[Curve, int] = {"logistic4": 4, "logistic5": 5}
 
-_MAX_STEPS = 200
+MAX_STEPS = 200
 _TOLERANCE = 1e-13
 """Relative decrease of the squared error below which a step counts as none."""
 
-_WARM_TOLERANCE = 1e-7
+WARM_TOLERANCE = 1e-7
 """The same for a fit near a known one: intervals need four digits, and a thousand fits."""
 
-_NEWTON_AFTER = 20
+NEWTON_AFTER = 20
 """Steps after which second derivatives replace the product of first ones."""
 
 _STARTS = 8
@@ -50,11 +50,11 @@ _STARTS = 8
 _GRID_POINTS = 1000
 """Images that the search for starting points looks at."""
 
-_LOG_WIDTH = (math.log(0.02), math.log(1e3))
+LOG_WIDTH = (math.log(0.02), math.log(1e3))
 """Bounds on the log width in standard deviations of x: wider is a straight line; narrower is a step
 between two neighbouring images, which least squares likes on few data and nobody believes."""
 
-_BEYOND = 15.0
+BEYOND = 15.0
 """How many widths the centre may lie beyond the data: there the sigmoid is an exponential to
 3e-7, and the parameters are still small enough to evaluate the formula without cancellation."""
 
@@ -147,8 +147,8 @@ def _project(centre: float, width: float, x: FloatArray, y: FloatArray, line: bo
 
 def _inside(theta: FloatArray, reach: float) -> FloatArray:
     """Centre and log width moved inside their bounds; `reach` is the largest |x|."""
-    log_width = float(np.clip(theta[1], *_LOG_WIDTH))
-    bound = reach + _BEYOND * math.exp(log_width)
+    log_width = float(np.clip(theta[1], *LOG_WIDTH))
+    bound = reach + BEYOND * math.exp(log_width)
     return np.array([np.clip(theta[0], -bound, bound), log_width])
 
 
@@ -162,10 +162,10 @@ def _minimise(
     reach = float(np.abs(x).max())
     theta, damping, still = _inside(start, reach), 1e-3, 0
     current = _project(theta[0], math.exp(theta[1]), x, y, line)
-    for step in range(_MAX_STEPS):
+    for step in range(MAX_STEPS):
         gradient = current.jacobian.T @ current.residual
         curvature = current.jacobian.T @ current.jacobian
-        if step >= _NEWTON_AFTER:
+        if step >= NEWTON_AFTER:
             curvature = _hessian(theta, current, x, y, line)
         floor = 1e-12 * float(curvature.trace()) + 1e-300
         system = curvature + damping * np.diag(np.diag(curvature) + floor)
@@ -243,7 +243,7 @@ def _search(
 ) -> tuple[int, int, tuple[FloatArray, _Projection] | None]:
     """Starting points tried, how many converged, and the best centre, log width and curve."""
     if warm is not None:
-        theta, found, ended = _minimise(warm, x, y, line, _WARM_TOLERANCE)
+        theta, found, ended = _minimise(warm, x, y, line, WARM_TOLERANCE)
         if ended:
             return 1, 1, (theta, found)
     ends = [_minimise(start, x, y, line, _TOLERANCE) for start in _starts(x, y, line)]
@@ -283,12 +283,47 @@ def fit_logistic(
         reason = f"{len(x)} images, a fit of {PARAMETERS[curve]} parameters needs two more"
     if reason:
         return _refused(curve, reason, 0, 0)
-    scale = (float(x.mean()), float(x.std()), float(y.mean()), float(y.std()))
-    x, y = (x - scale[0]) / scale[1], (y - scale[2]) / scale[3]
-    tried, converged, best = _search(x, y, curve == "logistic5", _warm_start(near, scale))
+    scale, x, y = _standardised(x, y)
+    tried, converged, best = _search(x, y, curve == "logistic5", warm_start(near, scale))
     if best is None:
         return _refused(curve, f"none of {tried} starting points converged", tried, converged)
-    theta, found = best
+    return _fit(curve, *best, x, y, scale, tried, converged)
+
+
+def fit_of_theta(x: FloatArray, y: FloatArray, curve: Curve, theta: FloatArray) -> LogisticFit:
+    """The fit whose centre and log width a search near a known fit has found.
+
+    Args:
+        x: [n] predicted scores that have a correlation with y, more than the curve's parameters.
+        y: [n] MOS.
+        curve: `logistic4` or `logistic5`.
+        theta: [2] on the standardised scale.
+    """
+    scale, x, y = _standardised(x, y)
+    found = _project(theta[0], math.exp(theta[1]), x, y, curve == "logistic5")
+    return _fit(curve, theta, found, x, y, scale, 1, 1)
+
+
+Scale = tuple[float, float, float, float]
+"""Mean and standard deviation of predictions, then of MOS."""
+
+
+def _standardised(x: FloatArray, y: FloatArray) -> tuple[Scale, FloatArray, FloatArray]:
+    scale = (float(x.mean()), float(x.std()), float(y.mean()), float(y.std()))
+    return scale, (x - scale[0]) / scale[1], (y - scale[2]) / scale[3]
+
+
+def _fit(
+    curve: Curve,
+    theta: FloatArray,
+    found: _Projection,
+    x: FloatArray,
+    y: FloatArray,
+    scale: Scale,
+    tried: int,
+    converged: int,
+) -> LogisticFit:
+    """The fit of a curve, refused where it does not rise over the data."""
     values = y - found.residual
     if not values[x.argmax()] - values[x.argmin()] > 1e-9:
         return _refused(
@@ -308,7 +343,7 @@ def _native(
     curve: Curve,
     theta: FloatArray,
     found: _Projection,
-    scale: tuple[float, float, float, float],
+    scale: Scale,
 ) -> tuple[float, ...]:
     """Parameters b1..bp of the published formulas in the data's own units."""
     x_mean, x_std, y_mean, y_std = scale
@@ -320,9 +355,7 @@ def _native(
     return (height, 1 / width, float(centre), slope, offset + height / 2 - slope * x_mean)
 
 
-def _warm_start(
-    near: LogisticFit | None, scale: tuple[float, float, float, float]
-) -> FloatArray | None:
+def warm_start(near: LogisticFit | None, scale: Scale) -> FloatArray | None:
     """Centre and log width of another fit, on this data's standardised scale."""
     if near is None or not near.parameters:
         return None

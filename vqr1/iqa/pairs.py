@@ -27,7 +27,7 @@ from scipy.optimize import minimize
 from scipy.special import log_ndtr, ndtr
 
 from vqr1.iqa.correlation import FloatArray
-from vqr1.iqa.thurstone import GAMMA
+from vqr1.iqa.gamma import GAMMA
 
 _ROWS = 1024
 """Rows of the pairwise matrix that are held at a time."""

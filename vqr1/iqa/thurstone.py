@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-GAMMA = 1e-6
-"""Added to the summed variances (public code)."""
+from vqr1.iqa.gamma import GAMMA as GAMMA
+
 FIDELITY_EPSILON = 1e-6
 """Added inside both square roots of the fidelity (public code)."""
 

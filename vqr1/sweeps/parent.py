@@ -6,13 +6,14 @@ alive by their own locks, and marks the other open runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vqr1.sweeps.folder import FAILED, KILLED, PRUNED, Attempt, SweepFolder, is_running
 from vqr1.tracking.journal import journal_file
 from vqr1.tracking.outages import store_reached
-from vqr1.tracking.store import logged_run, quick_client, slug
+from vqr1.tracking.sqlite_runs import ChildRun, read_runs
+from vqr1.tracking.store import database_file, logged_run, quick_client, slug
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,6 +72,34 @@ class ParentRun:
             token = page.token
             if not token:
                 return found
+
+    def child_values(self, tags: Sequence[str], params: str, curve: str) -> list[ChildRun]:
+        """What a summary reads of all child runs, the oldest first.
+
+        Args:
+            tags: keys of the tags that are read.
+            params: beginning of the keys of the parameters that are read.
+            curve: metric whose history is read.
+
+        Raises:
+            ConfigError: the store does not answer.
+        """
+        with store_reached(self.tracking_uri):
+            database = database_file(self.tracking_uri)
+            if database is not None:
+                return read_runs(database, self.run_id, tags, params, curve)
+            return [self._values(run, curve) for run in self._children()]
+
+    def _values(self, run: Run, curve: str) -> ChildRun:
+        history = self.client.get_metric_history(run.info.run_id, curve)
+        return ChildRun(
+            run.info.run_id,
+            run.info.status,
+            run.data.tags,
+            run.data.params,
+            run.data.metrics,
+            [(point.step, point.value) for point in history],
+        )
 
     def reconcile_children(self, folder: SweepFolder) -> None:
         """Give every child its true status and error.

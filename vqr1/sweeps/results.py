@@ -25,6 +25,8 @@ from vqr1.tracking.delivery import delivered_run
 from vqr1.tracking.logged import logged_metrics
 
 _DIRECTION = "higher_is_better"
+_OWN_METRICS = "metrics."
+"""Beginning of the keys of metrics of the user's own."""
 TESTED = f"test/{HEADLINE}_after"
 PREFERRED = (TESTED, f"val/{HEADLINE}_best", f"val/{HEADLINE}")
 """Metrics that a summary shows, the first that the jobs have, where none is named."""
@@ -102,24 +104,24 @@ def read_children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[J
 def _children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[JobResult]:
     from vqr1.tracking.store import slug
 
+    keys = {key: slug(key) for key in swept}
+    wanted = ["vqr1.job", "vqr1.job_number", "vqr1.pruned", ERROR_TAG, *keys.values()]
     chosen: dict[str, JobResult] = {}
-    for run in parent.children():
-        tags = run.data.tags
-        name = tags.get("vqr1.job")
+    for run in parent.child_values(wanted, _OWN_METRICS, slug(curve)):
+        name = run.tags.get("vqr1.job")
         if name is None or (name in chosen and chosen[name].status == FINISHED):
             continue
-        pruned = tags.get("vqr1.pruned") == "true"
-        history = parent.client.get_metric_history(run.info.run_id, slug(curve))
+        points = {step: value for step, value in run.history if math.isfinite(value)}
         chosen[name] = JobResult(
             name,
-            int(tags.get("vqr1.job_number", -1)),
-            {key: tags[slug(key)] for key in swept if slug(key) in tags},
-            PRUNED if pruned else run.info.status,
-            {present_name(metric): value for metric, value in run.data.metrics.items()},
-            tuple(sorted({p.step: p.value for p in history if math.isfinite(p.value)}.items())),
-            tags.get(ERROR_TAG),
-            run.info.run_id,
-            _falling(run.data.params),
+            int(run.tags.get("vqr1.job_number", -1)),
+            {key: run.tags[tag] for key, tag in keys.items() if tag in run.tags},
+            PRUNED if run.tags.get("vqr1.pruned") == "true" else run.status,
+            {present_name(metric): value for metric, value in run.metrics.items()},
+            tuple(sorted(points.items())),
+            run.tags.get(ERROR_TAG),
+            run.run_id,
+            _falling(run.params),
         )
     return list(chosen.values())
 
@@ -199,7 +201,7 @@ def _falling(config: Mapping[str, object]) -> frozenset[str]:
     return frozenset(
         key.split(".")[1]
         for key, value in config.items()
-        if key.startswith("metrics.") and key.endswith(f".{_DIRECTION}") and str(value) == "False"
+        if key.startswith(_OWN_METRICS) and key.endswith(f".{_DIRECTION}") and str(value) == "False"
     )
 
 

@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -76,8 +77,14 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
     if len(array) < 2:
         return MeanInterval(mean, math.nan, math.nan)
     error = float(array.std(ddof=1)) / math.sqrt(len(array))
-    reach = float(stats.t.ppf(0.5 + LEVEL / 2, len(array) - 1)) * error
+    reach = _t_quantile(len(array) - 1) * error
     return MeanInterval(mean, mean - reach, mean + reach)
+
+
+@cache
+def _t_quantile(freedom: int) -> float:
+    """Half width of the interval in standard errors; the sweep's rows are of few sizes."""
+    return float(stats.t.ppf(0.5 + LEVEL / 2, freedom))
 
 
 def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -103,10 +110,13 @@ def setting_rows(results: Sequence[JobResult], metric: str | None) -> list[Setti
         results: jobs of one sweep.
         metric: the metric; None where no job has one.
     """
-    settings = dict.fromkeys(setting_of(result) for result in results if result.swept)
+    settings: dict[tuple[tuple[str, str], ...], list[JobResult]] = {}
+    for result in results:
+        if result.swept:
+            settings.setdefault(setting_of(result), []).append(result)
+    rises = _rises(metric, results)
     rows: list[SettingRow] = []
-    for setting in settings:
-        members = [r for r in results if r.swept and setting_of(r) == setting]
+    for setting, members in settings.items():
         values: dict[str, float] = {}
         missing: Counter[str] = Counter()
         for result in members:
@@ -116,7 +126,7 @@ def setting_rows(results: Sequence[JobResult], metric: str | None) -> list[Setti
             elif metric is not None:
                 values[result.swept.get(SEED, "")] = result.metrics[metric]
         first = rows[0] if rows else None
-        best = best_of(metric, values.values(), results)
+        best = _best(values.values(), rises)
         rows.append(_row(dict(setting), len(members), values, missing, first, best))
     return rows
 
@@ -131,9 +141,17 @@ def best_of(
         values: of it.
         results: jobs that logged it, which know which metrics of the user's own fall with quality.
     """
+    return _best(values, _rises(metric, results))
+
+
+def _rises(metric: str | None, results: Sequence[JobResult]) -> bool:
+    """Whether a metric is better where it is higher."""
     falling = {name for result in results for name in result.falling}
     own = metric is not None and any(is_logged_as(name, metric) for name in falling)
-    rises = metric is None or (higher_is_better(metric) and not own)
+    return metric is None or (higher_is_better(metric) and not own)
+
+
+def _best(values: Iterable[float], rises: bool) -> float:
     return max(values, default=math.nan) if rises else min(values, default=math.nan)
 
 

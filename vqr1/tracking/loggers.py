@@ -18,26 +18,13 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from vqr1.config.plain import flatten
 from vqr1.durable import make_folder, remove_file, sync, write_file
-from vqr1.tracking.journal import Journal
+from vqr1.tracking.journal_metrics import JournalMetrics
 from vqr1.tracking.logged import whole_lines
-from vqr1.tracking.secrets import masked
-from vqr1.tracking.sender import Sender
 
 
-class JournalLogger(Logger):
-    """Lightning logger whose metrics and parameters go to a run's journal.
-
-    Args:
-        journal: takes the events.
-        sender: carries them to MLflow.
-    """
-
-    def __init__(self, journal: Journal, sender: Sender) -> None:
-        super().__init__()
-        self.journal = journal
-        self.sender = sender
+class JournalLogger(JournalMetrics, Logger):
+    """Lightning logger whose metrics and parameters go to a run's journal."""
 
     @property
     def name(self) -> str:
@@ -52,15 +39,12 @@ class JournalLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Keep parameters, nested ones under dotted keys."""
-        values = vars(params) if isinstance(params, Namespace) else params
-        self.journal.params(flatten(masked(values)))
-        self.sender.notify()
+        super().log_hyperparams(params)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep metrics at a step."""
-        self.journal.metrics(metrics, step)
-        self.sender.notify()
+        super().log_metrics(metrics, step)
 
 
 class CsvMetricsLogger(CSVLogger):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from matplotlib.figure import Figure
 
+    from vqr1.tracking.journal_metrics import JournalMetrics
     from vqr1.tracking.sender import Sender
 
 log = logging.getLogger(__name__)
@@ -135,12 +136,15 @@ class RunLog:
 
     Args:
         run_dir: folder for files.
-        loggers: Lightning loggers that take the metrics.
+        loggers: take the metrics; Lightning's where it trains.
         tracking: the run's way to MLflow; None without MLflow.
     """
 
     def __init__(
-        self, run_dir: Path, loggers: Sequence[Logger] = (), tracking: Tracking | None = None
+        self,
+        run_dir: Path,
+        loggers: Sequence[Logger | JournalMetrics] = (),
+        tracking: Tracking | None = None,
     ) -> None:
         self.run_dir = run_dir
         self.loggers = tuple(loggers)
@@ -197,7 +201,7 @@ class RunLog:
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics at a step."""
         for logger in self.loggers:
-            logger.log_metrics({slug(key): value for key, value in values.items()}, step)
+            logger.log_metrics({slug(key): value for key, value in values.items()}, step=step)
             logger.save()
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -299,6 +303,8 @@ def open_run_log(
     default_name: str,
     tags: Mapping[str, str] | None = None,
     resume: bool = False,
+    *,
+    trains: bool = False,
 ) -> RunLog:
     """Start logging a run.
 
@@ -309,6 +315,7 @@ def open_run_log(
         tags: tags beside those of the configuration; the MLflow run has them from its creation on.
         resume: continue with the MLflow run that the folder's journal holds, if there is one: steps
             and parameters that it has are not logged again.
+        trains: its loggers are for Lightning's trainer, all of them of Lightning's class.
 
     Raises:
         ConfigError: MLflow cannot use the address, or does not answer and `logger.require` is set;
@@ -318,12 +325,12 @@ def open_run_log(
         return RunLog(run_dir)
     if problems := logger_problems(config):
         raise ConfigError(problems)
-    from vqr1.tracking.loggers import CsvMetricsLogger, JournalLogger
-
     name = slug(config.run_name or default_name)
     every = masked({**(tags or {}), **config.tags})
     loggers: list[Logger] = []
     if "csv" in config.kinds:
+        from vqr1.tracking.loggers import CsvMetricsLogger
+
         loggers.append(CsvMetricsLogger(run_dir, resume))
     if "tensorboard" in config.kinds:
         loggers.append(open_tensorboard(run_dir, resume))
@@ -336,7 +343,17 @@ def open_run_log(
     except BaseException:
         RunLog(run_dir, loggers).finish("FAILED")
         raise
-    return RunLog(run_dir, [JournalLogger(tracking.journal, tracking.sender), *loggers], tracking)
+    return RunLog(run_dir, [_journal_logger(tracking, trains), *loggers], tracking)
+
+
+def _journal_logger(tracking: Tracking, trains: bool) -> Logger | JournalMetrics:
+    if trains:
+        from vqr1.tracking.loggers import JournalLogger
+
+        return JournalLogger(tracking.journal, tracking.sender)
+    from vqr1.tracking.journal_metrics import JournalMetrics
+
+    return JournalMetrics(tracking.journal, tracking.sender)
 
 
 def open_tracking(

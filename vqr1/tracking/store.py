@@ -58,7 +58,7 @@ def quick_client(tracking_uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    database = _database(tracking_uri)
+    database = database_file(tracking_uri)
     if database is not None:
         _check_database(database)
     from mlflow import MlflowClient
@@ -118,7 +118,7 @@ def prepare_experiment(tracking_uri: str, experiment: str) -> str:
         ConfigError: MLflow cannot use the address.
         MlflowException, OSError, sqlite3.OperationalError: the store cannot be reached now.
     """
-    database = _database(tracking_uri)
+    database = database_file(tracking_uri)
     if database is None:
         return _experiment_id(tracking_uri, experiment, None)
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,8 @@ def one_line(error: BaseException) -> str:
     return masked_uri(first_line(error, 200, found.split(" with exception ")[0]))
 
 
-def _database(tracking_uri: str) -> Path | None:
+def database_file(tracking_uri: str) -> Path | None:
+    """The file of an sqlite address; None of another one."""
     if not tracking_uri.startswith(SQLITE):
         return None
     return Path(tracking_uri.removeprefix(SQLITE)).resolve()

@@ -58,7 +58,7 @@ def open_log(config: TrainConfig, run: Run, command: RunCommand) -> RunLog:
         return NoRunLog(run.run_dir)
     tags = {**run_tags(config, command), RUN_DIR_TAG: str(run.run_dir.resolve())}
     return open_run_log(
-        config.logger, run.run_dir, run_name(config, command), tags, resume=run.resumed
+        config.logger, run.run_dir, run_name(config, command), tags, resume=run.resumed, trains=True
     )
 
 

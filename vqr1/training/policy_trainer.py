@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from vqr1.config import TrainConfig
@@ -126,7 +127,8 @@ class PolicyTrainer:
         # Checkpoints come last: they hold what the others have made of a step.
         callbacks += [] if self.average is None else [self.average]
         callbacks.append(self.checkpoints)
-        self.trainer = build_trainer(config, run_log.loggers, callbacks, steps, interval)
+        loggers = [one for one in run_log.loggers if isinstance(one, Logger)]
+        self.trainer = build_trainer(config, loggers, callbacks, steps, interval)
         # Lightning moves the policy to the CPU after every validate and fit.
         self.device = next(policy.model.parameters()).device
 

@@ -26,7 +26,7 @@ from vqr1.distributed.environment import RankInfo
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted, RunFaultError
 from vqr1.outputs import make_folders
-from vqr1.process_memory import only_new_objects_collected
+from vqr1.process_memory import collection_paused, only_new_objects_collected
 from vqr1.rewards import WeightedRewards
 from vqr1.rewards.build import build_rewards
 from vqr1.training.build import check_engine, load_trained_policy
@@ -92,7 +92,7 @@ def _open_and_train(
     started = time.monotonic()
     set_up_process(config)
     console = Console(soft_wrap=True, quiet=get_rank() > 0)
-    with run.starting():
+    with run.starting(), collection_paused():
         raise_on_all_ranks(lambda: check_engine(config))
         data = raise_on_all_ranks(lambda: open_data(config, stage, rewards))
         raise_on_all_ranks(data.check_same_in_all_processes)

@@ -1,16 +1,15 @@
-"""Faster layers of Qwen2-VL and Qwen2.5-VL: the library's classes with other forward passes.
+"""Faster layers of Qwen2.5-VL: the library's classes with other forward passes.
 
-Not here: those passes (`_qwen_layers.py`, `_text_layers.py`) and which models get them.
+Not here: those passes (`_qwen_layers.py`, `_lean_passes.py`) and which models get them.
 """
 
 from __future__ import annotations
 
 from torch import nn
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
-from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen2
 
+from vqr1.policy.families._lean_passes import GatedFeedForward, LeanRmsNorm
 from vqr1.policy.families._qwen_layers import PatchProduct, WindowedAttention
-from vqr1.policy.families._text_layers import GatedFeedForward, LeanRmsNorm
 
 
 class FastRmsNorm(LeanRmsNorm, qwen.Qwen2_5_VLRMSNorm):
@@ -40,28 +39,3 @@ FAST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     qwen.Qwen2_5_VisionPatchEmbed: FastPatchEmbed,
     qwen.Qwen2_5_VLVisionAttention: FastVisionAttention,
 }
-
-
-class FastRmsNorm2(LeanRmsNorm, qwen2.Qwen2VLRMSNorm):
-    """Of the text model."""
-
-
-class FastTextMlp2(GatedFeedForward, qwen2.Qwen2MLP):
-    """Of the text model."""
-
-
-class FastPatchEmbed2(PatchProduct, qwen2.PatchEmbed):
-    """Of the tower."""
-
-
-class FastVisionAttention2(WindowedAttention, qwen2.VisionAttention):
-    """Of the tower: over whole images."""
-
-
-FAST_LAYERS_2: dict[type[nn.Module], type[nn.Module]] = {
-    qwen2.Qwen2VLRMSNorm: FastRmsNorm2,
-    qwen2.Qwen2MLP: FastTextMlp2,
-    qwen2.PatchEmbed: FastPatchEmbed2,
-    qwen2.VisionAttention: FastVisionAttention2,
-}
-"""Qwen2-VL's."""

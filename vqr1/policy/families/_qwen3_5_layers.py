@@ -4,7 +4,7 @@
 (`vqr1.policy.linear_attention`), so that responses continue the prompt's state. Without one it is
 the library's. The others are faster: the RMS norms' factor is 1 + weight.
 
-Not here: the passes that families share (`_qwen_layers.py`, `_text_layers.py`), and the recurrence.
+Not here: the passes that families share (`_qwen_layers.py`, `_lean_passes.py`), and the recurrence.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen
 from transformers.utils import is_flash_linear_attention_available
 
 from vqr1.policy.delta_chunks import chunked_delta, uncast
+from vqr1.policy.families._lean_passes import GatedFeedForward, LeanRmsNorm
 from vqr1.policy.families._qwen_layers import PatchProduct, WindowedAttention
-from vqr1.policy.families._text_layers import GatedFeedForward, LeanRmsNorm
 from vqr1.policy.fast_layers import fused_rms_norm, rms_norm
 from vqr1.policy.linear_attention import DeltaRows, repeated
 

@@ -1,6 +1,6 @@
 """Faster layers of Qwen3-VL: the library's classes with other forward passes.
 
-Not here: those passes (`_qwen_layers.py`, `_text_layers.py`) and which models get them. The tower's
+Not here: those passes (`_qwen_layers.py`, `_lean_passes.py`) and which models get them. The tower's
 norms are layer norms and its feed-forward layers have no gate: PyTorch's own are as lean.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import nn
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen
 
+from vqr1.policy.families._lean_passes import GatedFeedForward, LeanRmsNorm
 from vqr1.policy.families._qwen_layers import PatchProduct, WindowedAttention
-from vqr1.policy.families._text_layers import GatedFeedForward, LeanRmsNorm
 
 
 class FastRmsNorm(LeanRmsNorm, qwen.Qwen3VLTextRMSNorm):

@@ -4,7 +4,7 @@ They stand before a class of the library (`class Fast(PatchProduct, library.Patc
 pass remains for the cases in which nothing is gained.
 
 Not here: the classes (`_qwen2_5_vl_layers.py`, `_qwen3_vl_layers.py`), text models
-(`_text_layers.py`), and the mathematics (`vqr1.policy.fast_layers`).
+(`_lean_passes.py`), and the mathematics (`vqr1.policy.fast_layers`).
 """
 
 from __future__ import annotations

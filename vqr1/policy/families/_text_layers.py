@@ -1,60 +1,17 @@
-"""Faster layers of text models: passes that all families share, with Llama's, Qwen2's and Qwen3's.
+"""Faster layers of text models that several families have: Llama's, Qwen2's and Qwen3's.
 
-A pass stands before a class of the library (`class Fast(LeanRmsNorm, library.RMSNorm)`), whose own
-remains for the cases in which nothing is gained.
-
-Not here: the mathematics (`vqr1.policy.fast_layers`), and text models that are part of a family
+Not here: their passes (`_lean_passes.py`), and text models that are part of a family
 (`_qwen2_5_vl_layers.py`, `_qwen3_vl_layers.py`).
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
 
-from vqr1.policy.fast_layers import fused_rms_norm, rms_norm, swiglu
-
-
-class LeanRmsNorm:
-    """An RMS norm: of float32 on a CPU through `rms_norm`, elsewhere through one kernel."""
-
-    weight: Tensor
-    variance_epsilon: float
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[..., n] -> [..., n]; under autocast in its type.
-
-        Linear layers follow, each of which would cast the rows for itself and keep its copy.
-        """
-        kind = hidden_states.device.type
-        rows: Tensor = self._normalised(hidden_states)
-        return rows.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else rows
-
-    def _normalised(self, rows: Tensor) -> Tensor:
-        if rows.device.type != "cpu":
-            return fused_rms_norm(rows, self.weight, self.variance_epsilon)
-        if rows.dtype != torch.float32 or self.weight.dtype != torch.float32:
-            result: Tensor = cast(Any, super()).forward(rows)
-            return result
-        return rms_norm(rows, self.weight, self.variance_epsilon)
-
-
-class GatedFeedForward:
-    """A gated feed-forward layer through `swiglu`."""
-
-    gate_proj: Any
-    up_proj: Any
-    down_proj: Any
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., H] -> [..., H]."""
-        out: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
-        return out
+from vqr1.policy.families._lean_passes import GatedFeedForward, LeanRmsNorm
 
 
 class FastLlamaRmsNorm(LeanRmsNorm, LlamaRMSNorm):

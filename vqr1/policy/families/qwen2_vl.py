@@ -30,9 +30,9 @@ class Qwen2VL(Qwen25VL):
 
     def fast_layers(self) -> Mapping[type[nn.Module], type[nn.Module]]:
         """Norms and feed-forward layers of the text model, patch embedding and attention."""
-        from vqr1.policy.families._qwen2_5_vl_layers import FAST_LAYERS_2
+        from vqr1.policy.families._qwen2_vl_layers import FAST_LAYERS
 
-        return FAST_LAYERS_2
+        return FAST_LAYERS
 
     def shape_config(self, shape: str, number: Callable[[str], int] = lambda token: 0) -> Any:
         """Of a released checkpoint, or of a small one for CPUs."""

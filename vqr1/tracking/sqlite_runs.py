@@ -1,0 +1,92 @@
+"""Child runs read from an MLflow database file, by its own tables.
+
+MLflow's client makes an object of every parameter of every run, and asks for each history alone:
+ten thousand runs take minutes. The tables (`runs`, `tags`, `params`, `metrics`, `latest_metrics`)
+are those of MLflow 3.17, read without a lock that others would wait for.
+
+Not here: stores of a server, which only the client can read (`vqr1.sweeps.parent`).
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_CHILDREN = """\
+    SELECT runs.run_uuid FROM tags AS parents JOIN runs ON runs.run_uuid = parents.run_uuid
+    WHERE parents.key = 'mlflow.parentRunId' AND parents.value = ?
+    AND runs.lifecycle_stage = 'active'"""
+
+
+@dataclass(frozen=True)
+class ChildRun:
+    """What a summary reads of a run.
+
+    Attributes:
+        run_id: MLflow's.
+        status: MLflow's.
+        tags: by key.
+        params: those that were asked for, by key.
+        metrics: last value of each; NaN where that was undefined.
+        history: (step, value) of one metric, as often as it was logged.
+    """
+
+    run_id: str
+    status: str
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: list[tuple[int, float]] = field(default_factory=list)
+
+
+def read_runs(
+    database: Path, parent: str, tags: Sequence[str], params: str, curve: str
+) -> list[ChildRun]:
+    """The runs of a parent that are not deleted, the oldest first.
+
+    Args:
+        database: the file.
+        parent: id of the parent run.
+        tags: keys of the tags that are read.
+        params: beginning of the keys of the parameters that are read.
+        curve: metric whose history is read.
+
+    Raises:
+        sqlite3.OperationalError: the file is locked, or no database of MLflow.
+    """
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", timeout=10, uri=True)) as file:
+        rows = file.execute(
+            f"SELECT run_uuid, status FROM runs WHERE run_uuid IN ({_CHILDREN}) "
+            "ORDER BY start_time, run_uuid",
+            (parent,),
+        )
+        runs = {run: ChildRun(run, status) for run, status in rows}
+
+        def read(
+            table: str, columns: str, where: str, *values: str
+        ) -> Iterator[tuple[ChildRun, list[Any]]]:
+            query = f"SELECT run_uuid, {columns} FROM {table} WHERE run_uuid IN ({_CHILDREN})"
+            for run, *found in file.execute(f"{query} AND {where}", (parent, *values)):
+                if run in runs:  # not one that began after the first query
+                    yield runs[run], found
+
+        places = ", ".join("?" * len(tags))
+        for run, (key, value) in read("tags", "key, value", f"key IN ({places})", *tags):
+            run.tags[key] = value
+        beyond = params[:-1] + chr(ord(params[-1]) + 1)
+        for run, (key, value) in read(
+            "params", "key, value", "key >= ? AND key < ?", params, beyond
+        ):
+            run.params[key] = value
+        for run, (key, value, undefined) in read("latest_metrics", "key, value, is_nan", "1"):
+            run.metrics[key] = math.nan if undefined else value
+        for run, (step, value, undefined) in read(
+            "metrics", "step, value, is_nan", "key = ? ORDER BY timestamp, step, value", curve
+        ):
+            run.history.append((step, math.nan if undefined else value))
+    return list(runs.values())
