@@ -55,7 +55,8 @@ class Line:
 LINES = (
     Line("fidelity", steps=STEPS, seeds=(1, 2, 3)),
     Line("fidelity_third"),
-    Line("fidelity_published", ("reward=fidelity",)),
+    Line("fidelity_normalised", ("advantage=group_normalised",), steps=STEPS, seeds=(1, 2)),
+    Line("fidelity_published", ("reward=fidelity", "advantage=group_normalised")),
     Line("margin", ("reward=margin",)),
     Line("mse", ("reward=mse",)),
     Line("sft", LABELS),
