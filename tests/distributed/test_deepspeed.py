@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from tests.cli.test_processes import SMALL, TWO
 from tests.support.commands import Training, assert_same_weights, run, state
@@ -96,22 +97,24 @@ def sampling_rank(number: int, port: int, folder: str) -> None:
     query = model.model.language_model.layers[0].self_attn.q_proj
     half = torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
 
-    def sampled() -> Rollout:
-        engine = LocalEngine(model, tiny_tokenizer(), 10**6)
+    def sampled(policy: nn.Module) -> Rollout:
+        engine = LocalEngine(policy, tiny_tokenizer(), 10**6)
         sampling = SamplingConfig(max_new_tokens=8)
         return engine.sample(PROMPTS, group_size=3, sampling=sampling, seed=3)
 
-    with half:
-        expected = sampled()
     optimizer, _ = adamw(model, OptimizerConfig(lr=1e-3), 10)
     sharding = DeepSpeedSharding(model, optimizer, zero_config(3, False, None), ())
+    # DeepSpeed replaces `functional.linear` for the whole process, and under autocast its own rounds
+    # otherwise: the full weights go through it too.
+    with half:
+        expected = sampled(tiny_model(seed=1))
     before = dict(model.named_parameters())
     for _ in range(2):
         with half, sharding.unsharded():
             with sampling_weights(model):
                 assert query.weight.dtype == torch.bfloat16
             assert query.weight.dtype == torch.float32
-            found = sampled()
+            found = sampled(model)
         assert torch.equal(found.tokens, expected.tokens)
         assert torch.equal(found.logprobs, expected.logprobs)
         # The very parameters, divided again.
@@ -127,7 +130,6 @@ def sampling_rank(number: int, port: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.xfail(reason="the tokens differ from those of full weights; why is not known yet")
 def test_zero3_samples_by_weights_in_half(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
