@@ -104,8 +104,8 @@ def sampling_rank(number: int, port: int, folder: str) -> None:
 
     optimizer, _ = adamw(model, OptimizerConfig(lr=1e-3), 10)
     sharding = DeepSpeedSharding(model, optimizer, zero_config(3, False, None), ())
-    # DeepSpeed replaces `functional.linear` for the whole process, and under autocast its own rounds
-    # otherwise: the full weights go through it too.
+    # DeepSpeed puts a `functional.linear` of its own in place, which rounds otherwise under autocast:
+    # the full weights go through it too.
     with half:
         expected = sampled(tiny_model(seed=1))
     before = dict(model.named_parameters())
