@@ -104,7 +104,7 @@ def sampling_rank(number: int, port: int, folder: str) -> None:
 
     optimizer, _ = adamw(model, OptimizerConfig(lr=1e-3), 10)
     sharding = DeepSpeedSharding(model, optimizer, zero_config(3, False, None), ())
-    # DeepSpeed puts a `functional.linear` of its own in place, which rounds otherwise under autocast:
+    # DeepSpeed puts its own `functional.linear` in place, which rounds otherwise under autocast:
     # the full weights go through it too.
     with half:
         expected = sampled(tiny_model(seed=1))
