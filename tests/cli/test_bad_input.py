@@ -22,6 +22,7 @@ from tools.tiny_checkpoints import build
 from vqr1.cli import compose, data, evaluate, export, score, summarize, sync, train
 from vqr1.cli import main as vqr1
 from vqr1.config import config_dir
+from vqr1.distributed import hardware
 from vqr1.errors import ConfigError
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.sweeps.folder import SweepRecord
@@ -42,6 +43,12 @@ MAINS: dict[str, Callable[[], Any]] = {
 }
 HEADER = "dist_img,ref_img,dmos,var\n"
 ROW = "I01_01_01.png,I01.png,4.57,0.25\n"
+
+
+@pytest.fixture(autouse=True)
+def processor_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake has the same message on every processor."""
+    monkeypatch.setattr(hardware, "multiplies_bfloat16", lambda: True)
 
 
 def bomb() -> bytes:

@@ -27,7 +27,7 @@ ASKED = ("model.path=out/export", "mode=sampled", "mode.samples=2",
 
 
 def scores(file: Path, name: str) -> dict[str, list[str]]:
-    """What the file says of each image: the score, and every answer."""
+    """What the file states of each image: the score, and every answer."""
     found: dict[str, list[str]] = {}
     with file.open() as rows:
         for row in csv.DictReader(rows):

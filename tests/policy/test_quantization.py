@@ -104,7 +104,7 @@ def test_passes_are_those_of_the_weights_that_the_codes_stand_for(quantized: Pol
             own.weight.copy_(dequantize_4bit(codes.weight, codes.weight.quant_state))
         expected = logprobs(full)
     assert (found - expected).abs().max() < 0.1
-    # 4 bits change what the policy says: the comparison can fail.
+    # 4 bits change the policy's answers: the comparison can fail.
     assert (original - expected).abs().mean() > 3 * (found - expected).abs().mean()
 
 

@@ -21,13 +21,13 @@ EIGHT = Machine(
 @pytest.mark.parametrize("name", choices("hardware"))
 def test_every_profile_fits_a_machine_or_states_in_one_line_why_not(name: str) -> None:
     hardware = train_config(f"hardware={name}").hardware
-    fitting = HALF if name.startswith("cpu") else EIGHT
+    fitting = HALF if name.startswith(("auto", "cpu")) else EIGHT
     assert hardware_problems(hardware, fitting) == []
     for machine in (CPU, ONE, EIGHT):
         problems = hardware_problems(hardware, machine)
         assert len(problems) <= 2
         assert all("\n" not in line and "hardware" in line for line in problems)
-    if not name.startswith("cpu"):
+    if not name.startswith(("auto", "cpu")):
         assert hardware_problems(hardware, CPU) == [
             "hardware.accelerator=gpu: PyTorch finds no CUDA device on this machine; choose "
             "hardware=cpu"

@@ -47,7 +47,11 @@ def value_of(profile: str, key: str) -> Any:
 
 
 def resolve(key: str) -> Any:
-    """The interpolation's value."""
+    """The interpolation's value.
+
+    Raises:
+        ConfigError: a profile has no such key.
+    """
     return value_of(one_process_profile(), key)
 
 

@@ -229,7 +229,11 @@ def parameter_count(config: Mapping[str, Any]) -> float | None:
 
 
 def resolve(name: str, factor: float = 1.0, *, _root_: DictConfig) -> Any:
-    """The interpolation's value; a number may be multiplied, `${model_default:lr,0.1}`."""
+    """The interpolation's value; a number may be multiplied, `${model_default:lr,0.1}`.
+
+    Raises:
+        ConfigError: there is no group `model`, or a model has no value of this name.
+    """
     node = _root_.get("model")
     if not isinstance(node, DictConfig):
         raise ConfigError([f"model: missing, and ${{{RESOLVER}:{name}}} takes its value from it"])

@@ -6,12 +6,11 @@ import threading
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig
-from vqr1.data.prompts import ResizeRule
 from vqr1.device import passes_in
+from vqr1.inference.backends.prompted import PromptedBackend
 from vqr1.inference.policy_replies import policy_replies
 from vqr1.inference.request import Reply, Request, with_beginning
 from vqr1.policy.loading import Policy
@@ -20,7 +19,7 @@ from vqr1.records import joined_prompts
 from vqr1.rollout.local import LocalEngine
 
 
-class LocalBackend:
+class LocalBackend(PromptedBackend):
     """Answers with a loaded policy; to one thread after the other, since a pass sets up the model.
 
     Args:
@@ -35,28 +34,11 @@ class LocalBackend:
     def __init__(self, policy: Policy, model: ModelConfig, precision: str = "32-true") -> None:
         policy.model.eval().requires_grad_(False)
         self._policy = policy
-        self._builders = PromptBuilders(policy.family, policy.processor, model)
+        super().__init__(PromptBuilders(policy.family, policy.processor, model))
         self._engines: dict[int, LocalEngine] = {}
         self._device = next(policy.model.parameters()).device
         self._turn = threading.Lock()
         self._precision = precision
-
-    @property
-    def rule(self) -> ResizeRule:
-        """See `Backend.rule`."""
-        return self._builders.rule
-
-    def resize(self, image: Image.Image) -> Tensor:
-        """See `Backend.resize`."""
-        return self._builders.rule.pixels(image)
-
-    def prepare(self, request: Request) -> None:
-        """Build what the prompt needs; see `Backend.prepare`.
-
-        Raises:
-            ConfigError: a prompt text that the processor cannot use.
-        """
-        self._builders.of(request.prompt)
 
     @torch.no_grad()
     def reply(

@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from vqr1.config import ModelConfig, PromptConfig, VllmBackendConfig
-from vqr1.data.prompts import ResizeRule
 from vqr1.distributed.environment import is_launched
+from vqr1.inference.backends.prompted import PromptedBackend
 from vqr1.inference.request import Reply, Request, with_beginning
 from vqr1.policy.checkpoint_config import load_config, source_of
 from vqr1.policy.loading import load_processor
@@ -33,7 +32,7 @@ from vqr1.rollout.vllm_start import check_computed, import_vllm, start_vllm
 WHO = "backend=vllm"
 
 
-class VllmBackend:
+class VllmBackend(PromptedBackend):
     """Answers from vLLM.
 
     Args:
@@ -59,7 +58,7 @@ class VllmBackend:
         processor = load_processor(model)
         vocabulary = found.get_text_config().vocab_size
         self._requests = VllmRequests(family, vocabulary, processor, f"{WHO}: vLLM")
-        self._builders = PromptBuilders(family, processor, model)
+        super().__init__(PromptBuilders(family, processor, model))
         source = source_of(model)
         self._engine = start_vllm(
             vllm,
@@ -74,23 +73,6 @@ class VllmBackend:
             tensor_parallel_size=config.tensor_parallel_size,
             enforce_eager=config.enforce_eager,
         )
-
-    @property
-    def rule(self) -> ResizeRule:
-        """See `Backend.rule`."""
-        return self._builders.rule
-
-    def resize(self, image: Image.Image) -> Tensor:
-        """See `Backend.resize`."""
-        return self._builders.rule.pixels(image)
-
-    def prepare(self, request: Request) -> None:
-        """Build what the prompt needs; see `Backend.prepare`.
-
-        Raises:
-            ConfigError: a prompt text that the processor cannot use.
-        """
-        self._builders.of(request.prompt)
 
     def reply(
         self,
