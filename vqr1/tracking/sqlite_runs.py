@@ -22,6 +22,11 @@ _CHILDREN = """\
     WHERE parents.key = 'mlflow.parentRunId' AND parents.value = ?
     AND runs.lifecycle_stage = 'active'"""
 
+# Statements are made of constants of this file; every value is a parameter of theirs.
+_RUNS = f"""\
+    SELECT run_uuid, status FROM runs WHERE run_uuid IN ({_CHILDREN})
+    ORDER BY start_time, run_uuid"""  # nosec B608
+
 
 @dataclass(frozen=True)
 class ChildRun:
@@ -60,17 +65,13 @@ def read_runs(
         sqlite3.OperationalError: the file is locked, or no database of MLflow.
     """
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", timeout=10, uri=True)) as file:
-        rows = file.execute(
-            f"SELECT run_uuid, status FROM runs WHERE run_uuid IN ({_CHILDREN}) "
-            "ORDER BY start_time, run_uuid",
-            (parent,),
-        )
+        rows = file.execute(_RUNS, (parent,))
         runs = {run: ChildRun(run, status) for run, status in rows}
 
         def read(
             table: str, columns: str, where: str, *values: str
         ) -> Iterator[tuple[ChildRun, list[Any]]]:
-            query = f"SELECT run_uuid, {columns} FROM {table} WHERE run_uuid IN ({_CHILDREN})"
+            query = f"SELECT run_uuid, {columns} FROM {table} WHERE run_uuid IN ({_CHILDREN})"  # nosec B608
             for run, *found in file.execute(f"{query} AND {where}", (parent, *values)):
                 if run in runs:  # not one that began after the first query
                     yield runs[run], found
