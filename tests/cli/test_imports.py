@@ -73,7 +73,7 @@ def test_scoring_an_image(tmp_path: Path) -> None:
     Image.new("RGB", (160, 120)).save(tmp_path / "a.png")
     modules, errors = imported(tmp_path, "from vqr1.cli.score import main; main()", "a.png")
     assert "1 scored" in errors
-    assert not modules & {"lightning", "torchmetrics", "peft", "matplotlib", "mlflow", "requests"}
+    assert not modules & {"lightning", "torchmetrics", "peft", "matplotlib", "mlflow"}
     families = {name for name in modules if name.startswith("transformers.models.")}
     models = {name for name in families if ".modeling_" in name}
     assert {name.split(".")[2] for name in models} <= {"qwen2_5_vl", "qwen2_vl", "auto"}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.recovery import assert_recovered
 from tools.faults import kills, storage, surroundings
-from tools.faults.report import FaultResult, last_line
+from tools.faults.report import last_line
 from tools.faults.runs import ARGUMENTS, Workshop, compare, read_result
 from vqr1.errors import EXIT_INTERRUPTED, RunFaultError
 from vqr1.training.checkpoint_files import read_checkpoint, step_name
@@ -21,14 +22,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("faults"))
-
-
-def assert_recovered(result: FaultResult) -> None:
-    if result.skipped:
-        pytest.skip(result.skipped)
-    assert result.recovered, result
-    assert result.identical, result
-    assert result.lost == 0, result
 
 
 def test_the_uninterrupted_run_logs_each_metric_once_at_a_step(workshop: Workshop) -> None:

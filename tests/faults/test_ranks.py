@@ -7,10 +7,10 @@ from contextlib import closing
 
 import pytest
 
+from tests.support.recovery import assert_recovered
 from tools.faults import evaluations, ranks
 from tools.faults.evaluations import EvaluationWorkshop
 from tools.faults.ranks import RankWorkshop
-from tools.faults.report import FaultResult
 
 pytestmark = pytest.mark.slow
 
@@ -19,14 +19,6 @@ pytestmark = pytest.mark.slow
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankWorkshop]:
     with closing(RankWorkshop(tmp_path_factory.mktemp("ranks"), "replicated")) as made:
         yield made
-
-
-def assert_recovered(result: FaultResult) -> None:
-    if result.skipped:
-        pytest.skip(result.skipped)
-    assert result.recovered, result
-    assert result.identical, result
-    assert result.lost == 0, result
 
 
 def test_a_rank_killed_at_random_resumes_to_the_same_bits(workshop: RankWorkshop) -> None:

@@ -7,8 +7,7 @@ the bytes; whoever runs the tower makes the patches, to the bit those of the ima
 transformers.
 
 Images are resized by qwen-vl-utils' rule: both sides multiples of patch size x merge size, area
-within two limits, bicubic. (The rule is written out: that package imports `requests`, video readers
-and torchvision.)
+within two limits, bicubic.
 
 Not here: normalisation (`_normalisation.py`), rotary positions (`_qwen_positions.py`), the tower.
 """
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from qwen_vl_utils.vision_process import smart_resize
 from torch import Tensor
 
 from vqr1.data.images import MAX_RATIO, check_ratio
@@ -59,15 +59,11 @@ class AreaRule:
             DataError: one side is more than 200 times the other.
         """
         check_ratio(width, height)
-        sides = [max(round(side / self.factor), 1) * self.factor for side in (width, height)]
-        if math.prod(sides) > self.max_pixels:
-            shrunk = math.sqrt(height * width / self.max_pixels)
-            sides = [math.floor(s / shrunk / self.factor) * self.factor for s in (width, height)]
-        elif math.prod(sides) < self.min_pixels:
-            grown = math.sqrt(self.min_pixels / (height * width))
-            sides = [math.ceil(s * grown / self.factor) * self.factor for s in (width, height)]
+        new_height, new_width = smart_resize(
+            height, width, self.factor, self.min_pixels, self.max_pixels
+        )
         # The published rule rounds the short side of a long image down to 0 and then fails.
-        return max(sides[0], self.factor), max(sides[1], self.factor)
+        return max(new_width, self.factor), max(new_height, self.factor)
 
     def most_tokens(self) -> int:
         """A bound of the image tokens of any image: the area's, and rounding of both sides.

@@ -1,0 +1,16 @@
+"""What every injected fault must leave behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools.faults.report import FaultResult
+
+
+def assert_recovered(result: FaultResult) -> None:
+    """The run went on to the same bits and lost nothing; skips where it cannot be tried."""
+    if result.skipped:
+        pytest.skip(result.skipped)
+    assert result.recovered, result
+    assert result.identical, result
+    assert result.lost == 0, result
