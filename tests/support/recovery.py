@@ -1,4 +1,4 @@
-"""What every injected fault must leave behind."""
+"""What must hold after every injected fault."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tools.faults.report import FaultResult
 
 
 def assert_recovered(result: FaultResult) -> None:
-    """The run went on to the same bits and lost nothing; skips where it cannot be tried."""
+    """The resumed run ends in the same bits and lost nothing; skips where it cannot be tried."""
     if result.skipped:
         pytest.skip(result.skipped)
     assert result.recovered, result
