@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vqr1.sweeps.folder import FAILED, KILLED, PRUNED, Attempt, SweepFolder, is_running
 from vqr1.tracking.journal import journal_file
 from vqr1.tracking.outages import store_reached
-from vqr1.tracking.sqlite_runs import ChildRun, read_runs
+from vqr1.tracking.sqlite_runs import ChildRun, has_known_tables, read_runs
 from vqr1.tracking.store import database_file, logged_run, quick_client, slug
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class ParentRun:
         """
         with store_reached(self.tracking_uri):
             database = database_file(self.tracking_uri)
-            if database is not None:
+            if database is not None and has_known_tables(database):
                 return read_runs(database, self.run_id, tags, params, curve)
             return [self._values(run, curve) for run in self._children()]
 

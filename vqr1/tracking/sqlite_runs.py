@@ -1,10 +1,11 @@
 """Child runs read from an MLflow database file, by its own tables.
 
 MLflow's client makes an object of every parameter of every run, and asks for each history alone:
-ten thousand runs take minutes. The tables (`runs`, `tags`, `params`, `metrics`, `latest_metrics`)
-are those of MLflow 3.17, read without a lock that others would wait for.
+ten thousand runs take minutes. The tables are MLflow's own, which its next version may change: they
+are read where they are those of `REVISION`, and without a lock that others would wait for.
 
-Not here: stores of a server, which only the client can read (`vqr1.sweeps.parent`).
+Not here: stores of a server and those with other tables, which only the client can read
+(`vqr1.sweeps.parent`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+REVISION = "dc11669786a5"
+"""The schema of MLflow 3.17, by the name that its migrations write into `alembic_version`."""
+
+_COLUMNS = {
+    "runs": {"run_uuid", "status", "start_time", "lifecycle_stage"},
+    "tags": {"run_uuid", "key", "value"},
+    "params": {"run_uuid", "key", "value"},
+    "latest_metrics": {"run_uuid", "key", "value", "is_nan"},
+    "metrics": {"run_uuid", "key", "value", "is_nan", "step", "timestamp"},
+}
+"""What is read, by table."""
 
 _CHILDREN = """\
     SELECT runs.run_uuid FROM tags AS parents JOIN runs ON runs.run_uuid = parents.run_uuid
@@ -49,13 +62,36 @@ class ChildRun:
     history: list[tuple[int, float]] = field(default_factory=list)
 
 
+def has_known_tables(database: Path) -> bool:
+    """Whether a database has the tables that `read_runs` reads, in the version that it knows.
+
+    Args:
+        database: the file.
+
+    Raises:
+        sqlite3.OperationalError: the file is locked, or cannot be opened.
+    """
+    with closing(_opened(database)) as file:
+
+        def columns(table: str) -> set[str]:
+            return {
+                name for (name,) in file.execute("SELECT name FROM pragma_table_info(?)", (table,))
+            }
+
+        if any(not wanted <= columns(table) for table, wanted in _COLUMNS.items()):
+            return False
+        if "version_num" not in columns("alembic_version"):
+            return False
+        return file.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISION,)]
+
+
 def read_runs(
     database: Path, parent: str, tags: Sequence[str], params: str, curve: str
 ) -> list[ChildRun]:
     """The runs of a parent that are not deleted, the oldest first.
 
     Args:
-        database: the file.
+        database: the file, one that `has_known_tables`.
         parent: id of the parent run.
         tags: keys of the tags that are read.
         params: beginning of the keys of the parameters that are read.
@@ -64,7 +100,7 @@ def read_runs(
     Raises:
         sqlite3.OperationalError: the file is locked, or no database of MLflow.
     """
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", timeout=10, uri=True)) as file:
+    with closing(_opened(database)) as file:
         rows = file.execute(_RUNS, (parent,))
         runs = {run: ChildRun(run, status) for run, status in rows}
 
@@ -91,3 +127,7 @@ def read_runs(
         ):
             run.history.append((step, math.nan if undefined else value))
     return list(runs.values())
+
+
+def _opened(database: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{database.as_uri()}?mode=ro", timeout=10, uri=True)
