@@ -17,6 +17,8 @@ def connected(groups: Sequence[Sequence[str]]) -> list[str]:
     >>> connected([("a", "b"), ("c",), ("b", "d")])
     ['a', 'c', 'a']
     """
+    if all(len(group) == 1 for group in groups):
+        return [name for (name,) in groups]
     first: dict[str, str] = {}
 
     def root(name: str) -> str:

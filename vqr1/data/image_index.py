@@ -5,8 +5,8 @@ in Unicode (label files and archives disagree in both; macOS writes them decompo
 that differ only in these are an error. A bare name that is not in the folder itself is looked for
 in all subfolders: found when one file has it, refused when several do. A name that states a
 subfolder is in that one only, unless the paths are those of another layout. Folders are listed once
-each instead of asking the file system about every name. A symbolic link that leads out of the
-folder is refused.
+each instead of asking the file system about every name; of a file that is found only its size is
+asked. A symbolic link that leads out of the folder is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
@@ -36,6 +37,31 @@ class FoundImage:
 
 
 @dataclass
+class _Listing:
+    """What one folder holds.
+
+    Attributes:
+        files: names of its plain files. A set of a million images has a million of them, so names
+            are all that is kept.
+        others: folders, links and what else there is, by name.
+    """
+
+    files: set[str] = field(default_factory=set)
+    others: dict[str, os.DirEntry[str]] = field(default_factory=dict)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.files or name in self.others
+
+    @cached_property
+    def alike(self) -> dict[str, list[str]]:
+        """All names, by what they are without regard to letter case and composition."""
+        found: dict[str, list[str]] = {}
+        for name in (*self.files, *self.others):
+            found.setdefault(_folded(name), []).append(name)
+        return found
+
+
+@dataclass
 class ImageIndex:
     """Lists of the files below one folder, read when first needed.
 
@@ -50,7 +76,7 @@ class ImageIndex:
     folder: Path
     own_names: bool = False
     foreign_paths: bool = False
-    _listings: dict[str, dict[str, list[os.DirEntry[str]]]] = field(default_factory=dict)
+    _listings: dict[str, _Listing] = field(default_factory=dict)
     _below: dict[str, list[str]] | None = None
     _stems: dict[str, list[str]] | None = None
 
@@ -70,17 +96,21 @@ class ImageIndex:
 
     def find(self, image: str) -> FoundImage:
         """Look up one image; see `find_all`."""
+        stated, slash, name = image.rpartition("/")
+        known = self._listings.get(f"{stated}{slash}")
+        if known is not None and name in known.files:  # as nearly all are
+            return self._sized(image)
         parts = [part for part in image.split("/") if part not in ("", ".")]
         folder = ""
         for part in parts[:-1]:
-            entry = self._entry(folder, part, image)
-            if entry is None or not entry.is_dir():
+            found = self._entry(folder, part, image)
+            if found is None or not self._is_folder(folder, found):
                 return self._find_below(image)
-            folder = f"{folder}{entry.name}/"
-        entry = self._entry(folder, parts[-1], image)
-        if entry is None:
+            folder = f"{folder}{found}/"
+        found = self._entry(folder, parts[-1], image)
+        if found is None:
             return self._find_below(image)
-        return self._check(entry, f"{folder}{entry.name}")
+        return self._check(folder, found)
 
     def _find_below(self, image: str) -> FoundImage:
         missing = FoundImage(None, "no such file")
@@ -89,9 +119,9 @@ class ImageIndex:
             return missing
         if len(candidates) > 1:
             raise DataError(_ambiguous(self.folder, image, candidates))
-        folder, _, _ = candidates[0].rpartition("/")
-        entry = self._entry(f"{folder}/" if folder else "", candidates[0].rpartition("/")[2], image)
-        return missing if entry is None else self._check(entry, candidates[0])
+        stated, slash, name = candidates[0].rpartition("/")
+        found = self._entry(f"{stated}{slash}", name, image)
+        return missing if found is None else self._check(f"{stated}{slash}", found)
 
     def _named_below(self, image: str) -> list[str]:
         """Files below the folder that a name fits: exactly, or without regard to letter case."""
@@ -119,16 +149,28 @@ class ImageIndex:
                             self._stems.setdefault(stem, []).append(str(path))
         return self._stems
 
-    def _check(self, entry: os.DirEntry[str], path: str) -> FoundImage:
-        if entry.is_symlink():
-            self._check_inside(entry.path, path)
-        if entry.is_dir():
-            return FoundImage(None, "is a folder")
-        if not entry.is_file():
-            return FoundImage(None, "no such file")  # a link to nothing
-        if entry.stat().st_size == 0:
+    def _check(self, folder: str, name: str) -> FoundImage:
+        """The file of this name in a folder that is listed ("" or ending in a slash)."""
+        entry = self._listing(folder).others.get(name)
+        if entry is not None:
+            if entry.is_symlink():
+                self._check_inside(entry.path, f"{folder}{name}")
+            if entry.is_dir():
+                return FoundImage(None, "is a folder")
+            if not entry.is_file():
+                return FoundImage(None, "no such file")  # a link to nothing
+        return self._sized(f"{folder}{name}")
+
+    def _sized(self, path: str) -> FoundImage:
+        """A file that is there."""
+        # Not by the listing's entry, which would keep what it was told.
+        if os.stat(f"{self.folder}/{path}").st_size == 0:
             return FoundImage(None, "is empty (0 bytes)")
         return FoundImage(path)
+
+    def _is_folder(self, folder: str, name: str) -> bool:
+        entry = self._listing(folder).others.get(name)
+        return entry is not None and entry.is_dir()
 
     def _check_inside(self, full_path: str, path: str) -> None:
         real = os.path.realpath(full_path)
@@ -138,25 +180,29 @@ class ImageIndex:
                 f"(to {real}); put the file itself there"
             )
 
-    def _entry(self, folder: str, name: str, image: str) -> os.DirEntry[str] | None:
-        candidates = self._listing(folder).get(_folded(name), [])
-        for entry in candidates:
-            if entry.name == name:
-                return entry
+    def _entry(self, folder: str, name: str, image: str) -> str | None:
+        """A name of a folder as the disk has it."""
+        listing = self._listing(folder)
+        if name in listing:
+            return name
+        candidates = listing.alike.get(_folded(name), [])
         if len(candidates) > 1:
-            names = [f"{folder}{entry.name}" for entry in candidates]
+            names = [f"{folder}{candidate}" for candidate in candidates]
             raise DataError(_ambiguous(self.folder, image, names))
         return candidates[0] if candidates else None
 
-    def _listing(self, folder: str) -> dict[str, list[os.DirEntry[str]]]:
+    def _listing(self, folder: str) -> _Listing:
         if folder not in self._listings:
             full_path = os.path.join(self.folder, folder)
             if folder:
                 self._check_inside(full_path, folder.rstrip("/"))
-            listing: dict[str, list[os.DirEntry[str]]] = {}
+            listing = _Listing()
             with os.scandir(full_path) as entries:
                 for entry in entries:
-                    listing.setdefault(_folded(entry.name), []).append(entry)
+                    if entry.is_file(follow_symlinks=False):
+                        listing.files.add(entry.name)
+                    else:
+                        listing.others[entry.name] = entry
             self._listings[folder] = listing
         return self._listings[folder]
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -22,7 +23,7 @@ import pandas as pd
 
 from vqr1.config import DatasetConfig
 from vqr1.data.fitted_scores import with_fitted_scores, with_groups
-from vqr1.data.image_index import ImageIndex
+from vqr1.data.image_index import FoundImage, ImageIndex
 from vqr1.data.labels import LabelFormat, Split, label_format, load_labels
 from vqr1.data.location import set_folder, side_folder
 from vqr1.data.preference_file import SetPairs, read_pairs
@@ -232,7 +233,9 @@ def open_dataset(
 def _pairs(
     config: DatasetConfig, root: Path, key: str, labels: pd.DataFrame, table: pd.DataFrame
 ) -> SetPairs | None:
-    """The pairs by row of the images that were found."""
+    """The pairs by row of the images that were found; None where the set has no file of pairs."""
+    if config.pairs.file is None:
+        return None
     path_of = dict(zip(table["label_name"], table["image"], strict=True))
     names = labels["label_name"].tolist()
     return read_pairs(config, root, key, names, [path_of.get(name) for name in names])
@@ -358,17 +361,15 @@ def _with_found_images(
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows whose images exist, with the paths of the disk, and what is wrong with the rest."""
     index = ImageIndex(image_root, declared.own_names, declared.foreign_paths)
-    names = list(dict.fromkeys(name for images in labels["images"] for name in images))
-    found = dict(zip(names, index.find_all(names), strict=True))
-    problems = [
-        next((f"{name}: {found[name].problem}" for name in images if not found[name].path), None)
-        for images in labels["images"]
-    ]
-    bad = [problem for problem in problems if problem is not None]
-    usable = np.array([problem is None for problem in problems])
+    names = dict.fromkeys(chain.from_iterable(labels["images"]))
+    elsewhere = {name: found for name in names if (found := index.find(name)).path != name}
+    if not elsewhere:
+        return labels.copy(deep=False), ()
+    problems = [_problem(images, elsewhere) for images in labels["images"]]
+    usable = [problem is None for problem in problems]
     table = labels[usable].reset_index(drop=True)
     for column in ("images", "own_images"):
-        paths = [tuple(str(found[name].path) for name in images) for images in table[column]]
+        paths = [_located(images, elsewhere) for images in table[column]]
         table[column] = pd.Series(paths, index=table.index, dtype=object)
     table["image"] = [row_name(images) for images in table["own_images"]]
     repeated = table["image"][table["image"].duplicated()]
@@ -377,7 +378,20 @@ def _with_found_images(
             f"{image_root}: {len(repeated)} image files are labelled twice, under names that "
             f"differ in letter case, folder or ending: {', '.join(repeated[:_SHOWN])}"
         )
-    return table, tuple(bad)
+    return table, tuple(problem for problem in problems if problem is not None)
+
+
+def _problem(images: tuple[str, ...], elsewhere: Mapping[str, FoundImage]) -> str | None:
+    """What is wrong with the first image of a row that cannot be used."""
+    lost = (name for name in images if name in elsewhere and elsewhere[name].path is None)
+    return next((f"{name}: {elsewhere[name].problem}" for name in lost), None)
+
+
+def _located(images: tuple[str, ...], elsewhere: Mapping[str, FoundImage]) -> tuple[str, ...]:
+    """A row's images as the disk has them."""
+    if elsewhere.keys().isdisjoint(images):
+        return images
+    return tuple(str(elsewhere[name].path) if name in elsewhere else name for name in images)
 
 
 def _handle_bad_images(

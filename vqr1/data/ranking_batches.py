@@ -144,7 +144,14 @@ class RankingPlan:
 
 def permutation(size: int, seed: int, dataset: str, pass_number: int) -> list[int]:
     """Positions 0 to size - 1 in an order drawn for one pass over one set."""
-    return sorted(range(size), key=lambda i: _digest(seed, "pass", pass_number, dataset, i))
+    begun = hashlib.sha256(f"{seed}:pass:{pass_number}:{dataset}:".encode())
+
+    def digest(position: int) -> bytes:
+        found = begun.copy()
+        found.update(b"%d" % position)
+        return found.digest()
+
+    return sorted(range(size), key=digest)
 
 
 def _share(step: list[int], rank: int, world_size: int) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ _SHOWN = 5
 
 def hash_order(names: Sequence[str], seed: int) -> list[str]:
     """`names` without repeats, in an order that depends on seed and names only."""
-    return sorted(set(names), key=lambda name: (_digest(seed, name), name))
+    return sorted(set(names), key=lambda name: _digest(seed, name))
 
 
 def draw_subset(names: Sequence[str], count: int, seed: int, split: str) -> list[int]:

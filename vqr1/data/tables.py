@@ -140,7 +140,7 @@ def parse_csv(
         with fields_of_any_length():
             for fields in reader:
                 line, begin = begin, reader.line_num + 1
-                if not any(field.strip() for field in fields):
+                if not "".join(fields).strip():
                     continue
                 if header is None:
                     numbers = map(str, range(len(fields)))
@@ -150,7 +150,8 @@ def parse_csv(
                     check_unique(once, f"{path}:{line}")
                     if has_header:
                         continue
-                _check_fields(fields, header, f"{path}:{line}")
+                if len(fields) != len(header) or "" in header:
+                    _check_fields(fields, header, f"{path}:{line}")
                 rows.append(fields)
                 lines.append(line)
     except csv.Error as error:
@@ -317,8 +318,6 @@ def _check_fields(fields: Sequence[str], header: Sequence[str], where: str) -> N
                 or "; quote a text that holds a comma, and write decimals with a point"
             )
         )
-    if "" not in header:
-        return
     for place, (name, field) in enumerate(zip(header, fields, strict=True)):
         if not name and place and field.strip():
             raise DataError(

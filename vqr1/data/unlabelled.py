@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from itertools import chain
 from pathlib import Path
 
 from vqr1.counted import counted
@@ -24,14 +25,14 @@ def unlabelled_images(labelled: LabelledSet) -> list[str]:
     """Image files, by their endings, below the image folder that no label names."""
     # An image that cannot be used has a label too.
     bad = (problem.rpartition(": ")[0] for problem in labelled.bad_images)
-    named = {*labelled.table["image"], *bad}
-    named |= {image for images in labelled.table["images"] for image in images}
+    named = {*bad, *chain.from_iterable(labelled.table["images"])}
     found = []
     for folder, folders, names in os.walk(labelled.image_root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        place = Path(folder).relative_to(labelled.image_root)
-        images = (name for name in sorted(names) if is_image_name(name))
-        found += [path for name in images if (path := (place / name).as_posix()) not in named]
+        place = Path(folder).relative_to(labelled.image_root).as_posix()
+        prefix = "" if place == "." else f"{place}/"
+        unnamed = sorted(name for name in names if f"{prefix}{name}" not in named)
+        found += [f"{prefix}{name}" for name in unnamed if is_image_name(name)]
     return found
 
 

@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from vqr1.config import CsvColumns, DatasetConfig
 from vqr1.errors import ConfigError, DataError
@@ -45,6 +46,10 @@ LEVEL = "level"
 """Further column of sets whose distortions come in levels, 1 being the mildest."""
 
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""What rows without further columns share: one dictionary each would be a fifth of a row."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelRow:
     """One labelled image as published.
@@ -73,9 +78,9 @@ class LabelRow:
     reference: str | None = None
     split: Split | None = None
     distortion: str | None = None
-    further: Mapping[str, float | str] = field(default_factory=dict)
-    splits: Mapping[str, Split] = field(default_factory=dict)
-    scores: Mapping[str, Rating] = field(default_factory=dict)
+    further: Mapping[str, float | str] = field(default_factory=lambda: NOTHING)
+    splits: Mapping[str, Split] = field(default_factory=lambda: NOTHING)
+    scores: Mapping[str, Rating] = field(default_factory=lambda: NOTHING)
     images: tuple[str, ...] = ()
 
     @property

@@ -10,6 +10,8 @@ Not here: what the columns mean (`csv.py`).
 from __future__ import annotations
 
 import fnmatch
+import io
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -117,6 +119,9 @@ class OwnTable:
         value = self.rows[row][place]
         if self.decimal_comma and isinstance(value, str) and _COMMA_NUMBER.fullmatch(value.strip()):
             value = value.replace(",", ".")
+        found = parse_number(value)
+        if found is not None and math.isfinite(found):
+            return found
         try:
             return number(value, self.where(row), self.names[place])
         except DataError as error:
@@ -129,6 +134,8 @@ class OwnTable:
     def text(self, row: int, place: int) -> str:
         """A cell as text; a spreadsheet's 12.0 is 12."""
         value = self.rows[row][place]
+        if isinstance(value, str):
+            return value.strip()
         if value is None:
             return ""
         if isinstance(value, float) and value.is_integer():
@@ -162,7 +169,7 @@ def read_own_table(path: Path, columns: CsvColumns, key: str) -> OwnTable:
     separator = _separator(text, path, columns, key)
     table = parse_csv(text, path, separator, has_header)
     form = f"columns separated by {_MARKS[separator]}"
-    return OwnTable(path, table.columns, list(table.rows), table.lines, key, form)
+    return OwnTable(path, table.columns, table.rows, table.lines, key, form)
 
 
 def with_decimal_mark(table: OwnTable, places: Iterable[int], columns: CsvColumns) -> OwnTable:
@@ -231,7 +238,8 @@ def _wanted(columns: CsvColumns) -> list[Column]:
 def _separator(text: str, path: Path, columns: CsvColumns, key: str) -> str:
     if columns.separator is not None:
         return "\t" if columns.separator == "tab" else columns.separator
-    first = next(line for line in text.splitlines() if line.strip())
+    lines = io.StringIO(text, newline=None)
+    first = next(line for line in lines if line.strip()).rstrip("\n")
     bare = _QUOTED.sub("", first)
     present = [mark for mark in _MARKS if mark in bare]
     if len(present) > 1:

@@ -45,8 +45,9 @@ def to_table(
         image, or `row_name` of its own images), images (all of the row's in the prompt's order),
         own_images (those without its reference), mos, std (NaN if none), reference, split and
         distortion (None if none), further (a dict of further columns), splits (a dict of the
-        file's split columns). Turning reflects a score about the middle of the published range (of
-        the observed range for a user's own set), so the range stays as it is.
+        file's split columns); rows without any share one, which nobody changes. Turning reflects a
+        score about the middle of the published range (of the observed range for a user's own set),
+        so the range stays as it is.
 
     Raises:
         DataError: no rows, a path that leaves the image folder, a duplicate image, rows of another
@@ -54,7 +55,10 @@ def to_table(
     """
     if not rows:
         raise DataError(f"{origin}: no labelled images; its label file holds no row")
-    shown = [_relative(row.images or (row.image,), row.where) for row in rows]
+    shown = [
+        _relative(row.images, row.where) if row.images else (relative_image(row.image, row.where),)
+        for row in rows
+    ]
     own = [
         _relative(row.own_images, row.where) if row.images else names
         for names, row in zip(shown, rows, strict=True)
@@ -71,8 +75,10 @@ def to_table(
     table = pd.DataFrame({"image": images, "mos": mos, "std": [row.std for row in rows]})
     for column in ("reference", "split", "distortion"):
         table[column] = pd.Series([getattr(row, column) for row in rows], dtype=object)
+    nothing: dict[str, object] = {}
     for column in ("further", "splits"):
-        table[column] = pd.Series([dict(getattr(row, column)) for row in rows], dtype=object)
+        found = [dict(values) if (values := getattr(row, column)) else nothing for row in rows]
+        table[column] = pd.Series(found, dtype=object)
     table["images"] = pd.Series(shown, dtype=object)
     table["own_images"] = pd.Series(own, dtype=object)
     return table

@@ -10,7 +10,7 @@ import math
 import statistics
 
 from vqr1.config import CsvColumns
-from vqr1.data.labels._format import LabelFormat, LabelRow, LabelSource, split_word
+from vqr1.data.labels._format import NOTHING, LabelFormat, LabelRow, LabelSource, split_word
 from vqr1.data.labels._own_table import (
     Column,
     OwnTable,
@@ -52,18 +52,19 @@ def table_rows(table: OwnTable, columns: CsvColumns, key: str, notes: list[str])
     name_of = name_maker(columns.name_pattern, key)
     images = table.places(columns.image, "image")
     texts = {
-        field: None if column is None else table.place(column, field)
+        field: table.place(column, field)
         for field, column in _text_columns(columns).items()
+        if column is not None
     }
     further = {name: table.place(name, "further") for name in columns.further}
     rows = []
     for row in range(len(table.rows)):
         where = table.where(row)
         mos, deviation = _score(table, row, scores, std)
-        words = {f: "" if place is None else table.text(row, place) for f, place in texts.items()}
+        words = {field: table.text(row, place) for field, place in texts.items()}
         values = {name: table.text(row, place) for name, place in further.items()}
         names = tuple(name_of(table.text(row, place), where) for place in images)
-        if texts["reference"] in images:
+        if texts.get("reference") in images:
             words["reference"] = names[images.index(texts["reference"])]
         rows.append(
             LabelRow(
@@ -72,10 +73,10 @@ def table_rows(table: OwnTable, columns: CsvColumns, key: str, notes: list[str])
                 mos=mos,
                 where=where,
                 std=deviation,
-                reference=words["reference"] or None,
-                split=split_word(words["split"], where),
-                distortion=words["distortion"] or None,
-                further={name: _value(text) for name, text in values.items() if text},
+                reference=words.get("reference") or None,
+                split=split_word(words["split"], where) if "split" in words else None,
+                distortion=words.get("distortion") or None,
+                further={n: _value(text) for n, text in values.items() if text} or NOTHING,
             )
         )
     return rows
