@@ -74,6 +74,7 @@ def open_labels(count: int, folder: Path) -> None:
     """Open the set, split it, and take the first training batch."""
     from vqr1.cli.compose import compose_config, plain_values
     from vqr1.config import TrainConfig, validate
+    from vqr1.process_memory import collection_paused
     from vqr1.rewards.build import build_rewards
     from vqr1.training.opening import open_data
     from vqr1.training.stages import build_stage
@@ -84,10 +85,11 @@ def open_labels(count: int, folder: Path) -> None:
         "run_dir=unused",
     ]  # fmt: skip
     config = validate(TrainConfig, plain_values(compose_config("train", overrides)))
-    with closing(
-        open_data(config, build_stage(config.stage), build_rewards(config.reward))
-    ) as data:
+    stage, rewards = build_stage(config.stage), build_rewards(config.reward)
+    # As `run_training` does.
+    with collection_paused(), closing(open_data(config, stage, rewards)) as data:
         assert sum(len(found.table) for found in data.sets.values()) == count
+        data.digests()
         next(iter(data.train_dataloader()))
 
 

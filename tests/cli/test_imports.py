@@ -69,11 +69,22 @@ def test_an_evaluation_of_a_table(tmp_path: Path) -> None:
     assert not modules & (HEAVY - {"matplotlib"} | {"torch", "torchvision", "sklearn"})
 
 
+def test_scikit_learn_is_hidden_from_transformers_alone(tmp_path: Path) -> None:
+    code = (
+        "from vqr1.policy.without_sklearn import hide_sklearn_from_transformers as hide; hide(); "
+        "import sys, transformers.generation.candidate_generator; "
+        "assert 'sklearn' not in sys.modules; import sklearn.metrics"
+    )
+    modules, errors = imported(tmp_path, code)
+    assert "sklearn.metrics" in modules, errors
+
+
 def test_scoring_an_image(tmp_path: Path) -> None:
     Image.new("RGB", (160, 120)).save(tmp_path / "a.png")
     modules, errors = imported(tmp_path, "from vqr1.cli.score import main; main()", "a.png")
     assert "1 scored" in errors
     assert not modules & {"lightning", "torchmetrics", "peft", "matplotlib", "mlflow"}
+    assert not modules & {"sklearn", "pandas"}
     families = {name for name in modules if name.startswith("transformers.models.")}
     models = {name for name in families if ".modeling_" in name}
     assert {name.split(".")[2] for name in models} <= {"qwen2_5_vl", "qwen2_vl", "auto"}

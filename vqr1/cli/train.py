@@ -27,6 +27,7 @@ from vqr1.config import TrainConfig, validate
 from vqr1.distributed.environment import RankInfo, exit_process, find_rank_info
 from vqr1.errors import EXIT_INTERRUPTED, ConfigError, PrunedError, UserError, raise_together
 from vqr1.outputs import TRAINING, check_folder
+from vqr1.policy.without_sklearn import hide_sklearn_from_transformers
 from vqr1.process_memory import collection_paused
 from vqr1.program import override
 from vqr1.sweeps.chain import run_chain
@@ -150,6 +151,7 @@ def train(config: TrainConfig, composed: DictConfig, info: RankInfo | None = Non
         if config.hardware.devices * config.hardware.nodes > 1:
             return _launch(config)
     with collection_paused():
+        hide_sklearn_from_transformers()
         from vqr1.training.run import run_training
 
     try:

@@ -9,6 +9,7 @@ from vqr1.config import AnyBackend, HardwareConfig, ModelConfig, ServerConfig, V
 from vqr1.data.prompts import ResizeRule
 from vqr1.errors import ConfigError
 from vqr1.inference.backends.base import Backend
+from vqr1.policy.without_sklearn import hide_sklearn_from_transformers
 
 
 def build_backend(
@@ -43,6 +44,7 @@ def build_backend(
 
 
 def _local(model: ModelConfig, hardware: HardwareConfig, local_rank: int) -> Backend:
+    hide_sklearn_from_transformers()
     import torch
     from transformers.utils.logging import disable_progress_bar
 
