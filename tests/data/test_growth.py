@@ -51,7 +51,7 @@ def test_memory_of_a_row(sets: dict[int, DatasetConfig]) -> None:
         peaks[count] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(opened["csv"].table) == count
-    # 509 bytes; 1,767 when each file found kept what `stat` had told of it.
+    # 509 bytes; 1,767 when each file that was found kept its `stat` result.
     assert (peaks[MANY] - peaks[FEW]) / (MANY - FEW) < 800
 
 

@@ -163,7 +163,7 @@ class ImageIndex:
 
     def _sized(self, path: str) -> FoundImage:
         """A file that is there."""
-        # Not by the listing's entry, which would keep what it was told.
+        # Not by the entry of the listing, which would keep the whole result.
         if os.stat(f"{self.folder}/{path}").st_size == 0:
             return FoundImage(None, "is empty (0 bytes)")
         return FoundImage(path)

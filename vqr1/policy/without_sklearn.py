@@ -1,6 +1,6 @@
 """Transformers without scikit-learn, which was a seventh of what `score.py` needed to start.
 
-Not here: the rest of what transformers imports, none of which it lets a caller leave out.
+Not here: the rest of what transformers imports, none of which a caller can switch off.
 """
 
 from __future__ import annotations
