@@ -39,6 +39,7 @@ RUNS = {
         "qwen2_5_vl",
         ["hardware=1gpu", "model.freeze_vision=true", "hardware.reference=host"],
     ),
+    "fsdp2": ("qwen2_5_vl", ["hardware=8gpu_fsdp2"]),
     "all in float32": ("qwen2_5_vl", ["hardware=1gpu", "hardware.precision=32-true"]),
 }
 

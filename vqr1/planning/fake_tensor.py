@@ -89,6 +89,14 @@ class DeviceTensor(Tensor):
         """As of any tensor; the device is waited for."""
         return self.cpu().tolist()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """The memory that it takes."""
+        return self.meta_tensor.untyped_storage()
+
+    def data_ptr(self) -> int:
+        """Where it is, as a number of its own while its memory lasts."""
+        return self.untyped_storage()._cdata + self.storage_offset() * self.element_size()
+
     @property
     def data(self) -> Tensor:
         """As of any tensor."""

@@ -24,14 +24,17 @@ from torch import Tensor
 
 from vqr1.config import PromptConfig, TrainConfig
 from vqr1.data.prompts import ResizeRule
-from vqr1.device import passes_in
+from vqr1.device import HALF, passes_in
+from vqr1.distributed.sharding import FullySharded
 from vqr1.errors import ConfigError
 from vqr1.iqa.answers import FreeText
 from vqr1.planning.device_counts import DeviceCounts
 from vqr1.planning.fake_device import FakeDevice, fake_device, on_device
+from vqr1.planning.fake_ranks import fake_ranks
 from vqr1.planning.fake_tensor import NAME, DeviceTensor
 from vqr1.planning.shape import ModelShape, Work
 from vqr1.policy import vision
+from vqr1.policy.sharded_modules import sharded_modules
 from vqr1.policy.loading import Policy, prepared, trainable_parameters
 from vqr1.policy.unwrap import family_of, unwrap
 from vqr1.records import PromptBatch, RankingBatch
@@ -273,7 +276,7 @@ def dry_run(
     Raises:
         ConfigError: a profile or an engine that is not run here.
     """
-    if config.hardware.strategy != "auto" or config.rollout.engine != "local":
+    if config.hardware.strategy not in ("auto", "fsdp2") or config.rollout.engine != "local":
         raise ConfigError(
             [
                 f"hardware.strategy={config.hardware.strategy}, rollout.engine="
@@ -283,7 +286,8 @@ def dry_run(
         )
     found = {"tokens": 0, "captures": 0}
     script = _Script(work.response, work.group)
-    with fake_device() as device, _watched(device, script, found):
+    ranks = config.hardware.devices * config.hardware.nodes
+    with fake_device() as device, fake_ranks(ranks), _watched(device, script, found):
         policy = fake_policy(config, shape)
         cache = build_vision_cache(config.hardware)
         engine = local.LocalEngine(
@@ -301,6 +305,9 @@ def dry_run(
             policy, engine, {RANKING: Task(WeightedRewards({"any": (1.0, _Varied())}), FreeText())},
             Validator(engine, modes), configured(config, total_steps=100), cache,
         )  # fmt: skip
+        if config.hardware.strategy == "fsdp2":
+            half = config.hardware.precision == HALF
+            step.shard(FullySharded(sharded_modules(policy.model), half))
         step.prepare()
         batch = fake_batch(policy, work, rule, size, config.prompt.images)
         device.counts.fresh()
