@@ -162,7 +162,11 @@ class DeviceCounts:
         exchange = func.namespace in EXCHANGES
         kind = "exchange" if exchange else kind_of(name, source, target)
         self.phase.launches[kind] += 1
-        moved = max(map(bytes_of, [*operands, *results])) if exchange else _moved(kind, func, operands, results)
+        moved = (
+            max(map(bytes_of, [*operands, *results]))
+            if exchange
+            else _moved(kind, func, operands, results)
+        )
         self.phase.bytes[kind] += moved
 
     def made(self, results: Sequence[Any], name: str) -> None:

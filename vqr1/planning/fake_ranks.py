@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FakeWork
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -29,9 +28,7 @@ def fake_ranks(count: int) -> Iterator[None]:
     devices = dist.Backend.backend_capability[dist.Backend.FAKE]
     if NAME not in devices:
         devices.append(NAME)
-    dist.init_process_group(
-        f"cpu:fake,{NAME}:fake", rank=0, world_size=count, store=FakeStore()
-    )
+    dist.init_process_group(f"cpu:fake,{NAME}:fake", rank=0, world_size=count, store=FakeStore())
     try:
         yield
     finally:

@@ -2,8 +2,7 @@
 
 Given sizes on an accelerator, the library's towers ask it for them again in every layer, and wait.
 Here row numbers, positions, and the bounds of windows and images are counted on the host and sent
-once, so that nothing moves them (FSDP2 sends a tower's arguments after it). Values are the library's
-own.
+once; what is left there FSDP2 would send, and wait. Values are the library's own.
 
 Not here: what a size is (`_qwen_images.py`).
 """
