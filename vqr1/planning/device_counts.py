@@ -162,12 +162,7 @@ class DeviceCounts:
         exchange = func.namespace in EXCHANGES
         kind = "exchange" if exchange else kind_of(name, source, target)
         self.phase.launches[kind] += 1
-        moved = (
-            max(map(bytes_of, [*operands, *results]))
-            if exchange
-            else _moved(kind, func, operands, results)
-        )
-        self.phase.bytes[kind] += moved
+        self.phase.bytes[kind] += _moved(kind, func, operands, results)
 
     def made(self, results: Sequence[Any], name: str) -> None:
         """New storages among results."""
@@ -210,7 +205,9 @@ class DeviceCounts:
 
 
 def _moved(kind: str, func: Any, operands: Sequence[Tensor], results: Sequence[Tensor]) -> int:
-    """Bytes that an operation reads and writes; of rows only those that are chosen."""
+    """Bytes that an operation reads and writes; of rows those that are chosen, of exchanges all."""
+    if kind == "exchange":
+        return max(map(bytes_of, [*operands, *results]))
     if kind == "rows":
         written = results[0] if results and not writes(func) else operands[-1]
         return 2 * bytes_of(written)

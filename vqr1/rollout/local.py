@@ -171,7 +171,7 @@ class LocalEngine:
 
         Args:
             prompts: the A prompts, whose tokens a repetition penalty counts.
-            state: what is left of them after they were read; it stays as it is.
+            state: what is left of them after they were read; it stays as it is until the next turn.
             group_size: K.
             sampling: how a token is drawn.
             noise: [A, K, limit] float64 uniform numbers in (0, 1); None for greedy responses.
