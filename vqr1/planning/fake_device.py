@@ -34,8 +34,8 @@ from vqr1.planning.device_counts import EXCHANGES, DeviceCounts
 from vqr1.planning.fake_ranks import exchanged
 from vqr1.planning.fake_tensor import NAME, DeviceTensor, leaves, mapped
 
-INTEGERS, FLOATS = 2**20, 2**16
-"""Most numbers of a tensor whose values are carried along."""
+INTEGERS, FLOATS = 2**20, 2**14
+"""Most numbers of a tensor whose values are carried along: rewards of some hundred images, too."""
 
 _DYNAMIC = {"nonzero", "masked_select", "_unique2", "unique_consecutive", "unique_dim"}
 _FAKE: Any = torch._C._TorchDispatchModeKey.FAKE
