@@ -50,6 +50,14 @@ def test_logits_equal_those_of_growing_shapes(monkeypatch, width):
             rows = len(kept)
 
 
+@torch.no_grad()
+def test_the_flash_kernel_reads_keys_where_they_lie():
+    _, fixed = both(tiny_model())
+    for keys, values in fixed._own.values():
+        # Rows of places and responses, each with all its heads: otherwise every step copies them.
+        assert all(x.transpose(2, 3).is_contiguous() for x in (keys, values))
+
+
 class Recorded:
     """Stands for CUDA's graphs: steps are computed, and each that would be recorded is counted."""
 

@@ -220,4 +220,5 @@ def _computed_with(model: nn.Module) -> tuple[Any, ...]:
 
 def _zeros_by_place(buffer: Tensor) -> Tensor:
     """[A, S, G, limit, D] zeros that lie in memory as [A, S, limit, G, D]."""
-    return torch.zeros_like(buffer.transpose(2, 3)).transpose(2, 3)
+    images, slots, heads, limit, size = buffer.shape
+    return buffer.new_zeros(images, slots, limit, heads, size).transpose(2, 3)
