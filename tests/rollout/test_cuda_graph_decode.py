@@ -12,6 +12,7 @@ from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import encode_images
 from vqr1.rollout import cuda_graph_decode as static_decode
+from vqr1.rollout import local
 from vqr1.rollout.cuda_graph_decode import StaticDecoder
 from vqr1.rollout.decode import Decoder
 from vqr1.rollout.local import LocalEngine
@@ -47,6 +48,94 @@ def test_logits_equal_those_of_growing_shapes(monkeypatch, width):
             growing.keep(kept)
             fixed.keep(kept)
             rows = len(kept)
+
+
+@torch.no_grad()
+def test_the_flash_kernel_reads_keys_where_they_lie():
+    _, fixed = both(tiny_model())
+    for keys, values in fixed._own.values():
+        # Rows of places and responses, each with all its heads: otherwise every step copies them.
+        assert all(x.transpose(2, 3).is_contiguous() for x in (keys, values))
+
+
+class Recorded:
+    """Stands for CUDA's graphs: steps are computed, and each that would be recorded is counted."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.captures = 0
+
+        def replay(decoder):
+            if decoder._width not in decoder._graphs:
+                self.captures += 1
+                decoder._graphs[decoder._width] = None
+            return decoder._run_layers(decoder._tokens)
+
+        monkeypatch.setattr(StaticDecoder, "_replay", replay)
+
+    def sample(self, engine, monkeypatch, prompts, **changes):
+        """Responses of the engine by static decoders."""
+        with monkeypatch.context() as patched:
+            patched.setattr(local, "Decoder", engine._static.of)
+            return sampled(engine, prompts, **changes)
+
+
+def sampled(engine, prompts, *, seed=3, group=2, tokens=12):
+    sampling = SamplingConfig(max_new_tokens=tokens, stop="answer")
+    return engine.sample(prompts, group_size=group, sampling=sampling, seed=seed)
+
+
+def test_a_shape_is_recorded_once_for_all_turns_and_steps(monkeypatch):
+    recorded, model = Recorded(monkeypatch), tiny_model()
+    # Four prompts of one length, in turns of two.
+    prompts = tiny_prompts([(2, 2)] * 4, [5] * 4)
+    entries = 2 * (len(prompts.input_ids[0]) + 2 * 12)
+    engine, plain = (LocalEngine(model, tiny_tokenizer(), entries) for _ in range(2))
+    for step in range(2):
+        found = recorded.sample(engine, monkeypatch, prompts, seed=step)
+        expected = sampled(plain, prompts, seed=step)
+        torch.testing.assert_close(found.tokens, expected.tokens)
+        torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=1e-4, atol=1e-4)
+        assert recorded.captures == 1
+        with torch.no_grad():  # an optimiser changes weights where they are
+            for weight in model.parameters():
+                weight.mul_(1.001)
+    # Another length of prompts, another number of responses: other shapes.
+    recorded.sample(engine, monkeypatch, tiny_prompts([(3, 5)] * 2, [9] * 2))
+    assert recorded.captures == 2
+    recorded.sample(engine, monkeypatch, tiny_prompts([(3, 5)] * 2, [9] * 2), group=3)
+    assert recorded.captures == 3
+
+
+def test_a_recorded_step_ends_with_the_weights_that_it_reads(monkeypatch):
+    recorded, model = Recorded(monkeypatch), tiny_model()
+    engine = LocalEngine(model, tiny_tokenizer(), 10**6)
+    recorded.sample(engine, monkeypatch, PROMPTS)
+    head = model.lm_head
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    recorded.sample(engine, monkeypatch, PROMPTS)
+    assert recorded.captures == 2
+    # Copies in bfloat16 last as long as a rollout, and so does the memory of its keys.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        recorded.sample(engine, monkeypatch, PROMPTS)
+    assert engine._static.bytes == 0
+
+
+@torch.no_grad()
+def test_a_decoder_begins_again_with_other_prompts():
+    model = tiny_model()
+    first, second = (
+        read_prompts(model, pack_prompts(model, prompts, encode_images(model, prompts)))
+        for prompts in (tiny_prompts([(2, 2), (3, 5)], [5, 9], seed=seed) for seed in (0, 1))
+    )
+    kept, own = (StaticDecoder(model, state, SLOTS, LIMIT) for state in (first, second))
+    tokens = torch.arange(2 * SLOTS)
+    kept.step(tokens)
+    kept.keep([1, 2])
+    kept.step(tokens[:2])
+    kept.begin(second)
+    torch.testing.assert_close(kept.first_logits(), own.first_logits())
+    for _ in range(3):
+        torch.testing.assert_close(kept.step(tokens), own.step(tokens))
 
 
 @pytest.mark.gpu

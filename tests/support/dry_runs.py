@@ -39,15 +39,24 @@ RUNS = {
         "qwen2_5_vl",
         ["hardware=1gpu", "model.freeze_vision=true", "hardware.reference=host"],
     ),
+    "one of eight": ("qwen2_5_vl", ["hardware=8gpu_fsdp2"]),
+    # Keys of two responses at their limit, of one image: a turn each.
+    "two turns": ("qwen2_5_vl", ["hardware=1gpu", "rollout.micro_batch_tokens=400"]),
     "all in float32": ("qwen2_5_vl", ["hardware=1gpu", "hardware.precision=32-true"]),
 }
 
 
 REAL = {
     "7b": ["model=qwen2_5_vl_7b", "hardware=1gpu_lora", "loader.batch_size=2"],
+    "8b": ["model=qwen3_vl_8b", "hardware=1gpu_lora", "loader.batch_size=2"],
     "3b": ["model=qwen2_5_vl_3b", "hardware=1gpu", "loader.batch_size=4"],
-}
-"""Models as they are released, at responses of 64 tokens: half a minute of a core each."""
+    "3b, 16 images": ["model=qwen2_5_vl_3b", "hardware=1gpu", "loader.batch_size=16"],
+    "one of eight, 7b": [
+        "model=qwen2_5_vl_7b", "hardware=8gpu_fsdp2", "loader.batch_size=16",
+        "rollout.sampling.max_new_tokens=256",
+    ],
+}  # fmt: skip
+"""Models as they are released, at responses of 64 tokens: half a minute of a core each, or more."""
 REAL_STEP = ("rollout=paper", "rollout.sampling.max_new_tokens=64")
 REAL_SIZE = (504, 392)
 
@@ -83,6 +92,8 @@ def taken(config: TrainConfig, shape: ModelShape, size: tuple[int, int]) -> dict
         },
         "peaks": {phase: found.peak(phase) for phase in PHASES},
         "planned": planned,
+        "exchanged": {name: phase.bytes["exchange"] for name, phase in found.phases.items()},
+        "weights": {name: getattr(shape, name) for name in ("text", "embedding", "head", "vision")},
         "tokens": found.tokens,
         "captures": found.captures,
         "layers": found.layers,

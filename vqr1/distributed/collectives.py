@@ -140,7 +140,7 @@ def all_gather_rows(rows: Tensor) -> list[Tensor]:
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.empty_like(count) for _ in range(get_world_size())]
     dist.all_gather(counts, count)
-    sizes = [int(size) for size in counts]
+    sizes: list[int] = torch.cat(counts).tolist()
     padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in sizes]

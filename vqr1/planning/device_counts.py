@@ -25,9 +25,13 @@ BLOCK = 512
 _FREE = {
     "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias",
     "lift_fresh", "is_same_size", "_unsafe_view", "_reshape_alias", "resize_", "set_",
+    "wait_tensor", "_wrap_tensor_autograd",
 }  # fmt: skip
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "convolution", "convolution_backward"}
 _COPIES = {"_to_copy", "copy_", "clone", "_foreach_copy_"}
+EXCHANGES = ("c10d", "_c10d_functional")
+"""Namespaces of operations between ranks."""
+
 _ROWS = {
     "index", "index_select", "index_put", "index_put_", "_index_put_impl_", "gather", "scatter",
     "scatter_", "index_copy", "index_copy_", "index_add", "index_add_", "embedding", "cat", "stack",
@@ -87,8 +91,8 @@ class Phase:
 
     @property
     def traffic(self) -> int:
-        """Bytes read and written."""
-        return sum(self.bytes.values())
+        """Bytes read and written; what goes to other ranks is another link's."""
+        return sum(self.bytes.values()) - self.bytes["exchange"]
 
     @property
     def waits(self) -> int:
@@ -155,7 +159,8 @@ class DeviceCounts:
             return
         target = results[0] if results else operands[0] if operands else None
         source = operands[-1] if operands else None
-        kind = kind_of(name, source, target)
+        exchange = func.namespace in EXCHANGES
+        kind = "exchange" if exchange else kind_of(name, source, target)
         self.phase.launches[kind] += 1
         self.phase.bytes[kind] += _moved(kind, func, operands, results)
 
@@ -172,6 +177,16 @@ class DeviceCounts:
             self.live += size
             weakref.finalize(storage, self._freed, key)
             self._grown()
+
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Memory of a storage was taken or freed."""
+        if storage._cdata not in self._alive:
+            return
+        size, where = self._alive[storage._cdata]
+        now = -(-storage.nbytes() // BLOCK) * BLOCK
+        self._alive[storage._cdata] = (now, where)
+        self.live += now - size
+        self._grown()
 
     def _freed(self, key: int) -> None:
         size, _ = self._alive.pop(key)
@@ -190,7 +205,9 @@ class DeviceCounts:
 
 
 def _moved(kind: str, func: Any, operands: Sequence[Tensor], results: Sequence[Tensor]) -> int:
-    """Bytes that an operation reads and writes; of rows only those that are chosen."""
+    """Bytes that an operation reads and writes; of rows those that are chosen, of exchanges all."""
+    if kind == "exchange":
+        return max(map(bytes_of, [*operands, *results]))
     if kind == "rows":
         written = results[0] if results and not writes(func) else operands[-1]
         return 2 * bytes_of(written)

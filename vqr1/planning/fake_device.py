@@ -20,7 +20,7 @@ run (`vqr1.training.dry_run`), how operations are classed (`device_counts.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -30,13 +30,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from vqr1.planning import fake_kernels
-from vqr1.planning.device_counts import DeviceCounts
+from vqr1.planning.device_counts import EXCHANGES, DeviceCounts
+from vqr1.planning.fake_ranks import exchanged
 from vqr1.planning.fake_tensor import NAME, DeviceTensor, leaves, mapped
 
-INTEGERS, FLOATS = 2**20, 2**12
-"""Most numbers of a tensor whose values are carried along."""
+INTEGERS, FLOATS = 2**20, 2**14
+"""Most numbers of a tensor whose values are carried along: rewards of some hundred images, too."""
 
 _DYNAMIC = {"nonzero", "masked_select", "_unique2", "unique_consecutive", "unique_dim"}
+_FAKE: Any = torch._C._TorchDispatchModeKey.FAKE
+_OWN = {Tensor, nn.Parameter, DeviceTensor}
 _INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 
@@ -62,6 +65,7 @@ class FakeDevice(TorchDispatchMode):
             (functional, "scaled_dot_product_attention", fake_kernels.attention),
             (functional, "rms_norm", fake_kernels.rms_norm),
             (torch, "tensor", fake_kernels.tensor),
+            (torch.UntypedStorage, "resize_", self._resizing()),
         ):
             self._stack.enter_context(patch.object(owner, name, own))
         super().__enter__()
@@ -77,6 +81,10 @@ class FakeDevice(TorchDispatchMode):
         tensors = [x for x in leaves(args, kwargs) if isinstance(x, Tensor)]
         asked = kwargs.get("device")
         here = asked is not None and torch.device(asked).type == NAME
+        if torch._C._get_dispatch_mode(_FAKE) is not None:
+            return func(*args, **kwargs)  # sharded tensors ask for the shape of a result
+        if any(issubclass(kind, Tensor) and kind not in _OWN for kind in types):
+            return NotImplemented  # sharded tensors: their shards come here again
         if not here and not any(isinstance(x, DeviceTensor) for x in tensors):
             return func(*args, **kwargs)
         return self.run(func, args, kwargs)
@@ -84,6 +92,10 @@ class FakeDevice(TorchDispatchMode):
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """One operation that the device takes part in."""
         name = func._schema.name.split("::")[-1]
+        if func.namespace in EXCHANGES:
+            result = exchanged(func, name, args)
+            self.counts.operation(func, name, args, kwargs, result)
+            return result
         if name in ("_local_scalar_dense", "is_nonzero", "equal"):
             return self._asked(name, args)
         if name == "_to_copy" or name == "copy_":
@@ -103,6 +115,17 @@ class FakeDevice(TorchDispatchMode):
         result = _wrapped(out, values, args, kwargs)
         self.counts.operation(func, name, args, kwargs, result)
         return result
+
+    def _resizing(self) -> Callable[..., Any]:
+        """As PyTorch's; FSDP2 takes and frees the memory of unsharded weights so."""
+        resize = torch.UntypedStorage.resize_
+
+        def resized(storage: Any, size: int) -> Any:
+            result = resize(storage, size)
+            self.counts.resized(storage)
+            return result
+
+        return resized
 
     def _asked(self, name: str, args: Any) -> Any:
         self.counts.sync(name)

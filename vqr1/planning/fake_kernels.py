@@ -101,8 +101,28 @@ def rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: Any = Non
     return rows
 
 
+class _Stream:
+    """A queue of launches, or an event in one: nothing is late here."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def _done(self, *_: Any) -> _Stream:
+        return self
+
+    wait_stream = wait_event = record_event = record = wait = synchronize = __enter__ = _done
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
 class _Backend(backend_registration._DummyBackendModule):
     """What PyTorch asks the module of a device."""
+
+    Stream = Event = current_stream = stream = _Stream
+
+    def set_device(self, _: int) -> None:
+        """There is one."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         """Of autocast."""

@@ -45,12 +45,14 @@ class DeviceTensor(Tensor):
     Attributes:
         meta_tensor: of the same shape, strides and type; views share its storage.
         value: its numbers on the host, None where they are not known.
+        on_host: a tensor of the host that its `data` was set to; it has no memory meanwhile.
         runner: runs an operation on such tensors, inside the context of a device.
     """
 
     runner: ClassVar[Callable[..., Any] | None] = None
     meta_tensor: Tensor
     value: Tensor | None
+    on_host: Tensor | None
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -64,7 +66,7 @@ class DeviceTensor(Tensor):
             dtype=inner.dtype,
             device=torch.device(f"{NAME}:0"),
         )
-        made.meta_tensor, made.value = inner, value
+        made.meta_tensor, made.value, made.on_host = inner, value, None
         return made
 
     def __init__(self, inner: Tensor, value: Tensor | None = None) -> None:
@@ -89,15 +91,25 @@ class DeviceTensor(Tensor):
         """As of any tensor; the device is waited for."""
         return self.cpu().tolist()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """The memory that it takes."""
+        return self.meta_tensor.untyped_storage()
+
+    def data_ptr(self) -> int:
+        """Where it is, as a number of its own while its memory lasts."""
+        return self.untyped_storage()._cdata + self.storage_offset() * self.element_size()
+
     @property
     def data(self) -> Tensor:
         """As of any tensor."""
-        return self.detach()
+        return self.detach() if self.on_host is None else self.on_host
 
     @data.setter
     def data(self, other: Tensor) -> None:
-        assert isinstance(other, DeviceTensor)
-        self.meta_tensor, self.value = other.meta_tensor, other.value
+        if not isinstance(other, DeviceTensor):
+            self.on_host, self.meta_tensor = other, torch.empty(0, device="meta")
+            return
+        self.on_host, self.meta_tensor, self.value = None, other.meta_tensor, other.value
         with torch.no_grad():
             Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
 

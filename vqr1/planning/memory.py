@@ -3,7 +3,8 @@
 What lies in memory all the time (weights, reference, optimizer state) is the same in every phase;
 the peak is the phase with the most on top of it:
 
-    rollout     image features with history, keys and values, weights as sampling reads them
+    rollout     image features with history, keys and values (which stay where sampling reads the
+                policy's own weights: recorded steps do), weights as sampling reads them
     reference   features, one layer's rows
     copies      the same of the degraded copies, whose tower keeps nothing (`loss.perception`)
     update      features with history, what the text model's layers keep for the backward pass,
@@ -421,6 +422,9 @@ def plan_memory(
     always = {"process": float(GPU_CONTEXT) if gpu else process, **own.always}
     if not sleeps:
         always |= vllm
+    if gpu and config.rollout.cuda_graph and not own.sampled and "keys and values" in sampled:
+        # Recorded steps are kept for the next rollout, with the memory that they read.
+        always["keys and values"] = sampled["keys and values"]
     if not gpu:
         always["holes in the heap"] = HEAP_HOLES * passing
     return MemoryPlan(

@@ -133,6 +133,13 @@ class WindowPlan:
         return kept
 
     @staticmethod
+    def sent(bounds: Tensor, device: torch.device) -> Tensor:
+        """Bounds of the host on the device, which is not asked for them again."""
+        there = to_device(bounds, device)
+        there._window_plan = WindowPlan._made(bounds.tolist(), device)  # type: ignore[attr-defined]
+        return there
+
+    @staticmethod
     def _made(bounds: list[int], device: torch.device) -> WindowPlan:
         windows: dict[int, list[int]] = {}
         for start, end in pairwise(bounds):
@@ -159,8 +166,8 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, scale: flo
         q: [N, H, D] queries.
         k: [N, H, D] keys.
         v: [N, H, D] values.
-        bounds: [windows + 1] first row of each window, and N at the end; on the host, it is not
-            waited for.
+        bounds: [windows + 1] first row of each window, and N at the end; of an accelerator,
+            `WindowPlan.sent` bounds are not waited for.
         scale: factor of the scores.
 
     Returns:

@@ -24,22 +24,25 @@ from vqr1.policy.unwrap import parts_of
 HALF = torch.bfloat16
 
 
-def sampling_weights(model: nn.Module) -> AbstractContextManager[None]:
+def sampling_weights(model: nn.Module) -> AbstractContextManager[bool]:
     """`half_weights` where it gains: under autocast to bfloat16."""
     kind = parts_of(model).embeddings.weight.device.type
     if not torch.is_autocast_enabled(kind):
-        return nullcontext()
-    return half_weights(model) if torch.get_autocast_dtype(kind) == HALF else nullcontext()
+        return nullcontext(False)
+    return half_weights(model) if torch.get_autocast_dtype(kind) == HALF else nullcontext(False)
 
 
 @contextmanager
-def half_weights(model: nn.Module) -> Iterator[None]:
+def half_weights(model: nn.Module) -> Iterator[bool]:
     """Inside the block the text model's linear layers have bfloat16 weights, adapters merged.
 
     Afterwards they have the same parameters as before; gradients must not be recorded inside.
 
     Args:
         model: the policy, bare or wrapped.
+
+    Yields:
+        Whether any weight is a copy, which ends with the block.
     """
     parts = parts_of(model)
     replaced: list[tuple[nn.Module, str, Any]] = []
@@ -56,7 +59,7 @@ def half_weights(model: nn.Module) -> Iterator[None]:
                 if isinstance(module, nn.Linear) and id(module) not in taken:
                     _put(replaced, module, "weight", module.weight)
                     _put(replaced, module, "bias", module.bias)
-        yield
+        yield bool(replaced)
     finally:
         for module, name, parameter in reversed(replaced):
             module._parameters[name] = parameter

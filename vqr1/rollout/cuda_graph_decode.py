@@ -7,6 +7,8 @@ memory, so that the step is recorded once as a CUDA graph and then replayed with
 - the number of the step is a tensor: the flash kernel reads as many of the response's own keys.
   Where it cannot, they are read up to the next multiple of `WIDTH` with those that do not exist yet
   masked out (one graph for each such width);
+- the next prompts of the same lengths are written over the last ones (`StaticDecoders`), so that a
+  shape is recorded once as long as the weights stay where they are in memory;
 - responses that have ended stay in the batch and their rows are not read: at the batch sizes of
   training a step costs what reading the weights costs, with or without them. The flash kernel
   reads none of their own keys but the first. With many hundred rows the products would be faster
@@ -21,6 +23,8 @@ Shape legend: see `decode.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +34,7 @@ from vqr1.errors import ModelError
 from vqr1.policy import flash
 from vqr1.policy.linear_attention import DeltaRows, delta_step
 from vqr1.policy.prompt_state import PromptState
+from vqr1.policy.unwrap import parts_of
 from vqr1.rollout.decode import Decoder
 
 WIDTH = 128
@@ -65,6 +70,24 @@ class StaticDecoder(Decoder):
         self._width = 0
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
+    def begin(self, prompt: PromptState) -> None:
+        """Decode responses to other prompts of the same shape, in the same memory."""
+        own = self._prompt
+        for number, keys in own.keys.items():
+            pairs = (keys, prompt.keys[number]), (own.values[number], prompt.values[number])
+            for parts, others in pairs:
+                torch._foreach_copy_(parts, others)
+        for number, state in prompt.states.items():
+            self._states[number].fill(state.select(self._images))
+        own.last_hidden.copy_(prompt.last_hidden)
+        for table, other in zip(
+            (self._cos, self._sin), self._tables(prompt, self._limit), strict=True
+        ):
+            table.copy_(other)
+        self._alive.fill_(1)
+        self._rows = None
+        self._fed = 0
+
     def step(self, tokens: Tensor) -> Tensor:
         """Feeds one token to every live response; see `Decoder.step`."""
         if self._rows is None:
@@ -75,12 +98,17 @@ class StaticDecoder(Decoder):
         # The kernel reads the keys that exist; other ways have a width, and a graph for each.
         width = self._limit if self._flash else -(-(self._fed + 1) // WIDTH) * WIDTH
         self._width = min(width, self._limit)
-        logits = (
-            self._replay() if self._tokens.device.type != "cpu" else self._run_layers(self._tokens)
-        )
+        logits = self._replay()
         self._fed += 1
         # A copy: the next replay writes into the same memory.
         return logits.clone() if self._rows is None else logits.index_select(0, self._rows)
+
+    @property
+    def bytes(self) -> int:
+        """Of keys and values, prompts' and responses'."""
+        prompt = self._prompt
+        parts = chain(*self._own.values(), *prompt.keys.values(), *prompt.values.values())
+        return sum(part.nbytes for part in parts)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops all live responses but the given ones; their slots stay, unread."""
@@ -89,6 +117,8 @@ class StaticDecoder(Decoder):
         self._alive.zero_().index_fill_(0, self._rows, 1)
 
     def _replay(self) -> Tensor:
+        if self._tokens.device.type == "cpu":
+            return self._run_layers(self._tokens)
         if self._width not in self._graphs:
             self._graphs[self._width] = self._capture()
         graph, logits = self._graphs[self._width]
@@ -149,6 +179,46 @@ class StaticDecoder(Decoder):
         return flash.math_forward(query, keys, values, causal=False, scale=scale, hidden=future)
 
 
+class StaticDecoders:
+    """The last static decoder, for the next prompts that it fits.
+
+    One is kept: another shape's keys take the memory of the last one's.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[Any, StaticDecoder] | None = None
+
+    def of(self, model: nn.Module, prompt: PromptState, slots: int, limit: int) -> StaticDecoder:
+        """A decoder at its beginning; see `Decoder`. The one that was given before has ended."""
+        shape = (prompt.runs, slots, limit, _computed_with(model))
+        if self._kept is not None and self._kept[0] == shape:
+            self._kept[1].begin(prompt)
+        else:
+            self.forget()
+            self._kept = shape, StaticDecoder(model, prompt, slots, limit)
+        return self._kept[1]
+
+    def forget(self) -> None:
+        """Free its memory."""
+        self._kept = None
+
+    @property
+    def bytes(self) -> int:
+        """Of its keys and values."""
+        return 0 if self._kept is None else self._kept[1].bytes
+
+
+def _computed_with(model: nn.Module) -> tuple[Any, ...]:
+    """What a recorded step depends on besides its shapes: where weights are, and autocast."""
+    parts = parts_of(model)
+    modules = (parts.embeddings, parts.text, parts.head)
+    weights = chain(*(chain(m.parameters(), m.buffers()) for m in modules))
+    kind = parts.embeddings.weight.device.type
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+    return half, tuple((weight.data_ptr(), weight.dtype) for weight in weights)
+
+
 def _zeros_by_place(buffer: Tensor) -> Tensor:
     """[A, S, G, limit, D] zeros that lie in memory as [A, S, limit, G, D]."""
-    return torch.zeros_like(buffer.transpose(2, 3)).transpose(2, 3)
+    images, slots, heads, limit, size = buffer.shape
+    return buffer.new_zeros(images, slots, limit, heads, size).transpose(2, 3)

@@ -76,12 +76,15 @@ class Decoder:
         self._states = {
             number: state.select(self._images) for number, state in prompt.states.items()
         }
-        steps = torch.arange(limit, device=device)
-        positions = prompt.next_positions[:, None] + steps
-        self._cos, self._sin = self._family.response_rotation(
-            parts.text, prompt.last_hidden, positions
-        )
+        self._cos, self._sin = self._tables(prompt, limit)
         self._fed = 0
+
+    def _tables(self, prompt: PromptState, limit: int) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of the positions of all steps after each prompt, [A, limit, R]."""
+        steps = torch.arange(limit, device=prompt.last_hidden.device)
+        positions = prompt.next_positions[:, None] + steps
+        text = self._parts.text
+        return self._family.response_rotation(text, prompt.last_hidden, positions)
 
     def first_logits(self) -> Tensor:
         """[A, V] float32 logits of the first response token of every image."""

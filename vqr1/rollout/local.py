@@ -7,6 +7,7 @@ response ends (`stopping.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from vqr1.policy.vision import (
 )
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rollout.abandoned import raise_if_abandoned
-from vqr1.rollout.cuda_graph_decode import StaticDecoder
+from vqr1.rollout.cuda_graph_decode import StaticDecoders
 from vqr1.rollout.decode import Decoder
 from vqr1.rollout.rollout_builder import rollout_of
 from vqr1.rollout.sampling import draw, uniform_noise
@@ -81,6 +82,7 @@ class LocalEngine:
         # Asked anew before every rollout.
         self._budget = turn_tokens(micro_batch_tokens, gpu=False)
         self._cuda_graph = cuda_graph
+        self._static = StaticDecoders()
         self._cache = vision_cache
         self._vocabulary = int(unwrap(model).config.text_config.vocab_size)
         self._ends = end_tokens(tokenizer, family_of(model).end_of_turn)
@@ -100,6 +102,8 @@ class LocalEngine:
             return self._wanted
         device = parts_of(self.model).embeddings.weight.device
         free = free_memory(device)
+        if free is not None:
+            free += self._static.bytes  # written over, or freed first
         return turn_tokens(None, device.type != "cpu", free, entry_bytes(self.model))
 
     def sample(
@@ -113,7 +117,7 @@ class LocalEngine:
     ) -> Rollout:
         """Samples `group_size` responses for every prompt; see `RolloutEngine.sample`."""
         entries = group_size * sampling.max_new_tokens
-        with eval_mode(self.model), sampling_weights(self.model):
+        with eval_mode(self.model), self._weights():
             turns = []
             for part, state in self.read_turns(prompts, entries, vision):
                 noise = None
@@ -122,6 +126,16 @@ class LocalEngine:
                     noise = uniform_noise(seed, image_keys(self.model, part), *shape)
                 turns.append(self.decode_turn(part, state, group_size, sampling, noise))
         return self.rollout(turns)
+
+    @contextmanager
+    def _weights(self) -> Iterator[None]:
+        """Weights as sampling reads them; recorded steps end with copies of them."""
+        with sampling_weights(self.model) as copied:
+            try:
+                yield
+            finally:
+                if copied:
+                    self._static.forget()
 
     @torch.no_grad()
     def read_turns(
@@ -157,7 +171,7 @@ class LocalEngine:
 
         Args:
             prompts: the A prompts, whose tokens a repetition penalty counts.
-            state: what is left of them after they were read; it stays as it is.
+            state: what is left of them after they were read; it stays as it is until the next turn.
             group_size: K.
             sampling: how a token is drawn.
             noise: [A, K, limit] float64 uniform numbers in (0, 1); None for greedy responses.
@@ -211,8 +225,8 @@ class LocalEngine:
         """Fills one block of responses; `seen` [A, V] is each prompt's share of a penalty."""
         images, slots, limit = run.tokens.shape
         gpu = run.tokens.device.type != "cpu"
-        graph = self._cuda_graph and gpu
-        decoder = (StaticDecoder if graph else Decoder)(self.model, state, slots, limit)
+        made = self._static.of if self._cuda_graph and gpu else Decoder
+        decoder = made(self.model, state, slots, limit)
         stop = StopRule(self.tokenizer, self._ends, images * slots, sampling.end_text)
         every = self.look_every or (LOOK_EVERY if gpu else 1)
         live = list(range(images * slots))

@@ -3,10 +3,11 @@
 The policy has its real shapes (`read_shape`) and no numbers; rollout, reference, update and
 optimiser are those of `GrpoModule`, under the autocast that a training has. The step is one of the
 first epoch after its first: optimizer state exists, and no feature of its images is kept. Which
-tokens are drawn does not depend on logits: every response gets a length of its own.
+tokens are drawn does not depend on logits: every response gets a length of its own. Of several
+processes one is run, and the others send what it sends.
 
-Not here: the device (`vqr1.planning.fake_device`), sharded strategies and engines of others, what
-the counts are compared with (`vqr1.planning.memory`).
+Not here: the device (`vqr1.planning.fake_device`), DeepSpeed and engines of others, what the counts
+are compared with (`vqr1.planning.memory`).
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ from torch import Tensor
 
 from vqr1.config import PromptConfig, TrainConfig
 from vqr1.data.prompts import ResizeRule
-from vqr1.device import passes_in
+from vqr1.device import HALF, passes_in
+from vqr1.distributed.sharding import FullySharded
 from vqr1.errors import ConfigError
 from vqr1.iqa.answers import FreeText
 from vqr1.planning.device_counts import DeviceCounts
 from vqr1.planning.fake_device import FakeDevice, fake_device, on_device
+from vqr1.planning.fake_ranks import fake_ranks
 from vqr1.planning.fake_tensor import NAME, DeviceTensor
 from vqr1.planning.shape import ModelShape, Work
 from vqr1.policy import vision
 from vqr1.policy.loading import Policy, prepared, trainable_parameters
+from vqr1.policy.sharded_modules import sharded_modules
 from vqr1.policy.unwrap import family_of, unwrap
 from vqr1.records import PromptBatch, RankingBatch
 from vqr1.rewards import RewardInputs, WeightedRewards
@@ -137,6 +141,10 @@ class _Module(GrpoModule):
 
     def log_dict(self, *_: Any, **__: Any) -> None:
         """See Lightning."""
+
+    def _encode_frozen(self, model: Any, prompts: PromptBatch) -> Any:
+        with self.counts.during("vision" if model is self.model else "reference"):
+            return super()._encode_frozen(model, prompts)
 
     def _reference_logprobs(self, *args: Any) -> Any:
         with self.counts.during("reference"):
@@ -264,7 +272,7 @@ def dry_run(
     """Take a step on a device that is not there.
 
     Args:
-        config: the training's configuration, of a GPU profile of one process's weights.
+        config: the training's configuration, of a GPU profile without DeepSpeed.
         shape: its model.
         work: a process's share of a step.
         rule: how images are resized.
@@ -273,17 +281,18 @@ def dry_run(
     Raises:
         ConfigError: a profile or an engine that is not run here.
     """
-    if config.hardware.strategy != "auto" or config.rollout.engine != "local":
+    if config.hardware.strategy not in ("auto", "fsdp2") or config.rollout.engine != "local":
         raise ConfigError(
             [
                 f"hardware.strategy={config.hardware.strategy}, rollout.engine="
-                f"{config.rollout.engine}: a dry run is of full weights in one process and "
-                "rollout=local; choose hardware=1gpu or 1gpu_lora"
+                f"{config.rollout.engine}: a dry run is of PyTorch's own strategies and "
+                "rollout=local; choose hardware=1gpu, 1gpu_lora or 8gpu_fsdp2"
             ]
         )
     found = {"tokens": 0, "captures": 0}
     script = _Script(work.response, work.group)
-    with fake_device() as device, _watched(device, script, found):
+    ranks = config.hardware.devices * config.hardware.nodes
+    with fake_device() as device, fake_ranks(ranks), _watched(device, script, found):
         policy = fake_policy(config, shape)
         cache = build_vision_cache(config.hardware)
         engine = local.LocalEngine(
@@ -301,6 +310,9 @@ def dry_run(
             policy, engine, {RANKING: Task(WeightedRewards({"any": (1.0, _Varied())}), FreeText())},
             Validator(engine, modes), configured(config, total_steps=100), cache,
         )  # fmt: skip
+        if config.hardware.strategy == "fsdp2":
+            half = config.hardware.precision == HALF
+            step.shard(FullySharded(sharded_modules(policy.model), half))
         step.prepare()
         batch = fake_batch(policy, work, rule, size, config.prompt.images)
         device.counts.fresh()

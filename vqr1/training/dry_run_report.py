@@ -51,7 +51,7 @@ class DryRun:
 
 
 def print_dry_run(found: DryRun, plan: MemoryPlan) -> None:
-    """A table of phases: memory beside the plan, launches, traffic, host synchronisations."""
+    """A table of phases: memory beside the plan, launches, traffic, host waits, exchanges."""
     print(f"{'MiB, without the context':<26}{'planned':>10}{'dry run':>10}{'ratio':>7}")
     for name in PHASES:
         terms = [
@@ -63,11 +63,14 @@ def print_dry_run(found: DryRun, plan: MemoryPlan) -> None:
         if terms and counted:
             planned = max(terms) / 2**20
             print(f"  {name:<24}{planned:>10,.0f}{counted:>10,.0f}{planned / counted:>7.2f}")
-    print(f"{'phase':<26}{'launches':>10}{'of them casts':>15}{'GB moved':>10}{'host waits':>12}")
+    print(
+        f"{'phase':<26}{'launches':>10}{'of them casts':>15}{'GB moved':>10}{'host waits':>12}"
+        f"{'GB exchanged':>14}"
+    )
     for name, phase in found.phases.items():
         print(
             f"  {name:<24}{phase.launches.total():>10,}{phase.launches['cast']:>15,}"
-            f"{phase.traffic / 1e9:>10,.1f}{phase.waits:>12}"
+            f"{phase.traffic / 1e9:>10,.1f}{phase.waits:>12}{phase.bytes['exchange'] / 1e9:>14,.1f}"
         )
         for place, count in phase.syncs.most_common(3):
             print(f"      {count} x {place}")

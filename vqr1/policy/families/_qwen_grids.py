@@ -1,8 +1,8 @@
 """What the Qwen-VL families' towers compute of the sizes of images, computed on the host.
 
 Given sizes on an accelerator, the library's towers ask it for them again in every layer, and wait.
-Here row numbers and positions are counted on the host and sent; the bounds of windows and images,
-which are read there only, stay there. Values are the library's own.
+Here row numbers, positions, and the bounds of windows and images are counted on the host and sent
+once; what is left there FSDP2 would send, and wait. Values are the library's own.
 
 Not here: what a size is (`_qwen_images.py`).
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.utils.generic import is_flash_attention_requested
 
 from vqr1.device import to_device
+from vqr1.policy.fast_layers import WindowPlan
 
 
 def tower_arguments(visual: Any, grids: Tensor, device: torch.device) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def tower_arguments(visual: Any, grids: Tensor, device: torch.device) -> dict[st
         )
         found["interp_indices"] = to_device(indices, device)
         found["interp_weights"] = to_device(weights, device)
-    if is_flash_attention_requested(visual.config):
-        # Its kernels read the bounds themselves.
-        bounds = {name: to_device(value, device) for name, value in bounds.items()}
-    return found | bounds
+    # The kernels of flash-attn read the bounds themselves; other layers take the plan of them.
+    flash = is_flash_attention_requested(visual.config)
+    send = to_device if flash else WindowPlan.sent
+    return found | {name: send(value, device) for name, value in bounds.items()}
