@@ -16,7 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from bench.clock import Clock
 from bench.linear import watch_linear_layers
-from bench.setup import KL_WEIGHT, LEARNING_RATE, QUESTION, Place, Size, Subject, loaded_images
+from bench.setup import KL_WEIGHT, LEARNING_RATE, Place, Size, Subject, loaded_images
 from vqr1.policy.memory import peak_memory_mib
 
 
@@ -90,7 +90,7 @@ def run(
         disable_tqdm=True,
         shuffle_dataset=False,
     )
-    question = [{"role": "user", "content": QUESTION}]
+    question = [{"role": "user", "content": subject.question}]
     images = loaded_images(size)
     repeated = [images[i % len(images)] for i in range(len(images) * (steps + 1))]
     data = Dataset.from_dict(

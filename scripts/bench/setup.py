@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 
 from tools.tiny_policy.factory import MAX_PIXELS, MIN_PIXELS, build_processor, build_tokenizer
+from vqr1.config import read_choice
 from vqr1.policy.families import Family, family
 from vqr1.policy.prompts import PromptBuilder
 
@@ -88,12 +89,14 @@ class Subject:
         limits: `model.min_pixels` and `model.max_pixels`.
         image_options: settings of the tiny checkpoint's image processor.
         options: settings of its processor.
+        question: the prompt's text.
     """
 
     model_type: str
     limits: tuple[int, int] = (MIN_PIXELS, MAX_PIXELS)
     image_options: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    question: str = QUESTION
 
     @property
     def family(self) -> Family:
@@ -123,7 +126,7 @@ class Subject:
 
     def builder(self, reader: Any) -> PromptBuilder:
         """Makes our side's prompts."""
-        return PromptBuilder(self.family, reader, QUESTION, *self.limits, vision_id=False)
+        return PromptBuilder(self.family, reader, self.question, *self.limits, vision_id=False)
 
     def weights(self, shape: str, place: Place, folder: Path) -> Path:
         """Folder of the weights that all contestants start from: `folder`, which is written."""
@@ -140,7 +143,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Checkpoint(Subject):
-    """A checkpoint folder whose training step is timed, with its own processor and weights.
+    """A checkpoint folder whose step is timed, with its processor and weights; it is to reason.
 
     Attributes:
         folder: as `model.path` takes it.
@@ -152,7 +155,8 @@ class Checkpoint(Subject):
     def of(cls, folder: Path) -> Checkpoint:
         """The checkpoint in a folder."""
         model_type = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-        return cls(model_type, (1, 2**20), folder=folder)
+        question = read_choice("prompt", "thinking", "prompt")["text"]
+        return cls(model_type, (1, 2**20), question=question, folder=folder)
 
     def processor(self) -> Any:
         """The folder's own."""
