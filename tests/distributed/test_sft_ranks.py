@@ -21,6 +21,7 @@ from tests.distributed.test_collectives import (
     share,
 )
 from tests.evaluation.builders import THINKING
+from tests.support.adamw_steps import assert_same_steps, second_moments
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from tools.faults.forked import run_ranks
@@ -79,7 +80,8 @@ def run(rank: int, world: int, kind: str) -> dict[str, Any]:
         for name, value in trainer.callback_metrics.items()
         if "time" not in name and "memory" not in name
     }
-    return {"weights": model.state_dict(), "metrics": metrics}
+    moments = second_moments(model, trainer.optimizers[0])
+    return {"weights": model.state_dict(), "metrics": metrics, "moments": moments}
 
 
 def child(rank: int, world: int, port: int, folder: str) -> None:
@@ -103,6 +105,5 @@ def test_two_processes_take_the_supervised_steps_of_one(tmp_path: Path) -> None:
         alone = run(0, 1, kind)
         for results in ranks:
             assert results[number]["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-6)
-            for name, weight in alone["weights"].items():
-                found = results[number]["weights"][name]
-                torch.testing.assert_close(found, weight, rtol=1e-4, atol=2e-5, msg=name)
+            found = results[number]["weights"]
+            assert_same_steps(found, alone["weights"], alone["moments"])

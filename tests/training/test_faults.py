@@ -36,6 +36,13 @@ WORKER = "DataLoader worker (pid 7) is killed by signal: Killed. "
         ),
         (MemoryError(), "host memory ran out"),
         (torch.OutOfMemoryError("CUDA out of memory"), "lower hardware.micro_batch_tokens"),
+        (
+            RuntimeError(
+                "[third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"
+            ),
+            "lost the connection to another process of this run",
+        ),
+        (RuntimeError("Application timeout caused pair closure"), "lost the connection"),
     ],
 )
 def test_machine(error: Exception, printed: str) -> None:

@@ -20,6 +20,9 @@ from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted, NonFiniteError, RunFaultError, first_of_causes
 from vqr1.storage_faults import disk_line
 
+_GLOO = ("gloo", "pair closure")
+"""In what gloo says of a lost connection: its source file, or what its time-out did."""
+
 
 @contextmanager
 def machine_faults(stops: StopRequests, run_dir: Path) -> Iterator[None]:
@@ -68,7 +71,7 @@ def _message(error: Exception, run_dir: Path) -> str | None:
     disk = disk_line(error, run_dir)
     if disk is not None:
         return disk
-    if isinstance(error, dist.DistError) or "gloo" in text.lower():
+    if isinstance(error, dist.DistError) or any(sign in text.lower() for sign in _GLOO):
         return (
             f"lost the connection to another process of this run, which has ended or hangs "
             f"({_short(text)})"

@@ -159,6 +159,9 @@ class DistillModule(StageModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The student trains under one strategy: its optimizer state is as it was saved."""
+
     def training_step(self, batch: RankingBatch, batch_idx: int) -> None:
         """Learn from the teacher's answers to one batch."""
         started = time.perf_counter()
