@@ -81,7 +81,7 @@ def test_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "HF_HUB_OFFLINE" in services.hub_finding().text
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_profiles_that_fit_this_machine() -> None:
     found = list(machine.profile_findings(Machine(cpu_bfloat16=True), load_train_config))
     runs = [one.text for one in found if one.status == "ok"]

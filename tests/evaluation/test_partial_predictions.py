@@ -28,7 +28,7 @@ from vqr1.evaluation.summary import summarise
 from vqr1.inference.resume import shares
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_killed_three_times_at_random(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()

@@ -27,8 +27,10 @@ def test_a_model_is_planned(choice: str, capsys: pytest.CaptureFixture[str]) -> 
     assert 0 < work.tower.tokens < work.prompt
     assert work.tower.flops > 0
     plan = plan_memory(config, shape, work, process=0.0)
-    # Weights, gradients and two numbers of optimizer state in float32, the reference in bfloat16.
-    assert plan.peak > (4 * 4 + 2) * shape.total
+    # Weights, gradients and two numbers of optimizer state in float32; the reference in bfloat16
+    # is in the host's memory.
+    assert plan.peak > 4 * 4 * shape.total
+    assert plan.host >= 2 * shape.total
     assert main([f"model={choice}", "hardware=1gpu", "--image", "512x384"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"{config.model.name}: {shape.total / 1e6:,.1f} M weights")

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import bench_decode
 from bench import ours
 from bench.counts import counted
-from bench.setup import QUESTION, SUBJECTS, Checkpoint, Place, Size, loaded_images
+from bench.setup import SUBJECTS, Checkpoint, Place, Size, loaded_images
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_both_sides_see_the_same_prompt_and_are_counted(name, tmp_path):
         subject, shape = Checkpoint.of(tmp_path), ""
     reader, size = subject.processor(), Size("small", 180, 100, images=2, group=3, tokens=5)
     prompts = subject.builder(reader)(loaded_images(size))
-    question = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    question = [{"type": "image"}, {"type": "text", "text": subject.question}]
     text = reader.apply_chat_template(
         [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
     )

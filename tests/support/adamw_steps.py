@@ -35,8 +35,8 @@ def assert_same_steps(
         moments: `second_moments` of that one.
     """
     for name, weight in expected.items():
-        settled = moments[name].sqrt() >= ROUNDED if name in moments else torch.tensor(True)
+        certain = moments[name].sqrt() >= ROUNDED if name in moments else torch.tensor(True)
         torch.testing.assert_close(
-            torch.where(settled, found[name], 0.0), torch.where(settled, weight, 0.0),
+            torch.where(certain, found[name], 0.0), torch.where(certain, weight, 0.0),
             rtol=1e-4, atol=2e-4, msg=name,
         )  # fmt: skip

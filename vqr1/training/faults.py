@@ -21,7 +21,7 @@ from vqr1.errors import Interrupted, NonFiniteError, RunFaultError, first_of_cau
 from vqr1.storage_faults import disk_line
 
 _GLOO = ("gloo", "pair closure")
-"""In what gloo says of a lost connection: its source file, or what its time-out did."""
+"""In gloo's messages about a lost connection: its source file, or what its time-out did."""
 
 
 @contextmanager
