@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -346,13 +345,12 @@ def test_responses_under_way_are_those_of_the_weights_that_were_sent(
     expected = one_by_one(model)
     engine = engine_of(server, model)
     engine.synchronise()
-    server.set(chat_seconds=0.5)
+    server.set(chat_seconds=2.0)
     keys: Any = {"group_size": 3, "sampling": SAMPLING, "seed": 7}
-    started = time.monotonic()
     responses = engine.begin(PROMPTS, **keys)
     with torch.no_grad():
         model.lm_head.weight.mul_(1.1)
-    assert time.monotonic() - started < 0.4
+    assert server.counts()["sampled"] == 0
     check_same(responses(), expected)
     # Whatever answers at the address later has not those weights, and cannot be given them again.
     responses = engine.begin(PROMPTS, **keys)

@@ -54,6 +54,7 @@ class Served:
         self.instance = uuid.uuid4().hex[:5]
         self.counts = {
             "chat": 0,
+            "sampled": 0,
             "updates": 0,
             "adapters": 0,
             "cache_resets": 0,
@@ -210,6 +211,7 @@ class Served:
             raise HTTPException(404, f"The model `{body['model']}` does not exist.")
         model = self.adapters.get(body["model"], self.model)
         with self.one_at_a_time:
+            self.counts["sampled"] += 1
             rollout = LocalEngine(model, self.processor.tokenizer, 10**6).sample(
                 prompts, group_size=body["n"], sampling=sampling, seed=body.get("seed", 0)
             )

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from vqr1.inference.service.fairness import FairQueue
 
-SHARE = 0.35
+SHARE = 0.25
 """Part of the time in which the event loop may work while it is shared."""
 
 SAVED_S = 0.02
