@@ -6,8 +6,9 @@
 Of a training step (model of 39 M random weights): images of a batch, responses an image, pixels,
 tokens of a response. Of everything else (`bench/growth.py`): label rows up to the first training
 batch, images scored, runs in the tracking store under the summary of their sweep, jobs of a sweep.
-Every size runs in a process of its own. Time is that of the processor, which other work on the
-machine does not lengthen; memory is the peak.
+Every size runs in a process of its own, which does the smallest size first, so that imports are not
+counted (but those of commands that it starts). Time is that of the processor, which other work on
+the machine does not lengthen much; memory is the peak.
 
 The exponent e is that of `cost - cost of the smallest size = a n^e`, read off the two largest
 sizes, so that what does not grow does not hide what does; 1 is proportional.
@@ -41,6 +42,8 @@ from vqr1.outputs import own_json, own_png, png_metadata, target, write_json
 BASE = Size("base", 224, 168, images=4, group=4, tokens=32)
 RESULT = "result.json"
 """What a worker writes: commands print what they like."""
+FIRST, MEASURED = "first", "measured"
+"""Folders of the smallest size, which every worker does first, and of the one that is timed."""
 STEP_AXES: dict[str, tuple[str, dict[int, dict[str, Any]]]] = {
     "batch": ("images of a batch", {n: {"images": n} for n in (2, 4, 8, 16)}),
     "group": ("responses an image", {n: {"group": n} for n in (2, 4, 8, 16)}),
@@ -70,22 +73,29 @@ def work(task: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    folder, wall = Path(task["folder"]), time.perf_counter()
-    AXES[task["axis"]].measure(task["size"], folder)
-    # What children used counts once they have been waited for.
-    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    result = {
-        "cpu": sum(use.ru_utime + use.ru_stime for use in uses),
-        "wall": time.perf_counter() - wall,
-        "mib": max(use.ru_maxrss for use in uses) / 2**10,
-    }
+    axis, folder = AXES[task["axis"]], Path(task["folder"])
+    # Imports, and what only the first call does.
+    axis.measure(axis.sizes[0], folder / FIRST)
+    first, wall = _used()[0], time.perf_counter()
+    axis.measure(task["size"], folder / MEASURED)
+    cpu, mib = _used()
+    result = {"cpu": cpu - first, "wall": time.perf_counter() - wall, "mib": mib}
     (folder / RESULT).write_text(json.dumps(result))
+
+
+def _used() -> tuple[float, float]:
+    """Processor seconds and peak MiB of this process and of children that have ended."""
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(use.ru_utime + use.ru_stime for use in uses)
+    return cpu, max(use.ru_maxrss for use in uses) / 2**10
 
 
 def in_process(axis: str, size: int) -> dict[str, float]:
     """Makes and measures one size."""
     with tempfile.TemporaryDirectory() as folder:
-        AXES[axis].make(size, Path(folder))
+        for name, count in ((FIRST, AXES[axis].sizes[0]), (MEASURED, size)):
+            (Path(folder) / name).mkdir()
+            AXES[axis].make(count, Path(folder) / name)
         task = json.dumps({"axis": axis, "size": size, "folder": folder})
         command = [sys.executable, __file__, "--worker", task]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)

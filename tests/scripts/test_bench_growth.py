@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import sys
 from pathlib import Path
 
@@ -33,3 +34,11 @@ def test_an_axis_is_made_and_measured(axis, tmp_path, monkeypatch):
     # The measurement itself asserts that all of them were there.
     AXES[axis].make(20, tmp_path)
     AXES[axis].measure(20, tmp_path)
+
+
+@pytest.mark.medium
+def test_imports_are_not_counted():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    counted = bench_growth.in_process("jobs", 10)["cpu"]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert 0 < counted < 0.25 * (after.ru_utime - before.ru_utime)
