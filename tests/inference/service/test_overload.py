@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from tests.inference.service.conftest import form, photo, png, settings
 from tests.inference.service.test_limits import HeldBackend, file_of
+from tests.support.images import progressive_scans, sequential_scans
 from vqr1.errors import DataError, ModelError
 from vqr1.inference.backends.local import LocalBackend
 from vqr1.inference.request import Reply, Request
@@ -93,18 +95,20 @@ def test_what_an_image_costs() -> None:
     assert cost_of(large, "a", 10**7).bytes == 5_000_000 * 20
     # One million pixels of JPEG 2000 take as long as 16 of PNG.
     assert cost_of(io.BytesIO(file_of(Image.new("RGB", (1000, 1000)), "JPEG2000")), "a", 10**7).slow
+    # Two million pixels of a JPEG with ten scans take as long as four of one with a few.
+    half = Image.new("RGB", (2000, 1001))
+    assert not cost_of(io.BytesIO(file_of(half, "JPEG")), "a", 10**7).slow
+    assert cost_of(io.BytesIO(file_of(half, "JPEG", progressive=True)), "a", 10**7).slow
 
 
 @pytest.mark.medium
 def test_a_jpeg_of_endless_scans_is_refused(make_app: MakeApp) -> None:
-    file = file_of(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
-    last = file.rindex(b"\xff\xda")
-    scans = file[:last] + file[last:-2] * 200 + file[-2:]
     with TestClient(make_app()) as client:
-        assert client.post("/score", files=form(("a.jpg", file))).status_code == 200
-        refused = client.post("/score", files=form(("a.jpg", scans)))
-    assert refused.status_code == 422
-    assert "scans; more than 100 are not decoded" in refused.json()["detail"]
+        for make in (progressive_scans, sequential_scans, partial(progressive_scans, form="MPO")):
+            assert client.post("/score", files=form(("a.jpg", make(1)))).status_code == 200
+            refused = client.post("/score", files=form(("a.jpg", make(200))))
+            assert refused.status_code == 422
+            assert "scans; more than 100 are not decoded" in refused.json()["detail"]
 
 
 @pytest.mark.medium

@@ -3,8 +3,7 @@
 An image is looked at first, by its header: what it will take decides where it is decoded. Images of
 many pixels, or in formats that take long, are decoded by processes of low priority, so that they
 delay no small ones: several of Pillow's decoders keep Python's lock. They resize them too, where
-that changes no pixel: what comes back is small, and takes no time here. A JPEG of more scans than
-any encoder writes is refused: each may take as long as the whole image.
+that changes no pixel: what comes back is small, and takes no time here.
 
 Not here: what an image is (`vqr1.data.images`), reading requests (`uploads.py`).
 """
@@ -24,10 +23,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from vqr1.config import LimitsConfig
-from vqr1.data.images import decode_image, image_formats
+from vqr1.data.images import decode_image, image_formats, jpeg_scans
 from vqr1.distributed.parents import end_with_parent
 from vqr1.errors import DataError
 from vqr1.inference.service.fairness import FairQueue
@@ -48,11 +47,11 @@ white (Pillow has RGB as 4 bytes)."""
 QUICK_PIXELS = 4_000_000
 """Images up to here, weighted by their format, are decoded at the usual priority."""
 
-SLOW_FORMATS = {"AVIF": 4, "HEIF": 4, "JPEG2000": 16, "WEBP": 4}
+SLOW_FORMATS: Mapping[str, float] = {"AVIF": 4, "HEIF": 4, "JPEG2000": 16, "WEBP": 4}
 """Time for a pixel of formats in that of a JPEG's or PNG's."""
 
-MAX_SCANS = 100
-"""Scans of a JPEG; encoders write up to some 20 (ten by default)."""
+QUICK_SCANS = 5
+"""Scans of a JPEG that take about as long as an image of one (a progressive one has ten)."""
 
 _NICE = 15
 
@@ -86,30 +85,23 @@ def cost_of(file: BinaryIO, name: str, max_pixels: int) -> Cost:
     try:
         with Image.open(file, formats=image_formats()) as image:
             width, height = image.size
-            kind = image.format or ""
-            progressive = bool(image.info.get("progressive") or image.info.get("interlace"))
+            jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
+            weight = SLOW_FORMATS.get(image.format or "", 1)
+            if image.info.get("interlace"):
+                weight *= 2
     except Image.DecompressionBombError:
         return Cost(2 * max_pixels * BYTES_PER_PIXEL, slow=True)
     except (OSError, ValueError, SyntaxError):
         return Cost(0, slow=False)
     finally:
         file.seek(0)
-    if kind == "JPEG" and progressive:
-        _check_scans(file, name)
+    if jpeg:
+        weight = max(1, jpeg_scans(file.read(), name) / QUICK_SCANS)
+        file.seek(0)
     # A larger JPEG is decoded smaller: its coefficients, 6 bytes, are no more than 4 times as many.
     pixels = min(width * height, 2 * max_pixels)
-    weight = 2 if progressive else SLOW_FORMATS.get(kind, 1)
     slow = weight * width * height > QUICK_PIXELS
     return Cost(pixels * BYTES_PER_PIXEL, slow, (width, height))
-
-
-def _check_scans(file: BinaryIO, name: str) -> None:
-    # In compressed data a byte 255 is followed by 0 or a restart mark, so that this is exact but
-    # for previews within the file.
-    scans = file.read().count(b"\xff\xda")
-    file.seek(0)
-    if scans > MAX_SCANS:
-        raise DataError(f"{name}: a JPEG of {scans} scans; more than {MAX_SCANS} are not decoded")
 
 
 @dataclass(frozen=True)
