@@ -26,14 +26,15 @@ from torch import Tensor
 
 from tests.inference.service.conftest import form, photo, png, settings
 from tests.inference.service.test_limits import HeldBackend, file_of
+from tests.support.crashing import CRASHES, decoded_or_crash
 from tests.support.images import progressive_scans, sequential_scans
 from vqr1.errors import DataError, ModelError
 from vqr1.inference.backends.local import LocalBackend
 from vqr1.inference.request import Reply, Request
 from vqr1.inference.scorer import Scorer
-from vqr1.inference.service import connections
+from vqr1.inference.service import connections, decoding
 from vqr1.inference.service.admission import Admission
-from vqr1.inference.service.decoding import Decoders, cost_of
+from vqr1.inference.service.decoding import Cost, Decoders, cost_of
 from vqr1.inference.service.errors import RefusedError
 from vqr1.inference.service.fairness import FairQueue, client_of
 from vqr1.inference.service.run import bind, configuration
@@ -47,6 +48,10 @@ def test_a_client_is_an_address_or_a_network() -> None:
     assert client_of(("192.0.2.7", 5)) == client_of(("192.0.2.7", 6)) == "192.0.2.7"
     assert client_of(("2001:db8:1:2:3::4", 5)) == client_of(("2001:db8:1:2::9", 6))
     assert client_of(("2001:db8:1:2::9", 6)) != client_of(("2001:db8:1:3::9", 6))
+    # What a service with host=:: is given of IPv4 clients, all of one /64 network.
+    assert client_of(("::ffff:192.0.2.7", 5)) == client_of(("192.0.2.7", 6))
+    assert client_of(("fe80::1%eth0", 5)) == client_of(("fe80::2", 5)) == "fe80::/64"
+    assert client_of(("not:an:address", 5)) == "not:an:address"
     assert client_of(None) == ""
 
 
@@ -101,6 +106,36 @@ def test_what_an_image_costs() -> None:
     assert cost_of(io.BytesIO(file_of(half, "JPEG", progressive=True)), "a", 10**7).slow
 
 
+def test_what_has_no_room_in_its_turn_is_decoded_next() -> None:
+    """Small images that keep coming leave a large one no room; one whose request has ended holds nobody up."""
+
+    async def check() -> None:
+        limits = settings("limits.decode_threads=2").limits
+        decoders = Decoders(limits)
+        begun: list[str] = []
+        end = threading.Event()
+
+        def begin(client: str, size: int, slow: bool = False) -> asyncio.Future[None]:
+            work = decoders.run(client, Cost(size, slow), lambda: begun.append(client))
+            return asyncio.ensure_future(work)
+
+        running = asyncio.ensure_future(decoders.run("a", Cost(1, slow=False), end.wait))
+        gone = begin("gone", 3 * limits.decode_bytes, slow=True)
+        await asyncio.sleep(0)
+        gone.cancel()
+        large = begin("large", 2 * limits.decode_bytes, slow=True)
+        await asyncio.sleep(0)
+        small = begin("small", 1)
+        await asyncio.sleep(0.1)
+        assert begun == []
+        end.set()
+        await asyncio.gather(running, large, small)
+        assert begun == ["large", "small"]
+        await decoders.stop()
+
+    asyncio.run(check())
+
+
 @pytest.mark.medium
 def test_a_jpeg_of_endless_scans_is_refused(make_app: MakeApp) -> None:
     with TestClient(make_app()) as client:
@@ -112,8 +147,9 @@ def test_a_jpeg_of_endless_scans_is_refused(make_app: MakeApp) -> None:
 
 
 @pytest.mark.medium
-def test_slow_images_are_decoded_apart() -> None:
-    """With the same pixels, and an answer where the process that decodes dies."""
+def test_slow_images_are_decoded_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same pixels, and once more where the process that decodes dies."""
+    monkeypatch.setattr(decoding, "_decoded", decoded_or_crash)
 
     async def check() -> None:
         decoders = Decoders(settings("limits.decode_threads=1").limits)
@@ -127,8 +163,9 @@ def test_slow_images_are_decoded_apart() -> None:
         own = psutil.Process().nice()
         (process,) = (one for one in psutil.Process().children() if one.nice() > own)
         process.kill()
+        assert (await asyncio.to_thread(decoders.apart, file, "c", 10**7)).size == (520, 400)
         with pytest.raises(DataError, match=r"c: .*its decoder crashed"):
-            await asyncio.to_thread(decoders.apart, file, "c", 10**7)
+            await asyncio.to_thread(decoders.apart, CRASHES, "c", 10**7)
         assert (await asyncio.to_thread(decoders.apart, file, "d", 10**7)).size == (520, 400)
         # Where the service stops, no process of low priority is waited for.
         decoders.stopping = True
@@ -141,8 +178,9 @@ def test_slow_images_are_decoded_apart() -> None:
     asyncio.run(check())
 
 
-@pytest.mark.parametrize(("proxies", "client"), [((), "127.0.0.1"), (("127.0.0.1",), "192.0.2.9")])
-def test_who_may_state_the_client(proxies: tuple[str, ...], client: str) -> None:
+@pytest.mark.parametrize("proxy", ["127.0.0.1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize("proxies", [(), ("127.0.0.1",), ("127.0.0.0/8", "::1")])
+def test_who_may_state_the_client(proxies: tuple[str, ...], proxy: str) -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,12 +189,12 @@ def test_who_may_state_the_client(proxies: tuple[str, ...], client: str) -> None
     config = configuration(app, settings().limits, proxies)
     config.load()
     scope = {
-        "type": "http", "client": ("127.0.0.1", 5), "scheme": "http", "headers": [
+        "type": "http", "client": (proxy, 5), "scheme": "http", "headers": [
             (b"x-forwarded-for", b"192.0.2.9")
         ],
     }  # fmt: skip
     asyncio.run(config.loaded_app(scope, None, None))  # type: ignore[arg-type]
-    assert seen == [client]
+    assert seen == ["192.0.2.9" if proxies else proxy]
 
 
 def test_a_computation_ends_once_nobody_waits() -> None:

@@ -136,6 +136,7 @@ class Decoders:
         self._bytes = 0
         self._quick = _Lane(limits.decode_threads, "decode")
         self._slow = _Lane(limits.decode_threads, "decode-slow")
+        self._next: tuple[_Lane, _Waiting] | None = None
         self.small = ThreadPoolExecutor(limits.decode_threads, "read")
         self.stopping = False
         self._count = limits.decode_threads
@@ -154,22 +155,26 @@ class Decoders:
             smaller: what that process resizes it to, so that fewer pixels are handed over.
 
         Raises:
-            DataError: it does not decode, or is too large; or its decoder crashed.
+            DataError: it does not decode, or is too large; or its decoder crashed twice.
         """
         if self.stopping:
             return _decoded(content, name, max_pixels, {})
+        call = (_decoded, content, name, max_pixels, smaller or {})
         with self._turn:
             if self._processes is None:
-                self._processes = ProcessPoolExecutor(
-                    self._count, get_context("spawn"), _begin_process
-                )
+                self._processes = _processes(self._count)
             processes = self._processes
         try:
-            return processes.submit(_decoded, content, name, max_pixels, smaller or {}).result()
-        except BrokenProcessPool as error:
+            return processes.submit(*call).result()
+        except BrokenProcessPool:
             with self._turn:
                 if self._processes is processes:
                     self._processes = None
+        # Another image may have ended the process: once more, where there is no other.
+        try:
+            with _processes(1) as own:
+                return own.submit(*call).result()
+        except BrokenProcessPool as error:
             raise DataError(f"{name}: the image does not decode (its decoder crashed)") from error
 
     async def run(self, client: str, cost: Cost, decode: Callable[[], T]) -> T:
@@ -189,11 +194,25 @@ class Decoders:
             await asyncio.to_thread(self._processes.shutdown)
 
     def _start(self) -> None:
-        """Begin whatever has a thread and room."""
+        """Begin whatever has a thread and room.
+
+        What had no room in its turn is begun before anything else: small images that keep coming
+        would take the room from it for ever.
+        """
+        if self._next is not None:
+            lane, item = self._next
+            if not item.result.done():
+                if not self._has_room(item):
+                    return
+                self._begin(lane, item)
+            self._next = None
         for lane in (self._quick, self._slow):
             lane.queue.drop(lambda item: item.result.done())
-            while lane.free and (begun := lane.queue.take(1, self._has_room)):
-                self._begin(lane, begun[0])
+            while lane.free and (taken := lane.queue.take(1)):
+                if not self._has_room(taken[0]):
+                    self._next = lane, taken[0]
+                    return
+                self._begin(lane, taken[0])
 
     def _has_room(self, item: _Waiting) -> bool:
         return self._bytes == 0 or self._bytes + item.cost.bytes <= self._most_bytes
@@ -232,6 +251,10 @@ def _decoded(content: bytes, name: str, max_pixels: int, smaller: Sizes) -> Imag
     image = decode_image(io.BytesIO(content), name, max_pixels=max_pixels)
     size = smaller.get(image.size)
     return image if size is None else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _processes(count: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(count, get_context("spawn"), _begin_process)
 
 
 def _begin_process() -> None:
