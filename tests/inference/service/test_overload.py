@@ -107,7 +107,7 @@ def test_what_an_image_costs() -> None:
 
 
 def test_what_has_no_room_in_its_turn_is_decoded_next() -> None:
-    """Small images that keep coming leave a large one no room; one whose request has ended holds nobody up."""
+    """Before small ones that keep coming; one whose request has ended holds nobody up."""
 
     async def check() -> None:
         limits = settings("limits.decode_threads=2").limits

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -159,13 +160,13 @@ class Decoders:
         """
         if self.stopping:
             return _decoded(content, name, max_pixels, {})
-        call = (_decoded, content, name, max_pixels, smaller or {})
+        decode = partial(_decoded, content, name, max_pixels, smaller or {})
         with self._turn:
             if self._processes is None:
                 self._processes = _processes(self._count)
             processes = self._processes
         try:
-            return processes.submit(*call).result()
+            return processes.submit(decode).result()
         except BrokenProcessPool:
             with self._turn:
                 if self._processes is processes:
@@ -173,7 +174,7 @@ class Decoders:
         # Another image may have ended the process: once more, where there is no other.
         try:
             with _processes(1) as own:
-                return own.submit(*call).result()
+                return own.submit(decode).result()
         except BrokenProcessPool as error:
             raise DataError(f"{name}: the image does not decode (its decoder crashed)") from error
 
