@@ -367,9 +367,17 @@ def test_sync_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[
         f"error: {tmp_path}: no tracking/journal.jsonl in it; name the folder of a run",
         f"error: {tmp_path / 'nowhere'}: no tracking/journal.jsonl in it; name the folder of a run",
     ]
+    for secret in ("https://user:a/b@example.org/mlflow", "postgresql://db/runs?password=a/b"):
+        journal = Journal(tmp_path)
+        journal.start("vqr1", {}, secret)
+        journal.close()
+        assert b"a/b" not in journal.path.read_bytes()
+        assert sync([str(tmp_path)]) == 2
+        assert "give the address with --tracking-uri" in capsys.readouterr().err
+        journal.path.unlink()
+
+
+def test_a_journal_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.start("vqr1", {}, "https://user:pass@example.org/mlflow")
     journal.close()
-    assert b"pass" not in journal.path.read_bytes()
-    assert sync([str(tmp_path)]) == 2
-    assert "give the address with --tracking-uri" in capsys.readouterr().err
+    assert journal.path.stat().st_mode & 0o777 == 0o600

@@ -36,6 +36,7 @@ from vqr1.tracking.events import (
 )
 from vqr1.tracking.journal import JOURNAL_TAG, journal_file
 from vqr1.tracking.outages import outage_errors
+from vqr1.tracking.secrets import MASK
 from vqr1.tracking.store import one_line, prepare_experiment, quick_client
 
 if TYPE_CHECKING:
@@ -292,7 +293,7 @@ class Delivery:
     def _run_of(self, event: Start) -> str:
         """The run that the event's journal began: found, or created now."""
         if self.tracking_uri is None:
-            if "***@" in event.tracking_uri:
+            if MASK in event.tracking_uri:
                 raise DataError(
                     f"{self.path}: its tracking address {event.tracking_uri} holds a password that "
                     "is not kept; give the address with --tracking-uri"
