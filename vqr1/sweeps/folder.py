@@ -38,8 +38,8 @@ class SweepRecord:
     """Contents of `sweep.json`.
 
     Attributes:
-        key: hash of the command line.
-        command: the command line as typed.
+        key: hash of the command line that began the sweep.
+        command: that command line as typed.
         base: flat stable values of the configuration that all jobs start from.
         space: the swept keys and their values as typed.
         jobs: name of every job and its swept values.
