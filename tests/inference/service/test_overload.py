@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
+import torch
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi import Request as FastApiRequest
@@ -28,15 +30,18 @@ from tests.inference.service.conftest import form, photo, png, settings
 from tests.inference.service.test_limits import HeldBackend, file_of
 from tests.support.crashing import CRASHES, decoded_or_crash
 from tests.support.images import progressive_scans, sequential_scans
-from vqr1.errors import DataError, ModelError
+from vqr1.errors import DataError, ModelError, NonFiniteError
 from vqr1.inference.backends.local import LocalBackend
 from vqr1.inference.request import Reply, Request
+from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
 from vqr1.inference.service import connections, decoding
 from vqr1.inference.service.admission import Admission
+from vqr1.inference.service.batching import Batcher
 from vqr1.inference.service.decoding import Cost, Decoders, cost_of
 from vqr1.inference.service.errors import RefusedError
 from vqr1.inference.service.fairness import FairQueue, client_of
+from vqr1.inference.service.measures import Measures
 from vqr1.inference.service.run import bind, configuration
 from vqr1.inference.service.served import Served
 from vqr1.rollout.abandoned import AbandonedError, abandoning, raise_if_abandoned
@@ -76,6 +81,11 @@ def test_the_largest_client_makes_room() -> None:
             with pytest.raises(RefusedError, match="4 images are waiting"):
                 second.take(1)
             with admission.enter("guest") as guest:
+                with pytest.raises(RefusedError):
+                    guest.take(
+                        3
+                    )  # without the newest the hog holds 2, no more than the guest would
+                assert not second.dropped.done()
                 guest.take(1, 100)  # the newest of the hog's goes
                 assert (first.dropped.done(), second.dropped.done()) == (False, True)
                 assert (admission.images, admission.bytes) == (3, 200)
@@ -178,6 +188,32 @@ def test_slow_images_are_decoded_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(check())
 
 
+def test_an_image_that_makes_the_model_compute_nan_fails_alone() -> None:
+    batches: list[int] = []
+
+    def answer(prompts: Sequence[Sequence[Tensor]]) -> list[Result]:
+        batches.append(len(prompts))
+        if any(int(image.max()) == 255 for (image,) in prompts):
+            raise NonFiniteError("the logits are NaN")
+        return [Result(None, score=float(image.max())) for (image,) in prompts]
+
+    async def check() -> None:
+        config = settings("batching.max_batch=3", "batching.max_wait_ms=10000").batching
+        batcher = Batcher(config, Measures())
+        batcher.start()
+        waiting = [
+            batcher.submit(client, answer, [torch.full((1, 1, 3), value, dtype=torch.uint8)])
+            for client, value in (("a", 1), ("b", 255), ("c", 3))
+        ]
+        first, broken, last = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(broken, NonFiniteError)
+        assert (first, last) == (Result(None, score=1.0), Result(None, score=3.0))
+        assert batches == [3, 1, 1, 1]
+        await batcher.stop()
+
+    asyncio.run(check())
+
+
 @pytest.mark.parametrize("proxy", ["127.0.0.1", "::ffff:127.0.0.1"])
 @pytest.mark.parametrize("proxies", [(), ("127.0.0.1",), ("127.0.0.0/8", "::1")])
 def test_who_may_state_the_client(proxies: tuple[str, ...], proxy: str) -> None:
@@ -259,9 +295,16 @@ class Constant(LocalBackend):
 
 
 def test_a_new_model_drops_no_request(
-    make_app: MakeApp, backend: LocalBackend, capsys: pytest.CaptureFixture[str]
+    make_app: MakeApp,
+    backend: LocalBackend,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = settings()
+    collected: list[Served] = []
+    monkeypatch.setattr(
+        "vqr1.inference.service.service.collect_replaced", lambda: collected.append(service.served)
+    )
     app = make_app(backend=Constant(backend, 2.0))
     service = app.state.service
 
@@ -272,9 +315,16 @@ def test_a_new_model_drops_no_request(
     def broken() -> Served:
         raise ModelError("model.path=x: no such folder")
 
+    def too_large() -> Served:
+        raise torch.OutOfMemoryError("CUDA out of memory.\n Tried to allocate")
+
+    def other() -> Served:
+        return replace(load(), describer=None)
+
     with TestClient(app) as client, ThreadPoolExecutor(4) as pool:
-        service._load = broken
-        client.portal.call(service.reload)  # type: ignore[union-attr]
+        for service._load in (broken, too_large, other):
+            client.portal.call(service.reload)  # type: ignore[union-attr]
+        assert collected == [service.served] * 3
         assert client.post("/score", files=form(png(0))).json()["results"][0]["score"] == 2.0
         service._load = load
         asked = [pool.submit(client.post, "/score", files=form(png(n))) for n in range(20)]
@@ -286,7 +336,9 @@ def test_a_new_model_drops_no_request(
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["results"][0]["score"] for answer in answers} <= {2.0, 4.0}
     printed = capsys.readouterr().err
-    assert "the one before answers: model.path=x: no such folder" in printed
+    for why in ("model.path=x: no such folder", "CUDA out of memory.", "it takes other images"):
+        assert f"the one before answers: {why}" in printed
+    assert collected[3] is service.served
     assert "the model was loaded again in" in printed
 
 
