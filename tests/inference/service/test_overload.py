@@ -101,7 +101,7 @@ def test_the_largest_client_makes_room() -> None:
     asyncio.run(check())
 
 
-def test_what_an_image_costs() -> None:
+def test_what_an_image_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     small = io.BytesIO(png(1))
     assert not cost_of(small, "a", 10**7).slow
     assert small.tell() == 0
@@ -114,6 +114,10 @@ def test_what_an_image_costs() -> None:
     half = Image.new("RGB", (2000, 1001))
     assert not cost_of(io.BytesIO(file_of(half, "JPEG")), "a", 10**7).slow
     assert cost_of(io.BytesIO(file_of(half, "JPEG", progressive=True)), "a", 10**7).slow
+    # Progressive or not: 40 x 32 pixels with 30 scans take as long as six times as many.
+    monkeypatch.setattr(decoding, "QUICK_PIXELS", 3000)
+    assert not cost_of(io.BytesIO(sequential_scans(1)), "a", 10**7).slow
+    assert cost_of(io.BytesIO(sequential_scans(28)), "a", 10**7).slow
 
 
 def test_what_has_no_room_in_its_turn_is_decoded_next() -> None:
