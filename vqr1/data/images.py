@@ -200,14 +200,16 @@ def jpeg_scans(content: bytes, name: str) -> int:
     # Previews and what follows the image, such as the film of a motion photo, are none of it.
     scans = _scans_of_image(content)
     if scans > MAX_SCANS:
-        raise DataError(f"{name}: a JPEG of {scans} scans; more than {MAX_SCANS} are not decoded")
+        raise DataError(f"{name}: a JPEG of more than {MAX_SCANS} scans is not decoded")
     return scans
 
 
 def _scans_of_image(content: bytes) -> int:
-    """Walks from segment to segment, as libjpeg does."""
+    """Walks from segment to segment, as libjpeg does, until there are too many."""
     scans, position = 0, 2
-    while (found := _SEGMENT.search(content, position)) and found[1][0] != _END_OF_IMAGE:
+    while scans <= MAX_SCANS and (found := _SEGMENT.search(content, position)):
+        if found[1][0] == _END_OF_IMAGE:
+            break
         scans += found[1][0] == _START_OF_SCAN
         length = content[found.end() : found.end() + 2]
         position = found.end() + max(2, int.from_bytes(length, "big"))

@@ -157,7 +157,7 @@ def test_a_jpeg_of_endless_scans_is_refused(make_app: MakeApp) -> None:
             assert client.post("/score", files=form(("a.jpg", make(1)))).status_code == 200
             refused = client.post("/score", files=form(("a.jpg", make(200))))
             assert refused.status_code == 422
-            assert "scans; more than 100 are not decoded" in refused.json()["detail"]
+            assert "a JPEG of more than 100 scans is not decoded" in refused.json()["detail"]
 
 
 @pytest.mark.medium
