@@ -20,7 +20,7 @@ _SECRET_WORDS = frozenset(
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _LOGIN = re.compile(r"(?<=://)[^:/@\s]*(?::[^@\s]*)?@(?:[^/@\s]*@)*")
 """As SQLAlchemy reads it: a password may hold `/`; one that holds `@` as well, as urllib does."""
-_QUERY = re.compile(r"([?&][^=&\s]+)=[^&#\s\"']*")
+_QUERY = re.compile(r"([?&][^=&?\s]+)=[^&#\s\"']*")
 _TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{16})"
 )
