@@ -11,7 +11,7 @@ from PIL import Image
 
 from vqr1.data.images import load_image
 from vqr1.errors import ConfigError, DataError
-from vqr1.tracking.secrets import is_secret, masked, masked_text
+from vqr1.tracking.secrets import is_secret, masked, masked_text, masked_uri
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -115,6 +115,22 @@ def test_masking() -> None:
     assert masked_text(command) == (
         "train.py logger.tags.api_key=*** seed=1 +hub_token=*** uri=https://x/?token=***&a=2"
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://u:pa/ss@host/db", "postgresql://***@host/db"),
+        ("https://u:p@ss@host/x", "https://***@host/x"),
+        ("mysql://host/db?user=u&password=p&a=1#x", "mysql://host/db?user=u&password=***&a=1#x"),
+        ("postgresql://host/db?sslpassword=p", "postgresql://host/db?sslpassword=***"),
+        ("https://host:5000/a?b=c", "https://host:5000/a?b=c"),
+        ("https://host/users/@me", "https://host/users/@me"),
+    ],
+)
+def test_addresses_without_secrets(address: str, shown: str) -> None:
+    assert masked_uri(address) == masked_text(address) == shown
+    assert masked_uri(f"cannot open '{address}' now") == f"cannot open '{shown}' now"
 
 
 def test_largest_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.images import noise_image
+from tests.support.images import noise_image, progressive_scans, sequential_scans
 from vqr1.data import images
-from vqr1.data.images import decode_image, decoded_at, load_image, resize_short_edge, upright
+from vqr1.data.images import (
+    decode_image,
+    decoded_at,
+    jpeg_scans,
+    load_image,
+    resize_short_edge,
+    upright,
+)
 from vqr1.data.inspection import undecodable
 from vqr1.errors import DataError
 from vqr1.policy.families._llava_images import FixedRule
@@ -133,6 +142,30 @@ def test_refusals_name_path_and_reason(make: object, reason: str, tmp_path: Path
         load_image(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "own"),
+    [(progressive_scans, 10), (sequential_scans, 2), (partial(progressive_scans, form="MPO"), 10)],
+)
+def test_a_jpeg_of_endless_scans_is_refused(
+    make: Callable[[int], bytes], own: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(make(100 - own))
+    assert load_image(path).size == (40, 32)
+    path.write_bytes(make(101 - own))
+    with pytest.raises(DataError, match="a JPEG of more than 100 scans is not decoded"):
+        load_image(path)
+
+
+def test_only_scans_of_the_image_count() -> None:
+    """Neither those in a comment nor those after the image's end, in a motion photo's film."""
+    mark = b"\xff\xda"
+    whole = sequential_scans(1)
+    comment = b"\xff\xfe" + (2 + 600).to_bytes(2, "big") + mark * 300
+    assert jpeg_scans(whole, "a") == 3
+    assert jpeg_scans(whole[:2] + comment + whole[2:] + mark * 300, "a") == 3
 
 
 def test_formats_are_known_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +14,19 @@ import pytest
 from tests.support.holder import hold_output
 from tools.faults.forked import start
 from vqr1.errors import ConfigError, DataError
+from vqr1.inference import result_file
 from vqr1.inference.compare import compare
 from vqr1.inference.own_files import written_kind
 from vqr1.inference.result import Result
-from vqr1.inference.result_file import ResultFile, held, read_results, settings_file
+from vqr1.inference.result_file import (
+    ResultFile,
+    RowAppender,
+    held,
+    partials,
+    read_results,
+    settings_file,
+)
+from vqr1.inference.resume import Partials
 from vqr1.inference.writers import EARLIER_FIELDS, ResultWriter, write_pairs, write_ranking
 
 RESULTS = [
@@ -101,6 +111,41 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         file.write(RESULTS[0])
     assert read_results(path, "csv") == RESULTS[:1]
     assert json.loads(settings_file(path).read_text()) == other
+
+
+@pytest.mark.parametrize("writes", range(5))
+def test_a_kill_while_a_file_is_replaced_mixes_no_settings(
+    writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With rows of an earlier command's ranks beside it; killed after so many writes."""
+    path = tmp_path / "scores.csv"
+    fill(path, "csv", RESULTS[:1])
+    with RowAppender(partials(path).of(1), "csv") as rank:
+        rank.write(RESULTS[1])
+    done: list[str] = []
+
+    def killed(name: str, call: Callable[..., None]) -> Callable[..., None]:
+        def write(*arguments: object) -> None:
+            if len(done) == writes:
+                raise KeyboardInterrupt
+            call(*arguments)
+            done.append(name)
+
+        return write
+
+    for owner, name in (
+        (result_file, "remove_file"), (result_file, "write_file"), (Partials, "remove"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, killed(name, getattr(owner, name)))
+    other = {**SETTINGS, "mode.name": "greedy"}
+    with pytest.raises(KeyboardInterrupt):
+        ResultFile(path, "csv", other, resume=False).__enter__()
+    monkeypatch.undo()
+    if writes < 2:  # the rows are still there, with their settings
+        with pytest.raises(ConfigError, match="greedy"):
+            ResultFile(path, "csv", other, resume=True)
+    else:
+        assert ResultFile(path, "csv", other, resume=True).kept == []
 
 
 @pytest.mark.medium

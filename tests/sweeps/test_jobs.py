@@ -10,7 +10,7 @@ from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import SweepFolder, SweepRecord
 from vqr1.sweeps.jobs import SweepJob, differences, job_name, sweep_key, unique_jobs
-from vqr1.sweeps.session import SweepPlan, find_folder
+from vqr1.sweeps.session import Sweep, SweepPlan, find_folder
 
 
 def test_a_job_is_named_by_what_it_trains() -> None:
@@ -103,6 +103,17 @@ def test_a_named_sweep_may_grow(tmp_path: Path) -> None:
     kept = keep(tmp_path / "a")
     grown = plan(key="longer", space={"seed": "1,2,3"})
     assert find_folder(grown, str(kept.path), tmp_path / "b")[0].path == kept.path
+
+
+def test_the_command_that_began_a_sweep_finds_it_after_another_continued_it(tmp_path: Path) -> None:
+    kept = keep(tmp_path / "a")
+    grown = plan(key="longer", command="train.py -m seed=1,2,3", space={"seed": "1,2,3"})
+    with Sweep(kept, grown, print):
+        pass
+    assert kept.record is not None
+    assert kept.record.space == {"seed": "1,2,3"}
+    assert kept.record.command == "train.py -m seed=1,2"
+    assert find_folder(plan(), "auto", tmp_path / "b")[0].path == kept.path
 
 
 @pytest.mark.medium

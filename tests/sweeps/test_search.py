@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
@@ -18,6 +19,8 @@ from tools.faults.mlflow_database import new_database
 from tools.faults.small_set import write_kadid
 from vqr1.cli import summarize
 from vqr1.sweeps import search
+from vqr1.sweeps.folder import Attempt, SweepFolder, SweepRecord
+from vqr1.sweeps.jobs import SweepJob
 from vqr1.sweeps.results import JobResult
 
 SETTINGS = search.SearchSettings(4, 0, "maximize", True, 1, 0)
@@ -87,6 +90,15 @@ def test_a_trial_below_the_median_is_given_up(tmp_path: Path) -> None:
     better, _ = search.trial_overrides(study, SPACE)
     better.report(0.71, 1)
     assert not better.should_prune()
+
+
+def test_a_job_finds_its_trial_whichever_command_continues_the_search(tmp_path: Path) -> None:
+    trial, _ = search.trial_overrides(open_study(tmp_path), SPACE)
+    record = SweepRecord("another key", "train.py -m", {}, {}, {}, search=asdict(SETTINGS))
+    SweepFolder(tmp_path).write(record)
+    job = SweepJob("job", (), {}, trial=trial.number)
+    callback = search.pruning_callback(Attempt(0, tmp_path / "0", job), "val/srcc")
+    assert callback.trial.number == trial.number
 
 
 @pytest.mark.slow

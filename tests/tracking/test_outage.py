@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import subprocess
@@ -9,10 +10,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from filelock import Timeout
 from mlflow import MlflowClient
 
 from tests.support.mlflow_server import MlflowServer
@@ -23,8 +27,10 @@ from vqr1.cli.sync import main as sync
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
 from vqr1.tracking import RunLog, open_run_log
+from vqr1.tracking.delivery import Delivery
 from vqr1.tracking.events import Metrics, encode, read_events
 from vqr1.tracking.journal import Journal, journal_file
+from vqr1.tracking.sender import Sender, sender_lock
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +287,79 @@ def test_damaged_and_foreign_lines(tmp_path: Path) -> None:
     assert run.data.metrics.keys() == {"a b", "c-"}
 
 
+def test_a_file_that_cannot_be_stored_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = new_database(tmp_path / "runs.db")
+    MlflowClient(uri).create_experiment("vqr1", artifact_location="s3://bucket/runs")
+    monkeypatch.setitem(sys.modules, "boto3", None)  # as where it is not installed
+    folder = tmp_path / "run"
+    journal = Journal(folder)
+    journal.start("vqr1", {}, uri)
+    (folder / "a.txt").write_text("x")
+    (folder / "private.txt").write_text("x")
+    journal.file("a.txt")
+    journal.file("private.txt")
+    journal.metrics({"a": 1.0}, 1)
+    journal.close()
+    opened = Path.open
+
+    def denied(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "private.txt":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert sync([str(folder)]) == 0
+    found = mark(folder)
+    assert found["refused"] == 2
+    assert MlflowClient(uri).get_run(str(found["run_id"])).data.metrics == {"a": 1.0}
+    assert "boto3" in caplog.messages[0]
+    assert f"sync --restart {folder}" in caplog.messages[0]
+    assert "private.txt: it cannot be read (Permission denied)" in caplog.messages[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "printed"),
+    [
+        (RuntimeError("odd"), "odd"),
+        (Timeout("runs.db.lock"), "The file lock 'runs.db.lock' could not be acquired."),
+        (None, "another process is sending this run's journal"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_keeps_the_sender_from_sending_is_its_reason(
+    error: Exception | None, printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    since = journal.start("vqr1", {}, "sqlite:///x.db")
+    journal.close()
+
+    def fails(_: Delivery) -> bool:
+        assert error is not None
+        raise error
+
+    monkeypatch.setattr(Delivery, "send_batch", fails)
+    with nullcontext() if error is not None else sender_lock(tmp_path):
+        sender = Sender(tmp_path, "sqlite:///x.db", since)
+        assert sender.wait_for_run(60) == printed
+        assert sender.close(0).reason == printed
+
+
+def test_an_address_whose_package_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for driver in ("psycopg", "psycopg2"):
+        monkeypatch.setitem(sys.modules, driver, None)
+    journal = Journal(tmp_path)
+    journal.start("vqr1", {}, "postgresql://localhost/runs")
+    journal.close()
+    assert sync([str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: logger.tracking_uri=postgresql://localhost/runs: ")
+    assert line.endswith("; install the package that this kind of database needs")
+
+
 def test_sync_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sync([str(tmp_path), str(tmp_path / "nowhere")]) == 2
     printed = capsys.readouterr().err.splitlines()
@@ -288,9 +367,17 @@ def test_sync_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[
         f"error: {tmp_path}: no tracking/journal.jsonl in it; name the folder of a run",
         f"error: {tmp_path / 'nowhere'}: no tracking/journal.jsonl in it; name the folder of a run",
     ]
+    for secret in ("https://user:a/b@example.org/mlflow", "postgresql://db/runs?password=a/b"):
+        journal = Journal(tmp_path)
+        journal.start("vqr1", {}, secret)
+        journal.close()
+        assert b"a/b" not in journal.path.read_bytes()
+        assert sync([str(tmp_path)]) == 2
+        assert "give the address with --tracking-uri" in capsys.readouterr().err
+        journal.path.unlink()
+
+
+def test_a_journal_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.start("vqr1", {}, "https://user:pass@example.org/mlflow")
     journal.close()
-    assert b"pass" not in journal.path.read_bytes()
-    assert sync([str(tmp_path)]) == 2
-    assert "give the address with --tracking-uri" in capsys.readouterr().err
+    assert journal.path.stat().st_mode & 0o777 == 0o600

@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--restart",
         action="store_true",
-        help="send everything from the beginning, to a store that lost the run",
+        help="send everything from the beginning: the store lost the run, or refused files of it",
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")

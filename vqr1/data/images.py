@@ -12,6 +12,7 @@ Choices made here, for every caller:
   Other formats cannot be decoded so and are refused, as is an image whose data ends early. The size
   in its header decides, before any pixel is decoded; the environment variable
   `VQR1_MAX_IMAGE_PIXELS` sets another limit for a command and its workers, the service has its own;
+- a JPEG of more than `MAX_SCANS` scans is refused: each may take as long as the whole image;
 - one rule of what an image file is, for data sets, command line and service: by content, one of
   `image_formats()` (Pillow reads more, among them formats that start other programs); where a
   folder is searched, by `IMAGE_SUFFIXES` first. HEIC is read where `pillow-heif` is installed.
@@ -22,6 +23,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import struct
 import zlib
 from contextlib import nullcontext
@@ -50,6 +52,13 @@ MAX_IMAGE_PIXELS = 89_478_485
 """Largest image that is decoded: 256 MB as RGB (Pillow's own bound for a warning)."""
 
 LIMIT_VARIABLE = "VQR1_MAX_IMAGE_PIXELS"
+
+MAX_SCANS = 100
+"""Scans of a JPEG, progressive or not; encoders write up to some 20 (ten by default)."""
+
+_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+_SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
+"""Begins what has a length, or ends the image; not what compressed data may hold (0, restarts)."""
 
 MAX_RATIO = 200
 """Largest side of an image in terms of its other side, by the rule of the published processors."""
@@ -137,7 +146,8 @@ def decode_image(
         thumbnail: a JPEG may be decoded in grey, at a size not below this many pixels.
 
     Raises:
-        DataError: damaged, too large or not an image; names the image and the reason.
+        DataError: damaged, too large, of too many scans or not an image; names the image and the
+            reason.
     """
     limit = _pixel_limit() if max_pixels is None else max_pixels
     # The same number unless the variable raises ours; it is the user's word for the whole process.
@@ -147,6 +157,11 @@ def decode_image(
     refusal = f"more than {limit} are not decoded{{}}{fix if max_pixels is None else ''}"
     try:
         with _opened(file) as opened:
+            if isinstance(opened, JpegImagePlugin.JpegImageFile) and opened.fp is not None:
+                position = opened.fp.tell()
+                opened.fp.seek(0)
+                jpeg_scans(opened.fp.read(), name)
+                opened.fp.seek(position)
             reduced = False
             if thumbnail is not None:
                 opened.draft("L", (thumbnail, thumbnail))
@@ -167,6 +182,38 @@ def decode_image(
         raise DataError(f"{name}: too many pixels; {refusal.format('')}") from error
     except _DECODE_ERRORS as error:
         raise DataError(f"{name}: the image does not decode ({error})") from error
+
+
+def jpeg_scans(content: bytes, name: str) -> int:
+    """How many scans a JPEG has at most: where they are few, those of previews count too.
+
+    Args:
+        content: the whole file.
+        name: what errors call it.
+
+    Raises:
+        DataError: more than `MAX_SCANS`.
+    """
+    most = content.count(bytes((0xFF, _START_OF_SCAN)))
+    if most <= MAX_SCANS:
+        return most
+    # Previews and what follows the image, such as the film of a motion photo, are none of it.
+    scans = _scans_of_image(content)
+    if scans > MAX_SCANS:
+        raise DataError(f"{name}: a JPEG of more than {MAX_SCANS} scans is not decoded")
+    return scans
+
+
+def _scans_of_image(content: bytes) -> int:
+    """Walks from segment to segment, as libjpeg does, until there are too many."""
+    scans, position = 0, 2
+    while scans <= MAX_SCANS and (found := _SEGMENT.search(content, position)):
+        if found[1][0] == _END_OF_IMAGE:
+            break
+        scans += found[1][0] == _START_OF_SCAN
+        length = content[found.end() : found.end() + 2]
+        position = found.end() + max(2, int.from_bytes(length, "big"))
+    return scans
 
 
 def check_ratio(width: int, height: int) -> None:

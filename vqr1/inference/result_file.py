@@ -130,7 +130,9 @@ class ResultFile:
     def __enter__(self) -> ResultFile:
         try:
             if not self._continues:
-                # The old rows go first: a file must never stand beside settings that are not its.
+                # The old rows go first, those of ranks before all: neither must ever stand beside
+                # settings that are not theirs.
+                partials(self._path).remove()
                 remove_file(self._path)
                 write_file(settings_file(self._path), settings_text(self._settings))
             text = io.StringIO()

@@ -38,8 +38,8 @@ class SweepRecord:
     """Contents of `sweep.json`.
 
     Attributes:
-        key: hash of the command line.
-        command: the command line as typed.
+        key: hash of the command line that began the sweep.
+        command: that command line as typed.
         base: flat stable values of the configuration that all jobs start from.
         space: the swept keys and their values as typed.
         jobs: name of every job and its swept values.
@@ -123,11 +123,14 @@ class Attempt:
     @property
     def status(self) -> str:
         """FINISHED, FAILED or PRUNED; RUNNING, KILLED or WAITING where nothing was written."""
-        if self.outcome is not None:
-            return self.outcome.status
-        if not self.started_file.exists():
-            return WAITING
-        return "RUNNING" if is_running(self) else KILLED
+        if self.outcome is None:
+            if not self.started_file.exists():
+                return WAITING
+            if is_running(self):
+                return "RUNNING"
+        # Read again: it may have been written until the lock was found free.
+        outcome = self.outcome
+        return KILLED if outcome is None else outcome.status
 
     def lock(self) -> RunLock:
         """Held by the process that trains this job, whichever attempt at it."""

@@ -79,6 +79,11 @@ def sweep_key(command: str, overrides: Iterable[str], params: Mapping[str, Any])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def setting_name(swept: Mapping[str, str]) -> str:
+    """The swept values of a job without its seed."""
+    return ", ".join(f"{key}={value}" for key, value in swept.items() if key != SEED) or "all"
+
+
 def unique_jobs(jobs: Iterable[SweepJob]) -> list[SweepJob]:
     """The first of every set of jobs that train the same, in order."""
     first: dict[str, SweepJob] = {}

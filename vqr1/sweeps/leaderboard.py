@@ -52,7 +52,7 @@ from vqr1.iqa.bootstrap import Units, bootstrap_draws
 from vqr1.iqa.correlation import FloatArray, MetricValue, plcc, plcc_value, srcc, srcc_value
 from vqr1.iqa.logistic import fit_logistic
 from vqr1.sweeps.folder import FINISHED, SweepFolder
-from vqr1.sweeps.jobs import SEED
+from vqr1.sweeps.jobs import setting_name
 
 STATISTICS = {"srcc": ("SRCC", srcc, srcc_value), "plcc": ("PLCC, raw", plcc, plcc_value)}
 """Metrics with intervals: label, function of scores and MOS, and the same with a reason where it
@@ -240,16 +240,11 @@ def read_costs(folder: Path) -> dict[str, Cost]:
             continue
         seconds = json.loads(file.read_text(encoding="utf-8")).get("seconds", math.nan)
         config = flatten(yaml.safe_load((attempt.folder / "config.yaml").read_text("utf-8")))
-        name = method_name(attempt.job.swept)
+        name = setting_name(attempt.job.swept)
         processes = int(config["hardware.devices"]) * int(config["hardware.nodes"])
         found.setdefault(name, []).append(float(seconds) * processes)
         devices[name] = str(config["hardware.accelerator"])
     return {name: Cost(float(np.mean(s)), devices[name]) for name, s in found.items()}
-
-
-def method_name(swept: Mapping[str, str]) -> str:
-    """The swept values of a job without its seed, as `read_settings` names them."""
-    return ", ".join(f"{k}={v}" for k, v in swept.items() if k != SEED) or "all"
 
 
 def board_tables(

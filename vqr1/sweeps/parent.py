@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vqr1.sweeps.folder import FAILED, KILLED, PRUNED, Attempt, SweepFolder, is_running
+from vqr1.sweeps.folder import FAILED, KILLED, PRUNED, Attempt, SweepFolder
 from vqr1.tracking.journal import journal_file
 from vqr1.tracking.outages import store_reached
 from vqr1.tracking.sqlite_runs import ChildRun, has_known_tables, read_runs
@@ -124,13 +124,13 @@ class ParentRun:
                 self._reconcile(attempt, run)
 
     def _reconcile(self, attempt: Attempt, run: Run) -> None:
+        if attempt.status == KILLED and run.info.status == "RUNNING":
+            self.client.set_terminated(run.info.run_id, KILLED)
         outcome = attempt.outcome
         if outcome is None:
-            if run.info.status == "RUNNING" and not is_running(attempt):
-                self.client.set_terminated(run.info.run_id, KILLED)
             return
-        status = {PRUNED: KILLED}.get(outcome.status, outcome.status)
-        if run.info.status not in (status, KILLED):
+        status = KILLED if outcome.status == PRUNED else outcome.status
+        if run.info.status != status:
             self.client.set_terminated(run.info.run_id, status)
         if outcome.status == PRUNED:
             self.client.set_tag(run.info.run_id, "vqr1.pruned", "true")

@@ -13,7 +13,7 @@ from pathlib import Path
 from vqr1.errors import DataError
 from vqr1.evaluation.predictions import Predictions
 from vqr1.sweeps.folder import FINISHED, Attempt, SweepFolder
-from vqr1.sweeps.jobs import SEED
+from vqr1.sweeps.jobs import SEED, setting_name
 from vqr1.training.checkpoint_files import newest_intact, step_of
 from vqr1.training.prediction_cache import POLICY, read_predictions
 
@@ -32,10 +32,8 @@ def read_settings(folder: Path) -> dict[str, dict[str, Predictions]]:
         raise DataError(f"compare: no job of the sweep {folder} has finished")
     settings: dict[str, dict[str, Predictions]] = {}
     for attempt in sorted(finished, key=lambda a: (order.get(a.job.name, len(order)), a.number)):
-        swept = dict(attempt.job.swept)
-        seed = swept.pop(SEED, "-")
-        name = ", ".join(f"{key}={value}" for key, value in swept.items()) or "all"
-        settings.setdefault(name, {})[seed] = _test_predictions(attempt)
+        seed = attempt.job.swept.get(SEED, "-")
+        settings.setdefault(setting_name(attempt.job.swept), {})[seed] = _test_predictions(attempt)
     if len(settings) < 2:
         raise DataError(
             f"compare: the finished jobs of the sweep {folder} differ in nothing but the seed; "

@@ -148,8 +148,17 @@ def read_sweep(
 def _joined(logged: JobResult | None, kept: JobResult) -> JobResult:
     if logged is None:
         return kept
-    status = kept.status if kept.status in (FINISHED, PRUNED) else logged.status
-    return replace(logged, status=status, metrics={**logged.metrics, **kept.metrics})
+    if kept.number < 0:
+        return logged  # its folder is gone
+    if kept.number != logged.number:
+        return kept  # a log that is not delivered at all; there is one of an earlier attempt
+    return replace(
+        kept,
+        run_id=logged.run_id,
+        metrics={**logged.metrics, **kept.metrics},
+        curve=kept.curve or logged.curve,
+        falling=kept.falling | logged.falling,
+    )
 
 
 def shown_metric(results: Sequence[JobResult], asked: str | None) -> str | None:

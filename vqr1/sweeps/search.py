@@ -56,17 +56,24 @@ def storage_address(folder: Path) -> str:
 
 
 def open_study(storage: str, name: str, settings: SearchSettings) -> optuna.Study:
-    """The study of a search, made where it does not exist; a folder holds one."""
+    """The study of a search, made where it does not exist."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    name = next(iter(optuna.get_all_study_names(storage)), name)
     study = optuna.create_study(
-        storage=storage, study_name=name, direction=settings.direction, load_if_exists=True
+        storage=storage,
+        study_name=study_name(storage) or name,
+        direction=settings.direction,
+        load_if_exists=True,
     )
     study.sampler = optuna.samplers.TPESampler(
         seed=settings.seed + len(study.trials), n_startup_trials=settings.startup_trials
     )
     study.pruner = make_pruner(settings)
     return study
+
+
+def study_name(storage: str) -> str | None:
+    """Name of the one study that a folder holds; None where it holds none."""
+    return next(iter(optuna.get_all_study_names(storage)), None)
 
 
 def make_pruner(settings: SearchSettings) -> optuna.pruners.BasePruner:
@@ -178,9 +185,10 @@ def pruning_callback(attempt: Attempt, metric: str) -> PruneTrial:
     assert record is not None
     assert record.search is not None
     assert number is not None
+    storage = storage_address(folder.path)
     study = optuna.load_study(
-        storage=storage_address(folder.path),
-        study_name=record.key,
+        storage=storage,
+        study_name=study_name(storage),
         pruner=make_pruner(SearchSettings(**record.search)),
     )
     return PruneTrial(Trial(study, study.trials[number]._trial_id), metric)

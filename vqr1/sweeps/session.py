@@ -373,9 +373,11 @@ class Sweep:
 
     def _write_record(self, before: SweepRecord | None) -> None:
         jobs = {} if before is None else before.jobs
+        # The command that began it finds it again, whichever has continued it.
+        begun = self.plan if before is None else before
         record = SweepRecord(
-            self.plan.key,
-            self.plan.command,
+            begun.key,
+            begun.command,
             self.plan.base,
             self.plan.space,
             jobs | {job.name: job.swept for job in self.plan.jobs},

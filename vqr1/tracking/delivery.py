@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vqr1.durable import sync, write_file
 from vqr1.errors import DataError
+from vqr1.program import command_line
 from vqr1.tracking.events import (
     Event,
     File,
@@ -35,6 +36,7 @@ from vqr1.tracking.events import (
 )
 from vqr1.tracking.journal import JOURNAL_TAG, journal_file
 from vqr1.tracking.outages import outage_errors
+from vqr1.tracking.secrets import MASK
 from vqr1.tracking.store import one_line, prepare_experiment, quick_client
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ class Delivered:
     Attributes:
         offset: bytes of the journal that are done with.
         run_id: MLflow run of the last `start` event before the offset.
-        refused: events (single values) that the server will never take, or whose file is gone.
+        refused: events (single values) that the server will never take, or whose file cannot be
+            read or stored.
     """
 
     offset: int = 0
@@ -249,11 +252,23 @@ class Delivery:
         return self._steps[key]
 
     def _send_file(self, client: MlflowClient, run_id: str, event: File | Image) -> None:
+        """Send a file, or refuse it alone: what follows does not wait for it."""
+        try:
+            self._upload(client, run_id, event)
+        except outage_errors():
+            raise
+        except Exception as error:  # noqa: BLE001 each artifact store's client has its own errors
+            again = command_line("sync", "--restart", str(self.run_dir))
+            self._refuse(
+                [event], f"{one_line(error)}; once that is put right, send it with: {again}"
+            )
+
+    def _upload(self, client: MlflowClient, run_id: str, event: File | Image) -> None:
         path = (self.run_dir / event.path).resolve()
         if not path.is_relative_to(self.run_dir):
             self._refuse([event], "it lies outside of the run directory")
-        elif not path.is_file():
-            self._refuse([event], "it is gone")
+        elif (why := _unreadable(path)) is not None:
+            self._refuse([event], why)
         elif isinstance(event, File):
             client.log_artifact(run_id, str(path), event.folder)
         elif not _has_image(client, run_id, event):
@@ -278,7 +293,7 @@ class Delivery:
     def _run_of(self, event: Start) -> str:
         """The run that the event's journal began: found, or created now."""
         if self.tracking_uri is None:
-            if "***@" in event.tracking_uri:
+            if MASK in event.tracking_uri:
                 raise DataError(
                     f"{self.path}: its tracking address {event.tracking_uri} holds a password that "
                     "is not kept; give the address with --tracking-uri"
@@ -322,6 +337,17 @@ class Delivery:
         except OSError as error:
             # Without room for the mark, a later process asks the server what it has.
             logger.debug("%s: not written (%s)", self._mark, error)
+
+
+def _unreadable(path: Path) -> str | None:
+    """Why a file cannot be sent; None where it can."""
+    try:
+        if not path.is_file():
+            return "it is gone"
+        path.open("rb").close()
+    except OSError as error:
+        return f"it cannot be read ({error.strerror or error})"
+    return None
 
 
 def _found(client: MlflowClient, experiment: str, journal_id: str) -> str | None:

@@ -75,7 +75,8 @@ class Journal:
         self._last_step: dict[str, int] = {}
         self._steps: dict[str, set[int]] = {}
         self._params: set[str] = set()
-        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        # What a library states in an error may hold more than is known to be secret.
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             # The line that a killed process left becomes a damaged one that readers pass over.

@@ -14,11 +14,13 @@ from typing import Any
 MASK = "***"
 
 _SECRET_WORDS = frozenset(
-    ("key", "apikey", "token", "password", "passwd", "passphrase", "secret", "credential",
-     "credentials", "auth", "authorization")
+    ("key", "apikey", "token", "password", "passwd", "pwd", "sslpassword", "passphrase", "secret",
+     "credential", "credentials", "auth", "authorization")
 )  # fmt: skip
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_LOGIN = re.compile(r"(?<=://)[^/@\s]*@")
+_LOGIN = re.compile(r"(?<=://)[^:/@\s]*(?::[^@\s]*)?@(?:[^/@\s]*@)*")
+"""As SQLAlchemy reads it: a password may hold `/`; one that holds `@` as well, as urllib does."""
+_QUERY = re.compile(r"([?&][^=&?\s]+)=[^&#\s\"']*")
 _TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{16})"
 )
@@ -32,8 +34,12 @@ def is_secret(name: str) -> bool:
 
 
 def masked_uri(text: str) -> str:
-    """`text` with user name and password of every address in it replaced."""
-    return _LOGIN.sub(f"{MASK}@", text)
+    """`text` with user name, password and secrets in the query of every address in it replaced."""
+
+    def asked(match: re.Match[str]) -> str:
+        return f"{match[1]}={MASK}" if is_secret(match[1]) else match[0]
+
+    return _QUERY.sub(asked, _LOGIN.sub(f"{MASK}@", text))
 
 
 def masked_text(text: str) -> str:

@@ -32,6 +32,10 @@ def sender_lock(run_dir: Path) -> FileLock:
     return FileLock(journal_file(run_dir).with_name("sender.lock"), timeout=0)
 
 
+class _SentElsewhereError(OSError):
+    """Another process holds the journal's lock: it is sent later, if anything is left then."""
+
+
 @dataclass(frozen=True)
 class Undelivered:
     """What a bounded time did not suffice for.
@@ -39,7 +43,7 @@ class Undelivered:
     Attributes:
         events: events that the server does not have.
         refused: values that it will never take.
-        reason: what the last attempt met; empty where none failed.
+        reason: what the last attempt met; where none failed, that the time did not suffice.
     """
 
     events: int
@@ -126,17 +130,17 @@ class Sender:
                 # Read before sending: what is written after the batch is sent in one more round.
                 closing = self._closing
                 try:
-                    if not self._lock.is_locked:
-                        self._lock.acquire()
+                    self._hold()
                     more = self._delivery.send_batch()
-                except Timeout:
-                    self._reason = "another process is sending this run's journal"
                 except ConfigError as error:
                     self._unusable = error
                     self._reason = one_line(error)
                     return
                 except outage_errors() as error:
                     self._reason = one_line(error)
+                except Exception as error:
+                    self._reason = one_line(error)
+                    raise
                 else:
                     retry = FIRST_RETRY_SECONDS
                     self._reason = ""
@@ -152,6 +156,13 @@ class Sender:
         finally:
             self._first.set()
             self._lock.release()
+
+    def _hold(self) -> None:
+        try:
+            if not self._lock.is_locked:
+                self._lock.acquire()
+        except Timeout as error:
+            raise _SentElsewhereError("another process is sending this run's journal") from error
 
     def _idle(self) -> None:
         self._wake.wait()

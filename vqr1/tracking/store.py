@@ -72,6 +72,13 @@ def quick_client(tracking_uri: str) -> MlflowClient:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     try:
         return MlflowClient(tracking_uri)
+    except ImportError as error:
+        raise ConfigError(
+            [
+                f"logger.tracking_uri={masked_uri(tracking_uri)}: {one_line(error)}; install the "
+                "package that this kind of database needs"
+            ]
+        ) from error
     except MlflowException as error:
         _raise_unusable(tracking_uri, error)
         raise

@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
+import torch
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi import Request as FastApiRequest
@@ -25,15 +28,20 @@ from torch import Tensor
 
 from tests.inference.service.conftest import form, photo, png, settings
 from tests.inference.service.test_limits import HeldBackend, file_of
-from vqr1.errors import DataError, ModelError
+from tests.support.crashing import CRASHES, decoded_or_crash
+from tests.support.images import progressive_scans, sequential_scans
+from vqr1.errors import DataError, ModelError, NonFiniteError
 from vqr1.inference.backends.local import LocalBackend
 from vqr1.inference.request import Reply, Request
+from vqr1.inference.result import Result
 from vqr1.inference.scorer import Scorer
-from vqr1.inference.service import connections
+from vqr1.inference.service import connections, decoding
 from vqr1.inference.service.admission import Admission
-from vqr1.inference.service.decoding import Decoders, cost_of
+from vqr1.inference.service.batching import Batcher
+from vqr1.inference.service.decoding import Cost, Decoders, cost_of
 from vqr1.inference.service.errors import RefusedError
 from vqr1.inference.service.fairness import FairQueue, client_of
+from vqr1.inference.service.measures import Measures
 from vqr1.inference.service.run import bind, configuration
 from vqr1.inference.service.served import Served
 from vqr1.rollout.abandoned import AbandonedError, abandoning, raise_if_abandoned
@@ -45,6 +53,10 @@ def test_a_client_is_an_address_or_a_network() -> None:
     assert client_of(("192.0.2.7", 5)) == client_of(("192.0.2.7", 6)) == "192.0.2.7"
     assert client_of(("2001:db8:1:2:3::4", 5)) == client_of(("2001:db8:1:2::9", 6))
     assert client_of(("2001:db8:1:2::9", 6)) != client_of(("2001:db8:1:3::9", 6))
+    # What a service with host=:: is given of IPv4 clients, all of one /64 network.
+    assert client_of(("::ffff:192.0.2.7", 5)) == client_of(("192.0.2.7", 6))
+    assert client_of(("fe80::1%eth0", 5)) == client_of(("fe80::2", 5)) == "fe80::/64"
+    assert client_of(("not:an:address", 5)) == "not:an:address"
     assert client_of(None) == ""
 
 
@@ -69,6 +81,11 @@ def test_the_largest_client_makes_room() -> None:
             with pytest.raises(RefusedError, match="4 images are waiting"):
                 second.take(1)
             with admission.enter("guest") as guest:
+                with pytest.raises(RefusedError):
+                    guest.take(
+                        3
+                    )  # without the newest the hog holds 2, no more than the guest would
+                assert not second.dropped.done()
                 guest.take(1, 100)  # the newest of the hog's goes
                 assert (first.dropped.done(), second.dropped.done()) == (False, True)
                 assert (admission.images, admission.bytes) == (3, 200)
@@ -84,7 +101,7 @@ def test_the_largest_client_makes_room() -> None:
     asyncio.run(check())
 
 
-def test_what_an_image_costs() -> None:
+def test_what_an_image_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     small = io.BytesIO(png(1))
     assert not cost_of(small, "a", 10**7).slow
     assert small.tell() == 0
@@ -93,23 +110,60 @@ def test_what_an_image_costs() -> None:
     assert cost_of(large, "a", 10**7).bytes == 5_000_000 * 20
     # One million pixels of JPEG 2000 take as long as 16 of PNG.
     assert cost_of(io.BytesIO(file_of(Image.new("RGB", (1000, 1000)), "JPEG2000")), "a", 10**7).slow
+    # Two million pixels of a JPEG with ten scans take as long as four of one with a few.
+    half = Image.new("RGB", (2000, 1001))
+    assert not cost_of(io.BytesIO(file_of(half, "JPEG")), "a", 10**7).slow
+    assert cost_of(io.BytesIO(file_of(half, "JPEG", progressive=True)), "a", 10**7).slow
+    # Progressive or not: 40 x 32 pixels with 30 scans take as long as six times as many.
+    monkeypatch.setattr(decoding, "QUICK_PIXELS", 3000)
+    assert not cost_of(io.BytesIO(sequential_scans(1)), "a", 10**7).slow
+    assert cost_of(io.BytesIO(sequential_scans(28)), "a", 10**7).slow
+
+
+def test_what_has_no_room_in_its_turn_is_decoded_next() -> None:
+    """Before small ones that keep coming; one whose request has ended holds nobody up."""
+
+    async def check() -> None:
+        limits = settings("limits.decode_threads=2").limits
+        decoders = Decoders(limits)
+        begun: list[str] = []
+        end = threading.Event()
+
+        def begin(client: str, size: int, slow: bool = False) -> asyncio.Future[None]:
+            work = decoders.run(client, Cost(size, slow), lambda: begun.append(client))
+            return asyncio.ensure_future(work)
+
+        running = asyncio.ensure_future(decoders.run("a", Cost(1, slow=False), end.wait))
+        gone = begin("gone", 3 * limits.decode_bytes, slow=True)
+        await asyncio.sleep(0)
+        gone.cancel()
+        large = begin("large", 2 * limits.decode_bytes, slow=True)
+        await asyncio.sleep(0)
+        small = begin("small", 1)
+        await asyncio.sleep(0.1)
+        assert begun == []
+        end.set()
+        await asyncio.gather(running, large, small)
+        assert begun == ["large", "small"]
+        await decoders.stop()
+
+    asyncio.run(check())
 
 
 @pytest.mark.medium
 def test_a_jpeg_of_endless_scans_is_refused(make_app: MakeApp) -> None:
-    file = file_of(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
-    last = file.rindex(b"\xff\xda")
-    scans = file[:last] + file[last:-2] * 200 + file[-2:]
     with TestClient(make_app()) as client:
-        assert client.post("/score", files=form(("a.jpg", file))).status_code == 200
-        refused = client.post("/score", files=form(("a.jpg", scans)))
-    assert refused.status_code == 422
-    assert "scans; more than 100 are not decoded" in refused.json()["detail"]
+        for make in (progressive_scans, sequential_scans, partial(progressive_scans, form="MPO")):
+            assert client.post("/score", files=form(("a.jpg", make(1)))).status_code == 200
+            refused = client.post("/score", files=form(("a.jpg", make(200))))
+            assert refused.status_code == 422
+            assert "a JPEG of more than 100 scans is not decoded" in refused.json()["detail"]
 
 
 @pytest.mark.medium
-def test_slow_images_are_decoded_apart() -> None:
-    """With the same pixels, and an answer where the process that decodes dies."""
+def test_slow_images_are_decoded_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same pixels, and once more where the process that decodes dies."""
+    monkeypatch.setattr(decoding, "_decoded", decoded_or_crash)
 
     async def check() -> None:
         decoders = Decoders(settings("limits.decode_threads=1").limits)
@@ -123,8 +177,9 @@ def test_slow_images_are_decoded_apart() -> None:
         own = psutil.Process().nice()
         (process,) = (one for one in psutil.Process().children() if one.nice() > own)
         process.kill()
+        assert (await asyncio.to_thread(decoders.apart, file, "c", 10**7)).size == (520, 400)
         with pytest.raises(DataError, match=r"c: .*its decoder crashed"):
-            await asyncio.to_thread(decoders.apart, file, "c", 10**7)
+            await asyncio.to_thread(decoders.apart, CRASHES, "c", 10**7)
         assert (await asyncio.to_thread(decoders.apart, file, "d", 10**7)).size == (520, 400)
         # Where the service stops, no process of low priority is waited for.
         decoders.stopping = True
@@ -137,8 +192,35 @@ def test_slow_images_are_decoded_apart() -> None:
     asyncio.run(check())
 
 
-@pytest.mark.parametrize(("proxies", "client"), [((), "127.0.0.1"), (("127.0.0.1",), "192.0.2.9")])
-def test_who_may_state_the_client(proxies: tuple[str, ...], client: str) -> None:
+def test_an_image_that_makes_the_model_compute_nan_fails_alone() -> None:
+    batches: list[int] = []
+
+    def answer(prompts: Sequence[Sequence[Tensor]]) -> list[Result]:
+        batches.append(len(prompts))
+        if any(int(image.max()) == 255 for (image,) in prompts):
+            raise NonFiniteError("the logits are NaN")
+        return [Result(None, score=float(image.max())) for (image,) in prompts]
+
+    async def check() -> None:
+        config = settings("batching.max_batch=3", "batching.max_wait_ms=10000").batching
+        batcher = Batcher(config, Measures())
+        batcher.start()
+        waiting = [
+            batcher.submit(client, answer, [torch.full((1, 1, 3), value, dtype=torch.uint8)])
+            for client, value in (("a", 1), ("b", 255), ("c", 3))
+        ]
+        first, broken, last = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(broken, NonFiniteError)
+        assert (first, last) == (Result(None, score=1.0), Result(None, score=3.0))
+        assert batches == [3, 1, 1, 1]
+        await batcher.stop()
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("proxy", ["127.0.0.1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize("proxies", [(), ("127.0.0.1",), ("127.0.0.0/8", "::1")])
+def test_who_may_state_the_client(proxies: tuple[str, ...], proxy: str) -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,12 +229,12 @@ def test_who_may_state_the_client(proxies: tuple[str, ...], client: str) -> None
     config = configuration(app, settings().limits, proxies)
     config.load()
     scope = {
-        "type": "http", "client": ("127.0.0.1", 5), "scheme": "http", "headers": [
+        "type": "http", "client": (proxy, 5), "scheme": "http", "headers": [
             (b"x-forwarded-for", b"192.0.2.9")
         ],
     }  # fmt: skip
     asyncio.run(config.loaded_app(scope, None, None))  # type: ignore[arg-type]
-    assert seen == [client]
+    assert seen == ["192.0.2.9" if proxies else proxy]
 
 
 def test_a_computation_ends_once_nobody_waits() -> None:
@@ -217,9 +299,16 @@ class Constant(LocalBackend):
 
 
 def test_a_new_model_drops_no_request(
-    make_app: MakeApp, backend: LocalBackend, capsys: pytest.CaptureFixture[str]
+    make_app: MakeApp,
+    backend: LocalBackend,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = settings()
+    collected: list[Served] = []
+    monkeypatch.setattr(
+        "vqr1.inference.service.service.collect_replaced", lambda: collected.append(service.served)
+    )
     app = make_app(backend=Constant(backend, 2.0))
     service = app.state.service
 
@@ -230,9 +319,16 @@ def test_a_new_model_drops_no_request(
     def broken() -> Served:
         raise ModelError("model.path=x: no such folder")
 
+    def too_large() -> Served:
+        raise torch.OutOfMemoryError("CUDA out of memory.\n Tried to allocate")
+
+    def other() -> Served:
+        return replace(load(), describer=None)
+
     with TestClient(app) as client, ThreadPoolExecutor(4) as pool:
-        service._load = broken
-        client.portal.call(service.reload)  # type: ignore[union-attr]
+        for service._load in (broken, too_large, other):
+            client.portal.call(service.reload)  # type: ignore[union-attr]
+        assert collected == [service.served] * 3
         assert client.post("/score", files=form(png(0))).json()["results"][0]["score"] == 2.0
         service._load = load
         asked = [pool.submit(client.post, "/score", files=form(png(n))) for n in range(20)]
@@ -244,7 +340,9 @@ def test_a_new_model_drops_no_request(
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["results"][0]["score"] for answer in answers} <= {2.0, 4.0}
     printed = capsys.readouterr().err
-    assert "the one before answers: model.path=x: no such folder" in printed
+    for why in ("model.path=x: no such folder", "CUDA out of memory.", "it takes other images"):
+        assert f"the one before answers: {why}" in printed
+    assert collected[3] is service.served
     assert "the model was loaded again in" in printed
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -91,15 +91,19 @@ class Admission:
         self.bytes += size
 
     def make_room(self, share: Share, images: int, size: int) -> None:
-        """Drop requests of larger clients until the share fits.
+        """Drop requests of larger clients until the share fits; none where it would not.
 
         Raises:
             RefusedError: 429, nobody holds more.
         """
-        while self.images + images > self.most_images:
-            self._drop_for(share, images, lambda one: one.images)
-        while self.bytes + size > self.most_bytes:
-            self._drop_for(share, size, lambda one: one.bytes)
+        victims: dict[Share, None] = {}
+        while self.images + images - sum(one.images for one in victims) > self.most_images:
+            victims[self._victim(share, images, victims, lambda one: one.images)] = None
+        while self.bytes + size - sum(one.bytes for one in victims) > self.most_bytes:
+            victims[self._victim(share, size, victims, lambda one: one.bytes)] = None
+        for victim in victims:
+            self._release(victim)
+            victim.dropped.set_result(None)
 
     def refusal(self) -> RefusedError:
         """The answer to what has no room, or no longer."""
@@ -110,16 +114,18 @@ class Admission:
             {"Retry-After": str(self.retry_after_s())},
         )
 
-    def _drop_for(self, share: Share, more: int, held: Callable[[Share], int]) -> None:
+    def _victim(
+        self, share: Share, more: int, victims: Collection[Share], held: Callable[[Share], int]
+    ) -> Share:
+        """The newest request, beside the victims, of the client that holds the most."""
+        left = [one for one in self._shares if one not in victims]
         holders: Counter[str] = Counter()
-        for one in self._shares:
+        for one in left:
             holders[one.client] += held(one)
         largest, most = holders.most_common(1)[0]
         if largest == share.client or most <= holders[share.client] + more:
             raise self.refusal()
-        newest = next(o for o in reversed(self._shares) if o.client == largest and held(o))
-        self._release(newest)
-        newest.dropped.set_result(None)
+        return next(one for one in reversed(left) if one.client == largest and held(one))
 
     def _release(self, share: Share) -> None:
         self._shares.pop(share, None)

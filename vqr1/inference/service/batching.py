@@ -25,6 +25,7 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from vqr1.config import BatchingConfig
+from vqr1.errors import NonFiniteError
 from vqr1.inference.result import Result
 from vqr1.inference.service.fairness import FairQueue
 from vqr1.inference.service.measures import Measures
@@ -146,13 +147,12 @@ class Batcher:
         await asyncio.wait([call])
         self._since = None
         error = call.exception()
-        results = [None] * len(batch) if error is not None else call.result()
+        results = call.result() if error is None else [error] * len(batch)
         for item, result in zip(batch, results, strict=True):
             if item.result.done():
                 continue
-            if result is None:
-                assert error is not None
-                item.result.set_exception(error)
+            if isinstance(result, BaseException):
+                item.result.set_exception(result)
             else:
                 item.result.set_result(result)
         if isinstance(error, AbandonedError):
@@ -162,7 +162,17 @@ class Batcher:
         self._measures.batch_size.observe(len(batch))
 
 
-def _computed(batch: Sequence[_Waiting]) -> list[Result]:
+def _computed(batch: Sequence[_Waiting]) -> Sequence[Result | BaseException]:
     """In the worker thread; ends early with `AbandonedError` once nobody waits."""
     with abandoning(lambda: all(item.result.done() for item in batch)):
-        return batch[0].answer([item.pixels for item in batch])
+        return _answered(batch)
+
+
+def _answered(batch: Sequence[_Waiting]) -> list[Result | BaseException]:
+    """Where the model computes NaN for a batch, one by one: it may be one image of one client."""
+    try:
+        return [*batch[0].answer([item.pixels for item in batch])]
+    except NonFiniteError as error:
+        if len(batch) == 1:
+            return [error]
+    return [result for item in batch for result in _answered([item])]

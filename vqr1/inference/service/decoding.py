@@ -3,8 +3,7 @@
 An image is looked at first, by its header: what it will take decides where it is decoded. Images of
 many pixels, or in formats that take long, are decoded by processes of low priority, so that they
 delay no small ones: several of Pillow's decoders keep Python's lock. They resize them too, where
-that changes no pixel: what comes back is small, and takes no time here. A JPEG of more scans than
-any encoder writes is refused: each may take as long as the whole image.
+that changes no pixel: what comes back is small, and takes no time here.
 
 Not here: what an image is (`vqr1.data.images`), reading requests (`uploads.py`).
 """
@@ -21,13 +20,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from vqr1.config import LimitsConfig
-from vqr1.data.images import decode_image, image_formats
+from vqr1.data.images import decode_image, image_formats, jpeg_scans
 from vqr1.distributed.parents import end_with_parent
 from vqr1.errors import DataError
 from vqr1.inference.service.fairness import FairQueue
@@ -48,11 +48,11 @@ white (Pillow has RGB as 4 bytes)."""
 QUICK_PIXELS = 4_000_000
 """Images up to here, weighted by their format, are decoded at the usual priority."""
 
-SLOW_FORMATS = {"AVIF": 4, "HEIF": 4, "JPEG2000": 16, "WEBP": 4}
+SLOW_FORMATS: Mapping[str, float] = {"AVIF": 4, "HEIF": 4, "JPEG2000": 16, "WEBP": 4}
 """Time for a pixel of formats in that of a JPEG's or PNG's."""
 
-MAX_SCANS = 100
-"""Scans of a JPEG; encoders write up to some 20 (ten by default)."""
+QUICK_SCANS = 5
+"""Scans of a JPEG that take about as long as an image of one (a progressive one has ten)."""
 
 _NICE = 15
 
@@ -86,30 +86,23 @@ def cost_of(file: BinaryIO, name: str, max_pixels: int) -> Cost:
     try:
         with Image.open(file, formats=image_formats()) as image:
             width, height = image.size
-            kind = image.format or ""
-            progressive = bool(image.info.get("progressive") or image.info.get("interlace"))
+            jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
+            weight = SLOW_FORMATS.get(image.format or "", 1)
+            if image.info.get("interlace"):
+                weight *= 2
     except Image.DecompressionBombError:
         return Cost(2 * max_pixels * BYTES_PER_PIXEL, slow=True)
     except (OSError, ValueError, SyntaxError):
         return Cost(0, slow=False)
     finally:
         file.seek(0)
-    if kind == "JPEG" and progressive:
-        _check_scans(file, name)
+    if jpeg:
+        weight = max(1, jpeg_scans(file.read(), name) / QUICK_SCANS)
+        file.seek(0)
     # A larger JPEG is decoded smaller: its coefficients, 6 bytes, are no more than 4 times as many.
     pixels = min(width * height, 2 * max_pixels)
-    weight = 2 if progressive else SLOW_FORMATS.get(kind, 1)
     slow = weight * width * height > QUICK_PIXELS
     return Cost(pixels * BYTES_PER_PIXEL, slow, (width, height))
-
-
-def _check_scans(file: BinaryIO, name: str) -> None:
-    # In compressed data a byte 255 is followed by 0 or a restart mark, so that this is exact but
-    # for previews within the file.
-    scans = file.read().count(b"\xff\xda")
-    file.seek(0)
-    if scans > MAX_SCANS:
-        raise DataError(f"{name}: a JPEG of {scans} scans; more than {MAX_SCANS} are not decoded")
 
 
 @dataclass(frozen=True)
@@ -144,6 +137,7 @@ class Decoders:
         self._bytes = 0
         self._quick = _Lane(limits.decode_threads, "decode")
         self._slow = _Lane(limits.decode_threads, "decode-slow")
+        self._next: tuple[_Lane, _Waiting] | None = None
         self.small = ThreadPoolExecutor(limits.decode_threads, "read")
         self.stopping = False
         self._count = limits.decode_threads
@@ -162,22 +156,26 @@ class Decoders:
             smaller: what that process resizes it to, so that fewer pixels are handed over.
 
         Raises:
-            DataError: it does not decode, or is too large; or its decoder crashed.
+            DataError: it does not decode, or is too large; or its decoder crashed twice.
         """
         if self.stopping:
             return _decoded(content, name, max_pixels, {})
+        decode = partial(_decoded, content, name, max_pixels, smaller or {})
         with self._turn:
             if self._processes is None:
-                self._processes = ProcessPoolExecutor(
-                    self._count, get_context("spawn"), _begin_process
-                )
+                self._processes = _processes(self._count)
             processes = self._processes
         try:
-            return processes.submit(_decoded, content, name, max_pixels, smaller or {}).result()
-        except BrokenProcessPool as error:
+            return processes.submit(decode).result()
+        except BrokenProcessPool:
             with self._turn:
                 if self._processes is processes:
                     self._processes = None
+        # Another image may have ended the process: once more, where there is no other.
+        try:
+            with _processes(1) as own:
+                return own.submit(decode).result()
+        except BrokenProcessPool as error:
             raise DataError(f"{name}: the image does not decode (its decoder crashed)") from error
 
     async def run(self, client: str, cost: Cost, decode: Callable[[], T]) -> T:
@@ -197,11 +195,25 @@ class Decoders:
             await asyncio.to_thread(self._processes.shutdown)
 
     def _start(self) -> None:
-        """Begin whatever has a thread and room."""
+        """Begin whatever has a thread and room.
+
+        What had no room in its turn is begun before anything else: small images that keep coming
+        would take the room from it for ever.
+        """
+        if self._next is not None:
+            lane, item = self._next
+            if not item.result.done():
+                if not self._has_room(item):
+                    return
+                self._begin(lane, item)
+            self._next = None
         for lane in (self._quick, self._slow):
             lane.queue.drop(lambda item: item.result.done())
-            while lane.free and (begun := lane.queue.take(1, self._has_room)):
-                self._begin(lane, begun[0])
+            while lane.free and (taken := lane.queue.take(1)):
+                if not self._has_room(taken[0]):
+                    self._next = lane, taken[0]
+                    return
+                self._begin(lane, taken[0])
 
     def _has_room(self, item: _Waiting) -> bool:
         return self._bytes == 0 or self._bytes + item.cost.bytes <= self._most_bytes
@@ -240,6 +252,10 @@ def _decoded(content: bytes, name: str, max_pixels: int, smaller: Sizes) -> Imag
     image = decode_image(io.BytesIO(content), name, max_pixels=max_pixels)
     size = smaller.get(image.size)
     return image if size is None else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _processes(count: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(count, get_context("spawn"), _begin_process)
 
 
 def _begin_process() -> None:

@@ -1,7 +1,8 @@
 """Who a client is, and a queue in which clients take turns.
 
-A client is an address; of IPv6 the /64 network, which one machine usually has to itself. Of
-requests by a proxy it is what the proxy states, where `trusted_proxies` names it (`run.py`).
+A client is an address; of IPv6 the /64 network, which one machine usually has to itself, unless it
+stands for an IPv4 address. Of requests by a proxy it is what the proxy states, where
+`trusted_proxies` names it (`run.py`).
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ def client_of(address: tuple[str, int] | None) -> str:
     if ":" not in host:
         return host
     try:
-        return str(ipaddress.IPv6Network((host.partition("%")[0], 64), strict=False))
+        number = ipaddress.IPv6Address(host.partition("%")[0])
     except ValueError:
         return host
+    return str(number.ipv4_mapped or ipaddress.IPv6Network((number, 64), strict=False))
 
 
 class FairQueue(Generic[T]):

@@ -6,6 +6,7 @@ On SIGUSR1 it loads the model again (`Service.reload`).
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import math
 import resource
@@ -13,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -124,9 +125,19 @@ def configuration(
         access_log=False,
         backlog=ACCEPTED_TOGETHER,
         proxy_headers=bool(trusted_proxies),
-        forwarded_allow_ips=list(trusted_proxies),
+        forwarded_allow_ips=[*trusted_proxies, *_mapped(trusted_proxies)],
         timeout_graceful_shutdown=math.ceil(2 * limits.timeout_s),
     )
+
+
+def _mapped(proxies: Sequence[str]) -> list[str]:
+    """IPv4 addresses and networks as a service with an IPv6 host is given them."""
+    mapped = []
+    for proxy in proxies:
+        with suppress(ValueError):
+            network = ipaddress.IPv4Network(proxy)
+            mapped.append(f"::ffff:{network.network_address}/{96 + network.prefixlen}")
+    return mapped
 
 
 def serve(

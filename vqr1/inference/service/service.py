@@ -27,7 +27,7 @@ from torch import Tensor
 from vqr1.config import BatchingConfig, ComparisonConfig, LimitsConfig
 from vqr1.config.serving import JSON_COPIES
 from vqr1.data.images import decoded_at
-from vqr1.errors import DataError, UserError
+from vqr1.errors import ConfigError, DataError, first_line
 from vqr1.inference.compare import Comparison, compare
 from vqr1.inference.images import decoded_sizes
 from vqr1.inference.result import Result
@@ -134,19 +134,22 @@ class Service:
         self._loading = True
         began = time.monotonic()
         try:
-            served = await self._batcher.between_batches(self._load)
-        except (UserError, OSError) as error:
-            _report_kept(error)
+            await self._replace(self._load)
+        except Exception as error:  # noqa: BLE001 whatever it is, such as a full GPU: one line
+            _report(f"the model was not loaded again, the one before answers: {first_line(error)}")
         else:
-            if served.images() != self.shown:
-                _report_kept("it takes other images, or has other endpoints, than before")
-                return
-            self.served = served
             self.loads += 1
-            collect_replaced()
             _report(f"the model was loaded again in {time.monotonic() - began:.1f} s")
         finally:
             self._loading = False
+            # Only now nothing refers to the model that goes: the one before, or one not taken.
+            collect_replaced()
+
+    async def _replace(self, load: Callable[[], Served]) -> None:
+        served = await self._batcher.between_batches(load)
+        if served.images() != self.shown:
+            raise ConfigError(["it takes other images, or has other endpoints, than before"])
+        self.served = served
 
     async def results(self, request: Request, task: Task, least: int = 1) -> list[Result]:
         """Results of a request's images in their order, each named by its `path`.
@@ -361,10 +364,6 @@ def _charged(request: Request, share: Share) -> Request:
         return message
 
     return Request(request.scope, receive)
-
-
-def _report_kept(why: object) -> None:
-    _report(f"the model was not loaded again, the one before answers: {why}")
 
 
 def _report(line: str) -> None:
