@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from vqr1.distributed import stop_requests
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted
 
@@ -96,6 +97,23 @@ def test_sighup_stops_a_training_and_a_sigterm_after_it_is_the_same_wish(handler
             stops.check()
         # From now on as ever: the next one ends the process.
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_that_comes_while_the_others_are_waited_for_counts_at_the_next_look(
+    handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reduced_late(number: int) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)  # all ranks, this one too, have sent 0
+        return number
+
+    with StopRequests() as stops:
+        with monkeypatch.context() as patched:
+            patched.setattr(stop_requests, "all_reduce_max", reduced_late)
+            # The other ranks go on: one that stopped here would leave them in their next exchange.
+            assert not stops.asked()
+        assert stops.signal == "SIGTERM"
+        with pytest.raises(Interrupted, match="75"):
+            stops.check()
 
 
 def test_sighup_that_nohup_ignores_stops_no_training(handlers: None) -> None:
