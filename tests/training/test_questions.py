@@ -30,9 +30,7 @@ SMALL = (
 
 def answers_of(file: Path, *overrides: str) -> list[str | None]:  # noqa: F811
     """What a backend answers greedily to each question of a file, asked alone."""
-    config = validate(
-        EvalConfig, plain_values(compose_config("eval", ["mode=greedy", *overrides]))
-    )
+    config = validate(EvalConfig, plain_values(compose_config("eval", ["mode=greedy", *overrides])))
     request = build_request(config.mode, config.prompt, FreeText(), 0)
     request = replace(request, sampling=replace(request.sampling, stop="eos"))
     backend, questions = InferenceSetup.of(config).open(), read_questions(file, file.parent)
