@@ -110,7 +110,7 @@ def test_a_signal_that_comes_while_the_others_are_waited_for_counts_at_the_next_
     with StopRequests() as stops:
         with monkeypatch.context() as patched:
             patched.setattr(stop_requests, "all_reduce_max", reduced_late)
-            # The other ranks go on: one that stopped here would leave them in their next exchange.
+            # The others continue: who stopped here would leave them in their next exchange.
             assert not stops.asked()
         assert stops.signal == "SIGTERM"
         with pytest.raises(Interrupted, match="75"):

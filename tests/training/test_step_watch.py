@@ -53,7 +53,7 @@ if rank == 0:
 
 
 def reports(logs: list[Path]) -> list[str]:
-    """Whole lines that say where all are."""
+    """Whole lines that state where all are."""
     lines = [line for log in logs for line in log.read_text().splitlines(keepends=True)]
     return [line for line in lines if "hangs." in line and line.endswith("\n")]
 

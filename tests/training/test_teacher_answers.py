@@ -75,7 +75,7 @@ def other_pixels(parts: Any) -> None:
 
 
 def other_system(parts: Any) -> None:
-    parts.data.prompt_text = "<s>You judge images.<img>Rate it."
+    parts.data.prompt_text = "<s>You look at images.<img>Rate it."
 
 
 @pytest.mark.parametrize(
