@@ -115,3 +115,16 @@ def test_every_allowance_is_used() -> None:
         and kept in path.read_text(encoding="utf-8").lower()
     }
     assert used == set(ALLOWED)
+
+
+def test_every_module_that_a_module_names_is_there() -> None:
+    files = project_files()
+    there = {path.name for path in files}
+    missing = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files
+        if path.suffix == ".py" and path.is_relative_to(ROOT / "vqr1")
+        for name in re.findall(r"\b\w+\.py\b", path.read_text(encoding="utf-8"))
+        if name not in there
+    ]
+    assert not missing, "\n".join(missing)

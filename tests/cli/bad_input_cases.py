@@ -159,6 +159,8 @@ TRAIN = (
          "stage.weights=w: the tower has the teacher's weights"),
     case("train", "stage=distill model.path=x prompt.images=2",
          "stage=distill, prompt.images=2: a student scores one image"),
+    case("train", "stage=distill model.path=x validation.questions=q.json",
+         "stage=distill, validation.questions: a student answers no questions"),
     case("train", "stage=distill model.path=x hardware.devices=2", "it runs in one process"),
     case("train", "reward=preresq", "reward.terms.ratings: it needs 2 or more numbers"),
     case(

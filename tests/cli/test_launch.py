@@ -13,10 +13,14 @@ from omegaconf import open_dict
 
 from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
 from tests.cli.test_configs import compose_with_hydra
+from tests.evaluation.test_questions import file  # noqa: F401
+from tests.training.test_questions import answers_of
 from tools.faults.forked import start_command
 from vqr1.cli.train import main
 from vqr1.distributed.environment import RankInfo
 from vqr1.program import STARTED_AS, own_command
+from vqr1.training.checkpoint_files import read_checkpoint, step_name
+from vqr1.training.questions import KEPT
 from vqr1.training.resumed_arguments import arguments_of
 from vqr1.training.run_lookup import resume_command
 
@@ -39,14 +43,18 @@ def run_script(folder: Path, *arguments: str, **variables: str) -> subprocess.Co
 
 
 @pytest.mark.slow
-def test_one_process_with_sharded_weights(tmp_path: Path) -> None:
+def test_one_process_with_sharded_weights(tmp_path: Path, file: Path) -> None:  # noqa: F811
+    # Without a validation in the fit no earlier step is best, and the answers are of the last one.
     process = start_command(
         "vqr1.cli.train", tmp_path, *STEP, "hardware.strategy=fsdp2", "hardware.threads=1",
-        "logger=csv", "run_dir=run",
+        "logger=csv", "run_dir=run", f"validation.questions={file}", "validation.every_steps=2",
     )  # fmt: skip
     process.join(120)
     assert process.exitcode == 0, (tmp_path / "output.txt").read_text()
     assert (tmp_path / "run/export/model.safetensors").is_file()
+    kept = read_checkpoint(tmp_path / "run/checkpoints" / step_name(KEPT, 1))["texts"]
+    export = f"model.path={tmp_path}/run/export"
+    assert kept == answers_of(file, export, "run_dir=run", "mode.sampling.max_new_tokens=8")
 
 
 @pytest.mark.slow

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from vqr1.distributed import stop_requests
+from vqr1.distributed.launch import launch
 from vqr1.distributed.stop_requests import StopRequests
-from vqr1.errors import Interrupted
+from vqr1.errors import Interrupted, RunFaultError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -96,6 +98,38 @@ def test_sighup_stops_a_training_and_a_sigterm_after_it_is_the_same_wish(handler
             stops.check()
         # From now on as ever: the next one ends the process.
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_that_comes_while_the_others_are_waited_for_counts_at_the_next_look(
+    handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reduced_late(number: int) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)  # all ranks, this one too, have sent 0
+        return number
+
+    with StopRequests() as stops:
+        with monkeypatch.context() as patched:
+            patched.setattr(stop_requests, "all_reduce_max", reduced_late)
+            # The others continue: who stopped here would leave them in their next exchange.
+            assert not stops.asked()
+        assert stops.signal == "SIGTERM"
+        with pytest.raises(Interrupted, match="75"):
+            stops.check()
+
+
+def test_processes_that_end_by_a_signal_before_they_take_it_were_interrupted(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    # As a rank that still imports: the launcher receives the signal and hands it on.
+    starting = 'test "$RANK" = 1 && kill -USR1 "$PPID"; exec sleep 60'
+    with pytest.raises(Interrupted) as stopped:
+        launch(["sh", "-c", starting], 2, "resume=run")
+    assert (stopped.value.code, stopped.value.signal_name) == (75, "SIGUSR1")
+    assert capfd.readouterr().err == "stopped by SIGUSR1\n"
+    # Another's signal is the fault of a rank.
+    dies = 'test "$RANK" = 1 && kill -TERM $$; exec sleep 1'
+    with pytest.raises(RunFaultError, match="process 1 of 2 was ended by SIGTERM"):
+        launch(["sh", "-c", dies], 2, "resume=run")
 
 
 def test_sighup_that_nohup_ignores_stops_no_training(handlers: None) -> None:

@@ -73,6 +73,17 @@ def test_a_signal_saves_the_step_and_exits_with_75(
     assert result.printed.endswith("resume=run")
 
 
+def test_a_validation_after_the_last_step_that_was_stopped_is_done_by_the_resumed_run(
+    tmp_path: Path,
+) -> None:
+    workshop = Workshop(tmp_path, (*ARGUMENTS, "max_steps=6"))
+    assert ("val/srcc", 6) in workshop.reference.history
+    assert_recovered(kills.stop_by_signal(workshop, signal.SIGUSR1, "last validation"))
+    (folder,) = tmp_path.glob("stop_*")
+    kept = read_checkpoint(folder / "run/checkpoints" / step_name("step", 6))["callbacks"]
+    assert kept["RunCheckpoints"]["validation_pending"] is False
+
+
 @pytest.mark.parametrize("lost", ["closed_pipe", "closed_terminal"])
 def test_output_that_nobody_takes_stops_no_training(workshop: Workshop, lost: str) -> None:
     # `train.py ... | head -2`, and a terminal that is closed while SIGHUP is ignored.

@@ -62,3 +62,20 @@ def test_7b_on_eight_ranks(first_of_eight: None) -> None:
     assert saved.total == 12 * shape.total
     assert saved.rank < 0.15 * saved.total
     assert plan_saved(load_train_config(["hardware=cpu"]), shape) is None
+
+
+@pytest.mark.medium
+def test_of_a_frozen_tower_no_optimizer_state_is_written() -> None:
+    keys = ["model=qwen2_5_vl_3b", "hardware=8gpu_fsdp2", "model.freeze_vision=tower"]
+    config = load_train_config(keys)
+    shape = read_shape(config.model)
+    saved = plan_saved(config, shape)
+    assert saved is not None
+    # Weights and two states of 4 bytes each; of the tower, which is `vision` less its merger, one.
+    assert saved.total == 12 * shape.total - 8 * (shape.vision - shape.connector)
+    adapted = load_train_config([*keys, "model.lora={}"])
+    shape = read_shape(adapted.model)
+    saved = plan_saved(adapted, shape)
+    assert saved is not None
+    # The projector trains beside the adapters.
+    assert saved.total == 4 * shape.total + 8 * shape.connector + 12 * shape.adapters

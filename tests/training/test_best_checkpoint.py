@@ -98,3 +98,9 @@ def test_a_state_from_before_forgets_an_undefined_best(tmp_path: Path) -> None:
     assert (kept.best_step, kept.best_path, kept.best_metrics) == (None, None, {})
     kept.load_state_dict({**state, "best_step": 2, "best_score": 0.5})
     assert (kept.best_step, kept.best_metrics) == (2, {"val/srcc": 0.5})
+    # An error falls: its score was held with the other sign.
+    falls = RunCheckpoints(
+        CheckpointConfig(monitor="val/rmse_logistic4"), tmp_path, StopRequests(), val_every=10
+    )
+    falls.load_state_dict({**state, "best_step": 2, "best_score": -0.25})
+    assert falls.best_metrics == {"val/rmse_logistic4": 0.25}

@@ -17,6 +17,7 @@ from tools.faults.killed_sweep import command, prepare, state
 from vqr1.cli.train import main
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted, RunFaultError
+from vqr1.training import faults
 from vqr1.training.faults import fault_message, machine_faults
 
 HERE = Path("runs/one")
@@ -45,7 +46,8 @@ WORKER = "DataLoader worker (pid 7) is killed by signal: Killed. "
         (RuntimeError("Application timeout caused pair closure"), "lost the connection"),
     ],
 )
-def test_machine(error: Exception, printed: str) -> None:
+def test_machine(error: Exception, printed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "get_world_size", lambda: 2)
     with pytest.raises(RunFaultError) as stopped, machine_faults(StopRequests(), HERE):
         raise error
     assert printed in str(stopped.value)
@@ -62,6 +64,17 @@ def test_defects_pass(error: Exception) -> None:
     assert fault_message(error, HERE) is None
     with pytest.raises(type(error)), machine_faults(StopRequests(), HERE):
         raise error
+
+
+def test_a_folder_with_a_librarys_name_is_no_lost_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/gloomy/a.png")
+    shapes = RuntimeError("/data/gloomy/a.png: shapes differ")
+    assert fault_message(missing, HERE) is None
+    assert fault_message(shapes, HERE) is None
+    monkeypatch.setattr(faults, "get_world_size", lambda: 2)
+    assert fault_message(missing, HERE) is None
 
 
 class DyingWorker(io.RawIOBase):

@@ -28,6 +28,19 @@ SMALL = (
 )  # fmt: skip
 
 
+def answers_of(file: Path, *overrides: str) -> list[str | None]:  # noqa: F811
+    """What a backend answers greedily to each question of a file, asked alone."""
+    config = validate(EvalConfig, plain_values(compose_config("eval", ["mode=greedy", *overrides])))
+    request = build_request(config.mode, config.prompt, FreeText(), 0)
+    request = replace(request, sampling=replace(request.sampling, stop="eos"))
+    backend, questions = InferenceSetup.of(config).open(), read_questions(file, file.parent)
+    return [
+        text
+        for question in questions
+        for text in ask(backend, [question], file.parent, config.prompt, request)
+    ]
+
+
 @pytest.mark.medium
 def test_a_policy_is_asked_before_and_after(run: Command, tmp_path: Path, file: Path) -> None:  # noqa: F811
     root = write_kadid(tmp_path / "set")
@@ -49,13 +62,7 @@ def test_a_policy_is_asked_before_and_after(run: Command, tmp_path: Path, file: 
         assert f"questions/{name}_before" in header
         assert f"questions/{name}_after" in header
     # The policy as it was loaded is what a backend asks.
-    overrides = ["run_dir=run", "mode=greedy", "mode.sampling.max_new_tokens=16"]
-    config = validate(EvalConfig, plain_values(compose_config("eval", overrides)))
-    request = build_request(config.mode, config.prompt, FreeText(), 0)
-    request = replace(request, sampling=replace(request.sampling, stop="eos"))
-    questions = read_questions(file, file.parent)
-    backend = InferenceSetup.of(config).open()
-    assert ask(backend, questions[5:7], file.parent, config.prompt, request) == before[5:7]
+    assert answers_of(file, "run_dir=run", "mode.sampling.max_new_tokens=16") == before
 
 
 def test_a_mistake_in_the_file_is_found_first(run: Command, tmp_path: Path) -> None:  # noqa: F811

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from vqr1.durable import CommittedFile
 from vqr1.errors import ConfigError
-from vqr1.training.stages.teacher_answers import FILE, STATES, _copy
+from vqr1.training.stages.teacher_answers import FILE, STATES, _copy, _settings
 
 SETTINGS = {"teacher": "run/export", "data": {"demo": "ab"}, "samples": 2}
 
@@ -47,3 +52,43 @@ def test_answers_to_something_else_are_refused_in_one_line(tmp_path: Path) -> No
         assert str(refused.value).startswith(f"stage.answers_from={tmp_path / folder}: ")
         assert "\n" not in str(refused.value)
     assert not any((tmp_path / "two").iterdir())
+
+
+PARTS = SimpleNamespace(
+    config=SimpleNamespace(
+        seed=1,
+        model=SimpleNamespace(min_pixels=784, max_pixels=3136),
+        rollout=SimpleNamespace(sampling="as it is"),
+    ),
+    policy=SimpleNamespace(model=torch.nn.Linear(2, 1), source="run/export", revision=None),
+    data=SimpleNamespace(prompt_text="<s>You rate images.<img>Rate it.", digests=dict),
+    answer="tags",
+)
+
+
+def other_weights(parts: Any) -> None:
+    parts.policy.model.weight.data[0, 1] += 1.0
+
+
+def other_pixels(parts: Any) -> None:
+    parts.config.model.max_pixels = 1568
+
+
+def other_system(parts: Any) -> None:
+    parts.data.prompt_text = "<s>You look at images.<img>Rate it."
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [(other_weights, "weights"), (other_pixels, "max_pixels"), (other_system, "prompt")],
+)
+def test_answers_are_of_one_prompt_image_size_and_weights(
+    change: Callable[[Any], None], name: str
+) -> None:
+    own: Any = PARTS
+    other = copy.deepcopy(own)
+    before = _settings(own, 2)
+    assert _settings(other, 2) == before
+    change(other)
+    after = _settings(other, 2)
+    assert [key for key in before if before[key] != after[key]] == [name]

@@ -51,14 +51,14 @@ def stop_by_signal(
 ) -> FaultResult:
     """A stop signal: the step is finished and saved, the exit code states resume.
 
-    It comes within the fifth step's rollout, or within the validation after the third step; that is
-    then done by the resumed run.
+    It comes within the fifth step's rollout, or within the validation after the third or, as the
+    last one, after the sixth step; that is then done by the resumed run.
     """
     fault = f"{number.name} in {phase}"
-    count, step = {"rollout": (5, 5), "validation": (2, 3)}[phase]
+    count, step = {"rollout": (5, 5), "validation": (2, 3), "last validation": (3, 6)}[phase]
     name = f"stop_{number.name}_{phase}"
     training = workshop.start(name, "run_dir=run", "callbacks.checkpoint.every_steps=100")
-    training.wait_until(phase, count)
+    training.wait_until(phase.rpartition(" ")[2], count)
     training.signal(number)
     code = training.wait()
     printed = last_line(training.output)

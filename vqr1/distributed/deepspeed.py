@@ -1,4 +1,4 @@
-"""Weights, gradients and optimizer state divided by DeepSpeed (ZeRO-2 and ZeRO-3).
+"""Weights, gradients and optimizer state sharded by DeepSpeed (ZeRO-2 and ZeRO-3).
 
 Only what is DeepSpeed's: its engine is made from our profile, each of a step's passes goes
 backwards through it, and its step adds up, clips and updates. Lightning's strategy for DeepSpeed
@@ -50,7 +50,7 @@ def zero_config(stage: int, offload: bool, max_grad_norm: float | None) -> dict[
         "managed_gradient_accumulation": False,
         "gradient_clipping": max_grad_norm or 0.0,
         "zero_optimization": zero,
-        # The optimiser is ours, wherever its optimizer state are.
+        # The optimiser is ours, wherever its optimizer state is.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
@@ -60,8 +60,8 @@ class DeepSpeedSharding:
     """A policy under a DeepSpeed engine (`vqr1.distributed.sharding.Sharding`).
 
     Args:
-        model: the policy on its device; DeepSpeed divides it in place.
-        optimizer: made of its parameters; DeepSpeed gives it divided ones.
+        model: the policy on its device; DeepSpeed shards it in place.
+        optimizer: made of its parameters; DeepSpeed gives it sharded ones.
         config: of `zero_config`.
         external: modules with weights that are used outside of their own forward pass, whose hooks
             therefore have to unshard them (stage 3): each with the module that uses them.
@@ -99,7 +99,7 @@ class DeepSpeedSharding:
 
     @contextmanager
     def unsharded(self) -> Iterator[None]:
-        """Put all weights together, without the hooks that would divide them again."""
+        """Put all weights together, without the hooks that would shard them again."""
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             if self._stage == 3:

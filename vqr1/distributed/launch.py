@@ -70,7 +70,7 @@ def launch(command: Sequence[str], processes: int, resume_with: str) -> None:
     Raises:
         UserError: the error that one of them has reported.
         RunFaultError: one of them died.
-        Interrupted: a signal stopped them, and the run is saved.
+        Interrupted: a signal stopped them; what was saved until then counts.
         PrunedError: a search gave the run up.
     """
     with tempfile.TemporaryDirectory(prefix="vqr1_launch_") as scratch:
@@ -202,6 +202,11 @@ def _raise_outcome(
     if first is not None and codes[first] not in _REPORTED:
         if printed is not None and printed["pruned"]:
             raise PrunedError(printed["message"])
+        if -codes[first] in passed:
+            # Before it took signals, or by a second one: it has printed nothing.
+            name = signal.Signals(-codes[first]).name
+            sys.stderr.write(f"stopped by {name}\n")
+            raise Interrupted(name)
         raise RunFaultError(_died(first, codes, resume_with))
     if first is not None:
         message = printed["message"] if printed is not None else _died(first, codes, resume_with)

@@ -279,7 +279,7 @@ def report_once(info: RankInfo, message: str, code: int, pruned: bool = False) -
     # Without torchrun rank 0 keeps the rendezvous itself: it is there or will not be.
     wait = timedelta(seconds=_REPORT_SECONDS if info.rank else _RETRY_SECONDS)
     try:
-        return int(_found_store(wait).add("vqr1/spoken", 1)) == 1
+        return int(_of_this_attempt(_found_store(wait)).add("reported", 1)) == 1
     except (dist.DistError, RuntimeError, OSError):
         # No rendezvous (any more): all have found the same, or the first has been lost.
         return info.rank == 0 or code == RunFaultError.exit_code

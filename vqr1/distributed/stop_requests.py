@@ -55,11 +55,15 @@ class StopRequests:
             signal.signal(number, handler)
 
     def asked(self) -> bool:
-        """Whether something asked any process; called by all at the same point."""
+        """Whether something asked any process; called by all at the same point.
+
+        A signal that comes while this process waits for the others counts at the next call: they
+        do not know of it yet.
+        """
         number = all_reduce_max(0 if self.signal is None else signal.Signals[self.signal].value)
         if number and self.signal is None:
             self.signal = signal.Signals(number).name
-        return self.signal is not None or self._fault is not None
+        return bool(number) or self._fault is not None
 
     def install(self) -> None:
         """Take the signals (again): Lightning puts handlers of its own in place."""

@@ -54,7 +54,7 @@ class Sizes:
 
     Attributes:
         weight: of a weight; the residual stream has the same type.
-        trained: of a weight that trains, its gradient and each of its two optimizer state.
+        trained: of a weight that trains, its gradient and each of its two optimizer states.
         inner: of what the linear layers read and write.
     """
 

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from vqr1.config import TrainConfig
-from vqr1.planning.memory import Sizes, vision_trains
+from vqr1.planning.memory import Sizes
 from vqr1.planning.shape import ModelShape
+from vqr1.policy.loading import freeze_vision
 from vqr1.policy.sharded_modules import sharded_modules
 
 
@@ -52,16 +53,14 @@ def plan_saved(config: TrainConfig, shape: ModelShape) -> SavedShards | None:
     size = Sizes.of(config).weight
     with torch.device("meta"):
         model = shape.family.model_class()(shape.config)
-    parts = shape.family.parts(model)
-    lora = config.model.lora is not None
-    if not vision_trains(config):
-        parts.vision.requires_grad_(False)
+    model.requires_grad_(config.model.lora is None)
+    freeze_vision(shape.family.parts(model), config.model)
     cut = _sharded(model)
     writes = [0] * ranks
     total = largest = largest_part = 0
     ordered = sorted(model.parameters(), key=lambda weight: id(weight) in cut)
     for weight in ordered:
-        copies = 3 if weight.requires_grad and not lora else 1
+        copies = 3 if weight.requires_grad else 1
         total += copies * size * weight.numel()
         if id(weight) not in cut:
             for _ in range(copies):

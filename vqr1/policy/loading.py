@@ -21,6 +21,7 @@ from vqr1.config import HardwareConfig, LoraConfig, ModelConfig
 from vqr1.errors import ConfigError, ModelError, first_line
 from vqr1.policy.checkpoint_config import load_config, origin_of, source_of
 from vqr1.policy.families import Family
+from vqr1.policy.families.base import Parts
 from vqr1.policy.fast_layers import use_fast_layers
 from vqr1.policy.finite import non_finite_weights
 from vqr1.policy.quantization import loading_arguments, quantization_problems
@@ -162,15 +163,20 @@ def prepared(model: Any, config: ModelConfig, *, gradient_checkpointing: bool) -
     """
     parts = parts_of(model)
     use_fast_layers(model)
-    if config.freeze_vision:
-        parts.vision.requires_grad_(False)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.lora is not None:
         model = _add_adapters(model, config.lora)
+    freeze_vision(parts, config)
+    return model
+
+
+def freeze_vision(parts: Parts, config: ModelConfig) -> None:
+    """Freeze what of a policy's images is kept as loaded; after adapters, which the text has."""
+    if config.freeze_vision:
+        parts.vision.requires_grad_(False)
     if config.freeze_vision == "tower":
         parts.connector.requires_grad_(True)
-    return model
 
 
 def best_attention(capability: tuple[int, int] | None = None) -> str:

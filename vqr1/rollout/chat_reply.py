@@ -3,7 +3,7 @@
 Answers end where our own engine ends: with `sampling.stop=answer` at the first `</answer>`,
 whatever the server wrote after it.
 
-Not here: what becomes of a reply that does not fit (`server.py`).
+Not here: what becomes of a reply that does not fit (`openai_client.py`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ The prompt: "Picture 1: " is sent as text before an image (what the family's tem
 there), and the template's own is switched off, so that neither a server without
 `chat_template_kwargs` nor one with defaults for them changes the prompt.
 
-Not here: sending it (`server.py`).
+Not here: sending it (`openai_client.py`).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def chat_body(
         model: its name for the model.
         urls: the prompt's images in order, as addresses that hold them.
         prompt: what is asked, its `vision_id` decided.
-        sampling: how the answer is drawn; `stop` is not sent (`server.py` cuts answers).
+        sampling: how the answer is drawn; `stop` is not sent (`openai_client.py` cuts answers).
         seed: of the answer; not sent with greedy decoding.
         logprobs: ask for the likeliest tokens at each place.
     """

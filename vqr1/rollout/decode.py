@@ -8,7 +8,7 @@ are joined through their log-sum-exps (`vqr1.policy.flash.join`). Layers of line
 state of each live response, which begins as its prompt's.
 
 Rows that finish are excluded from the linear layers at once; the key buffers are packed again when
-they are mostly empty. `static_decode.py` does the same with shapes that never change, for CUDA
+they are mostly empty. `cuda_graph_decode.py` does the same with shapes that never change, for CUDA
 graphs.
 
 Shape legend: A images, S slots (responses) an image, n <= A*S live rows, P longest prompt, T length

@@ -174,7 +174,7 @@ class LocalEngine:
             state: what is left of them after they were read; it stays as it is until the next turn.
             group_size: K.
             sampling: how a token is drawn.
-            noise: [A, K, limit] float64 uniform numbers in (0, 1); None for greedy responses.
+            noise: [A, K, limit] float64 uniform numbers in [0, 1); None for greedy responses.
 
         Raises:
             NonFiniteError: the logits of a token hold NaN or infinity.

@@ -109,7 +109,7 @@ def draw(
     """Draws one token for each row.
 
     Args:
-        logits: [n, V] float32, not yet divided by the temperature; overwritten.
+        logits: [n, V] float32, not yet divided by the temperature.
         noise: [n] float64 in [0, 1); not used by greedy decoding.
         sampling: temperature (0: the likeliest token), top_k and top_p. top_p is taken of what
             top_k leaves.

@@ -8,8 +8,8 @@ What a lost server means: where this process trains alone, it waits, connects ag
 weights and asks again. Where several train together it stops (`RolloutLostError`): they would all
 have to begin the step again, and `resume=` does just that.
 
-Not here: the connection (`vllm_link.py`), what any vLLM is asked (`vllm_requests.py`), and what the
-other arithmetic of the server does to the gradient (`vqr1.training.importance_sampling`).
+Not here: the connection (`vllm_client.py`), what any vLLM is asked (`vllm_requests.py`), and what
+the other arithmetic of the server does to the gradient (`vqr1.training.importance_sampling`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """vLLM in this process: imported, started, and asked with images taken as they are.
 
-Not here: a server (`vllm_link.py`), and what is asked (`vllm_requests.py`).
+Not here: a server (`vllm_client.py`), and what is asked (`vllm_requests.py`).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from vqr1.rollout.vllm_client import VllmLink, at_start
 from vqr1.rollout.vllm_colocated import VllmColocatedEngine, colocated_vllm
 from vqr1.rollout.vllm_server import VllmServerEngine
 from vqr1.rollout.vllm_start import check_computed
-from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO
+from vqr1.training.callbacks.checkpoints import AtomicCheckpointIO, FitLoop
 from vqr1.training.strategy import (
     ConnectedEnvironment,
     ReplicatedStrategy,
@@ -150,7 +150,7 @@ def build_trainer(
     """The Lightning trainer of a run of `max_steps` updates, validated every so many batches."""
     hardware: HardwareConfig = config.hardware
     strategy = _strategy(hardware, config.optimizer.max_grad_norm)
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.nodes,
@@ -173,6 +173,8 @@ def build_trainer(
         inference_mode=False,
         default_root_dir=Path(config.run_dir),
     )
+    trainer.fit_loop = FitLoop(trainer)
+    return trainer
 
 
 def _strategy(hardware: HardwareConfig, max_grad_norm: float | None) -> Strategy | None:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
+from vqr1.distributed.collectives import get_world_size
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.errors import Interrupted, NonFiniteError, RunFaultError, first_of_causes
 from vqr1.storage_faults import disk_line
@@ -71,7 +72,7 @@ def _message(error: Exception, run_dir: Path) -> str | None:
     disk = disk_line(error, run_dir)
     if disk is not None:
         return disk
-    if isinstance(error, dist.DistError) or any(sign in text.lower() for sign in _GLOO):
+    if isinstance(error, dist.DistError) or _of_gloo(error, text):
         return (
             f"lost the connection to another process of this run, which has ended or hangs "
             f"({_short(text)})"
@@ -86,6 +87,12 @@ def _message(error: Exception, run_dir: Path) -> str | None:
     if isinstance(error, MemoryError):
         return "host memory ran out; lower loader.batch_size or hardware.micro_batch_tokens"
     return None
+
+
+def _of_gloo(error: Exception, text: str) -> bool:
+    """Whether gloo raised an error; a folder may be called as it is, too."""
+    own = isinstance(error, RuntimeError) and get_world_size() > 1
+    return own and any(sign in text.lower() for sign in _GLOO)
 
 
 def _short(text: str) -> str:

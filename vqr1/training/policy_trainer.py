@@ -176,7 +176,9 @@ class PolicyTrainer:
             return
         self.policy = load_trained_policy(self.config)
         self.module.unshard(self.policy)
-        self.module.engine = self.module.engine.with_model(self.policy.model)
+        # One engine asks questions and evaluates: only a student's stage has two, and shards none.
+        self.engine = self.engine.with_model(self.policy.model)
+        self.module.engine = self.engine
 
     def evaluate_average(self, step: int) -> Predictions | None:
         """Evaluate and export the average of the weights after `step`; None without one."""

@@ -232,7 +232,7 @@ def _fill(pairs: Mapping[str, tuple[Any, Any]]) -> None:
 
 
 class ZeroStrategy(ReplicatedStrategy):
-    """DeepSpeed divides gradients and optimizer state (stage 2), or weights too (stage 3).
+    """DeepSpeed shards gradients and optimizer state (stage 2), or weights too (stage 3).
 
     Args:
         stage: 2 or 3.
@@ -258,7 +258,7 @@ class ZeroStrategy(ReplicatedStrategy):
         module.shard(self._sharding)
 
     def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **kwargs: Any) -> Any:
-        """Nothing: the division has updated when the gradients were finished."""
+        """Nothing: DeepSpeed has updated when the gradients were finished."""
         return closure()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loops.fit_loop import _FitLoop
 
 from vqr1.config import CheckpointConfig
 from vqr1.distributed.collectives import all_gather_objects, get_rank, get_world_size
@@ -115,6 +116,11 @@ class RunCheckpoints(Checkpoint):
         self._sound: set[int] = set()
 
     @property
+    def validation_pending(self) -> bool:
+        """Whether the last step is still to be validated."""
+        return self._validation_pending
+
+    @property
     def best_path(self) -> Path | None:
         """The weights of the best validation so far."""
         return None if self.best_step is None else self.folder / step_name("best", self.best_step)
@@ -158,7 +164,8 @@ class RunCheckpoints(Checkpoint):
         self.best_step = state_dict["best_step"]
         self.best_score = state_dict["best_score"]
         # A state from before held the monitored value alone.
-        monitor = {} if self.config is None else {self.config.monitor: self.best_score}
+        monitored = self._sign * self.best_score
+        monitor = {} if self.config is None else {self.config.monitor: monitored}
         self.best_metrics = state_dict.get("best_metrics", monitor)
         self._undefined = state_dict.get("undefined", 0)
         if not math.isfinite(self.best_score):
@@ -244,7 +251,8 @@ class RunCheckpoints(Checkpoint):
             return
         self._validation_pending = False
         self._keep_best(trainer)
-        if self._due(trainer):
+        # A state of this step was saved before its validation, and would repeat it.
+        if self._due(trainer) or self._saved_step == trainer.global_step:
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -344,6 +352,24 @@ class RunCheckpoints(Checkpoint):
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
+
+
+class FitLoop(_FitLoop):
+    """Lightning's loop, entered after the last step too where that is still to be validated.
+
+    Args:
+        trainer: whose loop it replaces.
+    """
+
+    def __init__(self, trainer: L.Trainer) -> None:
+        super().__init__(trainer, trainer.min_epochs, trainer.max_epochs)
+        self.epoch_loop = trainer.fit_loop.epoch_loop
+
+    @property
+    def skip(self) -> bool:
+        """Whether there is nothing to do."""
+        kept = self.trainer.checkpoint_callback
+        return super().skip and not (isinstance(kept, RunCheckpoints) and kept.validation_pending)
 
 
 def _data(trainer: L.Trainer) -> L.LightningDataModule:

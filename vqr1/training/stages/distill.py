@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,7 @@ class DistillModule(StageModule):
         if tuning and not self.student.fitted:
             self._fit(at_once=True)
         terms = self._terms(batch, tuning)
-        grad_norm = self._step(torch.stack(list(terms.values())).sum()) if terms else 0.0
+        grad_norm = self._step(list(terms.values()))
         if self.global_step == begun:
             self._fit(at_once=False)
         values = {name: float(term.detach()) for name, term in terms.items()}
@@ -190,7 +191,7 @@ class DistillModule(StageModule):
         """The weighted terms of the loss; none where no image of the batch has a score."""
         known, rows = self._answers.known(batch), rows_of(batch)
         if not known:
-            # The step is taken all the same; no parameter has a gradient.
+            # The step is taken all the same, so that step count and schedule continue.
             return {}
         student, images = self.student, batch.prompts.flat_images
         student.eval()
@@ -210,12 +211,17 @@ class DistillModule(StageModule):
                 terms["align_loss"] = self._distill.align_weight * loss
         return terms
 
-    def _step(self, loss: Tensor) -> float:
-        """One optimiser step; the norm of the gradient before clipping."""
+    def _step(self, terms: Sequence[Tensor]) -> float:
+        """One optimiser step; the norm of the gradient before clipping.
+
+        Args:
+            terms: [] each, of the loss; without any no parameter has a gradient, and none changes.
+        """
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        if terms:
+            self.manual_backward(torch.stack(list(terms)).sum())
         limit = self._update_settings.optimizer.max_grad_norm
         parameters = [p for p in self.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf))

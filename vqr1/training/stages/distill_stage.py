@@ -143,6 +143,10 @@ class DistillStage(Stage):
                 f"stage=distill, prompt.images={config.prompt.images}: a student scores one image; "
                 "choose a prompt about one"
             )
+        if config.validation.questions is not None:
+            problems.append(
+                "stage=distill, validation.questions: a student answers no questions; set null"
+            )
         processes = config.hardware.devices * config.hardware.nodes
         if processes > 1 or config.hardware.strategy != "auto":
             problems.append(

@@ -190,7 +190,7 @@ class StageModule(L.LightningModule):
         self.engine.synchronise()
 
     def end_validation(self) -> None:
-        """Divide the weights again, after a validation or where it is broken off."""
+        """Shard the weights again, after a validation or where it is broken off."""
         self._validating.close()
 
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:

@@ -33,7 +33,7 @@ from vqr1.errors import ConfigError
 from vqr1.iqa.answers import AnswerForm
 from vqr1.policy.shared_prompt import plan_micro_batches, response_states
 from vqr1.policy.unwrap import unwrap
-from vqr1.policy.vision import encode_images
+from vqr1.policy.vision import encode_images, weights_digest
 from vqr1.progress import progress_bar
 from vqr1.records import RankingBatch
 from vqr1.training.stages.base import StageParts
@@ -261,13 +261,19 @@ def _committed(file: Path) -> bytes:
 
 def _settings(parts: StageParts, samples: int) -> dict[str, Any]:
     """What decides a teacher's answers, as plain values."""
-    config = parts.config
+    config, policy = parts.config, parts.policy
     plain = {
-        "teacher": parts.policy.source,
+        "teacher": policy.source,
+        "revision": policy.revision,
+        # A run's export may have been written anew under its name.
+        "weights": weights_digest(policy.model),
+        "min_pixels": config.model.min_pixels,
+        "max_pixels": config.model.max_pixels,
         "data": parts.data.digests(),
         "samples": samples,
         "seed": config.seed,
-        "prompt": config.prompt.text,
+        # With the system message, the numbering of images and what the template adds.
+        "prompt": parts.data.prompt_text,
         "sampling": repr(config.rollout.sampling),
         # A form without a representation of its own has its place in memory there.
         "form": re.sub(r" at 0x[0-9a-f]+", "", repr(parts.answer)),
