@@ -42,6 +42,7 @@ from vqr1.report_page import write as report_page
 from vqr1.rollout import vllm_start
 from vqr1.sweeps import chain, chain_plan, session
 from vqr1.tracking import other_loggers, run_log
+from vqr1.tracking.delivery import Delivery
 from vqr1.training import (
     description,
     initial_run,
@@ -177,6 +178,19 @@ def placed_by_hand(folder: Path) -> Any:
     return install.install(Plan("kadid", folder, (), (), None, False), (), lambda place: None)
 
 
+def refused_artifact(folder: Path) -> str:
+    reasons: list[str] = []
+
+    def upload(*_: Any) -> None:
+        raise ValueError("the store takes nothing")
+
+    run = SimpleNamespace(
+        run_dir=folder, _upload=upload, _refuse=lambda events, why: reasons.append(why)
+    )
+    Delivery._send_file(run, None, "a", None)  # type: ignore[arg-type]
+    return reasons[0]
+
+
 KADID = DatasetConfig(name="kadid", root=None, split=SplitConfig(by="none"))
 PLAN = SimpleNamespace(plan=[])
 
@@ -237,6 +251,7 @@ SITUATIONS: dict[str, Callable[[Path], Any]] = {
         SimpleNamespace(base={"part": "val"}),
         "a",  # type: ignore[arg-type]
     ),
+    "vqr1.tracking.delivery._send_file": refused_artifact,
     "vqr1.tracking.other_loggers.logger_problems": lambda f: other_loggers.logger_problems(
         LoggerConfig(name="wandb")
     ),
