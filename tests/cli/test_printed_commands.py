@@ -247,9 +247,9 @@ SITUATIONS: dict[str, Callable[[Path], Any]] = {
     "vqr1.sweeps.chain_plan.write_chain": lambda f: chain_plan.write_chain(f, ["chain=[sft]"]),
     "vqr1.report_page.write.making": report_page.making,
     "vqr1.sweeps.session._check_version": lambda f: session._check_version(
-        SimpleNamespace(path=f),
-        SimpleNamespace(base={"part": "val"}),
-        "a",  # type: ignore[arg-type]
+        SimpleNamespace(path=f),  # type: ignore[arg-type]
+        SimpleNamespace(base={"part": "val"}),  # type: ignore[arg-type]
+        "a",
     ),
     "vqr1.tracking.delivery._send_file": refused_artifact,
     "vqr1.tracking.other_loggers.logger_problems": lambda f: other_loggers.logger_problems(
