@@ -27,7 +27,7 @@ from torch import Tensor
 from vqr1.config import BatchingConfig, ComparisonConfig, LimitsConfig
 from vqr1.config.serving import JSON_COPIES
 from vqr1.data.images import decoded_at
-from vqr1.errors import ConfigError, DataError, first_line
+from vqr1.errors import ConfigError, DataError, UserError, first_line
 from vqr1.inference.compare import Comparison, compare
 from vqr1.inference.images import decoded_sizes
 from vqr1.inference.result import Result
@@ -135,7 +135,8 @@ class Service:
         began = time.monotonic()
         try:
             await self._replace(self._load)
-        except Exception as error:  # noqa: BLE001 whatever it is, such as a full GPU: one line
+        # RuntimeError: a full GPU, among others.
+        except (UserError, OSError, RuntimeError) as error:
             _report(f"the model was not loaded again, the one before answers: {first_line(error)}")
         else:
             self.loads += 1
