@@ -29,6 +29,7 @@ from vqr1.policy.linear_attention import (
 from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.shared_prompt import PackedPrompts, run_packed
 from vqr1.policy.tree_attention import TreeLayout
+from vqr1.rollout import cuda_graph_decode
 from vqr1.rollout.cuda_graph_decode import StaticDecoder
 from vqr1.rollout.decode import Decoder
 
@@ -314,8 +315,11 @@ def test_a_response_never_reaches_another(deep: Any) -> None:
 
 @pytest.mark.medium
 @pytest.mark.parametrize("kind", [Decoder, StaticDecoder])
-def test_decoders_keep_responses_apart(deep: Any, kind: type[Decoder]) -> None:
+def test_decoders_keep_responses_apart(
+    deep: Any, kind: type[Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another's tokens change no bit; responses that end leave the rest as they were."""
+    monkeypatch.setattr(cuda_graph_decode, "FEWEST", 1)
     use_fast_layers(deep)
     tokens = torch.randint(0, 64, (7, 2, 3), generator=torch.Generator().manual_seed(4))
     others = tokens.clone()
@@ -337,6 +341,7 @@ def test_decoders_keep_responses_apart(deep: Any, kind: type[Decoder]) -> None:
                 fewer.keep(kept)
                 live = [live[place] for place in kept]
         if isinstance(fewer, StaticDecoder):
+            assert fewer._shape[1] == 3
             fewer.begin(state)
             for step, expected in zip(tokens, base, strict=True):
                 assert torch.equal(fewer.step(step.flatten()).view(2, 3, -1), expected)

@@ -51,6 +51,30 @@ def test_logits_equal_those_of_growing_shapes(monkeypatch, width):
 
 
 @torch.no_grad()
+def test_the_linear_layers_get_half_the_rows_as_soon_as_half_have_ended(monkeypatch):
+    monkeypatch.setattr(static_decode, "FEWEST", 3)
+    growing, fixed = both(tiny_model())
+    generator = torch.Generator().manual_seed(0)
+    rows, counts, memory = 4 * SLOTS, [], set()
+    # Among them a whole image (slots 3 to 5); 6 of 12 rows, then 3 of them, then 2.
+    kept = {1: [0, 1, 2, 6, 7, 8, 11], 3: [1, 2, 3, 4, 5, 6], 5: [0, 2, 4], 8: [0, 2]}
+    for step in range(LIMIT):
+        tokens = torch.randint(0, 90, (rows,), generator=generator)
+        expected = growing.step(tokens)
+        torch.testing.assert_close(fixed.step(tokens), expected, rtol=1e-5, atol=1e-5)
+        counts.append(len(fixed._fed_tokens))
+        if step in kept:
+            growing.keep(kept[step])
+            fixed.keep(kept[step])
+            rows = len(kept[step])
+        if fixed._live is not None:
+            memory.add((fixed._tokens.data_ptr(), fixed._live.data_ptr()))
+    assert counts == [12] * 4 + [6] * 2 + [3] * 5
+    # What a recorded step reads lies where it was recorded.
+    assert memory == {(fixed._tokens.data_ptr(), fixed._places.data_ptr())}
+
+
+@torch.no_grad()
 def test_the_flash_kernel_reads_keys_where_they_lie():
     _, fixed = both(tiny_model())
     for keys, values in fixed._own.values():
@@ -65,10 +89,10 @@ class Recorded:
         self.captures = 0
 
         def replay(decoder):
-            if decoder._width not in decoder._graphs:
+            if decoder._shape not in decoder._graphs:
                 self.captures += 1
-                decoder._graphs[decoder._width] = None
-            return decoder._run_layers(decoder._tokens)
+                decoder._graphs[decoder._shape] = None
+            return decoder._run_layers(decoder._fed_tokens)
 
         monkeypatch.setattr(StaticDecoder, "_replay", replay)
 
@@ -121,7 +145,9 @@ def test_a_recorded_step_ends_with_the_weights_that_it_reads(monkeypatch):
 
 
 @torch.no_grad()
-def test_a_decoder_begins_again_with_other_prompts():
+@pytest.mark.parametrize(("fewest", "computed"), [(128, 6), (1, 3)])
+def test_a_decoder_begins_again_with_other_prompts(monkeypatch, fewest, computed):
+    monkeypatch.setattr(static_decode, "FEWEST", fewest)
     model = tiny_model()
     first, second = (
         read_prompts(model, pack_prompts(model, prompts, encode_images(model, prompts)))
@@ -132,6 +158,7 @@ def test_a_decoder_begins_again_with_other_prompts():
     kept.step(tokens)
     kept.keep([1, 2])
     kept.step(tokens[:2])
+    assert kept._shape[1] == computed
     kept.begin(second)
     torch.testing.assert_close(kept.first_logits(), own.first_logits())
     for _ in range(3):

@@ -64,10 +64,10 @@ class LinearState:
         """In memory of its own."""
         return LinearState(self.inputs.clone(), self.state.clone())
 
-    def fill(self, other: LinearState) -> None:
-        """Takes over another's numbers, in place."""
-        self.inputs.copy_(other.inputs)
-        self.state.copy_(other.state)
+    def fill(self, other: LinearState, rows: Tensor | None = None) -> None:
+        """Takes over another's numbers, in place: of all sequences, or as those of the given."""
+        for own, new in ((self.inputs, other.inputs), (self.state, other.state)):
+            own.copy_(new) if rows is None else own.index_copy_(0, rows, new)
 
     @staticmethod
     def joined(states: Sequence[LinearState]) -> LinearState:

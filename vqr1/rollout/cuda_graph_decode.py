@@ -11,8 +11,9 @@ memory, so that the step is recorded once as a CUDA graph and then replayed with
   shape is recorded once as long as the weights stay where they are in memory;
 - responses that have ended stay in the batch and their rows are not read: at the batch sizes of
   training a step costs what reading the weights costs, with or without them. The flash kernel
-  reads none of their own keys but the first. With many hundred rows the products would be faster
-  without them, which takes other shapes and a graph for each: not done here.
+  reads none of their own keys but the first. Of many rows the products cost what they compute: as
+  soon as half of them have ended, and again at every further half down to `FEWEST`, the linear
+  layers get half as many, with a graph for each such number. Keys stay where they are.
 
 Values are those of `decode.Decoder` up to rounding. On other devices the same code runs without a
 graph; that serves the tests only.
@@ -40,6 +41,9 @@ from vqr1.rollout.decode import Decoder
 WIDTH = 128
 """Own keys are read in multiples of this: at 128, 48 responses of a 7B model read 0.35 GB of them
 beside 15 GB of weights."""
+FEWEST = 128
+"""Rows that the linear layers always get, if there are as many. A product of fewer bfloat16 rows
+takes as long as reading its weights: an H200 computes some 200 operations in the time of a byte."""
 WARM_UPS = 2
 """Runs before a capture, in which libraries allocate their workspaces (PyTorch asks for some)."""
 
@@ -57,18 +61,23 @@ class StaticDecoder(Decoder):
             # One layer after the other: there may be no room for all of them twice.
             self._own[number] = _zeros_by_place(keys), _zeros_by_place(values)
         self._flash = flash.reads_used(next(iter(self._own.values()))[0])
-        self._rows_of = flash.UsedRows.of(
-            images * slots, self._heads // self._kv_heads, limit, device
-        )
-        self._used = torch.zeros(images * slots, dtype=torch.int32, device=device)
-        self._alive = torch.ones(images * slots, dtype=torch.long, device=device)
+        self._most = images * slots
+        self._rows_of = flash.UsedRows.of(self._most, self._heads // self._kv_heads, limit, device)
+        self._used = torch.zeros(self._most, dtype=torch.int32, device=device)
+        # By place in the grid of slots, whether the response goes on.
+        self._alive = torch.ones(self._most, dtype=torch.long, device=device)
         self._limit = limit
-        self._tokens = torch.zeros(len(self._images), dtype=torch.long, device=device)
+        # The first `_count` belong to the rows that are computed. Once these are fewer than the
+        # grid has places, `_live` has their places.
+        self._count = self._most
+        self._tokens = torch.zeros(self._most, dtype=torch.long, device=device)
+        self._places = torch.arange(self._most, device=device)
         self._step = torch.zeros(1, dtype=torch.long, device=device)
         self._steps = torch.arange(limit, device=device)
+        # Of the computed rows those that are read; None while all are.
         self._rows: Tensor | None = None
         self._width = 0
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     def begin(self, prompt: PromptState) -> None:
         """Decode responses to other prompts of the same shape, in the same memory."""
@@ -85,15 +94,16 @@ class StaticDecoder(Decoder):
         ):
             table.copy_(other)
         self._alive.fill_(1)
-        self._rows = None
+        self._rows = self._live = None
+        self._count = self._most
         self._fed = 0
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feeds one token to every live response; see `Decoder.step`."""
         if self._rows is None:
-            self._tokens.copy_(tokens)
+            self._fed_tokens.copy_(tokens)
         else:
-            self._tokens.index_copy_(0, self._rows, tokens)
+            self._fed_tokens.index_copy_(0, self._rows, tokens)
         self._step.fill_(self._fed)
         # The kernel reads the keys that exist; other ways have a width, and a graph for each.
         width = self._limit if self._flash else -(-(self._fed + 1) // WIDTH) * WIDTH
@@ -114,19 +124,43 @@ class StaticDecoder(Decoder):
         """Drops all live responses but the given ones; their slots stay, unread."""
         chosen = to_device(torch.tensor(rows), self._tokens.device)
         self._rows = chosen if self._rows is None else self._rows[chosen]
-        self._alive.zero_().index_fill_(0, self._rows, 1)
+        places = self._rows if self._live is None else self._live[self._rows]
+        self._alive.zero_().index_fill_(0, places, 1)
+        count = self._count
+        while count // 2 >= max(len(rows), FEWEST):
+            count //= 2
+        if count < self._count:
+            self._compute_only(count, len(rows))
+
+    def _compute_only(self, count: int, live: int) -> None:
+        """Gives the linear layers `count` rows: the live ones, and ended ones to fill up."""
+        # Live ones first, each kind in ascending order: nothing is asked of the device.
+        order = self._alive.argsort(stable=True, descending=True)
+        self._live = self._places[:count].copy_(order[:count])
+        self._count = count
+        self._rows = None if live == count else torch.arange(live, device=order.device)
+
+    @property
+    def _fed_tokens(self) -> Tensor:
+        """[n] of the rows that are computed, always in the same memory."""
+        return self._tokens[: self._count]
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """What a recorded step has fixed: the width of the own keys, the rows that are computed."""
+        return self._width, self._count
 
     def _replay(self) -> Tensor:
         if self._tokens.device.type == "cpu":
-            return self._run_layers(self._tokens)
-        if self._width not in self._graphs:
-            self._graphs[self._width] = self._capture()
-        graph, logits = self._graphs[self._width]
+            return self._run_layers(self._fed_tokens)
+        if self._shape not in self._graphs:
+            self._graphs[self._shape] = self._capture()
+        graph, logits = self._graphs[self._shape]
         graph.replay()
         return logits
 
     def _capture(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Records one step at the current width.
+        """Records one step of the current shape.
 
         Running it beforehand writes the current token's keys, which the replay writes again, and
         moves the states of linear attention on: they are put back.
@@ -141,12 +175,12 @@ class StaticDecoder(Decoder):
         try:
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UPS):
-                    self._run_layers(self._tokens)
+                    self._run_layers(self._fed_tokens)
             current.wait_stream(aside)
             for number, state in before.items():
                 self._states[number].fill(state)
             with torch.cuda.graph(graph):
-                logits = self._run_layers(self._tokens)
+                logits = self._run_layers(self._fed_tokens)
         except torch.AcceleratorError as error:
             raise ModelError(
                 "rollout.cuda_graph=true: a decoding step of this model cannot be captured as a "
@@ -155,8 +189,10 @@ class StaticDecoder(Decoder):
         return graph, logits
 
     def _recur(self, number: int, rows: DeltaRows) -> Tensor:
-        mixed, after = delta_step(rows, self._states[number])
-        self._states[number].fill(after)
+        state = self._states[number]
+        before = state if self._live is None else state.select(self._live)
+        mixed, after = delta_step(rows, before)
+        state.fill(after, self._live)
         return mixed
 
     def _rotation(self) -> tuple[Tensor, Tensor]:
@@ -165,6 +201,9 @@ class StaticDecoder(Decoder):
             self._used.copy_(self._step * self._alive + 1)
         cos, sin = (table.index_select(1, self._step) for table in (self._cos, self._sin))
         slots = self._grid[1]
+        if self._live is not None:
+            owners = self._live // slots
+            return cos.index_select(0, owners), sin.index_select(0, owners)
         return cos.repeat_interleave(slots, dim=0), sin.repeat_interleave(slots, dim=0)
 
     def _store(self, number: int, key: Tensor, value: Tensor) -> None:

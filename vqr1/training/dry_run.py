@@ -236,16 +236,16 @@ def _watched(device: FakeDevice, script: _Script, found: dict[str, int]) -> Iter
 
     def replayed(self: StaticDecoder) -> Tensor:
         found["tokens"] += 1
-        if self._width not in self._graphs:
+        if self._shape not in self._graphs:
             found["captures"] += 1
             counts.phases.pop(STEP, None)
             with counts.during("capture"):
                 for _ in range(WARM_UPS):
-                    self._run_layers(self._tokens)
+                    self._run_layers(self._fed_tokens)
             with counts.during(STEP):
-                self._graphs[self._width] = (None, self._run_layers(self._tokens))  # type: ignore[assignment]
+                self._graphs[self._shape] = (None, self._run_layers(self._fed_tokens))  # type: ignore[assignment]
         counts.phase.launches["replay"] += 1
-        return self._graphs[self._width][1]
+        return self._graphs[self._shape][1]
 
     with ExitStack() as stack:
         for owner, name, phase in (
