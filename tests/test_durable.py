@@ -21,6 +21,7 @@ from vqr1.durable import (
     committed_mark,
     committed_size,
     remove_asides,
+    remove_committed,
     replacing,
     sync,
     write_file,
@@ -133,7 +134,39 @@ def test_a_kill_while_appending_loses_whole_appends_only(
         file.close()
         assert path.read_bytes() in whole
         seen.add(path.read_bytes())
+        assert set(os.listdir(tmp_path)) <= {path.name, committed_mark(path).name}
     assert seen == set(whole)
+
+
+@pytest.mark.medium
+def test_nothing_is_left_of_a_growing_file_whose_writer_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows"
+
+    def grow() -> None:
+        file = CommittedFile(path)
+        file.append(b"row\n")
+        file.close()
+
+    for number in range(len(calls_of(grow, monkeypatch))):
+        remove_committed(path)
+        killed_before(number, grow)
+        remove_committed(path)
+        assert os.listdir(tmp_path) == []
+
+
+def test_only_asides_are_removed_and_of_one_file_where_it_is_named(tmp_path: Path) -> None:
+    digits = "0123456789abcdef"
+    asides = [f".{name}.{digits}.part" for name in ("a", "a*", "a.b", "")]
+    others = ["a.part", ".a.part", ".a.0123.part", "a.0123456789abcdef.part"]
+    for name in (*asides, *others):
+        (tmp_path / name).touch()
+    remove_asides(tmp_path, "a*")
+    assert set(os.listdir(tmp_path)) == {*asides, *others} - {f".a*.{digits}.part"}
+    remove_asides(tmp_path)
+    assert set(os.listdir(tmp_path)) == set(others)
+    remove_asides(tmp_path / "missing", "a")
 
 
 def test_an_error_within_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

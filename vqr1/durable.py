@@ -17,6 +17,7 @@ keep a journal of their own.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import stat
 import uuid
@@ -28,6 +29,8 @@ from vqr1.errors import DataError
 
 ASIDE = ".part"
 """Ending of a file that is being written. Its name begins with a dot and is never used twice."""
+_UNIQUE = 16
+"""Hexadecimal digits before that ending."""
 
 _LONGEST_STEM = 200
 """Bytes of a name that are repeated in the name aside; file systems take 255."""
@@ -163,15 +166,23 @@ def remove_file(path: Path) -> None:
         _sync_folder(path.parent)
 
 
-def remove_asides(folder: Path) -> None:
-    """Delete what killed writers left in a folder that nobody else writes to now."""
-    for path in folder.glob(f"*{ASIDE}"):
+def remove_asides(folder: Path, name: str | None = None) -> None:
+    """Delete what killed writers left in a folder.
+
+    Args:
+        folder: need not exist.
+        name: of the one file that nobody else writes now; None: nobody else writes any file here.
+    """
+    stem = "*" if name is None else glob.escape(name)
+    for path in folder.glob(f".{stem}.{'[0-9a-f]' * _UNIQUE}{ASIDE}"):
         with suppress(FileNotFoundError):
             os.unlink(path)
 
 
 class CommittedFile:
     """A file that grows by whole appends; opened again, it holds those that were committed.
+
+    One process at a time has it open.
 
     Args:
         path: the file; made where there is none. `committed_mark(path)` lies beside it.
@@ -183,6 +194,7 @@ class CommittedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = committed_size(path)
+        remove_asides(path.parent, committed_mark(path).name)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         self._cut()
 
@@ -238,12 +250,13 @@ def committed_size(path: Path) -> int:
 def remove_committed(path: Path) -> None:
     """Delete a growing file: its mark first, so that no mark counts bytes of another file."""
     remove_file(committed_mark(path))
+    remove_asides(path.parent, committed_mark(path).name)
     remove_file(path)
 
 
 def _aside(path: Path) -> Path:
     stem = path.name if len(os.fsencode(path.name)) <= _LONGEST_STEM else ""
-    return path.with_name(f".{stem}.{uuid.uuid4().hex[:16]}{ASIDE}")
+    return path.with_name(f".{stem}.{uuid.uuid4().hex[:_UNIQUE]}{ASIDE}")
 
 
 def _write_into(path: Path, data: bytes) -> None:

@@ -148,6 +148,21 @@ def test_a_kill_while_a_file_is_replaced_mixes_no_settings(
         assert ResultFile(path, "csv", other, resume=True).kept == []
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_killed_writers_of_a_file_left_goes_and_nothing_of_others(
+    tmp_path: Path, resume: bool
+) -> None:
+    path = tmp_path / "scores.csv"
+    fill(path, "csv", RESULTS[:1])
+    names = {file.name for file in tmp_path.iterdir()}
+    for name in (path.name, settings_file(path).name, "others.csv"):
+        (tmp_path / f".{name}.0123456789abcdef.part").touch()
+    with ResultFile(path, "csv", SETTINGS, resume=resume):
+        pass
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left == names | {".others.csv.0123456789abcdef.part"}
+
+
 @pytest.mark.medium
 def test_a_file_is_written_by_one_process(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"

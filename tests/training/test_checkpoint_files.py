@@ -134,11 +134,12 @@ def test_a_failed_write_leaves_the_last_good_one(
 
 def test_leftovers_of_a_killed_writer_go(tmp_path: Path) -> None:
     good = write(tmp_path, 1)
-    (tmp_path / "step_00000002.ckpt.part").write_bytes(b"half")
+    half = tmp_path / ".step_00000002.ckpt.0123456789abcdef.part"
+    half.write_bytes(b"half")
     (tmp_path / "step_00000002.ckpt.sha256").write_text("{}")
     assert newest_intact(tmp_path, "step") == good
     remove_asides(tmp_path)
-    assert not (tmp_path / "step_00000002.ckpt.part").exists()
+    assert not half.exists()
 
 
 class Killed(BaseException):

@@ -167,6 +167,12 @@ def test_one_process_holds_a_run(tmp_path: Path) -> None:
     assert other_process() == 0
 
 
+def test_whoever_holds_a_run_clears_away_what_killed_writers_left(tmp_path: Path) -> None:
+    (tmp_path / ".summary.json.0123456789abcdef.part").touch()
+    with RunLock(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
+
+
 def test_a_held_run_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunLock, "acquire", lambda self: False)
     with pytest.raises(ConfigError, match="another process is working on this run"):

@@ -23,6 +23,7 @@ import psutil
 from tools.faults.ranks import END_SECONDS, ENDED, ROOT, TRIES
 from tools.faults.report import FaultResult, last_line
 from tools.faults.runs import TIMEOUT
+from vqr1.durable import ASIDE
 from vqr1.errors import RunFaultError
 
 SMALL = (
@@ -118,7 +119,8 @@ def _continued(workshop: EvaluationWorkshop, fault: str, name: str, printed: str
     if code != 0:
         return FaultResult(fault, printed=f"exit code {code}: {workshop.output(name)[-800:]}")
     same = workshop.results(name) == workshop.reference
-    left = sorted(file.name for file in (workshop.folder / name / "run").glob("*partial*"))
+    run = workshop.folder / name / "run"
+    left = sorted(file.name for end in ("*partial*", f"*{ASIDE}") for file in run.rglob(end))
     if same and not left:
         shutil.rmtree(workshop.folder / name)
     return FaultResult(fault, True, same and not left, printed=f"left: {left}" if left else printed)

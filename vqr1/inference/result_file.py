@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vqr1.data.tables import fields_of_any_length, parse_json, parse_number
-from vqr1.durable import remove_file, write_file
+from vqr1.durable import remove_asides, remove_file, write_file
 from vqr1.errors import ConfigError, DataError
 from vqr1.inference.image_lists import Shown, images_of
 from vqr1.inference.own_files import written_kind
@@ -129,6 +129,8 @@ class ResultFile:
 
     def __enter__(self) -> ResultFile:
         try:
+            for file in (self._path, settings_file(self._path)):
+                remove_asides(file.parent, file.name)
             if not self._continues:
                 # The old rows go first, those of ranks before all: neither must ever stand beside
                 # settings that are not theirs.

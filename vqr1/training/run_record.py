@@ -21,7 +21,7 @@ from vqr1.config.affects import Affects, affects
 from vqr1.config.earlier import earlier_values, present_value
 from vqr1.config.plain import flatten
 from vqr1.config.renamed import renamed_keys
-from vqr1.durable import make_folder, write_file
+from vqr1.durable import make_folder, remove_asides, write_file
 from vqr1.errors import ConfigError, DataError
 from vqr1.locks import FileLock
 
@@ -109,7 +109,7 @@ def changed_keys(
 
 
 class RunLock(FileLock):
-    """Holds a run directory for this process.
+    """Holds a run directory for this process, without what killed ones were writing there.
 
     Args:
         run_dir: the folder; it is made.
@@ -123,6 +123,7 @@ class RunLock(FileLock):
             raise ConfigError(
                 [f"run_dir={self.path.parent}: another process is working on this run"]
             )
+        remove_asides(self.path.parent)
         return self
 
     def __exit__(self, *unused: object) -> None:
