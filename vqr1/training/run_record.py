@@ -9,6 +9,7 @@ Not here: which run a command means, and resuming it (`vqr1.training.resume`).
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from vqr1.config.renamed import renamed_keys
 from vqr1.durable import make_folder, remove_asides, write_file
 from vqr1.errors import ConfigError, DataError
 from vqr1.locks import FileLock
+from vqr1.tracking.journal import FOLDER as TRACKING
 
 RECORD = "run.json"
 LOCK = "run.lock"
@@ -123,7 +125,10 @@ class RunLock(FileLock):
             raise ConfigError(
                 [f"run_dir={self.path.parent}: another process is working on this run"]
             )
-        remove_asides(self.path.parent)
+        for folder, below, _ in os.walk(self.path.parent):
+            remove_asides(Path(folder))
+            # Whoever delivers the journal works there, holding another lock.
+            below[:] = [name for name in below if name != TRACKING]
         return self
 
     def __exit__(self, *unused: object) -> None:
