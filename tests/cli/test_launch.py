@@ -14,6 +14,7 @@ from omegaconf import open_dict
 from tests.cli.conftest import Command, run  # noqa: F401 - a fixture
 from tests.cli.test_configs import compose_with_hydra
 from tests.evaluation.test_questions import file  # noqa: F401
+from tests.support.commands import TIMEOUT
 from tests.training.test_questions import answers_of
 from tools.faults.forked import start_command
 from vqr1.cli.train import main
@@ -37,7 +38,7 @@ AS_BEFORE = "resume=run   # by the same launcher, nodes and processes as before"
 def run_script(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(REPOSITORY / "train.py"), *arguments],
-        cwd=folder, capture_output=True, text=True, check=False, timeout=300,
+        cwd=folder, capture_output=True, text=True, check=False, timeout=TIMEOUT,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **variables},
     )  # fmt: skip
 
@@ -49,7 +50,7 @@ def test_one_process_with_sharded_weights(tmp_path: Path, file: Path) -> None:  
         "vqr1.cli.train", tmp_path, *STEP, "hardware.strategy=fsdp2", "hardware.threads=1",
         "logger=csv", "run_dir=run", f"validation.questions={file}", "validation.every_steps=2",
     )  # fmt: skip
-    process.join(120)
+    process.join(TIMEOUT)
     assert process.exitcode == 0, (tmp_path / "output.txt").read_text()
     assert (tmp_path / "run/export/model.safetensors").is_file()
     kept = read_checkpoint(tmp_path / "run/checkpoints" / step_name(KEPT, 1))["texts"]

@@ -86,7 +86,7 @@ def test_stopped_then_one_process_killed_then_resumed_to_the_same_end(
     victim.kill()
     killed = time.monotonic()
     assert training.wait() == 74, training.output
-    assert time.monotonic() - killed < 60
+    assert time.monotonic() - killed < 300
     assert not witness.is_running()
     assert training.output.count("error: ") == 1
     assert "error: process 1 of 2 was ended by SIGKILL" in training.output

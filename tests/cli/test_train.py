@@ -49,7 +49,7 @@ def metric_history(run: Path) -> pd.DataFrame:
 @pytest.mark.slow
 def test_run_leaves_everything_it_promises(run: Command, kadid_root: Path, tmp_path: Path) -> None:
     outcome = run(main, *on(kadid_root), "run_dir=run", "seed=5", "+logger.tags.study=test",
-                  "optimizer.ema_decay=0.5")  # fmt: skip
+                  "optimizer.ema_decay=0.5", "logger.wait_seconds=600")  # fmt: skip
     assert outcome.code == 0, outcome.err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert set(summary) >= {

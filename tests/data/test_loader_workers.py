@@ -61,7 +61,12 @@ def test_a_death_while_a_batch_is_waited_for_is_raised_there() -> None:
     batches = watched(iter(loader))
     worker = psutil.Process(next(batches))
     next(batches)
-    time.sleep(0.3)  # it waits for work, and holds no lock that others wait for
+    # It waits for work, and holds no lock that others wait for.
+    end = time.monotonic() + 60
+    while worker.status() != psutil.STATUS_SLEEPING:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    time.sleep(0.3)
     # Stopped, it sends nothing more; killed, it never will.
     worker.suspend()
     worker.kill()

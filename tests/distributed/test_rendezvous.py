@@ -10,10 +10,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,9 +151,9 @@ def test_the_first_is_given_of_anothers_problem() -> None:
 
 @pytest.mark.usefixtures("rendezvous_point")
 def test_a_process_that_does_not_come() -> None:
-    (printed,) = meet(({"seed": 1}, None), wait=1)
+    (printed,) = meet(({"seed": 1}, None), wait=5)
     assert printed.startswith("rank 1 of 2 processes did not come to 127.0.0.1:")
-    assert "within hardware.rendezvous_seconds=1;" in printed
+    assert "within hardware.rendezvous_seconds=5;" in printed
 
 
 @pytest.mark.usefixtures("rendezvous_point")
@@ -169,6 +169,9 @@ def test_a_first_node_whose_name_does_not_resolve_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, number: int, tries: int
 ) -> None:
     monkeypatch.setenv("MASTER_ADDR", "node0")
+    slept: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
+    monkeypatch.setattr(rendezvous, "time", clock)
     monkeypatch.setattr(rendezvous, "_NAME_SECONDS", 0.3)
     asked = []
 
@@ -178,10 +181,8 @@ def test_a_first_node_whose_name_does_not_resolve_is_not_waited_for(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     hardware = HardwareConfig(accelerator="cpu", rendezvous_seconds=300)
-    started = time.monotonic()
     with pytest.raises(NotMetError) as refused:
         connect_ranks(RankInfo(1, 2, 0, 1, None, True), hardware, {}, None, CHANGED)
-    assert time.monotonic() - started < 5
     assert asked == tries * ["node0"]
     (problem,) = refused.value.problems
     assert problem.startswith("process 1 of 2 cannot use the rendezvous node0:")
@@ -260,7 +261,7 @@ def test_a_stopped_process_waits_for_the_first_and_is_not_ended_meanwhile() -> N
     # What srun sends to the rest of a step once one has ended.
     other.send_signal(signal.SIGTERM)
     first.communicate()
-    assert (first.wait(20), other.wait(20)) == (75, 75)
+    assert (first.wait(120), other.wait(120)) == (75, 75)
 
 
 def test_the_first_of_several_that_fail_reports_the_launcher(tmp_path: Path) -> None:
@@ -277,6 +278,7 @@ def test_the_first_of_several_that_fail_reports_the_launcher(tmp_path: Path) -> 
 def test_under_another_launcher_one_of_several_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     places = [RankInfo(rank, 2, rank, 2, None, True) for rank in (1, 0)]
     # The store is torchrun's, which keeps it when it starts all again.
     for attempt in ("0", "1"):

@@ -38,7 +38,7 @@ def test_killed_three_times_at_random(tmp_path: Path) -> None:
     rng = random.Random(0)
     kills, sizes = 0, [0]
     while kills < 3:
-        process = forked.start(main, killed, 0.02)
+        process = forked.start(main, killed, 0.2)
         # Some batches must have been committed in this start before it dies.
         deadline = time.monotonic() + 60
         file = partials(killed).of(0)

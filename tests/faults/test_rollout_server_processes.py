@@ -31,7 +31,7 @@ SMALL = (
     "validation.every_steps=3", "validation.samples=2", "validation.batch_size=2",
     "validation.bootstrap_draws=20", "grpo.group_size=3", "rollout.sampling.max_new_tokens=32",
     "callbacks.checkpoint.every_steps=3", "hardware.threads=1", "seed=3",
-    "rollout=vllm_server", "rollout.sampling.stop=answer", "rollout.server.patience_s=60",
+    "rollout=vllm_server", "rollout.sampling.stop=answer", "rollout.server.patience_s=600",
     "+model.lora.rank=4", "+model.lora.alpha=8", "optimizer.lr=1e-3", "run_dir=run",
 )  # fmt: skip
 ALONE = ("loader.batch_size=4",)
@@ -130,13 +130,12 @@ def test_a_server_killed_within_a_step_and_again_after_the_weights(
     # 6 test images, 6 validation images in two ways, 2 steps of 4 images, the third's second.
     server.set(die_at={"chat": 6 + 12 + 8 + 2})
     training = Training(tmp_path, *SMALL, *TWO, *address(server), script=SCRIPT)
-    training.wait_for(lambda: server.counts()["chat"] > 6)
     ranks = [training.rank(number) for number in (0, 1)]
     assert server.process is not None
     server.process.wait()
     killed = time.monotonic()
     assert training.wait() == 74, training.output
-    assert time.monotonic() - killed < 60
+    assert time.monotonic() - killed < 300
     assert not any(process.is_running() for process in ranks)
     assert training.output.count("error: ") == 1, training.output
     assert f"error: rollout.server.url={server.url}: lost the rollout server (" in training.output

@@ -13,16 +13,14 @@ from vqr1.inference.parallel import Progress, run_in_processes
 
 
 def killed(info: RankInfo, numbers: list[int], advance: Progress) -> None:
-    advance(len(numbers))
     if info.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    advance(len(numbers))
 
 
 @pytest.mark.medium
 def test_a_killed_process_ends_the_command_with_one_line() -> None:
-    seen: list[int] = []
     with pytest.raises(RunFaultError) as caught:
-        run_in_processes(killed, [[0, 1], [2]], seen.append, "start it again")
+        run_in_processes(killed, [[0, 1], [2]], lambda count: None, "start it again")
     assert str(caught.value).startswith("process 1 of 2 was ended by SIGKILL (")
     assert str(caught.value).endswith("what was evaluated is kept: start it again")
-    assert sum(seen) >= 2

@@ -127,9 +127,9 @@ def test_a_constant_draw_is_nan_and_not_a_number() -> None:
 @pytest.mark.medium
 def test_ten_thousand_images_in_seconds() -> None:
     x, y = noisy_pair(10_000, 0.8, np.random.default_rng(0))
-    start = time.perf_counter()
+    start = time.process_time()
     bootstrap_interval(srcc, np.round(x, 2), y, draws=1000)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_paired_gain_is_narrower_than_unpaired() -> None:

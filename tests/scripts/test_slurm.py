@@ -14,13 +14,12 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts/slurm"
 STAND_INS = {
     "python": """
-        trap 'echo USR1 >> signals; ended=yes' USR1
-        trap 'echo TERM >> signals; ended=yes' TERM
-        ended=$ALONE
-        sleep 0.05
+        trap 'echo USR1 >> signals' USR1
+        trap 'echo TERM >> signals' TERM
         echo "$@" > arguments
-        until [ $ended = yes ]; do sleep 0.02; done
-        sleep 0.3  # the step in progress
+        touch signals
+        # The step in progress takes until all signals are there.
+        until [ $(wc -l < signals) -ge $SIGNALS ]; do sleep 0.02; done
         exit $CODE
     """,
     "srun": 'shift; exec "$@"',
@@ -35,7 +34,7 @@ def job(folder: Path, script: str, code: int, *signals: signal.Signals) -> tuple
         (folder / name).chmod(0o755)
     environment = {
         "PATH": f"{folder}:{os.environ['PATH']}", "CODE": str(code), "RUNS": "runs",
-        "ALONE": "no" if signals else "yes", "SLURM_JOB_ID": "71", "SLURM_NNODES": "2",
+        "SIGNALS": str(len(signals)), "SLURM_JOB_ID": "71", "SLURM_NNODES": "2",
         "SLURM_NTASKS_PER_NODE": "8", "SLURM_JOB_NODELIST": "node[0-1]",
     }  # fmt: skip
     shell = subprocess.Popen(

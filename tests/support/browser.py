@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -17,9 +17,14 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
+PATIENCE_MS = 120_000
+"""How long a page may take to show what is expected: a busy machine is late with it."""
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """The machine's Chromium, without a window."""
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield started

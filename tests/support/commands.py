@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from tools.faults.forked import ForkedProgram, process_of_rank
 from vqr1.training.checkpoint_files import read_checkpoint, step_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TIMEOUT = 300.0
+TIMEOUT = 1800.0
+"""A safety net alone: what a busy machine takes is not measured here."""
 
 
 class Training:
@@ -58,8 +60,16 @@ class Training:
         return self.process.wait(TIMEOUT)
 
     def rank(self, number: int) -> psutil.Process:
-        """The process of a rank."""
-        return psutil.Process(process_of_rank(self._folder, number))
+        """The process of a rank, once it has begun."""
+        found: list[int] = []
+
+        def begun() -> bool:
+            with suppress(FileNotFoundError, ValueError):
+                found.append(process_of_rank(self._folder, number))
+            return bool(found)
+
+        self.wait_for(begun)
+        return psutil.Process(found[0])
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + TIMEOUT

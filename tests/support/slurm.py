@@ -30,7 +30,7 @@ SlurmctldPort={port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -39,7 +39,7 @@ SlurmdSpoolDir={folder}/spool_%n
 SlurmdPidFile={folder}/slurmd_%n.pid
 SlurmdLogFile={folder}/slurmd_%n.log
 SlurmdParameters=config_overrides
-SlurmdTimeout=6
+SlurmdTimeout=15
 InactiveLimit=0
 KillWait=30
 MpiDefault=none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,7 @@ def test_a_server_killed_three_times_loses_and_doubles_nothing(
         assert sync([str(sweep_dir)]) == 0
         check(server.uri, {"FINISHED": JOBS - 1, "FAILED": 1})
         # The same command again: only the job that failed, in a run of its own, below the same.
+        wanted = replace(wanted, logger=replace(wanted.logger, wait_seconds=600.0))
         with Sweep(SweepFolder(sweep_dir), wanted, print) as sweep:
             (left,) = sweep.pending(wanted.jobs)
             sweep.launch([left], lambda _, first: train(sweep_dir / str(first), wanted.logger))

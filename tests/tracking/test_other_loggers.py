@@ -119,7 +119,7 @@ def test_an_unusable_mlflow_closes_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.medium
 def test_mlflow_is_the_first_of_several(tmp_path: Path) -> None:
-    config = LoggerConfig(name="csv+mlflow", tracking_uri=f"sqlite:///{tmp_path}/runs.db")
+    config = LoggerConfig(name="csv+mlflow", tracking_uri=new_database(tmp_path / "runs.db"))
     with open_run_log(config, tmp_path / "run", "run", trains=True) as log:
         log.metrics({"loss": 2.0}, 1)
         assert [logger.name for logger in log.loggers] == ["mlflow", ""]

@@ -149,7 +149,6 @@ def test_server_that_answers_late(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does what it is asked, but the client has given up by then: each event is sent again."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     if not server.running:
         server.start()
@@ -158,6 +157,7 @@ def test_server_that_answers_late(
         with open_run_log(config, tmp_path / "late", "late") as log:
             run_id = log.mlflow_run_id
             assert run_id is not None
+            monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
             proxy.slow()
             log_steps(log, range(3))  # returns although nobody answers
             wait_for_failure(log, "failed")
@@ -222,8 +222,9 @@ def test_killed_run_continues(tmp_path: Path) -> None:
     killed = (
         "import os, signal, sys; from pathlib import Path; from vqr1.config import LoggerConfig;"
         "from vqr1.tracking import open_run_log;"
-        "log = open_run_log(LoggerConfig(name='mlflow', tracking_uri=sys.argv[1]),"
-        "Path(sys.argv[2]), 'killed', {'a': '1'}); log.config('lr: 1', {'lr': 1});"
+        "config = LoggerConfig(name='mlflow', tracking_uri=sys.argv[1], wait_seconds=300);"
+        "log = open_run_log(config, Path(sys.argv[2]), 'killed', {'a': '1'});"
+        "log.config('lr: 1', {'lr': 1});"
         "[log.metrics({'train/loss': s / 8}, s) for s in range(5)];"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -197,7 +197,7 @@ def test_three_steps_with_all_parts_of_ones_own(
         main, own, "method=own", "dataset=own", f"dataset.root={root}", "max_steps=3",
         "loader.batch_size=4", "loader.workers=0", "validation.every_steps=1",
         "validation.samples=1", "validation.bootstrap_draws=20", "hardware.threads=1",
-        "callbacks.checkpoint.monitor=val/mean_error", "run_dir=run",
+        "callbacks.checkpoint.monitor=val/mean_error", "run_dir=run", "logger.wait_seconds=600",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     from own_method import SEEN  # type: ignore[import-not-found]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import random
 import shutil
 import signal
@@ -83,13 +82,14 @@ def kill_downloads(folder: Path, kills: int, seed: int = 0) -> KilledDownload:
         while killed < kills:
             process = _start(root, server, content)
             process.join(rng.uniform(0.0, whole))
-            if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, signal.SIGKILL)
+            if process.is_alive():
+                process.kill()
+            process.join()
+            if process.exitcode == -signal.SIGKILL:
                 killed += 1
             elif process.exitcode == 0:
                 finished += 1
                 shutil.rmtree(root / "kadid")
-            process.join()
         last = _start(root, server, content)
         last.join(120)
     return KilledDownload(killed, finished, last.exitcode, _complete(root, small))

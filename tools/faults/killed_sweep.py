@@ -5,7 +5,6 @@ Used by the test with a few jobs, and by `scripts/sweep_faults.py` with twelve.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -85,7 +84,7 @@ def kill_launcher_at(folder: Path, argv: list[str], ended: int, timeout: float =
     while outcomes(folder) < ended and launcher.poll() is None:
         assert time.monotonic() < deadline, (folder / "first.txt").read_text()
         time.sleep(0.05)
-    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.kill()
     assert launcher.wait() == -signal.SIGKILL, (folder / "first.txt").read_text()
 
 

@@ -24,7 +24,8 @@ import torch
 from torch.distributed import TCPStore
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 120
+START_SECONDS = 600
+ANSWER_SECONDS = 60
 
 
 def install() -> None:
@@ -95,16 +96,18 @@ class RunningServer:
         end = time.monotonic() + START_SECONDS
         while wait:
             try:
-                requests.get(f"{self.url}/health", timeout=5)
+                requests.get(f"{self.url}/health", timeout=ANSWER_SECONDS)
                 return
-            except requests.ConnectionError:
+            except requests.RequestException:
                 assert self.process.poll() is None
                 assert time.monotonic() < end
                 time.sleep(0.1)
 
     def set(self, **options: Any) -> None:
         """Make it differ from a server that serves well; counts begin anew."""
-        requests.post(f"{self.url}/options", json=options, timeout=5).raise_for_status()
+        requests.post(
+            f"{self.url}/options", json=options, timeout=ANSWER_SECONDS
+        ).raise_for_status()
 
     def kill(self) -> None:
         assert self.process is not None
@@ -112,7 +115,7 @@ class RunningServer:
         self.process.wait()
 
     def counts(self) -> dict[str, int]:
-        found: dict[str, int] = requests.get(f"{self.url}/counts", timeout=5).json()
+        found: dict[str, int] = requests.get(f"{self.url}/counts", timeout=ANSWER_SECONDS).json()
         return found
 
 

@@ -109,7 +109,7 @@ def _end_with(launcher: int) -> None:
 
 
 def _meet(info: RankInfo, wait: timedelta) -> dist.Store:
-    keeps = info.rank == 0 and os.environ.get(_AGENT_STORE) != "True"
+    keeps = _keeps_store(info)
     try:
         store = _kept_store(wait) if keeps else _found_store(wait)
     except socket.gaierror as error:
@@ -148,6 +148,11 @@ def _kept_store(wait: timedelta) -> dist.Store:
         wait_for_workers=False,
         multi_tenant=True,
     )
+
+
+def _keeps_store(info: RankInfo) -> bool:
+    """Whether the rendezvous is this process's own: rank 0's, unless torchrun keeps it."""
+    return info.rank == 0 and os.environ.get(_AGENT_STORE) != "True"
 
 
 def _found_store(wait: timedelta) -> dist.Store:
@@ -277,7 +282,7 @@ def report_once(info: RankInfo, message: str, code: int, pruned: bool = False) -
     if info.world_size == 1:
         return True
     # Without torchrun rank 0 keeps the rendezvous itself: it is there or will not be.
-    wait = timedelta(seconds=_REPORT_SECONDS if info.rank else _RETRY_SECONDS)
+    wait = timedelta(seconds=_RETRY_SECONDS if _keeps_store(info) else _REPORT_SECONDS)
     try:
         return int(_of_this_attempt(_found_store(wait)).add("reported", 1)) == 1
     except (dist.DistError, RuntimeError, OSError):

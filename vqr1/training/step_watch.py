@@ -111,7 +111,7 @@ class StepWatch:
                 self._folder.rmdir()
 
     def _watch(self) -> None:
-        while not self._ended.wait(min(LOOK_SECONDS, self.limit / 10)):
+        while not self._ended.wait(self._look_seconds):
             since, step = self._since, self._step
             asked = self._folder / f"step_{step}"
             hung = since is not None and time.monotonic() - since > self.limit
@@ -120,9 +120,29 @@ class StepWatch:
             for request in self._requests():
                 self._written.add(request.name)
                 self._write(request.name)
-                if self._ended.wait(min(self.limit / 2, 10.0)):
+                if not self._wait_for_all(request):
                     return
                 self._report(request.name)
+
+    def _wait_for_all(self, request: Path) -> bool:
+        """Wait for the stacks of all ranks, faulthandler's too; False where the run ends.
+
+        One that is stopped or gone is waited for until faulthandler would have written.
+        """
+        last = time.monotonic() + self.limit
+        while not self._all_have_written(request) and time.monotonic() < last:
+            if self._ended.wait(self._look_seconds):
+                return False
+        return True
+
+    def _all_have_written(self, request: Path) -> bool:
+        asked = request.stat().st_mtime
+        files = (_file_of(self._folder, rank) for rank in range(self._ranks))
+        return all(file.is_file() and file.stat().st_mtime >= asked for file in files)
+
+    @property
+    def _look_seconds(self) -> float:
+        return min(LOOK_SECONDS, self.limit / 10)
 
     def _requests(self) -> list[Path]:
         """Hung steps of any rank that this one has not written its stacks for."""

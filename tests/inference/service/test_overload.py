@@ -253,16 +253,16 @@ def test_the_deadline_reaches_the_model(make_app: MakeApp, backend: LocalBackend
     with TestClient(make_app("batching.max_batch=1", backend=held)) as client:
         began = time.monotonic()
         late = [
-            client.post("/score", files=form(png(n)), headers={"X-Request-Timeout": "0.3"})
+            client.post("/score", files=form(png(n)), headers={"X-Request-Timeout": "4"})
             for n in range(2)
         ]
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 60
         wrong = client.post("/score", files=form(png(0)), headers={"X-Request-Timeout": "soon"})
         held.gate.set()
         served = client.post("/score", files=form(png(2)))
         counted = client.get("/metrics").text
     assert [answer.status_code for answer in late] == [503, 503]
-    assert "no answer within 0.3 s" in late[0].json()["detail"]
+    assert "no answer within 4 s" in late[0].json()["detail"]
     assert (wrong.status_code, served.status_code) == (422, 200)
     # The second never reached the model, and the first ended at its first token.
     assert held.sizes == [1, 1]

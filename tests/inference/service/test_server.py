@@ -154,12 +154,9 @@ def test_a_student_is_served_without_descriptions(tmp_path: Path) -> None:
 
 
 def test_sigterm_finishes_what_is_in_flight(server: Server) -> None:
+    images = [[png(1000 + 8 * n + i) for i in range(8)] for n in range(12)]
     with ThreadPoolExecutor(12) as pool:
-        first = 1000
-        waiting = [
-            pool.submit(post, server, "/score", *(png(first + 8 * n + i) for i in range(8)))
-            for n in range(12)
-        ]
+        waiting = [pool.submit(post, server, "/score", *eight) for eight in images]
         deadline = time.monotonic() + 120
         while server.metric("vqr1_images_under_way") < 40:
             assert time.monotonic() < deadline
