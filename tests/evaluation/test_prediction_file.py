@@ -220,8 +220,9 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 
 def labels(images: list[str]) -> pd.DataFrame:
+    mos = np.arange(1, len(images) + 1)
     return pd.DataFrame(
-        {"image": images, "mos": range(1, len(images) + 1), "reference": None, "distortion": None}
+        {"image": images, "mos": mos, "std_mos": mos / 10, "reference": None, "distortion": None}
     )
 
 
@@ -231,6 +232,7 @@ def test_mos_from_labels(tmp_path: Path) -> None:
     found = read_predictions(path, labels={"livec": labels(["a", "b"])})
     assert found.images == ("b", "a")
     np.testing.assert_array_equal(found.mos, [2, 1])
+    np.testing.assert_array_equal(found.std, [0.2, 0.1])
     np.testing.assert_array_equal(found.index, [1, 0])
     assert set(found.datasets) == {"livec"}
 

@@ -30,7 +30,8 @@ def with_labels_of(
     Args:
         path: their file, for messages.
         predictions: what was read from it.
-        labels: by set, image, mos, reference, distortion; `evaluated` where only some rows count.
+        labels: by set, image, mos, std_mos, reference, distortion; `evaluated` where only some rows
+            count.
 
     Raises:
         DataError: an image of the file has no label, or one that is evaluated no prediction.
@@ -64,6 +65,7 @@ def with_labels_of(
         # Of each set by itself: the tables keep their own numbers.
         index=matched.index.to_numpy(dtype=np.int64),
         mos=matched["mos"].to_numpy(dtype=np.float64),
+        std=matched["std_mos"].to_numpy(dtype=np.float64),
         references=_names(matched["reference"]),
         distortions=_names(matched["distortion"]),
     )
