@@ -245,10 +245,12 @@ def _best_run(
             f"{group}run=best: no finished run of experiment {experiment!r} has both the metric "
             f"{name!r} ({group}run_metric={metric}) and an exported checkpoint"
         )
-    falling = {own for runs in usable.values() for r in runs for own in falling_metrics(r.data.params)}
-    first, word = (max, "highest") if higher_is_better(name, falling=falling) else (min, "lowest")
+    recorded = [run.data.params for runs in usable.values() for run in runs]
+    falling = frozenset[str]().union(*map(falling_metrics, recorded))
+    sign, word = (1, "highest") if higher_is_better(name, falling=falling) else (-1, "lowest")
     best = {
-        data: first(runs, key=lambda run: run.data.metrics[name]) for data, runs in usable.items()
+        data: max(runs, key=lambda run: sign * run.data.metrics[name])
+        for data, runs in usable.items()
     }
     wanted = frozenset(sets)
     chosen = wanted if wanted in best else next(iter(best))
