@@ -20,6 +20,7 @@ from vqr1.data.images import (
     decoded_at,
     jpeg_scans,
     load_image,
+    load_thumbnail,
     resize_short_edge,
     upright,
 )
@@ -238,6 +239,10 @@ def test_a_jpeg_of_too_many_pixels_is_decoded_smaller(
     # 307,200 pixels are more than 4 x 20,000: its coefficients alone would need more memory.
     with pytest.raises(DataError, match="640 x 480 pixels; more than 20000 are not decoded"):
         load_image(progressive)
+    # A thumbnail is decoded from the same coefficients.
+    assert load_thumbnail(plain, 32).size == (80, 60)
+    with pytest.raises(DataError, match="640 x 480 pixels; more than 20000 are not decoded"):
+        load_thumbnail(progressive, 32)
     monkeypatch.setenv("VQR1_MAX_IMAGE_PIXELS", "4000")  # 80 x 60 at 1/8 are still too many
     with pytest.raises(DataError, match="more than 4000 are not decoded"):
         load_image(plain)

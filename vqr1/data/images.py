@@ -163,10 +163,10 @@ def decode_image(
                 jpeg_scans(opened.fp.read(), name)
                 opened.fp.seek(position)
             reduced = False
-            if thumbnail is not None:
-                opened.draft("L", (thumbnail, thumbnail))
-            else:
+            if thumbnail is None:
                 reduced = _reduce_jpeg(opened, name, limit)
+            elif not _held_whole(opened, limit):
+                opened.draft("L", (thumbnail, thumbnail))
             _check_size(opened, name, limit, refusal)
             _scale_transparency(opened)
             opened.load()
