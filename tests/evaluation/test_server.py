@@ -197,8 +197,8 @@ def test_continued_and_repeated_evaluations_take_the_labels_of_now(
     root = write_kadid(tmp_path / "kadid", references=3)
     stated = (root / "dmos.csv").read_text().splitlines()
     raised = [
-        f"{image},{reference},{float(mos) + 0.5:.2f},{spread}"
-        for image, reference, mos, spread in (line.split(",") for line in stated[1:])
+        f"{image},{reference},{float(mos) + 0.5:.2f},{rest}"
+        for image, reference, mos, rest in (line.split(",") for line in stated[1:])
     ]
 
     def answer(_: dict[str, Any], number: int) -> Scripted:

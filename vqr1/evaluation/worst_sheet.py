@@ -230,7 +230,7 @@ def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
 
 
 def _wrapped(draw: ImageDraw.ImageDraw, text: str, width: int) -> Iterator[str]:
-    """Lines no wider than `width` pixels; a word that is wider goes on in the next line."""
+    """Lines no wider than `width` pixels; a wider word is broken over several."""
     line = ""
     for word in text.split():
         longer = f"{line} {word}".strip()

@@ -91,7 +91,6 @@ def _open_and_train(
 ) -> float:  # fmt: skip
     started = time.monotonic()
     set_up_process(config)
-    # Names, answers and paths are printed as they are: [x] is no markup, :x: is no emoji.
     console = Console(soft_wrap=True, quiet=get_rank() > 0, markup=False, emoji=False)
     with run.starting(), collection_paused():
         raise_on_all_ranks(lambda: check_engine(config))
