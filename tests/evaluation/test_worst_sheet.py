@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice, pairwise
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -51,7 +52,7 @@ def test_a_long_answer_costs_what_is_shown_of_it(
     measured = []
     plain = ImageDraw.ImageDraw.textlength
 
-    def counted(self: ImageDraw.ImageDraw, text: str, **options: object) -> float:
+    def counted(self: ImageDraw.ImageDraw, text: str, **options: Any) -> float:
         measured.append(len(text))
         return plain(self, text, **options)
 

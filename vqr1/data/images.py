@@ -370,7 +370,7 @@ def _scale_transparency(image: Image.Image) -> None:
     """Bring the transparent colour of a PNG to the 8 bits that its pixels are read as.
 
     Pillow does so with the pixels of 2, 4 and (in colour) 16 bits alone. Of 16 bits the upper 8 are
-    compared, as libpng does when it reduces them.
+    compared, since it drops the others of the pixels.
     """
     transparent, tile = image.info.get("transparency"), getattr(image, "tile", None)
     kind = tile[0].args if tile else None
