@@ -31,7 +31,8 @@ def new_progress(
         more: columns on the right.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        # What is done may hold the name of a file.
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -15,7 +15,9 @@ from vqr1.cli.data import inspect, prepare
 from vqr1.cli.download import verify
 from vqr1.config import DatasetConfig, SplitConfig
 from vqr1.data.contact_sheet import Tile, contact_sheet, spaced_positions
+from vqr1.data.download.completeness import overview
 from vqr1.data.labelled_set import open_dataset
+from vqr1.progress import progress_bar
 
 
 @pytest.mark.medium
@@ -92,6 +94,26 @@ def test_inspection_counts_and_draws(
     assert part_rows == {"train": "4", "val": "5"}
     with Image.open(tmp_path / "sheets" / "kadid.png") as sheet:
         assert sheet.width > 4 * 192
+
+
+@pytest.mark.parametrize("folder", ["[kadid]", "[/y]", ":cat:"])
+def test_paths_are_printed_as_they_are(
+    folder: str, make_kadid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / folder / "set"
+    root.parent.mkdir(parents=True)
+    make_kadid([1]).rename(root)
+    sheets = tmp_path / folder / "sheets"
+    arguments = ["--out", str(sheets), "dataset=kadid", f"dataset.root='{root}'"]
+    assert inspect([*arguments, "dataset.split.by=none"]) == 0
+    printed = capsys.readouterr().out
+    assert f"in {root / 'images'}\n" in printed
+    assert f"contact sheet: {sheets / 'kadid.png'}\n" in printed
+    overview(Path(folder))
+    assert f"data sets under {folder}" in capsys.readouterr().out
+    with progress_bar(f"{folder} (MB)", 1) as advance:
+        advance(1)
+    assert f"{folder} (MB)" in capsys.readouterr().out
 
 
 def test_inspection_shows_the_subsets_that_training_takes(

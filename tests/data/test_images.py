@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +20,7 @@ from vqr1.data.images import (
     decoded_at,
     jpeg_scans,
     load_image,
+    load_thumbnail,
     resize_short_edge,
     upright,
 )
@@ -65,6 +69,39 @@ def test_16_bit_grey_is_scaled_not_clipped(value: int, expected: int, tmp_path: 
     grey = Image.fromarray(np.full((2, 2), value, dtype=np.uint16))
     for name in ("a.png", "a.tiff"):
         assert pixel(load_image(save(grey, tmp_path / name))) == (expected,) * 3
+
+
+def png(depth: int, colour: int, row: bytes, transparent: bytes) -> io.BytesIO:
+    """A PNG of two pixels in one row, of a form that Pillow reads and does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checked = kind + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0))
+    rest = chunk(b"tRNS", transparent) + chunk(b"IDAT", zlib.compress(b"\0" + row))
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + head + rest + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "transparent", "expected"),
+    [
+        # The transparent pixel is on white; the other is 0x3456 = 13398 of 65535: 52.1 of 255.
+        (16, 0, struct.pack(">HH", 0, 0x3456), struct.pack(">H", 0), (255, 52)),
+        (16, 0, struct.pack(">HH", 0x1234, 0x3456), struct.pack(">H", 0x1234), (255, 52)),
+        (16, 2, struct.pack(">6H", *[0x1234] * 3, *[0x3456] * 3),
+         struct.pack(">3H", *[0x1234] * 3), (255, 52)),
+        (8, 0, bytes((7, 52)), struct.pack(">H", 7), (255, 52)),
+        (4, 0, bytes((0x3A,)), struct.pack(">H", 3), (255, 170)),
+        (2, 0, bytes((0b01100000,)), struct.pack(">H", 1), (255, 170)),
+        (1, 0, bytes((0b01000000,)), struct.pack(">H", 0), (255, 255)),
+    ],
+)  # fmt: skip
+def test_a_transparent_colour_of_any_depth_is_shown_on_white(
+    depth: int, colour: int, row: bytes, transparent: bytes, expected: tuple[int, int]
+) -> None:
+    found = decode_image(png(depth, colour, row, transparent), "it")
+    assert (pixel(found), pixel(found, 1)) == ((expected[0],) * 3, (expected[1],) * 3)
 
 
 def test_grey_and_one_bit(tmp_path: Path) -> None:
@@ -202,6 +239,10 @@ def test_a_jpeg_of_too_many_pixels_is_decoded_smaller(
     # 307,200 pixels are more than 4 x 20,000: its coefficients alone would need more memory.
     with pytest.raises(DataError, match="640 x 480 pixels; more than 20000 are not decoded"):
         load_image(progressive)
+    # A thumbnail is decoded from the same coefficients.
+    assert load_thumbnail(plain, 32).size == (80, 60)
+    with pytest.raises(DataError, match="640 x 480 pixels; more than 20000 are not decoded"):
+        load_thumbnail(progressive, 32)
     monkeypatch.setenv("VQR1_MAX_IMAGE_PIXELS", "4000")  # 80 x 60 at 1/8 are still too many
     with pytest.raises(DataError, match="more than 4000 are not decoded"):
         load_image(plain)

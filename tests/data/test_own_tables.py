@@ -229,3 +229,14 @@ def test_a_name_of_ones_own_is_of_a_set_by_itself(tmp_path: Path) -> None:
         ConfigError, match=r"parts\.csv\.alias='lab': in a mixture csv is the set's"
     ):
         open_dataset(config, "dataset.parts.csv", "csv")
+
+
+def test_further_columns_have_the_numbers_of_the_table(tmp_path: Path) -> None:
+    rows = ("image;mos;sharpness;note", "a.png;4,57;3,25;1_000", "b.png;2,5;;x", "c.png;3,1;4;nan")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    for name in ("a.png", "b.png", "c.png"):
+        place(tmp_path / name)
+    found = opened(tmp_path, "dataset.columns.further=[sharpness,note]").table["further"].tolist()
+    assert found == [
+        {"sharpness": 3.25, "note": "1_000"}, {"note": "x"}, {"sharpness": 4.0, "note": "nan"},
+    ]  # fmt: skip

@@ -67,6 +67,19 @@ def test_attributes_are_correlated_with_their_columns() -> None:
     )
 
 
+def test_intervals_are_over_what_the_configuration_draws() -> None:
+    found, table, *_ = scored()
+    found = replace(found, references=tuple(f"I{i // 2}" for i in range(N)))
+    intervals = {
+        rule: attribute_metrics(found, FORM, {"demo": table}, replace(OPTIONS, resample=rule))[
+            "demo"
+        ]["align"].metrics["srcc"].interval
+        for rule in ("auto", "images", "references")
+    }  # fmt: skip
+    # Six references are enough for `auto` to draw them.
+    assert intervals["auto"] == intervals["references"] != intervals["images"]
+
+
 def test_nothing_is_shown_without_columns() -> None:
     found, table, *_ = scored()
     bare = table.assign(further=[{}] * N)

@@ -116,6 +116,26 @@ def test_best_is_of_runs_on_the_same_data(tmp_path: Path) -> None:
     assert ids["kadid", 0.5] not in str(no.value)
 
 
+@pytest.mark.parametrize(("own", "metric"), [(True, "mean_error"), (False, "rmse_logistic4")])
+def test_the_best_of_a_metric_that_falls_with_quality(
+    tmp_path: Path, own: bool, metric: str
+) -> None:
+    uri = new_database(tmp_path / "mlflow.db")
+    experiment = prepare_experiment(uri, "vqr1")
+    client = MlflowClient(uri)
+    for value in (0.4, 0.2, 0.9):
+        run = client.create_run(experiment, run_name=f"error {value}")
+        if own:
+            client.log_param(run.info.run_id, f"metrics.{metric}.higher_is_better", False)
+        client.log_metric(run.info.run_id, f"val/{metric}_best", value)
+        client.set_tag(run.info.run_id, "vqr1.checkpoint", str(tmp_path))
+        client.set_terminated(run.info.run_id)
+    model = replace(MODEL, run="best", run_metric=f"val/{metric}")
+    found = resolve_model(model, LoggerConfig(name="mlflow", tracking_uri=uri))
+    assert found.name == "run error 0.2"
+    assert f"which has the lowest val/{metric}_best (0.200) of the 3" in str(found.note)
+
+
 def test_a_run_by_its_folder(tmp_path: Path) -> None:
     logger = LoggerConfig(name="mlflow", tracking_uri="sqlite:////nowhere/none.db")
     (tmp_path / "run" / "export").mkdir(parents=True)

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from tests.evaluation.builders import predictions
 from tests.evaluation.killable import PLAN, main, scored
 from tools.faults import forked
-from vqr1.errors import ConfigError
+from vqr1.errors import ConfigError, DataError
 from vqr1.evaluation.partial_predictions import (
     PlannedBatch,
     check_settings,
@@ -22,8 +24,13 @@ from vqr1.evaluation.partial_predictions import (
     plan_digest,
     read_partials,
     remaining,
+    with_present_labels,
 )
-from vqr1.evaluation.prediction_file import PredictionStream, read_predictions
+from vqr1.evaluation.prediction_file import (
+    PredictionStream,
+    read_predictions,
+    write_predictions,
+)
 from vqr1.evaluation.summary import summarise
 from vqr1.inference.resume import shares
 
@@ -145,3 +152,34 @@ def test_the_digest_reports_names_and_their_order_not_the_batches() -> None:
     other = [PlannedBatch("demo", ("a", "b", "c")), PlannedBatch("more", ("a",))]
     assert plan_digest(other, "demo") == whole
     assert plan_digest(other, "more") != digest(("a",))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_finished_file_takes_the_labels_of_now(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"predictions.{suffix}"
+    write_predictions(predictions([1.5, np.nan, 3.5], [1, 2, 3]), path)
+    before = path.read_bytes()
+    table = pd.DataFrame(
+        {
+            "image": ["new.png", "0.png", "1.png", "2.png"],
+            "mos": [9.0, 4.0, 3.0, 2.0],
+            "std_mos": [0.9, 0.4, np.nan, 0.2],
+            "reference": [None, "r", "r", None],
+            "distortion": None,
+        }
+    )
+    found = with_present_labels(tmp_path, read_predictions(path), {"demo": table})
+    np.testing.assert_array_equal(found.std, [0.4, np.nan, 0.2])
+    again = read_predictions(path)
+    for one in (found, again):
+        # Found by name: the table has a row more than at the first start.
+        np.testing.assert_array_equal(one.index, [1, 2, 3])
+        np.testing.assert_array_equal(one.mos, [4, 3, 2])
+        np.testing.assert_array_equal(one.scores[:, 0], [1.5, np.nan, 3.5])
+        assert one.references == ("r", "r", None)
+    assert path.read_bytes() != before
+    written = path.stat().st_ino
+    with_present_labels(tmp_path, again, {"demo": table})
+    assert path.stat().st_ino == written
+    with pytest.raises(DataError, match=r"1 scored image of an .* label now: 2\.png; choose"):
+        with_present_labels(tmp_path, again, {"demo": table[:3]})

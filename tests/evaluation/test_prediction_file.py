@@ -220,8 +220,9 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 
 def labels(images: list[str]) -> pd.DataFrame:
+    mos = np.arange(1, len(images) + 1)
     return pd.DataFrame(
-        {"image": images, "mos": range(1, len(images) + 1), "reference": None, "distortion": None}
+        {"image": images, "mos": mos, "std_mos": mos / 10, "reference": None, "distortion": None}
     )
 
 
@@ -231,6 +232,7 @@ def test_mos_from_labels(tmp_path: Path) -> None:
     found = read_predictions(path, labels={"livec": labels(["a", "b"])})
     assert found.images == ("b", "a")
     np.testing.assert_array_equal(found.mos, [2, 1])
+    np.testing.assert_array_equal(found.std, [0.2, 0.1])
     np.testing.assert_array_equal(found.index, [1, 0])
     assert set(found.datasets) == {"livec"}
 
@@ -306,3 +308,20 @@ def test_paths_of_the_score_command_are_those_of_labels(tmp_path: Path) -> None:
     path.write_text("image,score\nx/b.png,1\ny/b.png,2\n")
     with pytest.raises(DataError, match=r"x/b\.png and y/b\.png are both b\.png of livec"):
         read_predictions(path, labels={"livec": labels(["b.png"])})
+
+
+def test_letter_case_and_unicode_form_are_not_needed_to_match_labels(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("image,score\n/tid/I01_01_1.BMP,1\ni02.bmp,2\nx\\cafe\u0301.png,3\n")
+    table = labels(["i01_01_1.bmp", "I02.bmp", "i02.bmp", "caf\u00e9.png"])
+    table["evaluated"] = [True, False, True, True]
+    found = read_predictions(path, labels={"tid": table})
+    # The exact name goes before one that differs in letter case.
+    assert found.images == ("i01_01_1.bmp", "i02.bmp", "caf\u00e9.png")
+    np.testing.assert_array_equal(found.mos, [1, 3, 4])
+    path.write_text("image,score\nx/A.png,1\n")
+    with pytest.raises(DataError, match=r"x/A\.png may be a\.PNG or a\.png of tid, which differ"):
+        read_predictions(path, labels={"tid": labels(["a.png", "a.PNG"])})
+    path.write_text("image,score\nx/A.png,1\na.png,1\n")
+    with pytest.raises(DataError, match=r"x/A\.png and a\.png are both a\.png of tid"):
+        read_predictions(path, labels={"tid": labels(["a.png"])})

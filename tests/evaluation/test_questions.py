@@ -189,3 +189,20 @@ def test_mistakes(
     found = run(main, f"questions={file}", *OPTIONS, *arguments)
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert message in found.err
+
+
+@pytest.mark.parametrize("given", ["path", "run"])
+def test_a_student_is_asked_no_questions(
+    run: Command,  # noqa: F811
+    file: Path,
+    tmp_path: Path,
+    given: str,
+) -> None:
+    (tmp_path / "trained/export").mkdir(parents=True)
+    (tmp_path / "trained/export/config.json").write_text('{"model_type": "vqr1_student"}')
+    (tmp_path / "trained/config.yaml").write_text("stage: {name: distill}\n")
+    model = "model.run=trained" if given == "run" else "model.path=trained/export"
+    found = run(main, f"questions={file}", *OPTIONS, model)
+    assert (found.code, found.err.count("\n")) == (2, 1)
+    assert "trained/export: a student gives scores and answers no questions; name the" in found.err
+    assert not list((tmp_path / "out").glob("answers*"))

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,10 +223,8 @@ def test_worst_images_come_first_with_their_reasoning() -> None:
     assert sheet.getpixel((12 + 100, 58 + 100)) == (255, 0, 0)
 
 
-def test_everything_is_written(tmp_path: object) -> None:
-    from pathlib import Path
-
-    folder = Path(str(tmp_path))
+def test_everything_is_written(tmp_path: Path) -> None:
+    folder = tmp_path
     parts = [rows("livec", 0), rows("koniq", 1)]
     write_outcome(
         evaluation(*parts),
@@ -250,3 +249,18 @@ def test_everything_is_written(tmp_path: object) -> None:
     ):
         assert (folder / name).stat().st_size > 0, name
     assert Image.open(folder / "plots/livec.png").width > 900
+
+
+def test_sets_whose_names_differ_in_little_have_files_of_their_own(tmp_path: Path) -> None:
+    parts = [rows("a b", 0), rows("a-b", 1)]
+    write_outcome(
+        evaluation(*parts),
+        concatenate(parts),
+        ReportConfig(worst=2),
+        RunLog(tmp_path),
+        lambda dataset, row: Image.new("RGB", (30, 20), "blue"),
+    )
+    for folder, more in (("plots", {"srcc_by_set.png"}), ("worst", {"a-b.json", "a-b-2.json"})):
+        found = {path.name for path in (tmp_path / folder).iterdir()}
+        assert found == {"a-b.png", "a-b-2.png"} | more
+    assert json.loads((tmp_path / "worst/a-b.json").read_text())[0]["dataset"] == "a-b"

@@ -187,3 +187,45 @@ def test_one_bad_reply_makes_one_image_invalid(run: Command, tmp_path: Path) -> 
     assert found.code == 0, found.err
     predictions = read_predictions(tmp_path / "bad/predictions.csv")
     assert [number for number in range(12) if not predictions.valid[number].any()] == [2, 4, 6]
+
+
+@pytest.mark.medium
+def test_continued_and_repeated_evaluations_take_the_labels_of_now(
+    run: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    root = write_kadid(tmp_path / "kadid", references=3)
+    stated = (root / "dmos.csv").read_text().splitlines()
+    raised = [
+        f"{image},{reference},{float(mos) + 0.5:.2f},{rest}"
+        for image, reference, mos, rest in (line.split(",") for line in stated[1:])
+    ]
+
+    def answer(_: dict[str, Any], number: int) -> Scripted:
+        if number == 7:
+            return Scripted({"error": {"message": "busy"}}, 503)
+        return completion(f"<think>x</think><answer>{1 + number % 5}.25</answer>")
+
+    with chat_server(answer) as log:
+        arguments = (
+            *SMALL, f"dataset.root={root}", "backend=openai", f"backend.url={log.url}",
+            "backend.concurrency=1", "backend.retries=0", "run_dir=out",
+        )  # fmt: skip
+        stopped = run(main, *arguments)
+        (root / "dmos.csv").write_text("\n".join([stated[0], *raised]) + "\n")
+        merged = run(main, *arguments)
+        assert merged.code == 0, merged.err
+        merged_mos = read_predictions(tmp_path / "out/predictions.csv").mos
+        (root / "dmos.csv").write_text("\n".join(stated) + "\n")
+        again = run(
+            main, *arguments, "metrics=observers", "metrics.different_similar.observers=20"
+        )  # fmt: skip
+    assert stopped.code != 0
+    assert "continuing: 5 of 12 images are scored" in merged.out
+    mos = np.array([float(line.split(",")[2]) for line in stated[1:]])
+    np.testing.assert_allclose(merged_mos, mos + 0.5)
+    assert "already scored" in again.out
+    np.testing.assert_allclose(read_predictions(tmp_path / "out/predictions.csv").mos, mos)
+    measured = json.loads((tmp_path / "out/summary.json").read_text())["sets"]["kadid"]
+    assert measured["outlier_ratio"] is not None
+    assert measured["different_similar"] is not None

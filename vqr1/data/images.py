@@ -163,11 +163,12 @@ def decode_image(
                 jpeg_scans(opened.fp.read(), name)
                 opened.fp.seek(position)
             reduced = False
-            if thumbnail is not None:
-                opened.draft("L", (thumbnail, thumbnail))
-            else:
+            if thumbnail is None:
                 reduced = _reduce_jpeg(opened, name, limit)
+            elif not _held_whole(opened, limit):
+                opened.draft("L", (thumbnail, thumbnail))
             _check_size(opened, name, limit, refusal)
+            _scale_transparency(opened)
             opened.load()
             image = to_rgb(upright(opened))
             if reduced:
@@ -321,16 +322,12 @@ def _opened(file: Path | BinaryIO) -> Image.Image:
 def _reduce_jpeg(image: Image.Image, name: str, limit: int) -> bool:
     """Have a JPEG of too many pixels decoded at the largest of 1/2, 1/4, 1/8 that is allowed.
 
-    libjpeg holds all coefficients of a progressive file, whatever size it is decoded at: those of
-    more than four times the limit stay as they are, and are refused.
-
     Returns:
         Whether it will be.
     """
     width, height = image.size
-    pixels = width * height
-    progressive = bool(image.info.get("progressive")) and pixels > 4 * limit
-    if not isinstance(image, JpegImagePlugin.JpegImageFile) or pixels <= limit or progressive:
+    jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
+    if not jpeg or width * height <= limit or _held_whole(image, limit):
         return False
     for scale in (2, 4, 8):
         size = (-(-width // scale), -(-height // scale))
@@ -342,6 +339,16 @@ def _reduce_jpeg(image: Image.Image, name: str, limit: int) -> bool:
             )  # fmt: skip
             return True
     return False
+
+
+def _held_whole(image: Image.Image, limit: int) -> bool:
+    """Whether decoding a JPEG smaller saves too little memory to be allowed.
+
+    libjpeg holds all coefficients of a progressive file, whatever size it is decoded at: those of
+    more than four times the limit of pixels stay as they are, and are refused.
+    """
+    width, height = image.size
+    return bool(image.info.get("progressive")) and width * height > 4 * limit
 
 
 def _check_size(image: Image.Image, name: str, limit: int, refusal: str) -> None:
@@ -359,10 +366,27 @@ def _pixel_limit() -> int:
     return int(text)
 
 
+def _scale_transparency(image: Image.Image) -> None:
+    """Bring the transparent colour of a PNG to the 8 bits that its pixels are read as.
+
+    Pillow does so with the pixels of 2, 4 and (in colour) 16 bits alone. Of 16 bits the upper 8 are
+    compared, since it drops the others of the pixels.
+    """
+    transparent, tile = image.info.get("transparency"), getattr(image, "tile", None)
+    kind = tile[0].args if tile else None
+    if kind in ("L;2", "L;4") and isinstance(transparent, int):
+        image.info["transparency"] = (transparent * (85 if kind == "L;2" else 17)) & 255
+    elif kind == "RGB;16B" and isinstance(transparent, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+
+
 def _from_16_bit(image: Image.Image) -> Image.Image:
     pixels = np.asarray(image)
     low, high = int(pixels.min()), int(pixels.max())
     if low < 0 or high > 65535:
         raise ValueError(f"integer pixels from {low} to {high}; at most 16 bits are understood")
     eight_bits = (pixels.astype(np.uint32) * 255 + 32767) // 65535
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        eight_bits[pixels == transparent] = 255
     return Image.fromarray(eight_bits.astype(np.uint8)).convert("RGB")

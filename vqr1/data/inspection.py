@@ -171,7 +171,8 @@ def report(extent: Extent, name: str, key: str, config: DatasetConfig) -> None:
     Raises:
         UserError: labels or folders are not as they should be, or the sheet would replace a file.
     """
-    console = Console()
+    # Names and paths are printed as they are: [x] is no markup, :x: is no emoji.
+    console = Console(markup=False, emoji=False)
     out = extent.out / f"{name}.png"
     check_records(extent.out, None, "--out")
     if extent.out.exists() and not extent.out.is_dir():
@@ -207,7 +208,7 @@ def _print_labels(console: Console, name: str, key: str, labelled: LabelledSet) 
         shown = ", ".join(further[:SHOWN]) + (", ..." if len(further) > SHOWN else "")
         console.print(
             f"{counted(len(further), 'further image file')} there without a label ({shown})",
-            soft_wrap=True, highlight=False, markup=False,
+            soft_wrap=True, highlight=False,
         )  # fmt: skip
     console.print(f"label form: {labelled.form}", soft_wrap=True, highlight=False)
     published = declared.published_direction
@@ -246,6 +247,6 @@ def _print_problems(
 ) -> None:
     console.print(f"{counted(len(problems), of)} {'is' if len(problems) == 1 else 'are'} {kind}")
     for problem in problems[:SHOWN]:
-        console.print(f"  {problem}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {problem}", highlight=False, soft_wrap=True)
     if len(problems) > SHOWN:
         console.print(f"  and {len(problems) - SHOWN} more")

@@ -91,7 +91,8 @@ def attribute_metrics(
             if known.any():
                 found.setdefault(name, {})[column] = summarise(
                     _scores_of(replace(part, mos=labels), form, column).rows(known),
-                    rule=options.rule, draws=options.draws, seed=options.seed, level=options.level,
+                    rule=options.rule, resample=options.resample, draws=options.draws,
+                    seed=options.seed, level=options.level,
                 )  # fmt: skip
     return found
 

@@ -9,6 +9,7 @@ from vqr1.distributed.cores import crowding_problems, usable_cores
 from vqr1.errors import ConfigError
 from vqr1.inference.mode_checks import backend_problems, mode_problems
 from vqr1.outputs import SWEEP, kinds_of
+from vqr1.student.files import is_student
 from vqr1.tracking.other_loggers import logger_problems
 
 
@@ -29,7 +30,7 @@ def check_evaluation(config: EvalConfig) -> None:
         problems.append("predictions=None: give the file to evaluate, predictions=FILE")
     if config.predictions is not None:
         problems += _column_problems(config)
-    problems += _question_problems(config)
+    problems += _question_problems(config) + answering_problems(config)
     unasked = config.questions is None
     scores = unasked and config.predictions is None and config.compare is None
     if scores and not config.answer.form.scored:
@@ -77,6 +78,22 @@ def _question_problems(config: EvalConfig) -> list[str]:
         f"questions={config.questions}, {name}: questions are asked alone; give one of them"
         for name, given in others.items()
         if given
+    ]
+
+
+def answering_problems(config: EvalConfig) -> list[str]:
+    """Why the model cannot be asked questions, in at most one line.
+
+    Args:
+        config: the evaluation; a model that `model.run` names is known once it is resolved.
+    """
+    if config.questions is None or isinstance(config.backend, ServerConfig):
+        return []
+    if not is_student(config.model):
+        return []
+    return [
+        f"questions={config.questions}, model.path={config.model.path}: a student gives scores and "
+        "answers no questions; name the model of its teacher, or leave questions out"
     ]
 
 

@@ -1,13 +1,16 @@
 """Predictions of a file beside the labels of data sets: which image of the one is which of another.
 
 A file of `score.py` names images by the paths that it was given, labels by paths from the set's
-folder: an image is the one whose name its path ends with, where none has the path itself.
+folder: an image is the one whose name its path ends with, where none has the path itself. Letter
+case and Unicode form count only where they decide: a set's label file may differ in them from its
+image files (TID2013's does), which is where predictions have their names from.
 
 Not here: reading files (`prediction_file.py`) and labels (`labels.py`).
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +33,8 @@ def with_labels_of(
     Args:
         path: their file, for messages.
         predictions: what was read from it.
-        labels: by set, image, mos, reference, distortion; `evaluated` where only some rows count.
+        labels: by set, image, mos, std_mos, reference, distortion; `evaluated` where only some rows
+            count.
 
     Raises:
         DataError: an image of the file has no label, or one that is evaluated no prediction.
@@ -64,6 +68,7 @@ def with_labels_of(
         # Of each set by itself: the tables keep their own numbers.
         index=matched.index.to_numpy(dtype=np.int64),
         mos=matched["mos"].to_numpy(dtype=np.float64),
+        std=matched["std_mos"].to_numpy(dtype=np.float64),
         references=_names(matched["reference"]),
         distortions=_names(matched["distortion"]),
     )
@@ -75,10 +80,13 @@ def _by_label_names(
     """The predictions under the names that the labels have, where the file holds whole paths.
 
     Raises:
-        DataError: two images of the file are one of the labels.
+        DataError: two images of the file are one of the labels, or one may be several.
     """
     given = list(zip(predictions.datasets, predictions.images, strict=True))
-    names = [_end_that_is_known(name, image, known) for name, image in given]
+    folded: dict[tuple[str, str], list[str]] = {}
+    for dataset, image in known:
+        folded.setdefault((dataset, _folded(image)), []).append(image)
+    names = [_label_name(path, name, image, known, folded) for name, image in given]
     first: dict[tuple[str, str], str] = {}
     for (dataset, image), name in zip(given, names, strict=True):
         before = first.setdefault((dataset, name), image)
@@ -87,11 +95,42 @@ def _by_label_names(
     return replace(predictions, images=tuple(names))
 
 
-def _end_that_is_known(dataset: str, image: str, known: Collection[tuple[str, str]]) -> str:
-    """The name itself where there is a label of it, else the longest end of the path with one."""
+def _label_name(
+    path: Path,
+    dataset: str,
+    image: str,
+    known: Collection[tuple[str, str]],
+    folded: Mapping[tuple[str, str], list[str]],
+) -> str:
+    """The name itself where there is a label of it, else the longest end of the path with one.
+
+    Args:
+        path: the file, for messages.
+        dataset: the image's set.
+        image: its name in the file.
+        known: set and name of all labels.
+        folded: names of the labels by set and what `_folded` makes of them.
+
+    Raises:
+        DataError: ends differ from those of several labels in letter case only.
+    """
     parts = image.replace("\\", "/").split("/")
     ends = (image, *("/".join(parts[start:]) for start in range(1, len(parts))))
-    return next((end for end in ends if (dataset, end) in known), image)
+    exact = next((end for end in ends if (dataset, end) in known), None)
+    if exact is not None:
+        return exact
+    alike = next((folded[key] for end in ends if (key := (dataset, _folded(end))) in folded), [])
+    if len(alike) > 1:
+        raise DataError(
+            f"{path}: {image} may be {' or '.join(sorted(alike))} of {dataset}, which differ in "
+            "letter case or Unicode form only; write the image's name as its label does"
+        )
+    return alike[0] if alike else image
+
+
+def _folded(name: str) -> str:
+    """A name without its letter case and Unicode form."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _names(values: pd.Series) -> tuple[str | None, ...]:

@@ -20,10 +20,12 @@ import numpy as np
 import pandas as pd
 
 from vqr1.config import DatasetConfig, MixtureConfig
+from vqr1.counted import counted
 from vqr1.data.labelled_set import LabelledSet, read_labels
 from vqr1.data.labels import label_format
 from vqr1.data.location import set_folder
 from vqr1.errors import DataError
+from vqr1.evaluation.file_labels import some_of
 from vqr1.evaluation.predictions import Predictions
 
 EvalSplit = Literal["all", "train", "val", "test"]
@@ -53,6 +55,42 @@ def with_labels(predictions: Predictions, tables: Mapping[str, pd.DataFrame]) ->
         std=np.array([deviations[name][row] for name, row in rows], dtype=np.float64),
         references=tuple(label_name(columns[name]["reference"][row]) for name, row in rows),
         distortions=tuple(label_name(columns[name]["distortion"][row]) for name, row in rows),
+    )
+
+
+def relabelled(predictions: Predictions, tables: Mapping[str, pd.DataFrame]) -> Predictions:
+    """Predictions of an earlier start with the labels that their sets have now.
+
+    Args:
+        predictions: rows of any sets; `index` may be that of a table that has changed since.
+        tables: by set, as `with_labels` takes them, with a column image.
+
+    Raises:
+        DataError: an image that is in no table.
+    """
+    rows = {
+        (name, image): row
+        for name, table in tables.items()
+        for row, image in enumerate(table["image"])
+    }
+    keys = list(zip(predictions.datasets, predictions.images, strict=True))
+    unknown = [image for name, image in keys if (name, image) not in rows]
+    if unknown:
+        raise DataError(
+            f"{counted(len(unknown), 'scored image')} of an earlier start without a label now: "
+            f"{some_of(unknown)}; choose another run_dir"
+        )
+    index = np.array([rows[key] for key in keys], dtype=np.int64)
+    return with_labels(replace(predictions, index=index), tables)
+
+
+def same_labels(first: Predictions, second: Predictions) -> bool:
+    """Whether a file of the same answers holds the same labels; it has no column of `std`."""
+    return (
+        np.array_equal(first.index, second.index)
+        and np.array_equal(first.mos, second.mos)
+        and first.references == second.references
+        and first.distortions == second.distortions
     )
 
 

@@ -13,7 +13,7 @@ Shape legend: n images with a score, D bootstrap draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,11 @@ from vqr1.iqa.correlation import (
 )
 from vqr1.iqa.logistic import Curve, LogisticFit
 from vqr1.iqa.preferences import StatedPairs, pair_credits
+
+DIRECTION = "higher_is_better"
+"""Key of a metric of the user's own that states which way it points."""
+OWN_METRICS = "metrics."
+"""Beginning of the keys of metrics of the user's own."""
 
 
 @dataclass(frozen=True)
@@ -291,8 +296,31 @@ def is_logged_as(name: str, logged: str) -> bool:
     return any(part == name or part.startswith(f"{name}_") for part in logged.split("/"))
 
 
-def higher_is_better(logged: str, metrics: Sequence[Metric] = METRICS) -> bool:
-    """Which way a logged metric points; one that has no entry is taken to rise with quality."""
+def falling_metrics(config: Mapping[str, object]) -> frozenset[str]:
+    """Names of metrics of the user's own that fall with quality.
+
+    Args:
+        config: a run's configuration by dotted keys, of its file or as MLflow shows it.
+    """
+    return frozenset(
+        key.split(".")[1]
+        for key, value in config.items()
+        if key.startswith(OWN_METRICS) and key.endswith(f".{DIRECTION}") and str(value) == "False"
+    )
+
+
+def higher_is_better(
+    logged: str, metrics: Sequence[Metric] = METRICS, falling: Collection[str] = ()
+) -> bool:
+    """Which way a logged metric points; one that has no entry is taken to rise with quality.
+
+    Args:
+        logged: as it is logged.
+        metrics: the entries.
+        falling: names of metrics beside them that fall with quality (`falling_metrics`).
+    """
+    if any(is_logged_as(name, logged) for name in falling):
+        return False
     found = logged_metric(logged, metrics)
     return found is None or found.higher_is_better
 

@@ -2,8 +2,9 @@
 
 What it does: finds the exported checkpoint of a run, by its folder or in MLflow by its tag
 `vqr1.checkpoint`, and takes over the image sizes that it was trained at. The best of an experiment
-is the finished run with the highest `<run_metric>_best`: the metric of the checkpoint that a
-training exports, not that of its last validation. Runs are compared that trained on the same data
+is the finished run with the best `<run_metric>_best`, the highest or (of a metric that falls with
+quality) the lowest: the metric of the checkpoint that a training exports, not that of its last
+validation. Runs are compared that trained on the same data
 sets: a correlation on one set is neither better nor worse than one on another.
 
 Not here: loading (`vqr1.policy.loading`).
@@ -27,6 +28,7 @@ from vqr1.config.earlier import EARLIER
 from vqr1.config.plain import flatten
 from vqr1.data.image_record import EXPORTS
 from vqr1.errors import ModelError
+from vqr1.evaluation.metrics import falling_metrics, higher_is_better
 from vqr1.policy.training_prompt import trained_vision_id
 from vqr1.program import command_line, override
 from vqr1.tracking.outages import store_reached
@@ -243,8 +245,12 @@ def _best_run(
             f"{group}run=best: no finished run of experiment {experiment!r} has both the metric "
             f"{name!r} ({group}run_metric={metric}) and an exported checkpoint"
         )
+    recorded = [run.data.params for runs in usable.values() for run in runs]
+    falling = frozenset[str]().union(*map(falling_metrics, recorded))
+    sign, word = (1, "highest") if higher_is_better(name, falling=falling) else (-1, "lowest")
     best = {
-        data: max(runs, key=lambda run: run.data.metrics[name]) for data, runs in usable.items()
+        data: max(runs, key=lambda run: sign * run.data.metrics[name])
+        for data, runs in usable.items()
     }
     wanted = frozenset(sets)
     chosen = wanted if wanted in best else next(iter(best))
@@ -261,7 +267,7 @@ def _best_run(
     run = best[chosen]
     return run, (
         f"{group}run=best: run {run.info.run_name or run.info.run_id} ({run.info.run_id}), which "
-        f"has the highest {name} ({run.data.metrics[name]:.3f}) of the {len(usable[chosen])} "
+        f"has the {word} {name} ({run.data.metrics[name]:.3f}) of the {len(usable[chosen])} "
         f"finished runs of experiment {experiment!r} that trained on {'+'.join(sorted(chosen))}"
     )
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from vqr1.durable import make_folder, write_file
 from vqr1.errors import ConfigError, DataError
+from vqr1.evaluation.labels import relabelled, same_labels
 from vqr1.evaluation.prediction_file import read_predictions, write_predictions
 from vqr1.evaluation.predictions import NOTHING, Predictions, concatenate
 from vqr1.inference import resume
@@ -140,6 +142,29 @@ def merge(run_dir: Path, plan: Sequence[PlannedBatch], suffix: str) -> Predictio
     write_predictions(merged, run_dir / f"predictions{suffix}")
     partials(run_dir).remove()
     return merged
+
+
+def with_present_labels(
+    run_dir: Path, predictions: Predictions, tables: Mapping[str, pd.DataFrame]
+) -> Predictions:
+    """The finished predictions with the labels that their sets have now.
+
+    Answers do not depend on labels, so an evaluation may be continued or repeated with other ones;
+    the finished file is written again where it holds others.
+
+    Args:
+        run_dir: the evaluation's folder, which holds a finished file.
+        predictions: what that file holds.
+        tables: the sets' label tables, by name.
+
+    Raises:
+        DataError: a scored image without a label now.
+    """
+    present = relabelled(predictions, tables)
+    finished = finished_file(run_dir)
+    if finished is not None and not same_labels(predictions, present):
+        write_predictions(present, finished)
+    return present
 
 
 def plan_digest(plan: Sequence[PlannedBatch], dataset: str) -> str:

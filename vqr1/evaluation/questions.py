@@ -26,6 +26,8 @@ from vqr1.data.questions import Question, digest_of, image_root, read_questions
 from vqr1.distributed.collectives import broadcast_from_rank0, raise_on_all_ranks
 from vqr1.distributed.environment import RankInfo
 from vqr1.durable import write_file
+from vqr1.errors import ConfigError
+from vqr1.evaluation.checks import answering_problems
 from vqr1.evaluation.partial_predictions import check_settings
 from vqr1.evaluation.question_asking import ask, plan_of
 from vqr1.evaluation.question_metrics import (
@@ -90,6 +92,7 @@ def evaluate_questions(config: EvalConfig, composed: DictConfig, info: RankInfo)
     """
     started, console = time.monotonic(), new_console()
     source, config = resolved_model(config, composed)
+    raise_on_all_ranks(lambda: _check_answering(config))
     questions = raise_on_all_ranks(lambda: questions_of(config))
     run_dir = Path(broadcast_from_rank0(lambda: config.run_dir))
     config = replace(config, run_dir=str(run_dir))
@@ -118,6 +121,13 @@ def evaluate_questions(config: EvalConfig, composed: DictConfig, info: RankInfo)
     write_file(run_dir / ANSWERS, "".join(map(_row, graded)))
     _partials(run_dir).remove()
     return _report(config, composed, graded, source.name, started, console)
+
+
+def _check_answering(config: EvalConfig) -> None:
+    """Of a model that a run has given, which no check of keys knows."""
+    problems = answering_problems(config)
+    if problems:
+        raise ConfigError(problems)
 
 
 def questions_of(config: EvalConfig) -> list[Question]:

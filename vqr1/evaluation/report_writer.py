@@ -19,6 +19,7 @@ from PIL import Image
 
 from vqr1.config import ReportConfig
 from vqr1.durable import make_folder, replacing
+from vqr1.evaluation.file_names import file_names
 from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.plots import mean_plot, set_plots
 from vqr1.evaluation.predictions import Predictions
@@ -35,7 +36,6 @@ from vqr1.evaluation.tables import Table, to_csv, to_json, to_latex, to_markdown
 from vqr1.evaluation.worst_sheet import shown_size, worst_images, worst_json, worst_sheet
 from vqr1.report_page.files import TABLES, WORST
 from vqr1.tracking import RunLog
-from vqr1.tracking.store import slug
 
 LoadImage = Callable[[str, int], Image.Image]
 """(data set, row of its table) -> RGB image."""
@@ -55,10 +55,10 @@ def all_tables(evaluation: Evaluation, published: bool) -> list[Table]:
 def write_tables(tables: Sequence[Table], title: str, run_log: RunLog) -> Path:
     """Write `report.md` and each table as CSV, LaTeX and JSON; returns the report's path."""
     run_log.text(TABLES, to_json(tables))
+    files = file_names(table.name for table in tables)
     for table in tables:
-        name = slug(table.name).replace("/", "-").replace(" ", "-")
-        run_log.text(f"tables/{name}.csv", to_csv(table))
-        run_log.text(f"tables/{name}.tex", to_latex(table))
+        run_log.text(f"tables/{files[table.name]}.csv", to_csv(table))
+        run_log.text(f"tables/{files[table.name]}.tex", to_latex(table))
     body = "\n".join(to_markdown(table) for table in tables)
     return run_log.text("report.md", f"# {title}\n\n{body}")
 
@@ -98,13 +98,14 @@ def write_outcome(
 
 
 def _write_plots(evaluation: Evaluation, parts: Mapping[str, Predictions], run_log: RunLog) -> None:
+    files = file_names(parts)
     for metrics in evaluation.sets:
         # Without a correlation there is nothing to see but a line.
         if metrics.srcc.reason is None:
             plot = set_plots(
                 parts[metrics.dataset], metrics, evaluation.options, evaluation.caption
             )
-            run_log.plot(f"plots/{_file_name(metrics.dataset)}", plot)
+            run_log.plot(f"plots/{files[metrics.dataset]}", plot)
     drawn = [metrics for metrics in evaluation.sets if metrics.srcc.reason is None]
     if len(drawn) > 1:
         run_log.plot("plots/srcc_by_set", mean_plot(drawn, evaluation.caption))
@@ -118,6 +119,7 @@ def _write_worst(
     load_image: LoadImage,
 ) -> None:
     options: MetricOptions = evaluation.options
+    files = file_names(parts)
     for metrics in evaluation.sets:
         fit = metrics.fits[options.curves[0]].fit if options.curves else None
         if fit is None or fit.reason:
@@ -131,13 +133,17 @@ def _write_worst(
 
         title = f"{dataset}: the {min(count, metrics.scored)} images scored worst"
         sheet = worst_sheet(worst, title, evaluation.caption, load)
-        keep_image(run_log, f"{WORST}/{_file_name(dataset)}.png", sheet)
-        run_log.text(worst_name(dataset), worst_json(worst, dataset, load))
+        keep_image(run_log, f"{WORST}/{files[dataset]}.png", sheet)
+        run_log.text(worst_name(files[dataset]), worst_json(worst, dataset, load))
 
 
-def worst_name(dataset: str) -> str:
-    """Name of the file that holds a set's worst images for the report's page."""
-    return f"{WORST}/{_file_name(dataset)}.json"
+def worst_name(file: str) -> str:
+    """Path of the file that holds a set's worst images for the report's page.
+
+    Args:
+        file: of the set, of `file_names`.
+    """
+    return f"{WORST}/{file}.json"
 
 
 def keep_image(run_log: RunLog, name: str, image: Image.Image) -> None:
@@ -147,7 +153,3 @@ def keep_image(run_log: RunLog, name: str, image: Image.Image) -> None:
     with replacing(path) as aside:
         image.save(aside, format="PNG")
     run_log.keep(name)
-
-
-def _file_name(dataset: str) -> str:
-    return slug(dataset).replace("/", "-").replace(" ", "-")

@@ -39,6 +39,7 @@ from vqr1.evaluation.consistency import (
     consistency_values,
     passes,
 )
+from vqr1.evaluation.file_names import file_names
 from vqr1.evaluation.metric_options import MetricOptions
 from vqr1.evaluation.metrics import HEADLINE, headline, metrics_of
 from vqr1.evaluation.partial_predictions import check_settings, finished_file
@@ -319,11 +320,12 @@ def _compare(config: EvalConfig, composed: DictConfig) -> None:
     with open_log(config, composed, "comparison") as run_log:
         write_tables(tables, "Comparison", run_log)
         write_values(values, run_log)
+        plots = file_names(comparison.dataset for comparison in found)
         for comparison in found:
             if config.report.plots:
                 rows = list(zip(comparison.names, comparison.metrics, strict=True))
                 run_log.plot(
-                    f"plots/comparison_{comparison.dataset}",
+                    f"plots/comparison_{plots[comparison.dataset]}",
                     forest_plot(
                         rows,
                         headline().label,
@@ -362,10 +364,11 @@ def compare_sweep(
     with open_log(config, composed, "comparison") as run_log:
         write_tables(tables, "Comparison", run_log)
         write_values(values, run_log)
+        plots = file_names(one.dataset for one in found)
         for one in found if config.report.plots else ():
             rows = [(row.name, row.mean) for row in one.settings]
             title = f"{one.dataset}, {counted(one.images, 'image')}"
-            run_log.plot(f"plots/comparison_{one.dataset}", forest_plot(rows, "SRCC", title))
+            run_log.plot(f"plots/comparison_{plots[one.dataset]}", forest_plot(rows, "SRCC", title))
         end_log(run_log, {"compared": config.compare, "sets": values}, started, console)
 
 

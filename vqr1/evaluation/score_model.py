@@ -35,6 +35,7 @@ from vqr1.evaluation.partial_predictions import (
     plan_digest,
     read_partials,
     remaining,
+    with_present_labels,
 )
 from vqr1.evaluation.planned_images import PlannedImages
 from vqr1.evaluation.prediction_file import PredictionStream, read_predictions
@@ -291,6 +292,7 @@ def _scored(
     history: _History,
     pairs: Mapping[str, StatedPairs],
 ) -> ScoredModel:
+    predictions = with_present_labels(run_dir, predictions, images.tables)
     predictions = with_pairs(predictions, pairs)
     sets: dict[str, LabelledSet] = images.data.sets
 

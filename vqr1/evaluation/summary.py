@@ -27,7 +27,7 @@ from vqr1.evaluation.metrics import (
     MetricInputs,
     headline,
 )
-from vqr1.evaluation.predictions import Predictions, ScoreRule, bootstrap_clusters
+from vqr1.evaluation.predictions import Predictions, Resample, ScoreRule, bootstrap_clusters
 from vqr1.iqa.bootstrap import (
     Interval,
     Statistic,
@@ -82,6 +82,7 @@ def summarise(
     predictions: Predictions,
     *,
     rule: ScoreRule = "valid_mean",
+    resample: Resample = "auto",
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -92,6 +93,7 @@ def summarise(
     Args:
         predictions: scored images of one or several sets.
         rule: which images have a score.
+        resample: what the bootstrap draws.
         draws: bootstrap draws; 0 computes no intervals.
         seed: seed of the draws.
         level: confidence level of the intervals.
@@ -107,7 +109,7 @@ def summarise(
     units: list[int] = []
     for dataset, part in sets.items():
         scored, scores = scored_rows(part, rule)
-        clusters, _ = bootstrap_clusters(scored)
+        clusters, _ = bootstrap_clusters(scored, resample)
         units.append(Units.of(len(scored), clusters).count)
         inputs = MetricInputs(scores, scored.mos, scored.std, scored.row_pairs())
         results[dataset] = {metric.name: metric.value(inputs) for metric in metrics}

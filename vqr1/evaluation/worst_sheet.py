@@ -13,8 +13,10 @@ import base64
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -29,6 +31,8 @@ _IMAGE = 200
 _TEXT = 330
 _GAP = 12
 _TOP = 58
+_LINES = 9
+"""Of an image's reasoning that are shown."""
 _BACKGROUND, _INK, _FAINT, _RED = (250, 250, 250), (20, 20, 20), (110, 110, 110), (176, 48, 24)
 
 
@@ -199,7 +203,7 @@ def _draw_words(draw: ImageDraw.ImageDraw, item: WorstImage, x: int, y: int) -> 
         font=ImageFont.load_default(14),
     )
     draw.text((x, y + 40), _shortened(draw, item.image, _TEXT), fill=_FAINT, font=_small())
-    for number, line in enumerate(_wrapped(draw, item.reasoning, _TEXT)[:9]):
+    for number, line in enumerate(islice(_wrapped(draw, item.reasoning, _TEXT), _LINES)):
         draw.text((x, y + 60 + 15 * number), line, fill=_INK, font=_small())
 
 
@@ -207,19 +211,37 @@ def _small() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(12)
 
 
+def _fitting(draw: ImageDraw.ImageDraw, text: str, width: float) -> int:
+    """How many of the first characters are no wider than `width` pixels together.
+
+    At most one a pixel: an answer of a megabyte costs no more than what is shown of it.
+    """
+    lengths = range(1, min(len(text), int(width)) + 1)
+    return bisect_right(lengths, width, key=lambda n: draw.textlength(text[:n], font=_small()))
+
+
 def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    while len(text) > 4 and draw.textlength(text, font=_small()) > width:
-        text = f"{text[:-4]}..."
-    return text
+    """One line no wider than `width` pixels, with dots at its end where text is missing."""
+    text = " ".join(text.splitlines())
+    if _fitting(draw, text, width) == len(text):
+        return text
+    room = width - draw.textlength("...", font=_small())
+    return f"{text[: _fitting(draw, text, room)]}..."
 
 
-def _wrapped(draw: ImageDraw.ImageDraw, text: str, width: int) -> list[str]:
-    """Lines no wider than `width` pixels; a word that is wider gets cut."""
-    lines = [""]
+def _wrapped(draw: ImageDraw.ImageDraw, text: str, width: int) -> Iterator[str]:
+    """Lines no wider than `width` pixels; a wider word is broken over several."""
+    line = ""
     for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, font=_small()) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(_shortened(draw, word, width))
-    return [line for line in lines if line]
+        longer = f"{line} {word}".strip()
+        if _fitting(draw, longer, width) == len(longer):
+            line = longer
+            continue
+        if line:
+            yield line
+        line = word
+        while (count := max(1, _fitting(draw, line, width))) < len(line):
+            yield line[:count]
+            line = line[count:]
+    if line:
+        yield line

@@ -64,7 +64,7 @@ class StaticDecoder(Decoder):
         self._most = images * slots
         self._rows_of = flash.UsedRows.of(self._most, self._heads // self._kv_heads, limit, device)
         self._used = torch.zeros(self._most, dtype=torch.int32, device=device)
-        # By place in the grid of slots, whether the response goes on.
+        # By place in the grid of slots, whether the response continues.
         self._alive = torch.ones(self._most, dtype=torch.long, device=device)
         self._limit = limit
         # The first `_count` belong to the rows that are computed. Once these are fewer than the

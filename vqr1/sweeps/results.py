@@ -19,14 +19,12 @@ from vqr1.config.metrics import HEADLINE
 from vqr1.config.plain import flatten
 from vqr1.config.renamed import present_name
 from vqr1.errors import ConfigError
+from vqr1.evaluation.metrics import DIRECTION, OWN_METRICS, falling_metrics
 from vqr1.sweeps.folder import FINISHED, PRUNED, WAITING, Attempt, SweepFolder
 from vqr1.sweeps.parent import ERROR_TAG, ParentRun
 from vqr1.tracking.delivery import delivered_run
 from vqr1.tracking.logged import logged_metrics
 
-_DIRECTION = "higher_is_better"
-_OWN_METRICS = "metrics."
-"""Beginning of the keys of metrics of the user's own."""
 TESTED = f"test/{HEADLINE}_after"
 PREFERRED = (TESTED, f"val/{HEADLINE}_best", f"val/{HEADLINE}")
 """Metrics that a summary shows, the first that the jobs have, where none is named."""
@@ -107,7 +105,7 @@ def _children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[JobRe
     keys = {key: slug(key) for key in swept}
     wanted = ["vqr1.job", "vqr1.job_number", "vqr1.pruned", ERROR_TAG, *keys.values()]
     chosen: dict[str, JobResult] = {}
-    for run in parent.child_values(wanted, _OWN_METRICS, slug(curve)):
+    for run in parent.child_values(wanted, OWN_METRICS, slug(curve)):
         name = run.tags.get("vqr1.job")
         if name is None or (name in chosen and chosen[name].status == FINISHED):
             continue
@@ -121,7 +119,7 @@ def _children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[JobRe
             tuple(sorted(points.items())),
             run.tags.get(ERROR_TAG),
             run.run_id,
-            _falling(run.params),
+            falling_metrics(run.params),
         )
     return list(chosen.values())
 
@@ -187,7 +185,7 @@ def _from_files(attempt: Attempt, curve: str) -> JobResult:
     config = _config(attempt.folder / "config.yaml")
     return JobResult(
         job.name, attempt.number, job.swept, attempt.status, metrics, points, error,
-        delivered_run(attempt.folder), _falling(config),
+        delivered_run(attempt.folder), falling_metrics(config),
     )  # fmt: skip
 
 
@@ -199,19 +197,10 @@ def _config(file: Path) -> dict[str, object]:
     """
     try:
         text = file.read_text(encoding="utf-8")
-        values = yaml.safe_load(text) if _DIRECTION in text else None
+        values = yaml.safe_load(text) if DIRECTION in text else None
     except (FileNotFoundError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return flatten(values) if isinstance(values, Mapping) else {}
-
-
-def _falling(config: Mapping[str, object]) -> frozenset[str]:
-    """Metrics of the user's own that fall with quality: by dotted keys, of a file or of MLflow."""
-    return frozenset(
-        key.split(".")[1]
-        for key, value in config.items()
-        if key.startswith(_OWN_METRICS) and key.endswith(f".{_DIRECTION}") and str(value) == "False"
-    )
 
 
 def _logged(folder: Path, curve: str) -> tuple[dict[str, float], tuple[tuple[int, float], ...]]:

@@ -20,7 +20,7 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
-from vqr1.evaluation.metrics import higher_is_better, is_logged_as
+from vqr1.evaluation.metrics import higher_is_better
 from vqr1.sweeps.folder import FINISHED
 from vqr1.sweeps.jobs import SEED
 from vqr1.sweeps.results import JobResult
@@ -147,8 +147,7 @@ def best_of(
 def _rises(metric: str | None, results: Sequence[JobResult]) -> bool:
     """Whether a metric is better where it is higher."""
     falling = {name for result in results for name in result.falling}
-    own = metric is not None and any(is_logged_as(name, metric) for name in falling)
-    return metric is None or (higher_is_better(metric) and not own)
+    return metric is None or higher_is_better(metric, falling=falling)
 
 
 def _best(values: Iterable[float], rises: bool) -> float:

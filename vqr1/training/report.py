@@ -18,6 +18,7 @@ from rich.text import Text
 
 from vqr1.counted import counted
 from vqr1.evaluation import tables
+from vqr1.evaluation.file_names import file_names
 from vqr1.evaluation.metrics import HEADLINE, Measured, Metric, headline
 from vqr1.evaluation.prediction_file import keep_predictions
 from vqr1.evaluation.predictions import Predictions
@@ -68,12 +69,14 @@ def log_result(
 
 
 def _log_worst(run_log: RunLog, predictions: Predictions, load: LoadImage) -> None:
-    for name, part in predictions.by_dataset().items():
+    parts = predictions.by_dataset()
+    files = file_names(parts)
+    for name, part in parts.items():
         scored, scores = scored_rows(part, "valid_mean")
         fit = fit_logistic(scores, scored.mos, "logistic4")
         if not fit.reason:
             worst = worst_images(part, fit, WORST)
-            run_log.text(worst_name(name), worst_json(worst, name, partial(load, name)))
+            run_log.text(worst_name(files[name]), worst_json(worst, name, partial(load, name)))
 
 
 def write_results(prompt: str, result: TestResult, seconds: float, run_log: RunLog) -> None:

@@ -91,7 +91,7 @@ def _open_and_train(
 ) -> float:  # fmt: skip
     started = time.monotonic()
     set_up_process(config)
-    console = Console(soft_wrap=True, quiet=get_rank() > 0)
+    console = Console(soft_wrap=True, quiet=get_rank() > 0, markup=False, emoji=False)
     with run.starting(), collection_paused():
         raise_on_all_ranks(lambda: check_engine(config))
         data = raise_on_all_ranks(lambda: open_data(config, stage, rewards))
@@ -101,7 +101,7 @@ def _open_and_train(
         policy = raise_on_all_ranks(lambda: load_trained_policy(config))
         steps = total_steps(config, data, stage.updates_per_batch(config))
         lines = lines_about(composed)
-        console.print(describe(config, stage, policy, data, steps, run, lines), markup=False)
+        console.print(describe(config, stage, policy, data, steps, run, lines))
         broadcast_from_rank0(partial(record_training_images, config, data, run))
         opened = raise_on_all_ranks(lambda: open_log(config, run, command))
     with opened as run_log:

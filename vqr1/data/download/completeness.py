@@ -78,4 +78,5 @@ def overview(root: Path) -> None:
             here = "installed" if (folder / RECORD).is_file() else "placed by hand"
         size = f"{sum(file.about for file in known.files) / 1e9:.2f} GB" if known.files else "-"
         table.add_row(name, here, size, known.page)
-    Console().print(table)
+    # The root is printed as it is: [x] is no markup, :x: is no emoji.
+    Console(markup=False, emoji=False).print(table)

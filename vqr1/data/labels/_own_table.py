@@ -116,20 +116,34 @@ class OwnTable:
         Raises:
             DataError: not one.
         """
-        value = self.rows[row][place]
-        if self.decimal_comma and isinstance(value, str) and _COMMA_NUMBER.fullmatch(value.strip()):
-            value = value.replace(",", ".")
-        found = parse_number(value)
-        if found is not None and math.isfinite(found):
+        found = self._parsed(row, place)
+        if found is not None:
             return found
         try:
-            return number(value, self.where(row), self.names[place])
+            return number(self._pointed(row, place), self.where(row), self.names[place])
         except DataError as error:
             if row == 0 and self.names[place].isdecimal():
                 raise DataError(
                     f"{error}; if this line names the columns, set {self.key}.header=true"
                 ) from error
             raise
+
+    def value(self, row: int, place: int) -> float | str:
+        """A cell as a finite number where it is one, else as text."""
+        found = self._parsed(row, place)
+        return self.text(row, place) if found is None else found
+
+    def _parsed(self, row: int, place: int) -> float | None:
+        """A cell as a finite number; None of anything else."""
+        found = parse_number(self._pointed(row, place))
+        return None if found is None or not math.isfinite(found) else found
+
+    def _pointed(self, row: int, place: int) -> Any:
+        """A cell, with a point where it is a number with a decimal comma."""
+        value = self.rows[row][place]
+        if self.decimal_comma and isinstance(value, str) and _COMMA_NUMBER.fullmatch(value.strip()):
+            return value.replace(",", ".")
+        return value
 
     def text(self, row: int, place: int) -> str:
         """A cell as text; a spreadsheet's 12.0 is 12."""

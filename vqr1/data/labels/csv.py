@@ -62,7 +62,7 @@ def table_rows(table: OwnTable, columns: CsvColumns, key: str, notes: list[str])
         where = table.where(row)
         mos, deviation = _score(table, row, scores, std)
         words = {field: table.text(row, place) for field, place in texts.items()}
-        values = {name: table.text(row, place) for name, place in further.items()}
+        values = {name: table.value(row, place) for name, place in further.items()}
         names = tuple(name_of(table.text(row, place), where) for place in images)
         if texts.get("reference") in images:
             words["reference"] = names[images.index(texts["reference"])]
@@ -76,7 +76,7 @@ def table_rows(table: OwnTable, columns: CsvColumns, key: str, notes: list[str])
                 reference=words.get("reference") or None,
                 split=split_word(words["split"], where) if "split" in words else None,
                 distortion=words.get("distortion") or None,
-                further={n: _value(text) for n, text in values.items() if text} or NOTHING,
+                further={n: value for n, value in values.items() if value != ""} or NOTHING,
             )
         )
     return rows
@@ -104,15 +104,6 @@ def _score(table: OwnTable, row: int, scores: list[int], std: int | None) -> tup
             f"{table.where(row)}: {table.names[std]}={deviation:g} must not be negative"
         )
     return table.number(row, scores[0]), deviation
-
-
-def _value(text: str) -> float | str:
-    """A number where the text is one, else the text."""
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return value if math.isfinite(value) else text
 
 
 FORMAT = LabelFormat(
