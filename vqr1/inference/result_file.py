@@ -40,7 +40,7 @@ from vqr1.inference.resume import (
 from vqr1.inference.writers import EARLIER_FIELDS, FIELDS, ResultWriter
 from vqr1.locks import FileLock
 from vqr1.program import name_of
-from vqr1.row_names import row_name
+from vqr1.row_names import SEPARATOR, row_name
 
 Lines = Literal["csv", "jsonl"]
 
@@ -317,5 +317,7 @@ def _no_row(path: Path, line: int) -> DataError:
 
 
 def _key(path: str) -> str:
-    """What is the same for the same image, read from the file or not."""
-    return os.path.abspath(path).encode("utf-8", errors=_ERRORS).decode("utf-8")
+    """What is the same for the same image, or images of a row, read from the file or not."""
+    # Each by itself: `..` in the second one's path would take the first one away.
+    whole = row_name([os.path.abspath(one) for one in path.split(SEPARATOR)])
+    return whole.encode("utf-8", errors=_ERRORS).decode("utf-8")
