@@ -90,7 +90,8 @@ def not_written(path: str | Path, error: OSError, key: str = "output") -> str:
 class ResultFile:
     """Appends results to a file, continuing what is there; nothing is written before `with`.
 
-    Whoever makes one `held` the file before.
+    Partial files of ranks that lie beside it are removed where `with` ends without an error: the
+    file holds their rows then. Whoever makes one `held` the file before.
 
     Args:
         path: the file.
@@ -148,8 +149,11 @@ class ResultFile:
             raise DataError(not_written(self._path, error)) from error
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._rows.close()
+        if kind is None:
+            # Only now are their rows in this file for good.
+            partials(self._path).remove()
 
     def holds(self, shown: Shown) -> bool:
         """Whether the file held a result of this image, or of these together, already."""
