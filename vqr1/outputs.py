@@ -261,8 +261,11 @@ def named_folders(command: str, arguments: Sequence[str]) -> Iterator[Path]:
     """
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key.lstrip("+") in ("run_dir", "hydra.run.dir", "hydra.sweep.dir"):
-            yield Path(value.strip("'\""))
+        path = Path(value.strip("'\""))
+        if key.lstrip("+") == "run_dir":
+            yield path.expanduser()
+        elif key.lstrip("+") in ("hydra.run.dir", "hydra.sweep.dir"):
+            yield path  # as Hydra takes it
     yield from (Path(place, command, "DATE") for place in ("outputs", "multirun"))
 
 
