@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+
+from tests.support.images import noise_image
 
 # No test may reach for a hub; what is not on the machine must fail at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -55,6 +59,27 @@ def _own_log_handlers() -> Iterator[None]:
     handlers = logging.root.handlers[:]
     yield
     logging.root.handlers[:] = handlers
+
+
+@pytest.fixture
+def locked() -> Iterator[Path]:
+    """A folder that may not be listed, as a user without rights sees it."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    folder = place / "locked"
+    folder.mkdir()
+    noise_image(0).save(folder / "a.png")
+    folder.chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        shutil.rmtree(place)
 
 
 @pytest.fixture(scope="session")

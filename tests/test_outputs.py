@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from vqr1.outputs import (
     own_json,
     own_png,
     png_metadata,
+    remove_unused,
     target,
     write_json,
 )
@@ -133,3 +136,33 @@ def test_folders_that_were_made_in_vain_go(tmp_path: Path, monkeypatch: pytest.M
         "outputs/train/other/.hydra", "outputs/train/other/config.yaml",
         "outputs/train/other/run.lock",
     ]  # fmt: skip
+
+
+HOLDER = """\
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("lock", ["run.lock", "locks/sweep/run.lock"])
+def test_a_folder_that_another_process_works_in_stays(lock: str, tmp_path: Path) -> None:
+    """Two commands of one second have one folder: the refused one must not take it away."""
+    folder = tmp_path / "outputs" / "2026-11-30_12-00-00"
+    folders = NewFolders([folder])
+    (folder / lock).parent.mkdir(parents=True)
+    (folder / ".hydra").mkdir()
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-ISc", HOLDER, str(folder / lock)]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        folders.remove_unused([folder])
+        remove_unused(folder)
+        assert sorted(path.name for path in folder.iterdir()) == sorted(
+            {".hydra", lock.split("/")[0]}
+        )
+    folders.remove_unused([folder])
+    assert not folder.exists()

@@ -153,3 +153,25 @@ def test_help_into_head(tmp_path: Path, words: str) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1
+
+
+NAMES = """
+import os, sys
+from vqr1.standard_streams import guard_output
+guard_output(stdout="both" in sys.argv)
+name = sys.stdin.readline().rstrip()
+guard_output(stdout="both" in sys.argv)
+print(os.fsencode(name), name, "\N{GREEK SMALL LETTER ALPHA}")
+"""
+
+
+@pytest.mark.parametrize(("guarded", "encoding"), [("both", "ascii"), ("standard error", "utf-8")])
+def test_file_names_that_are_no_text(guarded: str, encoding: str) -> None:
+    """As in a locale of UTF-8, where Python refuses bytes that are none, and in one without it."""
+    strict = {"PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": f"{encoding}:strict"}
+    done = subprocess.run(
+        [sys.executable, "-c", NAMES, guarded], input=b"\xff.png\n",
+        capture_output=True, check=True, timeout=60, env={**os.environ, **strict},
+    )  # fmt: skip
+    alpha = "\N{GREEK SMALL LETTER ALPHA}".encode(encoding, "backslashreplace")
+    assert done.stdout.rstrip() == rb"b'\xff.png' \udcff.png " + alpha

@@ -50,6 +50,13 @@ def test_the_line_of_an_error(error: Exception, line: str | None) -> None:
     assert storage_line(later, "here") == line
 
 
+def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = PermissionError(errno.EACCES, "x", str(tmp_path))
+    assert storage_line(error) == f"{tmp_path}: Permission denied; make this place writable"
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+    assert storage_line(error) == f"{tmp_path}: Permission denied; make this place readable"
+
+
 TABLE = "image,score,mos\n" + "".join(f"{i}.png,{i * 1.7 % 5},{i * 1.1 % 5}\n" for i in range(60))
 EVALUATION = [
     "predictions=table.csv", "logger=none", "statistics.bootstrap_draws=20",

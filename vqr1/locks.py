@@ -55,3 +55,17 @@ class FileLock:
         except FileNotFoundError:
             return False
         return os.path.samestat(there, os.fstat(descriptor))
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process holds a lock.
+
+    One that this process holds itself is given back: call it when the work is over.
+
+    Args:
+        path: the lock's own file; it exists.
+    """
+    lock = FileLock(path)
+    free = lock.acquire()
+    lock.release()
+    return not free

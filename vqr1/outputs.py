@@ -6,7 +6,7 @@ settings are the same too is compared where the record is read. A file is replac
 content shows that the same command wrote it: a PNG by its metadata, JSON by `WRITTEN_BY`, tables by
 their first line (`vqr1.inference.own_files`).
 
-Not here: continuing what is there, and two processes at once (`vqr1.locks`).
+Not here: continuing what is there, and refusing a second process (`vqr1.locks`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from vqr1.durable import write_file
 from vqr1.errors import ConfigError
+from vqr1.locks import is_held
 
 TRAINING = "a training"
 SWEEP = "a sweep"
@@ -40,10 +41,11 @@ RECORDS = {
 _EARLIER_EVALUATION = ("metrics.json", "report.md", "summary.json")
 """Evaluations of prediction files and comparisons had no record of their own."""
 
-_NOBODYS = {"run.lock", "run.json.part", "locks", "tracking", "output.txt"}
+_LOCK = "run.lock"
+_NOBODYS = {_LOCK, "run.json.part", "locks", "tracking", "output.txt"}
 """What a command that was refused, and its launcher, leave in a folder beside hidden files, logs
 and folders without anything else."""
-_BEGUN = {".hydra", "run.lock", "locks", "tracking", "evaluation.json"}
+_BEGUN = {".hydra", _LOCK, "locks", "tracking", "evaluation.json"}
 """What every command leaves in its folder before it does anything, and nothing of anybody else."""
 _PARTIAL = "predictions.partial-"
 _HEADER = 4096
@@ -259,8 +261,11 @@ def named_folders(command: str, arguments: Sequence[str]) -> Iterator[Path]:
     """
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key.lstrip("+") in ("run_dir", "hydra.run.dir", "hydra.sweep.dir"):
-            yield Path(value.strip("'\""))
+        path = Path(value.strip("'\""))
+        if key.lstrip("+") == "run_dir":
+            yield path.expanduser()
+        elif key.lstrip("+") in ("hydra.run.dir", "hydra.sweep.dir"):
+            yield path  # as Hydra takes it
     yield from (Path(place, command, "DATE") for place in ("outputs", "multirun"))
 
 
@@ -279,7 +284,10 @@ class NewFolders:
             self._before |= {place for place in (whole, *whole.parents) if place.exists()}
 
     def remove_unused(self, folders: Iterable[Path]) -> None:
-        """Remove folders, and those above them, that are new and hold nothing of the command's."""
+        """Remove folders, and those above them, that are new and hold nothing of the command's.
+
+        Folders are named to the second: one that another process works in is not this command's.
+        """
         for folder in folders:
             for place in (folder.absolute(), *folder.absolute().parents):
                 if place in self._before or not _remove_if_unused(place):
@@ -304,7 +312,7 @@ def remove_unused(folder: Path) -> None:
 
 def _remove_if_unused(folder: Path) -> bool:
     try:
-        if all(map(_is_begun, folder.iterdir())):
+        if all(map(_is_begun, folder.iterdir())) and not any(map(is_held, folder.rglob(_LOCK))):
             shutil.rmtree(folder)
             return True
     except OSError:

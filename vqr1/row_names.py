@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+SEPARATOR = " + "
+"""Between the names of a row's images."""
+
 
 def row_name(images: Sequence[str]) -> str:
     """By what a row of one or several images is named.
@@ -11,4 +14,4 @@ def row_name(images: Sequence[str]) -> str:
     >>> row_name(["a.png"]), row_name(["a.png", "b.png"])
     ('a.png', 'a.png + b.png')
     """
-    return " + ".join(images)
+    return SEPARATOR.join(images)

@@ -16,7 +16,7 @@ import os
 import select
 import sys
 from contextlib import suppress
-from typing import TextIO
+from typing import Any, TextIO, TypeGuard
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 
@@ -24,6 +24,7 @@ _GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET, err
 """Errors after which a stream takes nothing again; a full disk may have room later."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """Errors of a file that takes no more, which may be standard output."""
+_ESCAPES = "backslashreplace"
 _NAMES = {STDOUT: "standard output", STDERR: "standard error"}
 
 
@@ -80,6 +81,9 @@ def guard_output(*, stdout: bool = True, quiet: bool = False) -> None:
     opened would get their number, and what a library prints would be written into it. A stream that
     somebody has replaced (a test that captures output) is left as it is.
 
+    File names may hold bytes that are no text in the streams' encoding: standard input gives them
+    as Python has them in names, and both outputs print what they cannot encode as escapes.
+
     Args:
         stdout: standard output too; false for a command whose result it is.
         quiet: a reader that ends is no news, as of a command that only prints.
@@ -91,6 +95,8 @@ def guard_output(*, stdout: bool = True, quiet: bool = False) -> None:
             _open_null(number)
     if sys.stdin is None:
         sys.stdin = open(STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115
+    _set_errors(sys.stdin, STDIN, "surrogateescape")
+    _set_errors(sys.stdout, STDOUT, _ESCAPES)
     if stdout or sys.stdout is None:
         sys.stdout = _guarded(sys.stdout, STDOUT, quiet=quiet)
     sys.stderr = _guarded(sys.stderr, STDERR)
@@ -103,8 +109,9 @@ def drop_output() -> None:
 
 def _guarded(stream: TextIO | None, number: int, *, quiet: bool = False) -> TextIO:
     if stream is None:
-        return io.TextIOWrapper(io.BufferedWriter(LossyFile(number, quiet=quiet)), encoding="utf-8")
-    if type(stream) is not io.TextIOWrapper or stream.fileno() != number:
+        file = LossyFile(number, quiet=quiet)
+        return io.TextIOWrapper(io.BufferedWriter(file), encoding="utf-8", errors=_ESCAPES)
+    if not _is_standard(stream, number):
         return stream
     raw = stream.buffer if isinstance(stream.buffer, io.RawIOBase) else stream.buffer.raw
     if isinstance(raw, LossyFile):
@@ -121,6 +128,17 @@ def _guarded(stream: TextIO | None, number: int, *, quiet: bool = False) -> Text
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
+
+
+def _is_standard(stream: TextIO | None, number: int) -> TypeGuard[io.TextIOWrapper[Any]]:
+    """Whether a stream is Python's own for a descriptor."""
+    return type(stream) is io.TextIOWrapper and stream.fileno() == number
+
+
+def _set_errors(stream: TextIO | None, number: int, errors: str) -> None:
+    # What was read from already takes no other setting.
+    if _is_standard(stream, number) and stream.errors != errors:
+        stream.reconfigure(errors=errors)
 
 
 def _open_null(number: int) -> None:

@@ -56,5 +56,10 @@ def _copied_line(failed: list[tuple[str, str, str]]) -> str | None:
 
 
 def _line(place: object, number: int) -> str:
-    fix = "make room there" if number in FULL else "make this place writable"
+    if number in FULL:
+        fix = "make room there"
+    elif os.path.exists(str(place)) and not os.access(str(place), os.R_OK):
+        fix = "make this place readable"
+    else:
+        fix = "make this place writable"
     return f"{place}: {os.strerror(number)}; {fix}"

@@ -6,12 +6,13 @@ import csv
 import os
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from tests.cli.conftest import Command
 from tests.support.images import noise_image
-from vqr1.cli import data, score
+from vqr1.cli import data, evaluate, score, train
 from vqr1.config import CsvColumns, DatasetConfig, SplitConfig
 from vqr1.data.jsonl import JsonlLine, write_jsonl
 from vqr1.data.labelled_set import open_dataset
@@ -120,3 +121,25 @@ def test_roots_are_quoted_as_the_message_shows(run: Command, tmp_path: Path, nam
     done = command(quoted)
     assert (done.code, done.err) == (0, ""), (line, done.err)
     assert "2 of 2 labelled images; complete" in done.out
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [(evaluate, ["predictions=x.csv", "labels=file"]), (train, ["chain=[sft]"])],
+)
+def test_a_home_that_no_shell_has_expanded(
+    run: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: ModuleType,
+    arguments: list[str],
+) -> None:
+    """The folder in it is that of the run, which is refused as the folder of another command."""
+    home = tmp_path / "home"
+    (home / "x").mkdir(parents=True)
+    (home / "x" / "sweep.json").touch()
+    monkeypatch.setenv("HOME", str(home))
+    outcome = run(command.main, *arguments, "run_dir='~/x'", "logger=none")
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"error: run_dir={home}/x: this folder holds a sweep; choose")
+    assert not (tmp_path / "~").exists()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import struct
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,27 +85,6 @@ def test_odd_and_broken_images(run: Command, tmp_path: Path) -> None:
     assert rows["animated.gif"]["score"] == rows["stripes.png"]["score"]
     assert rows["16bit.png"]["score"] == rows["grey.png"]["score"]
     assert len(outcome.err.splitlines()) == len(BROKEN) + 1
-
-
-@pytest.fixture
-def locked() -> Iterator[Path]:
-    """A folder that may not be listed, as a user without rights sees it."""
-    place = Path(tempfile.mkdtemp())
-    place.chmod(0o755)
-    folder = place / "locked"
-    folder.mkdir()
-    noise_image(0).save(folder / "a.png")
-    folder.chmod(0)
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield folder
-    finally:
-        if root:
-            os.seteuid(0)
-        folder.chmod(0o755)
-        shutil.rmtree(place)
 
 
 def test_unreadable_folders(run: Command, tmp_path: Path, locked: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from tests.support.images import noise_image
 from vqr1.config import DatasetConfig, SplitConfig
 from vqr1.data.image_index import FoundImage, ImageIndex
 from vqr1.data.labelled_set import open_dataset
-from vqr1.errors import DataError
+from vqr1.data.location import check_folder
+from vqr1.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -32,6 +34,29 @@ def test_letter_case_of_name_extension_and_folder_is_ignored(folder: Path) -> No
     assert index.find("SUB/B.PNG") == FoundImage("sub/b.png")
     assert index.find("none.png").problem == "no such file"
     assert index.find("sub/none/b.png").problem == "no such file"
+
+
+def test_folders_that_cannot_be_listed(locked: Path) -> None:
+    message = r"locked/?: the folder cannot be listed \(Permission denied\)"
+    with pytest.raises(DataError, match=message):
+        ImageIndex(locked).find("a.png")
+    with pytest.raises(DataError, match=message):
+        ImageIndex(locked.parent).find("locked/a.png")
+    for root in (locked, locked / "below"):
+        with pytest.raises(ConfigError, match=r"^dataset\.root='.*': the folder cannot be listed"):
+            check_folder(root, "dataset")
+
+
+def test_images_that_cannot_be_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that may be listed, and no more."""
+
+    def refuse(path: str) -> os.stat_result:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        found = ImageIndex(folder).find("Photo.JPG")
+    assert found == FoundImage(None, "cannot be read (Permission denied)")
 
 
 def test_composed_and_decomposed_accents_are_one_name(folder: Path) -> None:

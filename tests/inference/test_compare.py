@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from vqr1.errors import DataError
 from vqr1.inference.compare import compare
 from vqr1.inference.own_files import written_kind
 from vqr1.inference.result import Result
-from vqr1.inference.writers import Format, write_ranking
+from vqr1.inference.writers import Format, write_pairs, write_ranking
 from vqr1.iqa.thurstone import GAMMA
 
 
@@ -41,6 +43,21 @@ def test_two_images_and_those_excluded() -> None:
     assert best.win_rate == pytest.approx(0.8413446, abs=1e-7)
     assert second.win_rate == pytest.approx(0.1586554, abs=1e-7)
     assert [(r.rank_low, r.rank_high) for r in found.ranking] == [(1, 2), (1, 2)]
+
+
+def test_pairs_are_written_row_by_row() -> None:
+    scores = np.random.default_rng(0).uniform(1, 5, 20)
+    found = compare([result(f"{n}", float(score), 0.5) for n, score in enumerate(scores)])
+    stream = io.StringIO()
+    write_pairs(stream, found)
+    assert "probabilities" not in vars(found)  # the matrix of all
+    header, *rows = csv.reader(io.StringIO(stream.getvalue()))
+    assert header == ["first", "second", "first_better"]
+    assert rows == [
+        [str(i), str(j), repr(found.probabilities[i, j].item())]
+        for i in range(20)
+        for j in range(i + 1, 20)
+    ]
 
 
 def test_ranking_of_many() -> None:

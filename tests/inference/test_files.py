@@ -65,3 +65,23 @@ def test_lists_that_are_none(tmp_path: Path) -> None:
     empty.write_text("image\na.png\nb, c.png\n")
     with pytest.raises(DataError, match=r"empty\.csv:3: 2 columns, expected 1 .*quote a text"):
         find_images([str(empty)])
+
+
+def test_linked_folders_are_looked_through_once(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    for place in (folder / "m" / "sub", folder / ".hidden", elsewhere / "deep"):
+        place.mkdir(parents=True)
+        (place / "x.png").touch()
+    links = {
+        "a": folder / "m",  # here under its own name
+        "b": elsewhere,
+        "c": elsewhere / "deep",  # below another link
+        "d": folder / ".hidden",
+        "m/circle": folder,
+        "e": tmp_path / "gone",
+    }
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    (elsewhere / "back").symlink_to(folder)
+    names = ("b/deep/x.png", "d/x.png", "m/sub/x.png")
+    assert find_images([str(folder)]) == [folder / name for name in names]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -46,6 +49,30 @@ def test_a_folder_of_references_has_the_same_names(folder: Path) -> None:
         with_references(found, "gone")
     with pytest.raises(DataError, match="the list names the images of each prompt itself"):
         with_references([(coded / "a.png", coded / "a.png")], str(sharp))
+
+
+def test_references_of_another_ending_are_listed_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sharp = folder / "sharp"
+    for number in range(20):
+        (sharp / f"{number}.jpg").touch()
+    listdir = Mock(side_effect=os.listdir)
+    monkeypatch.setattr(os, "listdir", listdir)
+    found = with_references([Path("coded", f"{number}.png") for number in range(20)], str(sharp))
+    assert found == [(sharp / f"{n}.jpg", Path("coded", f"{n}.png")) for n in range(20)]
+    assert listdir.call_count == 1
+
+
+def test_a_folder_of_references_that_cannot_be_listed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(place: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(DataError, match=r"sharp: the folder cannot be listed \(Permission denied"):
+        with_references([Path("c.png")], str(folder / "sharp"))
 
 
 def test_lists_name_the_images_of_each_prompt(folder: Path) -> None:

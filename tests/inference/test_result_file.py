@@ -28,6 +28,7 @@ from vqr1.inference.result_file import (
 )
 from vqr1.inference.resume import Partials
 from vqr1.inference.writers import EARLIER_FIELDS, ResultWriter, write_pairs, write_ranking
+from vqr1.row_names import row_name
 
 RESULTS = [
     Result("plain.png", 3.25, 0.5, 0.015, valid=True, text="<answer>3.25</answer>"),
@@ -87,6 +88,23 @@ def test_file_names_that_are_no_text(tmp_path: Path) -> None:
     assert fill(path, "jsonl", odd) == ["bad\udcff.png"]
     json.loads(path.read_text(encoding="utf-8"))
     assert fill(path, "jsonl", odd) == []
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_pairs_with_one_image_in_common_are_told_apart(tmp_path: Path, form: Form) -> None:
+    """Their names go up from the list's folder: `..` leads out of no other image's path."""
+    first, second, same = (
+        tuple(Path(f"{folder}/{name}.png") for name in names)
+        for folder, *names in (("l/../i", "a", "r"), ("l/../i", "b", "r"), ("i", "a", "r"))
+    )
+    path = tmp_path / f"scores.{form}"
+    with ResultFile(path, form, SETTINGS, resume=True) as file:
+        file.write(Result(row_name([str(image) for image in first]), 1.0, valid=True))
+    file = ResultFile(path, form, SETTINGS, resume=True)
+    assert [file.holds(shown) for shown in (first, second, same)] == [True, False, True]
+    with file:
+        file.write(Result(row_name([str(image) for image in second]), 2.0, valid=True))
+    assert [result.score for result in read_results(path, form)] == [1.0, 2.0]
 
 
 def test_files_from_before_there_was_a_lost_probability_are_read(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vqr1.durable import committed_mark
+from vqr1.inference import resume
 from vqr1.inference.result import Result
 from vqr1.inference.result_file import ResultFile, RowAppender, partials, read_results
 from vqr1.inference.resume import (
@@ -90,3 +91,28 @@ def test_rows_of_ranks_that_were_killed_count(tmp_path: Path, form: str) -> None
         pass
     assert read_results(path, kind) == []
     assert not partials(path).all()
+
+
+def test_rows_of_ranks_lie_beside_the_file_until_it_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "scores.csv"
+    row = Result("a.png", 1.0, valid=True)
+    beside: list[int] = []
+    monkeypatch.setattr(resume, "sync", lambda path: beside.append(len(partials(path).all())))
+
+    def merge(fault: Exception | None) -> None:
+        with ResultFile(path, "csv", {}, resume=True) as file:
+            with RowAppender(partials(path).of(1), "csv") as rows:
+                rows.write(row)
+            if fault is not None:
+                raise fault
+            file.write(row)
+
+    with pytest.raises(ConnectionError):
+        merge(ConnectionError())
+    assert len(partials(path).all()) == 1
+    path.unlink()
+    merge(None)
+    assert beside == [1, 1]
+    assert partials(path).all() == []

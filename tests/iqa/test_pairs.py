@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from vqr1.iqa.pairs import (
     calibration_error,
     fit_comparison,
     pair_outcomes,
+    preference_blocks,
     preference_matrix,
     rank_intervals,
     ranks_of,
@@ -74,6 +76,36 @@ def test_rank_intervals() -> None:
     for gap, lowest in ((1.8, 1), (2.2, 2)):  # Phi(-1.8) = .036, Phi(-2.2) = .014
         low, _ = rank_intervals(np.array([0.0, gap]), np.full(2, math.sqrt(0.5)), draws=20000)
         assert low[0] == lowest
+
+
+@pytest.mark.parametrize(("draws", "level"), [(1, 0.95), (63, 0.9), (64, 0.5), (500, 0.95)])
+def test_rank_intervals_are_quantiles_of_all_draws(draws: int, level: float) -> None:
+    mean, std = np.linspace(1, 5, 9), np.full(9, 1.0)
+    rng = np.random.default_rng(3)
+    qualities = mean + np.sqrt(1.0 + 0.5) * rng.standard_normal((draws, 9))
+    ranks = np.argsort(np.argsort(-qualities, axis=1), axis=1) + 1
+    found = rank_intervals(mean, std, gamma=1.0, level=level, draws=draws, seed=3)
+    for ends, share in zip(found, ((1 - level) / 2, (1 + level) / 2), strict=True):
+        assert ends.tolist() == np.quantile(ranks, share, axis=0, method="inverted_cdf").tolist()
+
+
+def test_comparing_many_images_holds_neither_all_pairs_nor_all_draws() -> None:
+    n = 1500
+    mean, std = np.random.default_rng(0).uniform(1, 5, n), np.full(n, 0.5)
+    assert np.array_equal(
+        np.concatenate(list(preference_blocks(mean, std))), preference_matrix(mean, std)
+    )
+    tracemalloc.start()
+    for work, most in (
+        # 2^20 of 2.25 million pairs: the probabilities and three steps before them in float64.
+        (lambda: win_rates(mean, std), 4.5 * 2**20 * 8),
+        # 64 of 500 draws and the 26 that lie in the tails, with their copies, in int32.
+        (lambda: rank_intervals(mean, std, draws=500), 5 * (64 + 26) * n * 4),
+    ):
+        tracemalloc.reset_peak()
+        work()
+        assert tracemalloc.get_traced_memory()[1] < most
+    tracemalloc.stop()
 
 
 def test_ranks_share() -> None:

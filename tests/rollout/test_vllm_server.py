@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -347,16 +348,28 @@ def test_responses_under_way_are_those_of_the_weights_that_were_sent(
     engine.synchronise()
     server.set(chat_seconds=2.0)
     keys: Any = {"group_size": 3, "sampling": SAMPLING, "seed": 7}
-    responses = engine.begin(PROMPTS, **keys)
+    responses = engine.begin(PROMPTS, **keys).wait
     with torch.no_grad():
         model.lm_head.weight.mul_(1.1)
     assert server.counts()["sampled"] == 0
     check_same(responses(), expected)
     # Whatever answers at the address later has not those weights, and cannot be given them again.
-    responses = engine.begin(PROMPTS, **keys)
+    responses = engine.begin(PROMPTS, **keys).wait
     server.set(instance="other")
     with pytest.raises(RolloutLostError, match="it has been started anew"):
         responses()
+
+
+def test_cancelled_requests_that_were_queued_are_not_sent(server: RunningServer) -> None:
+    engine = engine_of(server, POLICY.model, concurrency=1)
+    server.set(chat_seconds=0.5)
+    before = set(threading.enumerate())
+    asked_before = server.counts()["chat"]
+    engine.begin(PROMPTS, group_size=3, sampling=SAMPLING, seed=7).cancel()
+    # As the process's end would.
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert server.counts()["chat"] - asked_before <= 1
 
 
 def test_a_new_process_that_is_gone_again(

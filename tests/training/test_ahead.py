@@ -29,6 +29,7 @@ from tests.training.test_grpo import (
 )
 from vqr1.errors import RolloutLostError
 from vqr1.records import PromptBatch, Rollout
+from vqr1.rollout.engine import UnderWay
 from vqr1.rollout.local import LocalEngine
 from vqr1.training.ahead import RolloutAhead
 from vqr1.training.stages.grpo import GrpoModule
@@ -49,6 +50,7 @@ class Elsewhere:
     Attributes:
         sampled: of every rollout, the probe of the weights and the seed.
         lost: numbers of begun rollouts that are lost with the server.
+        cancelled: how many nobody waits for.
     """
 
     def __init__(self, policy: Any, seconds: float = 0.0, lost: tuple[int, ...] = ()) -> None:
@@ -56,7 +58,7 @@ class Elsewhere:
         self._local = LocalEngine(self._model, tiny_tokenizer(), 4096)
         self._pool = ThreadPoolExecutor(1)
         self._seconds, self.lost = seconds, lost
-        self._under_way = self._begun = 0
+        self._under_way = self._begun = self.cancelled = 0
         self.sampled: list[tuple[float, int]] = []
         self.rollouts: list[Rollout] = []
 
@@ -70,7 +72,7 @@ class Elsewhere:
         self.rollouts.append(self._local.sample(prompts, **keys))
         return self.rollouts[-1]
 
-    def begin(self, prompts: PromptBatch, **keys: Any) -> Callable[[], Rollout]:
+    def begin(self, prompts: PromptBatch, **keys: Any) -> UnderWay:
         self._begun += 1
         self._under_way += 1
         number, asked = self._begun, self._pool.submit(self.sample, prompts, **keys)
@@ -82,7 +84,10 @@ class Elsewhere:
                 raise RolloutLostError("lost the rollout server")
             return rollout
 
-        return wait
+        def cancel() -> None:
+            self.cancelled += 1
+
+        return UnderWay(wait, cancel)
 
     def with_model(self, model: Any) -> Elsewhere:
         self._policy = model
@@ -217,6 +222,20 @@ def test_lost_responses_are_sampled_by_the_weights_of_now(
     # The third step's came from w1 and were lost.
     assert [found for found, _ in server.sampled] == [w0, w0, w1, w2, w2, w3]
     assert server.sampled[2][1] == server.sampled[3][1] == step_seed(SEED, 2)
+
+
+def test_responses_under_way_are_cancelled_where_training_fails() -> None:
+    module, server = module_with(tiny_model(seed=1))
+
+    def fail() -> None:
+        raise RuntimeError("out of memory")
+
+    probes_of_updates(module, fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(module, ranking_batch(), 3)
+    assert server.cancelled == 1
+    assert module.ahead is not None
+    assert module.ahead.state() == []
 
 
 def test_a_validation_waits_for_the_responses_under_way() -> None:

@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         if asked and faults.ranges and self.headers.get("If-Range") == faults.tag:
             start = int(asked.removeprefix("bytes=").partition("-")[0])
         if start >= size:
-            self._empty(416, {})
+            self._empty(416, {"Content-Range": f"bytes */{size}"})
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(size - start))

@@ -90,7 +90,8 @@ class ImageIndex:
             images: relative POSIX paths without `..`.
 
         Raises:
-            DataError: a name fits several files, or leads out of the folder through a link.
+            DataError: a name fits several files, or leads out of the folder through a link; or a
+                folder cannot be listed.
         """
         return [self.find(image) for image in images]
 
@@ -164,7 +165,11 @@ class ImageIndex:
     def _sized(self, path: str) -> FoundImage:
         """A file that is there."""
         # Not by the entry of the listing, which would keep the whole result.
-        if os.stat(f"{self.folder}/{path}").st_size == 0:
+        try:
+            size = os.stat(f"{self.folder}/{path}").st_size
+        except PermissionError as error:
+            return FoundImage(None, f"cannot be read ({error.strerror})")
+        if size == 0:
             return FoundImage(None, "is empty (0 bytes)")
         return FoundImage(path)
 
@@ -196,14 +201,12 @@ class ImageIndex:
             full_path = os.path.join(self.folder, folder)
             if folder:
                 self._check_inside(full_path, folder.rstrip("/"))
-            listing = _Listing()
-            with os.scandir(full_path) as entries:
-                for entry in entries:
-                    if entry.is_file(follow_symlinks=False):
-                        listing.files.add(entry.name)
-                    else:
-                        listing.others[entry.name] = entry
-            self._listings[folder] = listing
+            try:
+                self._listings[folder] = _listed(full_path)
+            except PermissionError as error:
+                raise DataError(
+                    f"{full_path}: the folder cannot be listed ({error.strerror})"
+                ) from error
         return self._listings[folder]
 
     def _files_below(self) -> dict[str, list[str]]:
@@ -216,6 +219,17 @@ class ImageIndex:
                 for name in files:
                     self._below.setdefault(_folded(name), []).append(f"{prefix}{name}")
         return self._below
+
+
+def _listed(folder: str) -> _Listing:
+    listing = _Listing()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                listing.files.add(entry.name)
+            else:
+                listing.others[entry.name] = entry
+    return listing
 
 
 def _folded(name: str) -> str:

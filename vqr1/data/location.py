@@ -60,19 +60,22 @@ def _check_folder(config: DatasetConfig, key: str) -> None:
 
 
 def check_folder(root: str | Path, key: str) -> None:
-    """Check that a set's folder is there.
+    """Check that a set's folder is there, and can be listed.
 
     Args:
         root: the folder.
         key: the set's dotted configuration key, for the error message.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not, or cannot be.
     """
-    if not Path(root).is_dir():
-        raise ConfigError(
-            [f"{key}.root={str(root)!r}: no such folder; set it to the one with the set's labels"]
-        )
+    name = f"{key}.root={str(root)!r}"
+    try:
+        if not Path(root).is_dir():
+            raise ConfigError([f"{name}: no such folder; set it to the one with the set's labels"])
+        os.scandir(root).close()
+    except PermissionError as error:
+        raise ConfigError([f"{name}: the folder cannot be listed ({error.strerror})"]) from error
 
 
 def set_folder(config: DatasetConfig, key: str) -> Path:

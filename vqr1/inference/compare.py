@@ -11,9 +11,10 @@ from the distribution over the answer's numbers (`mode=expected`). The mathemati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -21,7 +22,13 @@ from vqr1.config import ComparisonConfig
 from vqr1.errors import DataError
 from vqr1.inference.result import Result
 from vqr1.iqa.correlation import FloatArray
-from vqr1.iqa.pairs import preference_matrix, rank_intervals, ranks_of, win_rates
+from vqr1.iqa.pairs import (
+    preference_blocks,
+    preference_matrix,
+    rank_intervals,
+    ranks_of,
+    win_rates,
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,14 @@ class Comparison:
         return preference_matrix(
             mean, std, std_scale=self.config.std_scale, gamma=self.config.gamma
         )
+
+    def probability_rows(self) -> Iterator[FloatArray]:
+        """The rows [n] of `probabilities` one after the other, without holding all of them."""
+        mean, std = _numbers(self.results)
+        blocks = preference_blocks(
+            mean, std, std_scale=self.config.std_scale, gamma=self.config.gamma
+        )
+        return chain.from_iterable(blocks)
 
     def probability(self, first: int, second: int) -> float:
         """P(`results[first]` is better than `results[second]`)."""

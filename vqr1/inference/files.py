@@ -64,6 +64,8 @@ def find_images(
     are: one that is no image is an unreadable image among others, not a mistake on the command
     line.
 
+    Links to folders are followed; a folder that several names lead to is taken by one of them.
+
     Args:
         patterns: files, folders, globs, lists, and `-` for `names`.
         column: column of the lists, several for several images a prompt; None is `image`.
@@ -119,10 +121,22 @@ def _images_below(folder: Path, passed: PassedOver) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: the folder cannot be listed ({error.strerror})")
 
-    for place, folders, names in os.walk(folder, onerror=refuse):
-        # The order of this very list decides where the walk goes next.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place) / name for name in sorted(names) if passed.takes(name))
+    listed: dict[Path, list[str]] = {}
+    linked, seen = [str(folder)], set[str]()
+    # Links are followed after all else, so that a folder below this one keeps its own name; one to
+    # a folder that is listed already, as in a circle, is not.
+    while linked:
+        for place, folders, names in os.walk(linked.pop(0), onerror=refuse):
+            real = os.path.realpath(place)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            linked += filter(os.path.islink, (os.path.join(place, name) for name in folders))
+            listed[Path(place)] = sorted(filter(passed.takes, names))
+    for parent in sorted(listed):
+        yield from (parent / name for name in listed[parent])
 
 
 def _why_nothing(pattern: str, path: Path) -> str:

@@ -10,7 +10,8 @@ Not here: files, folders and globs of a command line (`files.py`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -88,10 +89,11 @@ def with_references(found: Sequence[Shown], references: str) -> list[Shown]:
         return [(place, image) for image in singles]
     if not place.is_dir():
         raise DataError(f"references={references}: no such file or folder")
+    named_by_stem = cache(_named_by_stem)
     pairs: list[Shown] = []
     missing = []
     for image in singles:
-        reference = _named_like(image, place)
+        reference = _named_like(image, place, named_by_stem)
         if reference is None:
             missing.append(str(image))
         else:
@@ -132,25 +134,37 @@ def check_counts(found: Iterable[Shown], images: int, prompt: str) -> None:
         )
 
 
-def _named_like(image: Path, folder: Path) -> Path | None:
+def _named_like(
+    image: Path, folder: Path, named_by_stem: Callable[[Path], Mapping[str, Sequence[Path]]]
+) -> Path | None:
     """The file below a folder that has an image's name, the longest end of its path first."""
     parts = image.parts[1:] if image.anchor else image.parts
     for start in range(len(parts)):
         candidate = folder.joinpath(*parts[start:])
         if ".." in parts[start:]:
             continue
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate
-        if not candidate.parent.is_dir():
-            continue
-        fits = sorted(
-            other
-            for other in candidate.parent.iterdir()
-            if other.stem == candidate.stem and other.suffix.lower() in IMAGE_SUFFIXES
-        )
+        fits = named_by_stem(candidate.parent).get(candidate.stem, ())
         if len(fits) == 1:
             return fits[0]
     return None
+
+
+def _named_by_stem(folder: Path) -> dict[str, list[Path]]:
+    """What a folder has that ends like an image, by the name before the ending.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    found: dict[str, list[Path]] = {}
+    try:
+        for path in folder.iterdir() if os.path.isdir(folder) else ():
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                found.setdefault(path.stem, []).append(path)
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror})") from error
+    return found
 
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -40,7 +40,7 @@ from vqr1.inference.resume import (
 from vqr1.inference.writers import EARLIER_FIELDS, FIELDS, ResultWriter
 from vqr1.locks import FileLock
 from vqr1.program import name_of
-from vqr1.row_names import row_name
+from vqr1.row_names import SEPARATOR, row_name
 
 Lines = Literal["csv", "jsonl"]
 
@@ -90,7 +90,8 @@ def not_written(path: str | Path, error: OSError, key: str = "output") -> str:
 class ResultFile:
     """Appends results to a file, continuing what is there; nothing is written before `with`.
 
-    Whoever makes one `held` the file before.
+    Partial files of ranks that lie beside it are removed where `with` ends without an error: the
+    file holds their rows then. Whoever makes one `held` the file before.
 
     Args:
         path: the file.
@@ -148,8 +149,11 @@ class ResultFile:
             raise DataError(not_written(self._path, error)) from error
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._rows.close()
+        if kind is None:
+            # Only now are their rows in this file for good.
+            partials(self._path).remove()
 
     def holds(self, shown: Shown) -> bool:
         """Whether the file held a result of this image, or of these together, already."""
@@ -317,5 +321,7 @@ def _no_row(path: Path, line: int) -> DataError:
 
 
 def _key(path: str) -> str:
-    """What is the same for the same image, read from the file or not."""
-    return os.path.abspath(path).encode("utf-8", errors=_ERRORS).decode("utf-8")
+    """What is the same for the same image, or images of a row, read from the file or not."""
+    # Each by itself: `..` in the second one's path would take the first one away.
+    whole = row_name([os.path.abspath(one) for one in path.split(SEPARATOR)])
+    return whole.encode("utf-8", errors=_ERRORS).decode("utf-8")

@@ -188,7 +188,7 @@ def _score_into(
     form: Lines,
     file: ResultFile | None,
 ) -> Counter[str]:
-    """Score into a file that rank 0 has open; several ranks keep their rows beside it until then.
+    """Score into a file that rank 0 has open; several ranks keep their rows beside it meanwhile.
 
     Raises:
         ModelError: the model or its server cannot be used any more.
@@ -198,15 +198,12 @@ def _score_into(
         if job.info.world_size == 1:
             return _score(job, scorer, paths, write, sys.stderr)
         with RowAppender(partials(place).of(job.info.rank), form) as kept:
-            counts = _score(job, scorer, paths, write, sys.stderr, kept.write)
+            return _score(job, scorer, paths, write, sys.stderr, kept.write)
     except ModelError as error:
         raise ModelError(
             f"{error}\n{job.config.output} holds what was scored until now; the same command "
             "continues it"
         ) from error
-    if job.info.rank == 0:
-        partials(place).remove()
-    return counts
 
 
 def _no_row(result: Result) -> None:

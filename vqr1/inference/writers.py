@@ -117,10 +117,9 @@ def write_pairs(stream: TextIO, comparison: Comparison) -> None:
     """Write the probability of every pair as CSV: first, second, P(first better)."""
     stream.write(csv_row(PAIR_FIELDS))
     paths = [result.path for result in comparison.results]
-    for i, row in enumerate(comparison.probabilities.tolist()):
-        stream.writelines(
-            csv_row((paths[i], paths[j], repr(row[j]))) for j in range(i + 1, len(paths))
-        )
+    for i, row in enumerate(comparison.probability_rows()):
+        others = zip(paths[i + 1 :], row[i + 1 :].tolist(), strict=True)
+        stream.writelines(csv_row((paths[i], other, repr(better))) for other, better in others)
 
 
 def ranking_fields() -> tuple[str, ...]:

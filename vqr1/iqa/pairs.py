@@ -20,6 +20,7 @@ Shapes: n images; m pairs. Everything is float64.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,10 @@ from scipy.special import log_ndtr, ndtr
 from vqr1.iqa.correlation import FloatArray
 from vqr1.iqa.gamma import GAMMA
 
-_ROWS = 1024
-"""Rows of the pairwise matrix that are held at a time."""
+_PROBABILITIES = 2**20
+"""Of the pairwise matrix, how many are held at a time; a row at least."""
+_DRAWS = 64
+"""Draws of all ranks that are held at a time."""
 
 
 def preference_matrix(
@@ -59,6 +62,16 @@ def preference_matrix(
     return np.asarray(ndtr((mean[rows, None] - mean[None, :]) / deviation))
 
 
+def preference_blocks(
+    mean: FloatArray, std: FloatArray, *, std_scale: float = 1.0, gamma: float = GAMMA
+) -> Iterator[FloatArray]:
+    """`preference_matrix` from its first row to its last, [rows, n] at a time."""
+    rows = max(1, _PROBABILITIES // max(1, len(mean)))
+    for start in range(0, len(mean), rows):
+        block = slice(start, start + rows)
+        yield preference_matrix(mean, std, std_scale=std_scale, gamma=gamma, rows=block)
+
+
 def win_rates(
     mean: FloatArray, std: FloatArray, *, std_scale: float = 1.0, gamma: float = GAMMA
 ) -> FloatArray:
@@ -66,13 +79,8 @@ def win_rates(
     n = len(mean)
     if n < 2:
         return np.full(n, math.nan)
-    totals = [
-        preference_matrix(
-            mean, std, std_scale=std_scale, gamma=gamma, rows=slice(start, start + _ROWS)
-        ).sum(axis=1)
-        for start in range(0, n, _ROWS)
-    ]
-    return (np.concatenate(totals) - 0.5) / (n - 1)
+    blocks = preference_blocks(mean, std, std_scale=std_scale, gamma=gamma)
+    return (np.concatenate([block.sum(axis=1) for block in blocks]) - 0.5) / (n - 1)
 
 
 def rank_intervals(
@@ -102,15 +110,28 @@ def rank_intervals(
     mean = np.asarray(mean, dtype=np.float64)
     deviation = np.sqrt((std_scale * np.asarray(std, dtype=np.float64)) ** 2 + gamma / 2)
     rng = np.random.default_rng(seed)
-    ranks = np.empty((draws, len(mean)), dtype=np.int32)
     places = np.arange(1, len(mean) + 1)
-    for draw in range(draws):
-        quality = mean + deviation * rng.standard_normal(len(mean))
-        ranks[draw, np.argsort(-quality, kind="stable")] = places
+    # The order statistics of `np.quantile(method="inverted_cdf")`, of which nothing but the tails
+    # is kept: all draws of a million images would take gigabytes.
     tail = (1 - level) / 2
-    low = np.quantile(ranks, tail, axis=0, method="inverted_cdf")
-    high = np.quantile(ranks, 1 - tail, axis=0, method="inverted_cdf")
-    return low.astype(np.int64), high.astype(np.int64)
+    from_lowest = max(math.ceil(draws * tail - 1), 0) + 1
+    from_highest = draws - max(math.ceil(draws * (1 - tail) - 1), 0)
+    lowest = highest = np.empty((0, len(mean)), dtype=np.int32)
+    for start in range(0, draws, _DRAWS):
+        ranks = np.empty((min(_DRAWS, draws - start), len(mean)), dtype=np.int32)
+        for row in ranks:
+            quality = mean + deviation * rng.standard_normal(len(mean))
+            row[np.argsort(-quality, kind="stable")] = places
+        lowest = _smallest(np.concatenate([lowest, ranks]), from_lowest)
+        highest = -_smallest(-np.concatenate([highest, ranks]), from_highest)
+    return lowest.max(axis=0).astype(np.int64), highest.min(axis=0).astype(np.int64)
+
+
+def _smallest(values: np.ndarray, count: int) -> np.ndarray:
+    """The smallest values [count, n] of the columns of [m, n], unordered; all where m is less."""
+    if len(values) <= count:
+        return values
+    return np.partition(values, count - 1, axis=0)[:count]
 
 
 def ranks_of(mean: FloatArray) -> np.ndarray:

@@ -6,6 +6,7 @@ The training step, validation and scoring know this protocol only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
 from torch import nn
@@ -76,19 +77,29 @@ class RolloutEngine(SamplingEngine, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class UnderWay:
+    """Responses that are sampled elsewhere.
+
+    Attributes:
+        wait: waits for them. It raises what `sample` raises, and `RolloutLostError` wherever the
+            engine does not have those weights any more.
+        cancel: nobody will wait: what has not begun yet is not sampled.
+    """
+
+    wait: Callable[[], Rollout]
+    cancel: Callable[[], None]
+
+
 @runtime_checkable
 class OverlappingEngine(RolloutEngine, Protocol):
     """Samples elsewhere, so that the policy can be updated meanwhile."""
 
     def begin(
         self, prompts: PromptBatch, *, group_size: int, sampling: SamplingConfig, seed: int
-    ) -> Callable[[], Rollout]:
+    ) -> UnderWay:
         """Starts to sample, by the weights of the last `synchronise`; arguments as of `sample`.
 
         Nobody may call `synchronise` before all processes have their responses.
-
-        Returns:
-            Waits for the responses. It raises what `sample` raises, and `RolloutLostError` wherever
-            the engine does not have those weights any more.
         """
         ...

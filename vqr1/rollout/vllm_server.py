@@ -19,6 +19,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import requests
@@ -32,6 +33,7 @@ from vqr1.policy.prompts import adds_special_tokens
 from vqr1.policy.unwrap import family_of
 from vqr1.policy.vision import VisionFeatures
 from vqr1.records import PromptBatch, Rollout
+from vqr1.rollout.engine import UnderWay
 from vqr1.rollout.vllm_client import RECONNECTIONS, ServerAwayError, VllmLink, at_start, reason_of
 from vqr1.rollout.vllm_requests import Answer, VllmRequests, asked_for, seeds_of
 
@@ -136,27 +138,31 @@ class VllmServerEngine:
         def ask_all() -> list[Answer]:
             if self._alone and not self._link.current:
                 self._link.send_weights(self._model)
-            return self._request(prompts, group_size, sampling, seed)()
+            return self._request(prompts, group_size, sampling, seed)[0]()
 
         answers = self._persist(ask_all, may_reopen=self._alone)
         return self._requests.rollout(answers, sampling, group_size, prompts.device)
 
     def begin(
         self, prompts: PromptBatch, *, group_size: int, sampling: SamplingConfig, seed: int
-    ) -> Callable[[], Rollout]:
+    ) -> UnderWay:
         """As `OverlappingEngine.begin`: a lost server cannot be given the earlier weights again."""
-        answers = self._request(prompts, group_size, sampling, seed)
+        answers, cancel = self._request(prompts, group_size, sampling, seed)
 
         def rollout() -> Rollout:
             found = self._persist(answers, may_reopen=False)
             return self._requests.rollout(found, sampling, group_size, prompts.device)
 
-        return rollout
+        return UnderWay(rollout, cancel)
 
     def _request(
         self, prompts: PromptBatch, group_size: int, sampling: SamplingConfig, seed: int
-    ) -> Callable[[], list[Answer]]:
-        """Send the requests for B prompts; what is returned waits for the answers."""
+    ) -> tuple[Callable[[], list[Answer]], Callable[[], None]]:
+        """Send the requests for B prompts; the first result waits for the answers.
+
+        The second one cancels the requests that are still queued: the process's end would wait for
+        them, because the pool's threads are joined there.
+        """
         images = prompts.to("cpu").images
         seeds = seeds_of(images, seed)
         count = asked_for(group_size, sampling)
@@ -185,7 +191,7 @@ class VllmServerEngine:
                 raise refusal
             return found
 
-        return answers
+        return answers, partial(pool.shutdown, wait=False, cancel_futures=True)
 
     def _ask(
         self,

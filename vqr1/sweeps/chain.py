@@ -62,7 +62,7 @@ def run_chain(
         UserError: a mistake, or a training that did not finish.
     """
     own = {key_of(a): value_of(a) for a in arguments if "=" in a}
-    resumed = Path(own.get("resume", ""))
+    resumed = Path(own.get("resume", "")).expanduser()
     continues = KEY not in own and "resume" in own and (resumed / RECORD).is_file()
     asked = continues or own.get(KEY, "null") != "null"
     if info.report is not None or not asked:
@@ -85,7 +85,7 @@ def run_chain(
         folder, arguments = resumed.resolve(), read_chain(resumed)
     else:
         folder = Path(own.get("run_dir") or f"outputs/train/{datetime.now():%Y-%m-%d_%H-%M-%S}")
-        folder = folder.resolve()
+        folder = folder.expanduser().resolve()
     links = links_of(arguments)
     check_folder(folder, CHAIN, "run_dir")
     _check(links, folder, check)

@@ -5,6 +5,7 @@ Not here: composing it, and what is printed of its failures (`vqr1.cli.app`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -74,6 +75,7 @@ class Command(Generic[T]):
         # A launcher may have sent this command to a process of its own.
         guard_output()
         run_dir = Path(HydraConfig.get().runtime.output_dir)
+        _expand_home(composed)
         self.run_dir = Path(str(composed.get("run_dir", run_dir)))
         self.folders |= {run_dir, self.run_dir}
         # The process that launched others records the job for them.
@@ -103,3 +105,10 @@ class Command(Generic[T]):
     def _config(self, composed: DictConfig) -> T:
         self.complete(composed, list(HydraConfig.get().overrides.task))
         return validate(self.schema, plain_values(composed))
+
+
+def _expand_home(composed: DictConfig) -> None:
+    """Replace a `~` that no shell has expanded, in place: whatever reads the key has one folder."""
+    run_dir = composed.get("run_dir")
+    if isinstance(run_dir, str) and run_dir.startswith("~"):
+        composed["run_dir"] = os.path.expanduser(run_dir)

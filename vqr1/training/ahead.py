@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import lightning as L
+
 from vqr1.config import SamplingConfig
 from vqr1.distributed.collectives import (
     all_gather_objects,
@@ -32,7 +34,7 @@ from vqr1.distributed.collectives import (
 )
 from vqr1.errors import RolloutLostError
 from vqr1.records import RankingBatch, Rollout
-from vqr1.rollout.engine import OverlappingEngine, RolloutEngine
+from vqr1.rollout.engine import OverlappingEngine, RolloutEngine, UnderWay
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +55,8 @@ class _Answered:
         return (self.dataset, self.task, self.rows) == asked and width == group_size
 
 
-class RolloutAhead:
-    """The responses of one step ahead, on this rank.
+class RolloutAhead(L.Callback):
+    """The responses of one step ahead, on this rank; those under way are let go with the training.
 
     All ranks call `finish`, `take` and `state` at the same points.
 
@@ -66,7 +68,7 @@ class RolloutAhead:
     def __init__(self, upcoming: Callable[[], RankingBatch], group_size: int) -> None:
         self._upcoming = upcoming
         self._group_size = group_size
-        self._under_way: tuple[RankingBatch, Callable[[], Rollout]] | None = None
+        self._under_way: tuple[RankingBatch, UnderWay] | None = None
         self._answered: _Answered | None = None
 
     def ask(self, engine: RolloutEngine, sampling: Mapping[str, SamplingConfig], seed: int) -> None:
@@ -91,8 +93,8 @@ class RolloutAhead:
         """
         if self._under_way is None:
             return
-        (batch, wait), self._under_way = self._under_way, None
-        rollout = raise_on_all_ranks(lambda: _unless_lost(wait))
+        (batch, asked), self._under_way = self._under_way, None
+        rollout = raise_on_all_ranks(lambda: _unless_lost(asked.wait))
         lost = bool(all_reduce_max(rollout is None))
         if rollout is not None and not lost:
             rows = batch.index.tolist()
@@ -112,6 +114,12 @@ class RolloutAhead:
     def forget(self) -> None:
         """Let the responses of a step go that has them."""
         self._answered = None
+
+    def on_exception(self, *unused: Any) -> None:
+        """Cancel what is under way: the training has failed or was stopped."""
+        if self._under_way is not None:
+            (_, asked), self._under_way = self._under_way, None
+            asked.cancel()
 
     def state(self) -> list[dict[str, Any]]:
         """The responses to the next batch by rank, in plain containers; empty where none are."""

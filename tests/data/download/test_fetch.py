@@ -101,6 +101,29 @@ def test_more_bytes_here_than_there_begin_again(server: FileServer, tmp_path: Pa
     assert fetch(remote(server), tmp_path / "a.zip", patience=QUICK).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(("size", "asked"), [(len(CONTENT), []), (None, ["bytes=3000000-"])])
+def test_a_file_whose_check_was_stopped_is_not_fetched_again(
+    server: FileServer, tmp_path: Path, size: int | None, asked: list[str]
+) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT)
+    (tmp_path / "a.zip.part.committed").write_text(str(len(CONTENT)))
+    (tmp_path / "a.zip.part.json").write_text('{"version": "\\"one\\""}')
+    wanted = Remote(server.url("/a.zip"), size, DIGEST)
+    assert fetch(wanted, tmp_path / "a.zip", patience=QUICK).read_bytes() == CONTENT
+    assert server.asked == asked
+
+
+@pytest.mark.parametrize("damaged", [CONTENT[:-1] + b"?", CONTENT[:-1]])
+def test_a_damaged_file_is_removed_and_fetched_by_the_next_call(
+    server: FileServer, tmp_path: Path, damaged: bytes
+) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"has been removed: run the command again"):
+        fetch(remote(server), path, patience=QUICK)
+    assert fetch(remote(server), path, patience=QUICK).read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize(
     ("found", "message"),
     [

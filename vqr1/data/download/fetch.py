@@ -90,7 +90,8 @@ def fetch(
 
     Args:
         remote: the file.
-        path: where it goes; its folder exists. A file that is there already is checked only.
+        path: where it goes; its folder exists. A file that is there already is checked only, and
+            removed where it is another one.
         advance: called with the bytes that are here and, where known, of how many.
         patience: with a server that does not answer.
 
@@ -98,12 +99,12 @@ def fetch(
         `path`.
 
     Raises:
-        DataError: the server refuses it, has another file, or does not answer; what has arrived is
-            kept and continued by the next call.
+        DataError: the server refuses it, has another file, or does not answer; what has arrived of
+            the right one is kept and continued by the next call.
         OSError: the disk does not take it.
     """
     if path.exists():
-        check(path, remote)
+        _check(path, remote, remove_file)
         return path
     patience = patience or Patience()
     partial = path.with_name(f"{path.name}.part")
@@ -121,38 +122,39 @@ def fetch(
                     f"{_size(partial)} bytes are kept in {partial}: the same command continues"
                 ) from error
             time.sleep(patience.wait * 2.0 ** max(failures - 1, 0))
-    try:
-        check(partial, remote)
-    except DataError:
-        _forget(partial)
-        raise
+    _check(partial, remote, _forget)
     place_file(partial, path)
     _forget(partial)
     return path
 
 
-def check(path: Path, remote: Remote) -> None:
-    """Compare a file with what is known of it.
+def _check(path: Path, remote: Remote, remove: Callable[[Path], None]) -> None:
+    """Compare a file with what is known of it; another one is removed, so that it is fetched anew.
 
     Raises:
         DataError: its size or its digest is another.
     """
+    difference = _difference(path, remote)
+    if difference is None:
+        return
+    remove(path)
+    raise DataError(
+        f"{path}: {difference}; it is another version or was damaged on its way, and has been "
+        "removed: run the command again, or fetch it by hand and give it with --from"
+    )
+
+
+def _difference(path: Path, remote: Remote) -> str | None:
     size = path.stat().st_size
     if remote.size is not None and size != remote.size:
-        raise DataError(
-            f"{path}: {size} bytes, and the known file has {remote.size}; it is another version "
-            "or was damaged: remove it, or give another file with --from"
-        )
+        return f"{size} bytes, and the known file has {remote.size}"
     if remote.sha256 is None:
-        return
+        return None
     with path.open("rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != remote.sha256:
-        raise DataError(
-            f"{path}: SHA-256 {found[:16]}..., and that of the known file is "
-            f"{remote.sha256[:16]}...; it is another version or was damaged on its way: run the "
-            "command again, or fetch it by hand and give it with --from"
-        )
+    if found == remote.sha256:
+        return None
+    return f"SHA-256 {found[:16]}..., and that of the known file is {remote.sha256[:16]}..."
 
 
 def _continue(
@@ -163,6 +165,9 @@ def _continue(
 ) -> None:
     """One request for what is missing; returns when the server has sent the end."""
     have, version = _size(partial), _version(partial)
+    if have and have == remote.size:
+        advance(have, have)
+        return  # stopped while it was checked
     headers = {"Accept-Encoding": "identity"}
     if have and version:
         headers |= {"Range": f"bytes={have}-", "If-Range": version}
@@ -170,6 +175,8 @@ def _continue(
         have = 0
     with requests.get(remote.url, headers=headers, stream=True, timeout=timeout) as reply:
         if reply.status_code == requests.codes.requested_range_not_satisfiable:
+            if reply.headers.get("Content-Range") == f"bytes */{have}":
+                return  # the end is here
             _forget(partial)
             raise _BrokenOffError("the server has fewer bytes than were fetched")
         _check_status(reply, remote)

@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -96,6 +97,11 @@ class GrpoModule(StageModule):
     def reference(self) -> Reference | None:
         """The frozen reference, None when the KL weight is 0."""
         return self._reference[0]
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """What cancels the responses under way where training ends before they are used."""
+        fits = self.trainer.state.fn == "fit"
+        return [self.ahead] if fits and self.ahead is not None else []
 
     def training_step(self, batch: RankingBatch, batch_idx: int) -> None:
         """Sample, reward and update on one ranking batch."""

@@ -107,13 +107,14 @@ class ContinuedResults(Scenario):
             rows.write(_result("b.png"))
 
     def act(self, folder: Path, note: Note) -> None:
-        """The partial row into the file; a row in a new partial file, and one in the file."""
+        """The partial row into the file; a row in a new partial file, then in the file too."""
         path = folder / "results.csv"
         with ResultFile(path, "csv", SETTINGS, resume=True) as file:
             with RowAppender(result_file.partials(path).of(0), "csv") as rows:
                 rows.write(_result("c.png"))
             note(3)
-            file.write(_result("d.png"))
+            for image in ("c.png", "d.png"):
+                file.write(_result(image))
         note(4)
 
     def recover(self, folder: Path, known: Known) -> None:
