@@ -13,6 +13,9 @@ STEPS, THIRD = 310, 100
 PLAIN, THINKING, UNTAUGHT = "warm", "warm_thinking", "model"
 """Where a line starts: a warm start with or without reasoning, or the assembled model as it is."""
 
+THINKING_STEPS = 60
+"""Supervised steps from the plain warm start to the one with reasoning."""
+
 THOUGHT_PROMPT = (
     "prompt.name=short_thinking", "answer=think_answer",
     "prompt.text='How good is the quality of this picture, from 1 (very poor) to 5 (excellent)? "

@@ -27,7 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
-from lines import LINES, PLAIN, THINKING, THOUGHT, UNTAUGHT, Line  # noqa: E402
+from lines import LINES, PLAIN, THINKING, THINKING_STEPS, THOUGHT, UNTAUGHT, Line  # noqa: E402
 
 PAIRS_AN_IMAGE = 16
 OUTSIDE = ("dataset=demo",)
@@ -96,16 +96,19 @@ class Place:
                         lines.writerow((first, second, sign))
         (folder / "pairs.part").rename(folder / "pairs.csv")
 
-    def warm(self, name: str, steps: int | None) -> Path:
-        """A warm start's folder, trained once."""
+    def warm(self, name: str, trial: int | None) -> Path:
+        """A warm start's folder, trained once; `trial`: of so many steps."""
         folder = self.work / name
-        answers = "answers_thinking.jsonl" if name == THINKING else "answers.jsonl"
+        answers, given = "answers.jsonl", [f"model.path={self.work / UNTAUGHT}"]
+        if name == THINKING:
+            # It looks and answers already, and learns to say what it has seen.
+            answers = "answers_thinking.jsonl"
+            begun = self.warm(PLAIN, trial)
+            given = [f"init_from={begun}", *THOUGHT, f"max_steps={THINKING_STEPS}"]
         self.train(
             folder, "experiment=real_vlm_warm", f"dataset.root={self.work / 'damaged'}",
-            f"stage.answers={self.work / 'damaged' / answers}",
-            f"model.path={self.work / UNTAUGHT}",
-            *(THOUGHT if name == THINKING else ()),
-            *([] if steps is None else [f"max_steps={steps}"]),
+            f"stage.answers={self.work / 'damaged' / answers}", *given,
+            *([] if trial is None else [f"max_steps={trial}"]),
         )  # fmt: skip
         return folder
 
@@ -203,7 +206,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of BIQ2021")
     parser.add_argument("--work", type=Path, default=Path("outputs/real_vlm_study"))
-    parser.add_argument("--lines", help="these lines only")
+    parser.add_argument("--lines", help="these only; a warm start's name scores it as it is")
+    parser.add_argument("--seeds", help="these seeds only")
     parser.add_argument("--steps", type=int, help="a trial of so many steps")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
     parser.add_argument("--list", action="store_true", help="print what is missing")
@@ -217,8 +221,14 @@ def main() -> None:
     results = work / "results" if given.steps else HERE / "results"
     place = Place(given.data.resolve(), work, results, ("logger=csv", *given.overrides))
     jobs = [(line, seed, f"{line.name}_seed{seed}") for line in lines for seed in line.seeds]
-    before = [(Line(name), 0, f"{name}_before") for name in (PLAIN, THINKING) if chosen is None]
-    missing = [j for j in (*before, *jobs) if not (results / f"{j[2]}.json").is_file()]
+    starts = [name for name in (PLAIN, THINKING) if chosen is None or name in chosen]
+    before = [(Line(name), 0, f"{name}_before") for name in starts]
+    seeds = None if given.seeds is None else given.seeds.split(",")
+    missing = [
+        (line, seed, name)
+        for line, seed, name in (*before, *jobs)
+        if not (results / f"{name}.json").is_file() and (seeds is None or str(seed) in seeds)
+    ]
     end = time.monotonic() + 60 * given.minutes
     if not given.list:
         place.prepare()
