@@ -7,7 +7,8 @@
 DIR is BIQ2021 in its own layout. Each run is an ordinary training and two ordinary evaluations (the
 set's test split, and the demo set's as images that nothing was learned on); what is left of it is
 `results/NAME.json` and `results/NAME_SET.csv` (image, MOS, score, standard deviation of the
-answers' scores). A run whose JSON file is there is passed over, one that was stopped continues.
+answers' scores), and where answers have reasoning `results/NAME_SET_reasoning.csv`. A run whose
+JSON file is there is passed over, one that was stopped continues.
 `--steps` writes to the folder of runs, never to `results/`.
 """
 
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -170,7 +172,31 @@ def score(
             writer.writerow(("image", "mos", "score", "std"))
             writer.writerows(rows)
         found[label] = {"images": len(rows), "scored": sum(row[2] != "" for row in rows)}
+        write_reasoning(folder / "predictions.csv", place.results / f"{name}_{label}_reasoning.csv")
     return found
+
+
+def write_reasoning(predictions: Path, table: Path) -> None:
+    """What was reasoned, and which scores and images it stands with; nothing without reasoning."""
+    scores, mos = defaultdict(list), defaultdict(list)
+    with predictions.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            reasoning, closed, _ = row["text"].removeprefix("<think>").partition("</think>")
+            if closed and row["score"]:
+                scores[reasoning.strip()].append(float(row["score"]))
+                mos[reasoning.strip()].append(float(row["mos"]))
+    if not scores:
+        return
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("reasoning", "answers", "score", "score_std", "mos", "mos_std"))
+        for text in sorted(scores, key=lambda text: -len(scores[text])):
+            row = [
+                measure(values[text])
+                for values in (scores, mos)
+                for measure in (statistics.fmean, statistics.pstdev)
+            ]
+            writer.writerow((text, len(scores[text]), *(f"{value:.5g}" for value in row)))
 
 
 def image_rows(predictions: Path) -> list[tuple[str, str, str, str]]:
