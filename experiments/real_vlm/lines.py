@@ -57,9 +57,18 @@ class Line:
 
 LINES = (
     Line("fidelity", steps=STEPS, seeds=(1, 2, 3)),
+    Line("fidelity_without_kl", ("loss.kl_weight=0.0",), steps=STEPS, seeds=(1, 2, 3)),
     Line("fidelity_third"),
-    Line("fidelity_normalised", ("advantage=group_normalised",), steps=STEPS, seeds=(1, 2)),
-    Line("fidelity_published", ("reward=fidelity", "advantage=group_normalised")),
+    Line(
+        "fidelity_normalised",
+        ("advantage=group_normalised", "loss.kl_weight=0.0"),
+        steps=STEPS,
+        seeds=(1, 2),
+    ),
+    Line(
+        "fidelity_published",
+        ("reward=fidelity", "advantage=group_normalised", "loss.kl_weight=0.0"),
+    ),
     Line("margin", ("reward=margin",)),
     Line("mse", ("reward=mse",)),
     Line("sft", LABELS),
