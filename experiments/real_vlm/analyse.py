@@ -6,6 +6,11 @@ For each finished run: SRCC inside (BIQ2021's test split) and outside the set (t
 split) with 95 % bootstrap intervals over images, and whether the answers' standard deviation
 predicts the error: Spearman's correlation of it with |MOS - a + b score|, a and b by least squares.
 
+Of runs with reasoning (`results/NAME_SET_reasoning.csv`) also `words.md`: for each word that stands
+in one of a hundred answers, how far the mean score of those answers is from that of all, in
+standard deviations of the scores, and the same for the MOS of their images; and the share of the
+scores' variance that lies between different reasonings.
+
 Not here: the runs (`study.py`), the ridge (`ridge.py`).
 """
 
@@ -65,6 +70,38 @@ def measured(table: Path) -> Measured:
     mean = float(std[there].mean()) if there.any() else float("nan")
     found = (srcc(scores, mos), float(interval.low), float(interval.high))
     return Measured(found, predicts, mean, len(rows))
+
+
+def words(table: Path) -> list[str]:
+    """Lines of Markdown on the words of a table of reasonings."""
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    count = np.array([float(row["answers"]) for row in rows])
+    total = count.sum()
+    deviations, between = [], 0.0
+    for key in ("mos", "score"):
+        value, std = (np.array([float(row[name]) for row in rows]) for name in (key, f"{key}_std"))
+        away = value - np.average(value, weights=count)
+        variance = np.average(away**2 + std**2, weights=count)
+        between = np.average(away**2, weights=count) / variance
+        deviations.append(away / np.sqrt(variance))
+    lines = [
+        f"**{table.stem}**: {len(rows)} reasonings of {total:.0f} answers; {between:.2f} of the "
+        "scores' variance lies between them.",
+        "",
+        "| word | share of answers | score | MOS |",
+        "|---|---|---|---|",
+    ]
+    texts = [row["reasoning"].lower().split() for row in rows]
+    found = []
+    for word in {word for text in texts for word in text}:
+        there = count * [word in text for text in texts]
+        if there.sum() >= 0.01 * total:
+            mos, score = (np.average(away, weights=there) for away in deviations)
+            found.append((score, mos, there.sum() / total, word))
+    for score, mos, share, word in sorted(found):
+        lines.append(f"| {word} | {share:.2f} | {score:+.2f} | {mos:+.2f} |")
+    return [*lines, ""]
 
 
 def names() -> list[str]:
@@ -137,6 +174,10 @@ def main() -> None:
     text = table(found)
     (HERE / "table.md").write_text(text, encoding="utf-8")
     figure(found, HERE / "srcc.png")
+    tables = sorted(RESULTS.glob("*_inside_reasoning.csv"))
+    if tables:
+        lines = [line for path in tables for line in words(path)]
+        (HERE / "words.md").write_text("\n".join(lines), encoding="utf-8")
     print(text)
 
 

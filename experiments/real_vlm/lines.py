@@ -13,6 +13,9 @@ STEPS, THIRD = 310, 100
 PLAIN, THINKING, UNTAUGHT = "warm", "warm_thinking", "model"
 """Where a line starts: a warm start with or without reasoning, or the assembled model as it is."""
 
+THINKING_STEPS = 60
+"""Supervised steps from the plain warm start to the one with reasoning."""
+
 THOUGHT_PROMPT = (
     "prompt.name=short_thinking", "answer=think_answer",
     "prompt.text='How good is the quality of this picture, from 1 (very poor) to 5 (excellent)? "
@@ -54,9 +57,18 @@ class Line:
 
 LINES = (
     Line("fidelity", steps=STEPS, seeds=(1, 2, 3)),
+    Line("fidelity_without_kl", ("loss.kl_weight=0.0",), steps=STEPS, seeds=(1, 2, 3)),
     Line("fidelity_third"),
-    Line("fidelity_normalised", ("advantage=group_normalised",), steps=STEPS, seeds=(1, 2)),
-    Line("fidelity_published", ("reward=fidelity", "advantage=group_normalised")),
+    Line(
+        "fidelity_normalised",
+        ("advantage=group_normalised", "loss.kl_weight=0.0"),
+        steps=STEPS,
+        seeds=(1, 2),
+    ),
+    Line(
+        "fidelity_published",
+        ("reward=fidelity", "advantage=group_normalised", "loss.kl_weight=0.0"),
+    ),
     Line("margin", ("reward=margin",)),
     Line("mse", ("reward=mse",)),
     Line("sft", LABELS),

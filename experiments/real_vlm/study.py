@@ -7,7 +7,8 @@
 DIR is BIQ2021 in its own layout. Each run is an ordinary training and two ordinary evaluations (the
 set's test split, and the demo set's as images that nothing was learned on); what is left of it is
 `results/NAME.json` and `results/NAME_SET.csv` (image, MOS, score, standard deviation of the
-answers' scores). A run whose JSON file is there is passed over, one that was stopped continues.
+answers' scores), and where answers have reasoning `results/NAME_SET_reasoning.csv`. A run whose
+JSON file is there is passed over, one that was stopped continues.
 `--steps` writes to the folder of runs, never to `results/`.
 """
 
@@ -21,13 +22,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
-from lines import LINES, PLAIN, THINKING, THOUGHT, UNTAUGHT, Line  # noqa: E402
+from lines import LINES, PLAIN, THINKING, THINKING_STEPS, THOUGHT, UNTAUGHT, Line  # noqa: E402
 
 PAIRS_AN_IMAGE = 16
 OUTSIDE = ("dataset=demo",)
@@ -96,16 +98,19 @@ class Place:
                         lines.writerow((first, second, sign))
         (folder / "pairs.part").rename(folder / "pairs.csv")
 
-    def warm(self, name: str, steps: int | None) -> Path:
-        """A warm start's folder, trained once."""
+    def warm(self, name: str, trial: int | None) -> Path:
+        """A warm start's folder, trained once; `trial`: of so many steps."""
         folder = self.work / name
-        answers = "answers_thinking.jsonl" if name == THINKING else "answers.jsonl"
+        answers, given = "answers.jsonl", [f"model.path={self.work / UNTAUGHT}"]
+        if name == THINKING:
+            # It looks and answers already, and learns to say what it has seen.
+            answers = "answers_thinking.jsonl"
+            begun = self.warm(PLAIN, trial)
+            given = [f"init_from={begun}", *THOUGHT, f"max_steps={THINKING_STEPS}"]
         self.train(
             folder, "experiment=real_vlm_warm", f"dataset.root={self.work / 'damaged'}",
-            f"stage.answers={self.work / 'damaged' / answers}",
-            f"model.path={self.work / UNTAUGHT}",
-            *(THOUGHT if name == THINKING else ()),
-            *([] if steps is None else [f"max_steps={steps}"]),
+            f"stage.answers={self.work / 'damaged' / answers}", *given,
+            *([] if trial is None else [f"max_steps={trial}"]),
         )  # fmt: skip
         return folder
 
@@ -167,7 +172,31 @@ def score(
             writer.writerow(("image", "mos", "score", "std"))
             writer.writerows(rows)
         found[label] = {"images": len(rows), "scored": sum(row[2] != "" for row in rows)}
+        write_reasoning(folder / "predictions.csv", place.results / f"{name}_{label}_reasoning.csv")
     return found
+
+
+def write_reasoning(predictions: Path, table: Path) -> None:
+    """What was reasoned, and which scores and images it stands with; nothing without reasoning."""
+    scores, mos = defaultdict(list), defaultdict(list)
+    with predictions.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            reasoning, closed, _ = row["text"].removeprefix("<think>").partition("</think>")
+            if closed and row["score"]:
+                scores[reasoning.strip()].append(float(row["score"]))
+                mos[reasoning.strip()].append(float(row["mos"]))
+    if not scores:
+        return
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("reasoning", "answers", "score", "score_std", "mos", "mos_std"))
+        for text in sorted(scores, key=lambda text: -len(scores[text])):
+            row = [
+                measure(values[text])
+                for values in (scores, mos)
+                for measure in (statistics.fmean, statistics.pstdev)
+            ]
+            writer.writerow((text, len(scores[text]), *(f"{value:.5g}" for value in row)))
 
 
 def image_rows(predictions: Path) -> list[tuple[str, str, str, str]]:
@@ -203,7 +232,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of BIQ2021")
     parser.add_argument("--work", type=Path, default=Path("outputs/real_vlm_study"))
-    parser.add_argument("--lines", help="these lines only")
+    parser.add_argument("--lines", help="these only; a warm start's name scores it as it is")
+    parser.add_argument("--seeds", help="these seeds only")
     parser.add_argument("--steps", type=int, help="a trial of so many steps")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
     parser.add_argument("--list", action="store_true", help="print what is missing")
@@ -217,8 +247,14 @@ def main() -> None:
     results = work / "results" if given.steps else HERE / "results"
     place = Place(given.data.resolve(), work, results, ("logger=csv", *given.overrides))
     jobs = [(line, seed, f"{line.name}_seed{seed}") for line in lines for seed in line.seeds]
-    before = [(Line(name), 0, f"{name}_before") for name in (PLAIN, THINKING) if chosen is None]
-    missing = [j for j in (*before, *jobs) if not (results / f"{j[2]}.json").is_file()]
+    starts = [name for name in (PLAIN, THINKING) if chosen is None or name in chosen]
+    before = [(Line(name), 0, f"{name}_before") for name in starts]
+    seeds = None if given.seeds is None else given.seeds.split(",")
+    missing = [
+        (line, seed, name)
+        for line, seed, name in (*before, *jobs)
+        if not (results / f"{name}.json").is_file() and (seeds is None or str(seed) in seeds)
+    ]
     end = time.monotonic() + 60 * given.minutes
     if not given.list:
         place.prepare()
