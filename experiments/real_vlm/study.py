@@ -103,7 +103,7 @@ class Place:
         folder = self.work / name
         answers, given = "answers.jsonl", [f"model.path={self.work / UNTAUGHT}"]
         if name == THINKING:
-            # It looks and answers already, and learns to say what it has seen.
+            # It looks and answers already, and learns to write what it has seen.
             answers = "answers_thinking.jsonl"
             begun = self.warm(PLAIN, trial)
             given = [f"init_from={begun}", *THOUGHT, f"max_steps={THINKING_STEPS}"]
