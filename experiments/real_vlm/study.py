@@ -178,7 +178,8 @@ def score(
 
 def write_reasoning(predictions: Path, table: Path) -> None:
     """What was reasoned, and which scores and images it stands with; nothing without reasoning."""
-    scores, mos = defaultdict(list), defaultdict(list)
+    scores: defaultdict[str, list[float]] = defaultdict(list)
+    mos: defaultdict[str, list[float]] = defaultdict(list)
     with predictions.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             reasoning, closed, _ = row["text"].removeprefix("<think>").partition("</think>")
@@ -191,12 +192,12 @@ def write_reasoning(predictions: Path, table: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("reasoning", "answers", "score", "score_std", "mos", "mos_std"))
         for text in sorted(scores, key=lambda text: -len(scores[text])):
-            row = [
-                measure(values[text])
-                for values in (scores, mos)
+            found = [
+                measure(numbers[text])
+                for numbers in (scores, mos)
                 for measure in (statistics.fmean, statistics.pstdev)
             ]
-            writer.writerow((text, len(scores[text]), *(f"{value:.5g}" for value in row)))
+            writer.writerow((text, len(scores[text]), *(f"{value:.5g}" for value in found)))
 
 
 def image_rows(predictions: Path) -> list[tuple[str, str, str, str]]:
