@@ -198,7 +198,8 @@ def graphs(check: Check) -> None:
             )
             # On a GPU 384 rows, of which 192 are computed once as many have ended.
             slots = 96 if check.gpu else 3
-            plain, fixed = (kind(policy, state, slots, 150) for kind in (Decoder, StaticDecoder))
+            plain = Decoder(policy, state, slots, 150)
+            fixed = StaticDecoder(policy, state, slots, 150)
             worst, rows = 0.0, 4 * slots
             for step in range(140):
                 tokens = torch.full((rows,), 10 + step, device=check.device)
