@@ -17,7 +17,7 @@ from vqr1.training.checkpoint_files import step_of
 
 pytestmark = pytest.mark.slow
 
-SERVED = ("rollout=vllm_server", "rollout.sampling.stop=answer", "rollout.server.patience_s=600")
+SERVED = ("rollout=vllm_server", "rollout.sampling.stop=answer", "rollout.server.patience_s=180")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_server_that_stays_away_costs_no_step(workshop: Workshop, server: Runn
     saved = Path(training.folder, "run", "checkpoints").glob("step_*.ckpt")
     assert max(map(step_of, saved)) == 3
     server.start()
-    resumed = workshop.resume("away", "rollout.server.patience_s=600")
+    resumed = workshop.resume("away", "rollout.server.patience_s=180")
     assert resumed.wait() == 0, resumed.output
     done = compare(read_result(resumed.folder), workshop.reference)
     assert done.identical, done

@@ -31,7 +31,7 @@ SMALL = (
     "validation.every_steps=3", "validation.samples=2", "validation.batch_size=2",
     "validation.bootstrap_draws=20", "grpo.group_size=3", "rollout.sampling.max_new_tokens=32",
     "callbacks.checkpoint.every_steps=3", "hardware.threads=1", "seed=3",
-    "rollout=vllm_server", "rollout.sampling.stop=answer", "rollout.server.patience_s=600",
+    "rollout=vllm_server", "rollout.sampling.stop=answer", "rollout.server.patience_s=180",
     "+model.lora.rank=4", "+model.lora.alpha=8", "optimizer.lr=1e-3", "run_dir=run",
 )  # fmt: skip
 ALONE = ("loader.batch_size=4",)

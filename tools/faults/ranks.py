@@ -47,7 +47,7 @@ KINDS = {
     "replicated": (),
     "fsdp2": ("hardware.strategy=fsdp2", "hardware.reference=sharded"),
     "server": ("rollout=vllm_server", "rollout.sampling.stop=answer",
-               "rollout.server.patience_s=600"),
+               "rollout.server.patience_s=180"),
 }  # fmt: skip
 """What each kind of run adds."""
 
