@@ -96,9 +96,10 @@ def guard_output(*, stdout: bool = True, quiet: bool = False) -> None:
     if sys.stdin is None:
         sys.stdin = open(STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115
     _set_errors(sys.stdin, STDIN, "surrogateescape")
-    _set_errors(sys.stdout, STDOUT, _ESCAPES)
     if stdout or sys.stdout is None:
         sys.stdout = _guarded(sys.stdout, STDOUT, quiet=quiet)
+    else:
+        _set_errors(sys.stdout, STDOUT, _ESCAPES)
     sys.stderr = _guarded(sys.stderr, STDERR)
 
 
@@ -124,7 +125,7 @@ def _guarded(stream: TextIO | None, number: int, *, quiet: bool = False) -> Text
     return io.TextIOWrapper(
         file if unbuffered else io.BufferedWriter(file),
         encoding=stream.encoding,
-        errors=stream.errors,
+        errors=_ESCAPES,
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
@@ -136,9 +137,10 @@ def _is_standard(stream: TextIO | None, number: int) -> TypeGuard[io.TextIOWrapp
 
 
 def _set_errors(stream: TextIO | None, number: int, errors: str) -> None:
-    # What was read from already takes no other setting.
     if _is_standard(stream, number) and stream.errors != errors:
-        stream.reconfigure(errors=errors)
+        # Not where it was read from already, or holds text that nobody takes any more.
+        with suppress(OSError):
+            stream.reconfigure(errors=errors)
 
 
 def _open_null(number: int) -> None:
