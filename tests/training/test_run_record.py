@@ -169,12 +169,14 @@ def test_one_process_holds_a_run(tmp_path: Path) -> None:
 
 def test_whoever_holds_a_run_clears_away_what_killed_writers_left(tmp_path: Path) -> None:
     name = ".summary.json.0123456789abcdef.part"
-    for folder in ("", "tables", "tracking", "tables/tracking_of_none"):
-        (tmp_path / folder).mkdir(exist_ok=True)
+    for folder in ("", "tables", "tracking", "other_run", "outputs/deep"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / name).touch()
+    (tmp_path / "other_run" / "run.lock").touch()
     with RunLock(tmp_path):
-        # What delivers the journal may be at work.
-        assert list(tmp_path.rglob(name)) == [tmp_path / "tracking" / name]
+        # What delivers the journal may be at work, and so may other runs below.
+        left = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob(name)}
+        assert left == {"tracking", "other_run", "outputs/deep"}
 
 
 def test_a_held_run_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

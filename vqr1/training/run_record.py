@@ -9,7 +9,6 @@ Not here: which run a command means, and resuming it (`vqr1.training.resume`).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -125,10 +124,11 @@ class RunLock(FileLock):
             raise ConfigError(
                 [f"run_dir={self.path.parent}: another process is working on this run"]
             )
-        for folder, below, _ in os.walk(self.path.parent):
-            remove_asides(Path(folder))
-            # Whoever delivers the journal works there, holding another lock.
-            below[:] = [name for name in below if name != TRACKING]
+        remove_asides(self.path.parent)
+        for folder in self.path.parent.iterdir():
+            # Whoever delivers the journal holds another lock, and so does another run below (`.`).
+            if folder.is_dir() and folder.name != TRACKING and not (folder / LOCK).exists():
+                remove_asides(folder)
         return self
 
     def __exit__(self, *unused: object) -> None:
