@@ -110,6 +110,14 @@ def test_fields_and_terms_that_nothing_has_are_named_at_the_start() -> None:
     assert problems_of(*BY_COMPONENT, *nested) == []
 
 
+def test_advantages_of_the_order_alone_take_no_reward_that_names_a_score() -> None:
+    assert problems_of("advantage=shift_free") == []
+    assert problems_of("advantage=shift_free", "reward=mse") == [
+        "advantage: takes away what moves all scores alike, which reward.terms.mse asks for; use "
+        "advantage=centred"
+    ]
+
+
 def test_words_are_no_ratings() -> None:
     words = ("reward=preresq", "answer=json", "answer.words=[noise,blur]", "loader.batch_size=6")
     line = (

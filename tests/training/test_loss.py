@@ -8,7 +8,7 @@ import torch
 from vqr1.records import LossOutput
 from vqr1.training.losses import GrpoLoss, LossInputs
 from vqr1.training.losses.averaging import token_weights
-from vqr1.training.losses.kl import EXP_LIMIT, bounded_exp, k3_kl
+from vqr1.training.losses.kl import EXP_LIMIT, bounded_exp, k3_kl, kl_share_of
 
 # B=2 images, K=2 responses, C=3 tokens; lengths 3, 1 and 2, 0 (an empty response)
 MASK = torch.tensor([[[1, 1, 1], [1, 0, 0]], [[1, 1, 0], [0, 0, 0]]], dtype=torch.bool)
@@ -24,10 +24,12 @@ def grpo_loss(
     *,
     kl_weight: float,
     clip: float,
+    kl_share: float = 1.0,
 ) -> LossOutput:
     mask = weights > 0
+    lengths = mask.sum(dim=2)
     inputs = LossInputs(
-        logprobs, old, None, reference, mask, advantages, weights, None, mask.sum(dim=2)
+        logprobs, old, None, reference, mask, advantages, weights, None, lengths, kl_share=kl_share
     )
     return GrpoLoss(kl_weight=kl_weight, clip=clip)(inputs)
 
@@ -58,6 +60,24 @@ def test_k3_by_hand() -> None:
     value = k3_kl(torch.tensor([-1.0]), torch.tensor([-0.5]))
     assert value.item() == pytest.approx(math.exp(0.5) - 1.5, abs=1e-6)
     assert k3_kl(torch.tensor([-2.0]), torch.tensor([-2.0])).item() == 0
+
+
+def test_the_share_of_the_kl_falls_over_the_last_part() -> None:
+    assert [kl_share_of(step, 8, 0.5) for step in (0, 4, 5, 6, 7)] == [1.0, 1.0, 0.75, 0.5, 0.25]
+    assert [kl_share_of(step, 8, 0.0) for step in (0, 7)] == [1.0, 1.0]
+    assert kl_share_of(0, 8, 1.0) == 1.0
+    assert kl_share_of(6, 8, 1.0) == 0.25
+
+
+def test_a_share_of_the_kl_weight() -> None:
+    # As test_loss_by_hand, whose KL of .018731 counts half: beta .1 x .5
+    one = torch.tensor([[[-1.0]]])
+    out = grpo_loss(
+        one, one - 0.5, one - 0.2, torch.tensor([[2.0]]), torch.ones(1, 1, 1), kl_weight=0.1,
+        clip=0.2, kl_share=0.5,
+    )  # fmt: skip
+    assert out.loss.item() == pytest.approx(-2.4 + 0.05 * (math.exp(-0.2) - 0.8), abs=1e-6)
+    assert out.kl.item() == pytest.approx(math.exp(-0.2) - 0.8, abs=1e-6)
 
 
 def test_loss_by_hand() -> None:

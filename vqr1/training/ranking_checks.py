@@ -192,6 +192,12 @@ def _credit_problems(
             "which would train nothing; add it to a field of advantage.components, or leave it out "
             "of the reward"
         )
+    if getattr(rule, "order_only", False) and rewards.absolute:
+        problems.append(
+            "advantage: takes away what moves all scores alike, which "
+            f"{', '.join(f'reward.terms.{name}' for name in rewards.absolute)} asks for; use "
+            "advantage=centred"
+        )
     fields = (RESPONSE, *config.answer.form.fields)
     strange = [field for field in fields_of(rule) if field not in fields]
     if strange:

@@ -8,6 +8,7 @@ from vqr1.training.advantages.gdpo import Gdpo
 from vqr1.training.advantages.group_normalised import GroupNormalised, group_advantages
 from vqr1.training.advantages.leave_one_out import LeaveOneOut
 from vqr1.training.advantages.reinforce_pp import ReinforcePlusPlus
+from vqr1.training.advantages.shift_free import ShiftFree
 from vqr1.training.advantages.uncertainty import UncertaintyScaled
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "GroupNormalised",
     "LeaveOneOut",
     "ReinforcePlusPlus",
+    "ShiftFree",
     "UncertaintyScaled",
     "build_advantage",
     "group_advantages",

@@ -63,6 +63,9 @@ class AdvantageRule(Protocol):
     It may have `terms = ("margin", "format")`, names of the reward terms that it looks at where it
     does not look at all: a run whose reward has other terms is refused at its start.
 
+    It may have `order_only = True` where it takes away what a reward that names a score asks for: a
+    run with such a term (`Reward.absolute`) is refused.
+
     A class may have `trains_equal_groups = True` where it compares more than a group's total
     rewards: a group then takes part in the update where any of its advantages is not 0, and not
     only where its total rewards differ.

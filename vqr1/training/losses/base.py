@@ -42,6 +42,7 @@ class LossInputs:
             them (`PolicyLoss.needs_entropies`).
         fields: [B, K, C] bool tokens of each field of the answer that the loss asks for
             (`PolicyLoss.fields`), by name; empty where it asks for none.
+        kl_share: share of `kl_weight` that the step uses (`loss.kl_decay`), in [0, 1].
     """
 
     logprobs: Tensor
@@ -55,6 +56,7 @@ class LossInputs:
     lengths: Tensor
     entropies: Tensor | None = None
     fields: Mapping[str, Tensor] = field(default_factory=dict)
+    kl_share: float = 1.0
 
 
 class PolicyLoss(ABC):

@@ -1,6 +1,6 @@
 """What the losses of sampled tokens have in common: masks, importance, KL, and sums over tokens.
 
-    loss = sum_t w_t (-m_t objective_t + beta kl_t)
+    loss = sum_t w_t (-m_t objective_t + beta s kl_t)
 
 objective_t is a subclass's own (`grpo.py`, `cispo.py`, `sapo.py`, ...), of the log-ratio
 
@@ -10,7 +10,7 @@ objective_t is a subclass's own (`grpo.py`, `cispo.py`, `sapo.py`, ...), of the 
 (GSPO, arXiv 2507.18071), whose gradient is that of token t in both cases. m_t is the importance
 weight of `vqr1.training.importance_sampling`, times the masks of `masks.py`; a masked token keeps
 its place in the averages, and its KL. The weights w_t hold the averaging rule (`averaging.py`).
-kl_t is one of the estimators of `kl.py`.
+kl_t is one of the estimators of `kl.py`, s the step's share of its weight (`kl_share`).
 
 Shapes: see `vqr1.records`.
 """
@@ -145,7 +145,7 @@ class PolicyGradientLoss(PolicyLoss):
             reference = torch.where(used, inputs.reference, logprobs)
             kl = (weights * KL_ESTIMATORS[self.kl](logprobs, reference)).sum()
         return LossOutput(
-            loss=policy_loss + self.kl_weight * kl,
+            loss=policy_loss + self.kl_weight * inputs.kl_share * kl,
             policy_loss=policy_loss.detach(),
             kl=kl.detach(),
             clip_fraction=(weights * found.bound.float()).sum().detach(),

@@ -35,6 +35,7 @@ from vqr1.training.ahead import RolloutAhead
 from vqr1.training.importance_sampling import importance_factors, mismatch_metrics
 from vqr1.training.losses.averaging import Averaging, token_weights
 from vqr1.training.losses.base import LossInputs
+from vqr1.training.losses.kl import kl_share_of
 from vqr1.training.losses.over_ranks import denominators_over_ranks, total_over_ranks
 from vqr1.training.losses.perception import PerceptionTerm, perception_weight
 from vqr1.training.resampling import Scored, resample_zero_variance
@@ -353,7 +354,9 @@ class GrpoModule(StageModule):
         parts = [part for part in planned if bool(counted[part].any())]
         outputs: list[LossOutput] = []
         logprobs = torch.zeros_like(weights)
-        loss, fields = self.settings.loss, self._fields(batch, rollout, self.settings.loss.fields)
+        settings = self.settings
+        loss, fields = settings.loss, self._fields(batch, rollout, settings.loss.fields)
+        kl_share = kl_share_of(self.global_step, settings.total_steps, settings.kl_decay)
 
         def loss_of(part: slice, leaves: VisionFeatures) -> Tensor:
             found = response_logprobs(
@@ -383,6 +386,7 @@ class GrpoModule(StageModule):
                     lengths=rollout.lengths[part],
                     entropies=found.entropy,
                     fields={name: mask_[part] for name, mask_ in fields.items()},
+                    kl_share=kl_share,
                 )
             )
             if perception is not None:
