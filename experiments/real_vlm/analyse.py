@@ -4,7 +4,8 @@
 
 For each finished run: SRCC inside (BIQ2021's test split) and outside the set (the demo set's test
 split) with 95 % bootstrap intervals over images, and whether the answers' standard deviation
-predicts the error: Spearman's correlation of it with |MOS - a + b score|, a and b by least squares.
+predicts the error: Spearman's correlation of it with |MOS - (a + b score)|, a and b by least
+squares.
 
 Of runs with reasoning (`results/NAME_SET_reasoning.csv`) also `words.md`: for each word that stands
 in one of a hundred answers, how far the mean score of those answers is from that of all, in

@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 STEPS, THIRD = 310, 100
-"""Optimiser steps of the main line, and of all others."""
+"""Optimiser steps of the main line and of those that change how it explores, and of all others."""
 
 PLAIN, THINKING, UNTAUGHT = "warm", "warm_thinking", "model"
 """Where a line starts: a warm start with or without reasoning, or the assembled model as it is."""
+
+WARM_SEED = 3
+"""Seed of the warm starts."""
 
 THINKING_STEPS = 60
 """Supervised steps from the plain warm start to the one with reasoning."""
@@ -27,6 +30,8 @@ THOUGHT_PROMPT = (
 THOUGHT = (
     *THOUGHT_PROMPT, "rollout.sampling.max_new_tokens=48", "rollout.sampling.stop=answer",
 )  # fmt: skip
+
+WITHOUT_KL = "loss.kl_weight=0.0"
 
 LABELS = ("stage=sft", "stage.answers=null")
 """Supervised training on the MOS."""
@@ -57,20 +62,18 @@ class Line:
 
 LINES = (
     Line("fidelity", steps=STEPS, seeds=(1, 2, 3)),
-    Line("fidelity_without_kl", ("loss.kl_weight=0.0",), steps=STEPS, seeds=(1, 2, 3)),
+    Line("fidelity_without_kl", (WITHOUT_KL,), steps=STEPS, seeds=(2,)),
+    Line("fidelity_centred", ("advantage=centred", WITHOUT_KL), steps=STEPS, seeds=(1, 2, 3)),
     Line("fidelity_third"),
     Line(
         "fidelity_normalised",
-        ("advantage=group_normalised", "loss.kl_weight=0.0"),
+        ("advantage=group_normalised", WITHOUT_KL),
         steps=STEPS,
         seeds=(1, 2),
     ),
-    Line(
-        "fidelity_published",
-        ("reward=fidelity", "advantage=group_normalised", "loss.kl_weight=0.0"),
-    ),
-    Line("margin", ("reward=margin",)),
-    Line("mse", ("reward=mse",)),
+    Line("fidelity_published", ("reward=fidelity", "advantage=group_normalised", WITHOUT_KL)),
+    Line("margin", ("reward=margin", "advantage=centred")),
+    Line("mse", ("reward=mse", "advantage=centred")),
     Line("sft", LABELS),
     Line("sft_untaught", LABELS, start=UNTAUGHT),
     Line(

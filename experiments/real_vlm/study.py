@@ -29,7 +29,16 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
-from lines import LINES, PLAIN, THINKING, THINKING_STEPS, THOUGHT, UNTAUGHT, Line  # noqa: E402
+from lines import (  # noqa: E402
+    LINES,
+    PLAIN,
+    THINKING,
+    THINKING_STEPS,
+    THOUGHT,
+    UNTAUGHT,
+    WARM_SEED,
+    Line,
+)
 
 PAIRS_AN_IMAGE = 16
 OUTSIDE = ("dataset=demo",)
@@ -46,12 +55,14 @@ class Place:
         work: models, sets and runs; not committed.
         results: small files of finished runs.
         common: overrides of all commands.
+        steps: of a trial; None trains as long as the lines and warm starts are.
     """
 
     data: Path
     work: Path
     results: Path
     common: tuple[str, ...]
+    steps: int | None = None
 
     def run(self, script: str, *arguments: str) -> None:
         """Run a command of the project; its output goes where this one's goes.
@@ -98,25 +109,25 @@ class Place:
                         lines.writerow((first, second, sign))
         (folder / "pairs.part").rename(folder / "pairs.csv")
 
-    def warm(self, name: str, trial: int | None) -> Path:
-        """A warm start's folder, trained once; `trial`: of so many steps."""
+    def warm(self, name: str) -> Path:
+        """A warm start's folder, trained once."""
         folder = self.work / name
         answers, given = "answers.jsonl", [f"model.path={self.work / UNTAUGHT}"]
         if name == THINKING:
             # It looks and answers already, and learns to write what it has seen.
             answers = "answers_thinking.jsonl"
-            begun = self.warm(PLAIN, trial)
+            begun = self.warm(PLAIN)
             given = [f"init_from={begun}", *THOUGHT, f"max_steps={THINKING_STEPS}"]
         self.train(
             folder, "experiment=real_vlm_warm", f"dataset.root={self.work / 'damaged'}",
-            f"stage.answers={self.work / 'damaged' / answers}", *given,
-            *([] if trial is None else [f"max_steps={trial}"]),
+            f"stage.answers={self.work / 'damaged' / answers}", f"seed={WARM_SEED}", *given,
+            *([] if self.steps is None else [f"max_steps={self.steps}"]),
         )  # fmt: skip
         return folder
 
     def train(self, folder: Path, *overrides: str) -> None:
         """Train in a folder, or continue there; nothing where it is done."""
-        if (folder / "export" / "config.json").is_file():
+        if (folder / "summary.json").is_file():
             return
         if (folder / "run.json").is_file():
             self.run("train.py", f"resume={folder}")
@@ -130,11 +141,10 @@ class Place:
 def run_line(place: Place, line: Line, seed: int, name: str) -> None:
     """Train and score one run."""
     folder = place.work / name
-    trial = line.steps if line.steps < 10 else None
     start = (
         [f"model.path={place.work / UNTAUGHT}"]
         if line.start == UNTAUGHT
-        else [f"init_from={place.warm(line.start, trial)}"]
+        else [f"init_from={place.warm(line.start)}"]
     )
     pairs = any(text.startswith("target=pairs") for text in line.overrides)
     root = place.work / "with_pairs" if pairs else place.data
@@ -241,12 +251,16 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of all commands, such as hardware.threads=1")
     given = parser.parse_args()
     chosen = None if given.lines is None else given.lines.split(",")
+    known = {PLAIN, THINKING, *(line.name for line in LINES)}
+    if strange := set(chosen or ()) - known:
+        parser.error(f"--lines: {', '.join(sorted(strange))}: one of {', '.join(sorted(known))}")
     lines = [line for line in LINES if chosen is None or line.name in chosen]
     work = given.work.resolve() / ("trial" if given.steps else "")
     if given.steps:
         lines = [replace(line, steps=given.steps, seeds=(1,)) for line in lines]
     results = work / "results" if given.steps else HERE / "results"
-    place = Place(given.data.resolve(), work, results, ("logger=csv", *given.overrides))
+    common = ("logger=csv", *given.overrides)
+    place = Place(given.data.resolve(), work, results, common, given.steps)
     jobs = [(line, seed, f"{line.name}_seed{seed}") for line in lines for seed in line.seeds]
     starts = [name for name in (PLAIN, THINKING) if chosen is None or name in chosen]
     before = [(Line(name), 0, f"{name}_before") for name in starts]
@@ -266,7 +280,7 @@ def main() -> None:
             continue
         if seed == 0:
             scoring = next(found.scoring for found in LINES if found.start == line.name)
-            weights = place.warm(line.name, given.steps) / "export"
+            weights = place.warm(line.name) / "export"
             inside = ("dataset=biq2021", f"dataset.root={place.data}")
             metrics = score(place, weights, replace(line, scoring=scoring), name, inside)
             write_json(results / f"{name}.json", {"line": line.name, "seed": 0, **metrics})
