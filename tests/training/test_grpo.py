@@ -29,11 +29,11 @@ from vqr1.distributed.sharding import Replicated
 from vqr1.iqa.answers import PUBLISHED, AnswerForm
 from vqr1.policy.loading import Policy, _add_adapters
 from vqr1.policy.vision import VisionCache
-from vqr1.records import PromptBatch, RankingBatch, Rollout
+from vqr1.records import LossOutput, PromptBatch, RankingBatch, Rollout
 from vqr1.rewards import RewardInputs, WeightedRewards
 from vqr1.rollout.local import LocalEngine
 from vqr1.training.advantages import GroupNormalised, group_advantages
-from vqr1.training.losses import GrpoLoss
+from vqr1.training.losses import GrpoLoss, LossInputs
 from vqr1.training.losses.perception import perception_weight
 from vqr1.training.stages.grpo import GrpoModule
 from vqr1.training.step import StepSettings, non_finite_cause, step_seed
@@ -437,3 +437,22 @@ def test_what_was_not_finite_of_a_step() -> None:
         replace(scored, advantages=scored.advantages * math.nan), None, logprobs
     ) == ("advantages")
     assert (module.last_step.finite, module.last_step.cause) == (True, "")
+
+
+class RecordedShares(GrpoLoss):
+    """The real loss; keeps each step's share of the KL weight."""
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        SHARES.append(inputs.kl_share)
+        return super().__call__(inputs)
+
+
+SHARES: list[float] = []
+
+
+def test_the_kl_weight_falls_over_the_last_part_of_the_steps() -> None:
+    SHARES.clear()
+    loss = RecordedShares(kl_weight=0.3)
+    module, _ = make_module(tiny_model(), PatternReward(), loss=loss, total_steps=4, kl_decay=0.5)
+    fit(module, ranking_batch(), 4)
+    assert SHARES == [1.0, 1.0, 1.0, 0.5]
