@@ -439,20 +439,21 @@ def test_what_was_not_finite_of_a_step() -> None:
     assert (module.last_step.finite, module.last_step.cause) == (True, "")
 
 
-class RecordedShares(GrpoLoss):
-    """The real loss; keeps each step's share of the KL weight."""
+class Recorded(GrpoLoss):
+    """The real loss; keeps each step's share of the KL weight, and whether it had a reference."""
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        SHARES.append(inputs.kl_share)
+        SHARES.append((inputs.kl_share, inputs.reference is not None))
         return super().__call__(inputs)
 
 
-SHARES: list[float] = []
+SHARES: list[tuple[float, bool]] = []
 
 
-def test_the_kl_weight_falls_over_the_last_part_of_the_steps() -> None:
+def test_the_kl_falls_and_then_costs_no_pass() -> None:
     SHARES.clear()
-    loss = RecordedShares(kl_weight=0.3)
-    module, _ = make_module(tiny_model(), PatternReward(), loss=loss, total_steps=4, kl_decay=0.5)
+    loss = Recorded(kl_weight=0.3)
+    module, _ = make_module(tiny_model(), PatternReward(), loss=loss, total_steps=4, kl_until=0.5)
     fit(module, ranking_batch(), 4)
-    assert SHARES == [1.0, 1.0, 1.0, 0.5]
+    assert [share for share, _ in SHARES] == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    assert [referred for _, referred in SHARES] == [True, True, False, False]

@@ -8,7 +8,8 @@ import torch
 from vqr1.records import LossOutput
 from vqr1.training.losses import GrpoLoss, LossInputs
 from vqr1.training.losses.averaging import token_weights
-from vqr1.training.losses.kl import EXP_LIMIT, bounded_exp, k3_kl, kl_share_of
+from vqr1.training.losses.falling import falling_share
+from vqr1.training.losses.kl import EXP_LIMIT, bounded_exp, k3_kl
 
 # B=2 images, K=2 responses, C=3 tokens; lengths 3, 1 and 2, 0 (an empty response)
 MASK = torch.tensor([[[1, 1, 1], [1, 0, 0]], [[1, 1, 0], [0, 0, 0]]], dtype=torch.bool)
@@ -62,11 +63,11 @@ def test_k3_by_hand() -> None:
     assert k3_kl(torch.tensor([-2.0]), torch.tensor([-2.0])).item() == 0
 
 
-def test_the_share_of_the_kl_falls_over_the_last_part() -> None:
-    assert [kl_share_of(step, 8, 0.5) for step in (0, 4, 5, 6, 7)] == [1.0, 1.0, 0.75, 0.5, 0.25]
-    assert [kl_share_of(step, 8, 0.0) for step in (0, 7)] == [1.0, 1.0]
-    assert kl_share_of(0, 8, 1.0) == 1.0
-    assert kl_share_of(6, 8, 1.0) == 0.25
+def test_a_weight_falls_by_a_cosine() -> None:
+    # (1 + cos(pi s / 4)) / 2 of 8 steps until their half
+    expected = [1.0, (2 + math.sqrt(2)) / 4, 0.5, (2 - math.sqrt(2)) / 4, 0.0, 0.0]
+    assert [falling_share(step, 8, 0.5) for step in range(6)] == pytest.approx(expected)
+    assert falling_share(7, 8, None) == 1.0
 
 
 def test_a_share_of_the_kl_weight() -> None:

@@ -44,7 +44,7 @@ EARLIER: dict[str, Any] = {
     "stage._target_": "vqr1.training.stages.GrpoStage",
     "loss._target_": "vqr1.training.losses.GrpoLoss",
     "loss.kl": "k3",
-    "loss.kl_decay": 0.0,
+    "loss.kl_until": None,
     "loss.ratio": "token",
     "loss.clip_high": None,
     "loss.ratio_cap": None,

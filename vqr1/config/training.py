@@ -64,8 +64,9 @@ class LossConfig:
     """Class of the loss, a subclass of `vqr1.training.losses.PolicyLoss`."""
     kl_weight: NonNegativeFloat | None = None
     """Weight of the KL term to the reference; 0, or no such key, needs no reference."""
-    kl_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the training, at its end, over which `kl_weight` falls linearly to 0."""
+    kl_until: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the training after which the KL term is 0, falling to it by a cosine; None keeps its
+    weight to the end."""
     perception: PerceptionConfig = field(default_factory=PerceptionConfig)
     """The term of degraded copies, added to any loss."""
     arguments: dict[str, Any]
@@ -293,7 +294,7 @@ class TrainConfig:
     answer: AnyAnswer
     stage: Annotated[StageConfig, arguments_apart()]
     reward: RewardConfig
-    loss: Annotated[LossConfig, arguments_apart("kl_weight", "kl_decay", "perception")]
+    loss: Annotated[LossConfig, arguments_apart("kl_weight", "kl_until", "perception")]
     advantage: Annotated[AdvantageConfig, arguments_apart()]
     rollout: RolloutConfig
     optimizer: OptimizerConfig

@@ -55,7 +55,7 @@ class StepSettings(UpdateSettings):
             a reward looks at more than their order.
         pairs: by data set, the stated preferences that are learnt from; empty where MOS are.
         perception: the term of degraded copies; None makes none.
-        kl_decay: share of the training, at its end, over which the KL weight falls to 0.
+        kl_until: share of the training after which the KL term is 0; None keeps it.
     """
 
     grpo: GrpoConfig
@@ -69,7 +69,7 @@ class StepSettings(UpdateSettings):
     published_mos: frozenset[str] = frozenset()
     pairs: Mapping[str, StatedPairs] = field(default_factory=dict)
     perception: PerceptionConfig | None = None
-    kl_decay: float = 0.0
+    kl_until: float | None = None
 
     def mos_range(self, dataset: str, asked: ScoreRange) -> ScoreRange:
         """Scale on which the MOS of a data set are, whose images are asked for such a score."""

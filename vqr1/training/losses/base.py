@@ -42,7 +42,7 @@ class LossInputs:
             them (`PolicyLoss.needs_entropies`).
         fields: [B, K, C] bool tokens of each field of the answer that the loss asks for
             (`PolicyLoss.fields`), by name; empty where it asks for none.
-        kl_share: share of `kl_weight` that the step uses (`loss.kl_decay`), in [0, 1].
+        kl_share: share of `kl_weight` that the step uses (`loss.kl_until`), in [0, 1].
     """
 
     logprobs: Tensor

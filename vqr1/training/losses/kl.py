@@ -1,4 +1,4 @@
-"""Differences of log-probabilities: a bounded exp, estimators of a KL divergence and its share.
+"""Differences of log-probabilities: a bounded exp, and estimators of a KL divergence.
 
     k1_t = logprob_t - ref_t
     k2_t = (logprob_t - ref_t)^2 / 2
@@ -64,20 +64,6 @@ def k2_kl(logprobs: Tensor, reference: Tensor) -> Tensor:
     Arguments as `k3_kl`.
     """
     return 0.5 * (logprobs - reference) ** 2
-
-
-def kl_share_of(step: int, total_steps: int, decay: float) -> float:
-    """Share of its weight that the KL term has in a step, in [0, 1].
-
-    1, and over the last part of the training linearly towards 0, which no step reaches.
-
-    Args:
-        step: optimiser steps taken so far, from 0.
-        total_steps: optimiser steps in all.
-        decay: that part of the training, in [0, 1]; 0 keeps 1 to the end.
-    """
-    left = total_steps - step
-    return min(1.0, left / (decay * total_steps)) if decay else 1.0
 
 
 KlEstimator = Literal["k1", "k2", "k3"]

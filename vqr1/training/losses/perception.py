@@ -14,7 +14,6 @@ Not here: the copies (`vqr1.data.degraded`). Shapes: see `vqr1.records`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 from vqr1.config import PerceptionConfig
 from vqr1.data.degraded import KINDS
 from vqr1.distributed.collectives import all_reduce_sum
+from vqr1.training.losses.falling import falling_share
 from vqr1.training.losses.kl import k3_kl
 
 
@@ -34,8 +34,7 @@ def perception_weight(config: PerceptionConfig, step: int, total_steps: int) -> 
         step: optimiser steps taken so far, from 0.
         total_steps: optimiser steps in all.
     """
-    progress = step / (config.until * total_steps)
-    return config.weight * 0.5 * (1.0 + math.cos(math.pi * progress)) if progress < 1 else 0.0
+    return config.weight * falling_share(step, total_steps, config.until)
 
 
 @dataclass(frozen=True)

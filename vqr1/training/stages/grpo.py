@@ -35,7 +35,7 @@ from vqr1.training.ahead import RolloutAhead
 from vqr1.training.importance_sampling import importance_factors, mismatch_metrics
 from vqr1.training.losses.averaging import Averaging, token_weights
 from vqr1.training.losses.base import LossInputs
-from vqr1.training.losses.kl import kl_share_of
+from vqr1.training.losses.falling import falling_share
 from vqr1.training.losses.over_ranks import denominators_over_ranks, total_over_ranks
 from vqr1.training.losses.perception import PerceptionTerm, perception_weight
 from vqr1.training.resampling import Scored, resample_zero_variance
@@ -242,12 +242,17 @@ class GrpoModule(StageModule):
         answer = self.tasks[batch.task].answer
         return field_masks(rollout, answer, names, self.policy.processor.tokenizer)
 
+    @property
+    def _kl_share(self) -> float:
+        """Of the KL's weight, in the next optimiser step."""
+        return falling_share(self.global_step, self.settings.total_steps, self.settings.kl_until)
+
     def _reference_logprobs(
         self, batch: RankingBatch, scored: ScoredRollout, vision: VisionFeatures
     ) -> Tensor | None:
         reference, signal = self.reference, bool(scored.has_variance.any())
         # Its shards are gathered by all processes, or by none.
-        if reference is None or not all_reduce_max(signal):
+        if reference is None or self._kl_share == 0 or not all_reduce_max(signal):
             return None
         mask = scored.rollout.mask & scored.has_variance[:, None, None]
         with reference.weights() as model:
@@ -354,9 +359,7 @@ class GrpoModule(StageModule):
         parts = [part for part in planned if bool(counted[part].any())]
         outputs: list[LossOutput] = []
         logprobs = torch.zeros_like(weights)
-        settings = self.settings
-        loss, fields = settings.loss, self._fields(batch, rollout, settings.loss.fields)
-        kl_share = kl_share_of(self.global_step, settings.total_steps, settings.kl_decay)
+        loss, fields = self.settings.loss, self._fields(batch, rollout, self.settings.loss.fields)
 
         def loss_of(part: slice, leaves: VisionFeatures) -> Tensor:
             found = response_logprobs(
@@ -386,7 +389,7 @@ class GrpoModule(StageModule):
                     lengths=rollout.lengths[part],
                     entropies=found.entropy,
                     fields={name: mask_[part] for name, mask_ in fields.items()},
-                    kl_share=kl_share,
+                    kl_share=self._kl_share,
                 )
             )
             if perception is not None:

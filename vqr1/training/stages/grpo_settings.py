@@ -32,7 +32,7 @@ def configured(config: TrainConfig, total_steps: int) -> StepSettings:
         importance_cap=config.rollout.importance_cap,
         reference=config.hardware.reference,
         half_reference=half_reference(config),
-        kl_decay=config.loss.kl_decay,
+        kl_until=config.loss.kl_until,
     )
 
 
