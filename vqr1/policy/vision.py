@@ -245,7 +245,9 @@ def configuration_text(model: nn.Module, *, text_model: bool) -> str:
         text_model: with what it states of the text model.
     """
     left_out = _COMPUTES_NOTHING if text_model else (*_COMPUTES_NOTHING, "text_config")
-    return json.dumps(_without(unwrap(model).config.to_dict(), left_out), sort_keys=True)
+    return json.dumps(
+        _without(unwrap(model).config.to_dict(), left_out), sort_keys=True, default=str
+    )
 
 
 def _without(values: Any, names: Sequence[str]) -> Any:
