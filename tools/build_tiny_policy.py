@@ -39,7 +39,7 @@ from tools.tiny_policy.factory import (
 )
 from tools.tiny_policy.synthetic import SEVERITIES, corpus, make_pool
 from tools.tiny_policy.warm_start import PROMPT_SHARES, WarmStartSettings, warm_start
-from vqr1.cli.options import load_data_config
+from vqr1.cli.options import load_data_config, positive
 from vqr1.config import LoaderConfig, PromptConfig, SamplingConfig, config_dir
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.demo import CROP
@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the tiny policy.")
     parser.add_argument("--output", type=Path, default=tiny_policy_folder(), help="policy folder")
     parser.add_argument("--seed", type=int, default=WarmStartSettings.seed)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=2, help="CPU threads")
     parser.add_argument(
         "--measure-only", action="store_true", help="measure the folder instead of building it"
     )

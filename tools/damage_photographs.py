@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.small_vlm.damage import LABELS, Settings, write_set
+from vqr1.cli.options import positive
 from vqr1.errors import UserError
 from vqr1.policy.export import written_aside
 from vqr1.progress import progress_bar
@@ -52,7 +53,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--names", type=Path, help="table of those to take; default: all")
     parser.add_argument("--output", type=Path, required=True, help="folder of the set")
-    parser.add_argument("--count", type=int, default=Settings.count, help="photographs to take")
+    parser.add_argument(
+        "--count", type=positive, default=Settings.count, help="photographs to take"
+    )
     parser.add_argument("--seed", type=int, default=Settings.seed)
     options = parser.parse_args()
     if (options.output / LABELS).is_file():

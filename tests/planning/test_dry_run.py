@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from tools.tiny_checkpoints import build
+from vqr1.cli.plan import _dry_run, load_train_config
+from vqr1.planning.shape import read_shape, share_of_work
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 C = 24
 
@@ -46,6 +50,25 @@ def test_the_device_counts_what_a_few_lines_ask_of_it() -> None:
     assert device["launches"]["cast"] >= 5
     # The weight [16, 8] and the bias in float32, in blocks of 512 bytes, and more.
     assert device["peak"] >= 512 + 512
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("model_type", "size"), [("fast_vlm", (64, 64)), ("llava", (42, 42)), ("smolvlm", (128, 96))]
+)
+def test_images_are_resized_as_the_checkpoint_asks(
+    model_type: str, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build(model_type, tmp_path / "model", seed=1)
+    keys = [f"model.path={folder}", "model.min_pixels=1", "model.max_pixels=4194304"]
+    config = load_train_config([*keys, "hardware=1gpu"])
+    shape = read_shape(config.model)
+    rules: list[Any] = []
+    monkeypatch.setattr(
+        "vqr1.training.dry_run.dry_run", lambda config, shape, work, rule, size: rules.append(rule)
+    )
+    _dry_run(config, shape, share_of_work(config, shape), None)
+    assert [rule.size(640, 480) for rule in rules] == [size]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -12,10 +13,14 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from vqr1.cli.plan import load_train_config
+from vqr1.config import ReferencePlace
 from vqr1.distributed.sharding import FullySharded
 from vqr1.planning.saved import plan_saved
 from vqr1.planning.shape import read_shape
+from vqr1.policy.loading import load_policy
+from vqr1.policy.reference import FrozenCopy
 from vqr1.policy.sharded_modules import sharded_modules
+from vqr1.training.checkpoint_shards import take_tensors
 
 
 @pytest.fixture
@@ -62,6 +67,38 @@ def test_7b_on_eight_ranks(first_of_eight: None) -> None:
     assert saved.total == 12 * shape.total
     assert saved.rank < 0.15 * saved.total
     assert plan_saved(load_train_config(["hardware=cpu"]), shape) is None
+
+
+@pytest.mark.parametrize("place", ["device", "sharded"])
+def test_a_reference_that_moves_is_written_as_planned(place: ReferencePlace) -> None:
+    keys = ["hardware=8gpu_fsdp2", "model.dtype=float32", f"hardware.reference={place}"]
+    config = load_train_config([*keys, "grpo.reference_sync_every=10"])
+    shape = read_shape(config.model)
+    saved, still = plan_saved(config, shape), plan_saved(load_train_config(keys), shape)
+    assert saved is not None
+    assert still is not None
+    model = load_policy(config.model).model
+    weights = dict(model.named_parameters())
+    content = {
+        "state_dict": model.state_dict(keep_vars=True),
+        "optimizer_states": [{"state": {
+            name: {moment: torch.zeros_like(weight) for moment in ("exp_avg", "exp_avg_sq")}
+            for name, weight in weights.items()
+        }}],
+        "reference": FrozenCopy(model, vision_frozen=False).state(),
+    }  # fmt: skip
+    _, taken = take_tensors(content, 10)
+    written = [tensor.nbytes for folder in taken.values() for tensor in folder.values()]
+    assert saved.total == sum(written)
+    assert saved.total - still.total == 4 * shape.total
+    # Of each weight an eighth, or the whole of it on one of the ranks.
+    parts = [4 * w[0].numel() * math.ceil(len(w) / 8) for w in weights.values()]
+    if place == "sharded":
+        assert saved.rank - still.rank == sum(parts)
+        assert saved.sharded == max(parts)
+    else:
+        assert saved.largest == max(4 * w.numel() for w in weights.values())
+        assert saved.sharded == still.sharded
 
 
 @pytest.mark.medium

@@ -36,6 +36,18 @@ def test_weights_are_named(value: float, dtype: torch.dtype) -> None:
     assert non_finite_weights(model) == ["lm_head.weight"]
 
 
+def test_statistics_of_batch_norms_are_weights() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2))
+    assert non_finite_weights(model) == []
+    assert model[1].running_var is not None
+    model[1].running_var[1] = math.nan
+    assert non_finite_weights(model) == ["1.running_var"]
+    # A count and an empty buffer are no numbers to look at.
+    model.register_buffer("count", torch.tensor(3))
+    model.register_buffer("empty", torch.empty(0))
+    assert non_finite_weights(model) == ["1.running_var"]
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_broken_model_gives_no_rollout(value: float, temperature: float) -> None:

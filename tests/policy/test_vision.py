@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.support.tiny_models import tiny_model, tiny_prompts
+from tools.tiny_checkpoints import build
 from vqr1.config import LoraConfig, ModelConfig
 from vqr1.errors import ModelError
 from vqr1.policy.loading import load_policy, vision_trains
 from vqr1.policy.reference import make_reference
 from vqr1.policy.unwrap import parts_of
 from vqr1.policy.vision import VisionCache, encode_images, image_keys
+from vqr1.records import PromptBatch
 
 PROMPTS = tiny_prompts([(2, 2), (3, 5), (4, 2)], [1, 2, 3])
 
@@ -136,6 +139,38 @@ def test_cache_on_disk_belongs_to_one_tower_and_survives_a_torn_file(frozen, tow
         frozen.model.visual.patch_embed.proj.weight.mul_(1.5)
     other = VisionCache(folder=tmp_path).encode(frozen, PROMPTS)
     assert not torch.allclose(other.flat[0], first.flat[0])
+
+
+def loaded(folder, **changes):
+    """A checkpoint whose `config.json` says otherwise, with a frozen tower."""
+    file = folder / "config.json"
+    before = file.read_text()
+    file.write_text(json.dumps({**json.loads(before), **changes}))
+    size = {"min_pixels": 42 * 42, "max_pixels": 42 * 42}
+    model = load_policy(ModelConfig(name="m", path=str(folder), freeze_vision=True, **size)).model
+    file.write_text(before)
+    return model
+
+
+def test_cache_on_disk_belongs_to_one_configuration_of_a_tower(tmp_path):
+    folder = build("llava", tmp_path / "model", seed=1)
+    pixels = torch.randint(0, 256, (42, 42, 3), generator=torch.Generator().manual_seed(0))
+    prompts = PromptBatch((torch.empty(0, dtype=torch.int64),), ((pixels.byte(),),))
+    one = loaded(folder)
+    # The same weights, of which other rows are taken.
+    other = loaded(folder, vision_feature_layer=[-2, -3])
+    assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+    cache = tmp_path / "features"
+    for model in (one, other, one):
+        (found,) = VisionCache(folder=cache).encode(model, prompts).flat
+        torch.testing.assert_close(found, encode_images(model, prompts).flat[0])
+    assert len(list(cache.iterdir())) == 2
+    # Where it lies and who wrote it, types beside the weights' and the text model: the same tower.
+    third = loaded(folder, architectures=["Another"], transformers_version="4.57.0")
+    third.config.text_config.rms_norm_eps = 1e-3
+    again = VisionCache(folder=cache)
+    again.encode(third, prompts)
+    assert (again.hits, again.misses) == (1, 0)
 
 
 def test_cached_features_are_the_same_bits_whatever_the_batch(frozen):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.support.tiny_models import VOCABULARY
 from tests.support.tiny_tokenizer import tiny_tokenizer
+from vqr1.config import SamplingConfig
+from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.rollout.stopping import StopRule, banned_tokens, end_tokens
 
 TOKENIZER = tiny_tokenizer()
 ENDS = end_tokens(TOKENIZER, ("<|im_end|>", "<|endoftext|>"))
 
 
-def first_end(text, end_text="</answer>"):
+def first_end(text, end_text="</answer>", tokenizer=TOKENIZER):
     """Tokens after which a response of this text ends, None if it does not."""
-    rule = StopRule(TOKENIZER, ENDS, 1, end_text)
-    for place, token in enumerate(TOKENIZER.encode(text)):
+    rule = StopRule(tokenizer, ENDS, 1, end_text)
+    for place, token in enumerate(tokenizer.encode(text, add_special_tokens=False)):
         if rule.ended([0], [token]) == [True]:
             return place + 1
     return None
@@ -37,6 +41,53 @@ def test_the_tag_is_found_however_it_is_split():
     ended = [rule.ended([0], [token])[0] for token in by_characters]
     assert ended == [False] * (len(text) - 1) + [True]
     assert len(TOKENIZER.encode(text)) < len(by_characters)
+
+
+@pytest.fixture(scope="module")
+def packaged():
+    """The tokenizer of the packaged policy, whose pieces hold blanks and line ends."""
+    return AutoTokenizer.from_pretrained(tiny_policy_folder())
+
+
+def characters_with_bytes():
+    """A vocabulary of characters that writes a line's end as a byte, as Llama's first ones."""
+    pieces = ["<unk>", "\u2581", "\u2581score", "<0x0A>", *"Finalscore:3.5</w>"]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    core = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
+    core.normalizer = normalizers.Replace(" ", "\u2581")
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+
+
+RESPONSE = "It is blurred.\n\nFinal score: 3.5</answer>\n\nFinal score: 2"
+
+
+@pytest.mark.parametrize(
+    "end_text", ["Final score", "\n\n", "</answer>", " score: ", ".\n\nFinal", "d.\n"]
+)
+def test_a_text_with_blanks_and_line_ends_ends_where_decoding_shows_it(packaged, end_text):
+    for tokenizer in (packaged, characters_with_bytes()):
+        ids = tokenizer.encode(RESPONSE, add_special_tokens=False)
+        decoded = [tokenizer.decode(ids[:n]) for n in range(len(ids) + 1)]
+        expected = next((n for n, text in enumerate(decoded) if end_text in text), None)
+        assert first_end(RESPONSE, end_text, tokenizer) == expected
+    assert first_end(RESPONSE, end_text, packaged) is not None
+
+
+@pytest.mark.parametrize("text", ["", "Punktzahl f\u00fcr", "a\tb", "a\r\n", "\u0120score"])
+def test_a_text_that_tokens_do_not_show_is_refused(text):
+    with pytest.raises(ValueError, match="text"):
+        SamplingConfig(stop=f"text:{text}")
+    if text:
+        # Nor is it taken from an answer form.
+        assert SamplingConfig(stop="answer").ending_with(text).stop == "eos"
+
+
+@pytest.mark.parametrize("text", ["Final score", "\n\n", "</answer>", " "])
+def test_printable_texts_are_taken(text):
+    assert SamplingConfig(stop=f"text:{text}").end_text == text
 
 
 @pytest.mark.parametrize("text", ["</answe r>", "<answer>3", "/answer>"])

@@ -71,6 +71,23 @@ def test_a_set_holds_images_labels_and_two_kinds_of_answers(
     assert len(list((output / "images").iterdir())) == 10
 
 
+@pytest.mark.parametrize("count", ["0", "-5", "2.5"])
+def test_a_set_of_no_photographs_is_refused(
+    count: str,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(SystemExit) as refused:
+        run(monkeypatch, photographs, output, f"--count={count}")
+    assert refused.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith(f"argument --count: '{count}' is no whole number above 0")
+    assert not output.exists()
+
+
 def test_damage_is_of_every_kind_and_as_strong_as_stated(photographs: Path) -> None:
     drawn = [draw_damage(Settings(), f"image {number}") for number in range(2000)]
     clean = [damage for damage in drawn if damage.kind is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from vqr1.cli.plan import load_train_config
 from vqr1.planning.memory import plan_memory
 from vqr1.planning.shape import read_shape, share_of_work
 from vqr1.policy.quantization import quantization_problems
-from vqr1.training.memory_check import memory_line
+from vqr1.training.memory_check import memory_line, with_profile
 
 CONFIGS = Path(__file__).resolve().parents[2] / "conf" / "experiment"
 PAPERS = sorted(file.stem for file in CONFIGS.glob("paper_*.yaml"))
@@ -51,6 +52,30 @@ def test_the_smallest_change_that_fits_is_named() -> None:
     tiny = memory_line(config, 4e9)
     assert tiny is not None
     assert "no single key makes it fit" in tiny[0]
+
+
+def test_a_recommended_profile_is_planned_with_its_own_values() -> None:
+    keys = ["model=qwen2_5_vl_7b", "rollout=paper", "loader.batch_size=8"]
+    config = load_train_config([*keys, "hardware=1gpu"])
+    for files in (("1gpu_lora",), ("1gpu", "8gpu_fsdp2")):
+        asked = load_train_config([*keys, f"hardware={files[-1]}"])
+        found = with_profile(config, *files)
+        assert (found.hardware, found.model) == (asked.hardware, asked.model)
+    asked = load_train_config([*keys, "hardware=1gpu_lora"])
+    shape = read_shape(asked.model)
+    whole = plan_memory(asked, shape, share_of_work(asked, shape), process=0.0).peak
+    again = replace(asked, hardware=replace(asked.hardware, gradient_checkpointing=True))
+    lean = plan_memory(again, shape, share_of_work(again, shape), process=0.0).peak
+    assert lean < whole
+    # Nothing smaller to try: adapters are what is left.
+    hardware = replace(config.hardware, micro_batch_tokens=2048, strategy="zero2")
+    found_line = memory_line(replace(config, hardware=hardware), (lean + whole) / 2)
+    assert found_line is not None
+    # The profile by itself would be refused then.
+    assert "use hardware=1gpu_lora with hardware.gradient_checkpointing=true" in found_line[0]
+    found_line = memory_line(replace(config, hardware=hardware), whole)
+    assert found_line is not None
+    assert "use hardware=1gpu_lora, or" in found_line[0]
 
 
 @pytest.mark.medium

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlavaConfig
 
 from vqr1.durable import CommittedFile
 from vqr1.errors import ConfigError
@@ -54,13 +55,20 @@ def test_answers_to_something_else_are_refused_in_one_line(tmp_path: Path) -> No
     assert not any((tmp_path / "two").iterdir())
 
 
+def teacher() -> Any:
+    """What the settings ask of a policy: weights and a configuration of a known family."""
+    model: Any = torch.nn.Linear(2, 1)
+    model.config = LlavaConfig(vision_feature_layer=-2)
+    return model
+
+
 PARTS = SimpleNamespace(
     config=SimpleNamespace(
         seed=1,
         model=SimpleNamespace(min_pixels=784, max_pixels=3136),
         rollout=SimpleNamespace(sampling="as it is"),
     ),
-    policy=SimpleNamespace(model=torch.nn.Linear(2, 1), source="run/export", revision=None),
+    policy=SimpleNamespace(model=teacher(), source="run/export", revision=None),
     data=SimpleNamespace(prompt_text="<s>You rate images.<img>Rate it.", digests=dict),
     answer="tags",
 )
@@ -68,6 +76,10 @@ PARTS = SimpleNamespace(
 
 def other_weights(parts: Any) -> None:
     parts.policy.model.weight.data[0, 1] += 1.0
+
+
+def other_layer(parts: Any) -> None:
+    parts.policy.model.config.vision_feature_layer = -1
 
 
 def other_pixels(parts: Any) -> None:
@@ -80,7 +92,12 @@ def other_system(parts: Any) -> None:
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [(other_weights, "weights"), (other_pixels, "max_pixels"), (other_system, "prompt")],
+    [
+        (other_weights, "weights"),
+        (other_layer, "weights"),
+        (other_pixels, "max_pixels"),
+        (other_system, "prompt"),
+    ],
 )
 def test_answers_are_of_one_prompt_image_size_and_weights(
     change: Callable[[Any], None], name: str

@@ -24,7 +24,7 @@ import psutil
 import torch
 
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.options import OptionParser, run_options
+from vqr1.cli.options import OptionParser, positive, run_options
 from vqr1.config import TrainConfig, validate
 from vqr1.errors import ConfigError
 from vqr1.planning.check import measured_peak
@@ -32,9 +32,8 @@ from vqr1.planning.memory import plan_memory
 from vqr1.planning.rates import copy_rate, peak_rates
 from vqr1.planning.report import print_memory, print_saved, print_time
 from vqr1.planning.saved import plan_saved
-from vqr1.planning.shape import ModelShape, Work, kinds_of_steps, read_shape
+from vqr1.planning.shape import ModelShape, Work, kinds_of_steps, read_shape, rule_of
 from vqr1.planning.speed import GPUS, Assumptions, Machine
-from vqr1.policy.prompts import resize_rule
 from vqr1.program import program
 from vqr1.training.dry_run_report import DryRun, print_dry_run
 from vqr1.training.initial_run import take_initial_run
@@ -53,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--gpu", choices=list(GPUS), default="h100", help="for GPU profiles")
     options.add_argument("--image", type=_size, help="images' width x height, such as 512x384")
-    options.add_argument("--images", type=int, help="training images, for max_epochs and votes")
+    options.add_argument(
+        "--images", type=positive, help="training images, for max_epochs and votes"
+    )
     options.add_argument("--compute-share", type=float, help="reached share of the peak rate")
     options.add_argument("--decode-share", type=float, help="reached share of the memory's rate")
     options.add_argument("--price", type=float, help="of a device's hour, for the cost of the run")
@@ -120,9 +121,8 @@ def _dry_run(
     """A step without a device, of images of a size, or of the largest."""
     from vqr1.training.dry_run import dry_run
 
-    rule = resize_rule(shape.family, None, config.model.min_pixels, config.model.max_pixels)
     edge = math.isqrt(config.model.max_pixels)
-    return dry_run(config, shape, work, rule, size or (edge, edge))
+    return dry_run(config, shape, work, rule_of(config, shape), size or (edge, edge))
 
 
 def plan(options: argparse.Namespace, config: TrainConfig) -> None:

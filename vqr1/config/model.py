@@ -180,9 +180,22 @@ STOP_TEXT = "text:"
 
 
 def _known_stop(value: str) -> str:
-    if value in ("answer", "eos") or (value.startswith(STOP_TEXT) and len(value) > len(STOP_TEXT)):
+    if value in ("answer", "eos"):
         return value
-    raise ValueError("must be answer, eos, or text: and the text that ends a response")
+    if not value.startswith(STOP_TEXT) or value == STOP_TEXT:
+        raise ValueError("must be answer, eos, or text: and the text that ends a response")
+    if not _spelled_alike(value):
+        raise ValueError(
+            "the text that ends a response must be of printable ASCII, blanks and line ends, which "
+            "all tokenizers spell alike; take a part of it that is, or stop=eos"
+        )
+    return value
+
+
+def _spelled_alike(text: str) -> bool:
+    """Whether a text can be found in tokens without decoding them (`vqr1.policy.token_text`)."""
+    printable = text.replace("\n", "")
+    return printable.isascii() and printable.isprintable()
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)
@@ -204,7 +217,7 @@ class SamplingConfig:
     stop: Annotated[str, AfterValidator(_known_stop)] = "eos"
     """Where a response ends beside the end of the turn: nowhere (`eos`), where the answer form ends
     (`answer`: `</answer>`, as published, or the form's closing text, where it has one), or at a
-    text of your own (`text:`, and the text)."""
+    text of your own (`text:`, and the text, of printable ASCII, blanks and line ends)."""
 
     @property
     def end_text(self) -> str | None:
@@ -217,15 +230,15 @@ class SamplingConfig:
         """The same with `stop=answer` at the closing text of an answer form.
 
         Args:
-            closing: that text; None where the form has none: the end of the turn alone ends a
-                response then, which is logged.
+            closing: that text; None where the form has none. With none, or one that `stop` does
+                not take, the end of the turn alone ends a response, which is logged.
         """
         if self.stop != "answer" or closing == ANSWER_END:
             return self
-        if closing is None:
+        if closing is None or not _spelled_alike(closing):
             _log.warning(
-                "stop=answer: no fixed text ends an answer of this form (answer), so that the end "
-                "of the turn alone does; stop=eos does the same"
+                "stop=answer: no fixed text of printable ASCII ends an answer of this form "
+                "(answer), so that the end of the turn alone does; stop=eos does the same"
             )
             return replace(self, stop="eos")
         return replace(self, stop=f"{STOP_TEXT}{closing}")

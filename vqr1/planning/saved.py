@@ -2,7 +2,7 @@
 
 A weight that is sharded goes to disk in as many parts as there are ranks, the first the largest;
 one that all ranks hold is written by the rank with the least of such so far. Trained weights are
-followed by their two optimizer states.
+followed by their two optimizer states. A reference that moves is written too, every weight of it.
 
 Not here: what is in memory during a step (`memory.py`), the writing
 (`vqr1.distributed.shard_files`).
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from vqr1.config import TrainConfig
-from vqr1.planning.memory import Sizes
+from vqr1.planning.memory import Sizes, has_copy
 from vqr1.planning.shape import ModelShape
 from vqr1.policy.loading import freeze_vision
 from vqr1.policy.sharded_modules import sharded_modules
@@ -55,14 +55,11 @@ def plan_saved(config: TrainConfig, shape: ModelShape) -> SavedShards | None:
         model = shape.family.model_class()(shape.config)
     model.requires_grad_(config.model.lora is None)
     freeze_vision(shape.family.parts(model), config.model)
-    cut = _sharded(model)
     writes = [0] * ranks
     total = largest = largest_part = 0
-    ordered = sorted(model.parameters(), key=lambda weight: id(weight) in cut)
-    for weight in ordered:
-        copies = 3 if weight.requires_grad else 1
+    for weight, cut, copies in sorted(_written(config, shape, model), key=lambda found: found[1]):
         total += copies * size * weight.numel()
-        if id(weight) not in cut:
+        if not cut:
             for _ in range(copies):
                 writes[writes.index(min(writes))] += size * weight.numel()
             largest = max(largest, size * weight.numel())
@@ -80,6 +77,19 @@ def plan_saved(config: TrainConfig, shape: ModelShape) -> SavedShards | None:
         max(largest, largest_part),
         largest_part,
     )
+
+
+def _written(
+    config: TrainConfig, shape: ModelShape, model: nn.Module
+) -> list[tuple[nn.Parameter, bool, int]]:
+    """Weights that are written, whether they are sharded, and how often as much is written."""
+    cut, weights = _sharded(model), list(model.parameters())
+    found = [(weight, id(weight) in cut, 3 if weight.requires_grad else 1) for weight in weights]
+    if config.grpo.reference_sync_every is not None and has_copy(config, shape):
+        # Sharded or not as its own key has it, unlike the policy.
+        sharded = config.hardware.reference == "sharded"
+        found += [(weight, sharded, 1) for weight in weights]
+    return found
 
 
 def _sharded(model: nn.Module) -> set[int]:

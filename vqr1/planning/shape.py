@@ -167,6 +167,19 @@ def _prompts(model: ModelConfig, prompt: PromptConfig, family: Family) -> tuple[
     return builder.rule, builder.text_tokens
 
 
+def rule_of(config: TrainConfig, shape: ModelShape) -> ResizeRule:
+    """How the images that are ranked are resized, as `share_of_work` counts them.
+
+    Args:
+        config: the training's configuration.
+        shape: its model.
+
+    Raises:
+        ConfigError: the model takes no such images or prompt.
+    """
+    return _prompts(config.model, config.prompt, shape.family)[0]
+
+
 def _several(tower: TowerCost, images: int) -> TowerCost:
     """What the tower does for several images, all different, as each by itself."""
     return replace(

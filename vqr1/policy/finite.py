@@ -18,12 +18,19 @@ from vqr1.errors import NonFiniteError
 
 
 def non_finite_weights(model: nn.Module) -> list[str]:
-    """Names of the parameters that hold NaN or infinity; one wait for the device in all.
+    """Names of the weights that hold NaN or infinity; one wait for the device in all.
+
+    Statistics of batch norms count, as all buffers of floating point: they decide a tower's rows.
 
     Args:
         model: any module; every process holds its parameters in full.
     """
-    named = [(name, p.detach()) for name, p in model.named_parameters() if p.numel()]
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    named = [
+        (name, value.detach())
+        for name, value in tensors
+        if value.numel() and (value.is_floating_point() or isinstance(value, nn.Parameter))
+    ]
     if not named:
         return []
     # The extremes are finite only if all values are: NaN passes through both. Several times as

@@ -38,9 +38,7 @@ import numpy.typing as npt
 from vqr1.errors import ModelError
 from vqr1.iqa.answers import AnswerForm
 from vqr1.iqa.number_grammar import Grammar, LevelGrammar, NumberGrammar, grammar_of
-
-_BLANKS = str.maketrans({"\u0120": " ", "\u010a": "\n", "\u2581": " "})
-"""How vocabularies of bytes, and of characters, write blanks and the ends of lines."""
+from vqr1.policy.token_text import token_text
 
 TOP_NODES = 96
 """Nodes that are computed with the beginning, whatever their probability: 1 to 5 has 76 up to the
@@ -78,7 +76,7 @@ def number_tokens(
     """
     special = set(tokenizer.all_special_ids)
     texts = [
-        (number, text.translate(_BLANKS))
+        (number, token_text(text))
         for text, number in tokenizer.get_vocab().items()
         if text and number not in special
     ]

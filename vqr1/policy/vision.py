@@ -17,6 +17,7 @@ Not here: what an image looks like in the token sequence (`shared_prompt.py`).
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,6 @@ from torch import Tensor, nn
 from vqr1.device import exact, to_device
 from vqr1.durable import replacing
 from vqr1.errors import ModelError
-from vqr1.policy.families.base import Parts
 from vqr1.policy.tower_rows import TowerRows
 from vqr1.policy.unwrap import checkpointing_in_eval_mode, family_of, parts_of, unwrap
 from vqr1.records import PromptBatch, map_once
@@ -40,6 +40,9 @@ from vqr1.records import PromptBatch, map_once
 _CPU_PATCHES = 3072
 """Patches that go through the tower together on a CPU: what lies between two layers then stays in
 the processor's cache."""
+
+_COMPUTES_NOTHING = ("architectures", "dtype", "transformers_version")
+"""Keys of a model's configuration on which no pass depends; types are those of its weights."""
 
 
 @dataclass(frozen=True)
@@ -210,15 +213,19 @@ def _trained(module: nn.Module) -> set[int]:
     return {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
 
 
-def weights_digest(module: nn.Module, without: nn.Module | None = None) -> str:
-    """32 hexadecimal digits that distinguish weights: SHA-256 of their names, types and bytes.
+def weights_digest(module: nn.Module, settings: str, without: nn.Module | None = None) -> str:
+    """32 hexadecimal digits that distinguish what a module computes.
+
+    SHA-256 of its weights' names, types and bytes, and of what decides how they are used: towers
+    whose convolutions pad in two ways, or of which two layers are taken, have the same weights.
 
     Args:
         module: whose weights.
+        settings: as `configuration_text` gives them.
         without: a module inside it that does not count.
     """
     apart = set() if without is None else {id(weight) for weight in without.parameters()}
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(settings.encode())
     for name, weight in sorted(module.state_dict(keep_vars=True).items()):
         if id(weight) in apart:
             continue
@@ -226,6 +233,34 @@ def weights_digest(module: nn.Module, without: nn.Module | None = None) -> str:
         raw = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
         digest.update(memoryview(raw.numpy()))
     return digest.hexdigest()[:32]
+
+
+def configuration_text(model: nn.Module, *, text_model: bool) -> str:
+    """What a policy's configuration states of its passes, in one form on every machine.
+
+    Where the checkpoint lies and which release wrote it does not count.
+
+    Args:
+        model: the policy, bare or wrapped.
+        text_model: with what it states of the text model.
+    """
+    left_out = _COMPUTES_NOTHING if text_model else (*_COMPUTES_NOTHING, "text_config")
+    return json.dumps(
+        _without(unwrap(model).config.to_dict(), left_out), sort_keys=True, default=str
+    )
+
+
+def _without(values: Any, names: Sequence[str]) -> Any:
+    """Plain values without some keys, and without the library's own, at any depth."""
+    if isinstance(values, dict):
+        return {
+            str(name): _without(value, names)
+            for name, value in values.items()
+            if name not in names and not str(name).startswith("_")
+        }
+    if isinstance(values, list | tuple):
+        return [_without(value, names) for value in values]
+    return values
 
 
 def _on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -243,8 +278,9 @@ class VisionCache:
 
     The key is the image's content and the arithmetic of the pass. In memory the features of one
     tower are kept, whose weights must not change; on disk each tower has a folder of its own, named
-    by its weights. On a CPU images go through the tower one by one, so that an image's features are
-    the same bits whatever batch it first came in; on an accelerator those of a batch together.
+    by its weights and configuration. On a CPU images go through the tower one by one, so that an
+    image's features are the same bits whatever batch it first came in; on an accelerator those of a
+    batch together.
 
     Attributes:
         hits: images answered from memory or disk so far.
@@ -278,7 +314,7 @@ class VisionCache:
                 "change at every step; set model.freeze_vision=true or use encode_images"
             )
         device = next(parts.vision.parameters()).device
-        start = self._begin(parts, device.type, by_rows)
+        start = self._begin(model, device.type, by_rows)
         keys = [[f"{start}-{key.hex()}" for key in group] for group in image_keys(model, prompts)]
         images = dict(zip(chain(*keys), prompts.flat_images, strict=True))
         known = {key: self._load(key) for key in images}
@@ -305,13 +341,14 @@ class VisionCache:
             found = dict(zip(images, family.connect(parts, rows), strict=True))
         return VisionFeatures(tuple(tuple(found[key] for key in group) for group in keys))
 
-    def _begin(self, parts: Parts, device: str, by_rows: bool) -> str:
+    def _begin(self, model: nn.Module, device: str, by_rows: bool) -> str:
         """Beginning of the keys of what one kind of pass gives; makes its folder."""
         lower = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
         kind = lower if torch.is_autocast_enabled(device) else "plain"
         start = f"rows-{kind}" if by_rows else kind
         if self.folder is not None and start not in self._folders:
-            digest = weights_digest(parts.vision, parts.connector if by_rows else None)
+            parts, settings = parts_of(model), configuration_text(model, text_model=False)
+            digest = weights_digest(parts.vision, settings, parts.connector if by_rows else None)
             self._folders[start] = self.folder / digest
             self._folders[start].mkdir(parents=True, exist_ok=True)
         return start

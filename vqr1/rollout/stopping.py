@@ -3,9 +3,9 @@
 A response ends at the end of the turn, or, with `stop=answer`, as soon as its text contains
 `</answer>` or whatever else ends the answer form. Decoding the text at every step would cost more
 than sampling it; instead each live response keeps the last characters of its text, piece by piece.
-The texts are printable ASCII, and every byte-level or sentencepiece vocabulary spells printable
-ASCII as itself in its pieces, so pieces can be joined without decoding, however the tokenizer
-splits or merges the text.
+The texts are printable ASCII with blanks and ends of lines (`stop` takes no other), which can be
+read from a vocabulary's pieces (`token_text`), so pieces can be joined without decoding, however
+the tokenizer splits or merges the text.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
+
+from vqr1.policy.token_text import token_text
 
 _CONTROL = re.compile(r"<\|.*\|>")
 
@@ -90,5 +92,6 @@ class StopRule:
     def _piece(self, token: int) -> str:
         piece = self._pieces.get(token)
         if piece is None:
-            piece = self._pieces[token] = self._tokenizer.convert_ids_to_tokens(token)
+            piece = token_text(self._tokenizer.convert_ids_to_tokens(token))
+            self._pieces[token] = piece
         return piece

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vqr1.config import LoraConfig, TrainConfig
+from vqr1.config import HardwareConfig, TrainConfig, read_choice, validate
 from vqr1.errors import ConfigError, ModelError
 from vqr1.planning.memory import MemoryPlan, plan_memory
 from vqr1.planning.shape import ModelShape, read_shape, share_of_work
@@ -102,10 +102,37 @@ def _others(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
     if hardware.reference == "device":
         yield on("use hardware.reference=host", reference="host")
     if hardware.strategy == "auto":
-        eight: dict[str, Any] = {"strategy": "fsdp2", "devices": 8, "reference": "sharded"}
-        yield on("use hardware=8gpu_fsdp2", gradient_checkpointing=True, **eight)
+        yield "use hardware=8gpu_fsdp2", with_profile(config, "1gpu", "8gpu_fsdp2")
     if config.model.lora is None:
-        model = replace(config.model, lora=LoraConfig(), dtype="bfloat16", freeze_vision=True)
-        one = replace(hardware, devices=1, nodes=1, strategy="auto", micro_batch_tokens=8192)
+        yield from _adapters(config)
+
+
+def _adapters(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
+    """Adapters on one GPU, with as little else as makes them fit."""
+    words, one = "use hardware=1gpu_lora", with_profile(config, "1gpu_lora")
+    again = replace(one, hardware=replace(one.hardware, gradient_checkpointing=True))
+    added = "hardware.gradient_checkpointing=true"
+    yield words, one
+    yield f"{words} with {added}", again
+    if config.loader.global_batch_size is not None:
+        # One process would take the step's images by itself.
         loader = replace(config.loader, global_batch_size=None)
-        yield "use hardware=1gpu_lora", replace(config, model=model, hardware=one, loader=loader)
+        words += " with loader.global_batch_size=null"
+        yield words, replace(one, loader=loader)
+        yield f"{words} and {added}", replace(again, loader=loader)
+
+
+def with_profile(config: TrainConfig, *files: str) -> TrainConfig:
+    """A configuration with the values of a profile: what `hardware=NAME` would plan and run.
+
+    Args:
+        config: of a training.
+        files: of `conf/hardware`, the profile's own last, after those that its defaults list names.
+    """
+    values: dict[str, Any] = {}
+    for name in files:
+        values |= read_choice("hardware", name, "hardware")
+    # A profile of other groups too has its values by group.
+    hardware = validate(HardwareConfig, values.get("hardware", values))
+    model = replace(config.model, **values.get("model", {}))
+    return replace(config, hardware=hardware, model=model)

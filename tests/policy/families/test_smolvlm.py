@@ -79,6 +79,27 @@ def test_tiles_are_the_image_processors_to_the_bit(image_class: Any, split: bool
             assert count == len(values)
 
 
+@pytest.mark.parametrize(("own", "side"), [(30, 40), (90, 120), (121, 160), (160, 160)])
+def test_a_longest_edge_between_tiles_rounds_up_as_in_the_library(own: int, side: int) -> None:
+    processor = reader(size={"longest_edge": own}, max_image_size={"longest_edge": 40})
+    rule = FAMILY.resize_rule(processor, 1, 10**6)
+    assert (rule.longest, rule.side) == (own, side)
+    encoding = FAMILY.image_encoding(processor)
+    for number, size in enumerate(SIZES):
+        image = noise_image(number, *size)
+        pixels = rule.pixels(image)
+        assert max(pixels.shape[:2]) == side
+        values, (count,) = encoding.encode([pixels])
+        assert torch.equal(values, processed(processor, image, own))
+        # What a server counts of the resized image; one tile is none there.
+        served = {**FAMILY.serving_arguments(rule), "do_image_splitting": True}
+        assert count == max(1, processor.get_number_of_image_patches(*pixels.shape[:2], served)[0])
+    edge = side // 40
+    assert rule.most_tokens(4) >= ((edge**2 + 1) * 4 if edge > 1 else 4)
+    # Where the limit is below it, whole tiles within the limit.
+    assert FAMILY.resize_rule(processor, 1, 50 * 50).longest == min(own, 40)
+
+
 def test_the_released_numbers() -> None:
     """2048 pixels are 4 x 4 tiles of 512; a photograph of 4 : 3 is 4 x 3, and the whole of it."""
     own = reader()

@@ -19,8 +19,8 @@ def usage_code(facts: CardFacts, architecture: str) -> str:
 
 # The largest image of whole tiles within the training's {facts.max_pixels} pixels.
 tile = processor.image_processor.max_image_size["longest_edge"]
-longest = min(math.isqrt({facts.max_pixels}), processor.image_processor.size["longest_edge"])
-size = {{"longest_edge": longest // tile * tile}}
+longest = math.isqrt({facts.max_pixels}) // tile * tile
+size = {{"longest_edge": min(longest, processor.image_processor.size["longest_edge"])}}
 """
     nested = '[[Image.open(path).convert("RGB") for path in paths] for paths in prompts]'
     return processor_code(facts, architecture, images=nested, options="size=size, ", before=size)

@@ -47,8 +47,7 @@ class TileRule:
 
     Attributes:
         tile: edge of a tile.
-        longest: longer side of every image before both sides are rounded up to multiples of `tile`;
-            itself a multiple.
+        longest: longer side of every image before both sides are rounded up to multiples of `tile`.
         split: False squeezes every image into one tile.
         resample: Pillow's number of the filter.
     """
@@ -85,13 +84,18 @@ class TileRule:
     def _up(self, side: int) -> int:
         return math.ceil(side / self.tile) * self.tile
 
+    @property
+    def side(self) -> int:
+        """Longer side of every resized image that is cut into tiles."""
+        return self._up(self.longest)
+
     def most_tokens(self, tokens: int) -> int:
         """A bound of the image tokens of any image, with what is written around its tiles.
 
         Args:
             tokens: of a tile.
         """
-        edge = self.longest // self.tile if self.split else 1
+        edge = self.side // self.tile if self.split else 1
         if edge == 1:
             return tokens + 3
         return edge**2 * (tokens + 2) + edge + tokens + 4
@@ -173,8 +177,9 @@ def tile_rule(image_processor: Any, min_pixels: int, max_pixels: int) -> TileRul
                 f"set it to {tile**2} at least"
             ]
         )
-    longest = min(math.isqrt(max_pixels), own) // tile * tile
-    smallest = tile * longest if split else tile**2
+    # Below a tile, or between two numbers of them, the checkpoint's own is rounded up afterwards.
+    rule = TileRule(tile, min(math.isqrt(max_pixels) // tile * tile, own), split, resample)
+    smallest = tile * rule.side if split else tile**2
     if min_pixels > smallest:
         raise ConfigError(
             [
@@ -182,7 +187,7 @@ def tile_rule(image_processor: Any, min_pixels: int, max_pixels: int) -> TileRul
                 f"of this model have {smallest} pixels; set it to {smallest} at most"
             ]
         )
-    return TileRule(tile, longest, split, resample)
+    return rule
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ class SmolVLM(Family):
 
     def serving_arguments(self, rule: TileRule) -> dict[str, Any]:
         """Resized images stay as they are, and are counted as such."""
-        return {"do_resize": False, "size": {"longest_edge": rule.longest}}
+        return {"do_resize": False, "size": {"longest_edge": rule.side}}
 
     def shape_config(self, shape: str, number: Callable[[str], int] = lambda token: 0) -> Any:
         """Of a released checkpoint, or of a small one for CPUs."""

@@ -33,7 +33,7 @@ from vqr1.errors import ConfigError
 from vqr1.iqa.answers import AnswerForm
 from vqr1.policy.shared_prompt import plan_micro_batches, response_states
 from vqr1.policy.unwrap import unwrap
-from vqr1.policy.vision import encode_images, weights_digest
+from vqr1.policy.vision import configuration_text, encode_images, weights_digest
 from vqr1.progress import progress_bar
 from vqr1.records import RankingBatch
 from vqr1.training.stages.base import StageParts
@@ -266,7 +266,7 @@ def _settings(parts: StageParts, samples: int) -> dict[str, Any]:
         "teacher": policy.source,
         "revision": policy.revision,
         # A run's export may have been written anew under its name.
-        "weights": weights_digest(policy.model),
+        "weights": weights_digest(policy.model, configuration_text(policy.model, text_model=True)),
         "min_pixels": config.model.min_pixels,
         "max_pixels": config.model.max_pixels,
         "data": parts.data.digests(),
