@@ -95,7 +95,7 @@ def _facts(
     model, dataset = config["model"], config["dataset"]
     base, is_hub_name = _base(model["path"])
     answer = _answer(config)
-    form: AnswerConfig = validate(AnyAnswer, answer)
+    asked: AnswerConfig = validate(AnyAnswer, answer)
     stage = config.get("stage", {}).get("_target_", EARLIER["stage._target_"])
     ranks = stage == EARLIER["stage._target_"]
     # It imports torch, which the commands that use this module do without until then.
@@ -116,7 +116,7 @@ def _facts(
         images=config["prompt"].get("images", EARLIER["prompt.images"]),
         system=config["prompt"].get("system", EARLIER["prompt.system"]),
         enable_thinking=config["prompt"].get("enable_thinking", EARLIER["prompt.enable_thinking"]),
-        answer=form.form,
+        answer=asked.form,
         asking=asking(config["prompt"], answer),
         min_pixels=model["min_pixels"],
         max_pixels=model["max_pixels"],
