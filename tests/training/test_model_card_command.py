@@ -24,7 +24,7 @@ CASES = {
 
 @pytest.mark.parametrize("keys", CASES)
 def test_the_command_asks_as_the_training_did(keys: tuple[str, ...]) -> None:
-    trained = plain_values(compose_config("train", keys))
+    trained = plain_values(compose_config("train", ["run_dir=run", *keys]))
     found = asking(trained["prompt"], trained["answer"])
     assert found is not None
     if CASES[keys] is not None:
@@ -37,5 +37,5 @@ def test_the_command_asks_as_the_training_did(keys: tuple[str, ...]) -> None:
 
 
 def test_a_class_of_ones_own_has_no_command() -> None:
-    trained = plain_values(compose_config("train", []))
+    trained = plain_values(compose_config("train", ["run_dir=run"]))
     assert asking(trained["prompt"], {"_target_": "mine.Form"}) is None
