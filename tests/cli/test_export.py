@@ -213,6 +213,31 @@ def test_weights_of_a_checkpoint_are_merged(run: Command, trained: Any, exported
     Qwen2_5_VLForConditionalGeneration.from_pretrained("out")
 
 
+def test_a_checkpoint_of_four_bits_is_exported_without_a_gpu(
+    run: Command, trained: Any, exported: Path, tmp_path: Path
+) -> None:
+    config = yaml.safe_load((trained[1] / "config.yaml").read_text())
+    config["model"] |= {"quantization": "nf4", "dtype": "bfloat16"}
+    run_dir = tmp_path / "nf4"
+    (run_dir / "checkpoints").mkdir(parents=True)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    state = {f"model.{name}": value for name, value in trained[0].model.state_dict().items()}
+    layer = "model.base_model.model.model.language_model.layers.1.mlp.up_proj.base_layer.weight"
+    state[layer] = torch.zeros(state[layer].numel() // 2, 1, dtype=torch.uint8)
+    state[f"{layer}.absmax"] = torch.zeros(9, dtype=torch.uint8)
+    write_training_checkpoint(
+        {"state_dict": state, "global_step": 7}, run_dir / "checkpoints" / step_name("step", 7)
+    )
+    outcome = run(main, f"run={run_dir}", "checkpoint=last", "output=out")
+    assert outcome.code == 0, outcome.err
+    ours, full = load_file("out/model.safetensors"), load_file(exported / "model.safetensors")
+    assert ours.keys() == full.keys()
+    for name, value in ours.items():
+        # Of the base model's precision, whatever `model.dtype` is.
+        assert value.dtype != torch.bfloat16
+        torch.testing.assert_close(value.float(), full[name], rtol=1e-3, atol=1e-4)
+
+
 def test_card_states_what_it_was_trained_on(exported: Path) -> None:
     text = (exported / "README.md").read_text()
     card = ModelCard(text)

@@ -110,7 +110,7 @@ def test_the_published_inference() -> None:
     assert json.loads(served.backend.extra_body["generation_config"]) == {
         "do_sample": True, "top_k": 50, "repetition_penalty": 1.05, "min_p": 0.0,
     }  # fmt: skip
-    assert backend_problems(served.backend, served.mode) == []
+    assert backend_problems(served.backend, served.mode, served.model) == []
 
 
 def test_the_suites() -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.cli.test_configs import choices, train_config
 from vqr1.distributed.hardware import Machine, fitting_profile, hardware_problems
 from vqr1.errors import ConfigError
+from vqr1.policy.quantization import rollout_problems
 from vqr1.rewards.build import build_rewards
 from vqr1.training.checks import check_training
 
@@ -132,6 +133,21 @@ def test_words_are_no_ratings() -> None:
 def test_questions_need_an_engine_that_takes_their_prompts() -> None:
     (line,) = problems_of("validation.questions=q.json", "rollout=vllm_server")
     assert line.startswith("validation.questions=q.json, rollout.engine=vllm_server: this engine")
+
+
+def test_weights_of_four_bits_are_handed_to_no_engine() -> None:
+    keys = ("hardware=1gpu_lora", "model.quantization=nf4")
+    given = "vLLM is given all weights, and adapters cannot be added to codes of 4 bits; use"
+    problems = problems_of(*keys, "rollout=vllm_colocated")
+    start = "model.quantization=nf4, rollout.engine=vllm_colocated: "
+    assert [line for line in problems if given in line and line.startswith(start)]
+    config = train_config(*keys, "rollout=vllm_server")
+    (line,) = rollout_problems(config.model, config.rollout)
+    assert "rollout.engine=vllm_server, rollout.server.weights=merged: vLLM is given" in line
+    # Adapters are sent alone, and responses are sampled in this process.
+    for further in (("rollout=vllm_server", "rollout.server.weights=adapter"), ()):
+        config = train_config(*keys, *further)
+        assert rollout_problems(config.model, config.rollout) == []
 
 
 def test_a_cpu_is_not_shared_by_any_number_of_processes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -128,7 +129,9 @@ def _from_checkpoint(run_dir: Path, name: str, folder: Path) -> None:
     from vqr1.policy.loading import load_policy
     from vqr1.training.checkpoint_files import CheckpointDamagedError, read_checkpoint
 
-    policy = load_policy(model)
+    # Codes of 4 bits need a GPU and were not trained: the base model has the weights themselves.
+    codes = model.quantization is not None
+    policy = load_policy(replace(model, quantization=None))
     try:
         state = read_checkpoint(file)["state_dict"]
         weights = {
@@ -136,13 +139,16 @@ def _from_checkpoint(run_dir: Path, name: str, folder: Path) -> None:
             for key, value in state.items()
             if key.startswith(STATE_PREFIX)
         }
+        if codes:
+            trained = [name for name, p in policy.model.named_parameters() if p.requires_grad]
+            weights = {**policy.model.state_dict(), **{name: weights[name] for name in trained}}
         policy.model.load_state_dict(weights)
     except (CheckpointDamagedError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{file}: not a checkpoint of the model in {run_dir / 'config.yaml'} "
             f"({first_line(error)})"
         ) from error
-    write_checkpoint(policy, folder)
+    write_checkpoint(policy, folder, onto_checkpoint=codes)
     copy_record(run_dir, folder)
 
 

@@ -111,7 +111,7 @@ def check_serving(config: ServeConfig) -> None:
         ConfigError: every problem.
     """
     problems = mode_problems(config.mode, config.answer.form)
-    problems += backend_problems(config.backend, config.mode)
+    problems += backend_problems(config.backend, config.mode, config.model)
     problems += served_image_problems(config.prompt)
     problems += served_image_problems(config.describe, "describe")
     if not config.answer.form.scored:

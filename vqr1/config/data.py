@@ -14,6 +14,7 @@ from vqr1.config.pairs import PairsConfig
 from vqr1.config.types import (
     STRICT_KEYS,
     Column,
+    ExpandedPath,
     Fraction,
     NonNegativeInt,
     PositiveFloat,
@@ -174,7 +175,7 @@ class LoaderConfig:
     copies, either way."""
     workers: Annotated[NonNegativeInt, Affects.NOTHING] = 0
     """Processes that decode and preprocess images; 0 does it in the training process."""
-    cache_dir: Annotated[str | None, Affects.NOTHING] = None
+    cache_dir: Annotated[ExpandedPath | None, Affects.NOTHING] = None
     """Folder for preprocessed image tensors, reused across epochs and runs; null: no cache."""
 
 

@@ -9,7 +9,13 @@ from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from vqr1.config.affects import Affects
-from vqr1.config.types import STRICT_KEYS, NonNegativeInt, PositiveFloat, PositiveInt
+from vqr1.config.types import (
+    STRICT_KEYS,
+    ExpandedPath,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 LOGGERS = ("mlflow", "csv", "tensorboard", "wandb", "none")
 
@@ -66,7 +72,7 @@ class HardwareConfig:
     """Host memory, in MiB, for the image features of a vision tower that does not change (the
     policy's, where `model.freeze_vision` is set; else the reference's), so that an image goes
     through that tower once and not once an epoch; 0 keeps none."""
-    vision_cache_dir: Annotated[str | None, Affects.NOTHING] = None
+    vision_cache_dir: Annotated[ExpandedPath | None, Affects.NOTHING] = None
     """Folder that keeps the same features on disk, for later runs too; null: memory only."""
 
 

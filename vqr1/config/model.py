@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from vqr1.config.affects import Affects
 from vqr1.config.types import (
     STRICT_KEYS,
+    ExpandedPath,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -114,7 +115,7 @@ class ModelConfig:
 
     name: Annotated[str, Affects.RESULTS]
     """Short name for logs and file names."""
-    path: str | None
+    path: ExpandedPath | None
     """Checkpoint folder or hub name; null is the tiny policy that ships with the package."""
     revision: str | None = None
     """Hub revision to pin."""
@@ -131,8 +132,8 @@ class ModelConfig:
     """Train adapters instead of the weights; null trains all weights that are not frozen."""
     quantization: Annotated[Literal["nf4"] | None, Affects.RESULTS] = None
     """Weights of the text model's linear layers in memory: `nf4`, 4 bits (bitsandbytes, on a GPU),
-    under adapters, in evaluation or in scoring; an export has the checkpoint's own weights with the
-    adapters merged. null: `dtype`."""
+    under adapters, in evaluation or in scoring; not in vLLM, which is sent adapters at most; an
+    export has the checkpoint's own weights with the adapters merged. null: `dtype`."""
     min_pixels: PositiveInt
     """Smallest image area, in pixels, that the processor resizes to."""
     max_pixels: PositiveInt
@@ -256,7 +257,7 @@ class RolloutServerConfig:
     group_port: PositiveInt = 51216
     """`merged` only: port of the training's machine where the weights are handed over, or the first
     above it that nobody uses; each time that a lost server comes back the next one is taken."""
-    adapter_dir: str | None = None
+    adapter_dir: ExpandedPath | None = None
     """`adapter` only: that folder; null: `adapter` in `run_dir`."""
     concurrency: PositiveInt = 64
     """Images under way at the same time, of each process."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -12,6 +13,9 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+ExpandedPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A file or folder, or a name on the hub; `~` is the home folder, which no shell expands after a
+key with a dot."""
 Column = NonNegativeInt | str
 """A column of a user's own table: its name in the header, or its number, the first being 0."""
 

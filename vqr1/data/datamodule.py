@@ -9,7 +9,6 @@ one set's images to all processes, and Lightning's would mix them.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -162,7 +161,7 @@ class RankingDataModule(lightning.LightningDataModule):
     @cached_property
     def _cache(self) -> ImageCache | None:
         folder = self._loader.cache_dir
-        return None if folder is None else ImageCache(Path(os.path.expanduser(folder)))
+        return None if folder is None else ImageCache(Path(folder))
 
     def setup(self, stage: str | None = None) -> None:
         """Open the sets, so that data errors come before the first step."""

@@ -41,7 +41,7 @@ def check_evaluation(config: EvalConfig) -> None:
     if unasked:
         problems += _consistency_problems(config, scores)
         problems += mode_problems(config.mode, config.answer.form)
-    problems += backend_problems(config.backend, config.mode)
+    problems += backend_problems(config.backend, config.mode, config.model)
     if isinstance(config.backend, ServerConfig) and config.model.run is not None:
         problems.append(
             f"model.run={config.model.run}: backend=openai evaluates the server's own model; leave "

@@ -8,9 +8,11 @@ from vqr1.config import (
     AnyBackend,
     EvalModeConfig,
     LocalBackendConfig,
+    ModelConfig,
     PromptConfig,
     SamplingConfig,
     ServerConfig,
+    VllmBackendConfig,
 )
 from vqr1.iqa.answers import AnswerForm
 from vqr1.iqa.number_grammar import grammar_of
@@ -77,12 +79,17 @@ def served_image_problems(prompt: PromptConfig, key: str = "prompt") -> list[str
     ]
 
 
-def backend_problems(backend: AnyBackend, mode: EvalModeConfig) -> list[str]:
-    """Why a backend cannot draw answers as the mode asks, one line each."""
+def backend_problems(backend: AnyBackend, mode: EvalModeConfig, model: ModelConfig) -> list[str]:
+    """Why a backend cannot draw answers as the mode asks, or of the model, one line each."""
     if mode.name == "levels" and not isinstance(backend, LocalBackendConfig):
         return [
             f"mode=levels, backend={backend.name}: the words' logits are read from a model in this "
             "process; use backend=local, or mode=expected"
+        ]
+    if isinstance(backend, VllmBackendConfig) and model.quantization is not None:
+        return [
+            f"model.quantization={model.quantization}, backend={backend.name}: vLLM loads the "
+            "checkpoint's own weights; use backend=local, or model.quantization=null"
         ]
     if not isinstance(backend, ServerConfig):
         return []

@@ -36,7 +36,7 @@ def check_scoring(config: ScoreConfig, patterns: Sequence[str]) -> Format:
     problems = [
         *_inputs(config, patterns),
         *mode_problems(config.mode, config.answer.form),
-        *backend_problems(config.backend, config.mode),
+        *backend_problems(config.backend, config.mode, config.model),
         *_several_images(config, patterns),
         *(_comparing(config) if config.task == "compare" else _scoring(config)),
     ]

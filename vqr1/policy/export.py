@@ -2,7 +2,7 @@
 
 Weights go through `save_pretrained` in the original key layout, adapters merged; every other file
 is the base model's own, byte for byte, because the side files that transformers 5 writes are not
-readable by 4.x.
+readable by 4.x. What vqr1 recorded about the base model's weights is not copied.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
 """How safetensors ends its message where the disk does not take a file."""
 SIDE_FILES = ("*.json", "*.txt", "*.jinja", "LICENSE*")
+NOT_COPIED = ("*.safetensors.index.json", "vqr1_*.json")
+"""Side files that are about the base model's weights: a list of their files, and vqr1's records of
+how they were trained and tested."""
 
 
 @contextmanager
@@ -56,12 +59,13 @@ def written_aside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(former)
 
 
-def write_checkpoint(policy: Policy, folder: Path) -> None:
+def write_checkpoint(policy: Policy, folder: Path, *, onto_checkpoint: bool = False) -> None:
     """Write `policy` into an empty folder.
 
     Args:
         policy: the policy with its weights as they shall be exported; left as it is.
         folder: destination.
+        onto_checkpoint: by `merged_onto_checkpoint`, as weights of 4 bits always are.
 
     Raises:
         OSError: the disk does not take it.
@@ -70,7 +74,7 @@ def write_checkpoint(policy: Policy, folder: Path) -> None:
         shutil.copyfile(file, folder / file.name)
     with tempfile.TemporaryDirectory(dir=folder) as weights:
         try:
-            _merged(policy).save_pretrained(weights)
+            _merged(policy, onto_checkpoint).save_pretrained(weights)
         except SafetensorError as error:
             number = _SYSTEM_ERROR.search(str(error))
             if number is None:
@@ -97,19 +101,20 @@ def export_checkpoint(policy: Policy, folder: Path) -> Path:
     return folder
 
 
-def _merged(policy: Policy) -> Any:
+def _merged(policy: Policy, onto_checkpoint: bool) -> Any:
     from vqr1.policy.unwrap import unwrap
 
     model: Any = policy.model
-    if getattr(unwrap(model), "is_quantized", False):
+    if onto_checkpoint or getattr(unwrap(model), "is_quantized", False):
         return merged_onto_checkpoint(policy)
     return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def merged_onto_checkpoint(policy: Policy) -> Any:
-    """The policy's checkpoint, read anew as it is, with the policy's adapters merged.
+    """The policy's checkpoint, read anew as it is, with what the policy trained in it.
 
-    Weights of 4 bits would be exported as such; these are of the checkpoint's precision.
+    Weights of 4 bits would be exported as such; these are of the checkpoint's precision. Adapters
+    are merged, and weights that trained beside them (`model.freeze_vision=tower`) copied.
     """
     model: Any = policy.model
     base = policy.family.model_class().from_pretrained(
@@ -117,10 +122,14 @@ def merged_onto_checkpoint(policy: Policy) -> Any:
     )
     if not hasattr(model, "merge_and_unload"):
         return base
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    import torch
+    from peft import get_peft_model
 
     adapted = get_peft_model(base, copy.deepcopy(model.peft_config["default"]))
-    set_peft_model_state_dict(adapted, get_peft_model_state_dict(model))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.requires_grad:
+                adapted.get_parameter(name).copy_(weight)
     return adapted.merge_and_unload()
 
 
@@ -135,4 +144,4 @@ def _base_files(policy: Policy) -> list[Path]:
             )
         )
     files = {file for pattern in SIDE_FILES for file in folder.glob(pattern)}
-    return sorted(file for file in files if not file.match("*.safetensors.index.json"))
+    return sorted(file for file in files if not any(map(file.match, NOT_COPIED)))

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from vqr1.iqa.answers import AnswerForm, PlainAnswer
+from vqr1.iqa.number_grammar import grammar_of
+
 if TYPE_CHECKING:
     # It imports torch, which whoever only reads a card's facts does without.
     from vqr1.policy.families import Family
@@ -67,10 +70,12 @@ class CardFacts:
         license: SPDX-like identifier; None: that of the base model.
         datasets: names of the training sets.
         rewards: names of the reward terms; empty of a training without rewards.
-        prompt_name: `thinking` or `non_thinking`.
+        prompt_name: short name of the prompt.
         prompt: the user's message that the policy was trained with.
         vision_id: whether "Picture 1: " stood before the first image, and so on.
-        score_range: lowest and highest score that the prompt asks for.
+        answer: the form of the answers that the policy was trained to give.
+        asking: overrides with which `vqr1-score` asks as the training did, as a shell takes them;
+            None: none do.
         min_pixels: smallest image area at training.
         max_pixels: largest image area at training.
         max_new_tokens: length limit of a response at training.
@@ -94,7 +99,8 @@ class CardFacts:
     prompt_name: str
     prompt: str
     vision_id: bool
-    score_range: tuple[float, float]
+    answer: AnswerForm
+    asking: Sequence[str] | None
     min_pixels: int
     max_pixels: int
     max_new_tokens: int
@@ -155,7 +161,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 def _summary(facts: CardFacts) -> str:
     weights = f"| weights | {facts.weights} |\n" if facts.weights else ""
     reward = f"| reward | {' + '.join(facts.rewards)} |\n" if facts.rewards else ""
-    low, high = facts.score_range
+    low, high = facts.answer.score_range
     return (
         f"A {facts.family.title} policy that evaluates how good an image looks, as a number from "
         f"{low:g} (very poor) to {high:g} (excellent), trained by {facts.trained_by} "
@@ -176,25 +182,54 @@ def _vision_words(facts: CardFacts) -> str:
 
 
 def _use(facts: CardFacts) -> str:
-    command = f"""\
-With vqr1, deterministic and with an uncertainty:
-
-```bash
-vqr1-score photos/ model.path=FOLDER prompt={facts.prompt_name} \\
-    model.min_pixels={facts.min_pixels} model.max_pixels={facts.max_pixels}
-```
-
-"""
-    # That command asks about one image at a time.
     return f"""\
-{command if facts.images == 1 else ""}With {facts.family.usage_needs()} alone:
+{_command(facts)}With {facts.family.usage_needs()} alone:
 
 ```python
 {facts.family.usage_code(facts)}
 ```
 
-The score is the number between `<answer>` and `</answer>`. Where there is none the answer is
-invalid: leave the image out, and do not make a number up."""
+{_score(facts.answer)}
+Where there is none the answer is invalid: leave the image out, and do not make a number up."""
+
+
+def _command(facts: CardFacts) -> str:
+    """How vqr1 scores images as the training did; empty where no command does."""
+    # It asks about one image at a time.
+    if facts.asking is None or facts.images > 1:
+        return ""
+    form = facts.answer
+    expected = form.opening is not None and grammar_of(form).continues("")
+    asking = [*facts.asking, *([] if expected else ["mode=greedy"])]
+    return f"""\
+With vqr1, deterministic{" and with an uncertainty" if expected else ""}:
+
+```bash
+vqr1-score photos/ model.path=FOLDER {" ".join(asking)} \\
+    model.min_pixels={facts.min_pixels} model.max_pixels={facts.max_pixels}
+```
+
+"""
+
+
+def _score(form: AnswerForm) -> str:
+    """What of an answer is the score, in one sentence."""
+    if form.levels:
+        low, *_, high = sorted(form.levels.items(), key=lambda level: level[1])
+        place = f" after `{form.opening}`" if form.opening else ""
+        return (
+            f"The score is what the word{place} stands for, one of {len(form.levels)} words from "
+            f"`{low[0]}` ({low[1]:g}) to `{high[0]}` ({high[1]:g})."
+        )
+    if form.opening is not None:
+        if len(form.score_ends) == 1:
+            return f"The score is the number between `{form.opening}` and `{form.score_ends[0]}`."
+        return f"The score is the number after `{form.opening}`."
+    if isinstance(form, PlainAnswer):
+        return "The answer is the score: one number and nothing else."
+    if form.ratings:
+        return f"The score is the mean of the answer's {len(form.ratings)} ratings."
+    return f"The score is what `{type(form).__name__}` of vqr1 reads from the answer."
 
 
 def _metrics(metrics: Sequence[MetricValue]) -> str:
@@ -217,6 +252,10 @@ def _metrics(metrics: Sequence[MetricValue]) -> str:
 
 
 def _limitations(facts: CardFacts) -> str:
+    low, high = facts.answer.score_range
+    beyond = "" if facts.answer.levels else f", and a score may leave the range {low:g} to {high:g}"
+    reasoning = """
+- The reasoning is the model's text, not an account of how the score came about."""
     order = """
 - Ranking rewards teach an order, so scores need not lie on the MOS scale of any set. Compare
   scores of this checkpoint with each other only."""
@@ -226,7 +265,6 @@ def _limitations(facts: CardFacts) -> str:
         order if facts.rewards else ""
     }
 - Images are resized to at most {facts.max_pixels} pixels; what is lost there cannot be seen.
-- An answer may be invalid, and a score may leave the range from 1 to 5.
-- The reasoning is the model's text, not an account of how the score came about."""
+- An answer may be invalid{beyond}.{reasoning if facts.answer.reasons else ""}"""
     further = facts.family.usage_limitation(facts)
     return lines if further is None else f"{lines}\n{further}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vqr1.config import HardwareConfig, ModelConfig
+from vqr1.config import HardwareConfig, ModelConfig, RolloutConfig
 from vqr1.policy.families import Family
 from vqr1.program import installing
 
@@ -51,6 +51,25 @@ def quantization_problems(
             "(hardware=1gpu_lora)"
         ]
     return []
+
+
+def rollout_problems(model: ModelConfig, rollout: RolloutConfig) -> list[str]:
+    """Why a sampling engine cannot be given weights of 4 bits, in at most one line.
+
+    Args:
+        model: the model.
+        rollout: what samples its responses.
+    """
+    merged = rollout.engine == "vllm_server" and rollout.server.weights == "merged"
+    if model.quantization is None or not (merged or rollout.engine == "vllm_colocated"):
+        return []
+    engine = f"rollout.engine={rollout.engine}"
+    return [
+        f"model.quantization={model.quantization}, {engine}"
+        f"{', rollout.server.weights=merged' if merged else ''}: vLLM is given all weights, and "
+        "adapters cannot be added to codes of 4 bits; use rollout=local, rollout=vllm_server with "
+        "rollout.server.weights=adapter, or model.quantization=null"
+    ]
 
 
 def kept_modules(own: Family, config: Any) -> list[str]:

@@ -145,7 +145,7 @@ def _value(value: Any) -> str:
 
 def _file(model: ModelConfig, name: str, hub: bool) -> Path | None:
     """A file of a checkpoint; None where it has none."""
-    folder = tiny_policy_folder() if model.path is None else Path(model.path).expanduser()
+    folder = tiny_policy_folder() if model.path is None else Path(model.path)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
     if not hub or model.path is None:

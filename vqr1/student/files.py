@@ -13,7 +13,7 @@ CONFIG_FILE = "config.json"
 
 def is_student(config: ModelConfig) -> bool:
     """Whether `model.path` is a student's folder."""
-    return config.path is not None and is_student_folder(Path(config.path).expanduser())
+    return config.path is not None and is_student_folder(Path(config.path))
 
 
 def is_student_folder(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from vqr1.distributed.hardware import hardware_problems, share_of_step, share_pr
 from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import metrics_of, monitored
 from vqr1.inference.mode_checks import level_problems
-from vqr1.policy.quantization import quantization_problems
+from vqr1.policy.quantization import quantization_problems, rollout_problems
 from vqr1.rewards import WeightedRewards
 from vqr1.student.files import is_student
 from vqr1.tracking.other_loggers import logger_problems
@@ -60,6 +60,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     problems += hardware_problems(config.hardware, this_machine())
     problems += _dtype_problems(config) + _rate_problems(config)
     problems += quantization_problems(config.model, config.hardware, trains=True)
+    problems += rollout_problems(config.model, config.rollout)
     problems += _validation_problems(config)
     problems += _metric_problems(config)
     if not problems and config.hardware.accelerator == "gpu":

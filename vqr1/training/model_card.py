@@ -15,14 +15,15 @@ import vqr1
 from vqr1.config import AnswerConfig, AnyAnswer, ModelConfig, TrainConfig, validate
 from vqr1.config.affects import Affects, pruned
 from vqr1.config.earlier import EARLIER
-from vqr1.config.renamed import present_names
+from vqr1.config.plain import flatten
+from vqr1.config.renamed import present_names, renamed_keys
 from vqr1.counted import counted
 from vqr1.durable import write_file
 from vqr1.errors import DataError
 from vqr1.evaluation.metrics import HEADLINE, headline, labels
-from vqr1.iqa.answers import ASKED_RANGE, ScoreRange
 from vqr1.policy.model_card import CARD_FILE, RANKING, CardFacts, MetricValue, model_card
 from vqr1.policy.training_prompt import trained_vision_id, write_training_prompt
+from vqr1.training.model_card_command import asking, read_answer
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -93,7 +94,8 @@ def _facts(
 ) -> CardFacts:
     model, dataset = config["model"], config["dataset"]
     base, is_hub_name = _base(model["path"])
-    low, high = _asked_range(config)
+    answer = _answer(config)
+    asked: AnswerConfig = validate(AnyAnswer, answer)
     stage = config.get("stage", {}).get("_target_", EARLIER["stage._target_"])
     ranks = stage == EARLIER["stage._target_"]
     # It imports torch, which the commands that use this module do without until then.
@@ -114,7 +116,8 @@ def _facts(
         images=config["prompt"].get("images", EARLIER["prompt.images"]),
         system=config["prompt"].get("system", EARLIER["prompt.system"]),
         enable_thinking=config["prompt"].get("enable_thinking", EARLIER["prompt.enable_thinking"]),
-        score_range=(low, high),
+        answer=asked.form,
+        asking=asking(config["prompt"], answer),
         min_pixels=model["min_pixels"],
         max_pixels=model["max_pixels"],
         max_new_tokens=config["rollout"]["sampling"]["max_new_tokens"],
@@ -135,13 +138,15 @@ _TRAINED_BY = {
 """By class of the stage, in words."""
 
 
-def _asked_range(config: Mapping[str, Any]) -> ScoreRange:
-    """Scale that a run's prompt asked for; `config` is of any version."""
+def _answer(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The group `answer` of a run; `config` is of any version."""
     if "answer" in config:
-        answer: AnswerConfig = validate(AnyAnswer, config["answer"])
-        return answer.form.score_range
-    low, high = config["prompt"].get("score_range", ASKED_RANGE)
-    return low, high
+        return dict(config["answer"])
+    earlier = renamed_keys(flatten(config))
+    own = {
+        key.removeprefix("answer."): earlier[key] for key in earlier if key.startswith("answer.")
+    }
+    return own if "_target_" in own else read_answer(config["prompt"]["name"]) | own
 
 
 def run_vision_id(config: Mapping[str, Any]) -> bool:
