@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+import yaml
 
 from tests.support.students import tower_student
 from tests.training.test_grpo import Batches, ranking_batch
@@ -16,8 +18,10 @@ from vqr1.distributed.stop_requests import StopRequests
 from vqr1.policy.loading import load_policy
 from vqr1.student.model import StudentEngine
 from vqr1.training.stages.distill import DistillModule, DistillSettings
+from vqr1.training.stages.distill_stage import DistillStage
 from vqr1.training.stages.teacher_answers import TeacherAnswers
 from vqr1.training.step import UpdateSettings
+from vqr1.training.student_card import _texts
 from vqr1.training.validation import ValidationModes, Validator
 
 STEPS = 4
@@ -61,3 +65,18 @@ def test_a_batch_without_a_scored_image_takes_a_step_that_changes_nothing() -> N
     # From the peak down in four equal parts.
     assert rates == pytest.approx([0.1, 0.075])
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_no_step_tunes_the_head_alone_where_none_shall() -> None:
+    assert [DistillStage(tune_share=share).tuned_steps(10) for share in (0.0, 0.01, 0.2)] == [
+        0, 1, 2
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [({}, " and texts"), ({"align": False}, ""), ({"align_weight": 0.0}, "")],
+)
+def test_a_card_states_what_was_learned(tmp_path: Path, stage: dict[str, Any], words: str) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"stage": stage}))
+    assert _texts(tmp_path) == words
