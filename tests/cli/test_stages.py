@@ -57,6 +57,19 @@ def problems(*overrides: str) -> list[str]:
         ),
         ("stage=sft prompt=levels stage.edge=middle", "stage.edge"),
         (
+            "stage=sft prompt=levels stage.target=soft_levels hardware=cpu_2procs "
+            "loader.batch_size=1",
+            "stage.target=soft_levels, 2 processes, loader.batch_size=1: the fidelity compares",
+        ),
+        (
+            "stage=distill target=self_vote model.path=teacher",
+            "target=self_vote, stage=distill: votes are rewards of stage=grpo",
+        ),
+        (
+            "stage=distill callbacks.checkpoint.monitor=val/srcc_greedy model.path=teacher",
+            "stage=distill, callbacks.checkpoint.monitor=val/srcc_greedy: a student samples",
+        ),
+        (
             "stage=sft prompt=non_thinking target=pairs",
             "target=pairs, stage.target=answer: stated pairs are no labels",
         ),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.evaluation.builders import THINKING, ListEngine, batch, predictions
 from vqr1.config import SamplingConfig
@@ -14,6 +16,7 @@ from vqr1.evaluation.protocol import predictions_of, score_images
 from vqr1.evaluation.summary import paired_gain, summarise
 from vqr1.inference.request import Reply, Request
 from vqr1.iqa.answers import PUBLISHED
+from vqr1.records import BatchLabels
 
 REQUEST = Request(THINKING, PUBLISHED, SamplingConfig(max_new_tokens=8), samples=2, seed=5)
 
@@ -113,6 +116,21 @@ def test_paired_gain_on_common_images() -> None:
     assert gain.gain in gain.interval
     with pytest.raises(ValueError, match="same data set"):
         paired_gain(before, predictions(mos, mos, dataset="other"))
+
+
+def test_what_the_labels_state_is_taken_over() -> None:
+    request = Request(THINKING, PUBLISHED, SamplingConfig(max_new_tokens=8))
+    labels = BatchLabels(
+        std=torch.tensor([0.25, math.nan]), references=("I1", None), distortions=("blur", None)
+    )
+    replies = [Reply((answer("3.0"),)), Reply((answer("4.0"),))]
+    rows = batch(["a", "b"], [1.0, 2.0])
+    found = predictions_of(replace(rows, labels=labels), replies, request)
+    np.testing.assert_array_equal(found.std, [0.25, np.nan])
+    assert (found.references, found.distortions) == (("I1", None), ("blur", None))
+    unknown = predictions_of(rows, replies, request)
+    assert np.isnan(unknown.std).all()
+    assert (unknown.references, unknown.distortions) == ((None, None), (None, None))
 
 
 def test_replies_without_a_text_and_with_an_error() -> None:

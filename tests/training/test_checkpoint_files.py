@@ -199,3 +199,15 @@ def test_random_states_survive_a_checkpoint(tmp_path: Path) -> None:
     second = (random.gauss(0, 1), np.random.rand(), torch.rand(3))
     assert first[:2] == second[:2]
     assert torch.equal(first[2], second[2])
+
+
+def test_random_states_of_gpus_that_are_not_here_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    restored: list[Any] = []
+    state = random_state() | {"cuda": ["first", "second"]}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.extend)
+    set_random_state(state)
+    assert restored == ["first"]

@@ -150,6 +150,20 @@ def test_weights_of_four_bits_are_handed_to_no_engine() -> None:
         assert rollout_problems(config.model, config.rollout) == []
 
 
+@pytest.mark.parametrize("stage", ["grpo", "sft prompt=non_thinking"])
+def test_an_engine_has_to_serve_every_stage(stage: str) -> None:
+    overrides = (*f"stage={stage}".split(), "rollout.sampling.temperature=0.7")
+    (line,) = problems_of(*overrides, "rollout=vllm_colocated", "rollout.sampling.top_k=20")
+    assert line.startswith("rollout.engine=vllm_colocated, rollout.sampling.temperature=0.7: vLLM")
+    (line,) = problems_of(*overrides, "rollout=vllm_server", "rollout.server.weights=adapter")
+    assert line.startswith("rollout.server.weights=adapter, model.lora=null: there are no")
+
+
+def test_a_decay_rate_of_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"optimizer\.betas.*less than 1"):
+        train_config("optimizer.betas=[0.9,1.0]")
+
+
 def test_a_cpu_is_not_shared_by_any_number_of_processes() -> None:
     hardware = train_config("hardware=cpu_2procs", "hardware.devices=9").hardware
     assert hardware_problems(hardware, Machine(cores=3)) == []

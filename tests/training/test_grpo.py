@@ -320,6 +320,15 @@ def test_inner_iterations_take_that_many_optimiser_steps() -> None:
     assert trainer.callback_metrics["train/clip_fraction"].item() > 0
 
 
+def test_the_last_rollout_takes_no_updates_beyond_the_last_step() -> None:
+    grpo = GrpoConfig(group_size=K, num_iterations=3)
+    module, _ = make_module(
+        tiny_model(seed=1), PatternReward(), grpo=grpo, loss=GrpoLoss(), total_steps=4
+    )
+    # Three updates of the first rollout, and one of the second.
+    assert fit(module, ranking_batch(), 4).global_step == 4
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("freeze", [False, True], ids=["tower trains", "tower frozen"])
 def test_a_tower_that_does_not_change_sees_every_image_once(freeze: bool) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from vqr1.config.earlier import changed_settings, completed
 from vqr1.errors import ConfigError, DataError
 from vqr1.program import override
 from vqr1.training.resume import Run, claimed_run
+from vqr1.training.run_lookup import finished_metric
 from vqr1.training.run_record import (
     RunLock,
     RunRecord,
@@ -206,3 +209,12 @@ def test_a_default_of_an_earlier_version_means_what_is_written_today() -> None:
     assert changed_keys(earlier, now) == []
     (changed,) = changed_keys(less, now)
     assert changed.startswith("rollout.micro_batch_tokens: 8192 -> ")
+
+
+@pytest.mark.parametrize(("images", "metric"), [(None, 0.5), (12, math.nan)])
+def test_validation_stands_for_a_test_that_was_not_made(
+    tmp_path: Path, images: int | None, metric: float
+) -> None:
+    summary = {"test_srcc_after": None, "test_images": images, "val_srcc_best": 0.5}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert finished_metric(tmp_path) == pytest.approx(metric, nan_ok=True)

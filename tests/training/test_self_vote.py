@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -31,8 +32,17 @@ from vqr1.errors import EXIT_INTERRUPTED, ConfigError, DataError, Interrupted
 from vqr1.records import PromptBatch, Rollout
 from vqr1.rewards.build import build_rewards
 from vqr1.sweeps.chain_plan import links_of
+from vqr1.training import self_vote
 from vqr1.training.checks import check_training
-from vqr1.training.self_vote import Ballot, _collect, _Comparisons, _write
+from vqr1.training.self_vote import (
+    Ballot,
+    _collect,
+    _Comparisons,
+    _keep_only,
+    _settings,
+    _write,
+    cast_votes,
+)
 
 SMALL = (
     "max_steps=2", "loader.batch_size=4", "loader.workers=0", "validation.every_steps=1",
@@ -126,6 +136,58 @@ def test_a_signal_stops_between_the_files_of_votes(tmp_path: Path) -> None:
     stops.signal = None
     records = _collect(ballot, tmp_path / "kadid", "votes", stops)
     assert [tuple(record["pair"]) for record in records] == PAIRS == asked
+
+
+def test_votes_by_other_settings_are_cast_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data: Any = SimpleNamespace(prompt_text="Rate it.", digests=dict)
+    policy: Any = SimpleNamespace(model=torch.nn.Linear(2, 1))
+
+    def settings(*overrides: str) -> dict[str, Any]:
+        return _settings(config_of("target=self_vote", *overrides), data, policy)
+
+    file, part = tmp_path / "kadid.csv", tmp_path / "kadid/000000.jsonl"
+    # Parts of an earlier version state no settings; finished preferences stay.
+    part.parent.mkdir()
+    part.write_text("{}")
+    file.write_text("first,second\n")
+    _keep_only(settings(), file)
+    assert (part.exists(), file.exists()) == (False, True)
+    part.write_text("{}")
+    _keep_only(settings("validation.samples=3"), file)
+    assert (part.exists(), file.exists()) == (True, True)
+    assert not caplog.messages
+    _keep_only(settings("votes.by=scores"), file)
+    assert (part.exists(), file.exists()) == (False, False)
+    (line,) = caplog.messages
+    assert line.endswith("votes of another votes, cast again")
+
+
+def test_votes_are_cast_in_the_precision_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: Any) -> list[dict[str, Any]]:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        raise DataError("asked")
+
+    seen: list[bool] = []
+    monkeypatch.setattr(self_vote, "_ballot", Mock())
+    monkeypatch.setattr(self_vote, "_collect", ask)
+    data: Any = SimpleNamespace(
+        prompt_text="Rate it.",
+        digests=dict,
+        sets={"kadid": Mock()},
+        training_pairs={"kadid": Mock()},
+    )
+    policy: Any = SimpleNamespace(model=torch.nn.Linear(2, 1))
+    log: Any = SimpleNamespace(run_dir=tmp_path)
+    (tmp_path / "votes").mkdir()
+    for precision in ("bf16-mixed", "32-true"):
+        config = config_of("target=self_vote", f"hardware.precision={precision}")
+        with pytest.raises(DataError, match="asked"):
+            cast_votes(config, data, policy, log, StopRequests())
+    assert seen == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +333,7 @@ def test_rounds_killed_and_resumed_to_the_same_bits(whole: Path, tmp_path: Path)
     assert chain.wait() == 0, chain.output
     # What had been answered was not asked again.
     assert (first / "000000.jsonl").stat().st_mtime_ns == asked_at
-    assert len(votes_of(rounds[0])) == 4
+    assert len(votes_of(rounds[0])) == 5
     for run_dir in rounds:
         expected = whole / "run" / run_dir.name
         assert votes_of(run_dir) == votes_of(expected)

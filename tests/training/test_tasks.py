@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from vqr1.planning.shape import kinds_of_steps, read_shape
 from vqr1.records import BatchLabels
 from vqr1.rewards import DegradationReward, StatedWordReward, WeightedRewards
 from vqr1.rewards.build import build_rewards
+from vqr1.rewards.text import written
 from vqr1.training.checks import check_training
 from vqr1.training.task import RANKING, Task
 from vqr1.training.watchdogs import Watchdog
@@ -104,6 +106,16 @@ def test_rewards_of_a_batch_of_a_task() -> None:
     )  # fmt: skip
     assert scored.rewards.tolist() == [[1.0, 0.0], [0.0, 1.0]]
     assert metrics["reward/c"] == 0.5
+
+
+def test_whole_numbers_of_a_column_are_written_in_digits() -> None:
+    assert [written(label) for label in (3.0, 2.5, "slight", None)] == ["3", "2.5", "slight", None]
+    right = [[answer('{"distortion_class": "blur", "severity": "3"}')]]
+    details = SimpleNamespace(texts=right, columns={"severity": (3.0,)}, distortions=("blur",))
+    inputs: Any = SimpleNamespace(details=details, scores=torch.zeros(1, 1))
+    assert DegradationReward()(inputs).tolist() == [[1.0]]
+    details.texts = [[answer("3"), answer("3.0")]]
+    assert StatedWordReward("severity")(inputs).tolist() == [[1.0, 0.0]]
 
 
 BOTH = "tasks=degradation+comparison"

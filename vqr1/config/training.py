@@ -20,6 +20,7 @@ from vqr1.config.targets import arguments_apart
 from vqr1.config.tasks import RewardConfig, Tasks
 from vqr1.config.types import (
     STRICT_KEYS,
+    BelowOne,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -115,7 +116,7 @@ class GrpoConfig:
     """Times that images whose rewards do not differ are answered again in a step (DAPO); 0 leaves
     them out at once (published)."""
     num_iterations: PositiveInt = 1
-    """mu: optimiser steps on each rollout."""
+    """mu: optimiser steps on each rollout; the last one has those that are left of `max_steps`."""
     reference_sync_every: PositiveInt | None = None
     """Optimiser steps after which the reference moves towards the policy, again and again; null
     keeps it as it was at the start (published)."""
@@ -135,7 +136,7 @@ class OptimizerConfig:
     on the same schedule; null: `lr`."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     """Decay rates of the first and second moment."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate goes from its peak to `final_fraction` of it."""
@@ -230,7 +231,8 @@ class ValidationConfig:
     """Evaluation during and around training."""
 
     every_steps: PositiveInt
-    """Optimiser steps between validations."""
+    """Optimiser steps between validations, rounded down to whole rollouts of `grpo.num_iterations`
+    steps."""
     mode: Literal["answers", "levels"] = "answers"
     """`answers`: responses are sampled, and greedy ones are evaluated too; `levels`: as
     `mode=levels`, one pass over the words of the answer form, which `val/srcc` is then of."""

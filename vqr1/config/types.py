@@ -16,6 +16,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 ExpandedPath = Annotated[str, AfterValidator(os.path.expanduser)]
 """A file or folder, or a name on the hub; `~` is the home folder, which no shell expands after a
 key with a dot."""
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Column = NonNegativeInt | str
 """A column of a user's own table: its name in the header, or its number, the first being 0."""
 

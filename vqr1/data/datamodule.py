@@ -272,7 +272,8 @@ class RankingDataModule(lightning.LightningDataModule):
         """Check that each step holds two or more distinct images, for rewards that compare them.
 
         Args:
-            within_process: images are compared within each process only (`grpo.pool=rank`).
+            within_process: images are compared within each process only (`grpo.pool=rank`, pairs
+                of `stage.target=soft_levels`).
 
         Raises:
             DataError: a set with fewer training images; names the key to change.
@@ -293,7 +294,7 @@ class RankingDataModule(lightning.LightningDataModule):
                 key = f"{labelled.key}.split"
             raise DataError(
                 f"{key}: of {name} ({size} training images) a step has 1 image"
-                f"{' in some process (grpo.pool=rank)' if within_process else ''}; a ranking "
+                f"{' in some process' if within_process else ''}; a ranking "
                 "reward compares images with each other, never one with its own copy, and needs 2"
             )
 

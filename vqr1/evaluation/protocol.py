@@ -32,7 +32,7 @@ def predictions_of(batch: RankingBatch, replies: Sequence[Reply], request: Reque
     """Predictions of a batch.
 
     Args:
-        batch: B images with MOS.
+        batch: B images with MOS; what its labels state beside them is taken over.
         replies: one for each of them; that of an image with an error has its words as texts.
         request: what was asked.
     """
@@ -43,6 +43,7 @@ def predictions_of(batch: RankingBatch, replies: Sequence[Reply], request: Reque
         dtype=np.float64,
     ).reshape(len(batch), -1)
     format_compliant = np.array([answer.format_compliant for answer in answers], dtype=np.bool_)
+    labels = batch.labels
     lost = [math.nan if reply.lost is None else reply.lost for reply in replies]
     return Predictions(
         images=batch.names,
@@ -53,7 +54,10 @@ def predictions_of(batch: RankingBatch, replies: Sequence[Reply], request: Reque
         valid=np.isfinite(scores),
         format_compliant=format_compliant.reshape(scores.shape),
         texts=tuple(a.texts or empty for a, empty in zip(answers, none, strict=True)),
+        references=() if labels is None else labels.references,
+        distortions=() if labels is None else labels.distortions,
         lost=np.array(lost, dtype=np.float64),
+        std=np.empty(0) if labels is None else labels.std.detach().cpu().double().numpy(),
         decoded_at=batch.decoded_at,
     )
 

@@ -37,6 +37,13 @@ def answer_of(text: str) -> str:
     return str(found[-1]) if found else text
 
 
+def written(label: float | str | None) -> str | None:
+    """A label as an answer writes it: 3 for the number 3.0 of a column; None where it is empty."""
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return None if label is None else str(label)
+
+
 class RepetitionReward:
     """Minus the repetitions within the answer (Q-Hawkeye).
 
@@ -155,7 +162,7 @@ class StatedWordReward:
     """1 for an answer that is exactly the word of a label column, else 0 (Q-Insight's comparison).
 
     Args:
-        column: name of the column.
+        column: name of the column; a whole number in it is written in digits.
     """
 
     ranks = False
@@ -167,7 +174,7 @@ class StatedWordReward:
 
     def __call__(self, inputs: RewardInputs) -> Tensor:
         """[B, K] of 0 and 1, by the first answer between tags."""
-        right = inputs.details.columns[self.column]
+        right = tuple(map(written, inputs.details.columns[self.column]))
         return _of_each(inputs, lambda b, text: float(first_answer(text) == right[b]))
 
 
@@ -194,8 +201,7 @@ class DegradationReward:
         severities = found.columns.get(self.severity or "", (None,) * len(found.texts))
 
         def rule(image: int, text: str) -> float:
-            severity = severities[image]
-            true = (found.distortions[image], None if severity is None else str(severity))
+            true = (found.distortions[image], written(severities[image]))
             return degradation_reward(stated_degradation(text), true)
 
         return _of_each(inputs, rule)

@@ -12,6 +12,7 @@ from vqr1.policy.quantization import quantization_problems, rollout_problems
 from vqr1.rewards import WeightedRewards
 from vqr1.student.files import is_student
 from vqr1.tracking.other_loggers import logger_problems
+from vqr1.training.engine_checks import engine_problems
 from vqr1.training.stages import build_stage
 
 LOST_IN_ROUNDING = 1e-4
@@ -61,7 +62,7 @@ def check_training(config: TrainConfig, rewards: WeightedRewards) -> None:
     problems += _dtype_problems(config) + _rate_problems(config)
     problems += quantization_problems(config.model, config.hardware, trains=True)
     problems += rollout_problems(config.model, config.rollout)
-    problems += _validation_problems(config)
+    problems += engine_problems(config) + _validation_problems(config)
     problems += _metric_problems(config)
     if not problems and config.hardware.accelerator == "gpu":
         # The planner imports transformers, for which a sweep's parent does not wait.

@@ -44,7 +44,7 @@ def open_data(config: TrainConfig, stage: Stage, rewards: WeightedRewards) -> Ra
     # Making the loaders is cheap and finds what is missing: a part without images, a wrong weight.
     data.train_dataloader()
     if stage.compares(rewards):
-        data.check_comparable(within_process=config.grpo.pool == "rank")
+        data.check_comparable(within_process=stage.compares_in_process(config))
     data.val_dataloader()
     if config.validation.test:
         data.eval_dataloader("test")

@@ -28,6 +28,7 @@ from vqr1.policy.finite import non_finite_weights
 from vqr1.policy.loading import Policy
 from vqr1.rewards import WeightedRewards
 from vqr1.tracking import RunLog
+from vqr1.training.asked import digest, what_decides
 from vqr1.training.build import (
     build_engine,
     build_trainer,
@@ -209,6 +210,8 @@ class PolicyTrainer:
     def evaluate(self, when: str, step: int, kind: str = POLICY) -> Predictions | None:
         """Predictions of the test images, from the cache where an earlier process has made them.
 
+        Those to another prompt, draw or answer form, or of other labels, are made again.
+
         Args:
             when: shown beside the progress bar.
             step: optimiser steps of the policy.
@@ -221,12 +224,13 @@ class PolicyTrainer:
         validation = self.config.validation
         if not validation.test:
             return None
-        kept = read_predictions(self.folder, step, kind) if get_rank() == 0 else None
-        if broadcast_from_rank0(lambda: kept is not None):
-            return None if kept is None else with_pairs(kept, self.pairs)
         engine, modes = (
             (self.module.engine, self.module.validator.modes) if step else (self.engine, self.modes)
         )
+        asked = digest(what_decides(self.config, self.data, request=modes.primary))
+        kept = read_predictions(self.folder, step, kind, asked) if get_rank() == 0 else None
+        if broadcast_from_rank0(lambda: kept is not None):
+            return None if kept is None else with_pairs(kept, self.pairs)
         self.policy.model.to(self.device)
         engine.synchronise()
         # Lightning's validations compute so.
@@ -240,7 +244,7 @@ class PolicyTrainer:
                 self.stops,
             )
         if predictions is not None:
-            write_predictions(self.folder, step, predictions, kind)
+            write_predictions(self.folder, step, predictions, kind, asked)
         return None if predictions is None else with_pairs(predictions, self.pairs)
 
     def _ask(self, when: str, step: int) -> list[Graded]:

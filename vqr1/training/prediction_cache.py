@@ -24,19 +24,35 @@ logger = logging.getLogger(__name__)
 POLICY, AVERAGE = "predictions", "average_predictions"
 """Names of the files: of a policy, and of the average of its weights until then. Runs of earlier
 versions have them too."""
+_ASKED = "asked"
 
 
-def read_predictions(folder: Path, step: int, kind: str = POLICY) -> Predictions | None:
-    """The predictions of the policy after `step` optimiser steps; None if not intact."""
+def read_predictions(
+    folder: Path, step: int, kind: str = POLICY, asked: str | None = None
+) -> Predictions | None:
+    """The predictions of the policy after `step` optimiser steps.
+
+    Args:
+        folder: of the checkpoints.
+        step: of the policy.
+        kind: name of the file.
+        asked: digest of what decided them (`vqr1.training.asked`); None takes them whatever did.
+
+    Returns:
+        None where they are not intact, or something else was asked.
+    """
     content = read_kept(folder / step_name(kind, step), "test answers")
-    return None if content is None else _from_plain(content)
+    if content is None or asked not in (None, content.get(_ASKED)):
+        return None
+    return _from_plain({name: value for name, value in content.items() if name != _ASKED})
 
 
 def write_predictions(
-    folder: Path, step: int, predictions: Predictions, kind: str = POLICY
+    folder: Path, step: int, predictions: Predictions, kind: str = POLICY, asked: str = ""
 ) -> None:
-    """Keep the predictions of the policy after `step` optimiser steps."""
-    write_kept(_to_plain(predictions), folder / step_name(kind, step), "test answers")
+    """Keep the predictions of the policy after `step` optimiser steps, with what decided them."""
+    content = {**_to_plain(predictions), _ASKED: asked}
+    write_kept(content, folder / step_name(kind, step), "test answers")
 
 
 def read_kept(path: Path, what: str) -> Any:

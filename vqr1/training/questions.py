@@ -53,6 +53,7 @@ from vqr1.policy.prompts import PromptBuilders
 from vqr1.progress import progress_bar
 from vqr1.records import joined_prompts
 from vqr1.tracking import RunLog
+from vqr1.training.asked import digest
 from vqr1.training.checkpoint_files import step_name
 from vqr1.training.prediction_cache import read_kept, write_kept
 
@@ -186,11 +187,12 @@ def ask_policy(
     if not questions:
         return []
     path = folder / step_name(KEPT, step)
-    kept = _read(path, questions) if get_rank() == 0 else None
+    asked = _asked(config, sets)
+    kept = _read(path, asked) if get_rank() == 0 else None
     if not broadcast_from_rank0(lambda: kept is not None):
         kept = _ask_all(config, policy, engine, sets, when)
         if kept is not None:
-            _write(path, questions, kept)
+            _write(path, asked, kept)
     if kept is None:
         return []
     return [grade(question, text) for question, text in zip(questions, kept, strict=True)]
@@ -225,17 +227,27 @@ def _ask_all(
     return [whole[number, n] for number, one in enumerate(sets) for n in range(len(one.questions))]
 
 
-def _read(path: Path, questions: Sequence[Question]) -> list[str | None] | None:
+def _asked(config: TrainConfig, sets: Sequence[QuestionSet]) -> str:
+    """Digest of the questions, and of how they are asked."""
+    model = config.model
+    return digest(
+        [
+            *((digest_of(s.questions), s.prompt, s.sampling, s.short_edge) for s in sets),
+            (model.min_pixels, model.max_pixels, config.hardware.precision),
+        ]
+    )
+
+
+def _read(path: Path, asked: str) -> list[str | None] | None:
     """The answers that are kept, where they are to the same questions."""
     content = read_kept(path, "answers to questions")
-    if content is None or content["questions"] != digest_of(questions):
+    if content is None or content["questions"] != asked:
         return None
     return list(content["texts"])
 
 
-def _write(path: Path, questions: Sequence[Question], texts: Sequence[str | None]) -> None:
-    content = {"questions": digest_of(questions), "texts": list(texts)}
-    write_kept(content, path, "answers to questions")
+def _write(path: Path, asked: str, texts: Sequence[str | None]) -> None:
+    write_kept({"questions": asked, "texts": list(texts)}, path, "answers to questions")
 
 
 def log_questions(

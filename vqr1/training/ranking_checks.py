@@ -1,6 +1,7 @@
 """Rules of a training by sampled responses (`stage=grpo`) that a configuration can break.
 
-Not here: those of every stage (`checks.py`), and of labels (`label_checks.py`).
+Not here: those of every stage (`checks.py`), of engines (`engine_checks.py`), and of labels
+(`label_checks.py`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from vqr1.config import TrainConfig, VotesConfig, placeholder_problem
 from vqr1.errors import ConfigError
 from vqr1.rewards import WeightedRewards
-from vqr1.rollout.vllm_client import RECONNECTIONS
 from vqr1.rollout.vllm_requests import fitting_logprobs
 from vqr1.training.advantages import AdvantageRule, build_advantage
 from vqr1.training.advantages.base import fields_of, terms_of
@@ -26,7 +26,7 @@ def ranking_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]
     problems += _part_problems(config, rewards)
     problems += perception_problems(config.loss.perception)
     problems += _attribute_problems(config, rewards)
-    problems += _engine_problems(config, rewards) + _overlap_problems(config)
+    problems += _logprob_problems(config, rewards) + _overlap_problems(config)
     if config.rollout.sampling.temperature == 0:
         problems.append(
             "rollout.sampling.temperature=0.0: greedy responses are all alike, so that every "
@@ -97,46 +97,17 @@ def _pool_problems(
     ]
 
 
-def _engine_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
-    """Why an engine cannot serve this training."""
-    rollout, sampling, hardware = config.rollout, config.rollout.sampling, config.hardware
-    problems = []
-    served = rollout.engine == "vllm_server"
-    if served and rollout.server.weights == "adapter" and config.model.lora is None:
-        problems.append(
-            "rollout.server.weights=adapter, model.lora=null: there are no adapters to send; "
-            "use rollout.server.weights=merged, or set model.lora"
-        )
-    elif served and rollout.server.weights == "adapter" and config.model.freeze_vision == "tower":
-        problems.append(
-            "rollout.server.weights=adapter, model.freeze_vision=tower: the projector trains too "
-            "and would not be sent; use rollout.server.weights=merged"
-        )
-    together = hardware.devices * hardware.nodes > 1
-    server, minutes = rollout.server, hardware.process_group_timeout_minutes
-    longest = (RECONNECTIONS + 1) * (server.patience_s + server.timeout_s)
-    if served and together and longest >= 60 * minutes:
-        problems.append(
-            f"rollout.server.patience_s={server.patience_s:g}, "
-            f"rollout.server.timeout_s={server.timeout_s:g}, "
-            f"hardware.process_group_timeout_minutes={minutes:g}: a process may wait for a lost "
-            f"server {RECONNECTIONS + 1} times as long as the first two, {longest:g} s in all, and "
-            "the others stop waiting for it before; lower them, or raise the last"
-        )
-    if rollout.engine == "vllm_server" and not fitting_logprobs(sampling):
-        problems += [
-            f"rollout.engine=vllm_server, reward.terms.{name}: needs sampler log-probabilities, "
-            f"and at rollout.sampling.temperature={sampling.temperature} vLLM reports none of the "
-            "whole distribution; use temperature 1, or rollout=local"
-            for name in rewards.needing("logprobs")
-        ]
-    if rollout.engine == "vllm_colocated" and not fitting_logprobs(sampling):
-        problems.append(
-            f"rollout.engine=vllm_colocated, rollout.sampling.temperature={sampling.temperature}: "
-            "vLLM reports no log-probabilities of the whole distribution there; use temperature 1, "
-            "or rollout.sampling.top_k=0 and rollout.sampling.top_p=1"
-        )
-    return problems
+def _logprob_problems(config: TrainConfig, rewards: WeightedRewards) -> list[str]:
+    """Rewards of log-probabilities that the server does not report."""
+    sampling = config.rollout.sampling
+    if config.rollout.engine != "vllm_server" or fitting_logprobs(sampling):
+        return []
+    return [
+        f"rollout.engine=vllm_server, reward.terms.{name}: needs sampler log-probabilities, and at "
+        f"rollout.sampling.temperature={sampling.temperature} vLLM reports none of the whole "
+        "distribution; use temperature 1, or rollout=local"
+        for name in rewards.needing("logprobs")
+    ]
 
 
 def _overlap_problems(config: TrainConfig) -> list[str]:

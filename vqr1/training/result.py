@@ -83,7 +83,7 @@ class TestResult:
         draws: int,
         metrics: Sequence[Metric] = METRICS,
     ) -> TestResult:
-        """Summarise predictions; images are the unit of every bootstrap."""
+        """Summarise predictions; bootstraps draw as `bootstrap_clusters` states."""
         gains = {}
         if before is not None and after is not None:
             sets = after.by_dataset()

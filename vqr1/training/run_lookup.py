@@ -111,6 +111,8 @@ def resume_command(run_dir: Path, info: RankInfo) -> str:
 def finished_metric(run_dir: Path) -> float:
     """Test SRCC after training; without a test, validation SRCC of the best checkpoint.
 
+    NaN where it is undefined.
+
     Raises:
         DataError: the run's summary is missing or damaged.
     """
@@ -118,7 +120,8 @@ def finished_metric(run_dir: Path) -> float:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         metric = summary[f"test_{HEADLINE}_after"]
-        metric = summary[f"val_{HEADLINE}_best"] if metric is None else metric
+        if summary["test_images"] is None:
+            metric = summary[f"val_{HEADLINE}_best"]
         return float("nan") if metric is None else float(metric)
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise DataError(

@@ -5,7 +5,8 @@ or 0, and the training earns by these preferences as by stated ones (`target=pai
 part: how often votes agree with the order of the MOS is logged, for evaluation only.
 
 The run's folder keeps what was voted: `votes/SET/N.jsonl` as it comes (a run that is stopped
-resumes after the last file), and `votes/SET.csv`, a file of preferences (`dataset.pairs`) that
+resumes after the last file), `votes/SET/settings.json` with what decides these votes (a run that is
+resumed with others votes again), and `votes/SET.csv`, a file of preferences (`dataset.pairs`) that
 training reads. Votes depend on the seed, the weights at the start and the images, not on the number
 of processes: each takes every W-th file.
 
@@ -15,6 +16,7 @@ Not here: which pairs (`vqr1.data.pair_training`), what a majority is (`vqr1.iqa
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +33,7 @@ from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.images import load_image
 from vqr1.data.labelled_set import LabelledSet
 from vqr1.data.pair_training import read_votes, voted
+from vqr1.device import passes_in
 from vqr1.distributed.collectives import (
     broadcast_from_rank0,
     gather_objects_to_rank0,
@@ -46,15 +49,20 @@ from vqr1.iqa.preferences import IntArray, StatedPairs
 from vqr1.iqa.votes import majority_preference, order_agreement, stated_index, votes_of_scores
 from vqr1.policy.loading import Policy
 from vqr1.policy.prompts import PromptBuilder, load_prompts
+from vqr1.policy.vision import configuration_text, weights_digest
 from vqr1.progress import progress_bar
 from vqr1.records import PromptBatch
 from vqr1.rollout.engine import SamplingEngine
 from vqr1.rollout.local import LocalEngine
 from vqr1.tracking import RunLog
+from vqr1.training.asked import differing, what_decides
 from vqr1.training.build import build_vision_cache
 from vqr1.training.step import step_seed
 
+logger = logging.getLogger(__name__)
+
 FOLDER = "votes"
+SETTINGS = "settings.json"
 _PROMPTS = 64
 """Prompts that are answered together, and written together."""
 _ATTEMPT = 1000
@@ -76,14 +84,56 @@ def cast_votes(
     """
     if config.target != "self_vote":
         return
+    settings = _settings(config, data, policy)
+    device = next(policy.model.parameters()).device
     for name, labelled in data.sets.items():
         drawn, file = data.training_pairs[name], run_log.run_dir / FOLDER / f"{name}.csv"
+        broadcast_from_rank0(partial(_keep_only, settings, file))
         if not broadcast_from_rank0(file.is_file):
             ballot = _ballot(config, data.prompt_text, labelled, drawn.stated, policy)
-            records = _collect(ballot, file.with_suffix(""), f"votes on {name}", stops)
+            with passes_in(config.hardware.precision, device):
+                records = _collect(ballot, file.with_suffix(""), f"votes on {name}", stops)
             broadcast_from_rank0(partial(_write, ballot, records, file, run_log, config))
         stated = broadcast_from_rank0(partial(read_votes, file, labelled))
         data.learn_from(name, voted(drawn, stated, labelled))
+
+
+def _settings(config: TrainConfig, data: RankingDataModule, policy: Policy) -> dict[str, Any]:
+    """What decides the votes, as plain values."""
+    return what_decides(
+        config,
+        data,
+        weights=weights_digest(policy.model, configuration_text(policy.model, text_model=True)),
+        votes=config.votes,
+        sampling=config.rollout.sampling,
+        form=config.answer.form,
+    )
+
+
+def _keep_only(settings: Mapping[str, Any], file: Path) -> None:
+    """Remove the votes that were cast by other settings, and keep those of the next ones.
+
+    Finished preferences of an earlier version have no settings, and stay.
+
+    Args:
+        settings: of the votes that are to be cast.
+        file: the preferences; the folder of its name has the votes.
+    """
+    folder, kept = file.with_suffix(""), _kept_settings(file.with_suffix("") / SETTINGS)
+    other = [] if kept is None else differing(kept, settings)
+    if other:
+        logger.warning("%s: votes of another %s, cast again", folder, ", ".join(other))
+        file.unlink(missing_ok=True)
+    if kept is None or other:
+        for part in folder.glob("*.jsonl"):
+            part.unlink()
+    make_folder(folder)
+    write_file(folder / SETTINGS, json.dumps(settings))
+
+
+def _kept_settings(file: Path) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    return found
 
 
 @dataclass(frozen=True)

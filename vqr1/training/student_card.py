@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vqr1.durable import write_file
 from vqr1.evaluation.metrics import labels
 from vqr1.policy.model_card import CARD_FILE
@@ -68,8 +70,9 @@ It gives scores only (`mode=expected`), no text.
 
 def _texts(run_dir: Path) -> str:
     file = run_dir / "config.yaml"
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return "" if "align: false" in text else " and texts"
+    run: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    stage = run.get("stage", {})
+    return " and texts" if stage.get("align", True) and stage.get("align_weight", 1) else ""
 
 
 def _metrics(summary: dict[str, Any]) -> str:

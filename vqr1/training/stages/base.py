@@ -77,6 +77,10 @@ class Stage(ABC):
         """Whether the images of a step are compared with each other, so that one is too few."""
         return False
 
+    def compares_in_process(self, config: TrainConfig) -> bool:
+        """Where `compares`, whether with images of the same process only."""
+        return config.grpo.pool == "rank"
+
     def tasks(self, config: TrainConfig) -> Mapping[str, TaskConfig]:
         """Auxiliary tasks that are mixed into its training, by name."""
         return {}

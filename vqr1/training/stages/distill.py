@@ -10,7 +10,8 @@ with in-batch negatives, the K answers of an image all positive:
 
 In the last steps (`DistillSettings.tuned`) the encoder stays, the head is fitted to all training
 images (`Student.fit`), and then it alone is tuned by the squared error. No MOS is used. The fit is
-a part of the step before them or, where a stop was asked for in it, of the first of them.
+a part of the step before them or, where a stop was asked for in it, of the first of them; without
+such steps it is a part of the last step, and no stop breaks it off.
 
 Not here: the teacher's answers (`teacher_answers.py`), the student (`vqr1.student`).
 
@@ -174,7 +175,8 @@ class DistillModule(StageModule):
         terms = self._terms(batch, tuning)
         grad_norm = self._step(list(terms.values()))
         if self.global_step == begun:
-            self._fit(at_once=False)
+            # Without a step after it there is no later one to fit in.
+            self._fit(at_once=not self._distill.tuned)
         values = {name: float(term.detach()) for name, term in terms.items()}
         metrics = {
             "loss": sum(values.values()),

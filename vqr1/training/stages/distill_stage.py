@@ -43,7 +43,8 @@ class DistillStage(Stage):
         prototypes: how many.
         bins: bins of scores, inside of which prototypes are found.
         head_lr: peak learning rate of projections and head; the encoder's is `optimizer.lr`.
-        tune_share: share of the steps, at the end, that tune the fitted head alone.
+        tune_share: share of the steps, at the end, that tune the fitted head alone: one at least,
+            or none with 0.
     """
 
     student: str = "tower"
@@ -86,7 +87,10 @@ class DistillStage(Stage):
                 answers,
                 parts.data,
                 Validator(
-                    StudentEngine(student), ValidationModes(request, None), parts.validator.metrics
+                    StudentEngine(student),
+                    ValidationModes(request, None),
+                    parts.validator.metrics,
+                    parts.validator.pairs,
                 ),
                 UpdateSettings(
                     optimizer=config.optimizer,
@@ -97,12 +101,16 @@ class DistillStage(Stage):
                     align_weight=self.align_weight if self.align else 0.0,
                     head_lr=self.head_lr,
                     train_encoder=self.train_encoder,
-                    tuned=max(round(self.tune_share * parts.total_steps), 1),
+                    tuned=self.tuned_steps(parts.total_steps),
                     seed=config.seed,
                 ),
                 next(iter(answers.states.values())).shape[1],
                 parts.stops,
             )
+
+    def tuned_steps(self, total_steps: int) -> int:
+        """Steps at the end that tune the head alone."""
+        return max(round(self.tune_share * total_steps), 1) if self.tune_share else 0
 
     def _student(self, policy: Policy, parts: StageParts) -> Student:
         from vqr1.policy.unwrap import unwrap
@@ -146,6 +154,18 @@ class DistillStage(Stage):
         if config.validation.questions is not None:
             problems.append(
                 "stage=distill, validation.questions: a student answers no questions; set null"
+            )
+        if config.target == "self_vote":
+            problems.append(
+                "target=self_vote, stage=distill: votes are rewards of stage=grpo; in a chain give "
+                "it to that entry (chain=['grpo target=self_vote',distill])"
+            )
+        checkpoint = config.callbacks.checkpoint
+        if checkpoint is not None and checkpoint.monitor.endswith("_greedy"):
+            problems.append(
+                f"stage=distill, callbacks.checkpoint.monitor={checkpoint.monitor}: a student "
+                f"samples nothing, and has no greedy metrics beside its own; use "
+                f"{checkpoint.monitor.removesuffix('_greedy')}"
             )
         processes = config.hardware.devices * config.hardware.nodes
         if processes > 1 or config.hardware.strategy != "auto":

@@ -277,7 +277,7 @@ class GrpoModule(StageModule):
         reference: Tensor | None,
         vision: VisionFeatures,
     ) -> tuple[LossOutput, float, dict[str, float]]:
-        """All inner iterations on one rollout.
+        """All inner iterations on one rollout, none beyond the last step of the training.
 
         Returns:
             Loss, gradient norm and further metrics of the last one, among them how far the engine
@@ -285,7 +285,8 @@ class GrpoModule(StageModule):
         """
         old: Tensor | None = None
         self._cause = None
-        for iteration in range(self.settings.grpo.num_iterations):
+        left = max(self.settings.total_steps - self.global_step, 1)
+        for iteration in range(min(self.settings.grpo.num_iterations, left)):
             if iteration > 0 and vision_trains(self.model):
                 vision = self._encode_trained(batch)
             perception = self._perception_term(batch, scored)

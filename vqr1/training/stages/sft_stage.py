@@ -110,6 +110,14 @@ class SftStage(Stage):
                 f"stage.target=soft_levels, stage.answers={self.answers}: soft labels come from "
                 "the data set's labels; set stage.answers=null, or stage.target=answer"
             )
+        processes = config.hardware.devices * config.hardware.nodes
+        images = config.loader.global_batch_size or config.loader.batch_size * processes
+        if self.compares(rewards) and processes > 1 and images // processes < 2:
+            problems.append(
+                f"stage.target=soft_levels, {processes} processes, loader.batch_size="
+                f"{images // processes}: the fidelity compares pairs of images within each "
+                "process, which needs 2 there; raise it, or set stage.fidelity_weight=0"
+            )
         steps = np.diff(sorted(form.levels.values()))
         if self.soft and (
             len(form.levels) != 5 or form.reasons or not np.allclose(steps, steps[0])
@@ -129,6 +137,10 @@ class SftStage(Stage):
     def compares(self, rewards: WeightedRewards) -> bool:
         """See `Stage.compares`."""
         return self.soft and self.fidelity_weight > 0
+
+    def compares_in_process(self, config: TrainConfig) -> bool:
+        """See `Stage.compares_in_process`: pairs are neighbours in a process's batch."""
+        return True
 
     def check_data(
         self, config: TrainConfig, rewards: WeightedRewards, data: RankingDataModule

@@ -13,8 +13,8 @@ Shape legend: B images of a batch, K answers each, H hidden size of the teacher'
 from __future__ import annotations
 
 import json
+import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from vqr1.data.datamodule import RankingDataModule
 from vqr1.data.labels import Split
+from vqr1.device import passes_in
 from vqr1.distributed.stop_requests import StopRequests
 from vqr1.durable import CommittedFile, committed_mark, committed_size, remove_committed
 from vqr1.errors import ConfigError
@@ -36,7 +37,10 @@ from vqr1.policy.unwrap import unwrap
 from vqr1.policy.vision import configuration_text, encode_images, weights_digest
 from vqr1.progress import progress_bar
 from vqr1.records import RankingBatch
+from vqr1.training.asked import differing, what_decides
 from vqr1.training.stages.base import StageParts
+
+logger = logging.getLogger(__name__)
 
 FILE = "teacher.jsonl"
 STATES = "teacher_states.bin"
@@ -93,7 +97,8 @@ def teacher_answers(
         Interrupted: a stop was asked for; what has been answered is kept.
     """
     writer = _Writer(parts, samples, answers_from)
-    with closing(writer):
+    device = next(parts.policy.model.parameters()).device
+    with closing(writer), passes_in(parts.config.hardware.precision, device):
         writer.ask()
     found = _read(parts.run_dir)
     _check(found, parts)
@@ -113,7 +118,7 @@ def _check(found: TeacherAnswers, parts: StageParts) -> None:
                 f"{len(validation)} validation images; raise stage.samples, or take another teacher"
             ]
         )
-    if len({found.scores.get(row) for row in train}) < 3:
+    if len({found.scores[row] for row in train if row in found.scores}) < 3:
         raise ConfigError(
             ["stage=distill: the teacher's scores of all training images are one or two numbers, "
              "from which nothing is learned; take a teacher whose scores differ between images"]
@@ -144,7 +149,11 @@ class _Writer:
         self._parts, self._samples = parts, samples
         self._stops: StopRequests = parts.stops
         settings = _settings(parts, samples)
-        if _first_line(parts.run_dir / FILE) != settings:
+        kept = _first_line(parts.run_dir / FILE)
+        other = [] if kept is None else differing(kept, settings)
+        if other:
+            logger.warning("%s: answers of another %s, asked for again", FILE, ", ".join(other))
+        if kept is None or other:
             for name in (FILE, STATES):
                 remove_committed(parts.run_dir / name)
             if answers_from is not None:
@@ -241,7 +250,7 @@ def _copy(source: Path, run_dir: Path, settings: Mapping[str, Any]) -> None:
     who = f"stage.answers_from={source}"
     if found is None:
         raise ConfigError([f"{who}: no {FILE} is there; give the folder of a run of this stage"])
-    other = [name for name, value in settings.items() if found.get(name) != value]
+    other = differing(found, settings)
     if other:
         raise ConfigError(
             [f"{who}: its answers are of another {', '.join(other)}; set null to ask for them"]
@@ -261,25 +270,19 @@ def _committed(file: Path) -> bytes:
 
 def _settings(parts: StageParts, samples: int) -> dict[str, Any]:
     """What decides a teacher's answers, as plain values."""
-    config, policy = parts.config, parts.policy
-    plain = {
-        "teacher": policy.source,
-        "revision": policy.revision,
+    return what_decides(
+        parts.config,
+        parts.data,
+        teacher=parts.policy.source,
+        revision=parts.policy.revision,
         # A run's export may have been written anew under its name.
-        "weights": weights_digest(policy.model, configuration_text(policy.model, text_model=True)),
-        "min_pixels": config.model.min_pixels,
-        "max_pixels": config.model.max_pixels,
-        "data": parts.data.digests(),
-        "samples": samples,
-        "seed": config.seed,
-        # With the system message, the numbering of images and what the template adds.
-        "prompt": parts.data.prompt_text,
-        "sampling": repr(config.rollout.sampling),
-        # A form without a representation of its own has its place in memory there.
-        "form": re.sub(r" at 0x[0-9a-f]+", "", repr(parts.answer)),
-    }
-    found: dict[str, Any] = json.loads(json.dumps(plain))
-    return found
+        weights=weights_digest(
+            parts.policy.model, configuration_text(parts.policy.model, text_model=True)
+        ),
+        samples=samples,
+        sampling=parts.config.rollout.sampling,
+        form=parts.answer,
+    )
 
 
 def _scores(texts: Sequence[str], form: AnswerForm) -> list[float | None]:
