@@ -43,6 +43,12 @@ def default_tracking_uri() -> str:
     return f"{SQLITE}{Path.cwd() / 'mlflow.db'}"
 
 
+def whole_address(tracking_uri: str) -> str:
+    """An address that means the same store in every working directory."""
+    database = database_file(tracking_uri)
+    return tracking_uri if database is None else f"{SQLITE}{database}"
+
+
 def slug(name: str) -> str:
     """`name` with the characters that MLflow refuses in names (`+`, `@`, ...) turned into `-`."""
     return _REFUSED.sub("-", name)
