@@ -36,7 +36,7 @@ from vqr1.tracking.outages import store_reached
 from vqr1.tracking.run_log import Tracking, open_tracking, sending
 from vqr1.tracking.secrets import masked
 from vqr1.tracking.sender import send_all, sender_lock
-from vqr1.tracking.store import quick_client, slug
+from vqr1.tracking.store import reading_client, slug
 
 SPACE_LENGTH = 6000
 """Characters of a swept key's values that MLflow takes."""
@@ -200,7 +200,7 @@ def _parent(tracking_uri: str, run_id: str | None) -> ParentRun | None:
         return None
     try:
         with store_reached(tracking_uri):
-            return ParentRun(quick_client(tracking_uri), run_id, tracking_uri)
+            return ParentRun(reading_client(tracking_uri), run_id, tracking_uri)
     except ConfigError:
         return None
 

@@ -424,8 +424,8 @@ def _kept_address(run_dir: Path, resume: bool) -> str:
     if MASK in kept:
         raise ConfigError(
             [
-                f"logger.tracking_uri: missing; the log of {run_dir} went to {kept}, whose password "
-                "is not kept: give the address"
+                f"logger.tracking_uri: missing; the log of {run_dir} went to {kept}, whose "
+                "password is not kept: give the address"
             ]
         )
     database = database_file(kept)

@@ -90,6 +90,25 @@ def quick_client(tracking_uri: str) -> MlflowClient:
         raise
 
 
+def reading_client(tracking_uri: str, key: str = "logger.tracking_uri") -> MlflowClient:
+    """As `quick_client`, of a store that is there: reading makes no database.
+
+    Args:
+        tracking_uri: the store.
+        key: what asked for it, for the message.
+
+    Raises:
+        ConfigError: as `quick_client`, or there is no such database file.
+        Exception: as `quick_client`.
+    """
+    database = database_file(tracking_uri)
+    if database is not None and not database.exists():
+        raise ConfigError(
+            [f"{key}: no MLflow database {SQLITE}{database}; name the store that has the run"]
+        )
+    return quick_client(tracking_uri)
+
+
 def logged_run(client: MlflowClient, run_id: str, tracking_uri: str, key: str) -> Run:
     """A run of a store.
 
