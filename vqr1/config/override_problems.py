@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,7 +36,7 @@ _CHOSEN = re.compile(r"Multiple values for (\S+)\. To override")
 """Hydra's words for a group that is chosen already and added with `+`."""
 _SEE = re.compile(r"\s*See https://\S+( for details)?")
 
-_ADDED = ("dataset", "logger")
+_ADDED = ("dataset", "logger", "tasks")
 """Groups of which `a+b` takes several."""
 
 
@@ -112,7 +113,9 @@ def _worded(error: HydraException, culprit: _Given | None, keys: Collection[str]
 def _given(arguments: Sequence[str]) -> list[_Given]:
     """The overrides of a command line; of a sweep's values the first of each."""
     sweep = bool(SWEEP_OPTIONS & set(arguments))
-    return [_Given(one, _first(one) if sweep else one) for one in arguments if one[:1] != "-"]
+    # Options of Hydra's may have a value of their own: `--cfg job`.
+    given = get_args_parser().parse_known_intermixed_args(list(arguments))[0].overrides
+    return [_Given(one, _first(one) if sweep else one) for one in given]
 
 
 def _first(override: str) -> str:
@@ -120,9 +123,10 @@ def _first(override: str) -> str:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException:
         return override
-    if not parsed.is_sweep_override():
+    if not parsed.is_discrete_sweep() or isinstance(parsed.value(), Glob):
         return override
-    return f"{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}"
+    value = next(parsed.sweep_string_iterator(), None)
+    return override if value is None else f"{parsed.get_key_element()}={value}"
 
 
 def _culprit(error: HydraException, given: Sequence[_Given]) -> _Given | None:

@@ -78,6 +78,9 @@ function add(file) {
 }
 
 function blank(item) {
+  item.value = item.std = item.rank = undefined;
+  item.reasoning = "";
+  item.place.textContent = "";
   item.score.textContent = "";
   item.among.textContent = "";
   item.text.textContent = "";
@@ -346,6 +349,7 @@ byId("folder").addEventListener("change", (event) => {
   event.target.value = "";
 });
 byId("reference").addEventListener("change", () => {
+  closePair();
   ask(["scored", "invalid", "refused", "denied", "waiting"]);
 });
 byId("key").addEventListener("change", () => ask(["denied"]));
