@@ -326,6 +326,7 @@ def test_push_uploads_the_folder(
         (["run=empty"], "empty: no config.yaml, so this is not the directory of a run"),
         (["run=0123"], "error: run=0123: no MLflow database sqlite:///"),
         (["run={run_dir}", "checkpoint=last"], "error: checkpoint=last: there is no "),
+        (["run={run_dir}", "push=my--model/name"], "error: push=my--model/name: no name of a rep"),
         (["run={run_dir}", "push=nobody"], "error: push='nobody': "),
         (["run=stopped"], "exported nothing at its end; export one of its checkpoints with "
          "checkpoint=best"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
+from hydra.core.override_parser.types import Glob, IntervalSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
@@ -115,18 +115,25 @@ def _given(arguments: Sequence[str]) -> list[_Given]:
     sweep = bool(SWEEP_OPTIONS & set(arguments))
     # Options of Hydra's may have a value of their own: `--cfg job`.
     given = get_args_parser().parse_known_intermixed_args(list(arguments))[0].overrides
-    return [_Given(one, _first(one) if sweep else one) for one in given]
+    composed = {one: _first(one) if sweep else one for one in given}
+    return [_Given(typed, one) for typed, one in composed.items() if one is not None]
 
 
-def _first(override: str) -> str:
+def _first(override: str) -> str | None:
+    """An override with the first of its values; None where that is not known here."""
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException:
         return override
-    if not parsed.is_discrete_sweep() or isinstance(parsed.value(), Glob):
+    if not parsed.is_sweep_override():
         return override
-    value = next(parsed.sweep_string_iterator(), None)
-    return override if value is None else f"{parsed.get_key_element()}={value}"
+    values = parsed.value()
+    if isinstance(values, Glob):
+        return None
+    if isinstance(values, IntervalSweep):
+        return f"{parsed.get_key_element()}={values.start}"
+    first = next(parsed.sweep_string_iterator(), None)
+    return None if first is None else f"{parsed.get_key_element()}={first}"
 
 
 def _culprit(error: HydraException, given: Sequence[_Given]) -> _Given | None:
@@ -147,7 +154,7 @@ def _culprit(error: HydraException, given: Sequence[_Given]) -> _Given | None:
 
 def _names(given: _Given, error: MissingConfigException) -> bool:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
-    return given.key == group and name in re.split(r"[+,]", given.typed.partition("=")[2])
+    return given.key == group and name in re.split(r"[+,()\s]+", given.typed.partition("=")[2])
 
 
 def _failure(compose: Compose, given: Sequence[_Given]) -> HydraException | None:
