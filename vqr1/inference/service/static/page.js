@@ -137,9 +137,13 @@ async function work() {
     if (!item) break;
     item.state = "asked";
     underWay += 1;
+    const asked = reference();
+    const unlessOther = (shown) => (value) => { // asked again where another reference was chosen
+      if (reference() === asked) shown(value); else item.state = "waiting";
+    };
     send("/score", [item.file])
-      .then((answer) => showScore(item, answer.results[0]))
-      .catch((error) => showProblem(item, error))
+      .then(unlessOther((answer) => showScore(item, answer.results[0])))
+      .catch(unlessOther((error) => showProblem(item, error)))
       .finally(() => { underWay -= 1; show(); work(); });
   }
   show();
@@ -188,8 +192,10 @@ async function rank() {
   }
   byId("rank").disabled = true;
   byId("status").textContent = "ranking …";
+  const asked = reference();
   try {
     const answer = await send("/compare", scored.map((one) => one.file));
+    if (reference() !== asked) return; // another one was chosen since
     const ranked = answer.ranking.map((image, row) => {
       const item = scored[image.position];
       const next = answer.ranking[row + 1];
