@@ -238,7 +238,7 @@ def refuse_no_values(overrides: Sequence[Override]) -> None:
     problems = [
         f"{override.input_line}: gives no value, so there is nothing to train; give one at least"
         for override in overrides
-        if override.is_discrete_sweep() and next(override.sweep_iterator(), None) is None
+        if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator())
     ]
     if problems:
         raise ConfigError(problems)

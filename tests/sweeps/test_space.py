@@ -48,7 +48,8 @@ def parsed(text: str) -> Override:
         ("a=range(2,9,3)", IntDistribution(2, 8, step=3)),
         # 9, 6, 3
         ("a=range(9,0,-3)", IntDistribution(3, 9, step=3)),
-        ("a=interval(0,1)", IntDistribution(0, 1)),
+        ("a=interval(0,1)", FloatDistribution(0.0, 1.0)),
+        ("a=int(interval(2,5))", IntDistribution(2, 5)),
         ("reward=glob(fidelity*)", CategoricalDistribution(["fidelity", "fidelity_wide"])),
         ("a=x,y", CategoricalDistribution(["x", "y"])),
     ],

@@ -182,6 +182,7 @@ def test_plots_of_many_values_have_room(values: int, named: bool, tmp_path: Path
     assert len(finals.get_yticks()) == (values if named else 0)
 
 
+@pytest.mark.medium
 def test_a_folder_is_summarised_without_its_store(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "sweep")
     address = f"sqlite:///{tmp_path / 'gone.db'}"

@@ -173,10 +173,13 @@ def test_a_resumed_run_keeps_its_store_and_takes_its_whole_log_to_another(
     assert found(second, moved) == [0, 1, 2, 3]
     assert not Delivery(run_dir).left()
     # A folder that was moved with its database finds the run in it.
-    (second / "mlflow.db").rename(first / "mlflow.db")
+    third = tmp_path / "third"
+    third.mkdir()
+    (second / "mlflow.db").rename(third / "mlflow.db")
+    monkeypatch.chdir(third)
     assert log(config, 4) == moved
     assert not (second / "mlflow.db").exists()
-    assert found(first, moved) == [0, 1, 2, 3, 4]
+    assert found(third, moved) == [0, 1, 2, 3, 4]
 
 
 def test_a_store_whose_password_is_not_kept_must_be_given_again(tmp_path: Path) -> None:

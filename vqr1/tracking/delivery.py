@@ -176,8 +176,10 @@ class Delivery:
 
     def _is_elsewhere(self, mark: Delivered) -> bool:
         """Whether the events that a mark counts are not in the store that they shall go to."""
+        if mark.run_id is None:
+            return False
         store = mark.store or _last_store(self.path, mark.offset)
-        if mark.run_id is None or store is None:
+        if store is None:
             return False
         wanted = store if self.tracking_uri is None else shown_address(self.tracking_uri)
         database = database_file(wanted)

@@ -387,7 +387,7 @@ def open_tracking(
     sender = Sender(run_dir, uri, since)
     address = masked_uri(uri)
     try:
-        # A run that is resumed has its id already, which says nothing about the server of today.
+        # A run that is resumed has its id already, whether or not the server answers today.
         problem = sender.wait_for_run(config.wait_seconds, journal.size if config.require else None)
         if problem is not None and config.require:
             raise ConfigError(

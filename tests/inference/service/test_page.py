@@ -275,7 +275,7 @@ def test_a_reference_goes_with_every_image(page: Page, tmp_path: Path) -> None:
     (body,) = asked
     assert b'name="images"; filename="coded.png"' in body
     assert b'name="references"; filename="sharp.png"' in body
-    # Another reference: nothing stays of what was said beside the first.
+    # Another reference: nothing stays of the answers beside the first.
     page.evaluate("items[0].rank = 1; items[0].place.textContent = 'Rank 1 of 2'")
     page.unroute("**/score")
     page.route("**/score", lambda route: None)  # no answer yet
