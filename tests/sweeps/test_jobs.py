@@ -118,8 +118,10 @@ def test_a_named_sweep_that_differs_is_refused(
     assert f"sweep.resume={kept.path}" in str(error.value)
 
 
-def test_a_named_sweep_may_grow(tmp_path: Path) -> None:
+def test_a_named_sweep_may_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = keep(tmp_path / "a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_folder(plan(), "~/a", tmp_path / "b")[0].path == kept.path
     grown = plan(key="longer", space={"seed": "1,2,3"})
     assert find_folder(grown, str(kept.path), tmp_path / "b")[0].path == kept.path
 
