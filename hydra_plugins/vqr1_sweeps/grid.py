@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.vqr1_sweeps.planning import (
     SweepContext,
+    refuse_no_values,
     refuse_shared_folder,
     report_line,
     swept_key,
@@ -54,6 +55,7 @@ class GridSweeper(Sweeper):
         assert self.context is not None
         overrides = self.context.parse(self.params, arguments)
         refuse_shared_folder(overrides)
+        refuse_no_values(overrides)
         space = {swept_key(o): value_text(o) for o in overrides if o.is_sweep_override()}
         every = self._jobs(self.context, overrides)
         jobs = unique_jobs(every)
@@ -63,9 +65,10 @@ class GridSweeper(Sweeper):
             twice = (
                 f", {len(every) - len(jobs)} twice in the grid" if len(every) > len(jobs) else ""
             )
+            at_once = self.context.side_by_side(len(pending))
             report_line(
                 f"sweep of {len(jobs)} jobs{twice}: {len(jobs) - len(pending)} done before, "
-                f"{len(pending)} to run, {self.context.at_once} at once; {sweep.folder.path}"
+                f"{len(pending)} to run, {at_once} at once; {sweep.folder.path}"
             )
             if pending:
                 sweep.launch(pending, self.context.launch(pending))

@@ -7,17 +7,19 @@ leaves killed ones open; hence one of our own. The search space is written in Hy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.vqr1_sweeps.planning import (
     SweepContext,
+    refuse_no_values,
     refuse_shared_folder,
     report_line,
     swept_key,
@@ -83,6 +85,7 @@ class OptunaSweeper(Sweeper):
         assert context is not None
         overrides = context.parse(self.params, arguments)
         refuse_shared_folder(overrides)
+        refuse_no_values(overrides)
         swept = [override for override in overrides if override.is_sweep_override()]
         if not swept:
             raise ConfigError(["hydra.sweeper.params: empty; name at least one key to search over"])
@@ -92,10 +95,10 @@ class OptunaSweeper(Sweeper):
             for o in overrides
             if not o.is_sweep_override()
         ]
-        # Both ends of the space are composed before the first trial, so that a key that does not
-        # exist or a value out of range is found now.
-        for end in (0, -1):
-            context.compose([*fixed, *(f"{key}={ends(d)[end]}" for key, d in space.items())])
+        # Both ends of the space and every choice are composed before the first trial, so that a key
+        # that does not exist or a value out of range is found now.
+        for point in covering_points(space):
+            context.compose([*fixed, *(f"{key}={value}" for key, value in point.items())])
         settings = search.SearchSettings(**self.settings)
         plan = context.plan(
             overrides, {swept_key(o): value_text(o) for o in swept}, settings.direction
@@ -146,7 +149,23 @@ def _job(
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """Optuna's distribution for a swept override."""
+    """Optuna's distribution for a swept override: the values that Hydra reads in it.
+
+    Raises:
+        ConfigError: Optuna takes no such interval.
+    """
+    from vqr1.errors import ConfigError
+
+    try:
+        return _distribution(override)
+    except ValueError as error:
+        raise ConfigError(
+            [f"{override.input_line}: no interval to search over ({error}); give START <= END, and "
+             "with `log` both above 0"]
+        ) from error  # fmt: skip
+
+
+def _distribution(override: Override) -> BaseDistribution:
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
@@ -162,21 +181,32 @@ def distribution(override: Override) -> BaseDistribution:
             return IntDistribution(value.start, value.end, log=log)
         return FloatDistribution(float(value.start), float(value.end), log=log)
     if isinstance(value, RangeSweep):
-        assert value.start is not None
-        assert value.stop is not None
-        step = value.step or 1
-        if all(isinstance(x, int) for x in (value.start, value.stop, step)):
-            return IntDistribution(int(value.start), int(value.stop) - 1, step=int(step))
-        return FloatDistribution(float(value.start), float(value.stop), step=float(step))
-    assert isinstance(value, ChoiceSweep)
+        values = value.range()
+        if isinstance(values, range):
+            return IntDistribution(min(values), max(values), step=abs(values.step))
+        # In decimals, as they were typed: .1 + 2 * .1 is .3 and no more.
+        first, step = Decimal(str(value.start)), Decimal(str(value.step))
+        last = first + (sum(1 for _ in values) - 1) * step
+        low, high = sorted((float(first), float(last)))
+        return FloatDistribution(low, high, step=abs(float(step)))
+    # A list of choices, with `choice` or without, or `glob`.
     return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
-def ends(space: BaseDistribution) -> tuple[Any, Any]:
-    """First and last value of a distribution."""
+def covering_points(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """As few points of a space as have every choice of each key and both ends of each interval."""
+    values = {key: _values(one) for key, one in space.items()}
+    return [
+        {key: known[min(number, len(known) - 1)] for key, known in values.items()}
+        for number in range(max(map(len, values.values())))
+    ]
+
+
+def _values(space: BaseDistribution) -> tuple[Any, ...]:
+    """Every choice, or both ends of an interval."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(space, CategoricalDistribution):
-        return space.choices[0], space.choices[-1]
+        return tuple(space.choices)
     assert isinstance(space, IntDistribution | FloatDistribution)
     return space.low, space.high

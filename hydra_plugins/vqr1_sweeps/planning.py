@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vqr1.sweeps.session import Sweep, SweepPlan
 
 THREADS = "hardware.threads"
+OF_FOLDERS = "hydra.sweep."
 
 
 @dataclass
@@ -74,13 +75,18 @@ class SweepContext:
     def plan(
         self, overrides: Sequence[Override], space: dict[str, str], direction: str | None = None
     ) -> SweepPlan:
-        """The plan without its jobs; `direction` is a search's."""
+        """The plan without its jobs; `direction` is a search's.
+
+        Raises:
+            ConfigError: the command names other folders than the sweep's own.
+        """
         from vqr1.config import LoggerConfig, SweepConfig, validate
         from vqr1.program import command_line
         from vqr1.sweeps.jobs import stable_values, sweep_key
         from vqr1.sweeps.session import SweepPlan
         from vqr1.tracking.secrets import masked, masked_text
 
+        refuse_other_folders(self.config.hydra.overrides.hydra)
         values = plain_task_values(self.config)
         settings = validate(SweepConfig, values["sweep"])
         texts = [override.input_line or "" for override in overrides]
@@ -109,6 +115,7 @@ class SweepContext:
 
     def open(self, plan: SweepPlan, search: dict[str, Any] | None = None) -> Sweep:
         """Find or begin the sweep, and point Hydra's launchers at its folder."""
+        from vqr1.program import override
         from vqr1.sweeps.session import Sweep, find_folder
 
         new = Path(str(self.config.hydra.sweep.dir))
@@ -117,17 +124,15 @@ class SweepContext:
             report_line(f"{note}: a new sweep begins")
         with read_write(self.config), open_dict(self.config):
             self.config.hydra.sweep.dir = str(folder.path)
-            others = [o for o in self.config.hydra.overrides.hydra if "hydra.sweep." not in o]
-            self.config.hydra.overrides.hydra = [
-                *others,
-                f"hydra.sweep.dir='{folder.path}'",
-            ]
+            others = [o for o in self.config.hydra.overrides.hydra if OF_FOLDERS not in o]
+            place = override(f"{OF_FOLDERS}dir", folder.path)
+            self.config.hydra.overrides.hydra = [*others, place]
         return Sweep(folder, plan, report_line, search)
 
     def launch(self, jobs: Sequence[SweepJob]) -> Callable[[Sequence[Sequence[str]], int], object]:
         """The launcher of these jobs: the configured one, or a process for each where needed."""
         launcher = self._launcher(any(job.needs_processes for job in jobs))
-        threads = self._threads()
+        threads = self._threads(self.side_by_side(len(jobs)))
 
         def start(overrides: Sequence[Sequence[str]], number: int) -> object:
             return launcher.launch([[*job, *threads] for job in overrides], number)
@@ -140,6 +145,12 @@ class SweepContext:
         launcher = self.config.hydra.launcher
         count = int(launcher.get("n_jobs", launcher.get("array_parallelism", 1)))
         return count if count > 0 else os.cpu_count() or 1
+
+    def side_by_side(self, jobs: int) -> int:
+        """How many of so many jobs that are launched together run at once."""
+        # Submitit's executor for this machine starts all of them.
+        target = str(self.config.hydra.launcher._target_)
+        return jobs if target.endswith("submitit_launcher.LocalLauncher") else self.at_once
 
     def _launcher(self, needs_processes: bool) -> Launcher:
         config = self.config
@@ -156,12 +167,12 @@ class SweepContext:
             hydra_context=self.hydra, task_function=self.task, config=config
         )
 
-    def _threads(self) -> list[str]:
-        """Divides the machine's threads among jobs that run side by side."""
+    def _threads(self, at_once: int) -> list[str]:
+        """Divides the machine's threads among so many jobs."""
         given = [text.split("=")[0] for text in self.config.hydra.overrides.task]
-        if self.at_once == 1 or THREADS in given or self.config.hardware.accelerator != "cpu":
+        if at_once <= 1 or THREADS in given or self.config.hardware.accelerator != "cpu":
             return []
-        processes = self.at_once * int(self.config.hardware.devices)
+        processes = at_once * int(self.config.hardware.devices)
         return [f"{THREADS}={max((os.cpu_count() or 1) // processes, 1)}"]
 
 
@@ -195,6 +206,42 @@ def refuse_shared_folder(overrides: Sequence[Override]) -> None:
                     "name the sweep's folder: hydra.sweep.dir=FOLDER"
                 ]
             )
+
+
+def refuse_other_folders(overrides: Sequence[str]) -> None:
+    """Refuse what names folders of a sweep's jobs: they are numbered, and found by their numbers.
+
+    Raises:
+        ConfigError: a key of Hydra's group `sweep` but its folder is set.
+    """
+    from vqr1.errors import ConfigError
+
+    for text in overrides:
+        key = text.partition("=")[0].lstrip("+~")
+        if key.startswith(OF_FOLDERS) and key != f"{OF_FOLDERS}dir":
+            raise ConfigError(
+                [
+                    f"{text}: the folders of a sweep's jobs are numbered; leave it out, or name "
+                    f"the sweep's own: {OF_FOLDERS}dir=FOLDER"
+                ]
+            )
+
+
+def refuse_no_values(overrides: Sequence[Override]) -> None:
+    """Refuse swept keys without a value, whose sweep would have no job.
+
+    Raises:
+        ConfigError: every such override.
+    """
+    from vqr1.errors import ConfigError
+
+    problems = [
+        f"{override.input_line}: gives no value, so there is nothing to train; give one at least"
+        for override in overrides
+        if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator())
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def swept_key(override: Override) -> str:

@@ -22,7 +22,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from vqr1.program import STARTED_AS, own_command, started_as
+from vqr1.program import STARTED_AS, override, own_command, started_as
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class ProcessLauncher(Launcher):
         with (folder / "output.txt").open("wb") as output:
             return subprocess.Popen(
                 [*own_command(), *self._hydra_arguments(), *overrides,
-                 f"hydra.run.dir='{folder}'"],
+                 override("hydra.run.dir", folder)],
                 env={**os.environ, STARTED_AS: started_as()},
                 stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 start_new_session=True,  # one interrupt each, from here, not two

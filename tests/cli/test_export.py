@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from tests.cli.conftest import Command
 from tests.support.images import noise_image
 from vqr1.cli.compose import compose_config, plain_values
-from vqr1.cli.export import main
+from vqr1.cli.export import _run_directory, main
 from vqr1.config import ModelConfig, validate
+from vqr1.evaluation.model_source import ExportedRun
 from vqr1.policy.export import export_checkpoint, written_aside
 from vqr1.policy.loading import Policy, load_policy
 from vqr1.policy.packaged import tiny_policy_folder
@@ -351,6 +353,7 @@ def test_push_uploads_the_folder(
         (["run=empty"], "empty: no config.yaml, so this is not the directory of a run"),
         (["run=0123"], "error: run=0123: no MLflow database sqlite:///"),
         (["run={run_dir}", "checkpoint=last"], "error: checkpoint=last: there is no "),
+        (["run={run_dir}", "push=my--model/name"], "error: push=my--model/name: no name of a rep"),
         (["run={run_dir}", "push=nobody"], "error: push='nobody': "),
         (["run=stopped"], "exported nothing at its end; export one of its checkpoints with "
          "checkpoint=best"),
@@ -388,3 +391,12 @@ def test_only_its_own_leftovers_go(tmp_path: Path) -> None:
     with written_aside(tmp_path / "cache") as folder:
         (folder / "weights").touch()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".cache-of-mine", "cache"]
+
+
+def test_best_is_no_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best").mkdir()
+    found = ExportedRun(tmp_path / "run" / "export", "run", None, {})
+    monkeypatch.setattr("vqr1.evaluation.model_source.exported_run", lambda *asked: found)
+    config: Any = SimpleNamespace(run_metric="val/srcc", logger=None)
+    assert _run_directory("best", config) == tmp_path / "run"

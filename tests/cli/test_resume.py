@@ -20,6 +20,7 @@ from vqr1.config import TrainConfig, validate
 from vqr1.errors import ConfigError, DataError
 from vqr1.training.resume import Run, claimed_run
 from vqr1.training.resumed_arguments import with_saved_overrides
+from vqr1.training.run_lookup import kept_overrides, whole_search_path
 from vqr1.training.run_record import (
     RunLock,
     RunRecord,
@@ -297,3 +298,14 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     claim(folder, "hardware=cpu_2procs")
     with pytest.raises(ConfigError, match=r"hardware\.devices: 2 -> 1"):
         claim(folder, "hardware=cpu", f"resume={folder}")
+
+
+def test_the_search_path_is_kept_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = whole_search_path("hydra.searchpath=[file://own,pkg://mine,'a b']")
+    assert kept == f"hydra.searchpath=['file://{tmp_path}/own','pkg://mine','{tmp_path}/a b']"
+    assert kept_overrides([kept, "run_dir=x"]) == (kept,)
+    run = record(tmp_path / "run", kept, "method=own")
+    assert with_saved_overrides([f"resume={run}"])[:2] == [kept, "method=own"]
+    other = "hydra.searchpath=[pkg://b]"
+    assert with_saved_overrides([f"resume={run}", other])[:2] == ["method=own", other]

@@ -21,10 +21,12 @@ from vqr1.cli import evaluate, score
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.plan import load_train_config
 from vqr1.cli.train import check_link, main
+from vqr1.distributed.environment import RankInfo
 from vqr1.errors import ConfigError
 from vqr1.evaluation.metrics import HEADLINE
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.rewards.build import build_rewards
+from vqr1.sweeps.chain import run_chain
 from vqr1.sweeps.chain_plan import links_of, write_chain
 from vqr1.training.checkpoint_files import read_checkpoint, step_name
 from vqr1.training.checks import check_training
@@ -251,6 +253,33 @@ def test_the_first_of_a_chain_is_checked_with_the_run_that_it_starts_from(tmp_pa
 def test_a_plan_is_of_one_training() -> None:
     with pytest.raises(ConfigError, match=r"chain=\['sft', 'grpo'\]: a plan is of one training"):
         load_train_config(["chain=[sft,grpo]"])
+
+
+def refused_chain(*arguments: str) -> str:
+    def check(overrides: list[str], before: dict[str, Any] | None) -> dict[str, Any]:
+        raise ConfigError(["composed"])
+
+    with pytest.raises(ConfigError) as error:
+        run_chain(RankInfo(), ["chain=[sft]", *arguments], (), check)
+    return str(error.value)
+
+
+def test_what_a_chain_does_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refused_chain("hydra.run.dir=a")
+    assert line == "hydra.run.dir=a: the folder of a chain is given with run_dir=a"
+    assert refused_chain("--cfg", "job").startswith("chain, --cfg: a chain takes no options")
+    # Without a folder of its own it takes a new one, as a training does.
+    made: list[str] = []
+
+    def check(overrides: list[str], before: dict[str, Any] | None) -> dict[str, Any]:
+        made.extend(overrides)
+        raise ConfigError(["composed"])
+
+    with pytest.raises(ConfigError, match="composed"):
+        run_chain(RankInfo(), ["chain=[sft]", "run_dir=null", "hydra.searchpath=[own]"], (), check)
+    assert f"hydra.searchpath=[{tmp_path}/own]" in made
+    assert made[-1].startswith(f"run_dir={tmp_path}/outputs/train/")
 
 
 @pytest.mark.medium

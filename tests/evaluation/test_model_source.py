@@ -149,6 +149,12 @@ def test_a_run_by_its_folder(tmp_path: Path) -> None:
         assert (found.config.min_pixels, found.config.max_pixels) == (100, 12544)
         assert (found.run_id, found.prompt, found.name) == (None, "non_thinking", "run run")
         assert (found.vision_id, found.rollout_tokens, found.of_run) == (False, 77, True)
+    # A size that the command gives counts.
+    model = replace(MODEL, run=str(tmp_path / "run"))
+    found = resolve_model(model, logger, given={"model.max_pixels"})
+    assert (found.config.min_pixels, found.config.max_pixels) == (100, 200)
+    with pytest.raises(ModelError, match=r"model\.min_pixels=20000, model\.max_pixels=12544: one"):
+        resolve_model(replace(model, min_pixels=20000), logger, given={"model.min_pixels"})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"no folder of a run .* a checkpoint is model\.path"):

@@ -192,7 +192,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([str(folder), f"output={other}"]) == 2
     assert "this command did not write it" in capsys.readouterr().err
     assert other.read_text() == "mine"
+    lost, taken = f"output={tmp_path / 'lost/a.html'}", f"output={tmp_path}"
     for wrong, words in ((["nowhere"], "no such folder"), ([], "name one folder"),
+                         ([str(folder), lost], f"{lost}: no such folder"),
+                         ([str(folder), taken], f"{taken}: a folder; name a file in it"),
                          ([str(tmp_path)], "holds no finished run")):  # fmt: skip
         assert main(wrong) == 2
         assert words in capsys.readouterr().err

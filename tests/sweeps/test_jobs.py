@@ -7,7 +7,7 @@ import pytest
 
 from tools.faults.mlflow_database import new_database
 from vqr1.config import LoggerConfig
-from vqr1.errors import ConfigError
+from vqr1.errors import ConfigError, DataError
 from vqr1.sweeps.folder import SweepFolder, SweepRecord
 from vqr1.sweeps.jobs import SweepJob, differences, job_name, sweep_key, unique_jobs
 from vqr1.sweeps.session import Sweep, SweepPlan, find_folder
@@ -69,6 +69,25 @@ def test_auto_finds_the_last_sweep_of_the_command(tmp_path: Path) -> None:
     assert find_folder(plan(key="third"), "auto", new)[0].path == new
 
 
+def test_folders_of_others_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("c", '{"program": "x"}'), ("d", "[]"), ("e", "{"), ("f", "\xff")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sweep.json").write_bytes(text.encode("latin-1"))
+    kept = keep(tmp_path / "a")
+    denied = keep(tmp_path / "b")
+    is_file = Path.is_file
+
+    def readable(path: Path) -> bool:
+        if path.parent == denied.path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", readable)
+    assert find_folder(plan(), "auto", tmp_path / "g")[0].path == kept.path
+    with pytest.raises(DataError, match=r"sweep.json: not the record of a sweep"):
+        find_folder(plan(), str(tmp_path / "c"), tmp_path / "g")
+
+
 def test_a_changed_configuration_begins_a_new_sweep_and_states_why(tmp_path: Path) -> None:
     keep(tmp_path / "a")
     folder, note = find_folder(plan(base={"lr": 2}), "auto", tmp_path / "b")
@@ -99,8 +118,10 @@ def test_a_named_sweep_that_differs_is_refused(
     assert f"sweep.resume={kept.path}" in str(error.value)
 
 
-def test_a_named_sweep_may_grow(tmp_path: Path) -> None:
+def test_a_named_sweep_may_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = keep(tmp_path / "a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_folder(plan(), "~/a", tmp_path / "b")[0].path == kept.path
     grown = plan(key="longer", space={"seed": "1,2,3"})
     assert find_folder(grown, str(kept.path), tmp_path / "b")[0].path == kept.path
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from vqr1.cli.summarize import main
 from vqr1.errors import ConfigError, DataError
-from vqr1.sweeps.folder import Attempt, SweepFolder
+from vqr1.sweeps.folder import Attempt, SweepFolder, SweepRecord
 from vqr1.sweeps.jobs import SweepJob
+from vqr1.sweeps.parent import ParentRun
 from vqr1.sweeps.plots import key_plot
 from vqr1.sweeps.report import SweepReport
 from vqr1.sweeps.results import (
@@ -22,6 +24,7 @@ from vqr1.sweeps.results import (
     shown_metric,
 )
 from vqr1.sweeps.summary import mean_interval, paired_p_value, setting_rows
+from vqr1.training.run_lookup import find_run
 
 METRIC = "test/srcc_after"
 
@@ -177,3 +180,28 @@ def test_plots_of_many_values_have_room(values: int, named: bool, tmp_path: Path
     curves, finals = plot.axes
     assert (curves.get_legend() is not None) == named
     assert len(finals.get_yticks()) == (values if named else 0)
+
+
+@pytest.mark.medium
+def test_a_folder_is_summarised_without_its_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = SweepFolder(tmp_path / "sweep")
+    address = f"sqlite:///{tmp_path / 'gone.db'}"
+    jobs = {"n1": {"seed": "1"}, "n2": {"seed": "2"}}
+    folder.write(SweepRecord("key", "train.py -m", {}, {"seed": "1,2"}, jobs, address, "0" * 32))
+    attempt = Attempt(0, folder.path / "0", SweepJob("n1", (), {"seed": "1"}, False))
+    folder.prepare(attempt)
+    assert main(["folder=~/sweep"]) == 0
+    assert (folder.path / "sweep_summary.md").is_file()
+    assert not (tmp_path / "gone.db").exists()
+    file = tmp_path / "file"
+    file.touch()
+    for output in (file, file / "below"):
+        assert main([f"folder={folder.path}", f"output={output}"]) == 2
+    with pytest.raises(ConfigError, match=r"parent=0+: no MLflow database sqlite:///"):
+        ParentRun.open(address, "0" * 32)
+    with pytest.raises(ConfigError, match=r"resume=0+: no MLflow database sqlite:///"):
+        find_run("0" * 32, address)
+    assert not (tmp_path / "gone.db").exists()

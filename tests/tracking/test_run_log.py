@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,8 @@ from tools.faults.mlflow_database import new_database
 from vqr1.config import LoggerConfig
 from vqr1.errors import ConfigError
 from vqr1.tracking import open_run_log, run_log
-from vqr1.tracking.delivery import Delivery
+from vqr1.tracking.delivery import Delivered, Delivery, write_mark
+from vqr1.tracking.journal import Journal
 from vqr1.tracking.store import slug
 
 
@@ -131,3 +133,79 @@ def test_images_of_a_series_become_a_grid_and_stay_single(database: str, tmp_pat
     assert sorted(steps) == ["0", "5"]
     assert len(files) == 4
     assert client.get_run(run_id).data.tags["mlflow.loggedImages"] == "True"
+
+
+@pytest.mark.medium
+def test_a_resumed_run_keeps_its_store_and_takes_its_whole_log_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        new_database(folder / "mlflow.db")
+    run_dir = first / "outputs" / "run"
+    config = LoggerConfig(name="mlflow", wait_seconds=120.0)
+
+    def log(config: LoggerConfig, step: int, resume: bool = True) -> str | None:
+        with open_run_log(config, run_dir, "run", resume=resume) as log:
+            log.metrics({"train/loss": step / 8}, step)
+        return log.mlflow_run_id
+
+    def found(folder: Path, run_id: str | None) -> list[int]:
+        assert run_id is not None
+        client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+        return sorted(m.step for m in client.get_metric_history(run_id, "train/loss"))
+
+    monkeypatch.chdir(first)
+    run = log(config, 0, resume=False)
+    # The default store is that of the working directory, but the run has one already.
+    monkeypatch.chdir(second)
+    assert log(config, 1) == run
+    assert found(first, run) == [0, 1]
+    # Another store on the command line gets all of it, from the first step on.
+    other = replace(config, tracking_uri="sqlite:///mlflow.db")
+    moved = log(other, 2)
+    assert moved != run
+    assert found(second, moved) == [0, 1, 2]
+    # That is where it goes from then on.
+    monkeypatch.chdir(first)
+    assert log(config, 3) == moved
+    assert found(second, moved) == [0, 1, 2, 3]
+    assert not Delivery(run_dir).left()
+    # A folder that was moved with its database finds the run in it.
+    third = tmp_path / "third"
+    third.mkdir()
+    (second / "mlflow.db").rename(third / "mlflow.db")
+    monkeypatch.chdir(third)
+    assert log(config, 4) == moved
+    assert not (second / "mlflow.db").exists()
+    assert found(third, moved) == [0, 1, 2, 3, 4]
+
+
+def test_a_store_whose_password_is_not_kept_must_be_given_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.start("vqr1", {}, "http://me:word@server:1")
+    journal.close()
+    with pytest.raises(ConfigError, match=r"logger.tracking_uri: missing; .*password is not kept"):
+        open_run_log(LoggerConfig(name="mlflow"), tmp_path, "name", resume=True)
+
+
+def test_a_resumed_run_that_requires_its_server_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "http://127.0.0.1:9"
+    journal = Journal(tmp_path)
+    journal.start("vqr1", {}, address)
+    size = journal.size
+    journal.close()
+    write_mark(journal.path, Delivered(size, "0" * 32, store=address))
+
+    def fails(_: Delivery) -> bool:
+        raise OSError("nobody answers")
+
+    monkeypatch.setattr(Delivery, "send_batch", fails)
+    config = LoggerConfig(name="mlflow", tracking_uri=address, wait_seconds=0.2, require=True)
+    with pytest.raises(ConfigError, match="nobody answers"):
+        open_run_log(config, tmp_path, "name", resume=True)
+    # Nothing came of it: the journal is as it was.
+    assert journal.path.stat().st_size == size

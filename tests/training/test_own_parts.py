@@ -183,6 +183,9 @@ def test_a_method_by_the_recipe_of_the_docs(
     assert outcome.code == 0, outcome.err
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["method"]["name"] == "nearness"
+    # By which `resume=run` and further processes find the choices again.
+    kept = json.loads((tmp_path / "run" / "run.json").read_text())["overrides"]
+    assert kept[:2] == [f"hydra.searchpath=['file://{folder}']", "method=nearness"]
     assert list(config["reward"]["terms"]) == ["nearness"]
     assert config["grpo"]["group_size"] == 4
 

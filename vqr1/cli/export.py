@@ -49,6 +49,8 @@ def export(config: ExportConfig, composed: DictConfig) -> None:
         raise ConfigError([f"output={output}: exists already; choose another place"])
     if config.run is None:
         raise ConfigError(["run: missing; give a run directory, an MLflow run id, or best"])
+    if config.push is not None:
+        _check_repository(config.push)
     run_dir = _run_directory(config.run, config)
     read_run_config(run_dir)
     with written_aside(output.resolve()) as folder:
@@ -78,10 +80,10 @@ def _write_card(config: ExportConfig, folder: Path, run_dir: Path) -> None:
 
 
 def _run_directory(run: str, config: ExportConfig) -> Path:
-    if Path(run).expanduser().is_dir():
-        return Path(run).expanduser().resolve()
-    from vqr1.evaluation.model_source import exported_run
+    from vqr1.evaluation.model_source import BEST, exported_run
 
+    if run != BEST and Path(run).expanduser().is_dir():
+        return Path(run).expanduser().resolve()
     found = exported_run(run, config.run_metric, config.logger)
     if found.note is not None:
         sys.stderr.write(f"{found.note}\n")
@@ -150,6 +152,23 @@ def _from_checkpoint(run_dir: Path, name: str, folder: Path) -> None:
         ) from error
     write_checkpoint(policy, folder, onto_checkpoint=codes)
     copy_record(run_dir, folder)
+
+
+def _check_repository(name: str) -> None:
+    """Check a repository's name, before anything is written for it.
+
+    Raises:
+        ConfigError: the hub takes no such name.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(
+            [f"push={name}: no name of a repository ({first_line(error)})"]
+        ) from error
 
 
 def _push(folder: Path, repository: str, private: bool) -> str:

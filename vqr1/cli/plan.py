@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from functools import cache
 
@@ -55,9 +56,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--images", type=positive, help="training images, for max_epochs and votes"
     )
-    options.add_argument("--compute-share", type=float, help="reached share of the peak rate")
-    options.add_argument("--decode-share", type=float, help="reached share of the memory's rate")
-    options.add_argument("--price", type=float, help="of a device's hour, for the cost of the run")
+    options.add_argument("--compute-share", type=_share, help="reached share of the peak rate")
+    options.add_argument("--decode-share", type=_share, help="reached share of the memory's rate")
+    options.add_argument("--price", type=_price, help="of a device's hour, for the cost of the run")
     options.add_argument("--check", action="store_true", help="measure three steps on this CPU")
     options.add_argument(
         "--dry-run",
@@ -77,6 +78,24 @@ def _size(text: str) -> tuple[int, int]:
     if min(width, height) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: both sides must be above 0")
     return width, height
+
+
+def _share(text: str) -> float:
+    return _number_up_to(text, 1.0, "a share above 0, at most 1")
+
+
+def _price(text: str) -> float:
+    return _number_up_to(text, sys.float_info.max, "a number above 0")
+
+
+def _number_up_to(text: str, most: float, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be {what}")
+    return number
 
 
 def load_train_config(overrides: Sequence[str]) -> TrainConfig:

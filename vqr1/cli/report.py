@@ -58,6 +58,10 @@ def write(arguments: Sequence[str]) -> Path:
     from vqr1.report_page.write import REPORT, write_report_page
 
     target = folder / REPORT if output is None else output
+    if target.is_dir():
+        raise ConfigError([f"output={target}: a folder; name a file in it, such as report.html"])
+    if not target.parent.is_dir():
+        raise ConfigError([f"output={target}: no such folder {target.parent}; make it first"])
     check_file(target, "output", is_own)
     return write_report_page(folder, target)
 

@@ -16,6 +16,7 @@ holds an earlier summary of the same sweep.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from vqr1.errors import ConfigError, DataError, RunFaultError, UserError
@@ -23,7 +24,7 @@ from vqr1.outputs import check_summary_folder
 from vqr1.report_page.write import add_report
 from vqr1.standard_streams import guard_output
 from vqr1.storage_faults import storage_line
-from vqr1.sweeps.folder import SweepFolder
+from vqr1.sweeps.folder import SweepFolder, SweepRecord
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
 from vqr1.sweeps.report import SweepReport, log_report, write_report
 from vqr1.sweeps.results import read_children, read_sweep
@@ -46,17 +47,14 @@ def summarise(options: dict[str, str]) -> SweepReport:
     """
     curve, metric = options.get("curve", "val/srcc"), options.get("metric")
     if "folder" in options:
-        folder = SweepFolder(Path(options["folder"]))
+        folder = SweepFolder(Path(options["folder"]).expanduser())
         record = folder.record
         if record is None:
             raise ConfigError([f"folder={folder.path}: holds no sweep (sweep.json is missing)"])
-        parent = None
-        if record.parent_run_id is not None and record.tracking_uri is not None:
-            parent = ParentRun.open(record.tracking_uri, record.parent_run_id)
-        output, sweep = Path(options.get("output", folder.path)), str(folder.path.resolve())
+        output, sweep = _output(options, folder.path), str(folder.path.resolve())
         if output.resolve() != folder.path.resolve():
             check_summary_folder(output, "output", record.command, sweep)
-        results = read_sweep(folder, parent, list(record.space), curve)
+        results = read_sweep(folder, partial(_parent, record), list(record.space), curve)
         report = SweepReport.build(record.command, results, metric, sweep)
         write_report(report, output, curve)
         if METHOD in record.space:
@@ -73,7 +71,7 @@ def summarise(options: dict[str, str]) -> SweepReport:
     here = SweepFolder(place).record is not None
     own = place if here else Path(SUMMARIES) / parent.run_id
     sweep = str(place.resolve()) if here else parent.run_id
-    output = Path(options.get("output", own))
+    output = _output(options, own)
     if not here or output.resolve() != place.resolve():
         check_summary_folder(output, "output", command, sweep)
     results = read_children(parent, list(run.data.params), curve)
@@ -92,6 +90,25 @@ def summarise(options: dict[str, str]) -> SweepReport:
     with store_reached(uri, f"parent={parent.run_id}", "the summary itself is written"):
         log_report(report, files, parent)
     return report
+
+
+def _output(options: dict[str, str], own: Path) -> Path:
+    """The folder of the summary.
+
+    Raises:
+        ConfigError: a file has its name, or that of a folder above it.
+    """
+    output = Path(options["output"]).expanduser() if "output" in options else own
+    if not next(place for place in (output, *output.parents) if place.exists()).is_dir():
+        raise ConfigError([f"output={output}: not a folder; give a new one, or leave it out"])
+    return output
+
+
+def _parent(record: SweepRecord) -> ParentRun | None:
+    """The parent run of a sweep; None without MLflow."""
+    if record.parent_run_id is None or record.tracking_uri is None:
+        return None
+    return ParentRun.open(record.tracking_uri, record.parent_run_id)
 
 
 def _leaderboard(folder: Path, output: Path) -> tuple[list[Path], str]:

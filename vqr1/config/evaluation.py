@@ -26,9 +26,10 @@ class EvalModelConfig(ModelConfig):
     """The model that is evaluated: as for training, or one of our runs."""
 
     run: Annotated[str | None, Affects.RESULTS] = None
-    """Run whose exported checkpoint is evaluated, with the image sizes of its training: its folder,
-    its id in MLflow, or `best`, the finished run of `logger.experiment` whose exported checkpoint
-    has the highest `run_metric`, of those that trained on the same data sets. null: `path`."""
+    """Run whose exported checkpoint is evaluated, with the image sizes of its training where the
+    command gives none (`min_pixels`, `max_pixels`): its folder, its id in MLflow, or `best`, the
+    finished run of `logger.experiment` whose exported checkpoint has the highest `run_metric`, of
+    those that trained on the same data sets. null: `path`."""
     run_metric: Annotated[str, Affects.RESULTS] = "val/srcc"
     """Metric that `run=best` compares, higher is better: the exported checkpoint's, which training
     logs under this name with `_best` at the end."""

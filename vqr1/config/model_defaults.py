@@ -259,6 +259,11 @@ def _plain(model: DictConfig) -> dict[str, Any]:
     }
 
 
+def is_own_path(name: str, path: str | None) -> bool:
+    """Whether a checkpoint is that of a packaged file of `conf/model`, by `model.name`."""
+    return any((file["name"], file["path"]) == (name, path) for file in _files().values())
+
+
 @lru_cache
 def _files() -> dict[str, dict[str, Any]]:
     """`_file` of all packaged files of `conf/model`, by their stems."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,7 +36,7 @@ _CHOSEN = re.compile(r"Multiple values for (\S+)\. To override")
 """Hydra's words for a group that is chosen already and added with `+`."""
 _SEE = re.compile(r"\s*See https://\S+( for details)?")
 
-_ADDED = ("dataset", "logger")
+_ADDED = ("dataset", "logger", "tasks")
 """Groups of which `a+b` takes several."""
 
 
@@ -112,17 +113,27 @@ def _worded(error: HydraException, culprit: _Given | None, keys: Collection[str]
 def _given(arguments: Sequence[str]) -> list[_Given]:
     """The overrides of a command line; of a sweep's values the first of each."""
     sweep = bool(SWEEP_OPTIONS & set(arguments))
-    return [_Given(one, _first(one) if sweep else one) for one in arguments if one[:1] != "-"]
+    # Options of Hydra's may have a value of their own: `--cfg job`.
+    given = get_args_parser().parse_known_intermixed_args(list(arguments))[0].overrides
+    composed = {one: _first(one) if sweep else one for one in given}
+    return [_Given(typed, one) for typed, one in composed.items() if one is not None]
 
 
-def _first(override: str) -> str:
+def _first(override: str) -> str | None:
+    """An override with the first of its values; None where that is not known here."""
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException:
         return override
     if not parsed.is_sweep_override():
         return override
-    return f"{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}"
+    values = parsed.value()
+    if isinstance(values, Glob):
+        return None
+    if isinstance(values, IntervalSweep):
+        return f"{parsed.get_key_element()}={values.start}"
+    first = next(parsed.sweep_string_iterator(), None)
+    return None if first is None else f"{parsed.get_key_element()}={first}"
 
 
 def _culprit(error: HydraException, given: Sequence[_Given]) -> _Given | None:
@@ -143,7 +154,7 @@ def _culprit(error: HydraException, given: Sequence[_Given]) -> _Given | None:
 
 def _names(given: _Given, error: MissingConfigException) -> bool:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
-    return given.key == group and name in re.split(r"[+,]", given.typed.partition("=")[2])
+    return given.key == group and name in re.split(r"[+,()\s]+", given.typed.partition("=")[2])
 
 
 def _failure(compose: Compose, given: Sequence[_Given]) -> HydraException | None:

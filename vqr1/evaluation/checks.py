@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqr1.config import EvalConfig, ServerConfig
+from vqr1.config.model_defaults import is_own_path
 from vqr1.distributed.cores import crowding_problems, usable_cores
 from vqr1.errors import ConfigError
 from vqr1.inference.mode_checks import backend_problems, mode_problems
@@ -17,6 +18,26 @@ def compares_sweep(config: EvalConfig) -> bool:
     """Whether what is compared is one sweep's folder."""
     compared = config.compare or []
     return len(compared) == 1 and SWEEP in kinds_of(Path(compared[0]).expanduser())
+
+
+def _run_problems(config: EvalConfig) -> list[str]:
+    """What does not go with `model.run`."""
+    model = config.model
+    if model.run is None:
+        return []
+    problems = []
+    if isinstance(config.backend, ServerConfig):
+        problems.append(
+            f"model.run={model.run}: backend=openai evaluates the server's own model; leave one of "
+            "them out"
+        )
+    # The path of the chosen file of `conf/model` is only its default.
+    if model.path is not None and not is_own_path(model.name, model.path):
+        problems.append(
+            f"model.run={model.run}, model.path={model.path}: a run's model is its own export; "
+            "leave one of them out"
+        )
+    return problems
 
 
 def check_evaluation(config: EvalConfig) -> None:
@@ -42,11 +63,7 @@ def check_evaluation(config: EvalConfig) -> None:
         problems += _consistency_problems(config, scores)
         problems += mode_problems(config.mode, config.answer.form)
     problems += backend_problems(config.backend, config.mode, config.model)
-    if isinstance(config.backend, ServerConfig) and config.model.run is not None:
-        problems.append(
-            f"model.run={config.model.run}: backend=openai evaluates the server's own model; leave "
-            "one of them out"
-        )
+    problems += _run_problems(config)
     problems += crowding_problems(config.hardware, usable_cores())
     if config.hardware.nodes > 1:
         problems.append(

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_TAG = "vqr1.checkpoint"
 BEST = "best"
+SIZES = frozenset({"model.min_pixels", "model.max_pixels"})
+"""Keys of the image sizes, which an evaluation takes over from the run where it gives none."""
 CONFIG = "config.yaml"
 """The composed configuration that a training leaves in its folder."""
 
@@ -89,7 +91,10 @@ class ExportedRun:
 
 
 def resolve_model(
-    config: EvalModelConfig, logger: LoggerConfig, sets: Collection[str] = ()
+    config: EvalModelConfig,
+    logger: LoggerConfig,
+    sets: Collection[str] = (),
+    given: Collection[str] = (),
 ) -> ModelSource:
     """Find the checkpoint of `model.run`, where there is one.
 
@@ -97,6 +102,7 @@ def resolve_model(
         config: the model.
         logger: states which MLflow store and experiment.
         sets: names of the data sets that are evaluated, for `best`.
+        given: of `SIZES` those that the command gives, which count in place of the run's.
 
     Raises:
         ModelError: no such store, experiment or run, a run without an exported checkpoint, or a
@@ -110,9 +116,14 @@ def resolve_model(
         config,
         path=str(run.folder),
         lora=None,
-        min_pixels=_trained_number(run, "model.min_pixels") or config.min_pixels,
-        max_pixels=_trained_number(run, "model.max_pixels") or config.max_pixels,
+        min_pixels=_size(run, "model.min_pixels", config.min_pixels, given),
+        max_pixels=_size(run, "model.max_pixels", config.max_pixels, given),
     )
+    if resolved.min_pixels > resolved.max_pixels:
+        raise ModelError(
+            f"model.min_pixels={resolved.min_pixels}, model.max_pixels={resolved.max_pixels}: one "
+            "is of the run; give both, the first not above the second"
+        )
     return ModelSource(
         resolved,
         f"run {run.name}",
@@ -291,6 +302,10 @@ def _finished_runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
         token = page.token
         if not token:
             return
+
+
+def _size(run: ExportedRun, key: str, own: int, given: Collection[str]) -> int:
+    return own if key in given else _trained_number(run, key) or own
 
 
 def _trained_number(run: ExportedRun, key: str) -> int | None:

@@ -26,7 +26,7 @@ from vqr1.data.labelled_set import LabelledSet
 from vqr1.distributed.collectives import broadcast_from_rank0, raise_on_all_ranks
 from vqr1.distributed.environment import RankInfo
 from vqr1.evaluation.labels import with_labels
-from vqr1.evaluation.model_source import ModelSource, resolve_model, trained_sets
+from vqr1.evaluation.model_source import SIZES, ModelSource, resolve_model, trained_sets
 from vqr1.evaluation.partial_predictions import (
     check_settings,
     finished_file,
@@ -195,7 +195,8 @@ def resolved_model(config: EvalConfig, composed: DictConfig) -> tuple[ModelSourc
         ModelError: no such run or checkpoint, or a server that cannot be used.
     """
     if not isinstance(config.backend, ServerConfig):
-        source = resolve_model(config.model, config.logger, _set_names(config))
+        given = SIZES - taken_from_model(composed).keys()
+        source = resolve_model(config.model, config.logger, _set_names(config), given)
         prompt = _asked(config.prompt, source)
         config = replace(config, model=source.config, prompt=prompt)
         return source, _as_trained(config, source, composed) if source.of_run else config

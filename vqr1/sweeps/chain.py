@@ -21,7 +21,9 @@ from vqr1.errors import EXIT_INTERRUPTED, ConfigError, UserError
 from vqr1.outputs import CHAIN, check_folder
 from vqr1.program import STARTED_AS, command_line, override, setting, started_as
 from vqr1.sweeps.chain_plan import KEY, RECORD, Link, links_of, read_chain, write_chain
-from vqr1.training.run_lookup import key_of, value_of
+from vqr1.training.run_lookup import key_of, value_of, whole_search_path
+
+FOLDER = "hydra.run.dir"
 
 CheckLink = Callable[[list[str], dict[str, Any] | None], dict[str, Any]]
 """Composes and checks one training from its overrides and the values of the one before, and gives
@@ -84,8 +86,12 @@ def run_chain(
             )  # fmt: skip
         folder, arguments = resumed.resolve(), read_chain(resumed)
     else:
-        folder = Path(own.get("run_dir") or f"outputs/train/{datetime.now():%Y-%m-%d_%H-%M-%S}")
-        folder = folder.expanduser().resolve()
+        _check_arguments(arguments, own)
+        # A later `resume=` may be given in another working directory.
+        arguments = [whole_search_path(argument) for argument in arguments]
+        named = own.get("run_dir", "null")
+        new = f"outputs/train/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        folder = Path(new if named in ("", "null") else named).expanduser().resolve()
     links = links_of(arguments)
     check_folder(folder, CHAIN, "run_dir")
     _check(links, folder, check)
@@ -95,6 +101,26 @@ def run_chain(
         _run_link(link, folder, before, command)
     print(f"the chain has finished: {folder / links[-1].name}", flush=True)
     return True
+
+
+def _check_arguments(arguments: Sequence[str], own: dict[str, str]) -> None:
+    """Check what a chain cannot take.
+
+    Raises:
+        ConfigError: an option, or Hydra's own key of the folder.
+    """
+    problems = [
+        f"{KEY}, {argument}: a chain takes no options; give it to one training, with stage="
+        for argument in arguments
+        if argument.startswith("-")
+    ]
+    if FOLDER in own:
+        problems.append(
+            f"{FOLDER}={own[FOLDER]}: the folder of a chain is given with "
+            f"{setting('run_dir', own[FOLDER])}"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check(links: Sequence[Link], folder: Path, check: CheckLink) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vqr1.durable import make_folder, write_file
+from vqr1.errors import DataError
 from vqr1.sweeps.jobs import SweepJob
 from vqr1.training.run_record import RunLock
 
@@ -149,11 +150,18 @@ class SweepFolder:
 
     @property
     def record(self) -> SweepRecord | None:
-        """The sweep's record, None where the folder holds no sweep."""
+        """The sweep's record, None where the folder holds no sweep.
+
+        Raises:
+            DataError: the file is damaged, or of another program.
+        """
         file = self.path / SWEEP_FILE
         if not file.is_file():
             return None
-        return SweepRecord(**json.loads(file.read_text(encoding="utf-8")))
+        try:
+            return SweepRecord(**json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{file}: not the record of a sweep; choose another folder") from error
 
     def write(self, record: SweepRecord) -> None:
         """Write the record."""

@@ -13,7 +13,7 @@ from vqr1.sweeps.folder import FAILED, KILLED, PRUNED, Attempt, SweepFolder
 from vqr1.tracking.journal import journal_file
 from vqr1.tracking.outages import store_reached
 from vqr1.tracking.sqlite_runs import ChildRun, has_known_tables, read_runs
-from vqr1.tracking.store import database_file, logged_run, quick_client, slug
+from vqr1.tracking.store import database_file, logged_run, reading_client, slug
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +44,7 @@ class ParentRun:
             ConfigError: the store has no such run, or does not answer.
         """
         with store_reached(tracking_uri):
-            client = quick_client(tracking_uri)
+            client = reading_client(tracking_uri, f"parent={run_id}")
             logged_run(client, run_id, tracking_uri, f"parent={run_id}")
         return cls(client, run_id, tracking_uri)
 

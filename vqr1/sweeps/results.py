@@ -8,8 +8,9 @@ the parent's id.
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from vqr1.sweeps.folder import FINISHED, PRUNED, WAITING, Attempt, SweepFolder
 from vqr1.sweeps.parent import ERROR_TAG, ParentRun
 from vqr1.tracking.delivery import delivered_run
 from vqr1.tracking.logged import logged_metrics
+
+logger = logging.getLogger(__name__)
 
 TESTED = f"test/{HEADLINE}_after"
 PREFERRED = (TESTED, f"val/{HEADLINE}_best", f"val/{HEADLINE}")
@@ -125,20 +128,31 @@ def _children(parent: ParentRun, swept: Sequence[str], curve: str) -> list[JobRe
 
 
 def read_sweep(
-    folder: SweepFolder, parent: ParentRun | None, swept: Sequence[str], curve: str
+    folder: SweepFolder,
+    parent_of: Callable[[], ParentRun | None],
+    swept: Sequence[str],
+    curve: str,
 ) -> list[JobResult]:
     """Results of every job of a sweep's folder; of jobs without a folder or a run, by MLflow too.
 
+    A store that cannot be read is done without, with a warning.
+
     Args:
         folder: the sweep.
-        parent: its parent run, None without MLflow.
+        parent_of: opens its parent run, called only where a job needs it; None without MLflow.
         swept: the swept keys.
         curve: metric whose course is read.
     """
     planned = read_folder(folder, curve)
-    if parent is None or all(result.run_id is not None for result in planned):
+    if all(result.run_id is not None for result in planned):
         return planned
-    logged = {result.name: result for result in read_children(parent, swept, curve)}
+    try:
+        parent = parent_of()
+        children = [] if parent is None else read_children(parent, swept, curve)
+    except ConfigError as error:
+        logger.warning("%s: read from the jobs' folders alone (%s)", folder.path, error)
+        return planned
+    logged = {result.name: result for result in children}
     # A log that is not delivered yet lacks the last metrics, which the folder has.
     return [_joined(logged.get(result.name), result) for result in planned]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vqr1.config import LoggerConfig
 from vqr1.config.renamed import old_keys
-from vqr1.errors import ConfigError, SweepIncompleteError
+from vqr1.errors import ConfigError, DataError, SweepIncompleteError
 from vqr1.outputs import SWEEP, check_folder, remove_unused
 from vqr1.program import command_line
 from vqr1.sweeps.folder import (
@@ -97,7 +97,7 @@ def find_folder(plan: SweepPlan, resume: str, new: Path) -> tuple[SweepFolder, s
     if resume == "auto":
         places = [own, *map(SweepFolder, sorted(new.parent.glob("*"), reverse=True))]
         for place in places:
-            record = place.record
+            record = _record_beside(place)
             if record is None or record.key != plan.key:
                 continue
             changed = _changes(record, plan)
@@ -120,8 +120,16 @@ def find_folder(plan: SweepPlan, resume: str, new: Path) -> tuple[SweepFolder, s
     return own, None
 
 
+def _record_beside(folder: SweepFolder) -> SweepRecord | None:
+    """The record of a folder that a sweep may continue; None of one that cannot be read."""
+    try:
+        return folder.record
+    except (OSError, DataError):  # another user's, or another program's
+        return None
+
+
 def _asked_for(plan: SweepPlan, resume: str) -> SweepFolder:
-    folder = SweepFolder(Path(resume))
+    folder = SweepFolder(Path(resume).expanduser())
     if folder.record is None:
         uri = plan.logger.tracking_uri or default_tracking_uri()
         parent = ParentRun.open(uri, resume)
@@ -296,11 +304,10 @@ class Sweep:
 
     def results(self) -> list[JobResult]:
         """What every job reached so far; while the server is away, by the jobs' folders."""
-        parent = None if self.log is None else self.log.parent()
-        try:
-            return read_sweep(self.folder, parent, list(self.plan.space), self.plan.curve)
-        except ConfigError:
-            return read_sweep(self.folder, None, list(self.plan.space), self.plan.curve)
+        return read_sweep(self.folder, self._parent, list(self.plan.space), self.plan.curve)
+
+    def _parent(self) -> ParentRun | None:
+        return None if self.log is None else self.log.parent()
 
     def await_running(self) -> None:
         """Wait for the jobs that outlived the launcher which started them."""

@@ -22,7 +22,13 @@ from vqr1.durable import write_file
 from vqr1.errors import ConfigError
 from vqr1.sweeps.folder import SweepFolder, SweepRecord
 from vqr1.sweeps.parent import FOLDER_TAG, ParentRun
-from vqr1.tracking.delivery import Delivered, Delivery, journal_reference, write_mark
+from vqr1.tracking.delivery import (
+    Delivered,
+    Delivery,
+    journal_reference,
+    shown_address,
+    write_mark,
+)
 from vqr1.tracking.events import Metrics, Params, Start, read_events
 from vqr1.tracking.git_state import git_tags
 from vqr1.tracking.journal import FOLDER, Journal, journal_file, now_ms
@@ -30,7 +36,7 @@ from vqr1.tracking.outages import store_reached
 from vqr1.tracking.run_log import Tracking, open_tracking, sending
 from vqr1.tracking.secrets import masked
 from vqr1.tracking.sender import send_all, sender_lock
-from vqr1.tracking.store import quick_client, slug
+from vqr1.tracking.store import reading_client, slug
 
 SPACE_LENGTH = 6000
 """Characters of a swept key's values that MLflow takes."""
@@ -194,7 +200,7 @@ def _parent(tracking_uri: str, run_id: str | None) -> ParentRun | None:
         return None
     try:
         with store_reached(tracking_uri):
-            return ParentRun(quick_client(tracking_uri), run_id, tracking_uri)
+            return ParentRun(reading_client(tracking_uri), run_id, tracking_uri)
     except ConfigError:
         return None
 
@@ -213,6 +219,6 @@ def _adopt(logger: LoggerConfig, folder: Path, tracking_uri: str, run_id: str) -
     """A journal for the run of a sweep that an earlier version began without one."""
     journal = Journal(folder)
     journal.start(logger.experiment, {}, tracking_uri)
-    mark = Delivered(offset=journal.size, run_id=run_id)
+    mark = Delivered(journal.size, run_id, store=shown_address(tracking_uri))
     journal.close()  # and synced, before the mark counts its bytes
     write_mark(journal.path, mark)

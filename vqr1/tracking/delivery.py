@@ -1,7 +1,8 @@
 """From the journal to the MLflow server, each event once.
 
 How far the server has it is a byte offset beside the journal (`delivered.json`), moved after each
-batch. An offset that was not moved in time only means that some events may be there already:
+batch, with the store that it is about: a log that shall go to another one is sent there from its
+beginning. An offset that was not moved in time only means that some events may be there already:
 parameters, tags, files and the status may be sent twice without harm, the run is looked up by its
 journal's tag before it is created, and for metrics and images the server is asked which steps it
 has.
@@ -36,8 +37,14 @@ from vqr1.tracking.events import (
 )
 from vqr1.tracking.journal import JOURNAL_TAG, journal_file
 from vqr1.tracking.outages import outage_errors
-from vqr1.tracking.secrets import MASK
-from vqr1.tracking.store import one_line, prepare_experiment, quick_client
+from vqr1.tracking.secrets import MASK, masked_uri
+from vqr1.tracking.store import (
+    database_file,
+    one_line,
+    prepare_experiment,
+    quick_client,
+    whole_address,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,11 +72,13 @@ class Delivered:
         run_id: MLflow run of the last `start` event before the offset.
         refused: events (single values) that the server will never take, or whose file cannot be
             read or stored.
+        store: address of the store, without a password; None in marks of earlier versions.
     """
 
     offset: int = 0
     run_id: str | None = None
     refused: int = 0
+    store: str | None = None
 
 
 _DELIVERED = TypeAdapter(Delivered)
@@ -80,6 +89,35 @@ def delivered_run(run_dir: Path) -> str | None:
     journal = journal_file(run_dir)
     size = journal.stat().st_size if journal.is_file() else 0
     return _read_mark(_mark_of(journal), size).run_id
+
+
+def store_of(run_dir: Path) -> str | None:
+    """Address of the store that a run's log goes to, without a password.
+
+    Args:
+        run_dir: the run's folder.
+
+    Returns:
+        The store that has received it, else the one that the run began with; None without a log.
+    """
+    journal = journal_file(run_dir)
+    size = journal.stat().st_size if journal.is_file() else 0
+    return _read_mark(_mark_of(journal), size).store or _last_store(journal, size)
+
+
+def _last_store(journal: Path, end: int) -> str | None:
+    """Address that the last run of a journal's first so many bytes began with."""
+    addresses = [
+        event.tracking_uri
+        for offset, event in read_events(journal)
+        if isinstance(event, Start) and offset <= end
+    ]
+    return shown_address(addresses[-1]) if addresses else None
+
+
+def shown_address(tracking_uri: str) -> str:
+    """A store's address as marks have it."""
+    return masked_uri(whole_address(tracking_uri)).rstrip("/")
 
 
 def write_mark(journal: Path, delivered: Delivered) -> None:
@@ -119,7 +157,8 @@ class Delivery:
 
     Args:
         run_dir: the run's folder.
-        tracking_uri: the store; None takes the address that the journal names.
+        tracking_uri: the store; None takes the one that the log went to before, else the address
+            that the journal names.
     """
 
     def __init__(self, run_dir: Path, tracking_uri: str | None = None) -> None:
@@ -129,10 +168,22 @@ class Delivery:
         self._mark = _mark_of(self.path)
         self._client: MlflowClient | None = None
         size = self.path.stat().st_size if self.path.is_file() else 0
-        self.delivered = _read_mark(self._mark, size)
+        mark = _read_mark(self._mark, size)
+        self.delivered = Delivered() if self._is_elsewhere(mark) else mark
         # A process that was killed between sending and moving the offset has given nobody.
         self._uncertain_until = size
         self._steps: dict[str, set[int]] = {}
+
+    def _is_elsewhere(self, mark: Delivered) -> bool:
+        """Whether the events that a mark counts are not in the store that they shall go to."""
+        if mark.run_id is None:
+            return False
+        store = mark.store or _last_store(self.path, mark.offset)
+        if store is None:
+            return False
+        wanted = store if self.tracking_uri is None else shown_address(self.tracking_uri)
+        database = database_file(wanted)
+        return wanted != store or (database is not None and not database.exists())
 
     def left(self) -> int:
         """Events that the server does not have; damaged lines are none."""
@@ -141,7 +192,7 @@ class Delivery:
 
     def restart(self) -> None:
         """Send everything again from the beginning; what the server has stays single."""
-        self._move(Delivered())
+        self._move(Delivered(store=self.delivered.store))
         self._uncertain_until = self.path.stat().st_size
 
     def send_batch(self) -> bool:
@@ -190,7 +241,8 @@ class Delivery:
         if isinstance(first, Start):
             run_id = self._run_of(first)
             self._steps = {}
-            self.delivered = replace(self.delivered, run_id=run_id)
+            store = shown_address(self._address())
+            self.delivered = replace(self.delivered, run_id=run_id, store=store)
         elif self.delivered.run_id is None:
             self._refuse(batch, "no run was started before it")
         else:
@@ -292,14 +344,7 @@ class Delivery:
 
     def _run_of(self, event: Start) -> str:
         """The run that the event's journal began: found, or created now."""
-        if self.tracking_uri is None:
-            if MASK in event.tracking_uri:
-                raise DataError(
-                    f"{self.path}: its tracking address {event.tracking_uri} holds a password that "
-                    "is not kept; give the address with --tracking-uri"
-                )
-            self.tracking_uri = event.tracking_uri
-        experiment = prepare_experiment(self.tracking_uri, event.experiment)
+        experiment = prepare_experiment(self._address(), event.experiment)
         client = self._connected()
         found = _found(client, experiment, event.journal_id)
         if found is not None:
@@ -320,8 +365,13 @@ class Delivery:
 
     def _address(self) -> str:
         if self.tracking_uri is None:
-            starts = [e for _, e in read_events(self.path) if isinstance(e, Start)]
-            self.tracking_uri = starts[-1].tracking_uri if starts else ""
+            address = self.delivered.store or _last_store(self.path, self.path.stat().st_size) or ""
+            if MASK in address:
+                raise DataError(
+                    f"{self.path}: its tracking address {address} holds a password that is not "
+                    "kept; give the address with --tracking-uri"
+                )
+            self.tracking_uri = address
         return self.tracking_uri
 
     def _refuse(self, events: Sequence[Event], why: str) -> None:

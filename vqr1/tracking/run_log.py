@@ -31,8 +31,8 @@ from vqr1.tracking.other_loggers import (
     open_tensorboard,
     open_wandb,
 )
-from vqr1.tracking.secrets import masked, masked_uri
-from vqr1.tracking.store import default_tracking_uri, slug
+from vqr1.tracking.secrets import MASK, masked, masked_uri
+from vqr1.tracking.store import database_file, default_tracking_uri, slug, whole_address
 
 if TYPE_CHECKING:
     # Lightning takes seconds to import; a command that keeps no metrics does without it.
@@ -369,13 +369,14 @@ def open_tracking(
         resume: continue with the run that the journal holds.
 
     Raises:
-        ConfigError: MLflow cannot use the address, or does not answer and `logger.require` is set.
+        ConfigError: MLflow cannot use the address, or does not answer and `logger.require` is set;
+            the address of a run that is resumed had a password.
     """
     from mlflow.tracking.context.registry import resolve_tags
 
     from vqr1.tracking.sender import Sender
 
-    uri = config.tracking_uri or default_tracking_uri()
+    uri = whole_address(config.tracking_uri or _kept_address(run_dir, resume))
     journal = Journal(run_dir)
     before = journal.size
     since = journal.resume() if resume else None
@@ -386,7 +387,8 @@ def open_tracking(
     sender = Sender(run_dir, uri, since)
     address = masked_uri(uri)
     try:
-        problem = sender.wait_for_run(config.wait_seconds, insist=config.require)
+        # A run that is resumed has its id already, whether or not the server answers today.
+        problem = sender.wait_for_run(config.wait_seconds, journal.size if config.require else None)
         if problem is not None and config.require:
             raise ConfigError(
                 [
@@ -406,3 +408,27 @@ def open_tracking(
             journal.path,
         )
     return Tracking(journal, sender, uri, config.wait_seconds)
+
+
+def _kept_address(run_dir: Path, resume: bool) -> str:
+    """The store of a run whose command names none: the one that has its log, else the default.
+
+    Raises:
+        ConfigError: its address had a password, which is not kept.
+    """
+    from vqr1.tracking.delivery import store_of
+
+    kept = store_of(run_dir) if resume else None
+    if kept is None:
+        return default_tracking_uri()
+    if MASK in kept:
+        raise ConfigError(
+            [
+                f"logger.tracking_uri: missing; the log of {run_dir} went to {kept}, whose "
+                "password is not kept: give the address"
+            ]
+        )
+    database = database_file(kept)
+    # Where a run was moved with its database, the one that it names is not there.
+    gone = database is not None and not database.exists()
+    return default_tracking_uri() if gone else kept

@@ -84,12 +84,13 @@ class Sender:
         """State that the journal has grown."""
         self._wake.set()
 
-    def wait_for_run(self, seconds: float, insist: bool = False) -> str | None:
+    def wait_for_run(self, seconds: float, until: int | None = None) -> str | None:
         """Wait until the server has the run, or the first attempt has failed.
 
         Args:
-            seconds: the longest wait.
-            insist: wait through failures too.
+            seconds: the longest wait, and the longest without progress.
+            until: byte offset up to which the server must have the journal, through failures too;
+                None does without.
 
         Returns:
             Why there is no run yet; None where there is one.
@@ -97,18 +98,24 @@ class Sender:
         Raises:
             ConfigError: MLflow cannot use the address.
         """
-        end = time.monotonic() + seconds
-        while self.run_id is None and time.monotonic() < end:
+        insist = until is not None
+        offset, end = self._delivery.delivered.offset, time.monotonic() + seconds
+        while not self._has_run(until) and time.monotonic() < end:
             if not self._thread.is_alive() or (self._first.is_set() and not insist):
                 break
             self._first.wait(0.05)
             if insist and self._first.is_set():
                 time.sleep(0.05)
+            if self._delivery.delivered.offset != offset:
+                offset, end = self._delivery.delivered.offset, time.monotonic() + seconds
         if self._unusable is not None:
             raise self._unusable
-        if self.run_id is not None:
+        if self._has_run(until):
             return None
         return self._reason or f"no answer in {seconds:g} s"
+
+    def _has_run(self, until: int | None) -> bool:
+        return self.run_id is not None and self._delivery.delivered.offset >= (until or 0)
 
     def close(self, seconds: float) -> Undelivered:
         """Deliver the rest for at most so many seconds, then stop."""

@@ -43,6 +43,12 @@ def default_tracking_uri() -> str:
     return f"{SQLITE}{Path.cwd() / 'mlflow.db'}"
 
 
+def whole_address(tracking_uri: str) -> str:
+    """An address that means the same store in every working directory."""
+    database = database_file(tracking_uri)
+    return tracking_uri if database is None else f"{SQLITE}{database}"
+
+
 def slug(name: str) -> str:
     """`name` with the characters that MLflow refuses in names (`+`, `@`, ...) turned into `-`."""
     return _REFUSED.sub("-", name)
@@ -82,6 +88,25 @@ def quick_client(tracking_uri: str) -> MlflowClient:
     except MlflowException as error:
         _raise_unusable(tracking_uri, error)
         raise
+
+
+def reading_client(tracking_uri: str, key: str = "logger.tracking_uri") -> MlflowClient:
+    """As `quick_client`, of a store that is there: reading makes no database.
+
+    Args:
+        tracking_uri: the store.
+        key: what asked for it, for the message.
+
+    Raises:
+        ConfigError: as `quick_client`, or there is no such database file.
+        Exception: as `quick_client`.
+    """
+    database = database_file(tracking_uri)
+    if database is not None and not database.exists():
+        raise ConfigError(
+            [f"{key}: no MLflow database {SQLITE}{database}; name the store that has the run"]
+        )
+    return quick_client(tracking_uri)
 
 
 def logged_run(client: MlflowClient, run_id: str, tracking_uri: str, key: str) -> Run:

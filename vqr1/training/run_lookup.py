@@ -18,10 +18,19 @@ from vqr1.config.affects import Affects, affects
 from vqr1.config.metrics import HEADLINE
 from vqr1.distributed.environment import RankInfo, started_again
 from vqr1.errors import ConfigError, DataError
-from vqr1.program import command_line, in_shell, name_of, override, under_torchrun
+from vqr1.program import (
+    command_line,
+    hydra_value,
+    in_shell,
+    name_of,
+    override,
+    under_torchrun,
+)
 from vqr1.training.run_record import RECORD
 
 AUTO = "auto"
+SEARCH_PATH = "hydra.searchpath"
+"""Hydra's own key that what a command composes depends on: where the user's choices lie."""
 RUN_DIR_TAG = "vqr1.run_dir"
 """Tag of an MLflow run: where its run directory is."""
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -46,11 +55,13 @@ def find_run(name: str, tracking_uri: str | None = None, key: str = "resume") ->
             [f"{key}={name}: no run directory ({RECORD} is missing) and no MLflow run id"]
         )
     from vqr1.tracking.outages import store_reached
-    from vqr1.tracking.store import default_tracking_uri, logged_run, quick_client
+    from vqr1.tracking.store import default_tracking_uri, logged_run, reading_client
 
     uri = tracking_uri or default_tracking_uri()
     with store_reached(uri, f"{key}={name}", "or give the run's folder"):
-        tags = logged_run(quick_client(uri), name, uri, f"{key}={name}").data.tags
+        tags = logged_run(
+            reading_client(uri, f"{key}={name}"), name, uri, f"{key}={name}"
+        ).data.tags
     if RUN_DIR_TAG not in tags or not (Path(tags[RUN_DIR_TAG]) / RECORD).is_file():
         raise ConfigError(
             [f"{key}={name}: its folder {tags.get(RUN_DIR_TAG)} is not here; give the folder"]
@@ -76,6 +87,34 @@ def gives(overrides: Sequence[str], key: str) -> bool:
 def key_of(override: str) -> str:
     """The key that an override sets."""
     return override.partition("=")[0].lstrip("+~")
+
+
+def whole_search_path(argument: str) -> str:
+    """An argument that means the same in every working directory, where it is the search path.
+
+    >>> whole_search_path("seed=1")
+    'seed=1'
+    """
+    if key_of(argument) != SEARCH_PATH or "${" in argument:
+        return argument
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        places = OverridesParser.create().parse_override(argument).value()
+    except HydraException:
+        return argument  # reported where the whole command line is composed
+    if not isinstance(places, list):
+        return argument
+    whole = (_whole_place(str(getattr(place, "text", place))) for place in places)
+    return f"{argument.partition('=')[0]}=[{','.join(map(hydra_value, whole))}]"
+
+
+def _whole_place(place: str) -> str:
+    scheme, separator, path = place.rpartition("://")
+    if separator and scheme != "file":
+        return place  # of a package
+    return f"{scheme}{separator}{Path(path).absolute()}"
 
 
 def value_of(argument: str) -> str:

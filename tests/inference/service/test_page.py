@@ -275,3 +275,12 @@ def test_a_reference_goes_with_every_image(page: Page, tmp_path: Path) -> None:
     (body,) = asked
     assert b'name="images"; filename="coded.png"' in body
     assert b'name="references"; filename="sharp.png"' in body
+    # Another reference: nothing stays of the answers beside the first.
+    page.evaluate("items[0].rank = 1; items[0].place.textContent = 'Rank 1 of 2'")
+    page.unroute("**/score")
+    page.route("**/score", lambda route: None)  # no answer yet
+    photo(2).save(tmp_path / "other.png")
+    page.locator("#reference").set_input_files(tmp_path / "other.png")
+    expect(page.locator(".score")).to_have_text("…")
+    expect(page.locator(".place")).to_have_text("")
+    assert page.evaluate("[items[0].value, items[0].std, items[0].rank]") == [None, None, None]

@@ -78,6 +78,9 @@ function add(file) {
 }
 
 function blank(item) {
+  item.value = item.std = item.rank = undefined;
+  item.reasoning = "";
+  item.place.textContent = "";
   item.score.textContent = "";
   item.among.textContent = "";
   item.text.textContent = "";
@@ -134,9 +137,13 @@ async function work() {
     if (!item) break;
     item.state = "asked";
     underWay += 1;
+    const asked = reference();
+    const unlessOther = (shown) => (value) => { // asked again where another reference was chosen
+      if (reference() === asked) shown(value); else item.state = "waiting";
+    };
     send("/score", [item.file])
-      .then((answer) => showScore(item, answer.results[0]))
-      .catch((error) => showProblem(item, error))
+      .then(unlessOther((answer) => showScore(item, answer.results[0])))
+      .catch(unlessOther((error) => showProblem(item, error)))
       .finally(() => { underWay -= 1; show(); work(); });
   }
   show();
@@ -185,8 +192,10 @@ async function rank() {
   }
   byId("rank").disabled = true;
   byId("status").textContent = "ranking …";
+  const asked = reference();
   try {
     const answer = await send("/compare", scored.map((one) => one.file));
+    if (reference() !== asked) return; // another one was chosen since
     const ranked = answer.ranking.map((image, row) => {
       const item = scored[image.position];
       const next = answer.ranking[row + 1];
@@ -346,6 +355,7 @@ byId("folder").addEventListener("change", (event) => {
   event.target.value = "";
 });
 byId("reference").addEventListener("change", () => {
+  closePair();
   ask(["scored", "invalid", "refused", "denied", "waiting"]);
 });
 byId("key").addEventListener("change", () => ask(["denied"]));
