@@ -46,6 +46,7 @@ from vqr1.tracking.delivery import Delivery
 from vqr1.training import (
     description,
     initial_run,
+    model_card_command,
     optimizer_state,
     report,
     resume,
@@ -243,6 +244,9 @@ SITUATIONS: dict[str, Callable[[Path], Any]] = {
     "vqr1.sweeps.chain.run_chain": lambda f: chain.run_chain(
         RankInfo(), [override("resume", f), "seed=1"], [], lambda *_: {}
     ),
+    "vqr1.sweeps.chain._check_arguments": lambda f: chain._check_arguments(
+        [], {"hydra.run.dir": str(f)}
+    ),
     "vqr1.sweeps.chain.continuing": lambda f: chain.continuing(f),
     "vqr1.sweeps.chain_plan.write_chain": lambda f: chain_plan.write_chain(f, ["chain=[sft]"]),
     "vqr1.report_page.write.making": report_page.making,
@@ -261,6 +265,12 @@ SITUATIONS: dict[str, Callable[[Path], Any]] = {
         SimpleNamespace(overrides=[override("dataset.root", f)], sweep_tags=lambda run_dir: {}),  # type: ignore[arg-type]
     )["vqr1.command"],
     "vqr1.training.initial_run._finished_run": lambda f: initial_run._finished_run(str(f), None),
+    "vqr1.training.model_card_command._changes": lambda f: " ".join(
+        model_card_command._changes("answer", {"scores": []}, {"words": [str(f)]})
+    ),
+    "vqr1.training.model_card_command._override": lambda f: model_card_command._override(
+        "prompt.text", str(f)
+    ),
     "vqr1.training.optimizer_state.layout_problem": lambda f: optimizer_state.layout_problem(
         [{"param_groups": []}],
         SimpleNamespace(strategy="zero3"),  # type: ignore[arg-type]
