@@ -17,7 +17,7 @@ def test_home_is_expanded_and_hub_names_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = load_train_config([f"{key}='~/kept'" for key in KEYS])
+    config = load_train_config([f"{key}=~/kept" for key in KEYS])
     found = (
         config.model.path, config.hardware.vision_cache_dir, config.loader.cache_dir,
         config.rollout.server.adapter_dir,
