@@ -6,22 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from vqr1.cli.plan import load_train_config
+from vqr1.cli.compose import compose_config, plain_values
+from vqr1.config import TrainConfig, validate
 
 KEYS = (
     "model.path", "hardware.vision_cache_dir", "loader.cache_dir", "rollout.server.adapter_dir",
 )  # fmt: skip
 
 
+def config_of(*overrides: str) -> TrainConfig:
+    return validate(TrainConfig, plain_values(compose_config("train", ["run_dir=run", *overrides])))
+
+
 def test_home_is_expanded_and_hub_names_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = load_train_config([f"{key}=~/kept" for key in KEYS])
+    config = config_of(*(f"{key}=~/kept" for key in KEYS))
     found = (
         config.model.path, config.hardware.vision_cache_dir, config.loader.cache_dir,
         config.rollout.server.adapter_dir,
     )  # fmt: skip
     assert found == (f"{tmp_path}/kept",) * 4
-    named = load_train_config(["model.path=owner/name"])
+    named = config_of("model.path=owner/name")
     assert (named.model.path, named.hardware.vision_cache_dir) == ("owner/name", None)
