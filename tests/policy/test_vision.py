@@ -142,7 +142,7 @@ def test_cache_on_disk_belongs_to_one_tower_and_survives_a_torn_file(frozen, tow
 
 
 def loaded(folder, **changes):
-    """A checkpoint whose `config.json` says otherwise, with a frozen tower."""
+    """A checkpoint whose `config.json` differs, with a frozen tower."""
     file = folder / "config.json"
     before = file.read_text()
     file.write_text(json.dumps({**json.loads(before), **changes}))

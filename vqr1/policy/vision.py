@@ -244,9 +244,9 @@ def configuration_text(model: nn.Module, *, text_model: bool) -> str:
         model: the policy, bare or wrapped.
         text_model: with what it states of the text model.
     """
-    left_out = _COMPUTES_NOTHING if text_model else (*_COMPUTES_NOTHING, "text_config")
+    skipped = _COMPUTES_NOTHING if text_model else (*_COMPUTES_NOTHING, "text_config")
     return json.dumps(
-        _without(unwrap(model).config.to_dict(), left_out), sort_keys=True, default=str
+        _without(unwrap(model).config.to_dict(), skipped), sort_keys=True, default=str
     )
 
 
