@@ -22,7 +22,7 @@ def test_home_is_expanded_and_hub_names_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = config_of(*(f"{key}='~/kept'" for key in KEYS))
+    config = config_of("rollout=vllm_server", *(f"{key}='~/kept'" for key in KEYS))
     found = (
         config.model.path, config.hardware.vision_cache_dir, config.loader.cache_dir,
         config.rollout.server.adapter_dir,
