@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from vqr1.cli.plan import load_train_config
-from vqr1.inference.tested_scores import FILE, tested_scores, write_tested_scores
+from vqr1.inference import tested_scores as tested
 from vqr1.policy.export import export_checkpoint, merged_onto_checkpoint
 from vqr1.policy.loading import load_policy
 from vqr1.policy.packaged import tiny_policy_folder
@@ -22,14 +22,14 @@ from vqr1.policy.unwrap import parts_of
 def test_records_of_the_first_weights_stay_with_them(tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_policy_folder(), base)
-    tested = tested_scores(np.linspace(1.0, 5.0, 9), ["kadid"], "thinking", 1, 0.5)
-    assert tested is not None
-    write_tested_scores(tested, base)
+    record = tested.tested_scores(np.linspace(1.0, 5.0, 9), ["kadid"], "thinking", 1, 0.5)
+    assert record is not None
+    tested.write_tested_scores(record, base)
     (base / "assembled.json").write_text(json.dumps({"projector_seed": 3}))
     policy = load_policy(load_train_config(["model=tiny", f"model.path={base}"]).model)
     found = {file.name for file in export_checkpoint(policy, tmp_path / "export").iterdir()}
     # Whoever exports writes how this training asked, and what these weights' test was.
-    assert {file.name for file in base.iterdir()} - found == {FILE, PROMPT_FILE}
+    assert {file.name for file in base.iterdir()} - found == {tested.FILE, PROMPT_FILE}
     assert "assembled.json" in found
 
 
