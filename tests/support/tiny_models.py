@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import LlavaConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from vqr1.records import PromptBatch
 
@@ -64,6 +65,13 @@ def tiny_config(
         vision_end_token_id=VISION_END,
         tie_word_embeddings=False,
     )
+
+
+def linear_of_a_family() -> Any:
+    """What records of settings ask of a policy: weights, and a configuration of a known family."""
+    model: Any = torch.nn.Linear(2, 1)
+    model.config = LlavaConfig(vision_feature_layer=-2)
+    return model
 
 
 def tiny_model(

@@ -21,8 +21,9 @@ from vqr1.tracking.store import slug
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
-    new_database(tmp_path / "runs.db")
-    return "sqlite:///runs.db"  # relative, as users write it
+    # Relative, as users write it; MLflow keeps what it has opened by this address.
+    new_database(tmp_path / f"{tmp_path.name}.db")
+    return f"sqlite:///{tmp_path.name}.db"
 
 
 def status(database: str, run_id: str | None) -> str:

@@ -19,6 +19,7 @@ from tests.cli.conftest import Command, run, write_kadid  # noqa: F401
 from tests.faults.test_stages import holder
 from tests.support.commands import Training, state
 from tests.support.commands import run as run_command
+from tests.support.tiny_models import linear_of_a_family
 from vqr1.cli.compose import compose_config, plain_values
 from vqr1.cli.train import main
 from vqr1.cli.vote_rounds import with_rounds
@@ -142,7 +143,7 @@ def test_votes_by_other_settings_are_cast_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data: Any = SimpleNamespace(prompt_text="Rate it.", digests=dict)
-    policy: Any = SimpleNamespace(model=torch.nn.Linear(2, 1))
+    policy: Any = SimpleNamespace(model=linear_of_a_family())
 
     def settings(*overrides: str) -> dict[str, Any]:
         return _settings(config_of("target=self_vote", *overrides), data, policy)
@@ -180,7 +181,7 @@ def test_votes_are_cast_in_the_precision_of_the_training(
         sets={"kadid": Mock()},
         training_pairs={"kadid": Mock()},
     )
-    policy: Any = SimpleNamespace(model=torch.nn.Linear(2, 1))
+    policy: Any = SimpleNamespace(model=linear_of_a_family())
     log: Any = SimpleNamespace(run_dir=tmp_path)
     (tmp_path / "votes").mkdir()
     for precision in ("bf16-mixed", "32-true"):

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlavaConfig
 
+from tests.support.tiny_models import linear_of_a_family
 from vqr1.durable import CommittedFile
 from vqr1.errors import ConfigError
 from vqr1.training.asked import differing, plain
@@ -66,13 +66,6 @@ def test_answers_to_something_else_are_refused_in_one_line(tmp_path: Path) -> No
     assert not any((tmp_path / "two").iterdir())
 
 
-def teacher() -> Any:
-    """What the settings ask of a policy: weights and a configuration of a known family."""
-    model: Any = torch.nn.Linear(2, 1)
-    model.config = LlavaConfig(vision_feature_layer=-2)
-    return model
-
-
 PARTS = SimpleNamespace(
     config=SimpleNamespace(
         seed=1,
@@ -81,7 +74,7 @@ PARTS = SimpleNamespace(
         validation=SimpleNamespace(max_images=None),
         rollout=SimpleNamespace(sampling="as it is"),
     ),
-    policy=SimpleNamespace(model=teacher(), source="run/export", revision=None),
+    policy=SimpleNamespace(model=linear_of_a_family(), source="run/export", revision=None),
     data=SimpleNamespace(prompt_text="<s>You rate images.<img>Rate it.", digests=dict),
     answer="tags",
 )

@@ -32,15 +32,8 @@ from vqr1.process_memory import collection_paused
 from vqr1.program import override
 from vqr1.sweeps.chain import run_chain
 from vqr1.training.initial_run import inherit, take_initial_run
-from vqr1.training.resumed_arguments import arguments_of
-from vqr1.training.run_lookup import (
-    AUTO,
-    SEARCH_PATH,
-    finished_metric,
-    key_of,
-    resume_command,
-    whole_search_path,
-)
+from vqr1.training.resumed_arguments import arguments_of, kept_overrides
+from vqr1.training.run_lookup import AUTO, finished_metric, key_of, resume_command
 
 if TYPE_CHECKING:
     from vqr1.training.command import RunCommand
@@ -179,19 +172,12 @@ def _run_command() -> RunCommand:
 
     hydra = HydraConfig.get()
     return RunCommand(
-        overrides=tuple(_own_overrides()),
+        overrides=tuple(kept_overrides(hydra.overrides)),
         choices={str(group): choice for group, choice in hydra.runtime.choices.items()},
         sweep_tags=child_tags,
         sweep_callbacks=trial_callbacks,
         in_sweep=lambda run_dir: (run_dir / JOB_FILE).is_file(),
     )
-
-
-def _own_overrides() -> list[str]:
-    """This command's overrides, with that of Hydra's by which their choices are found."""
-    given = HydraConfig.get().overrides
-    search_path = [whole_search_path(o) for o in given.hydra if key_of(o) == SEARCH_PATH]
-    return [*search_path, *given.task]
 
 
 def _launch(config: TrainConfig) -> float:
@@ -202,7 +188,8 @@ def _launch(config: TrainConfig) -> float:
     check_folder(run_dir, TRAINING, "run_dir")
     # The run directory, which each process would otherwise name after the time. Not by `run_dir`:
     # with `resume=auto` it matters whether the command gives it.
-    arguments = [*_own_overrides(), override("hydra.run.dir", run_dir)]
+    own = kept_overrides(HydraConfig.get().overrides)
+    arguments = [*own, override("hydra.run.dir", run_dir)]
     resume_with = resume_command(run_dir, RankInfo())
     launch([*COMMAND, *arguments], config.hardware.devices, resume_with)
     # With resume=auto the processes may have continued in another folder, and have reported it.

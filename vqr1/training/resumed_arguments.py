@@ -10,14 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vqr1.config.earlier import EARLIER
 from vqr1.config.renamed import renamed_override
 from vqr1.distributed.environment import RankInfo
 from vqr1.errors import ConfigError
 from vqr1.program import override
-from vqr1.training.run_lookup import AUTO, find_run, key_of, of_one_start, value_of
+from vqr1.training.run_lookup import (
+    AUTO,
+    SEARCH_PATH,
+    find_run,
+    key_of,
+    of_one_start,
+    value_of,
+    whole_search_path,
+)
 from vqr1.training.run_record import RECORD, RunRecord, read_record
+
+if TYPE_CHECKING:
+    from hydra.conf import OverridesConf
 
 VISION_ID = "prompt.vision_id"
 
@@ -72,6 +84,16 @@ def with_saved_overrides(arguments: Sequence[str]) -> list[str]:
         saved.append(f"{VISION_ID}={str(EARLIER[VISION_ID]).lower()}")
     folders = (override(key, run_dir) for key in ("resume", "run_dir", "hydra.run.dir"))
     return [*saved, *rest, *folders]
+
+
+def kept_overrides(given: OverridesConf) -> list[str]:
+    """The overrides that a run records: its own, and the search path of the choices among them.
+
+    Args:
+        given: a command's, as Hydra has parted them.
+    """
+    search_path = [whole_search_path(o) for o in given.hydra if key_of(o) == SEARCH_PATH]
+    return [*search_path, *given.task]
 
 
 def _record_of(run_dir: Path) -> RunRecord:
