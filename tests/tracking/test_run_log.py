@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +181,13 @@ def test_a_resumed_run_keeps_its_store_and_takes_its_whole_log_to_another(
     monkeypatch.chdir(third)
     assert log(config, 4) == moved
     assert not (second / "mlflow.db").exists()
+    assert found(third, moved) == [0, 1, 2, 3, 4]
+    # Of two copies it is that of the working directory.
+    fourth = tmp_path / "fourth"
+    shutil.copytree(third, fourth)
+    monkeypatch.chdir(fourth)
+    assert log(config, 5) == moved
+    assert found(fourth, moved) == [0, 1, 2, 3, 4, 5]
     assert found(third, moved) == [0, 1, 2, 3, 4]
 
 

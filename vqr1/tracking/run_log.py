@@ -413,14 +413,18 @@ def open_tracking(
 def _kept_address(run_dir: Path, resume: bool) -> str:
     """The store of a run whose command names none: the one that has its log, else the default.
 
+    Of two that have it, as where a run was copied with its database, it is the default.
+
     Raises:
         ConfigError: its address had a password, which is not kept.
     """
-    from vqr1.tracking.delivery import store_of
+    from vqr1.tracking.delivery import delivered_run, store_of
+    from vqr1.tracking.sqlite_runs import has_run
 
-    kept = store_of(run_dir) if resume else None
-    if kept is None:
-        return default_tracking_uri()
+    kept, default = store_of(run_dir) if resume else None, default_tracking_uri()
+    own, run_id = database_file(default), delivered_run(run_dir)
+    if kept is None or (own is not None and run_id is not None and has_run(own, run_id)):
+        return default
     if MASK in kept:
         raise ConfigError(
             [
@@ -431,4 +435,4 @@ def _kept_address(run_dir: Path, resume: bool) -> str:
     database = database_file(kept)
     # Where a run was moved with its database, the one that it names is not there.
     gone = database is not None and not database.exists()
-    return default_tracking_uri() if gone else kept
+    return default if gone else kept

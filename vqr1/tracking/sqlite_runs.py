@@ -62,6 +62,23 @@ class ChildRun:
     history: list[tuple[int, float]] = field(default_factory=list)
 
 
+def has_run(database: Path, run_id: str) -> bool:
+    """Whether a file is an MLflow database that holds a run.
+
+    Args:
+        database: the file, which need not be there.
+        run_id: MLflow's.
+    """
+    if not database.is_file():
+        return False
+    try:
+        with closing(_opened(database)) as file:
+            found = file.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone()
+    except sqlite3.DatabaseError:  # no database, or none of MLflow's
+        return False
+    return found is not None
+
+
 def has_known_tables(database: Path) -> bool:
     """Whether a database has the tables that `read_runs` reads, in the version that it knows.
 
