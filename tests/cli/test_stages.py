@@ -245,6 +245,15 @@ def test_the_first_of_a_chain_is_checked_with_the_run_that_it_starts_from(tmp_pa
         values = check_link([f"method={method}", f"init_from={first}", "run_dir=r"], None)
         assert values["prompt"]["name"] == prompt
         assert (values["answer"].get("reasoning") == "think") == (prompt == "thinking")
+    # A run's adapters are in its exported weights: a stage that trains the model takes their
+    # settings, one that learns from it none, unless the command gives some.
+    recorded["model"]["lora"] = {"rank": 4}
+    write_record(first, RunRecord("", "", (), recorded, finished=True))
+    begun = [f"init_from={first}", "prompt=non_thinking", "run_dir=r"]
+    assert check_link(["stage=sft", *begun], None)["model"]["lora"]["rank"] == 4
+    assert check_link(["stage=distill", *begun], None)["model"]["lora"] is None
+    with pytest.raises(ConfigError, match=r"model\.lora: a teacher learns nothing"):
+        check_link(["stage=distill", "model.lora={rank: 2}", *begun], None)
     for beside in (tmp_path, first / "export"):  # a chain's folder, and weights without their run
         with pytest.raises(ConfigError, match=f"not the folder of a run; give one, as {first}"):
             check_link(["stage=sft", f"init_from={beside}", "run_dir=r"], None)

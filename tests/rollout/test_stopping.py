@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tests.support.tiny_models import VOCABULARY
 from tests.support.tiny_tokenizer import tiny_tokenizer
 from vqr1.config import SamplingConfig
+from vqr1.config.model import _warn_of_no_end_text
 from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.rollout.stopping import StopRule, banned_tokens, end_tokens
 
@@ -83,6 +84,13 @@ def test_a_text_that_tokens_do_not_show_is_refused(text):
     if text:
         # Nor is it taken from an answer form.
         assert SamplingConfig(stop="answer").ending_with(text).stop == "eos"
+
+
+def test_a_form_without_an_end_is_logged_once(caplog):
+    _warn_of_no_end_text.cache_clear()
+    assert [SamplingConfig(stop="answer").ending_with(None).stop for _ in range(3)] == ["eos"] * 3
+    (record,) = caplog.records
+    assert "stop=eos does the same" in record.getMessage()
 
 
 @pytest.mark.parametrize("text", ["Final score", "\n\n", "</answer>", " "])

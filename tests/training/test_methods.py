@@ -98,6 +98,8 @@ def test_two_steps(run: Command, tmp_path: Path, method: str) -> None:  # noqa: 
         "validation.test=false", "logger=none", "run_dir=run",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
+    trained = " M parameters\n" if method == "rali" else " M trained parameters\n"
+    assert trained in outcome.out + outcome.err
     saved = (tmp_path / "run/checkpoints").glob("step_*.ckpt")
     assert max(map(step_of, saved)) == 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import field, replace
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
@@ -232,17 +233,23 @@ class SamplingConfig:
 
         Args:
             closing: that text; None where the form has none. With none, or one that `stop` does
-                not take, the end of the turn alone ends a response, which is logged.
+                not take, the end of the turn alone ends a response, which a process logs once.
         """
         if self.stop != "answer" or closing == ANSWER_END:
             return self
         if closing is None or not _spelled_alike(closing):
-            _log.warning(
-                "stop=answer: no fixed text of printable ASCII ends an answer of this form "
-                "(answer), so that the end of the turn alone does; stop=eos does the same"
-            )
+            _warn_of_no_end_text()
             return replace(self, stop="eos")
         return replace(self, stop=f"{STOP_TEXT}{closing}")
+
+
+@cache
+def _warn_of_no_end_text() -> None:
+    """Logged once in a process, which builds several samplers."""
+    _log.warning(
+        "stop=answer: no fixed text of printable ASCII ends an answer of this form (answer), so "
+        "that the end of the turn alone does; stop=eos does the same"
+    )
 
 
 @dataclass(config=STRICT_KEYS, kw_only=True)

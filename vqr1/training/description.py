@@ -53,13 +53,19 @@ def describe(
         run: the run.
         defaults: lines about the values that the configuration takes from its model.
     """
-    trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    weights = list(policy.model.parameters())
+    if stage.gives_policy:
+        count = sum(p.numel() for p in weights if p.requires_grad) / 1e6
+        model = f"policy {config.model.name}: {count:.1f} M trained parameters"
+    else:
+        count = sum(p.numel() for p in weights) / 1e6
+        model = f"teacher {config.model.name}: {count:.1f} M parameters"
     counts = ", ".join(
         f"{name} {len(s.rows('train'))}/{len(s.rows('val'))}/{len(s.rows('test'))}"
         for name, s in data.sets.items()
     )
     lines = [
-        f"policy {config.model.name}: {trained / 1e6:.1f} M trained parameters",
+        model,
         f"images (train/val/test): {counts}",
         *(f"target={config.target}, {name}: {p}" for name, p in data.training_pairs.items()),
         *(f"task {name}: {task}" for name, task in data.tasks.items()),

@@ -1,9 +1,10 @@
 """`init_from=RUN`: a training that starts from the exported weights of a finished one.
 
 The run's `export` becomes `model.path`. What the command does not choose of model, prompt and
-answer is that of the run: its LoRA settings and image sizes, its question and answer form. A prompt
-that is chosen (by `prompt=`, `answer=`, a method that has one, or an experiment) is taken with its
-own answer form, a model that is chosen with its own settings.
+answer is that of the run: its LoRA settings (unless the stage trains no policy) and image sizes,
+its question and answer form. A prompt that is chosen (by `prompt=`, `answer=`, a method that has
+one, or an experiment) is taken with its own answer form, a model that is chosen with its own
+settings.
 
 Not here: finding a run (`run_lookup.py`), resuming one (`resume.py`).
 """
@@ -18,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vqr1.config.folder import method_has_prompt
 from vqr1.config.plain import flatten
+from vqr1.config.training import StageConfig
+from vqr1.config.validation import validate
 from vqr1.errors import ConfigError
 from vqr1.program import command_line, override
 from vqr1.training.run_lookup import find_run, key_of
@@ -78,7 +81,19 @@ def inherit(composed: DictConfig, recorded: Mapping[str, Any], given: set[str]) 
         given = given - {"method"}
     for group, choices in _CHOSEN_BY.items():
         if not given & choices and isinstance(recorded.get(group), Mapping):
-            _take_group(composed, group, recorded[group], given)
+            values = dict(recorded[group])
+            if group == "model" and not _trains_policy(composed.stage):
+                values["lora"] = None  # merged in the exported weights, which stay as they are
+            _take_group(composed, group, values, given)
+
+
+def _trains_policy(stage: DictConfig) -> bool:
+    """Whether a composed `conf/stage` group trains the model that the run begins with."""
+    from vqr1.training.stages import build_stage
+
+    arguments = {str(key): value for key, value in stage.items() if key != "_target_"}
+    values = {"_target_": stage["_target_"], "arguments": arguments}
+    return build_stage(validate(StageConfig, values)).gives_policy
 
 
 def _finished_run(name: str, tracking_uri: str | None) -> tuple[Path, Mapping[str, Any]]:
