@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STEPS, THIRD = 310, 100
-"""Optimiser steps of the main line and of those that change how it explores, and of all others."""
+STEPS, EARLIER, OTHERS = 200, 310, 100
+"""Optimiser steps of the main line, of its earlier forms, and of all others."""
 
 PLAIN, THINKING, UNTAUGHT = "warm", "warm_thinking", "model"
 """Where a line starts: a warm start with or without reasoning, or the assembled model as it is."""
@@ -43,8 +43,9 @@ class Line:
 
     Attributes:
         name: in tables and file names.
-        overrides: of experiment=real_vlm.
-        start: one of `PLAIN`, `THINKING`, `UNTAUGHT`.
+        overrides: of experiment=real_vlm; of the plain defaults where it starts at a line.
+        start: `PLAIN`, `THINKING`, `UNTAUGHT`, or a line, of which the run with the same seed is
+            taken, with its model and prompt.
         steps: optimiser steps.
         seeds: one run for each.
         scoring: overrides of eval.py, in place of six sampled answers to the short prompt.
@@ -53,7 +54,7 @@ class Line:
     name: str
     overrides: tuple[str, ...] = ()
     start: str = PLAIN
-    steps: int = THIRD
+    steps: int = OTHERS
     seeds: tuple[int, ...] = (1,)
     scoring: tuple[str, ...] = (
         "prompt=short", "mode=sampled", "mode.sampling.max_new_tokens=8", "mode.sampling.stop=eos",
@@ -62,24 +63,24 @@ class Line:
 
 LINES = (
     Line("fidelity", steps=STEPS, seeds=(1, 2, 3)),
-    Line("fidelity_without_kl", (WITHOUT_KL,), steps=STEPS, seeds=(2,)),
-    Line("fidelity_centred", ("advantage=centred", WITHOUT_KL), steps=STEPS, seeds=(1, 2, 3)),
-    Line("fidelity_third"),
+    Line("fidelity_short"),
+    Line("fidelity_without_kl", (WITHOUT_KL,), steps=EARLIER, seeds=(1, 2, 3)),
     Line(
         "fidelity_normalised",
         ("advantage=group_normalised", WITHOUT_KL),
-        steps=STEPS,
+        steps=EARLIER,
         seeds=(1, 2),
     ),
     Line("fidelity_published", ("reward=fidelity", "advantage=group_normalised", WITHOUT_KL)),
-    Line("margin", ("reward=margin", "advantage=centred")),
-    Line("mse", ("reward=mse", "advantage=centred")),
-    Line("sft", LABELS),
+    Line("margin", ("reward=margin",)),
+    Line("mse", ("reward=mse",)),
+    Line("sft", LABELS, steps=STEPS),
     Line("sft_untaught", LABELS, start=UNTAUGHT),
     Line(
         "sft_levels",
         (*LABELS, "prompt=levels", "validation.mode=levels"),
         start=UNTAUGHT,
+        steps=STEPS,
         scoring=("prompt=levels", "mode=levels"),
     ),
     Line("pairs", ("dataset.pairs.file=pairs.csv", "dataset.pairs.codes=sign", "target=pairs")),
@@ -90,6 +91,14 @@ LINES = (
         scoring=(
             "prompt=short", "mode=sampled", "mode.sampling.max_new_tokens=48", *THOUGHT_PROMPT,
         ),
+    ),
+    Line(
+        "distilled",
+        ("stage=distill", "stage.samples=3", "loader.batch_size=16", "optimizer.lr=3.0e-4",
+         "validation.max_images=100"),
+        start="fidelity",
+        steps=300,
+        scoring=("mode=expected",),
     ),
     Line("frozen_projector", ("model.freeze_vision=true", "optimizer.lr_connector=null")),
     Line("full_weights", ("model.lora=null", "optimizer.lr=2.0e-5")),

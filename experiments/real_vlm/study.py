@@ -138,19 +138,23 @@ class Place:
         )  # fmt: skip
 
 
+def begun(place: Place, line: Line, seed: int) -> tuple[str, ...]:
+    """Overrides by which a run of a line begins where the line starts."""
+    if line.start == UNTAUGHT:
+        return ("experiment=real_vlm", f"model.path={place.work / UNTAUGHT}")
+    if line.start in (PLAIN, THINKING):
+        return ("experiment=real_vlm", f"init_from={place.warm(line.start)}")
+    return (f"init_from={place.work / f'{line.start}_seed{seed}'}",)
+
+
 def run_line(place: Place, line: Line, seed: int, name: str) -> None:
     """Train and score one run."""
     folder = place.work / name
-    start = (
-        [f"model.path={place.work / UNTAUGHT}"]
-        if line.start == UNTAUGHT
-        else [f"init_from={place.warm(line.start)}"]
-    )
     pairs = any(text.startswith("target=pairs") for text in line.overrides)
     root = place.work / "with_pairs" if pairs else place.data
     inside = ("dataset=biq2021", f"dataset.root={root}")
     place.train(
-        folder, "experiment=real_vlm", *inside, *start, f"seed={seed}", f"max_steps={line.steps}",
+        folder, *begun(place, line, seed), *inside, f"seed={seed}", f"max_steps={line.steps}",
         *line.overrides,
     )  # fmt: skip
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
