@@ -47,7 +47,7 @@ COMMANDS = {
     "score": Subcommand("score", "score, describe or compare images", "score"),
     "serve": Subcommand("score", "scores and descriptions over HTTP", "serve", ("serve",)),
     "export": Subcommand("export", "a training's checkpoint as a folder, or to the hub", "export"),
-    "data": Subcommand("data", "look at a data set (inspect), write its JSONL (prepare)", "data"),
+    "data": Subcommand("data", "list, download, verify, inspect sets, prepare their JSONL", "data"),
     "plan": Subcommand("plan", "memory and time of a training, before it starts", "train"),
     "sync": Subcommand("sync", "send what runs could not report to the MLflow server"),
     "summarize": Subcommand("summarize", "the table of a sweep, also while it runs"),
