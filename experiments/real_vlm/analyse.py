@@ -2,15 +2,18 @@
 
     python experiments/real_vlm/analyse.py            # results/*.json -> table.md, srcc.png
 
-For each finished run: SRCC inside (BIQ2021's test split) and outside the set (the demo set's test
-split) with 95 % bootstrap intervals over images, and whether the answers' standard deviation
-predicts the error: Spearman's correlation of it with |MOS - (a + b score)|, a and b by least
-squares.
+For each finished run: SRCC inside (BIQ2021's test split, also without the images that are
+near-identical to training images) and outside the set (the demo set's test split) with 95 %
+bootstrap intervals over images, how many images have a score, and whether the answers' standard
+deviation predicts the error: Spearman's correlation of it with |MOS - (a + b score)|, a and b by
+least squares. For lines of several seeds the mean, the least and the greatest SRCC; and how far the
+mean of the main line's seeds is above each other finished line, with intervals over the same
+images.
 
 Of runs with reasoning (`results/NAME_SET_reasoning.csv`) also `words.md`: for each word that stands
 in one of a hundred answers, how far the mean score of those answers is from that of all, in
 standard deviations of the scores, and the same for the MOS of their images; and the share of the
-scores' variance that lies between different reasonings.
+scores' variance that lies between different reasonings, of those written at least twice.
 
 Not here: the runs (`study.py`), the ridge (`ridge.py`).
 """
@@ -20,6 +23,8 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +40,10 @@ from vqr1.iqa.correlation import srcc  # noqa: E402
 
 RESULTS = HERE / "results"
 SETS = ("inside", "outside")
+APART = "without near-identical"
+COLUMNS = ("inside", APART, "outside")
+MAIN = "fidelity"
+"""The line that the others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -43,24 +52,36 @@ class Measured:
 
     Attributes:
         srcc: with the lower and upper end of its interval.
+        draws: SRCC of each bootstrap draw.
         std_predicts: correlation of the answers' standard deviation with the error; NaN where
             there is one answer an image.
         std: mean of the standard deviations; NaN likewise.
-        images: those with a score.
+        scored: images with a score.
+        images: all images.
     """
 
     srcc: tuple[float, float, float]
+    draws: Any
     std_predicts: float
     std: float
+    scored: int
     images: int
 
 
-def measured(table: Path) -> Measured:
-    """Metrics of a table of image, MOS, score and standard deviation."""
+def measured(table: Path, without: Collection[str] = ()) -> Measured:
+    """Metrics of a table of image, MOS, score and standard deviation.
+
+    Args:
+        table: the file; rows are taken in the order of their names, so that draws of two tables of
+            the same images are of the same images.
+        without: names of images to pass over.
+    """
     with table.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["score"]]
+        every = [row for row in csv.DictReader(file) if row["image"] not in without]
+    rows = sorted((row for row in every if row["score"]), key=lambda row: row["image"])
     mos, scores = (np.array([float(row[key]) for row in rows]) for key in ("mos", "score"))
-    interval: Any = interval_of_draws(bootstrap_draws(srcc, scores, mos), len(rows))
+    draws = bootstrap_draws(srcc, scores, mos)
+    interval: Any = interval_of_draws(draws, len(rows))
     std = np.array([float(row["std"]) if row["std"] else np.nan for row in rows])
     there = ~np.isnan(std)
     predicts = float("nan")
@@ -70,7 +91,7 @@ def measured(table: Path) -> Measured:
         predicts = srcc(std[there], errors[there])
     mean = float(std[there].mean()) if there.any() else float("nan")
     found = (srcc(scores, mos), float(interval.low), float(interval.high))
-    return Measured(found, predicts, mean, len(rows))
+    return Measured(found, draws, predicts, mean, len(rows), len(every))
 
 
 def words(table: Path) -> list[str]:
@@ -84,11 +105,11 @@ def words(table: Path) -> list[str]:
         value, std = (np.array([float(row[name]) for row in rows]) for name in (key, f"{key}_std"))
         away = value - np.average(value, weights=count)
         variance = np.average(away**2 + std**2, weights=count)
-        between = np.average(away**2, weights=count) / variance
+        between = between_share(value, std, count)
         deviations.append(away / np.sqrt(variance))
     lines = [
         f"**{table.stem}**: {len(rows)} reasonings of {total:.0f} answers; {between:.2f} of the "
-        "scores' variance lies between them.",
+        "scores' variance lies between those that were written at least twice (omega squared).",
         "",
         "| word | share of answers | score | MOS |",
         "|---|---|---|---|",
@@ -105,6 +126,25 @@ def words(table: Path) -> list[str]:
     return [*lines, ""]
 
 
+def between_share(mean: Any, std: Any, count: Any) -> float:
+    """Share of the variance between groups, omega squared, of groups of at least two.
+
+    Args:
+        mean: [G] of each group.
+        std: [G] standard deviation of each group, divided by its size.
+        count: [G] sizes.
+    """
+    several = count > 1
+    mean, std, count = mean[several], std[several], count[several]
+    total, groups = count.sum(), len(count)
+    if groups < 2:
+        return float("nan")
+    between = (count * (mean - np.average(mean, weights=count)) ** 2).sum()
+    within = (count * std**2).sum()
+    noise = within / (total - groups)
+    return float((between - (groups - 1) * noise) / (between + within + noise))
+
+
 def names() -> list[str]:
     """Finished runs in the order of the lines; the ridge first."""
     order = [line.name for line in LINES]
@@ -119,21 +159,49 @@ def names() -> list[str]:
 def table(found: dict[str, dict[str, Measured]]) -> str:
     """The study's table, as Markdown."""
     lines = [
-        "| run | SRCC inside | SRCC outside | std of answers | std predicts the error | min |",
-        "|---|---|---|---|---|---|",
+        "| run | SRCC inside | without near-identical | SRCC outside | scored | std of answers "
+        "| std predicts the error | min of steps |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, sets in found.items():
         record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        cells = ["-", "-"]
-        for number, label in enumerate(SETS):
+        cells = ["-", "-", "-"]
+        for number, label in enumerate(COLUMNS):
             if label in sets:
                 value, low, high = sets[label].srcc
                 cells[number] = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        cells.append(", ".join(f"{sets[s].scored}/{sets[s].images}" for s in SETS if s in sets))
         inside = sets.get("inside")
         deviations = [inside.std, inside.std_predicts] if inside else [float("nan")] * 2
         cells += ["-" if value != value else f"{value:.2f}" for value in deviations]
-        cells.append(f"{record['seconds'] / 60:.0f}" if "seconds" in record else "-")
+        cells.append(f"{record['step_seconds'] / 60:.0f}" if "step_seconds" in record else "-")
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def seeds_table(found: dict[str, dict[str, Measured]]) -> str:
+    """Lines of several seeds, and the main line against each other one, as Markdown."""
+    runs: defaultdict[str, list[Measured]] = defaultdict(list)
+    for name, sets in found.items():
+        if "inside" in sets:
+            runs[name.rpartition("_seed")[0] or name].append(sets["inside"])
+    main = runs.get(MAIN, [])
+    lines = [
+        f"| line | seeds | SRCC inside: mean, least, greatest | mean of {MAIN} minus this |",
+        "|---|---|---|---|",
+    ]
+    for line, several in runs.items():
+        values = [run.srcc[0] for run in several]
+        mean = np.mean(values)
+        cell = "-"
+        if main and line != MAIN:
+            draws = np.mean([run.draws for run in main], axis=0)
+            draws = draws - np.mean([run.draws for run in several], axis=0)
+            interval: Any = interval_of_draws(draws, several[0].scored)
+            gain = np.mean([run.srcc[0] for run in main]) - mean
+            cell = f"{gain:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+        spread = f"{mean:.3f}, {min(values):.3f}, {max(values):.3f}"
+        lines.append(f"| {line} | {len(values)} | {spread} | {cell} |")
     return "\n".join(lines) + "\n"
 
 
@@ -170,9 +238,15 @@ def main() -> None:
         }
         for name in names()
     }
+    near = RESULTS / "near_identical.txt"
+    if near.is_file():
+        without = frozenset(near.read_text(encoding="utf-8").split("\n"))
+        for name, sets in found.items():
+            if "inside" in sets:
+                sets[APART] = measured(RESULTS / f"{name}_inside.csv", without)
     if not found:
         sys.exit(f"{RESULTS}: no finished run; python experiments/real_vlm/study.py --data DIR")
-    text = table(found)
+    text = table(found) + "\n" + seeds_table(found)
     (HERE / "table.md").write_text(text, encoding="utf-8")
     figure(found, HERE / "srcc.png")
     tables = sorted(RESULTS.glob("*_inside_reasoning.csv"))

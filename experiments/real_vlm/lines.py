@@ -10,7 +10,7 @@ from dataclasses import dataclass
 STEPS, EARLIER, OTHERS = 200, 310, 100
 """Optimiser steps of the main line, of its earlier forms, and of all others."""
 
-PLAIN, THINKING, UNTAUGHT = "warm", "warm_thinking", "model"
+PLAIN, THINKING, ASSEMBLED = "warm", "warm_thinking", "model"
 """Where a line starts: a warm start with or without reasoning, or the assembled model as it is."""
 
 WARM_SEED = 3
@@ -19,7 +19,7 @@ WARM_SEED = 3
 THINKING_STEPS = 60
 """Supervised steps from the plain warm start to the one with reasoning."""
 
-THOUGHT_PROMPT = (
+REASONING_PROMPT = (
     "prompt.name=short_thinking", "answer=think_answer",
     "prompt.text='How good is the quality of this picture, from 1 (very poor) to 5 (excellent)? "
     "First describe it in <think> </think> tags, then answer with one number in <answer> </answer> "
@@ -27,14 +27,14 @@ THOUGHT_PROMPT = (
 )  # fmt: skip
 """Reasoning before the score."""
 
-THOUGHT = (
-    *THOUGHT_PROMPT, "rollout.sampling.max_new_tokens=48", "rollout.sampling.stop=answer",
+REASONING = (
+    *REASONING_PROMPT, "rollout.sampling.max_new_tokens=48", "rollout.sampling.stop=answer",
 )  # fmt: skip
 
 WITHOUT_KL = "loss.kl_weight=0.0"
 
-LABELS = ("stage=sft", "stage.answers=null")
-"""Supervised training on the MOS."""
+LABELS = ("stage=sft", "stage.answers=null", "stage.decimals=1", "optimizer.lr=2.0e-4")
+"""Supervised training on the MOS, with the warm start's rates and its one decimal."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Line:
     Attributes:
         name: in tables and file names.
         overrides: of experiment=real_vlm; of the plain defaults where it starts at a line.
-        start: `PLAIN`, `THINKING`, `UNTAUGHT`, or a line, of which the run with the same seed is
+        start: `PLAIN`, `THINKING`, `ASSEMBLED`, or a line, of which the run with the same seed is
             taken, with its model and prompt.
         steps: optimiser steps.
         seeds: one run for each.
@@ -64,32 +64,27 @@ class Line:
 LINES = (
     Line("fidelity", steps=STEPS, seeds=(1, 2, 3)),
     Line("fidelity_short"),
-    Line("fidelity_without_kl", (WITHOUT_KL,), steps=EARLIER, seeds=(1, 2, 3)),
-    Line(
-        "fidelity_normalised",
-        ("advantage=group_normalised", WITHOUT_KL),
-        steps=EARLIER,
-        seeds=(1, 2),
-    ),
-    Line("fidelity_published", ("reward=fidelity", "advantage=group_normalised", WITHOUT_KL)),
+    # Seed 2 was stopped: all its scores had become equal.
+    Line("fidelity_without_kl", (WITHOUT_KL,), steps=EARLIER, seeds=(1, 3)),
+    Line("fidelity_published", ("reward=fidelity", "advantage=group_normalised")),
     Line("margin", ("reward=margin",)),
     Line("mse", ("reward=mse",)),
     Line("sft", LABELS, steps=STEPS),
-    Line("sft_untaught", LABELS, start=UNTAUGHT),
+    Line("sft_assembled", LABELS, start=ASSEMBLED),
     Line(
         "sft_levels",
         (*LABELS, "prompt=levels", "validation.mode=levels"),
-        start=UNTAUGHT,
+        start=ASSEMBLED,
         steps=STEPS,
         scoring=("prompt=levels", "mode=levels"),
     ),
     Line("pairs", ("dataset.pairs.file=pairs.csv", "dataset.pairs.codes=sign", "target=pairs")),
     Line(
         "thinking",
-        THOUGHT,
+        REASONING,
         start=THINKING,
         scoring=(
-            "prompt=short", "mode=sampled", "mode.sampling.max_new_tokens=48", *THOUGHT_PROMPT,
+            "prompt=short", "mode=sampled", "mode.sampling.max_new_tokens=48", *REASONING_PROMPT,
         ),
     ),
     Line(

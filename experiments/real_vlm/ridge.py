@@ -2,10 +2,12 @@
 
     python experiments/real_vlm/ridge.py --data DIR --model FOLDER
 
-The tower's rows of an image (cells x channels, as the projector takes them) in four forms: their
-mean, mean and standard deviation over the cells, and all cells side by side. Channels are
-standardised by the training images; the penalty is chosen by leave-one-out error on these. Writes
-`results/ridge.json` and the best form's predictions, `results/ridge_inside.csv`.
+The tower's rows of an image (cells x channels, as the projector takes them) in three forms: their
+mean, mean and standard deviation over the cells, and all cells side by side. It is fitted to the
+images that the lines train on. Channels are standardised by them; penalty and form are chosen by
+the leave-one-out error on them. Writes `results/ridge.json` and the chosen form's predictions,
+`results/ridge_inside.csv`; and `results/near_identical.txt`, the test images that are
+near-identical to an image of the training split, which the set's own split does not part.
 
 Not here: anything that the language model adds.
 """
@@ -27,6 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 from vqr1.cli.compose import compose_config, plain_values  # noqa: E402
 from vqr1.config import TrainConfig, validate  # noqa: E402
+from vqr1.data.near_duplicates import image_hashes, near_pairs  # noqa: E402
 from vqr1.iqa.correlation import srcc  # noqa: E402
 from vqr1.policy.loading import load_policy  # noqa: E402
 from vqr1.rewards.build import build_rewards  # noqa: E402
@@ -53,7 +56,7 @@ def rows_of(config: TrainConfig, split: str, policy: Any, data: Any) -> tuple[An
 
 def forms(rows: Any) -> dict[str, Any]:
     """[N, F] by name."""
-    rows = rows.astype(np.float32)
+    rows = rows.astype(np.float64)
     mean = rows.mean(axis=1)
     return {
         "mean": mean,
@@ -62,8 +65,12 @@ def forms(rows: Any) -> dict[str, Any]:
     }
 
 
-def ridge(x: Any, y: Any, test: Any) -> Any:
-    """[M] predictions for `test` [M, F] of a ridge on `x` [N, F] and `y` [N]."""
+def ridge(x: Any, y: Any, test: Any) -> tuple[Any, float]:
+    """A ridge on `x` [N, F] and `y` [N] with the best of some penalties.
+
+    Returns:
+        [M] predictions for `test` [M, F], and the mean squared leave-one-out error on `x`.
+    """
     mean, std = x.mean(axis=0), x.std(axis=0) + 1e-6
     x, test = (x - mean) / std, (test - mean) / std
     values, vectors = np.linalg.eigh(x @ x.T)
@@ -76,7 +83,19 @@ def ridge(x: Any, y: Any, test: Any) -> Any:
         error = float((left**2).mean())
         if error < best:
             best, chosen = error, vectors @ (centred / (values + penalty))
-    return test @ (x.T @ chosen) + y.mean()
+    return test @ (x.T @ chosen) + y.mean(), best
+
+
+def near_identical(data: Any) -> list[str]:
+    """Names of test images that are near-identical to a training image, by perceptual hash."""
+    (labelled,) = data.sets.values()
+    hashes = {}
+    for split in ("train", "test"):
+        rows = labelled.rows(split)
+        hashes[split] = image_hashes([labelled.image_path(row) for row in rows.index])
+    names = labelled.rows("test")["image"].tolist()
+    found = near_pairs(hashes["test"], hashes["train"])[:, 0]
+    return [names[position] for position in sorted(set(found.tolist()))]
 
 
 def main() -> None:
@@ -90,7 +109,6 @@ def main() -> None:
         "experiment=real_vlm", "dataset=biq2021", f"dataset.root={given.data}",
         f"model.path={given.model}", "model.lora=null", "model.freeze_vision=true",
         "optimizer.lr_connector=null", "run_dir=unused", "dataset.split.near_duplicates=ignore",
-        "dataset.split.fractions=[0.999,0.001,0]",
     ]  # fmt: skip
     if given.images:
         overrides.append(f"dataset.max_images={given.images}")
@@ -103,8 +121,8 @@ def main() -> None:
     shapes = list(train.shape[1:])
     known, asked = forms(train), forms(test)
     found = {form: ridge(known[form], y, asked[form]) for form in known}
-    scores = {form: srcc(values, mos) for form, values in found.items()}
-    best = max(scores, key=lambda form: scores[form])
+    scores = {form: srcc(values, mos) for form, (values, _) in found.items()}
+    chosen = min(found, key=lambda form: found[form][1])
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     if not given.images:
@@ -113,11 +131,13 @@ def main() -> None:
             writer.writerow(("image", "mos", "score", "std"))
             writer.writerows(
                 (name, f"{value:.5g}", f"{score:.5g}", "")
-                for name, value, score in zip(names, mos, found[best], strict=True)
+                for name, value, score in zip(names, mos, found[chosen][0], strict=True)
             )
-        record = {"features": shapes, "images": len(y), "srcc": scores, "best": best}
+        record = {"features": shapes, "images": len(y), "srcc": scores, "chosen": chosen}
         text = json.dumps(record, indent=1) + "\n"
         (results / "ridge.json").write_text(text, encoding="utf-8")
+        lines = "".join(f"{name}\n" for name in near_identical(data))
+        (results / "near_identical.txt").write_text(lines, encoding="utf-8")
     print({form: round(value, 4) for form, value in scores.items()}, "on", shapes)
 
 

@@ -8,7 +8,8 @@ DIR is BIQ2021 in its own layout. Each run is an ordinary training and two ordin
 set's test split, and the demo set's as images that nothing was learned on); what is left of it is
 `results/NAME.json` and `results/NAME_SET.csv` (image, MOS, score, standard deviation of the
 answers' scores), and where answers have reasoning `results/NAME_SET_reasoning.csv`. A run whose
-JSON file is there is passed over, one that was stopped continues.
+JSON file is there is passed over, one that was stopped continues, one that was begun with other
+settings is refused. A command that fails ends its run only; which ones did is printed at the end.
 `--steps` writes to the folder of runs, never to `results/`.
 """
 
@@ -23,27 +24,43 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 from lines import (  # noqa: E402
+    ASSEMBLED,
     LINES,
     PLAIN,
+    REASONING,
     THINKING,
     THINKING_STEPS,
-    THOUGHT,
-    UNTAUGHT,
     WARM_SEED,
     Line,
 )
 
+from vqr1.training.run_record import read_record  # noqa: E402
+
 PAIRS_AN_IMAGE = 16
 OUTSIDE = ("dataset=demo",)
-AS_TRAINED = ("model.dtype=float32",)
-"""Weights of all evaluations."""
+FLOAT32 = ("model.dtype=float32",)
+"""Weights of all evaluations, as of the trainings."""
+
+RECORDED = (
+    "max_steps", "loader.batch_size", "grpo.group_size", "reward.terms", "advantage",
+    "loss.kl_weight", "loss.kl_until", "optimizer.lr", "optimizer.lr_connector",
+    "validation.every_steps",
+)  # fmt: skip
+"""Keys of a run's own configuration that stand in its results."""
+
+
+class OtherSettingsError(Exception):
+    """A folder holds a run that was begun with other settings."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +91,8 @@ class Place:
 
     def prepare(self) -> None:
         """The assembled model, the set of damaged photographs and the pairs, made once."""
-        if not (self.work / UNTAUGHT / "config.json").is_file():
-            self.run("tools/assemble_small_vlm.py", f"--output={self.work / UNTAUGHT}")
+        if not (self.work / ASSEMBLED / "config.json").is_file():
+            self.run("tools/assemble_small_vlm.py", f"--output={self.work / ASSEMBLED}")
         if not (self.work / "damaged" / "labels.csv").is_file():
             self.run(
                 "tools/damage_photographs.py", f"--images={self.data / 'Images'}",
@@ -112,70 +129,117 @@ class Place:
     def warm(self, name: str) -> Path:
         """A warm start's folder, trained once."""
         folder = self.work / name
-        answers, given = "answers.jsonl", [f"model.path={self.work / UNTAUGHT}"]
+        answers, settings, start = "answers.jsonl", [], f"model.path={self.work / ASSEMBLED}"
         if name == THINKING:
             # It looks and answers already, and learns to write what it has seen.
-            answers = "answers_thinking.jsonl"
-            begun = self.warm(PLAIN)
-            given = [f"init_from={begun}", *THOUGHT, f"max_steps={THINKING_STEPS}"]
+            answers, settings = "answers_thinking.jsonl", [*REASONING]
+            start = f"init_from={self.warm(PLAIN)}"
+        if name == THINKING or self.steps is not None:
+            settings.append(f"max_steps={self.steps or THINKING_STEPS}")
         self.train(
-            folder, "experiment=real_vlm_warm", f"dataset.root={self.work / 'damaged'}",
-            f"stage.answers={self.work / 'damaged' / answers}", f"seed={WARM_SEED}", *given,
-            *([] if self.steps is None else [f"max_steps={self.steps}"]),
+            folder, ("experiment=real_vlm_warm", f"seed={WARM_SEED}", *settings),
+            (f"dataset.root={self.work / 'damaged'}",
+             f"stage.answers={self.work / 'damaged' / answers}", start),
         )  # fmt: skip
         return folder
 
-    def train(self, folder: Path, *overrides: str) -> None:
-        """Train in a folder, or continue there; nothing where it is done."""
-        if (folder / "summary.json").is_file():
+    def line(self, line: Line, seed: int) -> Path:
+        """The folder of a run of a line, trained once, after what it starts from."""
+        folder = self.work / run_name(line, seed)
+        settings = [f"seed={seed}", f"max_steps={line.steps}", *line.overrides]
+        if line.start in (PLAIN, THINKING, ASSEMBLED):
+            settings.insert(0, "experiment=real_vlm")
+        if line.start == ASSEMBLED:
+            start = f"model.path={self.work / ASSEMBLED}"
+        elif line.start in (PLAIN, THINKING):
+            start = f"init_from={self.warm(line.start)}"
+        else:
+            (earlier,) = [other for other in LINES if other.name == line.start]
+            earlier = replace(earlier, steps=self.steps or earlier.steps)
+            start = f"init_from={self.line(earlier, seed)}"
+        self.train(folder, tuple(settings), (*self.inside(line), start))
+        return folder
+
+    def inside(self, line: Line) -> tuple[str, str]:
+        """Overrides of the data set that a line is trained and tested on."""
+        pairs = any(text.startswith("target=pairs") for text in line.overrides)
+        return "dataset=biq2021", f"dataset.root={self.work / 'with_pairs' if pairs else self.data}"
+
+    def train(self, folder: Path, settings: tuple[str, ...], places: tuple[str, ...]) -> None:
+        """Train in a folder, or continue there; nothing where it is done.
+
+        Args:
+            folder: of the run.
+            settings: overrides that state what is trained.
+            places: overrides that state from where.
+
+        Raises:
+            OtherSettingsError: the folder's run was begun with others.
+            CalledProcessError: the training failed.
+        """
+        record = read_record(folder)
+        if record is not None and (missing := set(settings) - set(record.overrides)):
+            raise OtherSettingsError(
+                f"{folder}: this run was begun without {' '.join(sorted(missing))}; move the "
+                "folder away, and it is trained anew"
+            )
+        if record is not None and record.finished:
             return
-        if (folder / "run.json").is_file():
+        for evaluated in folder.parent.glob(f"{folder.name}_*side"):
+            shutil.rmtree(evaluated)  # of other weights
+        if record is not None:
             self.run("train.py", f"resume={folder}")
             return
         self.run(
-            "train.py", *overrides, *self.common, "validation.test=false", f"run_dir={folder}",
-            f"hardware.vision_cache_dir={self.work / 'features'}",
+            "train.py", *settings, *places, *self.common, "validation.test=false",
+            f"run_dir={folder}", f"hardware.vision_cache_dir={self.work / 'features'}",
         )  # fmt: skip
 
 
-def begun(place: Place, line: Line, seed: int) -> tuple[str, ...]:
-    """Overrides by which a run of a line begins where the line starts."""
-    if line.start == UNTAUGHT:
-        return ("experiment=real_vlm", f"model.path={place.work / UNTAUGHT}")
-    if line.start in (PLAIN, THINKING):
-        return ("experiment=real_vlm", f"init_from={place.warm(line.start)}")
-    return (f"init_from={place.work / f'{line.start}_seed{seed}'}",)
+def run_name(line: Line, seed: int) -> str:
+    """Name of a run, in folders and tables."""
+    return f"{line.name}_seed{seed}"
 
 
-def run_line(place: Place, line: Line, seed: int, name: str) -> None:
-    """Train and score one run."""
-    folder = place.work / name
-    pairs = any(text.startswith("target=pairs") for text in line.overrides)
-    root = place.work / "with_pairs" if pairs else place.data
-    inside = ("dataset=biq2021", f"dataset.root={root}")
-    place.train(
-        folder, *begun(place, line, seed), *inside, f"seed={seed}", f"max_steps={line.steps}",
-        *line.overrides,
-    )  # fmt: skip
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    metrics = score(place, folder / "export", line, name, inside)
-    values = {
-        "line": line.name, "seed": seed, "steps": line.steps, "start": line.start,
-        "overrides": list(line.overrides), "seconds": round(summary["seconds"]), **metrics,
-    }  # fmt: skip
+def run_line(place: Place, line: Line, seed: int) -> None:
+    """Train and score one run, and keep its small files."""
+    name, folder = run_name(line, seed), place.line(line, seed)
+    metrics = score(place, folder / "export", line, name)
+    values = {"line": line.name, "seed": seed, "start": line.start, **trained(folder), **metrics}
     write_json(place.results / f"{name}.json", values)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def score(
-    place: Place, weights: Path, line: Line, name: str, inside: tuple[str, ...]
-) -> dict[str, object]:
+def trained(folder: Path) -> dict[str, Any]:
+    """What a run was trained with, by its own record, and for how long: seconds of its steps."""
+    record = read_record(folder)
+    assert record is not None, folder
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    seconds = 0.0
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            seconds += sum(float(row[key]) for key in row if "/time/" in key and row[key])
+    return {
+        "settings": {key: of_dotted(record.config, key) for key in RECORDED},
+        "exported_step": summary["exported_step"],
+        "step_seconds": round(seconds),
+    }
+
+
+def of_dotted(config: Any, key: str) -> Any:
+    """Value of a dotted key in nested mappings; None where there is none."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def score(place: Place, weights: Path, line: Line, name: str) -> dict[str, object]:
     """Both evaluations of a model, and their predictions as small tables."""
     found: dict[str, object] = {}
-    for label, dataset in (("inside", inside), ("outside", OUTSIDE)):
+    for label, dataset in (("inside", place.inside(line)), ("outside", OUTSIDE)):
         folder = place.work / f"{name}_{label}"
         place.run(
-            "eval.py", *dataset, f"model.path={weights}", *AS_TRAINED, *line.scoring,
+            "eval.py", *dataset, f"model.path={weights}", *FLOAT32, *line.scoring,
             *place.common, f"run_dir={folder}",
         )  # fmt: skip
         rows = image_rows(folder / "predictions.csv")
@@ -235,11 +299,19 @@ def image_rows(predictions: Path) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def write_json(path: Path, values: dict[str, object]) -> None:
+def write_json(path: Path, values: dict[str, Any]) -> None:
     """As a whole or not at all."""
     aside = path.with_suffix(".part")
     aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     aside.replace(path)
+
+
+def score_start(place: Place, name: str) -> None:
+    """Score a warm start as it is."""
+    scoring = next(line.scoring for line in LINES if line.start == name)
+    before = f"{name}_before"
+    metrics = score(place, place.warm(name) / "export", Line(name, scoring=scoring), before)
+    write_json(place.results / f"{before}.json", {"line": name, "seed": WARM_SEED, **metrics})
 
 
 def main() -> None:
@@ -265,31 +337,32 @@ def main() -> None:
     results = work / "results" if given.steps else HERE / "results"
     common = ("logger=csv", *given.overrides)
     place = Place(given.data.resolve(), work, results, common, given.steps)
-    jobs = [(line, seed, f"{line.name}_seed{seed}") for line in lines for seed in line.seeds]
     starts = [name for name in (PLAIN, THINKING) if chosen is None or name in chosen]
-    before = [(Line(name), 0, f"{name}_before") for name in starts]
-    seeds = None if given.seeds is None else given.seeds.split(",")
-    missing = [
-        (line, seed, name)
-        for line, seed, name in (*before, *jobs)
-        if not (results / f"{name}.json").is_file() and (seeds is None or str(seed) in seeds)
-    ]
+    jobs: dict[str, Callable[[], None]] = {}
+    if given.seeds is None:
+        jobs |= {f"{name}_before": partial(score_start, place, name) for name in starts}
+    seeds = None if given.seeds is None else [int(seed) for seed in given.seeds.split(",")]
+    for line in lines:
+        for seed in line.seeds:
+            if seeds is None or seed in seeds:
+                jobs[run_name(line, seed)] = partial(run_line, place, line, seed)
+    missing = [name for name in jobs if not (results / f"{name}.json").is_file()]
     end = time.monotonic() + 60 * given.minutes
     if not given.list:
         place.prepare()
         results.mkdir(parents=True, exist_ok=True)
-    for line, seed, name in missing:
+    failed = []
+    for name in missing:
         print(f"-- {name}", flush=True)
         if given.list or time.monotonic() > end:
             continue
-        if seed == 0:
-            scoring = next(found.scoring for found in LINES if found.start == line.name)
-            weights = place.warm(line.name) / "export"
-            inside = ("dataset=biq2021", f"dataset.root={place.data}")
-            metrics = score(place, weights, replace(line, scoring=scoring), name, inside)
-            write_json(results / f"{name}.json", {"line": line.name, "seed": 0, **metrics})
-        else:
-            run_line(place, line, seed, name)
+        try:
+            jobs[name]()
+        except (subprocess.CalledProcessError, OtherSettingsError) as error:
+            print(f"{name}: {error}", flush=True)
+            failed.append(name)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; what each printed stands above")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def problems(*overrides: str) -> list[str]:
             "stage.target=soft_levels, stage.answers=a.jsonl: soft labels come from",
         ),
         ("stage=sft prompt=levels stage.edge=middle", "stage.edge"),
+        ("stage=sft prompt=non_thinking stage.decimals=3", "stage.decimals=3"),
         (
             "stage=sft prompt=levels stage.target=soft_levels hardware=cpu_2procs "
             "loader.batch_size=1",

@@ -68,6 +68,6 @@ def test_the_script_trains_a_warm_start_and_ranks_from_it(tmp_path: Path) -> Non
         assert (config.optimizer.lr, config.optimizer.lr_connector) == (adapters, 5e-4)
         assert config.hardware.vision_cache_dir == str(out / "features")
     # The second training's own length, that of its file.
-    assert (warm.max_steps, rank.max_steps) == (200, 310)
+    assert (warm.max_steps, rank.max_steps) == (200, 200)
     assert f"The trained model: {out}/run/2_grpo/export" in done.stdout
     assert "eval.py dataset=csv" in done.stdout

@@ -294,6 +294,13 @@ def test_labels_in_the_answer_form(form: AnswerForm, texts: list[str]) -> None:
     assert [found["demo", row][0].text for row in range(2)] == texts
 
 
+def test_decimals_of_labels() -> None:
+    sets = {"demo": labelled([1.0, 3.46, 5.0], [0.1] * 3)}
+    for decimals, text in ((0, "3"), (1, "3.5"), (2, "3.46")):
+        found = responses_from_labels(sets, TaggedAnswer(), "lower", decimals)
+        assert found["demo", 1][0].text == f"<answer>{text}</answer>"
+
+
 def test_a_mos_between_two_bins() -> None:
     # Bins of [1, 5] are .8 wide: 1.8 is the first edge.
     sets = {"demo": labelled([1.0, 1.8, 1.81, 5.0], [0.1] * 4)}

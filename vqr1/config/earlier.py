@@ -42,6 +42,7 @@ EARLIER: dict[str, Any] = {
     "model.quantization": None,
     "validation.mode": "answers",
     "stage._target_": "vqr1.training.stages.GrpoStage",
+    "stage.decimals": 2,
     "loss._target_": "vqr1.training.losses.GrpoLoss",
     "loss.kl": "k3",
     "loss.kl_until": None,

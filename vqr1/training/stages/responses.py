@@ -1,6 +1,6 @@
 """The responses that a supervised stage trains on, by image: from a file, or written from labels.
 
-A label is written in the answer form: its number with two decimals on the scale that the prompt
+A label is written in the answer form: its number with some decimals on the scale that the prompt
 asks for, or the word of its level, five equal bins of the range of the set's MOS (Q-Align, arXiv
 2312.17090; DeQA-Score, 2501.11561; Q-ReAlign).
 
@@ -38,7 +38,7 @@ Responses = Mapping[tuple[str, int], Sequence[WeightedText]]
 
 
 def responses_from_labels(
-    sets: Mapping[str, LabelledSet], form: AnswerForm, edge: Edge
+    sets: Mapping[str, LabelledSet], form: AnswerForm, edge: Edge, decimals: int = 2
 ) -> Responses:
     """Each training image's label, written in the answer form.
 
@@ -46,12 +46,13 @@ def responses_from_labels(
         sets: the data sets by name.
         form: the answer form.
         edge: level of a MOS between two bins, the `lower` or the `upper` one.
+        decimals: of a number; nothing for a form of words.
 
     Raises:
         ConfigError: the form cannot state a label.
     """
     found = {
-        (name, int(row)): [WeightedText(_written(labelled, int(row), form, edge))]
+        (name, int(row)): [WeightedText(_written(labelled, int(row), form, edge, decimals))]
         for name, labelled in sets.items()
         for row in labelled.rows("train").index
     }
@@ -81,12 +82,12 @@ def label_level(labelled: LabelledSet, row: int, count: int, edge: Edge) -> int:
     return bins(float(mos[row]), float(mos.min()), float(mos.max()), count)
 
 
-def _written(labelled: LabelledSet, row: int, form: AnswerForm, edge: Edge) -> str:
+def _written(labelled: LabelledSet, row: int, form: AnswerForm, edge: Edge, decimals: int) -> str:
     if form.levels:
         words = level_words(form)
         score = words[label_level(labelled, row, len(words), edge)]
     else:
-        score = f"{_asked(labelled, row, form):.2f}"
+        score = f"{_asked(labelled, row, form):.{decimals}f}"
     text = form.response_of(score)
     assert text is not None, "SftStage.problems refuses such forms"
     return text

@@ -33,6 +33,7 @@ class SftStage(Stage):
             answer form.
         edge: level of a MOS between two bins: the `lower` (Q-Align, DeQA-Score) or the `upper` one
             (Q-ReAlign).
+        decimals: of a label that is written as a number, 0 to 2.
         density: soft labels by the density at a level (`pdf`) or its mass around it (`cdf`).
         label_weight: of cross-entropy and KL beside the fidelity, with soft labels.
         fidelity_weight: of the fidelity between pairs, with soft labels.
@@ -41,6 +42,7 @@ class SftStage(Stage):
     target: Literal["answer", "soft_levels"] = "answer"
     answers: str | None = None
     edge: Literal["lower", "upper"] = "lower"
+    decimals: Annotated[int, Field(ge=0, le=2)] = 2
     density: Literal["pdf", "cdf"] = "pdf"
     label_weight: _Weight = 0.05
     fidelity_weight: _Weight = 1.0
@@ -160,7 +162,7 @@ class SftStage(Stage):
 
         form = config.answer.form
         if self.answers is None:
-            return responses_from_labels(data.sets, form, self.edge)
+            return responses_from_labels(data.sets, form, self.edge, self.decimals)
         return responses_from_file(Path(self.answers).expanduser(), data.sets, form)
 
     def described(self, config: TrainConfig) -> str:
