@@ -25,7 +25,7 @@ STUDY = Path(__file__).parents[2] / "experiments" / "real_vlm"
 def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Loads a module of the study; other studies have modules of the same names."""
     monkeypatch.syspath_prepend(str(STUDY))
-    names = ("lines", "study", "analyse")
+    names = ("lines", "study", "analyse", "ridge", "features")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield importlib.import_module
@@ -134,3 +134,34 @@ def test_the_main_line_is_compared_on_the_same_images(module: Any, tmp_path: Pat
     assert (without.scored, without.images) == (58, 58)
     scores = np.loadtxt(straight, delimiter=",", skiprows=3, usecols=(1, 2))
     assert without.srcc[0] == pytest.approx(stats.spearmanr(*scores.T).statistic)
+
+
+@pytest.mark.parametrize("channels", [4, 40])
+def test_the_ridges_penalty_is_chosen_by_the_error_of_leaving_one_out(
+    module: Any, channels: int
+) -> None:
+    rng = np.random.default_rng(2)
+    x, test = rng.normal(size=(25, channels)), rng.normal(size=(5, channels))
+    y = x[:, 0] + rng.normal(size=25)
+
+    def fitted(x: Any, y: Any, asked: Any, penalty: float) -> Any:
+        weights = x - x.mean(axis=0)
+        solved = np.linalg.solve(
+            weights.T @ weights + penalty * np.eye(channels), weights.T @ (y - y.mean())
+        )
+        return (asked - x.mean(axis=0)) @ solved + y.mean()
+
+    mean, std = x.mean(axis=0), x.std(axis=0) + 1e-6
+    x, asked = (x - mean) / std, (test - mean) / std
+    errors = {}
+    for power in np.arange(-4, 3, 0.5):
+        penalty = 10.0**power * channels
+        left = [
+            y[row] - fitted(np.delete(x, row, 0), np.delete(y, row), x[row], penalty)
+            for row in range(25)
+        ]
+        errors[penalty] = np.mean(np.square(left))
+    found, error = module("ridge").ridge(x * std + mean, y, test)
+    assert error == pytest.approx(min(errors.values()))
+    best = min(errors, key=lambda penalty: errors[penalty])
+    assert found == pytest.approx(fitted(x, y, asked, best))

@@ -58,16 +58,16 @@ def test_the_script_trains_a_warm_start_and_ranks_from_it(tmp_path: Path) -> Non
     assert warm.dataset.root == str(out / "warm")
     assert rank.stage.target.endswith("GrpoStage")
     assert rank.dataset.root == str(data)
-    for config, adapters in ((warm, 2e-4), (rank, 1e-4)):
+    for config, adapters, connector in ((warm, 2e-4, 5e-4), (rank, 5e-5, 2.5e-4)):
         check_training(config, build_rewards(config.reward))
         assert (config.seed, config.model.freeze_vision, config.prompt.name) == (
             7,
             "tower",
             "short",
         )
-        assert (config.optimizer.lr, config.optimizer.lr_connector) == (adapters, 5e-4)
+        assert (config.optimizer.lr, config.optimizer.lr_connector) == (adapters, connector)
         assert config.hardware.vision_cache_dir == str(out / "features")
     # The second training's own length, that of its file.
-    assert (warm.max_steps, rank.max_steps) == (200, 200)
+    assert (warm.max_steps, rank.max_steps) == (200, 310)
     assert f"The trained model: {out}/run/2_grpo/export" in done.stdout
     assert "eval.py dataset=csv" in done.stdout
