@@ -32,14 +32,14 @@ REASONING = (
 )  # fmt: skip
 
 CENTRED = (
-    "advantage=centred", "optimizer.betas=[0.9,0.999]", "optimizer.lr=1.0e-4",
-    "optimizer.lr_connector=5.0e-4", "validation.every_steps=25",
+    "advantage=centred", "loss.kl_weight=0.02", "loss.kl_until=0.5", "optimizer.lr=1.0e-4",
+    "optimizer.lr_connector=5.0e-4", "optimizer.max_grad_norm=1.0", "validation.every_steps=25",
 )  # fmt: skip
 """The main line's form before."""
 
 LABELS = (
     "stage=sft", "stage.answers=null", "stage.decimals=1", "optimizer.lr=2.0e-4",
-    "optimizer.lr_connector=5.0e-4", "optimizer.betas=[0.9,0.999]",
+    "optimizer.lr_connector=5.0e-4", "optimizer.max_grad_norm=1.0",
 )  # fmt: skip
 """Supervised training on the MOS, with the warm start's rates and its one decimal."""
 
@@ -72,7 +72,7 @@ LINES = (
     Line("fidelity", steps=STEPS, seeds=(1, 2, 3)),
     Line("fidelity_short"),
     # Seed 2 was stopped: all its scores had become equal.
-    Line("fidelity_without_kl", ("loss.kl_weight=0.0", *CENTRED), steps=STEPS, seeds=(1, 3)),
+    Line("fidelity_without_kl", (*CENTRED, "loss.kl_weight=0.0"), steps=STEPS, seeds=(1, 3)),
     Line("fidelity_centred", CENTRED, steps=200, seeds=(1, 2)),
     Line("fidelity_published", ("reward=fidelity", "advantage=group_normalised")),
     Line("margin", ("reward=margin", "advantage=centred")),

@@ -54,7 +54,7 @@ FLOAT32 = ("model.dtype=float32",)
 RECORDED = (
     "max_steps", "loader.batch_size", "grpo.group_size", "reward.terms", "advantage",
     "loss.kl_weight", "loss.kl_until", "optimizer.lr", "optimizer.lr_connector", "optimizer.betas",
-    "validation.every_steps",
+    "optimizer.max_grad_norm", "validation.every_steps",
 )  # fmt: skip
 """Keys of a run's own configuration that stand in its results."""
 

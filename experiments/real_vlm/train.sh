@@ -32,5 +32,6 @@ rank="grpo experiment=real_vlm dataset=biq2021 dataset.root=\"$data\""
 export="$out/run/2_grpo/export"
 echo
 echo "The trained model: $export"
-echo "It scores your own images:     $python score.py PHOTOS model.path=$export prompt=short mode=sampled"
-echo "Another labelled set is scored: $python eval.py dataset=csv dataset.root=DIR model.path=$export prompt=short mode=sampled"
+asked="model.path=$export model.dtype=float32 prompt=short mode=sampled mode.sampling.max_new_tokens=8 mode.sampling.stop=eos"
+echo "It scores your own images:     $python score.py PHOTOS $asked"
+echo "Another labelled set is scored: $python eval.py dataset=csv dataset.root=DIR $asked"
