@@ -146,7 +146,7 @@ def between_share(mean: Any, std: Any, count: Any) -> float:
 
 
 def names() -> list[str]:
-    """Finished runs in the order of the lines; the ridge first."""
+    """Finished runs in the order of the lines, those that are no line (any more) before them."""
     order = [line.name for line in LINES]
 
     def place(name: str) -> tuple[int, str]:
@@ -200,8 +200,8 @@ def seeds_table(found: dict[str, dict[str, Measured]]) -> str:
             interval: Any = interval_of_draws(draws, several[0].scored)
             gain = np.mean([run.srcc[0] for run in main]) - mean
             cell = f"{gain:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-        spread = f"{mean:.3f}, {min(values):.3f}, {max(values):.3f}"
-        lines.append(f"| {line} | {len(values)} | {spread} | {cell} |")
+        seeds = f"{mean:.3f}, {min(values):.3f}, {max(values):.3f}"
+        lines.append(f"| {line} | {len(values)} | {seeds} | {cell} |")
     return "\n".join(lines) + "\n"
 
 

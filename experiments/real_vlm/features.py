@@ -5,6 +5,7 @@ Not here: what is fitted to them (`ridge.py`, `simulate.py`).
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +67,12 @@ def read_features(data: Path, model: Path, folder: Path) -> dict[str, SplitFeatu
     Args:
         data: folder of BIQ2021.
         model: assembled checkpoint.
-        folder: `train.npz` and `test.npz` are read there, or written.
+        folder: two files are read there, or written, named by the model's weights and `data`.
     """
-    files = {split: folder / f"{split}.npz" for split in ("train", "test")}
+    with (model / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(str(data.resolve()).encode())
+    files = {s: folder / f"{s}_{digest.hexdigest()[:12]}.npz" for s in ("train", "test")}
     if not all(file.is_file() for file in files.values()):
         folder.mkdir(parents=True, exist_ok=True)
         config, images = opened(data, model)

@@ -1,4 +1,4 @@
-"""Ridge regression on exactly the features that the model is given: the ceiling of all lines.
+"""Ridge regression on exactly the features that the model is given: what all lines are held to.
 
     python experiments/real_vlm/ridge.py --data DIR --model FOLDER --features DIR2
 
