@@ -69,8 +69,8 @@ def read_features(data: Path, model: Path, folder: Path) -> dict[str, SplitFeatu
         model: assembled checkpoint.
         folder: two files are read there, or written, named by the model's weights and `data`.
     """
-    with (model / "model.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
+    with (model / "model.safetensors").open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256")
     digest.update(str(data.resolve()).encode())
     files = {s: folder / f"{s}_{digest.hexdigest()[:12]}.npz" for s in ("train", "test")}
     if not all(file.is_file() for file in files.values()):
