@@ -5,6 +5,7 @@ Not here: what is fitted to them (`ridge.py`, `simulate.py`).
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import sys
 from dataclasses import dataclass
@@ -48,6 +49,19 @@ class SplitFeatures:
             "mean_and_deviation": np.concatenate([mean, rows.std(axis=1)], axis=1),
             "all_cells": rows.reshape(len(rows), -1),
         }
+
+
+def parse_arguments(description: str) -> argparse.Namespace:
+    """`data`, `model` and `features` of the command line, the arguments of `read_features`.
+
+    Args:
+        description: docstring of the script, of which `--help` shows the first line.
+    """
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of BIQ2021")
+    parser.add_argument("--model", type=Path, required=True, help="assembled folder")
+    parser.add_argument("--features", type=Path, default=Path("outputs/real_vlm_features"))
+    return parser.parse_args()
 
 
 def opened(data: Path, model: Path) -> tuple[TrainConfig, Any]:

@@ -14,7 +14,6 @@ Not here: the features (`features.py`), anything that the language model adds.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import sys
@@ -25,7 +24,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from features import opened, read_features  # noqa: E402
+from features import opened, parse_arguments, read_features  # noqa: E402
 
 from vqr1.data.near_duplicates import image_hashes, near_pairs  # noqa: E402
 from vqr1.iqa.correlation import srcc  # noqa: E402
@@ -68,11 +67,7 @@ def near_identical(data: Any) -> list[str]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of BIQ2021")
-    parser.add_argument("--model", type=Path, required=True, help="assembled folder")
-    parser.add_argument("--features", type=Path, default=Path("outputs/real_vlm_features"))
-    given = parser.parse_args()
+    given = parse_arguments(__doc__)
     features = read_features(given.data, given.model, given.features)
     train, test = features["train"], features["test"]
     known, asked = train.forms(), test.forms()

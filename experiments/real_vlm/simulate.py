@@ -17,7 +17,6 @@ Not here: the real model (`study.py`), the ridge on the same features (`ridge.py
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from features import read_features  # noqa: E402
+from features import parse_arguments, read_features  # noqa: E402
 
 from vqr1.iqa.correlation import srcc  # noqa: E402
 from vqr1.iqa.thurstone import fidelity_reward  # noqa: E402
@@ -216,11 +215,7 @@ def row(runs: list[tuple[float, float, float, float]]) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of BIQ2021")
-    parser.add_argument("--model", type=Path, required=True, help="assembled folder")
-    parser.add_argument("--features", type=Path, default=Path("outputs/real_vlm_features"))
-    given = parser.parse_args()
+    given = parse_arguments(__doc__)
     torch.set_num_threads(1)
     images = images_of(read_features(given.data, given.model, given.features))
     start = warm_start(images)
