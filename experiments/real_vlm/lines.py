@@ -34,6 +34,7 @@ REASONING = (
 CENTRED = (
     "advantage=centred", "loss.kl_weight=0.02", "loss.kl_until=0.5", "optimizer.lr=1.0e-4",
     "optimizer.lr_connector=5.0e-4", "optimizer.max_grad_norm=1.0", "validation.every_steps=25",
+    "loader.batch_size=16",
 )  # fmt: skip
 """The main line's form before."""
 
