@@ -2,6 +2,8 @@
 
     python experiments/real_vlm/analyse.py            # results/*.json -> table.md, srcc.png
 
+`results/earlier/` holds runs of earlier recipes and warm starts, whose table is `earlier.md`.
+
 For each finished run: SRCC inside (BIQ2021's test split, also without the images that are
 near-identical to training images) and outside the set (the demo set's test split) with 95 %
 bootstrap intervals over images, how many images have a score, and whether the answers' standard
@@ -39,6 +41,7 @@ from vqr1.iqa.bootstrap import bootstrap_draws, interval_of_draws  # noqa: E402
 from vqr1.iqa.correlation import srcc  # noqa: E402
 
 RESULTS = HERE / "results"
+EARLIER = RESULTS / "earlier"
 SETS = ("inside", "outside")
 APART = "without near-identical"
 COLUMNS = ("inside", APART, "outside")
@@ -145,26 +148,42 @@ def between_share(mean: Any, std: Any, count: Any) -> float:
     return float((between - (groups - 1) * noise) / (between + within + noise))
 
 
-def names() -> list[str]:
-    """Finished runs in the order of the lines, those that are no line (any more) before them."""
+def names(results: Path) -> list[str]:
+    """A folder's finished runs in the order of the lines, those that are no line before them."""
     order = [line.name for line in LINES]
 
     def place(name: str) -> tuple[int, str]:
         line = name.rpartition("_seed")[0]
         return (order.index(line) if line in order else -1, name)
 
-    return sorted((path.stem for path in RESULTS.glob("*.json")), key=place)
+    return sorted((path.stem for path in results.glob("*.json")), key=place)
 
 
-def table(found: dict[str, dict[str, Measured]]) -> str:
-    """The study's table, as Markdown."""
+def read(results: Path, near: Collection[str]) -> dict[str, dict[str, Measured]]:
+    """Metrics of each finished run of a folder.
+
+    Args:
+        results: the folder.
+        near: names of test images that are near-identical to training images.
+    """
+    found: dict[str, dict[str, Measured]] = {}
+    for name in names(results):
+        tables = {label: results / f"{name}_{label}.csv" for label in SETS}
+        found[name] = {label: measured(file) for label, file in tables.items() if file.is_file()}
+        if "inside" in found[name]:
+            found[name][APART] = measured(tables["inside"], near)
+    return found
+
+
+def table(found: dict[str, dict[str, Measured]], results: Path) -> str:
+    """A row for each run of a folder, as Markdown."""
     lines = [
         "| run | SRCC inside | without near-identical | SRCC outside | scored | std of answers "
         "| std predicts the error | min of steps |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, sets in found.items():
-        record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        record = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
         cells = ["-", "-", "-"]
         for number, label in enumerate(COLUMNS):
             if label in sets:
@@ -230,24 +249,11 @@ def figure(found: dict[str, dict[str, Measured]], path: Path) -> None:
 
 def main() -> None:
     """Read, compute, write."""
-    found = {
-        name: {
-            label: measured(RESULTS / f"{name}_{label}.csv")
-            for label in SETS
-            if (RESULTS / f"{name}_{label}.csv").is_file()
-        }
-        for name in names()
-    }
-    near = RESULTS / "near_identical.txt"
-    if near.is_file():
-        without = frozenset(near.read_text(encoding="utf-8").split("\n"))
-        for name, sets in found.items():
-            if "inside" in sets:
-                sets[APART] = measured(RESULTS / f"{name}_inside.csv", without)
-    if not found:
-        sys.exit(f"{RESULTS}: no finished run; python experiments/real_vlm/study.py --data DIR")
-    text = table(found) + "\n" + seeds_table(found)
+    near = frozenset((RESULTS / "near_identical.txt").read_text(encoding="utf-8").split("\n"))
+    found, earlier = read(RESULTS, near), read(EARLIER, near)
+    text = table(found, RESULTS) + "\n" + seeds_table(found)
     (HERE / "table.md").write_text(text, encoding="utf-8")
+    (HERE / "earlier.md").write_text(table(earlier, EARLIER), encoding="utf-8")
     figure(found, HERE / "srcc.png")
     tables = sorted(RESULTS.glob("*_inside_reasoning.csv"))
     if tables:

@@ -31,13 +31,6 @@ REASONING = (
     *REASONING_PROMPT, "rollout.sampling.max_new_tokens=48", "rollout.sampling.stop=answer",
 )  # fmt: skip
 
-CENTRED = (
-    "advantage=centred", "loss.kl_weight=0.02", "loss.kl_until=0.5", "optimizer.lr=1.0e-4",
-    "optimizer.lr_connector=5.0e-4", "optimizer.max_grad_norm=1.0", "validation.every_steps=25",
-    "loader.batch_size=16",
-)  # fmt: skip
-"""The main line's form before."""
-
 LABELS = (
     "stage=sft", "stage.answers=null", "stage.decimals=1", "optimizer.lr=2.0e-4",
     "optimizer.lr_connector=5.0e-4", "optimizer.max_grad_norm=1.0",
@@ -72,9 +65,6 @@ class Line:
 LINES = (
     Line("fidelity", steps=STEPS, seeds=(1, 2, 3)),
     Line("fidelity_short"),
-    # Seed 2 was stopped: all its scores had become equal.
-    Line("fidelity_without_kl", (*CENTRED, "loss.kl_weight=0.0"), steps=STEPS, seeds=(1, 3)),
-    Line("fidelity_centred", CENTRED, steps=200, seeds=(1, 2)),
     Line("fidelity_published", ("reward=fidelity", "advantage=group_normalised")),
     Line("margin", ("reward=margin", "advantage=centred")),
     Line("mse", ("reward=mse", "advantage=centred")),

@@ -78,7 +78,7 @@ class Setting:
 
     name: str
     steps: int = 310
-    batch: int = 16
+    batch: int = 24
     group: int = 6
     floor: float = 1.0
     divided: bool = False
@@ -91,8 +91,8 @@ class Setting:
 
 RECIPE = Setting("the recipe")
 CENTRED = replace(
-    RECIPE, name="centred, no clipping, KL .02 to 0 at .5", shift_free=False, clip=10.0, kl=0.02,
-    until=0.5,
+    RECIPE, name="16 images, centred, no clipping, KL .02 to 0 at .5", batch=16, shift_free=False,
+    clip=10.0, kl=0.02, until=0.5,
 )  # fmt: skip
 SETTINGS = (
     RECIPE,
@@ -111,12 +111,12 @@ SETTINGS = (
     replace(RECIPE, name="variances at least .25", floor=0.25),
     replace(RECIPE, name="variances at least 4", floor=4.0),
     *(replace(RECIPE, name=f"rate x {x:g}", rate=x * RECIPE.rate) for x in (0.25, 0.5, 2, 4)),
-    replace(
-        RECIPE, name="K = 4, 24 images, 236 steps (as many tokens)", group=4, batch=24, steps=236,
-    ),
-    replace(RECIPE, name="K = 8, 275 steps (as many tokens)", group=8, steps=275),
-    replace(RECIPE, name="32 images, 155 steps (as many tokens)", batch=32, steps=155),
-    replace(RECIPE, name="32 images, 310 steps", batch=32),
+    replace(RECIPE, name="K = 4, 36 images (as many answers)", group=4, batch=36),
+    replace(RECIPE, name="K = 8, 18 images (as many answers)", group=8, batch=18),
+    replace(RECIPE, name="16 images, 465 steps (as many answers)", batch=16, steps=465),
+    replace(RECIPE, name="32 images, 232 steps (as many answers)", batch=32, steps=232),
+    replace(RECIPE, name="16 images", batch=16),
+    replace(RECIPE, name="32 images", batch=32),
 )  # fmt: skip
 
 
