@@ -43,6 +43,8 @@ from vqr1.planning.rates import peak_rates
 
 CONTESTANTS = ("trl", "ours", "ours, PyTorch linears")
 GROUPS = (2, 4, 8, 16)
+PARTS = (1, 2, 4, 8)
+"""All divide the rows of every size's batch; more need less memory."""
 IMAGES = ((224, 168), (448, 336), (672, 504), (1024, 768))
 
 
@@ -60,6 +62,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after one warm-up")
+    parser.add_argument(
+        "--trl-parts", type=int, choices=PARTS, default=1, help="micro-batches of TRL's step"
+    )
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--sweep-only", action="store_true", help="the sweeps without the sizes")
     parser.add_argument(
@@ -102,7 +107,8 @@ def work(options: argparse.Namespace) -> None:
         if task["contestant"] == "trl":
             from bench import peer
 
-            result = peer.run(subject, size, options.weights, work, place, options.steps)
+            parts = options.trl_parts
+            result = peer.run(subject, size, options.weights, work, place, options.steps, parts)
         else:
             from bench import ours
 
@@ -116,6 +122,7 @@ def run_in_process(options: argparse.Namespace, contestant: str, size: Size, wei
     task = json.dumps({"contestant": contestant, "size": vars(size)})
     command = [sys.executable, __file__, "--worker", task, "--weights", str(weights)]
     command += ["--threads", str(options.threads), "--steps", str(options.steps)]
+    command += ["--trl-parts", str(options.trl_parts)]
     command += ["--device", options.device, "--precision", options.precision]
     command += ["--model", str(options.model)] if options.model else ["--family", options.family]
     print(
@@ -212,6 +219,7 @@ def main(argv: list[str] | None = None) -> None:
         "device": options.device,
         "precision": options.precision,
         "threads": options.threads,
+        "trl_parts": options.trl_parts,
         "machine": platform.processor() or platform.machine(),
         "versions": {
             "torch": torch.__version__,

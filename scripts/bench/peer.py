@@ -53,7 +53,7 @@ def _any_reward(completions: list[Any], **_: Any) -> list[float]:
 
 
 def run(
-    subject: Subject, size: Size, folder: Path, work: Path, place: Place, steps: int
+    subject: Subject, size: Size, folder: Path, work: Path, place: Place, steps: int, parts: int
 ) -> dict[str, Any]:
     """Runs one warm-up step and `steps` timed ones.
 
@@ -64,6 +64,7 @@ def run(
         work: folder for the trainer's own files.
         place: where to run.
         steps: timed steps.
+        parts: micro-batches of a step, whose gradients are accumulated.
 
     Returns:
         Times of each step in seconds and the peak memory in MiB.
@@ -73,7 +74,8 @@ def run(
     rows = size.images * size.group
     config = GRPOConfig(
         output_dir=str(work),
-        per_device_train_batch_size=rows,
+        per_device_train_batch_size=rows // parts,
+        gradient_accumulation_steps=parts,
         num_generations=size.group,
         max_completion_length=size.tokens,
         generation_kwargs={"min_new_tokens": size.tokens},
