@@ -9,6 +9,7 @@ Every contestant runs in a process of its own, one after the other, so that peak
     python scripts/bench_step.py --family smolvlm --no-sweep   # another family, 448x336
     python scripts/bench_step.py --shape 3b --device cuda      # shapes of the released models
     python scripts/bench_step.py --model DIR --precision bf16  # a checkpoint, 512x512
+    python scripts/bench_step.py --model DIR --trl-parts 4     # TRL's step in micro-batches
 
 `counted_ratio` is TRL's number of operations over ours, counted from shapes: what sharing alone
 could gain. What is compared, and what came out: docs/performance.md. Not here: rewards that mean
@@ -101,28 +102,26 @@ def work(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     task = json.loads(options.worker)
     size, subject = Size(**task["size"]), options.subject
-    place = options.place
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+        given = (subject, size, options.weights, Path(folder), options.place, options.steps)
         if task["contestant"] == "trl":
             from bench import peer
 
-            parts = options.trl_parts
-            result = peer.run(subject, size, options.weights, work, place, options.steps, parts)
+            result = peer.run(*given, parts=task["parts"])
         else:
             from bench import ours
 
-            linears = task["contestant"] == "ours"
-            result = ours.run(subject, size, options.weights, work, place, options.steps, linears)
+            result = ours.run(*given, task["contestant"] == "ours")
     print(json.dumps(result))
 
 
-def run_in_process(options: argparse.Namespace, contestant: str, size: Size, weights: Path) -> Any:
+def run_in_process(
+    options: argparse.Namespace, contestant: str, size: Size, weights: Path, parts: int = 1
+) -> Any:
     """One contestant at one size; `failed` and the reason if its process was killed or failed."""
-    task = json.dumps({"contestant": contestant, "size": vars(size)})
+    task = json.dumps({"contestant": contestant, "size": vars(size), "parts": parts})
     command = [sys.executable, __file__, "--worker", task, "--weights", str(weights)]
     command += ["--threads", str(options.threads), "--steps", str(options.steps)]
-    command += ["--trl-parts", str(options.trl_parts)]
     command += ["--device", options.device, "--precision", options.precision]
     command += ["--model", str(options.model)] if options.model else ["--family", options.family]
     print(
@@ -254,7 +253,10 @@ def measure(
 ) -> dict[str, Any]:
     """Counts and measures one size, and prints it."""
     counts = counted(options.subject, options.shape, size)
-    results = {side: run_in_process(options, side, size, weights) for side in contestants}
+    parts = options.trl_parts
+    results = {side: run_in_process(options, side, size, weights, parts) for side in contestants}
+    if parts > 1:
+        print(f"TRL's step accumulates {parts} micro-batches")
     show(size, with_ratios(results, counts, peaks), counts)
     return {**results, "counted_ratio": counts.ratio, "counted_shares": counts.shares}
 

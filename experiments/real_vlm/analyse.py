@@ -42,6 +42,7 @@ from vqr1.iqa.correlation import srcc  # noqa: E402
 
 RESULTS = HERE / "results"
 EARLIER = RESULTS / "earlier"
+NEAR = RESULTS / "near_identical.txt"
 SETS = ("inside", "outside")
 APART = "without near-identical"
 COLUMNS = ("inside", APART, "outside")
@@ -149,7 +150,7 @@ def between_share(mean: Any, std: Any, count: Any) -> float:
 
 
 def names(results: Path) -> list[str]:
-    """A folder's finished runs in the order of the lines, those that are no line before them."""
+    """A folder's finished runs in the order of the lines; before them those of no line."""
     order = [line.name for line in LINES]
 
     def place(name: str) -> tuple[int, str]:
@@ -249,7 +250,7 @@ def figure(found: dict[str, dict[str, Measured]], path: Path) -> None:
 
 def main() -> None:
     """Read, compute, write."""
-    near = frozenset((RESULTS / "near_identical.txt").read_text(encoding="utf-8").split("\n"))
+    near = frozenset(NEAR.read_text(encoding="utf-8").splitlines())
     found, earlier = read(RESULTS, near), read(EARLIER, near)
     text = table(found, RESULTS) + "\n" + seeds_table(found)
     (HERE / "table.md").write_text(text, encoding="utf-8")

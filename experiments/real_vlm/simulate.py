@@ -73,7 +73,7 @@ class Setting:
         kl: weight of the KL to the start.
         until: share of the steps at which it is 0; None keeps it.
         rate: peak learning rate.
-        clip: greatest norm of a gradient; the median of this policy's is .07.
+        clip: greatest norm of a gradient.
     """
 
     name: str
@@ -103,9 +103,10 @@ SETTINGS = (
     replace(RECIPE, name="no KL", kl=0.0),
     CENTRED,
     replace(CENTRED, name="the same, 200 steps", steps=200),
-    replace(CENTRED, name="the same, 310 steps, no KL", kl=0.0),
+    replace(CENTRED, name="16 images, centred, no clipping, no KL", kl=0.0),
     replace(
-        CENTRED, name="published: own variances, divided, KL .04 to the end, no clipping",
+        CENTRED,
+        name="16 images, published: own variances, divided, KL .04 to the end, no clipping",
         floor=0.0, divided=True, kl=0.04, until=None,
     ),
     replace(RECIPE, name="variances at least .25", floor=0.25),

@@ -195,12 +195,15 @@ def by_its_parser(script: Path, rest: Sequence[str]) -> None:
     """A script with options, run until its parser accepts them; one without only has to exist."""
     if not any(word.startswith("--") for word in rest):
         return
-    with patch.object(sys, "argv", [str(script), *rest]), patch.object(sys, "path", [*sys.path]):
-        run_parser(lambda: runpy.run_path(str(script), run_name="__main__"))
-    # Another folder's scripts have modules of the same names.
-    for name, module in list(sys.modules.items()):
-        if Path(getattr(module, "__file__", None) or "").parent == script.parent:
-            del sys.modules[name]
+    words, folders = [str(script), *rest], [*sys.path]
+    try:
+        with patch.object(sys, "argv", words), patch.object(sys, "path", folders):
+            run_parser(lambda: runpy.run_path(str(script), run_name="__main__"))
+    finally:
+        # Another folder's scripts have modules of the same names.
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "").parent == script.parent:
+                del sys.modules[name]
 
 
 def accepted_of(parse: Callable[..., Any]) -> Callable[..., NoReturn]:

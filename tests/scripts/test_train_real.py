@@ -67,7 +67,8 @@ def test_the_script_trains_a_warm_start_and_ranks_from_it(tmp_path: Path) -> Non
         )
         assert (config.optimizer.lr, config.optimizer.lr_connector) == (adapters, connector)
         assert config.hardware.vision_cache_dir == str(out / "features")
-    # The second training's own length, that of its file.
+    # The second training's own length and batch, those of its file.
     assert (warm.max_steps, rank.max_steps) == (200, 310)
+    assert (warm.loader.batch_size, rank.loader.batch_size) == (16, 24)
     assert f"The trained model: {out}/run/2_grpo/export" in done.stdout
     assert "eval.py dataset=csv" in done.stdout
