@@ -19,16 +19,11 @@ WARM_SEED = 3
 THINKING_STEPS = 60
 """Supervised steps from the plain warm start to the one with reasoning."""
 
-REASONING_PROMPT = (
-    "prompt.name=short_thinking", "answer=think_answer",
-    "prompt.text='How good is the quality of this picture, from 1 (very poor) to 5 (excellent)? "
-    "First describe it in <think> </think> tags, then answer with one number in <answer> </answer> "
-    "tags.'",
-)  # fmt: skip
+REASONING_PROMPT = "prompt=short_thinking"
 """Reasoning before the score."""
 
 REASONING = (
-    *REASONING_PROMPT, "rollout.sampling.max_new_tokens=48", "rollout.sampling.stop=answer",
+    REASONING_PROMPT, "rollout.sampling.max_new_tokens=48", "rollout.sampling.stop=answer",
 )  # fmt: skip
 
 LABELS = (
@@ -83,7 +78,7 @@ LINES = (
         REASONING,
         start=THINKING,
         scoring=(
-            "prompt=short", "mode=sampled", "mode.sampling.max_new_tokens=48", *REASONING_PROMPT,
+            REASONING_PROMPT, "mode=sampled", "mode.sampling.max_new_tokens=48",
         ),
     ),
     Line(
