@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.support.tiny_models import tiny_model, tiny_prompts
 from tools.tiny_checkpoints import smolvlm
 from tools.tiny_checkpoints._folder import save_folder
 from vqr1.policy.families import _qwen2_5_vl_shapes as released
+from vqr1.policy.packaged import tiny_policy_folder
 from vqr1.policy.prompt_state import read_prompts
 from vqr1.policy.shared_prompt import pack_prompts
 from vqr1.policy.vision import encode_images
@@ -19,9 +21,19 @@ from vqr1.policy.vision import encode_images
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import bench_decode
-from bench import ours
+import bench_memory
+import bench_step
+from bench import ours, peer
 from bench.counts import counted
-from bench.setup import SUBJECTS, Checkpoint, Place, Size, loaded_images
+from bench.setup import (
+    CHECKPOINT_SIZE,
+    SIZES,
+    SUBJECTS,
+    Checkpoint,
+    Place,
+    Size,
+    loaded_images,
+)
 
 
 @pytest.fixture
@@ -96,3 +108,47 @@ def test_bytes_of_a_decoding_step_by_hand():
     own_tokens = 2 * 6 * 10 / 2
     expected = 4 * (weights + 2 * 3 * 24 * (prompt_tokens + own_tokens))
     assert bench_decode.step_bytes(model, state, slots=6, tokens=10) == expected
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("parts", [1, 2])
+def test_trls_step_is_the_whole_batch_in_as_many_parts_as_asked(
+    small_weights, tmp_path, monkeypatch, parts
+):
+    size = Size("small", 112, 84, images=2, group=2, tokens=3)
+    sampled, updated = [], []
+    generate, loss = peer._Timed._generate_single_turn, peer.GRPOTrainer.compute_loss
+
+    def counting(self, prompts, *args, **options):
+        sampled.append(len(prompts))
+        return generate(self, prompts, *args, **options)
+
+    def counting_loss(self, model, inputs, *args, **options):
+        updated.append(len(inputs["completion_ids"]))
+        return loss(self, model, inputs, *args, **options)
+
+    monkeypatch.setattr(peer._Timed, "_generate_single_turn", counting)
+    monkeypatch.setattr(peer.GRPOTrainer, "compute_loss", counting_loss)
+    result = peer.run(
+        SUBJECTS["qwen2_5_vl"], size, small_weights, tmp_path, Place(torch.device("cpu")),
+        steps=1, parts=parts,
+    )  # fmt: skip
+    assert len(result["steps"]) == 1
+    # A warm-up and a timed step: one rollout of all rows each, and one update in parts.
+    assert sampled == [4, 4]
+    assert updated == [4 // parts] * 2 * parts
+
+
+@pytest.mark.parametrize("size", [*SIZES.values(), CHECKPOINT_SIZE], ids=lambda size: size.name)
+def test_trls_batch_of_every_size_can_be_divided(size):
+    assert not any(size.images * size.group % parts for parts in bench_step.PARTS)
+
+
+@pytest.mark.medium
+def test_a_script_that_measures_our_side_alone_has_no_option_of_trls(monkeypatch):
+    failed = subprocess.CompletedProcess([], 1, "", "not run here")
+    monkeypatch.setattr(bench_step.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(SystemExit, match="exit code 1: not run here"):
+        bench_memory.larger(
+            SUBJECTS["qwen2_5_vl"], Size("small", 112, 84, 2, 3, 5), tiny_policy_folder()
+        )
